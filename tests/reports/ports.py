@@ -25,7 +25,7 @@ MEANINGS = {
     "tokens": "ids of the new tokens of each row; behind its last one anything",
     "past": "how many tokens of each row the cache holds",
     "at": "which of the new tokens logits are wanted of, counted from 0",
-    "k": "keys of layer I at their positions; where `cache` is `shared`, the output lies in the input's memory",
+    "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",
     "v": "values, likewise",
     "cos": "cosines of rotary setting J: row p has p × theta^(−2i / dims), where nothing scales it",
     "sin": "sines, likewise",
