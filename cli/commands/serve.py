@@ -12,6 +12,7 @@ from ..console import say
 
 GROUP = "Serve"
 KEY_BYTES = 2**16
+PREFIX_MIB = 256
 
 
 def command(
@@ -59,6 +60,16 @@ def command(
             rich_help_panel=o.SPEED,
         ),
     ] = 32,
+    prefix_memory: Annotated[
+        int,
+        typer.Option(
+            metavar="MIB",
+            min=0,
+            help="Memory for what each model computed of earlier texts: a prompt that begins like one of "
+            "the same key is read from there on.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = PREFIX_MIB,
     quant: o.Quantization = None,
     context: o.Context = None,
     device: o.Device = "cpu",
@@ -89,7 +100,7 @@ def command(
                 raise typer.BadParameter(f"two models are named {served}: rename one of them")
             loaded[served] = load(name, engine, quant, device, threads, context, task=None)
             expect_served(served, loaded[served])
-        server = Server(loaded, slots=slots, queue=queue)
+        server = Server(loaded, slots=slots, queue=queue, prefix_bytes=prefix_memory * 2**20)
         # Said once signals are handled: whoever reads it may send one.
         line = f"serving {', '.join(loaded)} at {http.address(listening)}/v1"
         http.http_server(server, host, keys, ready=lambda: say(line)).run(sockets=[listening])

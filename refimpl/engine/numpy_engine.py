@@ -15,10 +15,11 @@ from ..ops.cross_attention import EncoderKV
 from ..ops.model import ModelWeights, position_tables
 from ..ops.position import Rotary
 from ..ops.quant import Blocks
-from .cache_kinds import CacheKind, cache_kinds, check_lengths, floor
+from .cache_kinds import Arrays, CacheKind, cache_kinds, check_lengths, floor
 from .protocol import (
     Cache,
     check_predict,
+    check_put,
     check_rows,
     check_start,
     check_step,
@@ -55,9 +56,7 @@ class ArrayCache:
 
     def take(self) -> Layers:
         """The arrays, once: a second call would read a cache that another engine may have overwritten."""
-        if not self.layers:
-            raise used_cache_error()
-        layers, self.layers = self.layers, []
+        layers, self.layers = self._alive(), []
         return layers
 
     def truncate(self, lengths: np.ndarray) -> ArrayCache:
@@ -75,6 +74,30 @@ class ArrayCache:
     def grow(self, capacity: int) -> ArrayCache:
         capacity = max(capacity, self.capacity)
         return replace(self, capacity=capacity, layers=[layer.grow(capacity) for layer in self.take()])
+
+    def copy(self, row: int) -> ArrayCache:
+        rows = check_rows(len(self.lengths), np.array([row]))
+        encoder_kv = self.encoder_kv and [layer.select(rows) for layer in self.encoder_kv]
+        layers = [layer.select(rows) for layer in self._alive()]
+        return replace(self, lengths=self.lengths[rows], layers=layers, encoder_kv=encoder_kv)
+
+    def put(self, row: int, cache: Cache, length: int) -> ArrayCache:
+        if not isinstance(cache, ArrayCache):
+            raise foreign_cache_error(cache)
+        check_put(self, row, cache)
+        lengths = self.lengths.copy()
+        (lengths[row],) = check_lengths(self.kinds, cache.lengths, np.array([length]), {})
+        made = replace(self.grow(length), lengths=lengths)
+        for kind, source, target in zip(self.kinds, cache._alive(), made.layers, strict=True):
+            # What a layer's cache has beside its arrays is the same for all rows.
+            count = len(kind.arrays)
+            kind.copy_row(cast(Arrays, source[:count]), 0, cast(Arrays, target[:count]), row, length)
+        return made
+
+    def _alive(self) -> Layers:
+        if not self.layers:
+            raise used_cache_error()
+        return self.layers
 
 
 class _Model(Protocol):

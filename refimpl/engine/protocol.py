@@ -3,11 +3,12 @@
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
     engine.predict(ids[B,T], lengths[B]=T, token_types[B,T]=0) -> what an encoder's head computes
-    cache: lengths[B], floor[B], capacity, nbytes, truncate(lengths), select(rows), grow(capacity)
+    cache: lengths[B], floor[B], capacity, nbytes, truncate(lengths), select(rows), grow(capacity),
+           copy(row), put(row, cache, length)
 
 Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` which positions'
-logits are wanted. A cache is used once: after `step`, `truncate`, `select` or `grow` the old value is
-invalid, because ONNX Runtime writes in place. Logits belong to the caller: no later step changes them.
+logits are wanted. A cache is used once: after `step`, `truncate`, `select`, `grow` or `put` the old value
+is invalid, because ONNX Runtime writes in place. Logits belong to the caller: no later step changes them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ class Cache(Protocol):
 
     def grow(self, capacity: int) -> Cache:
         """The same rows with room for at least `capacity` tokens."""
+        ...
+
+    def copy(self, row: int) -> Cache:
+        """A cache of one row, a copy of this one's; both are valid."""
+        ...
+
+    def put(self, row: int, cache: Cache, length: int) -> Cache:
+        """The same rows but for one, which becomes a copy of the first `length` tokens of a cache of one row
+        of the same engine; that one stays valid. LimitError where it can't be cut back so far."""
         ...
 
 
@@ -150,6 +160,13 @@ def check_text(
                 f"token_types must be {shape} numbers from 0 to {rows - 1}, got {token_types.tolist()!r:.80}"
             )
     return ids, lengths, token_types
+
+
+def check_put(cache: Cache, row: int, one: Cache) -> None:
+    """The arguments of `put`; LimitError unless the row is one of the cache, and the other cache has one."""
+    check_rows(len(cache.lengths), np.array([row]))
+    if len(one.lengths) != 1:
+        raise LimitError(f"what is put into a cache must have one row, got {len(one.lengths)}")
 
 
 def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:

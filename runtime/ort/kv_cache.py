@@ -32,7 +32,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...refimpl.engine.cache_kinds import CacheKind, check_lengths, floor, windows
-from ...refimpl.engine.protocol import check_rows, used_cache_error
+from ...refimpl.engine.protocol import (
+    Cache,
+    check_put,
+    check_rows,
+    foreign_cache_error,
+    used_cache_error,
+)
 from ...refimpl.errors import LimitError
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
@@ -128,6 +134,16 @@ class CacheBuffers:
         if encoder_kv is not None and not np.array_equal(rows, np.arange(self.batch)):
             encoder_kv = encoder_kv.selected(rows)
         return CacheBuffers(self.kinds, layers, spare, capacity, self.chunk, dropped, encoder_kv)
+
+    def put(self, row: int, one: CacheBuffers, length: int) -> None:
+        """Copy the first `length` tokens of other buffers' only row to this row."""
+        for window, dropped in self.dropped.items():
+            dropped[row] = one.dropped[window][0] if length else 0
+        for kind, old, new in zip(self.kinds, one.layers, self.layers, strict=True):
+            dropped = {window: int(count[row]) for window, count in self.dropped.items()}
+            arrays = _read(new)
+            kind.copy_row(_read(old), 0, arrays, row, _held(kind, length, dropped))
+            _write(new, arrays)
 
     def permute(self, rows: np.ndarray, lengths: np.ndarray) -> None:
         """Reorder the rows in place, without changing their number: only changed rows are copied, up to
@@ -239,6 +255,23 @@ class OrtCache:
         if capacity > buffers.capacity:
             buffers = buffers.reallocated(np.arange(buffers.batch), self._lengths, capacity)
         return OrtCache(self._lengths, buffers)
+
+    def copy(self, row: int) -> OrtCache:
+        rows = check_rows(len(self._lengths), np.array([row]))
+        lengths = self._lengths[rows]
+        return OrtCache(lengths, self._alive().reallocated(rows, lengths, max(int(lengths[0]), 1)))
+
+    def put(self, row: int, cache: Cache, length: int) -> OrtCache:
+        if not isinstance(cache, OrtCache):
+            raise foreign_cache_error(cache)
+        check_put(self, row, cache)
+        source = cache._alive()
+        (count,) = check_lengths(source.kinds, cache.lengths, np.array([length]), source.dropped)
+        buffers = self.grow(length).take()
+        buffers.put(row, source, int(count))
+        lengths = self._lengths.copy()
+        lengths[row] = count
+        return OrtCache(lengths, buffers)
 
     def content(self) -> tuple[dict[int, int], list[np.ndarray]]:
         """Of a cache of one row: its dropped tokens by window, and its arrays with the others alone."""

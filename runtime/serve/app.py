@@ -75,7 +75,7 @@ class Keys(AuthenticationBackend):
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
             raise AuthenticationError("this server takes requests with its key: Authorization: Bearer KEY")
-        return AuthCredentials(), SimpleUser("")
+        return AuthCredentials(), SimpleUser(f"key {matches.index(True)}")
 
 
 def _unauthorized(_: HTTPConnection, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
 from ..text.chat_template import Message, Tool
 from .batch import CHUNK
+from .prefixes import PREFIX_BYTES
 from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
 
 R = TypeVar("R")
@@ -93,17 +94,26 @@ class AsyncModel:
 
     At most `slots` texts are generated at a time, and `queue` requests wait: one more is a QueueFullError.
     Texts join and leave at any step, and each is what `Model` gives alone for the same seed: up to rounding,
-    and on tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps.
+    and on tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps; one that
+    begins like an earlier text, of which `prefix_bytes` are kept, from there on.
     """
 
-    def __init__(self, model: Model, *, slots: int = SLOTS, queue: int = QUEUE, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        slots: int = SLOTS,
+        queue: int = QUEUE,
+        chunk: int = CHUNK,
+        prefix_bytes: int = PREFIX_BYTES,
+    ) -> None:
         head = model.config.head
         if isinstance(head, LM) and not isinstance(model.config, Decoder):
             raise ConfigError(
                 "a model with an encoder and a decoder can't be shared by requests: use generate_many"
             )
         self.model = model
-        self.worker = Worker(model.engine, slots=slots, queue=queue, chunk=chunk)
+        self.worker = Worker(model.engine, slots=slots, queue=queue, chunk=chunk, prefix_bytes=prefix_bytes)
 
     async def __aenter__(self) -> AsyncModel:
         return self
@@ -146,13 +156,17 @@ class AsyncModel:
         template = self.model.chat_template
         return Prompt(await asyncio.to_thread(template.encode, messages, tools=tools), None)
 
-    def start(self, prompt: Prompt, options: Options, count: int = 1) -> list[AsyncTextStream]:
+    def start(
+        self, prompt: Prompt, options: Options, count: int = 1, owner: str = ""
+    ) -> list[AsyncTextStream]:
         """Queue `count` answers to a prompt; see `start_all`."""
-        return self.start_all([prompt], options, count)
+        return self.start_all([prompt], options, count, owner)
 
-    def start_all(self, prompts: Sequence[Prompt], options: Options, count: int = 1) -> list[AsyncTextStream]:
+    def start_all(
+        self, prompts: Sequence[Prompt], options: Options, count: int = 1, owner: str = ""
+    ) -> list[AsyncTextStream]:
         """Queue `count` answers to each prompt; the random numbers of each are those of (seed, its number),
-        counted over all of them.
+        counted over all of them. `owner` shares what is computed of a prompt with itself alone.
 
         Raises LimitError for a prompt that leaves no room for an answer, and for beams and drafts, which are
         for single texts; QueueFullError, with none queued, where not all have room.
@@ -170,7 +184,7 @@ class AsyncModel:
                 model.config.context, len(prompt.ids), options.max_new_tokens
             )
             stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
-            request = TextRequest(generated, StreamedText(model.text, options.stop), stream.emit)
+            request = TextRequest(generated, StreamedText(model.text, options.stop), stream.emit, owner)
             stream._cancel = lambda request=request: self.worker.cancel(request)
             streams.append(stream)
             requests.append(request)

@@ -19,6 +19,7 @@ import numpy as np
 from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.engine.protocol import Cache, Engine
 from ...refimpl.errors import TfmError
+from .prefixes import Prefixes
 
 # Tokens of a prompt that are read between two steps: few enough that texts keep coming.
 CHUNK = 128
@@ -34,10 +35,12 @@ class Outcome(NamedTuple):
 
 @dataclass(eq=False)
 class Row:
-    """A row of the cache: its sequence, and how many tokens of the prompt it has read."""
+    """A row of the cache: its sequence, whose that is, and how many tokens of the prompt it has read."""
 
     sequence: GeneratedSequence
+    owner: str
     read: int = 0
+    failed: bool = False
 
     @property
     def reads(self) -> bool:
@@ -51,20 +54,29 @@ class Row:
 class Batch:
     """The texts that an engine is generating, each with a row of the cache.
 
+    A prompt that begins like one of `prefixes` isn't read so far: its owner's, and the same rows.
+
     A sequence whose `finish_reason` is set, by its own rules or by whoever called `finish`, leaves at the
     next step. After an exception of `step`, which is the engine's, the batch is empty.
     """
 
-    def __init__(self, engine: Engine, chunk: int = CHUNK) -> None:
-        self._engine, self._chunk = engine, chunk
+    def __init__(self, engine: Engine, chunk: int = CHUNK, prefixes: Prefixes | None = None) -> None:
+        self._engine, self._chunk, self._prefixes = engine, chunk, prefixes
         self._rows: list[Row] = []
         self._reading: deque[Row] = deque()  # whose turn it is to read a chunk
         self._cache: Cache | None = None
 
-    def step(self, joining: Sequence[GeneratedSequence] = ()) -> Iterator[Outcome]:
-        """A chunk of one prompt, and one more token of each text whose prompt was read."""
+    def step(
+        self, joining: Sequence[GeneratedSequence] = (), owners: Sequence[str] | None = None
+    ) -> Iterator[Outcome]:
+        """A chunk of one prompt, and one more token of each text whose prompt was read; `owners` says whose
+        the joining texts are."""
         try:
-            self._arrange([Row(sequence) for sequence in joining])
+            self._keep_prefixes()
+            pairs = zip(joining, owners or [""] * len(joining), strict=True)
+            rows = [Row(sequence, owner) for sequence, owner in pairs]
+            self._arrange(rows)
+            self._put_prefixes(rows)
             yield from self._read_prompt()
             yield from self._decode()
         except BaseException:
@@ -97,6 +109,26 @@ class Batch:
                 lengths[i] = 0
         self._cache = self._cache.truncate(lengths)
 
+    def _keep_prefixes(self) -> None:
+        """Keep what texts that ended have in the cache; what an error ended may hold no numbers."""
+        if self._prefixes is None or self._cache is None:
+            return
+        for i, row in enumerate(self._rows):
+            if row.ended and not row.failed:
+                sequence = row.sequence
+                self._prefixes.keep(row.owner, sequence.prompt, sequence.tokens, self._cache, i)
+
+    def _put_prefixes(self, joining: list[Row]) -> None:
+        """Begin prompts with what was kept of their first tokens."""
+        if self._prefixes is None:
+            return
+        for row in joining:
+            found = self._prefixes.find(row.owner, row.sequence.prompt)
+            if found is not None and not row.ended:
+                assert self._cache is not None
+                row.read, cache = found
+                self._cache = self._cache.put(self._rows.index(row), cache, row.read)
+
     def _read_prompt(self) -> Iterator[Outcome]:
         """The next chunk of a prompt; prompts take turns, so that a short one needn't wait for a long one."""
         if not self._reading:
@@ -108,7 +140,7 @@ class Batch:
         if row.reads:
             self._reading.append(row)
         else:
-            yield _sampled(row.sequence, logits[self._rows.index(row)])
+            yield _sampled(row, logits[self._rows.index(row)])
 
     def _decode(self) -> Iterator[Outcome]:
         """The next token of each text that has one."""
@@ -118,7 +150,7 @@ class Batch:
         logits = self._step(tokens)
         for i, row in enumerate(self._rows):
             if row in tokens:
-                yield _sampled(row.sequence, logits[i])
+                yield _sampled(row, logits[i])
 
     def _step(self, new: Mapping[Row, Sequence[int]]) -> np.ndarray:
         """Feed some rows their tokens: logits [B, N] after the last ones; other rows have none."""
@@ -131,10 +163,12 @@ class Batch:
         return logits[:, 0]
 
 
-def _sampled(sequence: GeneratedSequence, logits: np.ndarray) -> Outcome:
+def _sampled(row: Row, logits: np.ndarray) -> Outcome:
     """The sequence's next token; an error is its own and ends no other text."""
+    sequence = row.sequence
     try:
         return Outcome(sequence, sequence.sample(logits))
     except TfmError as error:
         sequence.finish()
+        row.failed = True
         return Outcome(sequence, None, error)

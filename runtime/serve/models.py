@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from starlette.requests import Request
 
@@ -20,7 +20,7 @@ from .async_model import AsyncModel
 from .errors import RequestError
 from .limits import LIMITS, Limits
 from .metrics import Metrics
-from .worker import QUEUE, SLOTS
+from .worker import WorkerOptions
 
 
 class Served(NamedTuple):
@@ -36,7 +36,7 @@ class Server:
     """What all routes share: the models, the limits of a request, the figures."""
 
     def __init__(
-        self, models: Mapping[str, Model], *, slots: int = SLOTS, queue: int = QUEUE, limits: Limits = LIMITS
+        self, models: Mapping[str, Model], *, limits: Limits = LIMITS, **options: Unpack[WorkerOptions]
     ) -> None:
         """ConfigError for a model that can't be served, before any queue is opened."""
         for name, model in models.items():
@@ -44,7 +44,7 @@ class Server:
         self.limits, self.metrics = limits, Metrics()
         self.models: dict[str, Served] = {}
         for name, model in models.items():
-            served = AsyncModel(model, slots=slots, queue=queue)
+            served = AsyncModel(model, **options)
             self.metrics.watch(name, served.worker)
             found = _certificate(model)
             self.models[name] = Served(name, served, found, None if found is None else _fingerprint(found))
@@ -77,6 +77,11 @@ def expect_served(name: str, model: Model) -> None:
 def server_of(request: Request) -> Server:
     """The server that a request came to."""
     return request.app.state.server
+
+
+def owner_of(request: Request) -> str:
+    """Whose request it is: the key's that it has, or everybody's where no key is asked for."""
+    return request.user.display_name if "user" in request.scope else ""
 
 
 def _certificate(model: Model) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from ..tasks.options import resolve
 from ..text.tool_calls import BEGIN
 from .answers import Answers
 from .errors import RequestError, body_of
-from .models import Served, Server, server_of
+from .models import Served, Server, owner_of, server_of
 from .options import options_of
 from .requests import ChatBody, CompletionBody, Sampling, read
 from .responses import DONE, ChatResponse, CompletionResponse, event, usage
@@ -55,7 +55,7 @@ async def chat_completions(request: Request) -> Response:
         stated["json_schema"] = tools.schema()
     options = resolve(model.generation, chat=True, **stated)
     await served.model.prepare(options)
-    streams = served.model.start(prompt, options, body.n or 1)
+    streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
     answers = Answers(streams, served.name, server.metrics, server.limits)
     made = ChatResponse(served.name, served.fingerprint, model.text, tools)
     return await _respond(request, server, served, body, answers, made, len(prompt.ids))
@@ -72,7 +72,7 @@ async def completions(request: Request) -> Response:
     prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))
     await served.model.prepare(options)
-    streams = served.model.start_all(prompts, options, body.n or 1)
+    streams = served.model.start_all(prompts, options, body.n or 1, owner_of(request))
     answers = Answers(streams, served.name, server.metrics, server.limits)
     made = CompletionResponse(served.name, served.fingerprint, model.text)
     tokens = sum(len(prompt.ids) for prompt in prompts)

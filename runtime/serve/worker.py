@@ -6,15 +6,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError, TfmError
+from ..ort.engine import OrtEngine
 from ..tasks.generate import StreamedText
 from .batch import CHUNK, Batch, Outcome
+from .prefixes import PREFIX_BYTES, Prefixes
 
 SLOTS = 8
 QUEUE = 32
@@ -39,11 +41,13 @@ class Part(NamedTuple):
 
 @dataclass(eq=False)
 class TextRequest:
-    """A text that is asked for. `emit` gets its parts, in the worker's thread, until `cancelled` is set."""
+    """A text that is asked for. `emit` gets its parts, in the worker's thread, until `cancelled` is set.
+    `owner` says whose it is: with no other's it shares what was computed of a prompt."""
 
     sequence: GeneratedSequence
     text: StreamedText
     emit: Callable[[Part], None]
+    owner: str = ""
     cancelled: bool = False
 
     def part(self, outcome: Outcome) -> Part:
@@ -80,18 +84,40 @@ class Job:
     cancelled: bool = False
 
 
+class WorkerOptions(TypedDict, total=False):
+    """What a Worker takes beside its engine."""
+
+    slots: int
+    queue: int
+    chunk: int
+    prefix_bytes: int
+
+
 class Worker:
     """One thread, one engine, one queue, first come, first served.
 
-    At most `slots` texts are generated at a time, and at most `queue` requests wait.
+    At most `slots` texts are generated at a time, and at most `queue` requests wait. Caches of texts that
+    ended are kept for later prompts, in `prefix_bytes` (see `Prefixes`).
     """
 
-    def __init__(self, engine: Engine, *, slots: int = SLOTS, queue: int = QUEUE, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        slots: int = SLOTS,
+        queue: int = QUEUE,
+        chunk: int = CHUNK,
+        prefix_bytes: int = PREFIX_BYTES,
+    ) -> None:
         for name, value in (("slots", slots), ("queue", queue), ("chunk", chunk)):
             if value < 1:
                 raise LimitError(f"{name} must be at least 1, got {value}")
         self.slots, self.queue = slots, queue
-        self._batch = Batch(engine, chunk)
+        if prefix_bytes < 0:
+            raise LimitError(f"prefix_bytes must be at least 0, got {prefix_bytes}")
+        exact = isinstance(engine, OrtEngine) and engine.same_bits
+        self.prefixes = Prefixes(prefix_bytes, None if exact else chunk)
+        self._batch = Batch(engine, chunk, self.prefixes)
         self._waiting: deque[TextRequest | Job] = deque()
         self._running: dict[int, TextRequest] = {}  # by its sequence's `id`
         self._job: Job | None = None
@@ -176,7 +202,8 @@ class Worker:
     def _step(self, joining: list[TextRequest]) -> None:
         """One step of the texts that are being generated."""
         try:
-            for outcome in self._batch.step([request.sequence for request in joining]):
+            sequences = [request.sequence for request in joining]
+            for outcome in self._batch.step(sequences, [request.owner for request in joining]):
                 request = self._running[id(outcome.sequence)]
                 part = request.part(outcome)
                 if outcome.sequence.finish_reason is not None:

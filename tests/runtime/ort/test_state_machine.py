@@ -195,6 +195,27 @@ class Machine(RuleBasedStateMachine):
         self.lengths, self.written = self.lengths[rows], self.written[rows]
 
     @precondition(lambda self: len(self.lengths))
+    @rule(data=st.data())
+    def put(self, data: st.DataObject) -> None:
+        """A row becomes the beginning of a copy of one, twice: the copy stays what it is."""
+        number = st.integers(0, len(self.lengths) - 1)
+        source = data.draw(number, label="source")
+        copies = [made.copy(source) for made in self.caches]
+        held, written = int(self.lengths[source]), self.written[source]
+        for _ in range(2):
+            row = data.draw(number, label="row")
+            length, least = data.draw(st.integers(0, held), label="length"), copies[0].floor[0]
+            if 0 < length < least:
+                with pytest.raises(LimitError, match="can be cut to"):
+                    self.caches[0].put(row, copies[0], length)
+                length = int(least)
+            pairs = zip(self.caches, copies, strict=True)
+            self.caches = [made.put(row, copied, length) for made, copied in pairs]
+            self.lengths, self.written = self.lengths.copy(), self.written.copy()
+            self.lengths[row], self.written[row] = length, written if length else 0
+        assert [copied.lengths.tolist() for copied in copies] == [[held]] * len(copies)
+
+    @precondition(lambda self: len(self.lengths))
     @rule()
     def overflow(self) -> None:
         """What doesn't fit is refused before anything is touched."""

@@ -43,6 +43,22 @@ def test_a_key_is_asked_for_everywhere_but_for_health_and_the_page() -> None:
             assert http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
 
 
+def test_a_key_shares_what_was_read_with_itself_alone() -> None:
+    with (
+        serving.running({"tiny": serving.model()}, keys=("first", "second"), chunk=4) as (url, _),
+        httpx.Client(base_url=url, trust_env=False) as http,
+    ):
+        texts = set()
+        for key, tokens in (("first", 0), ("first", 12), ("second", 12), ("second", 24)):
+            body = {"model": "tiny", "prompt": [*range(14)], "temperature": 0}
+            answer = http.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
+            texts.add(answer.json()["choices"][0]["text"])
+            figures = http.get("/metrics", headers={"authorization": "Bearer first"}).text
+            assert f'tfm_prefix_tokens_total{{model="tiny"}} {tokens}.0' in figures
+            assert 'tfm_prefix_bytes{model="tiny"}' in figures
+        assert len(texts) == 1
+
+
 def test_another_host_than_this_machine_is_refused(http: httpx.Client) -> None:
     for host, status in (
         ("localhost:8000", 200),

@@ -84,6 +84,28 @@ def test_answers_have_the_bits_of_chat_on_kernels(
     check_against_chat(model, asyncio.run(ask_all(model, slots=4, chunk=9)), exactly=True)
 
 
+def test_a_conversation_has_the_bits_of_one_that_is_read_anew(tmp_path: Path, kernels_on: Path) -> None:
+    """On kernels: its turns begin with what the turns before had in the cache, answers too."""
+    model = load(serving.bundle(tmp_path, "int8"), threads=1)
+    options = model.options(temperature=1.2, seed=4, max_new_tokens=6, logprobs=3)
+
+    async def turns(prefix_bytes: int) -> tuple[list[Any], int]:
+        async with AsyncModel(model, slots=2, chunk=5, prefix_bytes=prefix_bytes) as served:
+            prompt, answers = prompt_of(model, "the cat sat on the mat").ids, []
+            for _ in range(4):
+                # A second text, that is generated beside it, is one of nobody.
+                stream = served.start(Prompt(prompt, None), options)[0]
+                other = served.start(Prompt([7] * 9, None), options, owner="other")[0]
+                answers += [await stream.read(), await other.read()]
+                prompt = [*prompt, *answers[-2].tokens, 9, 8]
+            return answers, served.worker.prefixes.tokens
+
+    kept, shared = asyncio.run(turns(2**20))
+    anew, none = asyncio.run(turns(0))
+    assert kept == anew
+    assert (shared > 60, none) == (True, 0)
+
+
 def test_several_answers_to_a_prompt_have_numbers_of_their_own() -> None:
     model = serving.model()
     options = model.options(temperature=1.5, seed=7, max_new_tokens=9)

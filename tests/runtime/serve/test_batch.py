@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import tiny_models
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
 from tfm.runtime.serve.batch import Batch
+from tfm.runtime.serve.prefixes import Prefixes
 
 CONFIG = tiny_models.llama(context=40)
 NUMPY = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=4))
@@ -89,6 +90,105 @@ def test_a_text_is_as_alone_on_every_engine(engines: list[Any]) -> None:
 def test_a_text_is_as_alone_with_any_kind_of_cache(config: Any) -> None:
     made = config(context=40)
     check(NumpyEngine(made, tiny_models.weights(made, seed=4)), drawn(4), 5)
+
+
+# Prompts that begin alike, each with an owner; the middle of a text may be the beginning of another.
+ALIKE = st.lists(
+    st.tuples(
+        st.builds(
+            lambda length, rest: [*range(40, 40 + length), *rest],
+            st.integers(0, 16),
+            st.lists(st.integers(0, 96), min_size=1, max_size=8),
+        ),
+        st.sampled_from(SAMPLERS),
+        st.sampled_from(["a", "b"]),
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+def check_prefixes(engine: Any, texts: list[Any], chunk: int, prefixes: Prefixes, rows: int) -> None:
+    """Texts that go on from earlier ones, `rows` at a time: each is as alone."""
+    batch, waiting, running = Batch(engine, chunk, prefixes), list(enumerate(texts)), []
+    while waiting or running:
+        joining = [waiting.pop(0) for _ in range(min(rows - len(running), len(waiting)))]
+        made = [sequence((*text[:2], 0, None), i) for i, text in joining]
+        running += [(one, text) for one, (_, text) in zip(made, joining, strict=True)]
+        for outcome in batch.step(made, [text[2] for _, text in joining]):
+            assert outcome.error is None
+        for one, text in running:
+            if one.finish_reason is not None:
+                alone = sequence((*text[:2], 0, None), one.index)
+                list(generate(engine, alone, chunk=chunk))
+                assert (one.tokens, one.finish_reason) == (alone.tokens, alone.finish_reason)
+        running = [(one, text) for one, text in running if one.finish_reason is None]
+    list(batch.step())
+
+
+@settings(max_examples=20)
+@given(ALIKE, st.integers(1, 5), st.integers(1, 3), st.booleans())
+def test_a_prompt_that_begins_like_another_is_as_alone(
+    texts: list[Any], chunk: int, rows: int, whole: bool
+) -> None:
+    check_prefixes(NUMPY, texts, chunk, Prefixes(2**20, None if whole else chunk), rows)
+
+
+@pytest.mark.parametrize(
+    "config", [tiny_models.mixed_windows, tiny_models.recurrent, tiny_models.convolutions]
+)
+def test_a_prompt_that_begins_like_another_is_as_alone_with_any_kind_of_cache(config: Any) -> None:
+    made = config(context=40)
+    engine = NumpyEngine(made, tiny_models.weights(made, seed=4))
+    prefixes, conversation, read = Prefixes(2**20), [5, 3, 8], 0
+    for turn in range(3):  # each reads what the one before has in its cache, but not its last token
+        check_prefixes(engine, [(conversation, SAMPLERS[0], "")], 3, prefixes, 1)
+        assert prefixes.tokens == read
+        answer = sequence((conversation, SAMPLERS[0], 0, None), 0)
+        tokens = [*generate(engine, answer)]
+        read = prefixes.tokens + len(conversation) + len(tokens) - (answer.finish_reason == "length")
+        conversation = [*conversation, *tokens, turn]
+
+
+def test_what_is_shared_and_with_whom() -> None:
+    """Whole chunks of a prompt, or all tokens of a text, with their owner; an error's row with nobody."""
+    prompt = [*range(20)]
+    for chunk, expected in ((None, 19), (8, 16)):
+        prefixes = Prefixes(2**20, chunk)
+        check_prefixes(NUMPY, [(prompt, SAMPLERS[0], "a")] * 2, 8, prefixes, 1)
+        assert prefixes.tokens == expected
+        check_prefixes(NUMPY, [(prompt, SAMPLERS[0], "b")], 8, prefixes, 1)
+        assert prefixes.tokens == expected
+        answer = sequence((prompt, SAMPLERS[0], 0, None), 0).tokens
+        check_prefixes(NUMPY, [([*prompt, *answer, 1], SAMPLERS[0], "a")], 8, prefixes, 1)
+        assert prefixes.tokens == expected + (20 if chunk is None else 16)
+    prefixes = Prefixes()
+    batch = Batch(NUMPY, 8, prefixes)
+    banned = GeneratedSequence([1, 2], Sampler(suppress_tokens=tuple(range(97))))
+    list(batch.step([banned]))
+    list(batch.step())
+    assert prefixes.nbytes == 0
+
+
+def test_what_is_kept_has_an_end() -> None:
+    """The texts that were used last have room; one that continues another takes its place."""
+    one = NUMPY.start(1)
+    _, one = NUMPY.step(np.arange(8)[None], one)
+    size = one.nbytes
+    prefixes = Prefixes(3 * size)
+    for first in range(10):
+        prefixes.keep("", [first, *range(7)], [], one, 0)
+        assert prefixes.find("", [0, *range(9)]) is not None
+        assert prefixes.nbytes == min(first + 1, 3) * size
+    assert prefixes.find("", [9, 0, 1]) is not None
+    assert prefixes.find("", [7, 0, 1]) is None
+    prefixes.keep("", [9, *range(7)], [], one, 0)
+    _, longer = NUMPY.step(np.array([[7]]), one)
+    prefixes.keep("", [9, *range(7)], [7], longer, 0)
+    assert prefixes.nbytes < 3 * size
+    nothing = Prefixes(0)
+    nothing.keep("", [1], [], longer, 0)
+    assert nothing.nbytes == 0
 
 
 def test_prompts_take_turns() -> None:

@@ -1,0 +1,91 @@
+"""What was computed of earlier texts, for prompts that begin alike: a prompt is read from there on.
+
+    kept        the system's text, a question, its answer       after the request that computed it
+    a prompt    the system's text, another question             copies the rows of what both share
+
+Nobody learns from the time of an answer what another owner asked: texts are found by their owner alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...refimpl.engine.protocol import Cache
+from ..text.chat_template import common_prefix
+
+PREFIX_BYTES = 2**28
+MOST = 64  # texts, since each is compared with a prompt
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that were read, and the cache of one row that holds them."""
+
+    owner: str
+    tokens: Sequence[int]
+    cache: Cache
+    nbytes: int
+
+
+class Prefixes:
+    """The latest texts that have room in `limit` bytes; of each the cache of its first tokens.
+
+    Where tokens have the same bits whatever is computed with them (`chunk` None), any number of tokens is
+    shared. Elsewhere a prompt is read in the chunks that it would be read in without: whole chunks of earlier
+    prompts are shared, and no answers.
+    """
+
+    def __init__(self, limit: int = PREFIX_BYTES, chunk: int | None = None) -> None:
+        self.limit, self.chunk = limit, chunk
+        self.tokens = 0  # of prompts, that needn't be read
+        self._kept: OrderedDict[int, Prefix] = OrderedDict()  # the latest used one last
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches."""
+        return sum(prefix.nbytes for prefix in [*self._kept.values()])
+
+    def keep(self, owner: str, prompt: Sequence[int], answer: Sequence[int], cache: Cache, row: int) -> None:
+        """Keep a copy of a row of a cache, in which a prompt and the beginning of its answer were read."""
+        length = int(cache.lengths[row])
+        if self.chunk is not None:
+            length = min(length, len(prompt)) // self.chunk * self.chunk
+        if not length or length < cache.floor[row] or not self.limit:
+            return
+        tokens = [*prompt, *answer][:length]
+        for key, other in [*self._kept.items()]:
+            if other.owner != owner:
+                continue
+            same = common_prefix(other.tokens, tokens)
+            if same == length:
+                self._kept.move_to_end(key)
+                return
+            if same == len(other.tokens):
+                del self._kept[key]
+        copied = cache.copy(row)
+        if length < copied.lengths[0]:
+            copied = copied.truncate(copied.lengths * 0 + length)
+        prefix = Prefix(owner, tokens, copied, copied.nbytes)
+        self._kept[id(prefix)] = prefix
+        while len(self._kept) > MOST or self.nbytes > self.limit:
+            self._kept.popitem(last=False)
+
+    def find(self, owner: str, prompt: Sequence[int]) -> tuple[int, Cache] | None:
+        """How many tokens of a prompt, but for its last one, an earlier text of this owner shares, and its
+        cache; None where that is none."""
+        best, found = 0, None
+        for key, prefix in self._kept.items():
+            if prefix.owner != owner:
+                continue
+            same = min(common_prefix(prefix.tokens, prompt), len(prompt) - 1)
+            if self.chunk is not None:
+                same -= same % self.chunk
+            if same > best and same >= prefix.cache.floor[0]:
+                best, found = same, key
+        if found is None:
+            return None
+        self._kept.move_to_end(found)
+        self.tokens += best
+        return best, self._kept[found].cache
