@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..refimpl.engine.cache_kinds import CacheKind, ConvTail, KeysValues, LinearSums, LstmStates
+from ..refimpl.engine.cache_kinds import CacheKind, ConvTail, DeltaStates, KeysValues, LinearSums, LstmStates
 from .ops.block import MixerCache
 from .ops.cache import KVCache
+from .ops.gated_delta import DeltaState
 from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
 from .ops.short_conv import ConvState
@@ -18,6 +19,7 @@ VALUES: dict[type[CacheKind], type[MixerCache]] = {
     LinearSums: LinearState,
     LstmStates: LstmState,
     ConvTail: ConvState,
+    DeltaStates: DeltaState,
 }
 
 

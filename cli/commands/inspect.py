@@ -240,12 +240,15 @@ def _activation(mlp: Mlp) -> str:
 
 
 def _mixer(mixer: TokenMixer) -> str:
-    from ...refimpl.config import LSTM, BlockSparse, LinearAttention, ShortConv
+    from ...refimpl.config import LSTM, BlockSparse, GatedDelta, LinearAttention, ShortConv
 
     if isinstance(mixer, LSTM):
         return f"LSTM of {mixer.width} units"
     if isinstance(mixer, ShortConv):
         return f"convolution over {mixer.length} tokens in {mixer.width} channels"
+    if isinstance(mixer, GatedDelta):
+        states = f"{mixer.heads} states of {mixer.key_size} x {mixer.value_size}"
+        return f"gated delta network, {states}, convolution over {mixer.length} tokens"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

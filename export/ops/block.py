@@ -10,6 +10,7 @@ from ...refimpl.config import (
     Alibi,
     Attention,
     Gated,
+    GatedDelta,
     Layer,
     LinearAttention,
     Mlp,
@@ -26,6 +27,7 @@ from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .gated_delta import DeltaState, GatedDeltaWeights, gated_delta
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = KVCache | LinearState | LstmState | ConvState
+MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -63,10 +65,15 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
     """The leaves of cross-attention."""
 
 
+MixerWeights = (
+    CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights | GatedDeltaWeights
+)
+
+
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
-    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights
+    attn: MixerWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
@@ -162,6 +169,9 @@ def _mix(
         return lstm_layer(x, cast(LstmState, cache), past, cast(LstmLayerWeights, weights["attn"]))
     if isinstance(mixer, ShortConv):
         return short_conv(x, cast(ConvState, cache), past, cast(ShortConvWeights, weights["attn"]))
+    if isinstance(mixer, GatedDelta):
+        delta = cast(GatedDeltaWeights, weights["attn"])
+        return gated_delta(x, cast(DeltaState, cache), past, delta, settings=mixer)
     if isinstance(mixer, LinearAttention):
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)

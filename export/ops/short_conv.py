@@ -63,7 +63,11 @@ def short_conv(
     tail = torch.where((past > 0)[:, None, None], cache.tail, 0)
     y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
     lengths = torch.full_like(past, x.shape[1]) if cache.lengths is None else cache.lengths
-    latest = lengths[:, None] + torch.arange(tail.shape[1], device=past.device)
-    latest = latest.unsqueeze(2).expand(-1, -1, tail.shape[2])
-    tail = torch.cat((tail, inputs), 1).gather(1, latest)
+    tail = last_inputs(tail, inputs, lengths)
     return linear(y, weights["wo"], weights.get("bo")), cache._replace(tail=tail, lengths=None)
+
+
+def last_inputs(tail: Array, inputs: Array, lengths: Array) -> Array:
+    """The last of the tail and of the first `lengths` inputs, gathered row by row."""
+    latest = lengths[:, None] + torch.arange(tail.shape[1], device=lengths.device)
+    return torch.cat((tail, inputs), 1).gather(1, latest.unsqueeze(2).expand(-1, -1, tail.shape[2]))

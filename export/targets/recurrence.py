@@ -1,4 +1,5 @@
-"""Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, and linear attention as one chunk."""
+"""Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and the
+gated delta rule as one chunk or ONNX Runtime's operator."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import LinearAttention
+from ...refimpl.engine.cache_kinds import CHUNK
+from ..ops.delta import one_chunk
 from ..ops.linear_attention import LinearState, attend_from
 from ..ops.lstm import LstmWeights
 from .group_query_attention import AttentionLeaves, three_products
-from .ort_ops import linear
+from .ort_ops import MICROSOFT, linear
 
 
 def lstm(
@@ -53,3 +56,28 @@ def linear_attention(
     q, k, v = (y.unflatten(-1, (-1, a.head_size)) for y in (q, k, v))
     y, cache = attend_from(q, k, v, cache, past, settings=a)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
+
+
+def gated_delta_chunk(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The tokens of a run as one chunk; more than a run may have give NaN, not something wrong."""
+    count = torch.arange(q.shape[1])[-1:] + 1
+    beta = torch.where(count <= CHUNK, beta, torch.nan)
+    return one_chunk(q, k, v, state, decay, beta, longest=CHUNK)
+
+
+def gated_delta_operator(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """ONNX Runtime's LinearAttention, which goes token by token."""
+    batch, time, heads, size = v.shape
+    y, after = onnx.symbolic_multi_out(
+        "com.microsoft::LinearAttention",
+        (q.flatten(2), k.flatten(2), v.flatten(2), state, decay, beta),
+        {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": "gated_delta"},
+        dtypes=(v.dtype, state.dtype),
+        shapes=((batch, time, heads * size), state.shape),
+        version=MICROSOFT,
+    )
+    return y.unflatten(-1, (heads, size)), after

@@ -20,7 +20,7 @@ from ..ops import attention as attentions
 from ..ops import norm as norms
 from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
-from .recurrence import lstm
+from .recurrence import gated_delta_chunk, lstm
 
 Leaf = Tensor | Blocked | RowQuantized | Static
 
@@ -150,6 +150,7 @@ EMITS = {
     "rms_norm": _in_float32(norms.rms_norm),
     "layer_norm": _in_float32(norms.layer_norm),
     "lstm": lstm,
+    "gated_delta_rule": gated_delta_chunk,
     "log_softmax": _in_float32(adaptive.log_softmax),
     "softmax": _in_float32(attentions.softmax),
 }

@@ -19,6 +19,7 @@ from ..config import (
     ClampedSwiGLU,
     Config,
     Gated,
+    GatedDelta,
     Layer,
     LayerNorm,
     LinearAttention,
@@ -72,7 +73,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
     Not among them: activations that a tied table or, with post-norms, the residual stream reads too
     (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
-    whose weights stay in float. The input of a convolution's wo has no leaf of its own that makes it.
+    whose weights stay in float. The input of wo of a convolution and of a gated delta network has no leaf of
+    its own that makes it.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -110,7 +112,7 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    if not isinstance(mixer, LSTM | ShortConv):
+    if not isinstance(mixer, LSTM | ShortConv | GatedDelta):
         sites += _values(f"{prefix}attn", mixer)
     if layer.cross is not None:
         sites += _values(f"{prefix}cross", layer.cross)
@@ -118,9 +120,11 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
 
 
 def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
-    """The matrices that make queries, keys and values, or the gates and values of a convolution."""
+    """The matrices that make queries, keys and values, or gates and values of other mixers."""
     if isinstance(mixer, ShortConv):
         return (f"{prefix}attn.wi",)
+    if isinstance(mixer, GatedDelta):
+        return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
     return tuple(f"{prefix}attn.w{n}" for n in "qkv")
 
 

@@ -18,6 +18,7 @@ from .layers import (
     ExpertGroups,
     FullAttention,
     Gated,
+    GatedDelta,
     HeadNorm,
     Layer,
     LayerNorm,
@@ -49,7 +50,8 @@ TYPES: dict[str, type] = {
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
-        LSTM, ShortConv, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer, Learned, Sinusoidal, Stack,
+        LSTM, ShortConv, GatedDelta, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer, Learned,
+        Sinusoidal, Stack,
         EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag,
         QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
     )

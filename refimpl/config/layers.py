@@ -184,8 +184,32 @@ class ShortConv:
     after: Norm | None = None
 
 
+@dataclass(frozen=True)
+class GatedDelta:
+    """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
+
+    `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
+    convolution. `eps` is that of the norm of each head's output.
+    """
+
+    heads: int
+    key_heads: int
+    key_size: int
+    value_size: int
+    length: int = 4
+    eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many numbers of a token the convolution takes: queries, keys and values."""
+        return 2 * self.key_heads * self.key_size + self.heads * self.value_size
+
+
 # What moves information from token to token.
-TokenMixer = Attention | LinearAttention | LSTM | ShortConv
+TokenMixer = Attention | LinearAttention | LSTM | ShortConv | GatedDelta
 
 
 @dataclass(frozen=True)
@@ -266,7 +290,8 @@ Mlp = Gated | Plain | MoE
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    In a decoder, linear attention, an LSTM or a short convolution may stand in the place of attention.
+    In a decoder, linear attention, an LSTM, a short convolution or a gated delta network may stand in the
+    place of attention.
     A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`

@@ -17,6 +17,7 @@ from .layers import (
     BlockSparse,
     FullAttention,
     Gated,
+    GatedDelta,
     HeadNorm,
     LayerNorm,
     LinearAttention,
@@ -217,6 +218,19 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
             _bounded(at + "width of the convolution", mixer.width, LIMITS["width"])
             _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
             _need(decodes, f"{at}a short convolution must be in a decoder")
+        case GatedDelta():
+            _check_gated_delta(at, mixer)
+            _need(decodes, f"{at}a gated delta network must be in a decoder")
+
+
+def _check_gated_delta(at: str, mixer: GatedDelta) -> None:
+    _bounded(at + "heads", mixer.heads, LIMITS["heads"])
+    _bounded(at + "key_heads", mixer.key_heads, LIMITS["heads"])
+    _bounded(at + "key_size", mixer.key_size, LIMITS["width"])
+    _bounded(at + "value_size", mixer.value_size, LIMITS["width"])
+    _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
+    divisible = mixer.heads % mixer.key_heads == 0
+    _need(divisible, f"{at}heads must be a multiple of key_heads, got {mixer.heads} and {mixer.key_heads}")
 
 
 def _check_heads(at: str, a: Attention | LinearAttention) -> None:

@@ -15,6 +15,8 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
                         norm [B, G, K]
     LstmStates          h, c [B, F]                  output and cell of an LSTM after all tokens
     ConvTail            conv [B, M, F]               the last M inputs of a short convolution
+    DeltaStates         conv [B, M, F]               the same of a gated delta network, and what its heads
+                        state [B, H, K, V]           have written of all tokens
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
 axis of tokens, the row's oldest kept token is entry 0, and what lies past the kept ones is unspecified.
@@ -30,9 +32,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..config import LSTM, Attention, Config, KVFormat, Layer, LinearAttention, ShortConv, Window
+from ..config import (
+    LSTM,
+    Attention,
+    Config,
+    GatedDelta,
+    KVFormat,
+    Layer,
+    LinearAttention,
+    ShortConv,
+    Window,
+)
 from ..errors import LimitError
 from ..ops.cache import KVCache
+from ..ops.gated_delta import DeltaState
 from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
 from ..ops.short_conv import ConvState
@@ -254,6 +267,31 @@ class ConvTail(RecurrentState):
 
 
 @dataclass(frozen=True)
+class DeltaStates(RecurrentState):
+    """The last inputs of a gated delta network's convolution, `count` tokens of `channels`, and the state of
+    each of its heads."""
+
+    count: int
+    channels: int
+    heads: int
+    key_size: int
+    value_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """Where a step is one chunk, it takes the square of its tokens."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        state = CacheArray("state", ("batch", self.heads, self.key_size, self.value_size))
+        return CacheArray("conv", ("batch", self.count, self.channels)), state
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> DeltaState:
+        return DeltaState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
+
+
+@dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
     """Keys and values that a layer's cross-attention reads, of a text that an encoder has read."""
 
@@ -291,6 +329,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return LstmStates(width)
         case ShortConv(width, length):
             return ConvTail(length - 1, width)
+        case GatedDelta(heads, _, key_size, value_size, length) as mixer:
+            return DeltaStates(length - 1, mixer.channels, heads, key_size, value_size)
         case Attention() as attention:
             window = None
             # A window that no text outgrows drops nothing.

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import strategies as st
 
+from ..ops.delta import gated_delta_rule as recurrent
 from . import Draw, Subject, law
 from .kit.strategies import splits
 
 
-@law("delta_attend")
-def any_split_of_the_tokens_is_one_pass(delta_attend: Subject, draw: Draw) -> None:
+@law("delta_attend", "gated_delta_rule", "gated_delta_chunked")
+def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
     """A later token needs nothing of earlier ones but the state."""
-    call = draw(delta_attend.calls())
+    call = draw(delta.calls())
     length = call["q"].shape[1]
     cut = draw(splits(length))
-    first, second = (delta_attend.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
-    out, state = delta_attend(first)
+    first, second = (delta.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
+    out, state = delta(first)
     second = second.but(state=state)
-    second_out, last = delta_attend(second)
+    second_out, last = delta(second)
     joined = np.concatenate([out, second_out], 1), last
-    delta_attend.near(joined, delta_attend(call), call, first, second)
+    delta.near(joined, delta(call), call, first, second)
 
 
 @law("delta_attend")
@@ -57,3 +59,35 @@ def with_beta_one_a_written_value_is_read_back(delta_attend: Subject, draw: Draw
     k[...] = np.eye(k.shape[3], dtype=k.dtype)[0]
     call = call.but(k=k, q=k.copy(), beta=np.ones_like(call["beta"]), scale=1.0)
     delta_attend.near(delta_attend(call)[0], call["v"], call)
+
+
+@law("gated_delta_chunked")
+def chunks_are_the_recurrence(gated_delta_chunked: Subject, draw: Draw) -> None:
+    """Outputs and the last state are those of one token after the other, at every chunk length."""
+    call = draw(gated_delta_chunked.calls())
+    call = call.but(chunk=draw(st.integers(1, 9)))
+    expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
+    gated_delta_chunked.near(gated_delta_chunked(call), expected, call)
+
+
+@law("gated_delta_rule")
+def equal_keys_are_overwritten(gated_delta_rule: Subject, draw: Draw) -> None:
+    """With one key for all tokens, β = 1 and no decay, the last value alone is read back."""
+    call = draw(gated_delta_rule.calls())
+    k = np.zeros_like(call["k"])
+    k[..., 0] = 1
+    zeros, ones = np.zeros_like(call["decay"]), np.ones_like(call["beta"])
+    call = call.but(k=k, q=k.copy(), decay=zeros, beta=ones)
+    out, state = gated_delta_rule(call)
+    size = np.sqrt(k.shape[3])
+    gated_delta_rule.near((out * size, state[:, :, 0]), (call["v"], call["v"][:, -1]), call)
+
+
+@law("gated_delta_rule")
+def a_strong_decay_forgets_what_was_before(gated_delta_rule: Subject, draw: Draw) -> None:
+    """After a decay of −∞ the state is what this token wrote, β k vᵀ."""
+    call = draw(gated_delta_rule.calls(T=1))
+    call = call.but(decay=np.full_like(call["decay"], -200.0))
+    _, state = gated_delta_rule(call)
+    k, v, beta = (call[n].astype(np.float64)[:, 0] for n in ("k", "v", "beta"))
+    gated_delta_rule.near(state, beta[..., None, None] * k[..., None] * v[:, :, None], call)

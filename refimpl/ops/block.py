@@ -12,6 +12,7 @@ from ..config import (
     Alibi,
     Attention,
     Gated,
+    GatedDelta,
     Layer,
     LayerNorm,
     LinearAttention,
@@ -29,6 +30,7 @@ from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .gated_delta import DeltaState, GatedDeltaWeights, gated_delta
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 Sublayer = Callable[["Array"], "Array"]
-MixerCache = KVCache | LinearState | LstmState | ConvState  # what a layer keeps of earlier tokens
+# What a layer keeps of earlier tokens.
+MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -70,10 +73,15 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
     """The leaves of cross-attention."""
 
 
+MixerWeights = (
+    CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights | GatedDeltaWeights
+)
+
+
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
-    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights
+    attn: MixerWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
@@ -199,6 +207,9 @@ def _mix(
         case ShortConv():
             assert isinstance(cache, ConvState)
             return short_conv(x, cache, past, cast(ShortConvWeights, weights["attn"]))
+        case GatedDelta():
+            assert isinstance(cache, DeltaState)
+            return gated_delta(x, cache, past, cast(GatedDeltaWeights, weights["attn"]), settings=mixer)
         case Attention():
             assert isinstance(cache, KVCache)
             leaves = cast(CachedAttentionWeights, weights["attn"])

@@ -1,4 +1,5 @@
-"""Linear attention with decay and the delta rule: the four rules of ONNX's LinearAttention."""
+"""Linear attention with decay and the delta rule: the four rules of ONNX's LinearAttention, and the gated
+delta rule token by token and in chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["delta_attend"]
+__all__ = ["delta_attend", "gated_delta_chunked", "gated_delta_rule"]
 
 
 def delta_attend(
@@ -46,3 +47,65 @@ def delta_attend(
         state = state + k[:, t, :, :, None] * new[:, :, None, :]
         out[:, t] = grouped[:, t] @ state
     return out.reshape(b, length, h, v.shape[3]), state
+
+
+def gated_delta_rule(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H V"],
+    state: Float[Array, "B H K V"],
+    decay: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """`delta_attend` with decay and β, one of each a head (Yang et al. 2025, Gated Delta Networks, eq. 10).
+
+    S_t = α_t (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t): forget a share of everything,
+    take out what is stored under the key k_t, write v_t there. Conventions: those of `delta_attend`, and the
+    paper's S is the transposed one.
+    """
+    return delta_attend(q, k, v, state, np.broadcast_to(decay[..., None], k.shape), beta)
+
+
+def gated_delta_chunked(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H V"],
+    state: Float[Array, "B H K V"],
+    decay: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """The gated delta rule chunk by chunk: products of matrices in a chunk, S from one to the next.
+
+    With d_ts the sum of the decays after token s up to t, and d_t the one from the chunk's start, what each
+    token writes depends on what those before it in the chunk wrote, through a lower triangle:
+
+        u_t + Σ_{s<t} β_t exp(d_ts) (k_t·k_s) u_s = β_t (v_t − exp(d_t) Sᵀ k_t)        one linear system
+        out_t = (exp(d_t) q_t S + Σ_{s≤t} exp(d_ts) (q_t·k_s) u_s) / √K
+        S ← exp(d_T) S + Σ_s exp(d_Ts) k_s u_sᵀ
+
+    (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule, §3; with decays Yang et al.
+    2025, §3.3.) Conventions: those of `gated_delta_rule`. d_ts is summed and never a difference of two
+    sums, which would lose the small decays beside large ones.
+    """
+    b, length, h, size = q.shape
+    out = np.zeros((b, h, length, v.shape[3]), q.dtype)
+    q, k, v = (a.transpose(0, 2, 1, 3) for a in (q * size**-0.5, k, v))
+    decay, beta = decay.transpose(0, 2, 1), beta.transpose(0, 2, 1)[..., None]
+    for start in range(0, length, chunk):
+        at = slice(start, start + chunk)
+        keys, queries, rates = k[:, :, at], q[:, :, at], beta[:, :, at]
+        count = keys.shape[2]
+        lower = np.tri(count, dtype=bool)
+        # Row t holds its own decay in the columns s < t: summed from the top, d_ts.
+        sums = np.cumsum(np.where(np.tri(count, k=-1, dtype=bool), decay[:, :, at, None], 0), axis=2)
+        between = np.where(lower, np.exp(sums), 0)
+        since = np.exp(np.cumsum(decay[:, :, at], axis=2))[..., None]
+        reads = rates * between * (keys @ keys.swapaxes(2, 3))
+        system = np.where(np.eye(count, dtype=bool), 1, reads).astype(q.dtype)
+        new = np.linalg.solve(system, rates * (v[:, :, at] - since * (keys @ state)))
+        out[:, :, at] = since * (queries @ state) + (between * (queries @ keys.swapaxes(2, 3))) @ new
+        kept = keys * between[:, :, -1, :, None]
+        state = since[:, :, -1:] * state + kept.swapaxes(2, 3) @ new
+    return out.transpose(0, 2, 1, 3), state

@@ -105,7 +105,12 @@ def short_conv(
     inputs = b * v
     tail = np.where((past > 0)[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
     y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
-    lengths = np.full(len(x), x.shape[1]) if cache.lengths is None else cache.lengths
-    latest = lengths[:, None] + np.arange(tail.shape[1])
-    tail = np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)
-    return linear(y, weights["wo"], weights.get("bo")), ConvState(tail)
+    state = ConvState(last_inputs(tail, inputs, cache.lengths))
+    return linear(y, weights["wo"], weights.get("bo")), state
+
+
+def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
+    """The last A of tail [B, A, F] and of the first `lengths` [B] inputs [B, T, F], or of all of them."""
+    count = np.full(len(inputs), inputs.shape[1]) if lengths is None else lengths
+    latest = count[:, None] + np.arange(tail.shape[1])
+    return np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)

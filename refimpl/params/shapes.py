@@ -11,6 +11,8 @@
                                     of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
                                     of a short convolution: wi D,3*F  conv _,F  wo F,D
                                     bi 3*F  conv_bias F  bo D
+                                    of a gated delta network: wi D,2*G*K+H*V  conv _,2*G*K+H*V
+                                    wz D,H*V  wb D,H  wa D,H  a_log H  dt_bias H  norm V  wo H*V,D
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
@@ -37,6 +39,7 @@ from ..config import (
     Config,
     Embedding,
     Gated,
+    GatedDelta,
     Head,
     HeadNorm,
     LayerNorm,
@@ -68,6 +71,8 @@ NORMS = (".q_norm", ".k_norm")
 SCALES = (".k_scale", ".v_scale")
 # Weights of an LSTM's gates: ONNX's operator takes them as floats.
 GATES = (".wx", ".wh")
+# Rates of decay and of writing of a gated delta network: small, and their errors add up over a whole text.
+RATES = (".wa", ".wb")
 # Kernels of convolutions, which multiply channel by channel.
 KERNELS = (".conv",)
 # Projections to the labels, or to an embedding's own space: small, and no later layer averages their rounding
@@ -207,6 +212,11 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes = {"wi": (d, 3 * width), "conv": (length, width), "wo": (width, d)}
             biases: Shapes = {"bi": (3 * width,), "conv_bias": (width,), "bo": (d,)}
             return shapes | (biases if bias else {})
+        case GatedDelta(heads=heads, value_size=size):
+            out = heads * size
+            shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels), "wz": (d, out)}
+            shapes |= {"wb": (d, heads), "wa": (d, heads), "a_log": (heads,), "dt_bias": (heads,)}
+            return shapes | {"norm": (size,), "wo": (out, d)}
 
 
 def _mixture(m: MoE, d: int) -> Shapes:
@@ -237,6 +247,6 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *KERNELS, *LABELS)
+        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *RATES, *KERNELS, *LABELS)
     )
     return len(shape) == 2 and not stays_in_float

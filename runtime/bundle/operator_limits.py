@@ -8,6 +8,7 @@ from ...refimpl.config import (
     Attention,
     BlockSparse,
     Config,
+    GatedDelta,
     LinearAttention,
     MoE,
     RelativeBias,
@@ -97,6 +98,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "an LSTM keeps a state, which a step can't read and write in one place"
         case ShortConv():
             return "a convolution keeps its last inputs, which a step can't read and write in one place"
+        case GatedDelta():
+            return "a gated delta network keeps a state, which a step can't read and write in one place"
         case Attention():
             return _softmax_attention(attention)
 

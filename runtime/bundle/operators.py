@@ -21,6 +21,7 @@ STANDARD = """
 """
 # ONNX Runtime's own.
 MICROSOFT = """
-    FusedMatMul GatherBlockQuantized GroupQueryAttention MatMulIntegerToFloat MatMulNBits MultiHeadAttention
+    FusedMatMul GatherBlockQuantized GroupQueryAttention LinearAttention MatMulIntegerToFloat MatMulNBits
+    MultiHeadAttention
 """
 OPERATORS = {"": frozenset(STANDARD.split()), "com.microsoft": frozenset(MICROSOFT.split())}

@@ -28,6 +28,7 @@ from tfm.refimpl.config import (
     FeatureMap,
     FullAttention,
     Gated,
+    GatedDelta,
     HeadNorm,
     Layer,
     LayerNorm,
@@ -207,6 +208,18 @@ linear_attentions = st.builds(
     norms,
 )
 convolutions = st.builds(ShortConv, st.integers(1, 6), st.integers(2, 4), st.booleans(), norms, norms, norms)
+gated_deltas = st.builds(
+    lambda key_heads, share, *settings: GatedDelta(key_heads * share, key_heads, *settings),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.sampled_from((1e-6, 0.1)),
+    norms,
+    norms,
+    norms,
+)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
@@ -214,7 +227,7 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    return draw(st.one_of(attention, attention, linear_attentions, lstms, convolutions))
+    return draw(st.one_of(attention, attention, linear_attentions, lstms, convolutions, gated_deltas))
 
 
 @st.composite

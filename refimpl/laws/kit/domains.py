@@ -10,6 +10,7 @@ import numpy as np
 
 from ...config import Window
 from ...ops.flash import flash_attend
+from ...ops.linear import linear
 from .call import Call
 from .declare import Declared, Function, Parameter
 
@@ -19,6 +20,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "decay": lambda a: -abs(a),
     "k_scale": lambda a: a / 64,  # 8 bits reach twice as far as most numbers, and less far than some
     "v_scale": lambda a: a / 64,
+    "a_log": lambda a: np.clip(a, -4, 4),  # of decays between 0.02 and 55 a token
     "beta": lambda a: abs(a) / (1 + abs(a)),
     "short": lambda a: 1 + abs(a),  # divisors of frequencies: a text is stretched, never shrunk
     "long": lambda a: 1 + abs(a),
@@ -39,7 +41,7 @@ def confined(f: Function, call: Call) -> Call:
         return DOMAINS[p.name](array) if p.name in DOMAINS else array
 
     call = call.changed(domain)
-    if f.name == "delta_attend":
+    if f.name in ("delta_attend", "gated_delta_rule", "gated_delta_chunked"):
         # Longer keys make a memory that is corrected by them grow without bound.
         lengths = np.linalg.norm(call["k"].astype(np.float64), axis=-1, keepdims=True)
         call = call.but(k=(call["k"] / np.where(lengths == 0, 1, lengths)).astype(call["k"].dtype))
@@ -47,11 +49,25 @@ def confined(f: Function, call: Call) -> Call:
         # Sums of two sigmoids are equal too easily: σ(a) + σ(−a) is 1, and σ(20) too in float32.
         logits = call["logits"] / (1 + abs(call["logits"])) + np.sin(np.arange(call["logits"].shape[1]))
         call = call.but(logits=logits.astype(call["logits"].dtype))
+    if f.name == "gated_delta":
+        call = _moderate(call)
     if f.name == "flash_backward":
         q, k, v, mask = (call[n] for n in ("q", "k", "v", "mask"))
         out, lse = flash_attend(q, k, v, mask, **call.settings)
         call = call.but(out=out, lse=lse)
     return call
+
+
+def _moderate(call: Call) -> Call:
+    """The call with inputs of gates below 4.
+
+    Of an input below −8 little but the error of a kernel's sigmoid is left, and a norm blows that up.
+    """
+    x, cache, conv = call["x"], call["cache"], call["conv"]
+    gates = [np.abs(linear(x, call[name])).max(initial=0) for name in ("wi", "wz", "wb")]
+    x = (x * (4 / (4 + max(gates)))).astype(x.dtype)
+    conv = conv / (1 + np.abs(conv).sum(0))
+    return call.but(x=x, conv=conv, cache=cache._replace(tail=np.clip(cache.tail, -4, 4)))
 
 
 def _slots(f: Function, call: Call) -> Call:

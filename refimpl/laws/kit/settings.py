@@ -18,6 +18,7 @@ from ...config import (
     ClampedSwiGLU,
     ExpertGroups,
     FullAttention,
+    GatedDelta,
     HeadNorm,
     LayerNorm,
     MoE,
@@ -158,6 +159,12 @@ DRAWN: dict[type, Drawn] = {
         },
         _attention,
     ),
+    GatedDelta: Drawn(
+        {"eps": SETTINGS["norm_eps"]},
+        lambda chosen, size: GatedDelta(
+            size["H"], size["G"], size["K"], size["V"], size["A"] + 1, chosen["eps"]
+        ),
+    ),
     MoE: Drawn(
         {
             "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU]),
@@ -199,7 +206,7 @@ EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation"})
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
-GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
+GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta"})
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {

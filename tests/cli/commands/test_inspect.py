@@ -91,6 +91,10 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
     named = {
         base.layers[0]: ("linear attention (elu), 6 heads of 8 in 2 groups", 2 * 8 * 9),
         base.layers[1]: ("LSTM of 20 units", 40),
+        tiny_models.gated_deltas().layers[0]: (
+            "gated delta network, 4 states of 16 x 12, convolution over 3 tokens",
+            4 * 16 * 12 + 2 * 112,
+        ),
         tiny_models.convolutions().layers[0]: ("convolution over 3 tokens in 40 channels", 2 * 40),
     }
     for layer, (name, count) in named.items():

@@ -28,6 +28,7 @@ from tfm.refimpl.config import (
     Embedding,
     EmbeddingProjection,
     ExpertGroups,
+    GatedDelta,
     HeadNorm,
     LayerNorm,
     Learned,
@@ -343,6 +344,23 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(ENCODER, attention=ShortConv(8)),
         "encoder layer 0: a short convolution must be in a decoder",
+    ),
+    (
+        lambda: layer(LLAMA, attention=GatedDelta(3, 2, 8, 8)),
+        "layer 0: heads must be a multiple of key_heads, got 3 and 2",
+    ),
+    (lambda: layer(LLAMA, attention=GatedDelta(0, 1, 8, 8)), "layer 0: heads must be 1 to"),
+    (lambda: layer(LLAMA, attention=GatedDelta(2, 0, 8, 8)), "layer 0: key_heads must be 1 to"),
+    (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 0, 8)), "layer 0: key_size must be 1 to"),
+    (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 0)), "layer 0: value_size must be 1 to"),
+    (
+        lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, 1)),
+        "layer 0: length of the convolution must be 2 to 256, got 1",
+    ),
+    (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, eps=0.0)), "eps must be positive"),
+    (
+        lambda: layer(ENCODER, attention=GatedDelta(2, 1, 8, 8)),
+        "encoder layer 0: a gated delta network must be in a decoder",
     ),
     (lambda: layer(ENCODER, attention=LSTM(8)), "encoder layer 0: an LSTM must be in a decoder"),
     (

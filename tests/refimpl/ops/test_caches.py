@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tfm.refimpl.config import Attention, Window
 from tfm.refimpl.ops.cache import KVCache, LayerCache
+from tfm.refimpl.ops.gated_delta import DeltaState
 from tfm.refimpl.ops.linear_attention import LinearState
 from tfm.refimpl.ops.lstm import LstmState
 from tfm.refimpl.ops.short_conv import ConvState
@@ -36,12 +37,16 @@ def tail() -> LayerCache:
     return ConvState(np.arange(3 * 2 * 4.0).reshape(3, 2, 4))
 
 
+def states() -> LayerCache:
+    return DeltaState(np.arange(3 * 2 * 4.0).reshape(3, 2, 4), np.arange(3 * 2 * 5 * 3.0).reshape(3, 2, 5, 3))
+
+
 def state() -> LayerCache:
     h = np.arange(3 * 5.0).reshape(3, 5)
     return LstmState(h, -h)
 
 
-@pytest.mark.parametrize("make", [full_cache, ring, sums, state, tail])
+@pytest.mark.parametrize("make", [full_cache, ring, sums, state, states, tail])
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
@@ -59,7 +64,12 @@ def test_bytes_are_those_of_the_arrays(make: Callable[[], LayerCache]):
 def test_states_have_room_for_any_text_and_do_not_go_back():
     """Their bytes are those of their arrays, whatever the number of tokens."""
     written = np.array([0, 5, 9])
-    for cache, size in ((sums(), 3 * 2 * 5 * 4 * 8), (state(), 2 * 3 * 5 * 8), (tail(), 3 * 2 * 4 * 8)):
+    for cache, size in (
+        (sums(), 3 * 2 * 5 * 4 * 8),
+        (state(), 2 * 3 * 5 * 8),
+        (states(), 3 * 2 * (4 + 5 * 3) * 8),
+        (tail(), 3 * 2 * 4 * 8),
+    ):
         assert cache.grow(1000) is cache
         assert cache.nbytes == size
         assert cache.floor(written, settings=SETTINGS).tolist() == [0, 5, 9]

@@ -1,5 +1,5 @@
 """The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
-against torch's and LFM2's."""
+against torch's and LFM2's; gated delta networks against Qwen 3.5's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from helpers import onnx_nodes
+from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.config import GatedDelta
+from tfm.refimpl.ops.gated_delta import DeltaState, gated_delta
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
 from tfm.refimpl.ops.short_conv import ConvState, causal_conv, short_conv
 from torch.nn import functional
-from transformers import Lfm2Config
+from transformers import Lfm2Config, Qwen3_5TextConfig
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from((0.1, 1.0, 4.0))
@@ -189,4 +193,28 @@ def test_short_conv_is_lfm2s(seed: int, taps: int, cut: int, bias: bool):
     garbage = ConvState(np.full((2, taps, 5), 9.0))
     first, cache = short_conv(x[:, :cut], garbage, np.array([0, 0]), ours)
     second, _ = short_conv(x[:, cut:], cache, np.array([cut, cut]), ours)
+    equal(np.concatenate([first, second], 1), whole)
+
+
+@given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(2, 4), st.integers(1, 69))
+def test_gated_delta_is_qwen_3_5s(seed: int, heads: tuple[int, int], length: int, cut: int):
+    """A text of 70 tokens, more than a chunk there, at once there, in two calls here."""
+    key_heads, value_heads = heads
+    config = Qwen3_5TextConfig(
+        hidden_size=10, num_hidden_layers=1, layer_types=["linear_attention"], linear_num_key_heads=key_heads,
+        linear_num_value_heads=value_heads, linear_key_head_dim=3, linear_value_head_dim=5,
+        linear_conv_kernel_dim=length, rms_norm_eps=1e-5, hidden_act="silu",
+    )  # fmt: skip
+    layer = randomize(Qwen3_5GatedDeltaNet(config, 0), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    names = {"wi": "in_proj_qkv", "wz": "in_proj_z", "wb": "in_proj_b", "wa": "in_proj_a", "wo": "out_proj"}
+    ours: Any = {leaf: stored[f"{name}.weight"].T for leaf, name in names.items()}
+    ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["norm.weight"]}
+    ours |= {"a_log": stored["A_log"], "dt_bias": stored["dt_bias"]}
+    mixer = GatedDelta(value_heads, key_heads, 3, 5, length, 1e-5)
+    x = np.random.default_rng(seed).standard_normal((2, 70, 10))
+    whole = in_float64(layer, t(x))
+    garbage = DeltaState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, value_heads, 3, 5), 9.0))
+    first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
     equal(np.concatenate([first, second], 1), whole)

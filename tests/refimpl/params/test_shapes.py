@@ -26,6 +26,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "adaptive softmax": tiny_models.adaptive,
     "recurrences": tiny_models.recurrent,
     "convolutions": tiny_models.convolutions,
+    "gated delta networks": tiny_models.gated_deltas,
     "rare": tiny_models.rare,
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),

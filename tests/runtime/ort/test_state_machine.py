@@ -49,6 +49,7 @@ CONFIGS = {
     "added": tiny_models.added_positions(context=40),
     "recurrent": tiny_models.four_in_one(context=40),
     "convolutions": tiny_models.convolutions(context=40),
+    "gated deltas": tiny_models.gated_deltas(context=40),
     "pair": replace(tiny_models.encoder_decoder(), context=40),
     "reader": tiny_models.rotary_encoder_decoder(context=40),
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
@@ -299,6 +300,7 @@ RARE = [
     ("reader", "standard", "int8"),
     ("recurrent", "standard", "fp32"),
     *(("convolutions", *cell) for cell in (("ort-cpu", "fp32"), ("standard", "int8"))),
+    *(("gated deltas", *cell) for cell in (("ort-cpu", "int8"), ("standard", "fp32"))),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
 CUDA = [
@@ -327,7 +329,9 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"codes", "recurrent", "convolutions"}))
+@pytest.mark.parametrize(
+    "name", sorted(CONFIGS.keys() - {"codes", "recurrent", "convolutions", "gated deltas"})
+)
 @pytest.mark.parametrize(("target", "quant"), CUDA)
 def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:
     run(bundles(name, target, quant), "cuda")

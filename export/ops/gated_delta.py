@@ -1,0 +1,89 @@
+"""Gated delta networks: a layer whose memory is one matrix a head, written, corrected and forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import torch
+from torch.nn import functional
+
+from ...refimpl.config import GatedDelta
+from .activation import silu
+from .delta import gated_delta_rule
+from .linear import linear
+from .norm import rms_norm
+from .quant import Blocks
+from .short_conv import causal_conv, last_inputs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["DeltaState", "GatedDeltaWeights", "gated_delta"]
+
+UNIT_EPS = 1e-6
+
+
+class GatedDeltaWeights(TypedDict):
+    """The leaves of a gated delta network."""
+
+    wi: Float[Array, "D 2*G*K+H*V"] | Blocks
+    conv: Float[Array, "A+1 2*G*K+H*V"]
+    wz: Float[Array, "D H*V"] | Blocks
+    wb: Float[Array, "D H"]
+    wa: Float[Array, "D H"]
+    a_log: Float[Array, " H"]
+    dt_bias: Float[Array, " H"]
+    norm: Float[Array, " V"]
+    wo: Float[Array, "H*V D"] | Blocks
+
+
+class DeltaState(NamedTuple):
+    """The last A inputs and the states; `lengths` says how many of a step's tokens are real."""
+
+    tail: Float[Array, "B A 2*G*K+H*V"]
+    state: Float[Array, "B H K V"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+
+def gated_delta(
+    x: Float[Array, "B T D"],
+    cache: DeltaState,
+    past: Index[Array, " B", "< O+1"],
+    weights: GatedDeltaWeights,
+    *,
+    settings: GatedDelta,
+) -> tuple[Float[Array, "B T D"], DeltaState]:
+    """Products, the convolution and norms around the replaceable rule."""
+    a = settings
+    begun = (past > 0)[:, None, None]
+    tail = torch.where(begun, cache.tail, 0)
+    state = torch.where(begun.unsqueeze(-1), cache.state, 0)
+    inputs = linear(x, weights["wi"])
+    mixed = silu(causal_conv(inputs, weights["conv"], tail))
+    width = a.key_heads * a.key_size
+    q, k, v = mixed.split([width, width, a.heads * a.value_size], -1)
+    q, k = _unit_heads(q, settings=a), _unit_heads(k, settings=a)
+    # torch gives x itself above its threshold, which is 20: an error of 2e-9.
+    rate = functional.softplus(linear(x, weights["wa"]) + weights["dt_bias"], threshold=40)
+    decay, beta = -torch.exp(weights["a_log"]) * rate, torch.sigmoid(linear(x, weights["wb"]))
+    if cache.lengths is None:
+        lengths = torch.full_like(past, x.shape[1])
+    else:
+        lengths = cache.lengths
+        real = (torch.arange(x.shape[1], device=past.device) < lengths[:, None]).unsqueeze(-1)
+        decay, beta = decay * real, beta * real
+    y, state = gated_delta_rule(q, k, v.unflatten(-1, (a.heads, a.value_size)), state, decay, beta)
+    y = rms_norm(y, weights["norm"], eps=a.eps).flatten(-2) * silu(linear(x, weights["wz"]))
+    tail = last_inputs(tail, inputs, lengths)
+    return linear(y, weights["wo"]), cache._replace(tail=tail, state=state, lengths=None)
+
+
+def _unit_heads(y: Array, *, settings: GatedDelta) -> Array:
+    """The last axis as heads of length 1, each as often as values share it."""
+    a = settings
+    y = y.unflatten(-1, (a.key_heads, a.key_size))
+    y = y * torch.rsqrt((y * y).sum(-1, keepdim=True) + UNIT_EPS)
+    return y.repeat_interleave(a.heads // a.key_heads, dim=2)

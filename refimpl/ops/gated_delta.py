@@ -1,0 +1,139 @@
+"""Gated delta networks: a layer whose memory is one matrix a head, which is written, corrected and forgotten.
+
+Attention keeps each token's key and value. Here a state S [K, V] of fixed size stands for all of them, as a
+table from keys to values that a query reads by a product. Each token does three things to it, in this order:
+
+    forget    S ← exp(decay) · S            decay ≤ 0, a number of the token for each head
+    look up   old = Sᵀ k                    what is stored under its key now
+    correct   S ← S + k (β (v − old))ᵀ      replace it by v, to the share β between 0 and 1
+    read      y = Sᵀ q / √K
+
+Sums of k vᵀ alone (linear attention) mix what was written under similar keys; the correction takes the old
+value out first, and the decay clears what no key takes out. Around it (Yang, Kautz & Hatamizadeh 2025, figure
+1; Qwen3-Next, Qwen 3.5):
+
+    x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ q, of length 1 ─┐
+        │                                              ├─ k, of length 1 ─┤
+        │                                              └─ v ──────────────┤
+        ├─ wa ── decay = −exp(a_log) · softplus(· + dt_bias) ─────────────┼─ rule ── norm ── ⊙ ── wo ── y
+        ├─ wb ── β = σ(·) ────────────────────────────────────────────────┘                  │
+        └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
+
+Keys of length 1 make I − β k kᵀ shrink the state in one direction and leave it in the others; longer ones
+would make it grow without bound. A layer keeps H · K · V numbers and the convolution's last A inputs, for a
+text of any length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import numpy as np
+
+from ..config import Attention, GatedDelta
+from .activation import sigmoid, silu
+from .delta import gated_delta_rule
+from .linear import linear
+from .norm import rms_norm
+from .quant import Blocks
+from .short_conv import causal_conv, last_inputs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["DeltaState", "GatedDeltaWeights", "gated_delta"]
+
+UNIT_EPS = 1e-6
+
+
+class GatedDeltaWeights(TypedDict):
+    """The leaves of a gated delta network, of G heads of queries and keys and H heads of values.
+
+    `wi` and the kernel `conv` make queries, keys and values side by side, `wz` the gate of the output, `wb`
+    and `wa` the rates of writing and of decay.
+    """
+
+    wi: Float[Array, "D 2*G*K+H*V"] | Blocks
+    conv: Float[Array, "A+1 2*G*K+H*V"]
+    wz: Float[Array, "D H*V"] | Blocks
+    wb: Float[Array, "D H"]
+    wa: Float[Array, "D H"]
+    a_log: Float[Array, " H"]
+    dt_bias: Float[Array, " H"]
+    norm: Float[Array, " V"]
+    wo: Float[Array, "H*V D"] | Blocks
+
+
+class DeltaState(NamedTuple):
+    """What a layer keeps of earlier tokens: the convolution's last A inputs, and the state of each head.
+
+    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    """
+
+    tail: Float[Array, "B A 2*G*K+H*V"]
+    state: Float[Array, "B H K V"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of both."""
+        return self.tail.nbytes + self.state.nbytes
+
+    def select(self, rows: Array) -> DeltaState:
+        """The named rows in the named order."""
+        return DeltaState(self.tail[rows], self.state[rows])
+
+    def grow(self, capacity: int) -> DeltaState:
+        """Itself: it has room for any number of tokens."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No row can be truncated, but to nothing: what a token overwrote is gone."""
+        return written
+
+
+def gated_delta(
+    x: Float[Array, "B T D"],
+    cache: DeltaState,
+    past: Index[Array, " B", "< O+1"],
+    weights: GatedDeltaWeights,
+    *,
+    settings: GatedDelta,
+) -> tuple[Float[Array, "B T D"], DeltaState]:
+    """The sublayer of the picture above, with `gated_delta_rule` from the cache's state on.
+
+    Value head h reads with query head h // R and writes under key head h // R, R = H / G. Queries and keys
+    are x / √(Σ x² + 1e-6). The norm of the output is RMSNorm over each head, before the gate multiplies it:
+
+        y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
+
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
+    changes no state; what comes out at padding is unspecified.
+    """
+    a, (b, t, _) = settings, x.shape
+    begun = past > 0
+    tail = np.where(begun[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
+    state = np.where(begun[:, None, None, None], cache.state, 0).astype(cache.state.dtype)
+    inputs = linear(x, weights["wi"])
+    mixed = silu(causal_conv(inputs, weights["conv"], tail))
+    width = a.key_heads * a.key_size
+    q, k, v = np.split(mixed, [width, 2 * width], axis=-1)
+    q, k = (_unit(y.reshape(b, t, a.key_heads, a.key_size)) for y in (q, k))
+    q, k = (np.repeat(y, a.heads // a.key_heads, axis=2) for y in (q, k))
+    decay = -np.exp(weights["a_log"]) * np.logaddexp(0, linear(x, weights["wa"]) + weights["dt_bias"])
+    beta = sigmoid(linear(x, weights["wb"]))
+    if cache.lengths is not None:
+        real = (np.arange(t) < cache.lengths[:, None])[:, :, None]
+        decay, beta = np.where(real, decay, 0), np.where(real, beta, 0)
+    y, state = gated_delta_rule(q, k, v.reshape(b, t, a.heads, a.value_size), state, decay, beta)
+    y = rms_norm(y, weights["norm"], eps=a.eps).reshape(b, t, a.heads * a.value_size)
+    y = y * silu(linear(x, weights["wz"]))
+    return linear(y, weights["wo"]), DeltaState(last_inputs(tail, inputs, cache.lengths), state)
+
+
+def _unit(x: Array) -> Array:
+    """Vectors of length 1 along the last axis."""
+    return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + UNIT_EPS)
