@@ -69,7 +69,7 @@ from ..runtime.verification import certificate
 from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
-from .graph.write import GraphFiles, writing
+from .graph.write import GraphFiles, properties, writing
 from .quantization import plan
 from .quantization.plan import Calibration, CalibrationResult
 
@@ -87,6 +87,7 @@ class _Export:
     target: Target
     scheme: Scheme
     formats: Mapping[str, WeightFormat | None]
+    source: SourceCheckpoint
     calibrated: CalibrationResult = plan.NOT_CALIBRATED
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
 
@@ -160,7 +161,13 @@ def export(
     if kv == "int8":
         checkpoint = checkpoint.with_kv(kv)
     formats = plan.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
-    job = _Export(checkpoint, target_record, scheme, formats)
+    source = SourceCheckpoint(
+        **checkpoint.source,
+        code_replaced_by=checkpoint.code_replaced_by,
+        licence=checkpoint.licence.stated,
+        left_out=dict(checkpoint.left_out),
+    )
+    job = _Export(checkpoint, target_record, scheme, formats, source)
     _check_replaceable(out)
     # The place is taken first: minutes of calibration must not end at a full disk or at another process.
     with _stopping(), _writing(out, job.needed_bytes), replacing(out) as folder:
@@ -182,6 +189,7 @@ def export(
             opset,
             folder.resolve(),
             job.half_cache,
+            properties(source, scheme.name, version("tfm-cli")),
         )
         # The graphs need no weight: those of a large model are traced meanwhile.
         with writing(graph_files) as write_graphs:
@@ -327,12 +335,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         ),
         generation=checkpoint.generation,
         labels=checkpoint.labels,
-        source=SourceCheckpoint(
-            **checkpoint.source,
-            code_replaced_by=checkpoint.code_replaced_by,
-            licence=checkpoint.licence.stated,
-            left_out=dict(checkpoint.left_out),
-        ),
+        source=job.source,
         files=files,
         kernel_cache="float16" if job.half_cache else None,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),

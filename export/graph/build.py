@@ -13,7 +13,7 @@ from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_layout import Group
 from ..targets.emits import emits
-from . import passes
+from . import describe, passes
 from .trace import quiet, trace
 
 
@@ -25,10 +25,11 @@ def build(
     target: Target,
     *,
     data: Path,
+    about: Mapping[str, str],
     dtype: str = "float32",
     opset: int | None = None,
 ) -> ir.Model:
-    """One graph of the model over the tensors in `data`.
+    """One graph of the model over the tensors in `data`, which says in its properties what it is `about`.
 
     Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied one
     into the graph.
@@ -44,5 +45,7 @@ def build(
     passes.sum_three(model)
     passes.strip_notes(model)
     passes.check(model, graph, tensors)
+    describe.name_nodes(model, groups, tensors)
+    describe.explain(model, about)
     passes.point_weights(model, tensors, data)
     return model

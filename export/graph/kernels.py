@@ -29,7 +29,7 @@ from ...runtime.bundle.kernel_layout import DOMAIN
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
-from . import passes
+from . import describe, passes
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
@@ -67,6 +67,7 @@ def over_kernels(
         elif node.op_type == "MultiHeadAttention":
             _replace_multi_head(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
+    describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION
     passes.point_weights(copy, tensors, folder / kernel_layout.DATA)
     return copy

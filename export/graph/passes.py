@@ -19,18 +19,19 @@ from ...runtime.bundle.views import place, stored_name, view_name
 FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
-def name_weights(model: ir.Model, stored: Collection[str]) -> None:
+def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
     """Name the initializers as the bundle stores them, and leave them without values.
 
     Needs: a traced model, whose weights are named `leaves.NAME`. Ensures: one initializer of each stored
-    name, none of which has a value. Raises ExportError for a weight that isn't stored, or isn't used.
+    name, of its type and without a value. Raises ExportError for a weight that isn't stored, or isn't used.
     """
     traced = list(model.graph.initializers.items())
     for name, value in traced:
-        stored_name = name.removeprefix("leaves.")
-        if stored_name in stored:
-            value.name = stored_name
+        leaf = name.removeprefix("leaves.")
+        if leaf in stored:
+            value.name = leaf
             value.const_value = None
+            value.dtype = _type(stored[leaf])
         elif value.const_value is None:
             raise ExportError(f"the graph holds a weight that isn't stored: {name}")
     if missing := sorted(set(stored) - set(model.graph.initializers)):
@@ -124,6 +125,10 @@ def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
         raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")
 
 
+def _type(tensor: Tensor) -> ir.DataType:
+    return FLOATS.get(tensor.dtype) or ir.DataType[tensor.dtype.upper()]
+
+
 def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) -> None:
     """Let each stored weight point to its bytes in the data file.
 
@@ -137,7 +142,7 @@ def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) ->
             data.name,
             tensor.offset,
             tensor.length,
-            FLOATS.get(tensor.dtype) or ir.DataType[tensor.dtype.upper()],
+            _type(tensor),
             shape=ir.Shape(tensor.shape),
             name=name,
             base_dir=data.parent,

@@ -24,7 +24,7 @@ from ...refimpl.config import Config, from_json, to_json
 from ...refimpl.errors import ExportError, TfmError
 from ...runtime.bundle import kernel_layout, manifest, operator_limits, targets, weight_layout
 from ...runtime.bundle.graph_io import graphs
-from ...runtime.bundle.manifest import DATA, Tensor
+from ...runtime.bundle.manifest import DATA, SourceCheckpoint, Tensor
 from ...runtime.bundle.targets import FloatType, Target
 from ...runtime.bundle.weight_formats import WeightFormat
 from ...runtime.bundle.weight_layout import Group
@@ -37,7 +37,8 @@ LARGE = 32 * 2**20
 class GraphFiles:
     """What the graphs of a bundle follow from, and the folder that they belong in.
 
-    With a `half_cache` the graph over kernels keeps keys and values in float16.
+    With a `half_cache` the graph over kernels keeps keys and values in float16. The graphs say in their
+    properties what they are `about`.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class GraphFiles:
     opset: int | None
     folder: Path
     half_cache: bool
+    about: Mapping[str, str]
 
     def to_json(self) -> str:
         """One line, from which `from_json` makes an equal value: groups and tensors follow from formats."""
@@ -55,7 +57,7 @@ class GraphFiles:
         schemes = {leaf: asdict(stored) for leaf, stored in formats.items() if stored is not None}
         value = {"config": to_json(self.config), "target": self.target.name, "schemes": schemes}
         value |= {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)}
-        return json.dumps(value | {"half_cache": self.half_cache})
+        return json.dumps(value | {"half_cache": self.half_cache, "about": self.about})
 
     @staticmethod
     def from_json(text: str) -> GraphFiles:
@@ -64,8 +66,16 @@ class GraphFiles:
         schemes = {leaf: WeightFormat(**stated) for leaf, stated in value["schemes"].items()}
         groups = weight_layout.stored(config, schemes, target)
         tensors = manifest.arrange(groups, dtype)
-        opset, folder, half_cache = value["opset"], Path(value["folder"]), value["half_cache"]
-        return GraphFiles(config, target, groups, tensors, dtype, opset, folder, half_cache)
+        opset, folder = value["opset"], Path(value["folder"])
+        half_cache, about = value["half_cache"], value["about"]
+        return GraphFiles(config, target, groups, tensors, dtype, opset, folder, half_cache, about)
+
+
+def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]:
+    """Which model a graph is of, and what made it."""
+    stated = {"model": source.name, "model_sha256": source.sha256, "quantization": quant}
+    stated |= {"licence": source.licence, "tfm": tfm}
+    return {name: text for name, text in stated.items() if text}
 
 
 def write(files: GraphFiles) -> None:
@@ -90,6 +100,7 @@ def write(files: GraphFiles) -> None:
             files.tensors,
             target,
             data=files.folder / DATA,
+            about=files.about,
             dtype=files.dtype,
             opset=files.opset,
         )

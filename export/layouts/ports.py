@@ -9,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from ...refimpl.errors import BundleError
+from ...refimpl.formats.file_bytes import FileBytes
 from ...refimpl.ops.model import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
-from ...runtime.bundle.manifest import DATA
+from ...runtime.bundle.manifest import CERTIFICATE, DATA
 from ..graph import passes
 from . import data_file
 
@@ -108,8 +110,7 @@ class Ports:
                 value.shape = ir.Shape([AXES.get(str(axis), axis) for axis in value.shape])
 
     def _describe(self) -> None:
-        """Say in the file where it comes from, for those who only have the file."""
-        stated = self._bundle.manifest
-        of = {"model": stated.source.name, "model_sha256": stated.source.sha256, "quantization": stated.quant}
-        of |= {"licence": stated.source.licence, "tfm": stated.tfm}
-        self._model.metadata_props.update({name: text for name, text in of.items() if text})
+        """Say which certificate goes with the file; a bundle's own graph can't, as that one has its hash."""
+        if (certificate := self._bundle.path / CERTIFICATE).exists():
+            digest = FileBytes(certificate, BundleError).sha256()
+            self._model.metadata_props["certificate_sha256"] = digest

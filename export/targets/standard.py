@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
@@ -25,14 +26,50 @@ from .recurrence import gated_delta_chunk, lstm
 Leaf = Tensor | Blocked | RowQuantized | Static
 
 
-def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:
-    return onnx.symbolic(
+def _in_bytes(codes: Tensor, weight: Blocked) -> Tensor:
+    """Codes, or zero points, in 8 bits each: few operators take 4-bit types, and those slowly."""
+    if weight.bits == 8:
+        return codes
+    to = TensorProto.INT8 if weight.zero is None else TensorProto.UINT8
+    return onnx.symbolic("::Cast", (codes,), {"to": to}, dtype=codes.dtype, shape=codes.shape)
+
+
+def _dequantize(weight: Blocked, axis: int) -> Tensor:
+    """The weight in floats, blocked along an axis.
+
+    From DequantizeLinear and MatMul alone ONNX Runtime makes MatMulNBits, which rounds the product's input to
+    codes unless an option of the session says no. So a matrix has its blocks in an axis of their own in
+    between. OpenVINO wants whole blocks there.
+    """
+    codes, zero, shape = weight.codes, weight.zero, weight.codes.shape
+    if shape[axis] % weight.block:
+        zero = None if zero is None else _in_bytes(zero, weight)
+        return _times_scales(_in_bytes(codes, weight), weight.scale, zero, weight.block, axis)
+
+    def split(x: Tensor) -> Tensor:
+        return x.view(shape[0] // weight.block, -1, shape[1]) if axis == 0 else x
+
+    codes, scale = _in_bytes(split(codes), weight), split(weight.scale)
+    w = onnx.symbolic(
         "::DequantizeLinear",
-        (codes, scale) if zero is None else (codes, scale, zero),
-        {"axis": axis, "block_size": weight.block},
+        (codes, scale) if zero is None else (codes, scale, _in_bytes(split(zero), weight)),
+        {"axis": 1, "block_size": weight.block},
         dtype=scale.dtype,
         shape=codes.shape,
     )
+    return w.view(shape) if axis == 0 else w
+
+
+def _times_scales(codes: Tensor, scale: Tensor, zero: Tensor | None, block: int, axis: int) -> Tensor:
+    """The same in arithmetic, for tensors of any length."""
+
+    def of_each(per_block: Tensor) -> Tensor:
+        return per_block.repeat_interleave(block, dim=axis).narrow(axis, 0, codes.shape[axis])
+
+    x = codes.to(scale.dtype)
+    if zero is not None:
+        x = x - of_each(zero.to(scale.dtype))
+    return x * of_each(scale)
 
 
 def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +115,7 @@ def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
 def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
     match weight:
         case Blocked():
-            y = x @ _dequantize(weight, weight.codes, weight.scale, weight.zero, 0)
+            y = x @ _dequantize(weight, 0)
             if weight.minimum is not None:
                 y = y + block_sums(x, weight.block) @ weight.minimum
         case RowQuantized():
@@ -100,14 +137,13 @@ def embedding(tokens: Tensor, table: Leaf) -> Tensor:
     if not isinstance(table, Blocked):
         assert isinstance(table, Tensor)
         return functional.embedding(tokens, table)
-    if table.bits == 4:
-        # Gather takes no 4-bit type: the whole table is dequantized first.
-        x = _dequantize(table, table.codes, table.scale, table.zero, 1)
-        x = functional.embedding(tokens, x)
-    else:
-        zero = None if table.zero is None else functional.embedding(tokens, table.zero)
-        codes, scale = functional.embedding(tokens, table.codes), functional.embedding(tokens, table.scale)
-        x = _dequantize(table, codes, scale, zero, 2)
+
+    def rows(codes: Tensor) -> Tensor:
+        return functional.embedding(tokens, _in_bytes(codes, table))
+
+    zero = None if table.zero is None else rows(table.zero)
+    scale = functional.embedding(tokens, table.scale)
+    x = _times_scales(rows(table.codes), scale, zero, table.block, -1)
     if table.minimum is None:
         return x
     return (
@@ -124,7 +160,7 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
     if not isinstance(table, Blocked):
         assert isinstance(table, Tensor)
         return x @ table.T
-    y = x @ _dequantize(table, table.codes, table.scale, table.zero, 1).T
+    y = x @ _dequantize(table, 1).T
     if table.minimum is None:
         return y
     return y + block_sums(x, table.block) @ table.minimum.T

@@ -39,6 +39,7 @@ MODEL = Schema(
         2: Field("producer_name", "text"),
         7: Field("graph", "message"),
         8: Field("opset_import", "message", many=True),
+        14: Field("metadata_props", "message", many=True),
     }
 )
 OPSET = Schema({1: Field("domain", "text"), 2: Field("version", "number")})
@@ -85,7 +86,7 @@ TENSOR = Schema(
     }
 )
 ENTRY = Schema({1: Field("key", "text"), 2: Field("value", "text")})
-VALUE = Schema({1: Field("name", "text"), 2: Field("type", "message")})
+VALUE = Schema({1: Field("name", "text"), 2: Field("type", "message"), 3: Field("doc_string", "text")})
 TYPE = Schema({1: Field("tensor_type", "message")})
 TENSOR_TYPE = Schema({1: Field("elem_type", "number"), 2: Field("shape", "message")})
 SHAPE = Schema({1: Field("dim", "message", many=True)})
@@ -156,6 +157,8 @@ class _Check:
             if domain not in self.operators or not 1 <= version <= LAST_VERSION:
                 raise ValueError(f"operator set {domain!r:.80}, {version} isn't known")
             self.imported.add(domain)
+        for span in model["metadata_props"]:
+            read(self.data, ENTRY, span)
         if model["graph"] is None:
             raise ValueError("it holds no graph")
         content = read(self.data, GRAPH, model["graph"])

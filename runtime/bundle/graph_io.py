@@ -39,6 +39,29 @@ from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnsw
 from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
+# What inputs and outputs are, by the first part of their names.
+MEANINGS = {
+    "tokens": "ids of the new tokens; a short row is filled up on the right with any id",
+    "past": "how many tokens of each row the cache holds",
+    "at": "the places among the new tokens whose logits are asked for",
+    "lengths": "how many of these tokens are real in each row",
+    "token_types": "the segment of each token",
+    "k": "keys of the tokens in the layer's cache, the oldest first; what lies after them isn't read",
+    "v": "values of the tokens in the layer's cache, the oldest first; what lies after them isn't read",
+    "cos": "cosines of rotary angles, a row for each position from 0 on",
+    "sin": "sines of rotary angles, a row for each position from 0 on",
+    "window_length": "how many tokens of each row are in the caches of layers with this window, the latest",
+    "encoder_k": "keys that the decoder's layer reads of the encoder's text",
+    "encoder_v": "values that the decoder's layer reads of the encoder's text",
+    "encoder_lengths": "how many tokens of the encoder's text are real in each row",
+    "state": "what the layer's linear attention has summed up",
+    "norm": "the sums that the layer's linear attention divides by",
+    "h": "the output of the layer's LSTM after the last token",
+    "c": "the cell of the layer's LSTM after the last token",
+    "conv": "the last inputs of the layer's short convolution",
+    "logits": "scores of each id as the next token, before softmax",
+    "predictions": "what the model's head computes",
+}
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
 READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
 
@@ -49,6 +72,17 @@ class Port(NamedTuple):
     name: str
     axes: tuple[str | int, ...]
     dtype: Literal["int64", "int32"] | ArrayType | None = None
+
+
+def meaning(port: str) -> str:
+    """What an input or output is, in a sentence."""
+    name = port.split(".")[0]
+    if not name.endswith("_out"):
+        return MEANINGS[name]
+    after = (
+        "after these tokens; a cache that tfm.json calls shared or windowed is bound to its input's memory"
+    )
+    return f"{MEANINGS[name.removesuffix('_out')]}, {after}"
 
 
 @dataclass(frozen=True)

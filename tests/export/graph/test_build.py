@@ -118,6 +118,33 @@ def test_blocks_of_products_are_initializers(tmp_path: Path, tied: bool) -> None
     assert (name in weights) == tied
 
 
+def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
+    """Nodes and values are called after weights and parts, ports and properties explain themselves."""
+    model = exported(tmp_path, tiny_models.llama(layers=2, bias=True), "ort-cpu", "int8")
+    names = [str(node.name) for node in model.graph]
+    assert len(set(names)) == len(names)
+    ports = {*model.graph.inputs, *model.graph.outputs}
+    assert all(node.outputs[0].name == node.name or node.outputs[0] in ports for node in model.graph)
+    layer = "decoder.layers.1."
+    assert [name.removeprefix(layer) for name in names if name.startswith(layer)] == [
+        "attn_pre.weight.RMSNormalization", "attn.wqkv.MatMulNBits", "attn.bqkv.Add",
+        "attn.GroupQueryAttention", "attn.wo.MatMulNBits", "attn.bo.Add", "attn.Add", "attn.GatherElements",
+        "mlp_pre.weight.RMSNormalization", "mlp.gate_up.MatMulNBits", "mlp.bgate_up.Add", "mlp.Split",
+        "mlp.Sigmoid", "mlp.Mul", "mlp.Mul_2", "mlp.down.MatMulNBits", "mlp.bdown.Add", "mlp.Add",
+    ]  # fmt: skip
+    assert all(value.doc_string for value in ports)
+    assert model.graph.outputs[1].doc_string.startswith("keys of the tokens in the layer's cache")
+    typed = [value for node in model.graph for value in node.outputs]
+    assert all(value.type is not None and value.shape is not None for value in typed)
+    stated, source = model.metadata_props, open_bundle(tmp_path / "out").manifest.source
+    assert (stated["model"], stated["model_sha256"]) == (source.name, source.sha256)
+    assert stated["quantization"] == "int8"
+    kernels = ir.load(tmp_path / "out" / "kernels.onnx")
+    assert {"decoder.layers.1.attn.wqkv.BlockLinear", "decoder.layers.0.attn.Attention"} <= {
+        str(node.name) for node in kernels.graph
+    }
+
+
 def test_opset_can_be_raised(tmp_path: Path) -> None:
     model = exported(tmp_path, tiny_models.llama(layers=1), "standard", "fp32", opset=23)
     assert model.opset_imports[""] == 23
@@ -194,4 +221,4 @@ def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
     tensors["decoder.stray"] = tensors["decoder.norm.weight"]
     (part,) = graphs(config)
     with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
-        build(config, part, groups, tensors, target, data=tmp_path / "model.onnx.data")
+        build(config, part, groups, tensors, target, data=tmp_path / "model.onnx.data", about={})

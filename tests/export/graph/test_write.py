@@ -30,7 +30,9 @@ def files(tmp_path: Path) -> GraphFiles:
     config = tiny_models.llama(layers=1)
     target = targets.find("ort-cpu")
     groups = weight_layout.stored(config, schemes, target)
-    return GraphFiles(config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path, True)
+    return GraphFiles(
+        config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path, True, {"model": "x"}
+    )
 
 
 @pytest.fixture

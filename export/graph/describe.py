@@ -1,0 +1,55 @@
+"""What a graph says of itself to those who only have the file: names, texts, properties.
+
+A node is called after the weight that it reads, or else after the part of the model whose values it reads,
+and its operator: decoder.layers.0.attn.wqkv.MatMulNBits, decoder.layers.0.attn.GroupQueryAttention. Its first
+output has its name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from ...runtime.bundle.graph_io import meaning
+from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.views import stored_name
+from ...runtime.bundle.weight_layout import Group
+
+
+def name_nodes(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> None:
+    """Name nodes and the values between them; inputs, outputs and weights keep their names."""
+    parts: dict[
+        ir.Node | None, tuple[int, str]
+    ] = {}  # of the latest weight before a node: its place, its part
+    seen: Counter[str] = Counter()
+    ports = {*model.graph.inputs, *model.graph.outputs}
+    for i, node in enumerate(model.graph):
+        values = [value for value in node.inputs if value is not None]
+        weights = [_leaf(str(value.name), groups, tensors) for value in values if value.is_initializer()]
+        leaf = next(filter(None, weights), "")
+        before = [parts[value.producer()] for value in values if value.producer() is not None]
+        before += [(-1, str(value.name)) for value in values if value in ports]
+        parts[node] = (i, leaf.rpartition(".")[0]) if leaf else max(before, default=(-1, ""))
+        name = ".".join(filter(None, (leaf or parts[node][1], node.op_type)))
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        for output, value in enumerate(node.outputs):
+            if value.name and value not in ports:
+                value.name = f"{node.name}.{output}" if output else node.name
+
+
+def _leaf(name: str, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> str:
+    """The group that a stored tensor belongs to; empty for a number of the graph itself."""
+    stored = stored_name(name, tensors)
+    if stored is None or stored in groups:
+        return stored or ""
+    return stored.rpartition(".")[0]
+
+
+def explain(model: ir.Model, about: Mapping[str, str]) -> None:
+    """Say what each input and output is, and what the graph is of."""
+    model.metadata_props.update(about)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.doc_string = meaning(str(value.name))
