@@ -41,26 +41,28 @@ from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, enc
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
 # What inputs and outputs are, by the first part of their names.
 MEANINGS = {
-    "tokens": "ids of the new tokens; a short row is filled up on the right with any id",
+    "tokens": "ids of the new tokens of each row; behind its last one anything",
     "past": "how many tokens of each row the cache holds",
-    "at": "the places among the new tokens whose logits are asked for",
-    "lengths": "how many of these tokens are real in each row",
-    "token_types": "the segment of each token",
-    "k": "keys of the tokens in the layer's cache, the oldest first; what lies after them isn't read",
-    "v": "values of the tokens in the layer's cache, the oldest first; what lies after them isn't read",
-    "cos": "cosines of rotary angles, a row for each position from 0 on",
-    "sin": "sines of rotary angles, a row for each position from 0 on",
-    "window_length": "how many tokens of each row are in the caches of layers with this window, the latest",
-    "encoder_k": "keys that the decoder's layer reads of the encoder's text",
-    "encoder_v": "values that the decoder's layer reads of the encoder's text",
-    "encoder_lengths": "how many tokens of the encoder's text are real in each row",
-    "state": "what the layer's linear attention has summed up",
-    "norm": "the sums that the layer's linear attention divides by",
-    "h": "the output of the layer's LSTM after the last token",
-    "c": "the cell of the layer's LSTM after the last token",
-    "conv": "the last inputs of the layer's short convolution",
-    "logits": "scores of each id as the next token, before softmax",
-    "predictions": "what the model's head computes",
+    "at": "which of the new tokens logits are wanted of, counted from 0",
+    "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",
+    "v": "values of layer I, likewise",
+    "cos": "cosines of rotary setting J: row p has p × theta^(−2i / dims), where nothing scales it",
+    "sin": "sines of rotary setting J, likewise",
+    "window_length": "how many tokens the layers with window W hold, where `cache` is `windowed`",
+    "encoder_k": "keys of the text for the decoder's layer I",
+    "encoder_v": "values of the text for layer I, likewise",
+    "encoder_lengths": "how many tokens each text has",
+    "lengths": "how many tokens each row has without its padding",
+    "token_types": "types of the tokens, where the model has them",
+    "logits": "of the next token, at the places `at`",
+    "predictions": "what the head computes of each token, or of each text",
+    "state": "what linear attention of layer I has summed up",
+    "norm": "the sums that linear attention of layer I divides by",
+    "h": "output of the LSTM of layer I after the tokens so far",
+    "c": "cell of the LSTM of layer I after the tokens so far",
+    "conv": "last inputs of the short convolution of layer I",
+    "seqlens": "where in the cache the last of each row's tokens goes, in layers with a window or without",
+    "total": "how many tokens the longest row has then",
 }
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
 READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
@@ -75,14 +77,8 @@ class Port(NamedTuple):
 
 
 def meaning(port: str) -> str:
-    """What an input or output is, in a sentence."""
-    name = port.split(".")[0]
-    if not name.endswith("_out"):
-        return MEANINGS[name]
-    after = (
-        "after these tokens; a cache that tfm.json calls shared or windowed is bound to its input's memory"
-    )
-    return f"{MEANINGS[name.removesuffix('_out')]}, {after}"
+    """What an input or output is; an output of the cache is what its input is, with the new tokens."""
+    return MEANINGS[port.split(".")[0].removesuffix("_out")]
 
 
 @dataclass(frozen=True)

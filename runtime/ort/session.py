@@ -116,8 +116,6 @@ def options(threads: int | None = None) -> ort.SessionOptions:
     entry = made.add_session_config_entry
     # Threads that spin between operators keep a step fast; between steps they would burn a core.
     entry("session.intra_op.spin_duration_us", "200")
-    # A standard graph says float products of dequantized weights; fused, they'd quantize their input.
-    entry("session.qdq_matmulnbits_accuracy_level", "1")
     entry("session.prepack.enable_parallel", "1")
     if hardware.saturates():
         entry("session.x64quantprecision", "1")

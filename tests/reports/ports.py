@@ -11,7 +11,7 @@ import re
 
 from helpers import tiny_models
 from tfm.refimpl.config import Config
-from tfm.runtime.bundle.graph_io import Graph, Port, graphs
+from tfm.runtime.bundle.graph_io import MEANINGS, Graph, Port, graphs
 
 HEAD = ("of a", "input", "output", "type", "shape", "what it holds")
 # Models that have all ports of attention between them, and whether their caches are windowed.
@@ -21,23 +21,6 @@ MODELS: tuple[tuple[Config, bool], ...] = (
     (tiny_models.encoder_decoder(), False),
     (tiny_models.encoder(), False),
 )
-MEANINGS = {
-    "tokens": "ids of the new tokens of each row; behind its last one anything",
-    "past": "how many tokens of each row the cache holds",
-    "at": "which of the new tokens logits are wanted of, counted from 0",
-    "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",
-    "v": "values, likewise",
-    "cos": "cosines of rotary setting J: row p has p × theta^(−2i / dims), where nothing scales it",
-    "sin": "sines, likewise",
-    "window_length": "how many tokens the layers with window W hold, where `cache` is `windowed`",
-    "encoder_k": "keys of the text for the decoder's layer I",
-    "encoder_v": "values, likewise",
-    "encoder_lengths": "how many tokens each text has",
-    "lengths": "how many tokens each row has without its padding",
-    "token_types": "types of the tokens, where the model has them",
-    "logits": "of the next token, at the places `at`",
-    "predictions": "what the head computes of each token, or of each text",
-}
 
 
 def table() -> str:

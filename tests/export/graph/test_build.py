@@ -133,7 +133,7 @@ def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
         "mlp.Sigmoid", "mlp.Mul", "mlp.Mul_2", "mlp.down.MatMulNBits", "mlp.bdown.Add", "mlp.Add",
     ]  # fmt: skip
     assert all(value.doc_string for value in ports)
-    assert model.graph.outputs[1].doc_string.startswith("keys of the tokens in the layer's cache")
+    assert model.graph.outputs[1].doc_string.startswith("keys of layer I")
     typed = [value for node in model.graph for value in node.outputs]
     assert all(value.type is not None and value.shape is not None for value in typed)
     stated, source = model.metadata_props, open_bundle(tmp_path / "out").manifest.source
