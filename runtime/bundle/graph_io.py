@@ -56,7 +56,7 @@ MEANINGS = {
     "token_types": "types of the tokens, where the model has them",
     "logits": "of the next token, at the places `at`",
     "predictions": "what the head computes of each token, or of each text",
-    "state": "what linear attention of layer I has summed up",
+    "state": "what the recurrence of layer I has summed up",
     "norm": "the sums that linear attention of layer I divides by",
     "h": "output of the LSTM of layer I after the tokens so far",
     "c": "cell of the LSTM of layer I after the tokens so far",
