@@ -1,0 +1,132 @@
+"""The page in Chromium: a bundle answers over WebAssembly, is stopped, and compared with its certificate."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import browser, peers, tiny_models
+from helpers.layout_models import greedy
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.tokenizers import tokenizer as specified
+from tfm.refimpl.tokenizers.training import count_words, train
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.tasks import load
+from tfm.runtime.verification.certificate import recorded
+
+pytestmark = [pytest.mark.peers, pytest.mark.browser]
+PAGE = Path(__file__).with_name("edge") / "chat.html"
+PACKAGES = ("onnxruntime-web", "@huggingface/tokenizers", "@huggingface/jinja")
+LINES = ["the quick brown fox jumps over the lazy dog"] * 3
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+NOTE = "document.getElementById('note').textContent"
+IDLE = "document.getElementById('send').textContent === 'Send'"
+ANSWER = "[...document.querySelectorAll('.assistant')].at(-1).textContent"
+QUESTION = "the <b>fox</b>"
+
+
+class Isolated(SimpleHTTPRequestHandler):
+    """Files, with the headers that give a page threads."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Isolated, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{PAGE.name}"
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = peers.node_modules(tmp_path_factory.mktemp("site"), *PACKAGES)
+    (folder / PAGE.name).write_bytes(PAGE.read_bytes())
+    return folder
+
+
+def bundle(folder: Path, quant: str, context: int) -> Bundle:
+    config = tiny_models.llama(vocabulary=300, context=context)
+    tokenizer = specified.dumps(train(count_words(LINES, "bpe"), "bpe", 300, special_tokens=["<s>", "</s>"]))
+    model = folder.with_name(f"{folder.name}-model")
+    save_checkpoint(model, config, tiny_models.weights(config, seed=5), tokenizer, TEMPLATE)
+    export(open_checkpoint(model), folder, quant=quant)
+    return open_bundle(folder)
+
+
+@contextmanager
+def opened(site: Path, bundle: Bundle, profile: Path) -> Iterator[browser.Tab]:
+    with served(site) as url, browser.Tab(f"{url}?bundle={bundle.path.name}", profile) as tab:
+        tab.wait_for(f"/^ready|^failed/.test({NOTE})")
+        assert tab.run(NOTE) == f"ready: {bundle.path.name}"
+        yield tab
+
+
+def ask(tab: browser.Tab) -> None:
+    tab.run(
+        f"document.getElementById('text').value = {json.dumps(QUESTION)};"
+        "document.getElementById('form').requestSubmit()"
+    )
+
+
+def checked(tab: browser.Tab) -> str:
+    tab.run("document.getElementById('check').click()")
+    tab.wait_for(f"/^Right|^WRONG|^failed/.test({NOTE})")
+    return tab.run(NOTE)
+
+
+@pytest.mark.parametrize(("quant", "row"), [("fp32", "whole"), ("int8", "products in float")])
+def test_it_answers_and_checks_itself(site: Path, tmp_path: Path, quant: str, row: str):
+    made = bundle(site / quant, quant, context=64)
+    model = load(made.path)
+    prompt = model.chat_template.encode([{"role": "user", "content": QUESTION}])
+    with opened(site, made, tmp_path / "profile") as tab:
+        assert tab.run("crossOriginIsolated")
+        said = checked(tab)
+        (figure,) = [r.figure for r in recorded(made.path).rows if r.name == f"{row}: largest error"]
+        assert said.startswith(f"Right. {row}: largest error ")
+        assert float(said.split("in the certificate ")[1].split(",")[0]) == pytest.approx(figure, rel=0.01)
+        ask(tab)
+        tab.wait_for(f"{IDLE} && {ANSWER}")
+        if quant == "fp32":  # others are rounded otherwise where products are of floats
+            (tokens,) = greedy(made, [prompt], 64 - len(prompt))
+            assert tab.run(ANSWER) == model.text.decode(tokens)
+        assert tab.run("document.querySelectorAll('#talk b').length") == 0
+
+    norm = next(t for name, t in made.manifest.tensors.items() if name.startswith("decoder.norm"))
+    data = np.memmap(made.path / "model.onnx.data", np.uint8, "r+")
+    data[norm.offset : norm.offset + norm.length].view(norm.dtype)[:] *= -1
+    data.flush()
+    with opened(site, made, tmp_path / "again") as tab:
+        assert checked(tab).startswith("WRONG")
+
+
+def test_it_stops(site: Path, tmp_path: Path):
+    made = bundle(site / "long", "fp32", context=2**16)
+    with opened(site, made, tmp_path / "profile") as tab:
+        ask(tab)
+        tab.wait_for(f"parseInt({NOTE}) >= 2")
+        tab.run("document.getElementById('form').requestSubmit()")
+        tab.wait_for(IDLE)
+        assert 2 <= int(tab.run(f"parseInt({NOTE})")) <= 200
+
+
+def test_it_is_short_and_linked():
+    assert len(PAGE.read_text().splitlines()) < 120
+    assert f"(tests/examples/edge/{PAGE.name})" in (Path(__file__).parents[2] / "README.md").read_text()
