@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
-from ..console import say
+from ..console import out, say
 
 GROUP = "Serve"
 KEY_BYTES = 2**16
@@ -70,6 +70,13 @@ def command(
             rich_help_panel=o.SPEED,
         ),
     ] = PREFIX_MIB,
+    log_json: Annotated[
+        bool,
+        typer.Option(
+            "--log-json",
+            help="Write a line of JSON a request to stdout: id, model, tokens, times, status; no text.",
+        ),
+    ] = False,
     quant: o.Quantization = None,
     context: o.Context = None,
     device: o.Device = "cpu",
@@ -103,7 +110,8 @@ def command(
         server = Server(loaded, slots=slots, queue=queue, prefix_bytes=prefix_memory * 2**20)
         # Said once signals are handled: whoever reads it may send one.
         line = f"serving {', '.join(loaded)} at {http.address(listening)}/v1"
-        http.http_server(server, host, keys, ready=lambda: say(line)).run(sockets=[listening])
+        log = out if log_json else None
+        http.http_server(server, host, keys, ready=lambda: say(line), log=log).run(sockets=[listening])
 
 
 def read_keys(file: Path | None) -> list[str]:

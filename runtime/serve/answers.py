@@ -11,6 +11,7 @@ from ..tasks.generate_batch import Completion
 from .async_model import AsyncTextStream
 from .limits import Limits
 from .metrics import Metrics
+from .request_log import Record
 from .worker import Part
 
 
@@ -18,9 +19,14 @@ class Answers:
     """The streams that answer a request; leaving the `with` block, for whatever reason, frees their slots."""
 
     def __init__(
-        self, streams: Sequence[AsyncTextStream], model: str, metrics: Metrics, limits: Limits
+        self,
+        streams: Sequence[AsyncTextStream],
+        model: str,
+        metrics: Metrics,
+        limits: Limits,
+        record: Record,
     ) -> None:
-        self.streams, self._model, self._metrics = streams, model, metrics
+        self.streams, self._model, self._metrics, self._record = streams, model, metrics, record
         self._parts: asyncio.Queue[tuple[int, Part]] = asyncio.Queue()
         for i, stream in enumerate(streams):  # before any part comes
             stream.receive = lambda part, i=i: self._parts.put_nowait((i, part))
@@ -37,6 +43,8 @@ class Answers:
         self._deadline.cancel()
         for stream in self.streams:
             stream.cancel()
+        self._record["new_tokens"] = sum(len(stream.tokens) for stream in self.streams)
+        self._record["finish_reasons"] = [stream.finish_reason for stream in self.streams]
 
     def _expire(self, seconds: float) -> None:
         for stream in self.streams:
@@ -52,7 +60,9 @@ class Answers:
             self.streams[i].take(part)
             if first and part.tokens:
                 first = False
-                self._metrics.first_token.labels(self._model).observe(time.perf_counter() - self._begin)
+                first_token_s = time.perf_counter() - self._begin
+                self._metrics.first_token.labels(self._model).observe(first_token_s)
+                self._record["first_token_s"] = round(first_token_s, 4)
             generated.inc(len(part.tokens))
             yield i, part
 

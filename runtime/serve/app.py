@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.authentication import (
@@ -21,22 +21,26 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...refimpl.errors import TfmError
 from .encoders import classify, embeddings, rerank
 from .errors import RequestError, handle, response_to
-from .metrics import Metrics
 from .models import Server, server_of
 from .page import page
+from .request_log import LogRequests, record_of
 from .texts import chat_completions, completions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 OPEN = ("/health", "/")  # routes that need no key: they say nothing of models
 
 
-def application(server: Server, keys: Sequence[str] = (), hosts: Sequence[str] = LOOPBACK) -> Starlette:
-    """The ASGI application of a server.
+def application(
+    server: Server,
+    keys: Sequence[str] = (),
+    hosts: Sequence[str] = LOOPBACK,
+    log: Callable[[str], None] | None = None,
+) -> Starlette:
+    """The ASGI application of a server; `log` gets a line of JSON for each request (`request_log`).
 
     With `keys` each request but those for OPEN has one of them as its bearer token. `hosts` are the names
     that a request's Host header may have: a page whose own name leads to this machine (DNS rebinding) sends
@@ -49,14 +53,13 @@ def application(server: Server, keys: Sequence[str] = (), hosts: Sequence[str] =
         await server.close()
 
     middleware = [
-        Middleware(CountRequests, metrics=server.metrics, paths={route.path for route in ROUTES}),
+        Middleware(LogRequests, metrics=server.metrics, paths={route.path for route in ROUTES}, write=log),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
     ]
     if keys:
         backend = Keys([key.encode() for key in keys])
         middleware.append(Middleware(AuthenticationMiddleware, backend=backend, on_error=_unauthorized))
-    handlers = dict.fromkeys((TfmError, HTTPException, TimeoutError, Exception), handle)
-    handlers[ClientDisconnect] = _gone
+    handlers = {**dict.fromkeys((TfmError, HTTPException, TimeoutError), handle), ClientDisconnect: _gone}
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
     app.state.server = server
     return app
@@ -75,7 +78,9 @@ class Keys(AuthenticationBackend):
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
             raise AuthenticationError("this server takes requests with its key: Authorization: Bearer KEY")
-        return AuthCredentials(), SimpleUser(f"key {matches.index(True)}")
+        number = matches.index(True) + 1
+        record_of(conn)["key"] = number
+        return AuthCredentials(), SimpleUser(str(number))
 
 
 def _unauthorized(_: HTTPConnection, error: Exception) -> Response:
@@ -87,26 +92,6 @@ def _unauthorized(_: HTTPConnection, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     """Nobody reads it; the figures count it by this status, which nginx has for it."""
     return Response(status_code=499)
-
-
-class CountRequests:
-    """Counts requests by path and status; paths that aren't routes are one."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
-        self._app, self._metrics, self._paths = app, metrics, paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"] if scope["path"] in self._paths else "other"
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.requests.labels(path, message["status"]).inc()
-            await send(message)
-
-        await self._app(scope, receive, counted)
 
 
 async def health(request: Request) -> JSONResponse:

@@ -15,7 +15,8 @@ from ...refimpl.config import Classify, Pool
 from ..tasks.encoder_batches import Pair, encoded
 from ..tasks.encoder_batches import Texts as TextsOrPairs
 from .errors import RequestError
-from .models import Served, Server, server_of
+from .models import Served, server_of
+from .request_log import record_of
 from .requests import MOST_TEXTS, Body, Text, read
 from .responses import usage
 from .texts import while_connected
@@ -49,7 +50,7 @@ async def embeddings(request: Request) -> JSONResponse:
     body = await read(request, EmbeddingBody, server.limits)
     served = server.find(body.model)
     served.model.model.expect(Pool)
-    tokens = await _count(server, served, body.texts)
+    tokens = await _count(request, served, body.texts)
     vectors = await while_connected(request, served.model.embed(body.texts))
     if body.dimensions not in (None, vectors.shape[1]):
         raise RequestError(
@@ -73,7 +74,7 @@ async def classify(request: Request) -> JSONResponse:
     body = await read(request, InputBody, server.limits)
     served = server.find(body.model)
     served.model.model.expect(Classify)
-    tokens = await _count(server, served, body.texts)
+    tokens = await _count(request, served, body.texts)
     labels = await while_connected(request, served.model.classify(body.texts))
     data = [
         {"index": i, "label": one[0].label, "labels": [label._asdict() for label in one]}
@@ -94,7 +95,7 @@ async def rerank(request: Request) -> JSONResponse:
             f"{len(served.model.model.labels)}: use /v1/classify"
         )
     pairs: list[Pair] = [(body.query, document) for document in body.documents]
-    tokens = await _count(server, served, pairs)
+    tokens = await _count(request, served, pairs)
     labels = await while_connected(request, served.model.classify(pairs))
     scores = np.array([one[0].score for one in labels])
     if head.kind == "regression":  # the number as it is; a relevance is from 0 to 1
@@ -111,11 +112,12 @@ async def rerank(request: Request) -> JSONResponse:
     return JSONResponse({"model": served.name, "results": results, "usage": {"total_tokens": tokens}})
 
 
-async def _count(server: Server, served: Served, texts: TextsOrPairs) -> int:
+async def _count(request: Request, served: Served, texts: TextsOrPairs) -> int:
     """The tokens of texts; LimitError for one that is too long, before it waits."""
     rows = await asyncio.to_thread(encoded, served.model.model, texts)
     tokens = sum(len(row.ids) for row in rows)
-    server.metrics.prompt_tokens.labels(served.name).inc(tokens)
+    server_of(request).metrics.prompt_tokens.labels(served.name).inc(tokens)
+    record_of(request).update(model=served.name, prompt_tokens=tokens)
     return tokens
 
 

@@ -80,7 +80,7 @@ def server_of(request: Request) -> Server:
 
 
 def owner_of(request: Request) -> str:
-    """Whose request it is: the key's that it has, or everybody's where no key is asked for."""
+    """Whose request it is: the number of its key, or nothing where no key is asked for."""
     return request.user.display_name if "user" in request.scope else ""
 
 

@@ -34,9 +34,9 @@ class Response:
     """What all bodies of one answer share: its id, its time, its model."""
 
     def __init__(self, prefix: str, kind: str, model: str, fingerprint: str | None) -> None:
-        self.kind = kind
+        self.kind, self.id = kind, f"{prefix}-{secrets.token_hex(12)}"
         self._head = {
-            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "id": self.id,
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": fingerprint,

@@ -57,14 +57,18 @@ class HttpServer(uvicorn.Server):
 
 
 def http_server(
-    server: Server, host: str, keys: Sequence[str] = (), ready: Callable[[], None] = lambda: None
+    server: Server,
+    host: str,
+    keys: Sequence[str] = (),
+    ready: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] | None = None,
 ) -> HttpServer:
     """The server for a socket at an address. It ends after SIGTERM or Ctrl-C: it takes no more requests then,
     and those that run have DRAIN_S."""
     # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
     hosts = [*LOOPBACK, host] if is_loopback(host) else ["*"]
     config = uvicorn.Config(
-        application(server, keys, hosts),
+        application(server, keys, hosts, log),
         http="h11",
         ws="none",
         lifespan="on",

@@ -18,6 +18,7 @@ from .answers import Answers
 from .errors import RequestError, body_of
 from .models import Served, Server, owner_of, server_of
 from .options import options_of
+from .request_log import record_of
 from .requests import ChatBody, CompletionBody, Sampling, read
 from .responses import DONE, ChatResponse, CompletionResponse, event, usage
 from .tools import Tools
@@ -56,7 +57,7 @@ async def chat_completions(request: Request) -> Response:
     options = resolve(model.generation, chat=True, **stated)
     await served.model.prepare(options)
     streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
-    answers = Answers(streams, served.name, server.metrics, server.limits)
+    answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
     made = ChatResponse(served.name, served.fingerprint, model.text, tools)
     return await _respond(request, server, served, body, answers, made, len(prompt.ids))
 
@@ -73,7 +74,7 @@ async def completions(request: Request) -> Response:
     options = resolve(model.generation, chat=False, **options_of(body, model))
     await served.model.prepare(options)
     streams = served.model.start_all(prompts, options, body.n or 1, owner_of(request))
-    answers = Answers(streams, served.name, server.metrics, server.limits)
+    answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
     made = CompletionResponse(served.name, served.fingerprint, model.text)
     tokens = sum(len(prompt.ids) for prompt in prompts)
     return await _respond(request, server, served, body, answers, made, tokens)
@@ -107,6 +108,7 @@ async def _respond(
 ) -> Response:
     """The answers, as a stream or whole. A client that leaves ends them."""
     server.metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
+    record_of(request).update(id=made.id, model=served.name, prompt_tokens=prompt_tokens)
     if body.stream:
         counts = bool(body.stream_options and body.stream_options.include_usage)
         return EventStream(answers, _events(answers, made, prompt_tokens, counts=counts))

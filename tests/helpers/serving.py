@@ -120,12 +120,15 @@ class Scripted(NumpyEngine):
 
 @contextlib.contextmanager
 def running(
-    models: Mapping[str, Model], keys: tuple[str, ...] = (), **settings: Any
+    models: Mapping[str, Model],
+    keys: tuple[str, ...] = (),
+    log: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[str, Server]]:
     """A real server of the models on a free port of this machine: (its URL, the server)."""
     server = Server(models, **settings)
     with server_module.listen("127.0.0.1", 0) as listening:
-        http = server_module.http_server(server, "127.0.0.1", keys)
+        http = server_module.http_server(server, "127.0.0.1", keys, log=log)
         thread = threading.Thread(target=http.run, args=([listening],))
         thread.start()
         try:
