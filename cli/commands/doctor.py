@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from .. import options as o
-from ..console import out, out_json, progress, size
+from ..console import out, out_json, progress, size, table
+from ..model_loading import bundle_named
+
+if TYPE_CHECKING:
+    from ...runtime.analysis.bundle_runtimes import RuntimeAnswer
+    from ...runtime.bundle.bundle import Bundle
 
 PACKAGES = (
     "tfm-cli", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "minijinja",
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub", "ziglang",
 )  # fmt: skip
 
+# Packages that open a layout.
+LAYOUTS = {"genai": "onnxruntime_genai", "optimum": "optimum"}
 GROUP = "This machine"
 
 
@@ -38,6 +48,15 @@ def command(
             help="First compile tfm's kernels for this machine into the cache, also if that failed before.",
         ),
     ] = False,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            "--bundle",
+            metavar="BUNDLE",
+            help="Say instead which runtimes of this machine compute a bundle, or that of a model in the "
+            "cache: on which path, and what the certificate says that it loses.",
+        ),
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Report versions, providers that really start, int8 instructions, memory, threads, kernels and cache."""
@@ -47,6 +66,9 @@ def command(
         from ...runtime.kernels.build import build
 
         build(progress=progress(), retry=True)
+    if bundle is not None:
+        _say_runtimes(bundle_named(bundle), as_json=as_json)
+        return
     facts = report()
     if as_json:
         out_json(facts)
@@ -62,6 +84,39 @@ def command(
             out(f"{name:10} " + ("\n" + " " * 11).join(lines))
     if facts["providers"].get("CPUExecutionProvider") != "starts":
         raise DeviceError("ONNX Runtime's CPU provider must start, it doesn't: reinstall onnxruntime")
+
+
+def _say_runtimes(path: Path, *, as_json: bool) -> None:
+    from ...runtime.analysis.bundle_runtimes import runtimes
+    from ...runtime.bundle.bundle import open_bundle
+
+    opened = open_bundle(path)
+    answers = [*runtimes(opened), *_of_layouts(opened)]
+    if as_json:
+        out_json({"bundle": str(path), "runtimes": [{**asdict(one), "runs": one.runs} for one in answers]})
+        return
+    rows = [(one.runtime, one.path or f"no: {one.reason}", one.loss) for one in answers]
+    table(("RUNTIME", "COMPUTES IT BY", "LOSS"), rows)
+
+
+def _of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
+    """What installed runtimes that open a layout say to the bundle."""
+    from ...runtime.analysis.bundle_runtimes import RuntimeAnswer, answer, graph_row
+    from ...runtime.bundle import targets
+
+    installed = [name for name, package in LAYOUTS.items() if find_spec(package) is not None]
+    if not installed or find_spec("onnx_ir") is None:
+        return []
+    from ...export.layouts.convert import find
+
+    answers = []
+    for name in installed:
+        if reason := find(name).refusal(bundle.config, targets.find(bundle.target)):
+            answers.append(RuntimeAnswer(name, reason=reason))
+        else:
+            row = graph_row(bundle)
+            answers.append(answer(bundle, name, row, f"{row}, after tfm-cli convert --layout {name}"))
+    return answers
 
 
 def report() -> Report:

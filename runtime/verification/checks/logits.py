@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ...ort.engine import OrtEngine
 
 ORT = "ONNX Runtime"
+INTEGER_PRODUCTS, FLOAT_PRODUCTS = f"{ORT}, products of integers", f"{ORT}, products in float"
 COSINE = "against unquantized weights: mean cosine"
 
 
@@ -39,14 +40,14 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
     if expected is None or choose(context.device, context.bundle.target) != "cpu":
         return
     engine = OrtEngine(context.bundle, context.device, context.threads, plain=True)
-    outputs = context.paths[f"{ORT}, products in float"] = replay.run_at_once(engine, context.golden)
+    outputs = context.paths[FLOAT_PRODUCTS] = replay.run_at_once(engine, context.golden)
     unit = output_unit(engine.config)
     yield from _errors("products in float", context.golden.view(outputs), expected, unit)
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     """Outputs for the golden tokens, all at once and in each other way that they can be given."""
-    path = ORT if context.golden.plain is None else f"{ORT}, products of integers"
+    path = ORT if context.golden.plain is None else INTEGER_PRODUCTS
     yield from golden_rows(context, context.engine, context.golden, path)
 
 

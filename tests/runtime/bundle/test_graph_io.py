@@ -11,6 +11,7 @@ CONFIGS = (
     tiny_models.mixed_windows(),
     tiny_models.recurrent(),
     tiny_models.convolutions(),
+    tiny_models.gated_deltas(),
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),
 )

@@ -1,0 +1,121 @@
+"""Which runtimes of this machine compute a bundle, on which path, and what that path loses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from ...refimpl.errors import TfmError
+from ..bundle import targets
+from ..bundle.bundle import Bundle
+from ..ort import kernel_path
+from ..ort.kernel_path import KernelPath
+from ..ort.providers import startable
+from ..ort.session import choose
+from ..verification.certificate import recorded
+from ..verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS, ORT
+from ..verification.checks.paths import is_quantized
+from ..verification.report import Row
+from ..verification.verdict import found
+
+NO_ROW = "not in the certificate: tfm-cli verify measures it"
+
+
+@dataclass(frozen=True)
+class RuntimeAnswer:
+    """What one runtime says to a bundle: the path that it computes on, or the reason why it can't.
+
+    `loss` is the certificate's figure for that path: how far its outputs are from the unquantized model's.
+    """
+
+    runtime: str
+    path: str = ""
+    loss: str = ""
+    reason: str = ""
+
+    @property
+    def runs(self) -> bool:
+        return not self.reason
+
+
+def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
+    """tfm's kernels, ONNX Runtime on the CPU and on CUDA, and what else reads a bundle's graph as it is."""
+    return [_kernels(bundle), _ort(bundle), _cuda(bundle), _openvino(bundle), _reference(bundle)]
+
+
+def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:
+    """A runtime that computes what a row of the certificate measured; its path may have a name of its own."""
+    return RuntimeAnswer(runtime, path or row, loss(bundle, row))
+
+
+def graph_row(bundle: Bundle) -> str:
+    """The certificate's row of the graph as ONNX Runtime computes it."""
+    blocks = any(scheme.activations == "block" for scheme in bundle.manifest.schemes.values())
+    return INTEGER_PRODUCTS if blocks else ORT
+
+
+def loss(bundle: Bundle, path: str) -> str:
+    """What the certificate says of a path."""
+    if not is_quantized(bundle):
+        return "no weight is rounded to codes"
+    report = recorded(bundle.path)
+    check = None if report is None else report.check("paths")
+    rows: tuple[Row, ...] = () if check is None else check.rows
+    row = next((row for row in rows if row.name.startswith(f"{path}: ")), None)
+    return NO_ROW if row is None else f"{row.name.removeprefix(f'{path}: ')} {found(row)}"
+
+
+def _kernels(bundle: Bundle) -> RuntimeAnswer:
+    runtime = "tfm's kernels"
+    try:
+        library = kernel_path.library_for(bundle)
+    except TfmError as error:
+        return RuntimeAnswer(runtime, reason=str(error))
+    if isinstance(library, str):
+        return RuntimeAnswer(runtime, reason=library)
+    return answer(bundle, runtime, KernelPath(library, bundle.path, kernel_path.cache_type(bundle)).name)
+
+
+def _ort(bundle: Bundle) -> RuntimeAnswer:
+    runtime = "ONNX Runtime on the CPU"
+    try:
+        choose("cpu", bundle.target)
+    except TfmError as error:
+        return RuntimeAnswer(runtime, reason=str(error))
+    return answer(bundle, runtime, graph_row(bundle))
+
+
+def _cuda(bundle: Bundle) -> RuntimeAnswer:
+    runtime = "ONNX Runtime on CUDA"
+    try:
+        choose("cuda", bundle.target)
+        startable("cuda")
+    except TfmError as error:
+        return RuntimeAnswer(runtime, reason=str(error))
+    return answer(bundle, runtime, graph_row(bundle))
+
+
+def _openvino(bundle: Bundle) -> RuntimeAnswer:
+    runtime = "OpenVINO"
+    rows = any(group.kind == "row" for group in bundle.manifest.groups.values())
+    if bundle.target == "ort-cuda" or bundle.config.rounds_cache:
+        reason = "graphs for CUDA, and caches of 8-bit codes, were never tried on it"
+    elif rows and targets.find(bundle.target).fused:
+        reason = "it takes int8-dynamic of target standard alone"
+    elif find_spec("openvino") is None:
+        reason = "it isn't installed: pip install openvino"
+    else:
+        row = ORT if graph_row(bundle) == ORT else FLOAT_PRODUCTS
+        return answer(bundle, runtime, row, "products of blocks in float")
+    return RuntimeAnswer(runtime, reason=reason)
+
+
+def _reference(bundle: Bundle) -> RuntimeAnswer:
+    runtime = "onnx.reference"
+    if bundle.target != "standard":
+        reason = "it has operators of ai.onnx alone: export for target=standard"
+    elif find_spec("onnx") is None:
+        reason = "it isn't installed: pip install onnx"
+    else:
+        return answer(bundle, runtime, ORT, "operators as ONNX specifies them")
+    return RuntimeAnswer(runtime, reason=reason)

@@ -1,0 +1,63 @@
+"""`doctor --bundle`: the path of each runtime with the certificate's figure for it, or why there is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tfm.cli.commands import doctor
+from tfm.runtime.analysis import bundle_runtimes
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS
+
+
+def answers(told: dict) -> dict[str, dict]:
+    return {one["runtime"]: one for one in told["runtimes"]}
+
+
+def test_each_path_has_its_loss(tfm, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bundle_runtimes, "find_spec", lambda package: package)
+    monkeypatch.setattr(doctor, "find_spec", lambda package: None if package == "optimum" else package)
+    path = tmp_path / "b"
+    shutil.copytree(bundle, path)
+    before = answers(tfm("doctor", "--bundle", path, "--json").json)
+    assert before["OpenVINO"]["loss"] == bundle_runtimes.NO_ROW
+    assert tfm("verify", path).code == 0
+    rows = {row["name"]: row for row in json.loads((path / "certificate.json").read_text())["rows"]}
+    told = answers(tfm("doctor", "--bundle", path, "--json").json)
+    for runtime, row in (
+        ("ONNX Runtime on the CPU", INTEGER_PRODUCTS),
+        ("OpenVINO", FLOAT_PRODUCTS),
+        ("genai", INTEGER_PRODUCTS),
+    ):
+        assert told[runtime]["runs"]
+        figure = rows[f"{row}: KL divergence"]["figure"]
+        assert told[runtime]["loss"] == f"KL divergence {figure:.4g} nats a token"
+    assert told["genai"]["path"].endswith("after tfm-cli convert --layout genai")
+    assert "optimum" not in told
+    assert "made for cpu" in told["ONNX Runtime on CUDA"]["reason"]
+    assert not told["onnx.reference"]["runs"]
+    text = tfm("doctor", "--bundle", path).out
+    assert "no: it has operators of ai.onnx alone: export for target=standard" in text
+
+
+def test_what_runtimes_cannot_have_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bundle_runtimes, "find_spec", lambda _: None)
+    opened = open_bundle(bundle)
+    by_row = {name: replace(one, activations="row") for name, one in opened.manifest.schemes.items()}
+    columns = {name: replace(one, block=96) for name, one in by_row.items() if name.endswith("wo")}
+    for changed, word in (
+        ({}, "pip install openvino"),
+        ({"target": "ort-cuda"}, "never tried"),
+        ({"schemes": columns}, "int8-dynamic of target standard"),
+    ):
+        manifest = replace(opened.manifest, **changed)
+        told = {one.runtime: one for one in bundle_runtimes.runtimes(replace(opened, manifest=manifest))}
+        assert word in told["OpenVINO"].reason
+    floats = replace(opened, manifest=replace(opened.manifest, schemes={}, target="standard"))
+    told = {one.runtime: one for one in bundle_runtimes.runtimes(floats)}
+    assert told["ONNX Runtime on the CPU"].loss == "no weight is rounded to codes"
+    assert "pip install onnx" in told["onnx.reference"].reason
