@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from helpers import gcc, tiny_models
+from helpers import gcc, peers, tiny_models
 from helpers.layout_models import greedy
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.gcc
 SOURCE = Path(__file__).with_name("edge") / "client.c"
 README = Path(__file__).parents[2] / "README.md"
 PROMPT = [3, 41, 59, 26, 5]
+VERSION = onnxruntime.__version__
 Client = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -81,6 +85,24 @@ def test_what_it_does_not_know_is_said(client: Client, tmp_path: Path, stated: s
     assert f"{tmp_path} must be a bundle for ort-cpu" in done.stderr
     assert client(tmp_path, "check").stderr == f"{tmp_path} has no golden tokens\n"
     assert client(tmp_path).stderr.startswith("usage: ")
+
+
+@pytest.mark.peers
+def test_golden_check_on_an_emulated_arm(tmp_path: Path):
+    """By the row of the products that ONNX Runtime has for each processor: of integers where there is the dot
+    product of bytes, of floats where there is none. Emulated: what real ones run is not checked."""
+    tools = gcc.required()
+    wheel = ["--only-binary", ":all:", "--platform", "manylinux_2_28_aarch64", "--dest", tmp_path / "wheel"]
+    peers.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", *wheel, f"onnxruntime=={VERSION}"])
+    (path,) = (tmp_path / "wheel").iterdir()
+    with zipfile.ZipFile(path) as file:
+        (name,) = fnmatch.filter(file.namelist(), "onnxruntime/capi/libonnxruntime.so.*")
+        program = compiled(tools.arm_compiler, Path(file.extract(name, tmp_path)), tmp_path)
+    made = bundle(tmp_path / "tiny", "int8")
+    command = [tools.emulator, "-L", "/usr/aarch64-linux-gnu", "-cpu"]
+    for processor, row in (("max", "whole"), ("cortex-a57", "products in float")):
+        said = peers.run([*command, processor, program, made, "check"]).splitlines()[-1]
+        assert said.startswith(f'"{row}: largest error" ')
 
 
 def test_it_is_short_and_linked():
