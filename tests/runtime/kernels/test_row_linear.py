@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tfm.refimpl import laws
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 
+F = np.float32
 BOUND = 3 * 2.0**-24  # of GELU, as a share of its argument
 cases = st.integers(0, 2**32 - 1).map(random_row_case)
 
@@ -75,6 +77,45 @@ def test_quotients_near_halves_are_rounded_as_exact_ones(instruction_sets: list[
     x = np.concatenate([largest, halves], axis=1).astype(np.float32)
     x = np.nextafter(x, x * rng.choice([0, 1, 2], x.shape).astype(np.float32))
     case = RowCase(matrix(rng, 1000, 5, smoothed=False), x, None)
+    expected = bits_of(case.expected())
+    for one in instruction_sets:
+        assert np.array_equal(bits_of(row_linear(one, case)), expected), one.name
+
+
+def hard_rows(halves: np.ndarray, exponent: int, most: int) -> np.ndarray:
+    """Rows [M, 2] of a largest number, which is 127 scales, and a number x whose quotient x / scale lies all
+    but in the middle between one of the `halves` and a float beside it.
+
+    With the middle M 2^-t, M odd, and scale = S 2^exponent these are X 2^c = S M + n for all small n: a unit
+    of n is 1 / 2S of the distance between the two floats.
+    """
+    rows = []
+    for half, toward, c, n in itertools.product(halves, (0, np.inf), (24, 25), range(-most, most + 1)):
+        M, power = float(
+            (half + np.float64(np.nextafter(np.float32(half), F(toward)))) / 2
+        ).as_integer_ratio()
+        S = -n * pow(M, -1, 2**c) % 2**c
+        X = (S * M + n) >> c
+        if n == 0 or not all(2**23 <= mantissa < 2**24 for mantissa in (S, X)):
+            continue
+        scale, x = F(S * 2.0**exponent), F(X * 2.0 ** (exponent + c) / power)
+        near = F(scale * F(127))
+        largest = [
+            one for one in (near, np.nextafter(near, F(0)), np.nextafter(near, F(1))) if one / F(127) == scale
+        ]
+        rows += [(one, x) for one in largest[:1]]
+    return np.array(rows, np.float32)
+
+
+def test_quotients_between_floats_are_rounded_as_exact_ones(instruction_sets: list[Kernels]):
+    """What is left of a quotient decides here; it isn't exact where scales are the smallest."""
+    rng = np.random.default_rng(0)
+    every = hard_rows(np.arange(127) + 0.5, -23, 8)
+    assert len(every) == 1424
+    smallest = [hard_rows(np.array([0.5]), exponent, 64) for exponent in range(-130, -126)]
+    x = np.concatenate([every, *smallest])
+    x[:, 1] *= rng.choice(np.array([-1, 1], np.float32), len(x))
+    case = RowCase(matrix(rng, 2, 5, smoothed=False), x, None)
     expected = bits_of(case.expected())
     for one in instruction_sets:
         assert np.array_equal(bits_of(row_linear(one, case)), expected), one.name
@@ -162,7 +203,6 @@ def test_operators_take_any_rank(
         assert np.array_equal(operator(kernels_library, case, {"gelu": int(activated)}, shape), expected)
 
 
-F = np.float32
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a scalar": ({"x": np.ones((), F)}, r"x must be \[.., K\]"),
     "other K": ({"x": np.ones((2, 39), F)}, r"x must be \[.., K\]"),
