@@ -6,6 +6,8 @@ One JSON object a line. Out first: {"engine", "version", "load_s"}. In: {"prompt
 {"tokens": the N greedy ids, "prefill_s": until the first of them is known, "decode_s": for the N − 1
 others, "idle_cpu_s": processor time that was used while nobody asked, "idle_s"}. With "rows": B in the
 request B texts are written side by side after the same prompt, and "tokens" are those of all steps.
+An encoder is asked {"texts": [ids]} and gives their "vectors"; with "for_s": S it reads them again and
+again for S seconds, and gives the "seconds" that it takes each time.
 
 Each engine is driven the leanest way that its Python binding offers, logits and cache staying where
 it keeps them. No engine stops at an end-of-text token.
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+CHUNK = 512  # tokens of a prompt that tfm's own loop reads at a time
 
 
 class Stepwise:
@@ -75,8 +79,7 @@ class TfmEngine(Stepwise):
         return self._step([token])
 
     def _step(self, ids: list[int]) -> int:
-        logits, self.cache = self.engine.step(np.array([ids], np.int64), self.cache)
-        return int(logits[0, 0].argmax())
+        return self._step_of([ids])[0]
 
     def first_of(self, prompts: list[list[int]]) -> list[int]:
         self.cache = self.engine.start(len(prompts))
@@ -86,7 +89,10 @@ class TfmEngine(Stepwise):
         return self._step_of([[token] for token in tokens])
 
     def _step_of(self, ids: list[list[int]]) -> list[int]:
-        logits, self.cache = self.engine.step(np.array(ids, np.int64), self.cache)
+        tokens = np.array(ids, np.int64)
+        logits = np.zeros((len(ids), 1, 1))
+        for at in range(0, tokens.shape[1], CHUNK):
+            logits, self.cache = self.engine.step(tokens[:, at : at + CHUNK], self.cache)
         return logits[:, 0].argmax(axis=1).tolist()
 
 
@@ -97,8 +103,9 @@ class Onnx(TfmEngine):
         import onnxruntime
         from tfm import runtime
 
-        self.engine = runtime.load(Path(model), threads=threads)
-        self.version = f"onnxruntime {onnxruntime.__version__}"
+        loaded: Any = runtime.load(Path(model), threads=threads)
+        self.engine = loaded.engine
+        self.version = f"{self.engine.path}, onnxruntime {onnxruntime.__version__}"
 
 
 class Numpy(TfmEngine):
@@ -173,12 +180,28 @@ class Llama(Stepwise):
         c.llama_backend_init()
         opened = c.llama_model_load_from_file(str(model).encode(), c.llama_model_default_params())
         params = c.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = 4096, 2048, 512
-        params.n_threads = params.n_threads_batch = threads
-        self.opened, self.params, self.side_by_side = opened, params, None
-        self.context = c.llama_init_from_model(opened, params)
+        params.n_ubatch, params.n_threads, params.n_threads_batch = 512, threads, threads
+        self.opened, self.params, self.context = opened, params, None
         self.size = c.llama_vocab_n_tokens(c.llama_model_get_vocab(opened))
         self.version = f"llama-cpp-python {c.__version__}"
+
+    def measure(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+        self._open(1, len(prompt) + new)
+        return super().measure(prompt, new)
+
+    def measure_rows(self, prompt: list[int], new: int, rows: int) -> tuple[list[int], float, float]:
+        self._open(rows, len(prompt) + new)
+        return super().measure_rows(prompt, new, rows)
+
+    def _open(self, texts: int, tokens: int) -> None:
+        """A context with room for so many texts of so many tokens, if the last one has another."""
+        room = -(-tokens // 256) * 256
+        if self.context is not None and (self.params.n_seq_max, self.params.n_ctx) == (texts, texts * room):
+            return
+        if self.context is not None:
+            self.c.llama_free(self.context)
+        self.params.n_seq_max, self.params.n_ctx, self.params.n_batch = texts, texts * room, max(2048, room)
+        self.context = self.c.llama_init_from_model(self.opened, self.params)
 
     def first(self, prompt: list[int]) -> int:
         self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
@@ -195,11 +218,7 @@ class Llama(Stepwise):
         return int(np.ctypeslib.as_array(logits, (self.size,)).argmax())
 
     def first_of(self, prompts: list[list[int]]) -> list[int]:
-        if self.side_by_side is None:
-            self.params.n_seq_max = len(prompts)
-            self.params.n_ctx = 512 * len(prompts)
-            self.side_by_side = self.c.llama_init_from_model(self.opened, self.params)
-        self.c.llama_memory_clear(self.c.llama_get_memory(self.side_by_side), True)
+        self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
         self.past = len(prompts[0])
         made = []
         for row, prompt in enumerate(prompts):
@@ -220,11 +239,11 @@ class Llama(Stepwise):
         for i, (token, position, row, wanted) in enumerate(entries):
             batch.token[i], batch.pos[i], batch.logits[i] = token, position, wanted
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
-        failed = c.llama_decode(self.side_by_side, batch)
+        failed = c.llama_decode(self.context, batch)
         c.llama_batch_free(batch)
         if failed:
             raise RuntimeError("llama_decode failed")
-        found = (c.llama_get_logits_ith(self.side_by_side, i) for i, one in enumerate(entries) if one[3])
+        found = (c.llama_get_logits_ith(self.context, i) for i, one in enumerate(entries) if one[3])
         return [int(np.ctypeslib.as_array(logits, (self.size,)).argmax()) for logits in found]
 
 
@@ -284,6 +303,79 @@ class CTranslate2:
         return tokens, prefill, long_seconds - prefill
 
 
+class Encoder:
+    """An engine that makes a vector of each text."""
+
+    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Vectors [B, D] of ids [B, T], whose rows are filled up behind their lengths [B]."""
+        raise NotImplementedError
+
+    def reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        texts = request["texts"]
+        lengths = np.array([len(text) for text in texts])
+        ids = np.zeros((len(texts), lengths.max()), np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            row[: len(text)] = text
+        vectors = self.encode(ids, lengths)
+        if "for_s" not in request:
+            return {"vectors": vectors.tolist()}
+        count, begin = 0, time.perf_counter()
+        while (spent := time.perf_counter() - begin) < request["for_s"]:
+            self.encode(ids, lengths)
+            count += 1
+        return {"seconds": spent / count}
+
+
+class OnnxEncoder(Encoder):
+    """A bundle on ONNX Runtime."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        from tfm import runtime
+
+        self.engine: Any = runtime.load(Path(model), threads=threads).engine
+        self.version = self.engine.path
+
+    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return self.engine.predict(ids, lengths)
+
+
+class GraphEncoder(Encoder):
+    """A graph that ONNX Runtime's own `quantize_dynamic` made of a bundle's."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime as ort
+        from tfm.runtime.ort.session import options
+
+        self.session = ort.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"])
+        self.names = {i.name for i in self.session.get_inputs()}
+        self.version = f"onnxruntime {ort.__version__}"
+
+    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        inputs = {"tokens": ids, "lengths": lengths, "token_types": np.zeros_like(ids)}
+        return np.asarray(self.session.run(None, {name: inputs[name] for name in self.names})[0])
+
+
+class TransformersEncoder(Encoder):
+    """transformers on torch in float32: the mean over the real tokens, of length 1."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self.model = transformers.AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+        self.torch = torch
+        self.version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+
+    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        tokens, counts = self.torch.from_numpy(ids), self.torch.from_numpy(lengths)[:, None]
+        mask = (self.torch.arange(ids.shape[1])[None] < counts).long()
+        states = self.model(tokens, attention_mask=mask).last_hidden_state
+        pooled = (states * mask[..., None]).sum(1) / counts
+        return self.torch.nn.functional.normalize(pooled, dim=-1).numpy()
+
+
 KINDS = {
     "onnx": Onnx,
     "numpy": Numpy,
@@ -292,7 +384,22 @@ KINDS = {
     "llama": Llama,
     "genai": Genai,
     "ct2": CTranslate2,
+    "onnx encoder": OnnxEncoder,
+    "graph encoder": GraphEncoder,
+    "transformers encoder": TransformersEncoder,
 }
+
+
+def reply(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """What the engine measured, or computed."""
+    if isinstance(engine, Encoder):
+        return engine.reply(request)
+    prompt, new, rows = request["prompt"], request["new"], request.get("rows")
+    if rows is None:
+        tokens, prefill, decode = engine.measure(prompt, new)
+    else:
+        tokens, prefill, decode = engine.measure_rows(prompt, new, rows)
+    return {"tokens": tokens, "prefill_s": prefill, "decode_s": decode}
 
 
 def main(kind: str, model: str, threads: int) -> None:
@@ -306,14 +413,7 @@ def main(kind: str, model: str, threads: int) -> None:
     cpu, wall = time.process_time(), time.perf_counter()
     for line in sys.stdin:
         idle = {"idle_cpu_s": time.process_time() - cpu, "idle_s": time.perf_counter() - wall}
-        request = json.loads(line)
-        prompt, new, rows = request["prompt"], request["new"], request.get("rows")
-        if rows is None:
-            tokens, prefill, decode = engine.measure(prompt, new)
-        else:
-            tokens, prefill, decode = engine.measure_rows(prompt, new, rows)
-        figures = {"tokens": tokens, "prefill_s": prefill, "decode_s": decode}
-        replies.write(json.dumps(figures | idle) + "\n")
+        replies.write(json.dumps(reply(engine, json.loads(line)) | idle) + "\n")
         cpu, wall = time.process_time(), time.perf_counter()
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from workers import Series, Worker, head, interleave, quiet, ratio
+from workers import IDLE, Series, Worker, head, idle, interleave, quiet, ratio
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ PAIRS = (
     Pair("keep", "Q4_1", prefill=None, decode=0.95),
     Pair("int8-dynamic", "Q8_0", prefill=2.0, decode=None),
 )
-IDLE = 0.1  # of a processor: an engine that uses more while others are measured spoils their figures
 
 
 def named(values: list[str]) -> dict[str, Path]:
@@ -61,7 +60,8 @@ def row(label: str, version: str, series: Series) -> str:
     for phase in ("prefill", "decode"):
         f = figures[f"{phase}_tokens_per_s"]
         cells.append(f"{f['median']:7.1f} ({f['min']:6.1f} – {f['max']:6.1f})")
-    busy = f"   used {series.idle:.0%} of a processor while idle!" if series.idle > IDLE else ""
+    used = idle(series.replies)
+    busy = f"   used {used:.0%} of a processor while idle!" if used > IDLE else ""
     return f"{label:24} {cells[0]}   {cells[1]}   {version}{busy}"
 
 
