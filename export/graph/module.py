@@ -118,6 +118,8 @@ class GraphModule(nn.Module):
                 inputs["tokens"], inputs["past"], inputs["at"], rotary, cache, weights, cross, config=config
             )
         outputs = [_float32(logits)]
+        if any(port.name == "best" for port in self.graph.outputs):
+            outputs.append(_best(outputs[0]))
         for kind, layer in zip(kinds, new_cache, strict=True):
             outputs += [array for array in layer[: len(kind.arrays)] if array is not None]
         return outputs
@@ -126,6 +128,12 @@ class GraphModule(nn.Module):
 def _arrays(inputs: Mapping[str, torch.Tensor], kinds: Sequence[CacheKind]) -> list[list[torch.Tensor]]:
     """The arrays of each layer's kind, among a graph's inputs."""
     return [[inputs[f"{array.name}.{i}"] for array in kind.arrays] for i, kind in enumerate(kinds)]
+
+
+def _best(logits: torch.Tensor) -> torch.Tensor:
+    """The first token of the largest logit, -1 where the sum isn't finite."""
+    largest = torch.finfo(logits.dtype).max
+    return torch.where(logits.sum(-1).abs() <= largest, logits.argmax(-1), -1)
 
 
 def _float32(x: torch.Tensor) -> torch.Tensor:

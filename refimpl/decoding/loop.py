@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..engine.protocol import Cache, Engine
+from ..engine.protocol import BestTokenEngine, Cache, Engine
 from ..errors import LimitError
 from .constraint import Constraint, constrain
 from .logprobs import TokenLogprob, token_logprob
@@ -81,18 +81,25 @@ class GeneratedSequence:
         u = 0.0 if self.sampler.greedy else self.uniform(len(self.tokens) + len(draft))
         return sample(self.process_logits(logits, draft), self.sampler, u)
 
+    @property
+    def takes_best(self) -> bool:
+        """Whether it needs of logits only which is the largest."""
+        plain = self.sampler.greedy and not self.sampler.adjusts_logits
+        return plain and self.constraint is None and self.logprobs is None
+
     def sample(self, logits: np.ndarray) -> int | None:
         """Chooses the next token from logits [N] and appends it; None for a stop token."""
         return self.append(self.choose(logits), logits)
 
-    def append(self, token: int, logits: np.ndarray) -> int | None:
+    def append(self, token: int, logits: np.ndarray | None) -> int | None:
         """Appends the token, chosen from the model's logits [N], and returns it; a stop token ends the text
-        instead and gives None."""
+        instead and gives None. Logits may be missing where the sequence `takes_best`."""
         self.finish_reason = finish_reason(token, len(self.tokens) + 1, self.stop_ids, self.max_new_tokens)
         if self.finish_reason == "stop":
             return None
         self.tokens.append(token)
         if self.logprobs is not None:
+            assert logits is not None
             self.token_logprobs.append(token_logprob(logits, token, self.logprobs))
         if self.constraint is not None and self.constraint.is_complete(self.tokens):
             self.finish("stop")
@@ -151,11 +158,18 @@ def generate(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens
     )
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
+    best = engine.best if isinstance(engine, BestTokenEngine) and engine.gives_best else None
+    chosen: int | None = None
     while sequence.finish_reason is None:
-        token = sequence.sample(logits)
+        token = sequence.sample(logits) if chosen is None else sequence.append(chosen, None)
         if token is not None:
             yield token
         if sequence.finish_reason is None:
-            step, cache = engine.step(np.array([[token]], np.int64), cache)
-            logits = step[0, 0]
+            tokens = np.array([[token]], np.int64)
+            if best is not None and sequence.takes_best:
+                row, cache = best(tokens, cache)
+                chosen = int(row[0, 0])
+            else:
+                step, cache = engine.step(tokens, cache)
+                logits = step[0, 0]
     return cache

@@ -35,7 +35,12 @@ def draw(p: Float[Array, " M"], u: float) -> int:
 def check_logits(logits: Array) -> None:
     """NumericError if a logit isn't finite: NaN would be sampled as a token."""
     if not np.isfinite(logits).all():
-        raise NumericError("logits must be finite, got NaN or infinity: the weights or a kernel are broken")
+        raise non_finite_error()
+
+
+def non_finite_error() -> NumericError:
+    """The error of logits that aren't finite."""
+    return NumericError("logits must be finite, got NaN or infinity: the weights or a kernel are broken")
 
 
 def process_logits(

@@ -13,7 +13,7 @@ is invalid, because ONNX Runtime writes in place. Logits belong to the caller: n
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -82,6 +82,23 @@ class Engine(Protocol):
     def predict(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray: ...
+
+
+@runtime_checkable
+class BestTokenEngine(Protocol):
+    """An engine that can choose greedily where it computes, so that logits stay there."""
+
+    @property
+    def gives_best(self) -> bool:
+        """Whether it can for this model."""
+        ...
+
+    def best(self, tokens: np.ndarray, cache: Cache) -> tuple[np.ndarray, Cache]:
+        """The first token of the largest logit of each row [B, 1] after its next token [B, 1], and the cache.
+
+        NumericError where a logit isn't finite.
+        """
+        ...
 
 
 def used_cache_error() -> TfmError:

@@ -23,6 +23,7 @@ how many tokens of each row the layers with that window hold, the latest ones, f
 layers hold all. On a target with `row_lengths` a decoder whose cache isn't copied has instead
 GroupQueryAttention's own inputs: seqlens [B] is where in the cache the last of a row's tokens goes, padding
 counted, and total the longest row with them; seqlens.W and total.W are those of the layers with window W.
+Its output best [B, P] has the first token of the largest logit, -1 where a logit isn't finite.
 `predictions` is what the head computes (`ops.encoder.predict`).
 
 All ids and numbers are int64, but seqlens and total int32; logits and predictions are float32; cosines,
@@ -121,7 +122,8 @@ def graphs(
     if "decoder" in config.stacks:
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         kinds = cache_kinds(config, windowed=windowed, half=half)
-        outputs = (logits, *_arrays(kinds, "_out"))
+        best = (Port("best", ("batch", "wanted"), "int64"),) if row_lengths else ()
+        outputs = (logits, *best, *_arrays(kinds, "_out"))
         result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds, row_lengths)), outputs))
     return tuple(result)
 

@@ -33,6 +33,14 @@ class DeviceBuffer:
         if self._value is not None:
             self._value.update_inplace(array)
 
+    def fill(self, array: np.ndarray) -> None:
+        """Copy an array of the buffer's shape and type into it."""
+        if self._value is not None:
+            self._value.update_inplace(np.ascontiguousarray(array))
+        else:
+            assert self._array is not None
+            self._array[...] = array
+
     def address(self, row: int) -> int:
         """The address of row `row` of the first axis."""
         return self.pointer + row * (self.dtype.itemsize * int(np.prod(self.shape[1:])))

@@ -24,11 +24,12 @@ from ...refimpl.engine.protocol import (
     check_text,
     foreign_cache_error,
 )
-from ..bundle import kernel_layout
+from ..bundle import kernel_layout, operator_limits
 from ..bundle.bundle import Bundle, manifest_hash
 from ..bundle.graph_io import ENCODER, GRAPH, Graph, graphs
 from ..bundle.same_bits import Operator, SameBits, promise
 from .chunked_step import StepArrays, in_chunks
+from .decode_step import MOST_CAPTURES, NOT_CAPTURED, DecodeStep, capture_options
 from .device_buffer import DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
@@ -82,6 +83,8 @@ class OrtEngine:
         self.kinds = cache_kinds(self.config, windowed=windowed, half=half)
         self._in_chunks = any(kind.in_chunks for kind in self.kinds)
         operators: set[Operator] = set()
+        can_capture = on == "cuda" and self.shared and operator_limits.capture(self.config) is None
+        self._captures = iter(range(1, MOST_CAPTURES + 1)) if can_capture else None
 
         def opened(graph: Graph) -> ort.InferenceSession:
             if kernels is not None:
@@ -94,7 +97,8 @@ class OrtEngine:
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
-            return open_session(path, on, options(threads), model)
+            capture = on == "cuda" and self._captures is not None and graph.file == GRAPH
+            return open_session(path, on, options(threads), model, capture=capture)
 
         parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
         sessions = {graph.file: (opened(graph), graph) for graph in parts}
@@ -109,6 +113,8 @@ class OrtEngine:
             self._encoder = EncoderSession(*sessions[file], self.config, self.dtype)
         if "decoder" in self.config.stacks:
             self._decoder = DecoderSession(self.session, graph, self.config, self.dtype, self.device)
+            if self._captures is not None:
+                self._decoder.options = capture_options(NOT_CAPTURED)
 
     def start(
         self,
@@ -133,7 +139,8 @@ class OrtEngine:
         shapes = self._encoder.shapes(ids)
         outputs = {name: zeros(shape, self.dtype, self.device) for name, shape in shapes.items()}
         self._encoder.run(ids, lengths, None, outputs)
-        return EncoderKV(list(outputs.values()), DeviceBuffer(lengths.copy(), "cpu"), np.arange(len(ids)))
+        on_device = DeviceBuffer(lengths.copy(), self.device)
+        return EncoderKV(list(outputs.values()), on_device, np.arange(len(ids)))
 
     def predict(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
@@ -176,11 +183,10 @@ class OrtEngine:
             raise foreign_cache_error(cache)
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
-        need = int(past.max()) + tokens.shape[1]
-        if need > cache.capacity:
-            # Padding may reach past the context, where real tokens never do.
-            cache = cache.grow(max(need, min(2 * cache.capacity, self.config.context)))
-        buffers = cache.take()
+        if self.gives_best and tokens.shape[1] == 1 and lengths.all() and at.shape[1] == 1:
+            step, cache = self._step_one(tokens, cache)
+            return step.logits.read().copy(), cache
+        buffers = self._with_room(cache, tokens.shape[1]).take()
         logits = np.empty((*at.shape, self.config.embedding.vocabulary), np.float32)
         step = StepArrays(tokens, past, lengths, at, logits)
         with one_line(f"{self.model} can't be run"), fitting_cache():
@@ -194,6 +200,38 @@ class OrtEngine:
             else:
                 buffers = self._run(buffers, step)
         return logits, OrtCache(past + lengths, buffers)
+
+    @property
+    def gives_best(self) -> bool:
+        return self._decoder is not None and self._decoder.gives_best
+
+    def best(self, tokens: np.ndarray, cache: Cache) -> tuple[np.ndarray, OrtCache]:
+        if not isinstance(cache, OrtCache):
+            raise foreign_cache_error(cache)
+        tokens, _, _ = check_step(self.config, tokens, cache.lengths, None, None)
+        step, cache = self._step_one(tokens, cache)
+        return step.best(), cache
+
+    def _step_one(self, tokens: np.ndarray, cache: OrtCache) -> tuple[DecodeStep, OrtCache]:
+        """A step of one token a row [B, 1], which has run, and the cache."""
+        assert self._decoder is not None
+        past = cache.lengths
+        cache = self._with_room(cache, 1)
+        buffers = cache.take()
+        buffers.make_room(past, np.ones(len(past), np.int64))
+        with one_line(f"{self.model} can't be run"):
+            if buffers.decode_step is None:
+                buffers.decode_step = DecodeStep(self._decoder, buffers, self._captures)
+            buffers.decode_step.run(tokens, past, buffers.window_lengths(past))
+        return buffers.decode_step, OrtCache(past + 1, buffers)
+
+    def _with_room(self, cache: OrtCache, time: int) -> OrtCache:
+        """The cache, grown where rows have no room for `time` more tokens."""
+        need = int(cache.lengths.max()) + time
+        if need <= cache.capacity:
+            return cache
+        # Padding may reach past the context, where real tokens never do.
+        return cache.grow(max(need, min(2 * cache.capacity, self.config.context)))
 
     def _run(self, buffers: CacheBuffers, step: StepArrays) -> CacheBuffers:
         """One step with at most as many tokens as the buffers have room for, all rows at a time where

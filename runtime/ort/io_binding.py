@@ -31,6 +31,9 @@ class DecoderSession:
         self._new_names = array_names(cache_kinds(config), "_out")
         self._encoder_names = array_names(encoder_kinds(config))
         self._inputs = {port.name for port in graph.inputs}
+        self.gives_best = any(port.name == "best" for port in graph.outputs)
+        # Where a step is captured, the runs that aren't say so.
+        self.options: ort.RunOptions | None = None
         self._tables: dict[str, DeviceBuffer] = {}
         self._positions = 0
 
@@ -50,7 +53,7 @@ class DecoderSession:
             binding.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         logits = step.logits
         binding.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
-        self.session.run_with_iobinding(binding.io)
+        self.session.run_with_iobinding(binding.io, self.options)
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:
         """The bindings of a whole batch: for this step and, with the two sets of buffers exchanged, for

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,6 +44,9 @@ from ...refimpl.errors import LimitError
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 
+if TYPE_CHECKING:
+    from .decode_step import DecodeStep
+
 Layer = list[DeviceBuffer]  # the arrays of one layer, as its kind names them
 
 
@@ -52,7 +56,8 @@ class CacheBuffers:
 
     A text has room for `capacity` tokens, and short buffers for `chunk` beside those that stay. `dropped`
     [B] says by window how many tokens of a row its layers hold no more. `bindings` are the engine's: of
-    this step and, with the two sets exchanged, of the next one; made at the first step on these buffers.
+    this step and, with the two sets exchanged, of the next one; made at the first step on these buffers. So
+    is `decode_step`, a step of one token a row, where the graph gives best tokens.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -63,6 +68,7 @@ class CacheBuffers:
     dropped: dict[int, np.ndarray]
     encoder_kv: EncoderKV | None = None
     bindings: tuple[Binding, Binding] | None = None
+    decode_step: DecodeStep | None = None
 
     @property
     def batch(self) -> int:
@@ -73,6 +79,11 @@ class CacheBuffers:
         buffers = [*flat(self.layers), *flat(self.spare or [])]
         encoder = 0 if self.encoder_kv is None else self.encoder_kv.nbytes
         return sum(buffer.nbytes for buffer in buffers) + encoder
+
+    def entries(self) -> dict[int | None, int]:
+        """How many tokens the layers of each window have room for, and under None the others."""
+        rooms: dict[int | None, int] = {None: self.capacity}
+        return rooms | {kind.window: kind.entries(self.capacity, self.chunk) for kind in self.kinds}
 
     def window_lengths(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
         """How many tokens the layers of each window hold, for rows of these lengths."""

@@ -34,6 +34,7 @@ CUDA_LIBRARIES = {
     "libcublas.so.13": "pip install nvidia-cublas",
     "libcurand.so.10": "pip install nvidia-curand",
     "libcufft.so.12": "pip install nvidia-cufft",
+    "libcudnn.so.9": "pip install nvidia-cudnn-cu13",  # for reductions, such as the best token
 }
 
 # Fusions whose operators take longer on a CPU than their parts: over 1,664 rows of 384 an Add and a norm

@@ -1,6 +1,6 @@
-"""Where ONNX Runtime's CUDA provider places the nodes of a graph, told by a child process over stubs of CUDA.
+"""Where ONNX Runtime's CUDA provider places the nodes of a graph, told by a process over stubs of CUDA.
 
-`python cuda_placement.py MODEL` is that process: its log has the nodes and copies, its output the rest.
+`python -m helpers.cuda_placement MODEL` is that process: its log has nodes and copies, its output the rest.
 """
 
 from __future__ import annotations
@@ -40,11 +40,16 @@ class Placement:
     launches: int
 
 
+def environment(stubs: Path) -> dict[str, str]:
+    """Of a child process over stubs, which can import helpers."""
+    return {**os.environ, "LD_LIBRARY_PATH": str(stubs), "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
 def place(model: Path, stubs: Path) -> Placement:
     """The placement of a graph; AssertionError where the log isn't as ONNX Runtime 1.31 writes it."""
     child = subprocess.run(
-        [sys.executable, __file__, str(model)],
-        env=os.environ | {"LD_LIBRARY_PATH": str(stubs)},
+        [sys.executable, "-m", __name__, str(model)],
+        env=environment(stubs),
         capture_output=True,
         text=True,
         errors="replace",
@@ -81,10 +86,10 @@ def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
 
 
 def main(model: str) -> None:
-    from ctypes import CDLL, c_long
-
     from tfm.refimpl.errors import BundleError
     from tfm.runtime.ort.session import open_session, options
+
+    from helpers.cuda_stubs import counts
 
     def opened(capture: bool) -> None:
         told = options()
@@ -97,9 +102,7 @@ def main(model: str) -> None:
     except BundleError as error:
         refused = str(error)
         opened(capture=False)  # a session that is refused doesn't list its nodes
-    launches = CDLL("libcudart.so.13").launchesOfStub
-    launches.restype = c_long
-    print(json.dumps({"capture": refused, "launches": launches()}))  # noqa: T201
+    print(json.dumps({"capture": refused, "launches": counts()["launched"]}))  # noqa: T201
 
 
 if __name__ == "__main__":

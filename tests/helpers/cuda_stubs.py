@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import defaultdict
+from ctypes import CDLL, c_long
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -17,9 +18,13 @@ from tfm.runtime.ort.session import CUDA_LIBRARIES
 
 from helpers.cuda_placement import PROVIDER
 
-HEADERS = (
-    "#include <stdlib.h>\n#include <string.h>\ntypedef void* P; typedef size_t N;\nstatic long launched;\n"
-)
+COUNTS = ("launched", "captured", "replayed", "released")  # kernels, and graphs
+HEADERS = f"""
+#include <stdlib.h>
+#include <string.h>
+typedef void* P; typedef size_t N;
+long {", ".join(COUNTS)};
+"""
 ALLOCATES = "(P* p, N n) { *p = calloc(1, n ? n : 1); return *p ? 0 : 2; }"
 FREES = "(P p) { free(p); return 0; }"
 MAKES = "(P* p) { *p = (P)1; return 0; }"
@@ -32,8 +37,7 @@ SUCCEEDS = "() { return 0; }"
 KINDS = {
     ALLOCATES: "Malloc MallocHost HostAlloc MallocFromPoolAsync",
     FREES: "Free FreeHost FreeAsync",
-    MAKES: "StreamCreate StreamCreateWithFlags EventCreate EventCreateWithFlags MemPoolCreate "
-    "GraphInstantiate",
+    MAKES: "StreamCreate StreamCreateWithFlags EventCreate EventCreateWithFlags MemPoolCreate",
     COPIES: "Memcpy MemcpyAsync",
     FILLS: "Memset MemsetAsync",
     VERSION: "DriverGetVersion RuntimeGetVersion",
@@ -41,15 +45,19 @@ KINDS = {
     "(int* n) { *n = 0; return 0; }": "GetDevice",
     "(int* n) { *n = 1; return 0; }": "GetDeviceCount",
     "(N* free, N* all) { *free = *all = (N)80 << 30; return 0; }": "MemGetInfo",
-    # Compute capability 9.0: attribute 75, and the place of `major` in cudaDeviceProp.
-    "(int* n, int which) { *n = which == 75 ? 9 : 0; return 0; }": "DeviceGetAttribute",
-    "(P p) { memset(p, 0, 700); ((int*)p)[90] = 9; return 0; }": "GetDeviceProperties",
+    # Compute capability 9.0 and 132 processors, in cudaDeviceProp after warpSize and maxThreadsPerBlock.
+    "(int* n, int which) { *n = which == 75 ? 9 : which == 16 ? 132 : 0; return 0; }": "DeviceGetAttribute",
+    "(int* p) { memset(p, 0, 700); p[77] = 32; p[80] = 1024; p[90] = 9; p[96] = p[97] = 132; return 0; }": (
+        "GetDeviceProperties"
+    ),
     "(P, int* is) { *is = 0; return 0; }": "StreamIsCapturing",
     "(P, P* graph) { *graph = (P)1; return 0; }": "StreamEndCapture",
+    "(P* p) { *p = (P)1; return captured++, 0; }": "GraphInstantiate",
+    "() { return replayed++, 0; }": "GraphLaunch",
+    "() { return released++, 0; }": "GraphExecDestroy",
 }
 FUNCTIONS = {f"cuda{name}": body for body, names in KINDS.items() for name in names.split()}
 FUNCTIONS["__cudaLaunchKernel"] = "() { return launched++, 0; }"
-LAUNCHES = "launchesOfStub"  # how many kernels were launched
 # The provider opens it by name, and looks these up.
 CUDNN = {"libcudnn.so.9": ["cudnnCreate", "cudnnDestroy", "cudnnSetStream"]}
 DRIVER_FUNCTIONS = {"libcuda.so.1": ["cuTensorMapEncodeTiled"]}  # without a version, so not told by the table
@@ -81,9 +89,13 @@ def build(folder: Path, compiler: Compiler) -> Path:
     for name, functions in libraries.items():
         bodies = [f"long {one}{FUNCTIONS.get(one, SUCCEEDS)}" for one in functions]
         source, versions = folder / f"{name}.cpp", folder / f"{name}.map"
-        bodies.append(f"long {LAUNCHES}() {{ return launched; }}")
         source.write_text(f'{HEADERS}extern "C" {{\n' + "\n".join(bodies) + "\n}\n")
         versions.write_text(f"{name} {{ global: *; }};\n")
         flags = ["-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", f"-Wl,--version-script={versions}"]
         subprocess.run([*compiler.command, *flags, "-o", str(folder / name), str(source)], check=True)
     return folder
+
+
+def counts() -> dict[str, int]:
+    """What this process, over stubs, has done so far."""
+    return {name: c_long.in_dll(CDLL("libcudart.so.13"), name).value for name in COUNTS}

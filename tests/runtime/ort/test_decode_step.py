@@ -1,0 +1,149 @@
+"""Steps of one token a row with all places fixed: on the CPU, which is a device too, and over stubs of CUDA,
+where a step is captured but nothing is computed."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from helpers.cuda_placement import environment
+from helpers.end_to_end import RecordingEngine
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.errors import NumericError
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort import engine as runtime
+
+CONFIG = tiny_models.mixed_windows(context=60)
+PROMPT = (5, 17, 40)
+STEPS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime as ort
+from helpers.cuda_stubs import counts
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort import decode_step
+from tfm.runtime.ort import engine as runtime
+
+ort.preload_dlls = lambda: None  # the machine's own libraries of CUDA, if it has some
+runtime.FIRST_CAPACITY = 8
+decode_step.FIRST_CAPTURED, runtime.MOST_CAPTURES = 1, 2
+engine = runtime.OrtEngine(open_bundle(Path(sys.argv[1])), "cuda", threads=1)
+told = [counts()]
+cache = engine.start()
+logits, cache = engine.step(np.array([[5, 17, 40]]), cache)
+told.append(counts())
+for _ in range(5):
+    best, cache = engine.best(np.array([[7]]), cache)
+    told.append(counts())
+for step in engine.best, engine.best, engine.step:  # from the ninth token on in a larger cache
+    best, cache = step(np.array([[7]]), cache)
+    told.append(counts())
+_, cache = engine.step(np.array([[5, 17, 40]]), engine.start())
+for _ in range(3):
+    best, cache = engine.best(np.array([[7]]), cache)
+    told.append(counts())
+print(json.dumps({"told": told, "shape": list(logits.shape), "device": engine.device}))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decode_step")
+    save_checkpoint(folder / "source", CONFIG, tiny_models.weights(CONFIG, seed=3))
+    export(open_checkpoint(folder / "source"), folder / "out", target="ort-cuda", quant="fp16", verify=False)
+    return folder / "out"
+
+
+@pytest.fixture
+def engine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> runtime.OrtEngine:
+    """The bundle's engine on the CPU, with caches that are outgrown soon."""
+    monkeypatch.setattr(runtime, "choose", lambda *_: "cpu")
+    monkeypatch.setattr(runtime, "FIRST_CAPACITY", 8)
+    return runtime.OrtEngine(open_bundle(bundle), threads=1)
+
+
+def test_greedy_text_is_chosen_where_it_is_computed(engine: runtime.OrtEngine) -> None:
+    called: list[Any] = []
+    best = engine.best
+    engine.best = lambda *arguments: (called.append(1), best(*arguments))[1]
+    chosen = list(generate(engine, GeneratedSequence(PROMPT, max_new_tokens=30)))
+    assert len(called) == 29, "all but the first token, which the prompt gives"
+    recorder = RecordingEngine(engine)
+    tokens = list(generate(recorder, GeneratedSequence(PROMPT, max_new_tokens=30)))
+    assert chosen == tokens == [int(np.argmax(logits)) for logits in recorder.logits]
+    assert len(set(tokens)) > 3
+
+
+def test_what_needs_logits_gets_them(engine: runtime.OrtEngine) -> None:
+    engine.best = lambda *_: pytest.fail("logits were wanted")
+    samplers = Sampler(temperature=0.7), Sampler(repetition_penalty=1.5)
+    for options in ({"logprobs": 2}, *({"sampler": one} for one in samplers)):
+        sequence = GeneratedSequence(PROMPT, max_new_tokens=3, **options)
+        assert len(list(generate(engine, sequence))) == 3
+
+
+def test_rows_of_a_batch_have_their_own_best_tokens(engine: runtime.OrtEngine) -> None:
+    tokens, lengths = np.array([[5, 17, 40], [9, 2, 0]]), np.array([3, 2])
+    caches = [engine.step(tokens, engine.start(2), lengths)[1] for _ in range(2)]
+    best, cache = engine.best(np.array([[7], [11]]), caches[0])
+    logits, other = engine.step(np.array([[7], [11]]), caches[1])
+    assert best.tolist() == logits.argmax(-1).tolist()
+    assert cache.lengths.tolist() == other.lengths.tolist() == [4, 3]
+
+
+def test_a_logit_that_is_not_finite_is_an_error(engine: runtime.OrtEngine) -> None:
+    _, cache = engine.step(np.array([PROMPT]), engine.start())
+    for layer in cache._buffers.layers:
+        for buffer in layer:
+            buffer.fill(np.full(buffer.shape, np.nan, buffer.dtype))
+    with pytest.raises(NumericError, match="finite"):
+        engine.best(np.array([[7]]), cache)
+
+
+def test_a_step_is_captured_once_for_each_cache_and_replayed(bundle: Path, cuda_stubs: Path) -> None:
+    command = [sys.executable, "-c", STEPS, str(bundle)]
+    child = subprocess.run(command, env=environment(cuda_stubs), capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr[-2000:]
+    result = json.loads(child.stdout)
+    assert result["device"] == "cuda"
+    assert result["shape"] == [1, 1, CONFIG.embedding.vocabulary]
+    told = result["told"]
+    # A prompt has shapes of its own, and the first step is waited for. The ninth token has another cache, so
+    # other places. No number is left for the third cache.
+    assert [one["captured"] for one in told] == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert [one["replayed"] for one in told] == [0, 0, 0, 1, 2, 3, 4, 4, 5, 6, 6, 6, 6]
+    launched = [after["launched"] - before["launched"] for before, after in pairwise(told)]
+    assert [bool(count) for count in launched] == [True] * 3 + [False] * 3 + [True] * 2 + [False] + [True] * 3
+
+
+@pytest.mark.gpu
+def test_captured_steps_give_the_same_tokens_in_as_much_memory(bundle: Path) -> None:
+    """As uncaptured ones, and a further text takes no more of the GPU's memory than its capture."""
+
+    def free() -> int:
+        memory = [ctypes.c_size_t(), ctypes.c_size_t()]
+        assert ctypes.CDLL("libcudart.so.13").cudaMemGetInfo(*map(ctypes.byref, memory)) == 0
+        return memory[0].value
+
+    def text(engine: runtime.OrtEngine) -> list[int]:
+        return list(generate(engine, GeneratedSequence(PROMPT, max_new_tokens=40)))
+
+    captured, plain = (runtime.OrtEngine(open_bundle(bundle), "cuda") for _ in range(2))
+    plain._captures = None
+    expected, before = text(plain), 0
+    for count in range(4):
+        assert text(captured) == expected
+        before = before if count else free()
+    assert before - free() < 16 * 2**20
