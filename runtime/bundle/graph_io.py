@@ -64,6 +64,7 @@ MEANINGS = {
     "conv": "last inputs of the short convolution of layer I",
     "seqlens": "where in the cache the last of each row's tokens goes, in layers with a window or without",
     "total": "how many tokens the longest row has then",
+    "best": "the first token of the largest of the logits, -1 where one isn't finite",
 }
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
 READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")

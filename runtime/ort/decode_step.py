@@ -9,16 +9,14 @@ replay launches all kernels at once, on the places that the capture saw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnxruntime as ort
 
 from ...refimpl.decoding.sampling import non_finite_error
 from ..bundle.graph_io import row_length_names
-from .device_buffer import DeviceBuffer, zeros
-from .io_binding import DecoderSession
-from .kv_cache import CacheBuffers
+from .device_buffer import Binding, DeviceBuffer, zeros
 
 # A capture takes two more runs, and stays in its session: ONNX Runtime 1.31 releases none on CUDA. So it is
 # for buffers that are used for some steps, and a session makes only so many; other steps run uncaptured.
@@ -41,29 +39,35 @@ class DecodeStep:
     """
 
     def __init__(
-        self, decoder: DecoderSession, buffers: CacheBuffers, captures: Iterator[int] | None
+        self,
+        session: ort.InferenceSession,
+        binding: Binding,
+        logits: DeviceBuffer,
+        entries: Mapping[int | None, int],
+        options: ort.RunOptions | None,
+        captures: Iterator[int] | None,
     ) -> None:
-        self._session = decoder.session
-        self._binding = decoder.bind(buffers)
-        batch, device, integer = buffers.batch, decoder.device, np.dtype(np.int64)
-        self.logits = zeros((batch, 1, decoder.config.embedding.vocabulary), np.dtype(np.float32), device)
+        """`binding` has the cache bound, whose layers have room for `entries` by window; `logits` [B, 1, N]
+        are to be written; `options` are those of uncaptured runs."""
+        self._session, self._binding, self.logits = session, binding, logits
+        batch, device, integer = logits.shape[0], logits.device, np.dtype(np.int64)
         self._best = zeros((batch, 1), integer, device)
         shapes = {"tokens": (batch, 1), "past": (batch,)}
         self._inputs = {name: zeros(shape, integer, device) for name, shape in shapes.items()}
         constant = {"at": zeros((batch, 1), integer, device)}
-        for window, entries in buffers.entries().items():
+        for window, room in entries.items():
             seqlens, total = row_length_names(window)
             self._inputs[seqlens] = zeros((batch,), np.dtype(np.int32), device)
             # The longest row decides only how work is split. A replay has the one of the capture, so it is
             # the longest that there can be. The operator reads it on the CPU.
-            constant[total] = DeviceBuffer(np.array(entries, np.int32), "cpu")
+            constant[total] = DeviceBuffer(np.array(room, np.int32), "cpu")
         io = self._binding.io
         for name, buffer in (self._inputs | constant).items():
             io.bind_input(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
         for name, buffer in (("logits", self.logits), ("best", self._best)):
             io.bind_output(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
         self._constant = constant  # the binding knows only where it is
-        self._options, self._captures, self._steps = decoder.options, captures, 0
+        self._options, self._captures, self._steps = options, captures, 0
 
     def run(self, tokens: np.ndarray, past: np.ndarray, window_lengths: dict[int, np.ndarray]) -> None:
         """Read tokens [B, 1] after `past` [B] others, of which layers with a window hold `window_lengths`."""

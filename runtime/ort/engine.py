@@ -221,7 +221,7 @@ class OrtEngine:
         buffers.make_room(past, np.ones(len(past), np.int64))
         with one_line(f"{self.model} can't be run"):
             if buffers.decode_step is None:
-                buffers.decode_step = DecodeStep(self._decoder, buffers, self._captures)
+                buffers.decode_step = self._decoder.decode_step(buffers, self._captures)
             buffers.decode_step.run(tokens, past, buffers.window_lengths(past))
         return buffers.decode_step, OrtCache(past + 1, buffers)
 

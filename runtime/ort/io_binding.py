@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnxruntime as ort
 
@@ -10,7 +12,8 @@ from ...refimpl.engine.cache_kinds import array_names, cache_kinds, encoder_kind
 from ...refimpl.ops.model import position_tables
 from ..bundle.graph_io import Graph, row_length_names
 from .chunked_step import StepArrays
-from .device_buffer import Binding, DeviceBuffer
+from .decode_step import DecodeStep
+from .device_buffer import Binding, DeviceBuffer, zeros
 from .kv_cache import CacheBuffers, flat
 
 
@@ -60,6 +63,12 @@ class DecoderSession:
         the next one."""
         this = self.bind(buffers)
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
+
+    def decode_step(self, buffers: CacheBuffers, captures: Iterator[int] | None) -> DecodeStep:
+        """The step of one token a row on these buffers."""
+        shape = (buffers.batch, 1, self.config.embedding.vocabulary)
+        logits = zeros(shape, np.dtype(np.float32), self.device)
+        return DecodeStep(self.session, self.bind(buffers), logits, buffers.entries(), self.options, captures)
 
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
         """Cache, rotary tables and encoder's keys and values, bound by address; with `row`, only those of

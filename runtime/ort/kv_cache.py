@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,11 +40,9 @@ from ...refimpl.engine.protocol import (
     used_cache_error,
 )
 from ...refimpl.errors import LimitError
+from .decode_step import DecodeStep
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
-
-if TYPE_CHECKING:
-    from .decode_step import DecodeStep
 
 Layer = list[DeviceBuffer]  # the arrays of one layer, as its kind names them
 

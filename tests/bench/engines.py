@@ -108,6 +108,32 @@ class Onnx(TfmEngine):
         self.version = f"{self.engine.path}, onnxruntime {onnxruntime.__version__}"
 
 
+class OnCuda(TfmEngine):
+    """A bundle for ort-cuda; steps give the best token and not the logits."""
+
+    captures = True
+
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime
+        from tfm.runtime.bundle.bundle import open_bundle
+        from tfm.runtime.ort import engine
+
+        if not self.captures:
+            engine.MOST_CAPTURES = 0
+        self.engine = engine.OrtEngine(open_bundle(Path(model)), "cuda", threads)
+        self.version = f"onnxruntime {onnxruntime.__version__}"
+
+    def next(self, token: int) -> int:
+        best, self.cache = self.engine.best(np.array([[token]], np.int64), self.cache)
+        return int(best[0, 0])
+
+
+class OnCudaUncaptured(OnCuda):
+    """The same without captures."""
+
+    captures = False
+
+
 class Numpy(TfmEngine):
     """The specification over a checkpoint's float32 numbers."""
 
@@ -250,11 +276,15 @@ class Llama(Stepwise):
 class Genai(Stepwise):
     """onnxruntime-genai; it keeps the last token itself."""
 
+    provider: Any = None
+
     def __init__(self, model: str, threads: int) -> None:
         import onnxruntime_genai as og  # pyright: ignore[reportMissingImports]
 
         config = og.Config(model)
-        options = {"intra_op_num_threads": threads}
+        options: dict[str, Any] = {"intra_op_num_threads": threads}
+        if self.provider is not None:
+            options["provider_options"] = [self.provider]
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self.og, self.model = og, og.Model(config)
         self.version = f"onnxruntime-genai {og.__version__}"
@@ -274,6 +304,12 @@ class Genai(Stepwise):
     def next(self, token: int) -> int:
         self.generator.generate_next_token()
         return int(self.generator.get_next_tokens()[0])
+
+
+class GenaiOnCuda(Genai):
+    """The same on a GPU, its steps captured."""
+
+    provider: Any = {"cuda": {"enable_cuda_graph": "1"}}  # noqa: RUF012
 
 
 class CTranslate2:
@@ -378,11 +414,14 @@ class TransformersEncoder(Encoder):
 
 KINDS = {
     "onnx": Onnx,
+    "onnx-cuda": OnCuda,
+    "onnx-cuda-uncaptured": OnCudaUncaptured,
     "numpy": Numpy,
     "torch": Torch,
     "transformers": Transformers,
     "llama": Llama,
     "genai": Genai,
+    "genai-cuda": GenaiOnCuda,
     "ct2": CTranslate2,
     "onnx encoder": OnnxEncoder,
     "graph encoder": GraphEncoder,

@@ -1,0 +1,55 @@
+"""The README's table of families on ort-cuda, by config.json files as they are published.
+
+PYTHONPATH=tests python -m reports.cuda_placement
+
+The rules are those of `operator_limits`. tests/export/targets/test_cuda_placement.py asks ONNX Runtime's CUDA
+provider where it places the nodes of such graphs.
+"""
+
+# ruff: noqa: T201  (a script: what it prints is its result)
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tfm.refimpl.config import Config
+from tfm.runtime.bundle import operator_limits, targets
+
+from reports.layouts import published
+
+HEAD = ("on `ort-cuda`", "every published config", "some")
+TARGET = targets.find("ort-cuda")
+
+
+def outcome(config: Config) -> str:
+    """What becomes of a model, in a few words."""
+    recurrence = operator_limits.recurrence(TARGET, config, "float16")
+    sinks = operator_limits.sinks(TARGET, config)
+    if refused := recurrence or sinks:
+        return f"no bundle: {refused}"
+    if "decoder" not in config.stacks:
+        return "a text is one run, which isn't captured"
+    if (reason := operator_limits.capture(config)) is not None:
+        return f"steps aren't captured: {reason}"
+    return "steps are captured"
+
+
+def table() -> str:
+    """The families of each outcome, all of their configs or some."""
+    every: dict[str, list[str]] = defaultdict(list)
+    some: dict[str, list[str]] = defaultdict(list)
+    for name, configs in sorted(published().items()):
+        outcomes = [outcome(config) for config in configs]
+        for one in sorted(set(outcomes)):
+            count = outcomes.count(one)
+            if count == len(configs):
+                every[one].append(name)
+            else:
+                some[one].append(f"{name} ({count} of {len(configs)})")
+    names = sorted({*every, *some}, key=lambda one: (-len(every[one]), one))
+    rows = [(one, ", ".join(every[one]), ", ".join(some[one])) for one in names]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+
+
+if __name__ == "__main__":
+    print(table())
