@@ -8,8 +8,8 @@
 
 prepare.py makes HF_DIR. Both sides have what makes them fast: steps captured as CUDA graphs
 (enable_cuda_graph), and products of float16 with symmetric blocks of 32 (ORT_FPA_INTB_GEMM=1), whose weights
-are packed when a model is loaded or, if the builder's release can, before. tfm is measured without capture too,
-and must write the same tokens. Figures are tokens a second, median (lowest to highest).
+are packed when a model is loaded or, if the builder's release can, before. tfm is measured without capture
+too, and must write the same tokens. Figures are tokens a second, median (lowest to highest).
 """
 
 from __future__ import annotations

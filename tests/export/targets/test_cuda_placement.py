@@ -61,6 +61,7 @@ def test_other_models(tmp_path: Path, cuda_stubs: Path, name: str) -> None:
     check(MODELS[name], "fp16", tmp_path, cuda_stubs)
 
 
+@pytest.mark.long
 def test_lengths_computed_in_the_graph_are_copied(
     tmp_path: Path, cuda_stubs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
