@@ -120,7 +120,7 @@ def differences(
 def main(
     bundle: Path,
     prompts: Annotated[int, typer.Option(help="How many of chat_prompts.txt.")] = 50,
-    new: Annotated[int, typer.Option(help="Tokens to generate after each.")] = 24,
+    new: Annotated[int, typer.Option(help="Tokens to generate after each.")] = 16,
 ) -> None:
     """Compare, a line for each way."""
     from tfm import runtime
