@@ -6,10 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from ..refimpl.engine.cache_kinds import CacheKind, ConvTail, DeltaStates, KeysValues, LinearSums, LstmStates
+from ..refimpl.engine.cache_kinds import (
+    CacheKind,
+    ConvTail,
+    DeltaStates,
+    KeysValues,
+    Latents,
+    LinearSums,
+    LstmStates,
+)
 from .ops.block import MixerCache
 from .ops.cache import KVCache
 from .ops.gated_delta import DeltaState
+from .ops.latent_attention import LatentCache
 from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
 from .ops.short_conv import ConvState
@@ -20,6 +29,7 @@ VALUES: dict[type[CacheKind], type[MixerCache]] = {
     LstmStates: LstmState,
     ConvTail: ConvState,
     DeltaStates: DeltaState,
+    Latents: LatentCache,
 }
 
 

@@ -202,6 +202,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     from ...refimpl.config import (
         Alibi,
         Attention,
+        LatentAttention,
         Learned,
         MoE,
         RelativeBias,
@@ -213,7 +214,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
     norm = type(stack.final_norm or a.pre or a.after).__name__
-    match (a.position if isinstance(a, Attention) else None) or stack.positions:
+    match (a.position if isinstance(a, Attention | LatentAttention) else None) or stack.positions:
         case Rope(theta):
             position = f"rotary {theta:g}"
         case Alibi():
@@ -240,7 +241,14 @@ def _activation(mlp: Mlp) -> str:
 
 
 def _mixer(mixer: TokenMixer) -> str:
-    from ...refimpl.config import LSTM, BlockSparse, GatedDelta, LinearAttention, ShortConv
+    from ...refimpl.config import (
+        LSTM,
+        BlockSparse,
+        GatedDelta,
+        LatentAttention,
+        LinearAttention,
+        ShortConv,
+    )
 
     if isinstance(mixer, LSTM):
         return f"LSTM of {mixer.width} units"
@@ -249,6 +257,8 @@ def _mixer(mixer: TokenMixer) -> str:
     if isinstance(mixer, GatedDelta):
         states = f"{mixer.heads} states of {mixer.key_size} x {mixer.value_size}"
         return f"gated delta network, {states}, convolution over {mixer.length} tokens"
+    if isinstance(mixer, LatentAttention):
+        return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

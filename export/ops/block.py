@@ -11,6 +11,7 @@ from ...refimpl.config import (
     Attention,
     Gated,
     GatedDelta,
+    LatentAttention,
     Layer,
     LinearAttention,
     Mlp,
@@ -28,6 +29,7 @@ from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .gated_delta import DeltaState, GatedDeltaWeights, gated_delta
+from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState
+MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState | LatentCache
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -66,7 +68,12 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 
 MixerWeights = (
-    CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights | GatedDeltaWeights
+    CachedAttentionWeights
+    | LinearAttentionWeights
+    | LstmLayerWeights
+    | ShortConvWeights
+    | GatedDeltaWeights
+    | LatentAttentionWeights
 )
 
 
@@ -172,6 +179,9 @@ def _mix(
     if isinstance(mixer, GatedDelta):
         delta = cast(GatedDeltaWeights, weights["attn"])
         return gated_delta(x, cast(DeltaState, cache), past, delta, settings=mixer)
+    if isinstance(mixer, LatentAttention):
+        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
+        return latent_attention(x, cast(LatentCache, cache), past, leaves, rotary, settings=mixer)
     if isinstance(mixer, LinearAttention):
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)

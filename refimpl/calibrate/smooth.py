@@ -20,6 +20,7 @@ from ..config import (
     Config,
     Gated,
     GatedDelta,
+    LatentAttention,
     Layer,
     LayerNorm,
     LinearAttention,
@@ -67,7 +68,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
     - The input of a sublayer after a norm with a weight (`pre`) whose output nothing else reads. A parallel
       mlp without its own norm reads it too, and so do the router and all experts of a mixture.
-    - The input of wo: attention is linear in the values unless they are clipped, so wv produces it.
+    - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b.
+    - A latent that queries come from, which has a norm with a weight.
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU.
 
@@ -112,7 +114,9 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    if not isinstance(mixer, LSTM | ShortConv | GatedDelta):
+    if isinstance(mixer, LatentAttention):
+        sites += _latent(f"{prefix}attn", mixer)
+    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta):
         sites += _values(f"{prefix}attn", mixer)
     if layer.cross is not None:
         sites += _values(f"{prefix}cross", layer.cross)
@@ -120,7 +124,9 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
 
 
 def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
-    """The matrices that make queries, keys and values, or gates and values of other mixers."""
+    """The matrices that make queries, keys and values, their latents, or gates and values of other mixers."""
+    if isinstance(mixer, LatentAttention):
+        return (f"{prefix}attn.{'wq' if mixer.query_rank is None else 'wq_a'}", f"{prefix}attn.wkv_a")
     if isinstance(mixer, ShortConv):
         return (f"{prefix}attn.wi",)
     if isinstance(mixer, GatedDelta):
@@ -143,6 +149,11 @@ def _values(prefix: str, a: Attention | LinearAttention) -> list[SmoothingSite]:
         scales = [f"{prefix}.v_scale"] if a.kv == "int8" else []
     producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.qkv_bias else []), *scales)
     return [SmoothingSite(producers, (f"{prefix}.wo",), a.heads // a.kv_heads, a.head_size)]
+
+
+def _latent(prefix: str, a: LatentAttention) -> list[SmoothingSite]:
+    queries = [] if a.query_rank is None else [SmoothingSite((f"{prefix}.q_norm",), (f"{prefix}.wq",))]
+    return [*queries, SmoothingSite((f"{prefix}.wv_b",), (f"{prefix}.wo",))]
 
 
 def _experts(m: MoE) -> list[str]:

@@ -20,6 +20,7 @@ from .layers import (
     Gated,
     GatedDelta,
     HeadNorm,
+    LatentAttention,
     Layer,
     LayerNorm,
     LinearAttention,
@@ -50,10 +51,9 @@ TYPES: dict[str, type] = {
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
-        LSTM, ShortConv, GatedDelta, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer, Learned,
-        Sinusoidal, Stack,
-        EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag,
-        QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
+        LSTM, ShortConv, GatedDelta, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer,
+        Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM,
+        MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
     )
 }  # fmt: skip
 

@@ -208,8 +208,37 @@ class GatedDelta:
         return 2 * self.key_heads * self.key_size + self.heads * self.value_size
 
 
+@dataclass(frozen=True)
+class LatentAttention:
+    """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
+
+    A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
+    which all heads share; its value has `value_size`. Queries come from a latent of their own of
+    `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
+    `scale` None means 1/sqrt(head_size).
+    """
+
+    heads: int
+    rank: int
+    key_size: int
+    value_size: int
+    position: Rope
+    query_rank: int | None = None
+    bias: bool = False
+    norm_eps: float = 1e-6
+    scale: float | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    @property
+    def head_size(self) -> int:
+        """The numbers of a query, and of a key with its rotated part."""
+        return self.key_size + self.position.dims
+
+
 # What moves information from token to token.
-TokenMixer = Attention | LinearAttention | LSTM | ShortConv | GatedDelta
+TokenMixer = Attention | LinearAttention | LSTM | ShortConv | GatedDelta | LatentAttention
 
 
 @dataclass(frozen=True)
@@ -290,8 +319,8 @@ Mlp = Gated | Plain | MoE
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    In a decoder, linear attention, an LSTM, a short convolution or a gated delta network may stand in the
-    place of attention.
+    In a decoder, latent or linear attention, an LSTM, a short convolution or a gated delta network may stand
+    in the place of attention.
     A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`

@@ -38,8 +38,7 @@ class _Model:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotary settings, in the order of their first layer."""
-        positions = (a.position for stack in self.stacks.values() for a in stack.attentions)
-        return tuple(dict.fromkeys(p for p in positions if isinstance(p, Rope)))
+        return tuple(dict.fromkeys(rope for stack in self.stacks.values() for rope in stack.ropes))
 
 
 @dataclass(frozen=True)

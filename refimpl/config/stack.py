@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .layers import Attention, KVFormat, Layer, Norm
-from .positions import Learned, Sinusoidal
+from .layers import Attention, KVFormat, LatentAttention, Layer, Norm
+from .positions import Learned, Rope, Sinusoidal
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ class Stack:
     def attentions(self) -> tuple[Attention, ...]:
         """The attention of each layer that has one, and not another mixer."""
         return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The different rotary settings, in the order of their first layer."""
+        mixers = (layer.attention for layer in self.layers)
+        positions = (m.position for m in mixers if isinstance(m, Attention | LatentAttention))
+        return tuple(dict.fromkeys(p for p in positions if isinstance(p, Rope)))
 
     def with_kv(self, kv: KVFormat) -> Stack:
         """The same stack with the keys and values of all layers cached as `kv`."""

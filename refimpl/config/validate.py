@@ -19,6 +19,7 @@ from .layers import (
     Gated,
     GatedDelta,
     HeadNorm,
+    LatentAttention,
     LayerNorm,
     LinearAttention,
     Mlp,
@@ -221,6 +222,9 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
         case GatedDelta():
             _check_gated_delta(at, mixer)
             _need(decodes, f"{at}a gated delta network must be in a decoder")
+        case LatentAttention():
+            _check_latent(at, mixer)
+            _need(decodes, f"{at}latent attention must be in a decoder")
 
 
 def _check_gated_delta(at: str, mixer: GatedDelta) -> None:
@@ -231,6 +235,16 @@ def _check_gated_delta(at: str, mixer: GatedDelta) -> None:
     _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
     divisible = mixer.heads % mixer.key_heads == 0
     _need(divisible, f"{at}heads must be a multiple of key_heads, got {mixer.heads} and {mixer.key_heads}")
+
+
+def _check_latent(at: str, a: LatentAttention) -> None:
+    _bounded(at + "heads", a.heads, LIMITS["heads"])
+    _bounded(at + "rank of the latent", a.rank, LIMITS["width"])
+    _bounded(at + "key_size", a.key_size, LIMITS["width"])
+    _bounded(at + "value_size", a.value_size, LIMITS["width"])
+    if a.query_rank is not None:
+        _bounded(at + "rank of the queries' latent", a.query_rank, LIMITS["width"])
+    _check_rope(at, a.position, LIMITS["width"])
 
 
 def _check_heads(at: str, a: Attention | LinearAttention) -> None:
@@ -262,15 +276,19 @@ def _check_attention(at: str, a: Attention) -> None:
         case FullAttention():
             pass
     match a.position:
-        case Rope(theta, dims, scaling=scaling):
-            _bounded(at + "rotary dims", dims, a.head_size)
-            _need(dims % 2 == 0, f"{at}rotary dims must be even, got {dims}")
-            _check_scaling(at, scaling, theta, dims // 2)
+        case Rope():
+            _check_rope(at, a.position, a.head_size)
         case RelativeBias(buckets, distance):
             _bounded(at + "buckets of the relative bias", buckets, LIMITS["context"], 4)
             _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
         case Alibi() | None:
             pass
+
+
+def _check_rope(at: str, rope: Rope, size: int) -> None:
+    _bounded(at + "rotary dims", rope.dims, size)
+    _need(rope.dims % 2 == 0, f"{at}rotary dims must be even, got {rope.dims}")
+    _check_scaling(at, rope.scaling, rope.theta, rope.dims // 2)
 
 
 def _check_mlp(at: str, mlp: Mlp) -> None:

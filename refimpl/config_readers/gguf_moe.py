@@ -12,7 +12,7 @@ from ..weights.weight_map import weight_map
 from .decoder import sigmoid_experts, with_experts
 from .keys import Keys
 
-SIGMOID = 2  # llama.cpp's number
+SOFTMAX, SIGMOID = 1, 2  # llama.cpp's numbers
 
 
 def with_gguf_experts(
@@ -52,14 +52,19 @@ def with_gguf_experts(
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
-def with_gguf_sigmoid_experts(base: Decoder, keys: Keys, *, renormalize: bool | None = None) -> Decoder:
+def with_gguf_sigmoid_experts(
+    base: Decoder, keys: Keys, *, renormalize: bool | None = None, softmax: bool = False
+) -> Decoder:
     """The decoder with experts chosen by sigmoids and biases after its leading dense layers.
 
     The shared experts are one, as wide as all of them. `renormalize` says what llama.cpp does with the
-    weights in an architecture for which no key does.
+    weights in an architecture for which no key does. With `softmax` they may be chosen by a softmax, without
+    biases, as where no key says how (DeepSeek-V2).
     """
-    if keys.get("expert_gating_func", int) != SIGMOID:
-        raise keys.fail("expert_gating_func", f"{SIGMOID}, a sigmoid")
+    allowed = {SIGMOID: "a sigmoid"} | ({SOFTMAX: "a softmax"} if softmax else {})
+    gating = keys.get("expert_gating_func", int, *((SOFTMAX,) if softmax else ()))
+    if gating not in allowed:
+        raise keys.fail("expert_gating_func", " or ".join(f"{n}, {kind}" for n, kind in allowed.items()))
     mixture = partial(
         sigmoid_experts,
         experts=keys.size("expert_count"),
@@ -70,7 +75,14 @@ def with_gguf_sigmoid_experts(base: Decoder, keys: Keys, *, renormalize: bool | 
         shared=keys.get("expert_shared_count", int, 0),
         groups=ExpertGroups(keys.size("expert_group_count", 1), keys.size("expert_group_used_count", 1)),
     )
-    return with_experts(base, mixture, keys.get("leading_dense_block_count", int, 0))
+
+    def scored(mlp: Gated) -> MoE:
+        m = mixture(mlp)
+        if gating == SIGMOID:
+            return m
+        return replace(m, score="softmax", choice_bias=False, groups=replace(m.groups, by="max"))
+
+    return with_experts(base, scored, keys.get("leading_dense_block_count", int, 0))
 
 
 EXPERTS = weight_map("""

@@ -176,10 +176,14 @@ def _mscale(inner: Keys, key: str) -> float | None:
     return None if inner.get(key, float, None) == 0 else inner.positive(key, None)
 
 
+def yarn_magnitude(factor: float, scale: float) -> float:
+    """A magnitude of YaRN, 1 + 0.1 · scale · ln(factor)."""
+    return 1 + 0.1 * scale * math.log(max(factor, 1.0))
+
+
 def magnitude_ratio(factor: float, scale: float, other: float) -> float:
-    """The ratio of two magnitudes of YaRN, 1 + 0.1 · scale · ln(factor) each."""
-    growth = 0.1 * math.log(max(factor, 1.0))
-    return (1 + scale * growth) / (1 + other * growth)
+    """The ratio of two magnitudes of YaRN."""
+    return yarn_magnitude(factor, scale) / yarn_magnitude(factor, other)
 
 
 def _longrope(inner: Keys, context: int, original: int) -> LongRope:

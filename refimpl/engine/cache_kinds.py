@@ -17,6 +17,7 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
     ConvTail            conv [B, M, F]               the last M inputs of a short convolution
     DeltaStates         conv [B, M, F]               the same of a gated delta network, and what its heads
                         state [B, H, K, V]           have written of all tokens
+    Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
 axis of tokens, the row's oldest kept token is entry 0, and what lies past the kept ones is unspecified.
@@ -38,6 +39,7 @@ from ..config import (
     Config,
     GatedDelta,
     KVFormat,
+    LatentAttention,
     Layer,
     LinearAttention,
     ShortConv,
@@ -46,6 +48,7 @@ from ..config import (
 from ..errors import LimitError
 from ..ops.cache import KVCache
 from ..ops.gated_delta import DeltaState
+from ..ops.latent_attention import LatentCache
 from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
 from ..ops.short_conv import ConvState
@@ -197,6 +200,21 @@ class KeysValues(CacheKind):
         return KVCache(keys, values)
 
 
+@dataclass(frozen=True)
+class Latents(CacheKind):
+    """One vector of `size` numbers for each token, which all heads read."""
+
+    size: int
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return (CacheArray("latent", ("batch", 1, self.tokens_axis, self.size)),)
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LatentCache:
+        (shape,) = self.shapes(batch, capacity)
+        return LatentCache(np.zeros(shape, dtype))
+
+
 class RecurrentState(CacheKind):
     """What is computed of all tokens together, and doesn't grow with them. It can't forget the last ones."""
 
@@ -331,6 +349,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return ConvTail(length - 1, width)
         case GatedDelta(heads, _, key_size, value_size, length) as mixer:
             return DeltaStates(length - 1, mixer.channels, heads, key_size, value_size)
+        case LatentAttention(rank=rank, position=position):
+            return Latents(rank + position.dims)
         case Attention() as attention:
             window = None
             # A window that no text outgrows drops nothing.

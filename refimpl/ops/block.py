@@ -13,6 +13,7 @@ from ..config import (
     Attention,
     Gated,
     GatedDelta,
+    LatentAttention,
     Layer,
     LayerNorm,
     LinearAttention,
@@ -31,6 +32,7 @@ from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .gated_delta import DeltaState, GatedDeltaWeights, gated_delta
+from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
-MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState
+MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState | LatentCache
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -74,7 +76,12 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 
 MixerWeights = (
-    CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights | GatedDeltaWeights
+    CachedAttentionWeights
+    | LinearAttentionWeights
+    | LstmLayerWeights
+    | ShortConvWeights
+    | GatedDeltaWeights
+    | LatentAttentionWeights
 )
 
 
@@ -210,6 +217,10 @@ def _mix(
         case GatedDelta():
             assert isinstance(cache, DeltaState)
             return gated_delta(x, cache, past, cast(GatedDeltaWeights, weights["attn"]), settings=mixer)
+        case LatentAttention():
+            assert isinstance(cache, LatentCache)
+            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
+            return latent_attention(x, cache, past, leaves, rotary, settings=mixer)
         case Attention():
             assert isinstance(cache, KVCache)
             leaves = cast(CachedAttentionWeights, weights["attn"])

@@ -78,14 +78,15 @@ class KVCache(NamedTuple):
 
     def grow(self, capacity: int) -> KVCache:
         """The same tokens with just `capacity` places, new ones filled with zeros."""
-        return self._replace(keys=_places(self.keys, capacity), values=_places(self.values, capacity))
+        return self._replace(keys=places(self.keys, capacity), values=places(self.values, capacity))
 
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """Any row can be truncated to nothing."""
         return np.zeros_like(written)
 
 
-def _places(past: Array, capacity: int) -> Array:
+def places(past: Array, capacity: int) -> Array:
+    """The cache with just `capacity` places, new ones filled with zeros."""
     b, g, held, k = past.shape
     if held >= capacity:
         return past[:, :, :capacity]

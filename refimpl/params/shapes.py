@@ -13,6 +13,8 @@
                                     bi 3*F  conv_bias F  bo D
                                     of a gated delta network: wi D,2*G*K+H*V  conv _,2*G*K+H*V
                                     wz D,H*V  wb D,H  wa D,H  a_log H  dt_bias H  norm V  wo H*V,D
+                                    of latent attention: wkv_a D,C+2*J  kv_norm C  wk_b C,H*U  wv_b C,H*V
+                                    wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
@@ -42,6 +44,7 @@ from ..config import (
     GatedDelta,
     Head,
     HeadNorm,
+    LatentAttention,
     LayerNorm,
     Learned,
     LinearAttention,
@@ -75,6 +78,8 @@ GATES = (".wx", ".wh")
 RATES = (".wa", ".wb")
 # Kernels of convolutions, which multiply channel by channel.
 KERNELS = (".conv",)
+# Maps of a latent to keys and values, which products take from either side.
+LATENT_MAPS = (".wk_b", ".wv_b")
 # Projections to the labels, or to an embedding's own space: small, and no later layer averages their rounding
 # error out, so they stay in float.
 LABELS = ("head.out.weight",)
@@ -217,6 +222,18 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels), "wz": (d, out)}
             shapes |= {"wb": (d, heads), "wa": (d, heads), "a_log": (heads,), "dt_bias": (heads,)}
             return shapes | {"norm": (size,), "wo": (out, d)}
+        case LatentAttention():
+            return _latent_attention(mixer, d)
+
+
+def _latent_attention(a: LatentAttention, d: int) -> Shapes:
+    h, rank, joint = a.heads, a.rank, a.rank + a.position.dims
+    shapes: Shapes = {}
+    if (f := a.query_rank) is not None:
+        shapes = {"wq_a": (d, f), "q_norm": (f,)} | ({"bq_a": (f,)} if a.bias else {})
+    shapes |= {"wq": (f or d, h * a.head_size), "wkv_a": (d, joint), "kv_norm": (rank,)}
+    shapes |= {"wk_b": (rank, h * a.key_size), "wv_b": (rank, h * a.value_size), "wo": (h * a.value_size, d)}
+    return shapes | ({"bkv_a": (joint,), "bo": (d,)} if a.bias else {})
 
 
 def _mixture(m: MoE, d: int) -> Shapes:
@@ -247,6 +264,6 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *RATES, *KERNELS, *LABELS)
+        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *RATES, *KERNELS, *LATENT_MAPS, *LABELS)
     )
     return len(shape) == 2 and not stays_in_float

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import Attention
+from ..config import Attention, LatentAttention, TokenMixer
 from ..ops.quant import Blocks, transpose
 
 Shape = tuple[int, ...]
@@ -32,8 +32,8 @@ def _each_array(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> W
 class Step:
     """One change of a stored tensor."""
 
-    def bound(self, leaf: str, attention: Attention) -> Step:
-        """The step for a leaf of a layer with this attention."""
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        """The step for a leaf of a layer with this attention, or another mixer."""
         return self
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
@@ -83,8 +83,10 @@ class Unpermute(Step):
 
     heads: int = 0
 
-    def bound(self, leaf: str, attention: Attention) -> Unpermute:
-        return Unpermute(attention.kv_heads if leaf.endswith("k") else attention.heads)
+    def bound(self, leaf: str, mixer: TokenMixer) -> Unpermute:
+        if not isinstance(mixer, Attention):
+            return self
+        return Unpermute(mixer.kv_heads if leaf.endswith("k") else mixer.heads)
 
     def apply(self, weight: Weight) -> Weight:
         # Row j of a head's first half and of its second half are a pair.
@@ -102,8 +104,8 @@ class Ungroup(Step):
     kv_heads: int = 0
     head_size: int = 0
 
-    def bound(self, leaf: str, attention: Attention) -> Ungroup:
-        return Ungroup(attention.kv_heads, attention.head_size)
+    def bound(self, leaf: str, mixer: TokenMixer) -> Ungroup:
+        return Ungroup(mixer.kv_heads, mixer.head_size) if isinstance(mixer, Attention) else self
 
     def apply(self, weight: Weight) -> Weight:
         columns = np.arange(weight.shape[-1]).reshape(self.kv_heads, -1, self.head_size)
@@ -161,6 +163,51 @@ class FirstRow(Step):
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
         return weight[0]
+
+
+@dataclass(frozen=True)
+class KeysThenValues(Step):
+    """A map of a latent to keys and values, [H, U + V] by head (DeepSeek): all keys, then all values."""
+
+    heads: int = 0
+    key_size: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> KeysThenValues:
+        return KeysThenValues(mixer.heads, mixer.key_size) if isinstance(mixer, LatentAttention) else self
+
+    def apply(self, weight: Weight) -> Weight:
+        columns = np.arange(weight.shape[-1]).reshape(self.heads, -1)
+        parts = np.split(columns, [self.key_size], axis=1)
+        order = np.concatenate([part.reshape(-1) for part in parts])
+        return _each_array(weight, lambda a: a[..., order])
+
+
+@dataclass(frozen=True)
+class ByHead(Step):
+    """A map [C, H·F] that is stored as [H, C, F]."""
+
+    heads: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> ByHead:
+        return ByHead(mixer.heads) if isinstance(mixer, LatentAttention) else self
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((self.heads, result[0], result[1] // self.heads),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.swapaxes(0, 1).reshape(weight.shape[1], -1)
+
+
+class Swap(Step):
+    """A tensor that is stored with its last two axes in the other order."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((*result[:-2], result[-1], result[-2]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.swapaxes(-1, -2)
 
 
 class Taps(Step):
@@ -223,6 +270,9 @@ STEPS: dict[str, Step] = {
     "table": MaybeVector(),
     "column": AddColumn(),
     "row": FirstRow(),
+    "keys_values": KeysThenValues(),
+    "by_head": ByHead(),
+    "swap": Swap(),
     "taps": Taps(),
 }
 

@@ -26,6 +26,9 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
     row           a vector stored as a matrix of one row (BART)
+    keys_values   a head's part of a latent's map to keys and to values, head by head (DeepSeek)
+    by_head       a map that is stored as one matrix [C, F] for each head
+    swap          the last two axes in the other order
     taps          the kernel of a convolution of each channel on its own, [F, 1, length]
 
 Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
@@ -228,9 +231,7 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     choices = tuple((tensor,) for tensor in tensors)
     shared = "{i}" in line.leaves[0] and not any("{i}" in tensor for tensor in line.tensors)
     attention = layer.attention
-    if not isinstance(attention, Attention):
-        return Rule(leaves, choices, (*first, *line.steps), line.use, shared)
-    if any("{h}" in tensor for tensor in tensors):
+    if isinstance(attention, Attention) and any("{h}" in tensor for tensor in tensors):
         heads = attention.kv_heads if "k_norm" in leaves[0] else attention.heads
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
         first = (*first, StackRows())

@@ -13,6 +13,7 @@ from ...refimpl.config import (
     Config,
     Decoder,
     DynamicNTK,
+    LatentAttention,
     LinearScaling,
     Llama3Scaling,
     Rope,
@@ -88,7 +89,7 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
     layers = []
     for layer in config.layers:
         attention = layer.attention
-        if isinstance(attention, Attention) and isinstance(attention.position, Rope):
+        if isinstance(attention, Attention | LatentAttention) and isinstance(attention.position, Rope):
             attention = replace(attention, position=change(attention.position))
         layers.append(replace(layer, attention=attention))
     return replace(config, stack=replace(config.stack, layers=tuple(layers)))
@@ -104,7 +105,8 @@ def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]
     tables = {}
     for name, config in models.items():
         by_rope = position_tables(np.array([1, length - 1]), config=config)
-        ropes = (attention.position for attention in config.stack.attentions)
+        mixers = (layer.attention for layer in config.layers)
+        ropes = (m.position for m in mixers if isinstance(m, Attention | LatentAttention))
         tables[name] = [by_rope[rope] for rope in ropes if isinstance(rope, Rope)]
 
     def alike(a: str, b: str) -> bool:

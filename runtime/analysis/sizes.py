@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ...refimpl.config import Attention, Config, Layer, MoE, Window
+from ...refimpl.config import Attention, Config, LatentAttention, Layer, MoE, Window
 from ...refimpl.engine.cache_kinds import cache_kinds, layer_kind
 from ...refimpl.params.shapes import parameter_shapes
 from ..bundle import schemes, weight_layout
@@ -57,7 +57,7 @@ def _part(name: str) -> str:
         return "embedding"
     if leaf == "relative_bias":
         return "attention"
-    if leaf not in ("q_norm", "k_norm"):
+    if leaf not in ("q_norm", "k_norm", "kv_norm"):
         if ".mlp." in name:  # an expert's leaves lie deeper
             return "mlp"
         if owner in ("attn", "cross"):
@@ -111,9 +111,10 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     window keeps no token outside of it, and integers have a scale for each head of a token.
     """
 
-    def cache(*, grouped: bool = True, windowed: bool = False, bits: int = 16) -> int:
+    def cache(*, grouped: bool = True, latent: bool = True, windowed: bool = False, bits: int = 16) -> int:
         return sum(
-            _spec_cache_bytes(layer, config.context, grouped, windowed, bits) for layer in config.layers
+            _spec_cache_bytes(layer, config.context, grouped, latent, windowed, bits)
+            for layer in config.layers
         )
 
     both = {f"{bits} weights": Saving(weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
@@ -121,15 +122,23 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
         2 * sum(parameters(config).values()), 2 * active_parameters(config)
     )
     both["grouped queries, cache"] = Saving(cache(grouped=False), cache())
+    both["latents, cache"] = Saving(cache(latent=False), cache())
     both["window, cache"] = Saving(cache(), cache(windowed=True))
     both["int8 cache"] = Saving(cache(), cache(bits=8))
     both["int4 cache"] = Saving(cache(), cache(bits=4))
     return {name: saving for name, saving in both.items() if saving.used < saving.without}
 
 
-def _spec_cache_bytes(layer: Layer, context: int, grouped: bool, windowed: bool, bits: int) -> int:
-    """Bytes of keys and values of a layer, as the specification keeps them, or of a state in 16 bits."""
+def _spec_cache_bytes(
+    layer: Layer, context: int, grouped: bool, latent: bool, windowed: bool, bits: int
+) -> int:
+    """Bytes of keys and values of a layer, as the specification keeps them, or of a state in 16 bits.
+
+    Without `latent` a layer of latent attention keeps each head's keys and values.
+    """
     attention, tokens = layer.attention, context
+    if isinstance(attention, LatentAttention) and not latent:
+        return 2 * attention.heads * tokens * (attention.head_size + attention.value_size)
     if not isinstance(attention, Attention):
         return layer_kind(layer, context).nbytes(context, 2)
     if windowed and isinstance(attention.mask, Window):

@@ -62,6 +62,7 @@ MEANINGS = {
     "h": "output of the LSTM of layer I after the tokens so far",
     "c": "cell of the LSTM of layer I after the tokens so far",
     "conv": "last inputs of the short convolution of layer I",
+    "latent": "latents of layer I and rotary keys behind them, at their positions",
     "seqlens": "where in the cache the last of each row's tokens goes, in layers with a window or without",
     "total": "how many tokens the longest row has then",
     "best": "the first token of the largest of the logits, -1 where one isn't finite",
@@ -166,8 +167,8 @@ def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...], row_lengths: b
 def _tables(config: Config, names: tuple[str, ...], rows: str) -> list[Port]:
     """Cosines and sines of the rotary settings of these stacks."""
     stacks = [stack for name, stack in config.stacks.items() if name in names]
-    positions = {a.position for stack in stacks for a in stack.attentions}
-    ropes = [(i, rope) for i, rope in enumerate(config.ropes) if rope in positions]
+    read = {rope for stack in stacks for rope in stack.ropes}
+    ropes = [(i, rope) for i, rope in enumerate(config.ropes) if rope in read]
     return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in ropes for side in ("cos", "sin")]
 
 

@@ -9,6 +9,7 @@ from ...refimpl.config import (
     BlockSparse,
     Config,
     GatedDelta,
+    LatentAttention,
     LinearAttention,
     MoE,
     RelativeBias,
@@ -69,11 +70,15 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     return None
 
 
-def sinks(target: Target, config: Config) -> str | None:
-    """The reason why a bundle for the target can't have the Config's sinks; None where it can."""
-    attentions = (a for stack in config.stacks.values() for a in stack.attentions)
-    if target.device == "cuda" and any(a.sink_logits for a in attentions):
+def untried(target: Target, config: Config) -> str | None:
+    """The reason why a bundle for the target can't have a part of the Config that nobody has seen run there;
+    None where it can."""
+    if target.device != "cuda":
+        return None
+    if any(a.sink_logits for stack in config.stacks.values() for a in stack.attentions):
         return "sinks in a softmax were never tried on a GPU"
+    if any(isinstance(layer.attention, LatentAttention) for layer in config.layers):
+        return "latent attention was never tried on a GPU"
     return None
 
 
@@ -100,6 +105,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "a convolution keeps its last inputs, which a step can't read and write in one place"
         case GatedDelta():
             return "a gated delta network keeps a state, which a step can't read and write in one place"
+        case LatentAttention():
+            return "latent attention keeps one vector a token, which is the key and the value of all heads"
         case Attention():
             return _softmax_attention(attention)
 

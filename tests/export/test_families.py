@@ -21,12 +21,21 @@ TURNS = ("fp32", "int8", "fp32", "int8-dynamic")
 HERE = [
     ("bart", 0), ("bert", 1), ("bloom", 0), ("cohere", 0), ("falcon", 0), ("gemma3", 0), ("gpt2", 0),
     ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("umt5", 1), ("qwen3", 2), ("bart", 1),
-    ("opt", 1), ("t5", 5), ("gpt_oss", 0),
+    ("opt", 1), ("t5", 5), ("gpt_oss", 0), ("deepseek_v3", 0),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
 # Their graphs differ least from others here, or are compared in export/targets.
-RARE = {("bloom", 0), ("roberta", 0), ("t5", 5), ("gpt_oss", 0), ("umt5", 1), ("mixtral", 0), ("bart", 0)}
+RARE = {
+    ("bloom", 0),
+    ("roberta", 0),
+    ("t5", 5),
+    ("gpt_oss", 0),
+    ("umt5", 1),
+    ("mixtral", 0),
+    ("bart", 0),
+    ("deepseek_v3", 0),
+}
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))
     for turn, (name, kind) in enumerate(ALL if COUNT else HERE)

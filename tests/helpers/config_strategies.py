@@ -30,6 +30,7 @@ from tfm.refimpl.config import (
     Gated,
     GatedDelta,
     HeadNorm,
+    LatentAttention,
     Layer,
     LayerNorm,
     Learned,
@@ -220,6 +221,21 @@ gated_deltas = st.builds(
     norms,
     norms,
 )
+latents = st.builds(
+    LatentAttention,
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.builds(Rope, st.just(1e4), st.sampled_from((2, 4)), st.booleans()),
+    st.none() | st.integers(1, 5),
+    st.booleans(),
+    st.sampled_from((1e-6, 1e-2)),
+    st.none() | st.just(0.3),
+    norms,
+    norms,
+    norms,
+)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
@@ -227,7 +243,8 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    return draw(st.one_of(attention, attention, linear_attentions, lstms, convolutions, gated_deltas))
+    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents
+    return draw(st.one_of(attention, attention, *mixers))
 
 
 @st.composite

@@ -20,7 +20,7 @@ FREE = frozenset("BTSLOPMYZ")
 # Traced sizes: at least 2 and all different, or the exporter would take two axes for one.
 TRACED = {"B": 3, "T": 5, "S": 7, "O": 6, "P": 4, "M": 13, "Y": 11, "Z": 12}
 FIXED = {"G": 2, "R": 3, "H": 4, "K": 8, "J": 2, "U": 1, "V": 9, "D": 10, "F": 14, "N": 17}
-FIXED |= {"A": 3, "I": 2, "Q": 6, "X": 3, "W": 12, "E": 5}
+FIXED |= {"A": 3, "I": 2, "Q": 6, "X": 3, "W": 12, "E": 5, "C": 15}
 
 # The exporter parses its 500 functions and lists torch's operators anew for each graph; in a test process
 # once is enough.

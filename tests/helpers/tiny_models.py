@@ -21,10 +21,12 @@ from tfm.refimpl.config import (
     EmbeddingProjection,
     Encoder,
     EncoderDecoder,
+    ExpertGroups,
     FullAttention,
     Gated,
     GatedDelta,
     HeadNorm,
+    LatentAttention,
     Layer,
     LayerNorm,
     Learned,
@@ -153,6 +155,29 @@ def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
     first, norm = base.layers[0], RMSNorm(1e-5)
     ends = GatedDelta(4, 2, 16, 12, 3, pre=norm), GatedDelta(3, 3, 8, 20, 4, 1e-5, pre=norm)
     layers = tuple(replace(first, attention=mixer) for mixer in (ends[0], first.attention, ends[1]))
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of DeepSeek's form: latent attention, with a latent of queries and biases in one layer, and
+    experts in groups."""
+    base = llama(width=48, vocabulary=vocabulary, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    attention = LatentAttention(3, 20, 8, 12, Rope(1e4, 6, interleaved=True), pre=norm)
+    wide = LatentAttention(2, 18, 10, 14, Rope(1e4, 4), 30, True, 1e-3, 0.3, pre=norm)
+    experts = MoE(
+        6,
+        2,
+        24,
+        "silu",
+        "sigmoid",
+        scale=2.5,
+        choice_bias=True,
+        shared=32,
+        groups=ExpertGroups(3, 2),
+        pre=norm,
+    )
+    layers = (replace(first, attention=attention), replace(first, attention=wide, mlp=experts))
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

@@ -24,8 +24,7 @@ TARGET = targets.find("ort-cuda")
 def outcome(config: Config) -> str:
     """What becomes of a model, in a few words."""
     recurrence = operator_limits.recurrence(TARGET, config, "float16")
-    sinks = operator_limits.sinks(TARGET, config)
-    if refused := recurrence or sinks:
+    if refused := recurrence or operator_limits.untried(TARGET, config):
         return f"no bundle: {refused}"
     if "decoder" not in config.stacks:
         return "a text is one run, which isn't captured"

@@ -70,10 +70,11 @@ def make(
 
 
 def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
-    """The option of a parameter at the index of its companion's chosen option."""
+    """The option of a parameter at the index of its companion's chosen option; of blocks the same scheme."""
     options = f.parameter(TOGETHER[p.name]).options
     option = chosen[TOGETHER[p.name]]
-    return p.options[options.index("Blocks" if isinstance(option, str) else option)]
+    alike = p.options[options.index("Blocks" if isinstance(option, str) else option)]
+    return option if alike == "Blocks" else alike
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ...config import (
     FullAttention,
     GatedDelta,
     HeadNorm,
+    LatentAttention,
     LayerNorm,
     MoE,
     Position,
@@ -118,6 +119,19 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
     )
 
 
+def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
+    return LatentAttention(
+        heads=size["H"],
+        rank=size["C"],
+        key_size=size["U"],
+        value_size=size["V"],
+        position=Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"]),
+        query_rank=None if chosen["wq_a"] is None else size["F"],
+        norm_eps=chosen["norm_eps"],
+        scale=chosen["scale"],
+    )
+
+
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
     """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
     if chosen["groups"] not in ("max", "top2"):
@@ -165,6 +179,14 @@ DRAWN: dict[type, Drawn] = {
             size["H"], size["G"], size["K"], size["V"], size["A"] + 1, chosen["eps"]
         ),
     ),
+    LatentAttention: Drawn(
+        {
+            "scale": SETTINGS["scale"],
+            "interleaved": (False, True),
+            "norm_eps": SETTINGS["norm_eps"],
+        },
+        _latent,
+    ),
     MoE: Drawn(
         {
             "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU]),
@@ -186,6 +208,7 @@ TOGETHER = {
     "bk": "bq",
     "bv": "bq",
     "c0": "h0",
+    "wq": "wq_a",
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
 # products only `PASSIVE` is drawn: one activation code flipped by an ulp would hide all else.

@@ -96,6 +96,8 @@ def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.Smoo
                 blocks = rounding.rounded(before, formats[name], axis=after.axis)
                 before = np.abs(blocks.scale).max(axis=0)
                 after = np.abs(after.scale).max(axis=0)
+            elif after.size != factor.size:  # a matrix that stays in floats: its columns are divided
+                before, after = np.abs(before).max(axis=0), np.abs(after).max(axis=0)
             before, after = before.astype(after.dtype).ravel(), after.ravel()
             ratio = np.divide(before, after, out=np.zeros_like(factor), where=after != 0)
             is_power_of_two = np.frexp(ratio)[0] == 0.5

@@ -107,6 +107,18 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
         }
 
 
+def test_latents_are_named_and_counted(tfm, tmp_path):
+    """A latent and a rotary key for each token and layer, and what heads of their own would take."""
+    config = tiny_models.latents()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    assert "3 heads of 14 over latents of 20, gated mlp" in inspect.describe(config)
+    told = tfm("inspect", tmp_path / "config.json", "--json").json
+    assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * (20 + 6 + 18 + 4) * 128
+    assert sizes.savings(config, sizes.weight_bytes(config))["latents, cache"] == sizes.Saving(
+        2 * (3 * (14 + 12) + 2 * (14 + 14)) * 128, 2 * (20 + 6 + 18 + 4) * 128
+    )
+
+
 def test_sinks_and_clamps_are_named():
     told = inspect.describe(tiny_models.sinks())
     assert "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)" in told

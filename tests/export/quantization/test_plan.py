@@ -305,6 +305,22 @@ def test_the_products_around_gated_delta_networks_are_quantized():
         planned(Leaves(config), "fp16", "ort-cuda")
 
 
+def test_the_products_around_latents_are_quantized():
+    """A latent's maps to keys and values stay floats, its cache is copied."""
+    config, target = tiny_models.latents(), TARGETS["ort-cpu"]
+    formats = planned(Leaves(config), "int8", "ort-cpu")
+    matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
+    floats = {name for name in matrices if formats[name] is None}
+    maps = {f"decoder.layers.{i}.attn.{leaf}" for i in range(2) for leaf in ("wk_b", "wv_b")}
+    assert floats == maps | {"decoder.layers.1.mlp.router"}
+    assert operator_limits.cache(target, config) == "copied"
+    reason = "latent attention keeps one vector a token, which is the key and the value of all heads"
+    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    assert planned(Leaves(config), "fp16", "standard")
+    with pytest.raises(ExportError, match="latent attention was never tried on a GPU"):
+        planned(Leaves(config), "fp16", "ort-cuda")
+
+
 def test_sinks_are_for_a_decoder_on_a_cpu():
     """Where a whole text is read, the fused operator has no sinks."""
     config = tiny_models.sinks()

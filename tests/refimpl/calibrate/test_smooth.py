@@ -31,6 +31,7 @@ from tfm.refimpl.config import (
     Decoder,
     Gated,
     GatedDelta,
+    LatentAttention,
     MoE,
     Plain,
     RMSNorm,
@@ -93,6 +94,7 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
     for layer in (layer for stack in stacks for layer in stack.layers):
         attentions = [a for a in (layer.attention, layer.cross) if a is not None and not isinstance(a, LSTM)]
         values = [a for a in attentions if not isinstance(a, ShortConv | GatedDelta)]
+        expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
         expected += sum(not (isinstance(a, Attention) and a.clip) for a in values)
         norms = [part.pre for part in (*attentions, layer.mlp) if part.pre is not None]
         if layer.residual == "input":

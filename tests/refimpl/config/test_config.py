@@ -30,6 +30,7 @@ from tfm.refimpl.config import (
     ExpertGroups,
     GatedDelta,
     HeadNorm,
+    LatentAttention,
     LayerNorm,
     Learned,
     LinearAttention,
@@ -140,6 +141,11 @@ CROSS = Attention(2, 2, 8)
 assert isinstance(PAIR.decoder, Stack)
 LAST = DecoderReader(replace(PAIR.decoder, causal=True), 3)
 HUGE = 2**40
+
+
+def latent(**changed: Any) -> LatentAttention:
+    return replace(LatentAttention(2, 8, 4, 6, Rope(1e4, 4)), **changed)
+
 
 WRONG: list[tuple[Any, str]] = [
     (lambda: replace(LLAMA, context=0), "context must be 1 to 16777216, got 0"),
@@ -340,6 +346,16 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(LLAMA, attention=ShortConv(8, 1)),
         "layer 0: length of the convolution must be 2 to 256, got 1",
     ),
+    (
+        lambda: layer(LLAMA, attention=latent(rank=0)),
+        "layer 0: rank of the latent must be 1 to 1048576, got 0",
+    ),
+    (lambda: layer(LLAMA, attention=latent(heads=0)), "layer 0: heads must be 1 to 4096, got 0"),
+    (lambda: layer(LLAMA, attention=latent(key_size=0)), "key_size must be 1 to 1048576, got 0"),
+    (lambda: layer(LLAMA, attention=latent(value_size=0)), "value_size must be 1 to 1048576, got 0"),
+    (lambda: layer(LLAMA, attention=latent(query_rank=0)), "rank of the queries' latent must be 1 to"),
+    (lambda: layer(LLAMA, attention=latent(position=Rope(1e4, 3))), "rotary dims must be even, got 3"),
+    (lambda: layer(ENCODER, attention=latent()), "encoder layer 0: latent attention must be in a decoder"),
     (lambda: layer(LLAMA, attention=ShortConv(0)), "width of the convolution must be 1 to 1048576, got 0"),
     (
         lambda: layer(ENCODER, attention=ShortConv(8)),

@@ -77,6 +77,28 @@ CHOSEN = {
     "expert_weights_scale": 2.5, "expert_gating_func": 2, "expert_group_count": 1,
     "expert_group_used_count": 1,
 }  # fmt: skip
+LATENT = {
+    "num_key_value_heads": 4, "kv_lora_rank": 24, "qk_nope_head_dim": 8, "qk_rope_head_dim": 12,
+    "v_head_dim": 16, "rms_norm_eps": 1e-6, "n_routed_experts": 6, "n_group": 3, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "n_shared_experts": 2, "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+}  # fmt: skip
+LATENTS = {
+    "attention.kv_lora_rank": 24, "rope.dimension_count": 12, "attention.layer_norm_rms_epsilon": 1e-6,
+    "rope.freq_base": 5e5, "expert_count": 6, "expert_group_count": 3, "expert_used_count": 2,
+    "expert_feed_forward_length": 32, "expert_shared_count": 2, "leading_dense_block_count": 1,
+    "expert_weights_scale": 2.5, "vocab_size": 40,
+}  # fmt: skip
+# Sizes of heads as files before latents were read as one head state them, and as those after.
+EXPANDED = {"attention.head_count_kv": 4, "attention.key_length": 20, "attention.value_length": 16}
+ABSORBED = {
+    "attention.head_count_kv": 1, "attention.key_length": 36, "attention.value_length": 24,
+    "attention.key_length_mla": 20, "attention.value_length_mla": 16,
+}  # fmt: skip
+ALL_DIMS = {
+    "rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 128,
+    "mscale": 1.25, "mscale_all_dim": 1.25,
+}  # fmt: skip
 STABLE = {"rope_parameters": {**LOCAL, "partial_rotary_factor": 0.5}}
 GRANITE = {
     "embedding_multiplier": 12.0, "attention_multiplier": 2.0**-7, "residual_multiplier": 0.25,
@@ -299,6 +321,22 @@ DIALECTS = {
          "vocab_size": 40},
         "norm_eps",
     ),
+    "deepseek_v2": Dialect(
+        "deepseek_v2", ARCH.DEEPSEEK2,
+        {**LATENT, "rope_parameters": THETA, "q_lora_rank": None, "topk_group": 1,
+         "topk_method": "group_limited_greedy"},
+        {**LATENTS, **EXPANDED, "expert_group_used_count": 1},
+        None,
+    ),
+    "deepseek_v3": Dialect(
+        "deepseek_v3", ARCH.DEEPSEEK2,
+        {**LATENT, "rope_parameters": ALL_DIMS, "q_lora_rank": 40, "topk_group": 2},
+        {**LATENTS, **ABSORBED, "expert_group_used_count": 2, "attention.q_lora_rank": 40,
+         "expert_weights_norm": True, "expert_gating_func": 2, "rope.scaling.type": "yarn",
+         "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128,
+         "rope.scaling.yarn_log_multiplier": 0.125},
+        None,
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -364,6 +402,18 @@ def parted(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
+def unmerged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """DeepSeek's map of a latent to keys and values in two, the keys' with its input first."""
+    parts: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        if "kv_b_proj" not in name:
+            parts[name] = array
+            continue
+        k, v = np.split(array.reshape(4, 24, 24), [8], axis=1)
+        parts |= {name.replace("kv_b", "k_b"): k.swapaxes(1, 2), name.replace("kv_b", "v_b"): v}
+    return parts
+
+
 def fused_granite(
     dialect: Dialect, match: re.Match[str], array: np.ndarray
 ) -> dict[str, dict[int, np.ndarray]]:
@@ -381,7 +431,8 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
     """What llama.cpp's converter makes of a checkpoint's tensors, under its names."""
     names = gguf.get_tensor_name_map(dialect.arch, 99)
     made: dict[str, dict[int, np.ndarray]] = {}
-    changed = parted(tensors) if dialect.family == "gpt_oss" else unfused(tensors)
+    change = {"gpt_oss": parted, "deepseek_v3": unmerged}.get(dialect.family, unfused)
+    changed = change(tensors)
     for name, array in changed.items():
         if dialect.family in PERMUTED and ("q_proj" in name or "k_proj" in name):
             array = array.reshape(-1, 2, 16, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
@@ -444,7 +495,8 @@ def test_both_dialects_give_equal_leaves(tmp_path, saved, name):
     one, other = open_checkpoint(tmp_path), open_checkpoint(tmp_path / "model.gguf")
     stated = json.dumps(to_json(one.config))
     if dialect.epsilon is None:  # fixed, and no number that GGUF holds
-        stated = stated.replace("1e-05", str(np.float32(1e-5).item()))
+        for number in (1e-5, 1e-6):
+            stated = stated.replace(str(number), str(np.float32(number).item()))
     assert stated == json.dumps(to_json(other.config))
     want = dict(flatten(one.params))
     for leaf, got in flatten(other.params):
@@ -537,6 +589,21 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
             "gpt-oss",
             {"attention.sliding_window_pattern": 3},
             "'attention.sliding_window_pattern' isn't known",
+        ),
+        ("deepseek_v2", {"expert_gating_func": 3}, "expert_gating_func must be 2, a sigmoid or 1, a softmax"),
+        (
+            "deepseek_v2",
+            {"attention.head_count_kv": 2},
+            "head_count_kv must be the number of heads, 4, got 2",
+        ),
+        ("deepseek_v2", {"attention.key_length": 12}, "key_length must be greater than rope.dimension_cou"),
+        ("deepseek_v3", {"attention.head_count_kv": 4}, "head_count_kv must be 1, the latent, got 4"),
+        ("deepseek_v3", {"attention.key_length": 20}, "key_length must be latent and rotary key, 36, got 20"),
+        ("deepseek_v3", {"attention.value_length": 16}, "value_length must be the latent, 24, got 16"),
+        (
+            "deepseek_v3",
+            {"rope.scaling.yarn_log_multiplier": 0.0},
+            "yarn_log_multiplier must be greater than",
         ),
         ("lfm2", {"attention.head_count_kv": [0, 2, 1]}, r"each 0 or the same number, got \[0, 2, 1\]"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from tfm.refimpl.config import (
     LM,
+    ONE_GROUP,
     Classify,
     Config,
     Dense,
     DynamicNTK,
+    ExpertGroups,
     Gated,
     HeadNorm,
+    LatentAttention,
     LayerNorm,
     Llama3Scaling,
     MoE,
@@ -572,6 +575,84 @@ def test_lfm2(more, width):
     assert (attention.position, config.head) == (Rope(1e6, 64), LM(tied=True))
     with pytest.raises(ConfigError, match=r"theta must be 1000000\.0, got 10000\.0"):
         read(keys, theta=1e4)
+
+
+# DeepSeek-V2-Lite, DeepSeek-V2 and Moonlight-16B-A3B.
+DEEPSEEK_LITE = {
+    "architectures": ["DeepseekV2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "aux_loss_alpha": 0.001, "bos_token_id": 100_000, "eos_token_id": 100_001, "first_k_dense_replace": 1,
+    "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 10_944,
+    "kv_lora_rank": 512, "max_position_embeddings": 163_840, "model_type": "deepseek_v2",
+    "moe_intermediate_size": 1408, "moe_layer_freq": 1, "n_group": 1, "n_routed_experts": 64,
+    "n_shared_experts": 2, "norm_topk_prob": False, "num_attention_heads": 16, "num_experts_per_tok": 6,
+    "num_hidden_layers": 27, "num_key_value_heads": 16, "pretraining_tp": 1, "q_lora_rank": None,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10_000,
+    "rope_scaling": {
+        "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707,
+        "original_max_position_embeddings": 4096, "type": "yarn",
+    },
+    "routed_scaling_factor": 1.0, "scoring_func": "softmax", "seq_aux": True, "tie_word_embeddings": False,
+    "topk_group": 1, "topk_method": "greedy", "torch_dtype": "bfloat16", "transformers_version": "4.33.1",
+    "use_cache": True, "v_head_dim": 128, "vocab_size": 102_400,
+}  # fmt: skip
+DEEPSEEK_V2 = {
+    "hidden_size": 5120, "intermediate_size": 12_288, "moe_intermediate_size": 1536, "n_group": 8,
+    "n_routed_experts": 160, "num_attention_heads": 128, "num_hidden_layers": 60, "num_key_value_heads": 128,
+    "q_lora_rank": 1536, "routed_scaling_factor": 16.0, "topk_group": 3,
+    "topk_method": "group_limited_greedy",
+}  # fmt: skip
+MOONLIGHT = {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "rope_theta": 50_000.0,
+    "intermediate_size": 11_264, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "ep_size": 1,
+    "routed_scaling_factor": 2.446, "norm_topk_prob": True, "num_nextn_predict_layers": 0,
+    "rope_scaling": None, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "vocab_size": 163_840,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "groups"),
+    [({}, ONE_GROUP), (DEEPSEEK_V2, ExpertGroups(8, 3, "max")), (MOONLIGHT, ONE_GROUP)],
+    ids=["V2-Lite", "V2", "Moonlight"],
+)
+def test_deepseek(more, groups):
+    keys = {**DEEPSEEK_LITE, **more}
+    config = read(keys)
+    assert config.context == keys["max_position_embeddings"]
+    dense, sparse = config.layers[0].mlp, config.layers[1].mlp
+    assert (type(dense), dense.width) == (Gated, keys["intermediate_size"])
+    assert isinstance(sparse, MoE)
+    assert (sparse.groups, sparse.shared) == (groups, 2 * keys["moe_intermediate_size"])
+    assert sparse.score == keys["scoring_func"]
+    a = config.layers[1].attention
+    assert isinstance(a, LatentAttention)
+    assert (a.rank, a.key_size, a.value_size, a.position.dims) == (512, 128, 128, 64)
+    assert (a.query_rank, a.norm_eps) == (keys["q_lora_rank"], 1e-6)
+    assert a.position.interleaved
+    if more is MOONLIGHT:
+        assert (a.position.scaling, a.scale) == (None, None)
+    else:
+        assert isinstance(a.position.scaling, Yarn)
+        assert a.position.scaling.magnitude == 1
+        assert a.scale == pytest.approx(192**-0.5 * 1.2608 * 1.2608, rel=1e-4)  # 0.1 · 0.707 · ln 40 + 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"norm_topk_prob": True}, "norm_topk_prob must be false or null, got True"),
+        ({"scoring_func": "sigmoid"}, "scoring_func must be \"softmax\", got 'sigmoid'"),
+        ({"topk_method": "noaux_tc"}, "topk_method must be one of greedy, group_limited_greedy"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads must be num_attention_heads, 16: each head has"),
+        ({"head_dim": 128}, "head_dim must be qk_rope_head_dim, 64, got 128"),
+        ({"qk_head_dim": 128}, "qk_head_dim must be the sum of both parts, 192, got 128"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq must be 1, got 2"),
+        ({"topk_method": "group_limited_greedy", "n_group": 5}, "experts must be a multiple of their groups"),
+        ({"mlp_bias": True}, "mlp_bias must be false, got True"),
+    ],
+)
+def test_deepseek_refuses(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(DEEPSEEK_LITE, **more)
 
 
 # Ettin's decoders of 17, 150 and 400 million.

@@ -10,6 +10,7 @@ import pytest
 from tfm.refimpl.config import Attention, Window
 from tfm.refimpl.ops.cache import KVCache, LayerCache
 from tfm.refimpl.ops.gated_delta import DeltaState
+from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
 from tfm.refimpl.ops.lstm import LstmState
 from tfm.refimpl.ops.short_conv import ConvState
@@ -41,12 +42,16 @@ def states() -> LayerCache:
     return DeltaState(np.arange(3 * 2 * 4.0).reshape(3, 2, 4), np.arange(3 * 2 * 5 * 3.0).reshape(3, 2, 5, 3))
 
 
+def latents() -> LayerCache:
+    return LatentCache(np.arange(3 * 5 * 4.0).reshape(3, 1, 5, 4))
+
+
 def state() -> LayerCache:
     h = np.arange(3 * 5.0).reshape(3, 5)
     return LstmState(h, -h)
 
 
-@pytest.mark.parametrize("make", [full_cache, ring, sums, state, states, tail])
+@pytest.mark.parametrize("make", [full_cache, latents, ring, sums, state, states, tail])
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
@@ -59,6 +64,21 @@ def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
 def test_bytes_are_those_of_the_arrays(make: Callable[[], LayerCache]):
     assert make().nbytes == 2 * 3 * 2 * 5 * 4 * 8
     assert make().select(np.array([0])).nbytes == 2 * 2 * 5 * 4 * 8
+
+
+def test_latents_can_be_cut_to_any_length():
+    """One vector a token, and places for more."""
+    cache = latents()
+    assert cache.nbytes == 3 * 5 * 4 * 8
+    assert cache.floor(np.array([0, 5, 9]), settings=SETTINGS).tolist() == [0, 0, 0]
+    larger, smaller = cache.grow(7), cache.grow(2)
+    assert isinstance(cache, LatentCache)
+    assert isinstance(larger, LatentCache)
+    assert isinstance(smaller, LatentCache)
+    assert (larger.latents[:, :, :5] == cache.latents).all()
+    assert larger.latents.shape == (3, 1, 7, 4)
+    assert not larger.latents[:, :, 5:].any()
+    assert (smaller.latents == cache.latents[:, :, :2]).all()
 
 
 def test_states_have_room_for_any_text_and_do_not_go_back():

@@ -27,6 +27,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "recurrences": tiny_models.recurrent,
     "convolutions": tiny_models.convolutions,
     "gated delta networks": tiny_models.gated_deltas,
+    "latents": tiny_models.latents,
     "rare": tiny_models.rare,
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),

@@ -50,6 +50,7 @@ CONFIGS = {
     "recurrent": tiny_models.four_in_one(context=40),
     "convolutions": tiny_models.convolutions(context=40),
     "gated deltas": tiny_models.gated_deltas(context=40),
+    "latents": tiny_models.latents(context=40),
     "pair": replace(tiny_models.encoder_decoder(), context=40),
     "reader": tiny_models.rotary_encoder_decoder(context=40),
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
@@ -292,6 +293,7 @@ CELLS = [
     ("reader", "ort-cpu", "fp32"),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
 ]
+MORE = ("ort-cpu", "fp32"), ("standard", "int8")
 # Cells that run in CI alone.
 RARE = [
     ("added", "ort-cpu", "fp32"),
@@ -299,8 +301,8 @@ RARE = [
     ("pair", "ort-cpu", "fp32"),
     ("reader", "standard", "int8"),
     ("recurrent", "standard", "fp32"),
-    *(("convolutions", *cell) for cell in (("ort-cpu", "fp32"), ("standard", "int8"))),
     *(("gated deltas", *cell) for cell in (("ort-cpu", "int8"), ("standard", "fp32"))),
+    *((name, *cell) for name in ("convolutions", "latents") for cell in MORE),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
 CUDA = [
@@ -330,7 +332,7 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "name", sorted(CONFIGS.keys() - {"codes", "recurrent", "convolutions", "gated deltas"})
+    "name", sorted(CONFIGS.keys() - {"codes", "recurrent", "convolutions", "gated deltas", "latents"})
 )
 @pytest.mark.parametrize(("target", "quant"), CUDA)
 def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:

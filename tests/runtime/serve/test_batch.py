@@ -85,7 +85,8 @@ def test_a_text_is_as_alone_on_every_engine(engines: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [tiny_models.mixed_windows, tiny_models.recurrent, tiny_models.convolutions]
+    "config",
+    [getattr(tiny_models, name) for name in ("mixed_windows", "recurrent", "convolutions", "latents")],
 )
 def test_a_text_is_as_alone_with_any_kind_of_cache(config: Any) -> None:
     made = config(context=40)

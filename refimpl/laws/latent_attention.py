@@ -1,0 +1,83 @@
+"""Laws of latent attention: its two forms are one function, and its latents are a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.attention import attend
+from ..ops.latent_attention import expanded_attend as expanded
+from ..ops.linear import linear
+from ..ops.norm import rms_norm
+from ..ops.position import rotate
+from . import Draw, Subject, law
+from .kit.strategies import permutations, splits
+
+
+@law("absorbed_attend")
+def absorbed_is_expanded(absorbed_attend: Subject, draw: Draw) -> None:
+    """Whether queries take Wᵏ, or latents do, changes nothing."""
+    call = draw(absorbed_attend.calls())
+    q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
+    y = expanded(q, latents, wk_b, wv_b, call["mask"], scale=call["scale"])
+    absorbed_attend.near(absorbed_attend(call), y, call)
+
+
+@law("expanded_attend")
+def each_head_has_keys_and_values_of_its_own(expanded_attend: Subject, draw: Draw) -> None:
+    """Head by head it is attention over keys and values that are written out."""
+    call = draw(expanded_attend.calls())
+    q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
+    heads, rank = q.shape[2], len(wk_b)
+    c, r = latents[..., :rank], latents[..., rank:]
+    scale, ys = q.shape[3] ** -0.5 if call["scale"] is None else call["scale"], []
+    for i, (wk, wv) in enumerate(zip(np.split(wk_b, heads, 1), np.split(wv_b, heads, 1), strict=True)):
+        k = np.concatenate([c @ wk, r], -1)
+        y = attend(q[:, :, i : i + 1], k[:, :, None], (c @ wv)[:, :, None], call["mask"], scale=scale)
+        ys.append(y)
+    expanded_attend.near(expanded_attend(call), np.concatenate(ys, 2), call)
+
+
+@law("absorbed_attend", "expanded_attend")
+def latents_are_a_set(attended: Subject, draw: Draw) -> None:
+    """The order of latents doesn't matter, if the mask has the same order."""
+    call = draw(attended.calls())
+    other = attended.take(call, "S", draw(permutations(call["latents"].shape[1])))
+    attended.near(attended(other), attended(call), other, call)
+
+
+@law("latent_attention")
+def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -> None:
+    """Two calls equal one call: outputs and latents."""
+    call = draw(latent_attention.calls(T=5))
+    cut = draw(splits(5))
+    first = latent_attention.take(call, "T", range(cut))
+    second = latent_attention.take(call, "T", range(cut, 5))
+    y, cache = latent_attention(first)
+    second = second.but(cache=cache, past=call["past"] + cut)
+    z, last = latent_attention(second)
+    latent_attention.near((np.concatenate([y, z], 1), last), latent_attention(call), call, first, second)
+
+
+@law("latent_attention")
+def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
+    """Of a text's first tokens: projections, norms, rotations and expanded attention, up to each token."""
+    call = draw(latent_attention.calls(O=0))
+    a, x = call["settings"], call["x"].astype(np.float64)
+    b, t, _ = x.shape
+    cos, sin = (
+        np.broadcast_to(call[n][:t].astype(np.float64), (b, t, a.position.dims // 2)) for n in ("cos", "sin")
+    )
+    interleaved = a.position.interleaved
+    if call["wq_a"] is not None:
+        source = rms_norm(linear(x, call["wq_a"], call["bq_a"]), call["q_norm"], eps=a.norm_eps)
+    else:
+        source = x
+    q = linear(source, call["wq"]).reshape(b, t, a.heads, a.head_size)
+    q[..., a.key_size :] = rotate(q[..., a.key_size :], cos, sin, interleaved=interleaved)
+    kept = linear(x, call["wkv_a"], call["bkv_a"])
+    kept[..., : a.rank] = rms_norm(kept[..., : a.rank], call["kv_norm"], eps=a.norm_eps)
+    kept[..., a.rank :] = rotate(kept[..., None, a.rank :], cos, sin, interleaved=interleaved)[:, :, 0]
+    causal = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t))
+    y = expanded(q, kept, call["wk_b"], call["wv_b"], causal, scale=a.scale)
+    got, _ = latent_attention(call)
+    latent_attention.near(got, linear(y.reshape(b, t, -1), call["wo"], call["bo"]), call)

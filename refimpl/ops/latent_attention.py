@@ -1,0 +1,165 @@
+"""Multi-head latent attention: what is kept of a token is one short vector, from which each head makes its
+keys and values (DeepSeek-V2 2024, arXiv 2405.04434, §2.1; DeepSeek-V3 2024, arXiv 2412.19437, §2.1.1).
+
+A token's vector h is mapped to a latent c of C numbers, normalized, and to a rotary key r. Head i then has
+
+    key     [c Wᵏᵢ ; r]     its own part without positions, and the rotated part that all heads share
+    value   c Wᵛᵢ           whose size needs not be that of a key
+    query   [q ; q̂]         q̂ is rotated like r
+
+Positions have a part of their own: a rotation of c Wᵏᵢ would stand between the query and Wᵏᵢ, so that the two
+couldn't be multiplied first, which is what the second form does. The score of a query and a key is
+
+    q · (c Wᵏᵢ) + q̂ · r  =  (q Wᵏᵢᵀ) · c + q̂ · r        so is the mean of values, (Σ_s p_s c_s) Wᵛᵢ
+
+    expanded   H keys and values for each token        attention with heads, K and V numbers wide
+    absorbed   H queries of C + 2J numbers             the latents are the keys and the values of all heads
+
+Expanding costs a product for each token that is kept, absorbing one for each query: so the first is for
+long prompts, the second for a token after them. Kept are C + 2J numbers a token in either form, 576 in
+DeepSeek-V3, where keys and values of its 128 heads would be 40960.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from ..config import Attention, LatentAttention
+from .attention import attend, heads
+from .cache import append, places, select
+from .linear import linear
+from .mask import causal_mask
+from .norm import rms_norm
+from .position import Rotary, rotate
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention"]
+
+
+class LatentAttentionWeights(TypedDict):
+    """The leaves of latent attention, by the names of DeepSeek's code.
+
+    `wkv_a` makes latent and rotary key, `wk_b` and `wv_b` a head's keys and values of a latent. Queries come
+    from x by `wq`, or from a latent of their own, `wq_a`, by `wq`. Norms are those of the latents.
+    """
+
+    wq: Float[Array, "F H*K"] | Blocks | Float[Array, "D H*K"]
+    wkv_a: Float[Array, "D C+2*J"] | Blocks
+    kv_norm: Float[Array, " C"]
+    wk_b: Float[Array, "C H*U"]
+    wv_b: Float[Array, "C H*V"]
+    wo: Float[Array, "H*V D"] | Blocks
+    wq_a: NotRequired[Float[Array, "D F"] | Blocks]
+    q_norm: NotRequired[Float[Array, " F"]]
+    bq_a: NotRequired[Float[Array, " F"]]
+    bkv_a: NotRequired[Float[Array, " C+2*J"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class LatentCache(NamedTuple):
+    """What a layer keeps of earlier tokens: latent and rotary key, L places a row."""
+
+    latents: Float[Array, "B 1 L C+2*J"]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the latents."""
+        return self.latents.nbytes
+
+    def select(self, rows: Array) -> LatentCache:
+        """The named rows in the named order."""
+        return LatentCache(select(self.latents, rows))
+
+    def grow(self, capacity: int) -> LatentCache:
+        """The same tokens with just `capacity` places, new ones filled with zeros."""
+        return LatentCache(places(self.latents, capacity))
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """Any row can be truncated to nothing."""
+        return np.zeros_like(written)
+
+
+def expanded_attend(
+    q: Float[Array, "B T H K"],
+    latents: Float[Array, "B S C+2*J"],
+    wk_b: Float[Array, "C H*U"],
+    wv_b: Float[Array, "C H*V"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """`attend` over the keys and values that each head makes of the latents.
+
+    Conventions: of a query, the U numbers without positions come first, and the rotated 2J last; of `latents`
+    the C of the latent and then the rotated key. scale None is 1/√K, K = U + 2J.
+    """
+    h = q.shape[2]
+    latent, rotary_key = latents[..., : len(wk_b)], latents[..., len(wk_b) :]
+    k, v = ((latent @ w).reshape(*latent.shape[:2], h, w.shape[1] // h) for w in (wk_b, wv_b))
+    shared = np.broadcast_to(rotary_key[:, :, None], (*k.shape[:3], rotary_key.shape[-1]))
+    return attend(q, np.concatenate([k, shared], axis=-1), v, mask, scale=scale)
+
+
+def absorbed_attend(
+    q: Float[Array, "B T H K"],
+    latents: Float[Array, "B S C+2*J"],
+    wk_b: Float[Array, "C H*U"],
+    wv_b: Float[Array, "C H*V"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """`attend` over the latents, with one key head and queries that have Wᵏ in them: equals
+    `expanded_attend`.
+
+    Conventions: as there; scale None is still 1/√K of the queries that are given, not of the longer ones.
+    """
+    h, size, rank = q.shape[2], q.shape[3], len(wk_b)
+    wk, wv = wk_b.reshape(rank, h, wk_b.shape[1] // h), wv_b.reshape(rank, h, wv_b.shape[1] // h)
+    plain, rotated = q[..., : wk.shape[2]], q[..., wk.shape[2] :]
+    absorbed = np.concatenate([np.einsum("bthu,chu->bthc", plain, wk), rotated], axis=-1)
+    scale = size**-0.5 if scale is None else scale
+    mean = attend(absorbed, latents[:, :, None], latents[:, :, None, :rank], mask, scale=scale)
+    return np.einsum("bthc,chv->bthv", mean, wv)
+
+
+def latent_attention(
+    x: Float[Array, "B T D"],
+    cache: LatentCache,
+    past: Index[Array, " B", "< O+1"],
+    weights: LatentAttentionWeights,
+    rotary: Rotary,
+    *,
+    settings: LatentAttention,
+) -> tuple[Float[Array, "B T D"], LatentCache]:
+    """The sublayer: project to queries and latents; rotate; `absorbed_attend` over the cache; project back.
+
+    Conventions: as in `cached_attention`: row b has past[b] tokens in the cache, padding on the right needs
+    no mask, outputs at padding are unspecified. The latent is normalized and the key rotated before they are
+    kept. Both latents' norms have the same eps.
+    """
+    b, t, _ = x.shape
+    rank, plain = settings.rank, settings.key_size
+    at = past[:, None] + np.arange(t)
+    cos, sin, interleaved = rotary.cos[at], rotary.sin[at], settings.position.interleaved
+    source, wq_a = x, weights.get("wq_a")
+    if wq_a is not None:
+        source = rms_norm(linear(x, wq_a, weights.get("bq_a")), weights.get("q_norm"), eps=settings.norm_eps)
+    q = heads(source, weights["wq"], size=settings.head_size)
+    q = np.concatenate([q[..., :plain], rotate(q[..., plain:], cos, sin, interleaved=interleaved)], axis=-1)
+    latent, key = np.split(linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None], [rank], axis=-1)
+    latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
+    new = np.concatenate([latent, rotate(key, cos, sin, interleaved=interleaved)], axis=-1)
+    latents = append(cache.latents, new, past)
+    mask = causal_mask(at, np.arange(latents.shape[2]))
+    wk_b, wv_b = weights["wk_b"], weights["wv_b"]
+    y = absorbed_attend(q, latents[:, 0], wk_b, wv_b, mask, scale=settings.scale)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), LatentCache(latents)
