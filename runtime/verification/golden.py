@@ -155,8 +155,15 @@ class Golden:
     def kl(self, outputs: Float[Array, "M N"]) -> float:
         """KL(unquantized‖outputs) of predictions, in nats a token: of the stored columns, and all others as
         one, which is no more than that of all."""
-        shares = [_log_shares(view) for view in (self.floats, self.view(outputs))]
-        return kl_divergence(*shares) / len(outputs)
+        return self._kl(self.view(outputs))
+
+    @property
+    def own_kl(self) -> float:
+        """The same of the specification over the bundle's own weights."""
+        return self._kl(self.own.logits)
+
+    def _kl(self, view: Float[Array, "M C"]) -> float:
+        return kl_divergence(_log_shares(self.floats), _log_shares(view)) / len(view)
 
     def view(self, outputs: Float[Array, "M N"]) -> Float[Array, "M C"]:
         """The part of a model's outputs that is stored and compared."""

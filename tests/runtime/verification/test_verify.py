@@ -497,8 +497,17 @@ def test_a_missing_device_is_no_failure(copy, monkeypatch):
 
     monkeypatch.setattr(engine, "choose", choose)
     monkeypatch.setattr(logits, "choose", choose)
-    found = verify(copy("int8"), full=True)
+    folder = copy("int8")
+    found = verify(folder, full=True)
     assert not found.failed
+    stored = load(open_bundle(folder))
+    views = stored.floats.astype(np.float64), stored.own.logits.astype(np.float64)
+    p, q = (np.exp(view[:, :-1] - view[:, -1:]) for view in views)
+    p, q = (np.hstack([shares, 1 - shares.sum(1, keepdims=True)]) for shares in (p, q))
+    [row] = found.check("paths").rows
+    assert (row.name, row.note) == ("specification: KL divergence", "no path could run here")
+    assert row.figure == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-6)
+    assert row.figure > 1e-6
     rows = {check.name: check.rows[-1] for check in found.checks if not check.finished}
     assert set(rows) == {"session", "sharp", "numbers", "greedy", "text", "texts"}
     assert {(row.result, row.note) for row in rows.values()} == {("not checked", "CUDA can't start here")}
