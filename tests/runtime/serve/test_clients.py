@@ -1,0 +1,55 @@
+"""Clients that know nothing of tfm, each in an environment of its own: the openai package of JavaScript."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import peers, serving
+from helpers.served import CHAT, MODEL, MODELS, OPTIONS, golden
+
+SCRIPT = """
+import OpenAI from "openai";
+import { readFileSync } from "node:fs";
+
+const { url, chat } = JSON.parse(readFileSync(0, "utf8"));
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "second", maxRetries: 0 });
+const whole = await client.chat.completions.create(chat);
+let streamed = "", usage = null;
+const stream = await client.chat.completions.create(
+  { ...chat, stream: true, stream_options: { include_usage: true } });
+for await (const chunk of stream) {
+  streamed += chunk.choices[0]?.delta?.content ?? "";
+  usage = chunk.usage ?? usage;
+}
+const completion = await client.completions.create(
+  { model: "tiny", prompt: "the cat", max_tokens: 7, temperature: 0 });
+const embedded = await client.embeddings.create({ model: "pool", input: ["the cat", "a dog"] });
+const models = (await client.models.list()).data.map((model) => model.id);
+const refused = await client.chat.completions.create({ ...chat, top_p: 7 }).catch((error) => error);
+const unknown = await new OpenAI({ baseURL: `${url}/v1`, apiKey: "third", maxRetries: 0 })
+  .models.list().catch((error) => error);
+console.log(JSON.stringify({
+  whole: whole.choices[0].message.content, streamed, tokens: usage.completion_tokens,
+  completion: completion.choices[0].text, vectors: embedded.data.map((one) => one.embedding), models,
+  refused: [refused.status, refused.param, refused.constructor.name],
+  unknown: [unknown.status, unknown.constructor.name],
+}));
+"""
+
+
+@pytest.mark.peers
+def test_the_openai_package_of_javascript(tmp_path: Path) -> None:
+    folder = peers.node_modules(tmp_path / "node", "openai")
+    (folder / "ask.mjs").write_text(SCRIPT)
+    with serving.running(MODELS, keys=("first", "second")) as (url, _):
+        told = json.loads(peers.run(["node", folder / "ask.mjs"], {"url": url, "chat": CHAT}))
+    assert told["whole"] == told["streamed"] == golden()
+    assert told["tokens"] == OPTIONS["max_new_tokens"]
+    assert told["completion"] == str(MODEL.generate("the cat", raw=True, greedy=True, max_new_tokens=7))
+    assert np.array_equal(np.array(told["vectors"], np.float32), MODELS["pool"].embed(["the cat", "a dog"]))
+    assert told["models"] == list(MODELS)
+    assert told["refused"] == [400, "top_p", "BadRequestError"]
+    assert told["unknown"] == [401, "AuthenticationError"]
