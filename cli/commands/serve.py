@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,16 @@ def command(
             rich_help_panel=o.SPEED,
         ),
     ] = 32,
+    models_max: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="How many models are loaded at a time, by default all: one that is asked takes the place "
+            "of the one that wasn't asked for longest.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = None,
     prefix_memory: Annotated[
         int,
         typer.Option(
@@ -95,21 +106,23 @@ def command(
     keys = read_keys(api_key_file)
     if not keys and not http.is_loopback(host):
         raise typer.BadParameter(f"--host {host} is reached by others: give --api-key-file, or 127.0.0.1")
-    from ...runtime.serve.models import Server, expect_served
+    from ...runtime.serve.models import Server
+    from ...runtime.tasks import Model
     from ..model_loading import load
 
     names = models or ["smollm2-135m"]
-    loaded = {}
+    loads: dict[str, partial[Model]] = {}
     with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
         for name in names:
             served = Path(name).name if Path(name).exists() else name
-            if served in loaded:
+            if served in loads:
                 raise typer.BadParameter(f"two models are named {served}: rename one of them")
-            loaded[served] = load(name, engine, quant, device, threads, context, task=None)
-            expect_served(served, loaded[served])
-        server = Server(loaded, slots=slots, queue=queue, prefix_bytes=prefix_memory * 2**20)
+            loads[served] = partial(load, name, engine, quant, device, threads, context, task=None)
+        server = Server(
+            loads, models_max=models_max, slots=slots, queue=queue, prefix_bytes=prefix_memory * 2**20
+        )
         # Said once signals are handled: whoever reads it may send one.
-        line = f"serving {', '.join(loaded)} at {http.address(listening)}/v1"
+        line = f"serving {', '.join(loads)} at {http.address(listening)}/v1"
         log = out if log_json else None
         http.http_server(server, host, keys, ready=lambda: say(line), log=log).run(sockets=[listening])
 

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from ...refimpl.errors import TfmError
 from .encoders import classify, embeddings, rerank
 from .errors import RequestError, handle, response_to
-from .models import Server, server_of
+from .models import ReleaseModels, Server, server_of
 from .page import page
 from .request_log import LogRequests, record_of
 from .texts import chat_completions, completions
@@ -54,6 +54,7 @@ def application(
 
     middleware = [
         Middleware(LogRequests, metrics=server.metrics, paths={route.path for route in ROUTES}, write=log),
+        Middleware(ReleaseModels),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
     ]
     if keys:
@@ -112,7 +113,7 @@ async def one_model(request: Request) -> JSONResponse:
 
 
 def _described(server: Server, name: str) -> dict[str, object]:
-    context = server.models[name].model.model.config.context
+    context = server.models[name].context
     return {"id": name, "object": "model", "created": 0, "owned_by": "tfm", "max_model_len": context}
 
 

@@ -48,7 +48,7 @@ async def embeddings(request: Request) -> JSONResponse:
     """`POST /v1/embeddings`: a vector for each text."""
     server = server_of(request)
     body = await read(request, EmbeddingBody, server.limits)
-    served = server.find(body.model)
+    served = await server.use(request, body.model)
     served.model.model.expect(Pool)
     tokens = await _count(request, served, body.texts)
     vectors = await while_connected(request, served.model.embed(body.texts))
@@ -72,7 +72,7 @@ async def classify(request: Request) -> JSONResponse:
     """`POST /v1/classify`: the labels of each text, the likeliest first."""
     server = server_of(request)
     body = await read(request, InputBody, server.limits)
-    served = server.find(body.model)
+    served = await server.use(request, body.model)
     served.model.model.expect(Classify)
     tokens = await _count(request, served, body.texts)
     labels = await while_connected(request, served.model.classify(body.texts))
@@ -87,7 +87,7 @@ async def rerank(request: Request) -> JSONResponse:
     """`POST /v1/rerank`: documents by their relevance to a query, from a model with one label for a pair."""
     server = server_of(request)
     body = await read(request, RerankBody, server.limits)
-    served = server.find(body.model)
+    served = await server.use(request, body.model)
     head = served.model.model.expect(Classify)
     if len(served.model.model.labels) != 1:
         raise RequestError(

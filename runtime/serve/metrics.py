@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from .worker import Worker
@@ -34,29 +34,32 @@ class Metrics(Collector):
             registry=registry,
             buckets=SECONDS,
         )
-        self._running = Gauge("tfm_running", "Slots that are taken.", ["model"], registry=registry)
-        self._prefix_bytes = Gauge(
-            "tfm_prefix_bytes", "What is kept of earlier requests.", ["model"], registry=registry
-        )
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[str, Callable[[], Worker | None]] = {}
         registry.register(self)
-        self._waiting = Gauge("tfm_waiting", "Requests in the queue.", ["model"], registry=registry)
 
-    def watch(self, name: str, worker: Worker) -> None:
-        """Read a worker's slots and queue whenever the figures are asked for."""
-        self._running.labels(name).set_function(lambda: worker.running)
-        self._waiting.labels(name).set_function(lambda: worker.waiting)
-        self._prefix_bytes.labels(name).set_function(lambda: worker.prefixes.nbytes)
+    def watch(self, name: str, worker: Callable[[], Worker | None]) -> None:
+        """Ask for a model's worker, None where the model isn't loaded, whenever the figures are asked for."""
         self._workers[name] = worker
 
     def collect(self) -> Iterator[Metric]:
-        """Counters that the workers keep."""
+        """What the workers know."""
+        loaded = GaugeMetricFamily("tfm_loaded", "Whether the model is loaded.", labels=["model"])
+        running = GaugeMetricFamily("tfm_running", "Slots that are taken.", labels=["model"])
+        waiting = GaugeMetricFamily("tfm_waiting", "Requests in the queue.", labels=["model"])
+        kept = GaugeMetricFamily("tfm_prefix_bytes", "What is kept of earlier requests.", labels=["model"])
         shared = CounterMetricFamily(
-            "tfm_prefix_tokens", "Tokens of prompts that an earlier request had read.", labels=["model"]
+            "tfm_prefix_tokens",
+            "Tokens of prompts that an earlier request had read, since the model was loaded.",
+            labels=["model"],
         )
-        for name, worker in self._workers.items():
-            shared.add_metric([name], worker.prefixes.tokens)
-        yield shared
+        for name, find in self._workers.items():
+            worker = find()
+            loaded.add_metric([name], worker is not None)
+            running.add_metric([name], 0 if worker is None else worker.running)
+            waiting.add_metric([name], 0 if worker is None else worker.waiting)
+            kept.add_metric([name], 0 if worker is None else worker.prefixes.nbytes)
+            shared.add_metric([name], 0 if worker is None else worker.prefixes.tokens)
+        yield from (loaded, running, waiting, kept, shared)
 
     def text(self) -> bytes:
         """All figures."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...refimpl.config import LM, Classify, Pool
 from ...refimpl.errors import ConfigError
@@ -20,34 +24,71 @@ from .async_model import AsyncModel
 from .errors import RequestError
 from .limits import LIMITS, Limits
 from .metrics import Metrics
-from .worker import WorkerOptions
+from .worker import QueueFullError, WorkerOptions
+
+Load = Callable[[], Model]
 
 
-class Served(NamedTuple):
-    """A model with its name, the certificate of its bundle, and the fingerprint of that."""
+class Served:
+    """A model with its name, its context, the certificate of its bundle and the fingerprint of that; they are
+    known even while the model isn't loaded. `users` are the requests that ask it."""
 
-    name: str
-    model: AsyncModel
-    certificate: dict[str, Any] | None
-    fingerprint: str | None
+    def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
+        self.name, self._load, self._options = name, load, options
+        self._model: AsyncModel | None = None
+        self.users, self.last_used = 0, 0
+        model = self.load().model
+        self.context, self.certificate = model.config.context, _certificate(model)
+        self.fingerprint = None if self.certificate is None else _fingerprint(self.certificate)
+
+    @property
+    def loaded(self) -> bool:
+        return self._model is not None
+
+    @property
+    def model(self) -> AsyncModel:
+        """The model, which is loaded while a request asks it."""
+        assert self._model is not None, f"{self.name} isn't loaded"
+        return self._model
+
+    def load(self) -> AsyncModel:
+        """Load the model; ConfigError for one that can't be served."""
+        model = self._load()
+        expect_served(self.name, model)
+        self._model = AsyncModel(model, **self._options)
+        return self._model
+
+    def give_up(self) -> AsyncModel:
+        """The model, which isn't loaded any more."""
+        model, self._model = self.model, None
+        return model
 
 
 class Server:
-    """What all routes share: the models, the limits of a request, the figures."""
+    """What all routes share: the models, the limits of a request, the figures.
+
+    At most `models_max` models are loaded at a time: another one takes the place of the one that was used
+    least recently and isn't in use.
+    """
 
     def __init__(
-        self, models: Mapping[str, Model], *, limits: Limits = LIMITS, **options: Unpack[WorkerOptions]
+        self,
+        models: Mapping[str, Load],
+        *,
+        limits: Limits = LIMITS,
+        models_max: int | None = None,
+        **options: Unpack[WorkerOptions],
     ) -> None:
-        """ConfigError for a model that can't be served, before any queue is opened."""
-        for name, model in models.items():
-            expect_served(name, model)
+        """Load each model once; ConfigError for one that can't be served."""
         self.limits, self.metrics = limits, Metrics()
         self.models: dict[str, Served] = {}
-        for name, model in models.items():
-            served = AsyncModel(model, **options)
-            self.metrics.watch(name, served.worker)
-            found = _certificate(model)
-            self.models[name] = Served(name, served, found, None if found is None else _fingerprint(found))
+        self._most = len(models) if models_max is None else models_max
+        self._uses, self._loading = itertools.count(1), asyncio.Lock()
+        for name, load in models.items():
+            _free(self._displaced())
+            self.models[name] = served = Served(name, load, options)
+            served.last_used = next(self._uses)
+            self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
     def find(self, name: str) -> Served:
         """The model of a name; RequestError 404, with the names that there are."""
@@ -58,10 +99,61 @@ class Server:
             )  # fmt: skip
         return self.models[name]
 
+    async def use(self, request: Request, name: str) -> Served:
+        """The model of a name, loaded until this request is answered.
+
+        RequestError 404 for an unknown name; QueueFullError where all models that may be loaded are in use.
+        """
+        served = self.find(name)
+        served.users += 1
+        request.scope["tfm.used"].append(served)
+        served.last_used = next(self._uses)
+        if not served.loaded:
+            async with self._loading:
+                if not served.loaded:
+                    displaced = self._displaced()
+                    await asyncio.to_thread(_free, displaced)
+                    await asyncio.to_thread(served.load)
+        return served
+
+    def _displaced(self) -> list[AsyncModel]:
+        """The models that give up their place, so that one more may be loaded. No request asks them, and it
+        is decided in the thread of requests."""
+        loaded = [served for served in self.models.values() if served.loaded]
+        idle = [served for served in loaded if not served.users]
+        count = len(loaded) - self._most + 1
+        if count > len(idle):
+            raise QueueFullError(f"{self._most} models may be loaded, and all of them are in use")
+        idle.sort(key=lambda served: served.last_used)
+        return [served.give_up() for served in idle[: max(count, 0)]]
+
     async def close(self) -> None:
         """Close all queues; what isn't complete gets an error."""
-        for served in self.models.values():
-            await served.model.close()
+        await asyncio.to_thread(_free, [one.give_up() for one in self.models.values() if one.loaded])
+
+
+def _free(models: list[AsyncModel]) -> None:
+    """Close the models' queues, and free their memory."""
+    for model in models:
+        model.worker.close()
+    models.clear()
+    gc.collect()  # sessions and their arrays may be in a circle
+
+
+class ReleaseModels:
+    """What a request used is free once it is answered, by whatever end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        used: list[Served] = []
+        scope["tfm.used"] = used
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            for served in used:
+                served.users -= 1
 
 
 def expect_served(name: str, model: Model) -> None:

@@ -44,7 +44,7 @@ async def chat_completions(request: Request) -> Response:
     """`POST /v1/chat/completions`."""
     server = server_of(request)
     body = await read(request, ChatBody, server.limits)
-    served = server.find(body.model)
+    served = await server.use(request, body.model)
     model = served.model.model
     _check_room(served, body.n or 1)
     tools = Tools(body, served)
@@ -66,7 +66,7 @@ async def completions(request: Request) -> Response:
     """`POST /v1/completions`: texts, or ids, that the model continues."""
     server = server_of(request)
     body = await read(request, CompletionBody, server.limits)
-    served = server.find(body.model)
+    served = await server.use(request, body.model)
     model = served.model.model
     stated = body.prompts()
     _check_room(served, len(stated) * (body.n or 1))

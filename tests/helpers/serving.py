@@ -123,10 +123,12 @@ def running(
     models: Mapping[str, Model],
     keys: tuple[str, ...] = (),
     log: Callable[[str], None] | None = None,
+    loads: Mapping[str, Callable[[], Model]] | None = None,
     **settings: Any,
 ) -> Iterator[tuple[str, Server]]:
     """A real server of the models on a free port of this machine: (its URL, the server)."""
-    server = Server(models, **settings)
+    given = {name: lambda model=model: model for name, model in models.items()}
+    server = Server({**given, **(loads or {})}, **settings)
     with server_module.listen("127.0.0.1", 0) as listening:
         http = server_module.http_server(server, "127.0.0.1", keys, log=log)
         thread = threading.Thread(target=http.run, args=([listening],))
@@ -141,7 +143,7 @@ def running(
 
 def idle(server: Server) -> None:
     """Wait until no model has a request."""
-    workers = [one.model.worker for one in server.models.values()]
+    workers = [one.model.worker for one in server.models.values() if one.loaded]
     wait_until(lambda: not any(worker.running or worker.waiting for worker in workers))
 
 

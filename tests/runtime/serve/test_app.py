@@ -78,4 +78,4 @@ def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:
     ):
         assert http.post(path, json=body).status_code == 400, path
     with pytest.raises(ConfigError, match="fills can't be served, its head is for fill"):
-        Server({"fills": tiny_reader(MaskedLM(tied=True))})
+        Server({"fills": lambda: tiny_reader(MaskedLM(tied=True))})

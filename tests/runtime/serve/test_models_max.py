@@ -1,0 +1,71 @@
+"""More models than may be loaded: the one that was used least recently gives up its place."""
+
+from __future__ import annotations
+
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from helpers import serving
+from helpers.served import CHAT, golden
+
+
+def test_models_take_turns() -> None:
+    loads: list[str] = []
+    engines: dict[str, Any] = {}
+
+    def loader(name: str) -> Any:
+        def load() -> Any:
+            loads.append(name)
+            model = serving.model()
+            engines[name] = weakref.ref(model.engine)
+            return model
+
+        return load
+
+    with (
+        serving.running({}, loads={name: loader(name) for name in "abc"}, models_max=2) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+    ):
+
+        def loaded() -> list[str]:
+            return [name for name, served in server.models.items() if served.loaded]
+
+        assert (loads, loaded()) == (["a", "b", "c"], ["b", "c"])
+        for name, now in (("b", "bc"), ("a", "ab"), ("b", "ab"), ("c", "bc"), ("a", "ac"), ("a", "ac")):
+            answer = http.post("/v1/chat/completions", json={**CHAT, "model": name})
+            assert answer.json()["choices"][0]["message"]["content"] == golden()
+            assert loaded() == list(now)
+            assert [engines[other]() is not None for other in "abc"] == [other in now for other in "abc"]
+            serving.wait_until(lambda: not any(served.users for served in server.models.values()))
+        assert loads == [*"abc", *"aca"]
+        assert [one["id"] for one in http.get("/v1/models").json()["data"]] == ["a", "b", "c"]
+        figures = http.get("/metrics").text
+        assert 'tfm_loaded{model="a"} 1.0' in figures
+        assert 'tfm_loaded{model="b"} 0.0' in figures
+
+
+def test_a_model_in_use_keeps_its_place() -> None:
+    gate = serving.Gate()
+    loads = {"slow": lambda: serving.model(gate), "other": serving.model}
+    with (
+        serving.running({}, loads=loads, models_max=1) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        slow = pool.submit(http.post, "/v1/chat/completions", json={**CHAT, "model": "slow"})
+        serving.wait_until(
+            lambda: server.models["slow"].loaded and server.models["slow"].model.worker.running
+        )
+        answer = http.post("/v1/chat/completions", json={**CHAT, "model": "other"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert "1 models may be loaded, and all of them are in use" in answer.text
+        gate.open()
+        assert slow.result().json()["choices"][0]["message"]["content"] == golden()
+        serving.wait_until(lambda: not server.models["slow"].users)
+        answer = http.post("/v1/chat/completions", json={**CHAT, "model": "other"})
+        assert answer.json()["choices"][0]["message"]["content"] == golden()
+        assert not server.models["slow"].loaded
+        broken = http.post("/v1/chat/completions", json={**CHAT, "model": "nobody"})
+        assert broken.status_code == 404
