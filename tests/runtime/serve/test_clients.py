@@ -1,4 +1,4 @@
-"""Clients that know nothing of tfm, each in an environment of its own: the openai package of JavaScript."""
+"""Clients that know nothing of tfm, each in an environment of its own: openai in JavaScript, and lm-eval."""
 
 from __future__ import annotations
 
@@ -53,3 +53,41 @@ def test_the_openai_package_of_javascript(tmp_path: Path) -> None:
     assert told["models"] == list(MODELS)
     assert told["refused"] == [400, "top_p", "BadRequestError"]
     assert told["unknown"] == [401, "AuthenticationError"]
+
+
+TASK = """
+task: tiny
+dataset_path: json
+dataset_kwargs: {data_files: {test: DOCUMENTS}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["zzz"], max_gen_toks: 7, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.mark.peers
+def test_lm_eval_over_local_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task whose answers are the model's own but for two of six: four are right."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    python = peers.python_with(tmp_path / "env", "lm-eval[api]")
+    tasks, documents = tmp_path / "tasks", tmp_path / "tiny.jsonl"
+    tasks.mkdir()
+    (tasks / "tiny.yaml").write_text(TASK.replace("DOCUMENTS", str(documents)))
+    with documents.open("w") as file:
+        for i in range(6):
+            question = serving.messages(i)[0]["content"]
+            answer = str(MODEL.generate(question, raw=True, greedy=True, max_new_tokens=7))
+            file.write(json.dumps({"question": question, "answer": answer if i % 3 else "wrong"}) + "\n")
+    with serving.running(MODELS) as (url, _):
+        arguments = f"model=tiny,base_url={url}/v1/completions,num_concurrent=2,max_retries=1"
+        peers.run(
+            [python, "-m", "lm_eval", "run", "--model", "local-completions",
+             "--model_args", f"{arguments},tokenizer_backend=None,tokenized_requests=False",
+             "--tasks", "tiny", "--include_path", tasks, "--output_path", tmp_path / "out"],
+            folder=tmp_path,
+        )  # fmt: skip
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    assert json.loads(results.read_text())["results"]["tiny"]["exact_match,none"] == pytest.approx(4 / 6)
