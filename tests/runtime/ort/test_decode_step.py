@@ -7,6 +7,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from helpers import tiny_models
 from helpers.cuda_placement import environment
 from helpers.end_to_end import RecordingEngine
 from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.error_budget import TRIES, error_terms, largest_difference
 from tfm.refimpl.errors import NumericError
+from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
 
@@ -72,6 +76,32 @@ def engine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> runtime.OrtEngine:
     monkeypatch.setattr(runtime, "choose", lambda *_: "cpu")
     monkeypatch.setattr(runtime, "FIRST_CAPACITY", 8)
     return runtime.OrtEngine(open_bundle(bundle), threads=1)
+
+
+def test_steps_are_those_of_the_specification(engine: runtime.OrtEngine, bundle: Path) -> None:
+    """Within the budget of float16, from an empty cache on, past windows and through growing caches."""
+    rng, half = np.random.default_rng(0), np.finfo(np.float16)
+    tokens, params = rng.integers(0, 97, (2, 20)), materialize(open_bundle(bundle).params())
+
+    def specified(change: Callable[[Any], Any]) -> np.ndarray:
+        leaves = map_leaves(lambda _, leaf: change(leaf), params)
+        at = np.tile(np.arange(20), (2, 1))
+        spec = NumpyEngine(CONFIG, leaves)
+        return spec.step(tokens, spec.start(2), at=at)[0]
+
+    def moved(leaf: np.ndarray) -> np.ndarray:
+        towards = np.where(rng.random(leaf.shape) < 0.5, np.inf, -np.inf).astype(np.float16)
+        return np.nextafter(leaf.astype(np.float16), towards).astype(np.float64)
+
+    exact, typed = (specified(lambda leaf, to=to: leaf.astype(to)) for to in (np.float64, np.float16))
+    budget = error_terms(exact, typed, [specified(moved) for _ in range(TRIES)], eps=float(half.eps)).budget
+    cache, steps = engine.start(2), []
+    for i in range(20):
+        logits, cache = engine.step(tokens[:, i : i + 1], cache)
+        steps.append(logits)
+    error = largest_difference(np.concatenate(steps, 1), exact)
+    assert error <= budget, f"off by {error:.3g}, the budget is {budget:.3g}"
+    assert budget < np.abs(exact).max() / 20, "a budget that would let anything pass"
 
 
 def test_greedy_text_is_chosen_where_it_is_computed(engine: runtime.OrtEngine) -> None:

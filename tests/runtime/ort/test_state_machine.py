@@ -340,7 +340,7 @@ def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "quant"), [("mixed", "fp16"), ("reader", "fp16"), ("full", "int4")])
+@pytest.mark.parametrize(("name", "quant"), [("mixed", "fp16"), ("full", "int4")])
 def test_a_graph_for_cuda_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, small_caches: None, bundles: Any, name: str, quant: str
 ) -> None:
