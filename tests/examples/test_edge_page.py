@@ -30,6 +30,8 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
 NOTE = "document.getElementById('note').textContent"
 IDLE = "document.getElementById('send').textContent === 'Send'"
 ANSWER = "[...document.querySelectorAll('.assistant')].at(-1).textContent"
+# WebGPU that Chromium computes on the processor.
+GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 QUESTION = "the <b>fox</b>"
 
 
@@ -71,8 +73,9 @@ def bundle(folder: Path, quant: str, context: int) -> Bundle:
 
 
 @contextmanager
-def opened(site: Path, bundle: Bundle, profile: Path) -> Iterator[browser.Tab]:
-    with served(site) as url, browser.Tab(f"{url}?bundle={bundle.path.name}", profile) as tab:
+def opened(site: Path, bundle: Bundle, profile: Path, device: str = "wasm") -> Iterator[browser.Tab]:
+    query = f"bundle={bundle.path.name}&device={device}"
+    with served(site) as url, browser.Tab(f"{url}?{query}", profile, *GPU) as tab:
         tab.wait_for(f"/^ready|^failed/.test({NOTE})")
         assert tab.run(NOTE) == f"ready: {bundle.path.name}"
         yield tab
@@ -91,12 +94,20 @@ def checked(tab: browser.Tab) -> str:
     return tab.run(NOTE)
 
 
-@pytest.mark.parametrize(("quant", "row"), [("fp32", "whole"), ("int8", "products in float")])
-def test_it_answers_and_checks_itself(site: Path, tmp_path: Path, quant: str, row: str):
-    made = bundle(site / quant, quant, context=64)
+@pytest.mark.parametrize(
+    ("device", "quant", "row"),
+    [
+        ("wasm", "fp32", "whole"),
+        ("wasm", "int8", "products in float"),
+        ("webgpu", "fp32", "whole"),
+        ("webgpu", "int8", "products in float"),
+    ],
+)
+def test_it_answers_and_checks_itself(site: Path, tmp_path: Path, device: str, quant: str, row: str):
+    made = bundle(site / f"{device}-{quant}", quant, context=64)
     model = load(made.path)
     prompt = model.chat_template.encode([{"role": "user", "content": QUESTION}])
-    with opened(site, made, tmp_path / "profile") as tab:
+    with opened(site, made, tmp_path / "profile", device) as tab:
         assert tab.run("crossOriginIsolated")
         said = checked(tab)
         (figure,) = [r.figure for r in recorded(made.path).rows if r.name == f"{row}: largest error"]
@@ -113,7 +124,7 @@ def test_it_answers_and_checks_itself(site: Path, tmp_path: Path, quant: str, ro
     data = np.memmap(made.path / "model.onnx.data", np.uint8, "r+")
     data[norm.offset : norm.offset + norm.length].view(norm.dtype)[:] *= -1
     data.flush()
-    with opened(site, made, tmp_path / "again") as tab:
+    with opened(site, made, tmp_path / "again", device) as tab:
         assert checked(tab).startswith("WRONG")
 
 

@@ -36,12 +36,13 @@ def run(page: Path, profile: Path, *options: str) -> str:
 class Tab:
     """A page that a test acts on, by Chromium's DevTools protocol over pipes."""
 
-    def __init__(self, url: str, profile: Path) -> None:
+    def __init__(self, url: str, profile: Path, *more: str) -> None:
         program = chromium()
         assert program is not None, f"none of {', '.join(NAMES)} is on PATH: apt-get install chromium"
         (read, self._out), (self._in, write) = os.pipe(), os.pipe()
         options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run"
         quiet = f"--disable-background-networking --disable-component-update --user-data-dir={profile}"
+        options = " ".join((options, *more))
         # The protocol is spoken at descriptors 3 and 4.
         script = f'exec "$0" {options} {quiet} --remote-debugging-pipe about:blank 3<&{read} 4>&{write}'
         self._process = subprocess.Popen(
