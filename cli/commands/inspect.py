@@ -264,6 +264,8 @@ def _mixer(mixer: TokenMixer) -> str:
         return f"linear attention ({mixer.features}), {heads}"
     if mixer.sink_logits:
         heads += " with sinks"
+    if mixer.output_gate:
+        heads += " with a gate"
     if isinstance(mixer.mask, BlockSparse):
         return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
     return heads

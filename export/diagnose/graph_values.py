@@ -66,7 +66,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
 
     values = {}
     for i, layer in enumerate(config.layers):
-        if not isinstance(layer.attention, Attention):
+        if not isinstance(layer.attention, Attention) or layer.attention.output_gate:
             return values
         part, leaf = f"layer {i}, ", f"decoder.layers.{i}."
         out = product(f"{leaf}attn.wo")

@@ -73,8 +73,8 @@ class HeadInputWeights(TypedDict):
 def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[ReferencePart]:
     """The parts on the tokens [B, T], in order, up to the first layer without a plain residual stream.
 
-    A mixture of experts ends them too: it has no single hidden value. So do a layer without attention and
-    an adaptive softmax.
+    A mixture of experts ends them too: it has no single hidden value. So do a layer without attention or
+    with a gate of its output, and an adaptive softmax.
     """
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
@@ -93,7 +93,7 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     for i, layer in enumerate(config.layers):
         weights = cast(BlockWeights, materialize(stack_params["layers"][i]))
         sublayer = f"layer {i}, attention"
-        if not isinstance(layer.attention, Attention):
+        if not isinstance(layer.attention, Attention) or layer.attention.output_gate:
             return
         yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), layer.attention.pre)
         heads = partial(_attention_heads, layer=layer, walk=walk)

@@ -43,6 +43,8 @@ class AttentionWeights(TypedDict):
     q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
     k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
     sink_logits: NotRequired[Float[Array, " H"]]
+    wg: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bg: NotRequired[Float[Array, " H*K"]]
 
 
 class ScoreTerms(NamedTuple):
@@ -229,4 +231,11 @@ def attention(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache
+
+
+def gated(y: Array, x: Array, weights: AttentionWeights) -> Array:
+    """A product with a sigmoid, where there is a gate."""
+    if "wg" not in weights:
+        return y
+    return y * torch.sigmoid(linear(x, weights["wg"], weights.get("bg")))

@@ -8,7 +8,7 @@ import torch
 
 from ...refimpl.config import Attention
 from ..dispatch import replaceable
-from .attention import AttentionWeights, attend, positioned, project
+from .attention import AttentionWeights, attend, gated, positioned, project
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
@@ -44,4 +44,4 @@ def self_attention(
     near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
     mask = padding_mask(at, lengths).unsqueeze(1) & near
     y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(y.flatten(-2), weights["wo"], weights.get("bo"))
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo"))

@@ -33,6 +33,8 @@ class AttentionLeaves(TypedDict):
     q_norm: NotRequired[Tensor]
     k_norm: NotRequired[Tensor]
     sink_logits: NotRequired[Tensor]
+    wg: NotRequired[Leaf]
+    bg: NotRequired[Tensor]
 
 
 class RowLengths(NamedTuple):
@@ -53,6 +55,13 @@ def three_products(
     k = bounded(linear(x, weights["wk"], weights.get("bk")), clip)
     v = bounded(linear(x, weights["wv"], weights.get("bv")), clip)
     return q, k, v
+
+
+def gated(y: Tensor, x: Tensor, weights: AttentionLeaves) -> Tensor:
+    """What the heads give, multiplied by the gate of the output if there is one."""
+    if "wg" not in weights:
+        return y
+    return y * torch.sigmoid(linear(x, weights["wg"], weights.get("bg")))
 
 
 def _project(
@@ -149,6 +158,7 @@ class GroupQueryAttention:
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
             version=MICROSOFT,
         )
+        y = gated(y, x, weights)
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
 
     def _row_lengths(self, past: Tensor, time: int) -> RowLengths:
@@ -188,4 +198,4 @@ def attention_in_parts(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
-    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache

@@ -68,7 +68,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
     - The input of a sublayer after a norm with a weight (`pre`) whose output nothing else reads. A parallel
       mlp without its own norm reads it too, and so do the router and all experts of a mixture.
-    - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b.
+    - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
+      a gate of the output multiplies each channel.
     - A latent that queries come from, which has a norm with a weight.
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU.
@@ -131,7 +132,8 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
         return (f"{prefix}attn.wi",)
     if isinstance(mixer, GatedDelta):
         return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
-    return tuple(f"{prefix}attn.w{n}" for n in "qkv")
+    gate = isinstance(mixer, Attention) and mixer.output_gate
+    return tuple(f"{prefix}attn.w{n}" for n in ("qkvg" if gate else "qkv"))
 
 
 def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:

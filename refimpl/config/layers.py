@@ -99,7 +99,8 @@ class Attention:
     `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
     a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
     With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
-    `query_scale` multiplies queries by a factor of their position.
+    `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
+    output is multiplied by a sigmoid of the token's own, before the last map (Qwen3-Next).
     """
 
     heads: int
@@ -116,6 +117,7 @@ class Attention:
     query_scale: QueryScale | None = None
     kv: KVFormat = "float"
     sink_logits: bool = False
+    output_gate: bool = False
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

@@ -182,19 +182,21 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
             c = layer.cross
-            fits = (c.position, c.mask, c.qk_norm, c.clip, c.query_scale, c.kv, c.sink_logits) == (
-                None,
-                FullAttention(),
-                None,
-                None,
-                None,
-                "float",
-                False,
+            settings = (
+                c.position,
+                c.mask,
+                c.qk_norm,
+                c.clip,
+                c.query_scale,
+                c.kv,
+                c.sink_logits,
+                c.output_gate,
             )
+            fits = settings == (None, FullAttention(), None, None, None, "float", False, False)
             _need(
                 fits,
                 f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
-                "nor kv or sinks",
+                "nor kv, sinks or a gate",
             )
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)

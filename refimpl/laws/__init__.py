@@ -33,13 +33,14 @@ wo, and bq, q_norm, ... where it has them), a cache or the tables of rotary posi
 keys, values; `Rotary`: cos, sin), and `settings` a dataclass of `tfm.refimpl.config` (`Attention`, `MoE`). A
 structure that a kernel returns may be a plain tuple. What a kernel can't do is fixed by the name of the field
 or setting, wherever it is: no soft cap, no cache in 8 bits, no norm of queries and keys, no
-sinks, heads of 64 numbers that are all rotated:
+gate, no sinks, heads of 64 numbers that are all rotated:
 
     def attention(x, cache, past, weights, rotary=None, *, settings):
         ...
         return y, (keys, values)
 
-    check("attention", attention, softcap=None, k_scale=None, q_norm=None, sink_logits=None, J=32, U=0)
+    absent = {"k_scale": None, "q_norm": None, "wg": None, "sink_logits": None}
+    check("attention", attention, softcap=None, **absent, J=32, U=0)
 
 A law is a function of a `Subject`, the kernel in the place of the specified function, and of hypothesis's
 draw. It holds for the specification in float64 and for a kernel in float32, since `near` knows which

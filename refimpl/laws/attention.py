@@ -217,7 +217,7 @@ def _normed(a: np.ndarray, weight: np.ndarray, norm: Norm) -> np.ndarray:
 
 @law("attention")
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
-    """Projections, norms of queries and keys, attention over the cache, projection back."""
+    """Projections, norms of queries and keys, attention over the cache, the gate, projection back."""
     call = draw(attention.calls(wq=True, wk=True, wv=True, wo=True))
     x, settings = call["x"].astype(np.float64), call["settings"]
     shape = (*x.shape[:2], -1, settings.head_size)
@@ -235,5 +235,7 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
         q = q * (1 + scale.beta * np.log(1 + at // scale.original_context))[..., None, None]
     terms = ScoreTerms(call["bias"], call["sink_logits"])
     y, cache = cached(q, k, v, call["cache"], call["past"], rotary, terms, settings=settings)
-    expected = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"])
-    attention.near(attention(call), (expected, cache), call)
+    y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])
+    if settings.output_gate:
+        y = y * (1 + np.tanh(linear(x, call["wg"], call["bg"]) / 2)) / 2
+    attention.near(attention(call), (linear(y, call["wo"], call["bo"]), cache), call)

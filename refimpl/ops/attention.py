@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from ..config import Attention, LayerNorm, Norm, RMSNorm
+from .activation import sigmoid
 from .cache import KVCache, append
 from .linear import linear
 from .mask import seen_by
@@ -28,7 +29,8 @@ __all__ = [
 
 
 class AttentionWeights(TypedDict):
-    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys, sinks.
+    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys, sinks,
+    and the gate of the output.
 
     `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
     (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
@@ -45,6 +47,8 @@ class AttentionWeights(TypedDict):
     q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
     k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
     sink_logits: NotRequired[Float[Array, " H"]]
+    wg: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bg: NotRequired[Float[Array, " H*K"]]
 
 
 class ScoreTerms(NamedTuple):
@@ -252,11 +256,19 @@ def attention(
 
     Conventions: `settings.clip` bounds queries, keys and values (MPT); then queries and keys are
     normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
-    multiplied by the factors of their positions.
+    multiplied by the factors of their positions. A gate, σ(x wg + bg), multiplies what the heads give: so a
+    head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention).
     """
     b, t, _ = x.shape
     q, k, v = project(x, weights, settings=settings)
     q, k, rotary = positioned(q, k, past[:, None] + np.arange(t), weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), cache
+    return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo")), cache
+
+
+def gated(y: Array, x: Array, weights: AttentionWeights) -> Array:
+    """What the heads give, [B, T, H·K], multiplied by the gate if there is one."""
+    if "wg" not in weights:
+        return y
+    return y * sigmoid(linear(x, weights["wg"], weights.get("bg")))

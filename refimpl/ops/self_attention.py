@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Attention
-from .attention import AttentionWeights, attend, positioned, project
+from .attention import AttentionWeights, attend, gated, positioned, project
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
@@ -47,4 +47,4 @@ def self_attention(
     near = seen_by(at[None], at, settings=settings, causal=causal)
     mask = near & padding_mask(at, lengths)[:, None]
     y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
+    return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo"))

@@ -6,7 +6,7 @@
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
-                                    sink_logits H
+                                    sink_logits H  wg D,H*K  bg H*K
                                     k_scale, v_scale: G,K where keys and values are kept in 8 bits
                                     of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
                                     of a short convolution: wi D,3*F  conv _,F  wo F,D
@@ -196,6 +196,9 @@ def _attention(a: Attention, d: int) -> Shapes:
                 pass
     if a.sink_logits:
         shapes["sink_logits"] = (a.heads,)
+    if a.output_gate:
+        shapes["wg"] = (d, a.heads * a.head_size)
+        shapes |= {"bg": (a.heads * a.head_size,)} if a.qkv_bias else {}
     if isinstance(a.position, RelativeBias) and not a.position.shared:
         shapes["relative_bias"] = (a.position.buckets, a.heads)
     if a.kv == "int8":

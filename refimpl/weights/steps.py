@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import Attention, LatentAttention, TokenMixer
+from ..config import Attention, GatedDelta, LatentAttention, TokenMixer
 from ..ops.quant import Blocks, transpose
 
 Shape = tuple[int, ...]
@@ -111,6 +111,46 @@ class Ungroup(Step):
         columns = np.arange(weight.shape[-1]).reshape(self.kv_heads, -1, self.head_size)
         queries, keys, values = columns[:, :-2], columns[:, -2], columns[:, -1]
         order = np.concatenate([part.reshape(-1) for part in (queries, keys, values)])
+        return _each_array(weight, lambda a: a[..., order])
+
+
+@dataclass(frozen=True)
+class GateByHead(Step):
+    """Queries and gates stored head by head, [H, 2, K] (Qwen3-Next): all queries come out, then all gates."""
+
+    head_size: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> GateByHead:
+        return GateByHead(mixer.head_size) if isinstance(mixer, Attention) else self
+
+    def apply(self, weight: Weight) -> Weight:
+        order = np.arange(weight.shape[-1]).reshape(-1, 2, self.head_size).swapaxes(0, 1).reshape(-1)
+        return _each_array(weight, lambda a: a[..., order])
+
+
+@dataclass(frozen=True)
+class ByKeyHead(Step):
+    """What makes the queries, keys, values and output gates of a gated delta network, stored for one key head
+    after the other with the value heads that share it, [G, K + K + R·V + R·V]; or the rates [G, R + R].
+
+    Each kind comes out for all heads together.
+    """
+
+    key_heads: int = 0
+    widths: tuple[int, ...] = ()
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> ByKeyHead:
+        if not isinstance(mixer, GatedDelta):
+            return self
+        share = mixer.heads // mixer.key_heads
+        values = share * mixer.value_size
+        widths = (mixer.key_size, mixer.key_size, values, values) if leaf.endswith("wi") else (share, share)
+        return ByKeyHead(mixer.key_heads, widths)
+
+    def apply(self, weight: Weight) -> Weight:
+        columns = np.arange(weight.shape[-1]).reshape(self.key_heads, -1)
+        parts = np.split(columns, np.cumsum(self.widths)[:-1], axis=1)
+        order = np.concatenate([part.reshape(-1) for part in parts])
         return _each_array(weight, lambda a: a[..., order])
 
 
@@ -265,6 +305,8 @@ STEPS: dict[str, Step] = {
     "either_order": EitherOrder(),
     "unpermute": Unpermute(),
     "grouped": Ungroup(),
+    "gate_by_head": GateByHead(),
+    "by_key_head": ByKeyHead(),
     "in_turn": InTurn(),
     "plus_one": PlusOne(),
     "table": MaybeVector(),

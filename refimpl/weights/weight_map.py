@@ -21,6 +21,8 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     either_order  a linear map that some files store output first, some input first
     unpermute     query and key rows stored as pairs for an interleaved rotation (Llama in GGUF)
     grouped       queries, keys and values fused group by group, [G, R + 2, K]
+    gate_by_head  queries and a gate stored head by head (Qwen3-Next)
+    by_key_head   queries, keys, values and gates, or rates, stored by key head (Qwen3-Next)
     in_turn       two matrices or biases stored column by column in turn (gpt-oss)
     plus_one      a norm's weight stored as its difference from one (Gemma)
     table         a matrix that may be stored as a vector where it has one row (GGUF)

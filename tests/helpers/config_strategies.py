@@ -189,6 +189,7 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         scale=draw(st.sampled_from((None, 0.7))),
         softcap=draw(st.sampled_from((None, 3.0))),
         sink_logits=not cross and draw(st.booleans()),
+        output_gate=not cross and draw(st.booleans()),
         query_scale=None if cross else draw(st.sampled_from((None, QueryScale(0.5, 3)))),
         pre=draw(norms),
         post=draw(norms),

@@ -18,7 +18,7 @@ from ...ops.quant import Blocks, dequantize
 from .call import Call
 from .declare import Function
 from .results import apart, flat, largest
-from .settings import ACTIVATIONS, GATED, MLPS
+from .settings import ACTIVATIONS, ATTENTIONS, GATED, MLPS
 
 # A function in float64 against the spec in float64 may use this share of the float32 budget: float64 has
 # 52 − 23 = 29 bits more, and one of them is given away since the two may add up in another order.
@@ -76,6 +76,9 @@ def budget(f: Function, call: Call) -> dict[str, float]:
     elif f.name in MLPS:
         open_gates = _with_open_gates(f, call)
         extra = approximate(lambda change: open_gates.run(f.body, change))
+    elif f.name in ATTENTIONS and call["wg"] is not None:
+        ungated = call.but(wg=None, bg=None)
+        extra = approximate(lambda change: next(flat(ungated.run(f.body, change)))[1])
     elif f.name in GATED:
         # Four gates, each off by as much as a sigmoid of 1, times what they let through.
         extra = 4 * APPROXIMATE * max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))

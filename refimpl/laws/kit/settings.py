@@ -116,6 +116,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         query_scale=chosen["query_scale"],
         kv="float" if chosen.get("k_scale") is None else "int8",
         sink_logits=chosen.get("sink_logits") is not None,
+        output_gate=chosen.get("wg") is not None,
     )
 
 
@@ -228,6 +229,7 @@ BLOCK = 4
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation"})
+ATTENTIONS = frozenset({"attention", "self_attention"})  # with a gate of the output
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta"})
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.

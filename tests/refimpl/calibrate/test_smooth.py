@@ -32,10 +32,12 @@ from tfm.refimpl.config import (
     Gated,
     GatedDelta,
     LatentAttention,
+    LinearAttention,
     MoE,
     Plain,
     RMSNorm,
     ShortConv,
+    TokenMixer,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
@@ -117,6 +119,12 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         assert len(named) == len(set(named)), f"a leaf is {leaf} twice"
 
 
+def readers(mixer: TokenMixer) -> int:
+    """How many matrices read a sublayer's input."""
+    counts = {Attention: 3, LatentAttention: 2, LinearAttention: 3, LSTM: 0, ShortConv: 1, GatedDelta: 4}
+    return counts[type(mixer)] + (isinstance(mixer, Attention) and mixer.output_gate)
+
+
 @given(any_config)
 def test_a_post_norm_stream_has_one_site_for_all_readers(config: Config):
     """Every matrix that reads the stream is named once and has no other site; a norm before has its own."""
@@ -133,8 +141,8 @@ def test_a_post_norm_stream_has_one_site_for_all_readers(config: Config):
             norms = [part.after for part in (layer.attention, layer.mlp) if part.pre is None]
             after = len(norms) == 2 and None not in norms
             expected = {Gated: 2, Plain: 1, MoE: 0}[type(layer.mlp)]
-            if expected and not isinstance(layer.attention, LSTM):
-                expected += 3
+            if expected:
+                expected += readers(layer.attention)
             assert len(of_layer) == (expected if after and not layer.parallel else 0)
 
 

@@ -301,8 +301,12 @@ WRONG: list[tuple[Any, str]] = [
         "scale of queries or norm of heads, nor kv",
     ),
     (
+        lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, output_gate=True)),
+        "cross-attention must have no position",
+    ),
+    (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),
-        "scale of queries or norm of heads, nor kv or sinks",
+        "scale of queries or norm of heads, nor kv, sinks or a gate",
     ),
     (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),

@@ -10,18 +10,21 @@ Fewer than three different ones are published of seed_oss (Instruct, Base and Ba
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tfm.refimpl.config import (
     LM,
     ONE_GROUP,
+    Attention,
     Classify,
     Config,
     Dense,
     DynamicNTK,
     ExpertGroups,
     Gated,
+    GatedDelta,
     HeadNorm,
     LatentAttention,
     LayerNorm,
@@ -34,6 +37,7 @@ from tfm.refimpl.config import (
     ShortConv,
     Yarn,
 )
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
 
@@ -653,6 +657,42 @@ def test_deepseek(more, groups):
 def test_deepseek_refuses(more, message):
     with pytest.raises(ConfigError, match=message):
         read(DEEPSEEK_LITE, **more)
+
+
+QWEN3_NEXT = {
+    "_name_or_path": "Qwen/Qwen3-Next-80B-A3B-Instruct", "architectures": ["Qwen3NextForCausalLM"],
+    "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 151643, "decoder_sparse_step": 1,
+    "eos_token_id": 151645, "full_attention_interval": 4, "head_dim": 256, "hidden_act": "silu",
+    "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5120, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128, "max_position_embeddings": 262_144, "mlp_only_layers": [],
+    "model_type": "qwen3_next", "moe_intermediate_size": 512, "norm_topk_prob": True,
+    "num_attention_heads": 16, "num_experts": 512, "num_experts_per_tok": 10, "num_hidden_layers": 48,
+    "num_key_value_heads": 2, "output_router_logits": False, "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10_000_000, "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 512, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "use_cache": True, "use_sliding_window": False, "vocab_size": 151_936,
+}  # fmt: skip
+
+
+def test_qwen3_next():
+    """Every fourth layer attends; what the others keep is as large for any text."""
+    config = read(QWEN3_NEXT)
+    attends = [isinstance(layer.attention, Attention) for layer in config.layers]
+    assert attends == [i % 4 == 3 for i in range(48)]
+    assert replace(config.layers[0].attention, pre=None) == GatedDelta(32, 16, 128, 128, 4, 1e-6)
+    attention = config.layers[3].attention
+    assert attention.position == Rope(1e7, 64)
+    assert attention.output_gate
+    assert isinstance(config.layers[0].mlp, MoE)
+    state, keys = (kind.nbytes(262_144, 4) for kind in (cache_kinds(config)[i] for i in (0, 3)))
+    assert (state, keys) == (4 * (32 * 128 * 128 + 3 * 8192), 4 * 2 * 2 * 256 * 262_144)
+    with pytest.raises(ConfigError, match="layer_types must be a list of 48, each one of linear_attention"):
+        read(QWEN3_NEXT, layer_types=["linear_attention"] * 47)
+    with pytest.raises(ConfigError, match="hidden_act must be one of silu"):
+        read(QWEN3_NEXT, hidden_act="gelu")
+    with pytest.raises(ConfigError, match="use_sliding_window must be false, got True"):
+        read(QWEN3_NEXT, use_sliding_window=True)
 
 
 # Ettin's decoders of 17, 150 and 400 million.

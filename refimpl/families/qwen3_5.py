@@ -1,0 +1,55 @@
+"""Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, positions by M-RoPE.
+
+Its checkpoints read images too. Maps of a gated delta network are stored apart, not by key head.
+"""
+
+from __future__ import annotations
+
+from ..config import Decoder
+from ..config_readers.keys import Keys
+from ..config_readers.text_part import TextModel, text_model, without_sections
+from ..weights.weight_map import weight_map
+from . import Task
+from .llama import WEIGHTS as LLAMA
+from .qwen2_vl import LEFT_OUT, ignore_image_keys
+from .qwen3_next import gated_decoder, gated_weights, with_delta
+
+MODEL_TYPES = ("qwen3_5", "qwen3_5_text")
+ARCHITECTURES: dict[str, Task] = {"Qwen3_5ForConditionalGeneration": "lm", "Qwen3_5ForCausalLM": "lm"}
+PREFIX = ("model.language_model.", "language_model.", "model.")
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    if keys.get("model_type", str) == "qwen3_5_text":
+        return _text(keys.replaced({**TEXT.defaults, **keys.values}), task)
+    ignore_image_keys(keys)
+    return text_model(keys, task, {"qwen3_5_text": TEXT, "qwen3_5": TEXT}, "qwen3_5_text", tied=False)
+
+
+def text_keys(keys: Keys) -> Keys:
+    """The keys of the text model, with plain rotary positions; those that no class reads are marked."""
+    ignore_image_keys(keys)
+    keys.harmless(attn_output_gate=(True,), use_sliding_window=(False,), mlp_only_layers=([], None))
+    # How states are kept elsewhere, and the layers that predict further tokens.
+    keys.unused("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+    return without_sections(keys, 10_000.0)
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    keys = text_keys(keys)
+    return with_delta(gated_decoder(keys, kv_heads=4), keys)
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 248_320, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 32,
+     "num_attention_heads": 16},
+)  # fmt: skip
+PROJECTIONS = weight_map("""
+    decoder.layers.{i}.attn.wi <- layers.{i}.linear_attn.in_proj_qkv.weight : transpose
+    decoder.layers.{i}.attn.wz <- layers.{i}.linear_attn.in_proj_z.weight : transpose
+    decoder.layers.{i}.attn.wb <- layers.{i}.linear_attn.in_proj_b.weight : transpose
+    decoder.layers.{i}.attn.wa <- layers.{i}.linear_attn.in_proj_a.weight : transpose
+""")
+WEIGHTS = gated_weights(LLAMA) + PROJECTIONS + LEFT_OUT

@@ -1,0 +1,63 @@
+"""Qwen 3.5 with experts (Qwen 2026), as text: those of Qwen3-Next in each layer."""
+
+from __future__ import annotations
+
+from ..config import Decoder, Gated, MoE
+from ..config_readers.decoder import with_experts
+from ..config_readers.keys import Keys
+from ..config_readers.text_part import TextModel, text_model
+from ..weights.weight_map import weight_map
+from . import Task
+from .qwen2_moe import WEIGHTS as QWEN2_MOE
+from .qwen2_vl import LEFT_OUT, ignore_image_keys
+from .qwen3_5 import PREFIX, PROJECTIONS, text_keys
+from .qwen3_next import gated_decoder, gated_weights, with_delta
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
+ARCHITECTURES: dict[str, Task] = {"Qwen3_5MoeForConditionalGeneration": "lm", "Qwen3_5MoeForCausalLM": "lm"}
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    if keys.get("model_type", str) == "qwen3_5_moe_text":
+        return _text(keys.replaced({**TEXT.defaults, **keys.values}), task)
+    ignore_image_keys(keys)
+    texts = {"qwen3_5_moe_text": TEXT, "qwen3_5_moe": TEXT}
+    return text_model(keys, task, texts, "qwen3_5_moe_text", tied=False)
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    keys = text_keys(keys)
+    # The weights of chosen experts always sum to one.
+    keys.harmless(norm_topk_prob=(True,))
+    keys.get("output_router_logits", bool, False)
+    keys.get("router_aux_loss_coef", float, None)
+    # There is no mlp but the experts' and the shared one.
+    shared = keys.size("shared_expert_intermediate_size", 512)
+    keys.unused("intermediate_size")
+    base = gated_decoder(keys.replaced({**keys.values, "intermediate_size": shared}), kv_heads=2)
+    experts, top = keys.size("num_experts", 256), keys.size("num_experts_per_tok", 8)
+    width = keys.size("moe_intermediate_size", 512)
+
+    def mixture(mlp: Gated) -> MoE:
+        return MoE(experts, top, width, mlp.activation, shared=shared, shared_gate=True, pre=mlp.pre)
+
+    return with_delta(with_experts(base, mixture), keys)
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 248_320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16},
+)
+# All experts of a layer are in one tensor on hubs, and each alone as transformers 5 writes a text model.
+WEIGHTS = (
+    gated_weights(QWEN2_MOE)
+    + PROJECTIONS
+    + weight_map("""
+    decoder.layers.{i}.mlp.experts.{e}.gate, up <- layers.{i}.mlp.experts.gate_up_proj[{e}] : either_order
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.mlp.experts.down_proj[{e}] : either_order
+""")
+    + LEFT_OUT
+)
