@@ -14,6 +14,7 @@ from ..runtime.bundle.schemes import SCHEMES, SchemeName
 from ..runtime.bundle.targets import TargetName
 
 if TYPE_CHECKING:
+    from ..export.layouts.layout import BundleLayout
     from ..refimpl.formats.adapters import AdapterChoice
     from ..runtime.tasks import GenerateOptions
 
@@ -27,7 +28,7 @@ EngineName = Literal["numpy", "torch", "onnx"]
 LayoutName = Literal["genai", "transformers.js", "optimum"]
 
 # Panels of the help; what isn't in one of them is in the first, "Options".
-TOKENS, WEIGHTS, SPEED = "Choosing tokens", "Weights", "Speed"
+TOKENS, WEIGHTS, SPEED, SHAPES = "Choosing tokens", "Weights", "Speed", "Fixed shapes"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -63,6 +64,26 @@ Engine = Annotated[
         "--engine",
         help="numpy is the specification, torch its mirror, onnx ONNX Runtime.",
         rich_help_panel=SPEED,
+    ),
+]
+FixedBatch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Rows of a graph with fixed shapes; 1 without it.", rich_help_panel=SHAPES
+    ),
+]
+FixedTime = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens a run: writes a graph of target standard with fixed shapes, for NPUs and mobile.",
+        rich_help_panel=SHAPES,
+    ),
+]
+FixedCapacity = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Tokens that the cache of its decoder has room for.", rich_help_panel=SHAPES
     ),
 ]
 LAYOUTS = "genai is onnxruntime-genai, the others have their names"
@@ -354,3 +375,18 @@ def checked(**options: Unpack[GenerateOptions]) -> GenerateOptions:
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
     return options
+
+
+def static_layout(
+    layout: LayoutName | None, batch: int | None, time: int | None, capacity: int | None
+) -> BundleLayout | str | None:
+    """The layout that is asked for: by its name, or by the sizes of fixed shapes; None without either."""
+    if time is None:
+        if batch is not None or capacity is not None:
+            raise typer.BadParameter("--batch and --capacity go with --time N")
+        return layout
+    if layout is not None:
+        raise typer.BadParameter(f"--time gives fixed shapes, which {layout} has none of: leave one out")
+    from ..export.layouts import static
+
+    return static.layout(static.Sizes(1 if batch is None else batch, time, capacity))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import out, say, size
-from ..options import LAYOUTS, LayoutName
+from ..options import LAYOUTS, FixedBatch, FixedCapacity, FixedTime, LayoutName, static_layout
 
 GROUP = "Make and check models"
 
@@ -20,15 +20,23 @@ def command(
     directory: Annotated[
         Path, typer.Argument(metavar="OUT", help="The directory to write; it must be empty, or not exist.")
     ],
-    layout: Annotated[LayoutName, typer.Option(help=f"The runtime that is to read it: {LAYOUTS}.")],
+    layout: Annotated[
+        LayoutName | None, typer.Option(help=f"The runtime that is to read it: {LAYOUTS}.")
+    ] = None,
+    batch: FixedBatch = None,
+    time: FixedTime = None,
+    capacity: FixedCapacity = None,
 ) -> None:
-    """Write a bundle in the form of another runtime, with the same weights.
+    """Write a bundle in the form of another runtime, or with fixed shapes; the weights are the same.
 
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """
     from ...export.layouts.convert import convert
     from ..model_loading import bundle_bytes, bundle_named
 
-    convert(bundle_named(bundle), directory, layout)
-    say(f"{directory}: {size(bundle_bytes(directory))}, for {layout}")
+    wanted = static_layout(layout, batch, time, capacity)
+    if wanted is None:
+        raise typer.BadParameter("needs --layout, or --time for fixed shapes")
+    convert(bundle_named(bundle), directory, wanted)
+    say(f"{directory}: {size(bundle_bytes(directory))}, for {layout or 'fixed shapes'}")
     out(str(directory))

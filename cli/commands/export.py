@@ -15,6 +15,9 @@ from ..options import (
     WEIGHTS,
     Adapter,
     Context,
+    FixedBatch,
+    FixedCapacity,
+    FixedTime,
     Kv,
     LayoutName,
     NoAdapter,
@@ -22,6 +25,7 @@ from ..options import (
     Ranges,
     Target,
     adapter_choice,
+    static_layout,
 )
 
 GROUP = "Make and check models"
@@ -104,6 +108,9 @@ def command(
             "bundle of tfm's own."
         ),
     ] = None,
+    batch: FixedBatch = None,
+    time: FixedTime = None,
+    capacity: FixedCapacity = None,
     opset: Annotated[
         int | None,
         typer.Option(metavar="N", help="Version of the ai.onnx operators; by default the target's own."),
@@ -130,6 +137,7 @@ def command(
         raise typer.BadParameter(f"{flag} goes with --calibrate FILE")
     if table not in (4, 8):
         raise typer.BadParameter(f"--table must be 4 or 8, got {table}")
+    wanted = static_layout(layout, batch, time, capacity)
     source = locate(model, progress())
     if source.kind == "config":
         raise missing_weights(source.path)
@@ -142,8 +150,8 @@ def command(
     from ...export.quantization.plan import Calibration
 
     converted = nullcontext(directory)
-    if layout is not None:
-        converted = converting(layout, checkpoint.config.with_kv(kv), target, directory)
+    if wanted is not None:
+        converted = converting(wanted, checkpoint.config.with_kv(kv), target, directory)
     with converted as bundle:
         export(
             checkpoint,
@@ -160,8 +168,9 @@ def command(
         )
         if quant == "keep":
             say(kept(bundle, checkpoint.files.values()))
-        if layout is None:
+        if wanted is None:
             say(written(bundle))
-    if layout is not None:
-        say(f"{directory}: {size(bundle_bytes(directory))}, for {layout}{', verified' if verify else ''}")
+    if wanted is not None:
+        form = layout or "fixed shapes"
+        say(f"{directory}: {size(bundle_bytes(directory))}, for {form}{', verified' if verify else ''}")
     out(str(directory))

@@ -25,8 +25,10 @@ LAYOUTS: dict[str, BundleLayout] = {
 TFM = "tfm"
 
 
-def find(name: str) -> BundleLayout:
-    """The layout of that name; ExportError when there is none."""
+def find(name: str | BundleLayout) -> BundleLayout:
+    """The layout of that name, or the given one; ExportError when there is none."""
+    if isinstance(name, BundleLayout):
+        return name
     if name not in LAYOUTS:
         raise ExportError(f"layout must be one of {', '.join(LAYOUTS)}, got {name!r:.40}")
     return LAYOUTS[name]
@@ -41,7 +43,7 @@ def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> No
 
 
 @contextmanager
-def converting(layout: str, config: Config, target: str, out: Path) -> Iterator[Path]:
+def converting(layout: str | BundleLayout, config: Config, target: str, out: Path) -> Iterator[Path]:
     """A place for a bundle of that Config and target, which is converted to `out` at the end of the block.
 
     Raises what `convert` would raise of them before the block, whose work would be in vain.
@@ -53,8 +55,8 @@ def converting(layout: str, config: Config, target: str, out: Path) -> Iterator[
         convert(Path(folder, "bundle"), out, layout)
 
 
-def convert(path: Path, out: Path, layout: str) -> None:
-    """Write the bundle at `path` to `out` in a layout, whose name is in `LAYOUTS`.
+def convert(path: Path, out: Path, layout: str | BundleLayout) -> None:
+    """Write the bundle at `path` to `out` in a layout, one of `LAYOUTS` by its name, or another.
 
     The bundle's manifest, certificate and golden inputs go along in a folder `tfm`, its licence and notices
     beside the model. Raises ExportError where the layout doesn't cover the model, or `out` has something in

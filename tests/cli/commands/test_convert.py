@@ -144,3 +144,13 @@ def test_data_is_copied_where_blocks_cant_be_shared(tmp_path, monkeypatch, code)
         return
     data_file.copy(tmp_path / "a", tmp_path / "c")
     assert content(tmp_path) == dict.fromkeys("abc", b"weights" * 999)
+
+
+def test_fixed_shapes_are_for_standard_graphs(tfm, bundle, tmp_path):
+    """What is asked for is checked before there is work; sizes of nothing are a usage error."""
+    out = tmp_path / "fixed"
+    tfm("convert", bundle, out, "--time", 4, "--capacity", 24).failed(7, "standard")
+    assert not out.exists()
+    tfm("convert", bundle, out, "--capacity", 24).failed(2, "--time")
+    tfm("convert", bundle, out, "--time", 4, "--layout", "genai").failed(2, "--time")
+    tfm("convert", bundle, out).failed(2, "--layout")

@@ -1,0 +1,113 @@
+"""A standard graph with fixed shapes, as NPUs and mobile runtimes want it.
+
+    model.onnx        the bundle's graph; each axis has its size
+    model.onnx.data   the bundle's weights
+    tokenizer.json    as in the bundle, and chat_template.jinja
+
+It takes `time` tokens a run, a shorter row filled up on the right, and gives logits of the one place `at`. A
+decoder's cache has room for `capacity` tokens, what fills up rows included: a text may have capacity − time +
+1. Rotary tables are inputs, with a row for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import convenience
+
+from ...refimpl.config import Config
+from ...refimpl.errors import ExportError
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.graph_io import GRAPH
+from ...runtime.bundle.manifest import DATA
+from ...runtime.bundle.targets import Target
+from ..graph import passes
+from .data_file import copy
+from .layout import BundleLayout
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows, tokens a run, and, for a decoder alone, tokens that its cache has room for."""
+
+    batch: int
+    time: int
+    capacity: int | None = None
+
+    def axes(self) -> dict[str, int]:
+        """The size of each named axis of a graph."""
+        sizes = {"batch": self.batch, "time": self.time, "wanted": 1}
+        return sizes if self.capacity is None else sizes | {"capacity": self.capacity}
+
+
+def layout(sizes: Sizes) -> BundleLayout:
+    """The layout whose graph has these sizes."""
+    return BundleLayout("static shapes", partial(refusal, sizes), partial(write, sizes))
+
+
+def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
+    """The reason why a model's graph can't have these sizes; None where it can."""
+    if target.name != "standard":
+        return (
+            f"NPUs take operators of ai.onnx alone, this one is for {target.name}: export for target=standard"
+        )
+    if len(config.stacks) > 1 and "decoder" in config.stacks:
+        return "the decoder reads an encoder, whose text has a length of its own"
+    if min(sizes.axes().values()) < 1:
+        return f"sizes must be at least 1, got {sizes.axes()}"
+    if "decoder" not in config.stacks:
+        longest, tokens = config.context, "time"
+        if sizes.capacity is not None:
+            return "capacity is for a decoder's cache, which this model hasn't: leave it out"
+    else:
+        longest, tokens = sizes.capacity or config.context, "time (by capacity)"
+        if sizes.capacity is None:
+            return "a decoder's cache must have its capacity: state it"
+        if sizes.capacity > config.context:
+            return f"capacity may be the context, {config.context}, got {sizes.capacity}"
+    if sizes.time > longest:
+        return f"{tokens} may be {longest}, got {sizes.time}"
+    return None
+
+
+def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
+    """Write the graph and its weights. Raises ExportError where an axis has no size then."""
+    model = ir.load(bundle.path / GRAPH)
+    fix(model, sizes.axes(), bundle.manifest.tensors)
+    copy(bundle.path / DATA, folder / DATA)
+    passes.point_weights(model, bundle.manifest.tensors, folder / DATA)
+    ir.save(model, folder / GRAPH)
+
+
+def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object]) -> None:
+    """Give each axis its size, and fold what is known then. Raises ExportError for an axis without one."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        value.shape = ir.Shape([sizes.get(str(axis), axis) for axis in value.shape])
+    for value in (value for node in model.graph for value in node.outputs if value.name):
+        if value.shape is not None and not value.is_graph_output():
+            value.shape = ir.Shape([sizes.get(str(axis), axis) for axis in value.shape])
+    passes.optimize(model, stored)
+    _divide(model)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and (value.shape is None or not value.shape.is_static()):
+                raise ExportError(f"{value.name} has no fixed shape, {value.shape}: please report this")
+
+
+def _divide(model: ir.Model) -> None:
+    """1 / x where Reciprocal stands, which NNAPI doesn't have, and CoreML has with an epsilon."""
+    nodes = [node for node in model.graph if node.op_type == "Reciprocal"]
+    if not nodes:
+        return
+    one = ir.Value(name="one", const_value=ir.tensor(np.array(1, np.float32), name="one"))
+    model.graph.register_initializer(one)
+    for node in nodes:
+        new = ir.node("Div", [one, node.inputs[0]], name=node.name)
+        new.outputs[0].name = node.outputs[0].name
+        convenience.replace_nodes_and_values(model.graph, node, [node], [new], node.outputs, new.outputs)
