@@ -70,7 +70,7 @@ def _layers(bundle: Bundle) -> Sequence[LayerError] | str:
     try:
         from ...export.diagnose.locate import locate
 
-        parts = locate(bundle, load(bundle.path, bundle.config).tokens)
+        parts = locate(bundle, load(bundle).tokens)
     except ImportError as error:
         return f"it needs {error.name}: pip install 'tfm-cli[export]'"
     except TfmError as error:

@@ -100,7 +100,7 @@ def divergence(bundle: Path) -> str:
         from ...export.diagnose.locate import first, locate
 
         opened = open_bundle(bundle, check_hashes=True)
-        part = first(locate(opened, load(opened.path, opened.config).tokens))
+        part = first(locate(opened, load(opened).tokens))
     except (ImportError, TfmError):
         return ""  # onnx or torch isn't installed, or the bundle can't be opened
     if part is None:
