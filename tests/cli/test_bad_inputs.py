@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -243,7 +244,9 @@ def with_loop(graph: bytes) -> bytes:
 
 def not_text(graph: bytes) -> bytes:
     """The graph with a node whose name isn't UTF-8."""
-    at = graph.index(b"node_")
+    name = re.search(rb"\x1a.decoder\.layers", graph, re.DOTALL)
+    assert name is not None
+    at = name.start() + 2  # after the field's number and length
     return graph[:at] + b"\xff\xfe" + graph[at + 2 :]
 
 

@@ -120,6 +120,8 @@ RARE = {
     "rotary, windows, relative biases, float",
     "causal, grouped heads, float",
     "masked, int4",
+    "heads in groups and biases, float",
+    "read twice, float",
 }
 
 

@@ -35,6 +35,10 @@ RARE = {
     ("mixtral", 0),
     ("bart", 0),
     ("deepseek_v3", 0),
+    ("falcon", 0),
+    ("cohere", 0),
+    ("bart", 1),
+    ("opt", 1),
 }
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from helpers import tiny_models
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -33,6 +34,7 @@ bundle_writer.export(checkpoint, out, quant=ready.name, verify=False)
 """
 
 
+@pytest.mark.long
 def test_an_export_killed_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path):
     config = tiny_models.llama(layers=12, vocabulary=2000)
     save_checkpoint(tmp_path / "checkpoint", config, tiny_models.weights(config))

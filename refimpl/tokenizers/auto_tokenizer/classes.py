@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from ...errors import CheckpointError
@@ -20,6 +21,11 @@ UNDERSCORE = "\u2581"
 SPACES = {"Regex": " {2,}"}
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Marks belong to the letter before them.
+QWEN3_5 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 MBART_LANGUAGES = (
@@ -342,9 +348,9 @@ def _no_template(settings: Settings, tokens: Tokens, stated: Component | None) -
     """Nothing around a text, whatever the file says."""
 
 
-def _qwen2(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+def _qwen(settings: Settings, named: Mapping[str, Special], file: SourceFile, *, pattern: str) -> Pipeline:
     prefix = settings.nullable_flag("add_prefix_space", False) or False
-    split = {"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return Pipeline(
         _affixed_bpe(file),
         {"type": "NFC"},
@@ -765,9 +771,15 @@ _ALL = (
         "Qwen2Tokenizer",
         "BPE",
         dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END),
-        _qwen2,
+        partial(_qwen, pattern=QWEN2),
         added_again=_plain_special,
         file="vocab.json",
+    ),
+    TokenizerClass(
+        "Qwen3_5Tokenizer",
+        "BPE",
+        dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END),
+        partial(_qwen, pattern=QWEN3_5),
     ),
     TokenizerClass("CohereTokenizer", "BPE", _COHERE, _cohere, added_again=_all_special, file="vocab.json"),
     TokenizerClass("LlamaTokenizer", "BPE", _LLAMA, _llama),

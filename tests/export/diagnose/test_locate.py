@@ -146,7 +146,7 @@ def swapped_gate(graph: onnx.GraphProto) -> None:
 
 def lost_residual(graph: onnx.GraphProto) -> None:
     """The mlp's sum takes the stream from before the attention."""
-    sums = [node for node in nodes(graph, "Add") if any("symbolic" in name for name in node.input)]
+    sums = [node for node in nodes(graph, "Add") if node.name.startswith("decoder.layers")]
     sums[1].input[0] = sums[0].input[0]
 
 

@@ -175,7 +175,12 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
 
 @pytest.mark.parametrize(
     ("make", "opset"),
-    [(tiny_models.llama, 23), (odd, 21), (tiny_models.added_positions, 23), (tiny_models.mixture, 23)],
+    [
+        (tiny_models.llama, 23),
+        (odd, 21),
+        (tiny_models.added_positions, 23),
+        pytest.param(tiny_models.mixture, 23, marks=pytest.mark.long),
+    ],
 )
 def test_model_graph(make: Any, opset: int):
     """The whole model on ONNX Runtime: prompt, one token, any past, any number of wanted positions."""

@@ -59,7 +59,7 @@ def saved(path: Path, config: Config) -> Checkpoint:
         (GATED, "minmax", 0.5, 0.05),
         pytest.param(PLAIN, "entropy", None, 0.3, marks=pytest.mark.long),
         pytest.param(PLAIN, "percentile", 0.8, 0.05, marks=pytest.mark.long),
-        (MIXTURE, "minmax", 0.5, 0.05),
+        pytest.param(MIXTURE, "minmax", 0.5, 0.05, marks=pytest.mark.long),
     ],
     ids=["gated", "plain", "smooth", "mixture"],
 )

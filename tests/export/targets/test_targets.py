@@ -164,9 +164,7 @@ RARELY = {
 }
 # Of the standard target these run by default, the others in CI.
 USUAL = {
-    "standard fp16",
     "standard int8",
-    "standard int8-dynamic",
     "standard keep, mixed",
 }
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.refimpl.config import Attention
+from tfm.refimpl.config import Attention, GatedDelta, LatentAttention, Rope
 from tfm.refimpl.weights import steps
 from tfm.refimpl.weights.weight_map import weight_map
 
@@ -54,10 +54,19 @@ def test_rules_are_written_out_for_each_layer():
     assert [rule.use for rule in weight_map(TEXT).rules(encoder)][-1] == "unused"
 
 
+LATENT = LatentAttention(4, 24, key_size=5, value_size=7, position=Rope(10_000.0, 6))
+MIXERS = {
+    "by_key_head": ("wi", GatedDelta(4, 2, key_size=4, value_size=4)),
+    "keys_values": ("wkv_b", LATENT),
+    "by_head": ("wk_b", LATENT),
+}
+
+
 @pytest.mark.parametrize("word", steps.STEPS)
 def test_a_step_makes_the_shape_that_it_was_asked_for(word: str):
     """Of each shape that it says may be stored."""
-    step = steps.STEPS[word].bound("wq", Attention(4, 2, 6))
+    leaf, mixer = MIXERS.get(word, ("wq", Attention(4, 2, 6)))
+    step = steps.STEPS[word].bound(leaf, mixer)
     result = {"row": (48,), "column": (48, 1), "table": (1, 48)}.get(word, (24, 48))
     usual, *others = step.shapes(result)
     assert step.settled(True).apply(np.zeros(usual, np.float32)).shape == result

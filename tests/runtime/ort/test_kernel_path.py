@@ -221,7 +221,7 @@ def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(bundles, quant
     [
         ("biases, odd sizes", ""),
         pytest.param("a mixture", "MatMul, ", marks=pytest.mark.long),
-        ("an encoder and a decoder", "MatMul, "),
+        pytest.param("an encoder and a decoder", "MatMul, ", marks=pytest.mark.long),
     ],
 )
 def test_what_a_bundle_promises(bundles, monkeypatch: pytest.MonkeyPatch, name: str, others: str) -> None:
