@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -87,6 +88,8 @@ def _memory(name: str) -> int:
 
 def _work(name: str, folder: Path, seed: int, first: int, reports: Connection) -> None:
     """A process that tries a batch of mutants, and says of each when it begins and what came of it."""
+    # A session that is the parent's garbage would wait for its threads, which this process hasn't.
+    gc.freeze()
     reader = READERS[name]
     faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print when they die

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import io
@@ -281,6 +282,8 @@ def shared_folder() -> Iterator[Path]:
 
 def as_nobody(arguments: Sequence[str], result: Connection, cache: str = "/nonexistent") -> None:
     """Run a command as a user who owns nothing, and send its exit code and stderr."""
+    # A session that is the parent's garbage would wait for its threads, which this process hasn't.
+    gc.freeze()
     os.environ["TFM_CACHE"] = cache
     sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO()), io.StringIO()
     if os.geteuid() == 0:
