@@ -314,6 +314,7 @@ def test_what_may_not_be_read_is_one_line(tfm, bundle, checkpoint, shared_folder
         command = ("generate", "hi", "--model", str(model), "--engine", "numpy")
         process = multiprocessing.get_context("fork").Process(target=as_nobody, args=(command, theirs))
         process.start()
+        theirs.close()  # a process that dies ends the wait
         got, message = reports.recv()
         process.join()
         os.chmod(model / part, 0o755)
@@ -340,6 +341,7 @@ def test_a_read_only_cache_serves_what_it_holds(tfm, bundle, checkpoint, shared_
         arguments = ((*command, "--max-new-tokens", "2"), theirs, str(cache))
         process = multiprocessing.get_context("fork").Process(target=as_nobody, args=arguments)
         process.start()
+        theirs.close()  # a process that dies ends the wait
         ended.append(reports.recv())
         process.join()
     assert ended[0][0] == 0, ended
