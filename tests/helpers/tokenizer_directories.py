@@ -96,7 +96,7 @@ TABLE = {
     "gpt_neox:GPTNeoXTokenizerFast qwen2:Qwen2Tokenizer qwen2:LlamaTokenizerFast qwen3:Qwen2TokenizerFast "
     "qwen3_moe:PreTrainedTokenizerFast llama:LlamaTokenizerFast llama:PreTrainedTokenizerFast "
     "stablelm:GPTNeoXTokenizerFast modernbert:PreTrainedTokenizerFast cohere:CohereTokenizerFast "
-    "bloom:BloomTokenizerFast smollm3:PreTrainedTokenizerFast qwen3_5 qwen3_5_text:Qwen3_5Tokenizer",
+    "bloom:BloomTokenizerFast smollm3:PreTrainedTokenizerFast",
     "digits": "gpt2:GPT2TokenizerFast gpt2:PreTrainedTokenizerFast starcoder2 qwen2_moe llama:GPT2Tokenizer "
     "granite:GPT2Tokenizer olmo2:GPT2Tokenizer cohere falcon:PreTrainedTokenizerFast",
     "bpe": "llama llama:LlamaTokenizer llama:LlamaTokenizerFast llama:CodeLlamaTokenizer "
@@ -111,6 +111,7 @@ CLASSES = [
 CLASSES += [
     ("mpnet", None, "wordpiece"), ("bert", "MPNetTokenizerFast", "wordpiece"), ("camembert", None, "unigram"),
     ("albert", None, "albert"), ("bert", "AlbertTokenizerFast", "albert"),
+    ("qwen3_5", None, "bytes"), ("qwen3_5_text", "Qwen3_5Tokenizer", "bytes"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),
