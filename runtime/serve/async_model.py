@@ -113,7 +113,14 @@ class AsyncModel:
                 "a model with an encoder and a decoder can't be shared by requests: use generate_many"
             )
         self.model = model
-        self.worker = Worker(model.engine, slots=slots, queue=queue, chunk=chunk, prefix_bytes=prefix_bytes)
+        self.worker = Worker(
+            model.engine,
+            slots=slots,
+            queue=queue,
+            chunk=chunk,
+            prefix_bytes=prefix_bytes,
+            same_bits=bool(model.same_bits),
+        )
 
     async def __aenter__(self) -> AsyncModel:
         return self

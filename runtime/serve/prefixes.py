@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...refimpl.engine.protocol import Cache
 from ..text.chat_template import common_prefix
 
@@ -66,7 +68,7 @@ class Prefixes:
                 del self._kept[key]
         copied = cache.copy(row)
         if length < copied.lengths[0]:
-            copied = copied.truncate(copied.lengths * 0 + length)
+            copied = copied.truncate(np.array([length]))
         prefix = Prefix(owner, tokens, copied, copied.nbytes)
         self._kept[id(prefix)] = prefix
         while len(self._kept) > MOST or self.nbytes > self.limit:

@@ -13,7 +13,6 @@ from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError, TfmError
-from ..ort.engine import OrtEngine
 from ..tasks.generate import StreamedText
 from .batch import CHUNK, Batch, Outcome
 from .prefixes import PREFIX_BYTES, Prefixes
@@ -97,7 +96,8 @@ class Worker:
     """One thread, one engine, one queue, first come, first served.
 
     At most `slots` texts are generated at a time, and at most `queue` requests wait. Caches of texts that
-    ended are kept for later prompts, in `prefix_bytes` (see `Prefixes`).
+    ended are kept for later prompts, in `prefix_bytes` (see `Prefixes`). With `same_bits` a token has the
+    same bits whatever is computed with it.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class Worker:
         queue: int = QUEUE,
         chunk: int = CHUNK,
         prefix_bytes: int = PREFIX_BYTES,
+        same_bits: bool = False,
     ) -> None:
         for name, value in (("slots", slots), ("queue", queue), ("chunk", chunk)):
             if value < 1:
@@ -115,8 +116,7 @@ class Worker:
         self.slots, self.queue = slots, queue
         if prefix_bytes < 0:
             raise LimitError(f"prefix_bytes must be at least 0, got {prefix_bytes}")
-        exact = isinstance(engine, OrtEngine) and engine.same_bits
-        self.prefixes = Prefixes(prefix_bytes, None if exact else chunk)
+        self.prefixes = Prefixes(prefix_bytes, None if same_bits else chunk)
         self._batch = Batch(engine, chunk, self.prefixes)
         self._waiting: deque[TextRequest | Job] = deque()
         self._running: dict[int, TextRequest] = {}  # by its sequence's `id`

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ...refimpl.errors import ArgumentError, CheckpointError, LimitError
+from .chat_template import common_prefix
 from .tokenizer import Tokenizer, convert_errors
 
 if TYPE_CHECKING:
@@ -148,8 +149,7 @@ class ConstrainedText:
 
     def _read_to(self, tokens: Sequence[int]) -> None:
         """Bring the matcher to the end of these tokens."""
-        pairs = zip(self._read, tokens, strict=False)
-        same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self._read), len(tokens)))
+        same = common_prefix(self._read, tokens)
         if same < len(self._read):
             self._matcher.rollback(len(self._read) - same)
         if same < len(tokens):
