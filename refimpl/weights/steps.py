@@ -28,6 +28,14 @@ def _each_array(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> W
     return replace(weight, **{k: change(v) for k, v in arrays.items() if isinstance(v, np.ndarray)})
 
 
+def _by_kind(weight: Weight, groups: int, ends: Sequence[int]) -> Weight:
+    """Columns that are stored for one group after the other, each with several kinds that end at `ends`: each
+    kind comes out for all groups together."""
+    columns = np.arange(weight.shape[-1]).reshape(groups, -1)
+    order = np.concatenate([part.reshape(-1) for part in np.split(columns, ends, axis=1)])
+    return _each_array(weight, lambda a: a[..., order])
+
+
 @dataclass(frozen=True)
 class Step:
     """One change of a stored tensor."""
@@ -108,10 +116,7 @@ class Ungroup(Step):
         return Ungroup(mixer.kv_heads, mixer.head_size) if isinstance(mixer, Attention) else self
 
     def apply(self, weight: Weight) -> Weight:
-        columns = np.arange(weight.shape[-1]).reshape(self.kv_heads, -1, self.head_size)
-        queries, keys, values = columns[:, :-2], columns[:, -2], columns[:, -1]
-        order = np.concatenate([part.reshape(-1) for part in (queries, keys, values)])
-        return _each_array(weight, lambda a: a[..., order])
+        return _by_kind(weight, self.kv_heads, [-2 * self.head_size, -self.head_size])
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,7 @@ class GateByHead(Step):
         return GateByHead(mixer.head_size) if isinstance(mixer, Attention) else self
 
     def apply(self, weight: Weight) -> Weight:
-        order = np.arange(weight.shape[-1]).reshape(-1, 2, self.head_size).swapaxes(0, 1).reshape(-1)
-        return _each_array(weight, lambda a: a[..., order])
+        return _by_kind(weight, weight.shape[-1] // (2 * self.head_size), [self.head_size])
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,7 @@ class ByKeyHead(Step):
         return ByKeyHead(mixer.key_heads, widths)
 
     def apply(self, weight: Weight) -> Weight:
-        columns = np.arange(weight.shape[-1]).reshape(self.key_heads, -1)
-        parts = np.split(columns, np.cumsum(self.widths)[:-1], axis=1)
-        order = np.concatenate([part.reshape(-1) for part in parts])
-        return _each_array(weight, lambda a: a[..., order])
+        return _by_kind(weight, self.key_heads, np.cumsum(self.widths)[:-1].tolist())
 
 
 class InTurn(Step):
@@ -216,10 +217,7 @@ class KeysThenValues(Step):
         return KeysThenValues(mixer.heads, mixer.key_size) if isinstance(mixer, LatentAttention) else self
 
     def apply(self, weight: Weight) -> Weight:
-        columns = np.arange(weight.shape[-1]).reshape(self.heads, -1)
-        parts = np.split(columns, [self.key_size], axis=1)
-        order = np.concatenate([part.reshape(-1) for part in parts])
-        return _each_array(weight, lambda a: a[..., order])
+        return _by_kind(weight, self.heads, [self.key_size])
 
 
 @dataclass(frozen=True)
