@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
@@ -231,11 +231,11 @@ def attention(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache
+    return linear(
+        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
+    ), cache
 
 
-def gated(y: Array, x: Array, weights: AttentionWeights) -> Array:
-    """A product with a sigmoid, where there is a gate."""
-    if "wg" not in weights:
-        return y
-    return y * torch.sigmoid(linear(x, weights["wg"], weights.get("bg")))
+def gated(y: Array, x: Array, wg: Any, bg: Array | None) -> Array:
+    """A product with a sigmoid, where there is a gate; `wg` is whatever `linear` takes."""
+    return y if wg is None else y * torch.sigmoid(linear(x, wg, bg))

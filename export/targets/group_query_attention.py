@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ..ops.attention import ScoreTerms, cached_attention, positioned, split_heads
+from ..ops.attention import ScoreTerms, cached_attention, gated, positioned, split_heads
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
@@ -55,13 +55,6 @@ def three_products(
     k = bounded(linear(x, weights["wk"], weights.get("bk")), clip)
     v = bounded(linear(x, weights["wv"], weights.get("bv")), clip)
     return q, k, v
-
-
-def gated(y: Tensor, x: Tensor, weights: AttentionLeaves) -> Tensor:
-    """What the heads give, multiplied by the gate of the output if there is one."""
-    if "wg" not in weights:
-        return y
-    return y * torch.sigmoid(linear(x, weights["wg"], weights.get("bg")))
 
 
 def _project(
@@ -158,7 +151,7 @@ class GroupQueryAttention:
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
             version=MICROSOFT,
         )
-        y = gated(y, x, weights)
+        y = gated(y, x, weights.get("wg"), weights.get("bg"))
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
 
     def _row_lengths(self, past: Tensor, time: int) -> RowLengths:
@@ -198,4 +191,6 @@ def attention_in_parts(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache
+    return linear(
+        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
+    ), cache

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, FullAttention
-from ..ops.attention import attend, positioned, split_heads
+from ..ops.attention import attend, gated, positioned, split_heads
 from ..ops.cross_attention import EncoderKV
 from ..ops.mask import padding_mask, seen_by
 from ..ops.position import Rotary, rotate
-from .group_query_attention import AttentionLeaves, gated, three_products
+from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 HIDDEN = -1e30
@@ -138,7 +138,7 @@ def self_attention(
     q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)
     bqkv = weights.get("bqkv") if late else None
     y = _multi_head(q, EncoderKV(k, v, lengths), settings=settings, bias=bias, causal=causal, bqkv=bqkv)
-    return linear(gated(y, x, weights), weights["wo"], weights.get("bo"))
+    return linear(gated(y, x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo"))
 
 
 def self_attention_in_parts(
@@ -156,7 +156,9 @@ def self_attention_in_parts(
     mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
     mask = mask & _near(x.shape[1], settings=settings, causal=causal)
     y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo"))
+    return linear(
+        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
+    )
 
 
 def cross_keys(states: Tensor, weights: CrossKeyLeaves, *, settings: Attention) -> tuple[Tensor, Tensor]:
