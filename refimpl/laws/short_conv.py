@@ -1,4 +1,4 @@
-"""Laws of short convolutions: the sum over the latest inputs, and their state."""
+"""Laws of short convolutions: the sum over the latest inputs, and the state, gated delta networks' too."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
     causal_conv.near(causal_conv(call), causal_conv(joined)[:, m:], call, joined)
 
 
-@law("short_conv")
-def any_split_of_the_tokens_is_one_pass(short_conv: Subject, draw: Draw) -> None:
+@law("short_conv", "gated_delta")
+def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
     """Two calls equal one call: outputs and states."""
-    call = draw(short_conv.calls(lengths=None, T=5))
+    call = draw(mixer.calls(lengths=None, T=5))
     cut = draw(splits(5))
-    first, second = short_conv.take(call, "T", range(cut)), short_conv.take(call, "T", range(cut, 5))
-    y, cache = short_conv(first)
+    first, second = mixer.take(call, "T", range(cut)), mixer.take(call, "T", range(cut, 5))
+    y, cache = mixer(first)
     if cut == 0:
         cache = call["cache"]
     second = second.but(cache=cache, past=call["past"] + cut)
-    z, last = short_conv(second)
-    short_conv.near((np.concatenate([y, z], 1), last), short_conv(call), call, first, second)
+    z, last = mixer(second)
+    mixer.near((np.concatenate([y, z], 1), last), mixer(call), call, first, second)
 
 
-@law("short_conv")
-def a_padded_row_is_the_row_alone(short_conv: Subject, draw: Draw) -> None:
+@law("short_conv", "gated_delta")
+def a_padded_row_is_the_row_alone(mixer: Subject, draw: Draw) -> None:
     """Padding past a row's length changes neither its outputs nor its state."""
-    call = draw(short_conv.calls(lengths=True))
-    y, cache = short_conv(call)
+    call = draw(mixer.calls(lengths=True))
+    y, cache = mixer(call)
     got, expected = [], []
     for row, n in enumerate(call["lengths"]):
-        alone = short_conv.take(short_conv.take(call, "B", [row]), "T", range(n))
-        z, state = short_conv(alone.but(cache=alone["cache"]._replace(lengths=None)))
-        got += [y[row, :n].ravel(), cache.tail[row].ravel()]
+        alone = mixer.take(mixer.take(call, "B", [row]), "T", range(n))
+        z, state = mixer(alone.but(cache=alone["cache"]._replace(lengths=None)))
         # A row without tokens keeps what it has, which counts for nothing where none came before.
-        expected += [z[0].ravel(), state.tail[0].ravel()]
-    short_conv.near(np.concatenate(got), np.concatenate(expected), call, call)
+        got += [y[row, :n].ravel(), *(kept[row].ravel() for kept in cache[:-1])]
+        expected += [z[0].ravel(), *(kept[0].ravel() for kept in state[:-1])]
+    mixer.near(np.concatenate(got), np.concatenate(expected), call, call)
 
 
 @law("short_conv")
