@@ -31,12 +31,12 @@ def command(
 
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """
-    from ...export.layouts.convert import convert
+    from ...export.layouts.convert import convert, find
     from ..model_loading import bundle_bytes, bundle_named
 
     wanted = static_layout(layout, batch, time, capacity)
     if wanted is None:
         raise typer.BadParameter("needs --layout, or --time for fixed shapes")
     convert(bundle_named(bundle), directory, wanted)
-    say(f"{directory}: {size(bundle_bytes(directory))}, for {layout or 'fixed shapes'}")
+    say(f"{directory}: {size(bundle_bytes(directory))}, for {find(wanted).name}")
     out(str(directory))

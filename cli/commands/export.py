@@ -146,7 +146,7 @@ def command(
     checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context)
     say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
-    from ...export.layouts.convert import converting
+    from ...export.layouts.convert import converting, find
     from ...export.quantization.plan import Calibration
 
     converted = nullcontext(directory)
@@ -171,6 +171,6 @@ def command(
         if wanted is None:
             say(written(bundle))
     if wanted is not None:
-        form = layout or "fixed shapes"
-        say(f"{directory}: {size(bundle_bytes(directory))}, for {form}{', verified' if verify else ''}")
+        form = f"for {find(wanted).name}{', verified' if verify else ''}"
+        say(f"{directory}: {size(bundle_bytes(directory))}, {form}")
     out(str(directory))

@@ -135,9 +135,9 @@ def _run_parts(
             feeds[f"{array.name}.{i}"] = np.zeros(shape, dtype)
     if recurrent(cache_kinds(config)):
         feeds["lengths"] = np.full(b, t)
-    for window in windows(cache_kinds(config, windowed=True)):
-        feeds[f"window_length.{window}"] = np.zeros(b, np.int64)
-    for window in (None, *windows(cache_kinds(config, windowed=True))):
+    of_windows = windows(cache_kinds(config, windowed=True))
+    feeds |= {f"window_length.{window}": np.zeros(b, np.int64) for window in of_windows}
+    for window in (None, *of_windows):
         feeds |= row_lengths(window, np.zeros(b, np.int64), t)
     feeds |= {f"{value}.given": truth[name] for name, value in cuts.items() if value in inner}
     needed = {v.name for v in session.get_inputs()}

@@ -20,9 +20,8 @@ from ...runtime.bundle.weight_layout import Group
 
 def name_nodes(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> None:
     """Name nodes and the values between them; inputs, outputs and weights keep their names."""
-    parts: dict[
-        ir.Node | None, tuple[int, str]
-    ] = {}  # of the latest weight before a node: its place, its part
+    # Of the latest weight before a node: its place and its part.
+    parts: dict[ir.Node | None, tuple[int, str]] = {}
     seen: Counter[str] = Counter()
     ports = {*model.graph.inputs, *model.graph.outputs}
     for i, node in enumerate(model.graph):

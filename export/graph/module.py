@@ -98,14 +98,15 @@ class GraphModule(nn.Module):
         lengths = inputs.get("lengths")
         pairs = zip(kinds, _arrays(inputs, kinds), strict=True)
         cache = [cache_value(kind, layer, lengths) for kind, layer in pairs]
+        of_windows = windows(cache_kinds(config, windowed=True))
         window_lengths = {
             window: inputs[f"window_length.{window}"]
-            for window in windows(cache_kinds(config, windowed=True))
+            for window in of_windows
             if f"window_length.{window}" in inputs
         }
         row_lengths = {
             window: RowLengths(*(inputs[name] for name in row_length_names(window)))
-            for window in (None, *windows(cache_kinds(config, windowed=True)))
+            for window in (None, *of_windows)
             if row_length_names(window)[0] in inputs
         }
         extra = nullcontext()

@@ -47,7 +47,7 @@ class Sizes:
 
 def layout(sizes: Sizes) -> BundleLayout:
     """The layout whose graph has these sizes."""
-    return BundleLayout("static shapes", partial(refusal, sizes), partial(write, sizes))
+    return BundleLayout("fixed shapes", partial(refusal, sizes), partial(write, sizes))
 
 
 def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:

@@ -290,10 +290,10 @@ class MoE:
 
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
     for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
-    the choice. `expert_bias` means a bias of each map of an expert. `shared` is the
-    width of an expert that takes every token, its output multiplied by a sigmoid of the token's own with
-    `shared_gate`. Experts have no capacity here: what is dropped for want of room depends on the other rows
-    of a batch and on padding, and a model's row must not.
+    the choice. `expert_bias` means a bias of each map of an expert. `shared` is the width of an expert that
+    takes every token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have
+    no capacity here: what is dropped for want of room depends on the other rows of a batch and on padding,
+    and a model's row must not.
     """
 
     experts: int
@@ -322,8 +322,8 @@ class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
     In a decoder, latent or linear attention, an LSTM, a short convolution or a gated delta network may stand
-    in the place of attention.
-    A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
+    in the place of attention. A parallel mlp without a norm `pre` of its own takes what the attention's
+    gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
     multiplies each sublayer's output before it is added (Granite).

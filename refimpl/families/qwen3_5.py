@@ -21,10 +21,16 @@ GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    if keys.get("model_type", str) == "qwen3_5_text":
-        return _text(keys.replaced({**TEXT.defaults, **keys.values}), task)
+    return text_or_images(keys, task, TEXT, "qwen3_5")
+
+
+def text_or_images(keys: Keys, task: Task, text: TextModel, name: str) -> Decoder:
+    """The text model by its own config, whose model_type ends in _text, or that of one that reads images."""
+    alone = f"{name}_text"
+    if keys.get("model_type", str) == alone:
+        return text.config(keys.replaced({**text.defaults, **keys.values}), task)
     ignore_image_keys(keys)
-    return text_model(keys, task, {"qwen3_5_text": TEXT, "qwen3_5": TEXT}, "qwen3_5_text", tied=False)
+    return text_model(keys, task, {alone: text, name: text}, alone, tied=False)
 
 
 def text_keys(keys: Keys) -> Keys:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ..config import Decoder, Gated, MoE
 from ..config_readers.decoder import with_experts
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel
 from ..weights.weight_map import weight_map
 from . import Task
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
-from .qwen2_vl import LEFT_OUT, ignore_image_keys
-from .qwen3_5 import PREFIX, PROJECTIONS, text_keys
+from .qwen2_vl import LEFT_OUT
+from .qwen3_5 import PREFIX, PROJECTIONS, text_keys, text_or_images
 from .qwen3_next import gated_decoder, gated_weights, with_delta
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
@@ -21,11 +21,7 @@ GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    if keys.get("model_type", str) == "qwen3_5_moe_text":
-        return _text(keys.replaced({**TEXT.defaults, **keys.values}), task)
-    ignore_image_keys(keys)
-    texts = {"qwen3_5_moe_text": TEXT, "qwen3_5_moe": TEXT}
-    return text_model(keys, task, texts, "qwen3_5_moe_text", tied=False)
+    return text_or_images(keys, task, TEXT, "qwen3_5_moe")
 
 
 def _text(keys: Keys, task: Task) -> Decoder:

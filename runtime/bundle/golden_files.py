@@ -18,8 +18,6 @@ NAMES = (
     *(f"{kind}.{name}" for kind in ("own", "plain") for name in EXPECTED),
     *(ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES, HALF),
 )
-
-
 # By the kind of number.
 TYPES = {"i": "<i8", "u": "|u1", "f": "<f8"}
 

@@ -97,7 +97,7 @@ class OrtEngine:
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
-            capture = on == "cuda" and self._captures is not None and graph.file == GRAPH
+            capture = self._captures is not None and graph.file == GRAPH
             return open_session(path, on, options(threads), model, capture=capture)
 
         parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
