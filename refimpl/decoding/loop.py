@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -50,12 +51,16 @@ class GeneratedSequence:
     finish_reason: FinishReason | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._rng = np.random.default_rng([self.seed, self.index])
         self._uniforms: list[float] = []
         self._prompt = np.array(self.prompt, np.int64)
         self.sampler = self.sampler.after_reading(self.encoder_ids)
         if self.max_new_tokens < 1:
             self.finish("length")
+
+    @cached_property
+    def _rng(self) -> np.random.Generator:
+        """Made when a number is drawn: greedy texts needn't load the part of NumPy that has it."""
+        return np.random.default_rng([self.seed, self.index])
 
     def uniform(self, position: int) -> float:
         """The random number of the answer's token at this position, uniform in [0, 1)."""

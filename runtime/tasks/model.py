@@ -17,6 +17,7 @@ from ...refimpl.decoding.speculative import DraftModel
 from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
+from ..hardware import trim
 from ..hub.checked_bundles import checking
 from ..ort import kernel_path
 from ..ort.engine import OrtEngine
@@ -250,4 +251,5 @@ def load(
         checked()  # a damaged file explains it better
         raise
     checked()
+    trim()  # reading a tokenizer takes twice the memory that it keeps
     return model

@@ -106,7 +106,7 @@ class Constraints:
             raise CheckpointError("the tokenizer cleans its texts up, which may change a constrained one")
         with convert_errors("can't constrain a text"):
             self._tokenizer = llguidance.LLTokenizer(
-                tokenizer.json, n_vocab=tokenizer.vocabulary, eos_token=list(stop_ids)
+                tokenizer.to_json(), n_vocab=tokenizer.vocabulary, eos_token=list(stop_ids)
             )
         self._limits = llguidance.LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
         self._matcher = lru_cache(KEPT)(self._compiled)

@@ -20,7 +20,6 @@ import tokenizers.models
 from ...refimpl.errors import CheckpointError, LimitError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
-from ..hardware import trim
 from ..silence import silent_stderr
 from .control_tokens import Encoding, SecretSpelling
 
@@ -90,14 +89,13 @@ class TemplatePart(NamedTuple):
 
 
 class Tokenizer:
-    """A tokenizer.json for a model of `vocabulary` logits; `json` is its text."""
+    """A tokenizer.json for a model of `vocabulary` logits."""
 
     def __init__(self, text: str, vocabulary: int) -> None:
         if len(text) > LIMITS["tokenizer.json"]:
             raise LimitError(
                 f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
             )
-        self.json = text
         self.vocabulary = vocabulary
         _check_subword_prefix(text)
         with convert_errors("can't be used"):
@@ -116,13 +114,18 @@ class Tokenizer:
             decoder = self._tokenizer.decoder
             # Whether decoding removes spaces around punctuation, which may be several tokens.
             self.cleans_up = decoder is not None and cleans_up(json.loads(decoder.__getstate__()))
-        trim()  # reading the file leaves twice the memory that the tokenizer keeps
         self.control_tokens: dict[str, int] = {
             token.content: id
             for id, token in added.items()
             if token.content.strip() and token.content not in unknown
         }
         self._control_ids = frozenset(self.control_tokens.values())
+
+    def to_json(self) -> str:
+        """The tokenizer as a tokenizer.json. The one that was read isn't kept: few texts need it, and
+        SmolLM2's takes 4.5 MB."""
+        with convert_errors("can't be written"):
+            return self._tokenizer.to_str()
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token; None if there is no such token."""
@@ -235,7 +238,7 @@ class Tokenizer:
 
     @cached_property
     def _secret_spelling(self) -> SecretSpelling:
-        return SecretSpelling(self.json, self.control_tokens, convert_errors)
+        return SecretSpelling(self.to_json(), self.control_tokens, convert_errors)
 
     def _check_ids(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self.vocabulary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from copy import copy
 from typing import Any
 
 import jsonschema
@@ -279,7 +280,7 @@ def test_models_that_cannot_be_constrained() -> None:
     for library in (text_strategies.wordpiece(), text_strategies.unigram()):
         with pytest.raises(CheckpointError, match="can't constrain a text: can't determine decoder"):
             Constraints(Tokenizer(library.to_str(), library.get_vocab_size()), [1])
-    cleaning = Tokenizer(tokenizer.json, tokenizer.vocabulary)
+    cleaning = copy(tokenizer)
     cleaning.cleans_up = True
     with pytest.raises(CheckpointError, match="cleans its texts up"):
         Constraints(cleaning, [1])
