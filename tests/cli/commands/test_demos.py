@@ -26,7 +26,11 @@ def silent_notes(_: str) -> None:
 
 
 DEMOS = {name: model for name, model in model_names.CATALOGUE.items() if not model.wheel}
-EXPORTED = ("tag", "summarize")  # an encoder, and one with a decoder
+SPECIFICATION = ("--engine", "numpy")
+EXPORTED = ("tag", "summarize")  # an encoder, and one with a decoder: an export takes seconds
+CASES = [(line, told, SPECIFICATION) for line, told in LINES] + [
+    pytest.param(line, told, (), marks=pytest.mark.long) for line, told in LINES if line.startswith(EXPORTED)
+]
 
 
 def test_there_is_a_line_and_a_model_for_each_command() -> None:
@@ -36,11 +40,10 @@ def test_there_is_a_line_and_a_model_for_each_command() -> None:
     assert [*DEMOS] == [f"demo-{command}" for command in commands]
 
 
-@pytest.mark.parametrize(("line", "told"), LINES, ids=[line.split()[0] for line, _ in LINES])
-def test_a_line_of_the_readme_gives_what_stands_behind_it(tfm, line, told) -> None:
-    """What it says on stderr too; some by the specification, since an export takes seconds."""
+@pytest.mark.parametrize(("line", "told", "engine"), CASES)
+def test_a_line_of_the_readme_gives_what_stands_behind_it(tfm, line, told, engine) -> None:
+    """What it says on stderr too."""
     arguments = shlex.split(line)
-    engine = () if arguments[0] in EXPORTED else ("--engine", "numpy")
     ran = tfm(*arguments, *engine)
     assert ran.code == 0, ran.err
     name = f"demo-{arguments[0]}"

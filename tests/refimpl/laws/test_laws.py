@@ -21,7 +21,7 @@ def test_a_name_is_enough():
     assert len(SPEC) == len(specified())
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("name", "law"), REGISTERED, ids=lambda a: a.replace(" ", "_"))
 def test_the_specification_keeps_its_laws(name: str, law: str, dtype: Any):
     """In float64 to rounding, in float32 within the budget that other kernels are given."""
