@@ -25,6 +25,7 @@ from .usage import explain
 # The groups of commands in the order of the help; inside a group commands are sorted by name.
 GROUPS = ("Write texts", "Read texts", "Serve", "Make and check models", "Look inside", "This machine")
 SERVE_PACKAGES = ("starlette", "uvicorn", "pydantic", "prometheus_client", "llguidance")
+RAY_PACKAGES = ("ray", "pyarrow")
 COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.__path__)))
 
 
@@ -129,6 +130,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
             return 1, f"this needs {error.name}: pip install 'tfm-cli[export]'"
         case ImportError() if package in SERVE_PACKAGES:
             return 1, f"this needs {error.name}: pip install 'tfm-cli[serve]'"
+        case ImportError() if package in RAY_PACKAGES:
+            return 1, f"this needs {error.name}: pip install 'tfm-cli[ray]'"
         case ImportError() if package == "matplotlib":
             return 1, "a picture needs matplotlib: pip install 'tfm-cli[plot]'"
         case _:

@@ -44,20 +44,35 @@ def load(
     """
     from ..refimpl.errors import DeviceError
 
-    if engine != "onnx" and device == "cuda":
-        raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
-    check_device(device)
-    if task is not None:
-        check_catalogue(name, task)
-    if engine == "onnx":
-        check_packages(name)
-    say_toy(name)
-    source = locate_weights(name, adapter)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
 
-        return load_bundle(bundle(source, quant, device, context, task), device, threads, say)
-    return _on_arrays(source, engine, quant, context, task)
+        path = located_bundle(name, quant, device, context, task=task, adapter=adapter)
+        return load_bundle(path, device, threads, say)
+    if device == "cuda":
+        raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
+    if task is not None:
+        check_catalogue(name, task)
+    say_toy(name)
+    return _on_arrays(locate_weights(name, adapter), engine, quant, context, task)
+
+
+def located_bundle(
+    name: str,
+    quant: str | None,
+    device: str,
+    context: int | None = None,
+    *,
+    task: str | None,
+    adapter: AdapterChoice = None,
+) -> Path:
+    """The bundle of a model, fetched and exported where it has to be; see `load`."""
+    check_device(device)
+    if task is not None:
+        check_catalogue(name, task)
+    check_packages(name)
+    say_toy(name)
+    return bundle(locate_weights(name, adapter), quant, device, context, task)
 
 
 def computed_by(model: Model) -> dict[str, str]:

@@ -12,7 +12,6 @@ PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 # Rooms that ARCHITECTURE.md names before there is anything in them.
 EMPTY = (
     "runtime/serve",
-    "runtime/fleet",
     "refimpl/formats/adapters",
 )
 

@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
 LAWS = ROOT / "refimpl" / "laws"
 # Parts of folders that need an extra.
-PARTS = {"refimpl/laws": LAWS, "runtime/serve": ROOT / "runtime" / "serve"}
+PARTS = {
+    "refimpl/laws": LAWS,
+    "runtime/serve": ROOT / "runtime" / "serve",
+    "runtime/fleet": ROOT / "runtime" / "fleet",
+}
 STANDARD = set(sys.stdlib_module_names)
 # What each folder may import from outside; `tfm` stands for imports of tfm, which ARROWS restricts.
 OUTSIDE = {
@@ -26,6 +30,8 @@ OUTSIDE = {
     "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
     # The one part of runtime that needs the extra [serve].
     "runtime/serve": {"numpy", "starlette", "uvicorn", "pydantic", "prometheus_client"},
+    # The one part that needs the extra [ray], which brings pyarrow; imported where a cluster is asked for.
+    "runtime/fleet": {"numpy", "ray", "pyarrow"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched; llguidance is of [serve].
     "runtime": {
         "numpy",
@@ -65,6 +71,7 @@ STAGES = (
     ("runtime.ort",),
     ("runtime.tasks", "runtime.verification"),
     ("runtime.analysis", "runtime.serve"),
+    ("runtime.fleet",),
     ("runtime",),
     ("export.dispatch", "export.scan"),
     ("export.ops",),
@@ -75,7 +82,7 @@ STAGES = (
     ("export",),
     ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),
     ("cli.chat_terminal", "cli.model_loading", "cli.options"),
-    ("cli.chat_commands", "cli.report_page"),
+    ("cli.chat_commands", "cli.fleet", "cli.report_page"),
     ("cli.commands",),
     ("cli.main",),
     ("cli", "cli.__main__", "cli.tfm"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import fleet as f
 from .. import options as o
 from ..console import out, out_json, progress, say, shorten, table
 
@@ -37,13 +38,31 @@ def command(
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
+    ray: f.Ray = None,
+    out_dir: f.Out = None,
+    column: f.Column = "text",
+    block: f.Rows = f.ROWS,
+    workers: f.Workers = None,
 ) -> None:
     """Compute one embedding per text; similar texts get nearby vectors.
 
     A terminal shows the beginning of each vector; a pipe, --json and --npy get all numbers.
 
     Example: tfm-cli embed "a cat" "a kitten" "a bill" --similarity
+
+    Example: tfm-cli embed --ray local --file texts.jsonl --out vectors
     """
+    if ray is not None or out_dir is not None:
+        f.on_fleet(
+            "embed", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
+            model=model, quant=quant, device=device, threads=threads,
+            adapter=o.adapter_choice(adapter, no_adapter), options={"batch": batch},
+            refused={
+                "TEXT": text, "--similarity": similarity, "--npy": npy, "--json": as_json,
+                "--engine": engine != "onnx",
+            },
+        )  # fmt: skip
+        return
     import numpy as np
 
     from ...runtime.tasks.embed import similarity as cosines

@@ -41,7 +41,7 @@ def recover(path: Path | str) -> None:
     if not _left(path):
         return
     try:
-        with _locked(path):
+        with locked(path):
             _settle(path)
     except BusyError:
         until = time.monotonic() + PATIENCE_S
@@ -77,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path):
         _settle(path)
         tag = f"{os.getpid()}-{secrets.token_hex(4)}"
         new, old = (path.with_name(f".{path.name}.tfm-{state}-{tag}") for state in ("new", "old"))
@@ -130,14 +130,14 @@ def _is_locked(path: Path) -> bool:
     if not _lock_of(path).exists():
         return False
     try:
-        with _locked(path):
+        with locked(path):
             return False
     except BusyError:
         return True
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the lock beside `path`; BusyError when another process holds it."""
     lock = _lock_of(path)
     while True:

@@ -32,12 +32,12 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
 
     Yields (sequence, its next token) as they come; None stands for a stop token. Whoever reads the tokens may
     end a sequence with its `finish()` (a stop string). Prompts that don't fit the context are refused, by
-    their number from 1, before any is begun.
+    their place from 1, before any is begun.
     """
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
-    for one in sequences:
-        _fit(one, engine.config.context)
+    for place, one in enumerate(sequences, 1):
+        _fit(one, f"text {place}", engine.config.context)
     if any(one.encoder_ids is not None for one in sequences):
         lengths = {len(one.prompt) for one in sequences}
         if len(lengths) > 1:
@@ -62,17 +62,15 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
         running, cache = yield from _step(engine, running, cache)
 
 
-def _fit(one: GeneratedSequence, context: int) -> None:
+def _fit(one: GeneratedSequence, name: str, context: int) -> None:
     """Limit the sequence to the tokens that fit the context; LimitError where its prompt doesn't."""
     try:
         one.max_new_tokens = limit_new_tokens(context, len(one.prompt), one.max_new_tokens)
     except LimitError as error:
-        raise LimitError(f"text {one.index + 1}: {error}") from None
+        raise LimitError(f"{name}: {error}") from None
     if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= context:
         why = "shorten it" if one.encoder_ids else "there is nothing to read"
-        raise LimitError(
-            f"text {one.index + 1} has {len(one.encoder_ids)} tokens, the model reads 1 to {context}: {why}"
-        )
+        raise LimitError(f"{name} has {len(one.encoder_ids)} tokens, the model reads 1 to {context}: {why}")
 
 
 def _together(engine: Engine, sequences: Sequence[GeneratedSequence]) -> Steps[None]:

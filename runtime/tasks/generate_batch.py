@@ -35,26 +35,29 @@ def generate_many(
     prompts: Sequence[Prompt],
     options: Options,
     *,
+    numbers: Sequence[int] | None = None,
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[Completion]:
     """The answers to the prompts, in their order; `batch` of them are computed at a time.
 
-    The random numbers of a text are those of (seed, its index), whatever its neighbours and the size of the
-    batch. Its logits are too, up to rounding: nearly tied tokens may be chosen otherwise than alone. Beams
-    and drafts are for single texts.
+    The random numbers of a text are those of (seed, its number), by default its index, whatever its
+    neighbours and the size of the batch. Its logits are too, up to rounding: nearly tied tokens may be chosen
+    otherwise than alone. Beams and drafts are for single texts.
     """
     if options.beams is not None or options.draft:
         raise LimitError(
             "a batch takes no beams and no draft, which are for one text; greedy=True turns off a model's "
             "own beams"
         )
-    sequences = [sequence(model, prompt, options, i) for i, prompt in enumerate(prompts)]
+    numbered = zip(prompts, range(len(prompts)) if numbers is None else numbers, strict=True)
+    sequences = [sequence(model, prompt, options, number) for prompt, number in numbered]
     tokenizer = model.tokenizer
     texts = [None if tokenizer is None else StreamedText(tokenizer, options.stop) for _ in sequences]
+    text_of = {id(one): text for one, text in zip(sequences, texts, strict=True)}
     done = 0
     for one, token in run(model.engine, sequences, batch):
-        text = texts[one.index]
+        text = text_of[id(one)]
         if text is not None:
             if token is not None:
                 text.push(token)

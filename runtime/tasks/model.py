@@ -74,13 +74,14 @@ class Model(TaskModel):
         *,
         raw: bool = False,
         task: str | None = None,
+        numbers: Sequence[int] | None = None,
         batch: int = generate_batch.BATCH,
         progress: Progress = silent,
         **options: Unpack[GenerateOptions],
     ) -> list[generate_batch.Completion]:
         """The answers to many texts, `batch` at a time; see `generate_batch.generate_many`.
 
-        Each is what `generate` gives, with the random numbers of (seed, its index).
+        Each is what `generate` gives, with the random numbers of (seed, its number), by default its index.
         """
         if isinstance(prompts, str):
             raise ArgumentError(
@@ -88,7 +89,9 @@ class Model(TaskModel):
             )
         prompt_ids = [self.ask(text, raw=raw, task=task) for text in prompts]
         resolved = self.options(raw=raw, task=task, **options)
-        return generate_batch.generate_many(self, prompt_ids, resolved, batch=batch, progress=progress)
+        return generate_batch.generate_many(
+            self, prompt_ids, resolved, numbers=numbers, batch=batch, progress=progress
+        )
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:

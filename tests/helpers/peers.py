@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sysconfig
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,17 @@ def python_with(folder: Path, *packages: str) -> Path:
     """The interpreter of a new environment in `folder` with these packages."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
+    install(python, *packages)
+    return python
+
+
+def python_over(folder: Path, *packages: str) -> Path:
+    """The interpreter of a new environment that has all of this one, tfm too, and these packages."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    site = sysconfig.get_path("purelib")
+    own = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    (own / "over.pth").write_text(f"import site; site.addsitedir({site!r})\n")
     install(python, *packages)
     return python
 

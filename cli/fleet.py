@@ -1,0 +1,110 @@
+"""What `--ray` does in each command that has it: rows of a file go to a cluster, blocks come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import progress, say
+
+ROWS = 1024
+FLEET = "Many machines"  # the panel of the help
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Compute the rows of --file, JSON lines or Parquet, on a Ray cluster, into --out: local starts "
+        "one on this machine, auto joins the one that runs on it, HOST:PORT another. Each machine must have "
+        "the bundle at the same path. Needs tfm-cli[ray].",
+        rich_help_panel=FLEET,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        file_okay=False,
+        help="With --ray: a folder, which gets a file for each block of rows, in the form of --file. After a "
+        "run that was ended the same command computes what is missing.",
+        rich_help_panel=FLEET,
+    ),
+]
+Column = Annotated[
+    str, typer.Option("--column", metavar="NAME", help="With --ray: the texts.", rich_help_panel=FLEET)
+]
+Rows = Annotated[
+    int,
+    typer.Option(
+        "--block",
+        metavar="N",
+        min=1,
+        max=2**20,
+        help="With --ray: rows of a block, which is computed as a whole, again after a failure.",
+        rich_help_panel=FLEET,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        max=2**16,
+        help="With --ray: the most processes that compute, each with --threads threads, by default one. By "
+        "default as many as the cluster has processors for.",
+        rich_help_panel=FLEET,
+    ),
+]
+
+
+def on_fleet(
+    task: str,
+    *,
+    address: str | None,
+    file: Path | None,
+    out: Path | None,
+    column: str,
+    rows: int,
+    workers: int | None,
+    model: str,
+    quant: str | None,
+    device: str,
+    threads: int | None,
+    context: int | None = None,
+    adapter: Any = None,
+    refused: Mapping[str, object],
+    options: Mapping[str, Any],
+) -> None:
+    """Compute the rows of a file. `options` are those of the task's callable; `refused` are options of the
+    command, of which none may be given: a flag and its value."""
+    from ..refimpl.errors import ArgumentError
+    from ..runtime.bundle.bundle import open_bundle
+    from ..runtime.fleet.job import Job
+    from ..runtime.fleet.pipeline import run
+    from ..runtime.fleet.rows import format_of
+    from ..runtime.tasks.base import check_task
+    from .model_loading import located_bundle
+
+    if address is None or file is None or out is None:
+        raise typer.BadParameter("--ray ADDRESS, --file IN.jsonl or IN.parquet, and --out DIR go together")
+    if given := [flag for flag, value in refused.items() if value]:
+        raise typer.BadParameter(f"--ray takes no {given[0]}")
+    if device == "auto":
+        raise typer.BadParameter("--ray takes --device cpu or cuda: auto may be another on each machine")
+    try:
+        format_of(file)
+    except ArgumentError as error:
+        raise typer.BadParameter(str(error)) from None
+    path = located_bundle(model, quant, device, context, task=task, adapter=adapter).resolve()
+    opened = open_bundle(path)
+    check_task(task, opened.config, opened)
+    settings = {**options, "device": device, "threads": 1 if threads is None else threads}
+    job = Job(task, path, settings, file, column, rows)
+    count, computed = run(job, out, address, workers, progress())
+    say(f"{out}: {count:,} rows; blocks that were computed now: {computed:,}")

@@ -1,0 +1,38 @@
+"""A connection to a Ray cluster, or a cluster on this machine for as long as it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ...refimpl.errors import DeviceError
+from ..silence import silent_stderr
+
+LOCAL = "local"
+# Ray reports nothing to its makers, and its C++ code writes to stderr what ends it, not what it deals with.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """A cluster: `local` starts one here, which ends with the block; `auto` joins the one that `ray start`
+    left on this machine, HOST:PORT another one.
+
+    DeviceError where there is none.
+    """
+    os.environ |= SETTINGS  # Ray reads them as it is imported
+    import ray
+
+    started: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    try:
+        with silent_stderr():  # it says there what it does
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **started)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise DeviceError(f"no Ray cluster at {address!r:.80}: {str(error).splitlines()[0]:.200}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

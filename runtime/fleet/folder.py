@@ -1,0 +1,90 @@
+"""The results of a job: a file for each block, there as a whole or not at all.
+
+    manifest.json                        what the job is; another job is refused
+    00000012-3f9c0a51be77.jsonl          block 12, of this job: rows 12 * 1024 and on
+    .00000012-3f9c0a51be77.jsonl.4711    a block being written, by process 4711
+
+In the order of their names the files hold the rows in order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...refimpl.errors import ExportError
+from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.strict_json import parse
+from ...refimpl.formats.whole_file import write_whole
+from ..bundle.atomic_dir import locked
+from .job import Job
+
+MANIFEST = "manifest.json"
+MANIFEST_BYTES = 4 * 2**20  # a JSON schema may be in it
+BLOCK = re.compile(r"\d{8}-[0-9a-f]{12}\.(?:jsonl|parquet)")
+PARTIAL = re.compile(rf"\.{BLOCK.pattern}\.\d+|\.{re.escape(MANIFEST)}\.\d+")
+
+
+class ResultFolder:
+    """The folder of a job's results; see `opened`."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self.path, self._job = path, job
+
+    def file(self, block: int) -> Path:
+        """Where a block's results lie."""
+        return self.path / f"{block:08}-{self._job.digest}.{self._job.format}"
+
+    def has(self, block: int) -> bool:
+        """Whether a block is finished."""
+        return self.file(block).is_file()
+
+    def write(self, block: int, data: bytes) -> None:
+        """Keep the results of a block."""
+        write_whole(self.file(block), data)
+
+
+@contextmanager
+def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
+    """The folder for a job, new or with the blocks that are finished; no other process writes it meanwhile.
+
+    ExportError for a folder of another job, or with other files, and BusyError where another process has it.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        path.mkdir(exist_ok=True)
+        names = sorted(one.name for one in path.iterdir())
+        for name in filter(PARTIAL.fullmatch, names):
+            (path / name).unlink()  # of a process that was killed
+        names = [name for name in names if not PARTIAL.fullmatch(name)]
+        if MANIFEST not in names:
+            if names:
+                raise ExportError(f"{path} must be new, empty or of this job, it has {names[0]!r:.80}")
+            data = json.dumps(job.manifest, indent=1).encode()
+            write_whole(path / MANIFEST, data)
+        _expect(path, job)
+        folder = ResultFolder(path, job)
+        for name in names:
+            if BLOCK.fullmatch(name) and not name.endswith(f"-{job.digest}.{job.format}"):
+                raise ExportError(f"{path} has {name}, which is of another job: choose another folder")
+        yield folder
+
+
+def _expect(path: Path, job: Job) -> None:
+    """ExportError, with what differs, unless the folder's manifest is this job's."""
+    data = read_file(path / MANIFEST, MANIFEST_BYTES, ExportError)
+    stated = parse(data, str(path / MANIFEST), ExportError)
+    if stated == job.manifest:
+        return
+    what, theirs, ours = "manifest", stated, job.manifest
+    while isinstance(theirs, dict) and isinstance(ours, dict):
+        what = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
+        theirs, ours = theirs.get(what), ours.get(what)
+    raise ExportError(
+        f"{path} holds another job, its {what} is {theirs!r:.80}, this one's {ours!r:.80}: choose another "
+        "folder"
+    )

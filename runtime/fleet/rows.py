@@ -1,0 +1,81 @@
+"""Rows of a file of texts, JSON lines or Parquet, in order; read in parts, so that a file may be large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from ...refimpl.errors import ArgumentError, LimitError
+from ...refimpl.formats.strict_json import parse
+
+Format = Literal["jsonl", "parquet"]
+LINE = 2**20  # bytes of a line, with its other columns
+FEW = 256  # rows of Parquet that are read at a time
+
+
+def format_of(path: Path) -> Format:
+    """The form of a file, by the end of its name; ArgumentError for another one."""
+    match path.suffix:
+        case ".jsonl":
+            return "jsonl"
+        case ".parquet":
+            return "parquet"
+        case _:
+            raise ArgumentError(f"a file of rows must be named .jsonl or .parquet, got {path.name!r:.80}")
+
+
+def texts(path: Path, column: str) -> Iterator[str]:
+    """The text in a column of each row.
+
+    ArgumentError, with the number of the row counted from 0, where there is none, where it is blank or no
+    text, and for a file that can't be read; LimitError for a line of more than LINE bytes.
+    """
+    read = _jsonl if format_of(path) == "jsonl" else _parquet
+    for number, value in enumerate(read(path, column)):
+        if not isinstance(value, str) or not value.strip():
+            raise ArgumentError(
+                f"{path.name}, row {number}: {column!r:.80} must be a text and not blank, got {value!r:.80}"
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # "\ud800" in JSON
+            raise ArgumentError(f"{path.name}, row {number}: {column!r:.80} has half a character") from None
+        yield value
+
+
+def blocks(path: Path, column: str, size: int) -> Iterator[list[str]]:
+    """The texts of `size` rows after another; the last block may have fewer."""
+    rows = texts(path, column)
+    while block := list(islice(rows, size)):
+        yield block
+
+
+def _jsonl(path: Path, column: str) -> Iterator[object]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LINE + 1):
+            where = f"{path.name}, row {number}"
+            if len(line) > LINE:
+                raise LimitError(f"{where}: a line may have {LINE} bytes, this has more")
+            row = parse(line, where, ArgumentError)
+            if not isinstance(row, dict) or column not in row:
+                raise ArgumentError(f"{where}: must be an object with {column!r:.80}, got {row!r:.80}")
+            yield row[column]
+            number += 1
+
+
+def _parquet(path: Path, column: str) -> Iterator[object]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                names = ", ".join(file.schema_arrow.names)
+                raise ArgumentError(f"{path.name} must have the column {column!r:.80}, it has {names:.200}")
+            for batch in file.iter_batches(FEW, columns=[column]):
+                yield from batch.column(0).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path.name} must be Parquet: {error!s:.200}") from None

@@ -1,0 +1,77 @@
+"""`--ray` without Ray: what goes together, and a folder that is complete."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import task_models, tiny_models
+from tfm.export.bundle_writer import export
+from tfm.refimpl import config
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.runtime.fleet import Embed
+from tfm.runtime.fleet.compute import results
+from tfm.runtime.fleet.folder import opened
+from tfm.runtime.fleet.job import Job
+
+TEXTS = ["the cat", "is", "the cat is"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for embeddings."""
+    folder = tmp_path_factory.mktemp("fleet")
+    tiny = task_models.config(config.Pool("mean", unit=True))
+    save_checkpoint(folder / "model", tiny, tiny_models.weights(tiny, 5), task_models.WORDS.to_str())
+    export(open_checkpoint(folder / "model"), folder / "bundle", quant="fp32", verify=False)
+    return folder / "bundle"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return tmp_path / "in.jsonl"
+
+
+def test_what_goes_together(tfm, encoder: Path, file: Path, tmp_path: Path):
+    job = ("embed", "--model", encoder, "--ray", "local")
+    tfm(*job).failed(2, "--ray ADDRESS, --file IN.jsonl or IN.parquet, and --out DIR go together")
+    tfm("embed", "--out", tmp_path / "out", "--file", file).failed(2, "go together")
+    job = (*job, "--file", file, "--out", tmp_path / "out")
+    tfm(*job, "the cat").failed(2, "--ray takes no TEXT")
+    tfm(*job, "--similarity").failed(2, "--ray takes no --similarity")
+    tfm(*job, "--engine", "numpy").failed(2, "--ray takes no --engine")
+    tfm(*job, "--device", "auto").failed(2, "--ray takes --device cpu or cuda")
+    (tmp_path / "in.txt").write_text("the cat\n")
+    tfm(*job[:-3], tmp_path / "in.txt", *job[-2:]).failed(2, "must be named .jsonl or .parquet")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_checked_before_a_cluster_is_asked_for(
+    tfm, encoder: Path, file: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    job = ("embed", "--model", encoder, "--ray", "local", "--file", file, "--out", tmp_path / "out")
+    tfm(*job).failed(1, "this needs ray: pip install 'tfm-cli[ray]'")
+    tfm(*job, "--column", "words").failed(7, "its column is 'text', this one's 'words'")
+    file.write_text('{"text": "a"}\n{"text": ""}\n')
+    tfm(*job[:-1], tmp_path / "other").failed(2, "in.jsonl, row 1: 'text' must be a text and not blank")
+    file.write_text("")
+    tfm(*job[:-1], tmp_path / "none").failed(2, "in.jsonl has no rows")
+
+
+def test_a_folder_that_is_complete_needs_no_cluster(
+    tfm, encoder: Path, file: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    options = {"batch": 5, "device": "cpu", "threads": 1}
+    with opened(tmp_path / "out", Job("embed", encoder, options, file, rows=2)) as folder:
+        for i in range(2):
+            folder.write(i, results(Embed(encoder, **options), 2 * i, TEXTS[2 * i : 2 * i + 2], "jsonl"))
+    job = ("embed", "--model", encoder, "--ray", "local", "--file", file, "--out", tmp_path / "out")
+    done = tfm(*job, "--block", 2, "--batch", 5)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.endswith("out: 3 rows; blocks that were computed now: 0\n")
+    tfm(*job, "--block", 2).failed(7, "its batch is 5, this one's 32: choose another folder")

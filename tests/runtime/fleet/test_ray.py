@@ -1,0 +1,66 @@
+"""Jobs on clusters of several node processes, with Ray in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import peers, task_models, tiny_models
+from tfm.export.bundle_writer import export
+from tfm.refimpl import config
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.runtime.fleet import Embed
+from tfm.runtime.fleet.compute import results
+from tfm.runtime.fleet.rows import blocks
+
+pytestmark = pytest.mark.peers
+JOBS = Path(__file__).with_name("cluster_jobs.py")
+ROWS, BLOCKS = 10, 24
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return peers.python_over(tmp_path_factory.mktemp("ray"), "ray[data,serve]>=2.60,<3")
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for Ray, whose sockets' paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder for embeddings."""
+    folder = tmp_path_factory.mktemp("bundle")
+    tiny = task_models.config(config.Pool("mean", unit=True))
+    save_checkpoint(folder / "model", tiny, tiny_models.weights(tiny, 5), task_models.WORDS.to_str())
+    export(open_checkpoint(folder / "model"), folder / "fp32", quant="fp32", verify=False)
+    return folder / "fp32"
+
+
+def rows(path: Path) -> Path:
+    draw = random.Random(3)
+    texts = [" ".join(draw.choices(["the", "cat", "is", "a"], k=1 + i % 9)) for i in range(ROWS * BLOCKS - 3)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.usefixtures("temporary")
+def test_no_row_is_lost_where_an_actor_and_a_node_are_killed(python: Path, bundle: Path, tmp_path: Path):
+    """And each block has the bytes that one machine computes for it."""
+    file, out = rows(tmp_path / "in.jsonl"), tmp_path / "out"
+    options = {"batch": 4, "device": "cpu", "threads": 1}
+    job = {"task": "embed", "bundle": str(bundle), "options": options, "file": str(file), "rows": ROWS}
+    told = json.loads(peers.run([python, JOBS], {"job": job, "out": str(out)}).splitlines()[-1])
+    assert told == {"rows": ROWS * BLOCKS - 3, "blocks": BLOCKS, "actors": 1, "nodes": 1}
+    made = sorted(out.glob("*.jsonl"))
+    task = Embed(bundle, **options)
+    want = [results(task, i * ROWS, texts, "jsonl") for i, texts in enumerate(blocks(file, "text", ROWS))]
+    assert [one.read_bytes() for one in made] == want
