@@ -234,9 +234,11 @@ def _stack(name: str, stack: Stack, width: int) -> str:
 
 
 def _activation(mlp: Mlp) -> str:
-    from ...refimpl.config import ClampedSwiGLU
+    from ...refimpl.config import XIELU, ClampedSwiGLU
 
     a = mlp.activation
+    if isinstance(a, XIELU):
+        return "xIELU"
     return f"SwiGLU clamped to {a.limit:g}" if isinstance(a, ClampedSwiGLU) else a
 
 

@@ -17,7 +17,7 @@ from ...refimpl.ops.attention import ScoreTerms, cached_attention, positioned, p
 from ...refimpl.ops.block import BlockWeights, CachedAttentionWeights, NormWeights, normalize, rotary_and_bias
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights
+from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights, hidden_units
 from ...refimpl.ops.model import EmbeddingWeights, HeadWeights, StackWeights, head_dense, lm_logits
 from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.quant import Blocks
@@ -195,4 +195,4 @@ def _mlp_hidden(x: Array, weights: PlainMlpWeights | GatedMlpWeights, *, layer: 
         gate = linear(x, gated["gate"], gated.get("bgate"))
         return activation(gate, kind=layer.mlp.activation) * up
     assert isinstance(layer.mlp, Plain)
-    return activation(up, kind=layer.mlp.activation)
+    return hidden_units(up, cast(PlainMlpWeights, weights), layer.mlp.activation)

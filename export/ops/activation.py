@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ...refimpl.ops.activation import XIELU_EPS
 from ..dispatch import replaceable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
-    "tanh",
+    "tanh", "xielu",
 ]  # fmt: skip
 
 
@@ -66,6 +67,16 @@ def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Tanh."""
     return torch.tanh(x)
+
+
+def xielu(
+    x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
+) -> Float[Array, "B T F"]:
+    """Tanh for exp(x) − 1, which would cancel near 0, and Where."""
+    half = torch.tanh(x.clamp(max=XIELU_EPS) / 2)
+    below = 2 * half / (1 - half) - x
+    a, b = functional.softplus(alpha_p), beta + functional.softplus(alpha_n)
+    return torch.where(x > 0, a * x * x, b * below) + beta * x
 
 
 FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
-from ...refimpl.config import Activation, ClampedSwiGLU
+from ...refimpl.config import XIELU, Activation, ClampedSwiGLU
 from ..dispatch import replaceable
-from .activation import activation
+from .activation import activation, xielu
 from .linear import linear
 from .quant import Blocks
 
@@ -26,6 +26,8 @@ class PlainMlpWeights(TypedDict):
     down: Float[Array, "F D"] | Blocks
     bup: NotRequired[Float[Array, " F"]]
     bdown: NotRequired[Float[Array, " D"]]
+    alpha_p: NotRequired[Float[Array, " 1"]]
+    alpha_n: NotRequired[Float[Array, " 1"]]
 
 
 class GatedMlpWeights(TypedDict):
@@ -39,12 +41,21 @@ class GatedMlpWeights(TypedDict):
     bdown: NotRequired[Float[Array, " D"]]
 
 
+def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
+    """The hidden values of a plain mlp, from the result of its first map."""
+    if isinstance(kind, XIELU):
+        assert "alpha_p" in weights
+        assert "alpha_n" in weights
+        return xielu(up, weights["alpha_p"], weights["alpha_n"], beta=kind.beta)
+    return activation(up, kind=kind)
+
+
 @replaceable
 def plain_mlp(
-    x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation
+    x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation | XIELU
 ) -> Float[Array, "B T D"]:
     """Two linear maps."""
-    hidden = activation(linear(x, weights["up"], weights.get("bup")), kind=kind)
+    hidden = hidden_units(linear(x, weights["up"], weights.get("bup")), weights, kind)
     return linear(hidden, weights["down"], weights.get("bdown"))
 
 

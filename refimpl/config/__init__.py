@@ -22,6 +22,7 @@ from .json_form import TYPES, from_json, to_json
 from .layers import (
     LSTM,
     ONE_GROUP,
+    XIELU,
     Activation,
     Attention,
     BlockSparse,
@@ -72,6 +73,7 @@ __all__ = [
     "LSTM",
     "ONE_GROUP",
     "TYPES",
+    "XIELU",
     "Activation",
     "AdaptiveSoftmax",
     "Alibi",

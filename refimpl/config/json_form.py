@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import (
     LSTM,
+    XIELU,
     Attention,
     BlockSparse,
     ClampedSwiGLU,
@@ -53,7 +54,7 @@ TYPES: dict[str, type] = {
         RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
         LSTM, ShortConv, GatedDelta, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer,
         Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM,
-        MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
+        MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder, XIELU,
     )
 }  # fmt: skip
 

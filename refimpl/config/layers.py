@@ -20,6 +20,13 @@ class ClampedSwiGLU:
     limit: float = 7.0
 
 
+@dataclass(frozen=True)
+class XIELU:
+    """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`)."""
+
+    beta: float = 0.5
+
+
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
 KVFormat = Literal["float", "int8"]
 # φ of linear attention: elu(x) + 1, or max(x, 0).
@@ -261,7 +268,7 @@ class Plain:
     """down(act(up(x)))."""
 
     width: int
-    activation: Activation
+    activation: Activation | XIELU
     bias: bool = True
     pre: Norm | None = None
     post: Norm | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..config import (
     LM,
     ONE_GROUP,
+    XIELU,
     Activation,
     Attention,
     Decoder,
@@ -164,7 +165,7 @@ def with_window(config: Decoder, window: int) -> Decoder:
     return map_attention(config, lambda _, a: replace(a, mask=Window(window)))
 
 
-def without_gates(config: Decoder, activation: Activation) -> Decoder:
+def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
     """The decoder with plain mlps of this activation in place of gated ones."""
 
     def plain(_: int, layer: Layer) -> Layer:

@@ -44,6 +44,32 @@ def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
     relu_squared.near(relu_squared(call) - relu_squared(other), expected, call, other)
 
 
+@law("xielu")
+def doubling_shows_the_curves(xielu: Subject, draw: Draw) -> None:
+    """f(2x) − 2 f(x) has no line: it is 2a x² above 0, and b (exp(x) − 1)² below it."""
+    call = draw(xielu.calls())
+    x = call["x"].astype(np.float64)
+    x = np.where(x < 0, -1, 1) * np.maximum(abs(x), 2.0**-10)  # −1e-6 and 0 aren't told apart
+    once = call.but(x=x.astype(np.float32))
+    x = once["x"].astype(np.float64)
+    twice = once.but(x=2 * once["x"])
+    alphas = (call[name].astype(np.float64) for name in ("alpha_p", "alpha_n"))
+    a, b = (np.maximum(alpha, 0) + np.log1p(np.exp(-abs(alpha))) for alpha in alphas)
+    expected = np.where(x > 0, 2 * a * x**2, (call["beta"] + b) * (1 - np.exp(np.minimum(x, 0))) ** 2)
+    xielu.near(xielu(twice) - 2 * xielu(once), expected, once, twice, times=2)
+
+
+@law("xielu")
+def without_curves_it_is_an_elu(xielu: Subject, draw: Draw) -> None:
+    """For alphas far below 0 it is β x above 0 and β (exp(x) − 1) below it."""
+    call = draw(xielu.calls())
+    flat = np.array([-1e4], np.float32)
+    call = call.but(alpha_p=flat, alpha_n=flat)
+    x = call["x"].astype(np.float64)
+    expected = call["beta"] * np.where(x > 0, x, np.exp(np.minimum(x, -1e-6)) - 1)
+    xielu.near(xielu(call), expected, call)
+
+
 @law("mish")
 def the_gate_is_a_ratio_of_exponentials(mish: Subject, draw: Draw) -> None:
     """tanh(ln(1 + eˣ)) is n / (n + 2) with n = (1 + eˣ)² − 1, divided by e²ˣ where x is positive."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ..ops.activation import activation
-from ..ops.mlp import glu
+from ..ops.mlp import glu, hidden_units
 from . import Draw, Subject, law
 from .kit.strategies import permutations
 
@@ -23,7 +24,8 @@ def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
     """act(x · up + bup) · down + bdown, by einsum."""
     call = draw(plain_mlp.calls(up=True, down=True))
     x, up, down, bup, bdown = (_exact(call[n]) for n in ("x", "up", "down", "bup", "bdown"))
-    hidden = activation(np.einsum("btd,df->btf", x, up) + bup, kind=call["kind"])
+    curves: Any = {n: _exact(call[n]) for n in ("alpha_p", "alpha_n") if call[n] is not None}
+    hidden = hidden_units(np.einsum("btd,df->btf", x, up) + bup, curves, call["kind"])
     plain_mlp.near(plain_mlp(call), np.einsum("btf,fd->btd", hidden, down) + bdown, call)
 
 

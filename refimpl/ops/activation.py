@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
-    "tanh",
+    "tanh", "xielu",
 ]  # fmt: skip
+
+
+# The largest number of which xIELU takes the exponential.
+XIELU_EPS = -1e-6
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -70,6 +74,33 @@ def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """tanh(x): BERT's pooler."""
     return np.tanh(x)
+
+
+def xielu(
+    x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
+) -> Float[Array, "B T F"]:
+    """a x² + β x above 0, b (exp(x) − 1 − x) + β x below it.
+
+    With a = ln(1 + exp(alpha_p)) and b = β + ln(1 + exp(alpha_n)). It was found by choosing its slope, and
+    integrating it:
+
+        slope |             /      above 0   2a x + β, without limit, as that of a squared ReLU
+              |           /        at 0      β
+            β |_ _ _ _ _/          below 0   b (exp(x) − 1) + β, that of an ELU, falling to β − b
+              |     .-' |
+        ------+--.------+-----> x
+        β − b |.        0
+
+    a and b are learned, one of each for a layer. Softplus keeps a above 0 and b above β, whatever numbers
+    training finds for alpha_p and alpha_n; so the slope becomes negative somewhere below 0, and the function
+    has a minimum there.
+    Huang & Schlag 2024, "Deriving activation functions using integration" (arXiv 2411.13010); Apertus 2025.
+    Conventions: as in the authors' code, exp sees min(x, ε) with ε = −1e-6, so at 0 the result is about
+    −1e-6 b.
+    """
+    a, b = np.logaddexp(0, alpha_p), beta + np.logaddexp(0, alpha_n)
+    curved = np.where(x > 0, a * x * x, b * (np.expm1(np.minimum(x, XIELU_EPS)) - x))
+    return (curved + beta * x).astype(x.dtype)
 
 
 def activation(

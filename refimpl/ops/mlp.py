@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Activation, ClampedSwiGLU
-from .activation import activation, sigmoid
+from ..config import XIELU, Activation, ClampedSwiGLU
+from .activation import activation, sigmoid, xielu
 from .linear import linear
 from .quant import Blocks
 
@@ -25,6 +25,8 @@ class PlainMlpWeights(TypedDict):
     down: Float[Array, "F D"] | Blocks
     bup: NotRequired[Float[Array, " F"]]
     bdown: NotRequired[Float[Array, " D"]]
+    alpha_p: NotRequired[Float[Array, " 1"]]
+    alpha_n: NotRequired[Float[Array, " 1"]]
 
 
 class GatedMlpWeights(TypedDict):
@@ -38,11 +40,20 @@ class GatedMlpWeights(TypedDict):
     bdown: NotRequired[Float[Array, " D"]]
 
 
+def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
+    """The hidden values of a plain mlp, from the result of its first map."""
+    if isinstance(kind, XIELU):
+        assert "alpha_p" in weights
+        assert "alpha_n" in weights
+        return xielu(up, weights["alpha_p"], weights["alpha_n"], beta=kind.beta)
+    return activation(up, kind=kind)
+
+
 def plain_mlp(
-    x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation
+    x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation | XIELU
 ) -> Float[Array, "B T D"]:
     """act(x · up) · down (Vaswani et al. 2017, eq. 2, there with ReLU)."""
-    hidden = activation(linear(x, weights["up"], weights.get("bup")), kind=kind)
+    hidden = hidden_units(linear(x, weights["up"], weights.get("bup")), weights, kind)
     return linear(hidden, weights["down"], weights.get("bdown"))
 
 

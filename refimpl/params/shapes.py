@@ -17,6 +17,7 @@
                                     wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
+                                    of a plain mlp with xIELU: up down bup bdown  alpha_p alpha_n 1
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
                                     experts.E and shared (gate up down each, an expert's biases too)
     head.dense                      weight D,D  bias D    (and head.norm; of a language model too)
@@ -35,6 +36,7 @@ from __future__ import annotations
 from ..config import (
     LM,
     LSTM,
+    XIELU,
     AdaptiveSoftmax,
     Attention,
     Classify,
@@ -261,7 +263,10 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
         bias = ({"bgate": (f,)} if gate else {}) | {"bup": (f,), "bdown": (d,)}
     elif isinstance(mlp, Gated) and mlp.down_bias:
         bias = {"bdown": (d,)}
-    return gate | {"up": (d, f), "down": (f, d)} | bias
+    curves: Shapes = {}
+    if isinstance(mlp.activation, XIELU):
+        curves = {"alpha_p": (1,), "alpha_n": (1,)}
+    return gate | {"up": (d, f), "down": (f, d)} | bias | curves
 
 
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:

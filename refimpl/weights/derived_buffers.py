@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..config import Config, Learned, LongRope, Sinusoidal
+from ..config import XIELU, Config, Learned, LongRope, Plain, Sinusoidal
+from ..ops.activation import XIELU_EPS
 from ..ops.mask import causal_mask
 from ..ops.model import position_tables
 from ..ops.position import rope_frequencies, sinusoidal
@@ -109,4 +110,21 @@ def _masked_score(config: Config, got: np.ndarray) -> bool:
     return got.size == 1 and got.item() <= -1e4
 
 
-PLAIN = {"causal": _causal, "masked_score": _masked_score}
+def _xielu_beta(config: Config, got: np.ndarray) -> bool:
+    """The slope of xIELU at 0, which is a constant of its definition."""
+    mlps = (layer.mlp for stack in config.stacks.values() for layer in stack.layers)
+    betas = {m.activation.beta for m in mlps if isinstance(m, Plain) and isinstance(m.activation, XIELU)}
+    return got.size == 1 and got.item() in betas
+
+
+def _xielu_eps(config: Config, got: np.ndarray) -> bool:
+    """Where xIELU's exponential ends, as near as bfloat16 has it."""
+    return got.size == 1 and abs(got.item() / XIELU_EPS - 1) < 2**-8
+
+
+PLAIN = {
+    "causal": _causal,
+    "masked_score": _masked_score,
+    "xielu_beta": _xielu_beta,
+    "xielu_eps": _xielu_eps,
+}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
     LSTM,
+    XIELU,
     Activation,
     AdaptiveSoftmax,
     Alibi,
@@ -107,7 +108,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
 
 def bounded(mlp: Mlp) -> Mlp:
     """Squared activations follow a norm: else they overflow float32 after a few layers."""
-    grows = mlp.activation == "relu_squared" and mlp.pre is None
+    grows = mlp.activation in ("relu_squared", XIELU()) and mlp.pre is None
     return replace(mlp, pre=RMSNorm(1e-2)) if grows else mlp
 
 
@@ -121,7 +122,7 @@ mlps = st.one_of(
     mixtures(),
     gated,
     gated.map(down_bias),
-    st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
+    st.builds(Plain, st.integers(1, 9), kinds | st.just(XIELU()), st.booleans(), norms, norms, norms),
 ).map(bounded)
 originals = st.sampled_from((8, 64))  # below and above the context
 

@@ -93,8 +93,10 @@ def transformers_outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[n
     Without a head: an encoder's vectors and the pooler's output, or their mean where there is no pooler; a
     decoder's vectors and the last one.
     """
+    config = copy.deepcopy(model.config)
+    config.dtype = torch.float64  # Apertus makes parameters of this type; after a save it would be a name
     with Float64(), torch.no_grad():
-        exact = type(model)(model.config).double().eval()
+        exact = type(model)(config).double().eval()
         exact.load_state_dict(model.state_dict())
         ROWS[model.config.model_type].amend(exact)
         got = exact(**{name: torch.from_numpy(value) for name, value in arguments.items()})

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import ClampedSwiGLU
+from ...config import XIELU, ClampedSwiGLU
 from ...error_budget import TRIES, error_terms
 from ...ops.quant import Blocks, dequantize
 from .call import Call
@@ -70,12 +70,14 @@ def budget(f: Function, call: Call) -> dict[str, float]:
     by_output = budgets(lambda change: call.run(f.body, change))
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
+        extra *= _curvature(call) if f.name == "xielu" else 1
     elif f.name == "clamped_swiglu":
         shut = call.but(gate=-np.abs(np.minimum(call["gate"], call["limit"])), alpha=-OPEN)
         extra = APPROXIMATE * largest(shut.run(f.body))
     elif f.name in MLPS:
         open_gates = _with_open_gates(f, call)
         extra = approximate(lambda change: open_gates.run(f.body, change))
+        extra *= _curvature(call) if isinstance(call.settings.get("kind"), XIELU) else 1
     elif f.name in ATTENTIONS and call["wg"] is not None:
         ungated = call.but(wg=None, bg=None)
         extra = approximate(lambda change: next(flat(ungated.run(f.body, change)))[1])
@@ -85,6 +87,11 @@ def budget(f: Function, call: Call) -> dict[str, float]:
     else:
         extra = 0.0
     return {n: b + extra for n, b in by_output.items()}
+
+
+def _curvature(call: Call) -> float:
+    """What xIELU multiplies an exponential by, which its kernels approximate; at least 1."""
+    return 1 + float(np.logaddexp(0, call["alpha_n"].astype(np.float64)).max())
 
 
 def _with_open_gates(f: Function, call: Call) -> Call:

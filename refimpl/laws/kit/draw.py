@@ -20,7 +20,7 @@ from .call import Call
 from .declare import UNFED, Declared, Function, Parameter, Structure, UnfedError, blocked, sizes, value
 from .domains import confined
 from .lists import items_of, settled
-from .settings import BLOCK, DRAWN, EMPTY, PASSIVE, SCHEMES, TOGETHER
+from .settings import BLOCK, DRAWN, EMPTY, ONLY_WITH, PASSIVE, SCHEMES, TOGETHER
 
 Variant = tuple[tuple[str, Any], ...]
 
@@ -42,7 +42,8 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
                 options.append(o)
         if choices.setdefault(p.name, tuple(options)) != tuple(options):
             raise UnfedError(f"{f.name} {UNFED}: it has two fields {p.name!r} of different kinds")
-    return {k: v for k, v in choices.items() if TOGETHER.get(k) not in choices}
+    follow = {k for k, (setting, _) in ONLY_WITH.items() if setting in choices}
+    return {k: v for k, v in choices.items() if TOGETHER.get(k) not in choices and k not in follow}
 
 
 def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
@@ -63,6 +64,8 @@ def make(
     for p in f.leaves:
         if p.name in TOGETHER and p.name not in chosen:
             chosen[p.name] = _alike(f, p, chosen)
+        if (only := ONLY_WITH.get(p.name)) and only[0] in chosen:
+            chosen[p.name] = p.options[0] if isinstance(chosen[only[0]], only[1]) else None
     drawing = _Drawing(chosen, size, np.random.default_rng(seed), scale, halves)
     arrays = {p.name: drawing.argument(p, size) for p in f.parameters if not p.setting}
     settings = {p.name: drawing.setting(p) for p in f.parameters if p.setting}

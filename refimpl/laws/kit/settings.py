@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from ...config import (
     ONE_GROUP,
+    XIELU,
     Activation,
     Alibi,
     Attention,
@@ -68,7 +69,10 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "first": (1, 2),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
-CLASSES: dict[type, tuple[Any, ...]] = {ClampedSwiGLU: (ClampedSwiGLU(), ClampedSwiGLU(1.0, 0.5))}
+CLASSES: dict[type, tuple[Any, ...]] = {
+    ClampedSwiGLU: (ClampedSwiGLU(), ClampedSwiGLU(1.0, 0.5)),
+    XIELU: (XIELU(),),
+}
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,8 @@ DRAWN: dict[type, Drawn] = {
     ),
     ExpertGroups: Drawn({"groups": (None, "max", "top2")}, _groups),
 }
+# Optional parameters that are there with settings of a class, and only with these.
+ONLY_WITH: dict[str, tuple[str, type]] = {"alpha_p": ("kind", XIELU), "alpha_n": ("kind", XIELU)}
 # Parameters that are there together with another one, or not at all.
 TOGETHER = {
     "k_norm": "q_norm",
@@ -228,7 +234,7 @@ BLOCK = 4
 # Axes that may be empty.
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
-ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation"})
+ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation", "xielu"})
 ATTENTIONS = frozenset({"attention", "self_attention"})  # with a gate of the output
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta"})

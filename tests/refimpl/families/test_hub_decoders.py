@@ -17,6 +17,7 @@ import pytest
 from tfm.refimpl.config import (
     LM,
     ONE_GROUP,
+    XIELU,
     Attention,
     Classify,
     Config,
@@ -742,3 +743,26 @@ def test_modernberts_decoder(more):
 def test_modernberts_decoder_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
         read(ETTIN, **keys)
+
+
+APERTUS = {
+    **COMMON, "model_type": "apertus", "architectures": ["ApertusForCausalLM"], "attention_bias": False,
+    "hidden_act": "xielu", "hidden_size": 4096, "intermediate_size": 21_504, "mlp_bias": False,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "post_norm": False,
+    "qk_norm": True, "rms_norm_eps": 1e-5, "max_position_embeddings": 65_536, "rope_theta": 12_000_000,
+    "rope_scaling": {**LLAMA3, "factor": 8.0, "low_freq_factor": 1.0}, "tie_word_embeddings": False,
+    "vocab_size": 131_072,
+}  # fmt: skip
+
+
+def test_apertus():
+    """Apertus-8B; a config without a scaling has the class's, the same one."""
+    config, norm = read(APERTUS), RMSNorm(1e-5)
+    assert config.layers[0].mlp == Plain(21_504, XIELU(), bias=False, pre=norm)
+    assert config.layers[0].attention.qk_norm == HeadNorm(norm)
+    assert config.ropes == (Rope(12e6, 128, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192)),)
+    bare = {k: v for k, v in APERTUS.items() if not k.startswith("rope")}
+    assert read(bare) == config
+    assert read(APERTUS, hidden_act="silu").layers[0].mlp.activation == "silu"
+    with pytest.raises(ConfigError, match="post_norm must be false"):
+        read(APERTUS, post_norm=True)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.ops import activation, attention, mlp, norm, position, rope_scaling
 from torch.nn import functional
 from transformers import LlamaConfig
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, XIELUActivation
 from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb as interleaved_rotary
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -61,6 +61,19 @@ def test_activations_are_torchs(seed: int, scale: float):
         ("relu_squared", ACT2FN["relu2"]),
     ):
         equal(activation.activation(x, kind=kind), function(t(x)), 1e-14)
+
+
+@given(seeds, scales, st.floats(-3, 3), st.floats(-3, 3), st.sampled_from((0.5, 0.2)))
+def test_xielu_is_apertus(seed: int, scale: float, alpha_p: float, alpha_n: float, beta: float):
+    """Up to the softplus of a number: torch's ends at 20."""
+    x = normal(seed, 2, 3, 50) * scale
+    x[0, 0, 0] = 0
+    module = XIELUActivation(beta=beta, dtype=torch.float64)
+    with torch.no_grad():
+        module.alpha_p.fill_(alpha_p)
+        module.alpha_n.fill_(alpha_n)
+        expected = module(t(x))
+    equal(activation.xielu(x, np.array([alpha_p]), np.array([alpha_n]), beta=beta), expected, 1e-14)
 
 
 def test_activations_at_their_ends():
