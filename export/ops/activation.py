@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ...refimpl.ops.activation import XIELU_EPS
+from ...refimpl.config import XIELU
 from ..dispatch import replaceable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def xielu(
     x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
 ) -> Float[Array, "B T F"]:
     """Tanh for exp(x) − 1, which would cancel near 0, and Where."""
-    half = torch.tanh(x.clamp(max=XIELU_EPS) / 2)
+    half = torch.tanh(x.clamp(max=XIELU.eps) / 2)
     below = 2 * half / (1 - half) - x
     a, b = functional.softplus(alpha_p), beta + functional.softplus(alpha_n)
     return torch.where(x > 0, a * x * x, b * below) + beta * x

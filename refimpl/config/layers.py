@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 from .positions import Position, QueryScale, Rope
 
@@ -22,9 +22,13 @@ class ClampedSwiGLU:
 
 @dataclass(frozen=True)
 class XIELU:
-    """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`)."""
+    """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`).
+
+    `eps` is the largest number of which the exponential is taken.
+    """
 
     beta: float = 0.5
+    eps: ClassVar[float] = -1e-6
 
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config import XIELU
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
@@ -17,10 +19,6 @@ __all__ = [
     "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
     "tanh", "xielu",
 ]  # fmt: skip
-
-
-# The largest number of which xIELU takes the exponential.
-XIELU_EPS = -1e-6
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -99,7 +97,7 @@ def xielu(
     −1e-6 b.
     """
     a, b = np.logaddexp(0, alpha_p), beta + np.logaddexp(0, alpha_n)
-    curved = np.where(x > 0, a * x * x, b * (np.expm1(np.minimum(x, XIELU_EPS)) - x))
+    curved = np.where(x > 0, a * x * x, b * (np.expm1(np.minimum(x, XIELU.eps)) - x))
     return (curved + beta * x).astype(x.dtype)
 
 

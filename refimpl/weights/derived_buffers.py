@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 
 from ..config import XIELU, Config, Learned, LongRope, Plain, Sinusoidal
-from ..ops.activation import XIELU_EPS
 from ..ops.mask import causal_mask
 from ..ops.model import position_tables
 from ..ops.position import rope_frequencies, sinusoidal
@@ -119,7 +118,7 @@ def _xielu_beta(config: Config, got: np.ndarray) -> bool:
 
 def _xielu_eps(config: Config, got: np.ndarray) -> bool:
     """Where xIELU's exponential ends, as near as bfloat16 has it."""
-    return got.size == 1 and abs(got.item() / XIELU_EPS - 1) < 2**-8
+    return got.size == 1 and abs(got.item() / XIELU.eps - 1) < 2**-8
 
 
 PLAIN = {
