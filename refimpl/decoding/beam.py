@@ -7,7 +7,7 @@ The tests hold it to transformers' beam search.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -142,11 +142,21 @@ def beam_search(
     engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
 ) -> list[Hypothesis]:
     """The hypotheses, best first. `cache` may hold a prefix of the prompt already."""
+    for _ in beam_steps(engine, search, cache, chunk):
+        pass
+    return search.hypotheses
+
+
+def beam_steps(
+    engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
+) -> Iterator[None]:
+    """The steps of `beam_search`, for whoever has other things to do between them; at the end
+    `search.hypotheses` is complete."""
     search.max_new_tokens = limit_new_tokens(engine.config.context, len(search.prompt), search.max_new_tokens)
     logits, cache = read_prompt(engine, search.prompt, cache, chunk, search.encoder_ids)
     step = search.advance(logits[None])
     while step is not None:
+        yield
         rows, tokens = step
         logits, cache = engine.step(tokens[:, None], cache.select(rows))
         step = search.advance(logits[:, 0])
-    return search.hypotheses

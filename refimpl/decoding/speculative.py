@@ -18,7 +18,7 @@ text of a seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -185,6 +185,58 @@ class DraftModel:
         return prefill(self.engine, text[common:], cache)
 
 
+class Speculation:
+    """A text whose prompt was read and whose first token is there, step by step: up to `draft_length` tokens
+    are proposed in each, and checked by the model at once.
+
+    Where a step can't be computed with a draft, as when a refused token's keys don't fit the cache, the text
+    is read again and goes on without drafts. Between the steps `cache` has no refused token.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sequence: GeneratedSequence,
+        drafter: Drafter,
+        cache: Cache,
+        draft_length: int = 4,
+        chunk: int = CHUNK,
+    ) -> None:
+        self.cache = cache
+        self._engine, self._sequence, self._drafter = engine, sequence, drafter
+        self._longest, self._chunk = draft_length, chunk
+
+    def step(self) -> Iterator[int | None]:
+        """The tokens that one step gives, None for a stop token. Whoever reads them may end the text."""
+        sequence = self._sequence
+        count = min(self._longest, sequence.max_new_tokens - len(sequence.tokens) - 1)
+        draft = self._drafter.propose(sequence, count) if count > 0 else []
+        step_tokens = np.array([[sequence.tokens[-1], *draft]], np.int64)
+        try:
+            at = np.arange(step_tokens.shape[1])[None] if draft else None
+            logits, self.cache = self._engine.step(step_tokens, self.cache, at=at)
+        except NumericError:
+            if not draft:
+                raise
+            draft, self._longest = [], 0
+            text, cache = (
+                [*sequence.prompt, *sequence.tokens],
+                start_cache(self._engine, sequence.encoder_ids),
+            )
+            last, self.cache = prefill(self._engine, text, cache, self._chunk)
+            logits = last[None, None]
+        before = len(sequence.tokens)
+        accepted = 0
+        for position, drafted in enumerate([*draft, None]):
+            token = sequence.sample(logits[0, position])
+            accepted += token is not None and token == drafted
+            yield token
+            if sequence.finish_reason is not None or token != drafted:
+                break
+        if accepted < len(draft):
+            self.cache = self.cache.truncate(np.array([len(sequence.prompt) + before + accepted]))
+
+
 def speculate(
     engine: Engine,
     sequence: GeneratedSequence,
@@ -195,9 +247,7 @@ def speculate(
 ) -> Generator[int, None, Cache]:
     """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model.
 
-    Where a step can't be computed with a draft, as when a refused token's keys don't fit the cache, the text
-    is read again and goes on without drafts. Raises LimitError for a model that can't take back the tokens
-    that it rejects.
+    Raises LimitError for a model that can't take back the tokens that it rejects.
     """
     sequence.max_new_tokens = limit_new_tokens(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens
@@ -210,29 +260,7 @@ def speculate(
     first = sequence.sample(logits)
     if first is not None:
         yield first
+    speculation = Speculation(engine, sequence, drafter, cache, draft_length, chunk)
     while sequence.finish_reason is None:
-        count = min(draft_length, sequence.max_new_tokens - len(sequence.tokens) - 1)
-        draft = drafter.propose(sequence, count) if count > 0 else []
-        step_tokens = np.array([[sequence.tokens[-1], *draft]], np.int64)
-        try:
-            at = np.arange(step_tokens.shape[1])[None] if draft else None
-            logits, cache = engine.step(step_tokens, cache, at=at)
-        except NumericError:
-            if not draft:
-                raise
-            draft, draft_length = [], 0
-            text, cache = [*sequence.prompt, *sequence.tokens], start_cache(engine, sequence.encoder_ids)
-            last, cache = prefill(engine, text, cache, chunk)
-            logits = last[None, None]
-        before = len(sequence.tokens)
-        accepted = 0
-        for position, drafted in enumerate([*draft, None]):
-            token = sequence.sample(logits[0, position])
-            if token is not None:
-                accepted += token == drafted
-                yield token
-            if sequence.finish_reason is not None or token != drafted:
-                break
-        if accepted < len(draft):
-            cache = cache.truncate(np.array([len(sequence.prompt) + before + accepted]))
-    return cache
+        yield from (token for token in speculation.step() if token is not None)
+    return speculation.cache

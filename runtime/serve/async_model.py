@@ -11,9 +11,10 @@ import numpy as np
 
 from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.logprobs import TokenLogprob
-from ...refimpl.decoding.stop import FinishReason, limit_new_tokens
-from ...refimpl.errors import ConfigError, LimitError
+from ...refimpl.decoding.stop import FinishReason
+from ...refimpl.errors import LimitError
 from ..tasks.classify import Label
+from ..tasks.continuous_batching import fit
 from ..tasks.declared_options import spelled_out
 from ..tasks.encoder_batches import Texts
 from ..tasks.generate import Prompt, StreamedText, prompt_of, sequence
@@ -21,8 +22,9 @@ from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
 from ..text.chat_template import Message, Tool
-from .batch import CHUNK
+from .batch import CHUNK, Row
 from .prefixes import PREFIX_BYTES
+from .text_job import text_job
 from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
 
 R = TypeVar("R")
@@ -46,6 +48,8 @@ class AsyncTextStream:
         self.text = ""
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] | None = [] if logprobs else None
+        # Of the prompt's tokens but the first, where they were asked for: whole with the text's first token.
+        self.prompt_logprobs: list[TokenLogprob] | None = None
         self.finish_reason: FinishReason | None = None
 
     async def parts(self) -> AsyncIterator[Part]:
@@ -107,11 +111,6 @@ class AsyncModel:
         chunk: int = CHUNK,
         prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
-        head = model.config.head
-        if isinstance(head, LM) and not isinstance(model.config, Decoder):
-            raise ConfigError(
-                "a model with an encoder and a decoder can't be shared by requests: use generate_many"
-            )
         self.model = model
         self.worker = Worker(
             model.engine,
@@ -120,6 +119,7 @@ class AsyncModel:
             chunk=chunk,
             prefix_bytes=prefix_bytes,
             same_bits=bool(model.same_bits),
+            drafting=model.drafting,
         )
 
     async def __aenter__(self) -> AsyncModel:
@@ -170,33 +170,56 @@ class AsyncModel:
         return self.start_all([prompt], options, count, owner)
 
     def start_all(
-        self, prompts: Sequence[Prompt], options: Options, count: int = 1, owner: str = ""
+        self,
+        prompts: Sequence[Prompt],
+        options: Options,
+        count: int = 1,
+        owner: str = "",
+        *,
+        scored: bool = False,
     ) -> list[AsyncTextStream]:
         """Queue `count` answers to each prompt; the random numbers of each are those of (seed, its number),
-        counted over all of them. `owner` shares what is computed of a prompt with itself alone.
+        counted over all of them. `owner` shares what is computed of a prompt with itself alone. With `scored`
+        a decoder's streams have `prompt_logprobs`, where the options ask for log-probabilities.
 
-        Raises LimitError for a prompt that leaves no room for an answer, and for beams and drafts, which are
-        for single texts; QueueFullError, with none queued, where not all have room.
+        A decoder's texts share its steps with those of other requests; the texts of a model with an encoder
+        too are one job (`text_job`).
+
+        Raises LimitError for a prompt that leaves no room for an answer, for drafts, and for a decoder's
+        beams, which are for single texts; QueueFullError, with none queued, where not all have room.
         """
         model = self.model
         model.expect(LM)
-        if options.beams is not None or options.draft:
+        decodes_alone = isinstance(model.config, Decoder)
+        if options.draft or (options.beams is not None and decodes_alone):
             raise LimitError(
                 "texts that share steps take no beams and no draft; greedy=True turns off a model's own beams"
             )
         streams, requests = [], []
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(count)):
             generated = sequence(model, prompt, options, index)
-            generated.max_new_tokens = limit_new_tokens(
-                model.config.context, len(prompt.ids), options.max_new_tokens
-            )
+            fit(generated, f"text {index + 1}", model.config.context)
             stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
-            request = TextRequest(generated, StreamedText(model.text, options.stop), stream.emit, owner)
+            stream.prompt_logprobs = [] if scored else None
+            row = Row(generated, owner, options.draft is not False, stream.prompt_logprobs)
+            request = TextRequest(row, StreamedText(model.text, options.stop), stream.emit)
             stream._cancel = lambda request=request: self.worker.cancel(request)
             streams.append(stream)
             requests.append(request)
-        self.worker.submit(*requests)
+        if decodes_alone:
+            self.worker.submit(*requests)
+            return streams
+        job = text_job(model.engine, requests, options, self.worker.slots)
+        for stream, request in zip(streams, requests, strict=True):
+            stream._cancel = lambda request=request: self._leave(request, requests, job)
+        self.worker.submit(job)
         return streams
+
+    def _leave(self, request: TextRequest, others: Sequence[TextRequest], job: Job) -> None:
+        """Cancel one of a job's texts; the last one ends the job, wherever it is."""
+        request.cancelled = True
+        if all(one.cancelled for one in others):
+            self.worker.cancel(job)
 
     async def embed(self, texts: Texts) -> np.ndarray:
         """An embedding of each text or pair of texts, [texts, D]; see `Model.embed`."""

@@ -303,7 +303,7 @@ class ChatBody(Sampling):
 class CompletionBody(Sampling):
     prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    echo: Literal[False] | None = None
+    echo: bool | None = None
     suffix: None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
 
@@ -311,6 +311,8 @@ class CompletionBody(Sampling):
     def _best(self) -> CompletionBody:
         if self.best_of not in (None, self.n or 1):
             raise ValueError("best_of must be n: all answers are given")
+        if self.echo and self.stream:
+            raise ValueError("echo goes with stream: false")
         return self
 
     def prompts(self) -> list[str | list[int]]:

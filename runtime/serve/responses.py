@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ..tasks.generate_batch import Completion
@@ -122,12 +122,24 @@ class ChatResponse(Response):
         return {"token": text, "logprob": logprob, "bytes": known}
 
 
-class CompletionResponse(Response):
-    """The answer to `/v1/completions`; a chunk of a stream has the form of the whole."""
+class Echo(NamedTuple):
+    """A prompt that comes before its answer: its text, its first token, and the others with their
+    log-probabilities where these were asked for."""
 
-    def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer) -> None:
+    text: str
+    first: int
+    logprobs: Sequence[TokenLogprob] | None
+
+
+class CompletionResponse(Response):
+    """The answer to `/v1/completions`; a chunk of a stream has the form of the whole. `echoes` has an `Echo`
+    for each answer, or nothing."""
+
+    def __init__(
+        self, model: str, fingerprint: str | None, tokenizer: Tokenizer, echoes: Sequence[Echo] = ()
+    ) -> None:
         super().__init__("cmpl", "text_completion", model, fingerprint)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._echoes = tokenizer, echoes
         self._lengths: dict[int, int] = {}  # characters so far, by the number of the answer
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
@@ -136,7 +148,20 @@ class CompletionResponse(Response):
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
         """One of the whole answers."""
-        return self.delta(index, answer.text, answer.logprobs, answer.finish_reason)
+        if not self._echoes:
+            return self.delta(index, answer.text, answer.logprobs, answer.finish_reason)
+        text, first, of_prompt = self._echoes[index]
+        if of_prompt is None or answer.logprobs is None:
+            return self.delta(index, text + answer.text, None, answer.finish_reason)
+        first_text = token_text(self._tokenizer, first)
+        self._lengths[index] = len(self._tokenizer.decode([first]))
+        made = self.delta(index, text + answer.text, [*of_prompt, *answer.logprobs], answer.finish_reason)
+        # Nothing comes before the first token, so nothing says how likely it is.
+        for name, value in (
+            ("tokens", first_text), ("token_logprobs", None), ("top_logprobs", None), ("text_offset", 0)
+        ):  # fmt: skip
+            made["logprobs"][name].insert(0, value)
+        return made
 
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
@@ -152,9 +177,9 @@ class CompletionResponse(Response):
     def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         texts = [token_text(self._tokenizer, one.token) for one in tokens]
         offsets = []
-        for text in texts:
+        for one in tokens:
             offsets.append(self._lengths.get(index, 0))
-            self._lengths[index] = offsets[-1] + len(text)
+            self._lengths[index] = offsets[-1] + len(self._tokenizer.decode([one.token]))
         return {
             "tokens": texts,
             "token_logprobs": [one.logprob for one in tokens],

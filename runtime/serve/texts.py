@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ...refimpl.config import LM, Decoder
 from ..tasks.generate import Prompt, prompt_of
 from ..tasks.options import resolve
 from ..text.tool_calls import BEGIN
@@ -20,7 +21,7 @@ from .models import Served, Server, owner_of, server_of
 from .options import options_of
 from .request_log import record_of
 from .requests import ChatBody, CompletionBody, Sampling, read
-from .responses import DONE, ChatResponse, CompletionResponse, event, usage
+from .responses import DONE, ChatResponse, CompletionResponse, Echo, event, usage
 from .tools import Tools
 
 R = TypeVar("R")
@@ -46,6 +47,12 @@ async def chat_completions(request: Request) -> Response:
     body = await read(request, ChatBody, server.limits)
     served = await server.use(request, body.model)
     model = served.model.model
+    model.expect(LM)
+    if not isinstance(model.config, Decoder):
+        raise RequestError(
+            f"{served.name} has an encoder and can't chat: /v1/completions takes the text that it reads",
+            param="model",
+        )
     _check_room(served, body.n or 1)
     tools = Tools(body, served)
     messages = [message.for_template() for message in body.messages]
@@ -63,20 +70,29 @@ async def chat_completions(request: Request) -> Response:
 
 
 async def completions(request: Request) -> Response:
-    """`POST /v1/completions`: texts, or ids, that the model continues."""
+    """`POST /v1/completions`: texts, or ids, that the model continues, or that its encoder reads."""
     server = server_of(request)
     body = await read(request, CompletionBody, server.limits)
     served = await server.use(request, body.model)
     model = served.model.model
+    model.expect(LM)
     stated = body.prompts()
     _check_room(served, len(stated) * (body.n or 1))
+    if body.echo and not isinstance(model.config, Decoder):
+        raise RequestError(f"{served.name} doesn't continue its prompt: leave out echo", param="echo")
     prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))
     await served.model.prepare(options)
-    streams = served.model.start_all(prompts, options, body.n or 1, owner_of(request))
+    count, owner = body.n or 1, owner_of(request)
+    scored = bool(body.echo) and body.logprobs is not None
+    streams = served.model.start_all(prompts, options, count, owner, scored=scored)
     answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
-    made = CompletionResponse(served.name, served.fingerprint, model.text)
-    tokens = sum(len(prompt.ids) for prompt in prompts)
+    echoes = [
+        Echo(_text(served, stated[i // count]), stream.prompt[0], stream.prompt_logprobs)
+        for i, stream in enumerate(streams)
+    ]
+    made = CompletionResponse(served.name, served.fingerprint, model.text, echoes if body.echo else ())
+    tokens = sum(len(prompt.encoder_ids or prompt.ids) for prompt in prompts)
     return await _respond(request, server, served, body, answers, made, tokens)
 
 
@@ -87,6 +103,10 @@ def _check_room(served: Served, answers: int) -> None:
         raise RequestError(f"n and prompt: this server takes {most} answers at a time, got {answers}")
 
 
+def _text(served: Served, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else served.model.model.text.decode(prompt)
+
+
 async def _continued(served: Served, prompt: str | list[int]) -> Prompt:
     model = served.model.model
     if isinstance(prompt, str):
@@ -94,7 +114,9 @@ async def _continued(served: Served, prompt: str | list[int]) -> Prompt:
     width = model.config.embedding.vocabulary
     if max(prompt) >= width:
         raise RequestError(f"prompt: token ids must be 0 to {width - 1}, got {max(prompt)}", param="prompt")
-    return Prompt(prompt, None)
+    if isinstance(model.config, Decoder):
+        return Prompt(prompt, None)
+    return Prompt([*model.generation.prompt], prompt)
 
 
 async def _respond(

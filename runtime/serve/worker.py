@@ -14,7 +14,8 @@ from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError, TfmError
 from ..tasks.generate import StreamedText
-from .batch import CHUNK, Batch, Outcome
+from ..tasks.timed_engine import TimedEngine
+from .batch import CHUNK, Batch, Outcome, Row
 from .prefixes import PREFIX_BYTES, Prefixes
 
 SLOTS = 8
@@ -40,14 +41,17 @@ class Part(NamedTuple):
 
 @dataclass(eq=False)
 class TextRequest:
-    """A text that is asked for. `emit` gets its parts, in the worker's thread, until `cancelled` is set.
-    `owner` says whose it is: with no other's it shares what was computed of a prompt."""
+    """A text that is asked for, as a row of the batch. `emit` gets its parts, in the worker's thread, until
+    `cancelled` is set."""
 
-    sequence: GeneratedSequence
+    row: Row
     text: StreamedText
     emit: Callable[[Part], None]
-    owner: str = ""
     cancelled: bool = False
+
+    @property
+    def sequence(self) -> GeneratedSequence:
+        return self.row.sequence
 
     def part(self, outcome: Outcome) -> Part:
         """What a step adds to the text; a stop string in it ends the sequence."""
@@ -97,7 +101,7 @@ class Worker:
 
     At most `slots` texts are generated at a time, and at most `queue` requests wait. Caches of texts that
     ended are kept for later prompts, in `prefix_bytes` (see `Prefixes`). With `same_bits` a token has the
-    same bits whatever is computed with it.
+    same bits whatever is computed with it; `drafting` is for drafts (see `Batch`).
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Worker:
         chunk: int = CHUNK,
         prefix_bytes: int = PREFIX_BYTES,
         same_bits: bool = False,
+        drafting: TimedEngine | None = None,
     ) -> None:
         for name, value in (("slots", slots), ("queue", queue), ("chunk", chunk)):
             if value < 1:
@@ -117,7 +122,7 @@ class Worker:
         if prefix_bytes < 0:
             raise LimitError(f"prefix_bytes must be at least 0, got {prefix_bytes}")
         self.prefixes = Prefixes(prefix_bytes, None if same_bits else chunk)
-        self._batch = Batch(engine, chunk, self.prefixes)
+        self._batch = Batch(engine, chunk, self.prefixes, drafting)
         self._waiting: deque[TextRequest | Job] = deque()
         self._running: dict[int, TextRequest] = {}  # by its sequence's `id`
         self._job: Job | None = None
@@ -202,8 +207,7 @@ class Worker:
     def _step(self, joining: list[TextRequest]) -> None:
         """One step of the texts that are being generated."""
         try:
-            sequences = [request.sequence for request in joining]
-            for outcome in self._batch.step(sequences, [request.owner for request in joining]):
+            for outcome in self._batch.step([request.row for request in joining]):
                 request = self._running[id(outcome.sequence)]
                 part = request.part(outcome)
                 if outcome.sequence.finish_reason is not None:

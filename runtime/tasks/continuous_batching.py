@@ -37,7 +37,7 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
     for place, one in enumerate(sequences, 1):
-        _fit(one, f"text {place}", engine.config.context)
+        fit(one, f"text {place}", engine.config.context)
     if any(one.encoder_ids is not None for one in sequences):
         lengths = {len(one.prompt) for one in sequences}
         if len(lengths) > 1:
@@ -62,7 +62,7 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
         running, cache = yield from _step(engine, running, cache)
 
 
-def _fit(one: GeneratedSequence, name: str, context: int) -> None:
+def fit(one: GeneratedSequence, name: str, context: int) -> None:
     """Limit the sequence to the tokens that fit the context; LimitError where its prompt doesn't."""
     try:
         one.max_new_tokens = limit_new_tokens(context, len(one.prompt), one.max_new_tokens)

@@ -59,11 +59,14 @@ async def ask(client: httpx.AsyncClient, rng: random.Random, counts: Counter[str
     asked = body(rng, kind)
     if kind == "leaves":
         asked |= {"stream": True, "max_tokens": 80}
-    async with client.stream("POST", "/v1/completions", json=asked) as response:
-        counts[f"{kind} {response.status_code}"] += 1
-        async for _ in response.aiter_lines():
-            if kind == "leaves" and rng.random() < 0.3:
-                break
+    try:
+        async with client.stream("POST", "/v1/completions", json=asked) as response:
+            counts[f"{kind} {response.status_code}"] += 1
+            async for _ in response.aiter_lines():
+                if kind == "leaves" and rng.random() < 0.3:
+                    break
+    except httpx.TransportError as error:
+        counts[f"{kind} {type(error).__name__}"] += 1
 
 
 async def golden(client: httpx.AsyncClient) -> str:
@@ -74,7 +77,9 @@ async def golden(client: httpx.AsyncClient) -> str:
 async def soak(url: str, pid: int, clients: int, seconds: float) -> bool:
     counts: Counter[str] = Counter()
     samples: list[tuple[int, int]] = []
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=120) as client:
+    # The server closes a connection on which nothing came for 5 s.
+    limits = httpx.Limits(keepalive_expiry=2)
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=120, limits=limits) as client:
 
         async def user(seed: int, end: float) -> None:
             rng = random.Random(seed)

@@ -77,7 +77,6 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
         (["--host", "127.evil.example"], 2, "give --api-key-file"),
         (["--api-key-file", str(empty)], 2, "must have keys"),
         ([str(checkpoint), str(checkpoint)], 2, "two models are named tiny"),
-        (["demo-translate"], 4, "an encoder and a decoder"),
         (["demo-tag"], 4, "its head is for tag"),
     ):
         assert main(["serve", *arguments, "--engine", "numpy", "--port", "0"]) == code

@@ -70,12 +70,15 @@ def test_another_host_than_this_machine_is_refused(http: httpx.Client) -> None:
 
 
 def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:
-    for path, body in (
-        ("/v1/chat/completions", {**CHAT, "model": "pool"}),
-        ("/v1/embeddings", {"model": "tiny", "input": "a"}),
-        ("/v1/classify", {"model": "tiny", "input": "a"}),
-        ("/v1/rerank", {"model": "labels", "query": "a", "documents": ["b"]}),
+    for path, body, reason in (
+        ("/v1/chat/completions", {**CHAT, "model": "pool"}, "its head is for embed"),
+        ("/v1/completions", {"model": "pool", "prompt": [1], "echo": True}, "its head is for embed"),
+        ("/v1/embeddings", {"model": "tiny", "input": "a"}, "its head is for generate"),
+        ("/v1/classify", {"model": "tiny", "input": "a"}, "its head is for generate"),
+        ("/v1/rerank", {"model": "labels", "query": "a", "documents": ["b"]}, "label"),
     ):
-        assert http.post(path, json=body).status_code == 400, path
+        answer = http.post(path, json=body)
+        assert answer.status_code == 400, path
+        assert reason in answer.json()["error"]["message"]
     with pytest.raises(ConfigError, match="fills can't be served, its head is for fill"):
         Server({"fills": lambda: tiny_reader(MaskedLM(tied=True))})

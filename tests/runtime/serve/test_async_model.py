@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import serving, tiny_models
+from helpers import serving
 from helpers.task_models import tiny_reader
 from tfm.refimpl.config import Classify, Pool
 from tfm.refimpl.errors import ConfigError, LimitError, NumericError, TfmError
@@ -239,10 +239,6 @@ def test_what_is_refused() -> None:
             await served.generate("a")
 
     asyncio.run(run())
-    tiny = tiny_models.encoder_decoder()
-    both = serving.model(serving.NumpyEngine(tiny, tiny_models.weights(tiny)))
-    with pytest.raises(ConfigError, match="an encoder and a decoder"):
-        AsyncModel(both)
 
 
 def test_an_error_of_the_engine_reaches_every_text_and_the_next_one_is_answered() -> None:

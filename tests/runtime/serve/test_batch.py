@@ -9,12 +9,14 @@ import pytest
 from helpers import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.decoding.logprobs import TokenLogprob, token_logprob
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
-from tfm.runtime.serve.batch import Batch
+from tfm.runtime.serve.batch import Batch, Row
 from tfm.runtime.serve.prefixes import Prefixes
+from tfm.runtime.tasks.timed_engine import TimedEngine
 
 CONFIG = tiny_models.llama(context=40)
 NUMPY = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=4))
@@ -44,7 +46,7 @@ def check(engine: Any, texts: list[Text], chunk: int) -> None:
     while len(joined) < len(texts) or any(one.finish_reason is None for one in together):
         joining = [one for one, text in zip(together, texts, strict=True) if text[2] == step]
         joined |= {one.index for one in joining}
-        for outcome in batch.step(joining):
+        for outcome in batch.step([*map(Row, joining)]):
             assert outcome.error is None
             assert outcome.sequence.index in joined
         for one, (_, _, begin, cancelled) in zip(together, texts, strict=True):
@@ -116,7 +118,7 @@ def check_prefixes(engine: Any, texts: list[Any], chunk: int, prefixes: Prefixes
         joining = [waiting.pop(0) for _ in range(min(rows - len(running), len(waiting)))]
         made = [sequence((*text[:2], 0, None), i) for i, text in joining]
         running += [(one, text) for one, (_, text) in zip(made, joining, strict=True)]
-        for outcome in batch.step(made, [text[2] for _, text in joining]):
+        for outcome in batch.step([Row(one, text[2]) for one, (_, text) in zip(made, joining, strict=True)]):
             assert outcome.error is None
         for one, text in running:
             if one.finish_reason is not None:
@@ -166,7 +168,7 @@ def test_what_is_shared_and_with_whom() -> None:
     prefixes = Prefixes()
     batch = Batch(NUMPY, 8, prefixes)
     banned = GeneratedSequence([1, 2], Sampler(suppress_tokens=tuple(range(97))))
-    list(batch.step([banned]))
+    list(batch.step([Row(banned)]))
     list(batch.step())
     assert prefixes.nbytes == 0
 
@@ -192,14 +194,96 @@ def test_what_is_kept_has_an_end() -> None:
     assert nothing.nbytes == 0
 
 
+LONGER = tiny_models.llama(context=200)
+REPEATING = NumpyEngine(LONGER, tiny_models.weights(LONGER, seed=4))  # its greedy texts go in circles
+
+
+class Drafting(TimedEngine):
+    """An engine whose drafts cost nothing; it counts the steps with one. Where it `misfits`, such a step
+    can't be computed."""
+
+    def __init__(self, *, misfits: bool) -> None:
+        super().__init__(REPEATING)
+        self.drafts, self.misfits = 0, misfits
+
+    def step(self, tokens: Any, cache: Any, lengths: Any = None, at: Any = None) -> Any:
+        self.drafts += at is not None
+        if at is not None and self.misfits:
+            raise NumericError("a refused token's keys don't fit")
+        return super().step(tokens, cache, lengths, at)
+
+    def cost(self, tokens: int) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("misfits", [False, True])
+def test_a_text_with_drafts_is_as_without(misfits: bool) -> None:
+    """While it is alone in the batch. Texts that go on from what such a text left in its cache are too."""
+    drafting, prefixes = Drafting(misfits=misfits), Prefixes(2**24)
+    batch, begun = Batch(REPEATING, 7, prefixes, drafting), []
+
+    def run(prompts: list[list[int]], after: int, cancelled: int = 99, **options: Any) -> list[list[int]]:
+        """Texts of which each joins so many steps after the one before."""
+        made = [GeneratedSequence(prompt, max_new_tokens=60) for prompt in prompts]
+        waiting, step = list(made), 0
+        while waiting or any(one.finish_reason is None for one in made):
+            joining = [Row(waiting.pop(0), **options)] if waiting and step % after == 0 else []
+            for outcome in batch.step(joining):
+                assert outcome.error is None
+                if len(outcome.sequence.tokens) == cancelled:
+                    outcome.sequence.finish()
+            step += 1
+        list(batch.step())
+        for one in made:
+            alone = list(generate(REPEATING, GeneratedSequence(one.prompt, max_new_tokens=60)))
+            assert one.tokens == alone[:cancelled]
+        begun.append(step)
+        return [one.tokens for one in made]
+
+    prompt = [1, 2, 3] * 4
+    run([prompt], 1)
+    assert drafting.drafts == 1 if misfits else drafting.drafts > 3
+    assert begun[-1] >= 60 if misfits else begun[-1] < 50
+    for cancelled in range(20, 40):
+        (part,) = run([[*prompt, cancelled]], 1, cancelled)
+        read = prefixes.tokens
+        run([[*prompt, cancelled, *part, 5]], 1)
+        assert prefixes.tokens - read >= len(prompt) + cancelled
+    run([[*prompt[n:], n] for n in range(4)], 9)
+    before = drafting.drafts
+    run([[*prompt, 8]], 1, drafts=False)
+    assert drafting.drafts == before
+
+
+def test_the_log_probabilities_of_a_prompt() -> None:
+    """However many tokens are read at a time, and whoever else is there."""
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, 97, count).tolist() for count in (1, 2, 9, 17)]
+    batch = Batch(NUMPY, 8, Prefixes(2**20))
+    for together in (1, 4):
+        noted: list[list[TokenLogprob]] = [[] for _ in prompts]
+        for first in range(0, 4, together):
+            some = slice(first, first + together)
+            made = [GeneratedSequence(prompt, max_new_tokens=3, logprobs=2) for prompt in prompts[some]]
+            list(batch.step([Row(one, prompt_logprobs=n) for one, n in zip(made, noted[some], strict=True)]))
+            while any(one.finish_reason is None for one in made):
+                list(batch.step())
+        for prompt, found in zip(prompts, noted, strict=True):
+            logits = NUMPY.step(np.array([prompt]), NUMPY.start(1), at=np.arange(len(prompt))[None])[0][0]
+            expected = [token_logprob(row, token, 2) for row, token in zip(logits, prompt[1:], strict=False)]
+            assert [one.token for one in found] == prompt[1:]
+            np.testing.assert_allclose([o.logprob for o in found], [o.logprob for o in expected], rtol=1e-4)
+            assert [[t for t, _ in o.top] for o in found] == [[t for t, _ in o.top] for o in expected]
+
+
 def test_prompts_take_turns() -> None:
     """A short prompt doesn't wait for the whole of a long one, and texts go on meanwhile."""
     batch = Batch(NUMPY, chunk=4)
     first, long, short = (
         GeneratedSequence([1] * length, max_new_tokens=20, index=i) for i, length in enumerate((2, 28, 3))
     )
-    list(batch.step([first]))
-    list(batch.step([long, short]))
+    list(batch.step([Row(first)]))
+    list(batch.step([Row(long), Row(short)]))
     list(batch.step())
     assert (len(first.tokens), len(long.tokens), len(short.tokens)) == (4, 0, 2)
 
@@ -208,7 +292,9 @@ def test_an_error_ends_its_own_text_alone() -> None:
     banned = GeneratedSequence([1, 2], Sampler(suppress_tokens=tuple(range(97))), index=1)
     other = GeneratedSequence([3], max_new_tokens=3)
     batch = Batch(NUMPY)
-    outcomes = [outcome for joining in ([banned, other], [], [], []) for outcome in batch.step(joining)]
+    outcomes = [
+        outcome for joining in ([banned, other], [], [], []) for outcome in batch.step([*map(Row, joining)])
+    ]
     errors = [outcome for outcome in outcomes if outcome.error is not None]
     assert [(e.sequence, type(e.error)) for e in errors] == [(banned, LimitError)]
     expected = GeneratedSequence([3], max_new_tokens=3)
@@ -227,9 +313,9 @@ def test_after_an_error_of_the_engine_the_batch_is_empty() -> None:
     engine = Broken(CONFIG, tiny_models.weights(CONFIG, seed=4))
     batch = Batch(engine)
     with pytest.raises(NumericError):
-        list(batch.step([GeneratedSequence([1])]))
+        list(batch.step([Row(GeneratedSequence([1]))]))
     engine.broken = False
     assert list(batch.step()) == []
     next_one = GeneratedSequence([1], max_new_tokens=2)
-    list(batch.step([next_one]))
+    list(batch.step([Row(next_one)]))
     assert next_one.tokens == list(generate(NUMPY, GeneratedSequence([1], max_new_tokens=2)))

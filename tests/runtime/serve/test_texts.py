@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from helpers import serving
 from helpers.served import CHAT, MODEL, OPTIONS, golden
+from tfm.refimpl.decoding.logprobs import log_softmax
 from tfm.runtime.serve.models import Server
 
 
@@ -97,6 +99,40 @@ def test_a_completion_continues_texts_and_ids(client: openai.OpenAI) -> None:
     default = client.completions.create(model="tiny", prompt="the cat", temperature=0)
     assert default.usage is not None
     assert default.usage.completion_tokens == 16
+
+
+def test_an_echo_begins_with_the_prompt(client: openai.OpenAI) -> None:
+    """A text or ids; with log-probabilities those of the prompt too, whose first token has none."""
+    arguments: Any = {"model": "tiny", "max_tokens": 3, "temperature": 0}
+    texts = ["the cat sat", "a dog"]
+    plain = client.completions.create(prompt=texts, **arguments, logprobs=2).choices
+    echoed = client.completions.create(prompt=texts, **arguments, echo=True, logprobs=2, n=2).choices
+    for i, choice in enumerate(echoed):
+        text, alone = texts[i // 2], plain[i // 2]
+        assert choice.text == text + alone.text
+        ids = MODEL.prompt(text, raw=True)
+        assert choice.logprobs is not None
+        assert alone.logprobs is not None
+        tokens, values, tops, offsets = (
+            choice.logprobs.tokens, choice.logprobs.token_logprobs, choice.logprobs.top_logprobs,
+            choice.logprobs.text_offset,
+        )  # fmt: skip
+        assert tokens is not None
+        assert tokens == ["<s>", *(MODEL.text.decode([i]) for i in ids[1:]), *(alone.logprobs.tokens or ())]
+        assert offsets == [0, *(len("".join(tokens[1:k])) for k in range(1, len(tokens)))]
+        expected = log_softmax(MODEL.logits(ids)[:-1])
+        assert values is not None
+        assert tops is not None
+        assert (values[0], tops[0]) == (None, None)
+        np.testing.assert_allclose(values[1 : len(ids)], expected[range(len(ids) - 1), ids[1:]], rtol=1e-4)
+        np.testing.assert_allclose(
+            [max(top.values()) for top in tops[1 : len(ids)]], expected.max(1), rtol=1e-4
+        )
+        np.testing.assert_allclose(values[len(ids) :], alone.logprobs.token_logprobs or (), rtol=1e-4)
+        given_ids = client.completions.create(prompt=ids, **arguments, echo=True).choices[0]
+        assert (given_ids.text, given_ids.logprobs) == (choice.text, None)
+    with pytest.raises(openai.BadRequestError, match="echo goes with stream: false"):
+        client.completions.create(prompt="a", **arguments, echo=True, stream=True)
 
 
 def test_the_requests_temperature_wins_over_the_models_and_the_models_over_ours() -> None:
