@@ -15,6 +15,7 @@ import tokenizers
 from helpers import text_strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reports import schemas
 from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError
@@ -116,6 +117,20 @@ def test_a_complete_text_is_a_document_of_its_schema(schema: Any, kind: str, see
     ENDED[reason] += 1
     if reason == "stop":
         jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+
+
+@pytest.mark.long
+def test_documents_of_drawn_schemas_are_valid() -> None:
+    """No keyword is refused but those whose meaning no grammar has. `reports.schemas` judges a thousand."""
+    found = schemas.check(250)
+    assert found.invalid == []
+    assert not found.too_complex
+    rare = {"uniqueItems", "contains", "not", "if, then", "propertyNames", "dependentRequired"}
+    others = [why for why in found.refused if why not in rare and not why.startswith(("min/max", "oneOf"))]
+    assert others == []
+    assert found.refused.total() <= schemas.REFUSED * found.drawn
+    assert found.valid > 0.85 * found.drawn
+    assert len(found.keywords) > 30
 
 
 def test_any_json_and_any_object() -> None:
