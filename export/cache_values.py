@@ -9,26 +9,25 @@ import torch
 from ..refimpl.engine.cache_kinds import (
     CacheKind,
     ConvTail,
-    DeltaStates,
     KeysValues,
     Latents,
     LinearSums,
     LstmStates,
+    MatrixStates,
 )
 from .ops.block import MixerCache
 from .ops.cache import KVCache
-from .ops.gated_delta import DeltaState
 from .ops.latent_attention import LatentCache
 from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
-from .ops.short_conv import ConvState
+from .ops.short_conv import ConvState, MatrixState
 
 VALUES: dict[type[CacheKind], type[MixerCache]] = {
     KeysValues: KVCache,
     LinearSums: LinearState,
     LstmStates: LstmState,
     ConvTail: ConvState,
-    DeltaStates: DeltaState,
+    MatrixStates: MatrixState,
     Latents: LatentCache,
 }
 

@@ -13,7 +13,7 @@ from .. import options as o
 from ..console import escape, out, out_json, progress, size, table
 
 if TYPE_CHECKING:
-    from ...refimpl.config import Config, Mlp, Stack, TokenMixer
+    from ...refimpl.config import Config, Gated, Mlp, MoE, Plain, Stack, TokenMixer
     from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
@@ -180,7 +180,7 @@ def _read_config(path: Path) -> Config:
     from ..model_loading import say_replaced_code
 
     file = path / "config.json" if path.is_dir() else path
-    values = with_model_type(parse(read_file(file, 2**20), str(file)))
+    values = with_model_type(parse(read_file(file, 2**20), str(file), tagged=True))
     config, _ = read_config(values, str(file))
     say_replaced_code(replaced_by(values))
     return config
@@ -204,7 +204,6 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         Attention,
         LatentAttention,
         Learned,
-        MoE,
         RelativeBias,
         Rope,
         Sinusoidal,
@@ -227,19 +226,26 @@ def _stack(name: str, stack: Stack, width: int) -> str:
             position = "sinusoidal positions"
         case None:
             position = "no positions"
-    m = first.mlp
-    kind = f"{m.top} of {m.experts} gated" if isinstance(m, MoE) else type(m).__name__.lower()
-    mlp = f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({_activation(m)})"
+    mlp = _mlp(first.mlp)
     return f"{name}, {len(layers)} layers{mixed} width {width}, {_mixer(a)}, {mlp}, {norm}, {position}"
 
 
-def _activation(mlp: Mlp) -> str:
+def _activation(mlp: Gated | Plain | MoE) -> str:
     from ...refimpl.config import XIELU, ClampedSwiGLU
 
     a = mlp.activation
     if isinstance(a, XIELU):
         return "xIELU"
     return f"SwiGLU clamped to {a.limit:g}" if isinstance(a, ClampedSwiGLU) else a
+
+
+def _mlp(m: Mlp) -> str:
+    from ...refimpl.config import MoE, NoMlp
+
+    if isinstance(m, NoMlp):
+        return "no mlp"
+    kind = f"{m.top} of {m.experts} gated" if isinstance(m, MoE) else type(m).__name__.lower()
+    return f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({_activation(m)})"
 
 
 def _mixer(mixer: TokenMixer) -> str:
@@ -249,6 +255,7 @@ def _mixer(mixer: TokenMixer) -> str:
         GatedDelta,
         LatentAttention,
         LinearAttention,
+        Mamba2,
         ShortConv,
     )
 
@@ -259,6 +266,9 @@ def _mixer(mixer: TokenMixer) -> str:
     if isinstance(mixer, GatedDelta):
         states = f"{mixer.heads} states of {mixer.key_size} x {mixer.value_size}"
         return f"gated delta network, {states}, convolution over {mixer.length} tokens"
+    if isinstance(mixer, Mamba2):
+        states = f"{mixer.heads} states of {mixer.state_size} x {mixer.head_size}"
+        return f"Mamba 2, {states}, convolution over {mixer.length} tokens"
     if isinstance(mixer, LatentAttention):
         return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"

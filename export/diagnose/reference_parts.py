@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, Norm, Plain
+from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, NoMlp, Norm, Plain
 from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
@@ -73,8 +73,8 @@ class HeadInputWeights(TypedDict):
 def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[ReferencePart]:
     """The parts on the tokens [B, T], in order, up to the first layer without a plain residual stream.
 
-    A mixture of experts ends them too: it has no single hidden value. So do a layer without attention or
-    with a gate of its output, and an adaptive softmax.
+    A mixture of experts ends them too: it has no single hidden value. So do a layer without attention, with
+    a gate of its output or without an mlp, and an adaptive softmax.
     """
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
@@ -106,11 +106,11 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
         add = partial(_add_output, layer=layer, norm=layer.attention.post)
         yield ReferencePart(f"{sublayer}, output", (stream, f"{sublayer}, heads"), add, output)
         stream = f"{sublayer}, output"
-        if isinstance(layer.mlp, MoE):
+        if isinstance(layer.mlp, MoE | NoMlp):
             return
         sublayer = f"layer {i}, mlp"
         yield _norm_part(f"{sublayer}, input", stream, weights.get("mlp_pre"), layer.mlp.pre)
-        hidden, mlp = partial(_mlp_hidden, layer=layer), cast(PlainMlpWeights, weights["mlp"])
+        hidden, mlp = partial(_mlp_hidden, layer=layer), cast(PlainMlpWeights, weights.get("mlp"))
         yield ReferencePart(f"{sublayer}, hidden", (f"{sublayer}, input",), hidden, mlp)
         output = _output_weights(mlp["down"], mlp.get("bdown"), weights.get("mlp_post"))
         add = partial(_add_output, layer=layer, norm=layer.mlp.post)

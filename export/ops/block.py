@@ -14,8 +14,10 @@ from ...refimpl.config import (
     LatentAttention,
     Layer,
     LinearAttention,
+    Mamba2,
     Mlp,
     MoE,
+    NoMlp,
     Norm,
     Plain,
     RelativeBias,
@@ -28,22 +30,23 @@ from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
-from .gated_delta import DeltaState, GatedDeltaWeights, gated_delta
+from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
+from .mamba2 import Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
 from .position import Rotary
 from .self_attention import self_attention
-from .short_conv import ConvState, ShortConvWeights, short_conv
+from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState | LatentCache
+MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -73,6 +76,7 @@ MixerWeights = (
     | LstmLayerWeights
     | ShortConvWeights
     | GatedDeltaWeights
+    | Mamba2Weights
     | LatentAttentionWeights
 )
 
@@ -81,7 +85,7 @@ class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
     attn: MixerWeights
-    mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
+    mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
     attn_post: NotRequired[NormWeights]
@@ -140,7 +144,9 @@ def _sum(
 
 def _mlp(x: Array, attention_input: Array, middle: Array, weights: BlockWeights, *, layer: Layer) -> Array:
     """The mlp and its residual sum; `attention_input` is the normalized x."""
-    m, leaves = layer.mlp, weights["mlp"]
+    m, leaves = layer.mlp, weights.get("mlp")
+    if isinstance(m, NoMlp):
+        return middle
     source = middle
     if layer.parallel:
         source = attention_input if m.pre is None else x
@@ -178,7 +184,9 @@ def _mix(
         return short_conv(x, cast(ConvState, cache), past, cast(ShortConvWeights, weights["attn"]))
     if isinstance(mixer, GatedDelta):
         delta = cast(GatedDeltaWeights, weights["attn"])
-        return gated_delta(x, cast(DeltaState, cache), past, delta, settings=mixer)
+        return gated_delta(x, cast(MatrixState, cache), past, delta, settings=mixer)
+    if isinstance(mixer, Mamba2):
+        return mamba2(x, cast(MatrixState, cache), past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
     if isinstance(mixer, LatentAttention):
         leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
         return latent_attention(x, cast(LatentCache, cache), past, leaves, rotary, settings=mixer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch.nn import functional
@@ -13,7 +13,7 @@ from .delta import gated_delta_rule
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
-from .short_conv import causal_conv, last_inputs
+from .short_conv import MatrixState, begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["DeltaState", "GatedDeltaWeights", "gated_delta"]
+__all__ = ["GatedDeltaWeights", "gated_delta"]
 
 UNIT_EPS = 1e-6
 
@@ -40,27 +40,17 @@ class GatedDeltaWeights(TypedDict):
     wo: Float[Array, "H*V D"] | Blocks
 
 
-class DeltaState(NamedTuple):
-    """The last A inputs and the states; `lengths` says how many of a step's tokens are real."""
-
-    tail: Float[Array, "B A 2*G*K+H*V"]
-    state: Float[Array, "B H K V"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-
 def gated_delta(
     x: Float[Array, "B T D"],
-    cache: DeltaState,
+    cache: MatrixState,
     past: Index[Array, " B", "< O+1"],
     weights: GatedDeltaWeights,
     *,
     settings: GatedDelta,
-) -> tuple[Float[Array, "B T D"], DeltaState]:
+) -> tuple[Float[Array, "B T D"], MatrixState]:
     """Products, the convolution and norms around the replaceable rule."""
     a = settings
-    begun = (past > 0)[:, None, None]
-    tail = torch.where(begun, cache.tail, 0)
-    state = torch.where(begun.unsqueeze(-1), cache.state, 0)
+    tail, state = begun(cache, past)
     inputs = linear(x, weights["wi"])
     mixed = silu(causal_conv(inputs, weights["conv"], tail))
     width = a.key_heads * a.key_size

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["ConvState", "ShortConvWeights", "causal_conv", "short_conv"]
+__all__ = ["ConvState", "MatrixState", "ShortConvWeights", "causal_conv", "short_conv"]
 
 
 class ShortConvWeights(TypedDict):
@@ -33,6 +33,14 @@ class ConvState(NamedTuple):
     """The last A inputs; `lengths` says how many of a step's tokens are real."""
 
     tail: Float[Array, "B A F"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+
+class MatrixState(NamedTuple):
+    """The last A inputs and the matrices; `lengths` says how many of a step's tokens are real."""
+
+    tail: Float[Array, "B A 2*G*K+H*V"]
+    state: Float[Array, "B H K V"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
 
@@ -71,3 +79,9 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array) -> Array:
     """The last of the tail and of the first `lengths` inputs, gathered row by row."""
     latest = lengths[:, None] + torch.arange(tail.shape[1], device=lengths.device)
     return torch.cat((tail, inputs), 1).gather(1, latest.unsqueeze(2).expand(-1, -1, tail.shape[2]))
+
+
+def begun(cache: MatrixState, past: Array) -> tuple[Array, Array]:
+    """The tail and the state, zeros in rows with no token before the call."""
+    there = (past > 0)[:, None, None]
+    return torch.where(there, cache.tail, 0), torch.where(there.unsqueeze(-1), cache.state, 0)

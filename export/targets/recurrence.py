@@ -1,5 +1,5 @@
-"""Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and the
-gated delta rule as one chunk or ONNX Runtime's operator."""
+"""Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and
+rules of a state as one chunk or ONNX Runtime's operator."""
 
 from __future__ import annotations
 
@@ -70,12 +70,25 @@ def gated_delta_chunk(
 def gated_delta_operator(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """The rule of both, scaled by 1/√K."""
+    return _linear_attention(q, k, v, state, decay, beta, rule="gated_delta", scale=q.shape[3] ** -0.5)
+
+
+def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The rule with decay alone, over keys and queries of each head."""
+    b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
+    return _linear_attention(c, b, x, state, decay, rule="gated", scale=1.0)
+
+
+def _linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, *rates: Tensor, rule: str, scale: float
+) -> tuple[Tensor, Tensor]:
     """ONNX Runtime's LinearAttention, which goes token by token."""
     batch, time, heads, size = v.shape
     y, after = onnx.symbolic_multi_out(
         "com.microsoft::LinearAttention",
-        (q.flatten(2), k.flatten(2), v.flatten(2), state, decay, beta),
-        {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": "gated_delta"},
+        (q.flatten(2), k.flatten(2), v.flatten(2), state, *rates),
+        {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": rule, "scale": scale},
         dtypes=(v.dtype, state.dtype),
         shapes=((batch, time, heads * size), state.shape),
         version=MICROSOFT,

@@ -19,6 +19,7 @@ from ..dispatch import body
 from ..ops import adaptive_softmax as adaptive
 from ..ops import attention as attentions
 from ..ops import norm as norms
+from ..ops.ssd import ssd_quadratic
 from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
 from .recurrence import gated_delta_chunk, lstm
@@ -187,6 +188,7 @@ EMITS = {
     "layer_norm": _in_float32(norms.layer_norm),
     "lstm": lstm,
     "gated_delta_rule": gated_delta_chunk,
+    "ssd_recurrent": ssd_quadratic,
     "log_softmax": _in_float32(adaptive.log_softmax),
     "softmax": _in_float32(attentions.softmax),
 }

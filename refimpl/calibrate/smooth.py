@@ -24,8 +24,10 @@ from ..config import (
     Layer,
     LayerNorm,
     LinearAttention,
+    Mamba2,
     Mlp,
     MoE,
+    NoMlp,
     Norm,
     Plain,
     ShortConv,
@@ -70,7 +72,7 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
       mlp without its own norm reads it too, and so do the router and all experts of a mixture.
     - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
       a gate of the output multiplies each channel.
-    - A latent that queries come from, which has a norm with a weight.
+    - A latent that queries come from, and the output of Mamba 2's heads, which have a norm with a weight.
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU.
 
@@ -117,6 +119,9 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
     if isinstance(mixer, LatentAttention):
         sites += _latent(f"{prefix}attn", mixer)
+    elif isinstance(mixer, Mamba2):
+        made = () if mixer.norm is None else ((f"{prefix}attn.norm",),)
+        sites += [SmoothingSite(norm, (f"{prefix}attn.wo",)) for norm in made]
     elif not isinstance(mixer, LSTM | ShortConv | GatedDelta):
         sites += _values(f"{prefix}attn", mixer)
     if layer.cross is not None:
@@ -132,6 +137,8 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
         return (f"{prefix}attn.wi",)
     if isinstance(mixer, GatedDelta):
         return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
+    if isinstance(mixer, Mamba2):
+        return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wdt"))
     gate = isinstance(mixer, Attention) and mixer.output_gate
     return tuple(f"{prefix}attn.w{n}" for n in ("qkvg" if gate else "qkv"))
 
@@ -172,6 +179,8 @@ def _mlp_input_matrices(prefix: str, mlp: Mlp) -> tuple[str, ...]:
             leaves = ["gate", "up"]
         case Plain():
             leaves = ["up"]
+        case NoMlp():
+            leaves = []
     return tuple(prefix + leaf for leaf in leaves)
 
 
@@ -188,6 +197,8 @@ def _hidden(prefix: str, mlp: Mlp) -> list[SmoothingSite]:
                 )
                 for e in _experts(mlp)
             ]
+        case NoMlp():
+            return []
         case Plain() if mlp.activation != "relu":
             return []
         case _:

@@ -25,7 +25,9 @@ from .layers import (
     Layer,
     LayerNorm,
     LinearAttention,
+    Mamba2,
     MoE,
+    NoMlp,
     Plain,
     RMSNorm,
     ShortConv,
@@ -52,9 +54,10 @@ TYPES: dict[str, type] = {
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
-        LSTM, ShortConv, GatedDelta, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer,
-        Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM,
-        MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder, XIELU,
+        LSTM, ShortConv, GatedDelta, Mamba2, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE,
+        NoMlp, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense,
+        AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
+        EncoderDecoder, XIELU,
     )
 }  # fmt: skip
 

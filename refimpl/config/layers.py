@@ -222,6 +222,41 @@ class GatedDelta:
 
 
 @dataclass(frozen=True)
+class Mamba2:
+    """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
+
+    `groups` of keys and queries are shared by `heads` of values. Each sees the `length` latest tokens by a
+    convolution, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias` that of the
+    map back. `norm` says where each group's output is normalized: after the gate multiplied it, before, or
+    not at all.
+    """
+
+    heads: int
+    groups: int
+    state_size: int
+    head_size: int
+    length: int = 4
+    conv_bias: bool = True
+    bias: bool = False
+    out_bias: bool = False
+    norm: Literal["after_gate", "before_gate"] | None = "after_gate"
+    eps: float = 1e-5
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    @property
+    def width(self) -> int:
+        """The numbers of all heads."""
+        return self.heads * self.head_size
+
+    @property
+    def channels(self) -> int:
+        """How many numbers of a token the convolution takes: values, keys and queries."""
+        return self.width + 2 * self.groups * self.state_size
+
+
+@dataclass(frozen=True)
 class LatentAttention:
     """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
 
@@ -251,7 +286,7 @@ class LatentAttention:
 
 
 # What moves information from token to token.
-TokenMixer = Attention | LinearAttention | LSTM | ShortConv | GatedDelta | LatentAttention
+TokenMixer = Attention | LinearAttention | LSTM | ShortConv | GatedDelta | Mamba2 | LatentAttention
 
 
 @dataclass(frozen=True)
@@ -325,16 +360,25 @@ class MoE:
     after: Norm | None = None
 
 
-Mlp = Gated | Plain | MoE
+@dataclass(frozen=True)
+class NoMlp:
+    """The layer ends with its mixer (Mamba 2)."""
+
+    pre: ClassVar[None] = None
+    post: ClassVar[None] = None
+    after: ClassVar[None] = None
+
+
+Mlp = Gated | Plain | MoE | NoMlp
 
 
 @dataclass(frozen=True)
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    In a decoder, latent or linear attention, an LSTM, a short convolution or a gated delta network may stand
-    in the place of attention. A parallel mlp without a norm `pre` of its own takes what the attention's
-    gives (GPT-J, Cohere).
+    In a decoder, latent or linear attention, an LSTM, a short convolution, a gated delta network or Mamba 2's
+    layer may stand in the place of attention. A parallel mlp without a norm `pre` of its own takes what the
+    attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
     multiplies each sublayer's output before it is added (Granite).

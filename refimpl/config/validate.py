@@ -22,8 +22,10 @@ from .layers import (
     LatentAttention,
     LayerNorm,
     LinearAttention,
+    Mamba2,
     Mlp,
     MoE,
+    NoMlp,
     ShortConv,
     TokenMixer,
     Window,
@@ -177,6 +179,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
         _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
+        beside = not layer.parallel or not isinstance(layer.mlp, NoMlp)
+        _need(beside, f"{at}parallel needs an mlp, got NoMlp")
         _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.cross is not None:
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
@@ -224,6 +228,9 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
         case GatedDelta():
             _check_gated_delta(at, mixer)
             _need(decodes, f"{at}a gated delta network must be in a decoder")
+        case Mamba2():
+            _check_mamba2(at, mixer)
+            _need(decodes, f"{at}Mamba 2's layer must be in a decoder")
         case LatentAttention():
             _check_latent(at, mixer)
             _need(decodes, f"{at}latent attention must be in a decoder")
@@ -237,6 +244,16 @@ def _check_gated_delta(at: str, mixer: GatedDelta) -> None:
     _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
     divisible = mixer.heads % mixer.key_heads == 0
     _need(divisible, f"{at}heads must be a multiple of key_heads, got {mixer.heads} and {mixer.key_heads}")
+
+
+def _check_mamba2(at: str, mixer: Mamba2) -> None:
+    _bounded(at + "heads", mixer.heads, LIMITS["heads"])
+    _bounded(at + "groups", mixer.groups, LIMITS["heads"])
+    _bounded(at + "state_size", mixer.state_size, LIMITS["width"])
+    _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
+    _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
+    divisible = mixer.heads % mixer.groups == 0
+    _need(divisible, f"{at}heads must be a multiple of groups, got {mixer.heads} and {mixer.groups}")
 
 
 def _check_latent(at: str, a: LatentAttention) -> None:
@@ -294,6 +311,8 @@ def _check_rope(at: str, rope: Rope, size: int) -> None:
 
 
 def _check_mlp(at: str, mlp: Mlp) -> None:
+    if isinstance(mlp, NoMlp):
+        return
     _bounded(at + "mlp width", mlp.width, LIMITS["width"])
     if isinstance(mlp, Gated):
         once = not (mlp.bias and mlp.down_bias)

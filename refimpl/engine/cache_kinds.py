@@ -15,8 +15,8 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
                         norm [B, G, K]
     LstmStates          h, c [B, F]                  output and cell of an LSTM after all tokens
     ConvTail            conv [B, M, F]               the last M inputs of a short convolution
-    DeltaStates         conv [B, M, F]               the same of a gated delta network, and what its heads
-                        state [B, H, K, V]           have written of all tokens
+    MatrixStates        conv [B, M, F]               the same of a gated delta network or of Mamba 2, and
+                        state [B, H, K, V]           what its heads have written of all tokens
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
@@ -42,16 +42,16 @@ from ..config import (
     LatentAttention,
     Layer,
     LinearAttention,
+    Mamba2,
     ShortConv,
     Window,
 )
 from ..errors import LimitError
 from ..ops.cache import KVCache
-from ..ops.gated_delta import DeltaState
 from ..ops.latent_attention import LatentCache
 from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
-from ..ops.short_conv import ConvState
+from ..ops.short_conv import ConvState, MatrixState
 
 # Tokens kept beside those that a window sees, so that refused drafts can be cut off again.
 SLACK = 32
@@ -285,9 +285,9 @@ class ConvTail(RecurrentState):
 
 
 @dataclass(frozen=True)
-class DeltaStates(RecurrentState):
-    """The last inputs of a gated delta network's convolution, `count` tokens of `channels`, and the state of
-    each of its heads."""
+class MatrixStates(RecurrentState):
+    """The last inputs of a convolution, `count` tokens of `channels`, and a state of each head: of a gated
+    delta network, or of Mamba 2."""
 
     count: int
     channels: int
@@ -305,8 +305,8 @@ class DeltaStates(RecurrentState):
         state = CacheArray("state", ("batch", self.heads, self.key_size, self.value_size))
         return CacheArray("conv", ("batch", self.count, self.channels)), state
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> DeltaState:
-        return DeltaState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> MatrixState:
+        return MatrixState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
 
 
 @dataclass(frozen=True)
@@ -348,7 +348,9 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
         case ShortConv(width, length):
             return ConvTail(length - 1, width)
         case GatedDelta(heads, _, key_size, value_size, length) as mixer:
-            return DeltaStates(length - 1, mixer.channels, heads, key_size, value_size)
+            return MatrixStates(length - 1, mixer.channels, heads, key_size, value_size)
+        case Mamba2(heads, _, state_size, head_size, length) as mixer:
+            return MatrixStates(length - 1, mixer.channels, heads, state_size, head_size)
         case LatentAttention(rank=rank, position=position):
             return Latents(rank + position.dims)
         case Attention() as attention:

@@ -81,7 +81,8 @@ class Directory:
     def value(self, name: str, folder: str = "") -> Any:
         """The JSON value of a file, None if it isn't there."""
         text = self.text(name, folder)
-        return None if text is None else parse(text, str(self.path / folder / name))
+        where, tagged = str(self.path / folder / name), name == "config.json"
+        return None if text is None else parse(text, where, tagged=tagged)
 
     def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
         """The JSON object of a file, None if it isn't there; CheckpointError if it is another value."""

@@ -10,11 +10,14 @@ from ..errors import CheckpointError, TfmError
 DEPTH = 32
 
 
-def parse(data: bytes | str, where: str, error: type[TfmError] = CheckpointError) -> Any:
+def parse(
+    data: bytes | str, where: str, error: type[TfmError] = CheckpointError, *, tagged: bool = False
+) -> Any:
     """The value that the text states, or `error` with one line that names `where`.
 
     Python's own parser keeps the last of two equal keys, reads NaN and 1e999, and ends a deep
-    nesting in RecursionError; here each of these is refused.
+    nesting in RecursionError; here each of these is refused. With `tagged` Infinity and NaN are read as
+    transformers also writes them, `{"__float__": "Infinity"}`: never as floats.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -25,6 +28,8 @@ def parse(data: bytes | str, where: str, error: type[TfmError] = CheckpointError
         return values
 
     def refuse(constant: str) -> Any:
+        if tagged and constant.isalpha():
+            return {"__float__": constant}
         raise error(f"{where}: numbers must be finite, got {constant:.40}")
 
     def finite(text: str) -> float:

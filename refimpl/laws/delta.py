@@ -10,11 +10,11 @@ from . import Draw, Subject, law
 from .kit.strategies import splits
 
 
-@law("delta_attend", "gated_delta_rule", "gated_delta_chunked")
+@law("delta_attend", "gated_delta_rule", "gated_delta_chunked", "ssd_recurrent", "ssd_chunked")
 def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
     """A later token needs nothing of earlier ones but the state."""
     call = draw(delta.calls())
-    length = call["q"].shape[1]
+    length = call.sizes["T"]
     cut = draw(splits(length))
     first, second = (delta.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
     out, state = delta(first)

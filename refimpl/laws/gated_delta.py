@@ -7,14 +7,14 @@ import numpy as np
 from . import Draw, Subject, law
 
 
-@law("gated_delta")
-def a_row_that_begins_knows_nothing(gated_delta: Subject, draw: Draw) -> None:
+@law("gated_delta", "mamba2")
+def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
     """Without tokens before the call, what the cache holds doesn't matter."""
-    call = draw(gated_delta.calls())
+    call = draw(mixer.calls())
     call = call.but(past=np.zeros_like(call["past"]))
     cache = call["cache"]
     other = call.but(cache=cache._replace(tail=cache.tail + 1, state=cache.state + 1))
-    gated_delta.near(gated_delta(other), gated_delta(call), call)
+    mixer.near(mixer(other), mixer(call), call)
 
 
 @law("gated_delta")

@@ -17,8 +17,10 @@ from ..config import (
     Layer,
     LayerNorm,
     LinearAttention,
+    Mamba2,
     Mlp,
     MoE,
+    NoMlp,
     Norm,
     Plain,
     RelativeBias,
@@ -31,16 +33,17 @@ from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
-from .gated_delta import DeltaState, GatedDeltaWeights, gated_delta
+from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
+from .mamba2 import Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
 from .position import Rotary
 from .self_attention import self_attention
-from .short_conv import ConvState, ShortConvWeights, short_conv
+from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 
 Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
-MixerCache = KVCache | LinearState | LstmState | ConvState | DeltaState | LatentCache
+MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -81,6 +84,7 @@ MixerWeights = (
     | LstmLayerWeights
     | ShortConvWeights
     | GatedDeltaWeights
+    | Mamba2Weights
     | LatentAttentionWeights
 )
 
@@ -89,7 +93,7 @@ class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
     attn: MixerWeights
-    mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
+    mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
     attn_post: NotRequired[NormWeights]
@@ -141,7 +145,9 @@ def rotary_and_bias(
             return None, positions.biases[position, a.heads]
 
 
-def _feed(x: Array, weights: PlainMlpWeights | GatedMlpWeights | MoEWeights, config: Mlp) -> Array:
+def _feed(
+    x: Array, weights: PlainMlpWeights | GatedMlpWeights | MoEWeights, config: Gated | Plain | MoE
+) -> Array:
     match config:
         case Gated():
             return gated_mlp(x, cast(GatedMlpWeights, weights), kind=config.activation)
@@ -191,12 +197,18 @@ def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer:
 
 
 def _mlp(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
-    """The mlp over h; a parallel one over x, normalized by the attention's norm unless it has its own."""
+    """The mlp over h; a parallel one over x, normalized by the attention's norm unless it has its own.
+
+    Without an mlp this is h.
+    """
+    mlp, leaves = layer.mlp, weights.get("mlp")
+    if isinstance(mlp, NoMlp) or leaves is None:
+        return h
     norms = _Norms(weights.get("mlp_pre"), weights.get("mlp_post"), weights.get("mlp_after"))
     inputs = h
     if layer.parallel:
-        inputs = x if layer.mlp.pre else normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-    return _add(h, inputs, norms, layer, layer.mlp, lambda y: _feed(y, weights["mlp"], layer.mlp))
+        inputs = x if mlp.pre else normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
+    return _add(h, inputs, norms, layer, mlp, lambda y: _feed(y, leaves, mlp))
 
 
 def _mix(
@@ -215,8 +227,11 @@ def _mix(
             assert isinstance(cache, ConvState)
             return short_conv(x, cache, past, cast(ShortConvWeights, weights["attn"]))
         case GatedDelta():
-            assert isinstance(cache, DeltaState)
+            assert isinstance(cache, MatrixState)
             return gated_delta(x, cache, past, cast(GatedDeltaWeights, weights["attn"]), settings=mixer)
+        case Mamba2():
+            assert isinstance(cache, MatrixState)
+            return mamba2(x, cache, past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
         case LatentAttention():
             assert isinstance(cache, LatentCache)
             leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]

@@ -26,17 +26,17 @@ text of any length.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from ..config import Attention, GatedDelta
+from ..config import GatedDelta
 from .activation import sigmoid, silu
 from .delta import gated_delta_rule
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
-from .short_conv import causal_conv, last_inputs
+from .short_conv import MatrixState, begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["DeltaState", "GatedDeltaWeights", "gated_delta"]
+__all__ = ["GatedDeltaWeights", "gated_delta"]
 
 UNIT_EPS = 1e-6
 
@@ -67,42 +67,14 @@ class GatedDeltaWeights(TypedDict):
     wo: Float[Array, "H*V D"] | Blocks
 
 
-class DeltaState(NamedTuple):
-    """What a layer keeps of earlier tokens: the convolution's last A inputs, and the state of each head.
-
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
-    """
-
-    tail: Float[Array, "B A 2*G*K+H*V"]
-    state: Float[Array, "B H K V"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of both."""
-        return self.tail.nbytes + self.state.nbytes
-
-    def select(self, rows: Array) -> DeltaState:
-        """The named rows in the named order."""
-        return DeltaState(self.tail[rows], self.state[rows])
-
-    def grow(self, capacity: int) -> DeltaState:
-        """Itself: it has room for any number of tokens."""
-        return self
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing: what a token overwrote is gone."""
-        return written
-
-
 def gated_delta(
     x: Float[Array, "B T D"],
-    cache: DeltaState,
+    cache: MatrixState,
     past: Index[Array, " B", "< O+1"],
     weights: GatedDeltaWeights,
     *,
     settings: GatedDelta,
-) -> tuple[Float[Array, "B T D"], DeltaState]:
+) -> tuple[Float[Array, "B T D"], MatrixState]:
     """The sublayer of the picture above, with `gated_delta_rule` from the cache's state on.
 
     Value head h reads with query head h // R and writes under key head h // R, R = H / G. Queries and keys
@@ -114,9 +86,7 @@ def gated_delta(
     changes no state; what comes out at padding is unspecified.
     """
     a, (b, t, _) = settings, x.shape
-    begun = past > 0
-    tail = np.where(begun[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
-    state = np.where(begun[:, None, None, None], cache.state, 0).astype(cache.state.dtype)
+    tail, state = begun(cache, past)
     inputs = linear(x, weights["wi"])
     mixed = silu(causal_conv(inputs, weights["conv"], tail))
     width = a.key_heads * a.key_size
@@ -131,7 +101,7 @@ def gated_delta(
     y, state = gated_delta_rule(q, k, v.reshape(b, t, a.heads, a.value_size), state, decay, beta)
     y = rms_norm(y, weights["norm"], eps=a.eps).reshape(b, t, a.heads * a.value_size)
     y = y * silu(linear(x, weights["wz"]))
-    return linear(y, weights["wo"]), DeltaState(last_inputs(tail, inputs, cache.lengths), state)
+    return linear(y, weights["wo"]), MatrixState(last_inputs(tail, inputs, cache.lengths), state)
 
 
 def _unit(x: Array) -> Array:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["ConvState", "ShortConvWeights", "causal_conv", "short_conv"]
+__all__ = ["ConvState", "MatrixState", "ShortConvWeights", "causal_conv", "short_conv"]
 
 
 class ShortConvWeights(TypedDict):
@@ -67,6 +67,35 @@ class ConvState(NamedTuple):
 
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """No row can be truncated, but to nothing: earlier inputs are gone."""
+        return written
+
+
+class MatrixState(NamedTuple):
+    """What a layer with a convolution and a matrix for each head keeps of earlier tokens: the convolution's
+    last A inputs, and the matrices.
+
+    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    """
+
+    tail: Float[Array, "B A 2*G*K+H*V"]
+    state: Float[Array, "B H K V"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of both."""
+        return self.tail.nbytes + self.state.nbytes
+
+    def select(self, rows: Array) -> MatrixState:
+        """The named rows in the named order."""
+        return MatrixState(self.tail[rows], self.state[rows])
+
+    def grow(self, capacity: int) -> MatrixState:
+        """Itself: it has room for any number of tokens."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No row can be truncated, but to nothing: what a token overwrote is gone."""
         return written
 
 
@@ -114,3 +143,9 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
     count = np.full(len(inputs), inputs.shape[1]) if lengths is None else lengths
     latest = count[:, None] + np.arange(tail.shape[1])
     return np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)
+
+
+def begun(cache: MatrixState, past: Array) -> tuple[Array, Array]:
+    """The tail and the state, zeros in rows with no token before the call, whatever is there."""
+    tail = np.where((past > 0)[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
+    return tail, np.where((past > 0)[:, None, None, None], cache.state, 0).astype(cache.state.dtype)

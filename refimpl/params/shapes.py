@@ -13,6 +13,9 @@
                                     bi 3*F  conv_bias F  bo D
                                     of a gated delta network: wi D,2*G*K+H*V  conv _,2*G*K+H*V
                                     wz D,H*V  wb D,H  wa D,H  a_log H  dt_bias H  norm V  wo H*V,D
+                                    of Mamba 2: wi D,H*V+2*G*K  conv _,H*V+2*G*K  wz D,H*V  wdt D,H
+                                    a_log H  dt_bias H  skip H  norm H*V  wo H*V,D
+                                    bi conv_bias bz bdt bo
                                     of latent attention: wkv_a D,C+2*J  kv_norm C  wk_b C,H*U  wv_b C,H*V
                                     wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
     decoder.layers.I.cross          the same, over the encoder's output
@@ -50,9 +53,11 @@ from ..config import (
     LayerNorm,
     Learned,
     LinearAttention,
+    Mamba2,
     MaskedLM,
     Mlp,
     MoE,
+    NoMlp,
     Norm,
     Pool,
     QuestionAnswering,
@@ -76,8 +81,8 @@ NORMS = (".q_norm", ".k_norm")
 SCALES = (".k_scale", ".v_scale")
 # Weights of an LSTM's gates: ONNX's operator takes them as floats.
 GATES = (".wx", ".wh")
-# Rates of decay and of writing of a gated delta network: small, and their errors add up over a whole text.
-RATES = (".wa", ".wb")
+# Rates of decay and of writing of a state: small, and their errors add up over a whole text.
+RATES = (".wa", ".wb", ".wdt")
 # Kernels of convolutions, which multiply channel by channel.
 KERNELS = (".conv",)
 # Maps of a latent to keys and values, which products take from either side.
@@ -227,8 +232,19 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels), "wz": (d, out)}
             shapes |= {"wb": (d, heads), "wa": (d, heads), "a_log": (heads,), "dt_bias": (heads,)}
             return shapes | {"norm": (size,), "wo": (out, d)}
+        case Mamba2():
+            return _mamba2(mixer, d)
         case LatentAttention():
             return _latent_attention(mixer, d)
+
+
+def _mamba2(m: Mamba2, d: int) -> Shapes:
+    shapes: Shapes = {"wi": (d, m.channels), "conv": (m.length, m.channels), "wz": (d, m.width)}
+    shapes |= {"wdt": (d, m.heads)} | dict.fromkeys(("a_log", "dt_bias", "skip"), (m.heads,))
+    shapes |= {} if m.norm is None else {"norm": (m.width,)}
+    shapes |= {"wo": (m.width, d)} | ({"conv_bias": (m.channels,)} if m.conv_bias else {})
+    shapes |= {"bi": (m.channels,), "bz": (m.width,), "bdt": (m.heads,)} if m.bias else {}
+    return shapes | ({"bo": (d,)} if m.out_bias else {})
 
 
 def _latent_attention(a: LatentAttention, d: int) -> Shapes:
@@ -256,6 +272,8 @@ def _mixture(m: MoE, d: int) -> Shapes:
 def _mlp(mlp: Mlp, d: int) -> Shapes:
     if isinstance(mlp, MoE):
         return _mixture(mlp, d)
+    if isinstance(mlp, NoMlp):
+        return {}
     f = mlp.width
     gate: Shapes = {"gate": (d, f)} if isinstance(mlp, Gated) else {}
     bias: Shapes = {}

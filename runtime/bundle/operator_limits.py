@@ -11,6 +11,7 @@ from ...refimpl.config import (
     GatedDelta,
     LatentAttention,
     LinearAttention,
+    Mamba2,
     MoE,
     RelativeBias,
     Rope,
@@ -105,6 +106,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "a convolution keeps its last inputs, which a step can't read and write in one place"
         case GatedDelta():
             return "a gated delta network keeps a state, which a step can't read and write in one place"
+        case Mamba2():
+            return "Mamba 2 keeps a state, which a step can't read and write in one place"
         case LatentAttention():
             return "latent attention keeps one vector a token, which is the key and the value of all heads"
         case Attention():

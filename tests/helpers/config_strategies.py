@@ -39,9 +39,11 @@ from tfm.refimpl.config import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    Mamba2,
     MaskedLM,
     Mlp,
     MoE,
+    NoMlp,
     Norm,
     Plain,
     Pool,
@@ -108,7 +110,8 @@ def mixtures(draw: st.DrawFn) -> MoE:
 
 def bounded(mlp: Mlp) -> Mlp:
     """Squared activations follow a norm: else they overflow float32 after a few layers."""
-    grows = mlp.activation in ("relu_squared", XIELU()) and mlp.pre is None
+    squares = not isinstance(mlp, NoMlp) and mlp.activation in ("relu_squared", XIELU())
+    grows = squares and mlp.pre is None
     return replace(mlp, pre=RMSNorm(1e-2)) if grows else mlp
 
 
@@ -123,6 +126,7 @@ mlps = st.one_of(
     gated,
     gated.map(down_bias),
     st.builds(Plain, st.integers(1, 9), kinds | st.just(XIELU()), st.booleans(), norms, norms, norms),
+    st.builds(NoMlp),
 ).map(bounded)
 originals = st.sampled_from((8, 64))  # below and above the context
 
@@ -238,6 +242,22 @@ latents = st.builds(
     norms,
     norms,
 )
+mamba2s = st.builds(
+    lambda groups, share, *settings: Mamba2(groups * share, groups, *settings),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(("after_gate", "before_gate", None)),
+    st.sampled_from((1e-6, 0.1)),
+    norms,
+    norms,
+    norms,
+)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
@@ -245,7 +265,7 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents
+    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents, mamba2s
     return draw(st.one_of(attention, attention, *mixers))
 
 
@@ -262,8 +282,9 @@ def stacks(
         cross = draw(attentions(None, heads, cross=True)) if crossed else None
         parallel = not crossed and draw(st.booleans())
         residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
-        mixer = draw(mixers(shared, heads) if decodes else attentions(shared, heads))
-        layers.append(Layer(mixer, draw(mlps), parallel, cross, residual, draw(shares)))
+        mixer, mlp = draw(mixers(shared, heads) if decodes else attentions(shared, heads)), draw(mlps)
+        parallel = parallel and not isinstance(mlp, NoMlp)
+        layers.append(Layer(mixer, mlp, parallel, cross, residual, draw(shares)))
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))

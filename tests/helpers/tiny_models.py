@@ -31,8 +31,10 @@ from tfm.refimpl.config import (
     LayerNorm,
     Learned,
     LinearAttention,
+    Mamba2,
     MaskedLM,
     MoE,
+    NoMlp,
     Plain,
     Position,
     QueryScale,
@@ -157,6 +159,17 @@ def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
     ends = GatedDelta(4, 2, 16, 12, 3, pre=norm), GatedDelta(3, 3, 8, 20, 4, 1e-5, pre=norm)
     gated = replace(first.attention, output_gate=True)
     layers = tuple(replace(first, attention=mixer) for mixer in (ends[0], gated, ends[1]))
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder with Mamba 2's layers around attention: heads share keys in the first, which has every bias;
+    the last has no mlp and its norm before the gate. Sizes differ in both."""
+    base = llama(layers=3, vocabulary=vocabulary, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    biased = Mamba2(6, 2, 16, 12, 3, bias=True, out_bias=True, pre=norm)
+    plain = Mamba2(3, 1, 8, 20, 4, conv_bias=False, norm="before_gate", eps=1e-6, pre=norm)
+    layers = (replace(first, attention=biased), first, replace(first, attention=plain, mlp=NoMlp()))
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

@@ -111,7 +111,7 @@ CLASSES = [
 CLASSES += [
     ("mpnet", None, "wordpiece"), ("bert", "MPNetTokenizerFast", "wordpiece"), ("camembert", None, "unigram"),
     ("albert", None, "albert"), ("bert", "AlbertTokenizerFast", "albert"),
-    ("qwen3_5", None, "bytes"), ("qwen3_5_text", "Qwen3_5Tokenizer", "bytes"),
+    ("qwen3_5", None, "bytes"), ("qwen3_5_text", "Qwen3_5Tokenizer", "bytes"), ("mamba2", None, "bytes"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),

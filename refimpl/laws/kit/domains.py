@@ -27,6 +27,10 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+# Layers with a state: the maps that make inputs of gates.
+GATES = {"gated_delta": ("wi", "wz", "wb"), "mamba2": ("wi", "wz", "wdt")}
+
+
 def confined(f: Function, call: Call) -> Call:
     """The call with its arrays within their domains."""
     if f.name.startswith("window_") and f.name != "window_mask":
@@ -49,8 +53,8 @@ def confined(f: Function, call: Call) -> Call:
         # Sums of two sigmoids are equal too easily: σ(a) + σ(−a) is 1, and σ(20) too in float32.
         logits = call["logits"] / (1 + abs(call["logits"])) + np.sin(np.arange(call["logits"].shape[1]))
         call = call.but(logits=logits.astype(call["logits"].dtype))
-    if f.name == "gated_delta":
-        call = _moderate(call)
+    if f.name in GATES:
+        call = _moderate(call, GATES[f.name])
     if f.name == "flash_backward":
         q, k, v, mask = (call[n] for n in ("q", "k", "v", "mask"))
         out, lse = flash_attend(q, k, v, mask, **call.settings)
@@ -58,16 +62,19 @@ def confined(f: Function, call: Call) -> Call:
     return call
 
 
-def _moderate(call: Call) -> Call:
+def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
     """The call with inputs of gates below 4.
 
     Of an input below −8 little but the error of a kernel's sigmoid is left, and a norm blows that up.
     """
     x, cache, conv = call["x"], call["cache"], call["conv"]
-    gates = [np.abs(linear(x, call[name])).max(initial=0) for name in ("wi", "wz", "wb")]
+    gates = [np.abs(linear(x, call[name])).max(initial=0) for name in maps]
     x = (x * (4 / (4 + max(gates)))).astype(x.dtype)
     conv = conv / (1 + np.abs(conv).sum(0))
-    return call.but(x=x, conv=conv, cache=cache._replace(tail=np.clip(cache.tail, -4, 4)))
+    biases = [n for n in ("bi", "bz", "bdt", "conv_bias") if n in call.arrays and call[n] is not None]
+    clipped = {name: np.clip(call[name], -4, 4) for name in biases}
+    tail = np.clip(cache.tail, -4, 4)
+    return call.but(x=x, conv=conv, cache=cache._replace(tail=tail), **clipped)
 
 
 def _slots(f: Function, call: Call) -> Call:

@@ -23,6 +23,7 @@ from ...config import (
     HeadNorm,
     LatentAttention,
     LayerNorm,
+    Mamba2,
     MoE,
     Position,
     QueryScale,
@@ -192,6 +193,18 @@ DRAWN: dict[type, Drawn] = {
         },
         _latent,
     ),
+    Mamba2: Drawn(
+        {"eps": SETTINGS["norm_eps"], "norm_place": ("after_gate", "before_gate")},
+        lambda chosen, size: Mamba2(
+            size["H"],
+            size["G"],
+            size["K"],
+            size["V"],
+            size["A"] + 1,
+            norm=None if chosen["norm"] is None else chosen["norm_place"],
+            eps=chosen["eps"],
+        ),
+    ),
     MoE: Drawn(
         {
             "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU]),
@@ -216,6 +229,8 @@ TOGETHER = {
     "bv": "bq",
     "c0": "h0",
     "wq": "wq_a",
+    "bz": "bi",
+    "bdt": "bi",
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
 # products only `PASSIVE` is drawn: one activation code flipped by an ulp would hide all else.
@@ -237,7 +252,7 @@ EMPTY = frozenset("OUP")
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation", "xielu"})
 ATTENTIONS = frozenset({"attention", "self_attention"})  # with a gate of the output
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
-GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta"})
+GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "mamba2"})
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {

@@ -46,6 +46,7 @@ REGISTERED: Mapping[str, str | None] = {
     "llava": AS_IS,
     "llava_next": AS_IS,
     "m2m_100": "M2M100Tokenizer",
+    "mamba2": "GPTNeoXTokenizer",
     "mbart": "MBartTokenizer",
     "megatron-bert": "BertTokenizer",
     "minimax_m2": AS_IS,

@@ -321,6 +321,20 @@ def test_the_products_around_latents_are_quantized():
         planned(Leaves(config), "fp16", "ort-cuda")
 
 
+def test_the_products_around_state_spaces_are_quantized():
+    """Steps and kernels stay floats, and so does the state."""
+    config, target = tiny_models.state_spaces(), TARGETS["ort-cpu"]
+    formats = planned(Leaves(config), "int8", "ort-cpu")
+    matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
+    floats = {name for name in matrices if formats[name] is None}
+    assert floats == {f"decoder.layers.{i}.attn.{name}" for i in (0, 2) for name in ("conv", "wdt")}
+    assert operator_limits.cache(target, config) == "copied"
+    reason = "Mamba 2 keeps a state, which a step can't read and write in one place"
+    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    with pytest.raises(ExportError, match="float16 has too few bits"):
+        planned(Leaves(config), "fp16", "standard")
+
+
 def test_sinks_are_for_a_decoder_on_a_cpu():
     """Where a whole text is read, the fused operator has no sinks."""
     config = tiny_models.sinks()

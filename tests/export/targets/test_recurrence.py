@@ -1,4 +1,4 @@
-"""The gated delta rule as targets compute it, against the recurrence of the specification."""
+"""Rules of a state as targets compute them, against the recurrences of the specification."""
 
 from __future__ import annotations
 
@@ -48,24 +48,44 @@ def test_more_tokens_than_a_run_has_are_not_a_number():
 
 
 @functools.cache
-def operator(heads: int) -> onnxruntime.InferenceSession:
+def operator(heads: int, rule: str, scale: float) -> onnxruntime.InferenceSession:
     """One node, LinearAttention, for arrays of any sizes."""
-    attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": "gated_delta"}
-    node = helper.make_node("LinearAttention", NAMES, ["y", "after"], domain="com.microsoft", **attributes)
+    attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": rule}
+    inputs = NAMES if rule == "gated_delta" else NAMES[:-1]
+    node = helper.make_node(
+        "LinearAttention", inputs, ["y", "after"], domain="com.microsoft", scale=scale, **attributes
+    )
     values = lambda names: [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]  # noqa: E731
-    graph = helper.make_graph([node], "one", values(NAMES), values(["y", "after"]))
+    graph = helper.make_graph([node], "one", values(inputs), values(["y", "after"]))
     sets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=sets, ir_version=10)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def computed(
+    rule: str, q: np.ndarray, k: np.ndarray, v: np.ndarray, *others: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    flat = [a.reshape(*a.shape[:2], -1) for a in (q, k, v)]
+    y, after = operator(v.shape[2], rule, scale).run(None, dict(zip(NAMES, (*flat, *others), strict=False)))
+    return np.asarray(y).reshape(v.shape), np.asarray(after)
 
 
 def test_linear_attention_of_onnx_runtime_is_the_rule():
     """Over drawn shapes, grouped heads repeated as the mirror repeats them."""
 
     def kernel(*given: Any) -> tuple[np.ndarray, np.ndarray]:
-        q, k, v, *others = (np.asarray(a) for a in given)
-        flat = [a.reshape(*a.shape[:2], -1) for a in (q, k, v)]
-        y, after = operator(v.shape[2]).run(None, dict(zip(NAMES, (*flat, *others), strict=True)))
-        return np.asarray(y).reshape(v.shape), np.asarray(after)
+        q, *others = (np.asarray(a) for a in given)
+        return computed("gated_delta", q, *others, scale=q.shape[3] ** -0.5)
 
     laws.check("gated_delta_rule", kernel, dtype=np.float32, only=EQUALS)
+
+
+def test_linear_attention_of_onnx_runtime_is_a_state_space():
+    """Over drawn shapes, keys and queries of groups repeated as the graph repeats them."""
+
+    def kernel(*given: Any) -> tuple[np.ndarray, np.ndarray]:
+        x, decay, b, c, state = (np.asarray(a) for a in given)
+        b, c = (np.repeat(a, x.shape[2] // a.shape[2], axis=2) for a in (b, c))
+        return computed("gated", c, b, x, state, decay, scale=1.0)
+
+    laws.check("ssd_recurrent", kernel, dtype=np.float32, only=EQUALS)

@@ -30,7 +30,9 @@ from tfm.refimpl.config import (
     LatentAttention,
     LayerNorm,
     Llama3Scaling,
+    Mamba2,
     MoE,
+    NoMlp,
     Plain,
     QueryScale,
     RMSNorm,
@@ -694,6 +696,43 @@ def test_qwen3_next():
         read(QWEN3_NEXT, hidden_act="gelu")
     with pytest.raises(ConfigError, match="use_sliding_window must be false, got True"):
         read(QWEN3_NEXT, use_sliding_window=True)
+
+
+CODESTRAL = {
+    "architectures": ["Mamba2ForCausalLM"], "bos_token_id": 0, "chunk_size": 256, "conv_kernel": 4,
+    "eos_token_id": 0, "expand": 2, "head_dim": 64, "hidden_act": "silu", "hidden_size": 4096,
+    "initializer_range": 0.1, "intermediate_size": 8192, "layer_norm_epsilon": 1e-05, "model_type": "mamba2",
+    "n_groups": 8, "norm_before_gate": True, "num_heads": 128, "num_hidden_layers": 64, "pad_token_id": 0,
+    "rescale_prenorm_residual": False, "residual_in_fp32": True, "rms_norm": True, "state_size": 128,
+    "tie_word_embeddings": False, "time_step_floor": 0.0001, "time_step_init_scheme": "random",
+    "time_step_limit": [0.0, {"__float__": "Infinity"}], "time_step_max": 0.1, "time_step_min": 0.001,
+    "time_step_rank": 256, "time_step_scale": 1.0, "torch_dtype": "bfloat16",
+    "transformers_version": "4.44.0.dev0", "use_bias": False, "use_cache": True, "use_conv_bias": True,
+    "vocab_size": 32_768,
+}  # fmt: skip
+
+
+def test_mamba_codestral():
+    """Each layer is a mixer alone; what it keeps is as large for any text."""
+    config = read(CODESTRAL)
+    assert set(config.layers) == {config.layers[0]}
+    assert isinstance(config.layers[0].mlp, NoMlp)
+    assert replace(config.layers[0].attention, pre=None) == Mamba2(128, 8, 128, 64)
+    assert cache_kinds(config)[0].nbytes(2**20, 4) == 4 * (128 * 128 * 64 + 3 * (8192 + 2 * 8 * 128))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"time_step_limit": [0.0, 0.1]}, r"time_step_limit must be \[0, Infinity\]: limits of steps aren't"),
+        ({"expand": 3}, r"expand must be num_heads times head_dim by hidden_size, 128 \* 64 / 4096, got 3"),
+        ({"hidden_act": "gelu"}, "hidden_act must be one of silu, swish, got 'gelu'"),
+        ({"rms_norm": False}, "rms_norm must be true, got False"),
+    ],
+)
+def test_mamba2_refuses(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(CODESTRAL, **more)
 
 
 # Ettin's decoders of 17, 150 and 400 million.

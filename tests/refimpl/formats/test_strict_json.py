@@ -31,3 +31,13 @@ def test_read():
     assert parse("[" * DEPTH + "]" * DEPTH, "x.json")
     with pytest.raises(BundleError):
         parse("", "x.json", BundleError)
+
+
+def test_infinity_of_a_config_is_read_as_transformers_tags_it():
+    """It is no float, so that nobody computes with it unawares; a number too large isn't one either way."""
+    assert parse('{"limit": [0.0, Infinity]}', "x.json", tagged=True) == {
+        "limit": [0.0, {"__float__": "Infinity"}]
+    }
+    for text in ("1e999", "-Infinity"):
+        with pytest.raises(CheckpointError, match="numbers must be finite"):
+            parse(text, "x.json", tagged=True)

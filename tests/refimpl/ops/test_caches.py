@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from tfm.refimpl.config import Attention, Window
 from tfm.refimpl.ops.cache import KVCache, LayerCache
-from tfm.refimpl.ops.gated_delta import DeltaState
 from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
 from tfm.refimpl.ops.lstm import LstmState
-from tfm.refimpl.ops.short_conv import ConvState
+from tfm.refimpl.ops.short_conv import ConvState, MatrixState
 from tfm.refimpl.ops.window_cache import WindowCache
 
 SETTINGS = Attention(2, 2, 4)
@@ -39,7 +38,9 @@ def tail() -> LayerCache:
 
 
 def states() -> LayerCache:
-    return DeltaState(np.arange(3 * 2 * 4.0).reshape(3, 2, 4), np.arange(3 * 2 * 5 * 3.0).reshape(3, 2, 5, 3))
+    return MatrixState(
+        np.arange(3 * 2 * 4.0).reshape(3, 2, 4), np.arange(3 * 2 * 5 * 3.0).reshape(3, 2, 5, 3)
+    )
 
 
 def latents() -> LayerCache:

@@ -1,5 +1,6 @@
 """The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
-against torch's and LFM2's; gated delta networks against Qwen 3.5's."""
+against torch's and LFM2's; gated delta networks against Qwen 3.5's; state-space duality and its layer
+against Mamba 2's."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.config import GatedDelta
-from tfm.refimpl.ops.gated_delta import DeltaState, gated_delta
+from tfm.refimpl.config import GatedDelta, Mamba2
+from tfm.refimpl.ops import ssd
+from tfm.refimpl.ops.gated_delta import gated_delta
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
-from tfm.refimpl.ops.short_conv import ConvState, causal_conv, short_conv
+from tfm.refimpl.ops.mamba2 import mamba2
+from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, short_conv
 from torch.nn import functional
-from transformers import Lfm2Config, Qwen3_5TextConfig
+from transformers import Lfm2Config, Mamba2Config, Qwen3_5TextConfig
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, mamba2_chunk_scan
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 seeds = st.integers(0, 2**32 - 1)
@@ -214,7 +218,59 @@ def test_gated_delta_is_qwen_3_5s(seed: int, heads: tuple[int, int], length: int
     mixer = GatedDelta(value_heads, key_heads, 3, 5, length, 1e-5)
     x = np.random.default_rng(seed).standard_normal((2, 70, 10))
     whole = in_float64(layer, t(x))
-    garbage = DeltaState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, value_heads, 3, 5), 9.0))
+    garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, value_heads, 3, 5), 9.0))
     first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
     second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
+    equal(np.concatenate([first, second], 1), whole)
+
+
+@given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(1, 70), st.integers(1, 40))
+def test_ssd_is_transformers(seed: int, heads: tuple[int, int], tokens: int, chunk: int):
+    """Its function that mamba_ssm's kernel replaces, at any length of chunks there and here, in each form."""
+    rng, (groups, count) = np.random.default_rng(seed), heads
+    x, b, c, state = (
+        rng.standard_normal(shape)
+        for shape in ((2, tokens, count, 3), *[(2, tokens, groups, 5)] * 2, (2, count, 5, 3))
+    )
+    steps, rates = np.abs(rng.standard_normal((2, tokens, count))), -np.exp(rng.standard_normal(count))
+    given_arrays = [t(a) for a in (x, steps, rates, b, c)]
+    y, last = in_float64(
+        mamba2_chunk_scan,
+        *given_arrays,
+        chunk_size=chunk,
+        initial_states=t(state).transpose(2, 3),
+        return_final_states=True,
+    )
+    ours = x * steps[..., None], rates * steps, b, c, state
+    for got in (ssd.ssd_recurrent(*ours), ssd.ssd_quadratic(*ours), ssd.ssd_chunked(*ours, chunk=chunk)):
+        equal(got[0], y)
+        equal(got[1], last.transpose(2, 3))
+
+
+@given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(2, 4), st.integers(1, 39), st.booleans())
+def test_mamba2_is_mamba_2s(seed: int, heads: tuple[int, int], length: int, cut: int, bias: bool):
+    """A text of 40 tokens, in chunks of 16 there, in two calls here."""
+    groups, count = heads
+    config = Mamba2Config(
+        hidden_size=count * 3, num_heads=count, head_dim=6, n_groups=groups, state_size=5, chunk_size=16,
+        conv_kernel=length, use_bias=bias, use_conv_bias=not bias, layer_norm_epsilon=1e-4,
+        num_hidden_layers=1,
+    )  # fmt: skip
+    layer = randomize(Mamba2Mixer(config, 0), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    mixer = Mamba2(count, groups, 5, 6, length, not bias, bias, bias, eps=1e-4)
+    ends = [mixer.width, mixer.width + mixer.channels]
+    ours: Any = dict(zip(("wz", "wi", "wdt"), np.split(stored["in_proj.weight"].T, ends, 1), strict=True))
+    ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["norm.weight"], "skip": stored["D"]}
+    ours |= {"a_log": stored["A_log"], "dt_bias": stored["dt_bias"], "wo": stored["out_proj.weight"].T}
+    if bias:
+        ours |= dict(zip(("bz", "bi", "bdt"), np.split(stored["in_proj.bias"], ends), strict=True))
+        ours |= {"bo": stored["out_proj.bias"]}
+    else:
+        ours |= {"conv_bias": stored["conv1d.bias"]}
+    x = np.random.default_rng(seed).standard_normal((2, 40, count * 3))
+    whole = in_float64(layer, t(x))
+    garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, count, 5, 6), 9.0))
+    first, cache = mamba2(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = mamba2(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
     equal(np.concatenate([first, second], 1), whole)

@@ -28,6 +28,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "convolutions": tiny_models.convolutions,
     "gated delta networks": tiny_models.gated_deltas,
     "latents": tiny_models.latents,
+    "state spaces": tiny_models.state_spaces,
     "rare": tiny_models.rare,
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),

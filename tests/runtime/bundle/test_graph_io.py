@@ -12,6 +12,7 @@ CONFIGS = (
     tiny_models.recurrent(),
     tiny_models.convolutions(),
     tiny_models.gated_deltas(),
+    tiny_models.state_spaces(),
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),
 )

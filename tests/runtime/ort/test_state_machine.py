@@ -51,6 +51,7 @@ CONFIGS = {
     "convolutions": tiny_models.convolutions(context=40),
     "gated deltas": tiny_models.gated_deltas(context=40),
     "latents": tiny_models.latents(context=40),
+    "state spaces": tiny_models.state_spaces(context=40),
     "pair": replace(tiny_models.encoder_decoder(), context=40),
     "reader": tiny_models.rotary_encoder_decoder(context=40),
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
@@ -302,7 +303,7 @@ RARE = [
     ("reader", "standard", "int8"),
     ("recurrent", "standard", "fp32"),
     *(("gated deltas", *cell) for cell in (("ort-cpu", "int8"), ("standard", "fp32"))),
-    *((name, *cell) for name in ("convolutions", "latents") for cell in MORE),
+    *((name, *cell) for name in ("convolutions", "latents", "state spaces") for cell in MORE),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
 CUDA = [
@@ -332,7 +333,10 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "name", sorted(CONFIGS.keys() - {"codes", "recurrent", "convolutions", "gated deltas", "latents"})
+    "name",
+    sorted(
+        CONFIGS.keys() - {"codes", "recurrent", "convolutions", "gated deltas", "latents", "state spaces"}
+    ),
 )
 @pytest.mark.parametrize(("target", "quant"), CUDA)
 def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:

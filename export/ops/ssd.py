@@ -1,0 +1,78 @@
+"""State-space duality: a recurrence, attention with a fading mask, and both in turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..dispatch import replaceable
+from ..scan import scan, tiles
+from .delta import delta_attend
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+__all__ = ["ssd_chunked", "ssd_quadratic", "ssd_recurrent"]
+
+
+@replaceable
+def ssd_recurrent(
+    x: Float[Array, "B T H V"],
+    decay: Float[Array, "B T H"],
+    b: Float[Array, "B T G K"],
+    c: Float[Array, "B T G K"],
+    state: Float[Array, "B H K V"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """Scan over the tokens: linear attention with decay, whose keys and queries are repeated."""
+    b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
+    return delta_attend(c, b, x, state, decay.unsqueeze(-1).expand(b.shape), scale=1.0)
+
+
+def ssd_quadratic(
+    x: Float[Array, "B T H V"],
+    decay: Float[Array, "B T H"],
+    b: Float[Array, "B T G K"],
+    c: Float[Array, "B T G K"],
+    state: Float[Array, "B H K V"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """Products of matrices, without a loop. Heads of a group share its product of keys."""
+    groups, share = b.shape[2], x.shape[2] // b.shape[2]
+    b, c, decay = b.transpose(1, 2), c.transpose(1, 2), decay.transpose(1, 2)
+    x, scores = x.transpose(1, 2), (c @ b.mT).repeat_interleave(share, dim=1)
+    at = torch.arange(x.shape[2], device=x.device)
+    sums = torch.cumsum(decay.unsqueeze(-1) * (at < at[:, None]), 2)
+    mask = torch.exp(sums) * (at <= at[:, None])
+    since = torch.exp(torch.cumsum(decay, 2)).unsqueeze(-1)
+    read = (c.unsqueeze(2) @ state.unflatten(1, (groups, share))).flatten(1, 2)
+    y = (mask * scores) @ x + since * read
+    # The last row, which index_select finds for any T.
+    last = at[-1:]
+    left = mask.index_select(2, last).transpose(2, 3) * x
+    written = (b.mT.unsqueeze(2) @ left.unflatten(1, (groups, share))).flatten(1, 2)
+    return y.transpose(1, 2), since.index_select(2, last) * state + written
+
+
+def ssd_chunked(
+    x: Float[Array, "B T H V"],
+    decay: Float[Array, "B T H"],
+    b: Float[Array, "B T G K"],
+    c: Float[Array, "B T G K"],
+    state: Float[Array, "B H K V"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """Scan over the chunks; a token past the end neither decays nor writes."""
+    length = x.shape[1]
+
+    def step(*operands: Array) -> list[Array]:
+        state, at, real, *shared = operands
+        x, decay, b, c = (a.index_select(1, at) for a in shared)
+        real = real[:, None]
+        y, state = ssd_quadratic(x * real.unsqueeze(-1), decay * real, b, c, state)
+        return [state, y]
+
+    state, out = scan(step, [state], tiles(length, chunk, x.device), [x, decay, b, c])
+    padded = out.transpose(0, 1).flatten(1, 2)  # [n, B, chunk, H, V] -> [B, n · chunk, H, V]
+    return padded.index_select(1, torch.arange(length, device=x.device)), state

@@ -1,0 +1,109 @@
+"""Mamba 2: a layer whose memory is one matrix a head, which fades at a rate that each token chooses.
+
+The memory is that of `ops.ssd`. A token's step Δ > 0 says how much it counts: with a small one the state
+stays as it is, with a large one the state is forgotten and the token written (Dao & Gu 2024, §7.1, figure 6):
+
+    x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ v, a value a head ───┬─ ⊙ skip ─┐
+        │                                              ├─ b, a key a group ────┤          │
+        │                                              └─ c, a query a group ──┤          │
+        ├─ wdt ── Δ = softplus(· + dt_bias), decay = −Δ exp(a_log) ────────────┴─ ssd ─── + ── ⊙ ── norm ── wo
+        └─ wz ── SiLU ──────────────────────────────────────────────────────────────────────────┘
+
+A token writes Δ v and fades what was by exp(−Δ exp(a_log)): one number for both, as a system
+S' = −exp(a_log) S + b vᵀ would change in the time Δ, if that is short. All maps read the layer's input, so
+they are one product in checkpoints. Mamba 2's own models have no mlp beside such layers, hybrids have. A
+layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+import numpy as np
+
+from ..config import Mamba2
+from .activation import silu
+from .linear import linear
+from .norm import rms_norm
+from .quant import Blocks
+from .short_conv import MatrixState, begun, causal_conv, last_inputs
+from .ssd import ssd_recurrent
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["Mamba2Weights", "mamba2"]
+
+
+class Mamba2Weights(TypedDict):
+    """The leaves of a layer of H heads with values, and G groups of keys and queries.
+
+    `wi` and the kernel `conv` make values, keys and queries side by side, `wz` the gate of the output, `wdt`
+    the steps.
+    """
+
+    wi: Float[Array, "D 2*G*K+H*V"] | Blocks
+    conv: Float[Array, "A+1 2*G*K+H*V"]
+    wz: Float[Array, "D H*V"] | Blocks
+    wdt: Float[Array, "D H"]
+    a_log: Float[Array, " H"]
+    dt_bias: Float[Array, " H"]
+    skip: Float[Array, " H"]
+    wo: Float[Array, "H*V D"] | Blocks
+    norm: NotRequired[Float[Array, " H*V"]]
+    conv_bias: NotRequired[Float[Array, " 2*G*K+H*V"]]
+    bi: NotRequired[Float[Array, " 2*G*K+H*V"]]
+    bz: NotRequired[Float[Array, " H*V"]]
+    bdt: NotRequired[Float[Array, " H"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+def mamba2(
+    x: Float[Array, "B T D"],
+    cache: MatrixState,
+    past: Index[Array, " B", "< O+1"],
+    weights: Mamba2Weights,
+    *,
+    settings: Mamba2,
+) -> tuple[Float[Array, "B T D"], MatrixState]:
+    """The sublayer of the picture above, with `ssd_recurrent` from the cache's state on.
+
+    With z = silu(x wz), the norm, RMSNorm over the heads of a group together, stands on either side of it:
+
+        after_gate     y = norm ⊙ rms_norm(z ⊙ ssd(…))
+        before_gate    y = norm ⊙ z ⊙ rms_norm(ssd(…))
+
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
+    changes no state; what comes out at padding is unspecified.
+    """
+    m, (rows, tokens, _) = settings, x.shape
+    tail, state = begun(cache, past)
+    inputs = linear(x, weights["wi"], weights.get("bi"))
+    mixed = silu(causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias")))
+    keys = m.groups * m.state_size
+    v, b, c = np.split(mixed, [m.width, m.width + keys], axis=-1)
+    v = v.reshape(rows, tokens, m.heads, m.head_size)
+    b, c = (a.reshape(rows, tokens, m.groups, m.state_size) for a in (b, c))
+    step = np.logaddexp(0, linear(x, weights["wdt"], weights.get("bdt")) + weights["dt_bias"])
+    if cache.lengths is not None:
+        step = np.where((np.arange(tokens) < cache.lengths[:, None])[:, :, None], step, 0)
+    y, state = ssd_recurrent(v * step[..., None], -np.exp(weights["a_log"]) * step, b, c, state)
+    y = (y + weights["skip"][:, None] * v).reshape(rows, tokens, m.width)
+    y = _gated(y, silu(linear(x, weights["wz"], weights.get("bz"))), weights.get("norm"), settings=m)
+    last = MatrixState(last_inputs(tail, inputs, cache.lengths), state)
+    return linear(y, weights["wo"], weights.get("bo")), last
+
+
+def _gated(y: Array, gate: Array, norm: Array | None, *, settings: Mamba2) -> Array:
+    """y times the gate, normalized after or before that."""
+    if settings.norm is None:
+        return y * gate
+    before = settings.norm == "before_gate"
+    grouped = (y if before else y * gate).reshape(
+        *y.shape[:2], settings.groups, settings.width // settings.groups
+    )
+    y = rms_norm(grouped, eps=settings.eps).reshape(y.shape) * norm
+    return y * gate if before else y

@@ -1,0 +1,120 @@
+"""State-space duality: one map from texts to texts that is a recurrence, and attention with a fading mask.
+
+A selective state-space model (Mamba) keeps a state S [K, V], as a table from keys to values. A token has a
+value x [V], the key b [K] under which it is added, the key c [K] under which it reads, and a decay ≤ 0, which
+says how much of everything earlier stays, a = exp(decay):
+
+    S_t = a_t S_{t−1} + b_t x_tᵀ         forget a share, add
+    y_t = S_tᵀ c_t                       read
+
+**As attention.** What token s wrote has faded by every decay after it when token t reads it, so
+
+    y_t = Σ_{s≤t} (a_{s+1} ⋯ a_t) (c_t·b_s) x_s          y = (L ∘ C Bᵀ) X
+
+with queries C, keys B, values X, no softmax, and in the place of a causal mask's ones a mask L that fades:
+
+             s = 0       1       2     3
+    t = 0    1
+        1    a1          1
+        2    a1 a2       a2      1
+        3    a1 a2 a3    a2 a3   a3    1
+
+**Both.** Any part of L below its diagonal is a column times a row: here rows 2 and 3 of columns 0 and 1 are
+(a2, a2 a3)ᵀ (a1, 1). So what a chunk of tokens knows of all earlier chunks goes through one state between
+them, and the matrix is needed within a chunk alone:
+
+    ┌─────┬─────┬─────┐
+    │ L   │     │     │       L    the masked product of a chunk with itself
+    ├─────┼─────┼─────┤       S    what came before: the state at the chunk's begin, read by its tokens
+    │ S   │ L   │     │
+    ├─────┼─────┼─────┤       T tokens in chunks of A take T·A products of keys and T/A states;
+    │ S   │ S   │ L   │       A = 1 is the recurrence, A = T the attention
+    └─────┴─────┴─────┘
+
+The three are equal, a law says; which one is fast depends on the machine. (Dao & Gu 2024, Transformers are
+SSMs: the recurrence and its matrix in §2.1 and §3.1, such matrices in §3.2, masks in §4, the duality in §5,
+chunks in §6. The paper's A is exp(decay) here, its S is transposed.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+__all__ = ["ssd_chunked", "ssd_quadratic", "ssd_recurrent"]
+
+
+def ssd_recurrent(
+    x: Float[Array, "B T H V"],
+    decay: Float[Array, "B T H"],
+    b: Float[Array, "B T G K"],
+    c: Float[Array, "B T G K"],
+    state: Float[Array, "B H K V"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """S ← exp(decay_t) S + b_t x_tᵀ, y_t = Sᵀ c_t, token by token; gives y and the last S.
+
+    Conventions: decay ≤ 0. Head h has the keys of group h // R, R = H / G, as heads of queries share those of
+    keys in attention. A token reads what it has just written, undecayed.
+    """
+    share = x.shape[2] // b.shape[2]
+    b, c = np.repeat(b, share, axis=2), np.repeat(c, share, axis=2)
+    y = np.zeros_like(x)
+    for t in range(x.shape[1]):
+        state = np.exp(decay[:, t])[..., None, None] * state + b[:, t, :, :, None] * x[:, t, :, None, :]
+        y[:, t] = np.einsum("bhkv,bhk->bhv", state, c[:, t])
+    return y, state
+
+
+def ssd_quadratic(
+    x: Float[Array, "B T H V"],
+    decay: Float[Array, "B T H"],
+    b: Float[Array, "B T G K"],
+    c: Float[Array, "B T G K"],
+    state: Float[Array, "B H K V"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """The same by the whole matrix, (L ∘ C Bᵀ) X, and what the state held before, faded.
+
+    With d_ts the sum of the decays after token s up to t, and d_t the one from the begin:
+
+        y_t = Σ_{s≤t} exp(d_ts) (c_t·b_s) x_s + exp(d_t) Sᵀ c_t
+        S ← exp(d_T) S + Σ_s exp(d_Ts) b_s x_sᵀ
+
+    Conventions: those of `ssd_recurrent`. d_ts is summed and never a difference of two sums, which would lose
+    the small decays beside large ones.
+    """
+    share, tokens = x.shape[2] // b.shape[2], x.shape[1]
+    x, b, c = (a.transpose(0, 2, 1, 3) for a in (x, b, c))
+    b, c = np.repeat(b, share, axis=1), np.repeat(c, share, axis=1)
+    decay = decay.transpose(0, 2, 1)
+    # Row t holds its own decay in the columns s < t: summed from the top, d_ts.
+    sums = np.cumsum(np.where(np.tri(tokens, k=-1, dtype=bool), decay[..., None], 0), axis=2)
+    mask = np.where(np.tri(tokens, dtype=bool), np.exp(sums), 0)
+    since = np.exp(np.cumsum(decay, axis=2))[..., None]
+    y = (mask * (c @ b.swapaxes(2, 3))) @ x + since * (c @ state)
+    written = (b * mask[:, :, -1, :, None]).swapaxes(2, 3) @ x
+    return y.transpose(0, 2, 1, 3), since[:, :, -1:] * state + written
+
+
+def ssd_chunked(
+    x: Float[Array, "B T H V"],
+    decay: Float[Array, "B T H"],
+    b: Float[Array, "B T G K"],
+    c: Float[Array, "B T G K"],
+    state: Float[Array, "B H K V"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """The same, the matrix within chunks of `chunk` tokens, the recurrence from one to the next (§6).
+
+    Conventions: those of `ssd_recurrent`; the last chunk may be shorter.
+    """
+    y = np.zeros_like(x)
+    for start in range(0, x.shape[1], chunk):
+        at = slice(start, start + chunk)
+        y[:, at], state = ssd_quadratic(x[:, at], decay[:, at], b[:, at], c[:, at], state)
+    return y, state
