@@ -32,6 +32,8 @@ class Constraint(Protocol):
 
 def constrain(logits: Float[Array, " N"], allowed: Bool[Array, " N"]) -> Float[Array, " N"]:
     """−∞ for the tokens that may not follow; LimitError where that leaves none."""
-    constrained = np.where(allowed, logits, -np.inf)
+    # Without branches, several times as fast as np.where where tokens that may follow are scattered.
+    highest = (allowed.astype(logits.dtype) - 0.5) * np.inf
+    constrained = np.minimum(logits, highest)
     check_any_allowed(constrained.max())
     return constrained

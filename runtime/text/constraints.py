@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -130,26 +131,45 @@ class Constraints:
         return matcher
 
 
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Where masks are computed while models run: the library and ONNX Runtime leave Python's lock."""
+    return ThreadPoolExecutor(1, "tfm-constraints")
+
+
 class ConstrainedText:
-    """A `refimpl.decoding.constraint.Constraint`: the text is one of a language."""
+    """A `refimpl.decoding.constraint.Constraint`: the text is one of a language.
+
+    Once a token is there, the mask of the next one is computed in another thread, while the model computes
+    its logits.
+    """
 
     def __init__(self, kind: str, matcher: llguidance.LLMatcher) -> None:
         self._kind, self._matcher = kind, matcher
         self._read: list[int] = []
+        self._next: Future[bytes] | None = None  # the mask after these tokens
 
     def allowed(self, tokens: Sequence[int]) -> np.ndarray:
         self._read_to(tokens)
-        mask = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) > 0
+        mask = self._matcher.compute_logit_bias() if self._next is None else self._next.result()
+        self._next = None
         self._check()
-        return mask
+        return np.frombuffer(mask, np.uint8) > 0
 
     def is_complete(self, tokens: Sequence[int]) -> bool:
         self._read_to(tokens)
-        return self._matcher.is_stopped()
+        if self._next is None and not self._matcher.is_stopped():
+            self._next = _threads().submit(self._matcher.compute_logit_bias)
+        return self._next is None
 
     def _read_to(self, tokens: Sequence[int]) -> None:
         """Bring the matcher to the end of these tokens."""
         same = common_prefix(self._read, tokens)
+        if self._next is not None:
+            if same == len(self._read) == len(tokens):
+                return
+            self._next.result()  # the matcher is busy until then
+            self._next = None
         if same < len(self._read):
             self._matcher.rollback(len(self._read) - same)
         if same < len(tokens):

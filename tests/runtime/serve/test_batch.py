@@ -256,10 +256,14 @@ def test_a_text_with_drafts_is_as_without(misfits: bool) -> None:
 
 
 def test_the_log_probabilities_of_a_prompt() -> None:
-    """However many tokens are read at a time, and whoever else is there."""
+    """However many tokens are read at a time, whoever else is there, and whether they were read before."""
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, 97, count).tolist() for count in (1, 2, 9, 17)]
     batch = Batch(NUMPY, 8, Prefixes(2**20))
+    for prompt in prompts:  # which the batch then has in its prefixes
+        list(batch.step([Row(GeneratedSequence(prompt, max_new_tokens=1))]))
+        for _ in range(3):
+            list(batch.step())
     for together in (1, 4):
         noted: list[list[TokenLogprob]] = [[] for _ in prompts]
         for first in range(0, 4, together):
