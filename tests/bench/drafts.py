@@ -1,6 +1,6 @@
 """What drafts that are made by default save, and what they cost where a text doesn't repeat itself.
 
-    python tests/bench/drafts.py BUNDLE --text FILE
+    python tests/bench/drafts.py BUNDLE --text FILE [--served]
 
 Texts are written with drafts and without, in turn, by a bundle that promises the same bits; each pair of
 texts must be equal. A pair is all texts of a kind: copies of passages of FILE, stories, answers to questions.
@@ -10,13 +10,16 @@ interval that holds it with 95 %, by resampling. Exit code 1: a gate was missed.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from tfm import runtime
+from tfm.runtime.serve import AsyncModel
 from tfm.runtime.tasks import Model
 from workers import quiet
 
@@ -51,6 +54,18 @@ def decode(model: Model, text: str, **options: object) -> tuple[list[int], float
     return stream.tokens, stream.timings["total_s"] - stream.timings["first_token_s"]
 
 
+def decode_served(model: Model, text: str, **options: object) -> tuple[list[int], float]:
+    """The same of a text that is alone in a server's batch."""
+
+    async def run() -> tuple[list[int], float]:
+        async with AsyncModel(model, prefix_bytes=0) as served:
+            stream = await served.generate(text, **options)  # pyright: ignore[reportArgumentType]
+            times = [time.perf_counter() async for _ in stream.parts()]
+            return stream.tokens, times[-1] - times[0]
+
+    return asyncio.run(run())
+
+
 def interval(ratios: np.ndarray) -> tuple[float, float]:
     """Where the median of such ratios lies, in 95 of 100 resampled series."""
     rng = np.random.default_rng(0)
@@ -65,6 +80,7 @@ def main(
     pairs: int = 15,
     threads: int = 2,
     new_tokens: int = 128,
+    served: Annotated[bool, typer.Option(help="Each text is the only one of a server's batch.")] = False,
 ) -> None:
     """Measure, print a line for each kind, and exit 1 when a gate is missed."""
     typer.echo(quiet(), nl=bool(quiet()))
@@ -80,7 +96,8 @@ def main(
             for one in texts:
                 made = {}
                 for draft in (False, None) if pair % 2 else (None, False):
-                    made[draft], took = decode(model, one, **options, draft=draft)
+                    decoded = decode_served if served else decode
+                    made[draft], took = decoded(model, one, **options, draft=draft)
                     seconds[draft] += took
                 if made[False] != made[None]:
                     sys.exit(f"drafts changed the text after {one!r:.60}")

@@ -4,6 +4,8 @@
     tfm-cli export MODEL.gguf int8 --quant int8
     python tests/bench/serve_load.py --tfm int8 --llama-python BIN --llama MODEL.gguf --seconds 60
 
+and `--llama-server BIN` for its own binary, which answers --users at a time.
+
 A closed loop of --users measures capacity; then requests arrive at random times (Poisson, a fixed seed) at
 each of RATES times that. A phase lasts --seconds, after a warm-up of a fifth of that, and then its requests
 have until they are complete. Prompts are of 10 to 200 words; answers of exactly --tokens, greedy, streamed.
@@ -132,7 +134,7 @@ def figures(
 def row(name: str, phase: str, f: dict[str, Any]) -> str:
     times = "  ".join(f"{k} {'/'.join(f'{v:.0f}' for v in f[k])}" for k in ("ttft", "tpot", "itl"))
     return (
-        f"{name:6} {phase:8} {f['tokens_per_s']:7.1f} tokens/s {f['requests_per_s']:6.2f} answers/s "
+        f"{name:12} {phase:8} {f['tokens_per_s']:7.1f} tokens/s {f['requests_per_s']:6.2f} answers/s "
         f"goodput {f['goodput_per_s']:6.2f}/s  {times} ms  {f['statuses']}"
     )
 
@@ -164,6 +166,7 @@ def main(
     tfm: Annotated[Path, typer.Option(help="A bundle.")],
     llama: Annotated[Path | None, typer.Option(help="A GGUF file with the same weights.")] = None,
     llama_python: Annotated[Path | None, typer.Option(help="Python with llama-cpp-python[server].")] = None,
+    llama_server: Annotated[Path | None, typer.Option(help="llama.cpp's own server.")] = None,
     seconds: Annotated[float, typer.Option(help="Of each of the six phases of a server.")] = 20,
     users: int = 8,
     tokens: int = 32,
@@ -187,6 +190,11 @@ def main(
             llama_python, "-m", "llama_cpp.server", "--model", llama, "--n_ctx", context, "--n_threads",
             threads, "--n_threads_batch", threads, "--interrupt_requests", "false",
         ]  # fmt: skip
+    if llama is not None and llama_server is not None:
+        commands["llama-server"] = [
+            llama_server, "--model", llama, "--ctx-size", context * users, "--parallel", users,
+            "--threads", threads, "--threads-batch", threads, "--no-webui",
+        ]  # fmt: skip
     stops = [0, 2] if stop is None else stop  # of SmolLM2
     results = {}
     for name, command in commands.items():
@@ -201,11 +209,11 @@ def main(
             f"{name}: goodput beyond capacity {beyond:.2f} of its peak; other statuses: {odd or 'none'}"
         )
         ok &= name != "tfm" or (beyond >= GATE and not odd)
-    if "llama" in results:
-        ours, theirs = results["tfm"]["closed"], results["llama"]["closed"]
+    for name in results.keys() - {"tfm"}:
+        ours, theirs = results["tfm"]["closed"], results[name]["closed"]
         ratio = ours["tokens_per_s"] / theirs["tokens_per_s"]
         typer.echo(
-            f"tfm / llama.cpp, {users} users: throughput {ratio:.2f}, "
+            f"tfm / {name}, {users} users: throughput {ratio:.2f}, "
             f"TTFT p95 {ours['ttft'][1]:.0f} / {theirs['ttft'][1]:.0f} ms"
         )
     if out is not None:

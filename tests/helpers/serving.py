@@ -83,7 +83,7 @@ class Gate(NumpyEngine):
 
     def step(self, *args: Any, **options: Any) -> Any:
         if not self._opened:
-            assert self._allowed.acquire(timeout=20)
+            assert self._allowed.acquire(timeout=60)
         try:
             if self.error is not None:
                 raise self.error

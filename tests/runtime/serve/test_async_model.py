@@ -13,7 +13,7 @@ from helpers import serving
 from helpers.task_models import tiny_reader
 from tfm.refimpl.config import Classify, Pool
 from tfm.refimpl.errors import ConfigError, LimitError, NumericError, TfmError
-from tfm.runtime.serve import AsyncModel, QueueFullError
+from tfm.runtime.serve import AsyncModel, AsyncTextStream, QueueFullError
 from tfm.runtime.tasks import Model, load
 from tfm.runtime.tasks.generate import Prompt, prompt_of
 
@@ -67,6 +67,28 @@ def check_against_chat(model: Model, answers: list[Any], *, exactly: bool) -> No
 def test_answers_are_those_of_chat(slots: int, chunk: int) -> None:
     model = serving.model()
     check_against_chat(model, asyncio.run(ask_all(model, slots=slots, chunk=chunk)), exactly=False)
+
+
+def test_the_parts_of_200_texts_join_to_the_whole() -> None:
+    """Of tokens that are bytes: what isn't a character yet is held back, and nothing is lost or added."""
+    model = serving.model()
+
+    async def run() -> list[AsyncTextStream]:
+        async with AsyncModel(model, queue=200) as served:
+            options = model.options(temperature=3.0, seed=2, max_new_tokens=12)
+            streams = served.start(prompt_of(model, "the cat"), options, count=200)
+
+            async def joined(stream: AsyncTextStream) -> AsyncTextStream:
+                parts = [text async for text in stream]
+                assert "".join(parts) == stream.text
+                return stream
+
+            return await asyncio.gather(*map(joined, streams))
+
+    texts = [(stream.text, model.text.decode(stream.tokens)) for stream in asyncio.run(run())]
+    assert [streamed for streamed, _ in texts] == [whole for _, whole in texts]
+    assert len(set(texts)) == 200
+    assert any(not text.isascii() for text, _ in texts)
 
 
 @pytest.mark.long

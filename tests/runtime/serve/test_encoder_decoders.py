@@ -114,8 +114,10 @@ def test_a_request_that_is_cancelled_makes_room_for_the_next(beams: int | None) 
             third = served.start_all(prompts[:1], short)
             while not served.worker.running:
                 await asyncio.sleep(0.001)
-            for stream in (*first[1:], *second, first[0]):
+            for stream in (*first[1:], *second):
                 stream.cancel()
+            assert served.worker.waiting == 1
+            first[0].cancel()
             expected = str(model.generate(TEXTS[0], raw=True, max_new_tokens=5, greedy=True))
             assert (await third[0].read()).text == expected
             several = served.start_all(prompts, short)
@@ -124,6 +126,30 @@ def test_a_request_that_is_cancelled_makes_room_for_the_next(beams: int | None) 
             assert others[0].text == expected
             with pytest.raises(LimitError, match="no draft"):
                 served.start_all(prompts, model.options(draft=object()))  # pyright: ignore[reportArgumentType]
+
+    asyncio.run(run())
+
+
+def test_a_text_that_is_cancelled_leaves_the_others_steps() -> None:
+    model, rows = both(context=4096), [0]
+    step = model.engine.step
+
+    def counted(tokens: Any, *more: Any) -> Any:
+        rows.append(len(tokens))
+        return step(tokens, *more)
+
+    model.engine.step = counted
+
+    async def run() -> None:
+        async with AsyncModel(model) as served:
+            options = model.options(max_new_tokens=4000, stop_on_eos=False, greedy=True)
+            streams = served.start_all([prompt_of(model, text, raw=True) for text in TEXTS], options)
+            await asyncio.to_thread(serving.wait_until, lambda: rows[-1] == 3)
+            streams[1].cancel()
+            await asyncio.to_thread(serving.wait_until, lambda: rows[-1] == 2)
+            streams[0].cancel()
+            streams[2].cancel()
+            await asyncio.to_thread(serving.wait_until, lambda: not served.worker.running)
 
     asyncio.run(run())
 

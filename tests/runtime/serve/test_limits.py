@@ -14,6 +14,7 @@ from helpers import serving, tiny_models
 from helpers.served import CHAT, MODEL, OPTIONS
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.serve.limits import Limits
+from tfm.runtime.serve.server import HEADER_BYTES
 
 
 def test_a_slow_body_ends() -> None:
@@ -57,6 +58,45 @@ def test_a_full_queue_is_429_with_when_to_try_again() -> None:
             assert (never.status_code, "takes 3 answers at a time" in never.text) == (400, True)
             gate.open()
             assert first.result().status_code == 200
+
+
+def test_64_clients_on_2_slots_get_an_answer_or_429() -> None:
+    """All of them at once; those that have no room are told so while the others wait."""
+    gate = serving.Gate()
+    with (
+        serving.running({"tiny": serving.model(gate)}, slots=2, queue=8) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(64) as pool,
+    ):
+        asked = [pool.submit(http.post, "/v1/chat/completions", json=CHAT) for _ in range(64)]
+        serving.wait_until(lambda: sum(one.done() for one in asked) == 54)
+        gate.open()
+        statuses = [one.result().status_code for one in asked]
+        texts = {one.result().text.partition('"choices"')[2] for one in asked if one.result().is_success}
+        serving.idle(server)
+    assert (statuses.count(200), statuses.count(429)) == (10, 54)
+    assert len(texts) == 1
+
+
+def test_50_slow_bodies_and_what_is_too_large_hold_nobody_up() -> None:
+    with serving.running({"tiny": MODEL}) as (url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        host, port = url.removeprefix("http://").split(":")
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        slow = [socket.create_connection((host, int(port)), timeout=30) for _ in range(50)]
+        for one in slow:
+            one.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        nested = b'{"model":' * 100_000 + b"1" + b"}" * 100_000
+        kind = {"content-type": "application/json"}
+        # No byte more than is refused: what stays unread would reset the connection, and the answer with it.
+        for content, status in ((b" " * (Limits().body + 1), 413), (nested, 400)):
+            assert http.post("/v1/completions", content=content, headers=kind).status_code == status
+            assert http.get("/health").status_code == 200
+        with socket.create_connection((host, int(port)), timeout=30) as other:
+            other.sendall(f"{head}X-Long: ".ljust(HEADER_BYTES + 1, "x").encode())
+            assert other.recv(1000).startswith(b"HTTP/1.1 400")
+        assert http.get("/health").status_code == 200
+        for one in slow:
+            one.close()
 
 
 def test_100_clients_that_leave_free_their_slots() -> None:

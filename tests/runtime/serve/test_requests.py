@@ -116,6 +116,24 @@ def test_300_drawn_invalid_requests_are_all_refused(http: httpx.Client) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == golden()
 
 
+@pytest.mark.parametrize("length", [-2, -1, 0, 1, 2])
+def test_an_answer_ends_where_the_context_does(http: httpx.Client, length: int) -> None:
+    """Prompts of as many tokens more than the context has; answers of as many as are asked for, or fit."""
+    context = serving.CONFIG.context
+    prompt, room = [5] * (context + length), -length
+    for asked in (-1, 0, 1, max(room, 1), room + 1, 2**31 - 1, 2**31):
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": asked, "temperature": 0}
+        answer = http.post("/v1/completions", json=body)
+        if length >= 0 or not 1 <= asked < 2**31:
+            assert answer.status_code == 400, (length, asked)
+            error = answer.json()["error"]["message"]
+            assert f"{context + length} tokens" in error or "max_tokens" in error
+        else:
+            expected = min(asked, room)
+            assert answer.json()["usage"]["completion_tokens"] == expected, (length, asked)
+            assert answer.json()["choices"][0]["finish_reason"] == "length"
+
+
 def test_what_is_too_large_too_deep_or_no_json(http: httpx.Client) -> None:
     def status(content: str | bytes, kind: str = "application/json") -> int:
         answer = http.post("/v1/chat/completions", content=content, headers={"content-type": kind})
