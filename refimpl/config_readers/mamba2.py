@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
+from ..config import Decoder, Mamba2, RMSNorm
 from ..weights.weight_map import weight_map
+from .decoder import map_layers
 from .keys import Keys
 
 # Steps of any length, as transformers writes and has them.
@@ -17,13 +21,44 @@ def check_steps(keys: Keys) -> None:
 
     transformers has it where a text is read, and not where a token follows.
     """
-    keys.unused("time_step_min", "time_step_max", "time_step_floor", "chunk_size")
+    keys.unused("time_step_min", "time_step_max", "time_step_floor", "chunk_size", "mamba_chunk_size")
     limit: Any = keys.values.get("time_step_limit")
     keys.unused("time_step_limit")
     if isinstance(limit, tuple):
         limit = list(limit)
     if limit not in UNLIMITED:
         raise keys.fail("time_step_limit", "[0, Infinity]: limits of steps aren't known")
+
+
+def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder:
+    """The decoder with the layer that keys with the prefix mamba_ state, in the place of attention in the
+    layers `places`. Its norms have the eps of theirs."""
+    check_steps(keys)
+    keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")  # its convolutions have no other
+    heads = keys.size("mamba_n_heads", 128)
+    width = keys.size("mamba_expand", 2) * keys.size("hidden_size")
+    if width % heads:
+        raise keys.fail("mamba_n_heads", f"a divisor of the width of all heads, {width}")
+    size = width // heads
+    if keys.values.get("mamba_d_head", "auto") != "auto":
+        keys.restated("mamba_d_head", size, f"{size}, the width of all heads by their number")
+    keys.unused("mamba_d_head")
+    bias = keys.get("mamba_proj_bias", bool, False)
+    norm = config.layers[0].attention.pre
+    assert isinstance(norm, RMSNorm)
+    mixer = Mamba2(
+        heads=heads,
+        groups=keys.size("mamba_n_groups", 1),
+        state_size=keys.size("mamba_d_state", 256),
+        head_size=size,
+        length=keys.size("mamba_d_conv", 4),
+        conv_bias=keys.get("mamba_conv_bias", bool, True),
+        bias=bias,
+        out_bias=bias,
+        eps=norm.eps,
+        pre=norm,
+    )
+    return map_layers(config, lambda i, layer: replace(layer, attention=mixer) if i in places else layer)
 
 
 # Of the layer `mixer`, as Mamba 2's own checkpoints name it.

@@ -1,6 +1,6 @@
-"""Granite 4 (IBM 2025) without state layers: Granite with an mlp for all tokens, beside experts or alone.
+"""Granite 4 (IBM 2025): Granite with an mlp for all tokens, beside experts or alone.
 
-The models whose names have an h have state layers (Mamba 2), which aren't known.
+The models whose names have an h have Mamba 2's layers, and attention in a few of the layers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from ..config import Decoder, Gated, Layer
 from ..config_readers.decoder import map_attention, map_layers
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
+from ..config_readers.mamba2 import MIXER, with_mamba2
 from ..weights.weight_map import weight_map
 from . import Task, decoders
 from .granite import granite, with_shared_expert
@@ -28,7 +29,6 @@ POSITIONS = {"rope": True, "nope": False}
 
 def config(keys: Keys, task: Task) -> Decoder:
     unused_in_training(keys)
-    _check_layers(keys)
     base = granite(keys, mlp_bias=False)
     kind = keys.get("position_embedding_type", str, None)
     if kind is None or not keys.choice("position_embedding_type", POSITIONS):
@@ -37,21 +37,29 @@ def config(keys: Keys, task: Task) -> Decoder:
     width, experts = keys.size("shared_intermediate_size", 1024), keys.get("num_local_experts", int, 8)
     if experts == 0:
         keys.unused("num_experts_per_tok")
-        return map_layers(base, lambda _, layer: _resized(layer, width))
+        return _mixed(map_layers(base, lambda _, layer: _resized(layer, width)), keys)
     experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
-    return map_layers(base, lambda _, layer: with_shared_expert(mixed(layer, experts, top), width))
+    shared = map_layers(base, lambda _, layer: with_shared_expert(mixed(layer, experts, top), width))
+    return _mixed(shared, keys)
 
 
-def _check_layers(keys: Keys) -> None:
-    """Raise ConfigError unless each layer is one of attention; then the sizes of states mean nothing."""
+def _places(keys: Keys) -> list[int]:
+    """The layers with a state in the place of attention, by default all."""
     kinds = keys.get(keys.spelled("layer_types", "layers_block_type"), list, None)
     layers = layer_count(keys)
-    if kinds is None or len(kinds) != layers or any(kind not in ATTENTION for kind in kinds):
-        raise keys.fail(
-            "layer_types",
-            f"a list of {layers}, each {' or '.join(ATTENTION)}: state layers (Mamba) aren't known",
-        )
-    keys.unused(*STATE_KEYS)
+    if kinds is None:
+        return [*range(layers)]
+    if len(kinds) != layers or any(kind not in (*ATTENTION, *STATES) for kind in kinds):
+        raise keys.fail("layer_types", f"a list of {layers}, each {' or '.join((*ATTENTION, *STATES))}")
+    return [i for i, kind in enumerate(kinds) if kind in STATES]
+
+
+def _mixed(config: Decoder, keys: Keys) -> Decoder:
+    places = _places(keys)
+    if not places:
+        keys.unused(*STATE_KEYS)
+        return config
+    return with_mamba2(config, keys, places)
 
 
 def _resized(layer: Layer, width: int) -> Layer:
@@ -60,7 +68,7 @@ def _resized(layer: Layer, width: int) -> Layer:
     return replace(layer, mlp=replace(mlp, width=width))
 
 
-ATTENTION = ("attention", "full_attention")
+ATTENTION, STATES = ("attention", "full_attention"), ("mamba", "linear_attention")
 STATE_KEYS = (
     "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_head", "mamba_d_conv", "mamba_expand",
     "mamba_chunk_size", "mamba_conv_bias", "mamba_proj_bias", "time_step_limit", "time_step_min",
@@ -75,3 +83,4 @@ WEIGHTS = GRANITE_MOE.without(*MLP) + weight_map("""
     decoder.layers.{i}.mlp.shared.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
     decoder.layers.{i}.mlp.shared.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
 """)
+WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})

@@ -11,10 +11,11 @@
                                        another head their tensors are unused
 
 One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor; `{n}`
-is their number. `{e}` runs over a layer's experts. `{h}` in the tensor's name alone runs over the leaf's
-heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts. A leaf that some
-files store alone and others fused has a line for each form. A line for a leaf that a Config doesn't need is
-ignored. `* <- *` reads leaves under our own names.
+is their number. `{s}` is the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as
+two layers (Nemotron-H). `{e}` runs over a layer's experts. `{h}` in the tensor's name alone runs over the
+leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts. A leaf
+that some files store alone and others fused has a line for each form. A line for a leaf that a Config doesn't
+need is ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -45,7 +46,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ..config import Attention, Config, Head, Layer, MoE
+from ..config import Attention, Config, Head, Layer, MoE, NoMlp
 from ..params.shapes import parameter_shapes
 from .steps import STEPS, Part, StackRows, Step
 
@@ -212,7 +213,9 @@ def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
     of_experts = line.experts or any("{e}" in name for name in names)
     for i in range(len(layers)) if of_layers else (0,):
         layer = layers[i]
-        numbers = {"{i}": i, "{n}": len(layers)}
+        before = sum(1 if isinstance(other.mlp, NoMlp) else 2 for other in layers[:i])
+        sublayer = before + (".mlp" in line.leaves[0])
+        numbers = {"{i}": i, "{n}": len(layers), "{s}": sublayer}
         if not of_experts:
             yield _rule(line, layer, numbers, ())
         elif isinstance(layer.mlp, MoE):
@@ -231,7 +234,9 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     leaves = tuple(map(numbered, line.leaves))
     tensors = tuple(map(numbered, line.tensors))
     choices = tuple((tensor,) for tensor in tensors)
-    shared = "{i}" in line.leaves[0] and not any("{i}" in tensor for tensor in line.tensors)
+    shared = "{i}" in line.leaves[0] and not any(
+        number in tensor for tensor in line.tensors for number in ("{i}", "{s}")
+    )
     attention = layer.attention
     if isinstance(attention, Attention) and any("{h}" in tensor for tensor in tensors):
         heads = attention.kv_heads if "k_norm" in leaves[0] else attention.heads

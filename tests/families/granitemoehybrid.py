@@ -1,14 +1,13 @@
-"""Granite 4 without state layers."""
+"""Granite 4, with state layers and without."""
 
 from typing import Any
 
 import transformers
 from hypothesis import strategies as st
 
+from .bamba import SIZES_OF_STATES, mamba_keys
 from .granitemoe import EXPERTS, MULTIPLIERS
-from .kit import SIZES, decoder, sizes
-
-ATTENTION = {"layer_types": ["full_attention"] * 2, "mamba_n_heads": 1}
+from .kit import Row, sizes
 
 
 @st.composite
@@ -20,14 +19,19 @@ def _keys(draw: st.DrawFn) -> dict[str, Any]:
         "position_embedding_type": st.sampled_from(["rope", None, "nope"]),
     }
     keys = draw(sizes(**more, **MULTIPLIERS, **experts))
-    return keys | ATTENTION | {"layer_types": ["full_attention"] * keys["num_hidden_layers"]}
+    kinds, layers = st.sampled_from(["full_attention", "linear_attention"]), keys["num_hidden_layers"]
+    types = draw(st.lists(kinds, min_size=layers, max_size=layers))
+    if "linear_attention" in types:
+        keys["hidden_act"] = "silu"
+    return keys | draw(mamba_keys(keys["hidden_size"])) | {"layer_types": types}
 
 
 ROWS = {
-    "granitemoehybrid": decoder(
+    # The class that reads whole texts has no layers with states here.
+    "granitemoehybrid": Row(
         transformers.GraniteMoeHybridConfig,
-        transformers.GraniteMoeHybridForCausalLM,
+        (transformers.GraniteMoeHybridForCausalLM,),
         _keys(),
-        {**SIZES, **ATTENTION},
+        SIZES_OF_STATES,
     )
 }

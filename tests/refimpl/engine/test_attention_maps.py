@@ -29,7 +29,7 @@ TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
 REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
     *("deepseek_v2", "deepseek_v3", "kimi_k2"),  # to latents
-    "mamba2",  # nor does any of its layers
+    *("mamba2", "bamba", "granitemoehybrid", "nemotron_h"),  # states
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)
 

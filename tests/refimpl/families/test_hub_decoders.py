@@ -23,6 +23,7 @@ from tfm.refimpl.config import (
     Config,
     Dense,
     DynamicNTK,
+    Encoder,
     ExpertGroups,
     Gated,
     GatedDelta,
@@ -245,17 +246,34 @@ def test_granitemoehybrid(keys):
     assert config.layers[0].attention.position == Rope(1e7, 64)
     assert read(keys, layer_types=["full_attention"] * len(config.layers)) == config
     assert read(keys, layers_block_type=keys["layer_types"]) == config
+    assert isinstance(read(keys, architectures=["GraniteMoeHybridModel"]), Encoder)
+
+
+def test_granite_with_states():
+    """Granite 4's H models: nine layers with a state, then one with attention."""
+    states, layers = {"mamba_d_state": 128, "mamba_n_heads": 80}, (["mamba"] * 9 + ["attention"]) * 4
+    config = read(GRANITE_4_MICRO, layer_types=layers, position_embedding_type="nope", **states)
+    mixers = [layer.attention for layer in config.layers]
+    assert [isinstance(mixer, Attention) for mixer in mixers] == [i % 10 == 9 for i in range(40)]
+    assert replace(mixers[0], pre=None) == Mamba2(80, 1, 128, 64)
+    assert (config.layers[0].scale, mixers[9].position) == (0.22, None)
+    assert read(GRANITE_4_MICRO, layer_types=None, **states).layers[39].attention == mixers[0]
+    with pytest.raises(ConfigError, match="Mamba 2's layer must be in a decoder"):
+        read(GRANITE_4_MICRO, layer_types=layers, architectures=["GraniteMoeHybridModel"], **states)
+    with pytest.raises(ConfigError, match="mamba_n_heads must be a divisor of the width of all heads, 5120"):
+        read(GRANITE_4_MICRO, layer_types=layers, mamba_n_heads=81)
+    with pytest.raises(ConfigError, match="mamba_d_head must be 64, the width of all heads by their number"):
+        read(GRANITE_4_MICRO, layer_types=layers, mamba_d_head=32)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (
-            {"layer_types": (["mamba"] * 9 + ["attention"]) * 4},
-            r"state layers \(Mamba\) aren't known, got \[",
-        ),
-        ({"layer_types": None}, r"state layers \(Mamba\) aren't known, got None"),
         ({"layer_types": ["attention"] * 39}, "layer_types must be a list of 40"),
+        (
+            {"layer_types": ["recurrent"] * 40},
+            "each attention or full_attention or mamba or linear",
+        ),
         ({"position_embedding_type": "alibi"}, "position_embedding_type must be one of rope, nope"),
         ({"normalization_function": "layernorm"}, 'normalization_function must be "rmsnorm"'),
         ({"num_local_experts": -1}, "num_local_experts must be at least 1"),
@@ -733,6 +751,68 @@ def test_mamba_codestral():
 def test_mamba2_refuses(more, message):
     with pytest.raises(ConfigError, match=message):
         read(CODESTRAL, **more)
+
+
+BAMBA = {
+    "architectures": ["BambaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "attn_layer_indices": [9, 18, 27], "attn_rotary_emb": 64, "bos_token_id": 128_000,
+    "eos_token_id": 128_001, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+    "intermediate_size": 14_336, "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_d_conv": 4,
+    "mamba_d_head": 64, "mamba_d_state": 128, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 128,
+    "mamba_proj_bias": False, "max_position_embeddings": 262_144, "mlp_bias": False, "model_type": "bamba",
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "num_logits_to_keep": 1,
+    "pad_token_id": 0, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10_000.0,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 128_256,
+}  # fmt: skip
+
+
+def test_bamba():
+    config = read(BAMBA)
+    attends = [i for i, layer in enumerate(config.layers) if isinstance(layer.attention, Attention)]
+    assert attends == [9, 18, 27]
+    assert config.layers[9].attention.position == Rope(1e4, 64)
+    assert replace(config.layers[0].attention, pre=None) == Mamba2(128, 1, 128, 64)
+    with pytest.raises(ConfigError, match="attn_rotary_emb must be 64, got 128"):
+        read(BAMBA, attn_rotary_emb=128)
+    with pytest.raises(ConfigError, match="hidden_act must be one of silu, swish, got 'gelu'"):
+        read(BAMBA, hidden_act="gelu")
+
+
+NEMOTRON_H = {
+    "architectures": ["NemotronHForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token_id": 1, "chunk_size": 128, "conv_kernel": 4, "eos_token_id": 12, "expand": 2, "head_dim": 128,
+    "hidden_dropout": 0.0, "hidden_size": 4480, "hybrid_override_pattern": "M-M-M-MM-M-M*-M-M*M-",
+    "initializer_range": 0.02, "intermediate_size": 15_680, "layer_norm_epsilon": 1e-05,
+    "mamba_head_dim": 80, "mamba_hidden_act": "silu", "mamba_num_heads": 128, "mamba_proj_bias": False,
+    "max_position_embeddings": 131_072, "mlp_bias": False, "mlp_hidden_act": "relu2",
+    "model_type": "nemotron_h", "n_groups": 8, "num_attention_heads": 40, "num_hidden_layers": 20,
+    "num_key_value_heads": 8, "num_logits_to_keep": 1, "pad_token_id": 0, "rescale_prenorm_residual": True,
+    "residual_in_fp32": False, "rms_norm_eps": 1e-05, "sliding_window": None, "ssm_state_size": 128,
+    "tie_word_embeddings": False, "time_step_floor": 0.0001,
+    "time_step_limit": [0.0, {"__float__": "Infinity"}], "time_step_max": 0.1, "time_step_min": 0.001,
+    "time_step_rank": 256, "torch_dtype": "bfloat16", "use_bias": False, "use_cache": True,
+    "use_conv_bias": True, "use_mamba_kernels": True, "vocab_size": 131_072,
+}  # fmt: skip
+
+
+def test_nemotron_h():
+    """An mlp is of the layer whose mixer stands before it."""
+    config = read(NEMOTRON_H)
+    stated = "".join(
+        ("*" if isinstance(layer.attention, Attention) else "M") + "-" * (layer.mlp != NoMlp())
+        for layer in config.layers
+    )
+    assert stated == NEMOTRON_H["hybrid_override_pattern"]
+    assert config.layers[0].mlp == Plain(15_680, "relu_squared", bias=False, pre=RMSNorm(1e-5))
+    assert replace(config.layers[0].attention, pre=None) == Mamba2(128, 8, 128, 80)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["-M", "M--", "ME", "", "m"], ids=["first", "twice", "experts", "none", "unknown"]
+)
+def test_nemotron_h_refuses(pattern):
+    with pytest.raises(ConfigError, match=r"hybrid_override_pattern must be layers that are M or \* or -"):
+        read(NEMOTRON_H, hybrid_override_pattern=pattern)
 
 
 # Ettin's decoders of 17, 150 and 400 million.

@@ -1,0 +1,51 @@
+"""Bamba (IBM, Princeton, CMU and UIUC 2024): Mamba 2's layers, and attention in a few of the layers.
+
+Its attention turns half of each head.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..config import Decoder, Rope
+from ..config_readers.decoder import decoder
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count
+from ..config_readers.mamba2 import MIXER, with_mamba2
+from ..config_readers.rope import rope
+from ..weights.weight_map import weight_map
+from . import Task
+from .llama import WEIGHTS as LLAMA
+
+MODEL_TYPES = ("bamba",)
+# Those that read whole texts would be encoders, which have no recurrences here.
+ARCHITECTURES: dict[str, Task] = {"BambaForCausalLM": "lm"}
+PREFIX = "model."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # Of training, and how many logits its class gives at once.
+    keys.unused("z_loss_coefficient", "num_logits_to_keep")
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 8, null=True),
+        context=262_144,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=keys.get("mlp_bias", bool, False),
+        eps=1e-5,
+        positions=partial(rope, partial=0.5),
+    )
+    rotary = base.stack.attentions[0].position
+    keys.harmless(attn_rotary_emb=(rotary.dims if isinstance(rotary, Rope) else None,))
+    attends = keys.get("attn_layer_indices", list, None) or []
+    return with_mamba2(base, keys, [i for i in range(layer_count(keys)) if i not in attends])
+
+
+NAMES = {"mlp.gate_proj": "feed_forward.gate_proj", "mlp.up_proj": "feed_forward.up_proj"}
+NAMES |= {"mlp.down_proj": "feed_forward.down_proj", "post_attention_layernorm": "pre_ff_layernorm"}
+WEIGHTS = (
+    LLAMA.renamed(NAMES).without("decoder.norm.weight")
+    + MIXER.renamed({".mixer.": ".mamba."})
+    + weight_map("decoder.norm.weight <- final_layernorm.weight")
+)
