@@ -16,7 +16,14 @@ from ..refimpl.engine.cache_kinds import layer_kind
 from .cache_values import cache_value
 from .ops.block import BlockWeights, MixerCache, NormWeights, Positions, block, encoder_block, normalize
 from .ops.encoder import layer_kv, shift_right
-from .ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
+from .ops.model import (
+    EmbeddingWeights,
+    StackWeights,
+    distance_table,
+    embed,
+    position_tables,
+    score_biases,
+)
 from .ops.position import Rotary
 
 __all__ = ["StackWalk"]
@@ -55,7 +62,7 @@ class StackWalk:
         }
         both = self.name != "decoder" and not self.stack.causal
         biases = score_biases(at[None], at, weights, dtype, stack=self.stack, bidirectional=both)
-        return Positions(rotary, biases)
+        return Positions(rotary, biases, distance_table(at, weights, stack=self.stack))
 
     def layer(
         self,

@@ -202,6 +202,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     from ...refimpl.config import (
         Alibi,
         Attention,
+        DisentangledAttention,
+        Distances,
         LatentAttention,
         Learned,
         RelativeBias,
@@ -213,11 +215,14 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
     norm = type(stack.final_norm or a.pre or a.after).__name__
-    match (a.position if isinstance(a, Attention | LatentAttention) else None) or stack.positions:
+    own = a.distances if isinstance(a, DisentangledAttention) else None
+    match own or (a.position if isinstance(a, Attention | LatentAttention) else None) or stack.positions:
         case Rope(theta):
             position = f"rotary {theta:g}"
         case Alibi():
             position = "ALiBi"
+        case Distances(span):
+            position = f"vectors of {2 * span} distances"
         case RelativeBias(buckets):
             position = f"relative bias of {buckets} buckets"
         case Learned(size):
@@ -252,6 +257,7 @@ def _mixer(mixer: TokenMixer) -> str:
     from ...refimpl.config import (
         LSTM,
         BlockSparse,
+        DisentangledAttention,
         GatedDelta,
         LatentAttention,
         LinearAttention,
@@ -271,6 +277,8 @@ def _mixer(mixer: TokenMixer) -> str:
         return f"Mamba 2, {states}, convolution over {mixer.length} tokens"
     if isinstance(mixer, LatentAttention):
         return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}"
+    if isinstance(mixer, DisentangledAttention):
+        return f"disentangled attention, {mixer.heads} heads of {mixer.head_size}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

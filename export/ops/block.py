@@ -9,6 +9,7 @@ from ...refimpl.config import (
     LSTM,
     Alibi,
     Attention,
+    DisentangledAttention,
     Gated,
     GatedDelta,
     LatentAttention,
@@ -26,10 +27,12 @@ from ...refimpl.config import (
     ShortConv,
     TokenMixer,
 )
+from .activation import activation
 from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
@@ -37,6 +40,7 @@ from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mamba2 import Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
+from .neighbour_conv import NeighbourConvWeights, neighbour_conv
 from .norm import layer_norm, rms_norm
 from .position import Rotary
 from .self_attention import self_attention
@@ -78,11 +82,12 @@ MixerWeights = (
     | GatedDeltaWeights
     | Mamba2Weights
     | LatentAttentionWeights
+    | DisentangledWeights
 )
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
+    """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution."""
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -96,13 +101,16 @@ class BlockWeights(TypedDict):
     mlp_pre: NotRequired[NormWeights]
     mlp_post: NotRequired[NormWeights]
     mlp_after: NotRequired[NormWeights]
+    conv: NotRequired[NeighbourConvWeights]
+    conv_after: NotRequired[NormWeights]
 
 
 class Positions(NamedTuple):
-    """Cosines and sines for each `Rope`, and the biases of scores."""
+    """Cosines and sines for each `Rope`, the biases of scores, and distances."""
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
+    distances: DistanceTable | None = None
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
@@ -193,6 +201,7 @@ def _mix(
     if isinstance(mixer, LinearAttention):
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)
+    assert isinstance(mixer, Attention)
     leaves = cast(CachedAttentionWeights, weights["attn"])
     rotary, bias = _rotary_and_bias(mixer, positions, leaves)
     scales = {"k_scale": leaves.get("k_scale"), "v_scale": leaves.get("v_scale")}
@@ -235,14 +244,26 @@ def encoder_block(
     config: Layer,
     causal: bool,
 ) -> Array:
-    """Two or three sublayers, each with its residual sum."""
-    a, leaves = config.attention, cast(CachedAttentionWeights, weights["attn"])
-    assert isinstance(a, Attention)
+    """Two or three sublayers, each with its residual sum, and a convolution with its own."""
+    a = config.attention
     inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
-    rotary, bias = _rotary_and_bias(a, positions, leaves)
-    y = self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
+    if isinstance(a, DisentangledAttention):
+        assert positions.distances is not None
+        distant = cast(DisentangledWeights, weights["attn"])
+        y = disentangled_attention(inputs, lengths, distant, positions.distances, settings=a)
+    else:
+        assert isinstance(a, Attention)
+        leaves = cast(CachedAttentionWeights, weights["attn"])
+        rotary, bias = _rotary_and_bias(a, positions, leaves)
+        y = self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
     if encoder_kv is not None:
         middle = _cross(middle, encoder_kv, weights, layer=config)
-    return _mlp(x, inputs, middle, weights, layer=config)
+    y = _mlp(x, inputs, middle, weights, layer=config)
+    conv = config.conv
+    if conv is None:
+        return y
+    assert "conv" in weights
+    near = neighbour_conv(x, lengths, weights["conv"], neighbours=conv.neighbours)
+    return normalize(activation(near, kind=conv.activation) + y, weights.get("conv_after"), norm=conv.after)

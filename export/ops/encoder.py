@@ -28,7 +28,15 @@ from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import HeadWeights, ModelWeights, StackWeights, embed, head_dense, score_biases
+from .model import (
+    HeadWeights,
+    ModelWeights,
+    StackWeights,
+    distance_table,
+    embed,
+    head_dense,
+    score_biases,
+)
 from .position import Rotary
 
 if TYPE_CHECKING:
@@ -83,7 +91,7 @@ def _layers(
     at = torch.arange(x.shape[1], device=x.device)
     both = not stack.causal
     biases = score_biases(at.unsqueeze(0), at, weights, x.dtype, stack=stack, bidirectional=both)
-    positions = Positions(rotary, biases)
+    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack))
     for i, layer in enumerate(stack.layers):
         leaves = weights["layers"][i]
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)

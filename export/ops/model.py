@@ -32,6 +32,7 @@ from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
 from .cross_attention import EncoderKV
+from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
@@ -49,6 +50,7 @@ __all__ = [
     "LinearWeights",
     "ModelWeights",
     "StackWeights",
+    "distance_table",
     "embed",
     "lm_logits",
     "model",
@@ -81,6 +83,8 @@ class StackWeights(TypedDict):
     relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
     norm: NotRequired[NormWeights]
+    distances: NotRequired[Float[Array, "W D"]]
+    distances_norm: NotRequired[NormWeights]
 
 
 class HeadWeights(TypedDict, total=False):
@@ -235,6 +239,17 @@ def score_biases(
                 buckets = relative_bias(buckets, weights["relative_bias"])
             biases[position, heads] = buckets
     return biases
+
+
+def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> DistanceTable | None:
+    """Rows of distances and normalized vectors."""
+    distances = stack.distances
+    if distances is None:
+        return None
+    assert "distances" in weights
+    rows = distance_rows(at, at, span=distances.span, log_until=distances.log_until)
+    vectors = normalize(weights["distances"], weights.get("distances_norm"), norm=distances.norm)
+    return DistanceTable(rows, vectors)
 
 
 def model(

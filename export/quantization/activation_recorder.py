@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...refimpl.config import LM, Config
-from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.shapes import ENTRY, parameter_shapes
 from ...refimpl.params.tree import unflatten
 from ..dispatch import body, exporting
 from ..ops.adaptive_softmax import adaptive_log_probs
@@ -97,8 +97,7 @@ class Reading:
         """The last vectors of a stack; a decoder or a reader is given an encoder's."""
         self._on_layer(self._layers_read, self._layers)
         walk = StackWalk(self.config, name)
-        parts = ("positions", "first_norm", "relative_bias")
-        entry_names = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
+        entry_names = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in ENTRY]
         entry: Any = unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in entry_names})
         embedding, names = self._tree("embedding.")
         streams = []

@@ -54,6 +54,8 @@ def static_inputs(
     tokens: Counter[tuple[str, ...]] = Counter()
 
     def observe(names: tuple[str, ...], x: Array) -> None:
+        # Distances are a second input of matrices that they share: its numbers count for the same range.
+        names = next((known for known in observed if set(names) <= set(known)), names)
         observed[names] = observer(observed.get(names), x.reshape(-1))
         tokens[names] += len(x)
 
@@ -134,8 +136,9 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
     mean_squares: dict[str, Array] = {}
 
     def observe(names: tuple[str, ...], x: Array) -> None:
-        if len(x):
-            mean_squares.update(dict.fromkeys(names, mean_square(x)))
+        new = [name for name in names if name not in mean_squares]  # distances come after the text
+        if len(x) and new:
+            mean_squares.update(dict.fromkeys(new, mean_square(x)))
 
     windows = [_random_tokens(checkpoint, WINDOW)]
     report = partial(progress, f"measuring which weights matter on {WINDOW} random tokens")

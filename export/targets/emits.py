@@ -8,7 +8,7 @@ from typing import Any
 from ...refimpl.config import Config
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.targets import Target
-from . import group_query_attention, multi_head_attention, ort_ops, recurrence, standard
+from . import disentangled, group_query_attention, multi_head_attention, ort_ops, recurrence, standard
 
 # Name of a mirror function -> the target's function in its place, see `export.dispatch`.
 Emits = Mapping[str, Callable[..., Any]]
@@ -37,4 +37,5 @@ def _ort(config: Config) -> Emits:
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,
+        "disentangled_attention": disentangled.disentangled_attention,
     }

@@ -49,22 +49,22 @@ class CrossAttentionLeaves(TypedDict):
     bo: NotRequired[Tensor]
 
 
-def _multi_head(
+def multi_head(
     q: Tensor,
     keys: EncoderKV,
     *,
-    settings: Attention,
+    heads: int,
+    scale: float,
     bias: Tensor | None = None,
     causal: bool = False,
     bqkv: Tensor | None = None,
 ) -> Tensor:
     """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
-    scale = settings.head_size**-0.5 if settings.scale is None else settings.scale
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, keys.keys, keys.values, bqkv, keys.lengths.to(torch.int32), bias),
         {
-            "num_heads": settings.heads,
+            "num_heads": heads,
             "scale": scale,
             "mask_filter_value": hidden(q.dtype),
             "unidirectional": int(causal),
@@ -73,6 +73,10 @@ def _multi_head(
         shape=q.shape,
         version=MICROSOFT,
     )
+
+
+def _scale(settings: Attention) -> float:
+    return settings.head_size**-0.5 if settings.scale is None else settings.scale
 
 
 def _adds_bias(weights: AttentionLeaves, rotary: Rotary | None, settings: Attention) -> bool:
@@ -137,7 +141,15 @@ def self_attention(
         k, v = (y.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3) for y in (k, v))
     q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)
     bqkv = weights.get("bqkv") if late else None
-    y = _multi_head(q, EncoderKV(k, v, lengths), settings=settings, bias=bias, causal=causal, bqkv=bqkv)
+    y = multi_head(
+        q,
+        EncoderKV(k, v, lengths),
+        heads=settings.heads,
+        scale=_scale(settings),
+        bias=bias,
+        causal=causal,
+        bqkv=bqkv,
+    )
     return linear(gated(y, x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo"))
 
 
@@ -177,7 +189,7 @@ def cross_attention(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
     q = linear(x, weights["wq"], weights.get("bq"))
-    y = _multi_head(q, encoder_kv, settings=settings)
+    y = multi_head(q, encoder_kv, heads=settings.heads, scale=_scale(settings))
     # A text without tokens gives nothing.
     real = (encoder_kv.lengths > 0).to(y.dtype).view(-1, 1, 1)
     return linear(y * real, weights["wo"], weights.get("bo"))

@@ -18,6 +18,7 @@ from ..config import (
     Attention,
     ClampedSwiGLU,
     Config,
+    DisentangledAttention,
     Gated,
     GatedDelta,
     LatentAttention,
@@ -76,10 +77,10 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU.
 
-    Not among them: activations that a tied table or, with post-norms, the residual stream reads too
-    (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
-    whose weights stay in float. The input of wo of a convolution and of a gated delta network has no leaf of
-    its own that makes it.
+    Not among them: inputs whose matrices read distances too, activations that a tied table or, with
+    post-norms, the residual stream reads too (`post_norm_sites`), the encoder's output, which the decoder's
+    layers share, and both sides of an LSTM, whose weights stay in float. The input of wo of a convolution and
+    of a gated delta network has no leaf of its own that makes it.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -112,7 +113,7 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
     sites = []
     if layer.residual == "input":
-        if not isinstance(mixer, LSTM):
+        if not isinstance(mixer, LSTM) and not _reads_distances(mixer):
             sites += _normed(f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *parallel))
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
@@ -127,6 +128,11 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
     if layer.cross is not None:
         sites += _values(f"{prefix}cross", layer.cross)
     return sites + _hidden(f"{prefix}mlp", layer.mlp)
+
+
+def _reads_distances(mixer: TokenMixer) -> bool:
+    """Whether the matrices that read a sublayer's input read vectors of distances too."""
+    return isinstance(mixer, DisentangledAttention) and mixer.shared
 
 
 def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
@@ -150,7 +156,10 @@ def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[
     return [SmoothingSite((f"{prefix}.weight", *bias), consumers)]
 
 
-def _values(prefix: str, a: Attention | LinearAttention) -> list[SmoothingSite]:
+def _values(prefix: str, a: Attention | LinearAttention | DisentangledAttention) -> list[SmoothingSite]:
+    if isinstance(a, DisentangledAttention):
+        producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.bias else []))
+        return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
     scales = []
     if isinstance(a, Attention):
         if a.clip is not None:

@@ -28,7 +28,9 @@ from ..tokenizers.auto_tokenizer.vocabulary_files import (
 
 TEMPLATE_TOKENS = ("bos_token", "eos_token")  # those that a chat template has without settings
 TOKENIZER_MODEL = "tokenizer.model"
-VOCABULARIES = (TOKENIZER_MODEL, VOCAB_TXT, VOCAB_JSON, "spiece.model", "sentencepiece.bpe.model")
+VOCABULARIES = (
+    TOKENIZER_MODEL, VOCAB_TXT, VOCAB_JSON, "spiece.model", "sentencepiece.bpe.model", "spm.model"
+)  # fmt: skip
 # Their ids are those of vocab.json and not of the SentencePiece model, which no tokenizer.json can say.
 WITH_OTHER_IDS = ("marian", "m2m_100")
 

@@ -16,6 +16,8 @@ from .layers import (
     Attention,
     BlockSparse,
     ClampedSwiGLU,
+    DisentangledAttention,
+    Distances,
     ExpertGroups,
     FullAttention,
     Gated,
@@ -27,6 +29,7 @@ from .layers import (
     LinearAttention,
     Mamba2,
     MoE,
+    NeighbourConv,
     NoMlp,
     Plain,
     RMSNorm,
@@ -57,7 +60,7 @@ TYPES: dict[str, type] = {
         LSTM, ShortConv, GatedDelta, Mamba2, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE,
         NoMlp, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense,
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
-        EncoderDecoder, XIELU,
+        EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv,
     )
 }  # fmt: skip
 

@@ -285,8 +285,73 @@ class LatentAttention:
         return self.key_size + self.position.dims
 
 
+@dataclass(frozen=True)
+class Distances:
+    """Vectors of distances between tokens, in a table that the layers of a stack share.
+
+    There are 2 · `span` of them, for distances from −span to span − 1; what is farther has the first or the
+    last one. With `log_until` each distance below half the span has its own vector, and farther ones up to
+    `log_until` share vectors, more of them the farther they are (`ops.disentangled.distance_rows`). `norm`
+    normalizes the table.
+    """
+
+    span: int
+    log_until: int | None = None
+    norm: LayerNorm | None = None
+
+
+@dataclass(frozen=True)
+class DisentangledAttention:
+    """Attention whose scores have terms of content and position apart (`ops.disentangled`).
+
+    Beside a query and a key there may be the products of a query and a distance (`content_to_position`) and
+    of a key and a distance (`position_to_content`). Distances are mapped by matrices of their own, or those
+    of queries and keys with `shared`. `bias` is that of all maps, but for distances as keys only with
+    `position_bias`. `scale` None means 1/sqrt(head_size · number of terms).
+    """
+
+    heads: int
+    head_size: int
+    distances: Distances
+    content_to_position: bool = True
+    position_to_content: bool = True
+    shared: bool = False
+    bias: bool = True
+    position_bias: bool = True
+    scale: float | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by: each term adds to their variance."""
+        terms = 1 + self.content_to_position + self.position_to_content
+        return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
+
+
 # What moves information from token to token.
-TokenMixer = Attention | LinearAttention | LSTM | ShortConv | GatedDelta | Mamba2 | LatentAttention
+TokenMixer = (
+    Attention
+    | LinearAttention
+    | LSTM
+    | ShortConv
+    | GatedDelta
+    | Mamba2
+    | LatentAttention
+    | DisentangledAttention
+)
+
+
+@dataclass(frozen=True)
+class NeighbourConv:
+    """A convolution over a token and its `neighbours` on either side, and an activation
+    (`ops.neighbour_conv`). `after` normalizes the sum of it and what it is added to.
+    """
+
+    neighbours: int
+    activation: Activation
+    after: Norm
 
 
 @dataclass(frozen=True)
@@ -377,11 +442,12 @@ class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
     In a decoder, latent or linear attention, an LSTM, a short convolution, a gated delta network or Mamba 2's
-    layer may stand in the place of attention. A parallel mlp without a norm `pre` of its own takes what the
-    attention's gives (GPT-J, Cohere).
+    layer may stand in the place of attention, in an encoder disentangled attention. A parallel mlp without a
+    norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
-    multiplies each sublayer's output before it is added (Granite).
+    multiplies each sublayer's output before it is added (Granite). `conv` reads the layer's input and is
+    added to its output (DeBERTa v2).
     """
 
     attention: TokenMixer
@@ -390,3 +456,4 @@ class Layer:
     cross: Attention | None = None
     residual: Literal["input", "norm"] = "input"
     scale: float | None = None
+    conv: NeighbourConv | None = None

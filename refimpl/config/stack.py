@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .layers import Attention, KVFormat, LatentAttention, Layer, Norm
+from .layers import Attention, DisentangledAttention, Distances, KVFormat, LatentAttention, Layer, Norm
 from .positions import Learned, Rope, Sinusoidal
 
 
@@ -65,6 +65,12 @@ class Stack:
         mixers = (layer.attention for layer in self.layers)
         positions = (m.position for m in mixers if isinstance(m, Attention | LatentAttention))
         return tuple(dict.fromkeys(p for p in positions if isinstance(p, Rope)))
+
+    @property
+    def distances(self) -> Distances | None:
+        """The table of distances that the layers share, if any has disentangled attention."""
+        mixers = (layer.attention for layer in self.layers)
+        return next((m.distances for m in mixers if isinstance(m, DisentangledAttention)), None)
 
     def with_kv(self, kv: KVFormat) -> Stack:
         """The same stack with the keys and values of all layers cached as `kv`."""

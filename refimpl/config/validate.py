@@ -15,6 +15,7 @@ from .layers import (
     LSTM,
     Attention,
     BlockSparse,
+    DisentangledAttention,
     FullAttention,
     Gated,
     GatedDelta,
@@ -175,6 +176,12 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
     for i, layer in enumerate(stack.layers):
         at = f"{name} layer {i}: "
         _check_mixer(at, layer.attention, decodes=name == "decoder")
+        reads_both_ways = name != "decoder" and not stack.causal
+        if isinstance(layer.attention, DisentangledAttention):
+            _need(reads_both_ways, f"{at}disentangled attention must be in an encoder that isn't causal")
+        if layer.conv is not None:
+            _bounded(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
+            _need(reads_both_ways, f"{at}a convolution over neighbours must be in an encoder")
         _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
@@ -207,6 +214,12 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
     relative = [(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)]
     shared = {(position, heads) for position, heads in relative if position.shared}
     _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
+    tables = {
+        layer.attention.distances
+        for layer in stack.layers
+        if isinstance(layer.attention, DisentangledAttention)
+    }
+    _need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
 
 
 def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
@@ -234,6 +247,8 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
         case LatentAttention():
             _check_latent(at, mixer)
             _need(decodes, f"{at}latent attention must be in a decoder")
+        case DisentangledAttention():
+            _check_disentangled(at, mixer)
 
 
 def _check_gated_delta(at: str, mixer: GatedDelta) -> None:
@@ -264,6 +279,18 @@ def _check_latent(at: str, a: LatentAttention) -> None:
     if a.query_rank is not None:
         _bounded(at + "rank of the queries' latent", a.query_rank, LIMITS["width"])
     _check_rope(at, a.position, LIMITS["width"])
+
+
+def _check_disentangled(at: str, a: DisentangledAttention) -> None:
+    span, until = a.distances.span, a.distances.log_until
+    _bounded(at + "heads", a.heads, LIMITS["heads"])
+    _bounded(at + "head_size", a.head_size, LIMITS["width"])
+    _bounded(at + "span of the distances", span, LIMITS["context"])
+    if until is not None:
+        _need(span % 2 == 0, f"{at}span of distances that share vectors must be even, got {span}")
+        _bounded(at + "log_until of the distances", until, LIMITS["context"], span // 2 + 2)
+    some = a.content_to_position or a.position_to_content
+    _need(some, f"{at}disentangled attention must have a term with positions, else it is attention")
 
 
 def _check_heads(at: str, a: Attention | LinearAttention) -> None:

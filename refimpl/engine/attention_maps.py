@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..config import Attention, Config
+from ..config import Attention, Config, DisentangledAttention
 from ..errors import ConfigError
 from ..ops.attention import attention_weights, positioned, project
 from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
+from ..ops.disentangled import DisentangledWeights, queries_and_keys
 from ..ops.mask import seen_by
 from ..ops.position import rotate
 from .stack_walk import StackWalk
@@ -34,7 +35,7 @@ def attention_maps(
     x = walk.enter(tokens[None], params["embedding"], stack_params)
     positions = walk.positions(len(tokens), stack_params, x.dtype)
     for i, layer in enumerate(walk.stack.layers):
-        if not isinstance(layer.attention, Attention):
+        if not isinstance(layer.attention, Attention | DisentangledAttention):
             got = type(layer.attention).__name__
             raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
         layer_params = stack_params["layers"][i]
@@ -43,9 +44,25 @@ def attention_maps(
         }
         weights = cast(BlockWeights, leaves)
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-        attn = cast(CachedAttentionWeights, leaves["attn"])
-        yield _attention_map(attention_input, attn, positions, layer.attention, walk.bidirectional)
+        if isinstance(layer.attention, DisentangledAttention):
+            distant = cast(DisentangledWeights, leaves["attn"])
+            yield _disentangled_map(attention_input, distant, positions, layer.attention)
+        else:
+            attn = cast(CachedAttentionWeights, leaves["attn"])
+            yield _attention_map(attention_input, attn, positions, layer.attention, walk.bidirectional)
         x, _ = walk.layer(i, x, lengths, positions, weights)
+
+
+def _disentangled_map(
+    x: Float[Array, "1 T D"],
+    weights: DisentangledWeights,
+    positions: Positions,
+    settings: DisentangledAttention,
+) -> Float[Array, "H T T"]:
+    """The same of a sublayer whose scores have terms of distances."""
+    assert positions.distances is not None
+    q, k, bias = queries_and_keys(x, weights, positions.distances, settings=settings)
+    return attention_weights(q, k, None, bias, scale=settings.factor)[0]
 
 
 def _attention_map(

@@ -28,7 +28,14 @@ from ..ops.block import (
     normalize,
 )
 from ..ops.encoder import layer_kv, shift_right
-from ..ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
+from ..ops.model import (
+    EmbeddingWeights,
+    StackWeights,
+    distance_table,
+    embed,
+    position_tables,
+    score_biases,
+)
 from ..ops.position import Rotary
 from .cache_kinds import layer_kind
 
@@ -84,7 +91,7 @@ class StackWalk:
         biases = score_biases(
             at[None], at, weights, dtype, stack=self.stack, bidirectional=self.bidirectional
         )
-        return Positions(rotary, biases)
+        return Positions(rotary, biases, distance_table(at, weights, stack=self.stack))
 
     @property
     def bidirectional(self) -> bool:

@@ -25,14 +25,14 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
     self_attention.near(self_attention(other), self_attention(call)[:, order], other, call)
 
 
-@law("self_attention")
-def padding_changes_nothing(self_attention: Subject, draw: Draw) -> None:
+@law("self_attention", "disentangled_attention", "neighbour_conv")
+def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
     """Whatever stands past a row's length, its tokens are computed as in the row alone."""
-    call = draw(self_attention.calls())
+    call = draw(sublayer.calls())
     past = np.arange(call["x"].shape[1]) >= call["lengths"][:, None]
     other = call.but(x=np.where(past[:, :, None], call["x"] + 1, call["x"]))
-    got, expected = (np.where(past[:, :, None], 0, self_attention(c)) for c in (other, call))
-    self_attention.near(got, expected, other, call)
+    got, expected = (np.where(past[:, :, None], 0, sublayer(c)) for c in (other, call))
+    sublayer.near(got, expected, other, call)
 
 
 @law("self_attention")
@@ -50,7 +50,7 @@ def causal_it_equals_attention_with_an_empty_cache(self_attention: Subject, draw
     self_attention.near(got, expected, call)
 
 
-@law("self_attention", "cross_attention")
+@law("self_attention", "cross_attention", "disentangled_attention", "neighbour_conv")
 def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
     """Rows of a batch don't see each other."""
     call = draw(attention.calls())

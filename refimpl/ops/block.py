@@ -11,6 +11,7 @@ from ..config import (
     LSTM,
     Alibi,
     Attention,
+    DisentangledAttention,
     Gated,
     GatedDelta,
     LatentAttention,
@@ -29,10 +30,12 @@ from ..config import (
     ShortConv,
     TokenMixer,
 )
+from .activation import activation
 from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
@@ -40,6 +43,7 @@ from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mamba2 import Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
+from .neighbour_conv import NeighbourConvWeights, neighbour_conv
 from .norm import layer_norm, rms_norm
 from .position import Rotary
 from .self_attention import self_attention
@@ -86,11 +90,12 @@ MixerWeights = (
     | GatedDeltaWeights
     | Mamba2Weights
     | LatentAttentionWeights
+    | DisentangledWeights
 )
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
+    """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution."""
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -104,17 +109,21 @@ class BlockWeights(TypedDict):
     mlp_pre: NotRequired[NormWeights]
     mlp_post: NotRequired[NormWeights]
     mlp_after: NotRequired[NormWeights]
+    conv: NotRequired[NeighbourConvWeights]
+    conv_after: NotRequired[NormWeights]
 
 
 class Positions(NamedTuple):
     """What layers need to know of positions.
 
     Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
-    heads, or buckets [B, T, S] where each layer has its own table of biases.
+    heads, or buckets [B, T, S] where each layer has its own table of biases. The distances of disentangled
+    attention.
     """
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
+    distances: DistanceTable | None = None
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
@@ -236,6 +245,8 @@ def _mix(
             assert isinstance(cache, LatentCache)
             leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
             return latent_attention(x, cache, past, leaves, rotary, settings=mixer)
+        case DisentangledAttention():
+            raise AssertionError("a Config's check keeps disentangled attention for encoders")
         case Attention():
             assert isinstance(cache, KVCache)
             leaves = cast(CachedAttentionWeights, weights["attn"])
@@ -291,15 +302,26 @@ def encoder_block(
     """One layer over whole texts x [B, T, D], of whose rows the first `lengths` tokens are real.
 
     As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
-    [1, H, T, T] for all.
+    [1, H, T, T] for all. A convolution of the layer's input is added to its output, and the sum normalized.
     """
-    a, leaves = config.attention, cast(CachedAttentionWeights, weights["attn"])
-    assert isinstance(a, Attention)
-    rotary, bias = rotary_and_bias(a, positions, leaves)
+    a = config.attention
 
     def attend(inputs: Array) -> Array:
+        if isinstance(a, DisentangledAttention):
+            assert positions.distances is not None
+            leaves = cast(DisentangledWeights, weights["attn"])
+            return disentangled_attention(inputs, lengths, leaves, positions.distances, settings=a)
+        assert isinstance(a, Attention)
+        leaves = cast(CachedAttentionWeights, weights["attn"])
+        rotary, bias = rotary_and_bias(a, positions, leaves)
         return self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
 
     h = _attend(x, weights, config, attend)
     h = _cross(h, encoder_kv, weights, config)
-    return _mlp(x, h, weights, config)
+    y = _mlp(x, h, weights, config)
+    if config.conv is None:
+        return y
+    assert "conv" in weights
+    near = neighbour_conv(x, lengths, weights["conv"], neighbours=config.conv.neighbours)
+    total = y + activation(near, kind=config.conv.activation)
+    return normalize(total, weights.get("conv_after"), norm=config.conv.after)

@@ -28,7 +28,15 @@ from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import HeadWeights, ModelWeights, StackWeights, embed, head_dense, score_biases
+from .model import (
+    HeadWeights,
+    ModelWeights,
+    StackWeights,
+    distance_table,
+    embed,
+    head_dense,
+    score_biases,
+)
 from .position import Rotary
 
 if TYPE_CHECKING:
@@ -85,7 +93,7 @@ def _layers(
     """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`."""
     at = np.arange(x.shape[1])
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
-    positions = Positions(rotary, biases)
+    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack))
     for layer, leaves in zip(stack.layers, weights["layers"], strict=True):
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
         x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)

@@ -31,6 +31,7 @@ from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
 from .cross_attention import EncoderKV
+from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
@@ -48,6 +49,7 @@ __all__ = [
     "LinearWeights",
     "ModelWeights",
     "StackWeights",
+    "distance_table",
     "embed",
     "lm_logits",
     "model",
@@ -73,13 +75,15 @@ class EmbeddingWeights(TypedDict):
 
 
 class StackWeights(TypedDict):
-    """The leaves of a stack: its layers, what is added before the first or to scores, and its norms."""
+    """The leaves of a stack: layers, what is added before the first or to scores, norms, distances."""
 
     layers: list[BlockWeights]
     positions: NotRequired[Float[Array, "M D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
     norm: NotRequired[NormWeights]
+    distances: NotRequired[Float[Array, "W D"]]
+    distances_norm: NotRequired[NormWeights]
 
 
 class HeadWeights(TypedDict, total=False):
@@ -224,6 +228,17 @@ def score_biases(
             case _:
                 pass
     return biases
+
+
+def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> DistanceTable | None:
+    """The distances of tokens at the positions `at` [T], for a stack with disentangled attention."""
+    distances = stack.distances
+    if distances is None:
+        return None
+    assert "distances" in weights
+    vectors = normalize(weights["distances"], weights.get("distances_norm"), norm=distances.norm)
+    rows = distance_rows(at, at, span=distances.span, log_until=distances.log_until)
+    return DistanceTable(rows, vectors)
 
 
 def model(

@@ -3,6 +3,7 @@
     embedding                       table N,D  token_types _,D  project E,D  project_bias D
     encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
                                     (relative_bias in each layer's attn where it isn't shared)
+                                    distances W,D  distances_norm
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
@@ -18,6 +19,8 @@
                                     bi conv_bias bz bdt bo
                                     of latent attention: wkv_a D,C+2*J  kv_norm C  wk_b C,H*U  wv_b C,H*V
                                     wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
+                                    of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
+    encoder.layers.I.conv           weight _*D,D  bias D  (and conv_after, a norm)
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a plain mlp with xIELU: up down bup bdown  alpha_p alpha_n 1
@@ -44,6 +47,7 @@ from ..config import (
     Attention,
     Classify,
     Config,
+    DisentangledAttention,
     Embedding,
     Gated,
     GatedDelta,
@@ -70,8 +74,10 @@ from ..config import (
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Small tables whose rows are added to vectors or scores, never multiplied: they stay in float.
-ADDED = ("positions", "token_types", "relative_bias")
+# Small tables whose rows are added to vectors or scores, or are inputs of products: they stay in float.
+ADDED = ("positions", "token_types", "relative_bias", "distances")
+# What a stack has beside its layers and its last norm: the leaves that it needs from the first layer on.
+ENTRY = ("positions", "first_norm", "relative_bias", "distances", "distances_norm")
 # Small matrices whose products choose or weigh experts: they stay in float, since a small error could choose
 # another expert.
 ROUTING = (".router", ".shared_gate")
@@ -117,6 +123,9 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     for a in stack.attentions:
         if isinstance(a.position, RelativeBias) and a.position.shared:
             shapes["relative_bias"] = (a.position.buckets, a.heads)
+    if (distances := stack.distances) is not None:
+        shapes["distances"] = (2 * distances.span, d)
+        shapes |= _norm("distances_norm.", distances.norm, d)
     for i, layer in enumerate(stack.layers):
         at = f"layers.{i}."
         cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
@@ -129,6 +138,9 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
             shapes |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
             shapes |= _norm(f"{at}{part}_post.", sublayer.post, d)
             shapes |= _norm(f"{at}{part}_after.", sublayer.after, d)
+        if layer.conv is not None:
+            shapes |= {f"{at}conv.weight": ((2 * layer.conv.neighbours + 1) * d, d), f"{at}conv.bias": (d,)}
+            shapes |= _norm(f"{at}conv_after.", layer.conv.after, d)
     return shapes | _norm("norm.", stack.final_norm, d)
 
 
@@ -236,6 +248,8 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             return _mamba2(mixer, d)
         case LatentAttention():
             return _latent_attention(mixer, d)
+        case DisentangledAttention():
+            return _disentangled_attention(mixer, d)
 
 
 def _mamba2(m: Mamba2, d: int) -> Shapes:
@@ -255,6 +269,18 @@ def _latent_attention(a: LatentAttention, d: int) -> Shapes:
     shapes |= {"wq": (f or d, h * a.head_size), "wkv_a": (d, joint), "kv_norm": (rank,)}
     shapes |= {"wk_b": (rank, h * a.key_size), "wv_b": (rank, h * a.value_size), "wo": (h * a.value_size, d)}
     return shapes | ({"bkv_a": (joint,), "bo": (d,)} if a.bias else {})
+
+
+def _disentangled_attention(a: DisentangledAttention, d: int) -> Shapes:
+    inner = a.heads * a.head_size
+    shapes: Shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d)}
+    if a.bias:
+        shapes |= {**dict.fromkeys(("bq", "bk", "bv"), (inner,)), "bo": (d,)}
+    if a.content_to_position and not a.shared:
+        shapes |= {"wk_pos": (d, inner)} | ({"bk_pos": (inner,)} if a.bias and a.position_bias else {})
+    if a.position_to_content and not a.shared:
+        shapes |= {"wq_pos": (d, inner)} | ({"bq_pos": (inner,)} if a.bias else {})
+    return shapes
 
 
 def _mixture(m: MoE, d: int) -> Shapes:

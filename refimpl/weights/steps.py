@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import Attention, GatedDelta, LatentAttention, TokenMixer
+from ..config import Attention, DisentangledAttention, GatedDelta, LatentAttention, TokenMixer
 from ..ops.quant import Blocks, transpose
 
 Shape = tuple[int, ...]
@@ -113,6 +113,8 @@ class Ungroup(Step):
     head_size: int = 0
 
     def bound(self, leaf: str, mixer: TokenMixer) -> Ungroup:
+        if isinstance(mixer, DisentangledAttention):
+            return Ungroup(mixer.heads, mixer.head_size)
         return Ungroup(mixer.kv_heads, mixer.head_size) if isinstance(mixer, Attention) else self
 
     def apply(self, weight: Weight) -> Weight:
@@ -259,6 +261,31 @@ class Taps(Step):
         return weight[:, 0].T
 
 
+class Kernel(Step):
+    """The kernel of a convolution as torch's Conv1d has it, [D, D, 2A + 1].
+
+    Its matrices come out one below the other, inputs first.
+    """
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[1], result[1], result[0] // result[1]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.transpose(2, 1, 0).reshape(-1, weight.shape[0])
+
+
+class ZerosAfter(Step):
+    """A bias that is followed by one of zeros, of a map that has none (DeBERTa's keys)."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[0] // 2,),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return np.concatenate([weight, np.zeros_like(weight)])
+
+
 @dataclass(frozen=True)
 class Part(Step):
     """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
@@ -314,6 +341,8 @@ STEPS: dict[str, Step] = {
     "by_head": ByHead(),
     "swap": Swap(),
     "taps": Taps(),
+    "kernel": Kernel(),
+    "zeros_after": ZerosAfter(),
 }
 
 

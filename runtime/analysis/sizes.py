@@ -55,7 +55,7 @@ def _part(name: str) -> str:
     owner, leaf = name.split(".")[-2:]
     if leaf == "positions":
         return "embedding"
-    if leaf == "relative_bias":
+    if leaf in ("relative_bias", "distances") or owner == "conv":
         return "attention"
     if leaf not in ("q_norm", "k_norm", "kv_norm"):
         if ".mlp." in name:  # an expert's leaves lie deeper

@@ -8,6 +8,7 @@ from ...refimpl.config import (
     Attention,
     BlockSparse,
     Config,
+    DisentangledAttention,
     GatedDelta,
     LatentAttention,
     LinearAttention,
@@ -80,6 +81,8 @@ def untried(target: Target, config: Config) -> str | None:
         return "sinks in a softmax were never tried on a GPU"
     if any(isinstance(layer.attention, LatentAttention) for layer in config.layers):
         return "latent attention was never tried on a GPU"
+    if any(stack.distances is not None for stack in config.stacks.values()):
+        return "disentangled attention was never tried on a GPU"
     return None
 
 
@@ -110,6 +113,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "Mamba 2 keeps a state, which a step can't read and write in one place"
         case LatentAttention():
             return "latent attention keeps one vector a token, which is the key and the value of all heads"
+        case DisentangledAttention():
+            raise AssertionError("a Config's check keeps disentangled attention for encoders")
         case Attention():
             return _softmax_attention(attention)
 

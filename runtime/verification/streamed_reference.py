@@ -27,6 +27,7 @@ from ...refimpl.ops.model import (
     lm_logits,
 )
 from ...refimpl.ops.quant import Blocks
+from ...refimpl.params.shapes import ENTRY
 from ...refimpl.params.tree import Tree, flatten, map_leaves, unflatten
 from ..parallel import in_threads
 
@@ -254,7 +255,7 @@ class StreamedForward:
         first = name == next(iter(self.config.stacks))
         leaves = self._load(self.params["embedding"], "embedding.", observe=first)
         embedding = cast(EmbeddingWeights, leaves)
-        entry_names = [n for n in ("positions", "first_norm", "relative_bias") if n in stack_params]
+        entry_names = [n for n in ENTRY if n in stack_params]
         entry = cast(StackWeights, self._load({n: stack_params[n] for n in entry_names}, f"{name}."))
         # Only the rows of tokens that the text has are converted to a run's type.
         used, index = np.unique(walk.shifted(tokens), return_inverse=True)

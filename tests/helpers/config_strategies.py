@@ -20,6 +20,8 @@ from tfm.refimpl.config import (
     Decoder,
     DecoderReader,
     Dense,
+    DisentangledAttention,
+    Distances,
     DynamicNTK,
     Embedding,
     EmbeddingProjection,
@@ -43,6 +45,7 @@ from tfm.refimpl.config import (
     MaskedLM,
     Mlp,
     MoE,
+    NeighbourConv,
     NoMlp,
     Norm,
     Plain,
@@ -368,8 +371,47 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
         reader = DecoderReader(replace(draw(stacks(width=width, crossed=True)), causal=True), start)
     stack = draw(stacks(width=entry(embedding), reads=True))
     if reader is None:
+        if not stack.causal and draw(st.booleans()):
+            stack = draw(disentangled(stack))
         return Encoder(embedding, stack, head, CONTEXT)
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
+
+
+TERMS = st.sampled_from(((True, True), (True, False), (False, True)))
+
+
+@st.composite
+def disentangled(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with disentangled attention, and a convolution beside its first layer."""
+    norm = draw(st.none() | st.just(LayerNorm(1e-5)))
+    distances = draw(
+        st.builds(Distances, st.integers(1, 4), norm=st.just(norm))
+        | st.builds(Distances, st.sampled_from((2, 4)), st.integers(4, 9), st.just(norm))
+    )
+    some = st.booleans()
+
+    def distant(layer: Layer) -> Layer:
+        a, to_position, to_content = layer.attention, *draw(TERMS)
+        mixer = DisentangledAttention(
+            draw(st.integers(1, 3)),
+            draw(st.integers(1, 5)),
+            distances,
+            to_position,
+            to_content,
+            shared=draw(some),
+            bias=draw(some),
+            position_bias=draw(some),
+            pre=a.pre,
+            post=a.post,
+            after=a.after,
+        )
+        return replace(layer, attention=mixer)
+
+    layers = tuple(map(distant, stack.layers))
+    conv = NeighbourConv(draw(st.integers(0, 2)), "tanh", LayerNorm(1e-5))
+    if draw(st.booleans()):
+        layers = (replace(layers[0], conv=conv), *layers[1:])
+    return replace(stack, layers=layers)
 
 
 def entry(embedding: Embedding) -> int:

@@ -17,6 +17,8 @@ from tfm.refimpl.config import (
     Decoder,
     DecoderReader,
     Dense,
+    DisentangledAttention,
+    Distances,
     Embedding,
     EmbeddingProjection,
     Encoder,
@@ -34,6 +36,7 @@ from tfm.refimpl.config import (
     Mamba2,
     MaskedLM,
     MoE,
+    NeighbourConv,
     NoMlp,
     Plain,
     Position,
@@ -277,6 +280,19 @@ def encoder(
     attention = Attention(heads, heads, head_size, qkv_bias=True, out_bias=True, after=norm)
     stack = Stack((Layer(attention, Plain(mlp, "relu", after=norm)),) * layers, None, positions, norm)
     return Encoder(Embedding(vocabulary, width, token_types=2), stack, head, 32)
+
+
+def distant(
+    *, head: ReadingHead = WORDS, log_until: int | None = 20, shared: bool = True, vocabulary: int = 97
+) -> Encoder:
+    """An encoder of DeBERTa's form: v2's, where distances share vectors and matrices, or v1's."""
+    norm = LayerNorm(1e-5)
+    distances = Distances(8, log_until, norm if shared else None)
+    attention = DisentangledAttention(6, 8, distances, shared=shared, position_bias=shared, after=norm)
+    layer = Layer(attention, Plain(80, "gelu", after=norm))
+    first = replace(layer, conv=NeighbourConv(1, "tanh", norm)) if shared else layer
+    stack = Stack((first, layer), None, first_norm=norm)
+    return Encoder(Embedding(vocabulary, 48), stack, head, 32)
 
 
 def encoder_decoder(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDecoder:

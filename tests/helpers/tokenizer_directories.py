@@ -112,6 +112,8 @@ CLASSES += [
     ("mpnet", None, "wordpiece"), ("bert", "MPNetTokenizerFast", "wordpiece"), ("camembert", None, "unigram"),
     ("albert", None, "albert"), ("bert", "AlbertTokenizerFast", "albert"),
     ("qwen3_5", None, "bytes"), ("qwen3_5_text", "Qwen3_5Tokenizer", "bytes"), ("mamba2", None, "bytes"),
+    ("deberta", None, "bytes"), ("deberta-v2", None, "unigram"),
+    ("deberta-v2", "DebertaV2TokenizerFast", "albert"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),
@@ -221,6 +223,8 @@ def drawn(number: int, seed: int) -> Files:
         values["added_tokens.json"] = {"<legacy>": 6000, "cat": 6001}
     if settings or draw.random() < 0.5:
         values["tokenizer_config.json"] = settings
+    if model_type == "deberta-v2":
+        settings["split_by_punct"] = draw.random() < 0.5
     if name is not None and name.startswith("Nllb"):
         # Where its vocabulary lacks the unknown token, the library encodes no text with an unknown letter.
         for file in values.values():

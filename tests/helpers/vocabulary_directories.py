@@ -24,6 +24,10 @@ MODELS = {
         "model_type": "unigram", "pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1,
         "control_symbols": ["[CLS]", "[SEP]", "[MASK]"],
     },
+    "deberta": {
+        "model_type": "unigram", "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "pad_piece": "[PAD]",
+        "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]",
+    },
     "bpe": {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"},
     "bpe of its own": {
         "model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "nmt_nfkc",
@@ -82,12 +86,14 @@ TABLE = {
     "phi3:LlamaTokenizer",
     "no prefix/tokenizer.model": "mistral gemma:GemmaTokenizer",
     "fairseq/tokenizer.model": "mistral",
+    "deberta/spm.model": "deberta-v2 deberta-v2:DebertaV2Tokenizer",
 }
 DIRECTORIES = [
     (model_type, name or None, kind)
     for kind, entries in TABLE.items()
     for model_type, _, name in (entry.partition(":") for entry in entries.split())
 ]
+DIRECTORIES += [("deberta", None, "vocab.json"), ("deberta", "DebertaTokenizer", "vocab.json")]
 
 
 def write(number: int, seed: int, folder: Path) -> Path:
@@ -104,6 +110,8 @@ def write(number: int, seed: int, folder: Path) -> Path:
             str(id): {"content": f"<named {id}>", **{flag: draw.random() < 0.4 for flag in flags}}
             for id in draw.sample(ids, draw.randint(0, 3))
         }
+    if model_type == "deberta-v2":
+        settings["split_by_punct"] = draw.random() < 0.5
     stated = {"config.json": {"model_type": model_type}, "tokenizer_config.json": settings if seed else {}}
     if name is not None:
         stated["tokenizer_config.json"]["tokenizer_class"] = name

@@ -17,6 +17,8 @@ from ...config import (
     Alibi,
     Attention,
     ClampedSwiGLU,
+    DisentangledAttention,
+    Distances,
     ExpertGroups,
     FullAttention,
     GatedDelta,
@@ -68,6 +70,9 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "band": ((1, 0), (3, 0), (3, 2), (1, 2)),
     "reach": (1, 2),
     "first": (1, 2),
+    "span": (2, 8),
+    "log_until": (None, 20),
+    "neighbours": ("A",),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
@@ -138,6 +143,22 @@ def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttenti
     )
 
 
+def _disentangled(chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
+    """Terms are those whose maps are there; with shared maps, both."""
+    shared = chosen["shared"]
+    return DisentangledAttention(
+        heads=size["H"],
+        head_size=size["K"],
+        distances=Distances(size["W"]),
+        content_to_position=shared or chosen["wk_pos"] is not None,
+        position_to_content=shared or chosen["wq_pos"] is not None,
+        shared=shared,
+        bias=chosen["bq"] is not None,
+        position_bias=chosen["bk_pos"] is not None,
+        scale=chosen["scale"],
+    )
+
+
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
     """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
     if chosen["groups"] not in ("max", "top2"):
@@ -193,6 +214,7 @@ DRAWN: dict[type, Drawn] = {
         },
         _latent,
     ),
+    DisentangledAttention: Drawn({"scale": SETTINGS["scale"], "shared": (False, False, True)}, _disentangled),
     Mamba2: Drawn(
         {"eps": SETTINGS["norm_eps"], "norm_place": ("after_gate", "before_gate")},
         lambda chosen, size: Mamba2(
@@ -258,6 +280,7 @@ HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
         "encoder.encode", "encoder.encoder_kv", "encoder.predict",
-        "model.embed", "model.lm_logits", "model.model", "model.position_tables", "model.score_biases",
+        "model.distance_table", "model.embed", "model.lm_logits", "model.model", "model.position_tables",
+        "model.score_biases",
     }
 )  # fmt: skip

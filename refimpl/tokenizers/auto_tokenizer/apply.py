@@ -75,6 +75,7 @@ def tokenizer_of(
     model, tokens = vocabulary.sentencepiece, vocabulary.tokens
     if model is not None:
         settings.values[ADDITIONAL] = list(vocabulary.added)
+        settings.values["unk_id"] = model.unk_id
     if made_by is None:
         assert model is not None  # other vocabularies are read for a class alone
         definition |= made_by_model(model, vocabulary, settings)

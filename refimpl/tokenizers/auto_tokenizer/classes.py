@@ -499,6 +499,31 @@ def _albert_template(settings: Settings, tokens: Tokens, stated: Component | Non
     }
 
 
+def _deberta_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    cls, sep = tokens.content("cls_token"), tokens.content("sep_token")
+    pair = _same_segment(cls, "$A", sep, sep, "$B", sep)
+    return tokens.template(_same_segment(cls, "$A", sep), pair)
+
+
+def _deberta_v2(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    unknown = _required(settings.where, named, "unk_token")
+    unk_id = next(
+        (i for i, piece in enumerate(file.vocabulary) if tuple(piece) == (unknown, 0.0)),
+        settings.count("unk_id", 1),
+    )
+    steps: list[Component] = [{"type": "Lowercase"}] if settings.flag("do_lower_case", False) else []
+    steps += [
+        _replace({"Regex": r"\s{2,}|[\n\r\t]"}, " "),
+        {"type": "NFC"},
+        {"type": "Strip", "strip_left": False, "strip_right": True},
+    ]
+    scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "first")
+    words = (
+        [{"type": "Punctuation", "behavior": "Isolated"}] if settings.flag("split_by_punct", False) else []
+    )
+    return Pipeline(_unigram(file, unk_id), _normalizers(*steps), _pre_tokenizers(*words, scheme), scheme)
+
+
 def _camembert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
     words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
@@ -700,6 +725,7 @@ _ALBERT = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+_DEBERTA = {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"}
 _END = "<|endoftext|>"
 _COHERE = {
     "unk_token": "<UNK>",
@@ -855,5 +881,14 @@ _ALL = (
         file="sentencepiece.bpe.model",
         reorder=_fairseq_pieces("cls_token", MBART50_LANGUAGES),
     ),
+    TokenizerClass(
+        "DebertaTokenizer",
+        "BPE",
+        _DEBERTA,
+        _gpt2,
+        _deberta_template,
+        file="vocab.json",
+    ),
+    TokenizerClass("DebertaV2Tokenizer", "Unigram", _DEBERTA, _deberta_v2, _bert_template, file="spm.model"),
 )
 CLASSES: Mapping[str, TokenizerClass] = {made.name: made for made in _ALL}

@@ -154,7 +154,8 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     both = not stack.causal
     dtype = np.dtype(np.float32)
     biases = spec_model.score_biases(at[None], at, stack_weights, dtype, stack=stack, bidirectional=both)
-    near = spec_block.Positions(tables, biases)
+    distances = spec_model.distance_table(at, stack_weights, stack=stack)
+    near = spec_block.Positions(tables, biases, distances)
     given_, about = (
         (x, lengths, near, stack_weights["layers"][0]),
         {"config": stack.layers[0], "causal": stack.causal},

@@ -212,6 +212,28 @@ def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
         assert unsmoothed_scale <= scales[names[0]] * 1.0001
 
 
+def test_distances_count_for_the_matrices_that_they_share(tmp_path: Path):
+    """The range of their input is that of the text and of the distances together."""
+    config = tiny_models.distant(vocabulary=256)
+    checkpoint, text = saved(tmp_path, config), tmp_path / "text.txt"
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def observe(names: tuple[str, ...], x: np.ndarray) -> None:
+        for name in names:
+            seen.setdefault(name, []).append(x.reshape(-1))
+
+    windows = calibrate._windows(checkpoint, text)
+    record(config, checkpoint.leaf, windows=windows, on_input=observe)
+    attn = "encoder.layers.0.attn."
+    assert len(seen[f"{attn}wq"]) == len(seen[f"{attn}wk"]) == 2 * len(seen[f"{attn}wv"])
+    inputs = static_inputs(checkpoint, Calibration(text), silent).inputs
+    both = ranges.minmax(None, np.concatenate(seen[f"{attn}wq"]))
+    for name in ("wq", "wk", "wv"):
+        assert inputs[attn + name] == ranges.scale_and_zero_point(both), "one range for joined matrices"
+    squares = calibrate.importance(checkpoint, silent)
+    assert np.array_equal(squares[f"{attn}wq"], squares[f"{attn}wv"]), "of the text"
+
+
 def refused(match: str, checkpoint: Checkpoint, out: Path, **options) -> None:
     with pytest.raises(ExportError, match=match):
         export(checkpoint, out, **({"quant": "int8-static", "target": "standard"} | options))

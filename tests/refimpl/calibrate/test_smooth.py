@@ -29,6 +29,7 @@ from tfm.refimpl.config import (
     ClampedSwiGLU,
     Config,
     Decoder,
+    DisentangledAttention,
     Gated,
     GatedDelta,
     LatentAttention,
@@ -104,7 +105,8 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         ]
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
         expected += sum(not (isinstance(a, Attention) and a.clip) for a in values)
-        norms = [part.pre for part in (*attentions, layer.mlp) if part.pre is not None]
+        alone = [a for a in attentions if not (isinstance(a, DisentangledAttention) and a.shared)]
+        norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
         if layer.residual == "input":
             expected += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)
         match layer.mlp:
@@ -127,7 +129,10 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
 
 def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
-    counts = {Attention: 3, LatentAttention: 2, LinearAttention: 3, LSTM: 0, ShortConv: 1, GatedDelta: 4}
+    counts = {
+        Attention: 3, DisentangledAttention: 3, LatentAttention: 2, LinearAttention: 3, LSTM: 0, ShortConv: 1,
+        GatedDelta: 4,
+    }  # fmt: skip
     return (counts | {Mamba2: 3})[type(mixer)] + (isinstance(mixer, Attention) and mixer.output_gate)
 
 

@@ -24,6 +24,8 @@ from tfm.refimpl.config import (
     Config,
     DecoderReader,
     Dense,
+    DisentangledAttention,
+    Distances,
     DynamicNTK,
     Embedding,
     EmbeddingProjection,
@@ -40,6 +42,7 @@ from tfm.refimpl.config import (
     Mamba2,
     MaskedLM,
     MoE,
+    NeighbourConv,
     NoMlp,
     QueryScale,
     QuestionAnswering,
@@ -147,6 +150,13 @@ HUGE = 2**40
 
 def latent(**changed: Any) -> LatentAttention:
     return replace(LatentAttention(2, 8, 4, 6, Rope(1e4, 4)), **changed)
+
+
+def distant(**changed: Any) -> Any:
+    """ENCODER with disentangled attention in its layers, changed in the last one."""
+    first = DisentangledAttention(2, 8, Distances(4))
+    layers = (replace(ENCODER.stack.layers[0], attention=a) for a in (first, replace(first, **changed)))
+    return stack(ENCODER, layers=tuple(layers))
 
 
 WRONG: list[tuple[Any, str]] = [
@@ -427,6 +437,32 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: read_twice(DecoderReader(PAIR.decoder, 3)), "a reader's stack must be causal"),
     (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
     (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
+    (lambda: distant(heads=0), "encoder layer 1: heads must be 1 to"),
+    (lambda: distant(head_size=HUGE), "encoder layer 1: head_size must be 1 to"),
+    (lambda: distant(distances=Distances(0)), "span of the distances must be 1 to"),
+    (lambda: distant(distances=Distances(3, 9)), "span of distances that share vectors must be even, got 3"),
+    (lambda: distant(distances=Distances(4, 3)), "log_until of the distances must be 4 to 16777216, got 3"),
+    (lambda: distant(distances=Distances(6)), "encoder: layers share one table of distances, got 2 kinds"),
+    (
+        lambda: distant(content_to_position=False, position_to_content=False),
+        "disentangled attention must have a term with positions",
+    ),
+    (
+        lambda: replace(distant(), stack=replace(distant().stack, causal=True)),
+        "encoder layer 0: disentangled attention must be in an encoder that isn't causal",
+    ),
+    (
+        lambda: layer(LLAMA, attention=DisentangledAttention(2, 8, Distances(4))),
+        "decoder layer 0: disentangled attention must be in an encoder",
+    ),
+    (
+        lambda: layer(LLAMA, conv=NeighbourConv(1, "tanh", LayerNorm(1e-5))),
+        "decoder layer 0: a convolution over neighbours must be in an encoder",
+    ),
+    (
+        lambda: layer(ENCODER, conv=NeighbourConv(-1, "tanh", LayerNorm(1e-5))),
+        "encoder layer 0: neighbours of the convolution must be 0 to 256, got -1",
+    ),
 ]
 
 

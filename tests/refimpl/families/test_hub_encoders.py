@@ -12,14 +12,18 @@ import pytest
 from tfm.refimpl.config import (
     Classify,
     Dense,
+    DisentangledAttention,
+    Distances,
     DynamicNTK,
     EmbeddingProjection,
     Encoder,
     FullAttention,
     Gated,
+    LayerNorm,
     Learned,
     LinearScaling,
     MaskedLM,
+    NeighbourConv,
     Pool,
     RelativeBias,
     Rope,
@@ -116,6 +120,20 @@ JINA = {
     "layer_norm_eps": 1e-5, "max_position_embeddings": 8194, "model_type": "jina_embeddings_v3",
     "pad_token_id": 1, "rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"},
     "tie_word_embeddings": True, "type_vocab_size": 1, "use_cache": True, "vocab_size": 250002,
+}  # fmt: skip
+DEBERTA = {
+    **BASE, "layer_norm_eps": 1e-7, "max_position_embeddings": 512, "max_relative_positions": -1,
+    "model_type": "deberta", "padding_idx": 0, "pooler_dropout": 0, "pooler_hidden_act": "gelu",
+    "pooler_hidden_size": 768, "pos_att_type": "c2p|p2c", "position_biased_input": False,
+    "relative_attention": True, "type_vocab_size": 0, "vocab_size": 50265,
+}  # fmt: skip
+DEBERTA_V3 = {
+    **DEBERTA, "attention_head_size": 64, "model_type": "deberta-v2", "norm_rel_ebd": "layer_norm",
+    "pos_att_type": "p2c|c2p", "position_buckets": 256, "share_att_key": True, "vocab_size": 128100,
+}  # fmt: skip
+XXLARGE = {
+    "hidden_size": 1536, "intermediate_size": 6144, "num_attention_heads": 24, "num_hidden_layers": 48,
+    "pooler_hidden_size": 1536,
 }  # fmt: skip
 LABELS = {"id2label": {str(i): f"L{i}" for i in range(5)}}
 
@@ -291,3 +309,44 @@ def test_jina_embeddings_3_with_one_adapter_a_directory():
     }  # fmt: skip
     with pytest.raises(ConfigError, match="lora_adaptations must be absent"):
         read({k: v for k, v in JINA.items() if k != "rope_parameters"}, **older)
+
+
+def test_debertas_of_three_versions():
+    attention = read(DEBERTA).stack.layers[0].attention
+    assert isinstance(attention, DisentangledAttention)
+    assert (attention.distances, attention.shared) == (Distances(512), False)
+    config = read(DEBERTA_V3)
+    attention = config.stack.layers[-1].attention
+    assert isinstance(attention, DisentangledAttention)
+    assert attention.distances == Distances(256, 512, LayerNorm(1e-7))
+    assert (attention.shared, attention.head_size, attention.factor) == (True, 64, (3 * 64) ** -0.5)
+    assert (config.stack.positions, config.embedding.token_types, config.head) == (None, None, Pool("mean"))
+    largest = read(DEBERTA_V3, **XXLARGE, conv_kernel_size=3, conv_act="gelu")
+    assert largest.stack.layers[0].conv == NeighbourConv(1, "gelu", LayerNorm(1e-7))
+    assert {layer.conv for layer in largest.stack.layers[1:]} == {None}
+    nli = read(DEBERTA_V3, architectures=["DebertaV2ForSequenceClassification"], **LABELS)
+    assert nli.head == Classify(5, dense=Dense("gelu"))
+    masked = {"architectures": ["DebertaV2ForMaskedLM"], "tie_word_embeddings": False}
+    assert read(DEBERTA_V3, **masked).head.tied is False  # pyright: ignore[reportAttributeAccessIssue]
+    assert read(DEBERTA_V3, **masked, legacy=False).head.tied  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("keys", "changed", "message"),
+    [
+        (DEBERTA, {"talking_head": True}, "talking_head must be false, got True"),
+        (DEBERTA, {"pos_att_type": ["c2p", "p2p"]}, "pos_att_type must be some of c2p, p2c, each once"),
+        (DEBERTA, {"pos_att_type": [["c2p"]]}, "pos_att_type must be some of c2p, p2c"),
+        (DEBERTA, {"embedding_size": 128}, "embedding_size must be 768, the hidden_size"),
+        (DEBERTA, {"pooler_hidden_size": 64}, "pooler_hidden_size must be 768, the hidden_size"),
+        (DEBERTA, {"z_steps": 2}, "z_steps must be 0, got 2"),
+        (DEBERTA_V3, {"attention_head_size": 32}, "attention_head_size must be 64, hidden_size divided"),
+        (DEBERTA_V3, {"norm_rel_ebd": "rms"}, "norm_rel_ebd must be none or layer_norm, got 'rms'"),
+        (DEBERTA_V3, {"conv_kernel_size": 4}, "conv_kernel_size must be odd"),
+        (DEBERTA_V3, {"conv_kernel_size": 3, "conv_groups": 2}, "conv_groups must be 1, got 2"),
+        (DEBERTA_V3, {"position_buckets": 5}, "span of distances that share vectors must be even, got 5"),
+    ],
+)
+def test_what_of_deberta_is_refused(keys: dict[str, Any], changed: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        read(keys, **changed)

@@ -35,6 +35,8 @@ MODELS: dict[str, Callable[[], Config]] = {
     "answers": lambda: tiny_models.encoder(head=QuestionAnswering()),
     "own table, no bias": lambda: tiny_models.encoder(head=MaskedLM(tied=False, bias=False)),
     "encoder and decoder": tiny_models.encoder_decoder,
+    "distances": tiny_models.distant,
+    "distances, matrices of their own": lambda: tiny_models.distant(log_until=None, shared=False),
     "decoder that reads": tiny_models.reading_decoder,
 }
 

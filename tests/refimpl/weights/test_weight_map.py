@@ -67,7 +67,8 @@ def test_a_step_makes_the_shape_that_it_was_asked_for(word: str):
     """Of each shape that it says may be stored."""
     leaf, mixer = MIXERS.get(word, ("wq", Attention(4, 2, 6)))
     step = steps.STEPS[word].bound(leaf, mixer)
-    result = {"row": (48,), "column": (48, 1), "table": (1, 48)}.get(word, (24, 48))
+    others = {"row": (48,), "column": (48, 1), "table": (1, 48), "kernel": (144, 48), "zeros_after": (48,)}
+    result = others.get(word, (24, 48))
     usual, *others = step.shapes(result)
     assert step.settled(True).apply(np.zeros(usual, np.float32)).shape == result
     for shape in others:

@@ -1,0 +1,66 @@
+"""Disentangled attention as MultiHeadAttention, to which the terms with positions are a bias of scores."""
+
+from __future__ import annotations
+
+from typing import NotRequired
+
+from torch import Tensor
+
+from ...refimpl.config import DisentangledAttention
+from ..ops.cross_attention import EncoderKV
+from ..ops.disentangled import DistanceTable, distance_scores
+from .group_query_attention import AttentionLeaves, three_products
+from .multi_head_attention import multi_head
+from .ort_ops import Leaf, linear
+
+
+class DisentangledLeaves(AttentionLeaves):
+    """The sublayer in this target's layout."""
+
+    wk_pos: NotRequired[Leaf]
+    wq_pos: NotRequired[Leaf]
+    bk_pos: NotRequired[Tensor]
+    bq_pos: NotRequired[Tensor]
+
+
+def disentangled_attention(
+    x: Tensor,
+    lengths: Tensor,
+    weights: DisentangledLeaves,
+    table: DistanceTable,
+    *,
+    settings: DisentangledAttention,
+) -> Tensor:
+    a = settings
+    q, k, v = _products(x, weights)
+    vectors, q_pos, k_pos = table.vectors.unsqueeze(0), None, None
+    if a.shared:
+        q_pos, k_pos, _ = _products(vectors, weights)
+    if not a.shared and "wq_pos" in weights:
+        q_pos = linear(vectors, weights["wq_pos"], weights.get("bq_pos"))
+    if not a.shared and "wk_pos" in weights:
+        k_pos = linear(vectors, weights["wk_pos"], weights.get("bk_pos"))
+    q_heads, k_heads = (y.unflatten(-1, (-1, a.head_size)) for y in (q, k))
+    bias = distance_scores(
+        q_heads,
+        k_heads,
+        table.rows,
+        _heads(q_pos, a) if a.position_to_content else None,
+        _heads(k_pos, a) if a.content_to_position else None,
+        scale=a.factor,
+    )
+    y = multi_head(q, EncoderKV(k, v, lengths), heads=a.heads, scale=a.factor, bias=bias)
+    return linear(y, weights["wo"], weights.get("bo"))
+
+
+def _products(x: Tensor, weights: DisentangledLeaves) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, T, H·K]."""
+    if "wqkv" not in weights:
+        return three_products(x, weights, clip=None)
+    q, k, v = linear(x, weights["wqkv"], weights.get("bqkv")).chunk(3, dim=-1)
+    return q, k, v
+
+
+def _heads(x: Tensor | None, settings: DisentangledAttention) -> Tensor | None:
+    """The rows of a table [1, W, H·K] in heads."""
+    return None if x is None else x[0].unflatten(-1, (-1, settings.head_size))

@@ -1,0 +1,168 @@
+"""Disentangled attention: scores have separate terms for what two tokens are and for how far apart they stand
+(He et al. 2021, DeBERTa, arXiv 2006.03654, §3.1; version 3: arXiv 2111.09543).
+
+Other models add a token's position to its vector, and a product of two such sums mixes all of it. Here a
+token has a vector, and a distance has one too, in a table that all layers share. Both are mapped to queries
+and keys, and the score of query i and key j is
+
+    Qᶜᵢ · Kᶜⱼ          content and content     does this word go with that one?
+    + Qᶜᵢ · Kʳδ(i,j)   content and position    does this word look at what stands there from it?
+    + Kᶜⱼ · Qʳδ(i,j)   position and content    is that word looked at from there?
+
+times 1/√(3 K), since three products of K numbers vary more than one (eq. 4). δ is a row of the table: one for
+each i − j from −k to k − 1, where the first and the last one are also those of all that is farther (eq. 3):
+
+    k = 3, rows 0 … 5    key  0 1 2 3 4 5
+                query 0       3 2 1 0 0 0
+                query 2       5 4 3 2 1 0
+                query 5       5 5 5 5 4 3
+
+A key ahead has other rows than one behind, so a model knows the order without positions in its vectors. Kʳ
+and Qʳ depend on no text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from ..config import DisentangledAttention
+from .attention import attend, heads
+from .linear import linear
+from .mask import padding_mask
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = [
+    "DisentangledWeights",
+    "DistanceTable",
+    "disentangled_attention",
+    "distance_rows",
+    "distance_scores",
+]
+
+
+class DisentangledWeights(TypedDict):
+    """The leaves of disentangled attention: maps of tokens, and of distances to keys and queries.
+
+    Those of distances are missing where they are shared with those of tokens, or have no term.
+    """
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D H*K"] | Blocks
+    wv: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bk: NotRequired[Float[Array, " H*K"]]
+    bv: NotRequired[Float[Array, " H*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+    wk_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
+    wq_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bk_pos: NotRequired[Float[Array, " H*K"]]
+    bq_pos: NotRequired[Float[Array, " H*K"]]
+
+
+class DistanceTable(NamedTuple):
+    """The vectors of distances, and which of them each query and key have."""
+
+    rows: Index[Array, "T T", "< W"]
+    vectors: Float[Array, "W D"]
+
+
+def distance_rows(
+    queries: Int[Array, " T"],
+    keys: Int[Array, " S"],
+    *,
+    span: int,
+    log_until: int | None = None,
+) -> Index[Array, "T S", "< W"]:
+    """The row of each distance r = query − key: r + span, between 0 and 2 · span − 1 (eq. 3).
+
+    With `log_until` L distances beyond m = span / 2 have the row of
+    sign(r) · (m + ⌈(m − 1) · ln(|r| / m) / ln((L − 1) / m)⌉): those up to L − 1 share the rows that are left
+    (the code of DeBERTa v2).
+
+        span 8, L 20      |r|   0 1 2 3 4 5 6 7 8 9 10 11 12 … 19 and more
+                                0 1 2 3 4 5 5 6 6 6  6  6  7 …  7
+
+    Conventions: logarithms are float64. In float32, as transformers computes them, the rows of DeBERTa's own
+    sizes are the same.
+    """
+    distance = queries[:, None] - keys[None, :]
+    if log_until is not None:
+        middle = span // 2
+        far = np.maximum(np.abs(distance), middle)
+        steps = np.log(far / middle) / np.log((log_until - 1) / middle) * (middle - 1)
+        shared = middle + np.ceil(steps).astype(np.int64)
+        distance = np.where(np.abs(distance) <= middle, distance, np.sign(distance) * shared)
+    return np.clip(distance + span, 0, 2 * span - 1)
+
+
+def distance_scores(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S H K"],
+    rows: Index[Array, "T S", "< W"],
+    q_pos: Float[Array, "W H K"] | None = None,
+    k_pos: Float[Array, "W H K"] | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B H T S"]:
+    """The terms with positions: scale · (q[t] · k_pos[rows[t, s]] + k[s] · q_pos[rows[t, s]]).
+
+    Conventions: scale None is 1/√K. The paper's last term has δ(j, i), the distance from key to query; its
+    code, and so all models, read one row in both terms.
+    """
+    b, t, h, size = q.shape
+    scores = np.zeros((b, h, t, k.shape[1]), q.dtype)
+    if k_pos is not None:
+        by_row = np.einsum("bthk,whk->bhtw", q, k_pos)
+        scores = scores + np.take_along_axis(by_row, rows[None, None], axis=3)
+    if q_pos is not None:
+        by_row = np.einsum("bshk,whk->bhsw", k, q_pos)
+        scores = scores + np.take_along_axis(by_row, rows.T[None, None], axis=3).swapaxes(2, 3)
+    return scores * (size**-0.5 if scale is None else scale)
+
+
+def disentangled_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: DisentangledWeights,
+    table: DistanceTable,
+    *,
+    settings: DisentangledAttention,
+) -> Float[Array, "B T D"]:
+    """The sublayer: project tokens and distances; attend with `distance_scores` as a bias; project back.
+
+    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and what comes
+    out at padding is unspecified. Where maps are `shared`, distances take those of queries and keys.
+    """
+    b, t, _ = x.shape
+    q, k, bias = queries_and_keys(x, weights, table, settings=settings)
+    v = heads(x, weights["wv"], weights.get("bv"), size=settings.head_size)
+    mask = np.broadcast_to(padding_mask(np.arange(t), lengths)[:, None], (b, t, t))
+    y = attend(q, k, v, mask, bias, scale=settings.factor)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
+
+
+def queries_and_keys(
+    x: Array, weights: DisentangledWeights, table: DistanceTable, *, settings: DisentangledAttention
+) -> tuple[Array, Array, Array]:
+    """Queries and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] of their distances."""
+
+    def side(x: Array, weight: str, bias: str) -> Array:
+        return heads(x, weights[weight], weights.get(bias), size=settings.head_size)
+
+    q, k = side(x, "wq", "bq"), side(x, "wk", "bk")
+    own = "" if settings.shared else "_pos"
+    vectors, q_pos, k_pos = table.vectors[None], None, None
+    if settings.position_to_content:
+        q_pos = side(vectors, f"wq{own}", f"bq{own}")[0]
+    if settings.content_to_position:
+        k_pos = side(vectors, f"wk{own}", f"bk{own}")[0]
+    return q, k, distance_scores(q, k, table.rows, q_pos, k_pos, scale=settings.factor)

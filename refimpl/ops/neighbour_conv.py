@@ -1,0 +1,56 @@
+"""A convolution over neighbours: each token gets a linear map of itself and of a few tokens on either side.
+
+DeBERTa v2 has one beside its first layer, so that vectors of word pieces know the pieces around them, as an
+n-gram does. Unlike a short convolution (`ops.short_conv`) it looks ahead, and mixes channels:
+
+    y[t] = x[t − A] W₀ + … + x[t] W_A + … + x[t + A] W_2A + b
+
+    tokens      x0   x1   x2   x3  | padding          A = 1
+    y0          .    W1   W2                          what stands before a text or behind it is zero
+    y3                    W0   W1    .
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+import numpy as np
+
+from .linear import linear
+from .mask import padding_mask
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["NeighbourConvWeights", "neighbour_conv"]
+
+
+class NeighbourConvWeights(TypedDict):
+    """The leaves of a convolution: its 2A + 1 matrices one below the other, and its bias."""
+
+    weight: Float[Array, "2*A*D+D D"] | Blocks
+    bias: NotRequired[Float[Array, " D"]]
+
+
+def neighbour_conv(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: NeighbourConvWeights,
+    *,
+    neighbours: int,
+) -> Float[Array, "B T D"]:
+    """y[t] = b + Σ_j x[t − A + j] W_j, A = `neighbours`, over the first `lengths[b]` tokens of each row.
+
+    It is one product: of the tokens around each, side by side, with the matrices one below the other; torch's
+    Conv1d with A zeros of padding.
+    Conventions: rows are padded on the right; what comes out at padding is unspecified.
+    """
+    t = x.shape[1]
+    real = padding_mask(np.arange(t), lengths)[:, :, None]
+    around = np.pad(np.where(real, x, 0), ((0, 0), (neighbours, neighbours), (0, 0)))
+    beside = np.concatenate([around[:, j : j + t] for j in range(2 * neighbours + 1)], axis=-1)
+    return linear(beside, weights["weight"], weights.get("bias"))
