@@ -127,15 +127,24 @@ def check_step(
     if tokens.ndim != 2 or tokens.shape[0] != len(past) or tokens.shape[1] < 1:
         raise LimitError(f"tokens must be [{len(past)}, T ≥ 1], got shape {tokens.shape}")
     batch, t = tokens.shape
-    lengths = np.full(batch, t, np.int64) if lengths is None else np.asarray(lengths, np.int64)
-    if lengths.shape != (batch,) or lengths.min() < 0 or lengths.max() > t:
-        raise LimitError(f"lengths must be {batch} numbers from 0 to {t}, got {lengths.tolist()}")
-    n = config.embedding.vocabulary
-    if tokens.min() < 0 or tokens.max() >= n:
-        raise LimitError(f"token ids must be 0 to {n - 1}, got {tokens.min()} to {tokens.max()}")
-    if (longest := int((past + lengths).max())) > config.context:
+    n, ids = config.embedding.vocabulary, tokens.ravel().tolist()
+    if min(ids) < 0 or max(ids) >= n:
+        raise LimitError(f"token ids must be 0 to {n - 1}, got {min(ids)} to {max(ids)}")
+    # A step of one token is short, and most of what it needs was driven out of the processor's caches by the
+    # weights: so ids are compared without NumPy, and nothing is computed for what isn't given.
+    if lengths is None:
+        lengths, last = np.full(batch, t, np.int64), np.full((batch, 1), t - 1, np.int64)
+        longest = max(past.tolist()) + t
+    else:
+        lengths = np.asarray(lengths, np.int64)
+        if lengths.shape != (batch,) or lengths.min() < 0 or lengths.max() > t:
+            raise LimitError(f"lengths must be {batch} numbers from 0 to {t}, got {lengths.tolist()}")
+        last, longest = np.maximum(lengths - 1, 0)[:, None], int((past + lengths).max())
+    if longest > config.context:
         raise LimitError(f"the text would be {longest} tokens long, the model's context is {config.context}")
-    at = np.maximum(lengths - 1, 0)[:, None] if at is None else np.asarray(at, np.int64)
+    if at is None:
+        return tokens, lengths, last
+    at = np.asarray(at, np.int64)
     if at.ndim != 2 or at.shape[0] != batch or (at.size and (at.min() < 0 or at.max() >= t)):
         raise LimitError(f"at must be [{batch}, P] positions from 0 to {t - 1}, got {at.tolist()}")
     return tokens, lengths, at

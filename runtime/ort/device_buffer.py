@@ -60,7 +60,9 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
 
 
 class Binding(NamedTuple):
-    """An io_binding, and the owners of its memory, since it only knows addresses."""
+    """An io_binding, and the owners of its memory, since it only knows addresses: of what stays, and by name
+    of what each step writes or reads."""
 
     io: ort.IOBinding
     owners: tuple[object, ...]
+    arrays: dict[str, np.ndarray]

@@ -2,9 +2,9 @@
 
 An encoder reads a text in one run (`runtime.ort.encoder_session`); what a decoder reads of it stays where
 that run wrote it. Caches, encoder's keys and values and rotary tables are bound once, by address, and stay
-bound while their buffers live; a step binds only its tokens and the memory of its logits, which ONNX
-Runtime writes itself, without a copy. Each step's logits are a new array, so they belong to the caller; the
-memory of the last but one, which a loop has dropped by then, is what the allocator hands out again.
+bound while their buffers live. Binding takes longer than a copy of a few numbers, so a step copies its tokens
+to where those of the step before were, and logits of one position from there; those of several are computed
+where the caller gets them. Each step's logits are a new array, so they belong to the caller.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
 from .graph_attributes import set_integer
 from .io_binding import DecoderSession
-from .kernel_path import KernelPath, fitting_cache
+from .kernel_path import KernelPath, run_error
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
-from .session import choose, one_line, open_session, options
+from .session import ORT_ERRORS, choose, one_line, open_session, options
 
 # Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
 FIRST_CAPACITY = 256
@@ -189,7 +189,7 @@ class OrtEngine:
         buffers = self._with_room(cache, tokens.shape[1]).take()
         logits = np.empty((*at.shape, self.config.embedding.vocabulary), np.float32)
         step = StepArrays(tokens, past, lengths, at, logits)
-        with one_line(f"{self.model} can't be run"), fitting_cache():
+        try:
             if self._in_chunks and tokens.shape[1] > self.chunk:
 
                 def run(part: StepArrays) -> None:
@@ -199,6 +199,8 @@ class OrtEngine:
                 in_chunks(run, self.chunk, step)
             else:
                 buffers = self._run(buffers, step)
+        except ORT_ERRORS as error:
+            raise run_error(self.model, error) from None
         return logits, OrtCache(past + lengths, buffers)
 
     @property
@@ -218,7 +220,7 @@ class OrtEngine:
         past = cache.lengths
         cache = self._with_room(cache, 1)
         buffers = cache.take()
-        buffers.make_room(past, np.ones(len(past), np.int64))
+        buffers.make_room(past, 1)
         with one_line(f"{self.model} can't be run"):
             if buffers.decode_step is None:
                 buffers.decode_step = self._decoder.decode_step(buffers, self._captures)
@@ -246,7 +248,7 @@ class OrtEngine:
             buffers.make_room(step.past, step.lengths)
             self._run_rows(buffers, step)
             return buffers
-        buffers.make_room(step.past, np.full(batch, time))
+        buffers.make_room(step.past, time)
         if buffers.bindings is None:
             buffers.bindings = self._decoder.bindings(buffers)
         self._decoder.run(buffers.bindings[0], step, buffers.window_lengths(step.past))

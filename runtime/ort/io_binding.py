@@ -45,18 +45,24 @@ class DecoderSession:
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
         if "lengths" in self._inputs:
             inputs["lengths"] = step.lengths
-        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         if "seqlens" in self._inputs:
             time = step.tokens.shape[1]
             for window, lengths in ((None, step.past), *window_lengths.items()):
-                arrays |= row_lengths(window, lengths, time)
+                inputs |= row_lengths(window, lengths, time)
         else:
-            arrays |= {f"window_length.{window}": lengths for window, lengths in window_lengths.items()}
-        for name, array in arrays.items():
-            binding.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        logits = step.logits
-        binding.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+            inputs |= {f"window_length.{window}": lengths for window, lengths in window_lengths.items()}
+        for name, array in inputs.items():
+            bound = binding.arrays.get(name)
+            # Binding takes longer than a copy. A GPU gets its copy of an input when that is bound.
+            if bound is not None and bound.shape == array.shape and self.device == "cpu":
+                bound[...] = array
+                continue
+            binding.arrays[name] = bound = np.array(array, order="C")
+            binding.io.bind_input(name, "cpu", 0, bound.dtype, bound.shape, bound.ctypes.data)
+        logits = _bind_logits(binding, step.logits)
         self.session.run_with_iobinding(binding.io, self.options)
+        if logits is not step.logits:
+            step.logits[...] = logits
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:
         """The bindings of a whole batch: for this step and, with the two sets of buffers exchanged, for
@@ -91,7 +97,7 @@ class DecoderSession:
             for name, buffer in zip(names, arrays, strict=True):
                 shape = buffer.shape if row is None else (1, *buffer.shape[1:])
                 bind(name, buffer.device, 0, buffer.dtype, shape, buffer.address(row or 0))
-        return Binding(io, (tables, read, write, encoder_kv))
+        return Binding(io, (tables, read, write, encoder_kv), {})
 
     def _position_tables(self, count: int) -> dict[str, DeviceBuffer]:
         """Cosines and sines of at least `count` positions, by the name of their graph input."""
@@ -105,3 +111,16 @@ class DecoderSession:
             }
             self._positions = count
         return self._tables
+
+
+def _bind_logits(binding: Binding, logits: np.ndarray) -> np.ndarray:
+    """Bind memory for logits [B, P, N] and return it: their own, or for one position what stays bound."""
+    one = logits.shape[:2] == (1, 1)
+    if one and "logits" in binding.arrays:
+        return binding.arrays["logits"]
+    memory = np.empty_like(logits) if one else logits
+    binding.io.bind_output("logits", "cpu", 0, memory.dtype, memory.shape, memory.ctypes.data)
+    binding.arrays.pop("logits", None)
+    if one:
+        binding.arrays["logits"] = memory
+    return memory

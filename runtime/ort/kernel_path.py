@@ -14,8 +14,8 @@ import ctypes
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,7 +35,7 @@ from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, record, state_of
 from ..kernels.library import SWITCH, Library, find, forced
 from .prepacked_weights import drop_orphans
-from .session import ORT_ERRORS, one_line, open_session, options
+from .session import in_one_line, one_line, open_session, options
 
 KEY = "key.json"
 TOO_LARGE = "a key or value doesn't fit the cache"  # as ort_ops.cpp says it
@@ -65,18 +65,14 @@ class KernelPath:
         return open_session(place, "cpu", session_options, content)
 
 
-@contextmanager
-def fitting_cache() -> Iterator[None]:
-    """NumericError where the block computes a key or value that is too large for the kernels' cache."""
-    try:
-        yield
-    except ORT_ERRORS as error:
-        if TOO_LARGE in str(error):
-            raise NumericError(
-                f"{TOO_LARGE}, being too large for float16, or not finite: {SWITCH}=0 takes ONNX Runtime's "
-                "operators"
-            ) from None
-        raise
+def run_error(model: Path, error: Exception) -> TfmError:
+    """What ONNX Runtime says of a run, as one line; NumericError where the block computes a key or value that
+    is too large for the kernels' cache."""
+    if TOO_LARGE not in str(error):
+        return in_one_line(f"{model} can't be run", error)
+    return NumericError(
+        f"{TOO_LARGE}, being too large for float16, or not finite: {SWITCH}=0 takes ONNX Runtime's operators"
+    )
 
 
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelPath | str:

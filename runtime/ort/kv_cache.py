@@ -86,8 +86,8 @@ class CacheBuffers:
         """How many tokens the layers of each window hold, for rows of these lengths."""
         return {window: lengths - dropped for window, dropped in self.dropped.items()}
 
-    def make_room(self, lengths: np.ndarray, new: np.ndarray) -> None:
-        """Drop old tokens of each row whose buffers have no room for `new` [B] more."""
+    def make_room(self, lengths: np.ndarray, new: np.ndarray | int) -> None:
+        """Drop old tokens of each row whose buffers have no room for `new` more, one number or [B]."""
         for window, in_cache in self.window_lengths(lengths).items():
             of_window = [i for i, kind in enumerate(self.kinds) if kind.window == window]
             kind = self.kinds[of_window[0]]

@@ -58,8 +58,13 @@ def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
     try:
         yield
     except ORT_ERRORS as error:
-        cause = " ".join(str(error).split())
-        raise kind(f"{doing}: ONNX Runtime {ort.__version__} says {cause:.300}") from None
+        raise in_one_line(doing, error, kind) from None
+
+
+def in_one_line(doing: str, error: Exception, kind: type[TfmError] = BundleError) -> TfmError:
+    """One of ONNX Runtime's own exceptions as one line of ours."""
+    cause = " ".join(str(error).split())
+    return kind(f"{doing}: ONNX Runtime {ort.__version__} says {cause:.300}")
 
 
 def missing_for_cuda() -> list[str]:

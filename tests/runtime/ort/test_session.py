@@ -45,6 +45,21 @@ def logits(engine: Any) -> np.ndarray:
     return engine.step(np.array([[1, 2, 3]]), engine.start(1))[0]
 
 
+def test_steps_of_other_sizes_leave_nothing_behind(bundle: Path) -> None:
+    """A step's tokens and logits lie where those of the one before were, if it had as many."""
+    engine = OrtEngine(open_bundle(bundle))
+    cache, other = engine.start(1), engine.start(1)
+    given = []
+    for tokens in ([[1]], [[2, 3, 4]], [[5]], [[6]], [[7, 8]], [[9, 10]], [[11]]):
+        at = np.arange(len(tokens[0]))[None]
+        now, cache = engine.step(np.array(tokens), cache, at=at)
+        alone, other = engine.step(np.array(tokens), other.copy(0), at=at)  # nothing is bound for a copy
+        np.testing.assert_array_equal(now, alone)
+        given.append((now, now.copy()))
+    for now, then in given:
+        np.testing.assert_array_equal(now, then)
+
+
 def test_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(session, "missing_for_cuda", lambda: ["libcuda.so.1 (the NVIDIA driver)"])
