@@ -381,3 +381,12 @@ def test_truncated_at_many_offsets(model, name):
         (model / name).write_bytes(whole[:size])
         with pytest.raises(CheckpointError):
             open_checkpoint(model)
+
+
+def test_a_config_may_say_infinity(tmp_path):
+    """As those of Mamba 2 do of their steps; no other file may."""
+    for name in ("config.json", "generation_config.json"):
+        (tmp_path / name).write_text('{"time_step_limit": [0.0, Infinity]}')
+    assert Directory(tmp_path).value("config.json") == {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    with pytest.raises(CheckpointError, match="numbers must be finite, got Infinity"):
+        Directory(tmp_path).value("generation_config.json")
