@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .. import fleet as f
 from .. import options as o
 from ..console import out_json, progress, shorten, table
 
@@ -30,11 +31,28 @@ def command(
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
+    ray: f.Ray = None,
+    out_dir: f.Out = None,
+    column: f.Column = "text",
+    block: f.Rows = f.ROWS,
+    workers: f.Workers = None,
 ) -> None:
     """Label whole texts, the likeliest label first; a regression gives its numbers.
 
     Example: tfm-cli classify "What a lovely film!" "The room was not clean." --top 1
+
+    Example: tfm-cli classify --ray local --file texts.jsonl --out labels
     """
+    if ray is not None or out_dir is not None:
+        f.on_fleet(
+            "classify", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
+            model=model, quant=quant, device=device, threads=threads,
+            adapter=o.adapter_choice(adapter, no_adapter), options={"batch": batch},
+            refused={
+                "TEXT": text, "--pair": pair, "--top": top, "--json": as_json, "--engine": engine != "onnx",
+            },
+        )  # fmt: skip
+        return
     from ..inputs import read
     from ..model_loading import load
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .. import fleet as f
 from .. import options as o
 from ..console import answer_fields, line, out, out_answer, out_json, progress, say
 from ..inputs import check_regex, read, read_grammar, read_prompt, read_schema
@@ -102,6 +103,11 @@ def command(
     ] = None,
     draft: o.Draft = None,
     prefix: o.Prefix = None,
+    ray: f.Ray = None,
+    out_dir: f.Out = None,
+    column: f.Column = "text",
+    block: f.Rows = f.ROWS,
+    workers: f.Workers = None,
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
@@ -111,17 +117,14 @@ def command(
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
 
     Example: tfm-cli generate --file prompts.txt --batch 8 --max-new-tokens 50 --json
+
+    Example: tfm-cli generate --ray local --file prompts.jsonl --out answers --max-new-tokens 50
     """
-    if not raw:
+    on_fleet = ray is not None or out_dir is not None
+    if not (raw or on_fleet):
         from ...runtime.text import template_process
 
         template_process.SHARED.start()  # it becomes ready while the rest is imported
-    if batch is None:
-        prompts = [read_prompt(prompt, file)]
-        if file is not None and (count := len(prompts[0].split("\n"))) > 1:
-            say(f"the {count} lines of {file} are one prompt: --batch N answers each line")
-    else:
-        prompts = read(None if prompt is None else [prompt], file, "prompt")
     options = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
@@ -132,6 +135,26 @@ def command(
         regex=None if regex is None else check_regex(regex),
         grammar=None if grammar is None else read_grammar(grammar),
     )  # fmt: skip
+    choice = o.adapter_choice(adapter, no_adapter)
+    if on_fleet:
+        given = {name: value for name, value in options.items() if value is not None and value != ()}
+        f.on_fleet(
+            "generate", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
+            model=model, quant=quant, device=device, threads=threads, context=context, adapter=choice,
+            options={**given, "raw": raw, "batch": 8 if batch is None else batch},
+            refused={
+                "PROMPT": prompt, "--json": as_json, "--logprobs": logprobs is not None, "--draft": draft,
+                "--prefix": prefix, "--beams": beams, "--length-penalty": length_penalty,
+                "--engine": engine != "onnx",
+            },
+        )  # fmt: skip
+        return
+    if batch is None:
+        prompts = [read_prompt(prompt, file)]
+        if file is not None and (count := len(prompts[0].split("\n"))) > 1:
+            say(f"the {count} lines of {file} are one prompt: --batch N answers each line")
+    else:
+        prompts = read(None if prompt is None else [prompt], file, "prompt")
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs goes with --json")
     searches = beams is not None or length_penalty is not None
@@ -144,7 +167,6 @@ def command(
     from ..model_loading import computed_by, load, locate_weights
 
     begin = time.perf_counter()
-    choice = o.adapter_choice(adapter, no_adapter)
     if draft not in (None, "none", "prompt"):
         locate_weights(draft)  # before the model is exported: its name may be wrong
     loaded = load(model, engine, quant, device, threads, context, task="generate", adapter=choice)

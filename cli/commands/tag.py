@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ...refimpl.checkpoint.labels import Aggregation
+from .. import fleet as f
 from .. import options as o
 from ..console import out_json, progress, table
 
@@ -37,11 +38,27 @@ def command(
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
+    ray: f.Ray = None,
+    out_dir: f.Out = None,
+    column: f.Column = "text",
+    block: f.Rows = f.ROWS,
+    workers: f.Workers = None,
 ) -> None:
     """Find the entities in texts, with their labels and their first and last character.
 
     Example: tfm-cli tag "Ada Miller lives in London."
+
+    Example: tfm-cli tag --ray local --file texts.jsonl --out entities
     """
+    if ray is not None or out_dir is not None:
+        f.on_fleet(
+            "tag", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
+            model=model, quant=quant, device=device, threads=threads,
+            adapter=o.adapter_choice(adapter, no_adapter),
+            options={"batch": batch, "aggregation": aggregation, "outside": outside or ["O"]},
+            refused={"TEXT": text, "--json": as_json, "--engine": engine != "onnx"},
+        )  # fmt: skip
+        return
     from ..inputs import read
     from ..model_loading import load
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,11 +29,14 @@ def connected(address: str) -> Iterator[None]:
     import ray
 
     started: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with silent_stderr():  # it says there what it does
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **started)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DeviceError(f"no Ray cluster at {address!r:.80}: {str(error).splitlines()[0]:.200}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in this place
     try:
         yield
     finally:

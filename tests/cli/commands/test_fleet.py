@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import task_models, tiny_models
@@ -47,6 +48,57 @@ def test_what_goes_together(tfm, encoder: Path, file: Path, tmp_path: Path):
     (tmp_path / "in.txt").write_text("the cat\n")
     tfm(*job[:-3], tmp_path / "in.txt", *job[-2:]).failed(2, "must be named .jsonl or .parquet")
     assert not (tmp_path / "out").exists()
+
+
+def test_each_command_states_its_job(tfm, file: Path, tmp_path: Path, monkeypatch):
+    """With what decides its results, and nothing that doesn't."""
+    stated = {}
+
+    def run(job: Job, out: Path, address: str, workers: int | None, progress: object) -> tuple[int, int]:
+        stated[job.task] = job, address, workers
+        return 3, 0
+
+    monkeypatch.setattr("tfm.runtime.fleet.pipeline.run", run)
+    monkeypatch.setattr("tfm.cli.model_loading.located_bundle", lambda name, *_, **__: Path(name))
+    monkeypatch.setattr("tfm.runtime.bundle.bundle.open_bundle", lambda path: SimpleNamespace(config=None))
+    monkeypatch.setattr("tfm.runtime.tasks.base.check_task", lambda *_: None)
+    given = ("--ray", "auto", "--file", file, "--out", tmp_path / "out", "--model", tmp_path, "--workers", 2)
+    asked = {
+        "embed": ("--batch", 3),
+        "classify": ("--threads", 2),
+        "tag": ("--aggregation", "first", "--outside", "X"),
+        "generate": ("--temperature", 0.5, "--presence-penalty", 0, "--raw", "--stop", "a", "--seed", 4),
+    }
+    for task, more in asked.items():
+        assert tfm(task, *given, *more).code == 0
+    own = {
+        "embed": {"batch": 3},
+        "classify": {"batch": 32, "threads": 2},
+        "tag": {"batch": 32, "aggregation": "first", "outside": ["X"]},
+        "generate": {
+            "batch": 8, "temperature": 0.5, "presence_penalty": 0, "raw": True, "stop": ("a",), "seed": 4,
+            "greedy": False,
+        },
+    }  # fmt: skip
+    for task, options in own.items():
+        want = Job(task, tmp_path.resolve(), {"device": "cpu", "threads": 1, **options}, file)
+        assert stated[task] == (want, "auto", 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("classify", ("--pair", "a")),
+        ("classify", ("--top", 1)),
+        ("generate", ("--beams", 2)),
+        ("generate", ("--draft", "none")),
+        ("generate", ("--json",)),
+        ("tag", ("--json",)),
+    ],
+)
+def test_options_that_rows_of_a_file_have_no_use_for(tfm, file: Path, tmp_path: Path, task, options):
+    told = tfm(task, "--ray", "local", "--file", file, "--out", tmp_path / "out", *options)
+    told.failed(2, f"--ray takes no {options[0]}")
 
 
 def test_rows_are_checked_before_a_cluster_is_asked_for(
