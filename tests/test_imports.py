@@ -30,8 +30,8 @@ OUTSIDE = {
     "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
     # The one part of runtime that needs the extra [serve].
     "runtime/serve": {"numpy", "starlette", "uvicorn", "pydantic", "prometheus_client"},
-    # The one part that needs the extra [ray], which brings pyarrow; imported where a cluster is asked for.
-    "runtime/fleet": {"numpy", "ray", "pyarrow"},
+    # The one part that needs the extra [ray], which brings pyarrow; its server those of [serve] too.
+    "runtime/fleet": {"numpy", "ray", "pyarrow", "starlette", "prometheus_client"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched; llguidance is of [serve].
     "runtime": {
         "numpy",

@@ -12,7 +12,6 @@ from .. import options as o
 from ..console import out, say
 
 GROUP = "Serve"
-KEY_BYTES = 2**16
 PREFIX_MIB = 256
 
 
@@ -102,8 +101,9 @@ def command(
     Example: tfm-cli serve smollm2-135m minilm-l6 --port 8000
     """
     from ...runtime.serve import server as http
+    from ...runtime.serve.keys import read_keys
 
-    keys = read_keys(api_key_file)
+    keys = [] if api_key_file is None else read_keys(api_key_file)
     if not keys and not http.is_loopback(host):
         raise typer.BadParameter(f"--host {host} is reached by others: give --api-key-file, or 127.0.0.1")
     from ...runtime.serve.models import Server
@@ -125,17 +125,3 @@ def command(
         line = f"serving {', '.join(loads)} at {http.address(listening)}/v1"
         log = out if log_json else None
         http.http_server(server, host, keys, ready=lambda: say(line), log=log).run(sockets=[listening])
-
-
-def read_keys(file: Path | None) -> list[str]:
-    """The lines of a file of keys; a usage error for one without any."""
-    if file is None:
-        return []
-    with open(file, encoding="utf-8") as opened:
-        text = opened.read(KEY_BYTES + 1)
-    keys = [line.strip() for line in text.splitlines() if line.strip()]
-    if not keys or len(text) > KEY_BYTES or not all(key.isascii() and key.isprintable() for key in keys):
-        raise typer.BadParameter(
-            f"{file} must have keys of printable ASCII, one on each line, in {KEY_BYTES} characters at most"
-        )
-    return keys

@@ -18,6 +18,11 @@ LOCAL = "local"
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
+def settle() -> None:
+    """The settings of Ray, which it reads as it is imported and as it starts."""
+    os.environ |= SETTINGS
+
+
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """A cluster: `local` starts one here, which ends with the block; `auto` joins the one that `ray start`
@@ -25,7 +30,7 @@ def connected(address: str) -> Iterator[None]:
 
     DeviceError where there is none.
     """
-    os.environ |= SETTINGS  # Ray reads them as it is imported
+    settle()
     import ray
 
     started: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
-
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray.cluster_utils
+from ray import serve
+from tfm.runtime.fleet import app
 from tfm.runtime.fleet.job import Job
 from tfm.runtime.fleet.pipeline import run
 
@@ -45,8 +48,9 @@ def workers(name: str) -> list[psutil.Process]:
     return [one for one in every if " ".join(one.cmdline()).startswith(f"ray::{name}")]
 
 
-def killed(job: Job, out: Path) -> dict[str, int]:
+def killed(out: str, bundle: str, file: str, **given: Any) -> dict[str, int]:
     """A job in which an actor is killed after two blocks, and a node after four."""
+    job = Job(bundle=Path(bundle), file=Path(file), **given)
     told = {"actors": 0, "nodes": 0}
     with cluster(2) as made:
 
@@ -59,11 +63,53 @@ def killed(job: Job, out: Path) -> dict[str, int]:
                 made.remove_node(other, allow_graceful=False)
                 told["nodes"] += 1
 
-        rows, blocks = run(job, out, made.address, 2, kill)
+        rows, blocks = run(job, Path(out), made.address, 2, kill)
     return {"rows": rows, "blocks": blocks, **told}
+
+
+def broken(bundle: str, chat: dict[str, Any], waiting: int) -> dict[str, Any]:
+    """A server whose only replica is killed while it streams an answer and others wait for its slot.
+
+    The stream's first and last event, the answers to the `waiting` others, and the figures.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with cluster(1) as made:
+        ray.init(made.address, log_to_driver=False, logging_level="ERROR")
+        serve.start(http_options={"port": port})
+        serve.run(app({"bundle": bundle, "slots": "1"}))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=120) as http:
+            told = _kill(http, chat | {"model": Path(bundle).name}, waiting)
+        serve.shutdown()
+        ray.shutdown()
+    return told
+
+
+def _kill(http: httpx.Client, chat: dict[str, Any], waiting: int) -> dict[str, Any]:
+    path, long = "/v1/chat/completions", chat | {"stream": True, "max_tokens": None}
+    with ThreadPoolExecutor(waiting) as pool, http.stream("POST", path, json=long) as stream:
+        events = (line for line in stream.iter_lines() if line)
+        first = next(events)
+        others = [pool.submit(http.post, path, json=chat) for _ in range(waiting)]
+        until = time.monotonic() + 60
+        while f'tfm_waiting{{model="{chat["model"]}"}} {waiting}.0' not in http.get("/metrics").text:
+            assert time.monotonic() < until
+        (replica,) = workers("ServeReplica:default:replica")
+        replica.send_signal(signal.SIGKILL)
+        *_, last = events
+        answers = [other.result() for other in others]
+    lines = http.get("/metrics").text.splitlines()
+    counts = [line.split('"')[1:] for line in lines if line.startswith("tfm_fleet_requests_total")]
+    return {
+        "first": json.loads(first.removeprefix("data: ")),
+        "last": json.loads(last.removeprefix("data: ")),
+        "answers": [answer.json()["choices"][0]["message"]["content"] for answer in answers],
+        "counts": {outcome: int(float(rest.removeprefix("} "))) for outcome, rest in counts},
+    }
 
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    job = Job(**{**given["job"], "bundle": Path(given["job"]["bundle"]), "file": Path(given["job"]["file"])})
-    sys.stdout.write(json.dumps(killed(job, Path(given["out"]))))
+    told = killed(**given) if sys.argv[1] == "killed" else broken(**given)
+    sys.stdout.write(f"\n{json.dumps(told)}")

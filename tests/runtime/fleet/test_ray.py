@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import peers, task_models, tiny_models
+from helpers import peers, serving, task_models, tiny_models
 from tfm.export.bundle_writer import export
 from tfm.refimpl import config
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.runtime.fleet import Embed
 from tfm.runtime.fleet.compute import results
 from tfm.runtime.fleet.rows import blocks
+from tfm.runtime.tasks import load
 
 pytestmark = pytest.mark.peers
 JOBS = Path(__file__).with_name("cluster_jobs.py")
@@ -32,6 +33,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for Ray, whose sockets' paths must be short."""
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield Path(folder)
 
 
@@ -58,9 +60,30 @@ def test_no_row_is_lost_where_an_actor_and_a_node_are_killed(python: Path, bundl
     file, out = rows(tmp_path / "in.jsonl"), tmp_path / "out"
     options = {"batch": 4, "device": "cpu", "threads": 1}
     job = {"task": "embed", "bundle": str(bundle), "options": options, "file": str(file), "rows": ROWS}
-    told = json.loads(peers.run([python, JOBS], {"job": job, "out": str(out)}).splitlines()[-1])
+    told = json.loads(peers.run([python, JOBS, "killed"], {"out": str(out), **job}).splitlines()[-1])
     assert told == {"rows": ROWS * BLOCKS - 3, "blocks": BLOCKS, "actors": 1, "nodes": 1}
     made = sorted(out.glob("*.jsonl"))
     task = Embed(bundle, **options)
     want = [results(task, i * ROWS, texts, "jsonl") for i, texts in enumerate(blocks(file, "text", ROWS))]
     assert [one.read_bytes() for one in made] == want
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_replica_is_killed(python: Path, tmp_path: Path):
+    """Its stream ends with an error; who waited for it is answered by the one that takes its place."""
+    tiny = tiny_models.llama(vocabulary=serving.TOKENIZER.get_vocab_size(), context=2**17, layers=1)
+    tokenizer = serving.TOKENIZER.to_str()
+    save_checkpoint(tmp_path / "model", tiny, tiny_models.weights(tiny, 3), tokenizer, serving.CHAT)
+    export(open_checkpoint(tmp_path / "model"), tmp_path / "int8", quant="int8", verify=False)
+    messages, options = serving.messages(3), {"seed": 4, "temperature": 1.2}
+    chat = {"messages": messages, "max_tokens": 9, **options}
+    given = {"bundle": str(tmp_path / "int8"), "chat": chat, "waiting": 3}
+    told = json.loads(peers.run([python, JOBS, "broken"], given).splitlines()[-1])
+    assert told["first"]["choices"][0]["delta"]["role"] == "assistant"
+    assert told["last"]["error"]["type"] == "server_error"
+    want = str(load(tmp_path / "int8", threads=1).chat(messages, max_new_tokens=9, **options))
+    assert told["answers"] == [want] * 3
+    counts = told["counts"]
+    asked = counts.pop("answered")
+    assert counts == {"retried": 3, "broken": 1, "failed": 0}
+    assert asked >= 3

@@ -1,0 +1,57 @@
+"""A replica: the application of `tfm-cli serve` in a process of its own, asked by `forward`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from starlette.types import Message, Scope
+
+from ..serve.app import LOOPBACK, application
+from ..serve.models import Server
+from ..tasks import load
+
+
+class Replica:
+    """Models and their queues. Without keys only this machine's names are taken as Host, as `serve` does."""
+
+    def __init__(
+        self,
+        bundles: Mapping[str, Path],
+        keys: Sequence[str],
+        slots: int,
+        queue: int,
+        device: str,
+        threads: int,
+    ) -> None:
+        loads = {name: partial(load, path, device, threads) for name, path in bundles.items()}
+        self._app = application(Server(loads, slots=slots, queue=queue), keys, ["*"] if keys else LOOPBACK)
+
+    async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
+        """The messages that the application sends for a request. Who stops reading them ends the request."""
+        sent: asyncio.Queue[Message | None] = asyncio.Queue()
+        parts = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> Message:
+            if (part := next(parts, None)) is None:
+                await asyncio.Event().wait()  # the client stays until this is cancelled
+            return part or {"type": "http.disconnect"}
+
+        async def work() -> None:
+            try:
+                await self._app(scope, receive, sent.put)
+            finally:
+                sent.put_nowait(None)
+
+        task = asyncio.ensure_future(work())
+        try:
+            while (message := await sent.get()) is not None:
+                yield message
+            await task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task

@@ -1,0 +1,62 @@
+"""The settings of the Ray Serve application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ...refimpl.errors import ArgumentError
+from ..serve.worker import QUEUE, SLOTS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `serve run tfm.runtime.fleet:app NAME=VALUE` takes; what isn't given is in the environment as
+    TFM_FLEET_NAME, or as here. Bundles are paths on each machine, separated by commas."""
+
+    bundle: str = ""
+    api_key_file: str = ""
+    min_replicas: int = 1
+    max_replicas: int = 1
+    slots: int = SLOTS
+    queue: int = QUEUE
+    threads: int = 1
+    device: str = "cpu"
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
+        """The settings; ArgumentError for a name that isn't known, a value of another kind, and no bundle."""
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        if unknown := sorted(set(given) - set(kinds)):
+            raise ArgumentError(f"there is no setting {unknown[0]!r:.60}, there are {', '.join(kinds)}")
+        stated = {name: environment.get(f"TFM_FLEET_{name.upper()}") for name in kinds} | dict(given)
+        values: dict[str, Any] = {}
+        for name, value in stated.items():
+            if value is None:
+                continue
+            try:
+                values[name] = kinds[name](value)
+            except ValueError:
+                raise ArgumentError(f"{name} must be a whole number, got {value!r:.60}") from None
+        settings = cls(**values)
+        if not settings.bundle:
+            raise ArgumentError("give a bundle: bundle=PATH, or TFM_FLEET_BUNDLE")
+        for name, value in values.items():
+            if kinds[name] is int and value < 1:
+                raise ArgumentError(f"{name} must be at least 1, got {value}")
+        least, most = settings.min_replicas, settings.max_replicas
+        if least > most:
+            raise ArgumentError(f"min_replicas may be max_replicas at most, got {least} and {most}")
+        return settings
+
+    @property
+    def bundles(self) -> dict[str, Path]:
+        """The paths, by the names of models."""
+        paths = [Path(path) for path in self.bundle.split(",")]
+        named = {path.name: path for path in paths}
+        if len(named) < len(paths):
+            raise ArgumentError("bundles are named by their folders: two have one name")
+        return named

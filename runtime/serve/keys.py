@@ -1,0 +1,21 @@
+"""The file of keys of a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...refimpl.errors import ArgumentError
+
+KEY_BYTES = 2**16
+
+
+def read_keys(file: Path) -> list[str]:
+    """The lines of a file of keys; ArgumentError for one without any."""
+    with open(file, encoding="utf-8") as opened:
+        text = opened.read(KEY_BYTES + 1)
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    if not keys or len(text) > KEY_BYTES or not all(key.isascii() and key.isprintable() for key in keys):
+        raise ArgumentError(
+            f"{file} must have keys of printable ASCII, one on each line, in {KEY_BYTES} characters at most"
+        )
+    return keys
