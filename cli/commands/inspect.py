@@ -24,7 +24,8 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="A bundle, a checkpoint, a config.json, the name of a model to fetch, or llama-3-70b."
+            help="A bundle, a checkpoint, a config.json, the name of a model to fetch, or one of "
+            "llama-3-70b, deepseek-v3 and qwen3.5-9b."
         ),
     ],
     adapter: o.Adapter = None,
@@ -60,11 +61,12 @@ def command(
         c: {name: sizes.cache_bytes(config, c, width, kind) for name, width in widths.items()}
         for c in contexts
     }
+    plain = {c: sizes.plain_cache_bytes(config, c, 2) for c in contexts}
     total, active = sum(parts.values()), sizes.active_parameters(config)
     if as_json:
         facts |= {"config": to_json(config), "parameters": {"total": total, "active": active, **parts}}
         facts |= {"quantizations": {quant: asdict(one) for quant, one in needs.items()}}
-        facts |= {"cache_bytes": cache, "available_memory": free}
+        facts |= {"cache_bytes": cache, "plain_cache_bytes": plain, "available_memory": free}
         facts |= {"savings": {n: {"without": s.without, "with": s.used} for n, s in savings.items()}}
         out_json(facts)
         return
@@ -83,10 +85,10 @@ def command(
     out(f"{'unknown' if free is None else size(free)} of memory is free\n")
     if config.layers:  # an encoder keeps no keys and values
         table(
-            ("CACHE AT", *(name.upper() for name in widths)),
-            [(f"{c} tokens", *map(size, counts.values())) for c, counts in cache.items()],
+            ("CACHE AT", *(name.upper() for name in widths), "PLAIN FP16"),
+            [(f"{c} tokens", *map(size, counts.values()), size(plain[c])) for c, counts in cache.items()],
         )
-        out()
+        out("plain: each head of each layer with keys and values of its own, of all tokens\n")
     table(
         ("WHAT SAVES", "WITHOUT", "WITH", "TIMES LESS"),
         [(n, size(s.without), size(s.used), f"{s.without / s.used:.1f}") for n, s in savings.items()],

@@ -1,4 +1,4 @@
-"""`tfm-cli scaling`: the cost of attention and an LSTM by length, of ring attention by processes and of a
+"""`tfm-cli scaling`: the cost of attention and recurrences by length, of ring attention by processes and of a
 softmax over many words, and how far back attention and an LSTM reach."""
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def command(
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure what attention and an LSTM cost by text length and how far back they reach, ring attention by
-    processes, and an adaptive softmax.
+    """Measure what attention and recurrences cost by text length and how far back they reach, ring attention
+    by processes, and an adaptive softmax.
 
     Example: tfm-cli scaling --section length --max-n 4096 --seconds 30 --plot scaling.png
     """
@@ -154,6 +154,7 @@ def as_object(
             name: {
                 "seconds": one.seconds,
                 "bytes": one.bytes,
+                "kept_bytes": one.kept,
                 **fitted("time", one.time),
                 **fitted("memory", one.memory),
                 "steps": one.steps,
@@ -186,15 +187,18 @@ def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
 
     out(f"Cost by the length N of a text: one head of {WIDTH} numbers, float32, one thread\n")
     table(
-        ("KIND", "TIME ~ N^", "MEMORY ~ N^", "FITTED TO N", "UP TO N", "SECONDS", "MEMORY", "STEPS", "PATH"),
+        ("KIND", "TIME ~ N^", "MEMORY ~ N^", "FITTED TO N", "UP TO N", "SECONDS", "MEMORY", "KEPT", "STEPS",
+         "PATH"),
         [
             (name, shown(g.time), shown(g.memory), f"{g.time.first} to {g.time.last}" if g.time else "",
-             lengths[len(g.seconds) - 1], f"{g.seconds[-1]:.3g}", size(g.bytes[-1]), g.steps[-1], g.path[-1])
+             lengths[len(g.seconds) - 1], f"{g.seconds[-1]:.3g}", size(g.bytes[-1]), size(g.kept[-1]),
+             g.steps[-1], g.path[-1])
             for name, g in growth.items()
         ],
     )  # fmt: skip
     out(
-        "\n± is the 95 % interval of the fit; seconds are medians; steps in a row and path at the longest N\n"
+        "\n± is the 95 % interval of the fit; seconds are medians; kept is what a text's next token needs; "
+        "steps in a row and path at the longest N\n"
     )
 
 

@@ -1,4 +1,5 @@
-"""The cost of attention and an LSTM by the length of a text, and how far back each reaches."""
+"""The cost of attention and recurrences by the length of a text, what each keeps of it, and how far back
+attention and an LSTM reach."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ import numpy as np
 
 from ...refimpl.ops.attention import attend
 from ...refimpl.ops.banded import banded_attend
+from ...refimpl.ops.delta import gated_delta_chunked
 from ...refimpl.ops.flash import flash_attend
+from ...refimpl.ops.latent_attention import absorbed_attend
 from ...refimpl.ops.linear_attention import elu_features, linear_attend
 from ...refimpl.ops.lstm import lstm
 from ...refimpl.ops.sparse import BlockPairs, bigbird_layout, block_pairs, sparse_attend
@@ -26,6 +29,8 @@ WIDTH = 32
 WINDOW = 64
 TILE = 64
 BLOCK = 64
+RANK = 16  # of a latent
+FLOAT_BYTES = 4
 SAMPLES = 5  # of a call's time at a length, if there is time; their median counts
 LEAST = 0.02  # seconds of computing in a sample: a short call is repeated
 POINTS = 4  # the fewest that an exponent is fitted to
@@ -44,12 +49,14 @@ class Mechanism:
     """One way for tokens to see others: `make(n)` gives the call to measure, on n tokens.
 
     `steps(n)` can't run in parallel, however many processors there are, a sum counting as one; `path(n)`
-    layers or steps are between the first input and the last output.
+    layers or steps are between the first input and the last output. `kept(n)` numbers of the n tokens are
+    what the next one needs.
     """
 
     make: Callable[[int], Callable[[], object]]
     steps: Callable[[int], int]
     path: Callable[[int], int]
+    kept: Callable[[int], int]
 
 
 class Sample(NamedTuple):
@@ -77,10 +84,12 @@ class Growth:
     """Cost of a mechanism at each length, as far as time and memory allowed, and how it grows with length.
 
     A fit is None where too few lengths were measured. `stopped` is what would have run out at the next one.
+    `bytes` are those that it uses while it computes, `kept` those that it needs afterwards.
     """
 
     seconds: list[float]
     bytes: list[int]
+    kept: list[int]
     time: Fit | None
     memory: Fit | None
     steps: list[int]
@@ -135,6 +144,20 @@ def _sparse(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
     return sparse_attend(q, k, v, BlockPairs(rows, columns))
 
 
+def _latents(n: int) -> Callable[[], object]:
+    q, latents = _draw(1, n, 1, WIDTH), _draw(1, n, RANK)
+    wk, wv = _draw(2, RANK, WIDTH)
+    return lambda: absorbed_attend(q, latents, wk, wv)
+
+
+def _delta(n: int) -> Callable[[], object]:
+    q, k, v = _draw(3, 1, n, 1, WIDTH)
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    rates = np.full((1, n, 1), 0.5, np.float32)
+    state = np.zeros((1, 1, WIDTH, WIDTH), np.float32)
+    return lambda: gated_delta_chunked(q, k, v, state, -rates, rates, chunk=TILE)
+
+
 def _recurrent(n: int) -> Callable[[], object]:
     x = _draw(1, n, WIDTH)
     wx = _draw(WIDTH, 4 * WIDTH) * WIDTH**-0.5
@@ -146,17 +169,32 @@ def _one(n: int) -> int:
     return 1
 
 
+def _tiles(n: int) -> int:
+    return ceil(n / TILE)
+
+
+def _window_path(n: int) -> int:
+    return ceil((n - 1) / (WINDOW - 1))
+
+
+def _keys_and_values(n: int) -> int:
+    return 2 * n * WIDTH
+
+
 def mechanisms() -> dict[str, Mechanism]:
     """The mechanisms to compare, each as the specification defines it, on random float32 numbers."""
     return {
-        "plain": Mechanism(_on(attend), steps=_one, path=_one),
+        "plain": Mechanism(_on(attend), _one, _one, _keys_and_values),
         # Tiles of queries run side by side, those of keys one after the other.
-        "flash": Mechanism(_on(_flash), steps=lambda n: ceil(n / TILE), path=_one),
-        "window": Mechanism(_on(_banded), steps=_one, path=lambda n: ceil((n - 1) / (WINDOW - 1))),
+        "flash": Mechanism(_on(_flash), _tiles, _one, _keys_and_values),
+        "window": Mechanism(_on(_banded), _one, _window_path, lambda n: _keys_and_values(min(n, WINDOW))),
         # Through the first block, which all see and which sees all.
-        "sparse": Mechanism(_on(_sparse), steps=_one, path=lambda n: 2),
-        "linear": Mechanism(_on(_linear), steps=_one, path=_one),
-        "lstm": Mechanism(_recurrent, steps=lambda n: n, path=lambda n: n),
+        "sparse": Mechanism(_on(_sparse), _one, lambda n: 2, _keys_and_values),
+        "linear": Mechanism(_on(_linear), _one, _one, lambda n: WIDTH * WIDTH + WIDTH),
+        "lstm": Mechanism(_recurrent, lambda n: n, lambda n: n, lambda n: 2 * WIDTH),
+        "latents": Mechanism(_latents, _one, _one, lambda n: n * RANK),
+        # Chunks one after the other, from state to state.
+        "gated delta": Mechanism(_delta, _tiles, _tiles, lambda n: WIDTH * WIDTH),
     }
 
 
@@ -222,6 +260,7 @@ def _growth(
     return Growth(
         seconds,
         peaks,
+        [mechanism.kept(n) * FLOAT_BYTES for n in measured],
         fit(measured, seconds),
         fit(measured, peaks),
         [mechanism.steps(n) for n in measured],

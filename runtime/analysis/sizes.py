@@ -6,11 +6,19 @@ All of it follows from the Config; no weight is read.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 
-from ...refimpl.config import Attention, Config, LatentAttention, Layer, MoE, Window
+from ...refimpl.config import (
+    Attention,
+    Config,
+    LatentAttention,
+    Layer,
+    MoE,
+    TokenMixer,
+    Window,
+)
 from ...refimpl.engine.cache_kinds import cache_kinds, layer_kind
 from ...refimpl.params.shapes import parameter_shapes
 from ..bundle import schemes, weight_layout
@@ -104,6 +112,37 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
     return 2 * total if kind == "copied" else total
 
 
+def plain_cache_bytes(config: Config, context: int, width: int) -> int:
+    """Bytes of that text's cache if each head of each layer kept keys and values of its own, of all tokens.
+
+    A layer that keeps a state counts as the model's attention does, and as nothing where there is none.
+    """
+    own = sum(_own_keys_and_values(layer.attention) for layer in _attending(config))
+    return own * context * width
+
+
+def _attending(config: Config) -> list[Layer]:
+    """The layers, with the model's attention, if it has any, in the place of what keeps a state."""
+    attention = next((x.attention for x in config.layers if isinstance(x.attention, Attention)), None)
+    return [
+        layer
+        if attention is None or isinstance(layer.attention, Attention | LatentAttention)
+        else replace(layer, attention=attention)
+        for layer in config.layers
+    ]
+
+
+def _own_keys_and_values(mixer: TokenMixer) -> int:
+    """Numbers a token that a layer keeps where each head has its own keys and values."""
+    match mixer:
+        case LatentAttention():
+            return mixer.heads * (mixer.head_size + mixer.value_size)
+        case Attention():
+            return 2 * mixer.heads * mixer.head_size
+        case _:
+            return 0
+
+
 def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     """Name of a technique -> bytes without and with it, everything else as in the Config, in 16 bits.
 
@@ -111,10 +150,16 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     window keeps no token outside of it, and integers have a scale for each head of a token.
     """
 
-    def cache(*, grouped: bool = True, latent: bool = True, windowed: bool = False, bits: int = 16) -> int:
+    def cache(
+        layers: Iterable[Layer] = config.layers,
+        *,
+        grouped: bool = True,
+        latent: bool = True,
+        windowed: bool = False,
+        bits: int = 16,
+    ) -> int:
         return sum(
-            _spec_cache_bytes(layer, config.context, grouped, latent, windowed, bits)
-            for layer in config.layers
+            _spec_cache_bytes(layer, config.context, grouped, latent, windowed, bits) for layer in layers
         )
 
     both = {f"{bits} weights": Saving(weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
@@ -123,6 +168,7 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     )
     both["grouped queries, cache"] = Saving(cache(grouped=False), cache())
     both["latents, cache"] = Saving(cache(latent=False), cache())
+    both["states, cache"] = Saving(cache(_attending(config)), cache())
     both["window, cache"] = Saving(cache(), cache(windowed=True))
     both["int8 cache"] = Saving(cache(), cache(bits=8))
     both["int4 cache"] = Saving(cache(), cache(bits=4))
@@ -138,7 +184,7 @@ def _spec_cache_bytes(
     """
     attention, tokens = layer.attention, context
     if isinstance(attention, LatentAttention) and not latent:
-        return 2 * attention.heads * tokens * (attention.head_size + attention.value_size)
+        return 2 * tokens * _own_keys_and_values(attention)
     if not isinstance(attention, Attention):
         return layer_kind(layer, context).nbytes(context, 2)
     if windowed and isinstance(attention.mask, Window):

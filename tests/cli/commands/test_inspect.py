@@ -123,6 +123,33 @@ def test_latents_are_named_and_counted(tfm, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "token", "states", "plain", "row"),
+    [
+        # DeepSeek-V3: 671 billion parameters, 37 of them for a token; 576 numbers for 128 heads of 192 + 128.
+        pytest.param(
+            "deepseek-v3", (671.0e9, 37.5e9), 61 * 576, 0, 61 * 128 * (192 + 128), "latents, cache",
+            marks=pytest.mark.long,  # 46,000 weights in six quantizations
+        ),
+        # Qwen 3.5's 9 billion: 8 of 32 layers attend, with 4 of 16 heads of keys and values; the others
+        # keep 32 matrices of 128 x 128 and 3 tokens of 8192 numbers.
+        ("qwen3.5-9b", (9.0e9, 9.0e9), 8 * 2 * 4 * 256, 24 * (32 * 128 * 128 + 3 * 8192), 32 * 2 * 16 * 256,
+         "states, cache"),
+    ],
+)  # fmt: skip
+def test_what_latents_and_states_save(tfm, name, parameters, token, states, plain, row):
+    """Public figures; what is kept in 16 bits, beside keys and values of each head of each layer."""
+    told = tfm("inspect", name, "--json").json
+    assert (told["parameters"]["total"], told["parameters"]["active"]) == pytest.approx(parameters, rel=0.01)
+    copies = 2 if told["cache"] == "copied" else 1
+    for context in (1024, 65_536):
+        assert told["cache_bytes"][str(context)]["fp16"] == copies * 2 * (token * context + states)
+        assert told["plain_cache_bytes"][str(context)] == 2 * plain * context
+    context = told["config"]["context"]
+    grouped = {"latents, cache": plain, "states, cache": 32 * 2 * 4 * 256}[row]
+    assert told["savings"][row] == {"without": 2 * grouped * context, "with": 2 * (token * context + states)}
+
+
 def test_sinks_and_clamps_are_named():
     told = inspect.describe(tiny_models.sinks())
     assert "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)" in told
@@ -136,7 +163,10 @@ def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
     }
     room = sizes.RUNNER_BYTES + 2 * 2 * 2 * 16 * 100
     assert sizes.need(config, 0, room).longest_context == 100
-    assert re.search(r"CACHE AT +INT8\n128 tokens +16.4 kB\n", tfm("inspect", tmp_path / "config.json").out)
+    assert re.search(
+        r"CACHE AT +INT8 +PLAIN FP16\n128 tokens +16.4 kB +98.3 kB\n",
+        tfm("inspect", tmp_path / "config.json").out,
+    )
 
 
 def test_llama_3_70b(tfm):

@@ -13,7 +13,11 @@ from tfm.export import ring_cost
 from tfm.runtime import hardware
 from tfm.runtime.analysis import scaling, word_softmax
 
-MEMORY = {"plain": 2, "flash": 1, "window": 1, "sparse": 1, "linear": 1, "lstm": 1}
+MEMORY = {"plain": 2, "flash": 1, "window": 1, "sparse": 1, "linear": 1, "lstm": 1,
+          "latents": 2, "gated delta": 1}  # fmt: skip
+# What a layer of one head keeps of 4096 tokens, in bytes, without a recurrence's convolution.
+KEPT = {"plain": 2**20, "flash": 2**20, "window": 2**14, "sparse": 2**20, "linear": 4 * 33 * 32, "lstm": 256,
+        "latents": 2**18, "gated delta": 4096}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +37,12 @@ def test_memory_grows_as_it_must(tfm, monkeypatch: pytest.MonkeyPatch):
     assert told["kinds"].keys() == MEMORY.keys()
     for name, row in told["kinds"].items():
         assert len(row["seconds"]) == len(row["bytes"]) == 5, name
-        # Two tiles of scores, 80 kB, are most of what flash attention needs at such lengths.
-        assert name == "flash" or abs(row["memory_exponent"] - MEMORY[name]) <= 0.2, (name, row)
+        # Two tiles of scores, 80 kB, are most of what flash attention needs at such lengths, and chunks of a
+        # gated delta network's.
+        assert name in ("flash", "gated delta") or abs(row["memory_exponent"] - MEMORY[name]) <= 0.2, (
+            name,
+            row,
+        )
         low, high = row["memory_interval"]
         assert low <= row["memory_exponent"] <= high
         assert row["time_fitted"] == row["memory_fitted"] == [512, 4096]
@@ -43,12 +51,15 @@ def test_memory_grows_as_it_must(tfm, monkeypatch: pytest.MonkeyPatch):
     assert told["kinds"]["lstm"]["steps"] == told["kinds"]["lstm"]["path"] == told["lengths"]
     assert told["kinds"]["window"]["path"][-1] == ceil(4095 / 63)
     assert told["kinds"]["flash"]["steps"][-1] == 64
+    assert told["kinds"]["gated delta"]["path"][-1] == 64
+    assert {name: row["kept_bytes"][-1] for name, row in told["kinds"].items()} == KEPT
     assert "dependence" not in told
 
 
 def test_what_would_take_too_much_memory_is_left_out(tfm, monkeypatch):
     monkeypatch.setattr(hardware, "memory", lambda: 10**7)
-    ran = tfm("scaling", "--section", "length", "--section", "words", "--section", "ring", "--max-n", 4096)
+    sections = ("--section", "length", "--section", "words", "--section", "ring")
+    ran = tfm("scaling", *sections, "--max-n", 4096, "--seconds", 3600)
     assert ran.code == 0
     assert "plain ends before 1024 tokens: memory would run out" in ran.err
     assert "a softmax over 100,000 words is left out: memory would run out" in ran.err

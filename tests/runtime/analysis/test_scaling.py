@@ -10,8 +10,9 @@ from tfm.runtime import hardware
 from tfm.runtime.analysis import scaling
 
 
-def test_flash_attention_is_linear_where_tiles_are_small():
-    make = scaling.mechanisms()["flash"].make
+@pytest.mark.parametrize("name", ["flash", "gated delta"])
+def test_memory_is_linear_where_tiles_are_small(name):
+    make = scaling.mechanisms()[name].make
     peaks = [scaling.peak(make(n)) for n in (4096, 8192)]
     assert 2**0.8 <= peaks[1] / peaks[0] <= 2**1.2
 
@@ -38,7 +39,7 @@ def kinds(clock, **costs):
 
             return call
 
-        return scaling.Mechanism(make, steps=int, path=int)
+        return scaling.Mechanism(make, steps=int, path=int, kept=int)
 
     return {name: mechanism(cost) for name, cost in costs.items()}
 
