@@ -22,8 +22,9 @@ PACKAGES = (
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub", "ziglang",
 )  # fmt: skip
 
-# Packages that open a layout.
+# Packages of Python, and of Node, that open a layout.
 LAYOUTS = {"genai": "onnxruntime_genai", "optimum": "optimum"}
+NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
 GROUP = "This machine"
 
 
@@ -91,7 +92,7 @@ def _say_runtimes(path: Path, *, as_json: bool) -> None:
     from ...runtime.bundle.bundle import open_bundle
 
     opened = open_bundle(path)
-    answers = [*runtimes(opened), *_of_layouts(opened)]
+    answers = [*runtimes(opened), *_of_layouts(opened), *_of_fixed_shapes(opened)]
     if as_json:
         out_json({"bundle": str(path), "runtimes": [{**asdict(one), "runs": one.runs} for one in answers]})
         return
@@ -101,10 +102,12 @@ def _say_runtimes(path: Path, *, as_json: bool) -> None:
 
 def _of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
     """What installed runtimes that open a layout say to the bundle."""
+    from ...runtime.analysis import javascript
     from ...runtime.analysis.bundle_runtimes import RuntimeAnswer, answer, graph_row
     from ...runtime.bundle import targets
 
     installed = [name for name, package in LAYOUTS.items() if find_spec(package) is not None]
+    installed += [name for name, package in NODE_LAYOUTS.items() if javascript.lacks(package) is None]
     if not installed or find_spec("onnx_ir") is None:
         return []
     from ...export.layouts.convert import find
@@ -116,6 +119,35 @@ def _of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
         else:
             row = graph_row(bundle)
             answers.append(answer(bundle, name, row, f"{row}, after tfm-cli convert --layout {name}"))
+    return answers
+
+
+# Sizes of a graph for NPUs, where a model can have them.
+TIME, CAPACITY = 64, 2048
+
+
+def _of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
+    """How much of the graph with fixed shapes the mobile frameworks take, where ONNX's packages are there."""
+    from ...runtime.analysis.bundle_runtimes import RuntimeAnswer
+    from ...runtime.bundle import targets
+    from ...runtime.bundle.manifest import DATA
+
+    if bundle.target != "standard" or find_spec("onnx_ir") is None:
+        return []
+    from ...export.layouts import mobile, static
+
+    context = bundle.config.context
+    capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
+    sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)
+    if reason := static.refusal(sizes, bundle.config, targets.find(bundle.target)):
+        return [RuntimeAnswer("NNAPI, CoreML", reason=reason)]
+    answers = []
+    for name, parts in mobile.partitions(static.graph(sizes, bundle, bundle.path / DATA)).items():
+        if parts.advice == "no":
+            answers.append(RuntimeAnswer(name, reason=f"with fixed shapes it has {parts}"))
+        else:
+            loss = "not checked: its products may have float16"
+            answers.append(RuntimeAnswer(name, f"fixed shapes, {parts}", loss))
     return answers
 
 

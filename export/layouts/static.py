@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from onnx_ir import convenience
+from onnx_ir.passes import common
 
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
@@ -27,6 +28,7 @@ from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.manifest import DATA
 from ...runtime.bundle.targets import Target
 from ..graph import passes
+from . import arithmetic
 from .data_file import copy
 from .layout import BundleLayout
 
@@ -77,11 +79,16 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
 
 def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
     """Write the graph and its weights. Raises ExportError where an axis has no size then."""
+    copy(bundle.path / DATA, folder / DATA)
+    ir.save(graph(sizes, bundle, folder / DATA), folder / GRAPH)
+
+
+def graph(sizes: Sizes, bundle: Bundle, data: Path) -> ir.Model:
+    """The bundle's graph with these sizes over a file of its weights. Raises ExportError as `write` does."""
     model = ir.load(bundle.path / GRAPH)
     fix(model, sizes.axes(), bundle.manifest.tensors)
-    copy(bundle.path / DATA, folder / DATA)
-    passes.point_weights(model, bundle.manifest.tensors, folder / DATA)
-    ir.save(model, folder / GRAPH)
+    passes.point_weights(model, bundle.manifest.tensors, data)
+    return model
 
 
 def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object]) -> None:
@@ -93,7 +100,11 @@ def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object])
         if value.shape is not None and not value.is_graph_output():
             value.shape = ir.Shape([sizes.get(str(axis), axis) for axis in value.shape])
     passes.optimize(model, stored)
+    arithmetic.rewrite(model)
     _divide(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.ShapeInferencePass(data_prop=False)(model)
     for node in model.graph:
         for value in node.outputs:
             if value.name and (value.shape is None or not value.shape.is_static()):

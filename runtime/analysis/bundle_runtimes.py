@@ -17,6 +17,7 @@ from ..verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS, ORT
 from ..verification.checks.paths import is_quantized
 from ..verification.report import Row
 from ..verification.verdict import found
+from . import javascript
 
 NO_ROW = "not in the certificate: tfm-cli verify measures it"
 
@@ -40,7 +41,8 @@ class RuntimeAnswer:
 
 def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
     """tfm's kernels, ONNX Runtime on the CPU and on CUDA, and what else reads a bundle's graph as it is."""
-    return [_kernels(bundle), _ort(bundle), _cuda(bundle), _openvino(bundle), _reference(bundle)]
+    native = [_kernels(bundle), _ort(bundle), _cuda(bundle), _openvino(bundle), _reference(bundle)]
+    return [*native, _node(bundle), _web(bundle), _browser(bundle)]
 
 
 def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:
@@ -105,9 +107,42 @@ def _openvino(bundle: Bundle) -> RuntimeAnswer:
     elif find_spec("openvino") is None:
         reason = "it isn't installed: pip install openvino"
     else:
-        row = ORT if graph_row(bundle) == ORT else FLOAT_PRODUCTS
-        return answer(bundle, runtime, row, "products of blocks in float")
+        return _by_floats(bundle, runtime)
     return RuntimeAnswer(runtime, reason=reason)
+
+
+def _by_floats(bundle: Bundle, runtime: str) -> RuntimeAnswer:
+    """A runtime that multiplies blocks in floats, whatever the graph asks for."""
+    row = ORT if graph_row(bundle) == ORT else FLOAT_PRODUCTS
+    return answer(bundle, runtime, row, "products of blocks in float")
+
+
+def _node(bundle: Bundle) -> RuntimeAnswer:
+    if reason := _not_for_cpu(bundle) or javascript.lacks("onnxruntime-node"):
+        return RuntimeAnswer("onnxruntime-node", reason=reason)
+    return answer(bundle, "onnxruntime-node", graph_row(bundle))
+
+
+def _web(bundle: Bundle) -> RuntimeAnswer:
+    runtime = "onnxruntime-web in Node"
+    if reason := _not_for_cpu(bundle) or javascript.lacks("onnxruntime-web"):
+        return RuntimeAnswer(runtime, reason=reason)
+    return _by_floats(bundle, runtime)
+
+
+def _browser(bundle: Bundle) -> RuntimeAnswer:
+    found = javascript.browser()
+    runtime = f"onnxruntime-web in {found or 'a browser'}"
+    reason = None if found else "not found: no browser is on PATH"
+    if reason := _not_for_cpu(bundle) or reason:
+        return RuntimeAnswer(runtime, reason=reason)
+    return _by_floats(bundle, runtime)
+
+
+def _not_for_cpu(bundle: Bundle) -> str | None:
+    if targets.find(bundle.target).device == "cuda":
+        return f"the bundle was made for cuda (target {bundle.target})"
+    return None
 
 
 def _reference(bundle: Bundle) -> RuntimeAnswer:

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import tiny_models
 from tfm.cli.commands import doctor
-from tfm.runtime.analysis import bundle_runtimes
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.runtime.analysis import bundle_runtimes, javascript
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS
 
@@ -62,3 +65,51 @@ def test_what_runtimes_cannot_have_is_said(bundle: Path, monkeypatch: pytest.Mon
     told = {one.runtime: one for one in bundle_runtimes.runtimes(floats)}
     assert told["ONNX Runtime on the CPU"].loss == "no weight is rounded to codes"
     assert "pip install onnx" in told["onnx.reference"].reason
+
+
+def node_with(folder: Path, monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """A directory to be in, with a command `node`, one `chromium`, and packages that are found from it."""
+    for package in packages:
+        (folder / "node_modules" / package).mkdir(parents=True)
+        (folder / "node_modules" / package / "package.json").write_text("{}")
+    for command in ("node", "chromium"):
+        (folder / command).write_text("#!/bin/sh\nexit 1\n")
+        (folder / command).chmod(0o755)
+    (folder / "project").mkdir()
+    monkeypatch.chdir(folder / "project")
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_node_and_browsers(tfm, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    node_with(tmp_path, monkeypatch, "onnxruntime-node", "@huggingface/transformers")
+    told = answers(tfm("doctor", "--bundle", bundle, "--json").json)
+    assert told["onnxruntime-node"]["path"] == INTEGER_PRODUCTS
+    assert told["transformers.js"]["path"].endswith("--layout transformers.js")
+    assert told["onnxruntime-web in chromium"]["path"] == "products of blocks in float"
+    assert "npm install onnxruntime-web" in told["onnxruntime-web in Node"]["reason"]
+    monkeypatch.setenv("NODE_PATH", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere" / "onnxruntime-web").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "onnxruntime-web" / "package.json").write_text("{}")
+    assert javascript.lacks("onnxruntime-web") is None
+
+
+def test_without_node_and_browsers(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    opened = open_bundle(bundle)
+    told = {one.runtime: one for one in bundle_runtimes.runtimes(opened)}
+    assert "not found: node" in told["onnxruntime-node"].reason
+    assert "not found: no browser" in told["onnxruntime-web in a browser"].reason
+    on_cuda = replace(opened, manifest=replace(opened.manifest, target="ort-cuda"))
+    told = {one.runtime: one for one in bundle_runtimes.runtimes(on_cuda)}
+    assert "made for cuda" in told["onnxruntime-node"].reason
+
+
+def test_parts_of_the_graph_with_fixed_shapes(tfm, tmp_path: Path):
+    config = tiny_models.llama(vocabulary=256, context=32)
+    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config, seed=4))
+    checkpoint = open_checkpoint(tmp_path / "model")
+    for quant, coreml in (("fp32", "in 1 part, not Gather"), ("int8", "DequantizeLinear")):
+        export(checkpoint, tmp_path / quant, target="standard", quant=quant, verify=False)
+        told = answers(tfm("doctor", "--bundle", tmp_path / quant, "--json").json)
+        assert "nodes in 1 part" in told["NNAPI"]["path"]
+        assert coreml in told["CoreML"]["path"] + told["CoreML"]["reason"]

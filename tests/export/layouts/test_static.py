@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,21 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from helpers import tiny_models
+from helpers import peers, tiny_models
 from helpers.text_strategies import byte_tokenizer
-from onnxruntime.tools.mobile_helpers import usability_checker
+from onnx import numpy_helper
 from tfm.export.bundle_writer import export
-from tfm.export.layouts import static
+from tfm.export.layouts import mobile, static
 from tfm.export.layouts.convert import convert
 from tfm.export.layouts.static import Sizes
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.ort.engine import OrtEngine
@@ -54,15 +57,20 @@ def fixed(bundle: Bundle, sizes: Sizes, out: Path) -> Path:
     return out / "model.onnx"
 
 
-def greedy(model: Path, config: Config, sizes: Sizes) -> list[int]:
-    """Tokens after the prompt, `time` places a run: what fills up a run is written over by the next."""
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    tables = position_tables(np.arange(sizes.capacity), config=config)
-    feeds = {
-        f"{side}.{i}": getattr(tables[rope], side).astype(np.float32)
+def tables(config: Config, sizes: Sizes) -> dict[str, np.ndarray]:
+    """The graph's inputs of cosines and sines."""
+    found = position_tables(np.arange(sizes.capacity), config=config)
+    return {
+        f"{side}.{i}": getattr(found[rope], side).astype(np.float32)
         for i, rope in enumerate(config.ropes)
         for side in ("cos", "sin")
     }
+
+
+def greedy(model: Path, config: Config, sizes: Sizes) -> list[int]:
+    """Tokens after the prompt, `time` places a run: what fills up a run is written over by the next."""
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feeds = tables(config, sizes)
     cache = {
         p.name: np.zeros(p.shape, np.float32) for p in session.get_inputs() if p.name[:2] in ("k.", "v.")
     }
@@ -79,25 +87,66 @@ def greedy(model: Path, config: Config, sizes: Sizes) -> list[int]:
     return found
 
 
-def nnapi(model: Path) -> set[str]:
-    """What keeps nodes from NNAPI, by ONNX Runtime's own checker: operators alone, no shape and no rank."""
-    shapes = usability_checker.ModelProtoWithShapeInfo(model).model_with_shape_info
-    found = usability_checker.check_nnapi_partitions(shapes, True)
-    parts, nodes = found.num_partitions, f"{found.num_supported_nodes} of {found.num_nodes} nodes"
-    print(f"NNAPI: {parts} partitions, {nodes}")  # noqa: T201  (pytest -s shows it)
-    assert not found.nodes_unsupported_due_to_dynamic_input
-    assert not found.num_unsupported_nodes_due_to_rank
-    return {name.removeprefix("ai.onnx:") for name in found.unsupported_ops}
+# Those that a graph of target standard could have.
+QNN = """
+    Abs Add And ArgMax ArgMin Cast Ceil Clip Concat Cos CumSum DequantizeLinear Div Einsum Elu Equal
+    Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual
+    HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization Less LessOrEqual Log
+    LogSoftmax MatMul Max Mean Min Mod Mul Neg Not Or Pad Pow QuantizeLinear Reciprocal ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterElements ScatterND Sigmoid
+    Sign Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze
+    Where
+"""
 
 
-@pytest.mark.parametrize("quant", [pytest.param("int8", marks=pytest.mark.long), "int8-static"])
+def assert_documented_for_qnn(model: onnx.ModelProto) -> None:
+    """Qualcomm's provider: operators in its table, at most five axes, places that aren't negative, quantizers
+    whose scale and zero point are constants.
+
+    Source: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, "Supported ONNX operators"
+    and "Model requirements", and its builders of Gather and of quantizers.
+    """
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    assert {(node.domain, node.op_type) for node in graph.node} <= {("", name) for name in QNN.split()}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        assert len(value.type.tensor_type.shape.dim) <= 5
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert constants.issuperset(node.input[1:])
+        if node.op_type.startswith("Gather") and node.input[1] in constants:
+            (index,) = [tensor for tensor in graph.initializer if tensor.name == node.input[1]]
+            assert numpy_helper.to_array(index).min() >= 0
+
+
+def parts(model: Path, name: str) -> mobile.Parts:
+    """What ONNX Runtime's checker for mobile says of a framework."""
+    assert_documented_for_qnn(onnx.load(model, load_external_data=False))
+    return mobile.partitions(ir.load(model))[name]
+
+
+LONG = {"marks": pytest.mark.long}
+
+
+@pytest.mark.parametrize("quant", [pytest.param("int8", **LONG), pytest.param("fp32", **LONG), "int8-static"])
 def test_a_decoder(quant: str, tmp_path: Path):
-    """Its cache, mask and places aren't for NNAPI, whatever the quantization: they cut it into parts."""
     bundle = made(tmp_path, DECODER, quant)
     model = fixed(bundle, SIZES, tmp_path / "fixed")
     expected = list(generate(OrtEngine(bundle), GeneratedSequence(PROMPT, max_new_tokens=COUNT)))
     assert greedy(model, DECODER, SIZES) == expected
-    assert nnapi(model) == {"Expand", "GatherElements", "LessOrEqual", "Not", "ScatterElements", "Where"}
+    assert_parts(model, quant)
+
+
+def assert_parts(model: Path, quant: str) -> None:
+    """One for NNAPI, with all nodes; one for CoreML, where only tokens are looked up outside."""
+    android, apple = parts(model, "NNAPI"), parts(model, "CoreML")
+    assert (android.count, android.nodes, android.advice) == (1, android.all_nodes, "yes")
+    if quant == "fp32":
+        assert (apple.count, apple.others, apple.advice) == (1, ("Gather",), "yes")
+    else:  # CoreML has no codes
+        assert "DequantizeLinear" in apple.others
+    if quant == "int8-static":
+        assert apple.advice == "no"
 
 
 @pytest.mark.long
@@ -112,7 +161,58 @@ def test_an_encoder(quant: str, tmp_path: Path):
     expected = OrtEngine(bundle).predict(ids, lengths)
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(np.asarray(got)[row, :length], expected[row, :length], atol=1e-5)
-    assert nnapi(model) == {"And", "Greater", "LayerNormalization", "Not", "Where"}
+    assert_parts(model, quant)
+
+
+ON_QNN = """
+    import json, sys
+    import numpy as np
+    import onnxruntime as ort
+    import onnxruntime_qnn as qnn
+
+    job = json.load(sys.stdin)
+    ort.register_execution_provider_library("QNN", qnn.get_library_path())
+    device = next(device for device in ort.get_ep_devices() if device.ep_name == "QNN")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # Compiled for a Snapdragon 8 Gen 3, and run by Qualcomm's simulator of its NPU, in float16.
+    options.add_session_config_entry("ep.context_enable", "1")
+    options.add_session_config_entry("ep.context_file_path", job["compiled"])
+    chip = {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": "75", "soc_model": "57"}
+    options.add_provider_for_devices([device], chip)
+    session = ort.InferenceSession(job["model"], options)
+    feeds = dict(np.load(job["feeds"]))
+    np.save(job["output"], session.run(None, feeds)[0])
+"""
+
+
+@pytest.mark.peers
+def test_qualcomms_npu_takes_all_of_a_float_graph(tmp_path: Path):
+    """As its simulator says, which the package for x86-64 has; products of codes aren't integers there, as
+    QNN wants their outputs quantized too."""
+    python = peers.python_with(tmp_path / "qnn", "onnxruntime-qnn")
+    model = fixed(made(tmp_path, DECODER, "fp32"), SIZES, tmp_path / "fixed")
+    ids, at = np.array([PROMPT[: SIZES.time]]), np.array([[2]])
+    feeds = {"tokens": ids, "past": np.array([0]), "at": at}
+    feeds |= tables(DECODER, SIZES)
+    for port in onnx.load(model, load_external_data=False).graph.input:
+        shape = [dim.dim_value for dim in port.type.tensor_type.shape.dim]
+        feeds.setdefault(port.name, np.zeros(shape, np.float32))
+    np.savez(tmp_path / "feeds.npz", **feeds)
+    names = ("compiled.onnx", "feeds.npz", "output.npy")
+    files = {name.split(".")[0]: str(tmp_path / name) for name in names}
+    peers.run([python, "-c", textwrap.dedent(ON_QNN)], {"model": str(model), **files})
+    exact, half = (specified(dtype, ids, at) for dtype in (np.float64, np.float16))
+    # Its float16 adds up in another order than the specification's.
+    assert np.abs(np.load(tmp_path / "output.npy") - exact).max() < 4 * np.abs(half - exact).max()
+
+
+def specified(dtype: type, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The specification's logits in a type of floats."""
+    weights = map_leaves(lambda _, leaf: leaf.astype(dtype), tiny_models.weights(DECODER, seed=4))
+    engine = NumpyEngine(DECODER, weights)
+    return engine.step(ids, engine.start(1), at=at)[0].astype(np.float64)
 
 
 REFUSED = {

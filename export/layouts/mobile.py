@@ -1,0 +1,56 @@
+"""How a graph of fixed shapes is cut into parts by what mobile frameworks compute, by ONNX Runtime's checker.
+
+The checker knows operators, shapes and ranks, not each operator's further conditions. It advises for a
+framework where one part has more than three quarters of the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+ML_PROGRAM = "coreml_supported_mlprogram_ops.md"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts that a framework computes, their nodes, all nodes, and operators of the others.
+
+    `advice` is the checker's: yes, maybe or no.
+    """
+
+    count: int
+    nodes: int
+    all_nodes: int
+    others: tuple[str, ...]
+    advice: str
+
+    def __str__(self) -> str:
+        plural = "" if self.count == 1 else "s"
+        missing = f", not {', '.join(self.others)}" if self.others else ""
+        return f"{self.nodes} of {self.all_nodes} nodes in {self.count} part{plural}{missing}"
+
+
+def partitions(model: ir.Model) -> dict[str, Parts]:
+    """The parts by framework: NNAPI of Android, and CoreML of Apple in its form of an ML Program.
+
+    Needs `value_info` of all values.
+    """
+    from onnxruntime.tools.mobile_helpers import usability_checker
+
+    proto = ir.to_proto(model)
+    checks: dict[str, Callable[[], Any]] = {
+        "NNAPI": lambda: usability_checker.check_nnapi_partitions(proto, True),
+        "CoreML": lambda: usability_checker.check_coreml_partitions(proto, True, ML_PROGRAM),
+    }
+    found = {}
+    for name, check in checks.items():
+        info = check()
+        others = sorted(operator.removeprefix("ai.onnx:") for operator in info.unsupported_ops)
+        advice = info.suitability().name.lower()
+        sizes = info.num_partitions, info.num_supported_nodes, info.num_nodes
+        found[name] = Parts(*sizes, tuple(others), advice)
+    return found

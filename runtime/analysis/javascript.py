@@ -1,0 +1,35 @@
+"""What runs JavaScript on this machine: Node with its packages, and browsers. Nothing is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "firefox",
+)
+
+
+def browser() -> str | None:
+    """The first browser on PATH, by its command; None where there is none."""
+    return next(filter(shutil.which, BROWSERS), None)
+
+
+def lacks(package: str) -> str | None:
+    """Why a program in this directory can't import a package of Node; None where it can.
+
+    Node looks in node_modules of the directory and of those above it, and in the folders of NODE_PATH.
+    """
+    if shutil.which("node") is None:
+        return "not found: node isn't on PATH"
+    here = Path.cwd()
+    folders = [folder / "node_modules" for folder in (here, *here.parents)]
+    folders += [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
+    if any((folder / package / "package.json").is_file() for folder in folders):
+        return None
+    return f"not found from this directory: npm install {package}"
