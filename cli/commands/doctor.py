@@ -128,6 +128,7 @@ TIME, CAPACITY = 64, 2048
 
 def _of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
     """How much of the graph with fixed shapes the mobile frameworks take, where ONNX's packages are there."""
+    from ...refimpl.errors import ExportError
     from ...runtime.analysis.bundle_runtimes import RuntimeAnswer
     from ...runtime.bundle import targets
     from ...runtime.bundle.manifest import DATA
@@ -141,8 +142,12 @@ def _of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
     sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)
     if reason := static.refusal(sizes, bundle.config, targets.find(bundle.target)):
         return [RuntimeAnswer("NNAPI, CoreML", reason=reason)]
+    try:
+        model = static.graph(sizes, bundle, bundle.path / DATA)
+    except ExportError as error:
+        return [RuntimeAnswer("NNAPI, CoreML", reason=str(error))]
     answers = []
-    for name, parts in mobile.partitions(static.graph(sizes, bundle, bundle.path / DATA)).items():
+    for name, parts in mobile.partitions(model).items():
         if parts.advice == "no":
             answers.append(RuntimeAnswer(name, reason=f"with fixed shapes it has {parts}"))
         else:

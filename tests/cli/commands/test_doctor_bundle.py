@@ -11,7 +11,9 @@ import pytest
 from helpers import tiny_models
 from tfm.cli.commands import doctor
 from tfm.export.bundle_writer import export
+from tfm.export.layouts import static
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.errors import ExportError
 from tfm.runtime.analysis import bundle_runtimes, javascript
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS
@@ -102,6 +104,17 @@ def test_without_node_and_browsers(bundle: Path, tmp_path: Path, monkeypatch: py
     on_cuda = replace(opened, manifest=replace(opened.manifest, target="ort-cuda"))
     told = {one.runtime: one for one in bundle_runtimes.runtimes(on_cuda)}
     assert "made for cuda" in told["onnxruntime-node"].reason
+
+
+def test_a_graph_that_has_no_fixed_shapes(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    def graph(*_: object) -> None:
+        raise ExportError("x has no fixed shape")
+
+    monkeypatch.setattr(static, "graph", graph)
+    opened = open_bundle(bundle)
+    standard = replace(opened, manifest=replace(opened.manifest, target="standard"))
+    (told,) = doctor._of_fixed_shapes(standard)
+    assert (told.runs, told.reason) == (False, "x has no fixed shape")
 
 
 def test_parts_of_the_graph_with_fixed_shapes(tfm, tmp_path: Path):
