@@ -113,7 +113,7 @@ CLASSES += [
     ("albert", None, "albert"), ("bert", "AlbertTokenizerFast", "albert"),
     ("qwen3_5", None, "bytes"), ("qwen3_5_text", "Qwen3_5Tokenizer", "bytes"), ("mamba2", None, "bytes"),
     ("deberta", None, "bytes"), ("deberta-v2", None, "unigram"),
-    ("deberta-v2", "DebertaV2TokenizerFast", "albert"),
+    ("deberta-v2", "DebertaV2TokenizerFast", "albert"), ("big_bird", None, "albert"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),

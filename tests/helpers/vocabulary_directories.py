@@ -94,6 +94,7 @@ DIRECTORIES = [
     for model_type, _, name in (entry.partition(":") for entry in entries.split())
 ]
 DIRECTORIES += [("deberta", None, "vocab.json"), ("deberta", "DebertaTokenizer", "vocab.json")]
+DIRECTORIES += [("big_bird", None, "fairseq/spiece.model")]
 
 
 def write(number: int, seed: int, folder: Path) -> Path:

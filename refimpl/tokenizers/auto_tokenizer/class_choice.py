@@ -16,6 +16,7 @@ REGISTERED: Mapping[str, str | None] = {
     "albert": "AlbertTokenizer",
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
+    "big_bird": "BigBirdTokenizer",
     "blenderbot": "BlenderbotTokenizer",
     "blenderbot-small": "BlenderbotSmallTokenizer",
     "camembert": "CamembertTokenizer",
@@ -124,7 +125,7 @@ ALIASES = {
 }
 # Classes that make parts of their own too, of families that aren't here; their names end in Tokenizer.
 OTHERS = (
-    "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BigBird", "BioGpt",
+    "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt",
     "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
     "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader",
     "Dia", "Esm", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",

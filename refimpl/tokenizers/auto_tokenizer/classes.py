@@ -524,6 +524,15 @@ def _deberta_v2(settings: Settings, named: Mapping[str, Special], file: SourceFi
     return Pipeline(_unigram(file, unk_id), _normalizers(*steps), _pre_tokenizers(*words, scheme), scheme)
 
 
+def _big_bird(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    unknown = _required(settings.where, named, "unk_token")
+    pieces = enumerate(file.vocabulary)
+    unk_id = next((i for i, piece in pieces if tuple(piece) == (unknown, 0.0)), 100)
+    scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
+    strip = {"type": "Strip", "strip_left": False, "strip_right": False}
+    return Pipeline(_unigram(file, unk_id), _normalizers(strip, _replace(SPACES, UNDERSCORE)), scheme, scheme)
+
+
 def _camembert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
     words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
@@ -890,5 +899,15 @@ _ALL = (
         file="vocab.json",
     ),
     TokenizerClass("DebertaV2Tokenizer", "Unigram", _DEBERTA, _deberta_v2, _bert_template, file="spm.model"),
+    TokenizerClass(
+        "BigBirdTokenizer",
+        "Unigram",
+        {**_FAIRSEQ, "sep_token": "[SEP]", "cls_token": "[CLS]", "mask_token": "[MASK]"},
+        _big_bird,
+        _bert_template,
+        mask_flags={"lstrip": True},
+        names_have_flags=True,
+        file="spiece.model",
+    ),
 )
 CLASSES: Mapping[str, TokenizerClass] = {made.name: made for made in _ALL}

@@ -30,6 +30,7 @@ REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
     *("deepseek_v2", "deepseek_v3", "kimi_k2"),  # to latents
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h"),  # states
+    "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)
 

@@ -135,6 +135,14 @@ XXLARGE = {
     "hidden_size": 1536, "intermediate_size": 6144, "num_attention_heads": 24, "num_hidden_layers": 48,
     "pooler_hidden_size": 1536,
 }  # fmt: skip
+BIG_BIRD = {
+    **BASE, "architectures": ["BigBirdForPreTraining"], "attention_type": "block_sparse", "block_size": 64,
+    "bos_token_id": 1, "eos_token_id": 2, "gradient_checkpointing": False, "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-12, "max_position_embeddings": 4096, "model_type": "big_bird",
+    "num_random_blocks": 3, "pad_token_id": 0, "position_embedding_type": "absolute",
+    "rescale_embeddings": False, "sep_token_id": 66, "type_vocab_size": 2, "use_bias": True,
+    "use_cache": True, "vocab_size": 50358,
+}  # fmt: skip
 LABELS = {"id2label": {str(i): f"L{i}" for i in range(5)}}
 
 
@@ -350,3 +358,18 @@ def test_debertas_of_three_versions():
 def test_what_of_deberta_is_refused(keys: dict[str, Any], changed: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         read(keys, **changed)
+
+
+def test_bigbird_reads_texts_that_have_full_attention():
+    config = read(BIG_BIRD)
+    assert (config.context, config.stack.positions) == (704, Learned(4096))
+    assert isinstance(config.head, MaskedLM)
+    full = read(BIG_BIRD, attention_type="original_full", rescale_embeddings=True)
+    assert (full.context, full.embedding.scale) == (4096, 768**0.5)
+    assert read(BIG_BIRD, max_position_embeddings=512).context == 512
+    classes = read(BIG_BIRD, architectures=["BigBirdForSequenceClassification"], **LABELS)
+    assert classes.head == Classify(5, dense=Dense("gelu_tanh"))
+    with pytest.raises(ConfigError, match="num_random_blocks must be 0 or more, got -1"):
+        read(BIG_BIRD, num_random_blocks=-1)
+    with pytest.raises(ConfigError, match="architectures must be one of BigBirdModel"):
+        read(BIG_BIRD, architectures=["BigBirdForQuestionAnswering"])

@@ -1,0 +1,89 @@
+"""BigBird (Zaheer et al. 2020) for texts that it reads with full attention: BERT's encoder.
+
+In sparse blocks each token sees its block's neighbours, the first and the last block, and `num_random_blocks`
+blocks drawn at random. A text in which these would be nearly all blocks, of (5 + 2 · num_random_blocks) ·
+block_size tokens at most (704 in the published models), has full attention in transformers, whatever
+`attention_type` says. Longer ones aren't read, they are beyond the context: outside of training transformers
+puts the first block in the place of each random one, so that a token sees it several times, and once a model
+has read a short text there, it reads long ones with full attention.
+The head for answers, which hides the question from its own logits, isn't supported.
+"""
+
+from __future__ import annotations
+
+from ..config import Attention, Dense, Embedding, Encoder, Learned, MaskedLM, Plain
+from ..config_readers.heads import head
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..weights.weight_map import weight_map
+from . import Task, encoders
+from .bert import PREDICTIONS, TRUNK, build, layer_norm
+
+MODEL_TYPES = ("big_bird",)
+ARCHITECTURES: dict[str, Task] = {
+    **encoders("BigBird", without=("answer",)),
+    "BigBirdForPreTraining": "masked",
+}
+PREFIX = "bert."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    keys.choice("position_embedding_type", {"absolute": None}, "absolute")
+    width, norm = keys.size("hidden_size"), layer_norm(keys)
+    context = keys.size("max_position_embeddings", 4096)
+    heads, size = keys.size("num_attention_heads"), head_size(keys)
+    kind, bias = keys.choice("hidden_act", ACTIVATIONS, "gelu_new"), keys.get("use_bias", bool, True)
+    tied = keys.get("tie_word_embeddings", bool, True)
+    return build(
+        Embedding(
+            keys.size("vocab_size"),
+            width,
+            width**0.5 if keys.get("rescale_embeddings", bool, False) else None,
+            keys.size("type_vocab_size", 2),
+        ),
+        Attention(heads, heads, size, qkv_bias=bias, out_bias=True, after=norm),
+        Plain(keys.size("intermediate_size"), kind, after=norm),
+        head(
+            keys,
+            task,
+            masked=MaskedLM(tied, Dense(kind, norm=norm)),
+            classify=Dense(kind),
+            pooler=Dense("tanh"),
+        ),
+        layers=layer_count(keys),
+        context=min(context, _longest(keys, context)),
+        positions=Learned(context),
+    )
+
+
+def _longest(keys: Keys, context: int) -> int:
+    """How long a text with full attention may be."""
+    chosen, block = keys.get("num_random_blocks", int, 3), keys.size("block_size", 64)
+    if not 0 <= chosen < 2**31:
+        raise keys.fail("num_random_blocks", "0 or more")
+    sparse = keys.choice("attention_type", {"original_full": False, "block_sparse": True}, "block_sparse")
+    return (5 + 2 * chosen) * block if sparse else context
+
+
+WEIGHTS = (
+    TRUNK
+    + PREDICTIONS
+    + weight_map("""
+    nothing <- pooler.weight
+    nothing <- pooler.bias
+    nothing <- cls.seq_relationship.weight
+    nothing <- cls.seq_relationship.bias
+    for Pool:
+    head.dense.weight <- pooler.weight : transpose
+    head.dense.bias <- pooler.bias
+    for Classify:
+    head.dense.weight <- classifier.dense.weight : transpose
+    head.dense.bias <- classifier.dense.bias
+    head.out.weight <- classifier.out_proj.weight : transpose
+    head.out.bias <- classifier.out_proj.bias
+    for Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+""")
+)

@@ -1,0 +1,36 @@
+"""BigBird, whose texts of 12 tokens have full attention."""
+
+from typing import Any
+
+import transformers
+from hypothesis import strategies as st
+
+from .bert import bert, tie
+from .kit import Row
+
+
+@st.composite
+def _big_bird(draw: st.DrawFn) -> dict[str, Any]:
+    return draw(bert()) | {
+        "use_bias": draw(st.booleans()),
+        "rescale_embeddings": draw(st.booleans()),
+        "attention_type": draw(st.sampled_from(["block_sparse", "original_full"])),
+        "block_size": draw(st.sampled_from([3, 16])),
+        "num_random_blocks": draw(st.sampled_from([1, 3])),
+    }
+
+
+ROWS = {
+    "big_bird": Row(
+        transformers.BigBirdConfig,
+        (
+            transformers.BigBirdModel,
+            transformers.BigBirdForMaskedLM,
+            transformers.BigBirdForPreTraining,
+            transformers.BigBirdForSequenceClassification,
+            transformers.BigBirdForTokenClassification,
+        ),
+        _big_bird(),
+        amend=tie,
+    )
+}
