@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import peers, serving
 from helpers.served import CHAT, MODEL, MODELS, OPTIONS, golden
+from tfm.refimpl.decoding.logprobs import log_softmax
 
 SCRIPT = """
 import OpenAI from "openai";
@@ -68,26 +70,74 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
 
-@pytest.mark.peers
-def test_lm_eval_over_local_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task whose answers are the model's own but for two of six: four are right."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    python = peers.python_with(tmp_path / "env", "lm-eval[api]")
-    tasks, documents = tmp_path / "tasks", tmp_path / "tiny.jsonl"
-    tasks.mkdir()
-    (tasks / "tiny.yaml").write_text(TASK.replace("DOCUMENTS", str(documents)))
-    with documents.open("w") as file:
-        for i in range(6):
-            question = serving.messages(i)[0]["content"]
-            answer = str(MODEL.generate(question, raw=True, greedy=True, max_new_tokens=7))
-            file.write(json.dumps({"question": question, "answer": answer if i % 3 else "wrong"}) + "\n")
+CHOICES = """
+task: choices
+dataset_path: json
+dataset_kwargs: {data_files: {test: DOCUMENTS}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: label
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def evaluated(folder: Path, python: Path, task: str, documents: list[dict[str, Any]], more: str) -> Any:
+    """What lm-eval says of a task over the server's completions."""
+    folder.mkdir()
+    lines = folder / "documents.jsonl"
+    lines.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (folder / "task.yaml").write_text(task.replace("DOCUMENTS", str(lines)))
     with serving.running(MODELS) as (url, _):
         arguments = f"model=tiny,base_url={url}/v1/completions,num_concurrent=2,max_retries=1"
+        name = task.split()[1]
         peers.run(
             [python, "-m", "lm_eval", "run", "--model", "local-completions",
-             "--model_args", f"{arguments},tokenizer_backend=None,tokenized_requests=False",
-             "--tasks", "tiny", "--include_path", tasks, "--output_path", tmp_path / "out"],
-            folder=tmp_path,
+             "--model_args", f"{arguments},{more}", "--tasks", name, "--include_path", folder,
+             "--output_path", folder / "out"],
+            folder=folder,
         )  # fmt: skip
-    (results,) = (tmp_path / "out").rglob("results_*.json")
-    assert json.loads(results.read_text())["results"]["tiny"]["exact_match,none"] == pytest.approx(4 / 6)
+    (results,) = (folder / "out").rglob("results_*.json")
+    return json.loads(results.read_text())["results"][name]
+
+
+def likelihood(context: str, choice: str) -> float:
+    """ln p of a text that follows another, by the model's own logits."""
+    encode = MODEL.text.encode
+    ids, begun = encode(context + choice), len(encode(context))
+    log_p = log_softmax(MODEL.logits(ids)[:-1])
+    return float(log_p[range(len(ids) - 1), ids[1:]][begun - 1 :].sum())
+
+
+@pytest.mark.peers
+def test_lm_eval_over_local_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of texts, and one of choices by their log-probabilities: of six documents four are right, the
+    others have another answer than the model's."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    python = peers.python_with(tmp_path / "env", "lm-eval[api]", "transformers")
+    questions = [serving.messages(i)[0]["content"] for i in range(6)]
+    texts = []
+    for i, question in enumerate(questions):
+        answer = str(MODEL.generate(question, raw=True, greedy=True, max_new_tokens=7))
+        texts.append({"question": question, "answer": answer if i % 3 else "wrong"})
+    more = "tokenizer_backend=None,tokenized_requests=False"
+    assert evaluated(tmp_path / "texts", python, TASK, texts, more)["exact_match,none"] == pytest.approx(
+        4 / 6
+    )
+
+    choices = ["cat", "dog and the mat", "didn't sit"]
+    documents = []
+    for i, question in enumerate(questions):
+        best = int(np.argmax([likelihood(question, f" {choice}") for choice in choices]))
+        label = best if i % 3 else (best + 1) % 3
+        documents.append({"question": question, "choices": choices, "label": label})
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text(serving.TOKENIZER.to_str())
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(kind))
+    more = f"tokenizer_backend=huggingface,tokenizer={tokenizer}"
+    assert evaluated(tmp_path / "choices", python, CHOICES, documents, more)["acc,none"] == pytest.approx(
+        4 / 6
+    )
