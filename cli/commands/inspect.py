@@ -259,6 +259,7 @@ def _mixer(mixer: TokenMixer) -> str:
     from ...refimpl.config import (
         LSTM,
         BlockSparse,
+        Chunked,
         DisentangledAttention,
         GatedDelta,
         LatentAttention,
@@ -290,4 +291,6 @@ def _mixer(mixer: TokenMixer) -> str:
         heads += " with a gate"
     if isinstance(mixer.mask, BlockSparse):
         return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
+    if isinstance(mixer.mask, Chunked):
+        return f"{heads}, within chunks of {mixer.mask.size}"
     return heads

@@ -178,11 +178,12 @@ def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> 
     return _normalized_heads(y, norm, settings=settings)
 
 
-def _normalized_heads(y: Array, weight: Array, *, settings: Attention) -> Array:
-    """The last axis as heads, normalized over the last axis of the weight."""
+def _normalized_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
+    """The last axis as heads, normalized over the last axis of the weight, without one over each head."""
     size, qk_norm = settings.head_size, settings.qk_norm
     assert qk_norm is not None
-    y = _normalized(y.unflatten(-1, (-1, weight.shape[-1])), weight, qk_norm.norm)
+    width = size if weight is None else weight.shape[-1]
+    y = _normalized(y.unflatten(-1, (-1, width)), weight, qk_norm.norm)
     return y if y.shape[-1] == size else y.flatten(-2).unflatten(-1, (-1, size))
 
 
@@ -191,25 +192,23 @@ def positioned(
 ) -> tuple[Array, Array, Rotary | None]:
     """Heads [B, T, H, K] at the positions `at` [B, T], with the norms that follow a rotation."""
     if settings.qk_norm is not None and settings.qk_norm.rotated:
-        assert "q_norm" in norms
-        assert "k_norm" in norms
         if rotary is not None:
             cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
             rotary = None
             q = rotate(q, cos, sin, interleaved=settings.interleaved)
             k = rotate(k, cos, sin, interleaved=settings.interleaved)
-        q = _normalized_heads(q.flatten(-2), norms["q_norm"], settings=settings)
-        k = _normalized_heads(k.flatten(-2), norms["k_norm"], settings=settings)
+        q = _normalized_heads(q.flatten(-2), norms.get("q_norm"), settings=settings)
+        k = _normalized_heads(k.flatten(-2), norms.get("k_norm"), settings=settings)
     if (scale := settings.query_scale) is not None:
-        factors = query_factors(at, beta=scale.beta, original_context=scale.original_context)
+        factors = query_factors(at, **scale.settings)
         q = q * factors.to(q.dtype).unsqueeze(-1).unsqueeze(-1)
     return q, k, rotary
 
 
-def _normalized(y: Array, weight: Array, norm: Norm) -> Array:
+def _normalized(y: Array, weight: Array | None, norm: Norm) -> Array:
     """A norm over the last axis; a weight for each head follows as a product."""
     function = layer_norm if isinstance(norm, LayerNorm) else rms_norm
-    if weight.ndim == 1:
+    if weight is None or weight.ndim == 1:
         return function(y, weight, eps=norm.eps)
     return function(y, eps=norm.eps) * weight
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...refimpl.config import Attention, BlockSparse
+from ...refimpl.config import Attention, BlockSparse, Chunked
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["block_sparse_mask", "causal_mask", "padding_mask", "prefix_mask", "window_mask"]
+__all__ = [
+    "block_sparse_mask", "causal_mask", "chunked_mask", "padding_mask", "prefix_mask", "window_mask",
+]  # fmt: skip
 
 
 def causal_mask(
@@ -61,11 +63,25 @@ def block_sparse_mask(
     return near | (rows < first) | (columns < first)
 
 
+def chunked_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    *,
+    chunk: int,
+) -> Bool[Array, "B T S"]:
+    """A comparison of chunk numbers, broadcast."""
+    rows = queries.div(chunk, rounding_mode="floor").unsqueeze(-1)
+    return rows == keys.div(chunk, rounding_mode="floor")
+
+
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
     """The comparisons that the settings' mask asks for."""
     if isinstance(settings.mask, BlockSparse):
         m = settings.mask
         seen = block_sparse_mask(queries, keys, block=m.block, reach=m.reach, first=m.first)
+        return causal_mask(queries, keys) & seen if causal else seen
+    if isinstance(settings.mask, Chunked):
+        seen = chunked_mask(queries, keys, chunk=settings.mask.size)
         return causal_mask(queries, keys) & seen if causal else seen
     return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)
 

@@ -95,6 +95,7 @@ def mixture(
     kept: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
+    weighs: Literal["output", "input"] = "output",
 ) -> Float[Array, "M D"]:
     """Every expert is in the graph; each gathers its tokens, whatever their number, also none.
 
@@ -103,8 +104,12 @@ def mixture(
     y = torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
     for e, expert in enumerate(experts):
         token, choice = torch.nonzero(index == e if kept is None else (index == e) & kept).unbind(1)
-        out = gated_mlp(x.index_select(0, token).unsqueeze(0), expert, kind=kind).squeeze(0)
-        y = y.index_add(0, token, (weights[token, choice].unsqueeze(1) * out).to(y.dtype))
+        rows, share = x.index_select(0, token), weights[token, choice].unsqueeze(1)
+        if weighs == "input":
+            out = gated_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
+        else:
+            out = share * gated_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
+        y = y.index_add(0, token, out.to(y.dtype))
     return y.to(x.dtype)
 
 
@@ -133,7 +138,8 @@ def moe(
         even = 100 * len(experts)
         most = (capacity * settings.top * flat.shape[0] + even - 1) // even
         kept = within_capacity(index, torch.full((len(experts),), most, device=x.device))
-    y = mixture(flat, index, shares, experts, kept, kind=settings.activation).unflatten(0, x.shape[:2])
+    kind, weighs = settings.activation, settings.weighs
+    y = mixture(flat, index, shares, experts, kept, kind=kind, weighs=weighs).unflatten(0, x.shape[:2])
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y

@@ -83,7 +83,9 @@ def rotate(
     return torch.cat([turned, unrotated], -1) if unrotated.shape[-1] else turned
 
 
-def query_factors(positions: Int[Array, "B T"], *, beta: float, original_context: int) -> Float[Array, "B T"]:
+def query_factors(
+    positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
+) -> Float[Array, "B T"]:
     """The logarithm of a whole number, in float64."""
-    spans = torch.div(positions, original_context, rounding_mode="floor") + 1
+    spans = torch.div(positions + offset, original_context, rounding_mode="floor") + 1
     return spans.double().log() * beta + 1

@@ -81,7 +81,9 @@ def llama3_scaling(
 ) -> Float[Array, " J"]:
     """Three cases by the number of turns of a pair in the original context."""
     turns = frequencies * (original_context / (2 * math.pi))
-    kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    blend = torch.lerp(frequencies / factor, frequencies, kept)
+    blend = frequencies
+    if high_freq_factor > low_freq_factor:
+        kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
+        blend = torch.lerp(frequencies / factor, frequencies, kept)
     long = torch.where(turns < low_freq_factor, frequencies / factor, blend)
     return torch.where(turns > high_freq_factor, frequencies, long)

@@ -15,6 +15,7 @@ from .layers import (
     XIELU,
     Attention,
     BlockSparse,
+    Chunked,
     ClampedSwiGLU,
     DisentangledAttention,
     Distances,
@@ -60,7 +61,7 @@ TYPES: dict[str, type] = {
         LSTM, ShortConv, GatedDelta, Mamba2, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE,
         NoMlp, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense,
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
-        EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv,
+        EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
     )
 }  # fmt: skip
 

@@ -80,7 +80,14 @@ class BlockSparse:
     first: int = 1
 
 
-Mask = FullAttention | Window | BlockSparse
+@dataclass(frozen=True)
+class Chunked:
+    """Chunks of `size` neighbours: a position sees those of its own chunk, and none before it (Llama 4)."""
+
+    size: int
+
+
+Mask = FullAttention | Window | BlockSparse | Chunked
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,13 @@ class HeadNorm:
 
     Over each head, with one weight [K] for all (`head`: Qwen 3) or one for each head [H, K] (`each`:
     StableLM, Cohere); or over all heads of a token together, with a weight [H·K] (`all`: OLMo 2).
+    After a rotation it may have no `weight`: each query and key then has the length √K (Llama 4).
     """
 
     norm: Norm
     over: Literal["head", "each", "all"] = "head"
     rotated: bool = False
+    weight: bool = True
 
 
 class Scoring(TypedDict):
@@ -402,7 +411,8 @@ class MoE:
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
     for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
     the choice. `expert_bias` means a bias of each map of an expert. `shared` is the width of an expert that
-    takes every token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have
+    takes every token, its output multiplied by a sigmoid of the token's own with `shared_gate`. An expert's
+    weight multiplies its output, or its input (`weighs`: Llama 4). Experts have
     no capacity here: what is dropped for want of room depends on the other rows of a batch and on padding,
     and a model's row must not.
     """
@@ -420,6 +430,7 @@ class MoE:
     shared: int | None = None
     shared_gate: bool = False
     groups: ExpertGroups = ONE_GROUP
+    weighs: Literal["output", "input"] = "output"
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

@@ -7,6 +7,7 @@ whatever follows it, and a cached key the same as the query that reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,30 @@ class Rope:
     scaling: Scaling | None = None
 
 
+class QueryFactors(TypedDict):
+    """What says how queries are scaled by their position."""
+
+    beta: float
+    original_context: int
+    offset: int
+
+
 @dataclass(frozen=True)
 class QueryScale:
-    """A factor of queries that grows with their position: 1 + beta · ln(1 + ⌊position / original_context⌋).
+    """A factor of queries: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
-    It keeps softmax sharp among many keys; it is 1 within `original_context` (Llama 4, Ministral 3).
+    It keeps softmax sharp among many keys; it is 1 within `original_context` (Ministral 3; Llama 4, which
+    counts positions from 1: an `offset` of 1).
     """
 
     beta: float
     original_context: int
+    offset: int = 0
+
+    @property
+    def settings(self) -> QueryFactors:
+        """The arguments of `ops.position.query_factors`."""
+        return {"beta": self.beta, "original_context": self.original_context, "offset": self.offset}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from .layers import (
     LSTM,
     Attention,
     BlockSparse,
+    Chunked,
     DisentangledAttention,
     FullAttention,
     Gated,
@@ -306,15 +307,20 @@ def _check_attention(at: str, a: Attention) -> None:
     if isinstance(a.qk_norm, HeadNorm):
         fits = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
         _need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
+        bare = a.qk_norm.weight or (a.qk_norm.over == "head" and a.qk_norm.rotated)
+        _need(bare, f"{at}a norm of queries and keys without a weight is over each head, after the rotation")
         turned = not a.qk_norm.rotated or isinstance(a.position, Rope)
         _need(turned, f"{at}a norm after the rotation needs rotary positions, got {a.position}")
     if a.query_scale is not None:
         _bounded(
             at + "original context of the scale of queries", a.query_scale.original_context, LIMITS["context"]
         )
+        _bounded(at + "offset of the scale of queries", a.query_scale.offset, LIMITS["context"], 0)
     match a.mask:
         case Window(size):
             _bounded(at + "window", size, LIMITS["context"])
+        case Chunked(size):
+            _bounded(at + "chunk of the mask", size, LIMITS["context"])
         case BlockSparse(block, reach, first):
             _bounded(at + "block of the mask", block, LIMITS["context"])
             _bounded(at + "reach of the mask", reach, LIMITS["context"], 0)
@@ -375,7 +381,10 @@ def _check_scaling(at: str, scaling: Scaling | None, theta: float, pairs: int) -
         case Yarn():
             _need(theta > 1, f"{at}yarn needs a rotary theta above 1, got {theta!r}")
         case Llama3Scaling(low_freq_factor=low, high_freq_factor=high):
-            _need(low < high, f"{at}low_freq_factor must be below high_freq_factor, got {low!r} and {high!r}")
+            _need(
+                low <= high,
+                f"{at}low_freq_factor must be at most high_freq_factor, got {low!r} and {high!r}",
+            )
         case LongRope(short, long):
             for divisors in (short, long):
                 fit = len(divisors) == pairs

@@ -147,8 +147,8 @@ def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scal
             return _longrope(inner, context, trained)
     factor, low = inner.positive("factor"), inner.positive("low_freq_factor")
     high = inner.positive("high_freq_factor")
-    if high <= low:
-        raise inner.fail("high_freq_factor", f"greater than low_freq_factor, {low}")
+    if high < low:
+        raise inner.fail("high_freq_factor", f"at least low_freq_factor, {low}")
     return Llama3Scaling(factor, low, high, trained)
 
 

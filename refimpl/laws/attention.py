@@ -232,7 +232,7 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
         q = _normed(q, call["q_norm"], settings.qk_norm.norm)
         k = _normed(k, call["k_norm"], settings.qk_norm.norm)
     if (scale := settings.query_scale) is not None:
-        q = q * (1 + scale.beta * np.log(1 + at // scale.original_context))[..., None, None]
+        q = q * (1 + scale.beta * np.log(1 + (at + scale.offset) // scale.original_context))[..., None, None]
     terms = ScoreTerms(call["bias"], call["sink_logits"])
     y, cache = cached(q, k, v, call["cache"], call["past"], rotary, terms, settings=settings)
     y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])

@@ -62,6 +62,20 @@ def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) ->
     block_sparse_mask.near(block_sparse_mask(call), block_mask(queries, keys, layout))
 
 
+@law("chunked_mask")
+def each_chunk_sees_itself_alone(chunked_mask: Subject, draw: Draw) -> None:
+    """Tokens of a chunk see the keys of that chunk, and texts moved by whole chunks see the same."""
+    call, moved = draw(chunked_mask.calls()), draw(st.integers(0, 3))
+    chunk = call["chunk"]
+    first = call["queries"] - call["queries"] % chunk
+    every = call.but(keys=np.arange(int(first.max()) + chunk))
+    seen = chunked_mask(every)
+    for row, start in zip(seen.reshape(-1, seen.shape[-1]), first.reshape(-1), strict=True):
+        assert np.flatnonzero(row).tolist() == list(range(start, start + chunk)), f"seen: {row}"
+    later = call.but(queries=call["queries"] + moved * chunk, keys=call["keys"] + moved * chunk)
+    chunked_mask.near(chunked_mask(later), chunked_mask(call))
+
+
 @law("prefix_mask")
 def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None:
     """Without a prefix it is causal. A prefix is seen by every query, and no other key is added."""

@@ -103,13 +103,19 @@ def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> No
 
 @law("mixture")
 def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
-    """Σ over the kept choices of weight · expert(x), every expert asked about every token."""
+    """Σ over the kept choices of weight · expert(x), or expert(weight · x), every expert asked about every
+    token."""
     call = draw(mixture.calls())
     x, weights = call["x"].astype(np.float64), call["weights"].astype(np.float64)
-    every = [gated_mlp(x[None], cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
     kept = np.ones(weights.shape, bool) if call["kept"] is None else call["kept"]
-    picked = np.stack(every)[call["index"], np.arange(len(x))[:, None]]
-    mixture.near(mixture(call), ((weights * kept)[..., None] * picked).sum(1), call)
+    y, ones = np.zeros_like(x), np.ones_like(weights)
+    outer, inner = (ones, weights) if call["weighs"] == "input" else (weights, ones)
+    for i in range(weights.shape[1]):
+        read = (inner[:, i : i + 1] * x)[None]
+        every = [gated_mlp(read, cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
+        picked = np.stack(every)[call["index"][:, i], np.arange(len(x))]
+        y += (outer * kept)[:, i : i + 1] * picked
+    mixture.near(mixture(call), y, call)
 
 
 @law("moe")
@@ -133,7 +139,7 @@ def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
     routing = {n: getattr(settings, n) for n in ("top", "score", "renormalize", "scale", "groups")}
     index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
     flat = x.reshape(-1, x.shape[-1])
-    y = plain_mixture(flat, index, shares, experts, kind=settings.activation)
+    y = plain_mixture(flat, index, shares, experts, kind=settings.activation, weighs=settings.weighs)
     moe.near(moe(call), y.reshape(x.shape), call)
 
 

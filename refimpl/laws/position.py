@@ -93,12 +93,12 @@ def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
 def factors_rise_from_one_with_each_context(query_factors: Subject, draw: Draw) -> None:
     """They are 1 within the original context, and grow by beta · ln((n + 1) / n) where the n-th ends."""
     call = draw(query_factors.calls())
-    size, beta = call["original_context"], call["beta"]
-    inside = call.but(positions=np.minimum(call["positions"], size - 1))
+    size, beta, offset = call["original_context"], call["beta"], call["offset"]
+    inside = call.but(positions=np.minimum(call["positions"], size - 1 - offset))
     query_factors.near(query_factors(inside), np.ones(inside["positions"].shape), inside)
-    spans = call["positions"] // size
+    spans = (call["positions"] + offset) // size
     last, first = (
-        call.but(positions=positions) for positions in ((spans + 1) * size - 1, (spans + 1) * size)
+        call.but(positions=positions - offset) for positions in ((spans + 1) * size - 1, (spans + 1) * size)
     )
     grown = beta * np.log((spans + 2) / (spans + 1))
     query_factors.near(query_factors(first) - query_factors(last), grown, first, last)

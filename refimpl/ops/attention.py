@@ -226,7 +226,7 @@ def positioned(
         q = _normalized(q, weights.get("q_norm"), norm.norm)
         k = _normalized(k, weights.get("k_norm"), norm.norm)
     if (scale := settings.query_scale) is not None:
-        factors = query_factors(at, beta=scale.beta, original_context=scale.original_context)
+        factors = query_factors(at, **scale.settings)
         q = q * factors[:, :, None, None].astype(q.dtype)
     return q, k, rotary
 

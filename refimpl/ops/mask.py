@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import Attention, BlockSparse
+from ..config import Attention, BlockSparse, Chunked
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["block_sparse_mask", "causal_mask", "padding_mask", "prefix_mask", "window_mask"]
+__all__ = [
+    "block_sparse_mask", "causal_mask", "chunked_mask", "padding_mask", "prefix_mask", "window_mask",
+]  # fmt: skip
 
 
 def causal_mask(
@@ -79,11 +81,34 @@ def block_sparse_mask(
     return near | (query_blocks < first) | (key_blocks < first)
 
 
+def chunked_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    *,
+    chunk: int,
+) -> Bool[Array, "B T S"]:
+    """True where ⌊query / chunk⌋ = ⌊key / chunk⌋: a text is cut into chunks that don't see each other.
+
+        chunk 3, and causal         key  0 1 2 3 4 5 6 7
+                            query 2      x x x . . . . .
+                            query 3      . . . x . . . .
+                            query 7      . . . . . . x x
+
+    Within its chunk a token sees a distance that training has seen, however long the text is. What a chunk
+    needs of earlier ones comes through layers that see all (Meta 2025, Llama 4: iRoPE). Conventions: chunks
+    are counted from position 0 of the text, so a cache changes nothing.
+    """
+    return queries[:, :, None] // chunk == keys // chunk
+
+
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
     """The mask [B, T, S] of an attention over queries and keys at these positions."""
     match settings.mask:
         case BlockSparse(block, reach, first):
             seen = block_sparse_mask(queries, keys, block=block, reach=reach, first=first)
+            return seen & causal_mask(queries, keys) if causal else seen
+        case Chunked(size):
+            seen = chunked_mask(queries, keys, chunk=size)
             return seen & causal_mask(queries, keys) if causal else seen
         case _:
             return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)

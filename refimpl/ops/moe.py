@@ -114,16 +114,23 @@ def mixture(
     kept: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
+    weighs: Literal["output", "input"] = "output",
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
 
+    With `weighs` at the input it is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4): there a weight
+    counts twice, in the gate and in what the gate lets through.
     Conventions: an expert without tokens isn't run; a choice that isn't `kept` adds nothing.
     """
     y = np.zeros_like(x)
     for e, expert in enumerate(experts):
         token, choice = np.nonzero(index == e if kept is None else (index == e) & kept)
-        out = gated_mlp(x[token][None], expert, kind=kind)[0]
-        np.add.at(y, token, weights[token, choice, None] * out)
+        share = weights[token, choice, None]
+        if weighs == "input":
+            out = gated_mlp((share * x[token])[None], expert, kind=kind)[0]
+        else:
+            out = share * gated_mlp(x[token][None], expert, kind=kind)[0]
+        np.add.at(y, token, out)
     return y
 
 
@@ -160,7 +167,8 @@ def moe(
         even = 100 * len(experts)
         most = (capacity * settings.top * len(flat) + even - 1) // even
         kept = within_capacity(index, np.full(len(experts), most))
-    y = mixture(flat, index, shares, experts, kept, kind=settings.activation).reshape(x.shape)
+    kind, weighs = settings.activation, settings.weighs
+    y = mixture(flat, index, shares, experts, kept, kind=kind, weighs=weighs).reshape(x.shape)
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y

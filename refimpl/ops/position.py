@@ -112,11 +112,13 @@ def rotate(
     return np.concatenate([rotated, unrotated], axis=-1)
 
 
-def query_factors(positions: Int[Array, "B T"], *, beta: float, original_context: int) -> Float[Array, "B T"]:
-    """What queries are multiplied by: 1 + beta · ln(1 + ⌊position / original_context⌋).
+def query_factors(
+    positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
+) -> Float[Array, "B T"]:
+    """What queries are multiplied by: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
     A softmax over more keys is flatter; the factor, which grows with the number of keys that a query sees,
-    makes up for it (Meta 2025, Llama 4; Ministral 3). Conventions: it is 1 within `original_context`, and
-    float64.
+    makes up for it (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: it is 1 within
+    `original_context`, and float64. Llama 4 counts the tokens up to the query, which is an `offset` of 1.
     """
-    return 1 + beta * np.log1p(positions // original_context)
+    return 1 + beta * np.log1p((positions + offset) // original_context)

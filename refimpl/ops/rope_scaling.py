@@ -97,8 +97,11 @@ def llama3_scaling(
     """Low frequencies divided by `factor`, high ones kept, a blend in between (Llama 3.1's reference code).
 
     With turns = original_context · f / 2π, the share kept is
-    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1).
+    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1); where both factors are equal
+    (Llama 4 Scout), 1 from them on and 0 below.
     """
-    turns = original_context * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
+    turns, span = original_context * frequencies / (2 * math.pi), high_freq_factor - low_freq_factor
+    kept = (turns >= low_freq_factor).astype(turns.dtype)
+    if span:
+        kept = np.clip((turns - low_freq_factor) / span, 0, 1)
     return (1 - kept) * frequencies / factor + kept * frequencies

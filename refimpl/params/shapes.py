@@ -205,6 +205,8 @@ def _attention(a: Attention, d: int) -> Shapes:
     shapes = _projections(a, d)
     for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
         match a.qk_norm:
+            case HeadNorm(weight=False):
+                pass
             case HeadNorm(over="head"):
                 shapes[name] = (a.head_size,)
             case HeadNorm(over="each"):

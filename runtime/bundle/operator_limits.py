@@ -7,6 +7,7 @@ from ...refimpl.config import (
     Alibi,
     Attention,
     BlockSparse,
+    Chunked,
     Config,
     DisentangledAttention,
     GatedDelta,
@@ -123,6 +124,8 @@ def _softmax_attention(attention: Attention) -> str | None:
     position = attention.position
     if isinstance(attention.mask, BlockSparse):
         return "a block-sparse mask needs the standard form"
+    if isinstance(attention.mask, Chunked):
+        return "chunks that don't see each other need the standard form"
     if isinstance(position, Alibi | RelativeBias):
         return f"scores with a bias need the standard form, got {type(position).__name__}"
     if isinstance(position, Rope):

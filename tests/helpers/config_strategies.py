@@ -15,6 +15,7 @@ from tfm.refimpl.config import (
     Alibi,
     Attention,
     BlockSparse,
+    Chunked,
     ClampedSwiGLU,
     Classify,
     Decoder,
@@ -105,6 +106,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
         groups=groups,
+        weighs=draw(st.sampled_from(("output", "input"))),
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),
@@ -177,12 +179,15 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
     head_norm = None if cross else draw(st.one_of(st.none(), head_norms))
     if head_norm is not None and isinstance(position, Rope):
         head_norm = replace(head_norm, rotated=draw(st.booleans()))
+        if head_norm.rotated and isinstance(head_norm.norm, RMSNorm) and draw(st.booleans()):
+            head_norm = replace(head_norm, over="head", weight=False)
     kv_heads = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
     small = st.integers(0, 2)
     masks = st.one_of(
         st.just(FullAttention()),
         st.builds(Window, st.integers(1, 4)),
         st.builds(BlockSparse, st.integers(1, 3), small, small),
+        st.builds(Chunked, st.integers(1, 4)),
     )
     return Attention(
         heads=heads,
@@ -198,7 +203,9 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         softcap=draw(st.sampled_from((None, 3.0))),
         sink_logits=not cross and draw(st.booleans()),
         output_gate=not cross and draw(st.booleans()),
-        query_scale=None if cross else draw(st.sampled_from((None, QueryScale(0.5, 3)))),
+        query_scale=None
+        if cross
+        else draw(st.sampled_from((None, QueryScale(0.5, 3), QueryScale(0.5, 2, 1)))),
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),

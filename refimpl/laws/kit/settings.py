@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "theta": (10_000.0, 50.0),
     "factor": (8.0,),
     "low_freq_factor": (1.0,),
-    "high_freq_factor": (4.0,),
+    "high_freq_factor": (4.0, 1.0),
     "original_context": (16,),
     "context": (8, 16, 40),
     "beta": (0.1, 1.0),
@@ -111,6 +111,8 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         }  # fmt: skip
         rotated = chosen["norm_rotated"] and isinstance(position, Rope)
         norm = HeadNorm(kind, over[weight.dims], rotated)
+    elif chosen["bare_norm"] and isinstance(position, Rope) and "q_norm" in chosen:
+        norm = HeadNorm(RMSNorm(chosen["norm_eps"]), rotated=True, weight=False)
     return Attention(
         heads=size.get("H", size["G"]),
         kv_heads=size["G"],
@@ -182,6 +184,7 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         shared=None if chosen["shared"] is None else size["F"],
         shared_gate=chosen["shared_gate"] is not None,
         groups=_groups(chosen, size),
+        weighs=chosen["weighs"],
     )
 
 
@@ -195,7 +198,8 @@ DRAWN: dict[type, Drawn] = {
             "interleaved": (False, True),
             "norm_kind": ("rms", "layer"),
             "norm_rotated": (False, True),
-            "query_scale": (None, QueryScale(0.5, 2)),
+            "bare_norm": (False, True),
+            "query_scale": (None, QueryScale(0.5, 2), QueryScale(0.5, 3, offset=1)),
             "norm_eps": SETTINGS["norm_eps"],
         },
         _attention,
@@ -235,6 +239,7 @@ DRAWN: dict[type, Drawn] = {
             "scale": SETTINGS["scale"],
             # Sums of sigmoids of large logits differ by their rounding alone, so `route` has those.
             "groups": (None, "max"),
+            "weighs": ("output", "input"),
         },
         _mixture,
         letters="I",

@@ -428,7 +428,10 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: replace(ENCODER, head=Tag(2, Dense(None, norm=LayerNorm(0.0)))), "head.dense.norm.eps must be"),
     (scaled(Yarn(2.0, 8, beta_slow=0.0)), "position.scaling.beta_slow must be positive"),
     (scaled(Yarn(2.0, 8, beta_fast=1e308)), "position.scaling.beta_fast must be positive, 2^-126"),
-    (scaled(Llama3Scaling(2.0, 4.0, 4.0, 8)), "low_freq_factor must be below high_freq_factor, got 4.0 and"),
+    (
+        scaled(Llama3Scaling(2.0, 4.0, 3.0, 8)),
+        "low_freq_factor must be at most high_freq_factor, got 4.0",
+    ),
     (
         lambda: attention(LLAMA, position=Rope(1.0, 16, scaling=Yarn(2.0, 8))),
         "layer 0: yarn needs a rotary theta above 1, got 1.0",

@@ -19,12 +19,14 @@ from tfm.refimpl.config import (
     ONE_GROUP,
     XIELU,
     Attention,
+    Chunked,
     Classify,
     Config,
     Dense,
     DynamicNTK,
     Encoder,
     ExpertGroups,
+    FullAttention,
     Gated,
     GatedDelta,
     HeadNorm,
@@ -889,3 +891,56 @@ def test_apertus():
     assert read(APERTUS, hidden_act="silu").layers[0].mlp.activation == "silu"
     with pytest.raises(ConfigError, match="post_norm must be false"):
         read(APERTUS, post_norm=True)
+
+
+SCOUT: dict[str, Any] = {
+    **COMMON, "model_type": "llama4_text", "attention_bias": False, "attention_chunk_size": 8192,
+    "attn_scale": 0.1, "attn_temperature_tuning": 4, "floor_scale": 8192, "for_llm_compressor": False,
+    "head_dim": 128, "hidden_size": 5120, "interleave_moe_layer_step": 1, "intermediate_size": 8192,
+    "intermediate_size_mlp": 16_384, "max_position_embeddings": 10_485_760, "no_rope_layers": [],
+    "num_attention_heads": 40, "num_experts_per_tok": 1, "num_hidden_layers": 48, "num_key_value_heads": 8,
+    "num_local_experts": 16, "output_router_logits": False, "rms_norm_eps": 1e-5,
+    "rope_scaling": {**LLAMA3, "high_freq_factor": 1.0, "low_freq_factor": 1.0}, "rope_theta": 500_000.0,
+    "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.0, "tie_word_embeddings": False,
+    "use_qk_norm": True, "vocab_size": 202_048,
+}  # fmt: skip
+
+
+def test_llama4():
+    """Scout's layers and Maverick's, which have experts in every second layer and no norm of queries."""
+    whole = {
+        "model_type": "llama4",
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "text_config": SCOUT,
+    }
+    config, norm = read(whole, vision_config={}, image_token_index=200_092), RMSNorm(1e-5)
+    assert rotated(config) == [True, True, True, False] * 12
+    turned, still = config.layers[2].attention, config.layers[3].attention
+    assert turned.mask == Chunked(8192)
+    assert turned.position == Rope(5e5, 128, True, Llama3Scaling(16.0, 1.0, 1.0, 8192))
+    assert (turned.qk_norm, turned.query_scale) == (HeadNorm(norm, rotated=True, weight=False), None)
+    assert (still.mask, still.qk_norm, still.query_scale) == (FullAttention(), None, QueryScale(0.1, 8192, 1))
+    mixture = MoE(16, 1, 8192, "silu", "sigmoid", False, shared=8192, weighs="input", pre=norm)
+    assert {layer.mlp for layer in config.layers} == {mixture}
+    other = read(SCOUT, num_local_experts=128, interleave_moe_layer_step=2, use_qk_norm=False)
+    assert other.layers[0].mlp == Gated(16_384, "silu", pre=norm)
+    assert other.layers[1].mlp == replace(mixture, experts=128)
+    assert other.layers[0].attention.qk_norm is None
+    assert read(SCOUT, attn_temperature_tuning=0).layers[3].attention.query_scale is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"no_rope_layers": [1, 2]}, "no_rope_layers must be a list of 48 or more, each 0 or 1"),
+        ({"layer_types": ["sliding_attention"] * 48}, "each one of full_attention, chunked_attention"),
+        ({"moe_layers": [-1]}, "moe_layers must be a list of numbers of layers"),
+        (
+            {"attention_chunk_size": None, "layer_types": ["chunked_attention"] * 48},
+            "attention_chunk_size must be at least 1 where a layer has chunks",
+        ),
+    ],
+)
+def test_llama4_refused(more: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        read(SCOUT, rope_scaling=None, **more)

@@ -22,6 +22,7 @@ from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
     GptOssConfig,
+    Llama4TextConfig,
     MixtralConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
@@ -30,6 +31,7 @@ from transformers import SwitchTransformersConfig as SwitchConfig
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
+from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 from transformers.models.mixtral import modeling_mixtral as mixtral
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
@@ -177,6 +179,27 @@ def test_clamped_swiglu_is_gpt_oss(seed: int, top: int, limit: float):
         out, _ = block(torch.from_numpy(x))
     settings = MoE(E, top, F, ClampedSwiGLU(1.3, limit), router_bias=True, expert_bias=True)
     equal(moe(x, leaves, settings=settings), out)
+
+
+@given(seeds, st.integers(1, 3))
+def test_weights_at_the_input_are_llama_4s(seed: int, top: int):
+    config = Llama4TextConfig(
+        hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=top
+    )
+    block = random(Llama4TextMoe(config), seed)
+    theirs = {name: p.detach().numpy() for name, p in block.named_parameters()}
+    both, down = theirs["experts.gate_up_proj"], theirs["experts.down_proj"]
+    experts = [{"gate": both[e, :, :F], "up": both[e, :, F:], "down": down[e]} for e in range(E)]
+    leaves: Any = {
+        "router": theirs["router.weight"].T,
+        "experts": experts,
+        "shared": shared_of(block.shared_expert),
+    }
+    x = np.random.default_rng(seed).standard_normal((2, 7, D))
+    with torch.no_grad():
+        out, _ = block(torch.from_numpy(x))
+    settings = MoE(E, top, F, "silu", "sigmoid", renormalize=False, shared=F, weighs="input")
+    equal(moe(x, leaves, settings=settings), out.reshape(x.shape), SINGLE)
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 9))

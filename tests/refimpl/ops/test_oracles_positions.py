@@ -68,6 +68,10 @@ SCALINGS: dict[str, tuple[dict[str, Any], Any]] = {
         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
         Llama3Scaling(8.0, 1.0, 4.0, ORIGINAL),
     ),
+    "llama3 at once": (
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0},
+        Llama3Scaling(8.0, 1.0, 1.0, ORIGINAL),
+    ),
 }
 
 
@@ -159,7 +163,7 @@ def test_buckets_are_t5s(sizes: tuple[int, int], bidirectional: bool):
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 8), st.integers(1, 8))
 def test_masks_are_transformers(start: int, t: int, s: int, window: int):
-    """Causal, windowed one way and both ways (theirs counts one side alone), and padding."""
+    """Causal, windowed one way and both ways (theirs counts one side alone), in chunks, and padding."""
     queries, keys = np.arange(start, start + t), np.arange(s)
     q, k = torch.from_numpy(queries)[:, None], torch.from_numpy(keys)[None]
     zero = torch.tensor(0)
@@ -172,6 +176,10 @@ def test_masks_are_transformers(start: int, t: int, s: int, window: int):
         (
             mask.window_mask(queries[None], keys, window=window + 1),
             masking_utils.sliding_window_bidirectional_mask_function(window),
+        ),
+        (
+            mask.chunked_mask(queries[None], keys, chunk=window),
+            masking_utils.chunked_overlay(window, torch.zeros(1, dtype=torch.int64)),
         ),
     ):
         assert (ours[0] == function(zero, zero, q, k).numpy()).all()  # pyright: ignore
