@@ -774,9 +774,7 @@ def test_bamba():
     assert attends == [9, 18, 27]
     assert config.layers[9].attention.position == Rope(1e4, 64)
     assert replace(config.layers[0].attention, pre=None) == Mamba2(128, 1, 128, 64)
-    with pytest.raises(
-        ConfigError, match="attn_layer_indices must be a list of the numbers of layers"
-    ):
+    with pytest.raises(ConfigError, match="attn_layer_indices must be a list of the numbers of layers"):
         read(BAMBA, attn_layer_indices=["9"])
     with pytest.raises(ConfigError, match="attn_rotary_emb must be 64, got 128"):
         read(BAMBA, attn_rotary_emb=128)
