@@ -3,7 +3,7 @@
     tfm-cli export minilm-l6 minilm
     python tests/bench/fleet.py --bundle minilm --texts 20000
 
-Needs tfm-cli[ray]. The rate counts from the first block that comes back, when all workers have their bundle;
+Needs tfm-cli[ray]. The rate counts from the first block that comes back, when one worker has its bundle;
 beside it stands the time of the whole run, with the start of a cluster. All results must be the same bytes.
 A million texts are planned by these rates. Exit code 1 where results differ.
 """
