@@ -59,6 +59,8 @@ def gated_delta(
     # torch gives x itself above its threshold, which is 20: an error of 2e-9.
     rate = functional.softplus(linear(x, weights["wa"]) + weights["dt_bias"], threshold=40)
     decay, beta = -torch.exp(weights["a_log"]) * rate, torch.sigmoid(linear(x, weights["wb"]))
+    if a.allow_neg_eigval:
+        beta = 2 * beta
     if cache.lengths is None:
         lengths = torch.full_like(past, x.shape[1])
     else:

@@ -47,6 +47,7 @@ def route(
     renormalize: bool,
     scale: float | None = None,
     groups: ExpertGroups = ONE_GROUP,
+    sum_eps: float | None = None,
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
     """The best experts; those of other groups are masked before."""
     scores = softmax(logits) if score == "softmax" else _sigmoid(logits)
@@ -62,7 +63,7 @@ def route(
     index = _best(choice, top)
     weights = scores.gather(1, index)
     if renormalize:
-        total = weights.sum(1, keepdim=True)
+        total = weights.sum(1, keepdim=True) + (sum_eps or 0)
         weights = weights / torch.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
 
@@ -131,6 +132,7 @@ def moe(
         renormalize=settings.renormalize,
         scale=settings.scale,
         groups=settings.groups,
+        sum_eps=settings.sum_eps,
     )
     kept = None
     if capacity is not None:

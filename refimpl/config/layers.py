@@ -211,7 +211,8 @@ class GatedDelta:
     """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
 
     `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
-    convolution. `eps` is that of the norm of each head's output.
+    convolution. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a token may write up
+    to twice its error (OLMo Hybrid).
     """
 
     heads: int
@@ -223,6 +224,7 @@ class GatedDelta:
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+    allow_neg_eigval: bool = False
 
     @property
     def channels(self) -> int:
@@ -410,11 +412,11 @@ class MoE:
 
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
     for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
-    the choice. `expert_bias` means a bias of each map of an expert. `shared` is the width of an expert that
-    takes every token, its output multiplied by a sigmoid of the token's own with `shared_gate`. An expert's
-    weight multiplies its output, or its input (`weighs`: Llama 4). Experts have
-    no capacity here: what is dropped for want of room depends on the other rows of a batch and on padding,
-    and a model's row must not.
+    the choice. Renormalized weights are divided by their sum, plus `sum_eps` (LFM2). `expert_bias` means a
+    bias of each map of an expert. `shared` is the width of an expert that takes every token, its output
+    multiplied by a sigmoid of the token's own with `shared_gate`. An expert's weight multiplies its output,
+    or its input (`weighs`: Llama 4). Experts have no capacity here: what is dropped for want of room depends
+    on the other rows of a batch and on padding, and a model's row must not.
     """
 
     experts: int
@@ -434,6 +436,7 @@ class MoE:
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+    sum_eps: float | None = None
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,15 @@ def config(keys: Keys, task: Task) -> Decoder:
         block_use_swiglu=(True,), block_use_xavier_init=(bool,), use_pos_enc=(True,), num_heads=(int,)
     )
     keys.harmless(theta=(keys.get("rope_theta", float, None) or THETA,))
+    return hybrid(keys.replaced({**keys.values, "intermediate_size": _mlp_width(keys)}))
+
+
+def hybrid(keys: Keys) -> Decoder:
+    """The decoder with gated mlps, and a convolution or attention in each layer."""
     tied = keys.get("tie_embedding", bool, keys.get("tie_word_embeddings", bool, True))
-    sizes: dict[str, Any] = {"intermediate_size": _mlp_width(keys), "tie_word_embeddings": tied}
     norm = RMSNorm(keys.positive("norm_eps", 1e-5))
     base = decoder(
-        keys.replaced({**keys.values, **sizes}),
+        keys.replaced({**keys.values, "tie_word_embeddings": tied}),
         kv_heads=keys.size("num_key_value_heads", 8),
         context=128_000,
         attention_bias=False,

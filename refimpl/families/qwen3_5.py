@@ -1,23 +1,32 @@
 """Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, positions by M-RoPE.
 
-Its checkpoints read images too. Maps of a gated delta network are stored apart, not by key head.
+Its checkpoints read images too. Maps of a gated delta network are stored apart, not by key head; in GGUF its
+value heads stand one of each key head in turn.
 """
 
 from __future__ import annotations
 
 from ..config import Decoder
+from ..config_readers.gguf_rope import SECTIONS, check_sections
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
-from .qwen3_next import gated_decoder, gated_weights, with_delta
+from .qwen3_next import (
+    GGUF_DELTA,
+    GGUF_GATED_WEIGHTS,
+    gated_decoder,
+    gated_weights,
+    gguf_gated_decoder,
+    with_delta,
+)
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text")
 ARCHITECTURES: dict[str, Task] = {"Qwen3_5ForConditionalGeneration": "lm", "Qwen3_5ForCausalLM": "lm"}
 PREFIX = ("model.language_model.", "language_model.", "model.")
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -59,3 +68,16 @@ PROJECTIONS = weight_map("""
     decoder.layers.{i}.attn.wa <- layers.{i}.linear_attn.in_proj_a.weight : transpose
 """)
 WEIGHTS = gated_weights(LLAMA) + PROJECTIONS + LEFT_OUT
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    check_sections(keys)
+    return gguf_gated_decoder(keys, source)
+
+
+RATES = weight_map("""
+    decoder.layers.{i}.attn.wb <- blk.{i}.ssm_beta.weight : transpose
+    decoder.layers.{i}.attn.wa <- blk.{i}.ssm_alpha.weight : transpose
+""")
+GGUF_WEIGHTS = GGUF_GATED_WEIGHTS + (GGUF_DELTA + RATES).then("values_by_key_head", lambda _: True)
+GGUF = Gguf("qwen35", gguf_config, GGUF_WEIGHTS, arrays=(SECTIONS,))

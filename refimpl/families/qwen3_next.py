@@ -9,13 +9,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..config import Attention, Decoder, FullAttention, GatedDelta, HeadNorm, Layer, MoE
-from ..config_readers.decoder import decoder, map_layers
+from ..config import Attention, Decoder, FullAttention, GatedDelta, HeadNorm, Layer, MoE, RMSNorm
+from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.rope import rope
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import WeightMap, weight_map
-from . import Task
+from . import Gguf, Task
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_moe import with_experts
@@ -24,7 +27,6 @@ MODEL_TYPES = ("qwen3_next",)
 # Those that read whole texts would be encoders, which have no recurrences here.
 ARCHITECTURES: dict[str, Task] = {"Qwen3NextForCausalLM": "lm"}
 PREFIX = "model."
-GGUF = None
 KINDS = ("linear_attention", "full_attention")
 
 
@@ -59,23 +61,20 @@ def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
         positions=partial(rope, partial=0.25),
     )
 
-    def gated(_: int, layer: Layer) -> Layer:
-        a = layer.attention
-        assert isinstance(a, Attention)
-        assert a.pre is not None
-        return replace(layer, attention=replace(a, output_gate=True, qk_norm=HeadNorm(a.pre)))
-
     return map_layers(base, gated)
+
+
+def gated(_: int, layer: Layer) -> Layer:
+    """The layer with an output gate and norms of heads."""
+    a = layer.attention
+    assert isinstance(a, Attention)
+    assert a.pre is not None
+    return replace(layer, attention=replace(a, output_gate=True, qk_norm=HeadNorm(a.pre)))
 
 
 def with_delta(config: Decoder, keys: Keys) -> Decoder:
     """The decoder with gated delta networks in the layers so marked, by default three of four."""
-    layers, types = layer_count(keys), keys.get("layer_types", list, None)
-    every = keys.size("full_attention_interval", 4)
-    if types is None:
-        types = [KINDS[(i + 1) % every == 0] for i in range(layers)]
-    if len(types) != layers or any(kind not in KINDS for kind in types):
-        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(KINDS)}")
+    attends = attending_layers(keys, _every(keys, layer_count(keys)))
     mixer = GatedDelta(
         heads=keys.size("linear_num_value_heads", 32),
         key_heads=keys.size("linear_num_key_heads", 16),
@@ -84,13 +83,32 @@ def with_delta(config: Decoder, keys: Keys) -> Decoder:
         length=keys.size("linear_conv_kernel_dim", 4),
         eps=keys.positive("rms_norm_eps", 1e-6),
     )
+    return mixed(config, mixer, attends)
 
-    def mixed(i: int, layer: Layer) -> Layer:
-        if types[i] == KINDS[1]:
-            return layer
-        return replace(layer, attention=replace(mixer, pre=layer.attention.pre))
 
-    return map_layers(config, mixed)
+def _every(keys: Keys, layers: int) -> list[bool]:
+    """Which layers have attention: one of each so many."""
+    every = keys.size("full_attention_interval", 4)
+    return [(i + 1) % every == 0 for i in range(layers)]
+
+
+def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
+    """The decoder with the mixer in each layer that has no attention."""
+
+    def change(i: int, layer: Layer) -> Layer:
+        return layer if attends[i] else replace(layer, attention=replace(mixer, pre=layer.attention.pre))
+
+    return map_layers(config, change)
+
+
+def attending_layers(keys: Keys, default: list[bool]) -> list[bool]:
+    """Which layers have attention, the others a gated delta network."""
+    types = keys.get("layer_types", list, None)
+    if types is None:
+        return default
+    if len(types) != len(default) or any(kind not in KINDS for kind in types):
+        raise keys.fail("layer_types", f"a list of {len(default)}, each one of {', '.join(KINDS)}")
+    return [kind == "full_attention" for kind in types]
 
 
 def gated_weights(base: WeightMap) -> WeightMap:
@@ -102,19 +120,68 @@ def gated_weights(base: WeightMap) -> WeightMap:
     """)
     queries = ("decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq")
     norms = (base + QK_NORM).then("plus_one", lambda tensor: tensor.endswith("norm.weight"))
-    return norms.without(*queries) + gates + DELTA
+    return norms.without(*queries) + gates + DELTA + FURTHER
 
 
-# Layers that predict further tokens are left out.
 DELTA = weight_map("""
     decoder.layers.{i}.attn.conv <- layers.{i}.linear_attn.conv1d.weight : taps
     decoder.layers.{i}.attn.a_log <- layers.{i}.linear_attn.A_log
     decoder.layers.{i}.attn.dt_bias <- layers.{i}.linear_attn.dt_bias
     decoder.layers.{i}.attn.norm <- layers.{i}.linear_attn.norm.weight
     decoder.layers.{i}.attn.wo <- layers.{i}.linear_attn.out_proj.weight : transpose
-    left out <- mtp.*
 """)
+FURTHER = weight_map("left out <- mtp.*")  # layers that predict further tokens
 WEIGHTS = gated_weights(QWEN2_MOE) + weight_map("""
     decoder.layers.{i}.attn.wi, wz <- layers.{i}.linear_attn.in_proj_qkvz.weight : transpose by_key_head
     decoder.layers.{i}.attn.wb, wa <- layers.{i}.linear_attn.in_proj_ba.weight : transpose by_key_head
 """)
+
+
+def gguf_gated_decoder(keys: Keys, source: TensorSource) -> Decoder:
+    """The decoder with both kinds of layers, from GGUF's metadata; layers after the last are left out."""
+    dense = {"feed_forward_length": keys.values.get("expert_shared_feed_forward_length")}
+    base = gguf_decoder(keys.replaced({**dense, **keys.values}), source, partial=True)
+    layers = base.layers[: -keys.get("nextn_predict_layers", int, 0) or None]
+    base = map_layers(replace(base, stack=replace(base.stack, layers=layers)), gated)
+    heads, inner, norm = keys.size("ssm.time_step_rank"), keys.size("ssm.inner_size"), base.layers[0].mlp.pre
+    if inner % heads:
+        raise keys.fail("ssm.inner_size", f"a multiple of ssm.time_step_rank, {heads}")
+    assert isinstance(norm, RMSNorm)
+    mixer = GatedDelta(
+        heads=heads,
+        key_heads=keys.size("ssm.group_count"),
+        key_size=keys.size("ssm.state_size"),
+        value_size=inner // heads,
+        length=keys.size("ssm.conv_kernel"),
+        eps=norm.eps,
+    )
+    return mixed(base, mixer, _every(keys, len(layers)))
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base = gguf_gated_decoder(keys, source)
+    return with_gguf_experts(base, keys, source, lambda f, top: f // top, renormalize=True, shared=True)
+
+
+GGUF_GATED_WEIGHTS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}).without(
+    "decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq"
+) + weight_map("""
+    decoder.layers.{i}.attn.wq, wg <- blk.{i}.attn_q.weight : transpose gate_by_head
+    decoder.layers.{i}.attn.bq, bg <- blk.{i}.attn_q.bias : gate_by_head
+    decoder.layers.{i}.attn.norm <- blk.{i}.ssm_norm.weight
+    left out <- blk.{n}.*
+""")
+GGUF_DELTA = weight_map("""
+    decoder.layers.{i}.attn.wi <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.wz <- blk.{i}.attn_gate.weight : transpose
+    decoder.layers.{i}.attn.conv <- blk.{i}.ssm_conv1d.weight : transpose
+    decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : negated_exp
+    decoder.layers.{i}.attn.dt_bias <- blk.{i}.ssm_dt.bias
+    decoder.layers.{i}.attn.wo <- blk.{i}.ssm_out.weight : transpose
+""")
+# Older files have queries, keys, values and gates as the checkpoint does.
+BY_KEY_HEAD = weight_map("""
+    decoder.layers.{i}.attn.wi, wz <- blk.{i}.ssm_in.weight : transpose by_key_head
+    decoder.layers.{i}.attn.wb, wa <- blk.{i}.ssm_ba.weight : transpose by_key_head
+""")
+GGUF = Gguf("qwen3next", gguf_config, GGUF_GATED_WEIGHTS + GGUF_DELTA + BY_KEY_HEAD + EXPERTS)

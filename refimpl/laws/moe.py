@@ -27,12 +27,14 @@ def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
-    """Renormalized weights sum to 1, times the scale, unless all scores are 0."""
+    """Renormalized weights sum to s / (s + sum_eps), s the scores' sum, times the scale, unless s is 0."""
     call = draw(route.calls(renormalize=True))
+    scores = route(call.but(renormalize=False, scale=None))[1].astype(np.float64).sum(1)
     _, weights = route(call)
-    expected = 1.0 if call["scale"] is None else call["scale"]
-    sums = weights.sum(1)
-    route.near(sums[sums > 0], np.full((sums > 0).sum(), expected), call, times=call["top"])
+    some = scores > 0
+    expected = (1.0 if call["scale"] is None else call["scale"]) * scores[some]
+    expected /= scores[some] + (call["sum_eps"] or 0)
+    route.near(weights.sum(1)[some], expected, call, times=call["top"])
 
 
 @law("route")
@@ -136,7 +138,8 @@ def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
     logits = np.einsum("btd,de->bte", x, call["router"]).reshape(-1, settings.experts)
     if call["router_bias"] is not None:
         logits = logits + call["router_bias"]
-    routing = {n: getattr(settings, n) for n in ("top", "score", "renormalize", "scale", "groups")}
+    names = ("top", "score", "renormalize", "scale", "groups", "sum_eps")
+    routing = {n: getattr(settings, n) for n in names}
     index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
     flat = x.reshape(-1, x.shape[-1])
     y = plain_mixture(flat, index, shares, experts, kind=settings.activation, weighs=settings.weighs)

@@ -31,7 +31,7 @@ def delta_attend(
     LinearAttention (opset 27): neither is "linear", decay "gated" (Yang et al. 2024, GLA), beta
     "delta" (Schlag et al. 2021), both "gated_delta" (Yang et al. 2025). Gives outputs and the last S.
     Conventions: decay ≤ 0 is a logarithm with a value for each element of a key; one value per head is
-    repeated. β must be between 0 and 1, and keys must have length 1 where there is a β: this isn't checked.
+    repeated. β must be between 0 and 2, and keys must have length 1 where there is a β: this isn't checked.
     Nothing is divided by a sum of weights, and scale None is 1/√K, as in ONNX.
     """
     b, length, h, size = q.shape

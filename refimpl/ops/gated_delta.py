@@ -20,7 +20,9 @@ value out first, and the decay clears what no key takes out. Around it (Yang, Ka
         └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
 
 Keys of length 1 make I − β k kᵀ shrink the state in one direction and leave it in the others; longer ones
-would make it grow without bound. A layer keeps H · K · V numbers and the convolution's last A inputs, for a
+would make it grow without bound. With β up to 2 it may also turn that direction round, and so count what one
+that only shrinks can't, such as a parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through
+Negative Eigenvalues; OLMo Hybrid). A layer keeps H · K · V numbers and the convolution's last A inputs, for a
 text of any length.
 """
 
@@ -82,6 +84,8 @@ def gated_delta(
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
+    β is σ(x wb), or 2 σ(x wb) with `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
+
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
     changes no state; what comes out at padding is unspecified.
     """
@@ -94,7 +98,7 @@ def gated_delta(
     q, k = (_unit(y.reshape(b, t, a.key_heads, a.key_size)) for y in (q, k))
     q, k = (np.repeat(y, a.heads // a.key_heads, axis=2) for y in (q, k))
     decay = -np.exp(weights["a_log"]) * np.logaddexp(0, linear(x, weights["wa"]) + weights["dt_bias"])
-    beta = sigmoid(linear(x, weights["wb"]))
+    beta = sigmoid(linear(x, weights["wb"])) * (2 if a.allow_neg_eigval else 1)
     if cache.lengths is not None:
         real = (np.arange(t) < cache.lengths[:, None])[:, :, None]
         decay, beta = np.where(real, decay, 0), np.where(real, beta, 0)

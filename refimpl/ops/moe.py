@@ -45,12 +45,13 @@ def route(
     renormalize: bool,
     scale: float | None = None,
     groups: ExpertGroups = ONE_GROUP,
+    sum_eps: float | None = None,
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
     """The `top` experts of each token, the best first, and the weights of their outputs.
 
     Scores are a softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1), or a sigmoid of
     each logit (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen experts, divided by their
-    sum with `renormalize`, times `scale` if there is one.
+    sum, and `sum_eps` if it is there, with `renormalize`, times `scale` if there is one.
     Where experts lie on several machines, a token that chooses freely is sent to many of them. `groups` of
     neighbours limit it: the groups are compared first, each by its best expert (DeepSeek-V2 2024, §2.1.2) or
     by the sum of its two best (DeepSeek-V3, §2.1.2), and then the experts of the best groups alone:
@@ -72,7 +73,7 @@ def route(
     index = np.argsort(-choice, axis=-1, kind="stable")[:, :top]
     weights = np.take_along_axis(scores, index, axis=-1)
     if renormalize:
-        total = np.sum(weights, axis=-1, keepdims=True)
+        total = np.sum(weights, axis=-1, keepdims=True) + (sum_eps or 0)
         weights = weights / np.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
 
@@ -161,6 +162,7 @@ def moe(
         renormalize=settings.renormalize,
         scale=settings.scale,
         groups=settings.groups,
+        sum_eps=settings.sum_eps,
     )
     kept = None
     if capacity is not None:

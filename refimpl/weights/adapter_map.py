@@ -56,7 +56,7 @@ class AdapterMap:
 
     def _readers_of(self, name: str) -> list[Rule]:
         rules = self._readers.get(self._stripped(name), [])
-        if not rules or any(rule.stacked or rule.part is not None for rule in rules):
+        if not rules or any(rule.stacked or rule.joined or rule.part is not None for rule in rules):
             raise CheckpointError(
                 f"the adapter's {name!r:.120} must be of a weight that its base computes with"
             )

@@ -140,11 +140,19 @@ class Leaves:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
                 raise CheckpointError(f"tensor {name!r} must be of a float type, is {kind}")
             shape = self._source.shape(name)
-            if shape not in allowed:
+            if not rule.joined and shape not in allowed:
                 raise CheckpointError(
                     f"tensor {name!r} must have shape {list(allowed[0])}, has {list(shape)}"
                 )
-        usual = self._source.shape(rule.tensors[0]) == allowed[0]
+        if rule.joined:
+            shapes = [self._source.shape(name) for name in rule.tensors]
+            rows = sum(shape[0] for shape in shapes if shape)
+            if any(not shape or (rows, *shape[1:]) != allowed[0] for shape in shapes):
+                raise CheckpointError(
+                    f"tensors {', '.join(map(repr, rule.tensors))} together must have shape "
+                    f"{list(allowed[0])}, have {', '.join(str(list(shape)) for shape in shapes)}"
+                )
+        usual = rule.joined or self._source.shape(rule.tensors[0]) == allowed[0]
         rule = replace(rule, steps=tuple(step.settled(usual) for step in rule.steps))
         for leaf, split in parts:
             self._reads[leaf] = (rule, split)
@@ -178,15 +186,18 @@ class Leaves:
         """The leaf as float32 in our orientation; NumericError if it isn't finite."""
         rule, split = self._reads[name]
         tensors = [self._source.load(tensor, rule.part) for tensor in rule.tensors]
-        weight = applied(rule.steps, split, np.stack(tensors) if rule.stacked else tensors[0])
+        stored = tensors[0]
+        if rule.joined or rule.stacked:
+            stored = np.concatenate(tensors) if rule.joined else np.stack(tensors)
+        weight = applied(rule.steps, split, stored)
         check_finite(name, weight)
         return weight
 
     def native(self, name: str) -> Blocks | None:
         """The leaf in the file's own blocks, None where it has none."""
         rule, split = self._reads[name]
-        blocks = self._source.native(rule.tensors[0], rule.part)
-        if blocks is None:
+        blocks = None if rule.joined else self._source.native(rule.tensors[0], rule.part)
+        if blocks is None or not all(step.takes(blocks) for step in rule.steps):
             return None
         blocks = applied(rule.steps, split, blocks)
         check_finite(name, blocks)

@@ -52,6 +52,10 @@ class Step:
         """The step for a file whose tensor has the first of the shapes, or with `usual` false another one."""
         return self
 
+    def takes(self, blocks: Blocks) -> bool:
+        """Whether these blocks can be changed as they are, without being computed."""
+        return True
+
     def apply(self, weight: Weight) -> Weight:
         raise NotImplementedError
 
@@ -155,6 +159,49 @@ class ByKeyHead(Step):
 
     def apply(self, weight: Weight) -> Weight:
         return _by_kind(weight, self.key_heads, np.cumsum(self.widths)[:-1].tolist())
+
+
+@dataclass(frozen=True)
+class ValuesByKeyHead(Step):
+    """The value heads of a gated delta network, stored one of each key head in turn (Qwen 3.5 in GGUF): those
+    of a key head come out one after the other, as columns, or as rows of the map back.
+
+    Columns `before` them, of queries and keys, stay where they are.
+    """
+
+    heads: int = 1
+    key_heads: int = 1
+    before: int = 0
+    rows: bool = False
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> ValuesByKeyHead:
+        if not isinstance(mixer, GatedDelta):
+            return self
+        mixed = leaf.endswith((".wi", ".conv"))
+        before = 2 * mixer.key_heads * mixer.key_size if mixed else 0
+        return ValuesByKeyHead(mixer.heads, mixer.key_heads, before, leaf.endswith(".wo"))
+
+    def takes(self, blocks: Blocks) -> bool:
+        # Rows are inputs, of which each block must be of one head.
+        return not self.rows or blocks.shape[blocks.axis] // self.heads % blocks.block == 0
+
+    def apply(self, weight: Weight) -> Weight:
+        axis = 0 if self.rows else -1
+        return _each_array(weight, lambda a: a.take(self._order(a.shape[axis]), axis))
+
+    def _order(self, count: int) -> np.ndarray:
+        at = np.arange(count)
+        values = at[self.before :].reshape(self.heads // self.key_heads, self.key_heads, -1)
+        return np.concatenate([at[: self.before], values.swapaxes(0, 1).reshape(-1)])
+
+
+class NegatedExp(Step):
+    """A leaf whose exponential is stored, negated: the rates of a state's decay in GGUF."""
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what isn't finite is refused as a leaf
+            return np.log(-weight)
 
 
 class InTurn(Step):
@@ -333,6 +380,8 @@ STEPS: dict[str, Step] = {
     "gate_by_head": GateByHead(),
     "by_key_head": ByKeyHead(),
     "in_turn": InTurn(),
+    "values_by_key_head": ValuesByKeyHead(),
+    "negated_exp": NegatedExp(),
     "plus_one": PlusOne(),
     "table": MaybeVector(),
     "column": AddColumn(),

@@ -6,6 +6,7 @@
     leaf == tensor                     if this tensor exists, it must equal what we have or compute
     nothing <- tensor                  if this tensor exists, it belongs to a head that isn't used
     left out <- tower.*                the tensors whose names begin so are a part that isn't read
+    leaf <- tensor + tensor : step …   several tensors, stored one below the other before the steps
     leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
                                        another head their tensors are unused
@@ -24,6 +25,8 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     grouped       queries, keys and values fused group by group, [G, R + 2, K]
     gate_by_head  queries and a gate stored head by head (Qwen3-Next)
     by_key_head   queries, keys, values and gates, or rates, stored by key head (Qwen3-Next)
+    values_by_key_head  value heads stored one of each key head in turn (Qwen 3.5 in GGUF)
+    negated_exp   a leaf stored as its exponential, negated
     in_turn       two matrices or biases stored column by column in turn (gpt-oss)
     plus_one      a norm's weight stored as its difference from one (Gemma)
     table         a matrix that may be stored as a vector where it has one row (GGUF)
@@ -62,7 +65,8 @@ Use = Literal["read", "compare", "unused", "left out"]
 @dataclass(frozen=True)
 class Line:
     """One line of a map, `{i}`, `{e}` and `{h}` open. `tensors` are names in the order in which they are
-    looked for; they hold all experts with `experts`. `heads` None means any head."""
+    looked for, or with `joined` parts of one; they hold all experts with `experts`. `heads` None means any
+    head."""
 
     leaves: tuple[str, ...]
     tensors: tuple[str, ...]
@@ -70,13 +74,14 @@ class Line:
     use: Use = "read"
     experts: bool = False
     heads: frozenset[str] | None = None
+    joined: bool = False
 
 
 @dataclass(frozen=True)
 class Rule:
     """One line written out for a layer, an expert: each of `choices` are the tensors that make the leaves.
 
-    With `shared` other layers read the same tensors.
+    With `shared` other layers read the same tensors; with `joined` those of a choice are parts of one.
     """
 
     leaves: tuple[str, ...]
@@ -84,6 +89,7 @@ class Rule:
     steps: tuple[Step, ...] = ()
     use: Use = "read"
     shared: bool = False
+    joined: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -183,8 +189,8 @@ def weight_map(text: str) -> WeightMap:
 
 
 def _line(text: str, heads: frozenset[str] | None) -> Line:
-    names, _, words = text.partition(" : ")
-    match = re.fullmatch("(.+) (<-|==) (.+)", names)
+    stated, _, words = text.partition(" : ")
+    match = re.fullmatch("(.+) (<-|==) (.+)", stated)
     if match is None:
         raise ValueError(f"{text!r}: a line must be leaf <- tensor or leaf == tensor")
     steps = words.split()
@@ -198,7 +204,9 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
     named: dict[str, Use] = {NOTHING: "unused", LEFT_OUT: "left out"}
     use = "compare" if match[2] == "==" else named.get(first, "read")
     parsed = tuple(STEPS[word] for word in steps)
-    return Line((first, *siblings), _choices(tensor), parsed, use, bool(part), heads)
+    joined = " + " in tensor
+    names = tuple(tensor.split(" + ")) if joined else _choices(tensor)
+    return Line((first, *siblings), names, parsed, use, bool(part), heads, joined)
 
 
 def _choices(tensor: str) -> tuple[str, ...]:
@@ -235,7 +243,7 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
 
     leaves = tuple(map(numbered, line.leaves))
     tensors = tuple(map(numbered, line.tensors))
-    choices = tuple((tensor,) for tensor in tensors)
+    choices = (tensors,) if line.joined else tuple((tensor,) for tensor in tensors)
     shared = "{i}" in line.leaves[0] and not any(
         number in tensor for tensor in line.tensors for number in ("{i}", "{s}")
     )
@@ -245,4 +253,4 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
         first = (*first, StackRows())
     steps = tuple(step.bound(leaves[0], attention) for step in line.steps)
-    return Rule(leaves, choices, (*first, *steps), line.use, shared)
+    return Rule(leaves, choices, (*first, *steps), line.use, shared, line.joined)

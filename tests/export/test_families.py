@@ -57,3 +57,12 @@ def test_exports_equal_transformers(tmp_path: Path, name: str, kind: int, quants
     if not COUNT:
         keys.sort(key=lambda drawn: ROWS[name].config(**drawn).get_text_config().num_hidden_layers)
     run_all(name, kind, keys, tmp_path, quants, max(COUNT, 1))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["deepseek_v2", "qwen3_5_text", "lfm2_moe"])
+def test_exports_in_four_bits(tmp_path: Path, name: str):
+    """Latents, states, and convolutions beside experts; weights are the specification's, errors in budget."""
+    keys = draw_keys(name, 12)
+    keys.sort(key=lambda drawn: ROWS[name].config(**drawn).get_text_config().num_hidden_layers)
+    run_all(name, 0, keys, tmp_path, ("int4",))

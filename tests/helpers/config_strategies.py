@@ -110,6 +110,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),
+        sum_eps=draw(st.sampled_from((None, 0.1))),
     )
 
 
@@ -236,6 +237,7 @@ gated_deltas = st.builds(
     norms,
     norms,
     norms,
+    st.booleans(),
 )
 latents = st.builds(
     LatentAttention,

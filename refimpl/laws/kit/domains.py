@@ -21,7 +21,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "k_scale": lambda a: a / 64,  # 8 bits reach twice as far as most numbers, and less far than some
     "v_scale": lambda a: a / 64,
     "a_log": lambda a: np.clip(a, -4, 4),  # of decays between 0.02 and 55 a token
-    "beta": lambda a: abs(a) / (1 + abs(a)),
+    "beta": lambda a: 2 * abs(a) / (1 + abs(a)),
     "short": lambda a: 1 + abs(a),  # divisors of frequencies: a text is stretched, never shrunk
     "long": lambda a: 1 + abs(a),
 }

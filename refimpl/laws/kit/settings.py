@@ -73,6 +73,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "span": (2, 8),
     "log_until": (None, 20),
     "neighbours": ("A",),
+    "sum_eps": (None, 0.1),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
@@ -185,6 +186,7 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         shared_gate=chosen["shared_gate"] is not None,
         groups=_groups(chosen, size),
         weighs=chosen["weighs"],
+        sum_eps=chosen["sum_eps"],
     )
 
 
@@ -205,9 +207,15 @@ DRAWN: dict[type, Drawn] = {
         _attention,
     ),
     GatedDelta: Drawn(
-        {"eps": SETTINGS["norm_eps"]},
+        {"eps": SETTINGS["norm_eps"], "allow_neg_eigval": (False, True)},
         lambda chosen, size: GatedDelta(
-            size["H"], size["G"], size["K"], size["V"], size["A"] + 1, chosen["eps"]
+            heads=size["H"],
+            key_heads=size["G"],
+            key_size=size["K"],
+            value_size=size["V"],
+            length=size["A"] + 1,
+            eps=chosen["eps"],
+            allow_neg_eigval=chosen["allow_neg_eigval"],
         ),
     ),
     LatentAttention: Drawn(
@@ -240,6 +248,7 @@ DRAWN: dict[type, Drawn] = {
             # Sums of sigmoids of large logits differ by their rounding alone, so `route` has those.
             "groups": (None, "max"),
             "weighs": ("output", "input"),
+            "sum_eps": SETTINGS["sum_eps"],
         },
         _mixture,
         letters="I",

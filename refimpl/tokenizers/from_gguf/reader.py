@@ -28,7 +28,7 @@ def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str |
     rows, and a merge of other than tokens.
     """
     kind = metadata.get("tokenizer.ggml.model")
-    if kind is None:
+    if kind in (None, "none", "no_vocab"):  # llama.cpp's names for it
         return None
     if not isinstance(kind, str) or kind not in CONVERTERS:
         *names, last = CONVERTERS

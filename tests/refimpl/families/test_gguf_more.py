@@ -17,10 +17,11 @@ import torch
 from families import ROWS
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import to_json
+from tfm.refimpl.config import GatedDelta, to_json
 from tfm.refimpl.errors import CheckpointError, ConfigError
-from tfm.refimpl.ops.quant import dequantize
+from tfm.refimpl.ops.quant import dequantize, quantize
 from tfm.refimpl.params.tree import flatten
+from tfm.refimpl.weights.steps import STEPS
 
 EPS = 2.0**-17  # GGUF holds it in float32
 SIZES = {
@@ -48,6 +49,7 @@ class Dialect:
     keys: dict[str, Any]
     metadata: dict[str, Any]
     epsilon: str | None = "rms_norm_eps"
+    older: bool = False
 
 
 ARCH = gguf.MODEL_ARCH
@@ -99,6 +101,19 @@ ALL_DIMS = {
     "rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 128,
     "mscale": 1.25, "mscale_all_dim": 1.25,
 }  # fmt: skip
+# Value heads are wider than keys, and three to each of two key heads; layers 0 and 2 have them.
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16, "linear_conv_kernel_dim": 3, "full_attention_interval": 2, "head_dim": 32,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5},
+}  # fmt: skip
+DELTAS = {
+    "ssm.group_count": 2, "ssm.time_step_rank": 6, "ssm.state_size": 8, "ssm.inner_size": 96,
+    "ssm.conv_kernel": 3, "full_attention_interval": 2, "rope.freq_base": 5e5, "rope.dimension_count": 16,
+    **RMS, **HEADS,
+}  # fmt: skip
+SHARED = {**QWEN, "norm_topk_prob": True, "shared_expert_intermediate_size": 96}
+SHARING = {**USED, "expert_feed_forward_length": 32, "expert_shared_feed_forward_length": 96}
 STABLE = {"rope_parameters": {**LOCAL, "partial_rotary_factor": 0.5}}
 GRANITE = {
     "embedding_multiplier": 12.0, "attention_multiplier": 2.0**-7, "residual_multiplier": 0.25,
@@ -352,6 +367,25 @@ DIALECTS = {
         {**LAYER, "attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 7},
         "norm_epsilon",
     ),
+    "lfm2_moe": Dialect(
+        "lfm2_moe", ARCH.LFM2MOE,
+        {"rope_parameters": THETA, "layer_types": ["conv", "full_attention", "conv"], "num_experts": 5,
+         "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_dense_layers": 1},
+        {**RMS, **USED, "rope.freq_base": 5e5, "attention.head_count_kv": [0, 2, 0], "shortconv.l_cache": 3,
+         "expert_feed_forward_length": 32, "leading_dense_block_count": 1, "expert_gating_func": 2},
+        "norm_eps",
+    ),
+    "qwen3next": Dialect("qwen3_next", ARCH.QWEN3NEXT, {**SHARED, **DELTA}, {**SHARING, **DELTAS}),
+    "qwen3next, older": Dialect(
+        "qwen3_next", ARCH.QWEN3NEXT, {**SHARED, **DELTA}, {**SHARING, **DELTAS}, older=True
+    ),
+    "qwen35": Dialect(
+        "qwen3_5_text", ARCH.QWEN35, DELTA, {**DELTAS, "rope.dimension_sections": [3, 3, 2, 0]}
+    ),
+    "qwen35moe": Dialect(
+        "qwen3_5_moe_text", ARCH.QWEN35MOE, {**SHARED, **DELTA},
+        {**SHARING, **DELTAS, "rope.dimension_sections": [3, 3, 2, 0]},
+    ),
 }  # fmt: skip
 
 
@@ -414,6 +448,60 @@ def unmerged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
+def by_kind(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Qwen3-Next's queries, keys and values, and its gates, apart: they are stored by key head."""
+    parts: dict[str, np.ndarray] = {}
+    for name, array in rates(tensors).items():
+        if "in_proj_qkvz" not in name:
+            parts[name] = array
+            continue
+        of_heads = [np.split(head, [8, 16, 64]) for head in np.split(array, 2)]
+        q, k, v, z = (np.concatenate(kind) for kind in zip(*of_heads, strict=True))
+        parts[name.replace("qkvz", "qkv")] = np.concatenate([q, k, v])
+        parts[name.replace("qkvz", "z")] = z
+    return parts
+
+
+def in_turn(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Qwen 3.5's value heads, one of each key head in turn: 0 3 1 4 2 5."""
+    heads = [0, 3, 1, 4, 2, 5]
+    rows = {"in_proj_qkv": (32, 16), "in_proj_z": (0, 16), "conv1d": (32, 16)}
+    parts = rates(tensors)
+    for name, array in parts.items():
+        if "linear_attn." not in name or "linear_attn.norm" in name:
+            continue
+        part = name.split(".")[-2] if name.endswith("weight") else ""
+        if part == "out_proj":
+            parts[name] = array.reshape(len(array), 6, 16)[:, heads].reshape(array.shape)
+            continue
+        before, size = rows.get(part, (0, 1))
+        values = array[before:].reshape(6, size, *array.shape[1:])[heads].reshape(array[before:].shape)
+        parts[name] = np.concatenate([array[:before], values])
+    return parts
+
+
+def rates(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rates of decay as their exponentials, negated, and their biases as those of a map."""
+    named = {name.replace(".dt_bias", ".dt_proj.bias"): array for name, array in tensors.items()}
+    return {name: -np.exp(a) if name.endswith("A_log") else a.squeeze() for name, a in named.items()}
+
+
+def by_part(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """LFM2's experts under the names of other mixtures."""
+
+    def named(match: re.Match[str]) -> str:
+        return f"mlp.experts.{match[1]}.{ {'1': 'gate', '2': 'down', '3': 'up'}[match[2]] }_proj"
+
+    pattern = r"feed_forward\.experts\.(\d+)\.w(\d)"
+    return {re.sub(pattern, named, name): array for name, array in tensors.items()}
+
+
+CHANGES = {
+    "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "qwen3_next": by_kind,
+    "qwen3_5_text": in_turn, "qwen3_5_moe_text": in_turn,
+}  # fmt: skip
+
+
 def fused_granite(
     dialect: Dialect, match: re.Match[str], array: np.ndarray
 ) -> dict[str, dict[int, np.ndarray]]:
@@ -431,17 +519,19 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
     """What llama.cpp's converter makes of a checkpoint's tensors, under its names."""
     names = gguf.get_tensor_name_map(dialect.arch, 99)
     made: dict[str, dict[int, np.ndarray]] = {}
-    change = {"gpt_oss": parted, "deepseek_v3": unmerged}.get(dialect.family, unfused)
+    change = rates if dialect.older else CHANGES.get(dialect.family, unfused)
     changed = change(tensors)
     for name, array in changed.items():
         if dialect.family in PERMUTED and ("q_proj" in name or "k_proj" in name):
             array = array.reshape(-1, 2, 16, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
-        if dialect.family.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
+        less_one = dialect.family.startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+        if less_one and name.endswith("norm.weight") and "linear_attn" not in name:
             array = array + 1
         if match := re.search(r"(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear", name):
             made |= fused_granite(dialect, match, array)
             continue
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        name = name.replace("expert_bias", "expert_bias.bias")
         # Experts, and the norms of StableLM's heads, become one tensor.
         which = re.search(r"(?:experts|norms)\.(\d+)\.", name)
         whole = re.sub(r"experts\.\d+", "experts", re.sub(r"\.norms\.\d+", "", name))
@@ -468,7 +558,8 @@ def write_gguf(path: Path, dialect: Dialect, tensors: dict[str, np.ndarray], kin
         else:
             add[type(value)](f"{name}.{key}", value)
     for name, array in tensors.items():
-        stored = gguf.GGMLQuantizationType[kind if array.ndim > 1 else "F32"]
+        blocks = array.ndim > 1 and array.shape[-1] % 32 == 0
+        stored = gguf.GGMLQuantizationType[kind if blocks else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(array, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -500,7 +591,10 @@ def test_both_dialects_give_equal_leaves(tmp_path, saved, name):
     assert stated == json.dumps(to_json(other.config))
     want = dict(flatten(one.params))
     for leaf, got in flatten(other.params):
-        assert np.array_equal(got, want[leaf]), leaf
+        if leaf.endswith("a_log"):  # stored as its exponential
+            np.testing.assert_allclose(got, want[leaf], rtol=0, atol=1e-6)
+        else:
+            assert np.array_equal(got, want[leaf]), leaf
 
 
 @pytest.mark.parametrize("name", ["phi", "glm"])
@@ -522,17 +616,26 @@ def test_queries_keys_and_values_may_be_fused(tmp_path, saved, name):
         open_checkpoint(tmp_path / "both.gguf")
 
 
-def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved):
-    dialect, tensors = saved("glm4_moe")
+@pytest.mark.parametrize(
+    ("name", "hub", "left_out"),
+    [
+        ("glm4_moe", "model.layers.3.", "layers.3"),
+        ("qwen3next", "mtp.", "mtp"),
+        ("qwen35", "mtp.", "mtp"),
+        ("qwen35moe", "mtp.", "mtp"),
+    ],
+)
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved, name, hub, left_out):
+    dialect, tensors = saved(name)
     plain = open_checkpoint(tmp_path)
     draft = {"attn_norm.weight": np.ones(128, np.float32), "nextn.enorm.weight": np.ones(128, np.float32)}
     further = {f"blk.3.{name}": weight for name, weight in draft.items()}
     more = replace(dialect, metadata=dialect.metadata | {"block_count": 4, "nextn_predict_layers": 1})
     write_gguf(tmp_path / "x.gguf", more, tensors | further)
     weights = load_file(tmp_path / "model.safetensors")
-    drafts = {f"model.layers.3.{name}": weight for name, weight in draft.items()}
+    drafts = {f"{hub}{name}": weight for name, weight in draft.items()}
     save_file(weights | drafts, tmp_path / "model.safetensors")
-    for path, part in ((tmp_path, "layers.3"), (tmp_path / "x.gguf", "blk.3")):
+    for path, part in ((tmp_path, left_out), (tmp_path / "x.gguf", "blk.3")):
         opened = open_checkpoint(path)
         assert opened.config == plain.config
         assert list(opened.left_out) == [part]
@@ -558,6 +661,24 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
             assert blocks is not None
             assert np.array_equal(dequantize(blocks), whole[e].T)
             assert np.array_equal(checkpoint.leaf(f"decoder.layers.1.mlp.experts.{e}.{leaf}"), whole[e].T)
+
+
+def test_value_heads_in_blocks(tmp_path, saved):
+    """Columns of blocks are in another order; rows aren't, where a block is of two heads."""
+    dialect, tensors = saved("qwen35")
+    write_gguf(tmp_path / "model.gguf", dialect, tensors, "Q8_0")
+    checkpoint = open_checkpoint(tmp_path / "model.gguf")
+    for leaf in ("wi", "wz"):
+        blocks = checkpoint.native(f"decoder.layers.0.attn.{leaf}")
+        assert blocks is not None
+        assert np.array_equal(dequantize(blocks), checkpoint.leaf(f"decoder.layers.0.attn.{leaf}"))
+    assert checkpoint.native("decoder.layers.0.attn.wo") is None
+    mixer = GatedDelta(6, 2, key_size=8, value_size=16)
+    step = STEPS["values_by_key_head"].bound("decoder.layers.0.attn.wo", mixer)
+    rows = np.random.default_rng(0).standard_normal((96, 5)).astype(np.float32)
+    blocks = quantize(rows, bits=8, block=16)
+    assert step.takes(blocks)
+    assert np.array_equal(dequantize(step.apply(blocks)), step.apply(dequantize(blocks)))
 
 
 @pytest.mark.parametrize(
@@ -628,6 +749,9 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
             {"embedding_length": 127},
             "embedding_length must be a multiple of attention.head_count",
         ),
+        ("qwen35", {"ssm.inner_size": 97}, "ssm.inner_size must be a multiple of ssm.time_step_rank, 6"),
+        ("qwen35moe", {"rope.dimension_sections": [3, 3, 1, 1]}, "sections must be three whole numbers"),
+        ("qwen3next", {"rope.dimension_sections": 3}, "'rope.dimension_sections' isn't known"),
     ],
 )
 def test_refused_metadata(tmp_path, saved, name, metadata, message):

@@ -942,3 +942,31 @@ def test_llama4():
 def test_llama4_refused(more: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         read(SCOUT, rope_scaling=None, **more)
+
+
+# LFM2-8B-A1B, written down from memory.
+LFM2_MOE = {
+    "architectures": ["Lfm2MoeForCausalLM"], "bos_token_id": 1, "conv_L_cache": 3, "conv_bias": False,
+    "dtype": "bfloat16", "eos_token_id": 7, "hidden_size": 2048, "initializer_range": 0.02,
+    "intermediate_size": 7168, "max_position_embeddings": 128_000, "model_type": "lfm2_moe",
+    "moe_intermediate_size": 1792, "norm_eps": 1e-05, "norm_topk_prob": True, "num_attention_heads": 32,
+    "num_dense_layers": 2, "num_experts": 32, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+    "num_key_value_heads": 8, "pad_token_id": 0, "rope_theta": 1_000_000.0, "routed_scaling_factor": 1.0,
+    "tie_embedding": True, "transformers_version": "4.57.0.dev0", "use_cache": True, "use_expert_bias": True,
+    "vocab_size": 65_536,
+    "layer_types": ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)],
+}  # fmt: skip
+
+
+def test_lfm2_moe():
+    config = read(LFM2_MOE)
+    assert [i for i, x in enumerate(config.layers) if isinstance(x.attention, Attention)] == [
+        2, 6, 10, 14, 18, 21
+    ]  # fmt: skip
+    dense, sparse = config.layers[1].mlp, config.layers[2].mlp
+    assert (type(dense), dense.width) == (Gated, 7168)
+    assert sparse == MoE(
+        32, 4, 1792, "silu", "sigmoid", choice_bias=True, pre=RMSNorm(1e-5), sum_eps=1e-6
+    )  # fmt: skip
+    assert config.layers[2].attention.position == Rope(1e6, 64)
+    assert config.head == LM(tied=True)

@@ -221,6 +221,31 @@ def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
         assert np.array_equal(made.load(name), want), name
 
 
+JOINED = "decoder.layers.{i}.attn.wo <- a{i} + b{i} + c{i} : transpose\n"
+
+
+def test_tensors_that_are_parts_of_one():
+    """Rows of the stored matrix lie in three tensors, of different heights."""
+    config = tiny_models.llama()
+    leaves = dict(flatten(tiny_models.weights(config)))
+    tensors = {name: leaf for name, leaf in leaves.items() if not name.endswith("wo")}
+    rest = "\n".join(f"{name} <- {name}" for name in tensors)
+    for i in range(2):
+        parts = np.split(leaves[f"decoder.layers.{i}.attn.wo"].T, [10, 25])
+        tensors |= {f"{name}{i}": part for name, part in zip("abc", parts, strict=True)}
+    source = InMemorySource(tensors, blocks={"a0": quantize(tensors["a0"], bits=4, block=8, axis=1)})
+    made = Leaves(config, source, weight_map(JOINED + rest))
+    for name, want in leaves.items():
+        assert np.array_equal(made.load(name), want), name
+    assert made.native("decoder.layers.0.attn.wo") is None, "one of its parts has blocks"
+    short = {**tensors, "b1": tensors["b1"][1:]}
+    with pytest.raises(CheckpointError, match=r"'a1', 'b1', 'c1' together must have shape \[48, 96\], have"):
+        Leaves(config, InMemorySource(short), weight_map(JOINED + rest))
+    del tensors["c0"]
+    with pytest.raises(CheckpointError, match="tensor 'c0' is missing"):
+        Leaves(config, InMemorySource(tensors), weight_map(JOINED + rest))
+
+
 EXPERTS = """
     decoder.layers.{i}.mlp.experts.{e}.gate, up <- in{i}[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.down <- out{i}[{e}]

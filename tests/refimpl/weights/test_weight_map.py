@@ -56,6 +56,7 @@ def test_rules_are_written_out_for_each_layer():
 
 LATENT = LatentAttention(4, 24, key_size=5, value_size=7, position=Rope(10_000.0, 6))
 MIXERS = {
+    "values_by_key_head": ("attn.wi", GatedDelta(6, 2, key_size=6, value_size=4)),
     "by_key_head": ("wi", GatedDelta(4, 2, key_size=4, value_size=4)),
     "keys_values": ("wkv_b", LATENT),
     "by_head": ("wk_b", LATENT),

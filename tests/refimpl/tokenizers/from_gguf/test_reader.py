@@ -255,6 +255,11 @@ def test_phi3_s_added_tokens_take_white_space_along(architecture, tokens):
 PLAIN = metadata(trained("gpt-2"), "gpt-2")
 
 
+@pytest.mark.parametrize("kind", ["none", "no_vocab"])
+def test_a_file_may_say_that_it_has_no_tokenizer(kind):
+    assert tokenizer({**PLAIN, "tokenizer.ggml.model": kind}, 9, "x.gguf") is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
