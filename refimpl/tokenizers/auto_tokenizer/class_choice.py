@@ -67,6 +67,7 @@ REGISTERED: Mapping[str, str | None] = {
     "olmo": "GPTNeoXTokenizer",
     "olmo2": AS_IS,
     "olmo3": AS_IS,
+    "olmo_hybrid": AS_IS,
     "olmoe": "GPTNeoXTokenizer",
     "opt": "GPT2Tokenizer",
     "pegasus": "PegasusTokenizer",

@@ -31,7 +31,7 @@ REFUSED = {
     *("deepseek_v2", "deepseek_v3", "kimi_k2"),  # to latents
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h"),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
-    "lfm2_moe",  # not all attend
+    *("lfm2_moe", "olmo_hybrid"),  # not all attend
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)
 

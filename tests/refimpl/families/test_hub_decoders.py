@@ -970,3 +970,30 @@ def test_lfm2_moe():
     )  # fmt: skip
     assert config.layers[2].attention.position == Rope(1e6, 64)
     assert config.head == LM(tied=True)
+
+
+# Olmo-Hybrid-7B's sizes are those of transformers' class; its positions are left out by a theta of null.
+OLMO_HYBRID = {
+    **COMMON, "architectures": ["OlmoHybridForCausalLM"], "model_type": "olmo_hybrid", "hidden_size": 3840,
+    "intermediate_size": 11_008, "num_attention_heads": 30, "num_key_value_heads": None,
+    "num_hidden_layers": 32, "max_position_embeddings": 65_536, "vocab_size": 100_352, "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": None}, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def test_olmo_hybrid():
+    config, norm = read(OLMO_HYBRID), RMSNorm(1e-6)
+    state, attends = config.layers[0], config.layers[3]
+    assert state.attention == GatedDelta(30, 30, 96, 192, 4, 1e-5, pre=norm, allow_neg_eigval=True)
+    assert (state.mlp.pre, state.mlp.post) == (norm, None)
+    a = attends.attention
+    assert (a.kv_heads, a.head_size, a.position, a.qk_norm) == (30, 128, None, HeadNorm(norm, "all"))
+    assert (a.pre, a.post, attends.mlp.pre, attends.mlp.post) == (None, norm, None, norm)
+    assert [x.attention == a for x in config.layers] == [False, False, False, True] * 8
+    # Without the key transformers turns heads as usual.
+    assert read({**OLMO_HYBRID, "rope_parameters": None}).layers[3].attention.position == Rope(1e4, 128)
+    assert read({**OLMO_HYBRID, "num_hidden_layers": 2}).layers[1].attention == a
+    with pytest.raises(ConfigError, match="hidden_act must be one of silu"):
+        read({**OLMO_HYBRID, "hidden_act": "gelu"})
+    with pytest.raises(ConfigError, match="layer_types must be a list of 32, each one of linear_attention"):
+        read({**OLMO_HYBRID, "layer_types": ["conv"] * 32})
