@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import tiny_models
 from helpers.config_strategies import configs, encoders, pairs
 from helpers.tolerances import equal
 from hypothesis import given
@@ -198,3 +199,11 @@ def test_largest_is_that_of_all_batches(seed: int):
 def test_what_is_not_finite_is_refused():
     with pytest.raises(NumericError, match="must be finite"):
         channel_maxima(None, np.array([[1.0, np.nan]]))
+
+
+def test_all_maps_of_a_state_space_read_one_site():
+    """Its steps too, though they stay floats; the norm of its heads makes what the last map reads."""
+    at = "decoder.layers.0.attn"
+    consumers = {site.producers: site.consumers for site in smoothing_sites(tiny_models.state_spaces())}
+    assert consumers[(f"{at}_pre.weight",)] == (f"{at}.wi", f"{at}.wz", f"{at}.wdt")
+    assert consumers[(f"{at}.norm",)] == (f"{at}.wo",)
