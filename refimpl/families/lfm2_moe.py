@@ -14,6 +14,7 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .lfm2 import GGUF as LFM2_GGUF
 from .lfm2 import WEIGHTS as LFM2
+from .lfm2 import gguf_config as lfm2_gguf_config
 from .lfm2 import hybrid
 
 MODEL_TYPES = ("lfm2_moe",)
@@ -52,7 +53,7 @@ WEIGHTS = LFM2 + weight_map("""
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     """As in LFM2's files; llama.cpp always lets the weights of the chosen experts sum to one."""
-    base = with_gguf_sigmoid_experts(LFM2_GGUF.config(keys, source), keys, renormalize=True)
+    base = with_gguf_sigmoid_experts(lfm2_gguf_config(keys, source), keys, renormalize=True)
     experts = [layer.mlp for layer in base.layers]
     layers = tuple(
         replace(layer, mlp=replace(mlp, sum_eps=SUM_EPS)) if isinstance(mlp, MoE) else layer
