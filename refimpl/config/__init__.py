@@ -19,42 +19,11 @@ from .heads import (
     Tag,
 )
 from .json_form import TYPES, from_json, to_json
-from .layers import (
-    LSTM,
-    ONE_GROUP,
-    XIELU,
-    Activation,
-    Attention,
-    BlockSparse,
-    Chunked,
-    ClampedSwiGLU,
-    DisentangledAttention,
-    Distances,
-    ExpertGroups,
-    FeatureMap,
-    FullAttention,
-    Gated,
-    GatedDelta,
-    HeadNorm,
-    KVFormat,
-    LatentAttention,
-    Layer,
-    LayerNorm,
-    LinearAttention,
-    Mamba2,
-    Mask,
-    Mlp,
-    MoE,
-    NeighbourConv,
-    NoMlp,
-    Norm,
-    Plain,
-    RMSNorm,
-    ShortConv,
-    TokenMixer,
-    Window,
-)
+from .layers import Layer, NeighbourConv
+from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
+from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
+from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -71,6 +40,20 @@ from .positions import (
     Yarn,
 )
 from .stack import DecoderReader, Embedding, EmbeddingProjection, Stack
+from .token_mixers import (
+    LSTM,
+    Attention,
+    DisentangledAttention,
+    Distances,
+    FeatureMap,
+    GatedDelta,
+    KVFormat,
+    LatentAttention,
+    LinearAttention,
+    Mamba2,
+    ShortConv,
+    TokenMixer,
+)
 from .validate import LIMITS
 
 __all__ = [

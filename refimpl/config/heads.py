@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .layers import Activation, Norm
+from .mlps import Activation
+from .norms import Norm
 
 Pooling = Literal["first", "last", "mean", "max"]
 

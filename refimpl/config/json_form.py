@@ -10,34 +10,11 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
-from .layers import (
-    LSTM,
-    XIELU,
-    Attention,
-    BlockSparse,
-    Chunked,
-    ClampedSwiGLU,
-    DisentangledAttention,
-    Distances,
-    ExpertGroups,
-    FullAttention,
-    Gated,
-    GatedDelta,
-    HeadNorm,
-    LatentAttention,
-    Layer,
-    LayerNorm,
-    LinearAttention,
-    Mamba2,
-    MoE,
-    NeighbourConv,
-    NoMlp,
-    Plain,
-    RMSNorm,
-    ShortConv,
-    Window,
-)
+from .layers import Layer, NeighbourConv
+from .masks import BlockSparse, Chunked, FullAttention, Window
+from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
+from .norms import HeadNorm, LayerNorm, RMSNorm
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -52,6 +29,17 @@ from .positions import (
     Yarn,
 )
 from .stack import DecoderReader, Embedding, EmbeddingProjection, Stack
+from .token_mixers import (
+    LSTM,
+    Attention,
+    DisentangledAttention,
+    Distances,
+    GatedDelta,
+    LatentAttention,
+    LinearAttention,
+    Mamba2,
+    ShortConv,
+)
 
 TYPES: dict[str, type] = {
     t.__name__: t

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .heads import LM, Head, ReadingHead
-from .layers import KVFormat, Layer
+from .layers import Layer
 from .positions import Rope
 from .stack import DecoderReader, Embedding, Stack
+from .token_mixers import KVFormat
 from .validate import check, check_reader
 
 

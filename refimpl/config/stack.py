@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .layers import Attention, DisentangledAttention, Distances, KVFormat, LatentAttention, Layer, Norm
+from .layers import Layer
+from .norms import Norm
 from .positions import Learned, Rope, Sinusoidal
+from .token_mixers import Attention, DisentangledAttention, Distances, KVFormat, LatentAttention
 
 
 @dataclass(frozen=True)

@@ -11,27 +11,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, Tag
-from .layers import (
-    LSTM,
-    Attention,
-    BlockSparse,
-    Chunked,
-    DisentangledAttention,
-    FullAttention,
-    Gated,
-    GatedDelta,
-    HeadNorm,
-    LatentAttention,
-    LayerNorm,
-    LinearAttention,
-    Mamba2,
-    Mlp,
-    MoE,
-    NoMlp,
-    ShortConv,
-    TokenMixer,
-    Window,
-)
+from .masks import BlockSparse, Chunked, FullAttention, Window
+from .mlps import Gated, Mlp, MoE, NoMlp
+from .norms import HeadNorm, LayerNorm
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -46,6 +28,17 @@ from .positions import (
     Yarn,
 )
 from .stack import DecoderReader, Embedding, Stack
+from .token_mixers import (
+    LSTM,
+    Attention,
+    DisentangledAttention,
+    GatedDelta,
+    LatentAttention,
+    LinearAttention,
+    Mamba2,
+    ShortConv,
+    TokenMixer,
+)
 
 # The largest sizes: enough for any model that this code could run.
 LIMITS = {

@@ -1,0 +1,117 @@
+"""What each token's vector goes through by itself: mlps, mixtures of them, and their activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from .norms import Norm
+
+Activation = Literal[
+    "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClampedSwiGLU:
+    """What gpt-oss' experts compute in the place of act(gate) · up (`ops.mlp.clamped_swiglu`)."""
+
+    alpha: float = 1.702
+    limit: float = 7.0
+
+
+@dataclass(frozen=True)
+class XIELU:
+    """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`).
+
+    `eps` is the largest number of which the exponential is taken.
+    """
+
+    beta: float = 0.5
+    eps: ClassVar[float] = -1e-6
+
+
+@dataclass(frozen=True)
+class Gated:
+    """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE)."""
+
+    width: int
+    activation: Activation
+    bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+    down_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Plain:
+    """down(act(up(x)))."""
+
+    width: int
+    activation: Activation | XIELU
+    bias: bool = True
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+@dataclass(frozen=True)
+class ExpertGroups:
+    """Experts in `count` equal groups of neighbours: a token chooses among those of its `top` best groups.
+
+    A group is as good as its best expert (`max`: DeepSeek-V2), or as its two best together (`top2`:
+    DeepSeek-V3).
+    """
+
+    count: int = 1
+    top: int = 1
+    by: Literal["max", "top2"] = "top2"
+
+
+ONE_GROUP = ExpertGroups()  # no limit
+
+
+@dataclass(frozen=True)
+class MoE:
+    """Each token's vector goes to the `top` best of `experts` gated mlps of `width`, chosen by a router.
+
+    Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
+    for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
+    the choice. Renormalized weights are divided by their sum, plus `sum_eps` (LFM2). `expert_bias` means a
+    bias of each map of an expert. `shared` is the width of an expert that takes every token, its output
+    multiplied by a sigmoid of the token's own with `shared_gate`. An expert's weight multiplies its output,
+    or its input (`weighs`: Llama 4). Experts have no capacity here: what is dropped for want of room depends
+    on the other rows of a batch and on padding, and a model's row must not.
+    """
+
+    experts: int
+    top: int
+    width: int
+    activation: Activation | ClampedSwiGLU
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scale: float | None = None
+    choice_bias: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
+    shared: int | None = None
+    shared_gate: bool = False
+    groups: ExpertGroups = ONE_GROUP
+    weighs: Literal["output", "input"] = "output"
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+    sum_eps: float | None = None
+
+
+@dataclass(frozen=True)
+class NoMlp:
+    """The layer ends with its mixer (Mamba 2)."""
+
+    pre: ClassVar[None] = None
+    post: ClassVar[None] = None
+    after: ClassVar[None] = None
+
+
+Mlp = Gated | Plain | MoE | NoMlp

@@ -1,0 +1,40 @@
+"""Norms of a layer's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root mean square normalization with a learned weight."""
+
+    eps: float
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalization; `weight` and `bias` say whether it has a learned factor and a learned shift."""
+
+    eps: float
+    bias: bool = True
+    weight: bool = True
+
+
+Norm = RMSNorm | LayerNorm
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """A norm of queries and of keys, before they are rotated or with `rotated` after it; it has no shift.
+
+    Over each head, with one weight [K] for all (`head`: Qwen 3) or one for each head [H, K] (`each`:
+    StableLM, Cohere); or over all heads of a token together, with a weight [H·K] (`all`: OLMo 2).
+    After a rotation it may have no `weight`: each query and key then has the length √K (Llama 4).
+    """
+
+    norm: Norm
+    over: Literal["head", "each", "all"] = "head"
+    rotated: bool = False
+    weight: bool = True
