@@ -18,9 +18,9 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Compute the rows of --file, JSON lines or Parquet, on a Ray cluster, into --out: local starts "
-        "one on this machine, auto joins the one that runs on it, HOST:PORT another. Each machine must have "
-        "the bundle at the same path. Needs tfm-cli[ray].",
+        help="Compute the rows of --file, JSON lines or Parquet, on a Ray cluster: local starts one here, "
+        "auto joins the one that runs here, HOST:PORT another. The bundle's path must be the same on each "
+        "machine.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -30,8 +30,8 @@ Out = Annotated[
         "--out",
         metavar="DIR",
         file_okay=False,
-        help="With --ray: a folder, which gets a file for each block of rows, in the form of --file. After a "
-        "run that was ended the same command computes what is missing.",
+        help="With --ray: a folder for a file of each block, in the form of --file. The same command "
+        "computes what is missing after a stop.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -45,7 +45,7 @@ Rows = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="With --ray: rows of a block, which is computed as a whole, again after a failure.",
+        help="With --ray: rows of a block, which is computed as a whole.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -56,8 +56,8 @@ Workers = Annotated[
         metavar="N",
         min=1,
         max=2**16,
-        help="With --ray: the most processes that compute, each with --threads threads, by default one. By "
-        "default as many as the cluster has processors for.",
+        help="With --ray: at most so many processes, of --threads threads, by default one. By default as "
+        "many as there are processors for.",
         rich_help_panel=FLEET,
     ),
 ]

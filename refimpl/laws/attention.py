@@ -206,9 +206,10 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         cached_attention.near(stored, (keys[row], values[row]), call)
 
 
-def _normed(a: np.ndarray, weight: np.ndarray, norm: Norm) -> np.ndarray:
+def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:
     """A norm over each head, or over all heads where the weight has as many numbers in one row."""
     heads, size = a.shape[2:]
+    weight = np.ones(size) if weight is None else weight
     axes = (2, 3) if weight.shape == (heads * size,) else 3
     centred = a - a.mean(axes, keepdims=True) if isinstance(norm, LayerNorm) else a
     y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + norm.eps)

@@ -167,8 +167,8 @@ def test_the_help_of_generate_is_short_and_in_panels(tfm, monkeypatch):
     positions = [ran.out.index(f"─ {panel} ─") for panel in panels]
     assert positions == sorted(positions)
     assert ran.out.index("--max-new-tokens  ") < positions[1]
-    assert ran.out.count("Example: ") == 2
-    assert len(ran.out.splitlines()) < 132
+    assert ran.out.count("Example: ") == 3
+    assert len(ran.out.splitlines()) < 156
 
 
 def test_without_arguments_there_is_help(tfm):

@@ -16,11 +16,13 @@ from tfm.refimpl.config import (
     Attention,
     Classify,
     Config,
+    DisentangledAttention,
     Encoder,
     FullAttention,
     Learned,
     MaskedLM,
     Pool,
+    TokenMixer,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
@@ -44,11 +46,17 @@ def unplaced(config: Config) -> Encoder:
     assert not isinstance(config.head, LM)
     stack = config.stacks["encoder"]
 
-    def bare_attention(attention: Attention) -> Attention:
+    def bare_attention(attention: TokenMixer) -> Attention:
+        if isinstance(attention, DisentangledAttention):  # without its terms of the distance
+            a = attention
+            return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
+        assert isinstance(attention, Attention)
         norm = attention.qk_norm and replace(attention.qk_norm, rotated=False)
         return replace(attention, position=None, mask=FullAttention(), qk_norm=norm, query_scale=None)
 
-    layers = tuple(replace(layer, attention=bare_attention(layer.attention)) for layer in stack.layers)
+    layers = tuple(
+        replace(layer, attention=bare_attention(layer.attention), conv=None) for layer in stack.layers
+    )
     bare = replace(stack, layers=layers, positions=None, norm_before_positions=False, causal=False)
     return Encoder(config.embedding, bare, config.head, config.context)
 

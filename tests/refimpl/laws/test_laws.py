@@ -117,6 +117,7 @@ def test_fields_of_structures_and_settings_can_be_fixed():
         "window": 3,
         "k_scale": None,
         "q_norm": None,
+        "bare_norm": False,
         "sink_logits": None,
         "bq": True,
         "J": 32,

@@ -44,7 +44,7 @@ def applied(folder: Path, files: dict[str, bytes], config: dict[str, Any]) -> Ap
         ({"spiece.model": spm("bpe")}, {"tokenizer_class": "T5Tokenizer"}, "must be a Unigram model"),
         (
             {"spiece.model": spm("t5")},
-            {"tokenizer_class": "BigBirdTokenizer"},
+            {"tokenizer_class": "ReformerTokenizer"},
             "tokenizer_class must be one of",
         ),
     ],
