@@ -87,16 +87,21 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     return arguments
 
 
+def in_float64(config: Any) -> Any:
+    """A config that asks for float64: Apertus makes parameters of its type, a name after a save."""
+    copied = copy.deepcopy(config)
+    copied.dtype = torch.float64
+    return copied
+
+
 def transformers_outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
     """transformers' outputs in float64: the head's.
 
     Without a head: an encoder's vectors and the pooler's output, or their mean where there is no pooler; a
     decoder's vectors and the last one.
     """
-    config = copy.deepcopy(model.config)
-    config.dtype = torch.float64  # Apertus makes parameters of this type; after a save it would be a name
     with Float64(), torch.no_grad():
-        exact = type(model)(config).double().eval()
+        exact = type(model)(in_float64(model.config)).double().eval()
         exact.load_state_dict(model.state_dict())
         ROWS[model.config.model_type].amend(exact)
         got = exact(**{name: torch.from_numpy(value) for name, value in arguments.items()})

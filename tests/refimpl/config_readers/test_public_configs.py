@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from tfm.refimpl.config import Encoder
+from tfm.refimpl.config import Encoder, NoMlp
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import families, read_config, with_model_type
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -32,7 +32,6 @@ LOW_BIT = "key 'bigdl_transformers_low_bit' isn't known, .*"
 REFUSED = {
     # Other models.
     "allenai/OLMo-2-1124-7B@8fc681bc6d6518037bf9a96c219648bdfc2a7dea": TYPE + "'olmo_1124'",
-    "nvidia/Nemotron-H-56B-Base-8K": TYPE + "'nemotron_h'",
     "tiiuae/falcon-40b-instruct@refs/pr/64": TYPE + "'RefinedWeb'",
     "Xenova/stablelm-2-1_6b@e1b228897bff366bfac63fd35b1f218497771607": TYPE + "'stablelm_epoch'",
     "XiaomiMiMo/MiMo-7B-Base": TYPE + "'mimo'",
@@ -62,7 +61,6 @@ REFUSED = {
     "unrahul/deepseek-coder-1.3b-instruct-asym_int4": LOW_BIT,
     "mlx-community/c4ai-command-r7b-12-2024-8bit": "quantization_config: quant_method is missing; .*",
     # Layers that carry a state, a mixture of experts in every second layer, five adapters in one file.
-    "ibm-granite/granite-4.0-h-350m": r"layer_types must be .*state layers \(Mamba\) aren't known, got .*",
     "nomic-ai/nomic-embed-text-v2-moe-unsupervised": "activation_function must be \"swiglu\", got 'gelu'",
     "jinaai/jina-embeddings-v3-small-ci": "model_type is missing" + OWN_CODE,
     # GPT-J as a GPT-Neo that rotates.
@@ -91,7 +89,7 @@ def test_every_row_is_of_a_family_or_refused():
     assert len(LINES) == len(ROWS) == 373, "each source once"
     read = [with_model_type(config)["model_type"] for source, config in ROWS.items() if source not in REFUSED]
     assert set(read) <= set(families())  # those of newer families are in families/test_hub_*.py
-    assert len(read) == 344
+    assert len(read) == 346
 
 
 @pytest.mark.parametrize("source", sorted(ROWS.keys() - REFUSED - TOO_STRICT))
@@ -107,7 +105,8 @@ def test_a_public_config_is_read_as_transformers_does(source):
     expected = stacks_of(hf)
     assert heads == (expected[:1] if isinstance(config, Encoder) else expected)
     widths = {getattr(hf, name, None) for name in WIDTHS} - {None} or {4 * hf.hidden_size}
-    assert {layer.mlp.width for stack in layers for layer in stack} <= widths
+    mlps = [layer.mlp for stack in layers for layer in stack if not isinstance(layer.mlp, NoMlp)]
+    assert {mlp.width for mlp in mlps} <= widths
 
 
 @pytest.mark.parametrize("source", sorted(TOO_STRICT))
@@ -134,6 +133,13 @@ def theirs(values):
     return CONFIG_MAPPING[kind].from_dict(dict(values))
 
 
+# Families with layers of state spaces: what their classes call those heads, and the size of one.
+STATES = {
+    "granitemoehybrid": ("mamba_n_heads", "mamba_d_head"),
+    "nemotron_h": ("mamba_num_heads", "mamba_head_dim"),
+}
+
+
 def stacks_of(hf):
     """(heads, heads of keys, size of a head) of each layer of each stack, as transformers reads it."""
     heads = hf.num_attention_heads
@@ -144,6 +150,10 @@ def stacks_of(hf):
     if hf.model_type == "falcon":
         groups = hf.num_kv_heads if hf.new_decoder_architecture else 1 if hf.multi_query else heads
     first = [(heads, groups, size)] * hf.num_hidden_layers
+    if hf.model_type in STATES:
+        count, state = (getattr(hf, name) for name in STATES[hf.model_type])
+        kinds = {"linear_attention": (count, count, state), "full_attention": first[0]}
+        return [[kinds[name] for name in hf.layers_block_type if name in kinds]]
     if not hf.is_encoder_decoder:
         return [first]
     if hf.model_type in ("t5", "mt5", "umt5"):

@@ -12,6 +12,7 @@ import transformers
 from families import ROWS
 from helpers import tiny_models
 from helpers.float64 import Float64
+from helpers.hf_oracle import in_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import open_checkpoint
@@ -54,7 +55,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     leaves = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     got = list(attention_maps(checkpoint.config, leaves, TOKENS))
     with Float64(), torch.no_grad():
-        exact = row.models[0](model.config).double().eval()
+        exact = row.models[0](in_float64(model.config)).double().eval()
         exact.load_state_dict(model.state_dict())
         row.amend(exact)
         looks = exact.get_encoder() if exact.config.is_encoder_decoder else exact

@@ -218,7 +218,7 @@ LLAMA3 = {
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be greater than 0"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "rope_scaling: key 'beta'"),
         ({"rope_scaling": {"type": "linear", "rope_type": "llama3", **LLAMA3}}, "the same as rope_type"),
-        ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
+        ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 0.5}}, "high_freq_factor"),
         ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta must be the same"),
         ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "both are there"),
         ({"hidden_act": "laplace"}, "hidden_act must be one of"),
