@@ -13,6 +13,8 @@ from typing import Any
 import hypothesis
 import pytest
 from helpers import browser, cuda_placement, gcc
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import Platform
 
@@ -35,6 +37,10 @@ hypothesis.settings.register_profile(
     "deep", max_examples=1000, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+if hypothesis.settings().derandomize:
+    # Hypothesis also draws numbers that stand in the project's modules, of those that are loaded: what a test
+    # gets would depend on which tests its process ran before.
+    providers._get_local_constants = Constants
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

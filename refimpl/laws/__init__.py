@@ -32,8 +32,8 @@ Some arguments are structures of arrays. The weights of a sublayer are a dict (`
 wo, and bq, q_norm, ... where it has them), a cache or the tables of rotary positions a NamedTuple (`KVCache`:
 keys, values; `Rotary`: cos, sin), and `settings` a dataclass of `tfm.refimpl.config` (`Attention`, `MoE`). A
 structure that a kernel returns may be a plain tuple. What a kernel can't do is fixed by the name of the field
-or setting, wherever it is: no soft cap, no cache in 8 bits, no norm of queries and keys, with weights or bare,
-no gate, no sinks, heads of 64 numbers that are all rotated:
+or setting, wherever it is: no soft cap, no cache in 8 bits, no norm of queries and keys, with weights or
+bare, no gate, no sinks, heads of 64 numbers that are all rotated:
 
     def attention(x, cache, past, weights, rotary=None, *, settings):
         ...

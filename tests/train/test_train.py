@@ -41,7 +41,9 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", ["entities", *(pytest.param(name, marks=pytest.mark.long) for name in ("sentiment", "reversal"))]
+)
 def test_every_engine_has_learned_the_task(name: str, tmp_path: Path) -> None:
     small_task, chance, least = SMALL[name]
     examples = [small_task.draw(np.random.default_rng(i)) for i in range(60)]

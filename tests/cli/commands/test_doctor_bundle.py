@@ -117,6 +117,7 @@ def test_a_graph_that_has_no_fixed_shapes(bundle: Path, monkeypatch: pytest.Monk
     assert (told.runs, told.reason) == (False, "x has no fixed shape")
 
 
+@pytest.mark.long
 def test_parts_of_the_graph_with_fixed_shapes(tfm, tmp_path: Path):
     config = tiny_models.llama(vocabulary=256, context=32)
     save_checkpoint(tmp_path / "model", config, tiny_models.weights(config, seed=4))

@@ -161,12 +161,10 @@ RARELY = {
     "ort-cpu int4, mixture",
     "ort-cpu int8-dynamic, mixture",
     "ort-cpu float, positions that are added",
+    "ort-cpu int8, rare words in parts",
 }
 # Of the standard target these run by default, the others in CI.
-USUAL = {
-    "standard int8",
-    "standard keep, mixed",
-}
+USUAL = {"standard int8"}
 
 
 def marked(case: str) -> Any:
