@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 import psutil
-import ray.cluster_utils
-from ray import serve
+import ray.cluster_utils  # pyright: ignore[reportMissingImports]  (in an environment of its own)
+from ray import serve  # pyright: ignore[reportMissingImports]
 from tfm.runtime.fleet import app
 from tfm.runtime.fleet.job import Job
 from tfm.runtime.fleet.pipeline import run
