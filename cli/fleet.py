@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,7 @@ def on_fleet(
     command, of which none may be given: a flag and its value."""
     from ..refimpl.errors import ArgumentError
     from ..runtime.bundle.bundle import open_bundle
+    from ..runtime.bundle.manifest import MANIFEST
     from ..runtime.fleet.job import Job
     from ..runtime.fleet.pipeline import run
     from ..runtime.fleet.rows import format_of
@@ -101,6 +103,9 @@ def on_fleet(
         format_of(file)
     except ArgumentError as error:
         raise typer.BadParameter(str(error)) from None
+    if find_spec("ray") is None and not (Path(model) / MANIFEST).is_file():
+        # Before a model is fetched and exported. A bundle's folder may be complete, which needs no cluster.
+        raise ModuleNotFoundError("No module named 'ray'", name="ray")
     path = located_bundle(model, quant, device, context, task=task, adapter=adapter).resolve()
     opened = open_bundle(path)
     check_task(task, opened.config, opened)

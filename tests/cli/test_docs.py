@@ -1,4 +1,4 @@
-"""README and code agree: commands, options, exit codes and files."""
+"""Pages and code agree: commands, options, exit codes and files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tfm.runtime.tasks.options import CHAT_SAMPLING
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = README + "".join((ROOT / f"{page}.md").read_text() for page in ("RUNTIMES", "SERVING", "BENCHMARKS"))
 
 
 def options() -> dict[str, set[str]]:
@@ -45,7 +46,7 @@ def test_every_command_is_in_the_table_and_no_other():
 
 
 def test_the_options_that_are_named_exist():
-    named = set(re.findall(r"`(--[a-z-]+)", README)) - {"--help"}
+    named = set(re.findall(r"`(--[a-z-]+)", PAGES)) - {"--help"}
     assert named
     assert named <= set().union(*options().values())
 

@@ -1,4 +1,4 @@
-"""The long run over all families, kept in families/checked.json, and the README's table of it.
+"""The long run over all families, kept in families/checked.json, and FAMILIES.md's table of it.
 
     PYTHONPATH=tests python -m reports.checked --table
     PYTHONPATH=tests python -m reports.checked [--examples 20] [--exports 1] [--beams 50] [FAMILY ...]
@@ -125,7 +125,7 @@ def code(text: str | None) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The README's table, in Markdown."""
+    """FAMILIES.md's table, in Markdown."""
     rows = [
         f"| {code(name)} | {', '.join(r['tasks'])} | {r['drawn']} | {r['error']:.0e} "
         f"| {code(r['gguf'])} | {r['exported']} of {len(ROWS[name].models)} |"

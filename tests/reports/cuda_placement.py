@@ -1,4 +1,4 @@
-"""The README's table of families on ort-cuda, by config.json files as they are published.
+"""RUNTIMES.md's table of families on ort-cuda, by config.json files as they are published.
 
 PYTHONPATH=tests python -m reports.cuda_placement
 

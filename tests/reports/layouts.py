@@ -1,4 +1,4 @@
-"""The README's table of layouts: which families they take, by config.json files as they are published.
+"""RUNTIMES.md's table of layouts: which families they take, by config.json files as they are published.
 
 PYTHONPATH=tests python -m reports.layouts
 """

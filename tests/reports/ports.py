@@ -1,4 +1,4 @@
-"""The README's table of the inputs and outputs of a bundle's graphs, for clients without tfm.
+"""RUNTIMES.md's table of the inputs and outputs of a bundle's graphs, for clients without tfm.
 
 PYTHONPATH=tests python -m reports.ports
 """

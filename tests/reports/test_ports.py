@@ -1,11 +1,11 @@
-"""The README has the table of ports as it is."""
+"""RUNTIMES.md has the table of ports as it is."""
 
 from pathlib import Path
 
 from reports import ports
 
 
-def test_the_readme_shows_it():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_shows_it():
+    text = (Path(__file__).parents[2] / "RUNTIMES.md").read_text()
     block = text.split("<!-- ports: PYTHONPATH=tests python -m reports.ports -->\n")[1]
     assert block.split("\n<!-- end -->")[0] == ports.table()

@@ -114,6 +114,16 @@ def test_rows_are_checked_before_a_cluster_is_asked_for(
     tfm(*job[:-1], tmp_path / "none").failed(2, "in.jsonl has no rows")
 
 
+def test_a_missing_cluster_is_told_before_a_model_is_exported(
+    tfm, encoder: Path, file: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
+    job = ("embed", "--model", encoder.with_name("model"), "--ray", "local", "--file", file)
+    tfm(*job, "--out", tmp_path / "out").failed(1, "this needs ray: pip install 'tfm-cli[ray]'")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_folder_that_is_complete_needs_no_cluster(
     tfm, encoder: Path, file: Path, tmp_path: Path, monkeypatch
 ):
