@@ -1,4 +1,5 @@
-"""Clients that know nothing of tfm, each in an environment of its own: openai in JavaScript, and lm-eval."""
+"""Clients that know nothing of tfm, each in an environment of its own: openai in JavaScript, llm, and
+lm-eval."""
 
 from __future__ import annotations
 
@@ -55,6 +56,25 @@ def test_the_openai_package_of_javascript(tmp_path: Path) -> None:
     assert told["models"] == list(MODELS)
     assert told["refused"] == [400, "top_p", "BadRequestError"]
     assert told["unknown"] == [401, "AuthenticationError"]
+
+
+@pytest.mark.peers
+def test_the_llm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat of one message, streamed and not, by a key that the command keeps."""
+    user = tmp_path / "llm"
+    monkeypatch.setenv("LLM_USER_PATH", str(user))
+    llm = peers.python_with(tmp_path / "env", "llm").with_name("llm")
+    (message,) = CHAT["messages"]
+    options = [part for name in ("temperature", "max_tokens", "seed") for part in ("-o", name, CHAT[name])]
+    # It puts what comes on stdin before the message.
+    asked = ["sh", "-c", 'exec "$0" "$@" </dev/null', llm, "-m", "here", message["content"], *options]
+    with serving.running(MODELS, keys=("first", "second")) as (url, _):
+        user.mkdir()
+        stated = f"- {{model_id: here, model_name: {CHAT['model']}, api_base: '{url}/v1', api_key_name: here}}\n"
+        (user / "extra-openai-models.yaml").write_text(stated)
+        peers.run([llm, "keys", "set", "here", "--value", "second"])
+        for stream in ([], ["--no-stream"]):
+            assert peers.run([*asked, *stream]) == golden() + "\n"
 
 
 TASK = """
