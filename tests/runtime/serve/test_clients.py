@@ -70,8 +70,13 @@ def test_the_llm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     asked = ["sh", "-c", 'exec "$0" "$@" </dev/null', llm, "-m", "here", message["content"], *options]
     with serving.running(MODELS, keys=("first", "second")) as (url, _):
         user.mkdir()
-        stated = f"- {{model_id: here, model_name: {CHAT['model']}, api_base: '{url}/v1', api_key_name: here}}\n"
-        (user / "extra-openai-models.yaml").write_text(stated)
+        stated = {
+            "model_id": "here",
+            "model_name": CHAT["model"],
+            "api_base": f"{url}/v1",
+            "api_key_name": "here",
+        }
+        (user / "extra-openai-models.yaml").write_text(json.dumps([stated]))
         peers.run([llm, "keys", "set", "here", "--value", "second"])
         for stream in ([], ["--no-stream"]):
             assert peers.run([*asked, *stream]) == golden() + "\n"
