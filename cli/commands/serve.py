@@ -60,6 +60,15 @@ def command(
             rich_help_panel=o.SPEED,
         ),
     ] = 32,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="How long one may wait, by the time of earlier answers; others get 429 and when to retry.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = 5.0,
     models_max: Annotated[
         int | None,
         typer.Option(
@@ -119,7 +128,12 @@ def command(
                 raise typer.BadParameter(f"two models are named {served}: rename one of them")
             loads[served] = partial(load, name, engine, quant, device, threads, context, task=None)
         server = Server(
-            loads, models_max=models_max, slots=slots, queue=queue, prefix_bytes=prefix_memory * 2**20
+            loads,
+            models_max=models_max,
+            slots=slots,
+            queue=queue,
+            max_wait=max_wait,
+            prefix_bytes=prefix_memory * 2**20,
         )
         # Said once signals are handled: whoever reads it may send one.
         line = f"serving {', '.join(loads)} at {http.address(listening)}/v1"

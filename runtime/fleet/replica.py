@@ -24,11 +24,13 @@ class Replica:
         keys: Sequence[str],
         slots: int,
         queue: int,
+        max_wait: float,
         device: str,
         threads: int,
     ) -> None:
         loads = {name: partial(load, path, device, threads) for name, path in bundles.items()}
-        self._app = application(Server(loads, slots=slots, queue=queue), keys, ["*"] if keys else LOOPBACK)
+        server = Server(loads, slots=slots, queue=queue, max_wait=max_wait)
+        self._app = application(server, keys, ["*"] if keys else LOOPBACK)
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """The messages that the application sends for a request. Who stops reading them ends the request."""

@@ -65,6 +65,12 @@ def application(given: Mapping[str, Any]) -> serve.Application:
     )
     door = deployment(Door, name="door", max_ongoing_requests=FORWARDED, ray_actor_options={"num_cpus": 0})
     bound = replicas.bind(
-        settings.bundles, keys, settings.slots, settings.queue, settings.device, settings.threads
+        settings.bundles,
+        keys,
+        settings.slots,
+        settings.queue,
+        settings.max_wait,
+        settings.device,
+        settings.threads,
     )
     return door.bind(bound)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.errors import ArgumentError
-from ..serve.worker import QUEUE, SLOTS
+from ..serve.worker import MAX_WAIT_S, QUEUE, SLOTS
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Settings:
     max_replicas: int = 1
     slots: int = SLOTS
     queue: int = QUEUE
+    max_wait: float = MAX_WAIT_S
     threads: int = 1
     device: str = "cpu"
 
@@ -40,7 +41,8 @@ class Settings:
             try:
                 values[name] = kinds[name](value)
             except ValueError:
-                raise ArgumentError(f"{name} must be a whole number, got {value!r:.60}") from None
+                kind = "a whole number" if kinds[name] is int else "a number"
+                raise ArgumentError(f"{name} must be {kind}, got {value!r:.60}") from None
         settings = cls(**values)
         if not settings.bundle:
             raise ArgumentError("give a bundle: bundle=PATH, or TFM_FLEET_BUNDLE")

@@ -96,10 +96,11 @@ class AsyncTextStream:
 class AsyncModel:
     """A `Model` for many requests at a time, whose texts share the steps of its engine.
 
-    At most `slots` texts are generated at a time, and `queue` requests wait: one more is a QueueFullError.
-    Texts join and leave at any step, and each is what `Model` gives alone for the same seed: up to rounding,
-    and on tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps; one that
-    begins like an earlier text, of which `prefix_bytes` are kept, from there on.
+    At most `slots` texts are generated at a time, and `queue` requests wait: one more is a QueueFullError, as
+    is one that would wait for more than `max_wait` seconds, where that is given. Texts join
+    and leave at any step, and each is what `Model` gives alone for the same seed: up to rounding, and on
+    tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps; one that begins
+    like an earlier text, of which `prefix_bytes` are kept, from there on.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class AsyncModel:
         *,
         slots: int = SLOTS,
         queue: int = QUEUE,
+        max_wait: float | None = None,
         chunk: int = CHUNK,
         prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
@@ -116,6 +118,7 @@ class AsyncModel:
             model.engine,
             slots=slots,
             queue=queue,
+            max_wait=max_wait,
             chunk=chunk,
             prefix_bytes=prefix_bytes,
             same_bits=bool(model.same_bits),

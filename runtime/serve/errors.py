@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,6 @@ from starlette.responses import JSONResponse, Response
 
 from ...refimpl.errors import ArgumentError, CheckpointError, ConfigError, LimitError, TfmError
 from .worker import QueueFullError
-
-RETRY_S = 1  # a slot is free after the shortest answer
 
 
 class RequestError(TfmError):
@@ -61,7 +60,9 @@ def body_of(error: BaseException) -> dict[str, Any]:
 
 def response_to(error: BaseException) -> JSONResponse:
     """The answer to a request that ended in an error."""
-    headers: Mapping[str, str] = {"retry-after": str(RETRY_S)} if status_of(error) == 429 else {}
+    headers: Mapping[str, str] = {}
+    if isinstance(error, QueueFullError):
+        headers = {"retry-after": str(max(math.ceil(error.retry_s), 1))}
     if isinstance(error, HTTPException):
         headers = {**headers, **(error.headers or {})}
     return JSONResponse(body_of(error), status_of(error), dict(headers))

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import NamedTuple, TypedDict
 
 from ...refimpl.decoding.logprobs import TokenLogprob
@@ -20,10 +21,16 @@ from .prefixes import PREFIX_BYTES, Prefixes
 
 SLOTS = 8
 QUEUE = 32
+MAX_WAIT_S = 5.0  # of a server: whom it would keep longer it tells at once when to come again
+LATEST = 0.1  # the weight of the latest request in what one takes in the mean
 
 
 class QueueFullError(LimitError):
-    """As many requests wait as may."""
+    """As many requests wait as may, or a new one would wait too long; in `retry_s` seconds it may not."""
+
+    def __init__(self, message: str, retry_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class Part(NamedTuple):
@@ -48,6 +55,7 @@ class TextRequest:
     text: StreamedText
     emit: Callable[[Part], None]
     cancelled: bool = False
+    begun: float = 0.0  # when it got its slot
 
     @property
     def sequence(self) -> GeneratedSequence:
@@ -85,6 +93,7 @@ class Job:
     step: Callable[[], bool]
     fail: Callable[[BaseException], None]
     cancelled: bool = False
+    begun: float = 0.0
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -92,6 +101,7 @@ class WorkerOptions(TypedDict, total=False):
 
     slots: int
     queue: int
+    max_wait: float | None
     chunk: int
     prefix_bytes: int
 
@@ -99,9 +109,10 @@ class WorkerOptions(TypedDict, total=False):
 class Worker:
     """One thread, one engine, one queue, first come, first served.
 
-    At most `slots` texts are generated at a time, and at most `queue` requests wait. Caches of texts that
-    ended are kept for later prompts, in `prefix_bytes` (see `Prefixes`). With `same_bits` a token has the
-    same bits whatever is computed with it; `drafting` is for drafts (see `Batch`).
+    At most `slots` texts are generated at a time, and at most `queue` requests wait, none of which would for
+    more than `max_wait` seconds (see `expected_wait`). Caches of texts that ended are kept for later prompts,
+    in `prefix_bytes` (see `Prefixes`). With `same_bits` a token has the same bits whatever is computed with
+    it; `drafting` is for drafts (see `Batch`).
     """
 
     def __init__(
@@ -110,6 +121,7 @@ class Worker:
         *,
         slots: int = SLOTS,
         queue: int = QUEUE,
+        max_wait: float | None = None,
         chunk: int = CHUNK,
         prefix_bytes: int = PREFIX_BYTES,
         same_bits: bool = False,
@@ -118,7 +130,7 @@ class Worker:
         for name, value in (("slots", slots), ("queue", queue), ("chunk", chunk)):
             if value < 1:
                 raise LimitError(f"{name} must be at least 1, got {value}")
-        self.slots, self.queue = slots, queue
+        self.slots, self.queue, self.max_wait = slots, queue, max_wait
         if prefix_bytes < 0:
             raise LimitError(f"prefix_bytes must be at least 0, got {prefix_bytes}")
         self.prefixes = Prefixes(prefix_bytes, None if same_bits else chunk)
@@ -126,6 +138,7 @@ class Worker:
         self._waiting: deque[TextRequest | Job] = deque()
         self._running: dict[int, TextRequest] = {}  # by its sequence's `id`
         self._job: Job | None = None
+        self._turn = 0.0  # seconds between two that begin while others wait, in the mean
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="tfm-worker", daemon=True)
@@ -141,8 +154,18 @@ class Worker:
         """How many requests wait."""
         return len(self._waiting)
 
+    @property
+    def expected_wait(self) -> float:
+        """Seconds until a new request begins, by how long the latest ones had a slot.
+
+        A text that took t seconds made each that waited wait t / slots longer, another job t.
+        """
+        free = max(self.slots - self.running, 0)
+        return max(len(self._waiting) + 1 - free, 0) * self._turn
+
     def submit(self, *requests: TextRequest | Job) -> None:
-        """Queue all of them; QueueFullError, and none is queued, where they have no room."""
+        """Queue all of them; QueueFullError, and none is queued, where they have no room, or the first of
+        them would wait too long."""
         with self._changed:
             if self._closed:
                 raise TfmError("the model was closed: it takes no more requests")
@@ -150,6 +173,10 @@ class Worker:
             room = self.queue + max(self.slots - self.running, 0) - len(self._waiting)
             if len(requests) > room:
                 raise QueueFullError(f"the queue must have room for {len(requests)}, {max(room, 0)} are free")
+            wait = self.expected_wait
+            if self.max_wait is not None and wait > self.max_wait:
+                may = f"a request may wait {self.max_wait:g} s for a slot"
+                raise QueueFullError(f"{may}, this one would about {wait:.1f}", wait)
             self._waiting.extend(requests)
             self._changed.notify()
 
@@ -176,6 +203,7 @@ class Worker:
                     break
                 joining = self._next()
             if self._job is not None and (self._job.cancelled or not self._job.step()):
+                self._count(self._job, 1)
                 self._job = None
             self._step(joining)
         closed = TfmError("the model was closed before the answer was complete")
@@ -190,19 +218,25 @@ class Worker:
         for key, request in list(self._running.items()):
             if request.cancelled:
                 request.sequence.finish()
-                del self._running[key]
+                self._count(self._running.pop(key), self.slots)
         joining: list[TextRequest] = []
         while self._waiting and len(self._running) < self.slots:
             request = self._waiting[0]
             if isinstance(request, Job):
                 if not self.running:
-                    self._job = request
+                    self._job, request.begun = request, monotonic()
                     self._waiting.popleft()
                 break
             joining.append(request)
+            request.begun = monotonic()
             self._running[id(request.sequence)] = request
             self._waiting.popleft()
         return joining
+
+    def _count(self, request: TextRequest | Job, side_by_side: int) -> None:
+        """Take note of how long a request took."""
+        turn = (monotonic() - request.begun) / side_by_side
+        self._turn += (turn - self._turn) * (LATEST if self._turn else 1)
 
     def _step(self, joining: list[TextRequest]) -> None:
         """One step of the texts that are being generated."""
@@ -211,7 +245,8 @@ class Worker:
                 request = self._running[id(outcome.sequence)]
                 part = request.part(outcome)
                 if outcome.sequence.finish_reason is not None:
-                    del self._running[id(outcome.sequence)]  # whoever has the last part finds its slot free
+                    # Whoever has the last part finds its slot free.
+                    self._count(self._running.pop(id(outcome.sequence)), self.slots)
                 if not request.cancelled:
                     request.emit(part)
         except BaseException as error:  # the engine's: no text of this batch can go on, the next ones may

@@ -23,7 +23,7 @@ from tfm.runtime.serve.models import Server
 @pytest.fixture
 def replica(monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
     monkeypatch.setattr("tfm.runtime.fleet.replica.load", lambda path, *_: MODELS[path.name])
-    made = Replica({"tiny": Path("tiny"), "pool": Path("pool")}, ["key"], 2, 8, "cpu", 1)
+    made = Replica({"tiny": Path("tiny"), "pool": Path("pool")}, ["key"], 2, 8, 3.0, "cpu", 1)
     yield made
     asyncio.run(made._app.state.server.close())
 

@@ -6,7 +6,7 @@ import json
 import random
 import socket
 import struct
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -58,6 +58,36 @@ def test_a_full_queue_is_429_with_when_to_try_again() -> None:
             assert (never.status_code, "takes 3 answers at a time" in never.text) == (400, True)
             gate.open()
             assert first.result().status_code == 200
+
+
+def test_who_would_wait_too_long_is_429_with_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slot, which the first text had for 2.5 s: the next waits for nobody, its follower 2.5 s, and 5 s
+    are too many."""
+    now = [0.0]
+    monkeypatch.setattr("tfm.runtime.serve.worker.monotonic", lambda: now[0])
+    gate = serving.Gate()
+    with (
+        serving.running({"tiny": serving.model(gate)}, slots=1, queue=5, max_wait=3.0) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        queue = server.models["tiny"].model.worker
+
+        def asked(running: int, waiting: int) -> Future[httpx.Response]:
+            one = pool.submit(http.post, "/v1/chat/completions", json={**CHAT, "max_tokens": 1})
+            serving.wait_until(lambda: (queue.running, queue.waiting) == (running, waiting))
+            return one
+
+        first = asked(1, 0)
+        now[0] = 2.5
+        gate.step_through()
+        assert first.result().status_code == 200
+        accepted = [asked(1, 0), asked(1, 1)]
+        answer = http.post("/v1/chat/completions", json=CHAT)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+        assert "may wait 3 s for a slot, this one would about 5.0" in answer.text
+        gate.open()
+        assert [one.result().status_code for one in accepted] == [200, 200]
 
 
 def test_64_clients_on_2_slots_get_an_answer_or_429() -> None:
