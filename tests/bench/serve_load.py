@@ -20,13 +20,14 @@ was neither 200 nor 429.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,8 +62,10 @@ class Load:
     model: str
     tokens: int
     stops: list[int]
+    seeds: Iterator[int]  # of prompts: none is asked twice, as servers keep what they computed
 
-    async def ask(self, seed: int) -> Answer:
+    async def ask(self) -> Answer:
+        seed = next(self.seeds)
         rng = random.Random(seed)
         body = {
             "model": self.model,
@@ -89,11 +92,11 @@ class Load:
 
 async def closed(load: Load, users: int, seconds: float) -> tuple[list[Answer], float]:
     """Each user asks again once the answer is complete: (answers, seconds from first to last)."""
-    begin, answers, seeds = time.perf_counter(), [], iter(range(10**9))
+    begin, answers = time.perf_counter(), []
 
     async def user() -> None:
         while time.perf_counter() < begin + seconds:
-            answers.append(await load.ask(next(seeds)))
+            answers.append(await load.ask())
 
     await asyncio.gather(*(user() for _ in range(users)))
     return answers, time.perf_counter() - begin
@@ -105,7 +108,7 @@ async def opened(load: Load, rate: float, seconds: float) -> tuple[list[Answer],
     rng, begin, asked, due = random.Random(7), time.perf_counter(), [], 0.0
     while (due := due + rng.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
-        asked.append(asyncio.create_task(load.ask(10**6 + len(asked))))
+        asked.append(asyncio.create_task(load.ask()))
     return list(await asyncio.gather(*asked)), seconds
 
 
@@ -147,7 +150,7 @@ async def measured(
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=600, limits=limits) as client:
         listed = (await client.get("/v1/models")).json()["data"]
-        load, phases = Load(client, listed[0]["id"], tokens, stops), {}
+        load, phases = Load(client, listed[0]["id"], tokens, stops, itertools.count()), {}
 
         async def phase(label: str, run: Callable[[float], Awaitable[tuple[list[Answer], float]]]) -> None:
             await run(seconds / 5)
