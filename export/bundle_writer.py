@@ -46,6 +46,7 @@ from ..runtime.bundle import (
 )
 from ..runtime.bundle.atomic_dir import replacing, sync
 from ..runtime.bundle.bundle import Bundle, manifest_hash
+from ..runtime.bundle.kernel_layout import Halves
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
     DATA,
@@ -90,6 +91,7 @@ class _Export:
     source: SourceCheckpoint
     calibrated: CalibrationResult = plan.NOT_CALIBRATED
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
+    half_scales: tuple[str, ...] = ()  # the groups whose scales kernels have in float16
 
     @cached_property
     def dtype(self) -> FloatType:
@@ -188,7 +190,6 @@ def export(
             job.dtype,
             opset,
             folder.resolve(),
-            job.half_cache,
             properties(source, scheme.name, version("tfm-cli")),
         )
         # The graphs need no weight: those of a large model are traced meanwhile.
@@ -251,10 +252,10 @@ def calibrate(
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
 
 
-def _write(job: _Export, folder: Path, write_graphs: Callable[[bool], None], progress: Progress) -> None:
+def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
-    _weights(job, folder / DATA, progress)
+    job = replace(job, half_scales=_weights(job, folder / DATA, progress))
     quantized = None if job.exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
@@ -276,7 +277,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[bool], None], pro
     if kernel_layout.has_kernels(job.target, job.groups):
         _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
-    write_graphs(job.half_cache)
+    write_graphs(Halves(job.half_cache, job.half_scales))
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
@@ -338,6 +339,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         source=job.source,
         files=files,
         kernel_cache="float16" if job.half_cache else None,
+        half_scales=job.half_scales,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
 
@@ -352,8 +354,13 @@ def _stored(job: _Export, folder: Path) -> Tree:
     return lazily(job.formats, load)
 
 
-def _weights(job: _Export, path: Path, progress: Progress) -> None:
-    """Write the data file. Raises ExportError for a quantized leaf that its tensors don't give again."""
+def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
+    """Write the data file; returns the groups whose scales kernels have in float16.
+
+    Raises ExportError for a quantized leaf that its tensors don't give again.
+    """
+    half_scales: list[str] = []
+    has_kernels = kernel_layout.has_kernels(job.target, job.groups)
     size = manifest.size(job.tensors)
     stage = f"writing {size / 1e6:.1f} MB of weights"
     progress(stage, 0, size)
@@ -367,7 +374,10 @@ def _weights(job: _Export, path: Path, progress: Progress) -> None:
             for name in weight_layout.specs(group, job.dtype):
                 file.write(bytes(job.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
+            if has_kernels and kernel_layout.has_half_scales(group, stored):
+                half_scales.append(group.name)
             progress(stage, file.tell(), size)
+    return tuple(half_scales)
 
 
 def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bool:

@@ -2,7 +2,8 @@
 
 Tracing takes seconds and needs no weight; calibration and golden outputs take seconds and need no graph.
 Each holds the interpreter, so threads wouldn't help. `python -m tfm.export.graph.write` is that process: it
-reads a line of JSON, writes the files, and ends with its parent, for its input ends then.
+reads a line of JSON, builds the graphs, reads what kernels have in float16, writes the rest, and ends with
+its parent, for its input ends then.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO
 
 from ...refimpl.config import Config, from_json, to_json
 from ...refimpl.errors import ExportError, TfmError
 from ...runtime.bundle import kernel_layout, manifest, operator_limits, targets, weight_layout
 from ...runtime.bundle.graph_io import graphs
+from ...runtime.bundle.kernel_layout import Halves
 from ...runtime.bundle.manifest import DATA, SourceCheckpoint, Tensor
 from ...runtime.bundle.targets import FloatType, Target
 from ...runtime.bundle.weight_formats import WeightFormat
@@ -37,8 +40,7 @@ LARGE = 32 * 2**20
 class GraphFiles:
     """What the graphs of a bundle follow from, and the folder that they belong in.
 
-    With a `half_cache` the graph over kernels keeps keys and values in float16. The graphs say in their
-    properties what they are `about`.
+    The graphs say in their properties what they are `about`.
     """
 
     config: Config
@@ -48,7 +50,6 @@ class GraphFiles:
     dtype: FloatType
     opset: int | None
     folder: Path
-    half_cache: bool
     about: Mapping[str, str]
 
     def to_json(self) -> str:
@@ -57,7 +58,7 @@ class GraphFiles:
         schemes = {leaf: asdict(stored) for leaf, stored in formats.items() if stored is not None}
         value = {"config": to_json(self.config), "target": self.target.name, "schemes": schemes}
         value |= {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)}
-        return json.dumps(value | {"half_cache": self.half_cache, "about": self.about})
+        return json.dumps(value | {"about": self.about})
 
     @staticmethod
     def from_json(text: str) -> GraphFiles:
@@ -66,9 +67,8 @@ class GraphFiles:
         schemes = {leaf: WeightFormat(**stated) for leaf, stated in value["schemes"].items()}
         groups = weight_layout.stored(config, schemes, target)
         tensors = manifest.arrange(groups, dtype)
-        opset, folder = value["opset"], Path(value["folder"])
-        half_cache, about = value["half_cache"], value["about"]
-        return GraphFiles(config, target, groups, tensors, dtype, opset, folder, half_cache, about)
+        opset, folder, about = value["opset"], Path(value["folder"]), value["about"]
+        return GraphFiles(config, target, groups, tensors, dtype, opset, folder, about)
 
 
 def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]:
@@ -78,22 +78,25 @@ def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]
     return {name: text for name, text in stated.items() if text}
 
 
-def write(files: GraphFiles) -> None:
-    """Build the graphs and write them. Raises ExportError where a stored weight has no graph."""
+def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
+    """Build the graphs and write them. Raises ExportError where a stored weight has no graph.
+
+    `halves` says what kernels have in float16: it is asked when the other graphs are written.
+    """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
     from .build import build
     from .kernels import over_kernels
 
     config, target = files.config, files.target
-    kernel_tensors = manifest.arrange(files.groups, files.dtype, kernel_layout.specs)
     cache = operator_limits.cache(target, config)
     row_lengths = operator_limits.row_lengths(target, cache)
     parts = graphs(config, cache == "windowed", row_lengths=row_lengths)
     if stray := [name for name in files.tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
+    models = {}
     for part in parts:
-        model = build(
+        models[part] = model = build(
             config,
             part,
             files.groups,
@@ -105,22 +108,26 @@ def write(files: GraphFiles) -> None:
             opset=files.opset,
         )
         onnx_ir.save(model, files.folder / part.file)
-        if kernel_layout.has_kernels(target, files.groups):
-            groups = {name: group for name, group in files.groups.items() if part.owns(name)}
-            places = {name: place for name, place in kernel_tensors.items() if part.owns(name)}
-            graph = over_kernels(model, groups, places, files.folder, half_cache=files.half_cache)
-            onnx_ir.save(graph, files.folder / kernel_layout.GRAPHS[part.file])
+    if not kernel_layout.has_kernels(target, files.groups):
+        return
+    in_half = halves()
+    tensors = manifest.kernel_tensors(files.groups, files.dtype, in_half.scales)
+    for part, model in models.items():
+        groups = {name: group for name, group in files.groups.items() if part.owns(name)}
+        places = {name: place for name, place in tensors.items() if part.owns(name)}
+        graph = over_kernels(model, groups, places, files.folder, half_cache=in_half.cache)
+        onnx_ir.save(graph, files.folder / kernel_layout.GRAPHS[part.file])
 
 
 @contextmanager
-def writing(files: GraphFiles) -> Iterator[Callable[[bool], None]]:
+def writing(files: GraphFiles) -> Iterator[Callable[[Halves], None]]:
     """Begin with the graphs of a large model; the block calls what it is given to have them written, with
-    whether they have a `half_cache`, which may be known late.
+    what kernels have in float16, which may be known late.
 
     Leaving the block before that stops the process. The call raises what `write` raises.
     """
     if manifest.size(files.tensors) < LARGE:
-        yield lambda half_cache: write(replace(files, half_cache=half_cache))
+        yield lambda halves: write(files, lambda: halves)
         return
     command = [sys.executable, "-P", "-m", __name__]
     pipe = subprocess.PIPE
@@ -132,11 +139,12 @@ def writing(files: GraphFiles) -> Iterator[Callable[[bool], None]]:
         try:
             assert child.stdin is not None
             print(files.to_json(), file=child.stdin, flush=True)
+            pipe_in = child.stdin.fileno()
 
-            def finish(half_cache: bool) -> None:
+            def finish(halves: Halves) -> None:
+                with suppress(BrokenPipeError):  # it has ended, and says why
+                    os.write(pipe_in, f"{json.dumps(halves)}\n".encode())
                 _finish(child, notes)
-                if half_cache != files.half_cache:
-                    write(replace(files, half_cache=half_cache))
 
             yield finish
         finally:
@@ -154,17 +162,24 @@ def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
         raise ExportError(f"building the graph ended with code {code} ({last:.200}): please report this")
 
 
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)
+def _follow_parent(lines: SimpleQueue[str]) -> None:
+    """Put each line of the parent's there, and end when it ends."""
+    rest = b""
+    while part := os.read(
+        sys.stdin.fileno(), 2**16
+    ):  # a thread in sys.stdin would hold the interpreter's end up
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            lines.put(line.decode())
     os._exit(1)
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    line = sys.stdin.readline()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lines: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_follow_parent, args=(lines,), daemon=True).start()
     try:
-        write(GraphFiles.from_json(line))
+        write(GraphFiles.from_json(lines.get()), lambda: Halves(*json.loads(lines.get())))
     except TfmError as error:
         sys.stdout.write(str(error))
 

@@ -20,6 +20,7 @@ __all__ = [
     "Blocks",
     "dequantize",
     "dynamic_quantize",
+    "half_scales",
     "linear_blocks",
     "quantize",
     "quantize_activations",
@@ -69,6 +70,13 @@ def _centred(weight: Blocks) -> Array:
     return weight.codes.int() - zero
 
 
+def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
+    """The nearest float16 number, or the scale itself where it isn't finite or too far off."""
+    half = scale.float().half().to(scale.dtype)
+    off = (half - scale).abs() * 2 ** (bits + 1)
+    return torch.where(half.isfinite() & (off <= scale.abs()), half, scale)
+
+
 def quantize(
     weight: Float[Array, "D F"],
     *,
@@ -77,16 +85,21 @@ def quantize(
     axis: int = 0,
     symmetric: bool = True,
     activations: Literal["none", "block", "row"] = "block",
+    halves: bool = False,
 ) -> Blocks:
     """Blocks become an axis of their own; the quantized axis is moved to the end for this."""
     parts = _split(weight.movedim(axis, -1), block)
     top, mid = 2**bits - 1, 2 ** (bits - 1)
-    if symmetric:
+    low = None if symmetric else parts.amin(-1, keepdim=True).clamp(max=0)
+    if low is None:
         scale = parts.gather(-1, parts.abs().argmax(-1, keepdim=True)) / -mid
+    else:
+        scale = (parts.amax(-1, keepdim=True).clamp(min=0) - low) / top
+    if halves:
+        scale = half_scales(scale.squeeze(-1), bits=bits).unsqueeze(-1)
+    if low is None:
         zero = torch.full_like(scale, mid)
     else:
-        low, high = parts.amin(-1, keepdim=True).clamp(max=0), parts.amax(-1, keepdim=True).clamp(min=0)
-        scale = (high - low) / top
         zero = torch.round(-low / scale.masked_fill(scale == 0, 1)).clamp(0, top)
     codes = (torch.round(parts / scale.masked_fill(scale == 0, 1)) + zero).clamp(0, top)
     codes = codes.flatten(-2)[..., : weight.shape[axis]].to(torch.uint8)

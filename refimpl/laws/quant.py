@@ -30,12 +30,18 @@ def _spread(per_block: np.ndarray, q: Blocks) -> np.ndarray:
 
 @law("quantize")
 def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
-    """Except where a symmetric code would be 2^bits: the sign opposite to the extreme has one code less."""
+    """Except where a symmetric code would be 2^bits: the sign opposite to the extreme has one code less.
+
+    Scales that are rounded to float16 move the ends of the range.
+    """
     call = _drawn(quantize, draw)
     q = cast(quantize(call), np.float64)
     w = call["weight"].astype(np.float64)
     scale = _spread(q.scale, q)
     bound = np.abs(scale) / 2
+    if call["halves"]:
+        exact = cast(quantize(call.but(halves=False)), np.float64)
+        bound += np.abs(scale - _spread(exact.scale, exact)) * 2**q.bits
     if call["symmetric"]:
         top = np.abs(scale) * (2 ** (q.bits - 1) - 1)
         bound = np.maximum(bound, np.where(np.sign(w) == np.sign(scale), np.abs(w) - top, 0))
@@ -56,7 +62,7 @@ def zero_is_exact(quantize: Subject, draw: Draw) -> None:
 @law("quantize")
 def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> None:
     """The element of largest magnitude has a code of its own."""
-    call = _drawn(quantize, draw, symmetric=True, axis=0)
+    call = _drawn(quantize, draw, symmetric=True, axis=0, halves=False)
     w, block = call["weight"], call["block"]
     back = quant.dequantize(quantize(call))
     for first in range(0, w.shape[0], block):
@@ -78,6 +84,35 @@ def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, dr
         a, b = getattr(one, name), getattr(flipped, name)
         assert (a is None) == (b is None), f"{name} is there along one axis only"
         assert a is None or np.array_equal(a, b), f"{name} differs along the other axis"
+
+
+@law("quantize")
+def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
+    """Each scale is what `half_scales` makes of it, and codes are the nearest to it."""
+    call = _drawn(quantize, draw, halves=True, axis=0)
+    q, exact = quantize(call), quantize(call.but(halves=False))
+    assert np.array_equal(q.scale, quant.half_scales(exact.scale, bits=q.bits)), "other scales"
+    scale = np.repeat(q.scale, q.block, axis=0)[: len(q.codes)]
+    steps = np.rint(call["weight"] / np.where(scale == 0, 1, scale))
+    zero = 2 ** (q.bits - 1) if q.zero is None else np.repeat(q.zero, q.block, axis=0)[: len(q.codes)]
+    assert np.array_equal(q.codes, np.clip(steps + zero, 0, 2**q.bits - 1)), "codes of another scale"
+
+
+@law("half_scales")
+def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> None:
+    """Nearest to the scale; it stays where that is infinite, or where a step would move too far."""
+    call = draw(half_scales.calls(largest=12, bits=draw(st.sampled_from((2, 4, 8)))))
+    factor = 2.0 ** draw(st.integers(-30, 20))
+    exact = (call["scale"] * factor).astype(half_scales.dtype)
+    got = half_scales(call.but(scale=exact)).astype(np.float64)
+    exact = exact.astype(np.float64)
+    # Of 11 bits, but below 2^-14 in steps of 2^-24.
+    step = np.maximum(2.0 ** (np.frexp(exact)[1] - 11.0), 2.0**-24)
+    near, slack = np.abs(got - exact) <= step / 2 * (1 + 2.0**-12), np.abs(exact) / 2 ** (call["bits"] + 1)
+    is_half = (got % step == 0) & near & (np.abs(got) <= 65504) & (np.abs(got - exact) <= slack)
+    assert (is_half | (got == exact)).all(), "neither a float16 number beside it nor the scale"
+    must = (np.abs(exact) >= 2.0 ** (call["bits"] - 24)) & (np.abs(exact) <= 65504)
+    assert is_half[must].all(), "a scale that float16 has room for stays"
 
 
 @law("quantize_columns")

@@ -19,6 +19,7 @@ __all__ = [
     "Blocks",
     "dequantize",
     "dynamic_quantize",
+    "half_scales",
     "linear_blocks",
     "quantize",
     "quantize_activations",
@@ -71,6 +72,19 @@ def _spread(per_block: Array, blocks: Blocks) -> Array:
     return np.take(per_block, index, axis=blocks.axis)
 
 
+def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
+    """Each scale s as the nearest float16 number h, in the type of s, where codes of `bits` bits allow it.
+
+    h must be finite and |h − s| ≤ 2^−(bits + 1)·|s|, so that the ends of a range of 2^bits steps move by half
+    a step at most. Else the scale stays s: above 65504, and below 2^(bits − 24) where float16's spacing
+    there, 2^−24, is too wide. Conventions: s is rounded to float32 first; halves to even.
+    """
+    with np.errstate(over="ignore"):
+        half = scale.astype(np.float32).astype(np.float16).astype(scale.dtype)
+    fits = np.isfinite(half) & (np.abs(half - scale) * 2 ** (bits + 1) <= np.abs(scale))
+    return np.where(fits, half, scale)
+
+
 def quantize(
     weight: Float[Array, "D F"],
     *,
@@ -79,14 +93,16 @@ def quantize(
     axis: int = 0,
     symmetric: bool = True,
     activations: Literal["none", "block", "row"] = "block",
+    halves: bool = False,
 ) -> Blocks:
     """Round to nearest, block by block.
 
     Symmetric: scale = e / −2^(bits−1), e the element of largest magnitude with its sign, so that
     this one is exact and all codes are used (llama.cpp's Q4_0); code = clip(rint(w / scale) + zero).
     Asymmetric: the range is widened to hold 0, scale = (max − min) / (2^bits − 1), zero =
-    clip(rint(−min / scale)), so that 0 is exact. Conventions: rint rounds halves to even; a block of
-    zeros has scale 0 and codes at the zero point; of two extremes equal in magnitude the first counts.
+    clip(rint(−min / scale)), so that 0 is exact. With `halves` the scale is that of `half_scales`, and codes
+    and zero points are chosen by it. Conventions: rint rounds halves to even; a block of zeros has scale 0
+    and codes at the zero point; of two extremes equal in magnitude the first counts.
     """
     length = weight.shape[axis]
     count = -(-length // block)
@@ -95,14 +111,17 @@ def quantize(
     padded[..., :length] = w
     parts = padded.reshape(*w.shape[:-1], count, block)
     top, mid = 2**bits - 1, 2 ** (bits - 1)
-    if symmetric:
+    low = None if symmetric else np.minimum(parts.min(axis=-1, keepdims=True), 0)
+    if low is None:
         at = np.argmax(np.abs(parts), axis=-1, keepdims=True)
         scale = np.take_along_axis(parts, at, axis=-1) / -mid
+    else:
+        scale = (np.maximum(parts.max(axis=-1, keepdims=True), 0) - low) / top
+    if halves:
+        scale = half_scales(scale[..., 0], bits=bits)[..., None]
+    if low is None:
         zero = np.full_like(scale, mid)
     else:
-        low = np.minimum(parts.min(axis=-1, keepdims=True), 0)
-        high = np.maximum(parts.max(axis=-1, keepdims=True), 0)
-        scale = (high - low) / top
         zero = np.clip(np.rint(-low / np.where(scale == 0, 1, scale)), 0, top)
     codes = np.clip(np.rint(parts / np.where(scale == 0, 1, scale)) + zero, 0, top)
     codes = codes.reshape(*w.shape[:-1], count * block)[..., :length].astype(np.uint8)

@@ -213,7 +213,7 @@ class Bundle:
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:
         """The places of the tensors in kernels.data, which the runtime writes."""
-        return manifest.arrange(self.manifest.groups, self.dtype, kernel_layout.specs)
+        return manifest.kernel_tensors(self.manifest.groups, self.dtype, self.manifest.half_scales)
 
     def checking(self) -> Callable[[], None]:
         """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""

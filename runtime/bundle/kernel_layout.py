@@ -7,7 +7,7 @@ nbits has X.packed, X.scale and X.zero (`runtime.bundle.weight_layout`), there a
 
     X.packed  uint8 [T, C·block·bits/32, 16, 4]   of 16 outputs 4 inputs each, side by side; with 4 bits
                                                   inputs k to k+3 in the low halves, k+4 to k+7 above them
-    X.scale   float32 [T, C, 16]
+    X.scale   float32 [T, C, 16], or float16 where the manifest names X in `half_scales`
     X.zero    uint8 [T, C, 16]
 
 A matrix of kind row with D inputs, at most 2^16, is cut in the same way, its inputs filled up to a multiple
@@ -21,11 +21,13 @@ All other tensors are as they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from ...refimpl.config import Config
+from ...refimpl.errors import BundleError
 from . import weight_layout
 from .graph_io import ENCODER, GRAPH
 from .operators import OPERATORS
@@ -47,6 +49,13 @@ BLOCKS = (16, 32, 64, 128)
 LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
 
+class Halves(NamedTuple):
+    """What the kernels of a bundle have in float16: keys and values, and the scales of these groups."""
+
+    cache: bool = False
+    scales: tuple[str, ...] = ()
+
+
 def is_tiled(group: Group) -> bool:
     """Whether the kernels multiply with a group of weights."""
     if group.kind == "row":
@@ -64,8 +73,25 @@ def may_halve_cache(target: Target, groups: Mapping[str, Group], config: Config,
     return has_kernels(target, groups) and cache in ("shared", "windowed") and not config.rounds_cache
 
 
-def specs(group: Group, dtype: str) -> dict[str, Spec]:
-    """Tensor name -> Spec of a group's tensors in kernels.data."""
+def has_scales(group: Group) -> bool:
+    """Whether the kernels read a scale for each block of a group, which float16 may hold."""
+    return is_tiled(group) and group.kind == "nbits"
+
+
+def has_half_scales(group: Group, stored: Mapping[str, Array]) -> bool:
+    """Whether all scales of a group's blocks are float16 numbers, as `store` has them then."""
+    return has_scales(group) and _as_halves(stored[f"{group.name}.scale"]) is not None
+
+
+def _as_halves(scale: Array) -> Array | None:
+    """The same numbers in float16; None where it can't hold one of them."""
+    with np.errstate(over="ignore"):
+        halves = scale.astype(np.float16)
+    return halves if np.array_equal(halves, scale) else None
+
+
+def specs(group: Group, dtype: str, half_scales: Collection[str] = ()) -> dict[str, Spec]:
+    """Tensor name -> Spec of a group's tensors in kernels.data, where these groups have scales in float16."""
     stored = weight_layout.specs(group, dtype)
     if not is_tiled(group):
         return stored
@@ -77,13 +103,17 @@ def specs(group: Group, dtype: str) -> dict[str, Spec]:
             f"{group.name}.scale": Spec(dtype, (tiles, TILE)),
         }
     codes = (tiles, blocks * group.format.block * group.format.bits // 32, TILE, 4)
-    shapes = {"packed": codes, "scale": (tiles, blocks, TILE), "zero": (tiles, blocks, TILE)}
-    fields = {name: name.removeprefix(f"{group.name}.") for name in stored}
-    return {name: spec._replace(shape=shapes.get(fields[name], spec.shape)) for name, spec in stored.items()}
+    per_block = (tiles, blocks, TILE)
+    tiled = {"packed": Spec("uint8", codes), "zero": Spec("uint8", per_block)}
+    tiled["scale"] = Spec("float16" if group.name in half_scales else dtype, per_block)
+    return {name: tiled.get(name.removeprefix(f"{group.name}."), spec) for name, spec in stored.items()}
 
 
-def store(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
-    """A group's tensors for kernels.data, from those of model.onnx.data; C-contiguous."""
+def store(group: Group, stored: Mapping[str, Array], half_scales: Collection[str] = ()) -> dict[str, Array]:
+    """A group's tensors for kernels.data, from those of model.onnx.data; C-contiguous.
+
+    Raises BundleError for a group of `half_scales` that has a scale which isn't a float16 number.
+    """
     if not is_tiled(group):
         return dict(stored)
     if group.kind == "row":
@@ -101,7 +131,12 @@ def store(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
         inputs = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(tiles, TILE, -1, 2, 4)
         codes = (inputs[..., 0, :] | inputs[..., 1, :] << 4).transpose(0, 2, 1, 3)
     result = {**stored, parts["packed"]: np.ascontiguousarray(codes)}
-    result[parts["scale"]] = _by_tile(stored[parts["scale"]], tiles)
+    scale = stored[parts["scale"]]
+    if group.name in half_scales:
+        if (halves := _as_halves(scale)) is None:
+            raise BundleError(f"{parts['scale']} must hold float16 numbers, it has others: export it again")
+        scale = halves
+    result[parts["scale"]] = _by_tile(scale, tiles)
     if (zero := stored.get(parts["zero"])) is not None:
         result[parts["zero"]] = _by_tile(weight_layout.unpack(zero, bits, blocks), tiles)
     return result

@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-One JSON object with exactly these fields, but for kernel_cache and adapter:
+One JSON object with exactly these fields, but for kernel_cache, half_scales and adapter:
 
     format       3
     tfm          version of tfm that wrote the bundle
@@ -15,7 +15,8 @@ One JSON object with exactly these fields, but for kernel_cache and adapter:
                  (shared, and layers with a window keep only the latest tokens), "copied", or "none"
                  where there is no decoder
     schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`, others are floats.
-                 With quant "keep" each has {source}: the type that the checkpoint has it in, Q5_0, F16, …
+                 {halves} is there where it is true; with quant "keep" each has {source}: the type that the
+                 checkpoint has it in, Q5_0, F16, …
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used, or steps on a GPU can't be captured
     generation   how the checkpoint wants to be run: the fields of
@@ -27,6 +28,8 @@ One JSON object with exactly these fields, but for kernel_cache and adapter:
                  it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
                  tensors' names: {tensors, bytes}}
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
+    half_scales  [groups] of `runtime.bundle.weight_layout` whose scales are float16 numbers and are kept so
+                 by tfm's own kernels, absent where there are none
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -42,9 +45,9 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
@@ -141,6 +144,7 @@ class Manifest:
     source: SourceCheckpoint
     files: dict[str, File]
     kernel_cache: Literal["float16"] | None = field(default=None, metadata={"optional": True})
+    half_scales: tuple[str, ...] = field(default=(), metadata={"optional": True})
     adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
     @cached_property
@@ -175,6 +179,13 @@ def arrange(groups: Mapping[str, Group], dtype: str, specs: Specs = weight_layou
     return placed
 
 
+def kernel_tensors(
+    groups: Mapping[str, Group], dtype: str, half_scales: Collection[str]
+) -> dict[str, Tensor]:
+    """The places of the tensors of all groups in kernels.data."""
+    return arrange(groups, dtype, partial(kernel_layout.specs, half_scales=frozenset(half_scales)))
+
+
 def size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of model.onnx.data."""
     return max(t.offset + t.length for t in tensors.values())
@@ -183,7 +194,7 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 def dump(manifest: Manifest) -> str:
     """The text of tfm.json; equal manifests give equal texts."""
     value = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
-    absent = {f.name for f in fields(Manifest) if f.metadata.get("optional") and value[f.name] is None}
+    absent = {f.name for f in fields(Manifest) if f.metadata.get("optional") and not value[f.name]}
     stated = {name: _json(one) for name, one in value.items() if name not in absent}
     return json.dumps({"format": FORMAT} | stated, indent=1) + "\n"
 
@@ -296,6 +307,13 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
     if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
+    halves = [name for name, group in m.groups.items() if kernel_layout.has_scales(group)]
+    if not kernel_layout.has_kernels(target, m.groups) or m.dtype != "float32":
+        halves = []
+    if list(m.half_scales) != [name for name in halves if name in m.half_scales]:
+        raise ValueError(
+            f"half_scales must name weights of kernels in blocks, in order, got {m.half_scales!s:.80}"
+        )
     required = (*(graph.file for graph in graphs(m.config)), DATA, golden_files.file_of("tokens"))
     over_kernels = kernel_graphs(m)
     if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none

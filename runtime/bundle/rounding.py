@@ -48,7 +48,7 @@ def _rounded_rows(
 
     Rows don't see each other, so the threads change no bit.
     """
-    bits, block = weight_format.bits, weight_format.block
+    bits, block, halves = weight_format.bits, weight_format.block, weight_format.halves
     per_block = (rows.shape[0], -(-rows.shape[1] // block))
     codes = np.empty(rows.shape, np.uint8)
     scale = np.empty(per_block, rows.dtype)
@@ -57,10 +57,16 @@ def _rounded_rows(
     def round_part(part: slice) -> None:
         if importance is None:
             chunk = quant.quantize(
-                rows[part], bits=bits, block=block, axis=1, symmetric=weight_format.symmetric
+                rows[part],
+                bits=bits,
+                block=block,
+                axis=1,
+                symmetric=weight_format.symmetric,
+                halves=halves,
             )
         else:
-            chunk = quant.transpose(least_error(rows[part].T, importance, bits=bits, block=block))
+            found = least_error(rows[part].T, importance, bits=bits, block=block, halves=halves)
+            chunk = quant.transpose(found)
         codes[part], scale[part] = chunk.codes, chunk.scale
         if zero is not None and chunk.zero is not None:
             zero[part] = chunk.zero

@@ -3,8 +3,9 @@
 8-bit blocks are a GGUF's own where it has them (Q8_0), so that nothing is rounded twice. With `keep` all of
 its blocks stay: products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
 Otherwise blocks are asymmetric, but on ort-cuda symmetric, of 32 and rounded to nearest; columns are
-symmetric. Norms, biases, added positions, a mixture's routing and the projection to labels stay float. Some
-weights get 8-bit blocks of 32 instead of what their scheme gives the others:
+symmetric. On targets of ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own
+kernels, and CUDA's, read them so. Norms, biases, added positions, a mixture's routing and the projection to
+labels stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives the others:
 
 - With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed (no norm stands
   before them). The few large channels of their input would cost a whole row its precision, and attention is
@@ -43,6 +44,7 @@ CODES = re.compile("(GPTQ|AWQ|INT)[1-8]")
 class WeightFormat:
     """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks.
 
+    With `halves` scales are float16 numbers where these are near enough (`refimpl.ops.quant.half_scales`).
     `source` is the checkpoint's type of number for it, Q5_0, F16, …, stated with `keep`. It changes nothing.
     """
 
@@ -52,6 +54,7 @@ class WeightFormat:
     symmetric: bool = True
     minimum: bool = False
     native: bool = False
+    halves: bool = field(default=False, metadata={"optional": True})
     source: str = field(default="", compare=False, metadata={"optional": True})
 
     @property
@@ -117,14 +120,15 @@ def formats(
 
 
 def _per_block(spec: PerBlock, name: str, target: Target) -> WeightFormat:
+    halves = target.layout.blocks == "nbits"
     if (symmetric := target.layout.symmetric_block) is not None:
-        return WeightFormat(spec.bits, symmetric, target.layout.activations)
+        return WeightFormat(spec.bits, symmetric, target.layout.activations, halves=halves)
     block = spec.block
     if spec.attention_block is not None and any(part in name for part in ATTENTION):
         block = spec.attention_block
     if spec.float_block is not None and target.layout.activations == "none":
         block = spec.float_block
-    return WeightFormat(spec.bits, block, target.layout.activations, symmetric=spec.symmetric)
+    return WeightFormat(spec.bits, block, target.layout.activations, symmetric=spec.symmetric, halves=halves)
 
 
 def _native(blocks: Blocks, target: Target) -> WeightFormat:

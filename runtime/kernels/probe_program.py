@@ -21,6 +21,7 @@ class BlockMatrix(c.Structure):
     _fields_ = [
         *((name, c.c_void_p) for name in ("codes", "scales", "zeros")),
         *((name, c.c_int32) for name in ("outputs", "inputs", "columns", "block", "bits")),
+        ("half_scales", c.c_bool),
     ]
 
 
@@ -50,7 +51,8 @@ def product(kernels: Kernels, rows: int) -> list[float]:
     codes = [128 + n - k for g in range(0, INPUTS, 4) for n in range(OUTPUTS) for k in range(g, g + 4)]
     scales = (c.c_float * OUTPUTS)(*[0.5] * OUTPUTS)
     data = (c.c_uint8 * len(codes))(*codes)
-    matrix = BlockMatrix(c.addressof(data), c.addressof(scales), None, OUTPUTS, INPUTS, INPUTS, INPUTS, 8)
+    sizes = (OUTPUTS, INPUTS, INPUTS, INPUTS, 8)
+    matrix = BlockMatrix(c.addressof(data), c.addressof(scales), None, *sizes, False)
     x = (c.c_float * (rows * INPUTS))()
     for m in range(rows):
         x[m * INPUTS + m], x[m * INPUTS + INPUTS - 1] = m + 1, 127

@@ -171,11 +171,11 @@ def same_bits(bundle: Bundle) -> SameBits:
 
 def write(bundle: Bundle, folder: Path) -> None:
     """Write kernels.data from a bundle's weights, a group at a time."""
-    places = bundle.kernel_tensors
+    places, half_scales = bundle.kernel_tensors, frozenset(bundle.manifest.half_scales)
     with open(folder / kernel_layout.DATA, "wb") as file:
         for group in bundle.manifest.groups.values():
             stored = {name: bundle.tensor(name) for name in weight_layout.specs(group, bundle.dtype)}
-            for name, array in kernel_layout.store(group, stored).items():
+            for name, array in kernel_layout.store(group, stored, half_scales).items():
                 file.write(bytes(places[name].offset - file.tell()))
                 file.write(array.reshape(-1).view(np.uint8).data)
 

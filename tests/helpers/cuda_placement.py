@@ -79,7 +79,7 @@ def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
     target, dtype = targets.find("ort-cuda"), "float16"
     groups = weight_layout.stored(config, formats(config, schemes.find(quant), target), target)
     tensors = manifest.arrange(groups, dtype)
-    write(GraphFiles(config, target, groups, tensors, dtype, None, folder, half_cache=False, about={}))
+    write(GraphFiles(config, target, groups, tensors, dtype, None, folder, about={}))
     with open(folder / manifest.DATA, "wb") as data:
         data.truncate(manifest.size(tensors))
     return sorted(folder.glob("*.onnx"))

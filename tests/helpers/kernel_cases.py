@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tfm.refimpl.ops import quant
@@ -45,6 +45,14 @@ class Case:
     w: Blocks
     x: np.ndarray
     bias: np.ndarray | None
+    halves: bool = False  # scales are float16 numbers, and packed so
+
+    def in_halves(self) -> Case:
+        """With scales that float16 holds: in every third block subnormal ones or zeros."""
+        scale = self.w.scale.copy()
+        scale[:, ::3] *= 2.0**-15
+        scale = scale.astype(np.float16).astype(np.float32)
+        return replace(self, w=replace(self.w, scale=scale), halves=True)
 
     def expected(self) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -62,4 +70,5 @@ def random_case(seed: int) -> Case:
     N, K, M = (int(n) for n in rng.integers((1, 1, 0), (50, 4 * block, 70)))
     bias = rng.standard_normal(N).astype(np.float32) if rng.random() < 0.5 else None
     x = VALUES[seed % len(VALUES)](rng, M, K).astype(np.float32)
-    return Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5), x, bias)
+    case = Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5), x, bias)
+    return case.in_halves() if seed % 2 else case

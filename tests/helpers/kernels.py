@@ -72,11 +72,13 @@ class Packed:
         zeros = None if self.zeros is None else self.zeros.ctypes.data
         inputs = self.scales.shape[1] * self.block
         sizes = (self.outputs, inputs, self.columns, self.block, self.bits)
-        return BlockMatrix(self.codes.ctypes.data, self.scales.ctypes.data, zeros, *sizes)
+        halves = self.scales.dtype == np.float16
+        return BlockMatrix(self.codes.ctypes.data, self.scales.ctypes.data, zeros, *sizes, halves)
 
 
-def pack(w: Blocks) -> Packed:
-    """A matrix that is blocked along axis 1; what fills tiles and blocks up is nothing that may count."""
+def pack(w: Blocks, *, halves: bool = False) -> Packed:
+    """A matrix that is blocked along axis 1, with scales in float16 where `halves`, which changes none; what
+    fills tiles and blocks up is nothing that may count."""
     N, K = w.shape
     tiles, blocks = -(-N // TILE), -(-K // w.block)
     codes = np.full((tiles, blocks * w.block * w.bits // 32, TILE, 4), GUARD, np.uint8)
@@ -90,8 +92,9 @@ def pack(w: Blocks) -> Packed:
             codes[at] = codes[at] & (0xF0 >> shift) | w.codes[here] << shift
     n, c = np.indices((N, blocks))
     by_tile = (n // TILE, c, n % TILE)
-    scales = np.full((tiles, blocks, TILE), np.nan, np.float32)
+    scales = np.full((tiles, blocks, TILE), np.nan, np.float16 if halves else np.float32)
     scales[by_tile] = w.scale
+    assert np.array_equal(scales[by_tile], w.scale)
     zeros = None
     if w.zero is not None:
         zeros = np.full((tiles, blocks, TILE), GUARD, np.uint8)

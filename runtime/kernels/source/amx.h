@@ -45,7 +45,6 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
     size_t m0 = job.first(panel);
     int blocks = job.blocks(), block = w.block;
     const int8_t *x = (const int8_t *)(job.codes + m0 * (w.inputs / 4));
-    const float *scale = w.scales + t * blocks * TILE;
     const uint8_t *zero = w.zeros ? w.zeros + t * blocks * TILE : nullptr;
     const float *scale_x = job.scales + m0 * blocks;
     const int32_t *sum = job.sums + m0 * blocks;
@@ -60,7 +59,7 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
             else PRODUCTS(0, 2, 4);
         }
         __m512i z = zero ? Amx::bytes(zero + c * TILE) : Amx::all(1 << (w.bits - 1));
-        __m512 scale_w = Amx::load(scale + c * TILE);
+        __m512 scale_w = scales<Amx>(w, t * blocks + c);
 #pragma GCC unroll 16
         for (int r = 0; r < 16; r++) {
             __m512i dot = _mm512_load_si512(products[c % 2] + r * TILE);

@@ -22,7 +22,7 @@ size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
 
 }  // namespace
 
-extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
+extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather<Avx2>, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
     row_linear<Avx2Words>, row_linear_scratch<Avx2Words>};
 TARGET_END
 #endif

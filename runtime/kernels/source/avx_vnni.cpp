@@ -11,7 +11,7 @@ TARGET("avx2,fma,f16c,avxvnni")
 #include "row_linear.h"
 
 extern const Kernels avx_vnni_kernels = {
-    "avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
+    "avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather<Avx2>, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
     row_linear<AvxVnni>, row_linear_scratch<AvxVnni>};
 TARGET_END
 #endif

@@ -1,9 +1,10 @@
 // Rows of a table that is stored as the matrix of a product: the tied table of tokens is there once.
 #pragma once
-#include "kernels.h"
+#include "block_scales.h"
 
 namespace {
 
+template <class Set>
 bool gather(const BlockMatrix *w, const int64_t *ids, size_t count, float *y) {
     int block = w->block, blocks = w->inputs / block;
     for (size_t m = 0; m < count; m++, y += w->columns) {
@@ -11,11 +12,13 @@ bool gather(const BlockMatrix *w, const int64_t *ids, size_t count, float *y) {
         size_t tile = size_t(ids[m]) / 16, place = size_t(ids[m]) % 16;
         const uint8_t *codes = w->codes + tile * 16 * w->inputs * w->bits / 8 + place * 4;
         for (int c = 0; c < blocks; c++) {
-            size_t at = (tile * blocks + c) * 16 + place;
-            int zero = w->zeros ? w->zeros[at] : 1 << (w->bits - 1);
+            size_t at = tile * blocks + c;
+            float scale[16];
+            Set::store(scale, scales<Set>(*w, at));
+            int zero = w->zeros ? w->zeros[at * 16 + place] : 1 << (w->bits - 1);
             for (int k = c * block; k < (c + 1) * block && k < w->columns; k++) {
                 int code = w->bits == 8 ? codes[k / 4 * 64 + k % 4] : codes[k / 8 * 64 + k % 4] >> (k & 4) & 15;
-                y[k] = w->scales[at] * float(code - zero);
+                y[k] = scale[place] * float(code - zero);
             }
         }
     }

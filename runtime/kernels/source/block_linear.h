@@ -4,6 +4,7 @@
 #include <float.h>
 #include <math.h>
 
+#include "block_scales.h"
 #include "panels.h"
 
 namespace {
@@ -73,14 +74,13 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
     const BlockMatrix &w = *job.w;
     int blocks = job.blocks(), bytes = TILE * w.block * BITS / 8;
     const uint8_t *at = w.codes + t * blocks * bytes;
-    const float *scale = w.scales + t * blocks * TILE;
     const uint8_t *zero = w.zeros ? w.zeros + t * blocks * TILE : nullptr;
     const typename Set::Four *x = job.codes + m0 * (w.inputs / 4);
     const float *scale_x = job.scales + m0 * blocks;
     const int32_t *sum = job.sums + m0 * blocks;
     typename Set::Floats y[R];
     for (int r = 0; r < R; r++) y[r] = Set::zero();
-    for (int c = 0; c < blocks; c++, scale += TILE, scale_x += R, sum += R) {
+    for (int c = 0; c < blocks; c++, scale_x += R, sum += R) {
         typename Set::Ints dot[1][R][CHAINS];
         // x . (w - zero) = x . w - zero * sum(x): the second part is where the sum begins.
         typename Set::Ints z = Set::all(1 << (BITS - 1));
@@ -92,7 +92,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
         }
         add_dots<Set, 1, R, BITS, CHAINS>(dot, at, bytes, x);
         at += bytes, x += w.block / 4 * R;
-        typename Set::Floats scale_w = Set::load(scale);
+        typename Set::Floats scale_w = scales<Set>(w, t * blocks + c);
         for (int r = 0; r < R; r++) {
             for (int i = 1; i < CHAINS; i++) dot[0][r][0] = Set::add(dot[0][r][0], dot[0][r][i]);
             y[r] = Set::add(y[r], Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[0][r][0])));

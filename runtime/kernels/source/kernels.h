@@ -8,14 +8,15 @@
 // Outputs are cut into tiles of 16, the last one filled up; within a tile, four inputs of each output lie side by side.
 //   codes   8 bits: u8 [tiles][inputs / 4][16][4]
 //           4 bits: u8 [tiles][inputs / 8][16][4], inputs k .. k + 3 in the low halves, k + 4 .. k + 7 in the high ones
-//   scales  float32 [tiles][blocks][16]
+//   scales  float32 [tiles][blocks][16], or the same numbers in float16 where `half_scales`
 //   zeros   u8 [tiles][blocks][16], or null: all are 2^(bits - 1)
 // `inputs` is a multiple of `block`, which is 16, 32, 64 or 128. `columns` of them are real: the rest is filler.
 struct BlockMatrix {
     const uint8_t *codes;
-    const float *scales;
+    const void *scales;
     const uint8_t *zeros;
     int32_t outputs, inputs, columns, block, bits;
+    bool half_scales;
 };
 
 // y[m, n] = bias[n] + (scale_w[n] * scale_x[m]) * (codes_x[m] . (codes_w[n] - 128)), and with `gelu` GELU of that, for

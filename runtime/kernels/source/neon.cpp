@@ -7,6 +7,6 @@
 #include "row_linear.h"
 #include "neon.h"
 
-extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
+extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather<Neon>, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
     row_linear<Neon>, row_linear_scratch<Neon>};
 #endif

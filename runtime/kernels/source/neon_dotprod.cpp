@@ -11,7 +11,7 @@ TARGET("arch=armv8.2-a+dotprod")
 #include "neon_dotprod.h"
 
 extern const Kernels neon_dotprod_kernels = {
-    "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
+    "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather<Neon>, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
     row_linear<NeonDotprod>, row_linear_scratch<NeonDotprod>};
 TARGET_END
 #endif

@@ -1,7 +1,8 @@
 // The kernels as operators of ONNX Runtime, domain "tfm", version 1:
 //   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N]
 //   BlockGather(codes, ids [..], scales, zeros?) -> [.., K]
-// with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie.
+// with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie; scales are of
+// float32 or of float16.
 //   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?,
 //             k_scale, v_scale [G, D]?) -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
@@ -31,6 +32,7 @@ ort::Status *wrong(const char *what) { return api->CreateStatus(ort::INVALID_ARG
 struct Node {
     const Kernels *kernels = registered;
     int64_t K, N, bits, block;
+    bool half_scales;
 
     int64_t tiles() const { return (N + 15) / 16; }
     int64_t blocks() const { return (K + block - 1) / block; }
@@ -44,8 +46,10 @@ ort::Status *keep(const Kind &node, void **made) {
     return nullptr;
 }
 
+template <bool HALF_SCALES>
 ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     Node node;
+    node.half_scales = HALF_SCALES;
     TRY(api->KernelInfoGetAttribute_int64(info, "K", &node.K));
     TRY(api->KernelInfoGetAttribute_int64(info, "N", &node.N));
     TRY(api->KernelInfoGetAttribute_int64(info, "bits", &node.bits));
@@ -124,7 +128,7 @@ struct Matrix : BlockMatrix {
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
         if (parts[2].data && parts[2].count(0) != scale_count) return wrong("zeros must be [tiles, blocks, 16]");
         codes = (const uint8_t *)parts[0].data;
-        scales = (const float *)parts[1].data;
+        scales = parts[1].data, half_scales = node.half_scales;
         zeros = (const uint8_t *)parts[2].data;
         outputs = int32_t(node.N), columns = int32_t(node.K), inputs = int32_t(node.blocks() * node.block);
         block = int32_t(node.block), bits = int32_t(node.bits);
@@ -391,18 +395,22 @@ struct Op : ort::Op {
     }
 };
 
-const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
+#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT}
+#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8}
+const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16);
+const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16);
 const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
-const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
 #define ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
 const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16), ATTEND_INT8[] = ATTEND(ort::INT8);
 const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
 const Op ops[] = {
-    {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
+    {"BlockLinear", LINEAR_FLOAT32, 5, 2, 1, create_blocks<false>, linear},
+    {"BlockLinear", LINEAR_FLOAT16, 5, 2, 1, create_blocks<true>, linear},
     {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
-    {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
+    {"BlockGather", GATHER_FLOAT32, 4, 1, 1, create_blocks<false>, gather},
+    {"BlockGather", GATHER_FLOAT16, 4, 1, 1, create_blocks<true>, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
     {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true, false>},
     {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false, false>},

@@ -18,10 +18,12 @@ from tfm.export.graph import write as graph_write
 from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.errors import ExportError
 from tfm.runtime.bundle import targets, weight_layout
+from tfm.runtime.bundle.kernel_layout import Halves
 from tfm.runtime.bundle.manifest import arrange
 from tfm.runtime.bundle.weight_formats import WeightFormat
 
 INT8 = WeightFormat(bits=8, block=32, activations="block")
+LATE = Halves(cache=True, scales=("decoder.layers.0.attn.wq",))
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def files(tmp_path: Path) -> GraphFiles:
     target = targets.find("ort-cpu")
     groups = weight_layout.stored(config, schemes, target)
     return GraphFiles(
-        config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path, True, {"model": "x"}
+        config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path, {"model": "x"}
     )
 
 
@@ -49,27 +51,34 @@ def test_the_process_writes_the_same_bytes(
     files: GraphFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with graph_write.writing(files) as write:
-        write(True)
-    here = (tmp_path / "model.onnx").read_bytes()
-    (tmp_path / "model.onnx").unlink()
+        write(LATE)
+    names = ("model.onnx", "kernels.onnx")
+    here = [(tmp_path / name).read_bytes() for name in names]
+    for name in names:
+        (tmp_path / name).unlink()
     monkeypatch.setattr(graph_write, "LARGE", 0)
-    monkeypatch.setattr(graph_write, "write", lambda _: pytest.fail("a large model has a process of its own"))
+    monkeypatch.setattr(
+        graph_write, "write", lambda *_: pytest.fail("large models have a process")
+    )
     with graph_write.writing(files) as write:
-        write(True)
-    assert (tmp_path / "model.onnx").read_bytes() == here
+        write(LATE)
+    assert [(tmp_path / name).read_bytes() for name in names] == here
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("in_a_process")
-def test_that_a_cache_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> None:
+def test_what_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> None:
     halved = []
-    for half_cache in (True, False):
+    for halves in (LATE, Halves(cache=False, scales=("decoder.layers.0.mlp.down",))):
         with graph_write.writing(files) as write:
-            write(half_cache)
+            write(halves)
         graph = onnx.load(tmp_path / "kernels.onnx", load_external_data=False).graph
         types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
-        halved.append({types[name] for name in ("k.0", "v.0", "k_out.0", "v_out.0")})
-    assert halved == [{onnx.TensorProto.FLOAT16}, {onnx.TensorProto.FLOAT}]
+        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        scales = ("decoder.layers.0.attn.wq.scale", "decoder.layers.0.mlp.down.scale")
+        halved.append([types[name] for name in ("k.0", "v.0", "k_out.0", "v_out.0", *scales)])
+    full, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    assert halved == [[half] * 4 + [half, full], [full] * 4 + [full, half]]
 
 
 @pytest.mark.long
@@ -79,13 +88,13 @@ def test_errors_come_back_in_one_line(files: GraphFiles, monkeypatch: pytest.Mon
         pytest.raises(ExportError, match=r"^building the graph ended with code 1 \(FileNotFound.*report"),
         graph_write.writing(replace(files, folder=files.folder / "nowhere")) as write,
     ):
-        write(True)
+        write(LATE)
     unknown = replace(targets.find("ort-cpu"), name="abacus")
     with (
         pytest.raises(ExportError, match=r"^target must be one of .*, got 'abacus'$"),
         graph_write.writing(replace(files, target=unknown)) as write,
     ):
-        write(True)
+        write(LATE)
 
 
 @pytest.mark.usefixtures("in_a_process")
@@ -152,4 +161,4 @@ def test_what_libraries_write_stops_nothing(files: GraphFiles, monkeypatch: pyte
         pytest.raises(ExportError, match=r"ended with code 7 \(a line\)"),
         graph_write.writing(files) as write,
     ):
-        write(True)
+        write(LATE)

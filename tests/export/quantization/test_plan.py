@@ -71,8 +71,8 @@ def q8_0(shape: tuple[int, ...]) -> Blocks:
 
 DOWN = "decoder.layers.0.mlp.down"
 EIGHT = {
-    "ort-cpu": WeightFormat(8, 32, "block", symmetric=False),
-    "ort-cuda": WeightFormat(8, 32, "none"),
+    "ort-cpu": WeightFormat(8, 32, "block", symmetric=False, halves=True),
+    "ort-cuda": WeightFormat(8, 32, "none", halves=True),
     "standard": WeightFormat(8, 32, "none", symmetric=False),
 }
 
@@ -368,12 +368,15 @@ def test_strict_accepts_a_file_that_has_blocks_for_all():
 @pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric, monkeypatch):
+@pytest.mark.parametrize("halves", [True, False])
+def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric, halves, monkeypatch):
     monkeypatch.setattr(rounding, "CHUNK", 500)  # several pieces, the last one short
     checkpoint = Leaves()
     weight = checkpoint.leaf(name)
-    want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")), symmetric=symmetric)
-    got = plan.leaf(checkpoint, name, WeightFormat(bits, 32, "block", symmetric), "float32")
+    axis = int(name.endswith("table"))
+    want = quant.quantize(weight, bits=bits, block=32, axis=axis, symmetric=symmetric, halves=halves)
+    got = plan.leaf(checkpoint, name, WeightFormat(bits, 32, "block", symmetric, halves=halves), "float32")
+    assert np.array_equal(got.scale, got.scale.astype(np.float16)) == halves
     np.testing.assert_array_equal(got.codes, want.codes)
     np.testing.assert_array_equal(got.scale, want.scale)
     assert (got.axis, got.block, got.bits, got.activations) == (want.axis, 32, bits, "block")
@@ -393,11 +396,12 @@ def test_an_importance_chooses_scales(name, monkeypatch):
     columns = weight.T if table else weight
     importance = np.random.default_rng(0).random(len(columns)) ** 4
     chosen = plan.CalibrationResult({}, {}, {name: importance})
-    got = plan.leaf(Leaves(), name, WeightFormat(4, 32, "block", symmetric=False), "float32", chosen)
-    want = least_error(columns, importance, bits=4, block=32)
+    weight_format = WeightFormat(4, 32, "block", symmetric=False, halves=table)
+    got = plan.leaf(Leaves(), name, weight_format, "float32", chosen)
+    want = least_error(columns, importance, bits=4, block=32, halves=table)
     for array, said in ((got.codes, want.codes), (got.scale, want.scale), (got.zero, want.zero)):
         np.testing.assert_array_equal(array, said.T if table else said)
-    rounded = plan.leaf(Leaves(), name, WeightFormat(4, 32, "block", symmetric=False), "float32")
+    rounded = plan.leaf(Leaves(), name, weight_format, "float32")
     assert (rounded.codes != got.codes).any()
 
 
@@ -416,7 +420,7 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
         == {
             "int8": WeightFormat(8, 32, "block", native=True),
             "int8-dynamic": WeightFormat(8, 80, "row"),
-            "int4": WeightFormat(4, 128, "block", symmetric=False),
+            "int4": WeightFormat(4, 128, "block", symmetric=False, halves=True),
         }[name]
     )
 

@@ -111,3 +111,32 @@ def test_searched_blocks_are_recognized(seed: int, d: int, f: int, block: int, k
     assert not is_possible(weight, replace(blocks, zero=zero))
     assert not is_possible(weight, replace(blocks, scale=scale))
     assert not is_possible(weight, replace(blocks, zero=None))
+
+
+@given(seeds, lengths, columns, bits, st.sampled_from((3, 8)), st.integers(-24, 20))
+def test_scales_in_float16_are_never_worse_than_rounding_with_them(
+    seed: int, d: int, f: int, b: int, block: int, exponent: int
+):
+    """Of any size: float16 numbers where they are near enough, possible ones, and others aren't."""
+    weight, importance = drawn(seed, d, f)
+    weight = (weight * 2.0**exponent).astype(np.float32)
+    blocks = least_error(weight, importance, bits=b, block=block, halves=True)
+    near = quantize(weight, bits=b, block=block, symmetric=False, halves=True)
+    got, most = (error(weight, dequantize(w), importance) for w in (blocks, near))
+    assert got <= most * (1 + 1e-5) + 1e-9 * float(np.sum(importance[:, None] * weight.astype(float) ** 2))
+    with np.errstate(over="ignore"):
+        halves = blocks.scale.astype(np.float16)
+    must = (blocks.scale >= 2.0 ** (b - 23)) & (blocks.scale < 6e4)
+    assert (halves == blocks.scale)[must].all()
+    assert is_possible(weight, blocks, halves=True)
+    assert is_possible(weight, near, halves=True)
+    assert not is_possible(weight, replace(blocks, scale=blocks.scale * 10), halves=True) or not weight.any()
+
+
+def test_the_nearest_float16_to_the_best_scale_is_taken():
+    """By hand: for codes 15 and 14 the best scale is (15 + 14 · 0.93) / (15² + 14²)."""
+    weight = np.array([[1.0], [0.93]], np.float32)
+    best = (15 * 1.0 + 14 * 0.93) / (15**2 + 14**2)
+    blocks = least_error(weight, np.ones(2), bits=4, block=2, halves=True)
+    assert blocks.codes.ravel().tolist() == [15, 14]
+    assert blocks.scale[0, 0] == np.float16(best) != np.float32(best)

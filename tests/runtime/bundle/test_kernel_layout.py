@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime.bundle import kernel_layout, weight_layout
 from tfm.runtime.bundle.weight_formats import WeightFormat
@@ -37,14 +40,19 @@ def groups(draw) -> tuple[Group, Blocks]:
     return Group(name, (name,), (shape,), "nbits", form), blocks
 
 
-@given(groups())
-def test_everything_is_where_the_format_says(drawn):
+@given(groups(), st.booleans())
+def test_everything_is_where_the_format_says(drawn, halves):
     group, rows = drawn
+    if halves:
+        rows = replace(rows, scale=rows.scale.astype(np.float16).astype(np.float32))
+    in_half = ["other", group.name] if halves else ["other"]
     leaf = rows if group.axis == 1 else weight_layout.quant.transpose(rows)
     stored = weight_layout.store(group, {group.name: leaf})
-    tiles = kernel_layout.store(group, stored)
-    specs = kernel_layout.specs(group, "float32")
+    assert kernel_layout.has_half_scales(group, stored) >= halves
+    tiles = kernel_layout.store(group, stored, in_half)
+    specs = kernel_layout.specs(group, "float32", in_half)
     assert {name: (str(a.dtype), a.shape) for name, a in tiles.items()} == specs
+    assert tiles[f"{group.name}.scale"].dtype == (np.float16 if halves else np.float32)
     assert all(array.flags.c_contiguous for array in tiles.values())
     packed, scale = tiles[f"{group.name}.packed"], tiles[f"{group.name}.scale"]
     outputs, inputs = rows.codes.shape
@@ -62,6 +70,21 @@ def test_everything_is_where_the_format_says(drawn):
     assert not scale[-1, :, outputs - 1 - 16 * (len(scale) - 1) + 1 :].any()
     others = stored.keys() - {f"{group.name}.{field}" for field in ("packed", "scale", "zero")}
     assert all(tiles[name] is stored[name] for name in others)
+
+
+@pytest.mark.parametrize("odd", [1 + 2.0**-11, 65520, 2.0**-25, 1e9])
+def test_scales_that_float16_cannot_hold_are_not_taken_for_halves(odd: float):
+    """One among float16 numbers, of which the smallest and the largest are two."""
+    scale = np.array([[2.0**-24, 65504.0], [-1.5, odd]], np.float32)
+    group = Group("x", ("x",), ((64, 2),), "nbits", WeightFormat(8, 32, "block"))
+    stored = {"x.packed": np.zeros((2, 2, 32), np.uint8), "x.scale": scale}
+    assert not kernel_layout.has_half_scales(group, stored)
+    assert kernel_layout.store(group, stored)["x.scale"].dtype == np.float32
+    with pytest.raises(BundleError, match=r"x\.scale must hold float16 numbers"):
+        kernel_layout.store(group, stored, ["x"])
+    stored["x.scale"] = np.minimum(scale, 1.5)
+    stored["x.scale"][1, 1] = 0
+    assert kernel_layout.has_half_scales(group, stored)
 
 
 @given(st.integers(1, 50), st.integers(1, 70), st.booleans(), st.integers(0, 2**32))

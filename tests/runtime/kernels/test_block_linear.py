@@ -44,7 +44,8 @@ def cases(draw: st.DrawFn) -> Case:
     values = draw(st.sampled_from(VALUES))
     bias = rng.standard_normal(N).astype(np.float32) if draw(st.booleans()) else None
     x = values(rng, M, K).astype(np.float32)
-    return Case(table(rng, N, K, bits=bits, block=block, zero=zero), x, bias)
+    case = Case(table(rng, N, K, bits=bits, block=block, zero=zero), x, bias)
+    return case.in_halves() if draw(st.booleans(), label="halves") else case
 
 
 def backwards(task: Callable[[int], None], count: int) -> None:
@@ -64,7 +65,7 @@ def two_threads(task: Callable[[int], None], count: int) -> None:
 @given(cases(), st.sampled_from((kernels.in_order, backwards, two_threads)))
 def test_products_are_the_specification_bit_for_bit(sets: dict[str, Kernels], case: Case, runner: Any):
     """With any number of rows and order of parts, and where numbers are tiny, huge or not finite."""
-    expected, w = bits_of(case.expected()), pack(case.w)
+    expected, w = bits_of(case.expected()), pack(case.w, halves=case.halves)
     for name, one in sets.items():
         got = bits_of(linear(one, w, case.x, case.bias, runner))
         assert np.array_equal(got, expected), f"{name}: {(got != expected).sum()} of {got.size} differ"
@@ -73,7 +74,7 @@ def test_products_are_the_specification_bit_for_bit(sets: dict[str, Kernels], ca
 @given(cases(), st.randoms(use_true_random=False))
 def test_a_row_does_not_depend_on_its_neighbours(sets: dict[str, Kernels], case: Case, random: Any):
     """Alone, among others, and in another place a row has the same bits."""
-    w, order = pack(case.w), list(range(len(case.x)))
+    w, order = pack(case.w, halves=case.halves), list(range(len(case.x)))
     random.shuffle(order)
     chosen = order[: random.randint(0, len(order))]
     for name, one in sets.items():
@@ -89,9 +90,10 @@ def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
     case = Case(
         table(rng, 530, 2048, bits=bits, block=64, zero=True), normal(rng, 230, 2048).astype(np.float32), None
     )
-    expected, w = bits_of(case.expected()), pack(case.w)
-    for name, one in sets.items():
-        assert np.array_equal(bits_of(linear(one, w, case.x)), expected), name
+    for one_case in (case, case.in_halves()):
+        expected, w = bits_of(one_case.expected()), pack(one_case.w, halves=one_case.halves)
+        for name, one in sets.items():
+            assert np.array_equal(bits_of(linear(one, w, case.x)), expected), name
 
 
 @pytest.mark.parametrize("block", [16, 32, 64, 128])
@@ -111,9 +113,11 @@ def test_the_largest_products_are_exact(sets: dict[str, Kernels], block: int, si
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(0, 9))
 def test_rows_of_a_table_are_the_specification(sets: dict[str, Kernels], case: Case, seed: int, count: int):
     ids = np.random.default_rng(seed).integers(0, case.w.shape[0], count)
-    expected = quant.rows(case.w, ids[None])[0]
+    expected, w = bits_of(quant.rows(case.w, ids[None])[0]), pack(case.w, halves=case.halves)
     for name, one in sets.items():
-        assert np.array_equal(bits_of(gather(one, pack(case.w), ids)), bits_of(expected)), name
+        got = gather(one, w, ids)
+        assert got is not None
+        assert np.array_equal(bits_of(got), expected), name
 
 
 @pytest.mark.parametrize("wrong", [-1, 20, 2**31, -(2**63), 2**63 - 1])

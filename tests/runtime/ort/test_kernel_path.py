@@ -166,8 +166,8 @@ def test_a_wrong_weight_is_seen(bundles, monkeypatch: pytest.MonkeyPatch) -> Non
     """The row of `verify` can fail: with the halves of all tiles exchanged it does."""
     real = kernel_layout.store
 
-    def exchanged(group, stored):
-        tensors = real(group, stored)
+    def exchanged(group, stored, half_scales):
+        tensors = real(group, stored, half_scales)
         packed = {name: array for name, array in tensors.items() if name.endswith(".packed")}
         return tensors | {name: np.ascontiguousarray(array[..., ::-1]) for name, array in packed.items()}
 

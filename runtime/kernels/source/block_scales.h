@@ -1,0 +1,14 @@
+// The scales of a matrix in blocks, for the instruction set `Set`. Each float16 number is a float32 number, so that results
+// don't depend on which of them holds the scales.
+#pragma once
+#include "kernels.h"
+
+namespace {
+
+// Of the 16 outputs of a tile, for one block; `at` counts blocks from tile to tile.
+template <class Set>
+inline __attribute__((always_inline)) typename Set::Floats scales(const BlockMatrix &w, size_t at) {
+    return w.half_scales ? Set::load_halves((const uint16_t *)w.scales + at * 16) : Set::load((const float *)w.scales + at * 16);
+}
+
+}  // namespace
