@@ -100,11 +100,11 @@ void multiply(const Job<Amx> &job, size_t chunk) {
 
 // A few rows don't fill the tiles.
 void linear_amx(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch, Pool pool) {
-    (rows < 8 ? linear<Avx512> : linear<Amx>)(w, bias, x, rows, y, scratch, pool);
+    (rows < 16 ? linear<Avx512> : linear<Amx>)(w, bias, x, rows, y, scratch, pool);
 }
 
 size_t linear_scratch_amx(const BlockMatrix *w, size_t rows) {
-    return rows < 8 ? linear_scratch<Avx512>(w, rows) : linear_scratch<Amx>(w, rows);
+    return rows < 16 ? linear_scratch<Avx512>(w, rows) : linear_scratch<Amx>(w, rows);
 }
 
 }  // namespace

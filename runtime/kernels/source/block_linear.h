@@ -65,6 +65,10 @@ void quantize(const Job<Set> &job, size_t panel) {
             job.scales[m0 * blocks + c * stride + r] = finite ? largest / 127 : NAN;
             for (int g = 0; g < block / 4; g++) codes[job.place(R, r, c, g)] = Set::four(rounded + g * 4);
         }
+    // Rows that aren't there are multiplied too: by subnormal numbers, which memory may hold, that takes ten times as long.
+    if constexpr (Set::FIXED)
+        for (size_t c = 0; c < blocks; c++)
+            for (size_t r = R; r < stride; r++) job.scales[m0 * blocks + c * stride + r] = 0;
 }
 
 // One tile of outputs for R rows.
