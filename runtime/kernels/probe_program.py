@@ -47,7 +47,8 @@ class Kernels(c.Structure):
 
 
 def product(kernels: Kernels, rows: int) -> list[float]:
-    """Row m of x is m + 1 at input m and 127, the largest, at the last; weights are output - input."""
+    """Row m of x is m + 1 at input m, counted round, and 127, the largest, at the last; weights are output -
+    input."""
     codes = [128 + n - k for g in range(0, INPUTS, 4) for n in range(OUTPUTS) for k in range(g, g + 4)]
     scales = (c.c_float * OUTPUTS)(*[0.5] * OUTPUTS)
     data = (c.c_uint8 * len(codes))(*codes)
@@ -55,7 +56,7 @@ def product(kernels: Kernels, rows: int) -> list[float]:
     matrix = BlockMatrix(c.addressof(data), c.addressof(scales), None, *sizes, False)
     x = (c.c_float * (rows * INPUTS))()
     for m in range(rows):
-        x[m * INPUTS + m], x[m * INPUTS + INPUTS - 1] = m + 1, 127
+        x[m * INPUTS + m % (INPUTS - 1)], x[m * INPUTS + INPUTS - 1] = m + 1, 127
     y = (c.c_float * (rows * OUTPUTS))()
     scratch = (c.c_char * (kernels.linear_scratch(matrix, rows) + 64))()
     aligned = c.addressof(scratch) + -c.addressof(scratch) % 64
@@ -71,7 +72,7 @@ def product(kernels: Kernels, rows: int) -> list[float]:
 def expected(rows: int) -> list[float]:
     """The same product by its definition: codes of these inputs are the inputs, and every sum is exact."""
     last = INPUTS - 1
-    return [0.5 * ((m + 1) * (n - m) + 127 * (n - last)) for m in range(rows) for n in range(OUTPUTS)]
+    return [0.5 * ((m + 1) * (n - m % last) + 127 * (n - last)) for m in range(rows) for n in range(OUTPUTS)]
 
 
 def main(path: str, wanted: str = "") -> dict[str, str]:
