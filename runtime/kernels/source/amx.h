@@ -6,7 +6,7 @@
 namespace {
 
 struct Amx : Avx512 {
-    static constexpr int ROWS = 16;
+    static constexpr int ROWS = 16, TILE_ROWS = 16;
     static constexpr bool FIXED = true;  // panels have room for 16 rows, however many are real
 };
 

@@ -4,6 +4,7 @@
 
 TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,amx-tile,amx-int8")
 #include "amx.h"
+#include "amx_row_linear.h"
 #include "attention.h"
 #include "elementwise.h"
 #include "avx512.h"
@@ -15,6 +16,6 @@ extern const Kernels avx512_kernels = {
     "avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather<Avx512>, attention<Avx512>, attention_scratch, swiglu<Avx512>, add_norm<Avx512>, add_layer_norm<Avx512>,
     row_linear<Avx512>, row_linear_scratch<Avx512>};
 extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather<Avx512>, attention<Avx512>, attention_scratch, swiglu<Avx512>, add_norm<Avx512>, add_layer_norm<Avx512>,
-    row_linear<Avx512>, row_linear_scratch<Avx512>};
+    row_linear_amx, row_linear_scratch_amx};
 TARGET_END
 #endif

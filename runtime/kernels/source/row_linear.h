@@ -16,13 +16,21 @@ struct RowJob : Panels<Set, Set::TILE_ROWS> {
     float *scales;
     int32_t *sums;   // of a row's codes
     float *vectors;  // [panels][inputs]: a row whose codes are computed
+    int step;        // inputs whose codes lie together
 
-    RowJob(const RowLinearCall &call, void *scratch) : Base(call.rows, call.outputs, call.inputs, scratch), call(call) {
+    RowJob(const RowLinearCall &call, void *scratch)
+        : Base(call.rows, call.outputs, call.inputs, scratch), call(call), step(Set::FIXED ? divisor(call.inputs) : call.inputs) {
         char *at = (char *)scratch + this->bytes(call.rows, call.inputs);
         scales = (float *)at, sums = (int32_t *)at + call.rows, vectors = (float *)(at + round_up(call.rows * 8));
     }
     static size_t scratch(const RowLinearCall &call) {
         return Base::bytes(call.rows, call.inputs) + round_up(call.rows * 8) + over(call.rows, Base::ROWS) * call.inputs * 4;
+    }
+    // The largest of 64, 48, 32 and 16 that divides the inputs.
+    static int divisor(int inputs) {
+        int step = 64;
+        while (inputs % step) step -= 16;
+        return step;
     }
 };
 
@@ -37,14 +45,23 @@ typename Set::Floats divided(typename Set::Floats x, typename Set::Floats scale,
     return Set::fma(Set::fma(less, y, x), reciprocal, y);
 }
 
-// Codes of sixteen numbers at a time, for row r of R, and their sum.
+// Codes of sixteen numbers at a time, for row r of a panel of R, and their sum. A panel is [inputs / 4][R], or
+// [inputs / step][ROWS][step] where the instruction set wants whole rows.
 template <class Set, class F>
-int32_t row_codes(typename Set::Four *codes, size_t R, int inputs, F scaled) {
-    alignas(16) int8_t rounded[16];
+int32_t row_codes(const RowJob<Set> &job, typename Set::Four *panel, size_t r, size_t R, F scaled) {
+    int inputs = job.call.inputs, step = job.step;
     typename Set::Ints sum = Set::ints();
-    for (int k = 0; k < inputs; k += 16, codes += 4 * R) {
-        sum = Set::add(sum, Set::round(scaled(k), rounded));
-        for (int g = 0; g < 4; g++) codes[g * R] = Set::four(rounded + g * 4);
+    if constexpr (Set::FIXED) {
+        int8_t *codes = (int8_t *)panel + r * step;
+        for (int from = 0; from < inputs; from += step, codes += RowJob<Set>::ROWS * step)
+            for (int k = 0; k < step; k += 16) sum = Set::add(sum, Set::round(scaled(from + k), codes + k));
+    } else {
+        alignas(16) int8_t rounded[16];
+        typename Set::Four *codes = panel + r;
+        for (int k = 0; k < inputs; k += 16, codes += 4 * R) {
+            sum = Set::add(sum, Set::round(scaled(k), rounded));
+            for (int g = 0; g < 4; g++) codes[g * R] = Set::four(rounded + g * 4);
+        }
     }
     return Set::sum(sum);
 }
@@ -73,10 +90,10 @@ void quantize(const RowJob<Set> &job, size_t panel) {
         typename Set::Floats one = Set::all(scale), reciprocal = Set::all(1 / scale);
         auto exactly = [=](int k) { return Set::div(Set::load(x + k), one); };
         auto fast = [=](int k) { return divided<Set>(Set::load(x + k), one, reciprocal); };
-        typename Set::Four *codes = job.codes + m0 * (inputs / 4) + r;
+        typename Set::Four *codes = job.codes + m0 * (inputs / 4);
         job.scales[m0 + r] = finite ? scale : NAN;
-        if (finite && scale > 1e-26f) job.sums[m0 + r] = row_codes<Set>(codes, R, call.inputs, fast);
-        else job.sums[m0 + r] = row_codes<Set>(codes, R, call.inputs, exactly);
+        if (finite && scale > 1e-26f) job.sums[m0 + r] = row_codes(job, codes, r, R, fast);
+        else job.sums[m0 + r] = row_codes(job, codes, r, R, exactly);
     }
 }
 
