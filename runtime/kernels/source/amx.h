@@ -82,18 +82,16 @@ const uint8_t *widen(const uint8_t *at, int inputs, uint8_t *wide) {
 }
 
 template <>
-void multiply(const Job<Amx> &job, size_t chunk) {
+void multiply(const Job<Amx> &job, const Part &part) {
     const BlockMatrix &w = *job.w;
-    size_t t0 = job.tiles() * chunk / job.chunks, t1 = job.tiles() * (chunk + 1) / job.chunks;
     Shapes shapes(w.block);
     _tile_loadconfig(&shapes);
-    size_t bytes = size_t(TILE) * w.inputs, together = NEAR / (size_t(16) * w.inputs);
-    if (together == 0) together = 1;
-    for (size_t p0 = 0; p0 < job.panels; p0 += together)
-        for (size_t t = t0; t < t1; t++) {
+    size_t bytes = size_t(TILE) * w.inputs;
+    for (size_t p0 = part.panel; p0 < part.panels_end; p0 += GROUP)
+        for (size_t t = part.tile; t < part.tiles_end; t++) {
             const uint8_t *codes = w.codes + t * bytes * w.bits / 8;
-            if (w.bits == 4) codes = widen(codes, w.inputs, job.wide + chunk * bytes);
-            for (size_t p = p0; p < p0 + together && p < job.panels; p++) panel_tile_amx(job, codes, t, p);
+            if (w.bits == 4) codes = widen(codes, w.inputs, job.wide + part.index * bytes);
+            for (size_t p = p0; p < p0 + GROUP && p < part.panels_end; p++) panel_tile_amx(job, codes, t, p);
         }
     _tile_release();
 }

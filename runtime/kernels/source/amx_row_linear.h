@@ -58,18 +58,16 @@ void finish_tile(const RowJob<Amx> &job, size_t t, size_t m0, size_t R, const in
 }
 
 template <>
-void multiply(const RowJob<Amx> &job, size_t chunk) {
+void multiply(const RowJob<Amx> &job, const Part &part) {
     const RowLinearCall &call = job.call;
-    size_t steps = over(job.tiles(), job.TILES), t0 = steps * chunk / job.chunks * job.TILES;
-    size_t t1 = least(steps * (chunk + 1) / job.chunks * job.TILES, job.tiles());
-    size_t bytes = size_t(TILE) * call.inputs, together = most(NEAR / (2 * bytes), 1) * 2;
+    size_t bytes = size_t(TILE) * call.inputs;
     alignas(64) int32_t products[4 * 16 * TILE];
     RowShapes shapes(job.step);
     _tile_loadconfig(&shapes);
-    for (size_t p0 = 0; p0 < job.panels; p0 += together)
-        for (size_t t = t0; t < t1; t += 2)
-            for (size_t p = p0; p < p0 + together && p < job.panels; p += 2) {
-                size_t P = least(job.panels - p, 2), T = least(t1 - t, 2);
+    for (size_t p0 = part.panel; p0 < part.panels_end; p0 += GROUP)
+        for (size_t t = part.tile; t < part.tiles_end; t += 2)
+            for (size_t p = p0; p < p0 + GROUP && p < part.panels_end; p += 2) {
+                size_t P = least(part.panels_end - p, 2), T = least(part.tiles_end - t, 2);
                 auto of = P == 2 ? T == 2 ? multiply_tiles<2, 2> : multiply_tiles<2, 1> : T == 2 ? multiply_tiles<1, 2> : multiply_tiles<1, 1>;
                 of((const int8_t *)job.codes + p * bytes, call.codes + t * bytes, call.inputs, job.step, products);
                 for (size_t i = 0; i < P * T; i++) {

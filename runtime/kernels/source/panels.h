@@ -14,17 +14,19 @@ namespace {
 constexpr int TILE = 16;
 constexpr size_t NEAR = 384 * 1024;   // bytes of codes of inputs that stay in a core's cache
 constexpr size_t NEARER = 32 * 1024;  // bytes of a matrix's codes that stay in its first one
-constexpr size_t CHUNKS = 32;         // pieces of the outputs, at most
+constexpr size_t CHUNKS = 32;         // pieces of the work, at most
+constexpr size_t GROUP = 8;           // panels whose results are written side by side
 
-// Rows as codes, in panels of up to R, and outputs in tiles, of which a task has a chunk.
+// Rows as codes, in panels of up to R, and outputs in tiles. A task has a chunk of the tiles for a group of the panels.
 template <class Set, size_t R>
 struct Panels {
     static constexpr size_t ROWS = R;
-    size_t rows, outputs, inputs, panels, chunks;
+    static constexpr bool FIXED = Set::FIXED;
+    size_t rows, outputs, inputs, panels, chunks, groups;
     typename Set::Four *codes;
 
     Panels(size_t rows, size_t outputs, size_t inputs, void *codes)
-        : rows(rows), outputs(outputs), inputs(inputs), panels(over(rows, R)), chunks(1), codes((typename Set::Four *)codes) {}
+        : rows(rows), outputs(outputs), inputs(inputs), panels(over(rows, R)), chunks(1), groups(1), codes((typename Set::Four *)codes) {}
     size_t tiles() const { return over(outputs, TILE); }
     size_t first(size_t panel) const { return Set::FIXED ? least(panel * R, rows) : rows * panel / panels; }
     // Bytes of the codes of so many rows.
@@ -79,17 +81,29 @@ inline __attribute__((always_inline)) void finish(size_t N, const float *bias, f
     }
 }
 
-// All panels for a chunk of the tiles: as many panels and tiles at a time as caches hold.
+// What a task has.
+struct Part {
+    size_t index, tile, tiles_end, panel, panels_end;
+
+    template <class Job>
+    Part(const Job &job, size_t index) : index(index) {
+        size_t steps = over(job.tiles(), Job::TILES), chunk = index % job.chunks, group = index / job.chunks;
+        tile = steps * chunk / job.chunks * Job::TILES;
+        tiles_end = least(steps * (chunk + 1) / job.chunks * Job::TILES, job.tiles());
+        panel = job.panels * group / job.groups, panels_end = job.panels * (group + 1) / job.groups;
+    }
+};
+
+// As many panels and tiles at a time as caches hold.
 template <class Job>
-void multiply(const Job &job, size_t chunk) {
-    size_t steps = over(job.tiles(), Job::TILES), t0 = steps * chunk / job.chunks * Job::TILES;
-    size_t t1 = least(steps * (chunk + 1) / job.chunks * Job::TILES, job.tiles());
+void multiply(const Job &job, const Part &part) {
     size_t together = most(NEAR / (sizeof(*job.codes) / 4 * Job::ROWS * job.inputs), 1);
     size_t group = most(NEARER / (TILE * job.inputs * Job::TILES), 1) * Job::TILES;
-    for (size_t p0 = 0; p0 < job.panels; p0 += together)
-        for (size_t g = t0; g < t1; g += group)
-            for (size_t p = p0; p < p0 + together && p < job.panels; p++)
-                for (size_t t = g; t < g + group && t < t1; t += Job::TILES) panel_tiles(job, t, least(t1 - t, Job::TILES), p);
+    for (size_t p0 = part.panel; p0 < part.panels_end; p0 += together)
+        for (size_t g = part.tile; g < part.tiles_end; g += group)
+            for (size_t p = p0; p < p0 + together && p < part.panels_end; p++)
+                for (size_t t = g; t < g + group && t < part.tiles_end; t += Job::TILES)
+                    panel_tiles(job, t, least(part.tiles_end - t, Job::TILES), p);
 }
 
 template <class Job>
@@ -98,8 +112,9 @@ void quantize_task(void *data, size_t panel) {
 }
 
 template <class Job>
-void multiply_task(void *data, size_t chunk) {
-    multiply(*(const Job *)data, chunk);
+void multiply_task(void *data, size_t index) {
+    const Job &job = *(const Job *)data;
+    multiply(job, Part(job, index));
 }
 
 // Codes of the rows, then products with a matrix of so many bytes.
@@ -109,9 +124,16 @@ void run_product(Job &job, size_t bytes, Pool pool) {
         for (size_t p = 0; p < job.panels; p++) quantize(job, p);
     else
         pool.run(pool.owner, quantize_task<Job>, job.panels, &job);
-    // Few chunks where reading the matrix is all there is to do: each costs a wake-up.
-    job.chunks = least(job.rows >= 8 ? 16 : bytes > (8u << 20) ? CHUNKS : bytes > (1u << 20) ? 4 : 2, over(job.tiles(), Job::TILES));
-    pool.run(pool.owner, multiply_task<Job>, job.chunks, &job);
+    size_t steps = over(job.tiles(), Job::TILES);
+    if constexpr (Job::FIXED) {
+        // Results are written row by row, so that few pages are written at a time, and a matrix is read from a near cache.
+        job.groups = least(over(job.panels, GROUP), CHUNKS / 2);
+        job.chunks = least(least(most(over(CHUNKS / 2, job.groups), over(bytes, 1u << 20)), CHUNKS / job.groups), steps);
+    } else {
+        // Few chunks where reading the matrix is all there is to do: each costs a wake-up.
+        job.chunks = least(job.rows >= 8 ? 16 : bytes > (8u << 20) ? CHUNKS : bytes > (1u << 20) ? 4 : 2, steps);
+    }
+    pool.run(pool.owner, multiply_task<Job>, job.chunks * job.groups, &job);
 }
 
 }  // namespace
