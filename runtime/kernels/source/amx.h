@@ -27,19 +27,22 @@ struct Shapes {
 };
 
 // Products of one block with 16 rows, [16][TILE], by the registers SUM, INPUT and WEIGHT.
-#define PRODUCTS(SUM, INPUT, WEIGHT)                            \
-    do {                                                        \
-        _tile_zero(SUM);                                        \
-        for (int k = 0; k < block; k += 64, at += TILE * 64) {  \
-            _tile_loadd(INPUT, x + k, block);                   \
-            _tile_loadd(WEIGHT, at, 64);                        \
-            _tile_dpbsud(SUM, INPUT, WEIGHT);                   \
-        }                                                       \
-        at -= block < 64 ? TILE * (64 - block) : 0;             \
-        x += 16 * block;                                        \
-        _tile_stored(SUM, products[SUM], 64);                   \
+#define PRODUCTS(SUM, INPUT, WEIGHT)                                  \
+    do {                                                              \
+        _tile_zero(SUM);                                              \
+        for (int k = 0; k < block; k += 64, at += TILE * 64) {        \
+            _tile_loadd(INPUT, x + k, block);                         \
+            _tile_loadd(WEIGHT, at, 64);                              \
+            if constexpr (CENTRED) _tile_dpbssd(SUM, INPUT, WEIGHT);  \
+            else _tile_dpbsud(SUM, INPUT, WEIGHT);                    \
+        }                                                             \
+        at -= block < 64 ? TILE * (64 - block) : 0;                   \
+        x += 16 * block;                                              \
+        _tile_stored(SUM, products[SUM], 64);                         \
     } while (0)
 
+// One tile of outputs for one panel; the codes at `at` have their zero points taken off where they are `CENTRED`.
+template <bool CENTRED>
 void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel) {
     const BlockMatrix &w = *job.w;
     size_t m0 = job.first(panel);
@@ -58,12 +61,12 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
             if (c % 2 == 0) PRODUCTS(1, 3, 5);
             else PRODUCTS(0, 2, 4);
         }
-        __m512i z = zero ? Amx::bytes(zero + c * TILE) : Amx::all(1 << (w.bits - 1));
+        __m512i z = CENTRED ? Amx::ints() : Amx::bytes(zero + c * TILE);
         __m512 scale_w = scales<Amx>(w, t * blocks + c);
 #pragma GCC unroll 16
         for (int r = 0; r < 16; r++) {
             __m512i dot = _mm512_load_si512(products[c % 2] + r * TILE);
-            dot = Amx::add(dot, Amx::short_mul(z, Amx::all(-sum[r])));
+            if constexpr (!CENTRED) dot = Amx::add(dot, Amx::short_mul(z, Amx::all(-sum[r])));
             y[r] = Amx::add(y[r], Amx::mul(Amx::mul(scale_w, Amx::all(scale_x[r])), Amx::floats(dot)));
         }
     }
@@ -72,11 +75,15 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
 
 #undef PRODUCTS
 
-// The codes of a tile of 4 bits as 8 bits each: registers hold bytes.
-const uint8_t *widen(const uint8_t *at, int inputs, uint8_t *wide) {
-    for (int k = 0; k < inputs; k += 8, at += 64) {
-        _mm512_storeu_si512(wide + k * TILE, Amx::low(at));
-        _mm512_storeu_si512(wide + (k + 4) * TILE, Amx::high(at));
+// The codes of a tile as bytes with their zero points taken off. Those of 8 bits must not have any of their own: -255 .. 255
+// doesn't fit a byte.
+const uint8_t *centre(const BlockMatrix &w, const uint8_t *at, size_t t, uint8_t *wide) {
+    const uint8_t *zero = w.zeros ? w.zeros + t * (w.inputs / w.block) * TILE : nullptr;
+    __m512i z = _mm512_set1_epi8(w.bits == 8 ? -128 : 8);
+    for (int k = 0; k < w.inputs; k += 8, at += 16 * w.bits) {
+        if (zero && k % w.block == 0) z = _mm512_mullo_epi32(Amx::bytes(zero + k / w.block * TILE), Amx::all(0x01010101));
+        _mm512_storeu_si512(wide + k * TILE, _mm512_sub_epi8(w.bits == 8 ? Amx::codes(at) : Amx::low(at), z));
+        _mm512_storeu_si512(wide + (k + 4) * TILE, _mm512_sub_epi8(w.bits == 8 ? Amx::codes(at + 64) : Amx::high(at), z));
     }
     return wide;
 }
@@ -90,8 +97,9 @@ void multiply(const Job<Amx> &job, const Part &part) {
     for (size_t p0 = part.panel; p0 < part.panels_end; p0 += GROUP)
         for (size_t t = part.tile; t < part.tiles_end; t++) {
             const uint8_t *codes = w.codes + t * bytes * w.bits / 8;
-            if (w.bits == 4) codes = widen(codes, w.inputs, job.wide + part.index * bytes);
-            for (size_t p = p0; p < p0 + GROUP && p < part.panels_end; p++) panel_tile_amx(job, codes, t, p);
+            bool centred = job.centred(w);
+            if (centred) codes = centre(w, codes, t, job.wide + part.index * bytes);
+            for (size_t p = p0; p < p0 + GROUP && p < part.panels_end; p++) (centred ? panel_tile_amx<true> : panel_tile_amx<false>)(job, codes, t, p);
         }
     _tile_release();
 }

@@ -57,6 +57,9 @@ void add_products(int rows, Grid a, Grid b, Grid c, int from, int to, size_t col
     size_t column = 0, wide = Set::VECTORS * 16;
     for (; column + wide <= columns; column += wide)
         products<Set, R, Set::VECTORS>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
+    if constexpr (Set::VECTORS > 2)
+        for (; column + 32 <= columns; column += 32)
+            products<Set, R, 2>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
     for (; column < columns; column += 16)
         products<Set, R, 1>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
 }
@@ -233,7 +236,7 @@ struct Item {
         for (int i = 0; i < columns; i += 16) largest = Set::max(largest, Set::load(scores + i));
         largest = Set::max(largest, Set::all(-FLT_MAX));  // a row whose only score is NaN has seen a key too
         float before = *seen.largest, now = *seen.largest = Set::top(largest);
-        if (now != before) {
+        if (now != before && before != -INFINITY) {  // before the first key sums are 0
             typename Set::Floats factor = exp<Set>(Set::all(before - now));
             for (size_t i = 0; i < 16 + job.width; i += 16) Set::store(seen.lanes + i, Set::mul(Set::load(seen.lanes + i), factor));
         }

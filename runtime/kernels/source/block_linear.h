@@ -18,7 +18,7 @@ struct Job : Panels<Set, Set::ROWS> {
     float *y;
     float *scales;
     int32_t *sums;
-    uint8_t *wide;  // [chunks][TILE][inputs], for instruction sets that need 4 bits as 8
+    uint8_t *wide;  // [CHUNKS][TILE][inputs], of codes without their zero points
 
     Job(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch)
         : Panels<Set, Set::ROWS>(rows, w->outputs, w->inputs, scratch), w(w), bias(bias), x(x), y(y) {
@@ -28,9 +28,11 @@ struct Job : Panels<Set, Set::ROWS> {
     }
     static size_t scales_bytes(const BlockMatrix &w, size_t rows) { return round_up(over(rows, Set::ROWS) * Set::ROWS * (w.inputs / w.block) * 4); }
     static size_t scratch(const BlockMatrix &w, size_t rows) {
-        size_t wide = Set::FIXED && w.bits == 4 ? CHUNKS * TILE * w.inputs : 0;
+        size_t wide = centred(w) ? CHUNKS * TILE * w.inputs : 0;
         return Panels<Set, Set::ROWS>::bytes(rows, w.inputs) + 2 * scales_bytes(w, rows) + wide;
     }
+    // Whether zero points are taken off codes first, as one byte holds.
+    static bool centred(const BlockMatrix &w) { return Set::FIXED && (w.bits == 4 || !w.zeros); }
     int blocks() const { return w->inputs / w->block; }
     // The place of a panel's codes: [inputs / 4][R] unless the instruction set wants whole rows of a block.
     size_t place(size_t R, size_t r, size_t c, size_t g) const {

@@ -75,7 +75,7 @@ void quantize(const RowJob<Set> &job, size_t panel) {
     for (size_t r = 0; r < R; r++) {
         const float *x = call.x + (m0 + r) * columns;
         if (call.factors || columns < inputs) {
-            memset(filled, 0, inputs * sizeof(float));
+            memset(filled + columns, 0, (inputs - columns) * sizeof(float));
             if (call.factors)
                 for (size_t k = 0; k < columns; k++) filled[k] = x[k] * call.factors[k];
             else memcpy(filled, x, columns * sizeof(float));
