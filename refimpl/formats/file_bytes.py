@@ -6,7 +6,6 @@ a signal that no `except` sees. A read that comes up short is an error like any 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckpointError, TfmError
+from . import sha256
 
 
 class FileBytes:
@@ -68,7 +68,7 @@ class FileBytes:
 
     def sha256(self) -> str:
         """The SHA-256 of the whole file, in hexadecimal."""
-        digest, data = hashlib.sha256(), np.empty(min(self._size, 2**20), np.uint8)
+        digest, data = sha256.new(self._size), np.empty(min(self._size, 2**20), np.uint8)
         for begin in range(0, self._size, 2**20):
             part = data[: self._size - begin]
             self.read_into(part, begin)

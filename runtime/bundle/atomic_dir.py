@@ -15,7 +15,6 @@ leftovers of dead processes can be told from the work of living ones.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -79,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         _settle(path)
-        tag = f"{os.getpid()}-{secrets.token_hex(4)}"
+        tag = f"{os.getpid()}-{os.urandom(4).hex()}"
         new, old = (path.with_name(f".{path.name}.tfm-{state}-{tag}") for state in ("new", "old"))
         try:
             new.mkdir()

@@ -25,7 +25,6 @@ accident, not against an attacker.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import threading
@@ -41,6 +40,7 @@ from ...refimpl.checkpoint.licence import LARGEST, is_notice
 from ...refimpl.config import Config
 from ...refimpl.errors import BundleError, NumericError
 from ...refimpl.formats.file_bytes import FileBytes, read_file
+from ...refimpl.formats.sha256 import new, sha256_of
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
@@ -275,7 +275,7 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
 
 def manifest_hash(bundle: Path) -> str:
     """SHA-256 of tfm.json, which holds the hashes of all other files."""
-    return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+    return sha256_of((bundle / MANIFEST).read_bytes()).hexdigest()
 
 
 def _regular(directory: Path, name: str) -> int:
@@ -306,7 +306,7 @@ def _compare(path: Path, got: str, file: File) -> None:
 def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
     """The hash of the weights; on the way each of their floats must be finite. Everything is read once."""
     data = FileBytes(path / DATA, BundleError)
-    buffer, digest, at = np.empty(CHUNK, np.uint8), hashlib.sha256(), 0
+    buffer, digest, at = np.empty(CHUNK, np.uint8), new(len(data)), 0
     not_finite: list[str] = []
 
     def read_to(end: int, dtype: str | None = None, name: str = "") -> None:

@@ -11,7 +11,6 @@ Each is there whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...refimpl.errors import CheckpointError, ExportError
+from ...refimpl.formats.sha256 import sha256_of
 from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
 from .model_names import CATALOGUE, LocatedModel, did_you_mean, folder_name, is_fetched, label
@@ -62,7 +62,7 @@ def bundle_path(source: LocatedModel, quant: str, target: str, context: int | No
 
     settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
     digest = source.digest()
-    key = hashlib.sha256(f"{digest} {settings} {version('tfm-cli')}".encode()).hexdigest()
+    key = sha256_of(f"{digest} {settings} {version('tfm-cli')}".encode()).hexdigest()
     # The catalogue's wheel may be there under its own name too: one bundle is enough.
     name = next((name for name, known in CATALOGUE.items() if known.sha256 == digest), source.name)
     return cache_dir() / "bundles" / f"{label(name)}-{quant}-{target}-{key[:12]}"

@@ -10,7 +10,6 @@ back. `Bundle.check_hashes`, and so `verify`, never asks it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from ...refimpl.errors import TfmError
 from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.sha256 import sha256_of
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import DATA, MANIFEST
 from .cache_dir import cache_dir
@@ -65,7 +65,7 @@ def state_of(files: Sequence[Path], expected: object) -> bytes | None:
     if max(s.st_ctime_ns for s in status) > time.time_ns() - TICK_NS:
         return None
     stamps = [(s.st_dev, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in status]
-    return hashlib.sha256(repr((CHECKS, stamps, expected)).encode()).hexdigest().encode()
+    return sha256_of(repr((CHECKS, stamps, expected)).encode()).hexdigest().encode()
 
 
 def is_recorded(path: Path, state: bytes | None) -> bool:
@@ -94,4 +94,4 @@ def record(path: Path, state: bytes | None) -> None:
 
 def _record(path: Path) -> Path:
     """The place of the record of a path."""
-    return cache_dir() / "checked" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
+    return cache_dir() / "checked" / sha256_of(str(path.resolve()).encode()).hexdigest()[:24]

@@ -7,7 +7,6 @@ licences, are taken out of it: bounded in number and size, no link, no path that
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import re
 import shutil
@@ -43,6 +42,8 @@ LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of a name in it
 
 def sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
+    import hashlib  # it loads OpenSSL, for which a run over a bundle has no use
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TypedDict
 from ...refimpl.errors import CheckpointError
 from ...refimpl.formats.adapters import AdapterChoice, lies_beside
 from ...refimpl.formats.hub_cache import model_in_cache
+from ...refimpl.formats.sha256 import sha256_of
 from ...refimpl.formats.split_gguf import parts_of
 from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
@@ -115,7 +115,7 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
 
 
 def _both(base: str, adapter: str) -> str:
-    return hashlib.sha256(f"{base} {adapter}".encode()).hexdigest()
+    return sha256_of(f"{base} {adapter}".encode()).hexdigest()
 
 
 def fetch(name: str, progress: Progress) -> Path:
@@ -203,4 +203,4 @@ def _digest(path: Path) -> str:
     """
     files = parts_of(path) if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(stamps).encode()).hexdigest()
+    return sha256_of(repr(stamps).encode()).hexdigest()

@@ -14,7 +14,6 @@ The key is a hash of sources, flags and platform, so that no library outlives it
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from ...refimpl.errors import BundleError, DeviceError
 from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.sha256 import sha256_of
 from ...refimpl.formats.strict_json import parse
 from ..hub.cache_dir import cache_dir
 from ..progress import Progress, silent
@@ -75,7 +75,7 @@ def sources() -> list[Path]:
 
 def key(platform: Platform) -> str:
     """The hash of all that makes a platform's library but the compiler, which its record names."""
-    digest = hashlib.sha256("\0".join((str(platform), *FLAGS)).encode())
+    digest = sha256_of("\0".join((str(platform), *FLAGS)).encode())
     for file in sources():
         content = file.read_bytes()
         digest.update(f"\0{file.name}\0{len(content)}\0".encode() + content)
@@ -109,7 +109,7 @@ def library_in(folder: Path, record: Record | None, platform: Platform) -> Path 
         content = read_file(path, LARGEST, BundleError)
     except BundleError:
         return None
-    return path if hashlib.sha256(content).hexdigest() == record.sha256 else None
+    return path if sha256_of(content).hexdigest() == record.sha256 else None
 
 
 def is_off() -> bool:

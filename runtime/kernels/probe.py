@@ -6,10 +6,8 @@ tried once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from typing import Literal, get_args
 
 from ...refimpl.errors import BundleError
 from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.sha256 import sha256_of
 from ...refimpl.formats.strict_json import parse
 from .. import hardware
 from ..hub.cache_dir import cache_dir
@@ -89,7 +88,7 @@ def attempt(library: Path, wanted: str = "") -> Result:
 def _file(sha256: str, wanted: str) -> Path:
     """Where the result is kept."""
     about = [sha256, wanted, hardware.processor(), *sorted(hardware.flags())]
-    digest = hashlib.sha256("\0".join(about).encode()).hexdigest()
+    digest = sha256_of("\0".join(about).encode()).hexdigest()
     return cache_dir() / "kernels" / f"probe-{digest[:24]}.json"
 
 
@@ -103,7 +102,7 @@ def _read(file: Path) -> Result | None:
 
 def _write(file: Path, tried: Result) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
         temporary.write_text(json.dumps(asdict(tried)), encoding="utf-8")
         os.replace(temporary, file)

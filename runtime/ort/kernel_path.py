@@ -11,7 +11,6 @@ says is written anew.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import onnxruntime as ort
 
 from ...refimpl.errors import BundleError, DeviceError, NumericError, TfmError
 from ...refimpl.formats.file_bytes import FileBytes
+from ...refimpl.formats.sha256 import sha256_of
 from ..bundle import kernel_layout, manifest, weight_layout
 from ..bundle.atomic_dir import replacing
 from ..bundle.bundle import Bundle
@@ -199,10 +199,10 @@ def _is_whole(folder: Path, key: str, size: int) -> bool:
 
 def _folder(bundle: Bundle) -> Path:
     path = bundle.path.resolve()
-    digest = hashlib.sha256(f"{path}/{kernel_layout.DATA}".encode()).hexdigest()
+    digest = sha256_of(f"{path}/{kernel_layout.DATA}".encode()).hexdigest()
     return cache_dir() / "prepacked" / f"{path.name[:80]}-{digest[:12]}"
 
 
 def _key(bundle: Bundle) -> str:
     content = (bundle.path / MANIFEST).read_bytes()  # it holds the hashes of graph and weights
-    return hashlib.sha256(content + f"\0{LAYOUT}".encode()).hexdigest()
+    return sha256_of(content + f"\0{LAYOUT}".encode()).hexdigest()

@@ -13,7 +13,6 @@ the tokens, and are compared before anything is read; numbers must be finite.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from ...refimpl.errors import ArgumentError, ExportError, LimitError
 from ...refimpl.formats.file_bytes import FileBytes
+from ...refimpl.formats.sha256 import new, sha256_of
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.formats.whole_file import write_whole
 from ..bundle.bundle import is_finite
@@ -53,7 +53,7 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
     text = json.dumps(header._asdict(), separators=(",", ":")).encode()
     content = b"".join([MAGIC, len(text).to_bytes(4, "little"), text, *(a.tobytes() for a in arrays)])
     try:
-        write_whole(path, content + hashlib.sha256(content).digest(), mode=0o600)
+        write_whole(path, content + sha256_of(content).digest(), mode=0o600)
     except OSError as error:
         raise ExportError(f"{path} can't be written: {error.strerror}") from None
 
@@ -61,7 +61,7 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
 def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     """The tokens of a file and their cache; ArgumentError unless this bundle wrote it, on this path."""
     file = FileBytes(path, ArgumentError)
-    digest = hashlib.sha256()
+    digest = new(len(file))
 
     def next_bytes(begin: int, count: int) -> np.ndarray:
         if begin + count + DIGEST > len(file):

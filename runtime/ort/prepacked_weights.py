@@ -17,7 +17,6 @@ through what was read, and a copy that computes something else is dropped for go
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -28,6 +27,7 @@ from typing import TypedDict
 import numpy as np
 import onnxruntime as ort
 
+from ...refimpl.formats.sha256 import sha256_of
 from .. import hardware
 from ..bundle.atomic_dir import replacing
 from ..bundle.graph_io import GRAPH
@@ -146,14 +146,14 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _path(bundle: Path, graph: str) -> Path:
     """The folder of a graph's packed weights in the cache."""
-    digest = hashlib.sha256(str(bundle if graph == GRAPH else bundle / graph).encode()).hexdigest()
+    digest = sha256_of(str(bundle if graph == GRAPH else bundle / graph).encode()).hexdigest()
     return cache_dir() / "prepacked" / f"{bundle.name[:80]}-{digest[:12]}"
 
 
 def _key(bundle: Path) -> Key:
     manifest = (bundle / MANIFEST).read_bytes()  # it holds the hashes of graph and weights
     about = [ort.__version__, platform.machine(), *sorted(hardware.flags())]
-    key = hashlib.sha256(manifest + "\0".join(about).encode()).hexdigest()
+    key = sha256_of(manifest + "\0".join(about).encode()).hexdigest()
     return {"key": key, "bundle": str(bundle)}
 
 

@@ -8,8 +8,8 @@ special tokens.
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -104,7 +104,7 @@ class ChatTemplate:
                 )
         if not any(self._tokenizer.has_control_tokens(message["content"]) for message in messages):
             return self._tokenizer.encode_template(text)
-        placeholders = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
+        placeholders = [f"\ue000{os.urandom(8).hex()}\ue001" for _ in messages]
         rendered = self.render(
             [{**message, "content": mark} for message, mark in zip(messages, placeholders, strict=True)],
             tools=tools,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class SecretSpelling:
         control_tokens: dict[str, int],
         convert_errors: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        secret = secrets.token_hex(8)
+        secret = os.urandom(8).hex()
         self._control_tokens = control_tokens
         self._convert_errors = convert_errors
         self._spelling = {token: f"\ue000{secret}.{i}\ue001" for i, token in enumerate(control_tokens)}

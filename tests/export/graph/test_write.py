@@ -57,9 +57,7 @@ def test_the_process_writes_the_same_bytes(
     for name in names:
         (tmp_path / name).unlink()
     monkeypatch.setattr(graph_write, "LARGE", 0)
-    monkeypatch.setattr(
-        graph_write, "write", lambda *_: pytest.fail("large models have a process")
-    )
+    monkeypatch.setattr(graph_write, "write", lambda *_: pytest.fail("large models have a process"))
     with graph_write.writing(files) as write:
         write(LATE)
     assert [(tmp_path / name).read_bytes() for name in names] == here
