@@ -74,7 +74,7 @@ def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]
     """The nearest float16 number, or the scale itself where it isn't finite or too far off."""
     half = scale.float().half().to(scale.dtype)
     off = (half - scale).abs() * 2 ** (bits + 1)
-    return torch.where(half.isfinite() & (off <= scale.abs()), half, scale)
+    return torch.where(off <= scale.abs(), half, scale)
 
 
 def quantize(

@@ -81,7 +81,7 @@ def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]
     """
     with np.errstate(over="ignore"):
         half = scale.astype(np.float32).astype(np.float16).astype(scale.dtype)
-    fits = np.isfinite(half) & (np.abs(half - scale) * 2 ** (bits + 1) <= np.abs(scale))
+    fits = np.abs(half - scale) * 2 ** (bits + 1) <= np.abs(scale)
     return np.where(fits, half, scale)
 
 

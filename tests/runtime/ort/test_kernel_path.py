@@ -481,3 +481,19 @@ def test_a_hostile_graph_is_refused(bundles, change: str) -> None:
             OrtEngine(bundle, threads=1, kernels=chosen)
     finally:
         path.write_bytes(sound)
+
+
+def test_scales_that_float16_has_no_room_for_stay_float32(tmp_path: Path) -> None:
+    """Those of one product; the others are kept in two bytes. The export is verified over both."""
+    config = tiny_models.llama(bias=True, context=40)
+    params = tiny_models.weights(config)
+    params["decoder"]["layers"][1]["attn"]["wo"][:, 3] *= 1e-7
+    save_checkpoint(tmp_path / "model", config, params)
+    export(open_checkpoint(tmp_path / "model"), tmp_path / "bundle", quant="int8")
+    bundle = open_bundle(tmp_path / "bundle")
+    in_blocks = {name for name, group in bundle.manifest.groups.items() if kernel_layout.has_scales(group)}
+    wide = "decoder.layers.1.attn.wo"
+    assert in_blocks - set(bundle.manifest.half_scales) == {wide}
+    kept = {tensor.dtype for name, tensor in bundle.kernel_tensors.items() if name == f"{wide}.scale"}
+    assert kept == {"float32"}
+    assert runtime.load(bundle.path).engine.path.startswith("kernels (")
