@@ -93,7 +93,17 @@ def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
     for one_case in (case, case.in_halves()):
         expected, w = bits_of(one_case.expected()), pack(one_case.w, halves=one_case.halves)
         for name, one in sets.items():
-            assert np.array_equal(bits_of(linear(one, w, case.x)), expected), name
+            assert np.array_equal(bits_of(linear(one, w, case.x, runner=two_threads)), expected), name
+
+
+def test_products_of_very_many_rows(sets: dict[str, Kernels]):
+    """More panels than one pass over the outputs takes."""
+    rng = np.random.default_rng(0)
+    w = table(rng, 3, 16, bits=4, block=16, zero=True)
+    case = Case(w, normal(rng, 4500, 16).astype(np.float32), None)
+    expected = bits_of(case.expected())
+    for name, one in sets.items():
+        assert np.array_equal(bits_of(linear(one, pack(w), case.x)), expected), name
 
 
 @pytest.mark.parametrize("block", [16, 32, 64, 128])

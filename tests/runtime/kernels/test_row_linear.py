@@ -69,6 +69,17 @@ def test_products_of_many_long_rows(instruction_sets: list[Kernels]):
         assert np.array_equal(bits_of(row_linear(one, case)), expected), one.name
 
 
+def test_products_of_very_many_rows(instruction_sets: list[Kernels]):
+    """More panels than one pass over the outputs takes, and a bias of -0 beside products that are 0."""
+    rng = np.random.default_rng(0)
+    x = normal(rng, 4500, 16).astype(np.float32)
+    x[::3] = 0
+    case = RowCase(matrix(rng, 16, 3, smoothed=False), x, np.full(3, -0.0, np.float32))
+    expected = bits_of(case.expected())
+    for one in instruction_sets:
+        assert np.array_equal(bits_of(row_linear(one, case)), expected), one.name
+
+
 def test_quotients_near_halves_are_rounded_as_exact_ones(instruction_sets: list[Kernels]):
     """Of rows of any size, the smallest too: what corrects a quotient is too small for a float there."""
     rng = np.random.default_rng(0)
