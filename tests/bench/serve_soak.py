@@ -5,7 +5,7 @@
 A toy model is exported and served, and --clients ask it at a time: 7 of 10 requests are valid, streamed or
 not, one leaves before its answer is complete, one is invalid, one is longer than the context. The largest
 shapes come first. Exit code 1: a status other than 200, 400 and 429, memory that grows by more than GATE_KIB
-a request over the second half, other numbers of files or threads than at the start, or another answer to the
+a request over the second half, more files or threads than at the start, or another answer to the
 golden prompt.
 """
 
@@ -30,7 +30,7 @@ from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 
 GATE_KIB = 1.0
-SPARE = 2  # files and threads that may be there beside those of the start
+SPARE = 2  # more files and threads than at the start, which may be connections
 GOLDEN: dict[str, Any] = {"prompt": "the cat sat on", "max_tokens": 24, "temperature": 1.1, "seed": 5}
 
 
@@ -109,7 +109,7 @@ async def soak(url: str, pid: int, clients: int, seconds: float) -> bool:
     typer.echo(f"{counts.total()} requests; memory {kib[0]} to {kib[-1]} KiB, {slope:+.3f} KiB a request")
     typer.echo(f"files and threads: {begun} at the start, {ended} at the end; slots free: {idle}")
     typer.echo(f"golden answer the same: {first == last}")
-    steady = all(abs(a - b) <= SPARE for a, b in zip(begun, ended, strict=True))
+    steady = all(after - before <= SPARE for before, after in zip(begun, ended, strict=True))
     return (
         statuses <= {"200", "400", "404", "429"} and slope <= GATE_KIB and steady and first == last and idle
     )
