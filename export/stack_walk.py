@@ -16,6 +16,7 @@ from ..refimpl.engine.cache_kinds import layer_kind
 from .cache_values import cache_value
 from .ops.block import BlockWeights, MixerCache, NormWeights, Positions, block, encoder_block, normalize
 from .ops.encoder import layer_kv, shift_right
+from .ops.longformer import question_end
 from .ops.model import (
     EmbeddingWeights,
     StackWeights,
@@ -63,6 +64,11 @@ class StackWalk:
         both = self.name != "decoder" and not self.stack.causal
         biases = score_biases(at[None], at, weights, dtype, stack=self.stack, bidirectional=both)
         return Positions(rotary, biases, distance_table(at, weights, stack=self.stack))
+
+    def question(self, tokens: Tensor) -> Tensor | None:
+        """Where the question of each row ends, for `Positions`, in a stack whose question is global."""
+        separator = self.stack.separator
+        return None if separator is None else question_end(tokens, separator=separator)
 
     def layer(
         self,

@@ -264,6 +264,7 @@ def _mixer(mixer: TokenMixer) -> str:
         GatedDelta,
         LatentAttention,
         LinearAttention,
+        LongformerAttention,
         Mamba2,
         ShortConv,
     )
@@ -282,6 +283,9 @@ def _mixer(mixer: TokenMixer) -> str:
         return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}"
     if isinstance(mixer, DisentangledAttention):
         return f"disentangled attention, {mixer.heads} heads of {mixer.head_size}"
+    if isinstance(mixer, LongformerAttention):
+        around = f"within {mixer.reach} tokens on each side"
+        return f"Longformer's attention, {mixer.heads} heads of {mixer.head_size}, {around}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

@@ -15,6 +15,7 @@ from ...refimpl.config import (
     LatentAttention,
     Layer,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     Mlp,
     MoE,
@@ -36,6 +37,7 @@ from .disentangled import DisentangledWeights, DistanceTable, disentangled_atten
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
+from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mamba2 import Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -83,6 +85,7 @@ MixerWeights = (
     | Mamba2Weights
     | LatentAttentionWeights
     | DisentangledWeights
+    | LongformerWeights
 )
 
 
@@ -106,11 +109,12 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """Cosines and sines for each `Rope`, the biases of scores, and distances."""
+    """Cosines and sines for each `Rope`, the biases of scores, distances, and where questions end."""
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
+    question: Array | None = None
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
@@ -251,6 +255,9 @@ def encoder_block(
         assert positions.distances is not None
         distant = cast(DisentangledWeights, weights["attn"])
         y = disentangled_attention(inputs, lengths, distant, positions.distances, settings=a)
+    elif isinstance(a, LongformerAttention):
+        local = cast(LongformerWeights, weights["attn"])
+        y = longformer_attention(inputs, lengths, local, positions.question, settings=a)
     else:
         assert isinstance(a, Attention)
         leaves = cast(CachedAttentionWeights, weights["attn"])

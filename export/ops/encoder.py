@@ -28,6 +28,7 @@ from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
+from .longformer import question_end
 from .model import (
     HeadWeights,
     ModelWeights,
@@ -62,7 +63,8 @@ def encode(
     queries = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
     weights = params["encoder"]
     x = embed(tokens, queries, params["embedding"], weights, token_types, config=e, stack=stack)
-    x = _layers(x, lengths, rotary, weights, stack=stack)
+    question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
+    x = _layers(x, lengths, rotary, weights, question=question, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return x
     assert "reader" in params
@@ -84,6 +86,7 @@ def _layers(
     rotary: Mapping[Rope, Rotary],
     weights: StackWeights,
     states: Array | None = None,
+    question: Array | None = None,
     *,
     stack: Stack,
 ) -> Array:
@@ -91,7 +94,7 @@ def _layers(
     at = torch.arange(x.shape[1], device=x.device)
     both = not stack.causal
     biases = score_biases(at.unsqueeze(0), at, weights, x.dtype, stack=stack, bidirectional=both)
-    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack))
+    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack), question)
     for i, layer in enumerate(stack.layers):
         leaves = weights["layers"][i]
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)

@@ -106,12 +106,14 @@ class Reading:
                 streams.append(walk.enter(walk.shifted(window), embedding, entry))
         del embedding, names
         positions = {x.shape[1]: walk.positions(x.shape[1], entry, x.dtype) for x in streams}
+        questions = [walk.question(window) for window in self.windows]
         for i in range(len(walk.stack.layers)):
             weights, names = self._tree(f"{name}.layers.{i}.")
             for j, x in enumerate(streams):
                 time, read = x.shape[1], states[j] if states else None
+                near = positions[time]._replace(question=questions[j])
                 with _recording(names, self._on_input):
-                    streams[j], cache = walk.layer(i, x, torch.tensor([time]), positions[time], weights, read)
+                    streams[j], cache = walk.layer(i, x, torch.tensor([time]), near, weights, read)
                 if isinstance(cache, KVCache):
                     self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
             self._layers_read += 1

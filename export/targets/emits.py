@@ -8,7 +8,15 @@ from typing import Any
 from ...refimpl.config import Config
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.targets import Target
-from . import disentangled, group_query_attention, multi_head_attention, ort_ops, recurrence, standard
+from . import (
+    disentangled,
+    group_query_attention,
+    longformer,
+    multi_head_attention,
+    ort_ops,
+    recurrence,
+    standard,
+)
 
 # Name of a mirror function -> the target's function in its place, see `export.dispatch`.
 Emits = Mapping[str, Callable[..., Any]]
@@ -38,4 +46,5 @@ def _ort(config: Config) -> Emits:
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,
         "disentangled_attention": disentangled.disentangled_attention,
+        "longformer_attention": longformer.longformer_attention,
     }

@@ -25,6 +25,7 @@ from ..config import (
     Layer,
     LayerNorm,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     Mlp,
     MoE,
@@ -145,6 +146,8 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
         return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
     if isinstance(mixer, Mamba2):
         return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wdt"))
+    if isinstance(mixer, LongformerAttention) and mixer.global_tokens is not None:
+        return tuple(f"{prefix}attn.w{n}{end}" for end in ("", "_global") for n in "qkv")
     gate = isinstance(mixer, Attention) and mixer.output_gate
     return tuple(f"{prefix}attn.w{n}" for n in ("qkvg" if gate else "qkv"))
 
@@ -156,7 +159,13 @@ def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[
     return [SmoothingSite((f"{prefix}.weight", *bias), consumers)]
 
 
-def _values(prefix: str, a: Attention | LinearAttention | DisentangledAttention) -> list[SmoothingSite]:
+def _values(
+    prefix: str, a: Attention | LinearAttention | DisentangledAttention | LongformerAttention
+) -> list[SmoothingSite]:
+    if isinstance(a, LongformerAttention):
+        ends = ("",) if a.global_tokens is None else ("", "_global")
+        producers = tuple(f"{prefix}.{leaf}v{end}" for end in ends for leaf in "wb")
+        return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
     if isinstance(a, DisentangledAttention):
         producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.bias else []))
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]

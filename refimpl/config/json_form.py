@@ -34,10 +34,13 @@ from .token_mixers import (
     Attention,
     DisentangledAttention,
     Distances,
+    FirstToken,
     GatedDelta,
     LatentAttention,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
+    QuestionTokens,
     ShortConv,
 )
 
@@ -50,6 +53,7 @@ TYPES: dict[str, type] = {
         NoMlp, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense,
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
+        FirstToken, QuestionTokens, LongformerAttention,
     )
 }  # fmt: skip
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from .layers import Layer
 from .norms import Norm
 from .positions import Learned, Rope, Sinusoidal
-from .token_mixers import Attention, DisentangledAttention, Distances, KVFormat, LatentAttention
+from .token_mixers import (
+    Attention,
+    DisentangledAttention,
+    Distances,
+    KVFormat,
+    LatentAttention,
+    LongformerAttention,
+    QuestionTokens,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,13 @@ class Stack:
         """The table of distances that the layers share, if any has disentangled attention."""
         mixers = (layer.attention for layer in self.layers)
         return next((m.distances for m in mixers if isinstance(m, DisentangledAttention)), None)
+
+    @property
+    def separator(self) -> int | None:
+        """The token that ends the question, in a stack that lets all tokens see the question."""
+        mixers = (layer.attention for layer in self.layers)
+        seen = (m.global_tokens for m in mixers if isinstance(m, LongformerAttention))
+        return next((g.separator for g in seen if isinstance(g, QuestionTokens)), None)
 
     def with_kv(self, kv: KVFormat) -> Stack:
         """The same stack with the keys and values of all layers cached as `kv`."""

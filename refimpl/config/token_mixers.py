@@ -251,6 +251,38 @@ class DisentangledAttention:
         return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
 
 
+@dataclass(frozen=True)
+class FirstToken:
+    """The first token of a text is global."""
+
+
+@dataclass(frozen=True)
+class QuestionTokens:
+    """All tokens before the first `separator`, the id of a token, are global: a question before its text."""
+
+    separator: int
+
+
+GlobalTokens = FirstToken | QuestionTokens
+
+
+@dataclass(frozen=True)
+class LongformerAttention:
+    """Attention within a window, and of global tokens with all (`ops.longformer`).
+
+    A token sees the `reach` tokens on each side of it. Global tokens see all and are seen by all, with maps
+    of their own to queries, keys and values. All maps have a bias.
+    """
+
+    heads: int
+    head_size: int
+    reach: int
+    global_tokens: GlobalTokens | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
 # What moves information from token to token.
 TokenMixer = (
     Attention
@@ -261,4 +293,5 @@ TokenMixer = (
     | Mamba2
     | LatentAttention
     | DisentangledAttention
+    | LongformerAttention
 )

@@ -35,7 +35,9 @@ from .token_mixers import (
     GatedDelta,
     LatentAttention,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
+    QuestionTokens,
     ShortConv,
     TokenMixer,
 )
@@ -173,6 +175,9 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         reads_both_ways = name != "decoder" and not stack.causal
         if isinstance(layer.attention, DisentangledAttention):
             _need(reads_both_ways, f"{at}disentangled attention must be in an encoder that isn't causal")
+        if isinstance(layer.attention, LongformerAttention):
+            alone = name == "encoder" and not stack.causal
+            _need(alone, f"{at}Longformer's attention must be in an encoder that isn't causal")
         if layer.conv is not None:
             _bounded(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
             _need(reads_both_ways, f"{at}a convolution over neighbours must be in an encoder")
@@ -214,6 +219,14 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         if isinstance(layer.attention, DisentangledAttention)
     }
     _need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
+    longformers = [
+        a for a in (layer.attention for layer in stack.layers) if isinstance(a, LongformerAttention)
+    ]
+    kinds = {a.global_tokens for a in longformers}
+    _need(len(kinds) <= 1, f"{name}: layers have the same global tokens, got {len(kinds)} kinds")
+    for kind in kinds:
+        if isinstance(kind, QuestionTokens):
+            _bounded(f"{name}: separator of the question", kind.separator, embedding.vocabulary - 1, 0)
 
 
 def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
@@ -243,6 +256,10 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
             _need(decodes, f"{at}latent attention must be in a decoder")
         case DisentangledAttention():
             _check_disentangled(at, mixer)
+        case LongformerAttention():
+            _bounded(at + "heads", mixer.heads, LIMITS["heads"])
+            _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
+            _bounded(at + "reach of the window", mixer.reach, LIMITS["context"])
 
 
 def _check_gated_delta(at: str, mixer: GatedDelta) -> None:

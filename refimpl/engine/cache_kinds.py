@@ -43,6 +43,7 @@ from ..config import (
     LatentAttention,
     Layer,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     ShortConv,
     Window,
@@ -354,8 +355,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return MatrixStates(length - 1, mixer.channels, heads, state_size, head_size)
         case LatentAttention(rank=rank, position=position):
             return Latents(rank + position.dims)
-        case DisentangledAttention():
-            raise AssertionError("a Config's check keeps disentangled attention for encoders")
+        case DisentangledAttention() | LongformerAttention():
+            raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention() as attention:
             window = None
             # A window that no text outgrows drops nothing.

@@ -1,7 +1,7 @@
 """A stack over whole texts, layer by layer: weights are handed over one layer at a time.
 
     x = walk.enter(tokens, embedding, weights)
-    positions = walk.positions(T, weights, x.dtype)
+    positions = walk.positions(T, weights, x.dtype)._replace(question=walk.question(tokens))
     for i, layer_weights in enumerate(...):
         x, cache = walk.layer(i, x, lengths, positions, layer_weights)
     x = walk.leave(x, norm_weights)
@@ -28,6 +28,7 @@ from ..ops.block import (
     normalize,
 )
 from ..ops.encoder import layer_kv, shift_right
+from ..ops.longformer import question_end
 from ..ops.model import (
     EmbeddingWeights,
     StackWeights,
@@ -92,6 +93,11 @@ class StackWalk:
             at[None], at, weights, dtype, stack=self.stack, bidirectional=self.bidirectional
         )
         return Positions(rotary, biases, distance_table(at, weights, stack=self.stack))
+
+    def question(self, tokens: Int[Array, "B T"]) -> Int[Array, " B"] | None:
+        """Where the question of each row ends, for `Positions`, in a stack whose question is global."""
+        separator = self.stack.separator
+        return None if separator is None else question_end(tokens, separator=separator)
 
     @property
     def bidirectional(self) -> bool:

@@ -18,6 +18,7 @@ from ..config import (
     Layer,
     LayerNorm,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     Mlp,
     MoE,
@@ -39,6 +40,7 @@ from .disentangled import DisentangledWeights, DistanceTable, disentangled_atten
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
+from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mamba2 import Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -91,6 +93,7 @@ MixerWeights = (
     | Mamba2Weights
     | LatentAttentionWeights
     | DisentangledWeights
+    | LongformerWeights
 )
 
 
@@ -118,12 +121,13 @@ class Positions(NamedTuple):
 
     Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
     heads, or buckets [B, T, S] where each layer has its own table of biases. The distances of disentangled
-    attention.
+    attention. Where the question of each row ends [B], in a stack whose question is global.
     """
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
+    question: Array | None = None
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
@@ -245,8 +249,8 @@ def _mix(
             assert isinstance(cache, LatentCache)
             leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
             return latent_attention(x, cache, past, leaves, rotary, settings=mixer)
-        case DisentangledAttention():
-            raise AssertionError("a Config's check keeps disentangled attention for encoders")
+        case DisentangledAttention() | LongformerAttention():
+            raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention():
             assert isinstance(cache, KVCache)
             leaves = cast(CachedAttentionWeights, weights["attn"])
@@ -311,6 +315,9 @@ def encoder_block(
             assert positions.distances is not None
             leaves = cast(DisentangledWeights, weights["attn"])
             return disentangled_attention(inputs, lengths, leaves, positions.distances, settings=a)
+        if isinstance(a, LongformerAttention):
+            leaves = cast(LongformerWeights, weights["attn"])
+            return longformer_attention(inputs, lengths, leaves, positions.question, settings=a)
         assert isinstance(a, Attention)
         leaves = cast(CachedAttentionWeights, weights["attn"])
         rotary, bias = rotary_and_bias(a, positions, leaves)

@@ -28,6 +28,7 @@ from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
+from .longformer import question_end
 from .model import (
     HeadWeights,
     ModelWeights,
@@ -67,7 +68,8 @@ def encode(
     entry = params["embedding"]
     at = np.arange(tokens.shape[1])[None]
     x = embed(tokens, at, entry, params["encoder"], token_types, config=config.embedding, stack=stack)
-    states = _layers(x, lengths, rotary, params["encoder"], stack=stack)
+    question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
+    states = _layers(x, lengths, rotary, params["encoder"], question=question, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
     assert "reader" in params
@@ -87,13 +89,14 @@ def _layers(
     rotary: Mapping[Rope, Rotary],
     weights: StackWeights,
     states: Array | None = None,
+    question: Array | None = None,
     *,
     stack: Stack,
 ) -> Array:
     """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`."""
     at = np.arange(x.shape[1])
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
-    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack))
+    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack), question)
     for layer, leaves in zip(stack.layers, weights["layers"], strict=True):
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
         x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)

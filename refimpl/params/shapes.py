@@ -20,6 +20,7 @@
                                     of latent attention: wkv_a D,C+2*J  kv_norm C  wk_b C,H*U  wv_b C,H*V
                                     wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
                                     of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
+                                    of Longformer's with global tokens: also wq_global, …, bv_global
     encoder.layers.I.conv           weight _*D,D  bias D  (and conv_after, a norm)
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
@@ -57,6 +58,7 @@ from ..config import (
     LayerNorm,
     Learned,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     MaskedLM,
     Mlp,
@@ -252,6 +254,12 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             return _latent_attention(mixer, d)
         case DisentangledAttention():
             return _disentangled_attention(mixer, d)
+        case LongformerAttention(heads, head_size, global_tokens=global_tokens):
+            inner = heads * head_size
+            ends = ("",) if global_tokens is None else ("", "_global")
+            shapes = {f"w{part}{end}": (d, inner) for end in ends for part in "qkv"}
+            shapes |= {f"b{part}{end}": (inner,) for end in ends for part in "qkv"}
+            return shapes | {"wo": (inner, d), "bo": (d,)}
 
 
 def _mamba2(m: Mamba2, d: int) -> Shapes:

@@ -13,6 +13,7 @@ from ...refimpl.config import (
     GatedDelta,
     LatentAttention,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     MoE,
     RelativeBias,
@@ -84,6 +85,9 @@ def untried(target: Target, config: Config) -> str | None:
         return "latent attention was never tried on a GPU"
     if any(stack.distances is not None for stack in config.stacks.values()):
         return "disentangled attention was never tried on a GPU"
+    encoder = config.stacks.get("encoder")
+    if encoder and any(isinstance(layer.attention, LongformerAttention) for layer in encoder.layers):
+        return "Longformer's attention was never tried on a GPU"
     return None
 
 
@@ -114,8 +118,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "Mamba 2 keeps a state, which a step can't read and write in one place"
         case LatentAttention():
             return "latent attention keeps one vector a token, which is the key and the value of all heads"
-        case DisentangledAttention():
-            raise AssertionError("a Config's check keeps disentangled attention for encoders")
+        case DisentangledAttention() | LongformerAttention():
+            raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention():
             return _softmax_attention(attention)
 

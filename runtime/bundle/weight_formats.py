@@ -35,7 +35,7 @@ from .targets import Target
 # Leaf name -> the checkpoint's own blocks, None where it has none.
 NativeBlocks = Callable[[str], Blocks | None]
 ATTENTION = (".attn.", ".cross.")
-PROJECTIONS = (".wq", ".wk", ".wv")
+PROJECTIONS = (".wq", ".wk", ".wv", ".wq_global", ".wk_global", ".wv_global")
 # Types of quantizing libraries, named by their bits (`refimpl.formats.quantized`).
 CODES = re.compile("(GPTQ|AWQ|INT)[1-8]")
 

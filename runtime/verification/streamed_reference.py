@@ -261,11 +261,12 @@ class StreamedForward:
         used, index = np.unique(walk.shifted(tokens), return_inverse=True)
         index = index.reshape(tokens.shape)
         embedding["table"] = _rows(embedding["table"], used)
-        streams, positions = [], []
+        streams, positions, question = [], [], walk.question(tokens)
         for run in self.runs:
             weights = run.cast_all(entry)
             streams.append(run.start(walk.enter(index, run.cast_all(embedding), weights, token_types)))
-            positions.append(walk.positions(tokens.shape[1], weights, run.dtype))
+            near = walk.positions(tokens.shape[1], weights, run.dtype)
+            positions.append(near._replace(question=None if question is None else run.repeat(question)))
         for i in range(len(walk.stack.layers)):
             leaves = self._load(stack_params["layers"][i], f"{name}.layers.{i}.")
             layer_weights = cast(BlockWeights, leaves)

@@ -22,7 +22,7 @@ HERE = [
     ("bart", 0), ("bert", 1), ("bloom", 0), ("cohere", 0), ("falcon", 0), ("gemma3", 0), ("gpt2", 0),
     ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("umt5", 1), ("qwen3", 2), ("bart", 1),
     ("opt", 1), ("t5", 5), ("gpt_oss", 0), ("deepseek_v3", 0),
-    ("deberta-v2", 1),
+    ("deberta-v2", 1), ("longformer", 2), ("longformer", 4),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
@@ -41,6 +41,7 @@ RARE = {
     ("bart", 1),
     ("opt", 1),
     ("deberta-v2", 1),
+    ("longformer", 4),
 }
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))

@@ -8,7 +8,7 @@ import torch
 from helpers import tiny_models
 from tfm.export.stack_walk import StackWalk
 from tfm.export.torch_engine import tensors
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Config, QuestionTokens
 from tfm.refimpl.engine import stack_walk as specification
 from tfm.refimpl.params.tree import map_leaves
 
@@ -18,6 +18,7 @@ MODELS = {
     "token types": tiny_models.encoder(),
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
+    "a global question": tiny_models.windowed(spread=QuestionTokens(9)),
 }
 
 
@@ -36,8 +37,11 @@ def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
         assert (mirrored_ids.numpy() == ids).all()
         x = walk.enter(ids, params["embedding"], weights)
         y = theirs.enter(mirrored_ids, mirrored["embedding"], mirrored_weights)
-        positions = walk.positions(6, weights, x.dtype)
-        mirrored_positions = theirs.positions(6, mirrored_weights, y.dtype)
+        positions = walk.positions(6, weights, x.dtype)._replace(question=walk.question(ids))
+        mirrored_question = theirs.question(mirrored_ids)
+        mirrored_positions = theirs.positions(6, mirrored_weights, y.dtype)._replace(
+            question=mirrored_question
+        )
         for i in range(len(walk.stack.layers)):
             np.testing.assert_allclose(y.numpy(), x, rtol=1e-9, atol=1e-9)
             x, own = walk.layer(i, x, lengths, positions, weights["layers"][i], states)

@@ -30,6 +30,7 @@ from tfm.refimpl.config import (
     EncoderDecoder,
     ExpertGroups,
     FeatureMap,
+    FirstToken,
     FullAttention,
     Gated,
     GatedDelta,
@@ -41,6 +42,7 @@ from tfm.refimpl.config import (
     LinearAttention,
     LinearScaling,
     Llama3Scaling,
+    LongformerAttention,
     LongRope,
     Mamba2,
     MaskedLM,
@@ -54,6 +56,7 @@ from tfm.refimpl.config import (
     Position,
     QueryScale,
     QuestionAnswering,
+    QuestionTokens,
     ReadingHead,
     RelativeBias,
     RMSNorm,
@@ -381,7 +384,7 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
     stack = draw(stacks(width=entry(embedding), reads=True))
     if reader is None:
         if not stack.causal and draw(st.booleans()):
-            stack = draw(disentangled(stack))
+            stack = draw(disentangled(stack) | longformer(stack, embedding.vocabulary))
         return Encoder(embedding, stack, head, CONTEXT)
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
 
@@ -421,6 +424,23 @@ def disentangled(draw: st.DrawFn, stack: Stack) -> Stack:
     if draw(st.booleans()):
         layers = (replace(layers[0], conv=conv), *layers[1:])
     return replace(stack, layers=layers)
+
+
+@st.composite
+def longformer(draw: st.DrawFn, stack: Stack, vocabulary: int) -> Stack:
+    """The stack with Longformer's attention."""
+    question = st.builds(QuestionTokens, st.integers(0, vocabulary - 1))
+    spread = draw(st.none() | st.just(FirstToken()) | question)
+
+    def windowed(layer: Layer) -> Layer:
+        a, sizes = (
+            layer.attention,
+            (draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 3))),
+        )
+        mixer = LongformerAttention(*sizes, spread, pre=a.pre, post=a.post, after=a.after)
+        return replace(layer, attention=mixer)
+
+    return replace(stack, layers=tuple(map(windowed, stack.layers)))
 
 
 def entry(embedding: Embedding) -> int:

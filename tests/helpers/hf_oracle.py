@@ -74,6 +74,11 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     real = np.arange(12) < [[12], [length]]
     if padding is not None:
         tokens[~real] = padding
+    separator = config.stacks["encoder"].separator if "encoder" in config.stacks else None
+    if separator is not None:  # transformers wants three, wherever they are
+        tokens[tokens == separator] = 3
+        for row in tokens:
+            row[rng.choice(12, 3, replace=False)] = separator
     if "reader" in config.stacks:  # its head reads the last position, that of the end token
         tokens[tokens == model.config.eos_token_id] = 3
         tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id

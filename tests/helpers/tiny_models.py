@@ -27,12 +27,14 @@ from tfm.refimpl.config import (
     FullAttention,
     Gated,
     GatedDelta,
+    GlobalTokens,
     HeadNorm,
     LatentAttention,
     Layer,
     LayerNorm,
     Learned,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     MaskedLM,
     MoE,
@@ -295,6 +297,18 @@ def distant(
     layer = Layer(attention, Plain(80, "gelu", after=norm))
     first = replace(layer, conv=NeighbourConv(1, "tanh", norm)) if shared else layer
     stack = Stack((first, layer), None, first_norm=norm)
+    return Encoder(Embedding(vocabulary, 48), stack, head, 32)
+
+
+def windowed(
+    *, head: ReadingHead = WORDS, spread: GlobalTokens | None = None, vocabulary: int = 97
+) -> Encoder:
+    """An encoder of Longformer's form, with a window of its own in each layer."""
+    norm = LayerNorm(1e-5)
+    attention = LongformerAttention(6, 8, 2, spread, after=norm)
+    layer = Layer(attention, Plain(80, "gelu", after=norm))
+    second = replace(layer, attention=replace(attention, reach=1))
+    stack = Stack((layer, second), None, Learned(32), norm)
     return Encoder(Embedding(vocabulary, 48), stack, head, 32)
 
 

@@ -20,15 +20,18 @@ from ...config import (
     DisentangledAttention,
     Distances,
     ExpertGroups,
+    FirstToken,
     FullAttention,
     GatedDelta,
     HeadNorm,
     LatentAttention,
     LayerNorm,
+    LongformerAttention,
     Mamba2,
     MoE,
     Position,
     QueryScale,
+    QuestionTokens,
     RMSNorm,
     Rope,
     Window,
@@ -74,6 +77,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "log_until": (None, 20),
     "neighbours": ("A",),
     "sum_eps": (None, 0.1),
+    "separator": (0, 1),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
@@ -162,6 +166,14 @@ def _disentangled(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Disenta
     )
 
 
+def _longformer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongformerAttention:
+    """Global tokens where their maps are there: the question's where its end is given, else the first."""
+    seen = FirstToken() if chosen["question"] is None else QuestionTokens(0)
+    return LongformerAttention(
+        size["H"], size["K"], chosen["reach"], None if chosen["wq_global"] is None else seen
+    )
+
+
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
     """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
     if chosen["groups"] not in ("max", "top2"):
@@ -227,6 +239,7 @@ DRAWN: dict[type, Drawn] = {
         _latent,
     ),
     DisentangledAttention: Drawn({"scale": SETTINGS["scale"], "shared": (False, False, True)}, _disentangled),
+    LongformerAttention: Drawn({"reach": SETTINGS["reach"]}, _longformer),
     Mamba2: Drawn(
         {"eps": SETTINGS["norm_eps"], "norm_place": ("after_gate", "before_gate")},
         lambda chosen, size: Mamba2(
@@ -267,6 +280,7 @@ TOGETHER = {
     "wq": "wq_a",
     "bz": "bi",
     "bdt": "bi",
+    **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
 # products only `PASSIVE` is drawn: one activation code flipped by an ulp would hide all else.

@@ -48,6 +48,7 @@ REGISTERED: Mapping[str, str | None] = {
     "jina_embeddings_v3": "XLMRobertaTokenizer",
     "llava": AS_IS,
     "llava_next": AS_IS,
+    "longformer": "RobertaTokenizer",
     "m2m_100": "M2M100Tokenizer",
     "mamba2": "GPTNeoXTokenizer",
     "mbart": "MBartTokenizer",

@@ -35,6 +35,7 @@ from tfm.refimpl.config import (
     GatedDelta,
     LatentAttention,
     LinearAttention,
+    LongformerAttention,
     Mamba2,
     MoE,
     NoMlp,
@@ -134,6 +135,8 @@ def readers(mixer: TokenMixer) -> int:
         Attention: 3, DisentangledAttention: 3, LatentAttention: 2, LinearAttention: 3, LSTM: 0, ShortConv: 1,
         GatedDelta: 4,
     }  # fmt: skip
+    if isinstance(mixer, LongformerAttention):
+        return 3 if mixer.global_tokens is None else 6
     return (counts | {Mamba2: 3})[type(mixer)] + (isinstance(mixer, Attention) and mixer.output_gate)
 
 

@@ -30,6 +30,7 @@ from tfm.refimpl.config import (
     Embedding,
     EmbeddingProjection,
     ExpertGroups,
+    FirstToken,
     GatedDelta,
     HeadNorm,
     LatentAttention,
@@ -38,6 +39,7 @@ from tfm.refimpl.config import (
     LinearAttention,
     LinearScaling,
     Llama3Scaling,
+    LongformerAttention,
     LongRope,
     Mamba2,
     MaskedLM,
@@ -46,6 +48,7 @@ from tfm.refimpl.config import (
     NoMlp,
     QueryScale,
     QuestionAnswering,
+    QuestionTokens,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -156,6 +159,13 @@ def distant(**changed: Any) -> Any:
     """ENCODER with disentangled attention in its layers, changed in the last one."""
     first = DisentangledAttention(2, 8, Distances(4))
     layers = (replace(ENCODER.stack.layers[0], attention=a) for a in (first, replace(first, **changed)))
+    return stack(ENCODER, layers=tuple(layers))
+
+
+def windowed(first: Any = None, **changed: Any) -> Any:
+    """ENCODER with Longformer's attention in its layers, changed in the last one."""
+    a = LongformerAttention(2, 8, 3, first)
+    layers = (replace(ENCODER.stack.layers[0], attention=a) for a in (a, replace(a, **changed)))
     return stack(ENCODER, layers=tuple(layers))
 
 
@@ -465,6 +475,22 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(ENCODER, conv=NeighbourConv(-1, "tanh", LayerNorm(1e-5))),
         "encoder layer 0: neighbours of the convolution must be 0 to 256, got -1",
+    ),
+    (lambda: windowed(heads=0), "encoder layer 1: heads must be 1 to"),
+    (lambda: windowed(head_size=HUGE), "encoder layer 1: head_size must be 1 to"),
+    (lambda: windowed(reach=0), "encoder layer 1: reach of the window must be 1 to"),
+    (
+        lambda: windowed(global_tokens=FirstToken()),
+        "encoder: layers have the same global tokens, got 2 kinds",
+    ),
+    (lambda: windowed(QuestionTokens(97)), "encoder: separator of the question must be 0 to 96, got 97"),
+    (
+        lambda: replace(windowed(), stack=replace(windowed().stack, causal=True)),
+        "encoder layer 0: Longformer's attention must be in an encoder that isn't causal",
+    ),
+    (
+        lambda: layer(LLAMA, attention=LongformerAttention(2, 8, 3)),
+        "decoder layer 0: Longformer's attention must be in an encoder",
     ),
 ]
 

@@ -17,14 +17,17 @@ from tfm.refimpl.config import (
     DynamicNTK,
     EmbeddingProjection,
     Encoder,
+    FirstToken,
     FullAttention,
     Gated,
     LayerNorm,
     Learned,
     LinearScaling,
+    LongformerAttention,
     MaskedLM,
     NeighbourConv,
     Pool,
+    QuestionTokens,
     RelativeBias,
     Rope,
     Tag,
@@ -48,6 +51,12 @@ CAMEMBERT = {
     "layer_norm_eps": 1e-5, "max_position_embeddings": 514, "model_type": "camembert", "output_past": True,
     "pad_token_id": 1, "position_embedding_type": "absolute", "type_vocab_size": 1, "use_cache": True,
     "vocab_size": 32005,
+}  # fmt: skip
+LONGFORMER = {
+    **BASE, "attention_mode": "longformer", "attention_window": [512] * 12, "bos_token_id": 0,
+    "eos_token_id": 2, "gradient_checkpointing": False, "ignore_attention_mask": False,
+    "layer_norm_eps": 1e-5, "max_position_embeddings": 4098, "model_type": "longformer", "pad_token_id": 1,
+    "sep_token_id": 2, "type_vocab_size": 1, "vocab_size": 50265,
 }  # fmt: skip
 NOMIC = {
     "activation_function": "swiglu", "architectures": ["NomicBertModel"], "attn_pdrop": 0.0,
@@ -373,3 +382,25 @@ def test_bigbird_reads_texts_that_have_full_attention():
         read(BIG_BIRD, num_random_blocks=-1)
     with pytest.raises(ConfigError, match="architectures must be one of BigBirdModel"):
         read(BIG_BIRD, architectures=["BigBirdForQuestionAnswering"])
+
+
+def test_longformers_global_tokens_are_the_heads():
+    config = read(LONGFORMER)
+    assert (config.context, config.head) == (4096, Pool("first", Dense("tanh")))
+    for name, spread in {
+        "Model": None, "ForMaskedLM": None, "ForTokenClassification": None,
+        "ForSequenceClassification": FirstToken(), "ForQuestionAnswering": QuestionTokens(2),
+    }.items():  # fmt: skip
+        layers = read(LONGFORMER, architectures=[f"Longformer{name}"]).stack.layers
+        assert {layer.attention for layer in layers} == {
+            LongformerAttention(12, 64, 256, spread, after=LayerNorm(1e-5))
+        }
+    for windows in (0, 5, [512] * 11, [512] * 11 + [7], [512] * 11 + [-2]):
+        with pytest.raises(ConfigError, match="attention_window must be"):
+            read(LONGFORMER, attention_window=windows)
+    with pytest.raises(ConfigError, match="ignore_attention_mask must be"):
+        read(LONGFORMER, ignore_attention_mask=True)
+    with pytest.raises(ConfigError, match="sep_token_id must be 0 to 50264"):
+        read(LONGFORMER, architectures=["LongformerForQuestionAnswering"], sep_token_id=50265)
+    with pytest.raises(ConfigError, match="pad_token_id must be 0 to 4096"):
+        read(LONGFORMER, pad_token_id=4097)

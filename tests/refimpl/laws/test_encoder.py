@@ -20,6 +20,7 @@ from tfm.refimpl.config import (
     Encoder,
     FullAttention,
     Learned,
+    LongformerAttention,
     MaskedLM,
     Pool,
     TokenMixer,
@@ -48,6 +49,9 @@ def unplaced(config: Config) -> Encoder:
 
     def bare_attention(attention: TokenMixer) -> Attention:
         if isinstance(attention, DisentangledAttention):  # without its terms of the distance
+            a = attention
+            return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
+        if isinstance(attention, LongformerAttention):  # without its window
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
         assert isinstance(attention, Attention)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.refimpl.config import LM, Config, Learned, MaskedLM, QuestionAnswering, Tag
+from tfm.refimpl.config import LM, Config, FirstToken, Learned, MaskedLM, QuestionAnswering, Tag
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.params.lazy import lazily
 from tfm.refimpl.params.random_weights import random_weights
@@ -37,6 +37,8 @@ MODELS: dict[str, Callable[[], Config]] = {
     "encoder and decoder": tiny_models.encoder_decoder,
     "distances": tiny_models.distant,
     "distances, matrices of their own": lambda: tiny_models.distant(log_until=None, shared=False),
+    "windows": tiny_models.windowed,
+    "windows and global tokens": lambda: tiny_models.windowed(spread=FirstToken()),
     "decoder that reads": tiny_models.reading_decoder,
 }
 

@@ -1,0 +1,101 @@
+"""Longformer's attention: a window around each token, and global tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+import torch
+
+from ...refimpl.config import FirstToken, LongformerAttention
+from ..dispatch import replaceable
+from .attention import attend, heads
+from .banded import banded_attend
+from .linear import linear
+from .mask import padding_mask
+from .quant import Blocks
+from .sparse import longformer_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["LongformerWeights", "longformer_attention", "question_end"]
+
+
+class LongformerWeights(TypedDict):
+    """The leaves of Longformer's attention: maps of the window, and those of global queries."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D H*K"] | Blocks
+    wv: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: Float[Array, " H*K"]
+    bk: Float[Array, " H*K"]
+    bv: Float[Array, " H*K"]
+    bo: Float[Array, " D"]
+    wq_global: NotRequired[Float[Array, "D H*K"] | Blocks]
+    wk_global: NotRequired[Float[Array, "D H*K"] | Blocks]
+    wv_global: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bq_global: NotRequired[Float[Array, " H*K"]]
+    bk_global: NotRequired[Float[Array, " H*K"]]
+    bv_global: NotRequired[Float[Array, " H*K"]]
+
+
+def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index[Array, " B", "< T+1"]:
+    """The least position of a separator."""
+    at = torch.arange(tokens.shape[1], device=tokens.device)
+    return torch.where(tokens == separator, at, tokens.shape[1]).amin(1)
+
+
+@replaceable
+def longformer_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: LongformerWeights,
+    question: Index[Array, " B", "< T+1"] | None = None,
+    *,
+    settings: LongformerAttention,
+) -> Float[Array, "B T D"]:
+    """Projections, the window, global queries."""
+    size = settings.head_size
+    q = heads(x, weights["wq"], weights["bq"], size=size)
+    k = heads(x, weights["wk"], weights["bk"], size=size)
+    v = heads(x, weights["wv"], weights["bv"], size=size)
+    y = local_and_global(x, lengths, (q, k, v), weights, question, settings=settings)
+    return linear(y.flatten(-2), weights["wo"], weights["bo"])
+
+
+def local_and_global(
+    x: Array,
+    lengths: Array,
+    local: tuple[Array, Array, Array],
+    weights: LongformerWeights,
+    question: Array | None,
+    *,
+    settings: LongformerAttention,
+) -> Array:
+    """What the heads give [B, T, H, K], of the window's queries, keys and values.
+
+    The window is computed in bands, in which a global first token is a sink. As the length of a question
+    differs from text to text, there all scores are computed.
+    """
+    t, size, reach = x.shape[1], settings.head_size, settings.reach
+    at = torch.arange(t, device=x.device)
+    real = padding_mask(at, lengths)
+    if settings.global_tokens is None:
+        return banded_attend(*local, real, band=(reach + 1, reach))
+    k = heads(x, weights["wk_global"], weights["bk_global"], size=size)
+    v = heads(x, weights["wv_global"], weights["bv_global"], size=size)
+    if isinstance(settings.global_tokens, FirstToken):
+        y = banded_attend(*local, real, band=(reach + 1, reach), sinks=1)
+        q = heads(x[:, :1], weights["wq_global"], weights["bq_global"], size=size)
+        return torch.where((at == 0)[:, None, None], attend(q, k, v, real.unsqueeze(1)), y)
+    assert question is not None
+    spread = at < question.unsqueeze(1)
+    at = at.expand(x.shape[0], -1)
+    y = attend(*local, longformer_mask(at, at, spread, spread, reach=reach) & real.unsqueeze(1))
+    q = heads(x, weights["wq_global"], weights["bq_global"], size=size)
+    every = attend(q, k, v, real.unsqueeze(1).expand(-1, t, -1))
+    return torch.where(spread[:, :, None, None], every, y)

@@ -1,0 +1,29 @@
+"""Longformer's attention over joined matrices: no operator has its mask, so it is computed in parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...refimpl.config import LongformerAttention
+from ..ops.longformer import local_and_global
+from .group_query_attention import three_products
+from .ort_ops import linear
+
+
+def longformer_attention(
+    x: Tensor,
+    lengths: Tensor,
+    weights: Any,
+    question: Tensor | None = None,
+    *,
+    settings: LongformerAttention,
+) -> Tensor:
+    if "wqkv" in weights:
+        products = linear(x, weights["wqkv"], weights["bqkv"]).chunk(3, dim=-1)
+    else:
+        products = three_products(x, weights, clip=None)
+    q, k, v = (y.unflatten(-1, (-1, settings.head_size)) for y in products)
+    y = local_and_global(x, lengths, (q, k, v), weights, question, settings=settings)
+    return linear(y.flatten(-2), weights["wo"], weights["bo"])

@@ -1,0 +1,53 @@
+"""Laws of Longformer's attention: a window, and global tokens with maps of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..config import FirstToken
+from ..ops.attention import attend
+from ..ops.banded import banded_attend
+from ..ops.linear import linear
+from . import Call, Draw, Subject, law
+
+
+def _spread(call: Call) -> np.ndarray:
+    """How many first tokens of each row are global."""
+    kind = call["settings"].global_tokens
+    if kind is None:
+        return np.zeros_like(call["lengths"])
+    return np.ones_like(call["lengths"]) if isinstance(kind, FirstToken) else call["question"]
+
+
+@law("question_end")
+def the_question_ends_before_the_first_separator(question_end: Subject, draw: Draw) -> None:
+    """No separator stands before the end, and one stands there unless the row ends."""
+    call = draw(question_end.calls())
+    tokens, ends = call["tokens"], question_end(call)
+    for row, end in zip(tokens, ends, strict=True):
+        assert call["separator"] not in row[:end], f"a separator before {end} in {row}"
+        assert end == len(row) or row[end] == call["separator"], f"no separator at {end} in {row}"
+
+
+@law("longformer_attention")
+def it_is_bands_and_rows(longformer_attention: Subject, draw: Draw) -> None:
+    """Row by row: banded attention, in which global tokens are sinks, and a row of scores for each."""
+    call = draw(longformer_attention.calls())
+    a, x = call["settings"], call["x"].astype(np.float64)
+    b, t, _ = x.shape
+
+    def heads(end: str) -> list[np.ndarray]:
+        y = (linear(x, call[f"w{n}{end}"], call[f"b{n}{end}"]) for n in "qkv")
+        return [part.reshape(b, t, a.heads, a.head_size) for part in y]
+
+    local, y = heads(""), np.zeros((b, t, a.heads * a.head_size))
+    for row, (length, spread) in enumerate(zip(call["lengths"], _spread(call), strict=True)):
+        q, k, v = (part[row : row + 1, :length] for part in local)
+        near = banded_attend(q, k, v, band=(a.reach + 1, a.reach), sinks=int(spread))
+        if spread:
+            q, k, v = (part[row : row + 1, :length] for part in heads("_global"))
+            near[:, :spread] = attend(q[:, :spread], k, v)
+        y[row, :length] = near[0].reshape(length, -1)
+    past = (np.arange(t) >= call["lengths"][:, None])[:, :, None]
+    expected = np.where(past, 0, linear(y, call["wo"], call["bo"]))
+    longformer_attention.near(np.where(past, 0, longformer_attention(call)), expected, call)
