@@ -73,9 +73,14 @@ def make(
 
 
 def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
-    """The option of a parameter at the index of its companion's chosen option; of blocks the same scheme."""
+    """The option of a parameter at the index of its companion's chosen option; of blocks the same scheme.
+
+    A bias, which can't be blocks, is there if the matrix is.
+    """
     options = f.parameter(TOGETHER[p.name]).options
     option = chosen[TOGETHER[p.name]]
+    if len(p.options) < len(options):
+        return None if option is None else p.options[0]
     alike = p.options[options.index("Blocks" if isinstance(option, str) else option)]
     return option if alike == "Blocks" else alike
 

@@ -29,7 +29,7 @@ def test_question_end_is_longformers():
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 6]))
 @pytest.mark.parametrize("spread", [None, FirstToken(), QuestionTokens(2)])
-def test_longformer_attention_is_longformers(spread: GlobalTokens | None, seed: int, reach: int):
+def test_longformer_is_longformers(spread: GlobalTokens | None, seed: int, reach: int):
     """With an output map that changes nothing, which is another module there"""
     config: Any = LongformerConfig(hidden_size=H * K, num_attention_heads=H, attention_window=[2 * reach])
     attention, rng = randomize(theirs.LongformerSelfAttention(config, 0), seed), np.random.default_rng(seed)
