@@ -86,16 +86,18 @@ def local_and_global(
     real = padding_mask(at, lengths)
     if settings.global_tokens is None:
         return banded_attend(*local, real, band=(reach + 1, reach))
-    k = heads(x, weights["wk_global"], weights["bk_global"], size=size)
-    v = heads(x, weights["wv_global"], weights["bv_global"], size=size)
+
+    def own(x: Array, name: str) -> Array:
+        return heads(x, weights[f"w{name}_global"], weights[f"b{name}_global"], size=size)
+
+    k, v = own(x, "k"), own(x, "v")
     if isinstance(settings.global_tokens, FirstToken):
         y = banded_attend(*local, real, band=(reach + 1, reach), sinks=1)
-        q = heads(x[:, :1], weights["wq_global"], weights["bq_global"], size=size)
-        return torch.where((at == 0)[:, None, None], attend(q, k, v, real.unsqueeze(1)), y)
+        first = attend(own(x[:, :1], "q"), k, v, real.unsqueeze(1))
+        return torch.where((at == 0)[:, None, None], first, y)
     assert question is not None
     spread = at < question.unsqueeze(1)
     at = at.expand(x.shape[0], -1)
     y = attend(*local, longformer_mask(at, at, spread, spread, reach=reach) & real.unsqueeze(1))
-    q = heads(x, weights["wq_global"], weights["bq_global"], size=size)
-    every = attend(q, k, v, real.unsqueeze(1).expand(-1, t, -1))
+    every = attend(own(x, "q"), k, v, real.unsqueeze(1).expand(-1, t, -1))
     return torch.where(spread[:, :, None, None], every, y)

@@ -219,10 +219,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         if isinstance(layer.attention, DisentangledAttention)
     }
     _need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
-    longformers = [
-        a for a in (layer.attention for layer in stack.layers) if isinstance(a, LongformerAttention)
-    ]
-    kinds = {a.global_tokens for a in longformers}
+    mixers = (layer.attention for layer in stack.layers)
+    kinds = {mixer.global_tokens for mixer in mixers if isinstance(mixer, LongformerAttention)}
     _need(len(kinds) <= 1, f"{name}: layers have the same global tokens, got {len(kinds)} kinds")
     for kind in kinds:
         if isinstance(kind, QuestionTokens):

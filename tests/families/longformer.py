@@ -31,7 +31,7 @@ ROWS = {
             transformers.LongformerForQuestionAnswering,
         ),
         _longformer(),
-        reads=frozenset({"pad_token_id", "sep_token_id"}),
+        reads=frozenset({"pad_token_id"}),
         amend=tie,
     )
 }

@@ -433,10 +433,8 @@ def longformer(draw: st.DrawFn, stack: Stack, vocabulary: int) -> Stack:
     spread = draw(st.none() | st.just(FirstToken()) | question)
 
     def windowed(layer: Layer) -> Layer:
-        a, sizes = (
-            layer.attention,
-            (draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 3))),
-        )
+        a, few = layer.attention, st.integers(1, 3)
+        sizes = draw(few), draw(st.integers(1, 5)), draw(few)
         mixer = LongformerAttention(*sizes, spread, pre=a.pre, post=a.post, after=a.after)
         return replace(layer, attention=mixer)
 

@@ -400,7 +400,8 @@ def test_longformers_global_tokens_are_the_heads():
             read(LONGFORMER, attention_window=windows)
     with pytest.raises(ConfigError, match="ignore_attention_mask must be"):
         read(LONGFORMER, ignore_attention_mask=True)
-    with pytest.raises(ConfigError, match="sep_token_id must be 0 to 50264"):
-        read(LONGFORMER, architectures=["LongformerForQuestionAnswering"], sep_token_id=50265)
+    for separator in (None, "</s>", -1, 50265):
+        with pytest.raises(ConfigError, match="sep_token_id must be"):
+            read(LONGFORMER, architectures=["LongformerForQuestionAnswering"], sep_token_id=separator)
     with pytest.raises(ConfigError, match="pad_token_id must be 0 to 4096"):
         read(LONGFORMER, pad_token_id=4097)
