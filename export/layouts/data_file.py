@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from ...runtime.bundle.manifest import Tensor
 
 ALIGNMENT = 4096
+CHUNK = 2**20  # bytes that are read at a time
 # What `copy_file_range` raises where it can't copy between two files, though `copyfile` can.
 CANNOT = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -35,6 +37,20 @@ def copy(source: Path, target: Path) -> None:
             if error.errno not in CANNOT:
                 raise
     shutil.copyfile(source, target)
+
+
+def extract(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy some tensors of a data file to another; their places there, each at the next multiple of 4096
+    bytes."""
+    places = {}
+    with open(source, "rb") as read, open(target, "wb") as write:
+        for name, tensor in tensors.items():
+            write.write(bytes(-write.tell() % ALIGNMENT))
+            places[name] = replace(tensor, offset=write.tell())
+            read.seek(tensor.offset)
+            for start in range(0, tensor.length, CHUNK):
+                write.write(read.read(min(CHUNK, tensor.length - start)))
+    return places
 
 
 def append(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> Non
 def _replace_inputs(ports: Ports, *, every_position: bool) -> None:
     """Compute tokens, `past` and `at` from `input_ids` and `attention_mask`, which take their places."""
     op, zero, one, axis = ports.op, ports.constant(0), ports.constant(1), ports.constant([1])
-    ids, mask = ports.input("input_ids", "time"), ports.input("attention_mask", TOTAL_AXIS)
+    ids, mask = ports.input("input_ids", "batch", "time"), ports.input("attention_mask", "batch", TOTAL_AXIS)
     time, total = ports.length(ids), ports.length(mask)
     before = op("Sub", total, time)
     past = op("ReduceSum", op("Slice", mask, ports.constant([0]), before, axis), axis, keepdims=0)

@@ -3,7 +3,8 @@
     input_ids [B, T]      with `attention_mask` [B, T], 1 for each real token, and `token_type_ids` where the
                           model has them
     last_hidden_state     [B, T, D] of a model of embeddings, and `sentence_embedding`, which is what `embed`
-                          gives: pooled, and normalized where the model does that
+                          gives: pooled, and normalized where the model does that; alone, of an encoder that
+                          a decoder reads
     logits                of a masked language model or of tags [B, T, N], of labels of whole texts [B, N]
 
 The rotary tables, which a bundle's graph takes as inputs, become weights, for the model's whole context.
@@ -21,6 +22,7 @@ import onnx_ir as ir
 from ...refimpl.config import Classify, Config, MaskedLM, Pool, Tag
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.graph_io import ENCODER, GRAPH
 from ...runtime.bundle.targets import Target
 from .ports import Ports
 
@@ -42,33 +44,36 @@ def refusal(config: Config, target: Target) -> str | None:
 def write(bundle: Bundle, path: Path, *, data: str) -> None:
     """Write the graph to `path`, and its weights to `data` beside it.
 
-    Raises ExportError where the vectors that are pooled can't be found.
+    Raises ExportError where the vectors that are pooled, or that a decoder reads, can't be found.
     """
-    ports = Ports(bundle)
-    ids, mask = ports.input("input_ids", "time"), ports.input("attention_mask", "time")
+    ports = Ports(bundle, ENCODER if "decoder" in bundle.config.stacks else GRAPH)
+    ids, mask = (ports.input(name, "batch", "time") for name in ("input_ids", "attention_mask"))
     time, axis = ports.length(ids), ports.constant([1])
     order = ports.order(mask, time)
     tokens = ports.op("GatherElements", ids, order, axis=1)
     ports.replace("tokens", tokens)
     if "token_types" in ports.old:
-        types = ports.input("token_type_ids", "time")
+        types = ports.input("token_type_ids", "batch", "time")
         ports.replace("token_types", ports.op("GatherElements", types, order, axis=1))
     ports.replace("lengths", ports.op("ReduceSum", mask, axis, keepdims=0))
     ports.replace_tables(time)
     _name_outputs(ports, bundle.config, tokens, mask)
-    _keep_sums(ports.graph)
+    keep_sums(ports.graph)
     ports.save(path, data)
 
 
 def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value) -> None:
     """Conventional names for what the head computes, each token's at the place where the token was."""
-    (output,) = ports.graph.outputs
+    output, *_ = ports.graph.outputs
     if isinstance(config.head, Classify):
         output.name = "logits"
         return
     if isinstance(config.head, Pool):
         output.name = "sentence_embedding"
-        name, values = "last_hidden_state", _states(ports.graph, tokens, config.embedding.width)
+        name, values = "last_hidden_state", states(ports.graph, tokens, config.embedding.width)
+    elif "decoder" in config.stacks:
+        name, values = "last_hidden_state", states(ports.graph, tokens, config.embedding.width)
+        ports.graph.outputs.clear()
     else:
         ports.graph.outputs.clear()
         name, values = "logits", output
@@ -80,7 +85,7 @@ def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value
     ports.graph.outputs.insert(0, restored)
 
 
-def _keep_sums(graph: ir.Graph) -> None:
+def keep_sums(graph: ir.Graph) -> None:
     """Add before a norm -> Sum, which ONNX Runtime computes alike and doesn't fuse with the norm.
 
     tfm's own session switches that fusion off (`runtime.ort.session`), because it is slower, and the last
@@ -92,23 +97,23 @@ def _keep_sums(graph: ir.Graph) -> None:
             node.op_type = "Sum"
 
 
-def _states(graph: ir.Graph, tokens: ir.Value, width: int) -> ir.Value:
-    """The vectors [B, T, D] that are pooled: what the last norm gives of all tokens.
+def states(graph: ir.Graph, tokens: ir.Value, width: int) -> ir.Value:
+    """The vectors [B, T, D] that a head pools or a decoder reads: what the last norm gives of all tokens.
 
     Raises ExportError where something else of the tokens reaches the output, as without a norm at the end.
     """
     norms = [node.outputs[0] for node in graph if node.op_type in NORMS]
     shape = ["batch", "time", str(width)]
-    states = [value for value in norms if value.shape is not None and [str(a) for a in value.shape] == shape]
-    seen, todo = set(states[-1:]), list(graph.outputs)
+    found = [value for value in norms if value.shape is not None and [str(a) for a in value.shape] == shape]
+    seen, todo = set(found[-1:]), list(graph.outputs)
     while todo:
         value = todo.pop()
         producer = value.producer()
         if value not in seen and producer is not None and producer.op_type != "Shape":
             todo += [read for read in producer.inputs if read is not None]
         seen.add(value)
-    if not states or tokens in seen:
+    if not found or tokens in seen:
         raise ExportError(
-            "the vectors that are pooled can't be told: the model has no norm after its last layer"
+            "the vectors of its tokens can't be told: the model has no norm after its last layer"
         )
-    return states[-1]
+    return found[-1]

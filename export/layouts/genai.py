@@ -17,13 +17,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...refimpl.config import Config, EncoderDecoder
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.targets import Target
 from . import decoder_graph
 from .hub_files import pad_id, tokenizer_config, write_json
 from .layout import BundleLayout
 
 # Options of a Sampler that genai has too.
 SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+
+def refusal(config: Config, target: Target) -> str | None:
+    """The reason why a model can't have the layout; None where it can."""
+    if isinstance(config, EncoderDecoder):
+        return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
+    return decoder_graph.refusal(config, target)
 
 
 def write(bundle: Bundle, folder: Path) -> None:
@@ -72,4 +81,4 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
     return {"model": model, "search": search | {"past_present_share_buffer": False}}
 
 
-LAYOUT = BundleLayout("genai", decoder_graph.refusal, write)
+LAYOUT = BundleLayout("genai", refusal, write)

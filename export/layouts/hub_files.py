@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...refimpl.config import LM, Classify, MaskedLM, Pool, Tag
+from ...refimpl.checkpoint.generation_config import Generation
+from ...refimpl.config import LM, Classify, EncoderDecoder, MaskedLM, Pool, Tag
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
+from . import encoder_decoder_graph
 
 ARCHITECTURES = {
     Pool: "BertModel",
@@ -21,8 +23,15 @@ PROBLEMS = {
     "multi": "multi_label_classification",
     "regression": "regression",
 }
-# Options of a Sampler that have another name there.
-OPTIONS = {"no_repeat_ngram": "no_repeat_ngram_size", "bad_words": "bad_words_ids"}
+# Options of a Sampler and of a search that have another name there.
+OPTIONS = {
+    "no_repeat_ngram": "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram": "encoder_no_repeat_ngram_size",
+    "bad_words": "bad_words_ids",
+    "forced_last": "forced_eos_token_id",
+    "beams": "num_beams",
+    "renormalize": "renormalize_logits",
+}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,8 +71,8 @@ def config(bundle: Bundle) -> dict[str, Any]:
     """config.json: sizes, special tokens, labels.
 
     Its `model_type` chooses the class that drives the graph, and what the model computes is in the graph: so
-    it is one for all decoders and one for all encoders. Every library lets Gemma state the size of its heads,
-    and none wants positions as an input of it.
+    it is one for all decoders, one for all encoders, and one for all decoders that read an encoder. Every
+    library lets Gemma state the size of its heads, and none wants positions as an input of it.
     """
     config, generation = bundle.config, bundle.generation
     (stack, *_) = config.stacks.values()
@@ -76,6 +85,8 @@ def config(bundle: Bundle) -> dict[str, Any]:
         "vocab_size": config.embedding.vocabulary,
         "pad_token_id": pad_id(bundle),
     }
+    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
+        return _reader(bundle, config)
     if isinstance(config.head, LM):
         heads = {"num_key_value_heads": attention.kv_heads, "head_dim": attention.head_size}
         ids = {"bos_token_id": generation.bos, "eos_token_id": list(generation.eos) or None}
@@ -91,6 +102,38 @@ def config(bundle: Bundle) -> dict[str, Any]:
     return names | stated
 
 
+def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
+    """config.json of a decoder that reads an encoder, as T5's; its sizes are those of the cache."""
+    kv_heads, size = encoder_decoder_graph.heads(config)
+    generation = bundle.generation
+    stated: dict[str, Any] = {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "d_model": kv_heads * size,  # optimum divides it by the heads
+        "d_kv": size,
+        "num_heads": kv_heads,
+        "num_layers": len(config.stacks["encoder"].layers),
+        "num_decoder_layers": len(config.layers),
+        "vocab_size": config.embedding.vocabulary,
+        "pad_token_id": pad_id(bundle),
+        "eos_token_id": list(generation.eos) or None,
+        "decoder_start_token_id": generation.start,
+    }
+    tasks = {name: {"prefix": task.prefix, **_options(task)} for name, task in generation.tasks.items()}
+    return stated | {"prefix": generation.prefix or None, "task_specific_params": tasks or None}
+
+
+def _options(generation: Generation) -> dict[str, Any]:
+    """How tokens are to be chosen, in the words of a generation_config.json."""
+    stated = generation.defaults | generation.search | {"max_new_tokens": generation.max_new_tokens}
+    options = {OPTIONS.get(name, name): value for name, value in stated.items()}
+    if first := options.pop("forced_tokens", ()):
+        (options["forced_bos_token_id"],) = first
+    options["do_sample"] = options.get("temperature") is not None
+    return {name: value for name, value in options.items() if value not in (None, [])}
+
+
 def generation_config(bundle: Bundle) -> dict[str, Any]:
     """generation_config.json: special tokens, and how the checkpoint wants tokens to be chosen."""
     generation = bundle.generation
@@ -98,11 +141,9 @@ def generation_config(bundle: Bundle) -> dict[str, Any]:
         "bos_token_id": generation.bos,
         "eos_token_id": list(generation.eos),
         "pad_token_id": pad_id(bundle),
+        "decoder_start_token_id": generation.start,
     }
-    stated = {OPTIONS.get(name, name): value for name, value in generation.defaults.items()}
-    draws = stated.get("temperature") is not None
-    stated |= {"do_sample": draws}
-    return {name: value for name, value in (ids | stated).items() if value not in (None, [])}
+    return {name: value for name, value in ids.items() if value not in (None, [])} | _options(generation)
 
 
 def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:

@@ -4,6 +4,9 @@ config.json       sizes and labels
 model.onnx        the graph of `decoder_graph`, logits at all positions, or `encoder_graph`
 model.onnx_data   the bundle's weights, and the rotary tables
 tokenizer.json    with tokenizer_config.json, and for a decoder generation_config.json
+
+A decoder that reads an encoder has instead of model.onnx the graphs of `encoder_decoder_graph`,
+encoder_model.onnx and decoder_model_merged.onnx, and their weights beside them.
 """
 
 from __future__ import annotations
@@ -11,16 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...runtime.bundle.bundle import Bundle
-from . import decoder_graph, encoder_graph, hub_files
+from . import hub_files
 from .layout import BundleLayout
-from .transformers_js import refusal
+from .transformers_js import refusal, write_graphs
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    if "decoder" in bundle.config.stacks:
-        decoder_graph.write(bundle, folder / "model.onnx", data="model.onnx_data", every_position=True)
-    else:
-        encoder_graph.write(bundle, folder / "model.onnx", data="model.onnx_data")
+    write_graphs(bundle, folder, "", every_position=True)
     hub_files.write(bundle, folder, {})
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.tape import Tape
+from onnx_ir.passes import common
 
 from ...refimpl.errors import BundleError
 from ...refimpl.formats.file_bytes import FileBytes
@@ -15,26 +16,63 @@ from ...refimpl.ops.model import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.manifest import CERTIFICATE, DATA
+from ...runtime.bundle.views import stored_name
 from ..graph import passes
 from . import data_file
 
+Branch = Callable[[], Sequence[ir.Value]]
 AXES = {"batch": "batch_size", "time": "sequence_length"}
 
 
 class Ports:
-    """A bundle's graph, whose inputs are replaced one by one; `save` adds the new nodes and writes it."""
+    """A graph of a bundle, whose inputs are replaced one by one; `save` adds the new nodes and writes it."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle, self._model = bundle, ir.load(bundle.path / GRAPH)
+    def __init__(self, bundle: Bundle, file: str = GRAPH) -> None:
+        self._bundle, self._model = bundle, ir.load(bundle.path / file)
         self.graph = self._model.graph
         self.old = {str(value.name): value for value in self.graph.inputs}
         self._new: list[ir.Value] = []
-        self._tape = Tape()
+        self._nodes: list[ir.Node] = []
         self._tables: dict[str, np.ndarray] = {}
 
     def op(self, operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: Any) -> ir.Value:
         """The value of a new node, its last output."""
-        return self._tape.op_multi_out(operator, inputs, attributes, num_outputs=outputs)[-1]
+        self._nodes.append(ir.node(operator, inputs, attributes, num_outputs=outputs))
+        return self._nodes[-1].outputs[-1]
+
+    def copy(self, node: ir.Node, values: Mapping[ir.Value, ir.Value], prefix: str) -> Sequence[ir.Value]:
+        """The outputs of a node of another graph, with these values in the place of its inputs.
+
+        Names of the node and its outputs get a prefix. Shapes aren't copied: axes of one name may differ.
+        """
+        inputs = [None if value is None else values[value] for value in node.inputs]
+        new = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            attributes=node.attributes.values(),
+            num_outputs=len(node.outputs),
+            name=f"{prefix}{node.name}",
+        )
+        for old, value in zip(node.outputs, new.outputs, strict=True):
+            value.name, value.type = f"{prefix}{old.name}", old.type
+        self._nodes.append(new)
+        return new.outputs
+
+    def choose(self, condition: ir.Value, yes: Branch, no: Branch) -> tuple[ir.Value, ...]:
+        """The values that `yes` adds where the condition holds, else those of `no`."""
+        graphs = [self._branch("then_branch", yes), self._branch("else_branch", no)]
+        branches = [ir.AttrGraph(str(graph.name), graph) for graph in graphs]
+        self._nodes.append(ir.Node("", "If", [condition], branches, num_outputs=len(graphs[0].outputs)))
+        return tuple(self._nodes[-1].outputs)
+
+    def _branch(self, name: str, write: Branch) -> ir.Graph:
+        """The nodes that a function adds, as a graph of its own, which may read values of this one."""
+        outer, self._nodes = self._nodes, []
+        values = write()
+        nodes, self._nodes = self._nodes, outer
+        _name(nodes, name)
+        return ir.Graph([], values, nodes=nodes, name=name)
 
     def constant(self, value: int | list[int]) -> ir.Value:
         """A whole number, or a list of them."""
@@ -44,10 +82,9 @@ class Ports:
             self.graph.register_initializer(ir.Value(name=name, const_value=tensor))
         return self.graph.initializers[name]
 
-    def input(self, name: str, axis: str) -> ir.Value:
-        """A new input of ids or of a mask [batch, axis]."""
-        shape = ir.Shape(["batch", axis])
-        self._new.append(ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=shape))
+    def input(self, name: str, *axes: str | int, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+        """A new input, of ids or of a mask if nothing else is said."""
+        self._new.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(axes)))
         return self._new[-1]
 
     def length(self, value: ir.Value) -> ir.Value:
@@ -82,12 +119,19 @@ class Ports:
                 self.replace(name, table if time is None else self.op("Slice", table, axis, time, axis))
 
     def save(self, path: Path, data: str) -> None:
-        """Write the graph to `path`, and to `data` beside it the bundle's weights, then the tables."""
-        weights = path.parent / data
-        data_file.copy(self._bundle.path / DATA, weights)
-        tensors = {**self._bundle.manifest.tensors, **data_file.append(weights, self._tables)}
+        """Write the graph to `path`, and to `data` beside it the weights that it reads, then the tables."""
+        weights, stored = path.parent / data, self._bundle.manifest.tensors
         self._add_nodes()
+        common.RemoveUnusedNodesPass()(self._model)
         self._describe()
+        read = {stored_name(name, stored) for name in self.graph.initializers}
+        if read.issuperset(stored):
+            data_file.copy(self._bundle.path / DATA, weights)
+            tensors = dict(stored)
+        else:
+            needed = {name: tensor for name, tensor in stored.items() if name in read}
+            tensors = data_file.extract(self._bundle.path / DATA, weights, needed)
+        tensors |= data_file.append(weights, self._tables)
         passes.point_weights(self._model, tensors, weights)
         ir.save(self._model, path)
 
@@ -97,12 +141,9 @@ class Ports:
 
     def _add_nodes(self) -> None:
         """Add the new inputs and nodes, and name nodes, values and axes."""
-        for i, node in enumerate(self._tape.nodes):
-            node.name = f"ports.{node.op_type}.{i}"
-            for output in node.outputs:
-                output.name = output.name or f"{node.name}.{output.index()}"
+        _name(self._nodes, "ports")
         self.graph.inputs[:0] = self._new
-        self.graph.extend(self._tape.nodes)
+        self.graph.extend(self._nodes)
         self.graph.sort()
         values = (*self.graph.inputs, *self.graph.outputs, *(v for node in self.graph for v in node.outputs))
         for value in values:
@@ -114,3 +155,11 @@ class Ports:
         if (certificate := self._bundle.path / CERTIFICATE).exists():
             digest = FileBytes(certificate, BundleError).sha256()
             self._model.metadata_props["certificate_sha256"] = digest
+
+
+def _name(nodes: Sequence[ir.Node], prefix: str) -> None:
+    """Name the nodes and values that have no names yet."""
+    for i, node in enumerate(nodes):
+        node.name = node.name or f"{prefix}.{node.op_type}.{i}"
+        for output in node.outputs:
+            output.name = output.name or f"{node.name}.{output.index()}"

@@ -5,6 +5,10 @@
     onnx/model_X.onnx_data  the bundle's weights, and the rotary tables
     tokenizer.json          with tokenizer_config.json, and for a decoder generation_config.json
 
+and for a decoder that reads an encoder, in place of the graph, those of `encoder_decoder_graph`:
+
+    onnx/encoder_model_X.onnx, onnx/decoder_model_merged_X.onnx, and beside each its weights, X.onnx_data
+
 X is _quantized for 8 bits, _q4 for int4, and nothing for floats. In Node the tokens are those of ONNX Runtime
 on a CPU. In a browser, WebAssembly computes products of blocks in floats, whatever the graph asks for: other
 tokens than the certificate's for `--quant` int8, int4, keep and int8-dynamic.
@@ -17,7 +21,7 @@ from pathlib import Path
 from ...refimpl.config import Config
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
-from . import decoder_graph, encoder_graph, hub_files
+from . import decoder_graph, encoder_decoder_graph, encoder_graph, hub_files
 from .layout import BundleLayout
 
 # The library's name of a quantization, and what it appends to the name of the file.
@@ -26,22 +30,35 @@ EIGHT_BITS = ("q8", "_quantized")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    covers = decoder_graph if "decoder" in config.stacks else encoder_graph
+    if "decoder" not in config.stacks:
+        return encoder_graph.refusal(config, target)
+    covers = encoder_decoder_graph if "encoder" in config.stacks else decoder_graph
     return covers.refusal(config, target)
 
 
 def write(bundle: Bundle, folder: Path) -> None:
     dtype, suffix = DTYPES.get(bundle.quant, EIGHT_BITS)
-    path = folder / "onnx" / f"model{suffix}.onnx"
-    path.parent.mkdir()
-    data = f"{path.name}_data"
-    if "decoder" in bundle.config.stacks:
-        decoder_graph.write(bundle, path, data=data, every_position=False)
-    else:
-        encoder_graph.write(bundle, path, data=data)
+    (folder / "onnx").mkdir()
+    write_graphs(bundle, folder / "onnx", suffix, every_position=False)
     hub_files.write(
         bundle, folder, {"transformers.js_config": {"dtype": dtype, "use_external_data_format": True}}
     )
+
+
+def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
+    """Write a model's graphs, one or two, with this at the end of their names; weights lie in X.onnx_data."""
+    stacks = bundle.config.stacks
+    if "decoder" in stacks and "encoder" in stacks:
+        encoder, decoder = (
+            folder / f"{name}{suffix}.onnx" for name in ("encoder_model", "decoder_model_merged")
+        )
+        encoder_decoder_graph.write(bundle, encoder, decoder, every_position=every_position)
+        return
+    path = folder / f"model{suffix}.onnx"
+    if "decoder" in stacks:
+        decoder_graph.write(bundle, path, data=f"{path.name}_data", every_position=every_position)
+    else:
+        encoder_graph.write(bundle, path, data=f"{path.name}_data")
 
 
 LAYOUT = BundleLayout("transformers.js", refusal, write)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 from tfm.export.bundle_writer import export
-from tfm.export.layouts import decoder_graph
+from tfm.export.layouts import transformers_js
 from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.config import EncoderDecoder
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.ort.engine import OrtEngine
@@ -27,20 +30,27 @@ MESSAGES = (
     "def fibonacci(n):",
 )
 LENGTH = 64
+# Families of decoders that read an encoder: relative positions, and a cache that is written in place.
+READERS = ("t5", "bart", "marian")
 TRIES = 40  # configs drawn of a family until one suits
 
 
 def family_bundle(name: str, folder: Path) -> tuple[Bundle, list[int]]:
     """The float bundle of a family's tiny random model that generates different tokens, and its prompt.
 
-    It is one whose cache can grow.
+    It is one that layouts take. Of a decoder that reads an encoder the prompt is the encoder's, and the
+    decoder's is what the model states.
     """
     for number, keys in enumerate(draw_keys(name, TRIES)):
         drawn = diverse_model(name, 0, keys, folder / str(number))
-        if drawn is None or decoder_graph.refusal(drawn[1].config, targets.find("ort-cpu")):
+        if drawn is None or transformers_js.refusal(drawn[1].config, targets.find("ort-cpu")):
             continue
-        export(drawn[1], folder / "bundle", quant="fp32", verify=False)
-        return open_bundle(folder / "bundle"), list(drawn[2].prompt)
+        _, checkpoint, sequence = drawn
+        if (text := sequence.encoder_ids) is not None:
+            generation = replace(checkpoint.generation, start=sequence.prompt[0])
+            checkpoint = replace(checkpoint, generation=generation)
+        export(checkpoint, folder / "bundle", quant="fp32", verify=False)
+        return open_bundle(folder / "bundle"), list(sequence.prompt if text is None else text)
     raise AssertionError(f"{name}: none of {TRIES} models suits")
 
 
@@ -74,7 +84,14 @@ def left_padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[li
 
 
 def greedy(bundle: Bundle, prompts: Sequence[Sequence[int]], count: int = LENGTH) -> list[list[int]]:
-    """The tokens of each prompt alone on ONNX Runtime's own operators, before one that ends a text."""
+    """The tokens of each prompt alone on ONNX Runtime's own operators, before one that ends a text.
+
+    Of a model with an encoder, that is the text which it reads; tokens that its checkpoint forces are forced.
+    """
     engine, ends = OrtEngine(bundle), frozenset(bundle.generation.eos)
     sequences = [GeneratedSequence(prompt, max_new_tokens=count, stop_ids=ends) for prompt in prompts]
+    if isinstance(bundle.config, EncoderDecoder):
+        start = bundle.generation.prompt
+        sampler = Sampler(**bundle.generation.defaults | {"temperature": None})
+        sequences = [replace(one, prompt=start, encoder_ids=one.prompt, sampler=sampler) for one in sequences]
     return [list(generate(engine, sequence)) for sequence in sequences]

@@ -119,7 +119,7 @@ def test_what_a_layout_doesnt_cover_is_said_before_there_is_work(
     refused.failed(7, "8-bit codes")
     config = tiny_models.encoder_decoder()
     save_checkpoint(tmp_path / "pair", config, tiny_models.weights(config))
-    tfm("export", tmp_path / "pair", out, "--layout", "genai").failed(7, "a decoder alone")
+    tfm("export", tmp_path / "pair", out, "--layout", "genai").failed(7, "takes only Whisper")
     out.mkdir()
     (out / "mine").touch()
     tfm("export", checkpoint, out, "--layout", "genai").failed(7, "must be an empty directory")

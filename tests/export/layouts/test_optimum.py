@@ -13,6 +13,7 @@ from helpers import peers
 from helpers.layout_models import (
     LENGTH,
     MESSAGES,
+    READERS,
     answer,
     chats,
     family_bundle,
@@ -30,15 +31,16 @@ CLIENTS = Path(__file__).parents[2] / "examples" / "edge"
 GENERATE = """
     import json, sys
     import torch
-    from optimum.onnxruntime import ORTModelForCausalLM
+    from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
 
     job = json.load(sys.stdin)
-    model = ORTModelForCausalLM.from_pretrained(job["model"])
+    kind = ORTModelForSeq2SeqLM if job["reads"] else ORTModelForCausalLM
+    model = kind.from_pretrained(job["model"])
     answers = []
     for ids, mask in job["batches"]:
         inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
         rows = model.generate(**inputs, max_new_tokens=job["count"], do_sample=False)
-        answers += rows[:, len(ids[0]) :].tolist()
+        answers += rows[:, 1 if job["reads"] else len(ids[0]) :].tolist()
     print(json.dumps(answers))
 """
 
@@ -53,8 +55,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def generated(python: Path, model: Path, batches: list, count: int) -> list[list[int]]:
-    job = {"model": str(model), "batches": batches, "count": count}
+def generated(
+    python: Path, model: Path, batches: list, count: int, *, reads: bool = False
+) -> list[list[int]]:
+    job = {"model": str(model), "batches": batches, "count": count, "reads": reads}
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], job))
 
 
@@ -63,6 +67,17 @@ def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path):
     convert(bundle.path, tmp_path / "out", "optimum")
     prompts = [prompt, prompt[1:3], prompt[:1]]
     assert generated(python, tmp_path / "out", [left_padded(prompts)], 24) == greedy(bundle, prompts, 24)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_reads_an_encoder_gives_the_same_tokens(python: Path, tmp_path: Path, name: str):
+    bundle, text = family_bundle(name, tmp_path)
+    convert(bundle.path, tmp_path / "out", "optimum")
+    count = min(24, bundle.config.context - 1)
+    texts = [text, text[::-1], text[1:4], text[:1], text[2:]]
+    tokens = generated(python, tmp_path / "out", [left_padded(texts)], count, reads=True)
+    tokens += generated(python, tmp_path / "out", [left_padded([text]) for text in texts], count, reads=True)
+    assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4", "keep"])

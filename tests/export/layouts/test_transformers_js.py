@@ -11,6 +11,7 @@ from helpers import peers
 from helpers.layout_models import (
     LENGTH,
     MESSAGES,
+    READERS,
     answer,
     chats,
     family_bundle,
@@ -29,19 +30,20 @@ CLIENTS = Path(__file__).parents[2] / "examples" / "edge"
 GENERATE = """
 import { readFileSync } from "node:fs";
 import { basename, dirname } from "node:path";
-import { AutoModelForCausalLM, Tensor, env } from "@huggingface/transformers";
+import { AutoModelForCausalLM, AutoModelForSeq2SeqLM, Tensor, env } from "@huggingface/transformers";
 
 const job = JSON.parse(readFileSync(0, "utf-8"));
 env.allowRemoteModels = false;
 env.localModelPath = dirname(job.model);
-const model = await AutoModelForCausalLM.from_pretrained(basename(job.model), { device: "cpu" });
+const kind = job.reads ? AutoModelForSeq2SeqLM : AutoModelForCausalLM;
+const model = await kind.from_pretrained(basename(job.model), { device: "cpu" });
 const tensor = (rows) =>
   new Tensor("int64", BigInt64Array.from(rows.flat().map(BigInt)), [rows.length, rows[0].length]);
 const answers = [];
 for (const [ids, mask] of job.batches) {
   const inputs = { inputs: tensor(ids), attention_mask: tensor(mask) };
   const rows = await model.generate({ ...inputs, max_new_tokens: job.count, do_sample: false });
-  answers.push(...rows.tolist().map((row) => row.slice(ids[0].length).map(Number)));
+  answers.push(...rows.tolist().map((row) => row.slice(job.reads ? 1 : ids[0].length).map(Number)));
 }
 console.log(JSON.stringify(answers));
 """
@@ -57,8 +59,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def generated(node: Path, model: Path, batches: list, count: int) -> list[list[int]]:
-    job = {"model": str(model), "batches": batches, "count": count}
+def generated(node: Path, model: Path, batches: list, count: int, *, reads: bool = False) -> list[list[int]]:
+    job = {"model": str(model), "batches": batches, "count": count, "reads": reads}
     return json.loads(peers.run(["node", node / "generate.mjs"], job))
 
 
@@ -67,6 +69,17 @@ def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path):
     convert(bundle.path, tmp_path / "out", "transformers.js")
     prompts = [prompt, prompt[1:3], prompt[:1]]
     assert generated(node, tmp_path / "out", [left_padded(prompts)], 24) == greedy(bundle, prompts, 24)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_reads_an_encoder_gives_the_same_tokens(node: Path, tmp_path: Path, name: str):
+    bundle, text = family_bundle(name, tmp_path)
+    convert(bundle.path, tmp_path / "out", "transformers.js")
+    count = min(24, bundle.config.context - 1)
+    texts = [text, text[::-1], text[1:4], text[:1], text[2:]]
+    tokens = generated(node, tmp_path / "out", [left_padded(texts)], count, reads=True)
+    tokens += generated(node, tmp_path / "out", [left_padded([text]) for text in texts], count, reads=True)
+    assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4", "keep"])

@@ -1,0 +1,246 @@
+"""The graphs of a decoder that reads an encoder, with the inputs and outputs that other runtimes expect.
+
+Of the encoder, `encoder_graph` with `last_hidden_state` alone. Of the decoder, in the form that is called
+merged, as one graph is for the first step and for all others:
+
+    input_ids [B, T]               the new tokens, no padding among them
+    encoder_hidden_states          [B, S, D], what the encoder gave, and encoder_attention_mask [B, S]
+    past_key_values.I.decoder.key  a layer's own keys [B, G, P, K] so far, and .value; first [B, G, 0, K]
+    past_key_values.I.encoder.key  its keys of the text [B, G, S, K], and .value; first [B, G, 0, K]
+    use_cache_branch [1]           whether these hold something: then the text's are what a step gave
+    logits                         [B, 1, N] of the last token, or [B, T, N] of all
+    present.I.decoder.key          [B, G, P + T, K], and .value: the next step's past
+    present.I.encoder.key          [B, G, S, K], and .value, likewise
+
+**Conventions**: a text may be padded on either side, or between: rows of `encoder_hidden_states` are moved to
+the front before keys are computed of them, so the text's keys have no gaps. That is done in the first
+step alone, by one branch of an If; the other hands the keys on, which copies them.
+
+A bundle's encoder computes these keys in its own graph. Here they are the decoder's: what its runtimes pass
+between the two is `last_hidden_state`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...refimpl.config import LM, Attention, Config, EncoderDecoder, Stack
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
+from ...refimpl.errors import ExportError
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.graph_io import ENCODER
+from ...runtime.bundle.targets import Target
+from . import encoder_graph
+from .ports import Ports
+
+PAST, PRESENT = "past_key_values.%d.%s.%s", "present.%d.%s.%s"
+SIDES = {"k": "key", "v": "value"}
+PAST_AXIS, TOTAL_AXIS = "past_decoder_sequence_length", "total_decoder_sequence_length"
+TEXT_AXIS, KEPT_AXIS = "encoder_sequence_length", "past_encoder_sequence_length"
+STATE_AXES = ("batch", "time")  # of an encoder's output, before its vectors
+# Of a node of the encoder's graph that is the decoder's here.
+PREFIX = "encoder_hidden_states."
+
+
+def refusal(config: Config, target: Target) -> str | None:
+    """The reason why a model's graphs can't have these ports; None where they can."""
+    if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
+        return "the model isn't a decoder that reads an encoder and generates"
+    if target.name != "ort-cpu":
+        return f"it is made of bundles for ort-cpu, this one is for {target.name}: export for target=ort-cpu"
+    if recurrent(cache_kinds(config)):
+        return "its cache must be keys and values"
+    if config.rounds_cache:
+        return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
+    if config.embedding.token_types is not None:
+        return "the encoder's tokens have types, which these runtimes don't pass"
+    if len(sizes := _sizes(config)) > 1:
+        return (
+            "all layers of the decoder, and what they read, must have the same heads, "
+            f"got (kv_heads, head_size) of {sorted(sizes)}"
+        )
+    return None
+
+
+def _sizes(config: EncoderDecoder) -> set[tuple[int, int]]:
+    """Heads of keys and values, and their size, of each attention of the decoder."""
+    assert isinstance(config.decoder, Stack)
+    both = [(layer.attention, layer.cross) for layer in config.decoder.layers]
+    return {(a.kv_heads, a.head_size) for pair in both for a in pair if isinstance(a, Attention)}
+
+
+def heads(config: Config) -> tuple[int, int]:
+    """Heads of keys and values, and their size, which all layers have; `refusal` lets no others through."""
+    assert isinstance(config, EncoderDecoder)
+    (sizes,) = _sizes(config)
+    return sizes
+
+
+def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool) -> None:
+    """Write the graphs to these paths, and beside each the weights that it reads, X_data.
+
+    `every_position` asks for logits at all positions, where otherwise there are those of the last token.
+    Raises ExportError where what the decoder reads of the encoder can't be found.
+    """
+    encoder_graph.write(bundle, encoder, data=f"{encoder.name}_data")
+    ports = Ports(bundle)
+    ports.replace_tables()
+    ids, states, mask, cached, past = _inputs(ports, bundle.config)
+    _replace_inputs(ports, ids, next(iter(past.values())), every_position=every_position)
+    ports.replace("encoder_lengths", ports.op("ReduceSum", mask, ports.constant([1]), keepdims=0))
+    for name, value in past.items():
+        if name in ports.old and not name.startswith("encoder_"):
+            ports.replace(name, _grown(ports, value, ids) if bundle.cache == "copied" else value)
+    source = ir.load(bundle.path / ENCODER)
+    names = [str(value.name) for value in source.graph.outputs]
+    read = ports.choose(
+        cached,
+        lambda: [ports.op("Identity", past[name]) for name in names],
+        lambda: _computed(ports, source, _without_gaps(ports, states, mask), bundle.config),
+    )
+    for name, value in zip(names, read, strict=True):
+        ports.replace(name, value)
+    _name_outputs(ports, bundle.config, dict(zip(names, read, strict=True)), every_position=every_position)
+    encoder_graph.keep_sums(ports.graph)
+    ports.save(decoder, f"{decoder.name}_data")
+
+
+def _inputs(
+    ports: Ports, config: Config
+) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value, dict[str, ir.Value]]:
+    """Ids, the encoder's output, its mask, the condition, and the past by the names of a bundle's ports."""
+    dtype = ports.old["k.0"].dtype
+    assert dtype is not None
+    kv_heads, size = heads(config)
+    ids = ports.input("input_ids", "batch", "time")
+    states = ports.input("encoder_hidden_states", "batch", TEXT_AXIS, config.embedding.width, dtype=dtype)
+    mask = ports.input("encoder_attention_mask", "batch", TEXT_AXIS)
+    past = {}
+    for i in range(len(config.layers)):
+        for of, prefix, axis in (("decoder", "", PAST_AXIS), ("encoder", "encoder_", KEPT_AXIS)):
+            for side, name in SIDES.items():
+                shape = "batch", kv_heads, axis, size
+                past[f"{prefix}{side}.{i}"] = ports.input(PAST % (i, of, name), *shape, dtype=dtype)
+    return ids, states, mask, ports.input("use_cache_branch", 1, dtype=ir.DataType.BOOL), past
+
+
+def _replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position: bool) -> None:
+    """`past`, the same in each row, of a layer's keys so far; `at` of the new tokens."""
+    op, zero, one = ports.op, ports.constant([0]), ports.constant([1])
+    batch, time = op("Shape", ids, start=0, end=1), ports.length(ids)
+    past = op("Expand", op("Shape", key, start=2, end=3), batch)
+    ports.replace("tokens", ids)
+    ports.replace("past", past)
+    if every_position:
+        places = op("Range", ports.constant(0), op("Squeeze", time, zero), ports.constant(1))
+        at = op("Expand", places, op("Concat", batch, time, axis=0))
+    else:
+        at = op("Expand", op("Sub", time, one), op("Concat", batch, one, axis=0))
+    ports.replace("at", at)
+    for name in ports.old:
+        if name.startswith("window_length."):
+            ports.replace(name, past)  # the cache keeps every token
+
+
+def _grown(ports: Ports, past: ir.Value, ids: ir.Value) -> ir.Value:
+    """A cache with room for the new tokens, which the graph writes into it."""
+    before, size = ports.op("Shape", past, start=0, end=2), ports.op("Shape", past, start=3, end=4)
+    shape = ports.op("Concat", before, ports.length(ids), size, axis=0)
+    assert past.dtype is not None
+    zero = ir.tensor([0], dtype=past.dtype)
+    return ports.op("Concat", past, ports.op("ConstantOfShape", shape, value=zero), axis=2)
+
+
+def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value) -> ir.Value:
+    """The encoder's output for real tokens in front of that for padding."""
+    order = ports.order(mask, ports.length(mask))
+    return ports.op("GatherND", states, ports.op("Unsqueeze", order, ports.constant([2])), batch_dims=1)
+
+
+def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) -> list[ir.Value]:
+    """The text's keys and values, by the nodes that compute them of the states in the encoder's graph.
+
+    Raises ExportError where these read something else of the text than its states and its sizes.
+    """
+    graph = source.graph
+    inputs = {str(value.name): value for value in graph.inputs}
+    inner = encoder_graph.states(graph, inputs["tokens"], config.embedding.width)
+    values = {inner: states}
+    for node in _after(graph, inner):
+        (value, *_) = node.inputs
+        if value in inputs.values():
+            values[node.outputs[0]] = _text_sizes(ports, node, states)
+            continue
+        for value in node.inputs:
+            if value is not None and value not in values:
+                values[value] = _own(ports, value)
+        values |= zip(node.outputs, ports.copy(node, values, PREFIX), strict=True)
+    return [values[value] for value in graph.outputs]
+
+
+def _text_sizes(ports: Ports, node: ir.Node, states: ir.Value) -> ir.Value:
+    """The sizes that a node reads of one of the encoder's inputs, of its output's axes of the same names."""
+    (value, *_) = node.inputs
+    assert value is not None
+    assert value.shape is not None
+    axes = [str(axis) for axis in value.shape]
+    axes = axes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(axes))]
+    if node.op_type != "Shape" or not set(axes) <= set(STATE_AXES):
+        raise ExportError(f"{node.name} must read sizes of {value.name} alone: please report this")
+    places = [STATE_AXES.index(axis) for axis in axes]
+    sizes = [ports.op("Shape", states, start=i, end=i + 1) for i in places]
+    return sizes[0] if len(sizes) == 1 else ports.op("Concat", *sizes, axis=0)
+
+
+def _after(graph: ir.Graph, states: ir.Value) -> list[ir.Node]:
+    """The nodes that compute the outputs of the states, in order."""
+    needed: set[ir.Node] = set()
+    todo = list(graph.outputs)
+    while todo:
+        producer = todo.pop().producer()
+        if producer is not None and producer is not states.producer() and producer not in needed:
+            needed.add(producer)
+            todo += [value for value in producer.inputs if value is not None]
+    return [node for node in graph if node in needed]
+
+
+def _own(ports: Ports, value: ir.Value) -> ir.Value:
+    """A weight or constant of the encoder's graph, in the decoder's.
+
+    Raises ExportError where the value is none.
+    """
+    if not value.is_initializer():
+        raise ExportError(f"{value.name} must be a weight, to be read for a text's keys: please report this")
+    constant = value.const_value
+    stored = isinstance(constant, ir.ExternalTensor)
+    name = str(value.name) if stored else f"{PREFIX}{value.name}"
+    if name not in ports.graph.initializers:
+        new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=constant)
+        ports.graph.register_initializer(new)
+    return ports.graph.initializers[name]
+
+
+def _name_outputs(ports: Ports, config: Config, read: dict[str, ir.Value], *, every_position: bool) -> None:
+    """Conventional names and axes, in the order of the inputs."""
+    graph = ports.graph
+    old = {str(value.name): value for value in graph.outputs}
+    logits = old["logits"]
+    assert logits.shape is not None
+    logits.shape = ir.Shape(["batch", "time" if every_position else 1, logits.shape[2]])
+    graph.outputs[:] = [logits]
+    kv_heads, size = heads(config)
+    for i in range(len(config.layers)):
+        for side, name in SIDES.items():
+            value = old[f"{side}_out.{i}"]
+            value.name, value.shape = (
+                PRESENT % (i, "decoder", name),
+                ir.Shape(["batch", kv_heads, TOTAL_AXIS, size]),
+            )
+            graph.outputs.append(value)
+        for side, name in SIDES.items():
+            value = read[f"encoder_{side}.{i}"]
+            value.name, value.type = PRESENT % (i, "encoder", name), logits.type
+            value.shape = ir.Shape(["batch", kv_heads, TEXT_AXIS, size])
+            graph.outputs.append(value)
