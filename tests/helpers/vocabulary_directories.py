@@ -95,6 +95,7 @@ DIRECTORIES = [
 ]
 DIRECTORIES += [("deberta", None, "vocab.json"), ("deberta", "DebertaTokenizer", "vocab.json")]
 DIRECTORIES += [("big_bird", None, "fairseq/spiece.model")]
+DIRECTORIES += [("longformer", None, "vocab.json"), ("longformer", "LongformerTokenizer", "vocab.json")]
 
 
 def write(number: int, seed: int, folder: Path) -> Path:
