@@ -9,6 +9,7 @@ import torch
 from ..refimpl.engine.cache_kinds import (
     CacheKind,
     ConvTail,
+    HybridStates,
     KeysValues,
     Latents,
     LinearSums,
@@ -20,6 +21,7 @@ from .ops.cache import KVCache
 from .ops.latent_attention import LatentCache
 from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
+from .ops.mamba2 import HybridCache
 from .ops.short_conv import ConvState, MatrixState
 
 VALUES: dict[type[CacheKind], type[MixerCache]] = {
@@ -29,6 +31,7 @@ VALUES: dict[type[CacheKind], type[MixerCache]] = {
     ConvTail: ConvState,
     MatrixStates: MatrixState,
     Latents: LatentCache,
+    HybridStates: HybridCache,
 }
 
 

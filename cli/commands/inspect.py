@@ -234,7 +234,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         case None:
             position = "no positions"
     mlp = _mlp(first.mlp)
-    return f"{name}, {len(layers)} layers{mixed} width {width}, {_mixer(a)}, {mlp}, {norm}, {position}"
+    mixer = _mixer(a) if first.beside is None else f"{_mixer(a)}, beside {_mixer(first.beside.mixer)}"
+    return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}"
 
 
 def _activation(mlp: Gated | Plain | MoE) -> str:

@@ -8,7 +8,7 @@ from ...refimpl.config import LM, Attention, Config, MoE
 from ...refimpl.errors import BundleError
 from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
-from .reference_parts import has_plain_residual
+from .reference_parts import has_plain_residual, is_scaled
 
 CODES = ("QuantizeLinear", "DequantizeLinear")
 SUMS = ("Add", "Sum")  # the stream is a Sum's first input
@@ -66,7 +66,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
 
     values = {}
     for i, layer in enumerate(config.layers):
-        if not isinstance(layer.attention, Attention) or layer.attention.output_gate:
+        if not isinstance(layer.attention, Attention) or layer.attention.output_gate or layer.beside:
             return values
         part, leaf = f"layer {i}, ", f"decoder.layers.{i}."
         out = product(f"{leaf}attn.wo")
@@ -78,7 +78,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         values[f"{part}attention, output"] = total
         if i == 0:
             values["embedding"] = next(name for name in makers[total].input if name != operand)
-        if isinstance(layer.mlp, MoE):
+        if isinstance(layer.mlp, MoE) or is_scaled(layer.mlp):
             break
         down = product(f"{leaf}mlp.down")
         up = product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up")

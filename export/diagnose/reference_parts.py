@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, NoMlp, Norm, Plain
+from ...refimpl.config import LM, Attention, Config, Gated, Layer, Mlp, MoE, NoMlp, Norm, Plain
 from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
@@ -74,7 +74,8 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     """The parts on the tokens [B, T], in order, up to the first layer without a plain residual stream.
 
     A mixture of experts ends them too: it has no single hidden value. So do a layer without attention, with
-    a gate of its output or without an mlp, and an adaptive softmax.
+    a gate of its output, a state space beside it, without an mlp or with a scaled one, and an adaptive
+    softmax.
     """
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
@@ -93,7 +94,7 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     for i, layer in enumerate(config.layers):
         weights = cast(BlockWeights, materialize(stack_params["layers"][i]))
         sublayer = f"layer {i}, attention"
-        if not isinstance(layer.attention, Attention) or layer.attention.output_gate:
+        if not isinstance(layer.attention, Attention) or layer.attention.output_gate or layer.beside:
             return
         yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), layer.attention.pre)
         heads = partial(_attention_heads, layer=layer, walk=walk)
@@ -106,7 +107,7 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
         add = partial(_add_output, layer=layer, norm=layer.attention.post)
         yield ReferencePart(f"{sublayer}, output", (stream, f"{sublayer}, heads"), add, output)
         stream = f"{sublayer}, output"
-        if isinstance(layer.mlp, MoE | NoMlp):
+        if isinstance(layer.mlp, MoE | NoMlp) or is_scaled(layer.mlp):
             return
         sublayer = f"layer {i}, mlp"
         yield _norm_part(f"{sublayer}, input", stream, weights.get("mlp_pre"), layer.mlp.pre)
@@ -138,6 +139,11 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     if head.bias:
         table["bias"] = params["head"]["bias"]
     yield ReferencePart("logits", ("head, input",), logits, table)
+
+
+def is_scaled(mlp: Mlp) -> bool:
+    """Whether an mlp multiplies its gate or its output by a number."""
+    return isinstance(mlp, Gated) and (mlp.gate_scale, mlp.scale) != (None, None)
 
 
 def has_plain_residual(layer: Layer) -> bool:

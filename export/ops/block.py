@@ -39,7 +39,7 @@ from .latent_attention import LatentAttentionWeights, LatentCache, latent_attent
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
-from .mamba2 import Mamba2Weights, mamba2
+from .mamba2 import HybridCache, Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache
+MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache | HybridCache
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -106,6 +106,7 @@ class BlockWeights(TypedDict):
     mlp_after: NotRequired[NormWeights]
     conv: NotRequired[NeighbourConvWeights]
     conv_after: NotRequired[NormWeights]
+    beside: NotRequired[Mamba2Weights]
 
 
 class Positions(NamedTuple):
@@ -142,14 +143,16 @@ def _rotary_and_bias(
     return None, bias
 
 
+def _times(x: Array, scale: float | None) -> Array:
+    return x if scale is None else scale * x
+
+
 def _sum(
     x: Array, inputs: Array, y: Array, post: NormWeights | None, after: NormWeights | None,
     *, layer: Layer, sublayer: TokenMixer | Mlp,
 ) -> Array:  # fmt: skip
     """The residual sum of a sublayer with output y: y is added to x, or to the normalized `inputs`."""
-    y = normalize(y, post, norm=sublayer.post)
-    if layer.scale is not None:
-        y = layer.scale * y
+    y = _times(normalize(y, post, norm=sublayer.post), layer.scale)
     added = inputs if layer.residual == "norm" else x
     return normalize(added + y, after, norm=sublayer.after)
 
@@ -165,7 +168,8 @@ def _mlp(x: Array, attention_input: Array, middle: Array, weights: BlockWeights,
     inputs = normalize(source, weights.get("mlp_pre"), norm=m.pre)
     match m:
         case Gated():
-            y = gated_mlp(inputs, cast(GatedMlpWeights, leaves), kind=m.activation)
+            gated = cast(GatedMlpWeights, leaves)
+            y = _times(gated_mlp(inputs, gated, kind=m.activation, gate_scale=m.gate_scale), m.scale)
         case Plain():
             y = plain_mlp(inputs, cast(PlainMlpWeights, leaves), kind=m.activation)
         case MoE():
@@ -213,6 +217,21 @@ def _mix(
     return attention(x, kv, past, leaves, rotary, bias, settings=mixer)
 
 
+def _mix_both(
+    x: Array, cache: HybridCache, past: Array, positions: Positions, weights: BlockWeights, *, layer: Layer
+) -> tuple[Array, HybridCache]:
+    """Two mixers on one input, and their sum."""
+    both = layer.beside
+    assert both is not None
+    assert "beside" in weights
+    states_input, read = _times(x, both.scale_in), _times(x, both.attention_in)
+    z, states = mamba2(states_input, cache.states, past, weights["beside"], settings=both.mixer)
+    y, kv = _mix(read, cache.attention, past, positions, weights, layer=layer)
+    keys, values, *_ = cast(KVCache, kv)
+    new = cache._replace(keys=keys, values=values, tail=states.tail, state=states.state, lengths=None)
+    return _times(y, both.attention_out) + _times(z, both.scale_out), new
+
+
 def block(
     x: Array,
     cache: MixerCache,
@@ -227,7 +246,10 @@ def block(
     """Two or three sublayers, each with its residual sum."""
     a = config.attention
     inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
-    y, cache = _mix(inputs, cache, past, positions, weights, layer=config)
+    if config.beside is not None:
+        y, cache = _mix_both(inputs, cast(HybridCache, cache), past, positions, weights, layer=config)
+    else:
+        y, cache = _mix(inputs, cache, past, positions, weights, layer=config)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
     if at is not None:

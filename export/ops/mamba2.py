@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import Mamba2
 from .activation import silu
+from .cache import KVCache
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["Mamba2Weights", "mamba2"]
+__all__ = ["HybridCache", "Mamba2Weights", "mamba2"]
 
 
 class Mamba2Weights(TypedDict):
@@ -43,6 +44,31 @@ class Mamba2Weights(TypedDict):
     bo: NotRequired[Float[Array, " D"]]
 
 
+class HybridCache(NamedTuple):
+    """The arrays of both mixers of a layer; `lengths` says how many of a step's tokens are real."""
+
+    keys: Float[Array, "B G L K"]
+    values: Float[Array, "B G L K"]
+    tail: Float[Array, "B A F"]
+    state: Float[Array, "B H U V"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def attention(self) -> KVCache:
+        """The attention's part."""
+        return KVCache(self.keys, self.values)
+
+    @property
+    def states(self) -> MatrixState:
+        """The state space's part."""
+        return MatrixState(self.tail, self.state, self.lengths)
+
+    @property
+    def capacity(self) -> int:
+        """The tokens of a row for which there is room."""
+        return self.attention.capacity
+
+
 def mamba2(
     x: Float[Array, "B T D"],
     cache: MatrixState,
@@ -55,14 +81,20 @@ def mamba2(
     m = settings
     tail, state = begun(cache, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))
+    step = linear(x, weights["wdt"], weights.get("bdt"))
+    gate = linear(x, weights["wz"], weights.get("bz"))
+    if m.multipliers:
+        keys = m.groups * m.state_size
+        factors = [m.multipliers[1]] * m.width + [m.multipliers[2]] * keys + [m.multipliers[3]] * keys
+        inputs = inputs * torch.tensor(factors, dtype=inputs.dtype, device=inputs.device)
+        gate, step = m.multipliers[0] * gate, m.multipliers[4] * step
     mixed = silu(causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias")))
     keys = m.groups * m.state_size
     v, b, c = mixed.split([m.width, keys, keys], -1)
     v = v.unflatten(-1, (m.heads, m.head_size))
     b, c = (a.unflatten(-1, (m.groups, m.state_size)) for a in (b, c))
     # torch gives x itself above its threshold, which is 20: an error of 2e-9.
-    step = linear(x, weights["wdt"], weights.get("bdt")) + weights["dt_bias"]
-    step = functional.softplus(step, threshold=40)
+    step = functional.softplus(step + weights["dt_bias"], threshold=40)
     if cache.lengths is None:
         lengths = torch.full_like(past, x.shape[1])
     else:
@@ -71,7 +103,7 @@ def mamba2(
     decay = -torch.exp(weights["a_log"]) * step
     y, state = ssd_recurrent(v * step.unsqueeze(-1), decay, b, c, state)
     y = (y + weights["skip"].unsqueeze(-1) * v).flatten(-2)
-    gate = silu(linear(x, weights["wz"], weights.get("bz")))
+    gate = silu(gate)
     if m.norm != "before_gate":
         y = y * gate
     if m.norm is not None:

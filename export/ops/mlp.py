@@ -76,9 +76,14 @@ def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
 
 @replaceable
 def gated_mlp(
-    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation | ClampedSwiGLU
+    x: Float[Array, "B T D"],
+    weights: GatedMlpWeights,
+    *,
+    kind: Activation | ClampedSwiGLU,
+    gate_scale: float | None = None,
 ) -> Float[Array, "B T D"]:
     """Three linear maps."""
     gate = linear(x, weights["gate"], weights.get("bgate"))
+    gate = gate if gate_scale is None else gate_scale * gate
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     return linear(hidden, weights["down"], weights.get("bdown"))

@@ -21,6 +21,7 @@ from ..ops.adaptive_softmax import adaptive_log_probs
 from ..ops.cache import KVCache
 from ..ops.encoder import predict
 from ..ops.linear import linear
+from ..ops.mamba2 import HybridCache
 from ..ops.model import head_dense
 from ..stack_walk import StackWalk
 from ..torch_engine import tensors
@@ -114,7 +115,7 @@ class Reading:
                 near = positions[time]._replace(question=questions[j])
                 with _recording(names, self._on_input):
                     streams[j], cache = walk.layer(i, x, torch.tensor([time]), near, weights, read)
-                if isinstance(cache, KVCache):
+                if isinstance(cache, KVCache | HybridCache):
                     self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
             self._layers_read += 1
             self._on_layer(self._layers_read, self._layers)

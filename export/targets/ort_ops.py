@@ -166,7 +166,13 @@ class GatedMlpLeaves(TypedDict):
     bdown: NotRequired[Tensor]
 
 
-def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation | ClampedSwiGLU) -> Tensor:
+def gated_mlp(
+    x: Tensor,
+    weights: GatedMlpLeaves,
+    *,
+    kind: Activation | ClampedSwiGLU,
+    gate_scale: float | None = None,
+) -> Tensor:
     if "gate_up" in weights:
         joined = linear(x, weights["gate_up"], weights.get("bgate_up"))
         gate, up = joined.split(joined.shape[-1] // 2, dim=-1)
@@ -175,6 +181,7 @@ def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation | ClampedS
         assert "up" in weights
         gate = linear(x, weights["gate"], weights.get("bgate"))
         up = linear(x, weights["up"], weights.get("bup"))
+    gate = gate if gate_scale is None else gate_scale * gate
     return linear(glu(gate, up, kind), weights["down"], weights.get("bdown"))
 
 

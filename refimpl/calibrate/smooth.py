@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 
+STATE_INPUTS = ("wi", "wz", "wdt")  # the matrices that read the input of Mamba 2's layer
+
+
 class SmoothingSite(NamedTuple):
     """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
 
@@ -112,23 +115,31 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
     mixer = layer.attention
     mlp_matrices = _mlp_input_matrices(f"{prefix}mlp.", layer.mlp)
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
+    beside = () if layer.beside is None else tuple(f"{prefix}beside.{leaf}" for leaf in STATE_INPUTS)
     sites = []
     if layer.residual == "input":
         if not isinstance(mixer, LSTM) and not _reads_distances(mixer):
-            sites += _normed(f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *parallel))
+            sites += _normed(
+                f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *beside, *parallel)
+            )
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
     if isinstance(mixer, LatentAttention):
         sites += _latent(f"{prefix}attn", mixer)
     elif isinstance(mixer, Mamba2):
-        made = () if mixer.norm is None else ((f"{prefix}attn.norm",),)
-        sites += [SmoothingSite(norm, (f"{prefix}attn.wo",)) for norm in made]
+        sites += _state_output(f"{prefix}attn", mixer)
     elif not isinstance(mixer, LSTM | ShortConv | GatedDelta):
         sites += _values(f"{prefix}attn", mixer)
+    if layer.beside is not None:
+        sites += _state_output(f"{prefix}beside", layer.beside.mixer)
     if layer.cross is not None:
         sites += _values(f"{prefix}cross", layer.cross)
     return sites + _hidden(f"{prefix}mlp", layer.mlp)
+
+
+def _state_output(prefix: str, mixer: Mamba2) -> list[SmoothingSite]:
+    return [] if mixer.norm is None else [SmoothingSite((f"{prefix}.norm",), (f"{prefix}.wo",))]
 
 
 def _reads_distances(mixer: TokenMixer) -> bool:
@@ -145,7 +156,7 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
     if isinstance(mixer, GatedDelta):
         return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
     if isinstance(mixer, Mamba2):
-        return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wdt"))
+        return tuple(f"{prefix}attn.{n}" for n in STATE_INPUTS)
     if isinstance(mixer, LongformerAttention) and mixer.global_tokens is not None:
         return tuple(f"{prefix}attn.w{n}{end}" for end in ("", "_global") for n in "qkv")
     gate = isinstance(mixer, Attention) and mixer.output_gate

@@ -19,7 +19,7 @@ from .heads import (
     Tag,
 )
 from .json_form import TYPES, from_json, to_json
-from .layers import Layer, NeighbourConv
+from .layers import Beside, Layer, NeighbourConv
 from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -71,6 +71,7 @@ __all__ = [
     "AdaptiveSoftmax",
     "Alibi",
     "Attention",
+    "Beside",
     "BlockSparse",
     "Chunked",
     "ClampedSwiGLU",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
-from .layers import Layer, NeighbourConv
+from .layers import Beside, Layer, NeighbourConv
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -53,7 +53,7 @@ TYPES: dict[str, type] = {
         NoMlp, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense,
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
-        FirstToken, QuestionTokens, LongformerAttention,
+        FirstToken, QuestionTokens, LongformerAttention, Beside,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from .mlps import Activation, Mlp
 from .norms import Norm
-from .token_mixers import Attention, TokenMixer
+from .token_mixers import Attention, Mamba2, TokenMixer
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,21 @@ class NeighbourConv:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A state space beside the attention of a layer: both read the same input, and their outputs are added.
+
+    What each reads and gives is multiplied by a number, None for 1 (Falcon-H1). The norms are those of the
+    attention.
+    """
+
+    mixer: Mamba2
+    scale_in: float | None = None
+    scale_out: float | None = None
+    attention_in: float | None = None
+    attention_out: float | None = None
+
+
+@dataclass(frozen=True)
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
@@ -31,7 +46,7 @@ class Layer:
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
     multiplies each sublayer's output before it is added (Granite). `conv` reads the layer's input and is
-    added to its output (DeBERTa v2).
+    added to its output (DeBERTa v2). `beside` is a second mixer on the attention's input, in a decoder.
     """
 
     attention: TokenMixer
@@ -41,3 +56,4 @@ class Layer:
     residual: Literal["input", "norm"] = "input"
     scale: float | None = None
     conv: NeighbourConv | None = None
+    beside: Beside | None = None

@@ -33,7 +33,10 @@ class XIELU:
 
 @dataclass(frozen=True)
 class Gated:
-    """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE)."""
+    """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE).
+
+    `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1).
+    """
 
     width: int
     activation: Activation
@@ -42,6 +45,8 @@ class Gated:
     post: Norm | None = None
     after: Norm | None = None
     down_bias: bool = False
+    gate_scale: float | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)

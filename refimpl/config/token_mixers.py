@@ -149,7 +149,8 @@ class Mamba2:
     `groups` of keys and queries are shared by `heads` of values. Each sees the `length` latest tokens by a
     convolution, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias` that of the
     map back. `norm` says where each group's output is normalized: after the gate multiplied it, before, or
-    not at all.
+    not at all. `multipliers` are numbers by which gate, values, keys, queries and steps are multiplied as
+    they leave their maps, in this order (Falcon-H1).
     """
 
     heads: int
@@ -165,6 +166,7 @@ class Mamba2:
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+    multipliers: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:

@@ -181,6 +181,12 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         if layer.conv is not None:
             _bounded(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
             _need(reads_both_ways, f"{at}a convolution over neighbours must be in an encoder")
+        if layer.beside is not None:
+            both = isinstance(layer.attention, Attention) and name == "decoder"
+            _need(both, f"{at}a state space must be beside attention, in a decoder")
+            _check_mamba2(f"{at}beside attention: ", layer.beside.mixer)
+            own = (layer.beside.mixer.pre, layer.beside.mixer.post, layer.beside.mixer.after)
+            _need(own == (None, None, None), f"{at}a state space beside attention has no norms of its own")
         _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
@@ -278,6 +284,8 @@ def _check_mamba2(at: str, mixer: Mamba2) -> None:
     _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
     divisible = mixer.heads % mixer.groups == 0
     _need(divisible, f"{at}heads must be a multiple of groups, got {mixer.heads} and {mixer.groups}")
+    count = len(mixer.multipliers)
+    _need(count in (0, 5), f"{at}multipliers must be five or none, got {count}")
 
 
 def _check_latent(at: str, a: LatentAttention) -> None:

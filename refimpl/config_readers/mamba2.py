@@ -33,32 +33,36 @@ def check_steps(keys: Keys) -> None:
 def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder:
     """The decoder with the layer that keys with the prefix mamba_ state, in the place of attention in the
     layers `places`. Its norms have the eps of theirs."""
+    norm = config.layers[0].attention.pre
+    assert isinstance(norm, RMSNorm)
+    width = keys.size("mamba_expand", 2) * keys.size("hidden_size")
+    mixer = mamba_mixer(keys, width, norm.eps)
+    mixer = replace(mixer, out_bias=mixer.bias, pre=norm)
+    return map_layers(config, lambda i, layer: replace(layer, attention=mixer) if i in places else layer)
+
+
+def mamba_mixer(keys: Keys, width: int, eps: float) -> Mamba2:
+    """The layer that keys with the prefix mamba_ state, of this width of all heads; without the map's bias
+    back, and without a norm before it."""
     check_steps(keys)
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")  # its convolutions have no other
     heads = keys.size("mamba_n_heads", 128)
-    width = keys.size("mamba_expand", 2) * keys.size("hidden_size")
     if width % heads:
         raise keys.fail("mamba_n_heads", f"a divisor of the width of all heads, {width}")
     size = width // heads
     if keys.values.get("mamba_d_head", "auto") != "auto":
         keys.restated("mamba_d_head", size, f"{size}, the width of all heads by their number")
     keys.unused("mamba_d_head")
-    bias = keys.get("mamba_proj_bias", bool, False)
-    norm = config.layers[0].attention.pre
-    assert isinstance(norm, RMSNorm)
-    mixer = Mamba2(
+    return Mamba2(
         heads=heads,
         groups=keys.size("mamba_n_groups", 1),
         state_size=keys.size("mamba_d_state", 256),
         head_size=size,
         length=keys.size("mamba_d_conv", 4),
         conv_bias=keys.get("mamba_conv_bias", bool, True),
-        bias=bias,
-        out_bias=bias,
-        eps=norm.eps,
-        pre=norm,
+        bias=keys.get("mamba_proj_bias", bool, False),
+        eps=eps,
     )
-    return map_layers(config, lambda i, layer: replace(layer, attention=mixer) if i in places else layer)
 
 
 # Of the layer `mixer`, as Mamba 2's own checkpoints name it.

@@ -44,6 +44,8 @@ def attention_maps(
         }
         weights = cast(BlockWeights, leaves)
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
+        if layer.beside is not None and layer.beside.attention_in is not None:
+            attention_input = attention_input * layer.beside.attention_in
         if isinstance(layer.attention, DisentangledAttention):
             distant = cast(DisentangledWeights, leaves["attn"])
             yield _disentangled_map(attention_input, distant, positions, layer.attention)

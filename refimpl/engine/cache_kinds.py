@@ -17,6 +17,7 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
     ConvTail            conv [B, M, F]               the last M inputs of a short convolution
     MatrixStates        conv [B, M, F]               the same of a gated delta network or of Mamba 2, and
                         state [B, H, K, V]           what its heads have written of all tokens
+    HybridStates        k, v, conv, state            both, in a layer with a state space beside its attention
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
@@ -53,6 +54,7 @@ from ..ops.cache import KVCache
 from ..ops.latent_attention import LatentCache
 from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
+from ..ops.mamba2 import HybridCache
 from ..ops.short_conv import ConvState, MatrixState
 
 # Tokens kept beside those that a window sees, so that refused drafts can be cut off again.
@@ -312,6 +314,27 @@ class MatrixStates(RecurrentState):
 
 
 @dataclass(frozen=True)
+class HybridStates(RecurrentState):
+    """Keys and values of a layer's attention, and the states of what stands beside it."""
+
+    attention: KeysValues
+    states: MatrixStates
+
+    @property
+    def in_chunks(self) -> bool:
+        return self.attention.in_chunks or self.states.in_chunks
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return (*self.attention.arrays, *self.states.arrays)
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> HybridCache:
+        kv = self.attention.empty(batch, capacity, dtype)
+        states = self.states.empty(batch, capacity, dtype)
+        return HybridCache(kv.keys, kv.values, states.tail, states.state)
+
+
+@dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
     """Keys and values that a layer's cross-attention reads, of a text that an encoder has read."""
 
@@ -351,8 +374,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return ConvTail(length - 1, width)
         case GatedDelta(heads, _, key_size, value_size, length) as mixer:
             return MatrixStates(length - 1, mixer.channels, heads, key_size, value_size)
-        case Mamba2(heads, _, state_size, head_size, length) as mixer:
-            return MatrixStates(length - 1, mixer.channels, heads, state_size, head_size)
+        case Mamba2() as mixer:
+            return _states(mixer)
         case LatentAttention(rank=rank, position=position):
             return Latents(rank + position.dims)
         case DisentangledAttention() | LongformerAttention():
@@ -363,7 +386,15 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             if windowed and isinstance(attention.mask, Window) and attention.mask.size < context:
                 window = attention.mask.size
             kv = "float16" if half and attention.kv == "float" else attention.kv
+            if layer.beside is not None:
+                # A step can't read and write a state in one place, which windows need (`operator_limits`).
+                whole = KeysValues(attention.kv_heads, attention.head_size, kv)
+                return HybridStates(whole, _states(layer.beside.mixer))
             return KeysValues(attention.kv_heads, attention.head_size, kv, window)
+
+
+def _states(mixer: Mamba2) -> MatrixStates:
+    return MatrixStates(mixer.length - 1, mixer.channels, mixer.heads, mixer.state_size, mixer.head_size)
 
 
 def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:

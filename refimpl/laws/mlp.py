@@ -31,11 +31,12 @@ def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
 
 @law("gated_mlp")
 def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None:
-    """(act(x · gate + bgate) ⊙ (x · up + bup)) · down + bdown, by einsum."""
+    """(act(s · (x · gate + bgate)) ⊙ (x · up + bup)) · down + bdown, by einsum."""
     call = draw(gated_mlp.calls(gate=True, up=True, down=True))
     names = ("x", "gate", "up", "down", "bgate", "bup", "bdown")
     x, gate, up, down, bgate, bup, bdown = (_exact(call[n]) for n in names)
-    gates = np.einsum("btd,df->btf", x, gate) + bgate
+    scale = 1 if call["gate_scale"] is None else call["gate_scale"]
+    gates = scale * (np.einsum("btd,df->btf", x, gate) + bgate)
     hidden = glu(gates, np.einsum("btd,df->btf", x, up) + bup, call["kind"])
     gated_mlp.near(gated_mlp(call), np.einsum("btf,fd->btd", hidden, down) + bdown, call)
 

@@ -42,7 +42,7 @@ from .latent_attention import LatentAttentionWeights, LatentCache, latent_attent
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
-from .mamba2 import Mamba2Weights, mamba2
+from .mamba2 import HybridCache, Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
-MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache
+MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache | HybridCache
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -98,7 +98,8 @@ MixerWeights = (
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution."""
+    """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution,
+    and the state space beside its attention."""
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -114,6 +115,7 @@ class BlockWeights(TypedDict):
     mlp_after: NotRequired[NormWeights]
     conv: NotRequired[NeighbourConvWeights]
     conv_after: NotRequired[NormWeights]
+    beside: NotRequired[Mamba2Weights]
 
 
 class Positions(NamedTuple):
@@ -158,12 +160,17 @@ def rotary_and_bias(
             return None, positions.biases[position, a.heads]
 
 
+def _times(x: Array, scale: float | None) -> Array:
+    return x if scale is None else x * scale
+
+
 def _feed(
     x: Array, weights: PlainMlpWeights | GatedMlpWeights | MoEWeights, config: Gated | Plain | MoE
 ) -> Array:
     match config:
         case Gated():
-            return gated_mlp(x, cast(GatedMlpWeights, weights), kind=config.activation)
+            leaves, scale = cast(GatedMlpWeights, weights), config.gate_scale
+            return _times(gated_mlp(x, leaves, kind=config.activation, gate_scale=scale), config.scale)
         case Plain():
             return plain_mlp(x, cast(PlainMlpWeights, weights), kind=config.activation)
         case MoE():
@@ -186,9 +193,7 @@ def _add(
     With the layer's `residual` at the norm, x is pre(inputs).
     """
     inputs = normalize(inputs, norms.pre, norm=config.pre)
-    y = normalize(sublayer(inputs), norms.post, norm=config.post)
-    if layer.scale is not None:
-        y = y * layer.scale
+    y = _times(normalize(sublayer(inputs), norms.post, norm=config.post), layer.scale)
     total = y + (inputs if layer.residual == "norm" else x)
     return normalize(total, norms.after, norm=config.after)
 
@@ -259,6 +264,23 @@ def _mix(
             return attention(x, cache, past, leaves, rotary, bias, settings=mixer)
 
 
+def _mix_both(
+    x: Array, cache: HybridCache, past: Array, positions: Positions, weights: BlockWeights, layer: Layer
+) -> tuple[Array, HybridCache]:
+    """The sum of attention and of the state space beside it, each between its multipliers, and both caches.
+
+    y = attention_out · attention(attention_in · x) + scale_out · mamba2(scale_in · x)
+    """
+    both = layer.beside
+    assert both is not None
+    assert "beside" in weights
+    read = _times(x, both.attention_in)
+    y, kv = _mix(read, cache.attention, past, positions, weights, layer.attention)
+    z, states = mamba2(_times(x, both.scale_in), cache.states, past, weights["beside"], settings=both.mixer)
+    assert isinstance(kv, KVCache)
+    return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
+
+
 def block(
     x: Array,
     cache: MixerCache,
@@ -276,13 +298,18 @@ def block(
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
     mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021). Each sublayer may also have a norm on its output before
     the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the original post-norm). A layer that
-    reads an encoder has cross-attention over `encoder_kv` between the two. With `at` [B, P] the new x is
-    [B, P, D], at these positions of the call: what follows the attention looks at no other token.
+    reads an encoder has cross-attention over `encoder_kv` between the two. A state space may stand beside the
+    attention: both read norm(x), and the sublayer's output is their sum (Falcon-H1, Zuo et al. 2025, §2).
+    With `at` [B, P] the new x is [B, P, D], at these positions of the call: what follows the attention looks
+    at no other token.
     """
 
     def mix(inputs: Array) -> Array:
         nonlocal cache
-        y, cache = _mix(inputs, cache, past, positions, weights, config.attention)
+        if isinstance(cache, HybridCache):
+            y, cache = _mix_both(inputs, cache, past, positions, weights, config)
+        else:
+            y, cache = _mix(inputs, cache, past, positions, weights, config.attention)
         return y
 
     h = _attend(x, weights, config, mix)

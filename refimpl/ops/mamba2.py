@@ -17,12 +17,13 @@ layer keeps H · K · V numbers and the convolution's last A inputs, for a text 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Mamba2
+from ..config import Attention, Mamba2
 from .activation import silu
+from .cache import KVCache
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["Mamba2Weights", "mamba2"]
+__all__ = ["HybridCache", "Mamba2Weights", "mamba2"]
 
 
 class Mamba2Weights(TypedDict):
@@ -61,6 +62,48 @@ class Mamba2Weights(TypedDict):
     bo: NotRequired[Float[Array, " D"]]
 
 
+class HybridCache(NamedTuple):
+    """What a layer with a state space beside its attention keeps: keys and values, and a `MatrixState`."""
+
+    keys: Float[Array, "B G L K"]
+    values: Float[Array, "B G L K"]
+    tail: Float[Array, "B A F"]
+    state: Float[Array, "B H U V"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def attention(self) -> KVCache:
+        """The attention's part."""
+        return KVCache(self.keys, self.values)
+
+    @property
+    def states(self) -> MatrixState:
+        """The state space's part."""
+        return MatrixState(self.tail, self.state, self.lengths)
+
+    @property
+    def capacity(self) -> int:
+        """The tokens of a row for which there is room."""
+        return self.attention.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of both."""
+        return self.attention.nbytes + self.states.nbytes
+
+    def select(self, rows: Array) -> HybridCache:
+        """The named rows in the named order."""
+        return HybridCache(*self.attention.select(rows)[:2], *self.states.select(rows))
+
+    def grow(self, capacity: int) -> HybridCache:
+        """The same tokens with just `capacity` places for keys and values."""
+        return HybridCache(*self.attention.grow(capacity)[:2], *self.states.grow(capacity))
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No row can be truncated, but to nothing: what a token overwrote in the state is gone."""
+        return written
+
+
 def mamba2(
     x: Float[Array, "B T D"],
     cache: MatrixState,
@@ -77,22 +120,29 @@ def mamba2(
         before_gate    y = norm ⊙ z ⊙ rms_norm(ssd(…))
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; what comes out at padding is unspecified.
+    changes no state; what comes out at padding is unspecified. The settings' multipliers stand behind the
+    biases of the maps, so that the convolution keeps its inputs multiplied.
     """
     m, (rows, tokens, _) = settings, x.shape
     tail, state = begun(cache, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))
+    z, dt = linear(x, weights["wz"], weights.get("bz")), linear(x, weights["wdt"], weights.get("bdt"))
+    if m.multipliers:
+        of_z, of_v, of_b, of_c, of_dt = m.multipliers
+        keys = m.groups * m.state_size
+        inputs = inputs * np.repeat([of_v, of_b, of_c], [m.width, keys, keys]).astype(inputs.dtype)
+        z, dt = z * of_z, dt * of_dt
     mixed = silu(causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias")))
     keys = m.groups * m.state_size
     v, b, c = np.split(mixed, [m.width, m.width + keys], axis=-1)
     v = v.reshape(rows, tokens, m.heads, m.head_size)
     b, c = (a.reshape(rows, tokens, m.groups, m.state_size) for a in (b, c))
-    step = np.logaddexp(0, linear(x, weights["wdt"], weights.get("bdt")) + weights["dt_bias"])
+    step = np.logaddexp(0, dt + weights["dt_bias"])
     if cache.lengths is not None:
         step = np.where((np.arange(tokens) < cache.lengths[:, None])[:, :, None], step, 0)
     y, state = ssd_recurrent(v * step[..., None], -np.exp(weights["a_log"]) * step, b, c, state)
     y = (y + weights["skip"][:, None] * v).reshape(rows, tokens, m.width)
-    y = _gated(y, silu(linear(x, weights["wz"], weights.get("bz"))), weights.get("norm"), settings=m)
+    y = _gated(y, silu(z), weights.get("norm"), settings=m)
     last = MatrixState(last_inputs(tail, inputs, cache.lengths), state)
     return linear(y, weights["wo"], weights.get("bo")), last
 

@@ -80,12 +80,17 @@ def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
 
 
 def gated_mlp(
-    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation | ClampedSwiGLU
+    x: Float[Array, "B T D"],
+    weights: GatedMlpWeights,
+    *,
+    kind: Activation | ClampedSwiGLU,
+    gate_scale: float | None = None,
 ) -> Float[Array, "B T D"]:
-    """(act(x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
+    """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
 
-    `clamped_swiglu` may stand in the place of act(gate) ⊙ up.
+    `clamped_swiglu` may stand in the place of act(gate) ⊙ up. `gate_scale` None means 1.
     """
     gate = linear(x, weights["gate"], weights.get("bgate"))
+    gate = gate if gate_scale is None else gate * gate_scale
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     return linear(hidden, weights["down"], weights.get("bdown"))

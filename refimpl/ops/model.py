@@ -34,6 +34,7 @@ from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
+from .mamba2 import HybridCache
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, longrope_scaling, yarn_scaling
@@ -262,7 +263,7 @@ def model(
     assert isinstance(head, LM)
     assert "decoder" in params
     weights = params["decoder"]
-    capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache)), 0)
+    capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
     queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(capacity)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)

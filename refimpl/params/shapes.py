@@ -21,6 +21,7 @@
                                     wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
                                     of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
                                     of Longformer's with global tokens: also wq_global, …, bv_global
+    decoder.layers.I.beside         as attn of Mamba 2
     encoder.layers.I.conv           weight _*D,D  bias D  (and conv_after, a norm)
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
@@ -140,6 +141,9 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
             shapes |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
             shapes |= _norm(f"{at}{part}_post.", sublayer.post, d)
             shapes |= _norm(f"{at}{part}_after.", sublayer.after, d)
+        if layer.beside is not None:
+            leaves = _mamba2(layer.beside.mixer, d)
+            shapes |= {f"{at}beside.{name}": shape for name, shape in leaves.items()}
         if layer.conv is not None:
             shapes |= {f"{at}conv.weight": ((2 * layer.conv.neighbours + 1) * d, d), f"{at}conv.bias": (d,)}
             shapes |= _norm(f"{at}conv_after.", layer.conv.after, d)

@@ -183,6 +183,9 @@ def _spec_cache_bytes(
     Without `latent` a layer of latent attention keeps each head's keys and values.
     """
     attention, tokens = layer.attention, context
+    if layer.beside is not None:
+        alone = _spec_cache_bytes(replace(layer, beside=None), context, grouped, latent, windowed, bits)
+        return alone + layer_kind(replace(layer, attention=layer.beside.mixer), context).nbytes(context, 2)
     if isinstance(attention, LatentAttention) and not latent:
         return 2 * tokens * _own_keys_and_values(attention)
     if not isinstance(attention, Attention):

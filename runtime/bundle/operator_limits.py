@@ -94,7 +94,7 @@ def untried(target: Target, config: Config) -> str | None:
 def group_query(config: Config) -> list[str]:
     """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
     for i, layer in enumerate(config.layers):
-        reason = _group_query(layer.attention)
+        reason = _group_query(layer.attention if layer.beside is None else layer.beside.mixer)
         if reason is None:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]

@@ -14,6 +14,7 @@ from tfm.refimpl.config import (
     AdaptiveSoftmax,
     Alibi,
     Attention,
+    Beside,
     BlockSparse,
     Chunked,
     ClampedSwiGLU,
@@ -367,7 +368,25 @@ def configs(draw: st.DrawFn) -> Decoder:
     width, inner = draw(st.integers(1, 8)), draw(projections)
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
     stack = draw(stacks(width=entry(embedding), decodes=True))
-    return Decoder(embedding, stack, draw(lm_heads(embedding)), CONTEXT)
+    head = draw(lm_heads(embedding))
+    return Decoder(embedding, draw(multiplied(stack)), head, CONTEXT)
+
+
+@st.composite
+def multiplied(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with state spaces beside some attention, and numbers that multiply what maps read or give."""
+
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer.attention, Attention) and draw(st.booleans()):
+            mixer = replace(draw(mamba2s), pre=None, post=None, after=None)
+            factors = draw(st.sampled_from(((), (0.5, 1.5, 0.75, 1.25, 2.0))))
+            beside = Beside(replace(mixer, multipliers=factors), *(draw(shares) for _ in range(4)))
+            layer = replace(layer, beside=beside)
+        if isinstance(layer.mlp, Gated) and draw(st.booleans()):
+            layer = replace(layer, mlp=replace(layer.mlp, gate_scale=draw(shares), scale=draw(shares)))
+        return layer
+
+    return replace(stack, layers=tuple(map(change, stack.layers)))
 
 
 @st.composite

@@ -10,6 +10,7 @@ from tfm.refimpl.config import (
     AdaptiveSoftmax,
     Alibi,
     Attention,
+    Beside,
     BlockSparse,
     ClampedSwiGLU,
     Classify,
@@ -172,12 +173,20 @@ def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
 
 def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder with Mamba 2's layers around attention: heads share keys in the first, which has every bias;
-    the last has no mlp and its norm before the gate. Sizes differ in both."""
+    the last has no mlp and its norm before the gate. Sizes differ in both. Another one is beside the
+    attention, where numbers multiply what maps read and give."""
     base = llama(layers=3, vocabulary=vocabulary, context=context)
     first, norm = base.layers[0], RMSNorm(1e-5)
     biased = Mamba2(6, 2, 16, 12, 3, bias=True, out_bias=True, pre=norm)
     plain = Mamba2(3, 1, 8, 20, 4, conv_bias=False, norm="before_gate", eps=1e-6, pre=norm)
-    layers = (replace(first, attention=biased), first, replace(first, attention=plain, mlp=NoMlp()))
+    scaled = Mamba2(4, 2, 6, 10, 3, norm=None, multipliers=(0.5, 1.5, 0.75, 1.25, 2.0))
+    assert isinstance(first.mlp, Gated)
+    both = replace(
+        first,
+        mlp=replace(first.mlp, gate_scale=0.75, scale=1.5),
+        beside=Beside(scaled, 1.25, 0.75, 0.5, 1.5),
+    )
+    layers = (replace(first, attention=biased), both, replace(first, attention=plain, mlp=NoMlp()))
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

@@ -78,6 +78,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "neighbours": ("A",),
     "sum_eps": (None, 0.1),
     "separator": (0, 1),
+    "gate_scale": (None, 0.7),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
@@ -241,7 +242,11 @@ DRAWN: dict[type, Drawn] = {
     DisentangledAttention: Drawn({"scale": SETTINGS["scale"], "shared": (False, False, True)}, _disentangled),
     LongformerAttention: Drawn({"reach": SETTINGS["reach"]}, _longformer),
     Mamba2: Drawn(
-        {"eps": SETTINGS["norm_eps"], "norm_place": ("after_gate", "before_gate")},
+        {
+            "eps": SETTINGS["norm_eps"],
+            "norm_place": ("after_gate", "before_gate"),
+            "multipliers": ((), (0.5, 1.5, 0.75, 1.25, 2.0)),
+        },
         lambda chosen, size: Mamba2(
             size["H"],
             size["G"],
@@ -250,6 +255,7 @@ DRAWN: dict[type, Drawn] = {
             size["A"] + 1,
             norm=None if chosen["norm"] is None else chosen["norm_place"],
             eps=chosen["eps"],
+            multipliers=chosen["multipliers"],
         ),
     ),
     MoE: Drawn(

@@ -111,6 +111,19 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
         }
 
 
+def test_a_state_space_beside_attention_is_named_and_counted():
+    """Its states are kept beside keys and values."""
+    base = tiny_models.state_spaces()
+    config = replace(base, stack=replace(base.stack, layers=base.layers[1:2]))
+    mixers = "6 heads of 16 in 2 groups, beside Mamba 2, 4 states of 6 x 10, convolution over 3 tokens"
+    assert mixers in inspect.describe(config)
+    states = 4 * 6 * 10 + 2 * (40 + 2 * 2 * 6)
+    keys = 2 * 2 * 16 * 128
+    assert sizes.cache_bytes(config, 128, 4) == 4 * (states + keys)
+    half = sizes.savings(config, sizes.weight_bytes(config))["int8 cache"]
+    assert half.without == 2 * (states + keys)
+
+
 def test_latents_are_named_and_counted(tfm, tmp_path):
     """A latent and a rotary key for each token and layer, and what heads of their own would take."""
     config = tiny_models.latents()

@@ -327,7 +327,8 @@ def test_the_products_around_state_spaces_are_quantized():
     formats = planned(Leaves(config), "int8", "ort-cpu")
     matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
     floats = {name for name in matrices if formats[name] is None}
-    assert floats == {f"decoder.layers.{i}.attn.{name}" for i in (0, 2) for name in ("conv", "wdt")}
+    mixers = ("0.attn", "1.beside", "2.attn")
+    assert floats == {f"decoder.layers.{mixer}.{name}" for mixer in mixers for name in ("conv", "wdt")}
     assert operator_limits.cache(target, config) == "copied"
     reason = "Mamba 2 keeps a state, which a step can't read and write in one place"
     assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)

@@ -105,6 +105,7 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             for a in attentions
             if not (isinstance(a, ShortConv | GatedDelta) or (isinstance(a, Mamba2) and a.norm is None))
         ]
+        expected += layer.beside is not None and layer.beside.mixer.norm is not None
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
         expected += sum(not (isinstance(a, Attention) and a.clip) for a in values)
         alone = [a for a in attentions if not (isinstance(a, DisentangledAttention) and a.shared)]
@@ -210,3 +211,14 @@ def test_all_maps_of_a_state_space_read_one_site():
     consumers = {site.producers: site.consumers for site in smoothing_sites(tiny_models.state_spaces())}
     assert consumers[(f"{at}_pre.weight",)] == (f"{at}.wi", f"{at}.wz", f"{at}.wdt")
     assert consumers[(f"{at}.norm",)] == (f"{at}.wo",)
+
+
+def test_maps_of_both_mixers_read_one_site():
+    """Those of a state space beside attention read the norm that attention reads."""
+    at = "decoder.layers.1"
+    consumers = {site.producers: site.consumers for site in smoothing_sites(tiny_models.state_spaces())}
+    read = [
+        *(f"attn.{leaf}" for leaf in ("wq", "wk", "wv")),
+        *(f"beside.{leaf}" for leaf in ("wi", "wz", "wdt")),
+    ]
+    assert consumers[(f"{at}.attn_pre.weight",)] == tuple(f"{at}.{leaf}" for leaf in read)

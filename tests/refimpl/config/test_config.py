@@ -19,6 +19,7 @@ from tfm.refimpl.config import (
     AdaptiveSoftmax,
     Alibi,
     Attention,
+    Beside,
     BlockSparse,
     Classify,
     Config,
@@ -419,6 +420,26 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(ENCODER, attention=Mamba2(2, 1, 8, 8)),
         "encoder layer 0: Mamba 2's layer must be in a decoder",
+    ),
+    (
+        lambda: layer(ENCODER, beside=Beside(Mamba2(2, 1, 8, 8))),
+        "encoder layer 0: a state space must be beside attention, in a decoder",
+    ),
+    (
+        lambda: layer(LLAMA, attention=LSTM(8), beside=Beside(Mamba2(2, 1, 8, 8))),
+        "layer 0: a state space must be beside attention, in a decoder",
+    ),
+    (
+        lambda: layer(LLAMA, beside=Beside(Mamba2(2, 1, 8, 8, pre=RMSNorm(1e-5)))),
+        "layer 0: a state space beside attention has no norms of its own",
+    ),
+    (
+        lambda: layer(LLAMA, beside=Beside(Mamba2(3, 2, 8, 8))),
+        "layer 0: beside attention: heads must be a multiple of groups, got 3 and 2",
+    ),
+    (
+        lambda: layer(LLAMA, attention=Mamba2(2, 1, 8, 8, multipliers=(1.0, 2.0))),
+        "layer 0: multipliers must be five or none, got 2",
     ),
     (lambda: layer(LLAMA, mlp=NoMlp(), parallel=True), "layer 0: parallel needs an mlp, got NoMlp"),
     (lambda: layer(ENCODER, attention=LSTM(8)), "encoder layer 0: an LSTM must be in a decoder"),

@@ -19,6 +19,7 @@ from tfm.refimpl.config import (
     ONE_GROUP,
     XIELU,
     Attention,
+    Beside,
     Chunked,
     Classify,
     Config,
@@ -780,6 +781,53 @@ def test_bamba():
         read(BAMBA, attn_rotary_emb=128)
     with pytest.raises(ConfigError, match="hidden_act must be one of silu, swish, got 'gelu'"):
         read(BAMBA, hidden_act="gelu")
+
+
+FALCON_H1 = {
+    "architectures": ["FalconH1ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "attention_in_multiplier": 1.0, "attention_out_multiplier": 0.9375, "bos_token_id": 1,
+    "embedding_multiplier": 5.656854249492381, "eos_token_id": 11, "head_dim": 64, "hidden_act": "silu",
+    "hidden_size": 1024, "initializer_range": 0.02, "intermediate_size": 2048, "key_multiplier": 0.390625,
+    "lm_head_multiplier": 0.0390625, "mamba_chunk_size": 128, "mamba_conv_bias": True, "mamba_d_conv": 4,
+    "mamba_d_head": 64, "mamba_d_ssm": 1536, "mamba_d_state": 128, "mamba_expand": 2, "mamba_n_groups": 1,
+    "mamba_n_heads": 24, "mamba_norm_before_gate": False, "mamba_proj_bias": False, "mamba_rms_norm": False,
+    "mamba_use_mlp": True, "max_position_embeddings": 16_384, "mlp_bias": False, "mlp_expansion_factor": 8,
+    "mlp_multipliers": [0.8838834764831844, 0.5859375], "model_type": "falcon_h1", "num_attention_heads": 8,
+    "num_hidden_layers": 36, "num_key_value_heads": 2, "num_logits_to_keep": 1, "pad_token_id": 0,
+    "projectors_bias": False, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 100_000_000_000.0,
+    "ssm_in_multiplier": 1.25, "ssm_multipliers": [0.3535533905932738, 0.25, 0.3535533905932738, 0.5, 0.7],
+    "ssm_out_multiplier": 0.23570226039551587, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "use_cache": True, "vocab_size": 32_784,
+}  # fmt: skip
+
+
+def test_falcon_h1():
+    """Both mixers in each layer, the multipliers beside the parts that they multiply."""
+    config = read(FALCON_H1)
+    assert set(config.layers) == {config.layers[0]}
+    layer = config.layers[0]
+    factors = (0.3535533905932738, 0.25, 0.3535533905932738, 0.5, 0.7)
+    mixer = Mamba2(24, 1, 128, 64, norm=None, multipliers=factors)
+    assert layer.beside == Beside(mixer, 1.25, 0.23570226039551587, None, 0.9375)
+    assert layer.attention.scale == 0.390625 / 8
+    assert (layer.mlp.gate_scale, layer.mlp.scale) == (0.8838834764831844, 0.5859375)
+    assert (config.embedding.scale, config.head.scale) == (5.656854249492381, 0.0390625)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"ssm_multipliers": [1.0] * 4}, "ssm_multipliers must be 5 numbers greater than 0, and finite"),
+        ({"mlp_multipliers": [1.0, -1.0]}, "mlp_multipliers must be 2 numbers greater than 0, and finite"),
+        ({"key_multiplier": 0.0}, "key_multiplier must be greater than 0, and finite"),
+        ({"mamba_d_head": 32}, "mamba_d_head must be 64, the width of all heads by their number, got 32"),
+        ({"mamba_use_mlp": False}, "mamba_use_mlp must be true, got False"),
+        ({"time_step_limit": [0.0, 0.1]}, "limits of steps aren't known"),
+    ],
+)
+def test_falcon_h1_refuses(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(FALCON_H1, **more)
 
 
 NEMOTRON_H = {

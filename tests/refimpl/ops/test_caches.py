@@ -12,6 +12,7 @@ from tfm.refimpl.ops.cache import KVCache, LayerCache
 from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
 from tfm.refimpl.ops.lstm import LstmState
+from tfm.refimpl.ops.mamba2 import HybridCache
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState
 from tfm.refimpl.ops.window_cache import WindowCache
 
@@ -94,6 +95,20 @@ def test_states_have_room_for_any_text_and_do_not_go_back():
         assert cache.grow(1000) is cache
         assert cache.nbytes == size
         assert cache.floor(written, settings=SETTINGS).tolist() == [0, 5, 9]
+
+
+def test_a_hybrid_keeps_both():
+    """Rows of each array, places for more keys and values, and as few lengths as states have."""
+    keys, both = np.arange(3 * 2 * 5 * 4.0).reshape(3, 2, 5, 4), states()
+    assert isinstance(both, MatrixState)
+    cache, rows = HybridCache(keys, -keys, both.tail, both.state), np.array([2, 0, 0, 1])
+    for got, before in zip(cache.select(rows)[:4], cache[:4], strict=True):
+        assert (got == before[rows]).all()
+    larger = cache.grow(7)
+    assert (larger.capacity, larger.attention.values.shape) == (7, (3, 2, 7, 4))
+    assert larger.states == both
+    assert cache.nbytes == full_cache().nbytes + both.nbytes
+    assert cache.floor(np.array([0, 5, 9]), settings=SETTINGS).tolist() == [0, 5, 9]
 
 
 def test_a_full_cache_grows_to_the_requested_capacity():
