@@ -43,23 +43,28 @@ def _into_blocks(weight: Array, block: int) -> Array:
     return padded.reshape(blocks, block, count)
 
 
-def _candidates(w: Array, bits: int, *, halves: bool) -> Iterator[tuple[Array, Array, Array]]:
+def _candidates(
+    w: Array, bits: int, *, symmetric: bool, halves: bool
+) -> Iterator[tuple[Array, Array, Array]]:
     """Scale, zero point and codes minus the zero point by rounding to nearest, for each share of the blocks'
     ranges; the codes are in one buffer, which the next share overwrites."""
     low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
-    c, top = np.empty_like(w), 2**bits - 1
+    extreme = np.take_along_axis(w, np.argmax(np.abs(w), axis=1, keepdims=True), axis=1)[:, 0]
+    c, top, mid = np.empty_like(w), 2**bits - 1, 2 ** (bits - 1)
     for share in SHRINKS:
-        step = (high - low) * share / top
+        step = extreme * share / -mid if symmetric else (high - low) * share / top
         if halves:
             step = half_scales(step, bits=bits)
-        nonzero_step = np.where(step > 0, step, 1)
-        z = np.clip(np.rint(-low * share / nonzero_step), 0, top)
-        yield step, z, _centred(w, nonzero_step, z, top, c)
+        if symmetric:
+            z = np.full_like(step, mid)
+        else:
+            z = np.clip(np.rint(-low * share / np.where(step > 0, step, 1)), 0, top)
+        yield step, z, _centred(w, step, z, top, c)
 
 
 def _centred(w: Array, step: Array, z: Array, top: int, out: Array) -> Array:
-    """The nearest codes minus their zero points, for a step above 0."""
-    np.divide(w, step[:, None], out=out)
+    """The nearest codes minus their zero points; those of a block of zeros, whose step is 0, are 0."""
+    np.divide(w, np.where(step == 0, 1, step)[:, None], out=out)
     np.rint(out, out=out)
     return np.clip(out, -z[:, None], (top - z)[:, None], out=out)
 
@@ -85,17 +90,18 @@ def least_error(
     *,
     bits: int,
     block: int,
+    symmetric: bool = False,
     halves: bool = False,
 ) -> Blocks:
-    """Asymmetric blocks along axis 0, each with the least weighted error of those tried.
+    """Blocks along axis 0, each with the least weighted error of those tried.
 
-    For each share of the range: zero point and codes as in `quantize`, then the best scale for these codes,
-    d = Σ m c w / Σ m c² with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²), of which the
-    part that depends on the share is compared. The first share with its best scale is never worse than
-    rounding to nearest, so the result isn't either. With `halves`, the scales of rounding to nearest are
-    those of `half_scales`, and where one is a float16 number, so is the best scale: the nearest one to d.
-    Conventions: ties go to the wider range; if all inputs of a block have importance 0, its scale is that
-    of rounding to nearest.
+    For each share of the range, or of a symmetric block's extreme: zero point and codes as in `quantize`,
+    then the best scale for these codes, d = Σ m c w / Σ m c² with c = code − zero. The error is
+    Σ m w² − d (2 Σ m c w − d Σ m c²), of which the part that depends on the share is compared. The first
+    share with its best scale is never worse than rounding to nearest, so the result isn't either. With
+    `halves`, the scales of rounding to nearest are those of `half_scales`, and where one is a float16 number,
+    so is the best scale: the nearest one to d. Conventions: ties go to the wider range; if all inputs of a
+    block have importance 0, its scale is that of rounding to nearest.
     """
     length, count = weight.shape
     w, top = _into_blocks(weight, block), 2**bits - 1
@@ -105,7 +111,7 @@ def least_error(
     shape = (blocks, count)
     step, zero, scale = np.ones(shape, w.dtype), np.zeros(shape, w.dtype), np.zeros(shape, w.dtype)
     most = np.full(shape, -np.inf, w.dtype)
-    for share_step, z, c in _candidates(w, bits, halves=halves):
+    for share_step, z, c in _candidates(w, bits, symmetric=symmetric, halves=halves):
         product = _block_sums(np.multiply(c, mw, out=terms))
         square = _block_sums(np.multiply(np.square(c, out=terms), m, out=terms))
         best = product / np.where(square > 0, square, 1)
@@ -113,17 +119,19 @@ def least_error(
             with np.errstate(over="ignore"):
                 is_half = share_step == share_step.astype(np.float16)
             best = np.where(is_half, half_scales(best, bits=bits), best)
-        d = np.where((square > 0) & (best > 0), best, share_step)
+        d = np.where((square > 0) & (np.sign(best) == np.sign(share_step)), best, share_step)
         less = d * (2 * product - d * square)  # than Σ m w²
         better = less > most
         for kept, new in ((most, less), (scale, d), (zero, z), (step, share_step)):
             np.copyto(kept, new, where=better)
-    codes = _centred(w, np.where(step > 0, step, 1), zero, top, terms) + zero[:, None]
+    codes = _centred(w, step, zero, top, terms) + zero[:, None]
     codes = codes.astype(np.uint8).reshape(blocks * block, count)[:length]
-    return Blocks(codes, scale, zero.astype(np.uint8), None, bits, block, 0, "none")
+    return Blocks(codes, scale, None if symmetric else zero.astype(np.uint8), None, bits, block, 0, "none")
 
 
-def is_possible(weight: Float[Array, "D F"], blocks: Blocks, *, halves: bool = False) -> bool:
+def is_possible(
+    weight: Float[Array, "D F"], blocks: Blocks, *, symmetric: bool = False, halves: bool = False
+) -> bool:
     """Whether `least_error` gives these blocks for some importance: codes of a share, and a possible scale.
 
     Σ m c w / Σ m c² is a weighted mean of the ratios w / c, so it lies between the least and the largest of
@@ -131,28 +139,28 @@ def is_possible(weight: Float[Array, "D F"], blocks: Blocks, *, halves: bool = F
     weights but not the importance.
     """
     step = max(1, 2**17 // max(len(weight), 1))
-    return all(
+    return (blocks.zero is None) == symmetric and all(
         _is_possible(weight[:, i : i + step], blocks, slice(i, i + step), halves=halves)
         for i in range(0, weight.shape[1], step)
     )
 
 
 def _is_possible(weight: Array, blocks: Blocks, part: slice, *, halves: bool) -> bool:
-    if blocks.zero is None:
-        return False
+    symmetric = blocks.zero is None
     w, q = _into_blocks(weight, blocks.block), _into_blocks(blocks.codes[:, part], blocks.block)
-    scale, zero = blocks.scale[:, part].astype(w.dtype), blocks.zero[:, part]
+    scale = blocks.scale[:, part].astype(w.dtype)
+    zero = 2 ** (blocks.bits - 1) if blocks.zero is None else blocks.zero[:, part]
     filler = ~_into_blocks(np.ones(weight.shape, bool), blocks.block)
     slack = 4 * float(np.finfo(blocks.scale.dtype).eps)
     fits = np.zeros(scale.shape, bool)
-    for step, z, c in _candidates(w, blocks.bits, halves=halves):
+    for step, z, c in _candidates(w, blocks.bits, symmetric=symmetric, halves=halves):
         # The scale is looked at only where the codes are those of this share.
         at = np.nonzero(~fits & (z == zero) & ((c + z[:, None] == q) | filler).all(axis=1))
         given, known, centred = step[at][:, None], w[at[0], :, at[1]], c[at[0], :, at[1]]
         # A code of 0 doesn't bound the scale: the step takes the place of its ratio, which is allowed too.
         ratio = np.divide(known, centred, out=np.repeat(given, w.shape[1], axis=1), where=centred != 0)
         least, most = np.minimum(ratio.min(axis=1), step[at]), np.maximum(ratio.max(axis=1), step[at])
-        least, most = least * (1 - slack), most * (1 + slack)
+        least, most = least - slack * np.abs(least), most + slack * np.abs(most)
         if halves:
             least = np.minimum(least, half_scales(least, bits=blocks.bits))
             most = np.maximum(most, half_scales(most, bits=blocks.bits))

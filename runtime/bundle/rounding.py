@@ -48,24 +48,22 @@ def _rounded_rows(
 
     Rows don't see each other, so the threads change no bit.
     """
-    bits, block, halves = weight_format.bits, weight_format.block, weight_format.halves
+    bits, block = weight_format.bits, weight_format.block
+    symmetric, halves = weight_format.symmetric, weight_format.halves
     per_block = (rows.shape[0], -(-rows.shape[1] // block))
     codes = np.empty(rows.shape, np.uint8)
     scale = np.empty(per_block, rows.dtype)
-    zero = None if weight_format.symmetric else np.empty(per_block, np.uint8)
+    zero = None if symmetric else np.empty(per_block, np.uint8)
 
     def round_part(part: slice) -> None:
         if importance is None:
             chunk = quant.quantize(
-                rows[part],
-                bits=bits,
-                block=block,
-                axis=1,
-                symmetric=weight_format.symmetric,
-                halves=halves,
+                rows[part], bits=bits, block=block, axis=1, symmetric=symmetric, halves=halves
             )
         else:
-            found = least_error(rows[part].T, importance, bits=bits, block=block, halves=halves)
+            found = least_error(
+                rows[part].T, importance, bits=bits, block=block, symmetric=symmetric, halves=halves
+            )
             chunk = quant.transpose(found)
         codes[part], scale[part] = chunk.codes, chunk.scale
         if zero is not None and chunk.zero is not None:

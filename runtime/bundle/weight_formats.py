@@ -2,10 +2,10 @@
 
 8-bit blocks are a GGUF's own where it has them (Q8_0), so that nothing is rounded twice. With `keep` all of
 its blocks stay: products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
-Otherwise blocks are asymmetric, but on ort-cuda symmetric, of 32 and rounded to nearest; columns are
-symmetric. On targets of ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own
-kernels, and CUDA's, read them so. Norms, biases, added positions, a mixture's routing and the projection to
-labels stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives the others:
+Otherwise blocks are asymmetric, but on ort-cuda symmetric and of 32; columns are symmetric. On targets of
+ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own kernels, and CUDA's, read
+them so. Norms, biases, added positions, a mixture's routing and the projection to labels stay float. Some
+weights get 8-bit blocks of 32 instead of what their scheme gives the others:
 
 - With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed (no norm stands
   before them). The few large channels of their input would cost a whole row its precision, and attention is
@@ -65,7 +65,7 @@ class WeightFormat:
     @property
     def searched(self) -> bool:
         """Whether its scale may have been searched for (`refimpl.calibrate.least_error`)."""
-        return self.bits == 4 and not self.symmetric and not self.native
+        return self.bits == 4 and not self.native
 
 
 def is_widened(bits: int, source: str) -> bool:

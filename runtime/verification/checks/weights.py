@@ -114,10 +114,10 @@ def _equals_source(
         return not isinstance(leaf, Blocks) and np.array_equal(weight.astype(leaf.dtype), leaf)
     if weight_format.searched:
         # The importances that scales were searched with aren't in the bundle: any that give these blocks do.
-        halves = weight_format.halves
+        symmetric, halves = weight_format.symmetric, weight_format.halves
         if leaf.axis == 1:
-            return least_error.is_possible(weight.T, quant.transpose(leaf), halves=halves)
-        return least_error.is_possible(weight, leaf, halves=halves)
+            weight, leaf = weight.T, quant.transpose(leaf)
+        return least_error.is_possible(weight, leaf, symmetric=symmetric, halves=halves)
     if weight_format.native:
         blocks = source.native(name)
         expected = None if blocks is None else rounding.centered(blocks)

@@ -388,8 +388,9 @@ def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric
         np.testing.assert_array_equal(got.zero, want.zero)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
-def test_an_importance_chooses_scales(name, monkeypatch):
+def test_an_importance_chooses_scales(name, symmetric, monkeypatch):
     """Row by row as for the whole matrix, in both orientations; without an importance it is rounding to
     nearest."""
     monkeypatch.setattr(rounding, "CHUNK", 500)
@@ -397,10 +398,15 @@ def test_an_importance_chooses_scales(name, monkeypatch):
     columns = weight.T if table else weight
     importance = np.random.default_rng(0).random(len(columns)) ** 4
     chosen = plan.CalibrationResult({}, {}, {name: importance})
-    weight_format = WeightFormat(4, 32, "block", symmetric=False, halves=table)
+    weight_format = WeightFormat(4, 32, "block", symmetric=symmetric, halves=table)
     got = plan.leaf(Leaves(), name, weight_format, "float32", chosen)
-    want = least_error(columns, importance, bits=4, block=32, halves=table)
-    for array, said in ((got.codes, want.codes), (got.scale, want.scale), (got.zero, want.zero)):
+    want = least_error(columns, importance, bits=4, block=32, symmetric=symmetric, halves=table)
+    parts = [(got.codes, want.codes), (got.scale, want.scale)]
+    if symmetric:
+        assert got.zero is want.zero is None
+    else:
+        parts.append((got.zero, want.zero))
+    for array, said in parts:
         np.testing.assert_array_equal(array, said.T if table else said)
     rounded = plan.leaf(Leaves(), name, weight_format, "float32")
     assert (rounded.codes != got.codes).any()

@@ -7,8 +7,10 @@ here.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.calibrate.least_error import SHRINKS, error, is_possible, least_error, mean_square
@@ -23,18 +25,19 @@ def drawn(seed: int, d: int, f: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_t(3, (d, f)), rng.random(d) ** 3 + 1e-3
 
 
-@given(seeds, lengths, columns, bits, st.sampled_from((3, 8)))
-def test_never_worse_than_rounding(seed: int, d: int, f: int, b: int, block: int):
+@given(seeds, lengths, columns, bits, st.sampled_from((3, 8)), st.booleans())
+def test_never_worse_than_rounding(seed: int, d: int, f: int, b: int, block: int, symmetric: bool):
     weight, importance = drawn(seed, d, f)
-    blocks = least_error(weight, importance, bits=b, block=block)
-    rounded = dequantize(quantize(weight, bits=b, block=block, symmetric=False))
+    blocks = least_error(weight, importance, bits=b, block=block, symmetric=symmetric)
+    rounded = dequantize(quantize(weight, bits=b, block=block, symmetric=symmetric))
     ulps = 1e-30 * float(
         np.sum(importance[:, None] * weight**2)
     )  # where both are exact but for the last bits
     got, least = (error(weight, w, importance) for w in (dequantize(blocks), rounded))
     assert got <= least * (1 + 1e-12) + ulps
     assert blocks.codes.shape == weight.shape
-    assert blocks.scale.shape == blocks.zero.shape == (-(-d // block), f)
+    assert blocks.scale.shape == (-(-d // block), f)
+    assert (blocks.zero is None) == symmetric
     assert int(blocks.codes.max()) < 2**b
 
 
@@ -49,6 +52,21 @@ def test_the_best_candidate_is_chosen(seed: int, d: int):
         step = (high - low) * share / 15
         zero = np.clip(np.rint(-low * share / step), 0, 15)
         codes = np.clip(np.rint(weight / step) + zero, 0, 15) - zero
+        for scale in step * np.linspace(0.8, 1.2, 41):
+            assert got <= error(weight, codes * scale, importance) * (1 + 1e-12) + 1e-28
+
+
+@given(seeds, st.integers(2, 7))
+def test_the_best_symmetric_candidate_is_chosen(seed: int, d: int):
+    """Likewise of a block without a zero point: its extreme is a share of −8 steps, of either sign."""
+    weight, importance = drawn(seed, d, 1)
+    blocks = least_error(weight, importance, bits=4, block=8, symmetric=True)
+    got = error(weight, dequantize(blocks), importance)
+    extreme = max(weight.ravel(), key=abs)
+    assert extreme * blocks.scale[0, 0] < 0
+    for share in SHRINKS:
+        step = extreme * share / -8
+        codes = np.clip(np.rint(weight / step), -8, 7)
         for scale in step * np.linspace(0.8, 1.2, 41):
             assert got <= error(weight, codes * scale, importance) * (1 + 1e-12) + 1e-28
 
@@ -77,12 +95,13 @@ def test_weights_without_inputs_are_ignored():
     )
 
 
-def test_blocks_without_numbers():
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_blocks_without_numbers(symmetric: bool):
     """Zeros, and inputs that never come: finite, and equal to rounding to nearest."""
-    zeros = least_error(np.zeros((4, 2), np.float32), np.ones(4), bits=4, block=4)
+    zeros = least_error(np.zeros((4, 2), np.float32), np.ones(4), bits=4, block=4, symmetric=symmetric)
     assert not dequantize(zeros).any()
     weight = np.array([[0.5], [-1.0], [0.25]], np.float32)
-    blocks = least_error(weight, np.zeros(3), bits=4, block=4)
+    blocks = least_error(weight, np.zeros(3), bits=4, block=4, symmetric=symmetric)
     assert np.isfinite(blocks.scale).all()
     np.testing.assert_allclose(dequantize(blocks), weight, atol=0.06)
 
@@ -113,24 +132,43 @@ def test_searched_blocks_are_recognized(seed: int, d: int, f: int, block: int, k
     assert not is_possible(weight, replace(blocks, zero=None))
 
 
-@given(seeds, lengths, columns, bits, st.sampled_from((3, 8)), st.integers(-24, 20))
+@given(seeds, lengths, columns, st.sampled_from((3, 8)), st.sampled_from((np.float16, np.float32)))
+def test_searched_symmetric_blocks_are_recognized(seed: int, d: int, f: int, block: int, kind: type):
+    weight, importance = drawn(seed, d, f)
+    weight = weight.astype(np.float32)
+    blocks = least_error(weight, importance, bits=4, block=block, symmetric=True)
+    blocks = replace(blocks, scale=blocks.scale.astype(kind))
+    assert is_possible(weight, blocks, symmetric=True)
+    assert is_possible(weight, quantize(weight, bits=4, block=block), symmetric=True)
+    codes, scale = blocks.codes.copy(), blocks.scale.copy()
+    row, column = d // 2, f - 1
+    codes[row, column] ^= 8
+    scale[row // block, column] *= 10
+    assert not is_possible(weight, replace(blocks, codes=codes), symmetric=True)
+    assert not is_possible(weight, replace(blocks, scale=scale), symmetric=True)
+    assert not is_possible(weight, replace(blocks, scale=-blocks.scale), symmetric=True)
+    assert not is_possible(weight, blocks)
+
+
+@given(seeds, lengths, columns, bits, st.sampled_from((3, 8)), st.integers(-24, 20), st.booleans())
 def test_scales_in_float16_are_never_worse_than_rounding_with_them(
-    seed: int, d: int, f: int, b: int, block: int, exponent: int
+    seed: int, d: int, f: int, b: int, block: int, exponent: int, symmetric: bool
 ):
     """Of any size: float16 numbers where they are near enough, possible ones, and others aren't."""
     weight, importance = drawn(seed, d, f)
     weight = (weight * 2.0**exponent).astype(np.float32)
-    blocks = least_error(weight, importance, bits=b, block=block, halves=True)
-    near = quantize(weight, bits=b, block=block, symmetric=False, halves=True)
+    blocks = least_error(weight, importance, bits=b, block=block, symmetric=symmetric, halves=True)
+    near = quantize(weight, bits=b, block=block, symmetric=symmetric, halves=True)
     got, most = (error(weight, dequantize(w), importance) for w in (blocks, near))
     assert got <= most * (1 + 1e-5) + 1e-9 * float(np.sum(importance[:, None] * weight.astype(float) ** 2))
     with np.errstate(over="ignore"):
         halves = blocks.scale.astype(np.float16)
-    must = (blocks.scale >= 2.0 ** (b - 23)) & (blocks.scale < 6e4)
+    must = (np.abs(blocks.scale) >= 2.0 ** (b - 23)) & (np.abs(blocks.scale) < 6e4)
     assert (halves == blocks.scale)[must].all()
-    assert is_possible(weight, blocks, halves=True)
-    assert is_possible(weight, near, halves=True)
-    assert not is_possible(weight, replace(blocks, scale=blocks.scale * 10), halves=True) or not weight.any()
+    possible = partial(is_possible, weight, symmetric=symmetric, halves=True)
+    assert possible(blocks)
+    assert possible(near)
+    assert not possible(replace(blocks, scale=blocks.scale * 10)) or not weight.any()
 
 
 def test_the_nearest_float16_to_the_best_scale_is_taken():
