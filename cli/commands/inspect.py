@@ -294,6 +294,8 @@ def _mixer(mixer: TokenMixer) -> str:
         heads += " with sinks"
     if mixer.output_gate:
         heads += " with a gate"
+    if mixer.keys_as_values:
+        heads += " whose values are the keys"
     if isinstance(mixer.mask, BlockSparse):
         return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
     if isinstance(mixer.mask, Chunked):

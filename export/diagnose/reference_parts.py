@@ -148,7 +148,8 @@ def is_scaled(mlp: Mlp) -> bool:
 
 def has_plain_residual(layer: Layer) -> bool:
     """Whether the layer's sublayers follow each other, each added to its own input before any norm."""
-    return not (layer.parallel or layer.residual == "norm" or layer.attention.after or layer.mlp.after)
+    after = layer.attention.after or layer.mlp.after
+    return not (layer.parallel or layer.residual == "norm" or after or layer.scalar)
 
 
 def _norm_part(name: str, stream: str, weights: NormWeights | None, norm: Norm | None) -> ReferencePart:

@@ -34,8 +34,8 @@ class AttentionWeights(TypedDict):
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D G*K"] | Blocks
-    wv: Float[Array, "D G*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
+    wv: NotRequired[Float[Array, "D G*K"] | Blocks]
     bq: NotRequired[Float[Array, " H*K"]]
     bk: NotRequired[Float[Array, " G*K"]]
     bv: NotRequired[Float[Array, " G*K"]]
@@ -157,18 +157,17 @@ def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: 
 
 
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
-    """Three products, each clamped, normalized where it has a norm, and split into heads."""
+    """Three products, or two, each clamped, split into heads and normalized where it has a norm."""
 
-    def side(weight: Array | Blocks, bias: Array | None, norm: Array | None = None) -> Array:
+    def side(weight: Array | Blocks, bias: Array | None) -> Array:
         y = linear(x, weight, bias)
-        if settings.clip is not None:
-            y = y.clamp(-settings.clip, settings.clip)
-        return split_heads(y, norm, settings=settings)
+        return y if settings.clip is None else y.clamp(-settings.clip, settings.clip)
 
-    q = side(weights["wq"], weights.get("bq"), weights.get("q_norm"))
-    k = side(weights["wk"], weights.get("bk"), weights.get("k_norm"))
-    v = side(weights["wv"], weights.get("bv"))
-    return q, k, v
+    q, k = side(weights["wq"], weights.get("bq")), side(weights["wk"], weights.get("bk"))
+    v = side(weights["wv"], weights.get("bv")) if "wv" in weights else k
+    q = split_heads(q, weights.get("q_norm"), settings=settings)
+    k = split_heads(k, weights.get("k_norm"), settings=settings)
+    return q, k, split_values(v, settings=settings)
 
 
 def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> Array:
@@ -176,6 +175,12 @@ def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> 
     if norm is None or settings.qk_norm is None or settings.qk_norm.rotated:
         return y.unflatten(-1, (-1, settings.head_size))
     return _normalized_heads(y, norm, settings=settings)
+
+
+def split_values(y: Array, *, settings: Attention) -> Array:
+    """The last axis as heads of values, normalized where they have a norm."""
+    y = y.unflatten(-1, (-1, settings.head_size))
+    return y if settings.value_norm is None else rms_norm(y, eps=settings.value_norm.eps)
 
 
 def _normalized_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:

@@ -107,6 +107,7 @@ class BlockWeights(TypedDict):
     conv: NotRequired[NeighbourConvWeights]
     conv_after: NotRequired[NormWeights]
     beside: NotRequired[Mamba2Weights]
+    scalar: NotRequired[Float[Array, " 1"]]
 
 
 class Positions(NamedTuple):
@@ -257,7 +258,8 @@ def block(
         x, inputs, middle = x.gather(1, index), inputs.gather(1, index), middle.gather(1, index)
     if encoder_kv is not None:
         middle = _cross(middle, encoder_kv, weights, layer=config)
-    return _mlp(x, inputs, middle, weights, layer=config), cache
+    y = _mlp(x, inputs, middle, weights, layer=config)
+    return y * weights["scalar"] if "scalar" in weights else y, cache
 
 
 def encoder_block(
@@ -291,8 +293,9 @@ def encoder_block(
         middle = _cross(middle, encoder_kv, weights, layer=config)
     y = _mlp(x, inputs, middle, weights, layer=config)
     conv = config.conv
-    if conv is None:
-        return y
-    assert "conv" in weights
-    near = neighbour_conv(x, lengths, weights["conv"], neighbours=conv.neighbours)
-    return normalize(activation(near, kind=conv.activation) + y, weights.get("conv_after"), norm=conv.after)
+    if conv is not None:
+        assert "conv" in weights
+        near = neighbour_conv(x, lengths, weights["conv"], neighbours=conv.neighbours)
+        y = activation(near, kind=conv.activation) + y
+        y = normalize(y, weights.get("conv_after"), norm=conv.after)
+    return y * weights["scalar"] if "scalar" in weights else y

@@ -20,6 +20,7 @@ from ...refimpl.config import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    ProportionalScaling,
     RelativeBias,
     Rope,
     Sinusoidal,
@@ -37,7 +38,14 @@ from .embedding import embedding, unembedding
 from .linear import linear
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
-from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, longrope_scaling, yarn_scaling
+from .rope_scaling import (
+    dynamic_ntk_scaling,
+    linear_scaling,
+    llama3_scaling,
+    longrope_scaling,
+    proportional_scaling,
+    yarn_scaling,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -122,6 +130,8 @@ def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
                 high_freq_factor=s.high_freq_factor,
                 original_context=s.original_context,
             ), 1.0
+        case ProportionalScaling() as s:
+            return proportional_scaling(base, turned=s.turned, factor=s.factor), 1.0
         case LongRope() as s:
             short, long = torch.tensor(s.short).double(), torch.tensor(s.long).double()
             scaled = longrope_scaling(base, short, long, original_context=s.original_context, context=context)

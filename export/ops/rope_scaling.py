@@ -6,12 +6,16 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "yarn_scaling"]
+__all__ = [
+    "dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "proportional_scaling",
+    "yarn_scaling",
+]  # fmt: skip
 
 
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
@@ -87,3 +91,14 @@ def llama3_scaling(
         blend = torch.lerp(frequencies / factor, frequencies, kept)
     long = torch.where(turns < low_freq_factor, frequencies / factor, blend)
     return torch.where(turns > high_freq_factor, frequencies, long)
+
+
+def proportional_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    turned: int,
+    factor: float,
+) -> Float[Array, " J"]:
+    """The first frequencies, and zeros for the rest."""
+    first = frequencies[:turned] / factor
+    return functional.pad(first, (0, len(frequencies) - len(first)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ..ops.attention import ScoreTerms, cached_attention, gated, positioned, split_heads
+from ..ops.attention import ScoreTerms, cached_attention, gated, positioned, split_heads, split_values
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
@@ -47,13 +47,12 @@ class RowLengths(NamedTuple):
 def three_products(
     x: Tensor, weights: AttentionLeaves, *, clip: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, T, H·K], clipped, where the matrices aren't joined."""
+    """Queries, keys and values [B, T, H·K], clipped, where the matrices aren't joined; keys may be values."""
     assert "wq" in weights
     assert "wk" in weights
-    assert "wv" in weights
     q = bounded(linear(x, weights["wq"], weights.get("bq")), clip)
     k = bounded(linear(x, weights["wk"], weights.get("bk")), clip)
-    v = bounded(linear(x, weights["wv"], weights.get("bv")), clip)
+    v = bounded(linear(x, weights["wv"], weights.get("bv")), clip) if "wv" in weights else k
     return q, k, v
 
 
@@ -66,7 +65,7 @@ def _project(
     """
     a = settings
     widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
-    whole = a.qk_norm is None and a.query_scale is None
+    whole = a.qk_norm is None and a.query_scale is None and a.value_norm is None
     if "wqkv" not in weights:
         q, k, v = three_products(x, weights, clip=a.clip)
     else:
@@ -80,6 +79,7 @@ def _project(
         k = split_heads(k, weights.get("k_norm"), settings=a)
         q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
         q, k = q.reshape(*x.shape[:2], widths[0]), k.reshape(*x.shape[:2], widths[1])
+        v = split_values(v, settings=a).reshape(*x.shape[:2], widths[2])
     return q, k, v, rotary
 
 
@@ -186,7 +186,7 @@ def attention_in_parts(
         q, k, v = three_products(x, weights, clip=a.clip)
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
-    v = split_heads(v, settings=a)
+    v = split_values(v, settings=a)
     at = past.unsqueeze(-1) + torch.arange(x.shape[1])
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
     terms = ScoreTerms(bias, weights.get("sink_logits"))

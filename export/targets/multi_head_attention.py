@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, FullAttention
-from ..ops.attention import attend, gated, positioned, split_heads
+from ..ops.attention import attend, gated, positioned, split_heads, split_values
 from ..ops.cross_attention import EncoderKV
 from ..ops.mask import padding_mask, seen_by
 from ..ops.position import Rotary, rotate
@@ -82,7 +82,8 @@ def _scale(settings: Attention) -> float:
 def _adds_bias(weights: AttentionLeaves, rotary: Rotary | None, settings: Attention) -> bool:
     """Whether the operator may add the joined bias: that is faster than adding it before heads are split."""
     a = settings
-    plain = a.clip is None and a.qk_norm is None and a.query_scale is None and rotary is None
+    plain = a.clip is None and a.query_scale is None and rotary is None
+    plain = plain and a.qk_norm is None and a.value_norm is None
     return "wqkv" in weights and plain and a.heads == a.kv_heads
 
 
@@ -105,7 +106,7 @@ def _project(
         q, k, v = three_products(x, weights, clip=a.clip)
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
-    v = split_heads(v, settings=a)
+    v = split_values(v, settings=a)
     q, k, rotary = positioned(q, k, torch.arange(x.shape[1]).unsqueeze(0), weights, rotary, settings=a)
     if rotary is not None:
         cos, sin = rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0)

@@ -159,8 +159,10 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
         return tuple(f"{prefix}attn.{n}" for n in STATE_INPUTS)
     if isinstance(mixer, LongformerAttention) and mixer.global_tokens is not None:
         return tuple(f"{prefix}attn.w{n}{end}" for end in ("", "_global") for n in "qkv")
-    gate = isinstance(mixer, Attention) and mixer.output_gate
-    return tuple(f"{prefix}attn.w{n}" for n in ("qkvg" if gate else "qkv"))
+    maps = "qkv"
+    if isinstance(mixer, Attention):
+        maps = ("qk" if mixer.keys_as_values else "qkv") + ("g" if mixer.output_gate else "")
+    return tuple(f"{prefix}attn.w{n}" for n in maps)
 
 
 def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:
@@ -182,7 +184,7 @@ def _values(
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
     scales = []
     if isinstance(a, Attention):
-        if a.clip is not None:
+        if a.clip is not None or a.keys_as_values or a.value_norm is not None:
             return []
         scales = [f"{prefix}.v_scale"] if a.kv == "int8" else []
     producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.qkv_bias else []), *scales)

@@ -22,6 +22,7 @@ from .positions import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    ProportionalScaling,
     QueryScale,
     RelativeBias,
     Rope,
@@ -54,6 +55,7 @@ TYPES: dict[str, type] = {
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
+        ProportionalScaling,
     )
 }  # fmt: skip
 

@@ -47,6 +47,8 @@ class Layer:
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
     multiplies each sublayer's output before it is added (Granite). `conv` reads the layer's input and is
     added to its output (DeBERTa v2). `beside` is a second mixer on the attention's input, in a decoder.
+    With `scalar` the layer's output, what it passes on of its input too, is multiplied by a number that it
+    learns (Gemma 4).
     """
 
     attention: TokenMixer
@@ -57,3 +59,4 @@ class Layer:
     scale: float | None = None
     conv: NeighbourConv | None = None
     beside: Beside | None = None
+    scalar: bool = False

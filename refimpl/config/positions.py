@@ -67,7 +67,15 @@ class Llama3Scaling:
     original_context: int
 
 
-Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling
+@dataclass(frozen=True)
+class ProportionalScaling:
+    """The first `turned` pairs alone are rotated, by the frequencies of a whole head divided by `factor`."""
+
+    turned: int
+    factor: float = 1.0
+
+
+Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | ProportionalScaling
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from .masks import FULL, Mask, Window
-from .norms import HeadNorm, LayerNorm, Norm
+from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import Position, QueryScale, Rope
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
@@ -30,7 +30,9 @@ class Attention:
     a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
     With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
     `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
-    output is multiplied by a sigmoid of the token's own, before the last map (Qwen3-Next).
+    output is multiplied by a sigmoid of the token's own, before the last map (Qwen3-Next). `value_norm`
+    normalizes each head's values, without a weight; with `keys_as_values` a token's values are its keys
+    before their norm and rotation, and there is no map to values (both Gemma 4).
     """
 
     heads: int
@@ -48,6 +50,8 @@ class Attention:
     kv: KVFormat = "float"
     sink_logits: bool = False
     output_gate: bool = False
+    value_norm: RMSNorm | None = None
+    keys_as_values: bool = False
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

@@ -21,6 +21,7 @@ from .positions import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    ProportionalScaling,
     RelativeBias,
     Rope,
     Scaling,
@@ -207,12 +208,15 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
                 c.kv,
                 c.sink_logits,
                 c.output_gate,
+                c.value_norm,
+                c.keys_as_values,
             )
-            fits = settings == (None, FullAttention(), None, None, None, "float", False, False)
+            plain = (None, FullAttention(), None, None, None, "float", False, False, None, False)
+            fits = settings == plain
             _need(
                 fits,
                 f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
-                "nor kv, sinks or a gate",
+                "nor kv, sinks, a gate, a norm of values or keys as values",
             )
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
@@ -391,7 +395,7 @@ def _check_groups(at: str, mlp: MoE) -> None:
 
 
 def _check_scaling(at: str, scaling: Scaling | None, theta: float, pairs: int) -> None:
-    if scaling is not None and not isinstance(scaling, LinearScaling):
+    if scaling is not None and not isinstance(scaling, LinearScaling | ProportionalScaling):
         _bounded(at + "original context of the rotary scaling", scaling.original_context, LIMITS["context"])
     match scaling:
         case Yarn():
@@ -405,5 +409,7 @@ def _check_scaling(at: str, scaling: Scaling | None, theta: float, pairs: int) -
             for divisors in (short, long):
                 fit = len(divisors) == pairs
                 _need(fit, f"{at}the rotary scaling needs {pairs} divisors, got {divisors!r:.80}")
+        case ProportionalScaling(turned):
+            _bounded(at + "rotated pairs", turned, pairs)
         case LinearScaling() | DynamicNTK() | None:
             pass

@@ -12,11 +12,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import LIMITS, DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
+from ..config import (
+    LIMITS,
+    DynamicNTK,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    ProportionalScaling,
+    Rope,
+    Scaling,
+    Yarn,
+)
 from ..errors import ConfigError
 from .keys import Keys
 
 ROPE_TYPES = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3")}
+PROPORTIONAL = {**ROPE_TYPES, "proportional": "proportional"}
 ORIGINAL = "original_max_position_embeddings"
 
 
@@ -74,15 +85,39 @@ def ropes(
         parameters = nested.get(kind, dict, None)
         where = f"{keys.where}: {f'rope_parameters.{kind}' if parameters else 'rope_scaling'}"
         inner = Keys(parameters or (old if kind in scaled else {}), where)
-        # transformers looks for it beside the types, where it isn't allowed.
-        if not inner.get("truncate", bool, True):
-            raise inner.fail("truncate", "true where types of layers differ")
-        if inner.get("partial_rotary_factor", float, 1.0) != 1:
-            raise inner.fail("partial_rotary_factor", "1: heads are rotated whole")
         theta = _one(keys.positive(name, None), inner, "rope_theta", default)
-        by_type[kind] = _rope(inner, head_size, head_size, theta, context, None, ROPE_TYPES)
+        by_type[kind] = _of_type(inner, head_size, theta, context, ROPE_TYPES)
     nested.finish({})
     return by_type
+
+
+def nested_ropes(
+    keys: Keys, head_sizes: Mapping[str, int], context: int, defaults: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Rope]:
+    """Rotary positions of each type of layer, whose heads have a size of their own (Gemma 4).
+
+    rope_parameters alone states them, a dict for each type; `defaults` are those of a config without it.
+    """
+    nested = Keys(keys.get("rope_parameters", dict, None) or defaults, f"{keys.where}: rope_parameters")
+    by_type = {}
+    for kind, size in head_sizes.items():
+        inner = Keys(nested.get(kind, dict), f"{keys.where}: rope_parameters.{kind}")
+        theta = inner.positive("rope_theta", 10_000.0)
+        by_type[kind] = _of_type(inner, size, theta, context, PROPORTIONAL)
+    nested.unused(*defaults)
+    nested.finish({})
+    return by_type
+
+
+def _of_type(inner: Keys, size: int, theta: float, context: int, kinds: Mapping[str, str]) -> Rope:
+    """The rotary positions of one of several types of layers."""
+    # transformers looks for it beside the types, where it isn't allowed.
+    if not inner.get("truncate", bool, True):
+        raise inner.fail("truncate", "true where types of layers differ")
+    partial = inner.values.get("rope_type") == "proportional" and "proportional" in kinds
+    if not partial and inner.get("partial_rotary_factor", float, 1.0) != 1:
+        raise inner.fail("partial_rotary_factor", "1: heads are rotated whole")
+    return _rope(inner, size, size, theta, context, None, kinds)
 
 
 def exact_context(context: int, *ropes: Rope) -> int:
@@ -119,7 +154,7 @@ def _rope(
         raise ConfigError(f"{inner.where}: rope_type must be one of {', '.join(kinds)}, got {kind!r:.80}")
     if context > (limit := LIMITS["context"]):
         raise ConfigError(f"{inner.where}: the context must be at most {limit}, got {context!r:.40}")
-    scaling = _scaling(inner, kinds[kind], context, original)
+    scaling = _scaling(inner, kinds[kind], context, original, dims)
     inner.finish({})
     if dims % 2 == 0 or dims == head_size:
         return Rope(theta, dims, scaling=scaling)
@@ -129,7 +164,7 @@ def _rope(
     return Rope(theta * theta ** (1 / dims), dims + 1, scaling=scaling)
 
 
-def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scaling | None:
+def _scaling(inner: Keys, kind: str, context: int, original: int | None, dims: int) -> Scaling | None:
     """The scaling of a type; keys of other types are left unread."""
     match kind:
         case "default":
@@ -138,6 +173,8 @@ def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scal
             return LinearScaling(inner.positive("factor"))
         case "dynamic":
             return DynamicNTK(inner.positive("factor"), context)
+        case "proportional":
+            return _proportional(inner, dims)
     stated = inner.size(ORIGINAL, context)
     trained = stated if original is None else original
     match kind:
@@ -169,6 +206,15 @@ def _yarn(inner: Keys, context: int, original: int) -> Yarn:
         inner.get("truncate", bool, True),
         magnitude,
     )
+
+
+def _proportional(inner: Keys, dims: int) -> ProportionalScaling:
+    """The part of a head's pairs that are rotated; at least one must be."""
+    share = inner.positive("partial_rotary_factor", 1.0)
+    turned = int(min(share, 1.0) * min(dims, LIMITS["width"]) // 2)
+    if share > 1 or not turned:
+        raise inner.fail("partial_rotary_factor", f"at most 1, and rotate a pair of {dims!r:.40} numbers")
+    return ProportionalScaling(turned, inner.positive("factor", 1.0))
 
 
 def _mscale(inner: Keys, key: str) -> float | None:

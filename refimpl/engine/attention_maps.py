@@ -38,10 +38,7 @@ def attention_maps(
         if not isinstance(layer.attention, Attention | DisentangledAttention):
             got = type(layer.attention).__name__
             raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
-        layer_params = stack_params["layers"][i]
-        leaves = {
-            part: {leaf: layer_params[part][leaf] for leaf in layer_params[part]} for part in layer_params
-        }
+        leaves = _read(stack_params["layers"][i])
         weights = cast(BlockWeights, leaves)
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
         if layer.beside is not None and layer.beside.attention_in is not None:
@@ -53,6 +50,11 @@ def attention_maps(
             attn = cast(CachedAttentionWeights, leaves["attn"])
             yield _attention_map(attention_input, attn, positions, layer.attention, walk.bidirectional)
         x, _ = walk.layer(i, x, lengths, positions, weights)
+
+
+def _read(part: Any) -> Any:
+    """A part of the parameters, or a leaf, in memory."""
+    return {name: _read(part[name]) for name in part} if isinstance(part, Mapping) else part
 
 
 def _disentangled_map(

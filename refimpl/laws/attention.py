@@ -218,12 +218,15 @@ def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:
 
 @law("attention")
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
-    """Projections, norms of queries and keys, attention over the cache, the gate, projection back."""
-    call = draw(attention.calls(wq=True, wk=True, wv=True, wo=True))
+    """Projections, norms of queries, keys and values, attention over the cache, gate, projection back."""
+    call = draw(attention.calls(wq=True, wk=True, wo=True))
     x, settings = call["x"].astype(np.float64), call["settings"]
     shape = (*x.shape[:2], -1, settings.head_size)
     bound = np.inf if settings.clip is None else settings.clip
-    q, k, v = (np.clip(linear(x, call["w" + n], call["b" + n]).reshape(shape), -bound, bound) for n in "qkv")
+    maps = "qkk" if call["wv"] is None else "qkv"
+    q, k, v = (np.clip(linear(x, call["w" + n], call["b" + n]).reshape(shape), -bound, bound) for n in maps)
+    if settings.value_norm is not None:
+        v = _normed(v, None, settings.value_norm)
     at, rotary = call["past"][:, None] + np.arange(x.shape[1]), call["rotary"]
     if settings.qk_norm is not None:
         if settings.qk_norm.rotated:

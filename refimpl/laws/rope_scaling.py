@@ -75,3 +75,12 @@ def the_context_chooses_the_factors(longrope_scaling: Subject, draw: Draw) -> No
     other = "short" if call["context"] > call["original_context"] else "long"
     changed = call.but(**{other: call[other] + 1})
     longrope_scaling.near(longrope_scaling(changed), longrope_scaling(call))
+
+
+@law("proportional_scaling")
+def the_first_pairs_turn_and_the_others_stand_still(proportional_scaling: Subject, draw: Draw) -> None:
+    """The first `turned` frequencies are divided by the factor, the others are 0."""
+    call = _call(proportional_scaling, draw).but(factor=draw(factors))
+    scaled, turned = proportional_scaling(call), call["turned"]
+    proportional_scaling.near(scaled[:turned], call["frequencies"][:turned] / call["factor"], call)
+    assert not scaled[turned:].any(), f"pairs from {turned} on turn: {scaled}"

@@ -34,12 +34,13 @@ class AttentionWeights(TypedDict):
 
     `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
     (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
+    Where keys are values there is no `wv`.
     """
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D G*K"] | Blocks
-    wv: Float[Array, "D G*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
+    wv: NotRequired[Float[Array, "D G*K"] | Blocks]
     bq: NotRequired[Float[Array, " H*K"]]
     bk: NotRequired[Float[Array, " G*K"]]
     bv: NotRequired[Float[Array, " G*K"]]
@@ -194,12 +195,17 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
     size, clip = settings.head_size, settings.clip
     q = heads(x, weights["wq"], weights.get("bq"), size=size)
     k = heads(x, weights["wk"], weights.get("bk"), size=size)
-    v = heads(x, weights["wv"], weights.get("bv"), size=size)
+    v = k
+    if not settings.keys_as_values:
+        assert "wv" in weights
+        v = heads(x, weights["wv"], weights.get("bv"), size=size)
     if clip is not None:
         q, k, v = np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip)
     if settings.qk_norm is not None and not settings.qk_norm.rotated:
         q = _normalized(q, weights.get("q_norm"), settings.qk_norm.norm)
         k = _normalized(k, weights.get("k_norm"), settings.qk_norm.norm)
+    if settings.value_norm is not None:
+        v = _normalized(v, None, settings.value_norm)
     return q, k, v
 
 
@@ -258,6 +264,14 @@ def attention(
     normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
     multiplied by the factors of their positions. A gate, σ(x wg + bg), multiplies what the heads give: so a
     head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention).
+    `settings.value_norm` makes each head's values as long as √K, without a weight, since the maps before and
+    after could take it up. With `settings.keys_as_values` one map makes both (Gemma 4, Google 2026):
+
+        x ── wk ──┬── norm with a weight ── rotation ── keys
+                  └── norm without one ─────────────── values
+
+    A token then is looked for and read by the same numbers, and a map less is stored and computed. The cache
+    isn't smaller: keys are rotated, values aren't.
     """
     b, t, _ = x.shape
     q, k, v = project(x, weights, settings=settings)

@@ -116,6 +116,7 @@ class BlockWeights(TypedDict):
     conv: NotRequired[NeighbourConvWeights]
     conv_after: NotRequired[NormWeights]
     beside: NotRequired[Mamba2Weights]
+    scalar: NotRequired[Float[Array, " 1"]]
 
 
 class Positions(NamedTuple):
@@ -281,6 +282,11 @@ def _mix_both(
     return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
 
 
+def _scaled(y: Array, weights: BlockWeights) -> Array:
+    """A layer's output times the number that it learned, if it has one."""
+    return y * weights["scalar"] if "scalar" in weights else y
+
+
 def block(
     x: Array,
     cache: MixerCache,
@@ -301,7 +307,7 @@ def block(
     reads an encoder has cross-attention over `encoder_kv` between the two. A state space may stand beside the
     attention: both read norm(x), and the sublayer's output is their sum (Falcon-H1, Zuo et al. 2025, §2).
     With `at` [B, P] the new x is [B, P, D], at these positions of the call: what follows the attention looks
-    at no other token.
+    at no other token. A layer with a `scalar` multiplies y by it.
     """
 
     def mix(inputs: Array) -> Array:
@@ -317,7 +323,7 @@ def block(
         x = np.take_along_axis(x, at[:, :, None], axis=1)
         h = np.take_along_axis(h, at[:, :, None], axis=1)
     h = _cross(h, encoder_kv, weights, config)
-    return _mlp(x, h, weights, config), cache
+    return _scaled(_mlp(x, h, weights, config), weights), cache
 
 
 def encoder_block(
@@ -353,9 +359,9 @@ def encoder_block(
     h = _attend(x, weights, config, attend)
     h = _cross(h, encoder_kv, weights, config)
     y = _mlp(x, h, weights, config)
-    if config.conv is None:
-        return y
-    assert "conv" in weights
-    near = neighbour_conv(x, lengths, weights["conv"], neighbours=config.conv.neighbours)
-    total = y + activation(near, kind=config.conv.activation)
-    return normalize(total, weights.get("conv_after"), norm=config.conv.after)
+    if config.conv is not None:
+        assert "conv" in weights
+        near = neighbour_conv(x, lengths, weights["conv"], neighbours=config.conv.neighbours)
+        total = y + activation(near, kind=config.conv.activation)
+        y = normalize(total, weights.get("conv_after"), norm=config.conv.after)
+    return _scaled(y, weights)

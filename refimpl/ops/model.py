@@ -19,6 +19,7 @@ from ..config import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    ProportionalScaling,
     RelativeBias,
     Rope,
     Sinusoidal,
@@ -37,7 +38,14 @@ from .linear import linear
 from .mamba2 import HybridCache
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
-from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, longrope_scaling, yarn_scaling
+from .rope_scaling import (
+    dynamic_ntk_scaling,
+    linear_scaling,
+    llama3_scaling,
+    longrope_scaling,
+    proportional_scaling,
+    yarn_scaling,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -141,6 +149,8 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
                 f = longrope_scaling(
                     f, np.array(short), np.array(long), original_context=original, context=config.context
                 )
+            case ProportionalScaling(turned, factor):
+                f = proportional_scaling(f, turned=turned, factor=factor)
             case Llama3Scaling(factor, low, high, original):
                 f = llama3_scaling(
                     f,

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "yarn_scaling"]
+__all__ = [
+    "dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "proportional_scaling",
+    "yarn_scaling",
+]  # fmt: skip
 
 
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
@@ -105,3 +108,23 @@ def llama3_scaling(
     if span:
         kept = np.clip((turns - low_freq_factor) / span, 0, 1)
     return (1 - kept) * frequencies / factor + kept * frequencies
+
+
+def proportional_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    turned: int,
+    factor: float,
+) -> Float[Array, " J"]:
+    """The first `turned` frequencies divided by `factor`, the others 0 (Gemma 4, Google 2026).
+
+    A head of 2J numbers is rotated in part, as with fewer rotary dims, but in another way (here J = 4):
+
+        rotary dims 4    pairs (0, 2) (1, 3)                  frequencies 1, θ^(−2/4)
+        turned 2         pairs (0, 4) (1, 5), (2, 6) (3, 7)   frequencies 1, θ^(−2/8), and 0, 0
+
+    Pairs and frequencies are those of the whole head: the slowest pairs, whose turns over a long text are a
+    small part of a circle, are left still, and their numbers say what a token is wherever it stands.
+    """
+    still = np.arange(len(frequencies)) >= turned
+    return np.where(still, 0, frequencies / factor).astype(frequencies.dtype)

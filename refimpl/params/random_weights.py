@@ -18,7 +18,7 @@ def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.flo
         last = name.rsplit(".", 1)[-1]
         normal = rng.standard_normal(shape)
         if len(shape) == 1 or name.endswith(NORMS):
-            return (0.2 * normal + (last == "weight" or name.endswith(NORMS))).astype(dtype)
+            return (0.2 * normal + (last in ("weight", "scalar") or name.endswith(NORMS))).astype(dtype)
         if name.endswith(SCALES):
             return ((1 + np.abs(normal)) / 32).astype(dtype)
         fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]

@@ -7,6 +7,7 @@
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
+                                    (no wv and bv where keys are values)
                                     sink_logits H  wg D,H*K  bg H*K
                                     k_scale, v_scale: G,K where keys and values are kept in 8 bits
                                     of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
@@ -22,6 +23,7 @@
                                     of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
                                     of Longformer's with global tokens: also wq_global, …, bv_global
     decoder.layers.I.beside         as attn of Mamba 2
+    decoder.layers.I.scalar         1
     encoder.layers.I.conv           weight _*D,D  bias D  (and conv_after, a norm)
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
@@ -147,6 +149,7 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
         if layer.conv is not None:
             shapes |= {f"{at}conv.weight": ((2 * layer.conv.neighbours + 1) * d, d), f"{at}conv.bias": (d,)}
             shapes |= _norm(f"{at}conv_after.", layer.conv.after, d)
+        shapes |= {f"{at}scalar": (1,)} if layer.scalar else {}
     return shapes | _norm("norm.", stack.final_norm, d)
 
 
@@ -209,6 +212,8 @@ def _projections(a: Attention | LinearAttention, d: int) -> Shapes:
 
 def _attention(a: Attention, d: int) -> Shapes:
     shapes = _projections(a, d)
+    if a.keys_as_values:
+        shapes = {name: shape for name, shape in shapes.items() if name not in ("wv", "bv")}
     for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
         match a.qk_norm:
             case HeadNorm(weight=False):

@@ -16,6 +16,7 @@ from ...refimpl.config import (
     LatentAttention,
     LinearScaling,
     Llama3Scaling,
+    ProportionalScaling,
     Rope,
     Scaling,
     Yarn,
@@ -30,6 +31,8 @@ from ..verification.metrics import log_softmax
 CHUNK = 256  # tokens a step: the logits of all of them are held
 SAME = 1e-9  # between cosines or sines: float32, which the model computes in, rounds to 6e-8
 PARTS = 8  # of the positions up to the trained length, and as many past it
+# Scalings that a further factor multiplies.
+DIVIDED = (LinearScaling, Yarn, Llama3Scaling, ProportionalScaling)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
             by_name[name] = stretched(
                 longer, lambda rope, s=scaling: replace(rope, scaling=rope.scaling or s)
             )
-    elif any(isinstance(scaling, LinearScaling | Yarn | Llama3Scaling) for scaling in scalings):
+    elif any(isinstance(scaling, DIVIDED) for scaling in scalings):
 
         def further(rope: Rope) -> Rope:
             scaling = rope.scaling
-            if isinstance(scaling, LinearScaling | Yarn | Llama3Scaling):
+            if isinstance(scaling, DIVIDED):
                 return replace(rope, scaling=replace(scaling, factor=scaling.factor * factor))
             return rope
 

@@ -55,6 +55,7 @@ from tfm.refimpl.config import (
     Plain,
     Pool,
     Position,
+    ProportionalScaling,
     QueryScale,
     QuestionAnswering,
     QuestionTokens,
@@ -159,6 +160,7 @@ def scalings(pairs: int) -> st.SearchStrategy[Scaling | None]:
         ),
         st.builds(LongRope, divisors, divisors, originals, st.sampled_from((1.0, 1.25))),
         st.builds(Llama3Scaling, st.just(8.0), st.just(1.0), st.just(4.0), originals),
+        st.builds(ProportionalScaling, st.integers(1, pairs), st.sampled_from((1.0, 4.0))),
     )
 
 
@@ -214,6 +216,8 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),
+        value_norm=None if cross else draw(st.sampled_from((None, RMSNorm(1e-2)))),
+        keys_as_values=not cross and draw(st.sampled_from((False, False, True))),
     )
 
 
@@ -300,7 +304,8 @@ def stacks(
         residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
         mixer, mlp = draw(mixers(shared, heads) if decodes else attentions(shared, heads)), draw(mlps)
         parallel = parallel and not isinstance(mlp, NoMlp)
-        layers.append(Layer(mixer, mlp, parallel, cross, residual, draw(shares)))
+        scalar = draw(st.sampled_from((False, False, True)))
+        layers.append(Layer(mixer, mlp, parallel, cross, residual, draw(shares), scalar=scalar))
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))

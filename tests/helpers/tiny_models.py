@@ -43,6 +43,7 @@ from tfm.refimpl.config import (
     NoMlp,
     Plain,
     Position,
+    ProportionalScaling,
     QueryScale,
     ReadingHead,
     RelativeBias,
@@ -107,6 +108,18 @@ def mixed_windows(context: int = 128, vocabulary: int = 97) -> Decoder:
         replace(fourth.attention, mask=Window(5), position=None, kv_heads=6),
     )
     layers = tuple(replace(first, attention=kind) for kind in kinds)
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def heads_by_layer(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Gemma 4's form: heads of other layers have another size and number, and their values are
+    their keys."""
+    base = llama(vocabulary=vocabulary, qk_norm=True, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    near = replace(first.attention, mask=Window(5), scale=1.0, value_norm=norm, post=norm)
+    rope = Rope(100.0, 32, scaling=ProportionalScaling(4, 2.0))
+    far = replace(near, kv_heads=1, head_size=32, position=rope, mask=FullAttention(), keys_as_values=True)
+    layers = tuple(replace(first, attention=attention, scalar=True) for attention in (near, far))
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

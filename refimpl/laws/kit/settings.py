@@ -79,6 +79,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "sum_eps": (None, 0.1),
     "separator": (0, 1),
     "gate_scale": (None, 0.7),
+    "turned": (1, 2),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
@@ -135,6 +136,8 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         kv="float" if chosen.get("k_scale") is None else "int8",
         sink_logits=chosen.get("sink_logits") is not None,
         output_gate=chosen.get("wg") is not None,
+        value_norm=chosen["value_norm"],
+        keys_as_values="wv" in chosen and chosen["wv"] is None,
     )
 
 
@@ -216,6 +219,7 @@ DRAWN: dict[type, Drawn] = {
             "bare_norm": (False, True),
             "query_scale": (None, QueryScale(0.5, 2), QueryScale(0.5, 3, offset=1)),
             "norm_eps": SETTINGS["norm_eps"],
+            "value_norm": (None, RMSNorm(0.1)),
         },
         _attention,
     ),

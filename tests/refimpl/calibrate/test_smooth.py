@@ -107,7 +107,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         ]
         expected += layer.beside is not None and layer.beside.mixer.norm is not None
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
-        expected += sum(not (isinstance(a, Attention) and a.clip) for a in values)
+        expected += sum(
+            not (isinstance(a, Attention) and (a.clip or a.value_norm or a.keys_as_values)) for a in values
+        )
         alone = [a for a in attentions if not (isinstance(a, DisentangledAttention) and a.shared)]
         norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
         if layer.residual == "input":
@@ -138,7 +140,8 @@ def readers(mixer: TokenMixer) -> int:
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
-    return (counts | {Mamba2: 3})[type(mixer)] + (isinstance(mixer, Attention) and mixer.output_gate)
+    count = (counts | {Mamba2: 3})[type(mixer)]
+    return count + mixer.output_gate - mixer.keys_as_values if isinstance(mixer, Attention) else count
 
 
 @given(any_config)

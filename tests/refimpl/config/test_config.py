@@ -47,6 +47,7 @@ from tfm.refimpl.config import (
     MoE,
     NeighbourConv,
     NoMlp,
+    ProportionalScaling,
     QueryScale,
     QuestionAnswering,
     QuestionTokens,
@@ -253,6 +254,18 @@ WRONG: list[tuple[Any, str]] = [
     (scaled(LongRope((1.0,) * 8, (1.0,) * 8, 0)), "original context of the rotary scaling must be"),
     (scaled(LongRope((1.0,) * 7, (1.0,) * 8, 8)), "needs 8 divisors, got"),
     (scaled(LongRope((1.0,) * 8, (1.0, 0.0) * 4, 8)), "position.scaling.long[1] must be positive"),
+    (scaled(ProportionalScaling(0)), "layer 0: rotated pairs must be 1 to 8, got 0"),
+    (scaled(ProportionalScaling(9)), "layer 0: rotated pairs must be 1 to 8, got 9"),
+    (scaled(ProportionalScaling(2, 0.0)), "position.scaling.factor must be positive"),
+    (lambda: attention(LLAMA, value_norm=RMSNorm(0.0)), "attention.value_norm.eps must be positive"),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, keys_as_values=True)),
+        "nor kv, sinks, a gate, a norm of values or keys as values",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
+        "nor kv, sinks, a gate, a norm of values or keys as values",
+    ),
     (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
     (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),
     (
@@ -329,7 +342,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),
-        "scale of queries or norm of heads, nor kv, sinks or a gate",
+        "scale of queries or norm of heads, nor kv, sinks, a gate",
     ),
     (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),

@@ -38,6 +38,7 @@ from tfm.refimpl.config import (
     MoE,
     NoMlp,
     Plain,
+    ProportionalScaling,
     QueryScale,
     RMSNorm,
     Rope,
@@ -1045,3 +1046,88 @@ def test_olmo_hybrid():
         read({**OLMO_HYBRID, "hidden_act": "gelu"})
     with pytest.raises(ConfigError, match="layer_types must be a list of 32, each one of linear_attention"):
         read({**OLMO_HYBRID, "layer_types": ["conv"] * 32})
+
+
+# Keys as in the checkpoints; the sizes are made up.
+GEMMA4 = {
+    "model_type": "gemma4_text", "attention_bias": False, "attention_dropout": 0.0, "attention_k_eq_v": True,
+    "bos_token_id": 2, "enable_moe_block": False, "eos_token_id": 1, "final_logit_softcapping": 30.0,
+    "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 5376,
+    "hidden_size_per_layer_input": 0, "intermediate_size": 21_504, "initializer_range": 0.02,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2, "max_position_embeddings": 262_144,
+    "moe_intermediate_size": None, "num_attention_heads": 32, "num_experts": None,
+    "num_global_key_value_heads": 4, "num_hidden_layers": 12, "num_key_value_heads": 16,
+    "num_kv_shared_layers": 0, "pad_token_id": 0, "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1e6, "rope_type": "proportional"},
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+    },
+    "sliding_window": 1024, "tie_word_embeddings": True, "top_k_experts": None,
+    "use_bidirectional_attention": "vision", "use_cache": True, "use_double_wide_mlp": False,
+    "vocab_size": 262_144, "vocab_size_per_layer_input": 262_144,
+}  # fmt: skip
+
+
+def test_gemma4():
+    """Heads by the type of a layer, as the checkpoints state them and as transformers writes them."""
+    config, norm = read(GEMMA4), RMSNorm(1e-6)
+    near, far = config.layers[0].attention, config.layers[5].attention
+    assert (near.kv_heads, near.head_size, near.window, near.position) == (16, 256, 1024, Rope(1e4, 256))
+    assert (far.kv_heads, far.head_size, far.window) == (4, 512, None)
+    assert far.position == Rope(1e6, 512, scaling=ProportionalScaling(64))
+    assert (near.keys_as_values, far.keys_as_values) == (False, True)
+    assert {(a.scale, a.value_norm) for a in (near, far)} == {(1.0, norm)}
+    assert {layer.scalar for layer in config.layers} == {True}
+    assert config.head == LM(tied=True, softcap=30.0)
+    full = {str(i): {"head_dim": 512, "num_key_value_heads": 4} for i in (5, 11)}
+    rest = {
+        key: value
+        for key, value in GEMMA4.items()
+        if key not in ("global_head_dim", "num_global_key_value_heads")
+    }
+    assert read(rest, per_layer_config=full) == config
+    # Without the switch the other key of heads means nothing; the last layer sees the whole text in any case.
+    assert read(GEMMA4, attention_k_eq_v=False).layers[5].attention.kv_heads == 16
+    assert read(GEMMA4, layer_types=["sliding_attention"] * 12).layers[11].attention.window is None
+    whole = {
+        "model_type": "gemma4",
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "text_config": GEMMA4,
+        "vision_soft_tokens_per_image": 280,
+    }
+    assert read(whole, vision_config={}, audio_config=None, video_token_id=7) == config
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"use_bidirectional_attention": "all"}, 'use_bidirectional_attention must be null or "vision"'),
+        ({"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input must be 0"),
+        ({"num_kv_shared_layers": 2}, "num_kv_shared_layers must be 0"),
+        ({"enable_moe_block": True}, "enable_moe_block must be false"),
+        ({"per_layer_config": {"5": {"head_dim": 512}}}, "the same for each layer of full_attention"),
+        (
+            {"per_layer_config": {"0": {"hidden_size": 5}}},
+            "per_layer_config.0: key 'hidden_size'",
+        ),
+        ({"per_layer_config": {"12": {}}}, "per_layer_config: key '12' isn't known"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "sliding_attention is missing"),
+        (
+            {
+                "rope_parameters": GEMMA4["rope_parameters"]
+                | {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.001}}
+            },
+            "partial_rotary_factor must be at most 1, and rotate a pair of 512",
+        ),
+        (
+            {
+                "rope_parameters": GEMMA4["rope_parameters"]
+                | {"sliding_attention": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+            },
+            "partial_rotary_factor must be 1: heads are rotated whole",
+        ),
+    ],
+)
+def test_gemma4_refused(more: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        read(GEMMA4, **more)

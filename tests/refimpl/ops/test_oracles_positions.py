@@ -13,7 +13,15 @@ import torch
 from helpers.float64 import in_float64
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
+from tfm.refimpl.config import (
+    DynamicNTK,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    ProportionalScaling,
+    Rope,
+    Yarn,
+)
 from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops import bias, mask
 from tfm.refimpl.ops.model import position_tables
@@ -106,6 +114,19 @@ def test_rotary_scalings_are_transformers(kind: str, theta: float, context: int)
     cos, sin = position_tables(np.array([0, 1]), config=Model(rope, context))[rope]  # pyright: ignore
     assert largest(cos[0] - magnitude) < 1e-12
     assert largest(np.arctan2(sin[1], cos[1]) / expected.numpy() - 1) < 1e-9
+
+
+@pytest.mark.parametrize(("share", "turned"), [(0.25, 8), (0.7, 22), (1.0, 32)])
+def test_proportional_scaling_is_transformers(share: float, turned: int):
+    """Of 32 pairs some stand still; with all turned it is linear scaling."""
+    keys = {"rope_type": "proportional", "partial_rotary_factor": share, "factor": 2.0}
+    config = theirs(keys, 500.0)
+    expected, _ = in_float64(ROPE_INIT_FUNCTIONS["proportional"], config, "cpu")
+    rope = Rope(500.0, HEAD, scaling=ProportionalScaling(turned, 2.0))
+    cos, sin = position_tables(np.array([3]), config=Model(rope, ORIGINAL))[rope]  # pyright: ignore
+    assert largest(cos[0] - np.cos(3 * expected.numpy())) < 1e-12
+    assert largest(sin[0] - np.sin(3 * expected.numpy())) < 1e-12
+    assert np.count_nonzero(sin) == turned
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

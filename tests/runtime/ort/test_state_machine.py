@@ -55,6 +55,7 @@ CONFIGS = {
     "pair": replace(tiny_models.encoder_decoder(), context=40),
     "reader": tiny_models.rotary_encoder_decoder(context=40),
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
+    "heads by layer": tiny_models.heads_by_layer(context=40),
 }
 LONGEST = 9  # of an encoder's text
 
@@ -305,6 +306,7 @@ RARE = [
     *(("gated deltas", *cell) for cell in (("ort-cpu", "int8"), ("standard", "fp32"))),
     *((name, *cell) for name in ("convolutions", "latents", "state spaces") for cell in MORE),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
+    *(("heads by layer", *cell) for cell in MORE),
 ]
 CUDA = [
     ("ort-cuda", "fp16"),

@@ -1,0 +1,149 @@
+"""Gemma 4 (Google 2026), as text: Gemma 3's layers, whose values are normalized too.
+
+Scores aren't scaled: the norms of queries and keys learn how large they are. Layers that see the whole text
+have heads of another size and number than those with a window; of their pairs the slowest aren't rotated, and
+their values may be their keys. Each layer multiplies its output by a number that it learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, RMSNorm, Stack
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import layer_masks, layer_types, read_window
+from ..config_readers.rope import exact_context, nested_ropes
+from ..config_readers.text_part import TextModel, text_model
+from ..weights.weight_map import weight_map
+from . import Task
+from .llama import QK_NORM, TRUNK
+
+MODEL_TYPES = ("gemma4_text", "gemma4")
+ARCHITECTURES: dict[str, Task] = {
+    "Gemma4ForCausalLM": "lm",
+    "Gemma4ForConditionalGeneration": "lm",
+    "Gemma4TextModel": "pool",
+    "Gemma4Model": "pool",
+}
+PREFIX = ("model.language_model.", "language_model.", "model.")
+GGUF = None
+ROPES: Mapping[str, Mapping[str, Any]] = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+}
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    if keys.get("model_type", str) == "gemma4_text":
+        return TEXT.config(keys, task)
+    keys.unused(
+        "vision_config", "audio_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id",
+        "boa_token_id", "eoa_token_index", "eoa_token_id", "audio_token_id", "vision_soft_tokens_per_image",
+    )  # fmt: skip
+    return text_model(keys, task, {"gemma4_text": TEXT}, "gemma4_text", tied=True)
+
+
+class Heads(NamedTuple):
+    """How many heads of keys and values a layer has, and their size."""
+
+    kv_heads: int
+    size: int
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    # "vision": tokens of one image see each other, of which a text has none.
+    if keys.get("use_bidirectional_attention", str, None) not in (None, "vision"):
+        raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')
+    if keys.get("hidden_size_per_layer_input", int, 256, null=True):
+        raise keys.fail("hidden_size_per_layer_input", "0: embeddings of each layer aren't computed")
+    if keys.get("num_kv_shared_layers", int, 0):
+        raise keys.fail("num_kv_shared_layers", "0: layers don't share keys and values here")
+    if keys.get("enable_moe_block", bool, False):
+        raise keys.fail("enable_moe_block", "false: a mixture beside the mlp isn't computed")
+    keys.unused("vocab_size_per_layer_input", "use_double_wide_mlp")
+    keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
+    # Whatever is stated, the last layer sees the whole text.
+    types = [*layer_types(keys, lambda i: (i + 1) % 6 != 0)[:-1], "full_attention"]
+    same = keys.get("attention_k_eq_v", bool, False)
+    heads = _heads(keys, types, same)
+    context = keys.size("max_position_embeddings", 131_072)
+    positions = nested_ropes(keys, {kind: heads[kind].size for kind in heads}, context, ROPES)
+    norm, width = RMSNorm(keys.positive("rms_norm_eps", 1e-6)), keys.size("hidden_size")
+    bias = keys.get("attention_bias", bool, False)
+    activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
+    mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)
+    masks = layer_masks(keys, types, read_window(keys, 512, everywhere=False))
+    layers = []
+    for kind, mask in zip(types, masks, strict=True):
+        attention = Attention(
+            heads=keys.size("num_attention_heads"),
+            kv_heads=heads[kind].kv_heads,
+            head_size=heads[kind].size,
+            position=positions[kind],
+            mask=mask,
+            qkv_bias=bias,
+            out_bias=bias,
+            qk_norm=HeadNorm(norm),
+            scale=1.0,
+            value_norm=norm,
+            keys_as_values=same and kind == "full_attention",
+            pre=norm,
+            post=norm,
+        )
+        layers.append(Layer(attention, mlp, scalar=True))
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
+        stack=Stack(tuple(layers), norm),
+        head=LM(
+            keys.get("tie_word_embeddings", bool, True),
+            softcap=keys.positive("final_logit_softcapping", None),
+        ),
+        context=exact_context(context, *positions.values()),
+    )
+
+
+def _heads(keys: Keys, types: list[str], same: bool) -> dict[str, Heads]:
+    """The heads of each type of layer that there is.
+
+    Those that see the whole text have `global_head_dim`, and where keys are values (`same`) also
+    `num_global_key_value_heads`. transformers writes what differs layer by layer, as `per_layer_config`, and
+    then reads neither key.
+    """
+    usual = Heads(keys.size("num_key_value_heads", 4), keys.size("head_dim", 256))
+    by_layer = keys.get("per_layer_config", dict, None)
+    size, count = keys.size("global_head_dim", 512), keys.size("num_global_key_value_heads", None)
+    if by_layer is None:
+        full = Heads(count if same and count else usual.kv_heads, size)
+        by_type = {"full_attention": full, "sliding_attention": usual}
+        return {kind: by_type[kind] for kind in dict.fromkeys(types)}
+    where = f"{keys.where}: per_layer_config"
+    layers, found = Keys(by_layer, where), {}
+    for i, kind in enumerate(types):
+        inner = Keys(layers.get(str(i), dict, {}), f"{where}.{i}")
+        own = Heads(inner.size("num_key_value_heads", usual.kv_heads), inner.size("head_dim", usual.size))
+        inner.finish({})
+        if found.setdefault(kind, own) != own:
+            raise keys.fail("per_layer_config", f"the same for each layer of {kind}")
+    layers.finish({})
+    return found
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 262_144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+     "num_attention_heads": 8},
+)  # fmt: skip
+NORMS = weight_map("""
+    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight
+    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
+    decoder.layers.{i}.scalar <- layers.{i}.layer_scalar
+""")
+LEFT_OUT = weight_map("""
+    left out <- vision_tower.*
+    left out <- embed_vision.*
+    left out <- audio_tower.*
+    left out <- embed_audio.*
+""")
+WEIGHTS = TRUNK + QK_NORM + NORMS + LEFT_OUT
