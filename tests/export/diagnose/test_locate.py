@@ -175,7 +175,8 @@ def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
 
 
 def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
-    """In layer 0: a key of layer 1 lies so near the edge between two codes that a budget has room for both."""
+    """In layer 0: a key of layer 1 lies so near the edge between two codes that a budget has room for
+    both."""
     planted = plant(bundles(*MADE[-1]), tmp_path / "out", partial(wrong_scale, layer=0))
     bad_part = first(locate(open_bundle(planted), TOKENS))
     assert bad_part is not None
