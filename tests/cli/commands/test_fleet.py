@@ -59,6 +59,7 @@ def test_each_command_states_its_job(tfm, file: Path, tmp_path: Path, monkeypatc
         return 3, 0
 
     monkeypatch.setattr("tfm.runtime.fleet.pipeline.run", run)
+    monkeypatch.setattr("tfm.cli.fleet.find_spec", lambda name: name)
     monkeypatch.setattr("tfm.cli.model_loading.located_bundle", lambda name, *_, **__: Path(name))
     monkeypatch.setattr("tfm.runtime.bundle.bundle.open_bundle", lambda path: SimpleNamespace(config=None))
     monkeypatch.setattr("tfm.runtime.tasks.base.check_task", lambda *_: None)
