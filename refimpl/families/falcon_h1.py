@@ -6,6 +6,7 @@ Numbers multiply what most maps read or give: they were tuned with the learning 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 from ..config import LM, Beside, Decoder, Gated, Layer
@@ -80,9 +81,11 @@ def _or_none(multiplier: float) -> float | None:
 
 def _numbers(keys: Keys, key: str, count: int) -> tuple[float, ...]:
     """Several multipliers, by default 1."""
-    numbers = keys.get(key, list, None) or [1.0] * count
-    fit = len(numbers) == count and all(type(n) in (int, float) and 0 < n < math.inf for n in numbers)
-    if not fit:
+    numbers = keys.get(key, list, None)
+    if numbers is None:
+        return (1.0,) * count
+    of_kind = len(numbers) == count and all(type(n) in (int, float) for n in numbers)
+    if not of_kind or not all(0 < n <= sys.float_info.max for n in numbers):
         raise keys.fail(key, f"{count} numbers greater than 0, and finite")
     return tuple(map(float, numbers))
 
