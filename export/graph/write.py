@@ -164,10 +164,9 @@ def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
 
 def _follow_parent(lines: SimpleQueue[str]) -> None:
     """Put each line of the parent's there, and end when it ends."""
-    rest = b""
-    while part := os.read(
-        sys.stdin.fileno(), 2**16
-    ):  # a thread in sys.stdin would hold the interpreter's end up
+    # The file itself: a thread that waits in sys.stdin would hold the interpreter's end up.
+    file, rest = sys.stdin.fileno(), b""
+    while part := os.read(file, 2**16):
         *whole, rest = (rest + part).split(b"\n")
         for line in whole:
             lines.put(line.decode())
