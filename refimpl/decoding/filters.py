@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = 64  # rows of the table of maxima in `top_indices`
+SMALLEST = -700.0  # e^SMALLEST is a normal number of float64
 FIRST_SORTED = 256  # how many of the best tokens are sorted at first
 
 
@@ -49,19 +50,22 @@ def candidates(
     else:
         every = weights(logits)
         total = every.sum()
-        most = len(logits)
         bound = needed
-        if sampler.min_p is not None:
-            most = int(np.count_nonzero(every >= sampler.min_p))
+        # Without banned tokens, of which a constraint has many.
+        possible = every > 0 if sampler.min_p is None else every >= sampler.min_p
+        most = int(np.count_nonzero(possible))
         if sampler.top_p is not None or sampler.min_p is not None:
             bound = sampler.top_p or 1.0
         count = min(FIRST_SORTED, most)
-        while True:
+        while count < most:
             ids = top_indices(logits, count)
-            p = every[ids] / total
-            if count == most or np.cumsum(p)[-1] > bound:
+            if np.cumsum(every[ids] / total)[-1] > bound:
                 break
             count = min(count * 8, most)
+        else:
+            ids = np.flatnonzero(possible)
+            ids = ids[np.argsort(-logits[ids], kind="stable")]
+        p = every[ids] / total
     if sampler.top_p is not None:
         count = _count_reaching(p, sampler.top_p)
         ids, p = ids[:count], p[:count]
@@ -86,10 +90,19 @@ def relative_probabilities(
     """exp((logits − maximum) / temperature) in float64: probabilities as shares of the likeliest token's.
 
     Conventions: the maximum is subtracted first, so that no temperature is too low: a quotient that overflows
-    is −∞, of a token that is never drawn.
+    is −∞, of a token that is never drawn. Shares below e^SMALLEST are zero: no sum of shares holds them.
     """
+    exponents = logits.astype(np.float64)
+    exponents -= maximum  # in place: the system finds and clears the pages of an array of this size
     with np.errstate(over="ignore"):
-        return np.exp((logits.astype(np.float64) - maximum) / temperature)
+        exponents /= temperature
+    too_small = exponents < SMALLEST
+    if not too_small.any():
+        return np.exp(exponents, out=exponents)
+    # exp of a subnormal result takes a hundred times as long, and of −∞ six times.
+    shares = np.exp(np.maximum(exponents, SMALLEST, out=exponents), out=exponents)
+    shares *= ~too_small
+    return shares
 
 
 def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:

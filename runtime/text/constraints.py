@@ -15,8 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -105,16 +104,18 @@ class Constraints:
             raise CheckpointError("a constrained text ends with a stop token, and the model names none")
         if tokenizer.cleans_up:
             raise CheckpointError("the tokenizer cleans its texts up, which may change a constrained one")
+        self._vocabulary = tokenizer.vocabulary
         with convert_errors("can't constrain a text"):
             self._tokenizer = llguidance.LLTokenizer(
-                tokenizer.to_json(), n_vocab=tokenizer.vocabulary, eos_token=list(stop_ids)
+                tokenizer.to_json(), n_vocab=self._vocabulary, eos_token=list(stop_ids)
             )
         self._limits = llguidance.LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
         self._matcher = lru_cache(KEPT)(self._compiled)
 
     def constraint(self, language: Language) -> ConstrainedText:
         """The constraint of one text."""
-        return ConstrainedText(language.kind, self._matcher(language).deep_copy())
+        matcher = self._matcher(language).deep_copy()
+        return ConstrainedText(language.kind, matcher, self._vocabulary)
 
     def _compiled(self, language: Language) -> llguidance.LLMatcher:
         import llguidance
@@ -131,45 +132,33 @@ class Constraints:
         return matcher
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Where masks are computed while models run: the library and ONNX Runtime leave Python's lock."""
-    return ThreadPoolExecutor(1, "tfm-constraints")
-
-
 class ConstrainedText:
-    """A `refimpl.decoding.constraint.Constraint`: the text is one of a language.
+    """A `refimpl.decoding.constraint.Constraint`: the text is one of a language."""
 
-    Once a token is there, the mask of the next one is computed in another thread, while the model computes
-    its logits.
-    """
+    def __init__(self, kind: str, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
+        from llguidance.numpy import allocate_token_bitmask
 
-    def __init__(self, kind: str, matcher: llguidance.LLMatcher) -> None:
-        self._kind, self._matcher = kind, matcher
+        self._kind, self._matcher, self._vocabulary = kind, matcher, vocabulary
         self._read: list[int] = []
-        self._next: Future[bytes] | None = None  # the mask after these tokens
+        self._mask = allocate_token_bitmask(1, vocabulary)
 
     def allowed(self, tokens: Sequence[int]) -> np.ndarray:
+        from llguidance.numpy import fill_next_token_bitmask
+
         self._read_to(tokens)
-        mask = self._matcher.compute_logit_bias() if self._next is None else self._next.result()
-        self._next = None
+        # In this thread: another would take its time from the model's.
+        fill_next_token_bitmask(self._matcher, self._mask)
         self._check()
-        return np.frombuffer(mask, np.uint8) > 0
+        bits = np.unpackbits(self._mask.view(np.uint8)[0], count=self._vocabulary, bitorder="little")
+        return bits.view(np.bool_)
 
     def is_complete(self, tokens: Sequence[int]) -> bool:
         self._read_to(tokens)
-        if self._next is None and not self._matcher.is_stopped():
-            self._next = _threads().submit(self._matcher.compute_logit_bias)
-        return self._next is None
+        return self._matcher.is_stopped()
 
     def _read_to(self, tokens: Sequence[int]) -> None:
         """Bring the matcher to the end of these tokens."""
         same = common_prefix(self._read, tokens)
-        if self._next is not None:
-            if same == len(self._read) == len(tokens):
-                return
-            self._next.result()  # the matcher is busy until then
-            self._next = None
         if same < len(self._read):
             self._matcher.rollback(len(self._read) - same)
         if same < len(tokens):
