@@ -26,7 +26,7 @@ struct Shapes {
     }
 };
 
-// Products of one block with 16 rows, [16][TILE], by the registers SUM, INPUT and WEIGHT.
+// Products of a block with 16 rows, by the registers SUM, INPUT and WEIGHT; x and at go to the next block.
 #define PRODUCTS(SUM, INPUT, WEIGHT)                                  \
     do {                                                              \
         _tile_zero(SUM);                                              \
@@ -38,39 +38,65 @@ struct Shapes {
         }                                                             \
         at -= block < 64 ? TILE * (64 - block) : 0;                   \
         x += 16 * block;                                              \
-        _tile_stored(SUM, products[SUM], 64);                         \
     } while (0)
 
-// One tile of outputs for one panel; the codes at `at` have their zero points taken off where they are `CENTRED`.
+// What stands beside the products of a tile with a panel, block by block.
+struct Scales {
+    const BlockMatrix &w;
+    size_t at;  // the tile's first block
+    const float *x;
+    const int32_t *sums;
+
+    // y += the products of block c, [16][TILE], times their scales.
+    template <bool CENTRED>
+    inline __attribute__((always_inline)) void add(size_t c, const int32_t *products, __m512 (&y)[16]) const {
+        __m512i z = CENTRED ? Amx::ints() : Amx::bytes(w.zeros + (at + c) * TILE);
+        __m512 scale_w = scales<Amx>(w, at + c);
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++) {
+            __m512i dot = _mm512_load_si512(products + r * TILE);
+            if constexpr (!CENTRED) dot = _mm512_dpwssd_epi32(dot, z, Amx::all(sums[c * 16 + r]));
+            y[r] = Amx::add(y[r], Amx::mul(Amx::mul(scale_w, Amx::all(x[c * 16 + r])), Amx::floats(dot)));
+        }
+    }
+};
+
+// Bring memory near that is read soon.
+void fetch(const void *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)at + i);
+}
+
+// One tile of outputs for one panel; the codes at `at` have their zero points taken off where they are `CENTRED`. Beside
+// the scales of a block the products of the next but one run: those of the next one are stored before they are read.
+// `share` bytes a block are fetched from `next` on: a part of the next tile's codes.
 template <bool CENTRED>
-void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel) {
+void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel, const uint8_t *next, size_t share) {
     const BlockMatrix &w = *job.w;
     size_t m0 = job.first(panel);
     int blocks = job.blocks(), block = w.block;
     const int8_t *x = (const int8_t *)(job.codes + m0 * (w.inputs / 4));
-    const uint8_t *zero = w.zeros ? w.zeros + t * blocks * TILE : nullptr;
-    const float *scale_x = job.scales + m0 * blocks;
-    const int32_t *sum = job.sums + m0 * blocks;
+    const Scales scales = {w, t * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks};
     alignas(64) int32_t products[2][16 * TILE];
-    __m512 y[16];
-    for (auto &one : y) one = Amx::zero();
-    PRODUCTS(0, 2, 4);
-    for (int c = 0; c < blocks; c++, scale_x += 16, sum += 16) {
-        // The next block's products run beside this one's scales.
-        if (c + 1 < blocks) {
-            if (c % 2 == 0) PRODUCTS(1, 3, 5);
-            else PRODUCTS(0, 2, 4);
-        }
-        __m512i z = CENTRED ? Amx::ints() : Amx::bytes(zero + c * TILE);
-        __m512 scale_w = scales<Amx>(w, t * blocks + c);
+    __m512 y[16], sums[16];
 #pragma GCC unroll 16
-        for (int r = 0; r < 16; r++) {
-            __m512i dot = _mm512_load_si512(products[c % 2] + r * TILE);
-            if constexpr (!CENTRED) dot = Amx::add(dot, Amx::short_mul(z, Amx::all(-sum[r])));
-            y[r] = Amx::add(y[r], Amx::mul(Amx::mul(scale_w, Amx::all(scale_x[r])), Amx::floats(dot)));
-        }
+    for (int r = 0; r < 16; r++) y[r] = Amx::zero();
+    PRODUCTS(0, 2, 4);
+    if (blocks > 1) PRODUCTS(1, 3, 5);
+    _tile_stored(0, products[0], 64);
+    for (int c = 0; c < blocks; c += 2, next += 2 * share) {
+        fetch(next, share);
+        if (c + 2 < blocks) PRODUCTS(0, 2, 4);
+        if (c + 1 < blocks) _tile_stored(1, products[1], 64);
+        scales.add<CENTRED>(c, products[0], y);
+        if (c + 1 == blocks) break;
+        fetch(next + share, share);
+        if (c + 3 < blocks) PRODUCTS(1, 3, 5);
+        if (c + 2 < blocks) _tile_stored(0, products[0], 64);
+        scales.add<CENTRED>(c + 1, products[1], y);
     }
-    finish<Amx>(w.outputs, job.bias, job.y, t, m0, job.first(panel + 1) - m0, y);
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) sums[r] = y[r];  // what is in memory, as `finish` wants it, would be so in the loop too
+    finish<Amx>(w.outputs, job.bias, job.y, t, m0, job.first(panel + 1) - m0, sums);
 }
 
 #undef PRODUCTS
@@ -93,13 +119,17 @@ void multiply(const Job<Amx> &job, const Part &part) {
     const BlockMatrix &w = *job.w;
     Shapes shapes(w.block);
     _tile_loadconfig(&shapes);
-    size_t bytes = size_t(TILE) * w.inputs;
+    size_t bytes = size_t(TILE) * w.inputs, stored = bytes * w.bits / 8, blocks = job.blocks();
     for (size_t p0 = part.panel; p0 < part.panels_end; p0 += GROUP)
         for (size_t t = part.tile; t < part.tiles_end; t++) {
-            const uint8_t *codes = w.codes + t * bytes * w.bits / 8;
+            const uint8_t *codes = w.codes + t * stored, *next = codes + stored;
+            size_t panels = least(GROUP, part.panels_end - p0), share = round_up(stored / blocks / panels), at = (t + 1) * blocks * TILE;
+            fetch((const char *)w.scales + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
+            if (w.zeros) fetch(w.zeros + at, blocks * TILE);
             bool centred = job.centred(w);
             if (centred) codes = centre(w, codes, t, job.wide + part.index * bytes);
-            for (size_t p = p0; p < p0 + GROUP && p < part.panels_end; p++) (centred ? panel_tile_amx<true> : panel_tile_amx<false>)(job, codes, t, p);
+            for (size_t p = p0; p < p0 + panels; p++, next += share * blocks)
+                (centred ? panel_tile_amx<true> : panel_tile_amx<false>)(job, codes, t, p, next, share);
         }
     _tile_release();
 }

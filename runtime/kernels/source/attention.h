@@ -25,14 +25,15 @@ struct Grid {
     float *row(size_t r) const { return at + r * stride; }
 };
 
-// c[r] += a[r, k] * b[k] for k = from .. to - 1, in this order and rounded once each: R rows, V registers of columns.
-template <class Set, int R, int V>
+// c[r] += a[r, k] * b[k] for k = from .. to - 1, in this order and rounded once each: R rows, V registers of columns. A
+// `FRESH` c begins at 0, whatever is there.
+template <class Set, bool FRESH, int R, int V>
 void products(Grid a, Grid b, Grid c, int from, int to) {
     typename Set::Floats sum[R][V], x[V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) sum[r][v] = Set::load(c.row(r) + v * 16);
+        for (int v = 0; v < V; v++) sum[r][v] = FRESH ? Set::zero() : Set::load(c.row(r) + v * 16);
     for (int k = from; k < to; k++) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) x[v] = Set::load(b.row(k) + v * 16);
@@ -50,18 +51,18 @@ void products(Grid a, Grid b, Grid c, int from, int to) {
 }
 
 // The same for any number of columns that is a multiple of 16, and 1 .. R rows.
-template <class Set, int R = Set::QUERY_ROWS>
+template <class Set, bool FRESH = false, int R = Set::QUERY_ROWS>
 void add_products(int rows, Grid a, Grid b, Grid c, int from, int to, size_t columns) {
     if constexpr (R > 1)
-        if (rows < R) return add_products<Set, R - 1>(rows, a, b, c, from, to, columns);
+        if (rows < R) return add_products<Set, FRESH, R - 1>(rows, a, b, c, from, to, columns);
     size_t column = 0, wide = Set::VECTORS * 16;
     for (; column + wide <= columns; column += wide)
-        products<Set, R, Set::VECTORS>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
+        products<Set, FRESH, R, Set::VECTORS>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
     if constexpr (Set::VECTORS > 2)
         for (; column + 32 <= columns; column += 32)
-            products<Set, R, 2>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
+            products<Set, FRESH, R, 2>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
     for (; column < columns; column += 16)
-        products<Set, R, 1>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
+        products<Set, FRESH, R, 1>(a, {b.at + column, b.stride}, {c.at + column, c.stride}, from, to);
 }
 
 // What a query row has seen: the largest score, the sums of weights in 16 lanes, and the sum of weighted values.
@@ -261,15 +262,14 @@ struct Item {
         }
         if (high[n - 1] == 0 || low[0] == KEYS) return;
         int columns = (high[n - 1] + 15) / 16 * 16;
-        memset(scores.at, 0, n * KEYS * sizeof(float));
-        add_products<Set>(n, {q.row(r), q.stride}, turned, scores, 0, job.call.head_size, columns);
+        add_products<Set, true>(n, {q.row(r), q.stride}, turned, scores, 0, job.call.head_size, columns);
         for (int i = 0; i < n; i++)
             if (low[i] < high[i]) weigh(scores.row(i), columns, low[i], high[i], Seen(part.row(r + i)));
         // What all rows see they take up together, the rest one by one: a key that isn't seen isn't mixed in, not even
         // with weight 0.
         bool together = from < to;
         auto one = [&](int i, int from, int to) {
-            if (from < to) add_products<Set, 1>(1, {scores.row(i), KEYS}, values, {part.row(r + i) + 32, part.stride}, from, to, job.width);
+            if (from < to) add_products<Set, false, 1>(1, {scores.row(i), KEYS}, values, {part.row(r + i) + 32, part.stride}, from, to, job.width);
         };
         for (int i = 0; i < n; i++) one(i, low[i], together ? from : high[i]);
         if (!together) return;

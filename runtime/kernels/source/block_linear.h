@@ -17,7 +17,7 @@ struct Job : Panels<Set, Set::ROWS> {
     const float *bias, *x;
     float *y;
     float *scales;
-    int32_t *sums;
+    int32_t *sums;  // of a block's codes, times -1
     uint8_t *wide;  // [CHUNKS][TILE][inputs], of codes without their zero points
 
     Job(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch)
@@ -34,10 +34,10 @@ struct Job : Panels<Set, Set::ROWS> {
     // Whether zero points are taken off codes first, as one byte holds.
     static bool centred(const BlockMatrix &w) { return Set::FIXED && (w.bits == 4 || !w.zeros); }
     int blocks() const { return w->inputs / w->block; }
-    // The place of a panel's codes: [inputs / 4][R] unless the instruction set wants whole rows of a block.
-    size_t place(size_t R, size_t r, size_t c, size_t g) const {
+    // Where a row's codes of a block begin in its panel, [inputs / 4][R] unless the instruction set wants whole rows of a block.
+    size_t place(size_t R, size_t r, size_t c) const {
         size_t fours = w->block / 4;
-        return Set::FIXED ? (c * Set::ROWS + r) * fours + g : (c * fours + g) * R + r;
+        return Set::FIXED ? (c * Set::ROWS + r) * fours : c * fours * R + r;
     }
 };
 
@@ -61,11 +61,17 @@ void quantize(const Job<Set> &job, size_t panel) {
             float largest;
             memcpy(&largest, &bits, sizeof largest);
             float factor = 127 / largest;
-            alignas(16) int8_t rounded[128] = {};
             bool finite = largest <= FLT_MAX, any = finite && factor <= FLT_MAX;
-            job.sums[m0 * blocks + c * stride + r] = any ? round<Set>(block, rounded, [=](int k) { return Set::mul(Set::load(x + k), Set::all(factor)); }) : 0;
+            typename Set::Four *place = codes + job.place(R, r, c);
+            alignas(16) int8_t apart[128];
+            int8_t *rounded = Set::FIXED ? (int8_t *)place : apart;
+            int32_t sum = 0;
+            if (any) sum = round<Set>(block, rounded, [=](int k) { return Set::mul(Set::load(x + k), Set::all(factor)); });
+            else memset(rounded, 0, block);
+            job.sums[m0 * blocks + c * stride + r] = -sum;
             job.scales[m0 * blocks + c * stride + r] = finite ? largest / 127 : NAN;
-            for (int g = 0; g < block / 4; g++) codes[job.place(R, r, c, g)] = Set::four(rounded + g * 4);
+            if constexpr (!Set::FIXED)
+                for (int g = 0; g < block / 4; g++) place[g * R] = Set::four(rounded + g * 4);
         }
     // Rows that aren't there are multiplied too: by subnormal numbers, which memory may hold, that takes ten times as long.
     if constexpr (Set::FIXED)
@@ -93,7 +99,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
         if (zero) z = Set::bytes(zero + c * TILE);
         if constexpr (BITS == 8 && Set::MIDDLE != 0) z = Set::add(z, Set::all(-Set::MIDDLE));
         for (int r = 0; r < R; r++) {
-            dot[0][r][0] = Set::short_mul(z, Set::all(-sum[r]));  // 16 bits hold a sum of 128 codes
+            dot[0][r][0] = Set::short_mul(z, Set::all(sum[r]));  // 16 bits hold a sum of 128 codes
             for (int i = 1; i < CHAINS; i++) dot[0][r][i] = Set::ints();
         }
         add_dots<Set, 1, R, BITS, CHAINS>(dot, at, bytes, x);

@@ -1,6 +1,5 @@
 // How the numbers of a head lie in a cache, for the instruction set `Set`.
 #pragma once
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -63,14 +62,17 @@ private:
         return {bytes, 16, type, scales};
     }
 
+    // By the bits of numbers without their sign: those of BEYOND, 65520, are the first that float16 rounds to infinity.
     bool all_fit(const float *x) const {
-        constexpr float BEYOND = 65520;  // the smallest number that float16 rounds to infinity
-        bool fits = true, half = type == CacheType::FLOAT16;
+        constexpr uint32_t BEYOND = 0x477ff000, INFINITE = 0x7f800000;
+        bool half = type == CacheType::FLOAT16;
+        uint32_t from = half ? BEYOND : INFINITE, until = half ? INFINITE : 1u << 31, unfit = 0;
         for (size_t i = 0; i < size; i++) {
-            bool finite = fabsf(x[i]) <= FLT_MAX;
-            fits &= half ? !(finite && fabsf(x[i]) >= BEYOND) : finite;
+            uint32_t bits;
+            memcpy(&bits, x + i, sizeof bits);
+            unfit |= ((bits & 0x7fffffff) - from) < (until - from);
         }
-        return fits;
+        return !unfit;
     }
 
     // Sixteen numbers, as they are read and written where they aren't float32.
