@@ -229,7 +229,7 @@ class OrtEngine:
 
     def _with_room(self, cache: OrtCache, time: int) -> OrtCache:
         """The cache, grown where rows have no room for `time` more tokens."""
-        need = int(cache.lengths.max()) + time
+        need = max(cache.lengths.tolist()) + time  # NumPy's maximum takes longer for so few
         if need <= cache.capacity:
             return cache
         # Padding may reach past the context, where real tokens never do.
