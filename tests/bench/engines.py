@@ -312,8 +312,25 @@ class GenaiOnCuda(Genai):
     provider: Any = {"cuda": {"enable_cuda_graph": "1"}}  # noqa: RUF012
 
 
-class CTranslate2:
-    """CTranslate2 generates whole texts only: decoding is a long text's time less a one-token text's."""
+class WholeTexts:
+    """An engine that generates whole texts: decoding is a long text's time less a one-token text's."""
+
+    def generate(self, prompt: list[int], length: int) -> list[int]:
+        raise NotImplementedError
+
+    def measure(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+        def timed(length: int) -> tuple[list[int], float]:
+            begin = time.perf_counter()
+            tokens = self.generate(prompt, length)
+            return tokens, time.perf_counter() - begin
+
+        _, prefill = timed(1)
+        tokens, long_seconds = timed(new)
+        return tokens, prefill, long_seconds - prefill
+
+
+class CTranslate2(WholeTexts):
+    """CTranslate2, whose prompts are words of the vocabulary."""
 
     def __init__(self, model: str, threads: int) -> None:
         import ctranslate2  # pyright: ignore[reportMissingImports]
@@ -324,19 +341,34 @@ class CTranslate2:
         )
         self.version = f"ctranslate2 {ctranslate2.__version__}"
 
-    def measure(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+    def generate(self, prompt: list[int], length: int) -> list[int]:
         words = [self.words[i] for i in prompt]
+        results = self.generator.generate_batch(
+            [words], max_length=length, min_length=length, sampling_topk=1, include_prompt_in_result=False
+        )
+        return results[0].sequences_ids[0]
 
-        def timed(length: int) -> tuple[list[int], float]:
-            begin = time.perf_counter()
-            results = self.generator.generate_batch(
-                [words], max_length=length, min_length=length, sampling_topk=1, include_prompt_in_result=False
-            )
-            return results[0].sequences_ids[0], time.perf_counter() - begin
 
-        _, prefill = timed(1)
-        tokens, long_seconds = timed(new)
-        return tokens, prefill, long_seconds - prefill
+class OpenVino(WholeTexts):
+    """OpenVINO GenAI, which reads a GGUF file."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import openvino  # pyright: ignore[reportMissingImports]
+        import openvino_genai  # pyright: ignore[reportMissingImports]
+
+        self.tensor, self.genai = openvino.Tensor, openvino_genai
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # the same prompt is read again and again
+        self.pipeline = openvino_genai.LLMPipeline(
+            model, "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=threads
+        )
+        self.version = f"openvino-genai {openvino_genai.__version__.split('-')[0]}"
+
+    def generate(self, prompt: list[int], length: int) -> list[int]:
+        config = self.genai.GenerationConfig(max_new_tokens=length, ignore_eos=True, do_sample=False)
+        ids = np.array([prompt], np.int64)
+        inputs = self.genai.TokenizedInputs(self.tensor(ids), self.tensor(np.ones_like(ids)))
+        return self.pipeline.generate(inputs, config).tokens[0]
 
 
 class Encoder:
@@ -423,6 +455,7 @@ KINDS = {
     "genai": Genai,
     "genai-cuda": GenaiOnCuda,
     "ct2": CTranslate2,
+    "openvino": OpenVino,
     "onnx encoder": OnnxEncoder,
     "graph encoder": GraphEncoder,
     "transformers encoder": TransformersEncoder,

@@ -3,6 +3,7 @@
     pip install llama-cpp-python                          in an environment of its own
     pip install onnxruntime-genai onnx onnx-ir torch transformers                      in a second
     pip install ctranslate2 torch transformers gguf accelerate                          in a third
+    pip install openvino-genai                            in a fourth
 
 prepare.py makes their models from the GGUF file that the bundles were exported from. Then
 
@@ -11,7 +12,7 @@ prepare.py makes their models from the GGUF file that the bundles were exported 
     python tests/bench/peers.py --text FILE \\
         --tfm int8=DIR --tfm int4=DIR --tfm keep=DIR --tfm int8-dynamic=DIR \\
         --llama-python BIN --llama Q8_0=FILE --llama Q4_0=FILE --llama Q4_1=FILE \\
-        --genai-python BIN --genai DIR --ct2-python BIN --ct2 DIR
+        --genai-python BIN --genai DIR --ct2-python BIN --ct2 DIR --openvino-python BIN --openvino FILE
 
 A comparison whose two sides aren't both named is left out. Prefill ends when the first new token is
 known, decode is all after it; figures are tokens a second, median (lowest to highest). Exit code 1:
@@ -84,6 +85,8 @@ def main(
     genai_python: str = sys.executable,
     ct2: Path | None = None,
     ct2_python: str = sys.executable,
+    openvino: Annotated[Path | None, typer.Option(help="A GGUF file.")] = None,
+    openvino_python: str = sys.executable,
     threads: int = 2,
     pairs: int = 5,
     prompt_tokens: int = 128,
@@ -103,7 +106,11 @@ def main(
         workers[f"llama.cpp {name}"] = start("llama", files[name], llama_python)
     others = [
         (f"{kind} {model.name}", start(kind, model, python))
-        for kind, model, python in (("genai", genai, genai_python), ("ct2", ct2, ct2_python))
+        for kind, model, python in (
+            ("genai", genai, genai_python),
+            ("ct2", ct2, ct2_python),
+            ("openvino", openvino, openvino_python),
+        )
         if model is not None
     ]
     for worker in [*workers.values(), *(worker for _, worker in others)]:
