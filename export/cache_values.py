@@ -8,6 +8,7 @@ import torch
 
 from ..refimpl.engine.cache_kinds import (
     CacheKind,
+    ChannelStates,
     ConvTail,
     HybridStates,
     KeysValues,
@@ -21,6 +22,7 @@ from .ops.cache import KVCache
 from .ops.latent_attention import LatentCache
 from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
+from .ops.mamba import ChannelState
 from .ops.mamba2 import HybridCache
 from .ops.short_conv import ConvState, MatrixState
 
@@ -30,6 +32,7 @@ VALUES: dict[type[CacheKind], type[MixerCache]] = {
     LstmStates: LstmState,
     ConvTail: ConvState,
     MatrixStates: MatrixState,
+    ChannelStates: ChannelState,
     Latents: LatentCache,
     HybridStates: HybridCache,
 }

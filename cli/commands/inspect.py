@@ -266,6 +266,7 @@ def _mixer(mixer: TokenMixer) -> str:
         LatentAttention,
         LinearAttention,
         LongformerAttention,
+        Mamba,
         Mamba2,
         ShortConv,
     )
@@ -277,6 +278,9 @@ def _mixer(mixer: TokenMixer) -> str:
     if isinstance(mixer, GatedDelta):
         states = f"{mixer.heads} states of {mixer.key_size} x {mixer.value_size}"
         return f"gated delta network, {states}, convolution over {mixer.length} tokens"
+    if isinstance(mixer, Mamba):
+        states = f"{mixer.width} states of {mixer.state_size}"
+        return f"Mamba, {states}, convolution over {mixer.length} tokens"
     if isinstance(mixer, Mamba2):
         states = f"{mixer.heads} states of {mixer.state_size} x {mixer.head_size}"
         return f"Mamba 2, {states}, convolution over {mixer.length} tokens"

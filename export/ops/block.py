@@ -16,6 +16,7 @@ from ...refimpl.config import (
     Layer,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     Mlp,
     MoE,
@@ -39,6 +40,7 @@ from .latent_attention import LatentAttentionWeights, LatentCache, latent_attent
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
+from .mamba import ChannelState, MambaWeights, mamba
 from .mamba2 import HybridCache, Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache | HybridCache
+MixerCache = (
+    KVCache | LinearState | LstmState | ConvState | MatrixState | ChannelState | LatentCache | HybridCache
+)
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -82,6 +86,7 @@ MixerWeights = (
     | LstmLayerWeights
     | ShortConvWeights
     | GatedDeltaWeights
+    | MambaWeights
     | Mamba2Weights
     | LatentAttentionWeights
     | DisentangledWeights
@@ -202,6 +207,8 @@ def _mix(
     if isinstance(mixer, GatedDelta):
         delta = cast(GatedDeltaWeights, weights["attn"])
         return gated_delta(x, cast(MatrixState, cache), past, delta, settings=mixer)
+    if isinstance(mixer, Mamba):
+        return mamba(x, cast(ChannelState, cache), past, cast(MambaWeights, weights["attn"]), settings=mixer)
     if isinstance(mixer, Mamba2):
         return mamba2(x, cast(MatrixState, cache), past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
     if isinstance(mixer, LatentAttention):

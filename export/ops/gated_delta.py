@@ -50,7 +50,7 @@ def gated_delta(
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
     """Products, the convolution and norms around the replaceable rule."""
     a = settings
-    tail, state = begun(cache, past)
+    tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"])
     mixed = silu(causal_conv(inputs, weights["conv"], tail))
     width = a.key_heads * a.key_size

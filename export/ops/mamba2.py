@@ -79,7 +79,7 @@ def mamba2(
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
     """Products, the convolution and the norm around the replaceable recurrence."""
     m = settings
-    tail, state = begun(cache, past)
+    tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))
     step = linear(x, weights["wdt"], weights.get("bdt"))
     gate = linear(x, weights["wz"], weights.get("bz"))

@@ -68,7 +68,7 @@ def short_conv(
     """Two products around the convolution; the new tail is gathered row by row."""
     b, c, v = linear(x, weights["wi"], weights.get("bi")).chunk(3, -1)
     inputs = b * v
-    tail = torch.where((past > 0)[:, None, None], cache.tail, 0)
+    tail = begun(cache.tail, past)
     y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
     lengths = torch.full_like(past, x.shape[1]) if cache.lengths is None else cache.lengths
     tail = last_inputs(tail, inputs, lengths)
@@ -81,7 +81,6 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array) -> Array:
     return torch.cat((tail, inputs), 1).gather(1, latest.unsqueeze(2).expand(-1, -1, tail.shape[2]))
 
 
-def begun(cache: MatrixState, past: Array) -> tuple[Array, Array]:
-    """The tail and the state, zeros in rows with no token before the call."""
-    there = (past > 0)[:, None, None]
-    return torch.where(there, cache.tail, 0), torch.where(there.unsqueeze(-1), cache.state, 0)
+def begun(kept: Array, past: Array) -> Array:
+    """What a cache holds, zeros in rows with no token before the call."""
+    return torch.where((past > 0).view(-1, *(1,) * (kept.ndim - 1)), kept, 0)

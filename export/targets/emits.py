@@ -41,6 +41,7 @@ def _ort(config: Config) -> Emits:
         "lstm": recurrence.lstm,
         "gated_delta_rule": recurrence.gated_delta_operator,
         "ssd_recurrent": recurrence.ssd_operator,
+        "selective_scan": recurrence.selective_scan_operator,
         "attention": gqa.GroupQueryAttention() if group_query else gqa.attention_in_parts,
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,

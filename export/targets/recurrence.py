@@ -12,6 +12,7 @@ from ...refimpl.engine.cache_kinds import CHUNK
 from ..ops.delta import one_chunk
 from ..ops.linear_attention import LinearState, attend_from
 from ..ops.lstm import LstmWeights
+from ..ops.selective_scan import in_parallel
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, linear
 
@@ -80,15 +81,35 @@ def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
     return _linear_attention(c, b, x, state, decay, rule="gated", scale=1.0)
 
 
+def selective_scan_chunk(
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The tokens of a run in parallel; more than a run may have give NaN, not something wrong."""
+    count = torch.arange(x.shape[1])[-1:] + 1
+    x = torch.where(count <= CHUNK, x, torch.nan)
+    return in_parallel(x, step, rates, b, c, state, longest=CHUNK)
+
+
+def selective_scan_operator(
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rule with decay alone: each channel a head with values of one number, all heads with one key."""
+    decay = (step.unsqueeze(3) * rates).flatten(2)
+    values, state = (step * x).unsqueeze(3), state.unsqueeze(3)
+    one_head = (a.unsqueeze(2) for a in (c, b))
+    y, after = _linear_attention(*one_head, values, state, decay, rule="gated", scale=1.0)
+    return y.squeeze(3), after.squeeze(3)
+
+
 def _linear_attention(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, *rates: Tensor, rule: str, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """ONNX Runtime's LinearAttention, which goes token by token."""
+    """ONNX Runtime's LinearAttention, which goes token by token; heads of values may share one of keys."""
     batch, time, heads, size = v.shape
     y, after = onnx.symbolic_multi_out(
         "com.microsoft::LinearAttention",
         (q.flatten(2), k.flatten(2), v.flatten(2), state, *rates),
-        {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": rule, "scale": scale},
+        {"q_num_heads": q.shape[2], "kv_num_heads": heads, "update_rule": rule, "scale": scale},
         dtypes=(v.dtype, state.dtype),
         shapes=((batch, time, heads * size), state.shape),
         version=MICROSOFT,

@@ -22,7 +22,7 @@ from ..ops import norm as norms
 from ..ops.ssd import ssd_quadratic
 from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
-from .recurrence import gated_delta_chunk, lstm
+from .recurrence import gated_delta_chunk, lstm, selective_scan_chunk
 
 Leaf = Tensor | Blocked | RowQuantized | Static
 
@@ -189,6 +189,7 @@ EMITS = {
     "lstm": lstm,
     "gated_delta_rule": gated_delta_chunk,
     "ssd_recurrent": ssd_quadratic,
+    "selective_scan": selective_scan_chunk,
     "log_softmax": _in_float32(adaptive.log_softmax),
     "softmax": _in_float32(attentions.softmax),
 }

@@ -26,6 +26,7 @@ from ..config import (
     LayerNorm,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     Mlp,
     MoE,
@@ -83,8 +84,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
     Not among them: inputs whose matrices read distances too, activations that a tied table or, with
     post-norms, the residual stream reads too (`post_norm_sites`), the encoder's output, which the decoder's
-    layers share, and both sides of an LSTM, whose weights stay in float. The input of wo of a convolution and
-    of a gated delta network has no leaf of its own that makes it.
+    layers share, and both sides of an LSTM, whose weights stay in float. The input of wo of a convolution,
+    of a gated delta network and of Mamba's layer has no leaf of its own that makes it.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -129,7 +130,7 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
         sites += _latent(f"{prefix}attn", mixer)
     elif isinstance(mixer, Mamba2):
         sites += _state_output(f"{prefix}attn", mixer)
-    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta):
+    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta | Mamba):
         sites += _values(f"{prefix}attn", mixer)
     if layer.beside is not None:
         sites += _state_output(f"{prefix}beside", layer.beside.mixer)
@@ -155,6 +156,8 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
         return (f"{prefix}attn.wi",)
     if isinstance(mixer, GatedDelta):
         return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
+    if isinstance(mixer, Mamba):
+        return (f"{prefix}attn.wi", f"{prefix}attn.wz")
     if isinstance(mixer, Mamba2):
         return tuple(f"{prefix}attn.{n}" for n in STATE_INPUTS)
     if isinstance(mixer, LongformerAttention) and mixer.global_tokens is not None:

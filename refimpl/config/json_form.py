@@ -40,6 +40,7 @@ from .token_mixers import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     QuestionTokens,
     ShortConv,
@@ -55,7 +56,7 @@ TYPES: dict[str, type] = {
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
-        ProportionalScaling,
+        ProportionalScaling, Mamba,
     )
 }  # fmt: skip
 

@@ -40,7 +40,7 @@ class Beside:
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    In a decoder, latent or linear attention, an LSTM, a short convolution, a gated delta network or Mamba 2's
+    In a decoder, latent or linear attention, an LSTM, a short convolution, a gated delta network or Mamba's
     layer may stand in the place of attention, in an encoder disentangled attention or Longformer's. A
     parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's

@@ -147,6 +147,28 @@ class GatedDelta:
 
 
 @dataclass(frozen=True)
+class Mamba:
+    """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
+
+    Each channel sees the `length` latest tokens by a convolution, with a bias or without (`conv_bias`). Its
+    steps are made through `rank` numbers. `bias` is that of the maps in and back. `norms` says that what
+    steps, keys and queries are made of is normalized, with weights or without (Jamba, Falcon Mamba).
+    """
+
+    width: int
+    state_size: int
+    rank: int
+    length: int = 4
+    conv_bias: bool = True
+    bias: bool = False
+    norms: Literal["weighted", "bare"] | None = None
+    eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+@dataclass(frozen=True)
 class Mamba2:
     """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
 
@@ -296,6 +318,7 @@ TokenMixer = (
     | LSTM
     | ShortConv
     | GatedDelta
+    | Mamba
     | Mamba2
     | LatentAttention
     | DisentangledAttention

@@ -37,6 +37,7 @@ from .token_mixers import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     QuestionTokens,
     ShortConv,
@@ -256,6 +257,12 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
         case GatedDelta():
             _check_gated_delta(at, mixer)
             _need(decodes, f"{at}a gated delta network must be in a decoder")
+        case Mamba():
+            _bounded(at + "width of the channels", mixer.width, LIMITS["width"])
+            _bounded(at + "state_size", mixer.state_size, LIMITS["width"])
+            _bounded(at + "rank of the steps", mixer.rank, LIMITS["width"])
+            _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
+            _need(decodes, f"{at}Mamba's layer must be in a decoder")
         case Mamba2():
             _check_mamba2(at, mixer)
             _need(decodes, f"{at}Mamba 2's layer must be in a decoder")

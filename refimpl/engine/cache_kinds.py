@@ -17,6 +17,8 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
     ConvTail            conv [B, M, F]               the last M inputs of a short convolution
     MatrixStates        conv [B, M, F]               the same of a gated delta network or of Mamba 2, and
                         state [B, H, K, V]           what its heads have written of all tokens
+    ChannelStates       conv [B, M, F]               the same of Mamba, and what its channels keep
+                        state [B, F, K]
     HybridStates        k, v, conv, state            both, in a layer with a state space beside its attention
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
 
@@ -45,6 +47,7 @@ from ..config import (
     Layer,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     ShortConv,
     Window,
@@ -54,6 +57,7 @@ from ..ops.cache import KVCache
 from ..ops.latent_attention import LatentCache
 from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
+from ..ops.mamba import ChannelState
 from ..ops.mamba2 import HybridCache
 from ..ops.short_conv import ConvState, MatrixState
 
@@ -314,6 +318,29 @@ class MatrixStates(RecurrentState):
 
 
 @dataclass(frozen=True)
+class ChannelStates(RecurrentState):
+    """The last inputs of a convolution, `count` tokens of `channels`, and a state of each channel: of
+    Mamba."""
+
+    count: int
+    channels: int
+    state_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """A step has all tokens' states at once."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        state = CacheArray("state", ("batch", self.channels, self.state_size))
+        return CacheArray("conv", ("batch", self.count, self.channels)), state
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> ChannelState:
+        return ChannelState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
+
+
+@dataclass(frozen=True)
 class HybridStates(RecurrentState):
     """Keys and values of a layer's attention, and the states of what stands beside it."""
 
@@ -374,6 +401,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return ConvTail(length - 1, width)
         case GatedDelta(heads, _, key_size, value_size, length) as mixer:
             return MatrixStates(length - 1, mixer.channels, heads, key_size, value_size)
+        case Mamba(width, state_size, _, length):
+            return ChannelStates(length - 1, width, state_size)
         case Mamba2() as mixer:
             return _states(mixer)
         case LatentAttention(rank=rank, position=position):

@@ -10,7 +10,15 @@ from . import Draw, Subject, law
 from .kit.strategies import splits
 
 
-@law("delta_attend", "gated_delta_rule", "gated_delta_chunked", "ssd_recurrent", "ssd_chunked")
+@law(
+    "delta_attend",
+    "gated_delta_rule",
+    "gated_delta_chunked",
+    "ssd_recurrent",
+    "ssd_chunked",
+    "selective_scan",
+    "selective_scan_chunked",
+)
 def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
     """A later token needs nothing of earlier ones but the state."""
     call = draw(delta.calls())

@@ -7,7 +7,7 @@ import numpy as np
 from . import Draw, Subject, law
 
 
-@law("gated_delta", "mamba2")
+@law("gated_delta", "mamba", "mamba2")
 def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
     """Without tokens before the call, what the cache holds doesn't matter."""
     call = draw(mixer.calls())

@@ -19,6 +19,7 @@ from ..config import (
     LayerNorm,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     Mlp,
     MoE,
@@ -42,6 +43,7 @@ from .latent_attention import LatentAttentionWeights, LatentCache, latent_attent
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
+from .mamba import ChannelState, MambaWeights, mamba
 from .mamba2 import HybridCache, Mamba2Weights, mamba2
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
@@ -57,7 +59,9 @@ if TYPE_CHECKING:
 
 Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
-MixerCache = KVCache | LinearState | LstmState | ConvState | MatrixState | LatentCache | HybridCache
+MixerCache = (
+    KVCache | LinearState | LstmState | ConvState | MatrixState | ChannelState | LatentCache | HybridCache
+)
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -90,6 +94,7 @@ MixerWeights = (
     | LstmLayerWeights
     | ShortConvWeights
     | GatedDeltaWeights
+    | MambaWeights
     | Mamba2Weights
     | LatentAttentionWeights
     | DisentangledWeights
@@ -248,6 +253,9 @@ def _mix(
         case GatedDelta():
             assert isinstance(cache, MatrixState)
             return gated_delta(x, cache, past, cast(GatedDeltaWeights, weights["attn"]), settings=mixer)
+        case Mamba():
+            assert isinstance(cache, ChannelState)
+            return mamba(x, cache, past, cast(MambaWeights, weights["attn"]), settings=mixer)
         case Mamba2():
             assert isinstance(cache, MatrixState)
             return mamba2(x, cache, past, cast(Mamba2Weights, weights["attn"]), settings=mixer)

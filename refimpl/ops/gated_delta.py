@@ -90,7 +90,7 @@ def gated_delta(
     changes no state; what comes out at padding is unspecified.
     """
     a, (b, t, _) = settings, x.shape
-    tail, state = begun(cache, past)
+    tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"])
     mixed = silu(causal_conv(inputs, weights["conv"], tail))
     width = a.key_heads * a.key_size

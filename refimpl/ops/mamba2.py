@@ -124,7 +124,7 @@ def mamba2(
     biases of the maps, so that the convolution keeps its inputs multiplied.
     """
     m, (rows, tokens, _) = settings, x.shape
-    tail, state = begun(cache, past)
+    tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))
     z, dt = linear(x, weights["wz"], weights.get("bz")), linear(x, weights["wdt"], weights.get("bdt"))
     if m.multipliers:

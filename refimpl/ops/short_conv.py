@@ -132,7 +132,7 @@ def short_conv(
     """
     b, c, v = np.split(linear(x, weights["wi"], weights.get("bi")), 3, axis=-1)
     inputs = b * v
-    tail = np.where((past > 0)[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
+    tail = begun(cache.tail, past)
     y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
     state = ConvState(last_inputs(tail, inputs, cache.lengths))
     return linear(y, weights["wo"], weights.get("bo")), state
@@ -145,7 +145,7 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
     return np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)
 
 
-def begun(cache: MatrixState, past: Array) -> tuple[Array, Array]:
-    """The tail and the state, zeros in rows with no token before the call, whatever is there."""
-    tail = np.where((past > 0)[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
-    return tail, np.where((past > 0)[:, None, None, None], cache.state, 0).astype(cache.state.dtype)
+def begun(kept: Array, past: Array) -> Array:
+    """What a cache holds [B, …], zeros in rows with no token before the call, whatever is there."""
+    there = (past > 0).reshape(-1, *(1,) * (kept.ndim - 1))
+    return np.where(there, kept, 0).astype(kept.dtype)

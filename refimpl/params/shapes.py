@@ -15,6 +15,9 @@
                                     bi 3*F  conv_bias F  bo D
                                     of a gated delta network: wi D,2*G*K+H*V  conv _,2*G*K+H*V
                                     wz D,H*V  wb D,H  wa D,H  a_log H  dt_bias H  norm V  wo H*V,D
+                                    of Mamba: wi D,F  conv _,F  wz D,F  wdt_a F,C  wdt C,F  wb F,K  wc F,K
+                                    a_log F,K  dt_bias F  skip F  wo F,D  dt_norm C  b_norm K  c_norm K
+                                    bi conv_bias bz bo
                                     of Mamba 2: wi D,H*V+2*G*K  conv _,H*V+2*G*K  wz D,H*V  wdt D,H
                                     a_log H  dt_bias H  skip H  norm H*V  wo H*V,D
                                     bi conv_bias bz bdt bo
@@ -62,6 +65,7 @@ from ..config import (
     Learned,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     MaskedLM,
     Mlp,
@@ -92,8 +96,8 @@ NORMS = (".q_norm", ".k_norm")
 SCALES = (".k_scale", ".v_scale")
 # Weights of an LSTM's gates: ONNX's operator takes them as floats.
 GATES = (".wx", ".wh")
-# Rates of decay and of writing of a state: small, and their errors add up over a whole text.
-RATES = (".wa", ".wb", ".wdt")
+# Rates of decay, of writing and of reading of a state: small, and their errors add up over a whole text.
+RATES = (".wa", ".wb", ".wc", ".wdt", ".wdt_a", ".a_log")
 # Kernels of convolutions, which multiply channel by channel.
 KERNELS = (".conv",)
 # Maps of a latent to keys and values, which products take from either side.
@@ -257,6 +261,8 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels), "wz": (d, out)}
             shapes |= {"wb": (d, heads), "wa": (d, heads), "a_log": (heads,), "dt_bias": (heads,)}
             return shapes | {"norm": (size,), "wo": (out, d)}
+        case Mamba():
+            return _mamba(mixer, d)
         case Mamba2():
             return _mamba2(mixer, d)
         case LatentAttention():
@@ -269,6 +275,15 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes = {f"w{part}{end}": (d, inner) for end in ends for part in "qkv"}
             shapes |= {f"b{part}{end}": (inner,) for end in ends for part in "qkv"}
             return shapes | {"wo": (inner, d), "bo": (d,)}
+
+
+def _mamba(m: Mamba, d: int) -> Shapes:
+    f, k, rank = m.width, m.state_size, m.rank
+    shapes: Shapes = {"wi": (d, f), "conv": (m.length, f), "wz": (d, f), "wdt_a": (f, rank), "wdt": (rank, f)}
+    shapes |= {"wb": (f, k), "wc": (f, k), "a_log": (f, k), "dt_bias": (f,), "skip": (f,), "wo": (f, d)}
+    shapes |= {"dt_norm": (rank,), "b_norm": (k,), "c_norm": (k,)} if m.norms == "weighted" else {}
+    shapes |= {"conv_bias": (f,)} if m.conv_bias else {}
+    return shapes | ({"bi": (f,), "bz": (f,), "bo": (d,)} if m.bias else {})
 
 
 def _mamba2(m: Mamba2, d: int) -> Shapes:

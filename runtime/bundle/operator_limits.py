@@ -14,6 +14,7 @@ from ...refimpl.config import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     MoE,
     RelativeBias,
@@ -114,6 +115,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "a convolution keeps its last inputs, which a step can't read and write in one place"
         case GatedDelta():
             return "a gated delta network keeps a state, which a step can't read and write in one place"
+        case Mamba():
+            return "Mamba keeps a state, which a step can't read and write in one place"
         case Mamba2():
             return "Mamba 2 keeps a state, which a step can't read and write in one place"
         case LatentAttention():

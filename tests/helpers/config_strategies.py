@@ -45,6 +45,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     LongformerAttention,
     LongRope,
+    Mamba,
     Mamba2,
     MaskedLM,
     Mlp,
@@ -278,6 +279,20 @@ mamba2s = st.builds(
     norms,
     norms,
 )
+mambas = st.builds(
+    Mamba,
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(2, 4),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(("weighted", "bare", None)),
+    st.sampled_from((1e-6, 0.1)),
+    norms,
+    norms,
+    norms,
+)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
@@ -285,7 +300,7 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents, mamba2s
+    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents, mamba2s, mambas
     return draw(st.one_of(attention, attention, *mixers))
 
 

@@ -36,6 +36,7 @@ from tfm.refimpl.config import (
     Learned,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     MaskedLM,
     MoE,
@@ -200,6 +201,17 @@ def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
         beside=Beside(scaled, 1.25, 0.75, 0.5, 1.5),
     )
     layers = (replace(first, attention=biased), both, replace(first, attention=plain, mlp=NoMlp()))
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def selective_scans(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder with Mamba's layers around attention: the first with every bias and norms without weights,
+    the last with norms and without an mlp. Sizes differ in both."""
+    base = llama(layers=3, vocabulary=vocabulary, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    biased = Mamba(40, 8, 5, 3, bias=True, norms="bare", pre=norm)
+    plain = Mamba(56, 6, 3, 4, conv_bias=False, norms="weighted", eps=1e-3, pre=norm)
+    layers = (replace(first, attention=biased), first, replace(first, attention=plain, mlp=NoMlp()))
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

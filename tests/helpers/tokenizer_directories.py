@@ -114,7 +114,8 @@ CLASSES += [
     ("qwen3_5", None, "bytes"), ("qwen3_5_text", "Qwen3_5Tokenizer", "bytes"), ("mamba2", None, "bytes"),
     ("deberta", None, "bytes"), ("deberta-v2", None, "unigram"),
     ("deberta-v2", "DebertaV2TokenizerFast", "albert"), ("big_bird", None, "albert"),
-    ("longformer", None, "bytes"),
+    ("longformer", None, "bytes"), ("mamba", None, "bytes"),
+    ("falcon_mamba", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),

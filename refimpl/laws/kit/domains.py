@@ -21,6 +21,8 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "k_scale": lambda a: a / 64,  # 8 bits reach twice as far as most numbers, and less far than some
     "v_scale": lambda a: a / 64,
     "a_log": lambda a: np.clip(a, -4, 4),  # of decays between 0.02 and 55 a token
+    "step": abs,
+    "rates": lambda a: -abs(a),
     "beta": lambda a: 2 * abs(a) / (1 + abs(a)),
     "short": lambda a: 1 + abs(a),  # divisors of frequencies: a text is stretched, never shrunk
     "long": lambda a: 1 + abs(a),
@@ -28,7 +30,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 # Layers with a state: the maps that make inputs of gates.
-GATES = {"gated_delta": ("wi", "wz", "wb"), "mamba2": ("wi", "wz", "wdt")}
+GATES = {"gated_delta": ("wi", "wz", "wb"), "mamba": ("wi", "wz"), "mamba2": ("wi", "wz", "wdt")}
 
 
 def confined(f: Function, call: Call) -> Call:

@@ -27,6 +27,7 @@ from ...config import (
     LatentAttention,
     LayerNorm,
     LongformerAttention,
+    Mamba,
     Mamba2,
     MoE,
     Position,
@@ -245,6 +246,17 @@ DRAWN: dict[type, Drawn] = {
     ),
     DisentangledAttention: Drawn({"scale": SETTINGS["scale"], "shared": (False, False, True)}, _disentangled),
     LongformerAttention: Drawn({"reach": SETTINGS["reach"]}, _longformer),
+    Mamba: Drawn(
+        {"eps": SETTINGS["norm_eps"], "bare_norm": (False, True)},
+        lambda chosen, size: Mamba(
+            size["F"],
+            size["K"],
+            size["C"],
+            size["A"] + 1,
+            norms="weighted" if chosen["dt_norm"] is not None else "bare" if chosen["bare_norm"] else None,
+            eps=chosen["eps"],
+        ),
+    ),
     Mamba2: Drawn(
         {
             "eps": SETTINGS["norm_eps"],
@@ -290,6 +302,8 @@ TOGETHER = {
     "wq": "wq_a",
     "bz": "bi",
     "bdt": "bi",
+    "b_norm": "dt_norm",
+    "c_norm": "dt_norm",
     **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
@@ -312,7 +326,7 @@ EMPTY = frozenset("OUP")
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation", "xielu"})
 ATTENTIONS = frozenset({"attention", "self_attention"})  # with a gate of the output
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
-GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "mamba2"})
+GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "mamba", "mamba2"})
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {

@@ -99,6 +99,10 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
             "Mamba 2, 3 states of 8 x 20, convolution over 4 tokens, no mlp",
             3 * 8 * 20 + 3 * 76,
         ),
+        tiny_models.selective_scans().layers[2]: (
+            "Mamba, 56 states of 6, convolution over 4 tokens, no mlp",
+            56 * 6 + 3 * 56,
+        ),
         tiny_models.convolutions().layers[0]: ("convolution over 3 tokens in 40 channels", 2 * 40),
     }
     for layer, (name, count) in named.items():

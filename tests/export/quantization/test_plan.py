@@ -336,6 +336,19 @@ def test_the_products_around_state_spaces_are_quantized():
         planned(Leaves(config), "fp16", "standard")
 
 
+def test_the_products_around_selective_scans_are_quantized():
+    """What steps, keys and queries are made by stays in floats, and so do rates."""
+    config, target = tiny_models.selective_scans(), TARGETS["ort-cpu"]
+    formats = planned(Leaves(config), "int8", "ort-cpu")
+    matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
+    floats = {name for name in matrices if formats[name] is None}
+    leaves = ("conv", "wdt_a", "wdt", "wb", "wc", "a_log")
+    assert floats == {f"decoder.layers.{i}.attn.{name}" for i in (0, 2) for name in leaves}
+    assert operator_limits.cache(target, config) == "copied"
+    reason = "Mamba keeps a state, which a step can't read and write in one place"
+    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+
+
 def test_sinks_are_for_a_decoder_on_a_cpu():
     """Where a whole text is read, the fused operator has no sinks."""
     config = tiny_models.sinks()

@@ -11,11 +11,12 @@ import pytest
 import torch
 from helpers.tolerances import equal
 from onnx import TensorProto, helper
-from tfm.export.targets.recurrence import gated_delta_chunk
+from tfm.export.targets.recurrence import gated_delta_chunk, selective_scan_chunk
 from tfm.refimpl import laws
 from tfm.refimpl.engine.cache_kinds import CHUNK
 from tfm.refimpl.laws.kit.checking import EQUALS
 from tfm.refimpl.ops.delta import gated_delta_rule
+from tfm.refimpl.ops.selective_scan import selective_scan
 
 NAMES = ("q", "k", "v", "state", "decay", "beta")
 
@@ -47,10 +48,31 @@ def test_more_tokens_than_a_run_has_are_not_a_number():
     assert got.isnan().any()
 
 
+def scan_arrays(time: int) -> tuple[np.ndarray, ...]:
+    """Two rows of three channels with states of five."""
+    rng = np.random.default_rng(time)
+    x, step = rng.standard_normal((2, 2, time, 3))
+    b, c = rng.standard_normal((2, 2, time, 5))
+    return x, abs(step), -np.exp(rng.normal(0, 2, (3, 5))), b, c, rng.standard_normal((2, 3, 5))
+
+
+@pytest.mark.parametrize("time", [1, 2, 3, 100, CHUNK])
+def test_a_run_of_any_length_is_scanned_in_parallel(time: int):
+    given = scan_arrays(time)
+    got = selective_scan_chunk(*map(torch.from_numpy, given))
+    for ours, expected in zip(got, selective_scan(*given), strict=True):
+        equal(ours.numpy(), expected)
+
+
+def test_more_tokens_than_a_run_has_are_not_scanned():
+    got, _ = selective_scan_chunk(*map(torch.from_numpy, scan_arrays(CHUNK + 1)))
+    assert got.isnan().any()
+
+
 @functools.cache
-def operator(heads: int, rule: str, scale: float) -> onnxruntime.InferenceSession:
+def operator(heads: int, rule: str, scale: float, queries: int) -> onnxruntime.InferenceSession:
     """One node, LinearAttention, for arrays of any sizes."""
-    attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "update_rule": rule}
+    attributes: dict[str, Any] = {"q_num_heads": queries, "kv_num_heads": heads, "update_rule": rule}
     inputs = NAMES if rule == "gated_delta" else NAMES[:-1]
     node = helper.make_node(
         "LinearAttention", inputs, ["y", "after"], domain="com.microsoft", scale=scale, **attributes
@@ -66,7 +88,9 @@ def computed(
     rule: str, q: np.ndarray, k: np.ndarray, v: np.ndarray, *others: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
     flat = [a.reshape(*a.shape[:2], -1) for a in (q, k, v)]
-    y, after = operator(v.shape[2], rule, scale).run(None, dict(zip(NAMES, (*flat, *others), strict=False)))
+    y, after = operator(v.shape[2], rule, scale, q.shape[2]).run(
+        None, dict(zip(NAMES, (*flat, *others), strict=False))
+    )
     return np.asarray(y).reshape(v.shape), np.asarray(after)
 
 
@@ -89,3 +113,16 @@ def test_linear_attention_of_onnx_runtime_is_a_state_space():
         return computed("gated", c, b, x, state, decay, scale=1.0)
 
     laws.check("ssd_recurrent", kernel, dtype=np.float32, only=EQUALS)
+
+
+def test_linear_attention_of_onnx_runtime_is_a_selective_scan():
+    """Over drawn shapes: a head of one number for each channel, one head of keys and queries for all."""
+
+    def kernel(*given: Any) -> tuple[np.ndarray, np.ndarray]:
+        x, step, rates, b, c, state = (np.asarray(a) for a in given)
+        decay = (step[..., None] * rates).reshape(*x.shape[:2], -1)
+        heads = (a[:, :, None] for a in (c, b))
+        y, after = computed("gated", *heads, (step * x)[..., None], state[..., None], decay, scale=1.0)
+        return y[..., 0], after[..., 0]
+
+    laws.check("selective_scan", kernel, dtype=np.float32, only=EQUALS)

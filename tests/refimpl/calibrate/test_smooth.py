@@ -36,6 +36,7 @@ from tfm.refimpl.config import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    Mamba,
     Mamba2,
     MoE,
     NoMlp,
@@ -103,7 +104,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         values = [
             a
             for a in attentions
-            if not (isinstance(a, ShortConv | GatedDelta) or (isinstance(a, Mamba2) and a.norm is None))
+            if not (
+                isinstance(a, ShortConv | GatedDelta | Mamba) or (isinstance(a, Mamba2) and a.norm is None)
+            )
         ]
         expected += layer.beside is not None and layer.beside.mixer.norm is not None
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
@@ -136,7 +139,7 @@ def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
     counts = {
         Attention: 3, DisentangledAttention: 3, LatentAttention: 2, LinearAttention: 3, LSTM: 0, ShortConv: 1,
-        GatedDelta: 4,
+        GatedDelta: 4, Mamba: 2,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6

@@ -42,6 +42,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     LongformerAttention,
     LongRope,
+    Mamba,
     Mamba2,
     MaskedLM,
     MoE,
@@ -453,6 +454,17 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(LLAMA, attention=Mamba2(2, 1, 8, 8, multipliers=(1.0, 2.0))),
         "layer 0: multipliers must be five or none, got 2",
+    ),
+    (lambda: layer(LLAMA, attention=Mamba(0, 8, 2)), "layer 0: width of the channels must be 1 to"),
+    (lambda: layer(LLAMA, attention=Mamba(8, 0, 2)), "layer 0: state_size must be 1 to"),
+    (lambda: layer(LLAMA, attention=Mamba(8, 8, 0)), "layer 0: rank of the steps must be 1 to"),
+    (
+        lambda: layer(LLAMA, attention=Mamba(8, 8, 2, 1)),
+        "layer 0: length of the convolution must be 2 to 256, got 1",
+    ),
+    (
+        lambda: layer(ENCODER, attention=Mamba(8, 8, 2)),
+        "encoder layer 0: Mamba's layer must be in a decoder",
     ),
     (lambda: layer(LLAMA, mlp=NoMlp(), parallel=True), "layer 0: parallel needs an mlp, got NoMlp"),
     (lambda: layer(ENCODER, attention=LSTM(8)), "encoder layer 0: an LSTM must be in a decoder"),

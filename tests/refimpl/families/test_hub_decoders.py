@@ -34,6 +34,7 @@ from tfm.refimpl.config import (
     LatentAttention,
     LayerNorm,
     Llama3Scaling,
+    Mamba,
     Mamba2,
     MoE,
     NoMlp,
@@ -866,6 +867,89 @@ def test_nemotron_h():
 def test_nemotron_h_refuses(pattern):
     with pytest.raises(ConfigError, match=r"hybrid_override_pattern must be layers that are M or \* or -"):
         read(NEMOTRON_H, hybrid_override_pattern=pattern)
+
+
+MAMBA_130M = {
+    "architectures": ["MambaForCausalLM"], "bos_token_id": 0, "conv_kernel": 4, "d_inner": 1536,
+    "d_model": 768, "eos_token_id": 0, "expand": 2, "fused_add_norm": True, "hidden_act": "silu",
+    "hidden_size": 768, "initializer_range": 0.1, "intermediate_size": 1536, "layer_norm_epsilon": 1e-05,
+    "model_type": "mamba", "n_layer": 24, "num_hidden_layers": 24, "pad_token_id": 0,
+    "pad_vocab_size_multiple": 8, "rescale_prenorm_residual": False, "residual_in_fp32": True,
+    "rms_norm": True, "ssm_cfg": {}, "state_size": 16, "time_step_floor": 0.0001,
+    "time_step_init_scheme": "random", "time_step_max": 0.1, "time_step_min": 0.001, "time_step_rank": 48,
+    "time_step_scale": 1.0, "torch_dtype": "float32", "use_bias": False, "use_cache": True,
+    "use_conv_bias": True, "vocab_size": 50_280,
+}  # fmt: skip
+
+
+def test_mamba():
+    """Channels are as many as a key says, steps of a 16th of the width, and a cache is as large for any
+    text."""
+    config = read(MAMBA_130M)
+    assert replace(config.layers[0].attention, pre=None) == Mamba(1536, 16, 48)
+    assert cache_kinds(config)[0].nbytes(2**20, 4) == 4 * 1536 * (16 + 3)
+    wider = read(
+        MAMBA_130M, intermediate_size=1600, d_inner=1600, time_step_rank="auto", hidden_size=769, d_model=769
+    )
+    assert replace(wider.layers[0].attention, pre=None) == Mamba(1600, 16, 49)
+    falcon = {
+        "model_type": "falcon_mamba",
+        "architectures": ["FalconMambaForCausalLM"],
+        "mixer_rms_eps": 1e-4,
+    }
+    bare = read(MAMBA_130M, **falcon).layers[0].attention
+    assert replace(bare, pre=None) == Mamba(1536, 16, 48, norms="bare", eps=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act must be one of silu, swish, got 'gelu'"),
+        ({"ssm_cfg": {"layer": "Mamba2"}}, "ssm_cfg must be {}, got"),
+        ({"d_model": 512}, "d_model must be 768, got 512"),
+        ({"rms_norm": False}, "rms_norm must be true, got False"),
+        ({"time_step_rank": "full"}, "time_step_rank must be of type int, got 'full'"),
+    ],
+)
+def test_mamba_refuses(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(MAMBA_130M, **more)
+
+
+JAMBA = {
+    "architectures": ["JambaForCausalLM"], "attention_dropout": 0.0, "attn_layer_offset": 4,
+    "attn_layer_period": 8, "bos_token_id": 1, "calc_logits_for_entire_prompt": False, "eos_token_id": 2,
+    "expert_layer_offset": 1, "expert_layer_period": 2, "hidden_act": "silu", "hidden_size": 4096,
+    "initializer_range": 0.02, "intermediate_size": 14_336, "mamba_conv_bias": True, "mamba_d_conv": 4,
+    "mamba_d_state": 16, "mamba_dt_rank": 256, "mamba_expand": 2, "mamba_inner_layernorms": True,
+    "mamba_proj_bias": False, "model_type": "jamba", "n_ctx": 262_144, "num_attention_heads": 32,
+    "num_experts": 16, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+    "output_router_logits": False, "pad_token_id": 0, "rms_norm_eps": 1e-06, "router_aux_loss_coef": 0.001,
+    "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
+    "use_mamba_kernels": True, "vocab_size": 65_536,
+}  # fmt: skip
+
+
+def test_jamba():
+    """One layer of eight attends, one of two has experts."""
+    config = read(JAMBA)
+    attends = [i for i, layer in enumerate(config.layers) if isinstance(layer.attention, Attention)]
+    assert attends == [4, 12, 20, 28]
+    assert config.layers[4].attention.position is None
+    mixer = Mamba(8192, 16, 256, norms="weighted", pre=RMSNorm(1e-6))
+    assert config.layers[0].attention == mixer
+    mixes = [i for i, layer in enumerate(config.layers) if isinstance(layer.mlp, MoE)]
+    assert mixes == [*range(1, 32, 2)]
+    assert config.layers[1].mlp == MoE(16, 2, 14_336, "silu", renormalize=False, pre=RMSNorm(1e-6))
+    assert not any(isinstance(layer.mlp, MoE) for layer in read(JAMBA, num_experts=1).layers)
+    with pytest.raises(
+        ConfigError, match="attn_layer_offset must be at least 0 and below attn_layer_period, 8"
+    ):
+        read(JAMBA, attn_layer_offset=8)
+    with pytest.raises(ConfigError, match="mamba_inner_layernorms must be true, got False"):
+        read(JAMBA, mamba_inner_layernorms=False)
+    with pytest.raises(ConfigError, match="sliding_window must be null, got 4096"):
+        read(JAMBA, sliding_window=4096)
 
 
 # Ettin's decoders of 17, 150 and 400 million.

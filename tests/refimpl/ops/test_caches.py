@@ -12,6 +12,7 @@ from tfm.refimpl.ops.cache import KVCache, LayerCache
 from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
 from tfm.refimpl.ops.lstm import LstmState
+from tfm.refimpl.ops.mamba import ChannelState
 from tfm.refimpl.ops.mamba2 import HybridCache
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState
 from tfm.refimpl.ops.window_cache import WindowCache
@@ -44,6 +45,10 @@ def states() -> LayerCache:
     )
 
 
+def channels() -> LayerCache:
+    return ChannelState(np.arange(3 * 2 * 4.0).reshape(3, 2, 4), np.arange(3 * 4 * 5.0).reshape(3, 4, 5))
+
+
 def latents() -> LayerCache:
     return LatentCache(np.arange(3 * 5 * 4.0).reshape(3, 1, 5, 4))
 
@@ -53,7 +58,7 @@ def state() -> LayerCache:
     return LstmState(h, -h)
 
 
-@pytest.mark.parametrize("make", [full_cache, latents, ring, sums, state, states, tail])
+@pytest.mark.parametrize("make", [full_cache, latents, ring, sums, state, states, tail, channels])
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
@@ -91,6 +96,7 @@ def test_states_have_room_for_any_text_and_do_not_go_back():
         (state(), 2 * 3 * 5 * 8),
         (states(), 3 * 2 * (4 + 5 * 3) * 8),
         (tail(), 3 * 2 * 4 * 8),
+        (channels(), 3 * (2 * 4 + 4 * 5) * 8),
     ):
         assert cache.grow(1000) is cache
         assert cache.nbytes == size

@@ -1,6 +1,6 @@
 """The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
 against torch's and LFM2's; gated delta networks against Qwen 3.5's; state-space duality and its layer
-against Mamba 2's."""
+against Mamba's and Mamba 2's."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.config import GatedDelta, Mamba2
+from tfm.refimpl.config import GatedDelta, Mamba, Mamba2
 from tfm.refimpl.ops import ssd
 from tfm.refimpl.ops.gated_delta import gated_delta
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
+from tfm.refimpl.ops.mamba import ChannelState, mamba
 from tfm.refimpl.ops.mamba2 import mamba2
+from tfm.refimpl.ops.selective_scan import selective_scan, selective_scan_chunked
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, short_conv
 from torch.nn import functional
-from transformers import Lfm2Config, Mamba2Config, Qwen3_5TextConfig
+from transformers import JambaConfig, Lfm2Config, Mamba2Config, MambaConfig, Qwen3_5TextConfig
+from transformers.models.jamba.modeling_jamba import JambaMambaMixer
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
+from transformers.models.mamba.modeling_mamba import (
+    MambaMixer,
+    mamba_selective_scan,
+    mamba_selective_state_update,
+)
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, mamba2_chunk_scan
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
@@ -273,4 +281,67 @@ def test_mamba2_is_mamba_2s(seed: int, heads: tuple[int, int], length: int, cut:
     garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, count, 5, 6), 9.0))
     first, cache = mamba2(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
     second, _ = mamba2(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
+    equal(np.concatenate([first, second], 1), whole)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 5), st.integers(1, 60), st.integers(1, 30))
+def test_selective_scan_is_transformers(seed: int, size: int, tokens: int, chunk: int):
+    """Its function that mamba_ssm's kernel replaces, from an empty state; then its step."""
+    rng = np.random.default_rng(seed)
+    x, more = rng.standard_normal((2, 2, tokens, 3))
+    step, rates = np.abs(rng.standard_normal((2, tokens, 3))), -np.exp(rng.standard_normal((3, size)))
+    b, c = rng.standard_normal((2, 2, tokens, size))
+    turned = [t(a).transpose(1, 2) for a in (x, step, b, c)]
+    y, last = in_float64(mamba_selective_scan, *turned[:2], t(rates), *turned[2:], return_last_state=True)
+    state = np.zeros((2, 3, size))
+    for got in (
+        selective_scan(x, step, rates, b, c, state),
+        selective_scan_chunked(x, step, rates, b, c, state, chunk=chunk),
+    ):
+        equal(got[0], y.transpose(1, 2))
+        equal(got[1], last)
+    next_y = in_float64(
+        mamba_selective_state_update, last, t(more[:, 0]), t(step[:, 0]), t(rates), t(b[:, 0]), t(c[:, 0])
+    )
+    got = selective_scan(more[:, :1], step[:, :1], rates, b[:, :1], c[:, :1], got[1])
+    equal(got[0][:, 0], next_y)
+    equal(got[1], last)  # written in place
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(2, 4), st.integers(1, 19), st.booleans(), st.booleans())
+def test_mamba_is_mamba_s(seed: int, length: int, cut: int, bias: bool, normed: bool):
+    """Mamba's mixer, and Jamba's with norms: a text of 20 tokens at once there, in two calls here."""
+    if normed:
+        jamba = JambaConfig(
+            hidden_size=10, mamba_expand=1, mamba_d_state=5, mamba_dt_rank=3, mamba_d_conv=length,
+            mamba_conv_bias=not bias, mamba_proj_bias=bias, rms_norm_eps=1e-4, num_attention_heads=2,
+        )  # fmt: skip
+        layer = randomize(JambaMambaMixer(jamba, 0), seed)
+    else:
+        config = MambaConfig(
+            hidden_size=10, expand=1, state_size=5, time_step_rank=3, conv_kernel=length, use_bias=bias,
+            use_conv_bias=not bias, num_hidden_layers=1,
+        )  # fmt: skip
+        layer = randomize(MambaMixer(config, 0), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    mixer = Mamba(10, 5, 3, length, not bias, bias, "weighted" if normed else None, 1e-4)
+    ours: Any = dict(zip(("wi", "wz"), np.split(stored["in_proj.weight"].T, 2, 1), strict=True))
+    ours |= dict(zip(("wdt_a", "wb", "wc"), np.split(stored["x_proj.weight"].T, [3, 8], 1), strict=True))
+    ours |= {"conv": stored["conv1d.weight"][:, 0].T, "skip": stored["D"], "a_log": stored["A_log"]}
+    ours |= {"wdt": stored["dt_proj.weight"].T, "dt_bias": stored["dt_proj.bias"]}
+    ours |= {"wo": stored["out_proj.weight"].T}
+    if normed:
+        ours |= {f"{name}_norm": stored[f"{name}_layernorm.weight"] for name in ("dt", "b", "c")}
+    if bias:
+        ours |= dict(zip(("bi", "bz"), np.split(stored["in_proj.bias"], 2), strict=True))
+        ours |= {"bo": stored["out_proj.bias"]}
+    else:
+        ours |= {"conv_bias": stored["conv1d.bias"]}
+    x = np.random.default_rng(seed).standard_normal((2, 20, 10))
+    whole = in_float64(layer, t(x))
+    garbage = ChannelState(np.full((2, length - 1, 10), 9.0), np.full((2, 10, 5), 9.0))
+    first, cache = mamba(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = mamba(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
     equal(np.concatenate([first, second], 1), whole)

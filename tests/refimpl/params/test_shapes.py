@@ -29,6 +29,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "gated delta networks": tiny_models.gated_deltas,
     "latents": tiny_models.latents,
     "state spaces": tiny_models.state_spaces,
+    "selective scans": tiny_models.selective_scans,
     "rare": tiny_models.rare,
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),

@@ -13,6 +13,7 @@ CONFIGS = (
     tiny_models.convolutions(),
     tiny_models.gated_deltas(),
     tiny_models.state_spaces(),
+    tiny_models.selective_scans(),
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),
 )

@@ -22,7 +22,11 @@ from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 
 LENGTH = 512
-CONFIGS = {"gated deltas": tiny_models.gated_deltas(LENGTH), "state spaces": tiny_models.state_spaces(LENGTH)}
+CONFIGS = {
+    "gated deltas": tiny_models.gated_deltas(LENGTH),
+    "state spaces": tiny_models.state_spaces(LENGTH),
+    "selective scans": tiny_models.selective_scans(LENGTH),
+}
 IDS = np.random.default_rng(3).integers(0, 97, (1, LENGTH))
 EVERY = np.arange(LENGTH)[None]
 

@@ -56,6 +56,7 @@ CONFIGS = {
     "reader": tiny_models.rotary_encoder_decoder(context=40),
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
     "heads by layer": tiny_models.heads_by_layer(context=40),
+    "selective scans": tiny_models.selective_scans(context=40),
 }
 LONGEST = 9  # of an encoder's text
 

@@ -1,0 +1,37 @@
+"""Mamba's layers in config.json and in checkpoints: what the families that have them share."""
+
+from __future__ import annotations
+
+from ..weights.weight_map import weight_map
+from .keys import Keys
+
+
+def step_rank(keys: Keys, key: str, width: int) -> int:
+    """Of how many numbers steps are made: a 16th of the model's width, rounded up, where the key says
+    "auto"."""
+    if keys.values.get(key, "auto") == "auto":
+        keys.unused(key)
+        return -(-width // 16)
+    return keys.size(key)
+
+
+def convolved(keys: Keys) -> None:
+    """Mark keys of how a scan is computed; ConfigError for an activation after the convolution but SiLU."""
+    keys.unused("use_mambapy", "use_associative_scan", "use_mamba_kernels")
+    keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")
+
+
+# Of the layer `mixer`, as Mamba's own checkpoints name it.
+MIXER = weight_map("""
+    decoder.layers.{i}.attn.wi, wz <- layers.{i}.mixer.in_proj.weight : transpose
+    decoder.layers.{i}.attn.bi, bz <- layers.{i}.mixer.in_proj.bias
+    decoder.layers.{i}.attn.conv <- layers.{i}.mixer.conv1d.weight : taps
+    decoder.layers.{i}.attn.conv_bias <- layers.{i}.mixer.conv1d.bias
+    decoder.layers.{i}.attn.wdt_a, wb, wc <- layers.{i}.mixer.x_proj.weight : transpose
+    decoder.layers.{i}.attn.wdt <- layers.{i}.mixer.dt_proj.weight : transpose
+    decoder.layers.{i}.attn.dt_bias <- layers.{i}.mixer.dt_proj.bias
+    decoder.layers.{i}.attn.a_log <- layers.{i}.mixer.A_log
+    decoder.layers.{i}.attn.skip <- layers.{i}.mixer.D
+    decoder.layers.{i}.attn.wo <- layers.{i}.mixer.out_proj.weight : transpose
+    decoder.layers.{i}.attn.bo <- layers.{i}.mixer.out_proj.bias
+""")

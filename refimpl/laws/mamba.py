@@ -1,0 +1,26 @@
+"""Laws of Mamba's layer. Those of its state: `laws.short_conv`; where a row begins: `laws.gated_delta`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+
+
+@law("mamba")
+def a_step_of_no_length_changes_nothing(mamba: Subject, draw: Draw) -> None:
+    """With Δ = 0 the state stays as it was: the token is neither written nor does it fade what was."""
+    call = draw(mamba.calls(wi=True, wz=True, wo=True, bi=None))
+    call = call.but(wdt=np.zeros_like(call["wdt"]), dt_bias=np.full_like(call["dt_bias"], -200.0))
+    call = call.but(past=np.ones_like(call["past"]))
+    _, cache = mamba(call)
+    mamba.near(cache[1], call["cache"].state, call)
+
+
+@law("mamba")
+def a_closed_gate_gives_the_bias(mamba: Subject, draw: Draw) -> None:
+    """Where the output's gate is zero, what is left is the last map's bias, whatever the state."""
+    call = draw(mamba.calls(wi=True, wz=True, wo=True, bi=None))
+    call = call.but(wz=np.zeros_like(call["wz"]))
+    bias = 0 if call["bo"] is None else call["bo"]
+    mamba.near(mamba(call)[0], np.zeros_like(call["x"]) + bias, call)
