@@ -1,7 +1,7 @@
 """Gated delta networks: a layer whose memory is one matrix a head, which is written, corrected and forgotten.
 
 Attention keeps each token's key and value. Here a state S [K, V] of fixed size stands for all of them, as a
-table from keys to values that a query reads by a product. Each token does three things to it, in this order:
+table from keys to values that a query reads by a product. Each token does three things to it and then reads:
 
     forget    S ← exp(decay) · S            decay ≤ 0, a number of the token for each head
     look up   old = Sᵀ k                    what is stored under its key now
@@ -19,11 +19,12 @@ value out first, and the decay clears what no key takes out. Around it (Yang, Ka
         ├─ wb ── β = σ(·) ────────────────────────────────────────────────┘                  │
         └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
 
-Keys of length 1 make I − β k kᵀ shrink the state in one direction and leave it in the others; longer ones
-would make it grow without bound. With β up to 2 it may also turn that direction round, and so count what one
-that only shrinks can't, such as a parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through
-Negative Eigenvalues; OLMo Hybrid). A layer keeps H · K · V numbers and the convolution's last A inputs, for a
-text of any length.
+The correction multiplies S by I − β k kᵀ, which shrinks it along a key of length 1 and leaves it elsewhere;
+where β |k|² is above 2, it would grow. Queries of length 1 keep what is read independent of their size. With
+β up to 2 it may also turn that direction round, and so count what one that only shrinks can't, such as a
+parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid).
+A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be
+taken back from S: who wants that keeps a copy of the state, or reads the text again (`short_conv.MatrixState`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A token's vector h is mapped to a latent c of C numbers, normalized, and to a ro
 
     key     [c Wᵏᵢ ; r]     its own part without positions, and the rotated part that all heads share
     value   c Wᵛᵢ           whose size needs not be that of a key
-    query   [q ; q̂]         q̂ is rotated like r
+    query   [q ; q̂]         q has U numbers; q̂ is rotated like r, and both have 2J
 
 Positions have a part of their own: a rotation of c Wᵏᵢ would stand between the query and Wᵏᵢ, so that the two
 couldn't be multiplied first, which is what the second form does. The score of a query and a key is
@@ -15,8 +15,9 @@ couldn't be multiplied first, which is what the second form does. The score of a
     expanded   H keys and values for each token        attention with heads, K and V numbers wide
     absorbed   H queries of C + 2J numbers             the latents are the keys and the values of all heads
 
-Expanding costs a product for each token that is kept, absorbing one for each query: so the first is for
-long prompts, the second for a token after them. Kept are C + 2J numbers a token in either form, 576 in
+Expanding costs a product for each token that is kept, absorbing one for each query; but a pair of a query and
+a token then costs 2C + 2J multiplications a head instead of K + V, where K = U + 2J: so the first is for long
+prompts, the second for a token after them. Kept are C + 2J numbers a token in either form, 576 in
 DeepSeek-V3, where keys and values of its 128 heads would be 40960.
 """
 
@@ -144,7 +145,8 @@ def latent_attention(
 
     Conventions: as in `cached_attention`: row b has past[b] tokens in the cache, padding on the right needs
     no mask, outputs at padding are unspecified. The latent is normalized and the key rotated before they are
-    kept. Both latents' norms have the same eps.
+    kept. Both latents' norms have the same eps. A prompt takes the absorbed form too, which is slower there and
+    gives the same.
     """
     b, t, _ = x.shape
     rank, plain = settings.rank, settings.key_size

@@ -1,8 +1,8 @@
 """State-space duality: one map from texts to texts that is a recurrence, and attention with a fading mask.
 
 A selective state-space model (Mamba) keeps a state S [K, V], as a table from keys to values. A token has a
-value x [V], the key b [K] under which it is added, the key c [K] under which it reads, and a decay ≤ 0, which
-says how much of everything earlier stays, a = exp(decay):
+value x [V], the key b [K] under which it is added, the key c [K] under which it reads, and a decay ≤ 0, one
+number a head, which says how much of everything earlier stays, a = exp(decay):
 
     S_t = a_t S_{t−1} + b_t x_tᵀ         forget a share, add
     y_t = S_tᵀ c_t                       read
@@ -11,7 +11,8 @@ says how much of everything earlier stays, a = exp(decay):
 
     y_t = Σ_{s≤t} (a_{s+1} ⋯ a_t) (c_t·b_s) x_s          y = (L ∘ C Bᵀ) X
 
-with queries C, keys B, values X, no softmax, and in the place of a causal mask's ones a mask L that fades:
+with queries C, keys B, values X, no softmax, ∘ element by element, and in the place of a causal mask's ones a
+mask L that fades; what is blank is zero:
 
              s = 0       1       2     3
     t = 0    1
@@ -27,9 +28,13 @@ them, and the matrix is needed within a chunk alone:
     │ L   │     │     │       L    the masked product of a chunk with itself
     ├─────┼─────┼─────┤       S    what came before: the state at the chunk's begin, read by its tokens
     │ S   │ L   │     │
-    ├─────┼─────┼─────┤       T tokens in chunks of A take T·A products of keys and T/A states;
-    │ S   │ S   │ L   │       A = 1 is the recurrence, A = T the attention
+    ├─────┼─────┼─────┤       T tokens in chunks of A take T·A products of keys and T/A states, the
+    │ S   │ S   │ L   │       last of which is given back; A = 1 is the recurrence, A = T the attention
     └─────┴─────┴─────┘
+
+A token costs about 3·K·V multiplications in the recurrence, A·(K + V) + 2·K·V in chunks: the recurrence is
+for one token after another, chunks for long texts, where products of matrices stand for T steps, and the whole
+matrix for short ones.
 
 The three are equal, a law says; which one is fast depends on the machine. (Dao & Gu 2024, Transformers are
 SSMs: the recurrence and its matrix in §2.1 and §3.1, such matrices in §3.2, masks in §4, the duality in §5,
