@@ -72,7 +72,7 @@ void fetch(const void *at, size_t bytes) {
 template <bool CENTRED>
 void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel, const uint8_t *next, size_t share) {
     const BlockMatrix &w = *job.w;
-    size_t m0 = job.first(panel);
+    size_t m0 = job.first(panel), end = job.first(panel + 1);
     int blocks = job.blocks(), block = w.block;
     const int8_t *x = (const int8_t *)(job.codes + m0 * (w.inputs / 4));
     const Scales scales = {w, t * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks};
@@ -80,6 +80,7 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
     __m512 y[16], sums[16];
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) y[r] = Amx::zero();
+    for (size_t m = m0; m < end; m++) __builtin_prefetch(job.y + m * w.outputs + t * TILE, 1);  // another core may have them
     PRODUCTS(0, 2, 4);
     if (blocks > 1) PRODUCTS(1, 3, 5);
     _tile_stored(0, products[0], 64);
@@ -96,7 +97,7 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
     }
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) sums[r] = y[r];  // what is in memory, as `finish` wants it, would be so in the loop too
-    finish<Amx>(w.outputs, job.bias, job.y, t, m0, job.first(panel + 1) - m0, sums);
+    finish<Amx>(w.outputs, job.bias, job.y, t, m0, end - m0, sums);
 }
 
 #undef PRODUCTS

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include "target.h"
 
-TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,amx-tile,amx-int8")
+TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,prfchw,amx-tile,amx-int8")
 #include "amx.h"
 #include "amx_row_linear.h"
 #include "attention.h"
