@@ -15,7 +15,7 @@ namespace {
 constexpr int KEYS = 64;        // keys of a block
 constexpr int SEGMENT = 512;    // keys of a segment, which threads can share where queries are few
 constexpr size_t QUERIES = 96;  // query rows that read a block of keys while it is near
-constexpr size_t WORKERS = 32;  // pieces of memory for blocks, each used by one thread at a time
+constexpr size_t WORKERS = 32;  // tasks, and pieces of memory for blocks
 
 // Numbers in rows that lie `stride` apart.
 struct Grid {
@@ -83,6 +83,7 @@ struct Attend {
     size_t group, width, rows, pairs, segments = 0, chunks, items, workers;
     bool apart = false;  // whether each segment is an item
     bool too_large = false;  // whether a key or value is; any thread may set it
+    uint32_t used = 0;       // pieces of memory, by bits
     float *memory;
 
     Attend(const AttentionCall &call, void *scratch) : call(call), memory((float *)scratch) {
@@ -127,10 +128,25 @@ struct Attend {
     }
     size_t state() const { return Seen::floats(width); }
     size_t queries() const { return over(rows, chunks); }
-    // Memory of a worker: queries, a block of keys turned, sixteen keys, a block of values, scores, two states a query.
+    // A piece of memory: queries, a block of keys turned, sixteen keys, a block of values, scores, two states a query.
     size_t near() const { return queries() * (width + 2 * state()) + (2 * KEYS + 16) * width + KEYS * 8; }
     size_t floats() const { return workers * near() + (apart ? items * queries() * state() : 0); }
     float *partial(size_t item) const { return memory + workers * near() + item * queries() * state(); }
+};
+
+// A piece of a call's memory while a task runs: the first that is free, since what was used last is near.
+struct Piece {
+    Attend &job;
+    uint32_t bit;
+    float *at;
+
+    explicit Piece(Attend &job) : job(job) {
+        uint32_t used = __atomic_load_n(&job.used, __ATOMIC_RELAXED);
+        do bit = ~used & (used + 1);
+        while (!__atomic_compare_exchange_n(&job.used, &used, used | bit, true, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
+        at = job.memory + size_t(__builtin_ctz(bit)) * job.near();
+    }
+    ~Piece() { __atomic_fetch_and(&job.used, ~bit, __ATOMIC_RELEASE); }
 };
 
 // Pair j of x is (x[j * STEP], x[j * STEP + other]).
@@ -172,12 +188,11 @@ struct Item {
     int64_t end;  // of what the last row sees
     Grid q, turned, sixteen, copied, scores, part, total;
 
-    Item(const Attend &job, size_t worker, size_t b, size_t g, size_t chunk) : job(job), b(b), g(g) {
+    Item(const Attend &job, float *at, size_t b, size_t g, size_t chunk) : job(job), b(b), g(g) {
         size_t width = job.width, queries = job.queries();
         row = job.rows * chunk / job.chunks;
         count = job.rows * (chunk + 1) / job.chunks - row;
         end = job.end(b, token(count - 1));
-        float *at = job.memory + worker * job.near();
         auto take = [&](size_t rows, size_t stride) {
             Grid grid = {at, stride};
             at += rows * stride;
@@ -323,9 +338,9 @@ struct Item {
 
 // All segments of a chunk of rows, or one segment of all rows.
 template <class Set>
-void attend_item(const Attend &job, size_t worker, size_t i) {
+void attend_item(const Attend &job, float *memory, size_t i) {
     size_t pair = i % job.pairs, b = pair / job.call.kv_heads, g = pair % job.call.kv_heads, place = i / job.pairs;
-    Item<Set> item(job, worker, b, g, job.apart ? 0 : job.chunks - 1 - place);  // those that see most begin
+    Item<Set> item(job, memory, b, g, job.apart ? 0 : job.chunks - 1 - place);  // those that see most begin
     item.read_queries();
     int64_t segment = job.begin(b, item.token(0)) / SEGMENT * SEGMENT;
     if (job.apart) {
@@ -343,19 +358,20 @@ void attend_item(const Attend &job, size_t worker, size_t i) {
 
 template <class Set>
 void attend_task(void *data, size_t worker) {
-    const Attend &job = *(const Attend *)data;
-    for (size_t i = worker; i < job.items; i += job.workers) attend_item<Set>(job, worker, i);
+    Piece piece(*(Attend *)data);
+    for (size_t i = worker; i < piece.job.items; i += piece.job.workers) attend_item<Set>(piece.job, piece.at, i);
 }
 
-// The new tokens of some heads of some rows; each worker's memory is free before there are scores.
+// The new tokens of some heads of some rows.
 template <class Set>
 void append_task(void *data, size_t worker) {
     Attend &job = *(Attend *)data;
+    Piece piece(job);
     size_t heads = job.call.kv_heads;
     bool fits = true;
     for (size_t i = worker; i < job.pairs; i += job.workers)
         for (size_t t = 0; t < size_t(job.call.tokens); t++)
-            fits &= append<Set>(job, i / heads, t, i % heads, job.memory + worker * job.near());
+            fits &= append<Set>(job, i / heads, t, i % heads, piece.at);
     if (!fits) __atomic_store_n(&job.too_large, true, __ATOMIC_RELAXED);
 }
 
@@ -397,7 +413,7 @@ Attended attention(const AttentionCall *call, void *scratch, Pool pool) {
     if (job.too_large) return Attended::TOO_LARGE;
     pool.run(pool.owner, attend_task<Set>, job.workers, &job);
     for (size_t pair = 0; job.apart && pair < job.pairs; pair++) {
-        Item<Set> item(job, 0, pair / call->kv_heads, pair % call->kv_heads, 0);
+        Item<Set> item(job, job.memory, pair / call->kv_heads, pair % call->kv_heads, 0);
         item.begin_total();
         for (size_t s = 0; s < job.segments; s++) item.take_up({job.partial(s * job.pairs + pair), item.part.stride});
         item.write();
