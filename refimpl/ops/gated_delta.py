@@ -22,9 +22,10 @@ value out first, and the decay clears what no key takes out. Around it (Yang, Ka
 The correction multiplies S by I − β k kᵀ, which shrinks it along a key of length 1 and leaves it elsewhere;
 where β |k|² is above 2, it would grow. Queries of length 1 keep what is read independent of their size. With
 β up to 2 it may also turn that direction round, and so count what one that only shrinks can't, such as a
-parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid).
-A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be
-taken back from S: who wants that keeps a copy of the state, or reads the text again (`short_conv.MatrixState`).
+parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo
+Hybrid). A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No
+token can be taken back from S: who wants that keeps a copy of the state, or reads the text again
+(`short_conv.MatrixState`).
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def latent_attention(
 
     Conventions: as in `cached_attention`: row b has past[b] tokens in the cache, padding on the right needs
     no mask, outputs at padding are unspecified. The latent is normalized and the key rotated before they are
-    kept. Both latents' norms have the same eps. A prompt takes the absorbed form too, which is slower there and
-    gives the same.
+    kept. Both latents' norms have the same eps. A prompt takes the absorbed form too, which is slower
+    there and gives the same.
     """
     b, t, _ = x.shape
     rank, plain = settings.rank, settings.key_size

@@ -33,8 +33,8 @@ them, and the matrix is needed within a chunk alone:
     └─────┴─────┴─────┘
 
 A token costs about 3·K·V multiplications in the recurrence, A·(K + V) + 2·K·V in chunks: the recurrence is
-for one token after another, chunks for long texts, where products of matrices stand for T steps, and the whole
-matrix for short ones.
+for one token after another, chunks for long texts, where products of matrices stand for T steps, and the
+whole matrix for short ones.
 
 The three are equal, a law says; which one is fast depends on the machine. (Dao & Gu 2024, Transformers are
 SSMs: the recurrence and its matrix in §2.1 and §3.1, such matrices in §3.2, masks in §4, the duality in §5,
