@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from .keys import Keys
-from .layers import head_size
+from .layers import head_size, layer_count
 
 
 def embedding_rows(keys: Keys, source: TensorSource) -> int:
@@ -90,6 +90,19 @@ def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool
     if len(marks) != layers or any(type(mark) is not bool for mark in marks):
         raise keys.fail(key, f"a number, or a list of {layers}, each true or false")
     return marks
+
+
+def kv_heads_by_layer(keys: Keys) -> list[int]:
+    """The number of key/value heads of each layer, 0 of one without attention; others have the same."""
+    key, layers = "attention.head_count_kv", layer_count(keys, "block_count")
+    groups = keys.get(key, list) if isinstance(keys.values.get(key), list) else [keys.size(key)] * layers
+    if (
+        len(groups) != layers
+        or len(set(groups) - {0}) != 1
+        or any(type(n) is not int or n < 0 for n in groups)
+    ):
+        raise keys.fail(key, f"a number, or a list of {layers}, each 0 or the same number")
+    return groups
 
 
 def gguf_head_size(keys: Keys) -> int:

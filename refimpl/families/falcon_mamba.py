@@ -1,4 +1,7 @@
-"""Falcon Mamba (TII 2024): Mamba with norms, without weights, of what steps, keys and queries are made of."""
+"""Falcon Mamba (TII 2024): Mamba with norms, without weights, of what steps, keys and queries are made of.
+
+In GGUF its architecture is Mamba's.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,13 @@ from ..config import Decoder, Mamba
 from ..config_readers.decoder import map_layers
 from ..config_readers.keys import Keys
 from . import Task
-from .mamba import PREFIX, WEIGHTS
+from .mamba import GGUF, PREFIX, WEIGHTS
 from .mamba import config as mamba
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("falcon_mamba",)
 ARCHITECTURES: dict[str, Task] = {"FalconMambaForCausalLM": "lm"}
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:

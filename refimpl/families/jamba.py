@@ -10,11 +10,21 @@ from dataclasses import replace
 
 from ..config import Attention, Decoder, Gated, Layer, Mamba, MoE, RMSNorm
 from ..config_readers.decoder import build, map_layers
+from ..config_readers.gguf_metadata import (
+    UNPERMUTED_QK_WEIGHTS,
+    embedding_rows,
+    kv_heads_by_layer,
+    own_head_size,
+)
+from ..config_readers.gguf_moe import EXPERTS as GGUF_EXPERTS
+from ..config_readers.gguf_moe import with_gguf_experts
+from ..config_readers.gguf_states import GGUF_MAMBA, gguf_mamba
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.mamba import MIXER, convolved, step_rank
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 from .bamba import NAMES
 from .llama import WEIGHTS as LLAMA
 
@@ -22,7 +32,6 @@ MODEL_TYPES = ("jamba",)
 # Those that read whole texts would be encoders, which have no recurrences here.
 ARCHITECTURES: dict[str, Task] = {"JambaForCausalLM": "lm"}
 PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -96,3 +105,25 @@ WEIGHTS = (
     decoder.layers.{i}.attn.c_norm <- layers.{i}.mamba.c_layernorm.weight
 """)
 )
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata; layers without key/value heads have a state, those with a router experts."""
+    norm, kv_heads = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon")), kv_heads_by_layer(keys)
+    base = build(
+        vocabulary=embedding_rows(keys, source),
+        width=keys.size("embedding_length"),
+        layers=len(kv_heads),
+        attention=Attention(keys.size("attention.head_count"), max(kv_heads), own_head_size(keys), pre=norm),
+        mlp=Gated(keys.size("feed_forward_length"), "silu", pre=norm),
+        tied="output.weight" not in source.names,
+        context=keys.size("context_length"),
+    )
+    biased = any(name.endswith(".ssm_conv1d.bias") for name in source.names)
+    mixer = replace(gguf_mamba(keys, norm.eps, conv_bias=biased, weights=True), pre=norm)
+    mixed = map_layers(base, lambda i, layer: layer if kv_heads[i] else replace(layer, attention=mixer))
+    return with_gguf_experts(mixed, keys, source, lambda width, _: width, renormalize=False)
+
+
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + GGUF_MAMBA + GGUF_EXPERTS
+GGUF = Gguf("jamba", gguf_config, GGUF_WEIGHTS, by_layer=("attention.head_count_kv",))

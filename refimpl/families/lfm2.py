@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ..config import Decoder, Layer, RMSNorm, ShortConv
 from ..config_readers.decoder import decoder, gguf_decoder, map_layers
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, kv_heads_by_layer
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
@@ -114,15 +113,8 @@ WEIGHTS = (TRUNK + QK_NORM).renamed(NAMES).without("decoder.norm.weight") + weig
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    groups = keys.values.get("attention.head_count_kv")
-    layers = layer_count(keys, "block_count")
-    by_layer: list[Any] = groups if isinstance(groups, list) else [groups] * layers
-    kinds = set(by_layer) - {0}
-    if len(by_layer) != layers or len(kinds) != 1:
-        raise keys.fail(
-            "attention.head_count_kv", f"a number, or a list of {layers}, each 0 or the same number"
-        )
-    base = gguf_decoder(keys.replaced({**keys.values, "attention.head_count_kv": kinds.pop()}), source)
+    by_layer = kv_heads_by_layer(keys)
+    base = gguf_decoder(keys.replaced({**keys.values, "attention.head_count_kv": max(by_layer)}), source)
     return with_convolutions(with_qk_norm(base), [n == 0 for n in by_layer], keys.size("shortconv.l_cache"))
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from ..config import LM, Decoder, Embedding, Layer, Mamba, NoMlp, RMSNorm, Stack
+from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA, alone, gguf_mamba
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba import MIXER, convolved, step_rank
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 
 MODEL_TYPES = ("mamba",)
 ARCHITECTURES: dict[str, Task] = {"MambaForCausalLM": "lm"}
 PREFIX = "backbone."
-GGUF = None
 CONTEXT = 2**20  # No key states one, and what the layers keep doesn't grow with the text.
 
 
@@ -52,3 +53,12 @@ WEIGHTS = MIXER + weight_map("""
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
+    biased = "blk.0.ssm_conv1d.bias" in source.names
+    return alone(keys, source, gguf_mamba(keys, norm.eps, conv_bias=biased, weights=False), norm)
+
+
+GGUF = Gguf("mamba", gguf_config, GGUF_MAMBA + GGUF_ALONE)

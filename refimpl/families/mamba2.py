@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from ..config import LM, Decoder, Embedding, Layer, Mamba2, NoMlp, RMSNorm, Stack
+from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA2, alone, gguf_mamba2
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba2 import MIXER, check_steps
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 
 MODEL_TYPES = ("mamba2",)
 ARCHITECTURES: dict[str, Task] = {"Mamba2ForCausalLM": "lm"}
 PREFIX = "backbone."
-GGUF = None
 CONTEXT = 2**20  # No key states one, and what the layers keep doesn't grow with the text.
 
 
@@ -57,3 +58,11 @@ WEIGHTS = MIXER + weight_map("""
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
+    return alone(keys, source, gguf_mamba2(keys, source, norm.eps), norm)
+
+
+GGUF = Gguf("mamba2", gguf_config, GGUF_MAMBA2 + GGUF_ALONE)

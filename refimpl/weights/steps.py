@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import Attention, DisentangledAttention, GatedDelta, LatentAttention, TokenMixer
+from ..config import Attention, DisentangledAttention, GatedDelta, LatentAttention, Mamba2, TokenMixer
 from ..ops.quant import Blocks, transpose
 
 Shape = tuple[int, ...]
@@ -244,6 +244,26 @@ class AddColumn(Step):
         return weight[:, None]
 
 
+@dataclass(frozen=True)
+class Flatten(Step):
+    """A vector that is stored as a matrix: of one column, or of one row for each of `groups` of heads (the
+    leaves of Mamba 2's layers in GGUF)."""
+
+    groups: int | None = None
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Flatten:
+        return Flatten(mixer.groups) if isinstance(mixer, Mamba2) and leaf.endswith(".norm") else self
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        rows = self.groups or result[0]
+        matrix = (rows, result[0] // rows)
+        return (matrix, result) if 1 in matrix else (matrix,)  # llama.cpp's tools drop such an axis
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.reshape(-1)
+
+
 class FirstRow(Step):
     """A vector that is stored as a matrix of one row (BART)."""
 
@@ -386,6 +406,7 @@ STEPS: dict[str, Step] = {
     "table": MaybeVector(),
     "column": AddColumn(),
     "row": FirstRow(),
+    "flatten": Flatten(),
     "keys_values": KeysThenValues(),
     "by_head": ByHead(),
     "swap": Swap(),

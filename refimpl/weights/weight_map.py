@@ -32,6 +32,7 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
     row           a vector stored as a matrix of one row (BART)
+    flatten       a vector stored as a matrix of one column, or of one row a group (Mamba 2 in GGUF)
     keys_values   a head's part of a latent's map to keys and to values, head by head (DeepSeek)
     by_head       a map that is stored as one matrix [C, F] for each head
     swap          the last two axes in the other order
@@ -252,5 +253,8 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
         heads = attention.kv_heads if "k_norm" in leaves[0] else attention.heads
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
         first = (*first, StackRows())
-    steps = tuple(step.bound(leaves[0], attention) for step in line.steps)
+    mixer = attention
+    if layer.beside is not None and ".beside." in leaves[0]:
+        mixer = layer.beside.mixer
+    steps = tuple(step.bound(leaves[0], mixer) for step in line.steps)
     return Rule(leaves, choices, (*first, *steps), line.use, shared, line.joined)

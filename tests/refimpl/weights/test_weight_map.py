@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.refimpl.config import Attention, GatedDelta, LatentAttention, Rope
+from tfm.refimpl.config import Attention, GatedDelta, LatentAttention, Mamba2, Rope
 from tfm.refimpl.weights import steps
 from tfm.refimpl.weights.weight_map import weight_map
 
@@ -60,6 +60,7 @@ MIXERS = {
     "by_key_head": ("wi", GatedDelta(4, 2, key_size=4, value_size=4)),
     "keys_values": ("wkv_b", LATENT),
     "by_head": ("wk_b", LATENT),
+    "flatten": ("attn.norm", Mamba2(4, 2, 5, 12)),
 }
 
 
@@ -68,7 +69,14 @@ def test_a_step_makes_the_shape_that_it_was_asked_for(word: str):
     """Of each shape that it says may be stored."""
     leaf, mixer = MIXERS.get(word, ("wq", Attention(4, 2, 6)))
     step = steps.STEPS[word].bound(leaf, mixer)
-    others = {"row": (48,), "column": (48, 1), "table": (1, 48), "kernel": (144, 48), "zeros_after": (48,)}
+    others = {
+        "row": (48,),
+        "column": (48, 1),
+        "table": (1, 48),
+        "kernel": (144, 48),
+        "zeros_after": (48,),
+        "flatten": (48,),
+    }
     result = others.get(word, (24, 48))
     usual, *others = step.shapes(result)
     assert step.settled(True).apply(np.zeros(usual, np.float32)).shape == result

@@ -1,0 +1,208 @@
+"""Layers with a state in GGUF, as llama.cpp's converter writes them: Mamba, Falcon Mamba, Mamba 2, Jamba and
+Falcon-H1."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from families import ROWS
+from helpers.gguf_writer import renamed, write
+from safetensors.numpy import load_file
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+from tfm.refimpl.config import to_json
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.params.tree import flatten
+
+ARCH = gguf.MODEL_ARCH
+EPS = 2.0**-17  # GGUF holds it in float32
+ATTENTION = {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": EPS, "intermediate_size": 24,
+    "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+SIZES = {"vocab_size": 40, "hidden_size": 32}
+ALONE = {**SIZES, "num_hidden_layers": 2, "conv_kernel": 3, "layer_norm_epsilon": EPS}
+H1 = {
+    **SIZES, **ATTENTION, "num_hidden_layers": 2, "head_dim": 16, "mamba_d_ssm": 36, "mamba_n_heads": 6,
+    "mamba_d_head": 6, "mamba_d_state": 5, "mamba_d_conv": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "mlp_multipliers": [1.0, 1.0],
+    "ssm_multipliers": [1.0] * 5,
+}  # fmt: skip
+NORMED = {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 2}
+FACTORS = {
+    "mlp_multipliers": [0.5, 2.0], "ssm_multipliers": [0.5, 2.0, 4.0, 0.25, 8.0], "key_multiplier": 4.0,
+    "attention_in_multiplier": 2.0, "attention_out_multiplier": 0.5, "ssm_in_multiplier": 0.25,
+    "ssm_out_multiplier": 2.0, "lm_head_multiplier": 0.5, "embedding_multiplier": 4.0,
+}  # fmt: skip
+# Of stacks of such layers alone: no attention and no mlps.
+WRITTEN = {
+    "block_count": 2, "context_length": 2**20, "embedding_length": 32, "feed_forward_length": 0,
+    "attention.head_count": 0, "attention.layer_norm_rms_epsilon": EPS, "vocab_size": 40,
+    "ssm.conv_kernel": 3, "ssm.state_size": 5,
+}  # fmt: skip
+MIXED = {**WRITTEN, "context_length": 64, "feed_forward_length": 24, "attention.head_count": 4}
+OF_H1 = {
+    **MIXED, "attention.head_count_kv": 2, "attention.key_length": 16, "attention.value_length": 16,
+    "rope.freq_base": 5e5, "ssm.inner_size": 36, "ssm.time_step_rank": 6,
+}  # fmt: skip
+# By name: the family, its keys, the architecture in GGUF, its metadata.
+MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] = {
+    "mamba": (
+        "mamba", {**ALONE, "state_size": 5, "time_step_rank": 3, "tie_word_embeddings": False}, ARCH.MAMBA,
+        {**WRITTEN, "ssm.inner_size": 64, "ssm.time_step_rank": 3, "ssm.dt_b_c_rms": False},
+    ),
+    "falcon_mamba": (
+        "falcon_mamba",
+        {**ALONE, "state_size": 5, "time_step_rank": "auto", "mixer_rms_eps": EPS, "use_conv_bias": False},
+        ARCH.MAMBA, {**WRITTEN, "ssm.inner_size": 64, "ssm.time_step_rank": 2, "ssm.dt_b_c_rms": True},
+    ),
+    "mamba2": (
+        "mamba2", {**ALONE, "state_size": 5, "num_heads": 6, "head_dim": 16, "expand": 3, "n_groups": 2},
+        ARCH.MAMBA2,
+        {**WRITTEN, "ssm.inner_size": 96, "ssm.time_step_rank": 6, "ssm.group_count": 2},
+    ),
+    "jamba": (
+        "jamba",
+        {**SIZES, **ATTENTION, "num_hidden_layers": 3, "num_experts": 3, "attn_layer_period": 3,
+         "attn_layer_offset": 1, "mamba_d_state": 5, "mamba_dt_rank": 7, "mamba_d_conv": 3},
+        ARCH.JAMBA,
+        {**MIXED, "block_count": 3, "attention.head_count_kv": [0, 2, 0], "ssm.inner_size": 64,
+         "ssm.time_step_rank": 7, "expert_count": 3, "expert_used_count": 2},
+    ),
+    "falcon-h1": ("falcon_h1", {**H1, **NORMED}, ARCH.FALCON_H1, {**OF_H1, "ssm.group_count": 2}),
+    "falcon-h1, without norms": (
+        "falcon_h1", {**H1, "mamba_n_groups": 1}, ARCH.FALCON_H1, {**OF_H1, "ssm.group_count": 1},
+    ),
+    "falcon-h1, with multipliers": (
+        "falcon_h1", {**H1, **NORMED, **FACTORS}, ARCH.FALCON_H1, {**OF_H1, "ssm.group_count": 2},
+    ),
+}  # fmt: skip
+
+
+def original(family: str, keys: Mapping[str, Any]) -> torch.nn.Module:
+    """transformers' model, all of its weights random."""
+    model, noise = (
+        ROWS[family].models[0](ROWS[family].config(**keys)).eval(),
+        torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.randn(weight.shape, generator=noise) / 4 + ("norm" in name))
+    return model
+
+
+def multiplied(name: str, array: np.ndarray, keys: Mapping[str, Any]) -> np.ndarray:
+    """A tensor of Falcon-H1's with the number that multiplies what its map gives or reads."""
+    k: dict[str, Any] = {key: keys.get(key, 1.0) for key in FACTORS}
+    of_gate, of_down = keys["mlp_multipliers"]
+    factors = {
+        "gate_proj": of_gate, "down_proj": of_down, "q_proj": k["attention_in_multiplier"],
+        "k_proj": k["attention_in_multiplier"] * k["key_multiplier"],
+        "v_proj": k["attention_in_multiplier"], "o_proj": k["attention_out_multiplier"],
+        "out_proj": k["ssm_out_multiplier"], "lm_head": k["lm_head_multiplier"],
+        "embed_tokens": k["embedding_multiplier"],
+    }  # fmt: skip
+    part = name.split(".")[-2]
+    if part == "in_proj":
+        states = keys["mamba_n_groups"] * 5
+        rows = np.repeat(keys["ssm_multipliers"], [36, 36, states, states, 6])
+        return (array * rows[:, None] * k["ssm_in_multiplier"]).astype(np.float32)
+    return array * np.float32(factors.get(part, 1.0))
+
+
+def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the converter makes of a checkpoint's tensors, under its names."""
+    family, keys, arch, _ = MODELS[name]
+    made: dict[str, np.ndarray] = {}
+    experts: dict[str, list[np.ndarray]] = {}
+    for tensor, array in tensors.items():
+        if family == "falcon_h1":
+            array = multiplied(tensor, array, keys)
+        if tensor.endswith("A_log"):
+            array = -np.exp(array)
+        if family in ("mamba2", "falcon_h1") and tensor.endswith(("A_log", ".D")):
+            array = array[:, None]
+        if tensor.endswith(("mixer.norm.weight", "mamba.norm.weight")):
+            array = array.reshape(2, -1)
+        array = array[:, 0] if tensor.endswith("conv1d.weight") else array
+        tensor = tensor.replace(".dt_bias", ".dt_proj.bias")
+        if ".experts." in tensor:
+            whole = re.sub(r"feed_forward\.experts\.\d+", "mlp.experts", tensor)
+            experts.setdefault(whole, []).append(array)
+        else:
+            made[tensor] = array
+    return renamed(arch, made | {whole: np.stack(arrays) for whole, arrays in experts.items()})
+
+
+def saved(path: Path, name: str) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
+    """The model, saved as transformers does, and the tensors of its GGUF."""
+    model = original(*MODELS[name][:2])
+    model.save_pretrained(path)
+    return model, converted(name, load_file(path / "model.safetensors"))
+
+
+def gguf_file(path: Path, name: str, tensors: Mapping[str, np.ndarray], **metadata: Any) -> Path:
+    arch, stated = MODELS[name][2:]
+    return write(path / "x.gguf", gguf.MODEL_ARCH_NAMES[arch], stated | metadata, tensors)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "multipliers" not in name])
+def test_both_files_give_equal_leaves(tmp_path, name):
+    """Also where llama.cpp's tools have dropped axes of one."""
+    tensors = saved(tmp_path, name)[1]
+    one = open_checkpoint(tmp_path)
+    stated, want = to_json(one.config), dict(flatten(one.params))
+    squeezed = {tensor: array.squeeze() for tensor, array in tensors.items()}
+    for written in (tensors, squeezed):
+        other = open_checkpoint(gguf_file(tmp_path, name, written))
+        assert json.dumps(to_json(other.config)) == json.dumps(stated)
+        for leaf, got in flatten(other.params):
+            if leaf.endswith("a_log"):  # stored as its exponential
+                np.testing.assert_allclose(got, want[leaf], rtol=0, atol=1e-6)
+            else:
+                assert np.array_equal(got, want[leaf]), leaf
+
+
+def test_multipliers_are_in_the_weights(tmp_path):
+    """Falcon-H1's, as powers of two: no rounding of theirs."""
+    name, tokens = "falcon-h1, with multipliers", np.array([[13, 9, 30, 2, 2, 31, 7]])
+    model, tensors = saved(tmp_path, name)
+    checkpoint = open_checkpoint(gguf_file(tmp_path, name, tensors))
+    engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))
+    got, _ = engine.step(tokens, engine.start(1), at=np.arange(7)[None])
+    with torch.no_grad():
+        want = model(torch.from_numpy(tokens)).logits.numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "message"),
+    [
+        ("mamba2", {"ssm.time_step_rank": 7}, "ssm.inner_size must be a multiple of ssm.time_step_rank, 7"),
+        ("mamba2", {"feed_forward_length": 8}, "feed_forward_length must be 0, got 8"),
+        ("mamba", {"attention.head_count": 2}, "attention.head_count must be 0, got 2"),
+        ("mamba", {"ssm.group_count": 1}, "'ssm.group_count' isn't known"),
+        ("jamba", {"attention.head_count_kv": [0, 2, 1]}, "each 0 or the same number"),
+        ("jamba", {"attention.head_count_kv": [0, 2]}, "must be a number, or a list of 3"),
+        ("jamba", {"expert_weights_norm": True}, "expert_weights_norm must be false, as llama.cpp runs it"),
+        ("jamba", {"rope.freq_base": 1e4}, "'rope.freq_base' isn't known"),
+    ],
+)
+def test_refused_metadata(tmp_path, name, metadata, message):
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(gguf_file(tmp_path, name, saved(tmp_path, name)[1], **metadata))
+
+
+def test_a_bias_that_llama_cpp_does_not_have(tmp_path):
+    """Of a map of Mamba's: nobody would read it."""
+    tensors = saved(tmp_path, "mamba")[1] | {"blk.0.ssm_in.bias": np.ones(128, np.float32)}
+    with pytest.raises(CheckpointError, match=r"blk\.0\.ssm_in\.bias"):
+        open_checkpoint(gguf_file(tmp_path, "mamba", tensors))
