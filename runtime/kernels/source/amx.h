@@ -135,13 +135,15 @@ void multiply(const Job<Amx> &job, const Part &part) {
     _tile_release();
 }
 
-// A few rows don't fill the tiles.
+// Rows whose sums fit AVX512's registers are faster there.
+bool are_few(size_t rows) { return rows <= Avx512::ROWS; }
+
 void linear_amx(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch, Pool pool) {
-    (rows < 16 ? linear<Avx512> : linear<Amx>)(w, bias, x, rows, y, scratch, pool);
+    (are_few(rows) ? linear<Avx512> : linear<Amx>)(w, bias, x, rows, y, scratch, pool);
 }
 
 size_t linear_scratch_amx(const BlockMatrix *w, size_t rows) {
-    return rows < 16 ? linear_scratch<Avx512>(w, rows) : linear_scratch<Amx>(w, rows);
+    return are_few(rows) ? linear_scratch<Avx512>(w, rows) : linear_scratch<Amx>(w, rows);
 }
 
 }  // namespace
