@@ -16,6 +16,7 @@ from ..refimpl.engine.cache_kinds import (
     LinearSums,
     LstmStates,
     MatrixStates,
+    NothingKept,
 )
 from .ops.block import MixerCache
 from .ops.cache import KVCache
@@ -24,10 +25,12 @@ from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
 from .ops.mamba import ChannelState
 from .ops.mamba2 import HybridCache
+from .ops.shared_attention import SharedKV
 from .ops.short_conv import ConvState, MatrixState
 
 VALUES: dict[type[CacheKind], type[MixerCache]] = {
     KeysValues: KVCache,
+    NothingKept: SharedKV,
     LinearSums: LinearState,
     LstmStates: LstmState,
     ConvTail: ConvState,

@@ -6,7 +6,7 @@ between layers. The same is exported as a whole from `ops.model.model` and `ops.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +14,17 @@ from torch import Tensor
 from ..refimpl.config import Config, DecoderReader, EncoderDecoder, Stack
 from ..refimpl.engine.cache_kinds import layer_kind
 from .cache_values import cache_value
-from .ops.block import BlockWeights, MixerCache, NormWeights, Positions, block, encoder_block, normalize
+from .ops.block import (
+    BlockWeights,
+    LayerInputs,
+    MixerCache,
+    NormWeights,
+    Positions,
+    block,
+    encoder_block,
+    normalize,
+)
+from .ops.cache import KVCache
 from .ops.encoder import layer_kv, shift_right
 from .ops.longformer import question_end
 from .ops.model import (
@@ -22,12 +32,22 @@ from .ops.model import (
     StackWeights,
     distance_table,
     embed,
+    layer_vectors,
     position_tables,
     score_biases,
 )
 from .ops.position import Rotary
+from .ops.shared_attention import SharedKV
 
-__all__ = ["StackWalk"]
+__all__ = ["Shared", "StackWalk"]
+
+
+@dataclass
+class Shared:
+    """Vectors [B, T, C, F] of the tokens for each layer, and keys and values that later layers read."""
+
+    vectors: Tensor | None = None
+    kv: dict[int, KVCache] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,10 @@ class StackWalk:
         at = torch.arange(tokens.shape[1])[None]
         return embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
 
+    def shared(self, tokens: Tensor, x: Tensor, embedding: EmbeddingWeights) -> Shared:
+        """What the layers of a walk share, of the tokens and of what `enter` gave."""
+        return Shared(layer_vectors(tokens, x, embedding, config=self.config.embedding))
+
     def positions(self, time: int, weights: StackWeights, dtype: torch.dtype) -> Positions:
         """What all layers need to know of the positions 0 … time − 1."""
         at = torch.arange(time)
@@ -77,6 +101,7 @@ class StackWalk:
         lengths: Tensor,
         positions: Positions,
         weights: BlockWeights,
+        shared: Shared,
         states: Tensor | None = None,
     ) -> tuple[Tensor, MixerCache | None]:
         """The vectors [B, T, D] after a layer, and what a decoder's keeps of the text.
@@ -93,11 +118,19 @@ class StackWalk:
             y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
             return y, None
         batch, time, _ = x.shape
+        past = torch.zeros(batch, dtype=torch.int64)
+        inputs = LayerInputs(encoder_kv, None if shared.vectors is None else shared.vectors[:, :, index])
+        if layer.kv_layer is not None:
+            read = shared.kv[layer.kv_layer]
+            y, _ = block(x, read, past, positions, weights, inputs, config=layer)
+            return y, SharedKV()
         kind = layer_kind(layer, self.config.context)
         shapes = kind.shapes(batch, time)
         cache = cache_value(kind, [torch.zeros(shape, dtype=x.dtype) for shape in shapes])
-        past = torch.zeros(batch, dtype=torch.int64)
-        return block(x, cache, past, positions, weights, encoder_kv, config=layer)
+        y, kept = block(x, cache, past, positions, weights, inputs, config=layer)
+        if index in self.stack.shared_kv and isinstance(kept, KVCache):
+            shared.kv[index] = kept
+        return y, kept
 
     def leave(self, x: Tensor, weights: NormWeights | None) -> Tensor:
         """The vectors after the last norm, if the stack has one."""

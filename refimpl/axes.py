@@ -26,7 +26,7 @@ LETTERS = {
     "V": "size of a value head; words of a cluster",
     "N": "vocabulary",
     "P": "wanted positions",
-    "C": "quantization blocks along an axis; numbers of a latent",
+    "C": "quantization blocks along an axis; numbers of a latent; layers with vectors side by side",
     "M": "any number of positions, or of pairs of blocks",
     "A": "tokens of a block; earlier tokens that a convolution sees",
     "Y": "blocks of queries",

@@ -235,7 +235,11 @@ def _stack(name: str, stack: Stack, width: int) -> str:
             position = "no positions"
     mlp = _mlp(first.mlp)
     mixer = _mixer(a) if first.beside is None else f"{_mixer(a)}, beside {_mixer(first.beside.mixer)}"
-    return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}"
+    sharing = sum(layer.kv_layer is not None for layer in layers)
+    mixed += f" {sharing} with the keys and values of earlier ones," if sharing else ""
+    own = first.per_layer
+    vectors = "" if own is None else f", {own.width} numbers of each token for each layer"
+    return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}{vectors}"
 
 
 def _activation(mlp: Gated | Plain | MoE) -> str:

@@ -74,8 +74,8 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     """The parts on the tokens [B, T], in order, up to the first layer without a plain residual stream.
 
     A mixture of experts ends them too: it has no single hidden value. So do a layer without attention, with
-    a gate of its output, a state space beside it, without an mlp or with a scaled one, and an adaptive
-    softmax.
+    another layer's keys and values, with a gate of its output, a state space beside it, vectors of its own
+    for tokens, without an mlp or with a scaled one, and an adaptive softmax.
     """
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
@@ -95,6 +95,8 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
         weights = cast(BlockWeights, materialize(stack_params["layers"][i]))
         sublayer = f"layer {i}, attention"
         if not isinstance(layer.attention, Attention) or layer.attention.output_gate or layer.beside:
+            return
+        if layer.kv_layer is not None:
             return
         yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), layer.attention.pre)
         heads = partial(_attention_heads, layer=layer, walk=walk)
@@ -149,7 +151,8 @@ def is_scaled(mlp: Mlp) -> bool:
 def has_plain_residual(layer: Layer) -> bool:
     """Whether the layer's sublayers follow each other, each added to its own input before any norm."""
     after = layer.attention.after or layer.mlp.after
-    return not (layer.parallel or layer.residual == "norm" or after or layer.scalar)
+    own = layer.scalar or layer.per_layer is not None
+    return not (layer.parallel or layer.residual == "norm" or after or own)
 
 
 def _norm_part(name: str, stream: str, weights: NormWeights | None, norm: Norm | None) -> ReferencePart:

@@ -5,6 +5,7 @@
     their scales [+ bias] [and GELU]                   RowLinear(x, codes, scale, input_factor?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
     GroupQueryAttention                                Attention
+    GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
     silu(gate) * up of one product's halves            SwiGLU
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
@@ -141,6 +142,10 @@ def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> N
     defaults = {"local_window_size": -1, "rotary_interleaved": 0, "softcap": 0.0}
     implied = {"do_rotary", "k_quant_type", "v_quant_type", "kv_cache_bit_width"}  # by the inputs
     stated = {name: a.value for name, a in node.attributes.items() if name not in implied}
+    if len(node.outputs) == 1:  # of a layer that reads another layer's cache
+        read = (q, keys, values, last, cos, sin, positions, sinks)
+        _put(graph, [node], "SharedAttention", read, defaults | stated)
+        return
     inputs = (q, keys, values, last, k, v, cos, sin, positions, sinks, k_scale, v_scale)
     new = ir.node("Attention", inputs, defaults | stated, domain=DOMAIN, num_outputs=3, name=node.name)
     for output, old in zip(new.outputs, node.outputs, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -109,12 +109,11 @@ class GraphModule(nn.Module):
             for window in (None, *of_windows)
             if row_length_names(window)[0] in inputs
         }
-        extra = nullcontext()
-        if window_lengths:
-            extra = dispatch.extra_inputs("attention", window_lengths=window_lengths)
-        if row_lengths:
-            extra = dispatch.extra_inputs("attention", row_lengths=row_lengths)
-        with extra:
+        extra: dict[str, Any] = {"window_lengths": window_lengths} if window_lengths else {}
+        extra |= {"row_lengths": row_lengths} if row_lengths else {}
+        with ExitStack() as stack:
+            for name in ("attention", "shared_attention") if extra else ():
+                stack.enter_context(dispatch.extra_inputs(name, **extra))
             logits, new_cache = model(
                 inputs["tokens"], inputs["past"], inputs["at"], rotary, cache, weights, cross, config=config
             )

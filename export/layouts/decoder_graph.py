@@ -44,6 +44,8 @@ def refusal(config: Config, target: Target) -> str | None:
         return f"its cache must grow as it is read, which takes {reasons[0]}"
     if config.rounds_cache:
         return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
+    if any(layer.kv_layer is not None for layer in config.layers):
+        return "each layer must keep keys and values, some of this model's read those of others"
     sizes = {(a.kv_heads, a.head_size) for a in config.stack.attentions}
     if len(sizes) > 1:
         return f"all layers must have the same heads, got (kv_heads, head_size) of {sorted(sizes)}"

@@ -174,7 +174,7 @@ def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> 
     """The last axis as heads, normalized with the weight `norm` if there is one and no rotation is before."""
     if norm is None or settings.qk_norm is None or settings.qk_norm.rotated:
         return y.unflatten(-1, (-1, settings.head_size))
-    return _normalized_heads(y, norm, settings=settings)
+    return normalized_heads(y, norm, settings=settings)
 
 
 def split_values(y: Array, *, settings: Attention) -> Array:
@@ -183,7 +183,7 @@ def split_values(y: Array, *, settings: Attention) -> Array:
     return y if settings.value_norm is None else rms_norm(y, eps=settings.value_norm.eps)
 
 
-def _normalized_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
+def normalized_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
     """The last axis as heads, normalized over the last axis of the weight, without one over each head."""
     size, qk_norm = settings.head_size, settings.qk_norm
     assert qk_norm is not None
@@ -202,8 +202,8 @@ def positioned(
             rotary = None
             q = rotate(q, cos, sin, interleaved=settings.interleaved)
             k = rotate(k, cos, sin, interleaved=settings.interleaved)
-        q = _normalized_heads(q.flatten(-2), norms.get("q_norm"), settings=settings)
-        k = _normalized_heads(k.flatten(-2), norms.get("k_norm"), settings=settings)
+        q = normalized_heads(q.flatten(-2), norms.get("q_norm"), settings=settings)
+        k = normalized_heads(k.flatten(-2), norms.get("k_norm"), settings=settings)
     if (scale := settings.query_scale) is not None:
         factors = query_factors(at, **scale.settings)
         q = q * factors.to(q.dtype).unsqueeze(-1).unsqueeze(-1)

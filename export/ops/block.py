@@ -46,8 +46,10 @@ from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
 from .norm import layer_norm, rms_norm
+from .per_layer import PerLayerWeights, per_layer_update
 from .position import Rotary
 from .self_attention import self_attention
+from .shared_attention import SharedAttentionWeights, SharedKV, shared_attention
 from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
 
 if TYPE_CHECKING:
@@ -55,10 +57,20 @@ if TYPE_CHECKING:
     from torch import Tensor as Array
 
 MixerCache = (
-    KVCache | LinearState | LstmState | ConvState | MatrixState | ChannelState | LatentCache | HybridCache
+    KVCache
+    | LinearState
+    | LstmState
+    | ConvState
+    | MatrixState
+    | ChannelState
+    | LatentCache
+    | HybridCache
+    | SharedKV
 )
 
-__all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
+__all__ = [
+    "BlockWeights", "LayerInputs", "NormWeights", "Positions", "block", "encoder_block", "normalize",
+]  # fmt: skip
 
 
 class NormWeights(TypedDict, total=False):
@@ -82,6 +94,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 MixerWeights = (
     CachedAttentionWeights
+    | SharedAttentionWeights
     | LinearAttentionWeights
     | LstmLayerWeights
     | ShortConvWeights
@@ -113,6 +126,8 @@ class BlockWeights(TypedDict):
     conv_after: NotRequired[NormWeights]
     beside: NotRequired[Mamba2Weights]
     scalar: NotRequired[Float[Array, " 1"]]
+    per_layer: NotRequired[PerLayerWeights]
+    per_layer_post: NotRequired[NormWeights]
 
 
 class Positions(NamedTuple):
@@ -122,6 +137,16 @@ class Positions(NamedTuple):
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
+
+
+class LayerInputs(NamedTuple):
+    """Keys and values of an encoder's text, and vectors of the layer's own for each token."""
+
+    encoder_kv: EncoderKV | None = None
+    per_layer: Array | None = None
+
+
+NO_INPUTS = LayerInputs()
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
@@ -218,6 +243,10 @@ def _mix(
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)
     assert isinstance(mixer, Attention)
+    if mixer.kv_layer is not None:
+        asking = cast(SharedAttentionWeights, weights["attn"])
+        rotary = positions.rotary[mixer.position] if isinstance(mixer.position, Rope) else None
+        return shared_attention(x, cast(KVCache, cache), past, asking, rotary, settings=mixer), cache
     leaves = cast(CachedAttentionWeights, weights["attn"])
     rotary, bias = _rotary_and_bias(mixer, positions, leaves)
     scales = {"k_scale": leaves.get("k_scale"), "v_scale": leaves.get("v_scale")}
@@ -246,27 +275,37 @@ def block(
     past: Array,
     positions: Positions,
     weights: BlockWeights,
-    encoder_kv: EncoderKV | None = None,
+    inputs: LayerInputs = NO_INPUTS,
     at: Array | None = None,
     *,
     config: Layer,
 ) -> tuple[Array, MixerCache]:
-    """Two or three sublayers, each with its residual sum."""
-    a = config.attention
-    inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
+    """Two or three sublayers, each with its residual sum, and what the layer makes of its own vectors."""
+    a, vectors = config.attention, inputs.per_layer
+    read = normalize(x, weights.get("attn_pre"), norm=a.pre)
     if config.beside is not None:
-        y, cache = _mix_both(inputs, cast(HybridCache, cache), past, positions, weights, layer=config)
+        y, cache = _mix_both(read, cast(HybridCache, cache), past, positions, weights, layer=config)
     else:
-        y, cache = _mix(inputs, cache, past, positions, weights, layer=config)
+        y, cache = _mix(read, cache, past, positions, weights, layer=config)
     post, after = weights.get("attn_post"), weights.get("attn_after")
-    middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
+    middle = _sum(x, read, y, post, after, layer=config, sublayer=a)
     if at is not None:
-        index = at.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-        x, inputs, middle = x.gather(1, index), inputs.gather(1, index), middle.gather(1, index)
-    if encoder_kv is not None:
-        middle = _cross(middle, encoder_kv, weights, layer=config)
-    y = _mlp(x, inputs, middle, weights, layer=config)
+        x, read, middle = _at(x, at), _at(read, at), _at(middle, at)
+        vectors = None if vectors is None else _at(vectors, at)
+    if inputs.encoder_kv is not None:
+        middle = _cross(middle, inputs.encoder_kv, weights, layer=config)
+    y = _mlp(x, read, middle, weights, layer=config)
+    if config.per_layer is not None:
+        assert vectors is not None
+        assert "per_layer" in weights
+        update = per_layer_update(y, vectors, weights["per_layer"], kind=config.per_layer.activation)
+        y = normalize(update, weights.get("per_layer_post"), norm=config.per_layer.post) + y
     return y * weights["scalar"] if "scalar" in weights else y, cache
+
+
+def _at(x: Array, at: Array) -> Array:
+    """The vectors of x [B, T, D] at the positions [B, P] of the call."""
+    return x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def encoder_block(

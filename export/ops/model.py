@@ -30,12 +30,13 @@ from ...refimpl.config import (
 from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
+from .block import BlockWeights, LayerInputs, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
+from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import (
@@ -60,6 +61,7 @@ __all__ = [
     "StackWeights",
     "distance_table",
     "embed",
+    "layer_vectors",
     "lm_logits",
     "model",
     "position_tables",
@@ -81,6 +83,7 @@ class EmbeddingWeights(TypedDict):
     token_types: NotRequired[Float[Array, "M D"]]
     project: NotRequired[Float[Array, "D F"] | Blocks]
     project_bias: NotRequired[Float[Array, " F"]]
+    per_layer: NotRequired[PerLayerEmbeddingWeights]
 
 
 class StackWeights(TypedDict):
@@ -220,6 +223,15 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
     return linear(x, weights["project"], weights.get("project_bias"))
 
 
+def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config: Embedding) -> Array | None:
+    """The inputs of all layers, or None."""
+    if config.per_layer is None:
+        return None
+    assert "per_layer" in weights
+    known = torch.where(tokens < config.per_layer.rows, tokens, 0)
+    return per_layer_inputs(known, x, weights["per_layer"], eps=config.per_layer.norm.eps)
+
+
 def score_biases(
     queries: Array,
     keys: Array,
@@ -283,12 +295,22 @@ def model(
     capacity = cast(KVCache, cache[attends.index(True)]).capacity if any(attends) else 0
     keys = torch.arange(capacity, device=past.device)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
+    vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
-    positions, new_cache = Positions(rotary, biases), []
+    positions = Positions(rotary, biases)
+    new_cache: list[MixerCache] = []
     for i, layer in enumerate(stack.layers):
-        read = None if encoder_kv is None else encoder_kv[i]
+        leaves, source = weights["layers"][i], layer.kv_layer
+        inputs = LayerInputs(
+            encoder_kv=None if encoder_kv is None else encoder_kv[i],
+            per_layer=None if vectors is None else vectors[:, :, i],
+        )
         wanted = at if i + 1 == len(stack.layers) else None
-        x, new = block(x, cache[i], past, positions, weights["layers"][i], read, wanted, config=layer)
+        if source is None:
+            x, new = block(x, cache[i], past, positions, leaves, inputs, wanted, config=layer)
+        else:
+            x, _ = block(x, new_cache[source], past, positions, leaves, inputs, wanted, config=layer)
+            new = cache[i]
         new_cache.append(new)
     x = normalize(x, weights.get("norm"), norm=stack.final_norm)
     leaves = params.get("head", {})

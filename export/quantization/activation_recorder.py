@@ -101,10 +101,12 @@ class Reading:
         entry_names = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in ENTRY]
         entry: Any = unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in entry_names})
         embedding, names = self._tree("embedding.")
-        streams = []
+        streams, shared = [], []
         for window in self.windows:
+            tokens = walk.shifted(window)
             with _recording(names, self._on_input):
-                streams.append(walk.enter(walk.shifted(window), embedding, entry))
+                streams.append(walk.enter(tokens, embedding, entry))
+                shared.append(walk.shared(tokens, streams[-1], embedding))
         del embedding, names
         positions = {x.shape[1]: walk.positions(x.shape[1], entry, x.dtype) for x in streams}
         questions = [walk.question(window) for window in self.windows]
@@ -114,7 +116,7 @@ class Reading:
                 time, read = x.shape[1], states[j] if states else None
                 near = positions[time]._replace(question=questions[j])
                 with _recording(names, self._on_input):
-                    streams[j], cache = walk.layer(i, x, torch.tensor([time]), near, weights, read)
+                    streams[j], cache = walk.layer(i, x, torch.tensor([time]), near, weights, shared[j], read)
                 if isinstance(cache, KVCache | HybridCache):
                     self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
             self._layers_read += 1

@@ -89,6 +89,11 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
             raise ExportError(f"kv=int8 isn't made for target={target.name}: {target.float_cache}")
         if reasons := operator_limits.group_query(config):
             raise ExportError(f"kv=int8 needs a fused attention, which this model can't have: {reasons[0]}")
+        if any(layer.kv_layer is not None for layer in config.layers):
+            raise ExportError(
+                "kv=int8 isn't made for layers that read another's keys and values: of 8 bits "
+                "GroupQueryAttention gives them back, a copy for each layer that reads them"
+            )
 
 
 def plan(

@@ -31,6 +31,9 @@ def _ort(config: Config) -> Emits:
     """ONNX Runtime's fused operators."""
     gqa, mha = group_query_attention, multi_head_attention
     group_query, multi_head = not operator_limits.group_query(config), not operator_limits.multi_head(config)
+    operator = gqa.GroupQueryAttention()
+    # In parts the mirror's own body reads another layer's cache.
+    fused = {"attention": operator, "shared_attention": operator.read} if group_query else {}
     return {
         "linear": ort_ops.linear,
         "embedding": ort_ops.embedding,
@@ -42,10 +45,11 @@ def _ort(config: Config) -> Emits:
         "gated_delta_rule": recurrence.gated_delta_operator,
         "ssd_recurrent": recurrence.ssd_operator,
         "selective_scan": recurrence.selective_scan_operator,
-        "attention": gqa.GroupQueryAttention() if group_query else gqa.attention_in_parts,
+        "attention": gqa.attention_in_parts,
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,
         "disentangled_attention": disentangled.disentangled_attention,
         "longformer_attention": longformer.longformer_attention,
+        **fused,
     }

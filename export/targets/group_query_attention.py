@@ -14,6 +14,7 @@ from ...refimpl.config import Attention
 from ..ops.attention import ScoreTerms, cached_attention, gated, positioned, split_heads, split_values
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
+from ..ops.shared_attention import queries
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 
@@ -37,11 +38,31 @@ class AttentionLeaves(TypedDict):
     bg: NotRequired[Tensor]
 
 
+class SharedAttentionLeaves(TypedDict):
+    """A sublayer that reads another layer's cache: it has no matrices of keys and values."""
+
+    wq: Leaf
+    wo: Leaf
+    bq: NotRequired[Tensor]
+    bo: NotRequired[Tensor]
+    q_norm: NotRequired[Tensor]
+    sink_logits: NotRequired[Tensor]
+    wg: NotRequired[Leaf]
+    bg: NotRequired[Tensor]
+
+
 class RowLengths(NamedTuple):
     """What the operator must know of how long rows are: where their last tokens go, and the longest row."""
 
     seqlens: Tensor
     total: Tensor
+
+
+class Places(NamedTuple):
+    """How long rows are in the cache, and the positions of the new tokens where these aren't their places."""
+
+    lengths: RowLengths
+    positions: Tensor | None
 
 
 def three_products(
@@ -112,47 +133,73 @@ class GroupQueryAttention:
         a = settings
         at = past.unsqueeze(-1) + torch.arange(time)
         q, k, v, rotary = _project(x, at, weights, rotary, settings=a)
-        positions = None
-        if a.window is not None and (a.window in window_lengths or a.window in row_lengths):
-            # The cache begins with the latest tokens that its window may still need, so places in it aren't
-            # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
-            # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
-            if rotary is not None:
-                positions = at
-            past = window_lengths.get(a.window, past)
-        own = row_lengths.get(a.window, row_lengths.get(None))
-        seqlens, total = self._row_lengths(past, time) if own is None else own
-        attributes: dict[str, Any] = {
-            "num_heads": a.heads,
-            "kv_num_heads": a.kv_heads,
-            "scale": a.head_size**-0.5 if a.scale is None else a.scale,
-        }
-        cos, sin = None, None
-        if rotary is not None:
-            cos, sin = rotary
-            attributes |= {"do_rotary": 1, "rotary_interleaved": int(a.interleaved)}
-        if a.window is not None:
-            attributes["local_window_size"] = a.window
-        if a.softcap is not None:
-            attributes["softcap"] = a.softcap
-        if cache.k_scale is not None:
-            attributes |= {
-                "k_quant_type": "PER_CHANNEL",
-                "v_quant_type": "PER_CHANNEL",
-                "kv_cache_bit_width": 8,
-            }
-        past_state = (cache.keys, cache.values, seqlens, total)
-        scales = (cache.k_scale, cache.v_scale)
+        places = self._places(at, past, rotary, window_lengths, row_lengths, settings=a)
         y, keys, values = onnx.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
-            (q, k, v, *past_state, cos, sin, positions, None, weights.get("sink_logits"), *scales),
-            attributes,
+            _inputs((q, k, v), cache, places, rotary, weights.get("sink_logits")),
+            _attributes(cache, rotary, settings=a),
             dtypes=(x.dtype, cache.keys.dtype, cache.values.dtype),
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
             version=MICROSOFT,
         )
         y = gated(y, x, weights.get("wg"), weights.get("bg"))
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
+
+    def read(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        past: Tensor,
+        weights: SharedAttentionLeaves,
+        rotary: Rotary | None = None,
+        *,
+        settings: Attention,
+        window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
+        row_lengths: Mapping[int | None, RowLengths] = MappingProxyType({}),
+    ) -> Tensor:
+        """The attention of a layer that reads another layer's cache: without new keys and values the operator
+        writes nothing, and without outputs for a cache it copies nothing."""
+        batch, time, _ = x.shape
+        a = settings
+        at = past.unsqueeze(-1) + torch.arange(time)
+        q = linear(x, weights["wq"], weights.get("bq"))
+        early = None
+        if a.qk_norm is not None and a.qk_norm.rotated:
+            early, rotary = rotary, None
+        q = queries(q, at, weights.get("q_norm"), early, settings=a).flatten(-2)
+        places = self._places(at, past, rotary, window_lengths, row_lengths, settings=a)
+        none = x.new_zeros((batch, 0, a.kv_heads * a.head_size))
+        y = onnx.symbolic(
+            "com.microsoft::GroupQueryAttention",
+            _inputs((q, none, none), cache, places, rotary, weights.get("sink_logits")),
+            _attributes(cache, rotary, settings=a),
+            dtype=x.dtype,
+            shape=(batch, time, a.heads * a.head_size),
+            version=MICROSOFT,
+        )
+        return linear(gated(y, x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo"))
+
+    def _places(
+        self,
+        at: Tensor,
+        past: Tensor,
+        rotary: Rotary | None,
+        window_lengths: Mapping[int, Tensor],
+        row_lengths: Mapping[int | None, RowLengths],
+        *,
+        settings: Attention,
+    ) -> Places:
+        """Where the tokens at the positions `at` [B, T] are in the cache."""
+        window, positions = settings.window, None
+        if window is not None and (window in window_lengths or window in row_lengths):
+            # The cache begins with the latest tokens that its window may still need, so places in it aren't
+            # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
+            # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
+            if rotary is not None:
+                positions = at
+            past = window_lengths.get(window, past)
+        own = row_lengths.get(window, row_lengths.get(None))
+        return Places(self._row_lengths(past, at.shape[1]) if own is None else own, positions)
 
     def _row_lengths(self, past: Tensor, time: int) -> RowLengths:
         """Computed in the graph; all layers read the same `time` tokens."""
@@ -164,6 +211,40 @@ class GroupQueryAttention:
         total = (past.max() + time).to(torch.int32)
         self._computed.append((past, RowLengths(seqlens, total)))
         return self._computed[-1][1]
+
+
+def _inputs(
+    projected: tuple[Tensor, Tensor | None, Tensor | None],
+    cache: KVCache,
+    places: Places,
+    rotary: Rotary | None,
+    sink_logits: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    cos, sin = (None, None) if rotary is None else rotary
+    state = (cache.keys, cache.values, *places.lengths)
+    return (*projected, *state, cos, sin, places.positions, None, sink_logits, cache.k_scale, cache.v_scale)
+
+
+def _attributes(cache: KVCache, rotary: Rotary | None, *, settings: Attention) -> dict[str, Any]:
+    a = settings
+    attributes: dict[str, Any] = {
+        "num_heads": a.heads,
+        "kv_num_heads": a.kv_heads,
+        "scale": a.head_size**-0.5 if a.scale is None else a.scale,
+    }
+    if rotary is not None:
+        attributes |= {"do_rotary": 1, "rotary_interleaved": int(a.interleaved)}
+    if a.window is not None:
+        attributes["local_window_size"] = a.window
+    if a.softcap is not None:
+        attributes["softcap"] = a.softcap
+    if cache.k_scale is not None:
+        attributes |= {
+            "k_quant_type": "PER_CHANNEL",
+            "v_quant_type": "PER_CHANNEL",
+            "kv_cache_bit_width": 8,
+        }
+    return attributes
 
 
 def attention_in_parts(

@@ -85,12 +85,13 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     Not among them: inputs whose matrices read distances too, activations that a tied table or, with
     post-norms, the residual stream reads too (`post_norm_sites`), the encoder's output, which the decoder's
     layers share, and both sides of an LSTM, whose weights stay in float. The input of wo of a convolution,
-    of a gated delta network and of Mamba's layer has no leaf of its own that makes it.
+    of a gated delta network and of Mamba's layer has no leaf of its own that makes it; in attention whose
+    values other layers read wv makes those of all of them.
     """
     sites = []
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
-            sites += _layer(f"{name}.layers.{i}.", layer)
+            sites += _layer(f"{name}.layers.{i}.", layer, read_later=i in stack.shared_kv)
     return sites
 
 
@@ -112,7 +113,7 @@ def post_norm_sites(config: Config) -> list[SmoothingSite]:
     return sites
 
 
-def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
+def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite]:
     mixer = layer.attention
     mlp_matrices = _mlp_input_matrices(f"{prefix}mlp.", layer.mlp)
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
@@ -130,7 +131,7 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
         sites += _latent(f"{prefix}attn", mixer)
     elif isinstance(mixer, Mamba2):
         sites += _state_output(f"{prefix}attn", mixer)
-    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta | Mamba):
+    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta | Mamba) and not read_later:
         sites += _values(f"{prefix}attn", mixer)
     if layer.beside is not None:
         sites += _state_output(f"{prefix}beside", layer.beside.mixer)
@@ -164,7 +165,8 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
         return tuple(f"{prefix}attn.w{n}{end}" for end in ("", "_global") for n in "qkv")
     maps = "qkv"
     if isinstance(mixer, Attention):
-        maps = ("qk" if mixer.keys_as_values else "qkv") + ("g" if mixer.output_gate else "")
+        maps = "q" if mixer.kv_layer is not None else "qk" if mixer.keys_as_values else "qkv"
+        maps += "g" if mixer.output_gate else ""
     return tuple(f"{prefix}attn.w{n}" for n in maps)
 
 
@@ -187,7 +189,7 @@ def _values(
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
     scales = []
     if isinstance(a, Attention):
-        if a.clip is not None or a.keys_as_values or a.value_norm is not None:
+        if a.clip is not None or a.keys_as_values or a.value_norm is not None or a.kv_layer is not None:
             return []
         scales = [f"{prefix}.v_scale"] if a.kv == "int8" else []
     producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.qkv_bias else []), *scales)

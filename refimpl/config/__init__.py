@@ -19,7 +19,7 @@ from .heads import (
     Tag,
 )
 from .json_form import TYPES, from_json, to_json
-from .layers import Beside, Layer, NeighbourConv
+from .layers import Beside, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -40,7 +40,7 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-from .stack import DecoderReader, Embedding, EmbeddingProjection, Stack
+from .stack import DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
 from .token_mixers import (
     LSTM,
     Attention,
@@ -117,6 +117,8 @@ __all__ = [
     "NeighbourConv",
     "NoMlp",
     "Norm",
+    "PerLayerEmbedding",
+    "PerLayerInput",
     "Plain",
     "Pool",
     "Pooling",

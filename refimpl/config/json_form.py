@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
-from .layers import Beside, Layer, NeighbourConv
+from .layers import Beside, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -29,7 +29,7 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-from .stack import DecoderReader, Embedding, EmbeddingProjection, Stack
+from .stack import DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
 from .token_mixers import (
     LSTM,
     Attention,
@@ -56,7 +56,7 @@ TYPES: dict[str, type] = {
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
-        ProportionalScaling, Mamba,
+        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding,
     )
 }  # fmt: skip
 

@@ -37,6 +37,17 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class PerLayerInput:
+    """A vector of `width` numbers that a layer gets for each token, and adds to its output behind a gate
+    (`ops.per_layer`). `post` normalizes what is added.
+    """
+
+    width: int
+    activation: Activation
+    post: Norm | None = None
+
+
+@dataclass(frozen=True)
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
@@ -48,7 +59,7 @@ class Layer:
     multiplies each sublayer's output before it is added (Granite). `conv` reads the layer's input and is
     added to its output (DeBERTa v2). `beside` is a second mixer on the attention's input, in a decoder.
     With `scalar` the layer's output, what it passes on of its input too, is multiplied by a number that it
-    learns (Gemma 4).
+    learns (Gemma 4). `per_layer` is what a decoder's layer gets of the token itself, beside the layer before.
     """
 
     attention: TokenMixer
@@ -60,3 +71,9 @@ class Layer:
     conv: NeighbourConv | None = None
     beside: Beside | None = None
     scalar: bool = False
+    per_layer: PerLayerInput | None = None
+
+    @property
+    def kv_layer(self) -> int | None:
+        """The layer whose keys and values this one reads, None where it has its own or none."""
+        return self.attention.kv_layer if isinstance(self.attention, Attention) else None

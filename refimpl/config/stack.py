@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .layers import Layer
-from .norms import Norm
+from .norms import Norm, RMSNorm
 from .positions import Learned, Rope, Sinusoidal
 from .token_mixers import (
     Attention,
@@ -33,11 +33,24 @@ class EmbeddingProjection:
 
 
 @dataclass(frozen=True)
+class PerLayerEmbedding:
+    """A second table of `rows` tokens, with a vector of each for every layer (`ops.per_layer`).
+
+    Tokens that it has no row for get its first one. `norm` is that of the vectors' other part, a map of the
+    token's embedding.
+    """
+
+    rows: int
+    norm: RMSNorm
+
+
+@dataclass(frozen=True)
 class Embedding:
     """The token table and what is added to it.
 
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
-    the two texts of a pair apart. `projection` gives the tables a width of their own.
+    the two texts of a pair apart. `projection` gives the tables a width of their own. `per_layer` is the
+    table of what each layer of a decoder gets of a token.
     """
 
     vocabulary: int
@@ -45,6 +58,7 @@ class Embedding:
     scale: float | None = None
     token_types: int | None = None
     projection: EmbeddingProjection | None = None
+    per_layer: PerLayerEmbedding | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,11 @@ class Stack:
     def attentions(self) -> tuple[Attention, ...]:
         """The attention of each layer that has one, and not another mixer."""
         return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
+
+    @property
+    def shared_kv(self) -> frozenset[int]:
+        """The layers whose keys and values other layers read."""
+        return frozenset(a.kv_layer for a in self.attentions if a.kv_layer is not None)
 
     @property
     def ropes(self) -> tuple[Rope, ...]:

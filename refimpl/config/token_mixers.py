@@ -32,7 +32,8 @@ class Attention:
     `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
     output is multiplied by a sigmoid of the token's own, before the last map (Qwen3-Next). `value_norm`
     normalizes each head's values, without a weight; with `keys_as_values` a token's values are its keys
-    before their norm and rotation, and there is no map to values (both Gemma 4).
+    before their norm and rotation, and there is no map to values (both Gemma 4). With `kv_layer` it makes no
+    keys and values, but reads those of that layer of its stack, and keeps nothing (`ops.shared_attention`).
     """
 
     heads: int
@@ -52,6 +53,7 @@ class Attention:
     output_gate: bool = False
     value_norm: RMSNorm | None = None
     keys_as_values: bool = False
+    kv_layer: int | None = None
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, Tag
+from .layers import Layer
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import Gated, Mlp, MoE, NoMlp
 from .norms import HeadNorm, LayerNorm
@@ -189,6 +190,11 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _check_mamba2(f"{at}beside attention: ", layer.beside.mixer)
             own = (layer.beside.mixer.pre, layer.beside.mixer.post, layer.beside.mixer.after)
             _need(own == (None, None, None), f"{at}a state space beside attention has no norms of its own")
+        if isinstance(layer.attention, Attention) and layer.attention.kv_layer is not None:
+            _need(name == "decoder", f"{at}only a decoder's layer reads the keys and values of another")
+            _check_shared_kv(at, layer, layer.attention, stack.layers[:i])
+        if layer.per_layer is not None:
+            _bounded(at + "width of the per-layer input", layer.per_layer.width, LIMITS["width"])
         _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
@@ -211,14 +217,24 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
                 c.output_gate,
                 c.value_norm,
                 c.keys_as_values,
+                c.kv_layer,
             )
-            plain = (None, FullAttention(), None, None, None, "float", False, False, None, False)
+            plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None)
             fits = settings == plain
             _need(
                 fits,
                 f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
-                "nor kv, sinks, a gate, a norm of values or keys as values",
+                "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
             )
+    widths = {None if layer.per_layer is None else layer.per_layer.width for layer in stack.layers}
+    fits = len(widths) == 1 and (widths == {None}) == (embedding.per_layer is None)
+    _need(
+        fits and (embedding.per_layer is None or name == "decoder"),
+        f"{name}: all layers of a decoder have per-layer inputs of one width, and its embedding their table, "
+        "or none has",
+    )
+    if embedding.per_layer is not None:
+        _bounded("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     relative = [(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)]
@@ -275,6 +291,33 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
             _bounded(at + "heads", mixer.heads, LIMITS["heads"])
             _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
             _bounded(at + "reach of the window", mixer.reach, LIMITS["context"])
+
+
+def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, ...]) -> None:
+    index = a.kv_layer
+    is_before = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(before)
+    _need(is_before, f"{at}kv_layer must be an earlier layer of the stack, got {index!r:.40}")
+    assert index is not None
+    source = before[index]
+    own = isinstance(source.attention, Attention) and source.attention.kv_layer is None
+    _need(own, f"{at}kv_layer must have attention with keys and values of its own, layer {index} has not")
+    assert isinstance(source.attention, Attention)
+    _need(
+        source.beside is None and layer.beside is None,
+        f"{at}kv_layer needs attention alone, got a state space",
+    )
+    s = source.attention
+    same = (a.kv_heads, a.head_size, a.position, a.mask, a.kv) == (
+        s.kv_heads, s.head_size, s.position, s.mask, s.kv,
+    )  # fmt: skip
+    _need(
+        same,
+        f"{at}kv_layer must have the same kv_heads, head_size, position, mask and kv, layer {index} has not",
+    )
+    rotary = a.position is None or isinstance(a.position, Rope)
+    _need(rotary, f"{at}kv_layer needs rotary positions or none, got {type(a.position).__name__}")
+    plain = a.value_norm is None and not a.keys_as_values
+    _need(plain, f"{at}kv_layer means that it makes no values, got a norm of values or keys as values")
 
 
 def _check_gated_delta(at: str, mixer: GatedDelta) -> None:

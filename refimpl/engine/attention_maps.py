@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..config import Attention, Config, DisentangledAttention
+from ..config import Attention, Config, DisentangledAttention, Rope
 from ..errors import ConfigError
 from ..ops.attention import attention_weights, positioned, project
 from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
+from ..ops.cache import KVCache
 from ..ops.disentangled import DisentangledWeights, queries_and_keys
 from ..ops.mask import seen_by
 from ..ops.position import rotate
+from ..ops.shared_attention import SharedAttentionWeights, queries
 from .stack_walk import StackWalk
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def attention_maps(
     lengths = np.array([len(tokens)])
     x = walk.enter(tokens[None], params["embedding"], stack_params)
     positions = walk.positions(len(tokens), stack_params, x.dtype)
+    shared = walk.shared(tokens[None], x, params["embedding"])
     for i, layer in enumerate(walk.stack.layers):
         if not isinstance(layer.attention, Attention | DisentangledAttention):
             got = type(layer.attention).__name__
@@ -46,10 +49,13 @@ def attention_maps(
         if isinstance(layer.attention, DisentangledAttention):
             distant = cast(DisentangledWeights, leaves["attn"])
             yield _disentangled_map(attention_input, distant, positions, layer.attention)
+        elif layer.kv_layer is not None:
+            asking = cast(SharedAttentionWeights, leaves["attn"])
+            yield _shared_map(attention_input, asking, positions, layer.attention, shared.kv[layer.kv_layer])
         else:
             attn = cast(CachedAttentionWeights, leaves["attn"])
             yield _attention_map(attention_input, attn, positions, layer.attention, walk.bidirectional)
-        x, _ = walk.layer(i, x, lengths, positions, weights)
+        x, _ = walk.layer(i, x, lengths, positions, weights, shared)
 
 
 def _read(part: Any) -> Any:
@@ -67,6 +73,22 @@ def _disentangled_map(
     assert positions.distances is not None
     q, k, bias = queries_and_keys(x, weights, positions.distances, settings=settings)
     return attention_weights(q, k, None, bias, scale=settings.factor)[0]
+
+
+def _shared_map(
+    x: Float[Array, "1 T D"],
+    weights: SharedAttentionWeights,
+    positions: Positions,
+    settings: Attention,
+    cache: KVCache,
+) -> Float[Array, "H T T"]:
+    """The same of a sublayer that reads the keys of an earlier layer."""
+    at = np.arange(x.shape[1])
+    rotary = positions.rotary[settings.position] if isinstance(settings.position, Rope) else None
+    q = queries(x, at[None], weights, rotary, settings=settings)
+    mask = seen_by(at[None], at, settings=settings, causal=True)
+    keys = cache.keys.transpose(0, 2, 1, 3)
+    return attention_weights(q, keys, mask, None, weights.get("sink_logits"), **settings.scoring)[0]
 
 
 def _attention_map(

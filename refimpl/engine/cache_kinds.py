@@ -9,6 +9,7 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
       with a window     k, v [B, G, S, K]            the latest tokens, at least those that the window sees
       kv "int8"         the same, 8-bit codes        as above; `ops.quantized_cache`, one scale a channel
       kv "float16"      the same, in float16         as above, whatever the model's floats are
+    NothingKept         none                         a layer that reads the keys and values of an earlier one
     EncoderKeysValues   encoder_k, encoder_v         a whole text that an encoder has read: never grown,
                         [B, G, S, K]                 never truncated
     LinearSums          state [B, G, K, K]           what linear attention has summed up of all tokens
@@ -59,6 +60,7 @@ from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
 from ..ops.mamba import ChannelState
 from ..ops.mamba2 import HybridCache
+from ..ops.shared_attention import SharedKV
 from ..ops.short_conv import ConvState, MatrixState
 
 # Tokens kept beside those that a window sees, so that refused drafts can be cut off again.
@@ -206,6 +208,18 @@ class KeysValues(CacheKind):
         kept = np.dtype(np.float16) if self.kv == "float16" else dtype
         keys, values = (np.zeros(shape, kept) for shape in self.shapes(batch, capacity))
         return KVCache(keys, values)
+
+
+@dataclass(frozen=True)
+class NothingKept(CacheKind):
+    """No array: an earlier layer's keys and values are read, and it is theirs to grow, cut or select."""
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return ()
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> SharedKV:
+        return SharedKV()
 
 
 @dataclass(frozen=True)
@@ -409,6 +423,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return Latents(rank + position.dims)
         case DisentangledAttention() | LongformerAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
+        case Attention(kv_layer=int()):
+            return NothingKept()
         case Attention() as attention:
             window = None
             # A window that no text outgrows drops nothing.

@@ -2,8 +2,9 @@
 
     x = walk.enter(tokens, embedding, weights)
     positions = walk.positions(T, weights, x.dtype)._replace(question=walk.question(tokens))
+    shared = walk.shared(tokens, x, embedding)
     for i, layer_weights in enumerate(...):
-        x, cache = walk.layer(i, x, lengths, positions, layer_weights)
+        x, cache = walk.layer(i, x, lengths, positions, layer_weights, shared)
     x = walk.leave(x, norm_weights)
 
 It is for callers that can't hold all weights, or that observe values between layers. `ops.model.model` and
@@ -12,7 +13,7 @@ It is for callers that can't hold all weights, or that observe values between la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from ..config import Config, DecoderReader, EncoderDecoder, Stack
 from ..ops.block import (
     BlockWeights,
+    LayerInputs,
     MixerCache,
     NormWeights,
     Positions,
@@ -27,6 +29,7 @@ from ..ops.block import (
     encoder_block,
     normalize,
 )
+from ..ops.cache import KVCache
 from ..ops.encoder import layer_kv, shift_right
 from ..ops.longformer import question_end
 from ..ops.model import (
@@ -34,17 +37,28 @@ from ..ops.model import (
     StackWeights,
     distance_table,
     embed,
+    layer_vectors,
     position_tables,
     score_biases,
 )
 from ..ops.position import Rotary
+from ..ops.shared_attention import SharedKV
 from .cache_kinds import layer_kind
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-__all__ = ["StackWalk"]
+__all__ = ["Shared", "StackWalk"]
+
+
+@dataclass
+class Shared:
+    """What layers read beside the vectors of the layer before: vectors [B, T, C, F] of the tokens for each
+    layer, and the keys and values of earlier ones, which a walk puts here as it comes to them."""
+
+    vectors: Array | None = None
+    kv: dict[int, KVCache] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,12 @@ class StackWalk:
         at = np.arange(tokens.shape[1])[None]
         return embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
 
+    def shared(
+        self, tokens: Int[Array, "B T"], x: Float[Array, "B T D"], embedding: EmbeddingWeights
+    ) -> Shared:
+        """What the layers of a walk share, of the tokens and of what `enter` gave."""
+        return Shared(layer_vectors(tokens, x, embedding, config=self.config.embedding))
+
     def positions(self, time: int, weights: StackWeights, dtype: np.dtype) -> Positions:
         """What all layers need to know of the positions 0 … time − 1."""
         at = np.arange(time)
@@ -111,6 +131,7 @@ class StackWalk:
         lengths: Int[Array, " B"],
         positions: Positions,
         weights: BlockWeights,
+        shared: Shared,
         states: Float[Array, "B S D"] | None = None,
     ) -> tuple[Float[Array, "B T D"], MixerCache | None]:
         """The vectors after a layer, and what a decoder's keeps of the text.
@@ -127,10 +148,18 @@ class StackWalk:
             y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
             return y, None
         batch, time, _ = x.shape
+        past = np.zeros(batch, np.int64)
+        inputs = LayerInputs(encoder_kv, None if shared.vectors is None else shared.vectors[:, :, index])
+        if layer.kv_layer is not None:
+            read = shared.kv[layer.kv_layer]
+            y, _ = block(x, read, past, positions, weights, inputs, config=layer)
+            return y, SharedKV()
         kind = layer_kind(layer, self.config.context, half=self.half_cache)
         cache = kind.empty(batch, time, x.dtype)
-        past = np.zeros(batch, np.int64)
-        return block(x, cache, past, positions, weights, encoder_kv, config=layer)
+        y, kept = block(x, cache, past, positions, weights, inputs, config=layer)
+        if index in self.stack.shared_kv and isinstance(kept, KVCache):
+            shared.kv[index] = kept
+        return y, kept
 
     def leave(self, x: Float[Array, "B T D"], weights: NormWeights | None) -> Float[Array, "B T D"]:
         """The vectors after the last norm, if the stack has one."""

@@ -2,15 +2,30 @@
 
 Scores aren't scaled: the norms of queries and keys learn how large they are. Layers that see the whole text
 have heads of another size and number than those with a window; of their pairs the slowest aren't rotated, and
-their values may be their keys. Each layer multiplies its output by a number that it learns.
+their values may be their keys. Each layer multiplies its output by a number that it learns. In the smaller
+models the upper layers read the keys and values of the last lower one with the same mask, and all have a
+vector of their own for each token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, RMSNorm, Stack
+from ..config import (
+    LM,
+    Attention,
+    Decoder,
+    Embedding,
+    Gated,
+    HeadNorm,
+    Layer,
+    PerLayerEmbedding,
+    PerLayerInput,
+    RMSNorm,
+    Stack,
+)
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..config_readers.rope import exact_context, nested_ropes
@@ -55,16 +70,12 @@ def _text(keys: Keys, task: Task) -> Decoder:
     # "vision": tokens of one image see each other, of which a text has none.
     if keys.get("use_bidirectional_attention", str, None) not in (None, "vision"):
         raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')
-    if keys.get("hidden_size_per_layer_input", int, 256, null=True):
-        raise keys.fail("hidden_size_per_layer_input", "0: embeddings of each layer aren't computed")
-    if keys.get("num_kv_shared_layers", int, 0):
-        raise keys.fail("num_kv_shared_layers", "0: layers don't share keys and values here")
     if keys.get("enable_moe_block", bool, False):
         raise keys.fail("enable_moe_block", "false: a mixture beside the mlp isn't computed")
-    keys.unused("vocab_size_per_layer_input", "use_double_wide_mlp")
     keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
     # Whatever is stated, the last layer sees the whole text.
     types = [*layer_types(keys, lambda i: (i + 1) % 6 != 0)[:-1], "full_attention"]
+    sources = _sources(keys, types, task)
     same = keys.get("attention_k_eq_v", bool, False)
     heads = _heads(keys, types, same)
     context = keys.size("max_position_embeddings", 131_072)
@@ -73,9 +84,12 @@ def _text(keys: Keys, task: Task) -> Decoder:
     bias = keys.get("attention_bias", bool, False)
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
     mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)
+    twice = keys.get("use_double_wide_mlp", bool, False)
+    vectors = _per_layer(keys, task)
     masks = layer_masks(keys, types, read_window(keys, 512, everywhere=False))
     layers = []
-    for kind, mask in zip(types, masks, strict=True):
+    for kind, mask, source in zip(types, masks, sources, strict=True):
+        own = source is None
         attention = Attention(
             heads=keys.size("num_attention_heads"),
             kv_heads=heads[kind].kv_heads,
@@ -86,14 +100,18 @@ def _text(keys: Keys, task: Task) -> Decoder:
             out_bias=bias,
             qk_norm=HeadNorm(norm),
             scale=1.0,
-            value_norm=norm,
-            keys_as_values=same and kind == "full_attention",
+            value_norm=norm if own else None,
+            keys_as_values=own and same and kind == "full_attention",
+            kv_layer=source,
             pre=norm,
             post=norm,
         )
-        layers.append(Layer(attention, mlp, scalar=True))
+        feed = replace(mlp, width=2 * mlp.width) if twice and not own else mlp
+        per_layer = None if vectors is None else PerLayerInput(vectors.width, activation, norm)
+        layers.append(Layer(attention, feed, scalar=True, per_layer=per_layer))
+    table = None if vectors is None else PerLayerEmbedding(vectors.rows, norm)
     return Decoder(
-        embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
+        embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5, per_layer=table),
         stack=Stack(tuple(layers), norm),
         head=LM(
             keys.get("tie_word_embeddings", bool, True),
@@ -101,6 +119,40 @@ def _text(keys: Keys, task: Task) -> Decoder:
         ),
         context=exact_context(context, *positions.values()),
     )
+
+
+def _sources(keys: Keys, types: list[str], task: Task) -> list[int | None]:
+    """For each layer the one whose keys and values it reads: the last of its type below those that read."""
+    count = keys.get("num_kv_shared_layers", int, 0)
+    if not 0 <= count < len(types):
+        raise keys.fail("num_kv_shared_layers", f"0 to {len(types) - 1}, fewer than there are layers")
+    own = types[: len(types) - count]
+    if missing := sorted(set(types) - set(own)):
+        raise keys.fail("num_kv_shared_layers", f"so few that a layer of {missing[0]} keeps keys and values")
+    if count and task != "lm":
+        raise keys.fail("num_kv_shared_layers", "0 in a model that gives vectors and doesn't generate")
+    last = {kind: i for i, kind in enumerate(own)}
+    return [None] * len(own) + [last[kind] for kind in types[len(own) :]]
+
+
+class Vectors(NamedTuple):
+    """The vectors that each layer has for tokens: how many tokens there are, and their width."""
+
+    rows: int
+    width: int
+
+
+def _per_layer(keys: Keys, task: Task) -> Vectors | None:
+    width = keys.get("hidden_size_per_layer_input", int, 256, null=True)
+    rows = keys.size("vocab_size_per_layer_input", 262_144)
+    if not width:
+        return None
+    width = keys.size("hidden_size_per_layer_input", 256)
+    if task != "lm":
+        raise keys.fail("hidden_size_per_layer_input", "0 in a model that gives vectors and doesn't generate")
+    if rows < (vocabulary := keys.size("vocab_size")):
+        raise keys.fail("vocab_size_per_layer_input", f"at least vocab_size, {vocabulary}")
+    return Vectors(rows, width)
 
 
 def _heads(keys: Keys, types: list[str], same: bool) -> dict[str, Heads]:
@@ -140,10 +192,26 @@ NORMS = weight_map("""
     decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
     decoder.layers.{i}.scalar <- layers.{i}.layer_scalar
 """)
+PER_LAYER = weight_map("""
+    embedding.per_layer.table <- embed_tokens_per_layer.weight
+    embedding.per_layer.project <- per_layer_model_projection.weight : transpose
+    embedding.per_layer.norm <- per_layer_projection_norm.weight
+    decoder.layers.{i}.per_layer.gate <- layers.{i}.per_layer_input_gate.weight : transpose
+    decoder.layers.{i}.per_layer.project <- layers.{i}.per_layer_projection.weight : transpose
+    decoder.layers.{i}.per_layer_post.weight <- layers.{i}.post_per_layer_input_norm.weight
+""")
+# Checkpoints may have maps to keys and values in layers that read another's; transformers ignores them.
+UNREAD = weight_map("""
+    nothing <- layers.{i}.self_attn.k_proj.weight
+    nothing <- layers.{i}.self_attn.k_proj.bias
+    nothing <- layers.{i}.self_attn.v_proj.weight
+    nothing <- layers.{i}.self_attn.v_proj.bias
+    nothing <- layers.{i}.self_attn.k_norm.weight
+""")
 LEFT_OUT = weight_map("""
     left out <- vision_tower.*
     left out <- embed_vision.*
     left out <- audio_tower.*
     left out <- embed_audio.*
 """)
-WEIGHTS = TRUNK + QK_NORM + NORMS + LEFT_OUT
+WEIGHTS = TRUNK + QK_NORM + NORMS + PER_LAYER + UNREAD + LEFT_OUT

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -202,10 +203,10 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
     if clip is not None:
         q, k, v = np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip)
     if settings.qk_norm is not None and not settings.qk_norm.rotated:
-        q = _normalized(q, weights.get("q_norm"), settings.qk_norm.norm)
-        k = _normalized(k, weights.get("k_norm"), settings.qk_norm.norm)
+        q = normalized(q, weights.get("q_norm"), settings.qk_norm.norm)
+        k = normalized(k, weights.get("k_norm"), settings.qk_norm.norm)
     if settings.value_norm is not None:
-        v = _normalized(v, None, settings.value_norm)
+        v = normalized(v, None, settings.value_norm)
     return q, k, v
 
 
@@ -229,15 +230,15 @@ def positioned(
             cos, sin, rotary = rotary.cos[at], rotary.sin[at], None
             q = rotate(q, cos, sin, interleaved=settings.interleaved)
             k = rotate(k, cos, sin, interleaved=settings.interleaved)
-        q = _normalized(q, weights.get("q_norm"), norm.norm)
-        k = _normalized(k, weights.get("k_norm"), norm.norm)
+        q = normalized(q, weights.get("q_norm"), norm.norm)
+        k = normalized(k, weights.get("k_norm"), norm.norm)
     if (scale := settings.query_scale) is not None:
         factors = query_factors(at, **scale.settings)
         q = q * factors[:, :, None, None].astype(q.dtype)
     return q, k, rotary
 
 
-def _normalized(x: Array, weight: Array | None, norm: Norm) -> Array:
+def normalized(x: Array, weight: Array | None, norm: Norm) -> Array:
     """Heads [B, T, H, K], normalized over the last axis of the weight: each head alone, or all together."""
     y = x if weight is None else x.reshape(*x.shape[:2], -1, weight.shape[-1])
     match norm:
@@ -281,7 +282,7 @@ def attention(
     return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo")), cache
 
 
-def gated(y: Array, x: Array, weights: AttentionWeights) -> Array:
+def gated(y: Array, x: Array, weights: Mapping[str, Any]) -> Array:
     """What the heads give, [B, T, H·K], multiplied by the gate if there is one."""
     if "wg" not in weights:
         return y

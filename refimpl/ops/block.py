@@ -49,8 +49,10 @@ from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
 from .norm import layer_norm, rms_norm
+from .per_layer import PerLayerWeights, per_layer_update
 from .position import Rotary
 from .self_attention import self_attention
+from .shared_attention import SharedAttentionWeights, SharedKV, shared_attention
 from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
 
 if TYPE_CHECKING:
@@ -60,10 +62,20 @@ if TYPE_CHECKING:
 Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
 MixerCache = (
-    KVCache | LinearState | LstmState | ConvState | MatrixState | ChannelState | LatentCache | HybridCache
+    KVCache
+    | LinearState
+    | LstmState
+    | ConvState
+    | MatrixState
+    | ChannelState
+    | LatentCache
+    | HybridCache
+    | SharedKV
 )
 
-__all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
+__all__ = [
+    "BlockWeights", "LayerInputs", "NormWeights", "Positions", "block", "encoder_block", "normalize",
+]  # fmt: skip
 
 
 class NormWeights(TypedDict, total=False):
@@ -90,6 +102,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 MixerWeights = (
     CachedAttentionWeights
+    | SharedAttentionWeights
     | LinearAttentionWeights
     | LstmLayerWeights
     | ShortConvWeights
@@ -104,7 +117,7 @@ MixerWeights = (
 
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution,
-    and the state space beside its attention."""
+    the state space beside its attention, and the maps by which it reads its own vectors of tokens."""
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -122,6 +135,8 @@ class BlockWeights(TypedDict):
     conv_after: NotRequired[NormWeights]
     beside: NotRequired[Mamba2Weights]
     scalar: NotRequired[Float[Array, " 1"]]
+    per_layer: NotRequired[PerLayerWeights]
+    per_layer_post: NotRequired[NormWeights]
 
 
 class Positions(NamedTuple):
@@ -136,6 +151,19 @@ class Positions(NamedTuple):
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
+
+
+class LayerInputs(NamedTuple):
+    """What a decoder's layer may read beside the vectors of the layer before it.
+
+    Keys and values of an encoder's text, and vectors [B, T, F] of its own for each token (`ops.per_layer`).
+    """
+
+    encoder_kv: EncoderKV | None = None
+    per_layer: Array | None = None
+
+
+NO_INPUTS = LayerInputs()
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
@@ -267,6 +295,10 @@ def _mix(
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention():
             assert isinstance(cache, KVCache)
+            if mixer.kv_layer is not None:
+                queries = cast(SharedAttentionWeights, weights["attn"])
+                rotary = positions.rotary[mixer.position] if isinstance(mixer.position, Rope) else None
+                return shared_attention(x, cache, past, queries, rotary, settings=mixer), cache
             leaves = cast(CachedAttentionWeights, weights["attn"])
             rotary, bias = rotary_and_bias(mixer, positions, leaves)
             cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
@@ -290,6 +322,17 @@ def _mix_both(
     return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
 
 
+def _with_own_vectors(y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer) -> Array:
+    """A layer's output with what it makes of its own vectors of the tokens, if it has any."""
+    own = layer.per_layer
+    if own is None:
+        return y
+    assert vectors is not None
+    assert "per_layer" in weights
+    update = per_layer_update(y, vectors, weights["per_layer"], kind=own.activation)
+    return y + normalize(update, weights.get("per_layer_post"), norm=own.post)
+
+
 def _scaled(y: Array, weights: BlockWeights) -> Array:
     """A layer's output times the number that it learned, if it has one."""
     return y * weights["scalar"] if "scalar" in weights else y
@@ -301,7 +344,7 @@ def block(
     past: Array,
     positions: Positions,
     weights: BlockWeights,
-    encoder_kv: EncoderKV | None = None,
+    inputs: LayerInputs = NO_INPUTS,
     at: Array | None = None,
     *,
     config: Layer,
@@ -312,26 +355,31 @@ def block(
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
     mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021). Each sublayer may also have a norm on its output before
     the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the original post-norm). A layer that
-    reads an encoder has cross-attention over `encoder_kv` between the two. A state space may stand beside the
-    attention: both read norm(x), and the sublayer's output is their sum (Falcon-H1, Zuo et al. 2025, §2).
+    reads an encoder has cross-attention over `encoder_kv` of its `inputs` between the two. A state space may
+    stand beside the attention: both read norm(x), and the sublayer's output is their sum (Falcon-H1, Zuo et
+    al. 2025, §2). A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
     With `at` [B, P] the new x is [B, P, D], at these positions of the call: what follows the attention looks
-    at no other token. A layer with a `scalar` multiplies y by it.
+    at no other token. A layer with a `scalar` multiplies y by it. One with a `kv_layer` gets that layer's new
+    cache, and gives it back as it is.
     """
+    vectors = inputs.per_layer
 
-    def mix(inputs: Array) -> Array:
+    def mix(read: Array) -> Array:
         nonlocal cache
         if isinstance(cache, HybridCache):
-            y, cache = _mix_both(inputs, cache, past, positions, weights, config)
+            y, cache = _mix_both(read, cache, past, positions, weights, config)
         else:
-            y, cache = _mix(inputs, cache, past, positions, weights, config.attention)
+            y, cache = _mix(read, cache, past, positions, weights, config.attention)
         return y
 
     h = _attend(x, weights, config, mix)
     if at is not None:
         x = np.take_along_axis(x, at[:, :, None], axis=1)
         h = np.take_along_axis(h, at[:, :, None], axis=1)
-    h = _cross(h, encoder_kv, weights, config)
-    return _scaled(_mlp(x, h, weights, config), weights), cache
+        vectors = None if vectors is None else np.take_along_axis(vectors, at[:, :, None], axis=1)
+    h = _cross(h, inputs.encoder_kv, weights, config)
+    y = _with_own_vectors(_mlp(x, h, weights, config), vectors, weights, config)
+    return _scaled(y, weights), cache
 
 
 def encoder_block(

@@ -29,13 +29,14 @@ from ..config import (
 from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
+from .block import BlockWeights, LayerInputs, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
 from .mamba2 import HybridCache
+from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import (
@@ -60,6 +61,7 @@ __all__ = [
     "StackWeights",
     "distance_table",
     "embed",
+    "layer_vectors",
     "lm_logits",
     "model",
     "position_tables",
@@ -75,12 +77,14 @@ class LinearWeights(TypedDict):
 
 
 class EmbeddingWeights(TypedDict):
-    """The leaves of the embedding: its tables, and the map from their width to the model's."""
+    """The leaves of the embedding: its tables, the map from their width to the model's, and what makes the
+    inputs of single layers."""
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
     project: NotRequired[Float[Array, "D F"] | Blocks]
     project_bias: NotRequired[Float[Array, " F"]]
+    per_layer: NotRequired[PerLayerEmbeddingWeights]
 
 
 class StackWeights(TypedDict):
@@ -215,6 +219,19 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
     return linear(x, weights["project"], weights.get("project_bias"))
 
 
+def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config: Embedding) -> Array | None:
+    """Vectors [B, T, C, F] of the tokens for each layer, from what enters the first; None without such.
+
+    A token that their table has no row for, such as an image's, reads row 0 (Gemma 3n).
+    """
+    if config.per_layer is None:
+        return None
+    assert "per_layer" in weights
+    own = weights["per_layer"]
+    known = np.where(tokens < own["table"].shape[0], tokens, 0)
+    return per_layer_inputs(known, x, own, eps=config.per_layer.norm.eps)
+
+
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
@@ -267,7 +284,8 @@ def model(
 
     `past` [B] tokens of each row are in the cache, which has room for L ≥ past + T. `at` counts within the
     call: only these positions pay for the last layer's mlp and for the output table. `rotary` has a row for
-    each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one a layer.
+    each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one a layer. A layer
+    that reads the keys and values of an earlier one gets its new cache, and has none of its own.
     """
     stack, head = config.stacks["decoder"], config.head
     assert isinstance(head, LM)
@@ -276,13 +294,17 @@ def model(
     capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
     queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(capacity)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
+    vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
-        read = None if encoder_kv is None else encoder_kv[i]
+        inputs = LayerInputs(
+            None if encoder_kv is None else encoder_kv[i], None if vectors is None else vectors[:, :, i]
+        )
         output_positions = at if i == last else None
-        x, new = block(x, old, past, positions, leaves, read, output_positions, config=layer)
-        new_cache.append(new)
+        read = old if layer.kv_layer is None else new_cache[layer.kv_layer]
+        x, new = block(x, read, past, positions, leaves, inputs, output_positions, config=layer)
+        new_cache.append(new if layer.kv_layer is None else old)
     x = normalize(x, weights.get("norm"), norm=stack.final_norm)
     leaves = params.get("head", {})
     if config.embedding.projection is not None:

@@ -1,13 +1,15 @@
 """Which arrays a Config needs: their names in the tree of parameters, and their shapes.
 
     embedding                       table N,D  token_types _,D  project E,D  project_bias D
+    embedding.per_layer             table N,C*F  project D,C*F  norm F
     encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
                                     (relative_bias in each layer's attn where it isn't shared)
                                     distances W,D  distances_norm
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
-                                    (no wv and bv where keys are values)
+                                    (no wv and bv where keys are values; no wk, bk and k_norm either, nor
+                                    scales, in a layer that reads another's keys and values)
                                     sink_logits H  wg D,H*K  bg H*K
                                     k_scale, v_scale: G,K where keys and values are kept in 8 bits
                                     of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
@@ -27,6 +29,7 @@
                                     of Longformer's with global tokens: also wq_global, …, bv_global
     decoder.layers.I.beside         as attn of Mamba 2
     decoder.layers.I.scalar         1
+    decoder.layers.I.per_layer      gate D,F  project F,D  (and per_layer_post, a norm)
     encoder.layers.I.conv           weight _*D,D  bias D  (and conv_after, a norm)
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
@@ -119,9 +122,22 @@ def parameter_shapes(config: Config) -> Shapes:
     if inner is not None:
         shapes["embedding.project"] = (inner.width, e.width)
         shapes |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
+    if e.per_layer is not None:
+        shapes |= _per_layer_embedding(config)
     for name, stack in config.stacks.items():
         shapes |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
     return shapes | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
+
+
+def _per_layer_embedding(config: Config) -> Shapes:
+    e, widths = config.embedding, [layer.per_layer.width for layer in config.layers if layer.per_layer]
+    assert e.per_layer is not None
+    leaves = {
+        "table": (e.per_layer.rows, sum(widths)),
+        "project": (e.width, sum(widths)),
+        "norm": (widths[0],),
+    }
+    return {f"embedding.per_layer.{leaf}": shape for leaf, shape in leaves.items()}
 
 
 def _stack(stack: Stack, d: int, entry: int) -> Shapes:
@@ -153,6 +169,9 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
         if layer.conv is not None:
             shapes |= {f"{at}conv.weight": ((2 * layer.conv.neighbours + 1) * d, d), f"{at}conv.bias": (d,)}
             shapes |= _norm(f"{at}conv_after.", layer.conv.after, d)
+        if (own := layer.per_layer) is not None:
+            shapes |= {f"{at}per_layer.gate": (d, own.width), f"{at}per_layer.project": (own.width, d)}
+            shapes |= _norm(f"{at}per_layer_post.", own.post, d)
         shapes |= {f"{at}scalar": (1,)} if layer.scalar else {}
     return shapes | _norm("norm.", stack.final_norm, d)
 
@@ -216,9 +235,13 @@ def _projections(a: Attention | LinearAttention, d: int) -> Shapes:
 
 def _attention(a: Attention, d: int) -> Shapes:
     shapes = _projections(a, d)
-    if a.keys_as_values:
+    if a.kv_layer is not None:
+        shapes = {name: shape for name, shape in shapes.items() if name not in ("wk", "bk", "wv", "bv")}
+    elif a.keys_as_values:
         shapes = {name: shape for name, shape in shapes.items() if name not in ("wv", "bv")}
     for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
+        if name == "k_norm" and a.kv_layer is not None:
+            continue
         match a.qk_norm:
             case HeadNorm(weight=False):
                 pass
@@ -237,7 +260,7 @@ def _attention(a: Attention, d: int) -> Shapes:
         shapes |= {"bg": (a.heads * a.head_size,)} if a.qkv_bias else {}
     if isinstance(a.position, RelativeBias) and not a.position.shared:
         shapes["relative_bias"] = (a.position.buckets, a.heads)
-    if a.kv == "int8":
+    if a.kv == "int8" and a.kv_layer is None:
         shapes |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
     return shapes
 

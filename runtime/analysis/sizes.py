@@ -61,7 +61,7 @@ def parameters(config: Config) -> dict[str, int]:
 def _part(name: str) -> str:
     """The part that a leaf belongs to."""
     owner, leaf = name.split(".")[-2:]
-    if leaf == "positions":
+    if leaf == "positions" or (owner == "per_layer" and leaf != "norm"):
         return "embedding"
     if leaf in ("relative_bias", "distances") or owner == "conv":
         return "attention"
@@ -153,13 +153,16 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     def cache(
         layers: Iterable[Layer] = config.layers,
         *,
+        shared: bool = True,
         grouped: bool = True,
         latent: bool = True,
         windowed: bool = False,
         bits: int = 16,
     ) -> int:
         return sum(
-            _spec_cache_bytes(layer, config.context, grouped, latent, windowed, bits) for layer in layers
+            _spec_cache_bytes(layer, config.context, grouped, latent, windowed, bits)
+            for layer in layers
+            if layer.kv_layer is None or not shared
         )
 
     both = {f"{bits} weights": Saving(weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
@@ -167,6 +170,7 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
         2 * sum(parameters(config).values()), 2 * active_parameters(config)
     )
     both["grouped queries, cache"] = Saving(cache(grouped=False), cache())
+    both["shared keys and values, cache"] = Saving(cache(shared=False), cache())
     both["latents, cache"] = Saving(cache(latent=False), cache())
     both["states, cache"] = Saving(cache(_attending(config)), cache())
     both["window, cache"] = Saving(cache(), cache(windowed=True))

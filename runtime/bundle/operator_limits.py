@@ -82,6 +82,10 @@ def untried(target: Target, config: Config) -> str | None:
         return None
     if any(a.sink_logits for stack in config.stacks.values() for a in stack.attentions):
         return "sinks in a softmax were never tried on a GPU"
+    if any(layer.kv_layer is not None for layer in config.layers):
+        return "attention that reads another layer's keys and values was never tried on a GPU"
+    if config.embedding.per_layer is not None:
+        return "per-layer embeddings were never tried on a GPU"
     if any(isinstance(layer.attention, LatentAttention) for layer in config.layers):
         return "latent attention was never tried on a GPU"
     if any(stack.distances is not None for stack in config.stacks.values()):

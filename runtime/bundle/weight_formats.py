@@ -36,6 +36,7 @@ from .targets import Target
 NativeBlocks = Callable[[str], Blocks | None]
 ATTENTION = (".attn.", ".cross.")
 PROJECTIONS = (".wq", ".wk", ".wv", ".wq_global", ".wk_global", ".wv_global")
+PER_LAYER = "embedding.per_layer.table"
 # Types of quantizing libraries, named by their bits (`refimpl.formats.quantized`).
 CODES = re.compile("(GPTQ|AWQ|INT)[1-8]")
 
@@ -102,7 +103,8 @@ def formats(
         if isinstance(spec, PerColumn):
             length = shape[1] if is_table(name) else shape[0]
             if spec.inputs == "static":
-                only_read = name == "embedding.table" and not getattr(config.head, "tied", False)
+                tied = getattr(config.head, "tied", False)
+                only_read = name == PER_LAYER or (name == "embedding.table" and not tied)
                 if not only_read:
                     return WeightFormat(8, length, "static")
             elif name in smoothed_products:

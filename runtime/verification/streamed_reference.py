@@ -261,10 +261,15 @@ class StreamedForward:
         used, index = np.unique(walk.shifted(tokens), return_inverse=True)
         index = index.reshape(tokens.shape)
         embedding["table"] = _rows(embedding["table"], used)
-        streams, positions, question = [], [], walk.question(tokens)
+        if "per_layer" in embedding:
+            table = embedding["per_layer"]["table"]
+            embedding["per_layer"]["table"] = _rows(table, np.where(used < table.shape[0], used, 0))
+        streams, positions, shared, question = [], [], [], walk.question(tokens)
         for run in self.runs:
-            weights = run.cast_all(entry)
-            streams.append(run.start(walk.enter(index, run.cast_all(embedding), weights, token_types)))
+            weights, tables = run.cast_all(entry), run.cast_all(embedding)
+            x = run.start(walk.enter(index, tables, weights, token_types))
+            streams.append(x)
+            shared.append(walk.shared(np.tile(index, (1 + run.tries, 1)), x, tables))
             near = walk.positions(tokens.shape[1], weights, run.dtype)
             positions.append(near._replace(question=None if question is None else run.repeat(question)))
         for i in range(len(walk.stack.layers)):
@@ -275,14 +280,14 @@ class StreamedForward:
                 j: int, i: int = i, x: list[Array] = streams, layer_weights: BlockWeights = layer_weights
             ) -> Array:
                 run, read = self.runs[j], None if states is None else states[j]
-                weights = run.cast_all(layer_weights)
+                weights, near = run.cast_all(layer_weights), positions[j]
                 if run.half_cache:
                     own_walk = replace(walk, half_cache=True)
                     # What is too large gives infinity here, and then nothing that anybody compares.
                     with np.errstate(all="ignore"):
-                        y, _ = own_walk.layer(i, x[j], run.repeat(lengths), positions[j], weights, read)
+                        y, _ = own_walk.layer(i, x[j], run.repeat(lengths), near, weights, shared[j], read)
                     return np.where(np.isfinite(y), y, 0)
-                y, cache = walk.layer(i, x[j], run.repeat(lengths), positions[j], weights, read)
+                y, cache = walk.layer(i, x[j], run.repeat(lengths), near, weights, shared[j], read)
                 if j == 0 and cache is not None:
                     self._on_cache(i, cache)
                 return run.round(y)

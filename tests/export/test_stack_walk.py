@@ -18,6 +18,7 @@ MODELS = {
     "token types": tiny_models.encoder(),
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
+    "keys and values shared, vectors for each layer": tiny_models.shared_kv(),
     "a global question": tiny_models.windowed(spread=QuestionTokens(9)),
 }
 
@@ -42,15 +43,19 @@ def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
         mirrored_positions = theirs.positions(6, mirrored_weights, y.dtype)._replace(
             question=mirrored_question
         )
+        shared = walk.shared(ids, x, params["embedding"])
+        mirrored_shared = theirs.shared(mirrored_ids, y, mirrored["embedding"])
         for i in range(len(walk.stack.layers)):
             np.testing.assert_allclose(y.numpy(), x, rtol=1e-9, atol=1e-9)
-            x, own = walk.layer(i, x, lengths, positions, weights["layers"][i], states)
+            x, own = walk.layer(i, x, lengths, positions, weights["layers"][i], shared, states)
             y, cache = theirs.layer(
                 i, y, torch.from_numpy(lengths), mirrored_positions, mirrored_weights["layers"][i],
-                mirrored_states,
+                mirrored_shared, mirrored_states,
             )  # fmt: skip
             assert (cache is not None) == (own is not None) == (stack == "decoder")
-            if cache is not None:
+            if walk.stack.layers[i].kv_layer is not None:
+                assert (cache, own) == ((), ())
+            elif cache is not None:
                 assert cache.keys.shape[2] == 6
                 np.testing.assert_allclose(cache.keys.numpy(), own.keys, rtol=1e-9, atol=1e-9)
         states = walk.leave(x, weights.get("norm"))

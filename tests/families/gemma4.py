@@ -23,7 +23,7 @@ def _proportional(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def text_keys(draw: st.DrawFn) -> dict[str, Any]:
     """Any layer but the last may have a window; heads of the others have their own size and number."""
-    layers = draw(st.integers(1, 4))
+    layers = draw(st.sampled_from([3, 1, 2, 4]))
     kinds = st.sampled_from(["full_attention", "sliding_attention"])
     keys = draw(
         sizes(
@@ -36,7 +36,9 @@ def text_keys(draw: st.DrawFn) -> dict[str, Any]:
             global_head_dim=st.sampled_from([4, 6, 16, 32]),
             attention_k_eq_v=st.booleans(),
             use_bidirectional_attention=st.sampled_from([None, "vision"]),
-            hidden_size_per_layer_input=st.just(0),
+            hidden_size_per_layer_input=st.sampled_from([3, 8, 0]),
+            vocab_size_per_layer_input=st.sampled_from([61, 70]),
+            use_double_wide_mlp=st.booleans(),
         )
     )
     del keys["hidden_act"]
@@ -49,7 +51,19 @@ def text_keys(draw: st.DrawFn) -> dict[str, Any]:
     keys["rope_parameters"] = {
         kind: {n: v for n, v in rope.items() if n != "truncate"} for kind, rope in by_type.items()
     }
+    types = [*(keys["layer_types"] or ["sliding_attention"] * layers)[:-1], "full_attention"]
+    counts = [n for n in reversed(range(layers)) if set(types[: layers - n]) == set(types)]
+    # Where layers share keys and values, transformers can't do without vectors for each layer.
+    may_share = counts if keys["hidden_size_per_layer_input"] else [0]
+    keys["num_kv_shared_layers"] = draw(st.sampled_from(may_share))
     return keys
+
+
+def plain(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys without what only a model that generates can have."""
+    if "text_config" in keys:
+        return keys | {"text_config": plain(keys["text_config"])}
+    return keys | {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
 
 
 def amend(model: Any) -> None:
@@ -63,20 +77,20 @@ TOWER: dict[str, Any] = {
     "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "patch_size": 2,
     "position_embedding_size": 8,
 }  # fmt: skip
-STATED = {**SIZES, "hidden_size_per_layer_input": 0}
 ROWS = {
     "gemma4_text": Row(
         transformers.Gemma4TextConfig,
         (transformers.Gemma4ForCausalLM, transformers.Gemma4TextModel),
         text_keys(),
-        STATED,
         amend=amend,
+        reading=plain,
     ),
     "gemma4": Row(
         transformers.Gemma4Config,
         (transformers.Gemma4ForConditionalGeneration, transformers.Gemma4Model),
         wrapped(text_keys(), TOWER),
-        {"text_config": STATED, "vision_config": TOWER},
+        {"text_config": SIZES, "vision_config": TOWER},
         amend=amend,
+        reading=plain,
     ),
 }

@@ -134,7 +134,8 @@ class Row:
     default in tfm, under the names that the class gives them; `reads` are keys that mean nothing to
     other families. `amend` sets what isn't random, in float32 or float64. `restate` rewrites a saved
     directory in the spelling of another library. `stays` says that a key means the same when transformers has
-    written the config anew.
+    written the config anew. `reading` makes keys for the models after the first of those drawn, where these
+    can't have all of them.
     """
 
     config: Any
@@ -146,3 +147,4 @@ class Row:
     amend: Callable[[Any], None] = lambda _: None
     restate: Callable[[Path], None] = lambda _: None
     stays: bool = True
+    reading: Callable[[dict[str, Any]], dict[str, Any]] = lambda keys: keys

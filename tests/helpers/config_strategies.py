@@ -53,6 +53,8 @@ from tfm.refimpl.config import (
     NeighbourConv,
     NoMlp,
     Norm,
+    PerLayerEmbedding,
+    PerLayerInput,
     Plain,
     Pool,
     Position,
@@ -389,7 +391,40 @@ def configs(draw: st.DrawFn) -> Decoder:
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
     stack = draw(stacks(width=entry(embedding), decodes=True))
     head = draw(lm_heads(embedding))
-    return Decoder(embedding, draw(multiplied(stack)), head, CONTEXT)
+    return draw(sharing(Decoder(embedding, draw(multiplied(stack)), head, CONTEXT)))
+
+
+@st.composite
+def sharing(draw: st.DrawFn, config: Decoder) -> Decoder:
+    """The decoder as it is, with one more layer that reads the keys and values of another, or with vectors of
+    the tokens for each layer."""
+    embedding, layers = config.embedding, config.layers
+    sources = [
+        i
+        for i, layer in enumerate(layers)
+        if isinstance(a := layer.attention, Attention)
+        and layer.beside is None
+        and (a.position is None or isinstance(a.position, Rope))
+    ]
+    if sources and draw(st.booleans()):
+        at = draw(st.sampled_from(sources))
+        source = layers[at].attention
+        assert isinstance(source, Attention)
+        reading = replace(
+            source,
+            heads=source.kv_heads * draw(st.integers(1, 3)),
+            kv_layer=at,
+            value_norm=None,
+            keys_as_values=False,
+            pre=draw(norms),
+        )
+        layers = (*layers, replace(layers[at], attention=reading))
+    if draw(st.sampled_from((False, False, True))):
+        own = PerLayerInput(draw(st.integers(1, 4)), draw(kinds), draw(norms))
+        layers = tuple(replace(layer, per_layer=own) for layer in layers)
+        table = PerLayerEmbedding(draw(st.integers(1, embedding.vocabulary)), RMSNorm(draw(eps)))
+        embedding = replace(embedding, per_layer=table)
+    return replace(config, embedding=embedding, stack=replace(config.stack, layers=layers))
 
 
 @st.composite

@@ -46,6 +46,7 @@ def make_model(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) ->
     Vectors have few digits, so that a norm's weight plus one (Gemma) is exact in float32.
     """
     model_class = ROWS[name].models[kind]
+    keys = ROWS[name].reading(keys) if kind else keys
     if model_class.__name__.endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
     if model_class.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:

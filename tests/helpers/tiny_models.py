@@ -42,6 +42,8 @@ from tfm.refimpl.config import (
     MoE,
     NeighbourConv,
     NoMlp,
+    PerLayerEmbedding,
+    PerLayerInput,
     Plain,
     Position,
     ProportionalScaling,
@@ -122,6 +124,23 @@ def heads_by_layer(context: int = 128, vocabulary: int = 97) -> Decoder:
     far = replace(near, kv_heads=1, head_size=32, position=rope, mask=FullAttention(), keys_as_values=True)
     layers = tuple(replace(first, attention=attention, scalar=True) for attention in (near, far))
     return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def shared_kv(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Gemma 4's smaller form: its upper layers read the keys and values of lower ones, and each
+    layer has a vector of its own for each token but the last three."""
+    base = heads_by_layer(context, vocabulary)
+    own = PerLayerInput(16, "gelu_tanh", RMSNorm(1e-5))
+    first, second = (replace(layer, per_layer=own) for layer in base.layers)
+
+    def reading(layer: Layer, source: int) -> Layer:
+        assert isinstance(layer.attention, Attention)
+        attention = replace(layer.attention, kv_layer=source, value_norm=None, keys_as_values=False)
+        return replace(layer, attention=attention)
+
+    layers = (first, second, reading(first, 0), reading(second, 1))
+    embedding = replace(base.embedding, scale=8.0, per_layer=PerLayerEmbedding(vocabulary - 3, RMSNorm(1e-5)))
+    return replace(base, embedding=embedding, stack=replace(base.stack, layers=layers))
 
 
 def adaptive(context: int = 128, vocabulary: int = 97) -> Decoder:

@@ -54,6 +54,10 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_models.py::test_encoder_layer_is_torchs",
         "refimpl/ops/test_oracles_models.py::test_bert_is_transformers",
     ),
+    "per_layer": (
+        "refimpl/ops/test_oracles_gemma.py::test_per_layer_inputs_are_gemma4s",
+        "refimpl/ops/test_oracles_gemma.py::test_per_layer_updates_are_gemma4s",
+    ),
     "flash": (
         "refimpl/ops/test_oracles_attention.py::test_flash_is_torchs_kernel",
         "refimpl/ops/test_oracles_attention.py::test_flash_backward_is_autograds",

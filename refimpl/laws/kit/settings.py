@@ -324,15 +324,15 @@ BLOCK = 4
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation", "xielu"})
-ATTENTIONS = frozenset({"attention", "self_attention"})  # with a gate of the output
-MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
+ATTENTIONS = frozenset({"attention", "self_attention", "shared_attention"})  # with a gate of the output
+MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe", "per_layer_update"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "mamba", "mamba2"})
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
         "encoder.encode", "encoder.encoder_kv", "encoder.predict",
-        "model.distance_table", "model.embed", "model.lm_logits", "model.model", "model.position_tables",
-        "model.score_biases",
+        "model.distance_table", "model.embed", "model.layer_vectors", "model.lm_logits",
+        "model.model", "model.position_tables", "model.score_biases",
     }
 )  # fmt: skip

@@ -405,7 +405,7 @@ Attended attention(const AttentionCall *call, void *scratch, Pool pool) {
     if (!fits(*call)) return Attended::MISFIT;
     if (call->batch == 0 || call->tokens == 0) return Attended::DONE;
     Attend job(*call, scratch);
-    size_t new_heads = call->lengths ? 0 : job.pairs;  // of whole texts nothing is kept
+    size_t new_heads = call->lengths || !call->k ? 0 : job.pairs;  // of whole texts nothing is kept
     if (new_heads * call->tokens <= 64)
         for (size_t i = 0; i < least(new_heads, job.workers); i++) append_task<Set>(&job, i);
     else

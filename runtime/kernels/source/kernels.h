@@ -49,6 +49,7 @@ inline size_t bytes_of(CacheType type) { return type == CacheType::FLOAT32 ? 4 :
 
 // Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
 // cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).
+// Without k and v these places are written already, by another call.
 // With `lengths` there is no cache: k and v are of `capacity` tokens, and each query sees the first lengths[b] of them.
 // Nothing is rotated and there is no window.
 struct AttentionCall {

@@ -8,6 +8,8 @@
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
 // softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so; it is of
 // float32, float16 or int8, and then has scales.
+//   SharedAttention(q [B, T, H * D], keys, values, last, cos?, sin?, positions?, sinks?) -> [B, T, H * D]
+// the same over a cache of floats that has the keys and values of these tokens: another layer's, which isn't written.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
@@ -232,19 +234,22 @@ ort::Status *present(ort::Context *context, const Input &past, size_t index, Cac
     return nullptr;
 }
 
+template <bool SHARED>
 ort::Status *attention(void *made, ort::Context *context) {
     const AttentionNode &node = *(const AttentionNode *)made;
     AttentionCall call = node.call;
     enum { Q, KEYS, VALUES, LAST, K, V, COS, SIN, POSITIONS, SINKS, K_SCALE, V_SCALE, COUNT };
     Input in[COUNT];
-    for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
+    for (size_t i = 0, index = 0; i < COUNT; i++)
+        if (!SHARED || (i != K && i != V && i < K_SCALE)) TRY(in[i].read(context, index++));
     if (in[Q].rank != 3 || in[KEYS].rank != 4) return wrong("q must have 3 axes, keys 4");
     int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], size = in[KEYS].shape[3], G = call.kv_heads, H = call.heads;
     int64_t cache[] = {batch, G, in[KEYS].shape[2], size}, joined[] = {batch, tokens, (H + 2 * G) * size};
     int64_t queries[] = {batch, tokens, H * size}, new_keys[] = {batch, tokens, G * size};
     bool alone = in[K].data && in[V].data;
     if (!in[KEYS].is(4, cache) || !in[VALUES].is(4, cache)) return wrong("keys and values must be [B, kv_num_heads, capacity, D]");
-    if (!in[Q].is(3, alone ? queries : joined)) return wrong("q must be [B, T, num_heads * D], with k and v beside it if they aren't inputs");
+    if (SHARED && !in[Q].is(3, queries)) return wrong("q must be [B, T, num_heads * D]");
+    if (!SHARED && !in[Q].is(3, alone ? queries : joined)) return wrong("q must be [B, T, num_heads * D], with k and v beside it if they aren't inputs");
     if (alone && (!in[K].is(3, new_keys) || !in[V].is(3, new_keys))) return wrong("k and v must be [B, T, kv_num_heads * D]");
     if (!in[LAST].is(1, &batch)) return wrong("last must be [B]");
     if (in[POSITIONS].data && !in[POSITIONS].is(2, queries)) return wrong("positions must be [B, T]");
@@ -260,15 +265,16 @@ ort::Status *attention(void *made, ort::Context *context) {
     call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.head_size = int32_t(size), call.capacity = int32_t(cache[2]);
     call.q = (const float *)in[Q].data, call.k = (const float *)in[K].data, call.v = (const float *)in[V].data;
     call.q_stride = size_t(H * size), call.k_stride = call.v_stride = size_t(G * size);
-    if (!alone) {
+    if (!SHARED && !alone) {
         call.k = call.q + H * size, call.v = call.k + G * size;
         call.q_stride = call.k_stride = call.v_stride = size_t(joined[2]);
     }
     call.last = (const int32_t *)in[LAST].data, call.positions = (const int64_t *)in[POSITIONS].data;
     if (call.cos) call.table = int32_t(in[COS].shape[0]), call.pairs = int32_t(in[COS].shape[1]);
     TRY(output(context, queries, 3, &call.y));
-    TRY(present(context, in[KEYS], 1, call.cache, &call.keys));
-    TRY(present(context, in[VALUES], 2, call.cache, &call.values));
+    call.keys = in[KEYS].data, call.values = in[VALUES].data;
+    if (!SHARED) TRY(present(context, in[KEYS], 1, call.cache, &call.keys));
+    if (!SHARED) TRY(present(context, in[VALUES], 2, call.cache, &call.values));
     Memory scratch(node.kernels->attention_scratch(&call));
     if (!scratch.whole) return wrong("no memory for scores");
     switch (node.kernels->attention(&call, scratch.start, {context, run})) {
@@ -404,6 +410,9 @@ const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 #define ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
 const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16), ATTEND_INT8[] = ATTEND(ort::INT8);
+#define SHARED_ATTEND(CACHE) \
+    {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
+const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] = SHARED_ATTEND(ort::FLOAT16);
 const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
 const Op ops[] = {
     {"BlockLinear", LINEAR_FLOAT32, 5, 2, 1, create_blocks<false>, linear},
@@ -417,9 +426,11 @@ const Op ops[] = {
     {"AddLayerNorm", FLOATS, 4, 1, 2, create_norm, norm<true, true>},
     {"LayerNorm", FLOATS, 3, 1, 1, create_norm, norm<false, true>},
     {"TextAttention", TEXT_ATTEND, 4, 2, 1, create_text_attention, text_attention},
-    {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention},
-    {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention},
-    {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention},
+    {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention<false>},
+    {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention<false>},
+    {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention<false>},
+    {"SharedAttention", SHARED_FLOAT32, 8, 4, 1, create_attention<CacheType::FLOAT32>, attention<true>},
+    {"SharedAttention", SHARED_FLOAT16, 8, 4, 1, create_attention<CacheType::FLOAT16>, attention<true>},
 };
 
 }  // namespace

@@ -81,7 +81,12 @@ def test_block(config: Config, seed: int, b: int, t: int, old: int):
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     leaves = tree["decoder"]["layers"][0]
     near = positions(config, tree, model_inputs, t, old + t)
-    given_ = [x, model_inputs["cache"][0], model_inputs["past"], near, leaves]
+    vectors = None
+    if layer.per_layer is not None:
+        rng = np.random.default_rng(seed + 1)
+        vectors = rng.standard_normal((b, t, layer.per_layer.width)).astype(np.float32)
+    own = spec_block.LayerInputs(None, vectors)
+    given_ = [x, model_inputs["cache"][0], model_inputs["past"], near, leaves, own]
     run = lambda change, f=spec_block.block: f(*(change(a) for a in given_), config=layer)  # noqa: E731
     allowed = budget(run)
     for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):

@@ -183,6 +183,8 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
     ):
         assert why in operator_limits.group_query(config)[0]
         refused(f"needs a fused attention, .* layer 0: {why}", replace(checkpoint, config=config))
+    sharing = replace(checkpoint, config=tiny_models.shared_kv())
+    refused("isn't made for layers that read another's keys and values", sharing)
     encoder = saved(tmp_path / "encoder", task_models.config(tiny_models.WORDS))
     refused("this model has no decoder", encoder)
     refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +31,13 @@ from tfm.refimpl.config import (
     DynamicNTK,
     Embedding,
     EmbeddingProjection,
+    Encoder,
     ExpertGroups,
     FirstToken,
     GatedDelta,
     HeadNorm,
     LatentAttention,
+    Layer,
     LayerNorm,
     Learned,
     LinearAttention,
@@ -48,6 +51,9 @@ from tfm.refimpl.config import (
     MoE,
     NeighbourConv,
     NoMlp,
+    PerLayerEmbedding,
+    PerLayerInput,
+    Pool,
     ProportionalScaling,
     QueryScale,
     QuestionAnswering,
@@ -148,6 +154,23 @@ def read_twice(reader: DecoderReader) -> Config:
 
 
 LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.encoder_decoder()
+SHARED = tiny_models.shared_kv()
+
+
+def shares(at: int, **changed: Any) -> Callable[[], Config]:
+    """The decoder that shares keys and values, with one layer's attention changed."""
+    layers = list(SHARED.layers)
+    layers[at] = replace(layers[at], attention=replace(layers[at].attention, **changed))
+    return lambda: stack(SHARED, layers=tuple(layers))
+
+
+def layered(position: Any, kv_layer: int | None = None) -> Layer:
+    """A layer with this position, which may read another's keys and values."""
+    return replace(
+        LLAMA.layers[0], attention=replace(LLAMA.layers[0].attention, position=position, kv_layer=kv_layer)
+    )
+
+
 CROSS = Attention(2, 2, 8)
 assert isinstance(PAIR.decoder, Stack)
 LAST = DecoderReader(replace(PAIR.decoder, causal=True), 3)
@@ -261,11 +284,54 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, value_norm=RMSNorm(0.0)), "attention.value_norm.eps must be positive"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, keys_as_values=True)),
-        "nor kv, sinks, a gate, a norm of values or keys as values",
+        "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
-        "nor kv, sinks, a gate, a norm of values or keys as values",
+        "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, kv_layer=0)),
+        "a norm of values, keys as values or kv_layer",
+    ),
+    (lambda: attention(LLAMA, kv_layer=0), "layer 0: kv_layer must be an earlier layer of the stack, got 0"),
+    (shares(2, kv_layer=-1), "layer 2: kv_layer must be an earlier layer of the stack, got -1"),
+    (shares(3, kv_layer=2), "kv_layer must have attention with keys and values of its own, layer 2 has not"),
+    (
+        shares(2, kv_layer=1),
+        "layer 2: kv_layer must have the same kv_heads, head_size, position, mask and kv",
+    ),
+    (shares(2, value_norm=RMSNorm(1e-5)), "layer 2: kv_layer means that it makes no values, got a norm"),
+    (shares(2, keys_as_values=True), "layer 2: kv_layer means that it makes no values, got a norm"),
+    (
+        lambda: stack(LLAMA, layers=(layered(Alibi()), layered(Alibi(), 0))),
+        "layer 1: kv_layer needs rotary positions or none, got Alibi",
+    ),
+    (
+        lambda: Encoder(SHARED.embedding, replace(SHARED.stack, causal=True), Pool("last"), 128),
+        "encoder layer 2: only a decoder's layer reads the keys and values of another",
+    ),
+    (
+        lambda: replace(SHARED, embedding=replace(SHARED.embedding, per_layer=None)),
+        "all layers of a decoder have per-layer inputs of one width, and its embedding their table, or none",
+    ),
+    (
+        lambda: replace(LLAMA, embedding=replace(LLAMA.embedding, per_layer=SHARED.embedding.per_layer)),
+        "all layers of a decoder have per-layer inputs of one width",
+    ),
+    (
+        lambda: stack(SHARED, layers=(replace(SHARED.layers[0], per_layer=None), *SHARED.layers[1:])),
+        "all layers of a decoder have per-layer inputs of one width",
+    ),
+    (
+        lambda: stack(SHARED, layers=(replace(SHARED.layers[0], per_layer=PerLayerInput(0, "silu")),)),
+        "layer 0: width of the per-layer input must be 1 to",
+    ),
+    (
+        lambda: replace(
+            SHARED, embedding=replace(SHARED.embedding, per_layer=PerLayerEmbedding(0, RMSNorm(1e-5)))
+        ),
+        "rows of the per-layer table must be 1 to",
     ),
     (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
     (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),

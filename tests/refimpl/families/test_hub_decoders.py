@@ -38,6 +38,8 @@ from tfm.refimpl.config import (
     Mamba2,
     MoE,
     NoMlp,
+    PerLayerEmbedding,
+    PerLayerInput,
     Plain,
     ProportionalScaling,
     QueryScale,
@@ -1182,12 +1184,33 @@ def test_gemma4():
     assert read(whole, vision_config={}, audio_config=None, video_token_id=7) == config
 
 
+def test_gemma4_with_shared_layers():
+    """As in the smaller checkpoints: the upper layers read the keys and values of the last two below them."""
+    few = {"attention_k_eq_v": False, "num_global_key_value_heads": None, "use_double_wide_mlp": True}
+    few |= {"num_kv_shared_layers": 4, "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 4}
+    config = read(GEMMA4, **few, hidden_size_per_layer_input=256)
+    sources = [layer.kv_layer for layer in config.layers]
+    assert sources == [None] * 8 + [5, 7, 7, 5]
+    assert [layer.mlp.width for layer in config.layers] == [21_504] * 8 + [2 * 21_504] * 4
+    assert [layer.attention.value_norm for layer in config.layers[7:9]] == [RMSNorm(1e-6), None]
+    assert config.embedding.per_layer == PerLayerEmbedding(262_144, RMSNorm(1e-6))
+    assert {layer.per_layer for layer in config.layers} == {PerLayerInput(256, "gelu_tanh", RMSNorm(1e-6))}
+    with pytest.raises(ConfigError, match="num_kv_shared_layers must be 0 in a model that gives vectors"):
+        read(GEMMA4, **few, architectures=["Gemma4TextModel"])
+    with pytest.raises(ConfigError, match="hidden_size_per_layer_input must be 0 in a model that gives"):
+        read(GEMMA4, hidden_size_per_layer_input=256, architectures=["Gemma4TextModel"])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"use_bidirectional_attention": "all"}, 'use_bidirectional_attention must be null or "vision"'),
-        ({"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input must be 0"),
-        ({"num_kv_shared_layers": 2}, "num_kv_shared_layers must be 0"),
+        (
+            {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 1000},
+            "vocab_size_per_layer_input must be at least vocab_size, 262144",
+        ),
+        ({"num_kv_shared_layers": 12}, "num_kv_shared_layers must be 0 to 11, fewer than there are layers"),
+        ({"num_kv_shared_layers": 7}, "so few that a layer of full_attention keeps keys and values"),
         ({"enable_moe_block": True}, "enable_moe_block must be false"),
         ({"per_layer_config": {"5": {"head_dim": 512}}}, "the same for each layer of full_attention"),
         (

@@ -38,7 +38,7 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.ops.attention import attention_weights
-from tfm.refimpl.ops.block import Positions, block, encoder_block
+from tfm.refimpl.ops.block import LayerInputs, Positions, block, encoder_block
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.cross_attention import EncoderKV, cross_attention, cross_keys
 from tfm.refimpl.ops.self_attention import self_attention
@@ -147,7 +147,9 @@ def test_decoder_layer_is_torchs(first: bool, activation: str):
         keys, values = cross_keys(states, tree["cross"], settings=layer.cross)
         empty, start, positions = np.zeros((2, HEADS, 4, 4)), np.array([0, 0]), Positions({}, {})
         encoder_kv = EncoderKV(keys, values, LENGTHS)
-        got, _ = block(x, KVCache(empty, empty), start, positions, tree, encoder_kv, config=layer)
+        got, _ = block(
+            x, KVCache(empty, empty), start, positions, tree, LayerInputs(encoder_kv), config=layer
+        )
         equal(got, expected)
 
 

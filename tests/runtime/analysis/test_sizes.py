@@ -67,6 +67,18 @@ def test_parts_cover_every_parameter():
     assert parts["output"] == parts["embedding"]
 
 
+def test_layers_that_read_anothers_keys_and_values_keep_nothing():
+    config = tiny_models.shared_kv()
+    own = sum(2 * a.kv_heads * a.head_size for a in config.stack.attentions[:2])
+    assert sizes.cache_bytes(config, 100, 4) == 4 * 100 * own
+    heads = sum(2 * a.heads * a.head_size for a in config.stack.attentions)
+    assert sizes.plain_cache_bytes(config, 100, 4) == 4 * 100 * heads
+    saved = sizes.savings(config, sizes.weight_bytes(config))["shared keys and values, cache"]
+    assert saved == Saving(2 * 2 * 128 * own, 2 * 128 * own)
+    table = (config.embedding.vocabulary - 3) * 4 * 16
+    assert sizes.parameters(config)["embedding"] > table
+
+
 def test_a_recurrence_keeps_as_much_of_any_text():
     config = tiny_models.recurrent()
     keys = 2 * 2 * 16 * 4

@@ -375,6 +375,28 @@ def test_the_operator_writes_a_bound_cache_in_place(kernels_library, kernels, th
     same_bits((y, bound["keys"].numpy(), bound["values"].numpy()), run(kernels, call))
 
 
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("cache", [np.float32, np.float16])
+def test_reading_what_was_written_has_the_same_bits(kernels_library, kernels, cache, positions):
+    """The operator of a layer without keys and values, over what an Attention with its queries has left."""
+    call = example(False, cache)
+    if positions:
+        call = replace(call, dropped=np.array([90, 200]))
+    y, keys, values = run(kernels, call)
+    arrays = node_inputs(call) | {"keys": keys, "values": values}
+    read = [name for name in INPUTS if name not in ("k", "v", "k_scale", "v_scale")]
+    one = node(call, arrays)
+    del one.input[:], one.output[1:]
+    one.op_type = "SharedAttention"
+    one.input.extend(name if name in arrays else "" for name in read)
+    inputs = {name: array for name, array in arrays.items() if name in read}
+    (got,) = onnx_nodes.graph([one], inputs, {}, ["y"], kernels_library)
+    same_bits((got.reshape(call.q.shape),), (y,))
+    inputs["q"] = np.zeros((2, 65, 143), np.float32)
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="q must be"):
+        onnx_nodes.graph([one], inputs, {}, ["y"], kernels_library)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [

@@ -57,6 +57,7 @@ CONFIGS = {
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
     "heads by layer": tiny_models.heads_by_layer(context=40),
     "selective scans": tiny_models.selective_scans(context=40),
+    "shared": tiny_models.shared_kv(context=60),
 }
 LONGEST = 9  # of an encoder's text
 
@@ -295,6 +296,7 @@ CELLS = [
     ("codes", "ort-cpu", "fp32"),
     ("reader", "ort-cpu", "fp32"),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
+    ("shared", "ort-cpu", "int8"),
 ]
 MORE = ("ort-cpu", "fp32"), ("standard", "int8")
 # Cells that run in CI alone.
@@ -308,6 +310,7 @@ RARE = [
     *((name, *cell) for name in ("convolutions", "latents", "state spaces") for cell in MORE),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
     *(("heads by layer", *cell) for cell in MORE),
+    *(("shared", *cell) for cell in MORE),
 ]
 CUDA = [
     ("ort-cuda", "fp16"),
@@ -338,7 +341,9 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 @pytest.mark.parametrize(
     "name",
     sorted(
-        CONFIGS.keys() - {"codes", "recurrent", "convolutions", "gated deltas", "latents", "state spaces"}
+        CONFIGS.keys()
+        - {"codes", "recurrent", "convolutions", "gated deltas", "latents", "state spaces"}
+        - {"shared"}
     ),
 )
 @pytest.mark.parametrize(("target", "quant"), CUDA)

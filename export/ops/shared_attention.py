@@ -1,0 +1,80 @@
+"""Attention of a layer that reads the keys and values of an earlier layer, and makes none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import torch
+from torch.nn import functional
+
+from ...refimpl.config import Attention
+from ..dispatch import replaceable
+from .attention import attend, gated, normalized_heads, split_heads
+from .cache import KVCache
+from .linear import linear
+from .mask import seen_by
+from .position import Rotary, query_factors, rotate
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["SharedAttentionWeights", "SharedKV", "shared_attention"]
+
+
+class SharedAttentionWeights(TypedDict):
+    """The leaves of attention without those of keys and values: of queries, of the output and its gate."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
+    sink_logits: NotRequired[Float[Array, " H"]]
+    wg: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bg: NotRequired[Float[Array, " H*K"]]
+
+
+class SharedKV(NamedTuple):
+    """What a layer keeps that reads another layer's keys and values: nothing."""
+
+
+def queries(y: Array, at: Array, norm: Array | None, rotary: Rotary | None, *, settings: Attention) -> Array:
+    """The result [B, T, H·K] of the map to queries, as heads at the positions `at` [B, T]."""
+    a = settings
+    if a.clip is not None:
+        y = y.clamp(-a.clip, a.clip)
+    q = split_heads(y, norm, settings=a)
+    if rotary is not None:
+        cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
+        q = rotate(q, cos, sin, interleaved=a.interleaved)
+    if a.qk_norm is not None and a.qk_norm.rotated:
+        q = normalized_heads(q.flatten(-2), norm, settings=a)
+    if a.query_scale is not None:
+        factors = query_factors(at, **a.query_scale.settings)
+        q = q * factors.to(q.dtype).unsqueeze(-1).unsqueeze(-1)
+    return q
+
+
+@replaceable
+def shared_attention(
+    x: Float[Array, "B T D"],
+    cache: KVCache,
+    past: Index[Array, " B", "< O+1"],
+    weights: SharedAttentionWeights,
+    rotary: Rotary | None = None,
+    *,
+    settings: Attention,
+) -> Float[Array, "B T D"]:
+    """Queries alone are projected; the cache is read."""
+    at = past[:, None] + torch.arange(x.shape[1], device=past.device)
+    y = linear(x, weights["wq"], weights.get("bq"))
+    q = queries(y, at, weights.get("q_norm"), rotary, settings=settings)
+    mask = seen_by(at, torch.arange(cache.keys.shape[2], device=at.device), settings=settings, causal=True)
+    keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
+    y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
+    y = gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg"))
+    return linear(y, weights["wo"], weights.get("bo"))

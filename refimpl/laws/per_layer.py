@@ -1,0 +1,33 @@
+"""Laws of per-layer embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.activation import activation
+from . import Draw, Subject, law
+
+
+@law("per_layer_inputs")
+def each_layer_has_a_table_a_map_and_the_norm(per_layer_inputs: Subject, draw: Draw) -> None:
+    """Layer by layer: its columns of the table and of the map, each vector normalized alone."""
+    call = draw(per_layer_inputs.calls(table=True, project=True))
+    x, table, project = (call[n].astype(np.float64) for n in ("x", "table", "project"))
+    width, eps = len(call["norm"]), call["eps"]
+    tokens, expected = call["tokens"], []
+    for start in range(0, table.shape[1], width):
+        columns = slice(start, start + width)
+        seen = x @ project[:, columns] / np.sqrt(x.shape[2])
+        seen = seen / np.sqrt((seen * seen).mean(-1, keepdims=True) + eps) * call["norm"]
+        own = table[tokens][..., columns] * np.sqrt(width)
+        expected.append((own + seen) / np.sqrt(2))
+    per_layer_inputs.near(per_layer_inputs(call), np.stack(expected, 2), call)
+
+
+@law("per_layer_update")
+def the_gate_multiplies_what_was_looked_up(per_layer_update: Subject, draw: Draw) -> None:
+    """(act(x · gate) ⊙ e) · project, by einsum."""
+    call = draw(per_layer_update.calls(gate=True, project=True))
+    x, inputs, gate, project = (call[n].astype(np.float64) for n in ("x", "inputs", "gate", "project"))
+    let = activation(np.einsum("btd,df->btf", x, gate), kind=call["kind"])
+    per_layer_update.near(per_layer_update(call), np.einsum("btf,btf,fd->btd", let, inputs, project), call)

@@ -1,0 +1,114 @@
+"""Attention of a layer that reads the keys and values of an earlier layer, and makes none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from ..config import Attention
+from .attention import attend, gated, heads, normalized
+from .cache import KVCache
+from .linear import linear
+from .mask import seen_by
+from .position import Rotary, query_factors, rotate
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["SharedAttentionWeights", "SharedKV", "shared_attention"]
+
+
+class SharedAttentionWeights(TypedDict):
+    """The leaves of attention without those of keys and values: of queries, of the output and its gate."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
+    sink_logits: NotRequired[Float[Array, " H"]]
+    wg: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bg: NotRequired[Float[Array, " H*K"]]
+
+
+class SharedKV(NamedTuple):
+    """What a layer keeps that reads another layer's keys and values: nothing."""
+
+    @property
+    def nbytes(self) -> int:
+        """No bytes."""
+        return 0
+
+    def select(self, rows: Array) -> SharedKV:
+        """Itself: the layer that is read selects its rows."""
+        return self
+
+    def grow(self, capacity: int) -> SharedKV:
+        """Itself: the layer that is read has the room."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No limit of its own: the layer that is read may have one."""
+        return np.zeros_like(written)
+
+
+def shared_attention(
+    x: Float[Array, "B T D"],
+    cache: KVCache,
+    past: Index[Array, " B", "< O+1"],
+    weights: SharedAttentionWeights,
+    rotary: Rotary | None = None,
+    *,
+    settings: Attention,
+) -> Float[Array, "B T D"]:
+    """y_t = Σ_s softmax_s(scale · q_t · k_s) · v_s · wo, with the keys and values of an earlier layer.
+
+    Of a layer's maps those of keys and values are left out, and its cache. Neighbouring layers look at much
+    the same tokens, so the upper ones may as well look up what a lower one has written (YOCO, Sun et al.
+    2024, §2; cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
+
+        layer   0      1      2      3      4      5       3, 4 and 5 share: kv_layer 1, 1, 2
+        window  w      w      all    w      w      all
+        keeps   k0 v0  k1 v1  k2 v2  .      .      .
+                       └──────┼───── q3     q4     │
+                              └─────────────────── q5
+
+    The cache of a text shrinks to the share of layers that keep one, and a prompt may skip the layers above
+    the last of these but for its last token: nothing that they compute is looked up by a later one.
+
+    Conventions: `cache` has the keys and values of the call's own T tokens too, as the earlier layer gave it
+    back, and stays as it is: nothing is copied, cut or selected twice. `past`, `rotary` and the mask mean the
+    same as in `attention`; the keys in the cache are normalized and rotated, so that queries alone are here.
+    A layer reads one with the same heads of keys, window and rotation, since the keys are made for these.
+    """
+    b, t, _ = x.shape
+    at = past[:, None] + np.arange(t)
+    q = queries(x, at, weights, rotary, settings=settings)
+    keys, values = (a.transpose(0, 2, 1, 3).astype(q.dtype, copy=False) for a in (cache.keys, cache.values))
+    mask = seen_by(at, np.arange(keys.shape[1]), settings=settings, causal=True)
+    y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
+    return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo"))
+
+
+def queries(
+    x: Array, at: Array, weights: SharedAttentionWeights, rotary: Rotary | None, *, settings: Attention
+) -> Array:
+    """Queries [B, T, H, K] of x [B, T, D] at the positions `at` [B, T], normalized and rotated."""
+    norm = settings.qk_norm
+    q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
+    if settings.clip is not None:
+        q = np.clip(q, -settings.clip, settings.clip)
+    if norm is not None and not norm.rotated:
+        q = normalized(q, weights.get("q_norm"), norm.norm)
+    if rotary is not None:
+        q = rotate(q, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+    if norm is not None and norm.rotated:
+        q = normalized(q, weights.get("q_norm"), norm.norm)
+    if (scale := settings.query_scale) is not None:
+        q = q * query_factors(at, **scale.settings)[:, :, None, None].astype(q.dtype)
+    return q

@@ -1,0 +1,111 @@
+"""Keys and values of another layer, and vectors for each layer, against Gemma 4's of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from helpers.float64 import in_float64, randomize
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.config import Attention, FullAttention, HeadNorm, RMSNorm, Rope, Window
+from tfm.refimpl.ops.cache import KVCache
+from tfm.refimpl.ops.norm import rms_norm
+from tfm.refimpl.ops.per_layer import per_layer_inputs, per_layer_update
+from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
+from tfm.refimpl.ops.shared_attention import shared_attention
+from transformers import Gemma4TextConfig
+from transformers.models.gemma4 import modeling_gemma4 as gemma4
+
+# √F is a whole number: transformers keeps it in float32.
+H, G, K, D, N, F, LAYERS, T, WINDOW = 6, 2, 8, 10, 13, 9, 4, 7, 3
+EPS = 0.1
+KINDS = ("sliding_attention", "full_attention")
+
+
+def config_of(**more: Any) -> Gemma4TextConfig:
+    return Gemma4TextConfig(
+        hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=H, num_key_value_heads=G, head_dim=K,
+        global_head_dim=K, layer_types=[*KINDS, *KINDS], num_kv_shared_layers=2, rms_norm_eps=EPS,
+        vocab_size=N, vocab_size_per_layer_input=N, hidden_size_per_layer_input=F, intermediate_size=5,
+        sliding_window=WINDOW, attn_implementation="eager", pad_token_id=0, **more,
+    )  # fmt: skip
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3]), st.booleans(), st.integers(1, T - 1))
+def test_shared_attention_is_gemma4s(seed: int, layer: int, bias: bool, cut: int):
+    """A text at once there, in two calls here, over a cache with garbage behind the text."""
+    module: Any = randomize(gemma4.Gemma4TextAttention(config_of(attention_bias=bias), layer), seed)
+    rng = np.random.default_rng(seed)
+    x, keys, values = rng.standard_normal((2, T, D)), *rng.standard_normal((2, 2, G, T, K))
+    rotary = Rotary(*rope_tables(np.arange(T + 3), rope_frequencies(np.arange(K // 2), theta=100.0)))
+    positions = tuple(torch.from_numpy(np.concatenate([a[:T], a[:T]], -1))[None] for a in rotary)
+    back = np.arange(T)[:, None] - np.arange(T)
+    sees = (back >= 0) & ((back < WINDOW) | (layer == 3))
+    mask = torch.from_numpy(np.where(sees, 0, -np.inf))[None, None]
+    shared = {KINDS[layer % 2]: (torch.from_numpy(keys), torch.from_numpy(values))}
+    expected, _ = in_float64(
+        module, hidden_states=torch.from_numpy(x), position_embeddings=positions, attention_mask=mask,
+        shared_kv_states=shared,
+    )  # fmt: skip
+    settings = Attention(
+        H, G, K, Rope(100.0, K), FullAttention() if layer == 3 else Window(WINDOW), bias, bias,
+        HeadNorm(RMSNorm(EPS)), scale=1.0, kv_layer=layer - 2,
+    )  # fmt: skip
+    weights: Any = {
+        name: module.get_submodule(f"{name[1]}_proj").weight.detach().numpy().T for name in ("wq", "wo")
+    }
+    weights["q_norm"] = module.q_norm.weight.detach().numpy()
+    if bias:
+        weights |= {
+            name: module.get_submodule(f"{name[1]}_proj").bias.detach().numpy() for name in ("bq", "bo")
+        }
+    cache = KVCache(*(np.concatenate([a, np.full((2, G, 3, K), 9.0)], 2) for a in (keys, values)))
+    parts = [
+        shared_attention(x[:, at], cache, np.full(2, start), weights, rotary, settings=settings)
+        for start, at in ((0, slice(cut)), (cut, slice(cut, T)))
+    ]
+    equal(np.concatenate(parts, 1), expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_per_layer_inputs_are_gemma4s(seed: int):
+    module: Any = randomize(gemma4.Gemma4TextModel(config_of()), seed)
+    rng = np.random.default_rng(seed)
+    tokens, x = rng.integers(0, N, (2, T)), rng.standard_normal((2, T, D))
+    own = in_float64(module.get_per_layer_inputs, torch.from_numpy(tokens))
+    expected = in_float64(module.project_per_layer_inputs, torch.from_numpy(x), own)
+    weights: Any = {
+        "table": module.embed_tokens_per_layer.weight.detach().numpy(),
+        "project": module.per_layer_model_projection.weight.detach().numpy().T,
+        "norm": module.per_layer_projection_norm.weight.detach().numpy(),
+    }
+    got = per_layer_inputs(tokens, x, weights, eps=EPS)
+    assert got.shape == (2, T, LAYERS, F)
+    equal(got, expected)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["silu", "gelu_pytorch_tanh"]))
+def test_per_layer_updates_are_gemma4s(seed: int, activation: str):
+    """Of a layer whose attention and mlp give nothing: its input, with what it makes of its vectors."""
+    layer: Any = randomize(gemma4.Gemma4TextDecoderLayer(config_of(hidden_activation=activation), 2), seed)
+    rng = np.random.default_rng(seed)
+    x, vectors = rng.standard_normal((2, T, D)), rng.standard_normal((2, T, F))
+    with torch.no_grad():
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            layer.get_submodule(name).weight.zero_()
+    zeros = torch.zeros(2, G, T, K, dtype=torch.float64)
+    ones = torch.ones(1, T, K, dtype=torch.float64)
+    expected = in_float64(
+        layer, torch.from_numpy(x), torch.from_numpy(vectors), {KINDS[0]: (zeros, zeros)}, (ones, ones)
+    )
+    weights: Any = {
+        "gate": layer.per_layer_input_gate.weight.detach().numpy().T,
+        "project": layer.per_layer_projection.weight.detach().numpy().T,
+    }
+    kind: Any = "silu" if activation == "silu" else "gelu_tanh"
+    update = per_layer_update(x, vectors, weights, kind=kind)
+    got = x + rms_norm(update, layer.post_per_layer_input_norm.weight.detach().numpy(), eps=EPS)
+    equal(got * layer.layer_scalar.numpy(), expected)
