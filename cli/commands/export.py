@@ -173,4 +173,6 @@ def command(
     if wanted is not None:
         form = f"for {find(wanted).name}{', verified' if verify else ''}"
         say(f"{directory}: {size(bundle_bytes(directory))}, {form}")
+        if line := find(wanted).left_out(checkpoint.generation):
+            say(line)
     out(str(directory))

@@ -81,4 +81,4 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
     return {"model": model, "search": search | {"past_present_share_buffer": False}}
 
 
-LAYOUT = BundleLayout("genai", refusal, write)
+LAYOUT = BundleLayout("genai", refusal, write, frozenset(SEARCH))

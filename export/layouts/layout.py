@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import Config
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
@@ -17,8 +18,33 @@ class BundleLayout:
 
     `refusal` gives the reason why a model of that Config, exported for that target, can't have it; None where
     it can. `write` fills an empty directory.
+
+    `options` are the ways to choose tokens that the runtime has, by the names of a Sampler and of a search;
+    None says that it has all. What else a model asks for isn't written, as the runtime would pass over it.
     """
 
     name: str
     refusal: Callable[[Config, Target], str | None]
     write: Callable[[Bundle, Path], None]
+    options: frozenset[str] | None = None
+
+    def stated(self, generation: Generation) -> Generation:
+        """What the runtime's files say of how tokens are chosen, of the model itself and of its tasks."""
+        options = self.options
+        if options is None:
+            return generation
+        defaults, search = (
+            {name: value for name, value in stated.items() if name in options}
+            for stated in (generation.defaults, generation.search)
+        )
+        tasks = {name: self.stated(task) for name, task in generation.tasks.items()}
+        return replace(generation, defaults=defaults, search=search, tasks=tasks)
+
+    def left_out(self, generation: Generation) -> str | None:
+        """A line on what a model asks for and the runtime doesn't have; None where it has all."""
+        lost = []
+        for one in (generation, *generation.tasks.values()):
+            kept = self.stated(one)
+            stated, written = one.defaults | one.search, kept.defaults | kept.search
+            lost += [f"{n}={v}" for n, v in stated.items() if n not in written and v is not None]
+        return f"{self.name} chooses tokens without {', '.join(dict.fromkeys(lost))}" if lost else None

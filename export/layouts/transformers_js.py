@@ -16,6 +16,7 @@ tokens than the certificate's for `--quant` int8, int4, keep and int8-dynamic.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ...refimpl.config import Config
@@ -27,6 +28,22 @@ from .layout import BundleLayout
 # The library's name of a quantization, and what it appends to the name of the file.
 DTYPES = {"fp32": ("fp32", ""), "int4": ("q4", "_q4")}
 EIGHT_BITS = ("q8", "_quantized")
+# It reads beams, and takes the best token of each step all the same; top_p and others it doesn't look at.
+# Source: _get_logits_processor and the loop of src/models/modeling_utils.js, and its samplers, in 4.3.
+OPTIONS = frozenset(
+    (
+        "temperature",
+        "top_k",
+        "repetition_penalty",
+        "no_repeat_ngram",
+        "min_new_tokens",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "bad_words",
+        "forced_tokens",
+        "forced_last",
+    )
+)
 
 
 def refusal(config: Config, target: Target) -> str | None:
@@ -40,9 +57,9 @@ def write(bundle: Bundle, folder: Path) -> None:
     dtype, suffix = DTYPES.get(bundle.quant, EIGHT_BITS)
     (folder / "onnx").mkdir()
     write_graphs(bundle, folder / "onnx", suffix, every_position=False)
-    hub_files.write(
-        bundle, folder, {"transformers.js_config": {"dtype": dtype, "use_external_data_format": True}}
-    )
+    more = {"transformers.js_config": {"dtype": dtype, "use_external_data_format": True}}
+    stated = replace(bundle.manifest, generation=LAYOUT.stated(bundle.generation))
+    hub_files.write(replace(bundle, manifest=stated), folder, more)
 
 
 def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
@@ -61,4 +78,4 @@ def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: b
         encoder_graph.write(bundle, path, data=f"{path.name}_data")
 
 
-LAYOUT = BundleLayout("transformers.js", refusal, write)
+LAYOUT = BundleLayout("transformers.js", refusal, write, OPTIONS)

@@ -34,7 +34,7 @@ def transformers(source: Path, out: Path) -> None:
 
     where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    del read.config.quantization_config
+    vars(read.config).pop("quantization_config", None)  # which some of its versions state
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(out)

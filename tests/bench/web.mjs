@@ -1,51 +1,57 @@
-// Speed of decoder bundles over ONNX Runtime's WebAssembly, in Node, beside the last one: medians, and of ratios.
+// Speed of decoders over ONNX Runtime's WebAssembly, in Node, beside the last one: medians, and of ratios.
 //
 //     npm install onnxruntime-web
-//     node tests/bench/web.mjs ROUNDS THREADS BUNDLE ... BUNDLE
+//     node tests/bench/web.mjs ROUNDS THREADS MODEL.onnx ... MODEL.onnx
 //
-// One step of each in turn, after a prompt of 16 tokens.
-import { readFileSync } from "node:fs";
+// The models are those of layout transformers.js, and of that library's own conversion (web_recipe.py), which
+// have the same ports. One step of each in turn, after a prompt of 16 tokens. What each takes for the best
+// token at each step is printed too, as the numbers of the first eight.
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, dirname, join, resolve } from "node:path";
 
-const [rounds, threads, ...folders] = process.argv.slice(2);
+const [rounds, threads, ...paths] = process.argv.slice(2);
 const dist = dirname(createRequire(resolve("here")).resolve("onnxruntime-web/wasm"));
 const ort = await import(join(dist, "ort.wasm.min.mjs"));
 ort.env.logLevel = "error";
 ort.env.wasm.wasmBinary = readFileSync(join(dist, "ort-wasm-simd-threaded.wasm"));
 ort.env.wasm.wasmPaths = `${dist}/`;
 ort.env.wasm.numThreads = Number(threads);
-const PROMPT = Array.from({ length: 16 }, (_, i) => 500 + i), CAPACITY = PROMPT.length + Number(rounds) + 1;
+const PROMPT = Array.from({ length: 16 }, (_, i) => 500 + i);
 
-async function open(folder) {
-  const file = (name) => new Uint8Array(readFileSync(join(folder, name)));
-  const externalData = [{ path: "model.onnx.data", data: file("model.onnx.data") }];
-  const session = await ort.InferenceSession.create(file("model.onnx"), { externalData });
-  const ports = {};
-  for (const { name, shape: [, width, , head] } of session.inputMetadata) {
-    const size = /^[kv]\./.test(name) ? [1, width, CAPACITY, head] : /^(cos|sin)\./.test(name) ? [CAPACITY, width] : null;
-    // Tables of zeros: how long a step takes doesn't depend on numbers.
-    if (size) ports[name] = new ort.Tensor(new Float32Array(size.reduce((a, b) => a * b)), size);
-  }
-  return { folder, session, ports, past: 0, times: [] };
+async function open(path) {
+  const file = (name) => new Uint8Array(readFileSync(name)), weights = `${path}_data`;
+  const externalData = existsSync(weights) ? [{ path: basename(weights), data: file(weights) }] : [];
+  const session = await ort.InferenceSession.create(file(path), { externalData });
+  const cache = {}, others = {};
+  for (const { name, shape } of session.inputMetadata)
+    if (name.startsWith("past_key_values.")) cache[name] = new ort.Tensor(new Float32Array(0), [1, shape[1], 0, shape[3]]);
+    else others[name] = true;
+  return { path, session, cache, others, past: 0, times: [], tokens: [] };
 }
 
-const int64 = (numbers, shape) => new ort.Tensor("int64", BigInt64Array.from(numbers, BigInt), shape);
+const row = (numbers) => new ort.Tensor("int64", BigInt64Array.from(numbers, BigInt), [1, numbers.length]);
+const places = (from, to) => Array.from({ length: to - from }, (_, i) => from + i);
 async function step(model, tokens) {
-  const count = tokens.length, begun = performance.now();
-  const given = { tokens: int64(tokens, [1, count]), past: int64([model.past], [1]), at: int64([count - 1], [1, 1]) };
-  const results = await model.session.run({ ...model.ports, ...given });
+  const end = model.past + tokens.length, begun = performance.now();
+  const given = { input_ids: row(tokens), attention_mask: row(places(0, end).fill(1)) };
+  if (model.others.position_ids) given.position_ids = row(places(model.past, end));
+  const results = await model.session.run({ ...given, ...model.cache });
+  for (const name in results) if (name !== "logits") model.cache[name.replace("present", "past_key_values")] = results[name];
+  const { data, dims: [, , size] } = results.logits, logits = data.subarray(data.length - size);
+  model.tokens.push(logits.reduce((best, value, i) => (value > logits[best] ? i : best), 0));
   model.times.push(performance.now() - begun);
-  for (const name in results) if (name !== "logits") model.ports[name.replace("_out", "")] = results[name];
-  model.past += count;
+  model.past = end;
 }
 
 const models = [];
-for (const folder of folders) models.push(await open(folder));
-for (let round = 0; round <= rounds; round++) for (const model of models) await step(model, round ? [504] : PROMPT);
+for (const path of paths) models.push(await open(path));
+for (let round = 0; round <= rounds; round++)
+  for (const model of models) await step(model, round ? [model.tokens.at(-1)] : PROMPT);
 const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1], beside = models.at(-1);
-for (const { folder, times: [prompt, ...times] } of models) {
+for (const { path, tokens, times: [prompt, ...times] } of models) {
   const ratio = median(times.map((time, i) => time / beside.times[i + 1]));
-  console.log(`${basename(folder)}: prompt ${prompt.toFixed(0)} ms, token ${median(times).toFixed(0)} ms, ratio ${ratio.toFixed(2)}`);
+  const name = path.split("/").slice(-3).join("/");
+  console.log(`${name}: prompt ${prompt.toFixed(0)} ms, token ${median(times).toFixed(0)} ms, ratio ${ratio.toFixed(2)}, ${tokens.slice(0, 8)}`);
 }
 process.exit(0); // its threads would wait for more

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from tfm.export.bundle_writer import export
 from tfm.export.layouts import transformers_js
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import EncoderDecoder
+from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.runtime.bundle import targets
@@ -35,11 +37,13 @@ READERS = ("t5", "bart", "marian")
 TRIES = 40  # configs drawn of a family until one suits
 
 
-def family_bundle(name: str, folder: Path) -> tuple[Bundle, list[int]]:
+def family_bundle(
+    name: str, folder: Path, search: Mapping[str, Any] | None = None
+) -> tuple[Bundle, list[int]]:
     """The float bundle of a family's tiny random model that generates different tokens, and its prompt.
 
     It is one that layouts take. Of a decoder that reads an encoder the prompt is the encoder's, and the
-    decoder's is what the model states.
+    decoder's is what the model states. `search` are options of a beam search that the model asks for.
     """
     for number, keys in enumerate(draw_keys(name, TRIES)):
         drawn = diverse_model(name, 0, keys, folder / str(number))
@@ -47,7 +51,7 @@ def family_bundle(name: str, folder: Path) -> tuple[Bundle, list[int]]:
             continue
         _, checkpoint, sequence = drawn
         if (text := sequence.encoder_ids) is not None:
-            generation = replace(checkpoint.generation, start=sequence.prompt[0])
+            generation = replace(checkpoint.generation, start=sequence.prompt[0], search=dict(search or {}))
             checkpoint = replace(checkpoint, generation=generation)
         export(checkpoint, folder / "bundle", quant="fp32", verify=False)
         return open_bundle(folder / "bundle"), list(sequence.prompt if text is None else text)
@@ -95,3 +99,16 @@ def greedy(bundle: Bundle, prompts: Sequence[Sequence[int]], count: int = LENGTH
         sampler = Sampler(**bundle.generation.defaults | {"temperature": None})
         sequences = [replace(one, prompt=start, encoder_ids=one.prompt, sampler=sampler) for one in sequences]
     return [list(generate(engine, sequence)) for sequence in sequences]
+
+
+def searched(bundle: Bundle, texts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """The tokens of a beam search for each text that the decoder reads, before one that ends it."""
+    engine, generation = OrtEngine(bundle), bundle.generation
+    options: dict[str, Any] = {
+        "sampler": Sampler(**generation.defaults),
+        "stop_ids": frozenset(generation.eos),
+        "max_new_tokens": count,
+        **generation.search,
+    }
+    searches = [BeamSearch(generation.prompt, encoder_ids=text, **options) for text in texts]
+    return until_end(bundle, [beam_search(engine, one)[0].tokens for one in searches])

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
 
@@ -31,6 +33,15 @@ def python_over(folder: Path, *packages: str) -> Path:
     own = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
     (own / "over.pth").write_text(f"import site; site.addsitedir({site!r})\n")
     install(python, *packages)
+    return python
+
+
+def python_with_optimum(folder: Path) -> Path:
+    """The interpreter of a new environment with optimum, whose torch is that of this one: it is large."""
+    python = python_with(folder, "transformers<4.58", "onnx", "onnxruntime")
+    install(python, "--no-deps", "optimum", "optimum-onnx")
+    (packages,) = folder.glob("lib/*/site-packages")
+    (packages / "torch.pth").write_text(str(Path(torch.__file__).parents[1]))
     return python
 
 

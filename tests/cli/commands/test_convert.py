@@ -85,6 +85,24 @@ def test_files_of_a_hub_say_what_the_bundle_says(tfm, bundle, tmp_path, layout, 
     assert config.get("transformers.js_config") == (js if layout == "transformers.js" else None)
 
 
+def test_options_that_a_runtime_lacks_arent_written_and_a_line_says_so(tfm, bundle, tmp_path):
+    path = Path(shutil.copytree(bundle, tmp_path / "beams"))
+    manifest = json.loads((path / "tfm.json").read_bytes())
+    manifest["generation"] |= {"search": {"beams": 4}, "defaults": {"no_repeat_ngram": 3}}
+    (path / "tfm.json").write_text(json.dumps(manifest))
+    stated = {}
+    for layout, line in (
+        ("transformers.js", "chooses tokens without beams=4\n"),
+        ("optimum", "for optimum\n"),
+    ):
+        ran = tfm("convert", path, tmp_path / layout, "--layout", layout)
+        assert ran.code == 0
+        assert ran.err.endswith(line)
+        stated[layout] = json.loads((tmp_path / layout / "generation_config.json").read_bytes())
+    assert stated["optimum"] == stated["transformers.js"] | {"num_beams": 4}
+    assert stated["transformers.js"]["no_repeat_ngram_size"] == 3
+
+
 def test_an_export_in_a_layout_is_the_converted_bundle(tfm, checkpoint, bundle, tmp_path):
     exported, converted = tmp_path / "exported", tmp_path / "converted"
     exported.mkdir()

@@ -16,7 +16,8 @@ import pytest
 from helpers import tiny_models
 from helpers.within_budget import assert_within_budget
 from tfm.export.bundle_writer import export
-from tfm.export.layouts import encoder_decoder_graph, genai, hub_files
+from tfm.export.layouts import encoder_decoder_graph, genai, hub_files, optimum, transformers_js
+from tfm.export.layouts.convert import LAYOUTS
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Attention, EncoderDecoder, Stack
@@ -181,6 +182,25 @@ def test_configuration_files_state_how_to_generate(bundle: Bundle):
         "max_new_tokens": 7,
         "do_sample": False,
     }
+
+
+def test_what_a_runtime_doesnt_choose_by_is_left_out_and_said():
+    task = Generation(search={"beams": 2, "early_stopping": True}, defaults={"no_repeat_ngram": 3})
+    defaults = {"temperature": 0.5, "top_k": 7, "top_p": 0.9}
+    stated = Generation(None, (1,), defaults, start=3, search={"beams": 4}, tasks={"summarization": task})
+    written = transformers_js.LAYOUT.stated(stated)
+    assert (written.defaults, written.search) == ({"temperature": 0.5, "top_k": 7}, {})
+    assert (written.eos, written.start) == ((1,), 3)
+    assert written.tasks == {"summarization": Generation(defaults={"no_repeat_ngram": 3})}
+    without = "chooses tokens without"
+    told = {one.name: one.left_out(stated) for one in LAYOUTS.values()}
+    assert told == {
+        "transformers.js": f"transformers.js {without} top_p=0.9, beams=4, beams=2, early_stopping=True",
+        "genai": f"genai {without} beams=4, no_repeat_ngram=3, beams=2, early_stopping=True",
+        "optimum": None,
+    }
+    assert optimum.LAYOUT.stated(stated) == stated
+    assert transformers_js.LAYOUT.left_out(Generation(defaults={"temperature": None})) is None
 
 
 TYPES = replace(CONFIGS["copied"], embedding=replace(CONFIGS["copied"].embedding, token_types=2))

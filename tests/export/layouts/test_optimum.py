@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers import peers
 from helpers.layout_models import (
     LENGTH,
@@ -20,6 +19,7 @@ from helpers.layout_models import (
     greedy,
     left_padded,
     real_bundle,
+    searched,
     until_end,
 )
 from tfm.export.layouts.convert import convert
@@ -39,7 +39,7 @@ GENERATE = """
     answers = []
     for ids, mask in job["batches"]:
         inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-        rows = model.generate(**inputs, max_new_tokens=job["count"], do_sample=False)
+        rows = model.generate(**inputs, max_new_tokens=job["count"], **job["options"])
         answers += rows[:, 1 if job["reads"] else len(ids[0]) :].tolist()
     print(json.dumps(answers))
 """
@@ -47,18 +47,16 @@ GENERATE = """
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with optimum, whose torch is that of the tests: it is large."""
-    python = peers.python_with(tmp_path_factory.mktemp("optimum"), "transformers<4.58", "onnx", "onnxruntime")
-    peers.install(python, "--no-deps", "optimum", "optimum-onnx")
-    (packages,) = python.parents[1].glob("lib/*/site-packages")
-    (packages / "torch.pth").write_text(str(Path(torch.__file__).parents[1]))
-    return python
+    return peers.python_with_optimum(tmp_path_factory.mktemp("optimum") / "python")
+
+
+GREEDY = {"do_sample": False}
 
 
 def generated(
-    python: Path, model: Path, batches: list, count: int, *, reads: bool = False
+    python: Path, model: Path, batches: list, count: int, *, reads: bool = False, options: dict = GREEDY
 ) -> list[list[int]]:
-    job = {"model": str(model), "batches": batches, "count": count, "reads": reads}
+    job = {"model": str(model), "batches": batches, "count": count, "reads": reads, "options": options}
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], job))
 
 
@@ -78,6 +76,19 @@ def test_what_reads_an_encoder_gives_the_same_tokens(python: Path, tmp_path: Pat
     tokens = generated(python, tmp_path / "out", [left_padded(texts)], count, reads=True)
     tokens += generated(python, tmp_path / "out", [left_padded([text]) for text in texts], count, reads=True)
     assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
+
+
+def test_beams_are_those_that_the_model_asks_for(python: Path, tmp_path: Path):
+    """By its generation_config.json: the call doesn't name them."""
+    bundle, text = family_bundle("marian", tmp_path, search={"beams": 3})
+    convert(bundle.path, tmp_path / "out", "optimum")
+    count = min(12, bundle.config.context - 1)
+    texts = [text, text[::-1], text[1:4]]
+    batches, options = [left_padded([text]) for text in texts], {}
+    tokens = generated(python, tmp_path / "out", batches, count, reads=True, options=options)
+    expected = searched(bundle, texts, count)
+    assert until_end(bundle, tokens) == expected
+    assert expected != greedy(bundle, texts, count)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4", "keep"])

@@ -18,6 +18,7 @@ from helpers.layout_models import (
     greedy,
     left_padded,
     real_bundle,
+    searched,
     until_end,
 )
 from tfm.export.layouts.convert import convert
@@ -42,7 +43,8 @@ const tensor = (rows) =>
 const answers = [];
 for (const [ids, mask] of job.batches) {
   const inputs = { inputs: tensor(ids), attention_mask: tensor(mask) };
-  const rows = await model.generate({ ...inputs, max_new_tokens: job.count, do_sample: false });
+  const options = { max_new_tokens: job.count, do_sample: false, ...job.options };
+  const rows = await model.generate({ ...inputs, ...options });
   answers.push(...rows.tolist().map((row) => row.slice(job.reads ? 1 : ids[0].length).map(Number)));
 }
 console.log(JSON.stringify(answers));
@@ -59,8 +61,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def generated(node: Path, model: Path, batches: list, count: int, *, reads: bool = False) -> list[list[int]]:
-    job = {"model": str(model), "batches": batches, "count": count, "reads": reads}
+def generated(
+    node: Path, model: Path, batches: list, count: int, *, reads: bool = False, **options: object
+) -> list[list[int]]:
+    job = {"model": str(model), "batches": batches, "count": count, "reads": reads, "options": options}
     return json.loads(peers.run(["node", node / "generate.mjs"], job))
 
 
@@ -80,6 +84,18 @@ def test_what_reads_an_encoder_gives_the_same_tokens(node: Path, tmp_path: Path,
     tokens = generated(node, tmp_path / "out", [left_padded(texts)], count, reads=True)
     tokens += generated(node, tmp_path / "out", [left_padded([text]) for text in texts], count, reads=True)
     assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
+
+
+def test_beams_arent_stated_as_it_takes_the_best_token_all_the_same(node: Path, tmp_path: Path):
+    bundle, text = family_bundle("marian", tmp_path, search={"beams": 3})
+    convert(bundle.path, tmp_path / "out", "transformers.js")
+    stated = json.loads((tmp_path / "out" / "generation_config.json").read_bytes())
+    assert "num_beams" not in stated
+    count = min(12, bundle.config.context - 1)
+    texts = [text, text[::-1], text[1:4]]
+    batches = [left_padded([text]) for text in texts]
+    tokens = generated(node, tmp_path / "out", batches, count, reads=True, num_beams=3)
+    assert until_end(bundle, tokens) == greedy(bundle, texts, count) != searched(bundle, texts, count)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
