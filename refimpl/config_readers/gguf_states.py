@@ -16,16 +16,21 @@ from .keys import Keys
 from .layers import layer_count
 
 
-def gguf_mamba(keys: Keys, eps: float, *, conv_bias: bool, weights: bool) -> Mamba:
-    """Mamba's layer, without a norm before it; `weights` says that its norms have some."""
+def in_some_layer(source: TensorSource, name: str) -> bool:
+    """Whether a layer has a tensor of this name; the first one may be of another kind."""
+    return any(tensor.endswith(f".{name}") for tensor in source.names)
+
+
+def gguf_mamba(keys: Keys, source: TensorSource, eps: float) -> Mamba:
+    """Mamba's layer, without a norm before it."""
     mixer = Mamba(
         width=keys.size("ssm.inner_size"),
         state_size=keys.size("ssm.state_size"),
         rank=keys.size("ssm.time_step_rank"),
         length=keys.size("ssm.conv_kernel"),
-        conv_bias=conv_bias,
+        conv_bias=in_some_layer(source, "ssm_conv1d.bias"),
     )
-    if weights:
+    if in_some_layer(source, "ssm_dt_norm.weight"):
         return replace(mixer, norms="weighted", eps=eps)
     return replace(mixer, norms="bare", eps=eps) if keys.get("ssm.dt_b_c_rms", bool, False) else mixer
 
@@ -41,8 +46,8 @@ def gguf_mamba2(keys: Keys, source: TensorSource, eps: float) -> Mamba2:
         state_size=keys.size("ssm.state_size"),
         head_size=width // heads,
         length=keys.size("ssm.conv_kernel"),
-        conv_bias="blk.0.ssm_conv1d.bias" in source.names,
-        norm="after_gate" if "blk.0.ssm_norm.weight" in source.names else None,
+        conv_bias=in_some_layer(source, "ssm_conv1d.bias"),
+        norm="after_gate" if in_some_layer(source, "ssm_norm.weight") else None,
         eps=eps,
     )
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, Gated, Layer
+from ..config import Decoder, Gated, Layer, RMSNorm
 from ..config_readers.decoder import map_attention, map_layers
+from ..config_readers.gguf_metadata import kv_heads_by_layer
+from ..config_readers.gguf_states import GGUF_MAMBA2, gguf_mamba2, in_some_layer
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba2 import MIXER, with_mamba2
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task, decoders
-from .granite import granite, with_shared_expert
-from .granitemoe import GGUF, mixed, unused_in_training
+from . import Gguf, Task, decoders
+from .granite import BY_LAYER, granite, with_shared_expert
+from .granite import gguf_config as granite_gguf
+from .granitemoe import GGUF as WITHOUT_STATES
 from .granitemoe import WEIGHTS as GRANITE_MOE
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .granitemoe import mixed, unused_in_training
 
 MODEL_TYPES = ("granitemoehybrid",)
 ARCHITECTURES: dict[str, Task] = decoders("GraniteMoeHybrid", tasks=())
@@ -84,3 +87,21 @@ WEIGHTS = GRANITE_MOE.without(*MLP) + weight_map("""
     decoder.layers.{i}.mlp.shared.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
 """)
 WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata of a model with states: they are in the layers without key/value heads."""
+    kv_heads = kv_heads_by_layer(keys)
+    base = granite_gguf(keys.replaced({**keys.values, "attention.head_count_kv": max(kv_heads)}), source)
+    norm = base.layers[0].attention.pre
+    assert isinstance(norm, RMSNorm)
+    mixer = replace(gguf_mamba2(keys, source, norm.eps), pre=norm)
+    biases = {"qkv_bias": in_some_layer(source, "attn_q.bias")}
+    biases["out_bias"] = in_some_layer(source, "attn_output.bias")
+    biased = map_attention(base, lambda _, attention: replace(attention, **biases))
+    return map_layers(biased, lambda i, layer: layer if kv_heads[i] else replace(layer, attention=mixer))
+
+
+GGUF = Gguf(
+    "granitehybrid", gguf_config, WITHOUT_STATES.weights + GGUF_MAMBA2, WITHOUT_STATES, by_layer=BY_LAYER
+)

@@ -119,8 +119,7 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
         tied="output.weight" not in source.names,
         context=keys.size("context_length"),
     )
-    biased = any(name.endswith(".ssm_conv1d.bias") for name in source.names)
-    mixer = replace(gguf_mamba(keys, norm.eps, conv_bias=biased, weights=True), pre=norm)
+    mixer = replace(gguf_mamba(keys, source, norm.eps), pre=norm)
     mixed = map_layers(base, lambda i, layer: layer if kv_heads[i] else replace(layer, attention=mixer))
     return with_gguf_experts(mixed, keys, source, lambda width, _: width, renormalize=False)
 

@@ -57,8 +57,7 @@ WEIGHTS = MIXER + weight_map("""
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
-    biased = "blk.0.ssm_conv1d.bias" in source.names
-    return alone(keys, source, gguf_mamba(keys, norm.eps, conv_bias=biased, weights=False), norm)
+    return alone(keys, source, gguf_mamba(keys, source, norm.eps), norm)
 
 
 GGUF = Gguf("mamba", gguf_config, GGUF_MAMBA + GGUF_ALONE)

@@ -1,5 +1,5 @@
-"""Layers with a state in GGUF, as llama.cpp's converter writes them: Mamba, Falcon Mamba, Mamba 2, Jamba and
-Falcon-H1."""
+"""Layers with a state in GGUF, as llama.cpp's converter writes them: Mamba, Falcon Mamba, Mamba 2, Jamba,
+Falcon-H1 and Granite 4's H models."""
 
 from __future__ import annotations
 
@@ -53,6 +53,19 @@ OF_H1 = {
     **MIXED, "attention.head_count_kv": 2, "attention.key_length": 16, "attention.value_length": 16,
     "rope.freq_base": 5e5, "ssm.inner_size": 36, "ssm.time_step_rank": 6,
 }  # fmt: skip
+GRANITE = {
+    **SIZES, **ATTENTION, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"], "mamba_n_heads": 4,
+    "mamba_expand": 2, "mamba_n_groups": 2, "mamba_d_state": 5, "mamba_d_conv": 3,
+    "position_embedding_type": "nope", "embedding_multiplier": 12.0, "attention_multiplier": 2.0**-7,
+    "residual_multiplier": 0.25, "logits_scaling": 8.0,
+}  # fmt: skip
+OF_GRANITE = {
+    **MIXED, "block_count": 3, "attention.head_count": 2, "attention.head_count_kv": [0, 1, 0],
+    "ssm.inner_size": 64, "ssm.time_step_rank": 4, "ssm.group_count": 2, "embedding_scale": 12.0,
+    "attention.scale": 2.0**-7, "residual_scale": 0.25, "logit_scale": 8.0,
+    "rope.scaling.finetuned": False, "rope.dimension_count": 16, "rope.freq_base": 1e4,
+}  # fmt: skip
 # By name: the family, its keys, the architecture in GGUF, its metadata.
 MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] = {
     "mamba": (
@@ -83,6 +96,17 @@ MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] =
     ),
     "falcon-h1, with multipliers": (
         "falcon_h1", {**H1, **NORMED, **FACTORS}, ARCH.FALCON_H1, {**OF_H1, "ssm.group_count": 2},
+    ),
+    "granitehybrid": (
+        "granitemoehybrid",
+        {**GRANITE, "num_local_experts": 3, "num_experts_per_tok": 2, "shared_intermediate_size": 40},
+        ARCH.GRANITE_HYBRID,
+        {**OF_GRANITE, "expert_count": 3, "expert_used_count": 2, "expert_shared_feed_forward_length": 40},
+    ),
+    "granitehybrid, without experts": (
+        "granitemoehybrid",
+        {**GRANITE, "num_local_experts": 0, "shared_intermediate_size": 24, "attention_bias": True},
+        ARCH.GRANITE_HYBRID, {**OF_GRANITE, "expert_used_count": 2},
     ),
 }  # fmt: skip
 
@@ -118,6 +142,20 @@ def multiplied(name: str, array: np.ndarray, keys: Mapping[str, Any]) -> np.ndar
     return array * np.float32(factors.get(part, 1.0))
 
 
+def granite_parts(tensor: str, array: np.ndarray, *, experts: bool) -> dict[str, np.ndarray]:
+    """Granite's joint maps in two, and its pairs of a head as llama.cpp rotates them."""
+    if re.search(r"self_attn\.[qk]_proj", tensor):
+        return {tensor: array.reshape(-1, 2, 8, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)}
+    if match := re.search(r"(block_sparse_moe|shared_mlp)\.(input|output)_linear", tensor):
+        whole = {"block_sparse_moe": "mlp.experts", "shared_mlp": "mlp.shared_expert" if experts else "mlp"}
+        sides = {"down": array}
+        if match[2] == "input":
+            sides = dict(zip(("gate", "up"), np.split(array, 2, axis=-2), strict=True))
+        place = tensor.replace(match[0], whole[match[1]] + ".{}_proj")
+        return {place.format(side): half for side, half in sides.items()}
+    return {tensor: array}
+
+
 def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the converter makes of a checkpoint's tensors, under its names."""
     family, keys, arch, _ = MODELS[name]
@@ -128,7 +166,7 @@ def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             array = multiplied(tensor, array, keys)
         if tensor.endswith("A_log"):
             array = -np.exp(array)
-        if family in ("mamba2", "falcon_h1") and tensor.endswith(("A_log", ".D")):
+        if family in ("mamba2", "falcon_h1", "granitemoehybrid") and tensor.endswith(("A_log", ".D")):
             array = array[:, None]
         if tensor.endswith(("mixer.norm.weight", "mamba.norm.weight")):
             array = array.reshape(2, -1)
@@ -137,6 +175,8 @@ def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         if ".experts." in tensor:
             whole = re.sub(r"feed_forward\.experts\.\d+", "mlp.experts", tensor)
             experts.setdefault(whole, []).append(array)
+        elif family == "granitemoehybrid":
+            made |= granite_parts(tensor, array, experts=bool(keys["num_local_experts"]))
         else:
             made[tensor] = array
     return renamed(arch, made | {whole: np.stack(arrays) for whole, arrays in experts.items()})
@@ -194,6 +234,7 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("jamba", {"attention.head_count_kv": [0, 2]}, "must be a number, or a list of 3"),
         ("jamba", {"expert_weights_norm": True}, "expert_weights_norm must be false, as llama.cpp runs it"),
         ("jamba", {"rope.freq_base": 1e4}, "'rope.freq_base' isn't known"),
+        ("granitehybrid", {"ssm.time_step_rank": 7}, "ssm.inner_size must be a multiple of ssm.time_step_ra"),
     ],
 )
 def test_refused_metadata(tmp_path, name, metadata, message):
