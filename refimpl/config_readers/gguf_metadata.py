@@ -92,17 +92,19 @@ def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool
     return marks
 
 
+def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
+    """A key's number for each layer: 0 or the same one; with `some`, not all are 0."""
+    layers, stated = layer_count(keys, "block_count"), keys.values.get(key)
+    numbers = keys.get(key, list) if isinstance(stated, list) else [keys.get(key, int)] * layers
+    whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+    if len(numbers) != layers or not whole or not some <= len(set(numbers) - {0}) <= 1:
+        raise keys.fail(key, f"a number, or a list of {layers}, each 0 or the same number")
+    return numbers
+
+
 def kv_heads_by_layer(keys: Keys) -> list[int]:
     """The number of key/value heads of each layer, 0 of one without attention; others have the same."""
-    key, layers = "attention.head_count_kv", layer_count(keys, "block_count")
-    groups = keys.get(key, list) if isinstance(keys.values.get(key), list) else [keys.size(key)] * layers
-    if (
-        len(groups) != layers
-        or len(set(groups) - {0}) != 1
-        or any(type(n) is not int or n < 0 for n in groups)
-    ):
-        raise keys.fail(key, f"a number, or a list of {layers}, each 0 or the same number")
-    return groups
+    return numbers_by_layer(keys, "attention.head_count_kv", some=True)
 
 
 def gguf_head_size(keys: Keys) -> int:

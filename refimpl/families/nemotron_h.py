@@ -6,17 +6,22 @@ Its checkpoints count each of them as a layer; here an mlp belongs to the mixer 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from ..config import LM, Attention, Decoder, Embedding, Layer, Mamba2, NoMlp, Plain, RMSNorm, Stack
+from ..config_readers.gguf_metadata import embedding_rows, numbers_by_layer, own_head_size
+from ..config_readers.gguf_states import GGUF_MAMBA2, gguf_mamba2, in_some_layer
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size
 from ..config_readers.mamba2 import MIXER, check_steps
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 
 MODEL_TYPES = ("nemotron_h",)
 ARCHITECTURES: dict[str, Task] = {"NemotronHForCausalLM": "lm"}
 PREFIX = ("model.", "backbone.")
-GGUF = None
 
 LETTERS = {"M": "mamba", "*": "attention", "-": "mlp"}
 KINDS = {"linear_attention": "mamba", "full_attention": "attention"} | {k: k for k in LETTERS.values()}
@@ -60,18 +65,26 @@ def config(keys: Keys, task: Task) -> Decoder:
         bias=keys.get("mlp_bias", bool, False),
         pre=norm,
     )
-    kinds = _kinds(keys)
-    layers = [
-        Layer(mixers[kind], mlp if after == "mlp" else NoMlp())
-        for kind, after in zip(kinds, [*kinds[1:], None], strict=True)
-        if kind != "mlp"
-    ]
     return Decoder(
         embedding=Embedding(keys.size("vocab_size", 131_072), width),
-        stack=Stack(tuple(layers), norm),
+        stack=Stack(_layers(_kinds(keys), mixers, mlp), norm),
         head=LM(tied=False),
         context=keys.size("max_position_embeddings", 4096),
     )
+
+
+def _layers(kinds: list[str], mixers: Mapping[str, Attention | Mamba2], mlp: Plain) -> tuple[Layer, ...]:
+    """The mixers, each with the mlp that follows it, if one does."""
+    return tuple(
+        Layer(mixers[kind], mlp if after == "mlp" else NoMlp())
+        for kind, after in zip(kinds, [*kinds[1:], None], strict=True)
+        if kind != "mlp"
+    )
+
+
+def _follow(kinds: list[str]) -> bool:
+    """Whether there are any, and each mlp stands after a mixer."""
+    return bool(kinds) and all(a != "mlp" or b != "mlp" for a, b in zip(kinds, ["mlp", *kinds], strict=False))
 
 
 def _kinds(keys: Keys) -> list[str]:
@@ -85,8 +98,7 @@ def _kinds(keys: Keys) -> list[str]:
     kinds = [known.get(kind) if isinstance(kind, str) else None for kind in stated[: 2**16]]
     must = f"layers that are {' or '.join(known)}, without experts, each mlp after one that isn't"
     kinds_known = [kind for kind in kinds if kind is not None]
-    follows = all(a != "mlp" or b != "mlp" for a, b in zip(kinds, ["mlp", *kinds], strict=False))
-    if len(kinds_known) != len(kinds) or not kinds or not follows:
+    if len(kinds_known) != len(kinds) or not _follow(kinds_known):
         raise keys.fail("hybrid_override_pattern" if named is None else key, must)
     keys.unused("num_hidden_layers")
     return kinds_known
@@ -113,3 +125,53 @@ WEIGHTS = MIXER.renamed({"layers.{i}.mixer": "layers.{s}.mixer"}) + weight_map("
     head.table <- lm_head.weight
     left out <- mtp.*
 """)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata: a layer with a width is an mlp, one with key/value heads attends, others have a
+    state."""
+    eps = keys.positive("attention.layer_norm_epsilon")
+    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon", eps))
+    # Positions, which no layer has.
+    keys.unused("rope.dimension_count", "rope.freq_base")
+    keys.harmless(**{"rope.scaling.finetuned": (False,)})
+    widths, kv_heads = (numbers_by_layer(keys, key) for key in ("feed_forward_length", KV_HEADS))
+    kinds = [
+        "mlp" if width else "attention" if heads else "mamba"
+        for width, heads in zip(widths, kv_heads, strict=True)
+    ]
+    if not _follow(kinds):
+        raise keys.fail("feed_forward_length", "widths of mlps, each after a layer that isn't one")
+    heads = keys.size("attention.head_count")
+    mixers = {
+        "attention": Attention(heads, max(kv_heads) or heads, own_head_size(keys), pre=norm),
+        "mamba": replace(gguf_mamba2(keys, source, norm.eps), pre=norm),
+    }
+    biased = in_some_layer(source, "ffn_up.bias")
+    mlp = Plain(max(widths) or 1, "relu_squared", bias=biased, pre=norm)
+    return Decoder(
+        embedding=Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        stack=Stack(_layers(kinds, mixers, mlp), norm),
+        head=LM("output.weight" not in source.names),
+        context=keys.size("context_length"),
+    )
+
+
+KV_HEADS = "attention.head_count_kv"
+GGUF_WEIGHTS = GGUF_MAMBA2.renamed({"blk.{i}": "blk.{s}"}) + weight_map("""
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{s}.attn_norm.weight
+    decoder.layers.{i}.attn.wq <- blk.{s}.attn_q.weight : unpermute transpose
+    decoder.layers.{i}.attn.wk <- blk.{s}.attn_k.weight : unpermute transpose
+    decoder.layers.{i}.attn.wv <- blk.{s}.attn_v.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{s}.attn_output.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- blk.{s}.attn_norm.weight
+    decoder.layers.{i}.mlp.up <- blk.{s}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.bup <- blk.{s}.ffn_up.bias
+    decoder.layers.{i}.mlp.down <- blk.{s}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- blk.{s}.ffn_down.bias
+    decoder.norm.weight <- output_norm.weight
+    head.table <- output.weight
+    embedding.table == output.weight
+""")
+GGUF = Gguf("nemotron_h", gguf_config, GGUF_WEIGHTS, by_layer=(KV_HEADS, "feed_forward_length"))

@@ -1,5 +1,5 @@
 """Layers with a state in GGUF, as llama.cpp's converter writes them: Mamba, Falcon Mamba, Mamba 2, Jamba,
-Falcon-H1 and Granite 4's H models."""
+Falcon-H1, Granite 4's H models and Nemotron-H."""
 
 from __future__ import annotations
 
@@ -66,6 +66,19 @@ OF_GRANITE = {
     "attention.scale": 2.0**-7, "residual_scale": 0.25, "logit_scale": 8.0,
     "rope.scaling.finetuned": False, "rope.dimension_count": 16, "rope.freq_base": 1e4,
 }  # fmt: skip
+NEMOTRON = {
+    **SIZES, "hybrid_override_pattern": "M-M*-*M", "intermediate_size": 24, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2,
+    "ssm_state_size": 5, "conv_kernel": 3, "layer_norm_epsilon": EPS, "max_position_embeddings": 64,
+    "mlp_bias": True,
+}  # fmt: skip
+OF_NEMOTRON = {
+    **MIXED, "block_count": 7, "feed_forward_length": [0, 24, 0, 0, 24, 0, 0],
+    "attention.head_count_kv": [0, 0, 0, 2, 0, 2, 0], "attention.key_length": 16,
+    "attention.value_length": 16, "attention.layer_norm_epsilon": EPS, "ssm.inner_size": 24,
+    "ssm.time_step_rank": 4, "ssm.group_count": 2, "rope.scaling.finetuned": False,
+    "rope.dimension_count": 8,
+}  # fmt: skip
 # By name: the family, its keys, the architecture in GGUF, its metadata.
 MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] = {
     "mamba": (
@@ -108,6 +121,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] =
         {**GRANITE, "num_local_experts": 0, "shared_intermediate_size": 24, "attention_bias": True},
         ARCH.GRANITE_HYBRID, {**OF_GRANITE, "expert_used_count": 2},
     ),
+    "nemotron_h": ("nemotron_h", NEMOTRON, ARCH.NEMOTRON_H, OF_NEMOTRON),
 }  # fmt: skip
 
 
@@ -143,9 +157,7 @@ def multiplied(name: str, array: np.ndarray, keys: Mapping[str, Any]) -> np.ndar
 
 
 def granite_parts(tensor: str, array: np.ndarray, *, experts: bool) -> dict[str, np.ndarray]:
-    """Granite's joint maps in two, and its pairs of a head as llama.cpp rotates them."""
-    if re.search(r"self_attn\.[qk]_proj", tensor):
-        return {tensor: array.reshape(-1, 2, 8, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)}
+    """Granite's joint maps in two."""
     if match := re.search(r"(block_sparse_moe|shared_mlp)\.(input|output)_linear", tensor):
         whole = {"block_sparse_moe": "mlp.experts", "shared_mlp": "mlp.shared_expert" if experts else "mlp"}
         sides = {"down": array}
@@ -166,12 +178,19 @@ def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             array = multiplied(tensor, array, keys)
         if tensor.endswith("A_log"):
             array = -np.exp(array)
-        if family in ("mamba2", "falcon_h1", "granitemoehybrid") and tensor.endswith(("A_log", ".D")):
+        if re.search(r"\.[qk]_proj", tensor) and family in ("granitemoehybrid", "nemotron_h"):
+            # Pairs of a head as llama.cpp rotates them.
+            array = array.reshape(-1, 2, 8, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+        if family in ("mamba2", "falcon_h1", "granitemoehybrid", "nemotron_h") and tensor.endswith(
+            ("A_log", ".D")
+        ):
             array = array[:, None]
         if tensor.endswith(("mixer.norm.weight", "mamba.norm.weight")):
             array = array.reshape(2, -1)
         array = array[:, 0] if tensor.endswith("conv1d.weight") else array
         tensor = tensor.replace(".dt_bias", ".dt_proj.bias")
+        if family == "nemotron_h":
+            tensor = tensor.replace("model.", "backbone.", 1)
         if ".experts." in tensor:
             whole = re.sub(r"feed_forward\.experts\.\d+", "mlp.experts", tensor)
             experts.setdefault(whole, []).append(array)
@@ -234,6 +253,9 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("jamba", {"attention.head_count_kv": [0, 2]}, "must be a number, or a list of 3"),
         ("jamba", {"expert_weights_norm": True}, "expert_weights_norm must be false, as llama.cpp runs it"),
         ("jamba", {"rope.freq_base": 1e4}, "'rope.freq_base' isn't known"),
+        ("nemotron_h", {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]}, "each after a layer that isn't one"),
+        ("nemotron_h", {"feed_forward_length": [0, 24, 0, 0, 12, 0, 0]}, "each 0 or the same number"),
+        ("nemotron_h", {"rope.scaling.finetuned": True}, "rope.scaling.finetuned must be false, got True"),
         ("granitehybrid", {"ssm.time_step_rank": 7}, "ssm.inner_size must be a multiple of ssm.time_step_ra"),
     ],
 )
