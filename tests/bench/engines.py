@@ -6,6 +6,7 @@ One JSON object a line. Out first: {"engine", "version", "load_s"}. In: {"prompt
 {"tokens": the N greedy ids, "prefill_s": until the first of them is known, "decode_s": for the N − 1
 others, "idle_cpu_s": processor time that was used while nobody asked, "idle_s"}. With "rows": B in the
 request B texts are written side by side after the same prompt, and "tokens" are those of all steps.
+A decoder that reads an encoder reads `prompt` with that, and writes after the token that it begins with.
 An encoder is asked {"texts": [ids]} and gives their "vectors"; with "for_s": S it reads them again and
 again for S seconds, and gives the "seconds" that it takes each time.
 
@@ -70,8 +71,12 @@ class TfmEngine(Stepwise):
     """tfm's own engines: `start` and `step`, as refimpl/engine/protocol.py has them."""
 
     engine: Any
+    start: int | None = None  # the token that a decoder begins with which reads an encoder
 
     def first(self, prompt: list[int]) -> int:
+        if self.start is not None:
+            self.cache = self.engine.start(1, np.array([prompt], np.int64))
+            return self._step([self.start])
         self.cache = self.engine.start(1)
         return self._step(prompt)
 
@@ -104,8 +109,20 @@ class Onnx(TfmEngine):
         from tfm import runtime
 
         loaded: Any = runtime.load(Path(model), threads=threads)
-        self.engine = loaded.engine
+        self.engine, self.start = loaded.engine, loaded.generation.start
         self.version = f"{self.engine.path}, onnxruntime {onnxruntime.__version__}"
+
+
+class OnnxInFloat(TfmEngine):
+    """A bundle on ONNX Runtime where it has no integer products, as on WebAssembly."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        from tfm.runtime.bundle.bundle import open_bundle
+        from tfm.runtime.ort.engine import OrtEngine
+
+        bundle = open_bundle(Path(model))
+        self.engine, self.start = OrtEngine(bundle, threads=threads, plain=True), bundle.generation.start
+        self.version = self.engine.path
 
 
 class OnCuda(TfmEngine):
@@ -329,6 +346,37 @@ class WholeTexts:
         return tokens, prefill, long_seconds - prefill
 
 
+class Optimum(WholeTexts):
+    """optimum's ORTModel classes."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime as ort
+        import optimum.version  # pyright: ignore[reportMissingImports]
+        import torch
+        from optimum import onnxruntime as classes  # pyright: ignore[reportMissingImports]
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        torch.set_num_threads(threads)
+        reads = json.loads((Path(model) / "config.json").read_bytes()).get("is_encoder_decoder", False)
+        kind = classes.ORTModelForSeq2SeqLM if reads else classes.ORTModelForCausalLM
+        self.torch, self.reads = torch, reads
+        self.model = kind.from_pretrained(model, session_options=options)
+        self.model.generation_config.eos_token_id = None
+        self.version = f"optimum {optimum.version.__version__}, onnxruntime {ort.__version__}"
+
+    def generate(self, prompt: list[int], length: int) -> list[int]:
+        ids = self.torch.tensor([prompt])
+        rows = self.model.generate(
+            input_ids=ids,
+            attention_mask=self.torch.ones_like(ids),
+            max_new_tokens=length,
+            do_sample=False,
+            num_beams=1,
+        )
+        return rows[0, 1 if self.reads else len(prompt) :].tolist()
+
+
 class CTranslate2(WholeTexts):
     """CTranslate2, whose prompts are words of the vocabulary."""
 
@@ -407,6 +455,42 @@ class OnnxEncoder(Encoder):
         return self.engine.predict(ids, lengths)
 
 
+class OnnxEncoderInFloat(OnnxEncoder):
+    """The same where ONNX Runtime has no integer products, as on WebAssembly."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        from tfm.runtime.bundle.bundle import open_bundle
+        from tfm.runtime.ort.engine import OrtEngine
+
+        self.engine = OrtEngine(open_bundle(Path(model)), threads=threads, plain=True)
+        self.version = self.engine.path
+
+
+class OptimumEncoder(Encoder):
+    """optimum's model of embeddings; the mean over the real tokens, of length 1, is its user's."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime as ort
+        import optimum.version  # pyright: ignore[reportMissingImports]
+        import torch
+        from optimum import onnxruntime as classes  # pyright: ignore[reportMissingImports]
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        torch.set_num_threads(threads)
+        self.torch = torch
+        self.model = classes.ORTModelForFeatureExtraction.from_pretrained(model, session_options=options)
+        self.version = f"optimum {optimum.version.__version__}, onnxruntime {ort.__version__}"
+
+    def encode(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        mask = self.torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64))
+        tokens = self.torch.from_numpy(ids)
+        inputs = {"input_ids": tokens, "token_type_ids": self.torch.zeros_like(tokens)}
+        states = self.model(**inputs, attention_mask=mask).last_hidden_state
+        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return self.torch.nn.functional.normalize(pooled, dim=-1).numpy()
+
+
 class GraphEncoder(Encoder):
     """A graph that ONNX Runtime's own `quantize_dynamic` made of a bundle's."""
 
@@ -446,6 +530,7 @@ class TransformersEncoder(Encoder):
 
 KINDS = {
     "onnx": Onnx,
+    "onnx-in-float": OnnxInFloat,
     "onnx-cuda": OnCuda,
     "onnx-cuda-uncaptured": OnCudaUncaptured,
     "numpy": Numpy,
@@ -456,7 +541,10 @@ KINDS = {
     "genai-cuda": GenaiOnCuda,
     "ct2": CTranslate2,
     "openvino": OpenVino,
+    "optimum": Optimum,
     "onnx encoder": OnnxEncoder,
+    "onnx-in-float encoder": OnnxEncoderInFloat,
+    "optimum encoder": OptimumEncoder,
     "graph encoder": GraphEncoder,
     "transformers encoder": TransformersEncoder,
 }

@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 
 ENGINES = Path(__file__).with_name("engines.py")
+WEB_ENGINES = Path(__file__).with_name("engines.mjs")
 # OpenMP threads go on spinning for up to 0.2 s when their work is done; the next engine waits for that.
 PAUSE = 0.3
 IDLE = 0.1  # of a processor: an engine that uses more while others are measured spoils their figures
 
 
 class Worker:
-    """engines.py in a process of its own, running in the Python `python`."""
+    """engines.py in a process of its own, running in the Python `python`; engines.mjs where `node` is given.
+
+    That is a folder with its packages.
+    """
 
     def __init__(
         self,
@@ -30,14 +34,16 @@ class Worker:
         model: Path | str,
         *,
         python: str = sys.executable,
+        node: Path | None = None,
         threads: int,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = f"{kind} {Path(model).name}"
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        engine = [python, "-P", ENGINES] if node is None else ["node", WEB_ENGINES, str(node)]
         self.process = subprocess.Popen(
-            [python, "-P", ENGINES, kind, str(model), str(threads)],
+            [*engine, kind, str(model), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
