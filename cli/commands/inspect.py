@@ -236,7 +236,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     mlp = _mlp(first.mlp)
     mixer = _mixer(a) if first.beside is None else f"{_mixer(a)}, beside {_mixer(first.beside.mixer)}"
     sharing = sum(layer.kv_layer is not None for layer in layers)
-    mixed += f" {sharing} with the keys and values of earlier ones," if sharing else ""
+    if sharing:
+        mixed = f", {sharing} of them with the keys and values of earlier ones,{mixed}"
     own = first.per_layer
     vectors = "" if own is None else f", {own.width} numbers of each token for each layer"
     return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}{vectors}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import torch
@@ -11,6 +12,7 @@ from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups
 from .attention import softmax
 from .linear import linear
 from .mlp import GatedMlpWeights, gated_mlp
+from .norm import rms_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -30,6 +32,12 @@ class MoEWeights(TypedDict):
     bias: NotRequired[Float[Array, " E"]]
     shared: NotRequired[GatedMlpWeights]
     shared_gate: NotRequired[Float[Array, "D 1"]]
+    expert_scale: NotRequired[Float[Array, " E"]]
+    router_norm: NotRequired[Float[Array, " D"]]
+    experts_pre: NotRequired[Float[Array, " D"]]
+    experts_post: NotRequired[Float[Array, " D"]]
+    shared_pre: NotRequired[Float[Array, " D"]]
+    shared_post: NotRequired[Float[Array, " D"]]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -121,9 +129,15 @@ def moe(
     settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """Router, mixture and shared expert."""
+    """Router, mixture and shared expert, each between its norms if it has any."""
     flat, experts = x.flatten(0, 1), weights["experts"]
-    logits, router_bias = flat @ weights["router"], weights.get("router_bias")
+    asked, read, common_input = flat, flat, x
+    norm = settings.own_norms
+    if norm is not None:
+        asked = math.sqrt(1 / x.shape[-1]) * rms_norm(flat, weights.get("router_norm"), eps=norm.eps)
+        read = rms_norm(flat, weights.get("experts_pre"), eps=norm.eps)
+        common_input = rms_norm(x, weights.get("shared_pre"), eps=norm.eps)
+    logits, router_bias = asked @ weights["router"], weights.get("router_bias")
     index, shares = route(
         logits if router_bias is None else logits + router_bias,
         weights.get("bias"),
@@ -134,6 +148,8 @@ def moe(
         groups=settings.groups,
         sum_eps=settings.sum_eps,
     )
+    if "expert_scale" in weights:
+        shares = weights["expert_scale"][index] * shares
     kept = None
     if capacity is not None:
         # Rounded up without negative numbers, whose division ONNX rounds towards zero.
@@ -141,11 +157,15 @@ def moe(
         most = (capacity * settings.top * flat.shape[0] + even - 1) // even
         kept = within_capacity(index, torch.full((len(experts),), most, device=x.device))
     kind, weighs = settings.activation, settings.weighs
-    y = mixture(flat, index, shares, experts, kept, kind=kind, weighs=weighs).unflatten(0, x.shape[:2])
+    y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs).unflatten(0, x.shape[:2])
+    if norm is not None:
+        y = rms_norm(y, weights.get("experts_post"), eps=norm.eps)
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = gated_mlp(x, shared, kind=settings.activation)
+    common = gated_mlp(common_input, shared, kind=settings.activation)
+    if norm is not None:
+        common = rms_norm(common, weights.get("shared_post"), eps=norm.eps)
     return y + (common if gate is None else torch.sigmoid(linear(x, gate)) * common)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .norms import Norm
+from .norms import Norm, RMSNorm
 
 Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
@@ -86,8 +86,11 @@ class MoE:
     the choice. Renormalized weights are divided by their sum, plus `sum_eps` (LFM2). `expert_bias` means a
     bias of each map of an expert. `shared` is the width of an expert that takes every token, its output
     multiplied by a sigmoid of the token's own with `shared_gate`. An expert's weight multiplies its output,
-    or its input (`weighs`: Llama 4). Experts have no capacity here: what is dropped for want of room depends
-    on the other rows of a batch and on padding, and a model's row must not.
+    or its input (`weighs`: Llama 4), and with `expert_scale` a learned number of the expert's too. With
+    `own_norms` router, experts and shared expert each read the sublayer's input by a norm of their own, and
+    what experts and shared expert give is normalized before it is added (Gemma 4). Experts have no capacity
+    here: what is dropped for want of room depends on the other rows of a batch and on padding, and a model's
+    row must not.
     """
 
     experts: int
@@ -108,6 +111,8 @@ class MoE:
     post: Norm | None = None
     after: Norm | None = None
     sum_eps: float | None = None
+    own_norms: RMSNorm | None = None
+    expert_scale: bool = False
 
 
 @dataclass(frozen=True)

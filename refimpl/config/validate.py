@@ -195,7 +195,7 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _check_shared_kv(at, layer, layer.attention, stack.layers[:i])
         if layer.per_layer is not None:
             _bounded(at + "width of the per-layer input", layer.per_layer.width, LIMITS["width"])
-        _check_mlp(at, layer.mlp)
+        _check_mlp(at, layer.mlp, parallel=layer.parallel)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
         _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
@@ -413,7 +413,7 @@ def _check_rope(at: str, rope: Rope, size: int) -> None:
     _check_scaling(at, rope.scaling, rope.theta, rope.dims // 2)
 
 
-def _check_mlp(at: str, mlp: Mlp) -> None:
+def _check_mlp(at: str, mlp: Mlp, *, parallel: bool) -> None:
     if isinstance(mlp, NoMlp):
         return
     _bounded(at + "mlp width", mlp.width, LIMITS["width"])
@@ -429,6 +429,10 @@ def _check_mlp(at: str, mlp: Mlp) -> None:
         _need(
             mlp.shared is not None or not mlp.shared_gate,
             f"{at}a shared expert's gate needs a shared expert, got none",
+        )
+        _need(
+            mlp.own_norms is None or (mlp.pre is None and not parallel),
+            f"{at}a mixture with norms of its own has no norm before it, and isn't parallel",
         )
 
 

@@ -4,7 +4,7 @@ Scores aren't scaled: the norms of queries and keys learn how large they are. La
 have heads of another size and number than those with a window; of their pairs the slowest aren't rotated, and
 their values may be their keys. Each layer multiplies its output by a number that it learns. In the smaller
 models the upper layers read the keys and values of the last lower one with the same mask, and all have a
-vector of their own for each token.
+vector of their own for each token. Beside the mlp there may be a mixture of experts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..config import (
     Gated,
     HeadNorm,
     Layer,
+    MoE,
     PerLayerEmbedding,
     PerLayerInput,
     RMSNorm,
@@ -70,9 +71,6 @@ def _text(keys: Keys, task: Task) -> Decoder:
     # "vision": tokens of one image see each other, of which a text has none.
     if keys.get("use_bidirectional_attention", str, None) not in (None, "vision"):
         raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')
-    if keys.get("enable_moe_block", bool, False):
-        raise keys.fail("enable_moe_block", "false: a mixture beside the mlp isn't computed")
-    keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
     # Whatever is stated, the last layer sees the whole text.
     types = [*layer_types(keys, lambda i: (i + 1) % 6 != 0)[:-1], "full_attention"]
     sources = _sources(keys, types, task)
@@ -85,7 +83,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
     mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)
     twice = keys.get("use_double_wide_mlp", bool, False)
-    vectors = _per_layer(keys, task)
+    vectors, mixture = _per_layer(keys, task), _mixture(keys, mlp)
     masks = layer_masks(keys, types, read_window(keys, 512, everywhere=False))
     layers = []
     for kind, mask, source in zip(types, masks, sources, strict=True):
@@ -106,7 +104,8 @@ def _text(keys: Keys, task: Task) -> Decoder:
             pre=norm,
             post=norm,
         )
-        feed = replace(mlp, width=2 * mlp.width) if twice and not own else mlp
+        inner = mlp.width * (2 if twice and not own else 1)
+        feed = replace(mlp, width=inner) if mixture is None else replace(mixture, shared=inner)
         per_layer = None if vectors is None else PerLayerInput(vectors.width, activation, norm)
         layers.append(Layer(attention, feed, scalar=True, per_layer=per_layer))
     table = None if vectors is None else PerLayerEmbedding(vectors.rows, norm)
@@ -118,6 +117,24 @@ def _text(keys: Keys, task: Task) -> Decoder:
             softcap=keys.positive("final_logit_softcapping", None),
         ),
         context=exact_context(context, *positions.values()),
+    )
+
+
+def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
+    """The mixture beside the mlp, which is its shared expert, if there is one."""
+    if not keys.get("enable_moe_block", bool, False):
+        keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
+        return None
+    assert isinstance(mlp.post, RMSNorm)
+    return MoE(
+        experts=keys.size("num_experts"),
+        top=keys.size("top_k_experts"),
+        width=keys.size("moe_intermediate_size"),
+        activation=mlp.activation,
+        shared=mlp.width,
+        own_norms=mlp.post,
+        expert_scale=True,
+        post=mlp.post,
     )
 
 
@@ -192,6 +209,20 @@ NORMS = weight_map("""
     decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
     decoder.layers.{i}.scalar <- layers.{i}.layer_scalar
 """)
+EXPERTS = weight_map("""
+    decoder.layers.{i}.mlp.router <- layers.{i}.router.proj.weight : transpose
+    decoder.layers.{i}.mlp.router_norm <- layers.{i}.router.scale
+    decoder.layers.{i}.mlp.expert_scale <- layers.{i}.router.per_expert_scale
+    decoder.layers.{i}.mlp.experts.{e}.gate, up <- layers.{i}.experts.gate_up_proj[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.experts.down_proj[{e}] : transpose
+    decoder.layers.{i}.mlp.experts_pre <- layers.{i}.pre_feedforward_layernorm_2.weight
+    decoder.layers.{i}.mlp.experts_post <- layers.{i}.post_feedforward_layernorm_2.weight
+    decoder.layers.{i}.mlp.shared.gate <- layers.{i}.mlp.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- layers.{i}.mlp.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared_pre <- layers.{i}.pre_feedforward_layernorm.weight
+    decoder.layers.{i}.mlp.shared_post <- layers.{i}.post_feedforward_layernorm_1.weight
+""")
 PER_LAYER = weight_map("""
     embedding.per_layer.table <- embed_tokens_per_layer.weight
     embedding.per_layer.project <- per_layer_model_projection.weight : transpose
@@ -214,4 +245,4 @@ LEFT_OUT = weight_map("""
     left out <- audio_tower.*
     left out <- embed_audio.*
 """)
-WEIGHTS = TRUNK + QK_NORM + NORMS + PER_LAYER + UNREAD + LEFT_OUT
+WEIGHTS = TRUNK + QK_NORM + NORMS + EXPERTS + PER_LAYER + UNREAD + LEFT_OUT

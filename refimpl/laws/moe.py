@@ -9,7 +9,7 @@ from ..ops.activation import sigmoid
 from ..ops.mlp import gated_mlp
 from ..ops.moe import mixture as plain_mixture
 from ..ops.moe import route as plain_route
-from . import Draw, Subject, law
+from . import Call, Draw, Subject, law
 from .kit.budget import cast
 from .kit.strategies import permutations
 
@@ -132,18 +132,30 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
 
 @law("moe")
 def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
-    """Without a shared expert it is the mixture by the routes of x · router + router_bias, by einsum."""
+    """Without a shared expert it is the mixture by the routes of x · router + router_bias, by einsum, with
+    norms and factors of experts where it has them."""
     call = draw(moe.calls(capacity=None, shared=None, shared_gate=None))
     x, experts, settings = call["x"].astype(np.float64), cast(call["experts"], np.float64), call["settings"]
-    logits = np.einsum("btd,de->bte", x, call["router"]).reshape(-1, settings.experts)
+    asked, read = _normed(x, call, "router_norm"), _normed(x, call, "experts_pre")
+    asked = asked if settings.own_norms is None else asked / np.sqrt(x.shape[-1])
+    logits = np.einsum("btd,de->bte", asked, call["router"]).reshape(-1, settings.experts)
     if call["router_bias"] is not None:
         logits = logits + call["router_bias"]
     names = ("top", "score", "renormalize", "scale", "groups", "sum_eps")
     routing = {n: getattr(settings, n) for n in names}
     index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
-    flat = x.reshape(-1, x.shape[-1])
+    if call["expert_scale"] is not None:
+        shares = shares * call["expert_scale"].astype(np.float64)[index]
+    flat = read.reshape(-1, x.shape[-1])
     y = plain_mixture(flat, index, shares, experts, kind=settings.activation, weighs=settings.weighs)
-    moe.near(moe(call), y.reshape(x.shape), call)
+    moe.near(moe(call), _normed(y.reshape(x.shape), call, "experts_post"), call)
+
+
+def _normed(x: np.ndarray, call: Call, weight: str) -> np.ndarray:
+    """x normalized by the weight of that name, where a mixture has norms."""
+    if (norm := call["settings"].own_norms) is None:
+        return x
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + norm.eps) * call[weight]
 
 
 @law("moe")
@@ -159,8 +171,9 @@ def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
     """y with the shared expert, less y without, is its own output, times its gate."""
     call = draw(moe.calls(shared=True))
     without_shared = call.but(shared=None, shared_gate=None)
-    x = call["x"].astype(np.float64)
+    x = _normed(call["x"].astype(np.float64), call, "shared_pre")
     shared_output = gated_mlp(x, cast(call["shared"], np.float64), kind=call["activation"])
+    shared_output, x = _normed(shared_output, call, "shared_post"), call["x"].astype(np.float64)
     if call["shared_gate"] is not None:
         shared_output = shared_output * sigmoid(x @ call["shared_gate"])
     moe.near(moe(call), moe(without_shared) + shared_output, call, without_shared)

@@ -11,6 +11,7 @@ from .activation import sigmoid
 from .attention import softmax
 from .linear import linear
 from .mlp import GatedMlpWeights, gated_mlp
+from .norm import rms_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -34,6 +35,12 @@ class MoEWeights(TypedDict):
     bias: NotRequired[Float[Array, " E"]]
     shared: NotRequired[GatedMlpWeights]
     shared_gate: NotRequired[Float[Array, "D 1"]]
+    expert_scale: NotRequired[Float[Array, " E"]]
+    router_norm: NotRequired[Float[Array, " D"]]
+    experts_pre: NotRequired[Float[Array, " D"]]
+    experts_post: NotRequired[Float[Array, " D"]]
+    shared_pre: NotRequired[Float[Array, " D"]]
+    shared_post: NotRequired[Float[Array, " D"]]
 
 
 def route(
@@ -146,14 +153,27 @@ def moe(
 
     The shared expert (several are one of their joint width) takes every token; with `shared_gate` its
     output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss takes the softmax over the chosen logits
-    alone, which is that over all, renormalized.
+    alone, which is that over all, renormalized. With `settings.own_norms` the mixture stands beside a dense
+    mlp, its shared expert, and neither has to fit the other's scale (Gemma 4, Google 2026):
+
+            ┌── norm, /√D ── router ───── which experts, and how much of each
+        x ──┼── norm ── experts ───────── norm ──┐
+            └── norm ── shared expert ─── norm ──┴── + ── y
+
+    The sum of the experts is normalized, so that their weights say how they are mixed and not how loud they
+    are; `expert_scale` lets an expert be louder than the others.
     Conventions: without `capacity` no token is dropped, and a token's result doesn't depend on its
     neighbours. With it each expert takes at most capacity % of an even share, ceil(capacity / 100 · top ·
     tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). It is in
     per cent because with a factor such as 0.7 engines would round the number of tokens differently.
     """
-    flat, experts = x.reshape(-1, x.shape[-1]), weights["experts"]
-    logits, router_bias = flat @ weights["router"], weights.get("router_bias")
+    flat, experts, norm = x.reshape(-1, x.shape[-1]), weights["experts"], settings.own_norms
+
+    def normed(x: Array, weight: Array | None) -> Array:
+        return x if norm is None else rms_norm(x, weight, eps=norm.eps)
+
+    asked = normed(flat, weights.get("router_norm")) * (1 if norm is None else x.shape[-1] ** -0.5)
+    logits, router_bias = asked @ weights["router"], weights.get("router_bias")
     index, shares = route(
         logits if router_bias is None else logits + router_bias,
         weights.get("bias"),
@@ -164,17 +184,22 @@ def moe(
         groups=settings.groups,
         sum_eps=settings.sum_eps,
     )
+    if "expert_scale" in weights:
+        shares = shares * weights["expert_scale"][index]
     kept = None
     if capacity is not None:
         even = 100 * len(experts)
         most = (capacity * settings.top * len(flat) + even - 1) // even
         kept = within_capacity(index, np.full(len(experts), most))
     kind, weighs = settings.activation, settings.weighs
-    y = mixture(flat, index, shares, experts, kept, kind=kind, weighs=weighs).reshape(x.shape)
+    read = normed(flat, weights.get("experts_pre"))
+    y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs).reshape(x.shape)
+    y = normed(y, weights.get("experts_post"))
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = gated_mlp(x, shared, kind=settings.activation)
+    common = gated_mlp(normed(x, weights.get("shared_pre")), shared, kind=settings.activation)
+    common = normed(common, weights.get("shared_post"))
     return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 
 

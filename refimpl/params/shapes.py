@@ -36,6 +36,8 @@
                                     of a plain mlp with xIELU: up down bup bdown  alpha_p alpha_n 1
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
                                     experts.E and shared (gate up down each, an expert's biases too)
+                                    expert_scale E  router_norm experts_pre experts_post shared_pre
+                                    shared_post: D
     head.dense                      weight D,D  bias D    (and head.norm; of a language model too)
     head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
@@ -349,6 +351,11 @@ def _mixture(m: MoE, d: int) -> Shapes:
             shapes |= {f"{name}.bgate": (f,), f"{name}.bup": (f,), f"{name}.bdown": (d,)}
     bias: Shapes = {"router_bias": (m.experts,)} if m.router_bias else {}
     bias |= {"bias": (m.experts,)} if m.choice_bias else {}
+    bias |= {"expert_scale": (m.experts,)} if m.expert_scale else {}
+    if m.own_norms is not None:
+        parts = ("experts",) if m.shared is None else ("experts", "shared")
+        names = ["router_norm", *(f"{part}_{side}" for part in parts for side in ("pre", "post"))]
+        bias |= dict.fromkeys(names, (d,))
     return shapes | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
 
 

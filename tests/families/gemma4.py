@@ -56,7 +56,14 @@ def text_keys(draw: st.DrawFn) -> dict[str, Any]:
     # Where layers share keys and values, transformers can't do without vectors for each layer.
     may_share = counts if keys["hidden_size_per_layer_input"] else [0]
     keys["num_kv_shared_layers"] = draw(st.sampled_from(may_share))
+    if draw(st.booleans()):
+        experts = draw(st.integers(1, 4))
+        keys |= {"enable_moe_block": True, "num_experts": experts, "moe_intermediate_size": 5}
+        keys["top_k_experts"] = draw(st.integers(1, experts))
     return keys
+
+
+EAGER = {"experts_implementation": "eager"}  # transformers' usual one has no float64
 
 
 def plain(keys: dict[str, Any]) -> dict[str, Any]:
@@ -81,14 +88,14 @@ ROWS = {
     "gemma4_text": Row(
         transformers.Gemma4TextConfig,
         (transformers.Gemma4ForCausalLM, transformers.Gemma4TextModel),
-        text_keys(),
+        text_keys().map(lambda keys: keys | EAGER),
         amend=amend,
         reading=plain,
     ),
     "gemma4": Row(
         transformers.Gemma4Config,
         (transformers.Gemma4ForConditionalGeneration, transformers.Gemma4Model),
-        wrapped(text_keys(), TOWER),
+        wrapped(text_keys(), TOWER, **EAGER),
         {"text_config": SIZES, "vision_config": TOWER},
         amend=amend,
         reading=plain,

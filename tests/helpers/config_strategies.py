@@ -406,7 +406,11 @@ def sharing(draw: st.DrawFn, config: Decoder) -> Decoder:
         and layer.beside is None
         and (a.position is None or isinstance(a.position, Rope))
     ]
-    if sources and draw(st.booleans()):
+    if draw(st.sampled_from((True, False))):
+        if not sources:
+            plain = draw(attentions(None, 2))
+            plain = replace(plain, position=plain.position if isinstance(plain.position, Rope) else None)
+            sources, layers = [len(layers)], (*layers, Layer(plain, draw(gated)))
         at = draw(st.sampled_from(sources))
         source = layers[at].attention
         assert isinstance(source, Attention)
@@ -424,7 +428,16 @@ def sharing(draw: st.DrawFn, config: Decoder) -> Decoder:
         layers = tuple(replace(layer, per_layer=own) for layer in layers)
         table = PerLayerEmbedding(draw(st.integers(1, embedding.vocabulary)), RMSNorm(draw(eps)))
         embedding = replace(embedding, per_layer=table)
+    if draw(st.booleans()):
+        layers = tuple(map(apart, layers))
     return replace(config, embedding=embedding, stack=replace(config.stack, layers=layers))
+
+
+def apart(layer: Layer) -> Layer:
+    """The layer; of a mixture all parts have norms, and each expert a factor."""
+    if layer.parallel or not isinstance(layer.mlp, MoE):
+        return layer
+    return replace(layer, mlp=replace(layer.mlp, pre=None, own_norms=RMSNorm(1e-2), expert_scale=True))
 
 
 @st.composite

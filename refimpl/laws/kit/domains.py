@@ -26,6 +26,8 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "beta": lambda a: 2 * abs(a) / (1 + abs(a)),
     "short": lambda a: 1 + abs(a),  # divisors of frequencies: a text is stretched, never shrunk
     "long": lambda a: 1 + abs(a),
+    # The squares of what experts give are summed, and some experts square what they read.
+    **dict.fromkeys(("expert_scale", "experts_pre", "shared_pre"), lambda a: np.clip(a, -1, 1)),
 }
 
 

@@ -204,6 +204,8 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         groups=_groups(chosen, size),
         weighs=chosen["weighs"],
         sum_eps=chosen["sum_eps"],
+        own_norms=None if chosen["router_norm"] is None else RMSNorm(0.1),
+        expert_scale=chosen["expert_scale"] is not None,
     )
 
 
@@ -300,6 +302,7 @@ TOGETHER = {
     "bv": "bq",
     "c0": "h0",
     "wq": "wq_a",
+    **dict.fromkeys(("experts_pre", "experts_post", "shared_pre", "shared_post"), "router_norm"),
     "bz": "bi",
     "bdt": "bi",
     "b_norm": "dt_norm",

@@ -167,6 +167,12 @@ def test_what_latents_and_states_save(tfm, name, parameters, token, states, plai
     assert told["savings"][row] == {"without": 2 * grouped * context, "with": 2 * (token * context + states)}
 
 
+def test_shared_keys_and_values_and_vectors_for_layers_are_named():
+    told = inspect.describe(tiny_models.shared_kv())
+    assert "4 layers, 2 of them with the keys and values of earlier ones, of 4 kinds, the first:" in told
+    assert "16 numbers of each token for each layer" in told
+
+
 def test_sinks_and_clamps_are_named():
     told = inspect.describe(tiny_models.sinks())
     assert "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)" in told

@@ -99,7 +99,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
     sites, shapes = smoothing_sites(config), parameter_shapes(config)
     stacks = config.stacks.values()
     expected = 0
-    for layer in (layer for stack in stacks for layer in stack.layers):
+    for layer, read_later in (
+        (layer, i in stack.shared_kv) for stack in stacks for i, layer in enumerate(stack.layers)
+    ):
         attentions = [a for a in (layer.attention, layer.cross) if a is not None and not isinstance(a, LSTM)]
         values = [
             a
@@ -111,7 +113,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         expected += layer.beside is not None and layer.beside.mixer.norm is not None
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
         expected += sum(
-            not (isinstance(a, Attention) and (a.clip or a.value_norm or a.keys_as_values)) for a in values
+            not (isinstance(a, Attention) and (a.clip or a.value_norm or a.keys_as_values))
+            for a in values
+            if a is not layer.attention or (layer.kv_layer is None and not read_later)
         )
         alone = [a for a in attentions if not (isinstance(a, DisentangledAttention) and a.shared)]
         norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
@@ -144,7 +148,9 @@ def readers(mixer: TokenMixer) -> int:
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
     count = (counts | {Mamba2: 3})[type(mixer)]
-    return count + mixer.output_gate - mixer.keys_as_values if isinstance(mixer, Attention) else count
+    if not isinstance(mixer, Attention):
+        return count
+    return count + mixer.output_gate - mixer.keys_as_values - 2 * (mixer.kv_layer is not None)
 
 
 @given(any_config)

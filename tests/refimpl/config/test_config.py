@@ -290,6 +290,17 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
         "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
     ),
+    (mixed(own_norms=RMSNorm(0.0)), "mlp.own_norms.eps must be positive"),
+    (
+        mixed(own_norms=RMSNorm(1e-5), pre=RMSNorm(1e-5)),
+        "layer 0: a mixture with norms of its own has no norm before it, and isn't parallel",
+    ),
+    (
+        lambda: layer(
+            LLAMA, parallel=True, mlp=replace(MoE(4, 2, 9, "silu", shared=8), own_norms=RMSNorm(1e-5))
+        ),
+        "layer 0: a mixture with norms of its own has no norm before it, and isn't parallel",
+    ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, kv_layer=0)),
         "a norm of values, keys as values or kv_layer",

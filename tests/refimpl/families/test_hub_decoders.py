@@ -1195,6 +1195,13 @@ def test_gemma4_with_shared_layers():
     assert [layer.attention.value_norm for layer in config.layers[7:9]] == [RMSNorm(1e-6), None]
     assert config.embedding.per_layer == PerLayerEmbedding(262_144, RMSNorm(1e-6))
     assert {layer.per_layer for layer in config.layers} == {PerLayerInput(256, "gelu_tanh", RMSNorm(1e-6))}
+    experts = {"num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
+    mixed = read(GEMMA4, **few, enable_moe_block=True, **experts).layers
+    assert [layer.mlp.shared for layer in mixed] == [layer.mlp.width for layer in config.layers]
+    norm = RMSNorm(1e-6)
+    assert mixed[0].mlp == MoE(
+        128, 8, 704, "gelu_tanh", shared=21_504, own_norms=norm, expert_scale=True, post=norm
+    )
     with pytest.raises(ConfigError, match="num_kv_shared_layers must be 0 in a model that gives vectors"):
         read(GEMMA4, **few, architectures=["Gemma4TextModel"])
     with pytest.raises(ConfigError, match="hidden_size_per_layer_input must be 0 in a model that gives"):
@@ -1211,7 +1218,7 @@ def test_gemma4_with_shared_layers():
         ),
         ({"num_kv_shared_layers": 12}, "num_kv_shared_layers must be 0 to 11, fewer than there are layers"),
         ({"num_kv_shared_layers": 7}, "so few that a layer of full_attention keeps keys and values"),
-        ({"enable_moe_block": True}, "enable_moe_block must be false"),
+        ({"enable_moe_block": True}, "num_experts"),
         ({"per_layer_config": {"5": {"head_dim": 512}}}, "the same for each layer of full_attention"),
         (
             {"per_layer_config": {"0": {"hidden_size": 5}}},
