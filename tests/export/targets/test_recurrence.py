@@ -9,14 +9,21 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from helpers import onnx_graph
 from helpers.tolerances import equal
 from onnx import TensorProto, helper
-from tfm.export.targets.recurrence import gated_delta_chunk, selective_scan_chunk
+from tfm.export.targets.recurrence import (
+    gated_delta_chunk,
+    selective_scan_chunk,
+    selective_scan_operator,
+    ssd_operator,
+)
 from tfm.refimpl import laws
 from tfm.refimpl.engine.cache_kinds import CHUNK
 from tfm.refimpl.laws.kit.checking import EQUALS
 from tfm.refimpl.ops.delta import gated_delta_rule
 from tfm.refimpl.ops.selective_scan import selective_scan
+from tfm.refimpl.ops.ssd import ssd_recurrent
 
 NAMES = ("q", "k", "v", "state", "decay", "beta")
 
@@ -126,3 +133,32 @@ def test_linear_attention_of_onnx_runtime_is_a_selective_scan():
         return y[..., 0], after[..., 0]
 
     laws.check("selective_scan", kernel, dtype=np.float32, only=EQUALS)
+
+
+def ssd_arrays(time: int) -> tuple[np.ndarray, ...]:
+    """Two rows of four heads in two groups."""
+    rng = np.random.default_rng(time)
+    b, c = rng.standard_normal((2, 2, time, 2, 5))
+    x, decay = rng.standard_normal((2, time, 4, 3)), -abs(rng.standard_normal((2, time, 4)))
+    return x, decay, b, c, rng.standard_normal((2, 4, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("operator", "specified", "arrays_of", "axes"),
+    [
+        (selective_scan_operator, selective_scan, scan_arrays, "BTF BTF FK BTK BTK BFK"),
+        (ssd_operator, ssd_recurrent, ssd_arrays, "BTHV BTH BTGK BTGK BHKV"),
+    ],
+    ids=["selective scan", "state space"],
+)
+def test_what_a_graph_computes(operator: Any, specified: Any, arrays_of: Any, axes: str):
+    """With what a target computes around the operator, at other lengths than the traced one."""
+    floats = lambda time: [a.astype(np.float32) for a in arrays_of(time)]  # noqa: E731
+    inputs = {
+        str(i): (a, tuple(letters))
+        for i, (a, letters) in enumerate(zip(floats(7), axes.split(), strict=True))
+    }
+    graph = onnx_graph.export(operator, inputs, 23)
+    for time in (1, 12):
+        for got, expected in zip(graph(*floats(time)), specified(*floats(time)), strict=True):
+            equal(got, expected, 2e-6)

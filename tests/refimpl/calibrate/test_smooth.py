@@ -234,3 +234,11 @@ def test_maps_of_both_mixers_read_one_site():
         *(f"beside.{leaf}" for leaf in ("wi", "wz", "wdt")),
     ]
     assert consumers[(f"{at}.attn_pre.weight",)] == tuple(f"{at}.{leaf}" for leaf in read)
+
+
+def test_maps_of_mambas_layer_read_one_site():
+    """The gate's too; what reads the convolved channels is not among them, nor is the last map's input."""
+    at, sites = "decoder.layers.0.attn", smoothing_sites(tiny_models.selective_scans())
+    consumers = {site.producers: site.consumers for site in sites}
+    assert consumers[(f"{at}_pre.weight",)] == (f"{at}.wi", f"{at}.wz")
+    assert not any(f"{at}.wo" in names for names in consumers.values())
