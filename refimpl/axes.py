@@ -34,8 +34,8 @@ LETTERS = {
     "I": "what each one chooses: random blocks of a block of queries, experts of a token",
     "E": "experts",
     "Q": "features of a kernel, never negative",
-    "X": "ranks that share a sequence",
-    "W": "buckets of distances",
+    "X": "ranks that share a sequence; heads of an indexer",
+    "W": "buckets of distances; elements of an indexer's head that aren't rotated",
 }
 
 DERIVED = {"H": "G*R", "L": "O+T", "K": "2*J+U", "E": "I+U"}

@@ -290,7 +290,8 @@ def _mixer(mixer: TokenMixer) -> str:
         states = f"{mixer.heads} states of {mixer.state_size} x {mixer.head_size}"
         return f"Mamba 2, {states}, convolution over {mixer.length} tokens"
     if isinstance(mixer, LatentAttention):
-        return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}"
+        seen = "" if mixer.indexer is None else f", the {mixer.indexer.topk} best tokens of an indexer"
+        return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}{seen}"
     if isinstance(mixer, DisentangledAttention):
         return f"disentangled attention, {mixer.heads} heads of {mixer.head_size}"
     if isinstance(mixer, LongformerAttention):

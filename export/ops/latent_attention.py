@@ -3,17 +3,19 @@ keys and values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
 import torch
 from torch.nn import functional
 
-from ...refimpl.config import LatentAttention
+from ...refimpl.config import Indexer, LatentAttention
 from .attention import attend, softmax
 from .cache import append
+from .indexer import best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask
-from .norm import rms_norm
+from .norm import layer_norm, rms_norm
 from .position import Rotary, rotate
 from .quant import Blocks
 
@@ -40,12 +42,18 @@ class LatentAttentionWeights(TypedDict):
     bq_a: NotRequired[Float[Array, " F"]]
     bkv_a: NotRequired[Float[Array, " C+2*J"]]
     bo: NotRequired[Float[Array, " D"]]
+    wq_index: NotRequired[Float[Array, "F X*W+2*X*J"]]
+    wk_index: NotRequired[Float[Array, "D W+2*J"]]
+    w_index: NotRequired[Float[Array, "D X"]]
+    index_norm: NotRequired[Float[Array, " W+2*J"]]
+    index_bias: NotRequired[Float[Array, " W+2*J"]]
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens: latent and rotary key."""
+    """What a layer keeps of earlier tokens: latent and rotary key, and the indexer's key."""
 
     latents: Float[Array, "B 1 L C+2*J"]
+    index_keys: Float[Array, "B 1 L W+2*J"] | None = None
 
 
 def _by_head(weight: Array, heads: int) -> Array:
@@ -119,6 +127,32 @@ def latent_attention(
     latents = append(cache.latents, new, past)
     mask = causal_mask(at, torch.arange(latents.shape[2], device=at.device))
     q = torch.cat((queries[..., : settings.key_size], turned(queries[..., settings.key_size :])), -1)
+    index_keys = cache.index_keys
+    if (indexer := settings.indexer) is not None:
+        assert index_keys is not None
+        leaves = cast(
+            "Mapping[str, Array]", weights
+        )  # where there is an indexer, all of its leaves are there
+        index_q, new_key = _index_queries_keys(x, source, leaves, Rotary(cos, sin), indexer)
+        index_keys = append(index_keys, new_key, past)
+        scores = index_scores(index_q, index_keys.squeeze(1), linear(x, leaves["w_index"]))
+        mask = best_keys(scores, mask, topk=indexer.topk)
     wk_b, wv_b = weights["wk_b"], weights["wv_b"]
     y = absorbed_attend(q, latents.squeeze(1), wk_b, wv_b, mask, scale=settings.scale)
-    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache._replace(latents=latents)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), LatentCache(latents, index_keys)
+
+
+def _index_queries_keys(
+    x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary, indexer: Indexer
+) -> tuple[Array, Array]:
+    """The indexer's queries [B, T, X, P], made of the queries' latent, and keys [B, T, 1, P], made of x."""
+    dims = 2 * rotary.cos.shape[-1]
+
+    def turned(y: Array) -> Array:
+        rotated = rotate(y[..., :dims], rotary.cos, rotary.sin, interleaved=indexer.interleaved)
+        return torch.cat((rotated, y[..., dims:]), -1)
+
+    norm, bias = weights["index_norm"], weights["index_bias"]
+    key = layer_norm(linear(x, weights["wk_index"]), norm, bias, eps=indexer.eps)
+    index_q = linear(source, weights["wq_index"]).unflatten(-1, (indexer.heads, indexer.size))
+    return turned(index_q), turned(key.unsqueeze(2))

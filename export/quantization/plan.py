@@ -105,8 +105,11 @@ def plan(
     """
     check_target(scheme, target)
     config = checkpoint.config
-    recurrence = operator_limits.recurrence(target, config, float_type(scheme, target))
-    if reason := recurrence or operator_limits.untried(target, config):
+    floats = float_type(scheme, target)
+    impossible = operator_limits.recurrence(target, config, floats) or operator_limits.selection(
+        config, floats
+    )
+    if reason := impossible or operator_limits.untried(target, config):
         raise ExportError(f"quant={scheme.name} isn't possible for target={target.name}: {reason}")
     if table_bits not in (4, 8):
         raise ExportError(f"table_bits must be 4 or 8, got {table_bits!r:.40}")

@@ -152,7 +152,9 @@ def _reads_distances(mixer: TokenMixer) -> bool:
 def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
     """The matrices that make queries, keys and values, their latents, or gates and values of other mixers."""
     if isinstance(mixer, LatentAttention):
-        return (f"{prefix}attn.{'wq' if mixer.query_rank is None else 'wq_a'}", f"{prefix}attn.wkv_a")
+        leaves = "wq" if mixer.query_rank is None else "wq_a", "wkv_a"
+        index = () if mixer.indexer is None else ("wk_index", "w_index")
+        return tuple(f"{prefix}attn.{leaf}" for leaf in (*leaves, *index))
     if isinstance(mixer, ShortConv):
         return (f"{prefix}attn.wi",)
     if isinstance(mixer, GatedDelta):
@@ -197,7 +199,8 @@ def _values(
 
 
 def _latent(prefix: str, a: LatentAttention) -> list[SmoothingSite]:
-    queries = [] if a.query_rank is None else [SmoothingSite((f"{prefix}.q_norm",), (f"{prefix}.wq",))]
+    read = (f"{prefix}.wq", *(() if a.indexer is None else (f"{prefix}.wq_index",)))
+    queries = [] if a.query_rank is None else [SmoothingSite((f"{prefix}.q_norm",), read)]
     return [*queries, SmoothingSite((f"{prefix}.wv_b",), (f"{prefix}.wo",))]
 
 

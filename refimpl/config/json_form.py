@@ -37,6 +37,7 @@ from .token_mixers import (
     Distances,
     FirstToken,
     GatedDelta,
+    Indexer,
     LatentAttention,
     LinearAttention,
     LongformerAttention,
@@ -56,7 +57,7 @@ TYPES: dict[str, type] = {
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
-        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding,
+        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer,
     )
 }  # fmt: skip
 

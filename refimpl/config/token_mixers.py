@@ -208,13 +208,28 @@ class Mamba2:
 
 
 @dataclass(frozen=True)
+class Indexer:
+    """Which tokens latent attention sees: the `topk` best by the scores of narrow heads (`ops.indexer`).
+
+    There are `heads` of `size` numbers; the first are rotated, as many as of the attention's own, in pairs of
+    neighbours where `interleaved`. `eps` is that of the norm of keys.
+    """
+
+    heads: int
+    size: int
+    topk: int
+    interleaved: bool = False
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True)
 class LatentAttention:
     """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
 
     A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
     which all heads share; its value has `value_size`. Queries come from a latent of their own of
     `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
-    `scale` None means 1/sqrt(head_size).
+    `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
     """
 
     heads: int
@@ -229,6 +244,7 @@ class LatentAttention:
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+    indexer: Indexer | None = None
 
     @property
     def head_size(self) -> int:

@@ -350,6 +350,12 @@ def _check_latent(at: str, a: LatentAttention) -> None:
     if a.query_rank is not None:
         _bounded(at + "rank of the queries' latent", a.query_rank, LIMITS["width"])
     _check_rope(at, a.position, LIMITS["width"])
+    if a.indexer is not None:
+        dims = a.position.dims
+        _need(a.query_rank is not None, f"{at}an indexer reads the latent of queries, got none")
+        _bounded(at + "heads of the indexer", a.indexer.heads, LIMITS["heads"])
+        _bounded(at + "size of the indexer's heads", a.indexer.size, LIMITS["width"], dims)
+        _bounded(at + "topk of the indexer", a.indexer.topk, LIMITS["context"])
 
 
 def _check_disentangled(at: str, a: DisentangledAttention) -> None:

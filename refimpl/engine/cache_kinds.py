@@ -22,6 +22,7 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
                         state [B, F, K]
     HybridStates        k, v, conv, state            both, in a layer with a state space beside its attention
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
+      with an indexer   index [B, 1, L, P]           and its key for the indexer
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
 axis of tokens, the row's oldest kept token is entry 0, and what lies past the kept ones is unspecified.
@@ -224,17 +225,20 @@ class NothingKept(CacheKind):
 
 @dataclass(frozen=True)
 class Latents(CacheKind):
-    """One vector of `size` numbers for each token, which all heads read."""
+    """One vector of `size` numbers a token, which all heads read, and one of `index` for an indexer."""
 
     size: int
+    index: int | None = None
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
-        return (CacheArray("latent", ("batch", 1, self.tokens_axis, self.size)),)
+        latent = CacheArray("latent", ("batch", 1, self.tokens_axis, self.size))
+        if self.index is None:
+            return (latent,)
+        return latent, CacheArray("index", ("batch", 1, self.tokens_axis, self.index))
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LatentCache:
-        (shape,) = self.shapes(batch, capacity)
-        return LatentCache(np.zeros(shape, dtype))
+        return LatentCache(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
 
 
 class RecurrentState(CacheKind):
@@ -419,8 +423,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return ChannelStates(length - 1, width, state_size)
         case Mamba2() as mixer:
             return _states(mixer)
-        case LatentAttention(rank=rank, position=position):
-            return Latents(rank + position.dims)
+        case LatentAttention(rank=rank, position=position, indexer=indexer):
+            return Latents(rank + position.dims, None if indexer is None else indexer.size)
         case DisentangledAttention() | LongformerAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention(kv_layer=int()):

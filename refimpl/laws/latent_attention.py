@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..ops.attention import attend
+from ..ops.indexer import best_keys, index_scores
 from ..ops.latent_attention import expanded_attend as expanded
 from ..ops.linear import linear
-from ..ops.norm import rms_norm
+from ..ops.norm import layer_norm, rms_norm
 from ..ops.position import rotate
 from . import Draw, Subject, law
 from .kit.strategies import permutations, splits
@@ -60,7 +61,8 @@ def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -
 
 @law("latent_attention")
 def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
-    """Of a text's first tokens: projections, norms, rotations and expanded attention, up to each token."""
+    """Of a text's first tokens: projections, norms, rotations and expanded attention, up to each token, or
+    over those of them that the indexer chooses."""
     call = draw(latent_attention.calls(O=0))
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape
@@ -78,6 +80,15 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     kept[..., : a.rank] = rms_norm(kept[..., : a.rank], call["kv_norm"], eps=a.norm_eps)
     kept[..., a.rank :] = rotate(kept[..., None, a.rank :], cos, sin, interleaved=interleaved)[:, :, 0]
     causal = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t))
+    if (indexer := a.indexer) is not None:
+        key = linear(x, call["wk_index"])
+        key = layer_norm(key, call["index_norm"], call["index_bias"], eps=indexer.eps)[:, :, None]
+        index_q = linear(source, call["wq_index"]).reshape(b, t, indexer.heads, indexer.size)
+        for part in (key, index_q):
+            turned = rotate(part[..., : a.position.dims], cos, sin, interleaved=indexer.interleaved)
+            part[..., : a.position.dims] = turned
+        scores = index_scores(index_q, key[:, :, 0], linear(x, call["w_index"]))
+        causal = best_keys(scores, causal, topk=indexer.topk)
     y = expanded(q, kept, call["wk_b"], call["wv_b"], causal, scale=a.scale)
     got, _ = latent_attention(call)
     latent_attention.near(got, linear(y.reshape(b, t, -1), call["wo"], call["bo"]), call)

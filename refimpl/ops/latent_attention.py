@@ -23,16 +23,18 @@ DeepSeek-V3, where keys and values of its 128 heads would be 40960.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ..config import Attention, LatentAttention
+from ..config import Attention, Indexer, LatentAttention
 from .attention import attend, heads
 from .cache import append, places, select
+from .indexer import best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask
-from .norm import rms_norm
+from .norm import layer_norm, rms_norm
 from .position import Rotary, rotate
 from .quant import Blocks
 
@@ -49,7 +51,8 @@ class LatentAttentionWeights(TypedDict):
     """The leaves of latent attention, by the names of DeepSeek's code.
 
     `wkv_a` makes latent and rotary key, `wk_b` and `wv_b` a head's keys and values of a latent. Queries come
-    from x by `wq`, or from a latent of their own, `wq_a`, by `wq`. Norms are those of the latents.
+    from x by `wq`, or from a latent of their own, `wq_a`, by `wq`. Norms are those of the latents. An indexer
+    makes its queries of that latent, and one key and the weights of its heads of x.
     """
 
     wq: Float[Array, "F H*K"] | Blocks | Float[Array, "D H*K"]
@@ -63,25 +66,35 @@ class LatentAttentionWeights(TypedDict):
     bq_a: NotRequired[Float[Array, " F"]]
     bkv_a: NotRequired[Float[Array, " C+2*J"]]
     bo: NotRequired[Float[Array, " D"]]
+    wq_index: NotRequired[Float[Array, "F X*W+2*X*J"]]
+    wk_index: NotRequired[Float[Array, "D W+2*J"]]
+    w_index: NotRequired[Float[Array, "D X"]]
+    index_norm: NotRequired[Float[Array, " W+2*J"]]
+    index_bias: NotRequired[Float[Array, " W+2*J"]]
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens: latent and rotary key, L places a row."""
+    """What a layer keeps of earlier tokens: latent and rotary key, L places a row, and the indexer's key."""
 
     latents: Float[Array, "B 1 L C+2*J"]
+    index_keys: Float[Array, "B 1 L W+2*J"] | None = None
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the latents."""
-        return self.latents.nbytes
+        """The bytes of both."""
+        return self.latents.nbytes + (0 if self.index_keys is None else self.index_keys.nbytes)
 
     def select(self, rows: Array) -> LatentCache:
         """The named rows in the named order."""
-        return LatentCache(select(self.latents, rows))
+        return self._each(lambda array: select(array, rows))
 
     def grow(self, capacity: int) -> LatentCache:
         """The same tokens with just `capacity` places, new ones filled with zeros."""
-        return LatentCache(places(self.latents, capacity))
+        return self._each(lambda array: places(array, capacity))
+
+    def _each(self, change: Callable[[Array], Array]) -> LatentCache:
+        index_keys = None if self.index_keys is None else change(self.index_keys)
+        return LatentCache(change(self.latents), index_keys)
 
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """Any row can be truncated to nothing."""
@@ -146,7 +159,8 @@ def latent_attention(
     Conventions: as in `cached_attention`: row b has past[b] tokens in the cache, padding on the right needs
     no mask, outputs at padding are unspecified. The latent is normalized and the key rotated before they are
     kept. Both latents' norms have the same eps. A prompt takes the absorbed form too, which is slower
-    there and gives the same.
+    there and gives the same. An indexer's queries and keys have the same angles, in pairs of their own kind;
+    its key is normalized, rotated and kept too, in a cache that has its array.
     """
     b, t, _ = x.shape
     rank, plain = settings.rank, settings.key_size
@@ -161,7 +175,31 @@ def latent_attention(
     latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
     new = np.concatenate([latent, rotate(key, cos, sin, interleaved=interleaved)], axis=-1)
     latents = append(cache.latents, new, past)
-    mask = causal_mask(at, np.arange(latents.shape[2]))
+    mask, index_keys = causal_mask(at, np.arange(latents.shape[2])), cache.index_keys
+    if (indexer := settings.indexer) is not None:
+        assert index_keys is not None
+        leaves = cast(
+            "Mapping[str, Array]", weights
+        )  # where there is an indexer, all of its leaves are there
+        index_q, new_key = _index_queries_keys(x, source, leaves, Rotary(cos, sin), indexer)
+        index_keys = append(index_keys, new_key, past)
+        scores = index_scores(index_q, index_keys[:, 0], linear(x, leaves["w_index"]))
+        mask = best_keys(scores, mask, topk=indexer.topk)
     wk_b, wv_b = weights["wk_b"], weights["wv_b"]
     y = absorbed_attend(q, latents[:, 0], wk_b, wv_b, mask, scale=settings.scale)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), LatentCache(latents)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), LatentCache(latents, index_keys)
+
+
+def _index_queries_keys(
+    x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary, indexer: Indexer
+) -> tuple[Array, Array]:
+    """The indexer's queries [B, T, X, P], made of the queries' latent, and keys [B, T, 1, P], made of x."""
+    dims = 2 * rotary.cos.shape[-1]
+
+    def turned(y: Array) -> Array:
+        rotated = rotate(y[..., :dims], rotary.cos, rotary.sin, interleaved=indexer.interleaved)
+        return np.concatenate([rotated, y[..., dims:]], axis=-1)
+
+    norm, bias = weights["index_norm"], weights["index_bias"]
+    key = layer_norm(linear(x, weights["wk_index"]), norm, bias, eps=indexer.eps)
+    return turned(heads(source, weights["wq_index"], size=indexer.size)), turned(key[:, :, None])

@@ -25,6 +25,8 @@
                                     bi conv_bias bz bdt bo
                                     of latent attention: wkv_a D,C+2*J  kv_norm C  wk_b C,H*U  wv_b C,H*V
                                     wo H*V,D  wq D,H*K, or wq_a D,F  q_norm F  wq F,H*K  bkv_a bq_a bo
+                                    and of its indexer: wq_index F,X*P  wk_index D,P  w_index D,X
+                                    index_norm, index_bias P
                                     of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
                                     of Longformer's with global tokens: also wq_global, …, bv_global
     decoder.layers.I.beside         as attn of Mamba 2
@@ -95,6 +97,8 @@ ENTRY = ("positions", "first_norm", "relative_bias", "distances", "distances_nor
 # Small matrices whose products choose or weigh experts: they stay in float, since a small error could choose
 # another expert.
 ROUTING = (".router", ".shared_gate")
+# Maps of an indexer, whose scores choose what attention sees: they stay in float for the same reason.
+INDEXER = (".wq_index", ".wk_index", ".w_index")
 # Weights of norms, which may have a row for each head.
 NORMS = (".q_norm", ".k_norm")
 # Scales of cached keys and values, one per channel.
@@ -327,6 +331,10 @@ def _latent_attention(a: LatentAttention, d: int) -> Shapes:
         shapes = {"wq_a": (d, f), "q_norm": (f,)} | ({"bq_a": (f,)} if a.bias else {})
     shapes |= {"wq": (f or d, h * a.head_size), "wkv_a": (d, joint), "kv_norm": (rank,)}
     shapes |= {"wk_b": (rank, h * a.key_size), "wv_b": (rank, h * a.value_size), "wo": (h * a.value_size, d)}
+    if f is not None and (indexer := a.indexer) is not None:
+        heads, size = indexer.heads, indexer.size
+        shapes |= {"wq_index": (f, heads * size), "wk_index": (d, size), "w_index": (d, heads)}
+        shapes |= {"index_norm": (size,), "index_bias": (size,)}
     return shapes | ({"bkv_a": (joint,), "bo": (d,)} if a.bias else {})
 
 
@@ -380,6 +388,6 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *RATES, *KERNELS, *LATENT_MAPS, *LABELS)
+        (*ADDED, *ROUTING, *INDEXER, *NORMS, *SCALES, *GATES, *RATES, *KERNELS, *LATENT_MAPS, *LABELS)
     )
     return len(shape) == 2 and not stays_in_float

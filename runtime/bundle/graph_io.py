@@ -63,6 +63,7 @@ MEANINGS = {
     "c": "cell of the LSTM of layer I after the tokens so far",
     "conv": "last inputs of the short convolution of layer I",
     "latent": "latents of layer I and rotary keys behind them, at their positions",
+    "index": "keys of the indexer of layer I, at their positions",
     "seqlens": "where in the cache the last of each row's tokens goes, in layers with a window or without",
     "total": "how many tokens the longest row has then",
     "best": "the first token of the largest of the logits, -1 where one isn't finite",

@@ -75,6 +75,15 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     return None
 
 
+def selection(config: Config, floats: FloatType) -> str | None:
+    """The reason why a bundle with this type of floats can't choose the tokens that attention sees; None
+    where it can."""
+    indexed = (isinstance(a := layer.attention, LatentAttention) and a.indexer for layer in config.layers)
+    if floats == "float16" and any(indexed):
+        return "an indexer's scores are too near to each other for float16, which would choose other tokens"
+    return None
+
+
 def untried(target: Target, config: Config) -> str | None:
     """The reason why a bundle for the target can't have a part of the Config that nobody has seen run there;
     None where it can."""

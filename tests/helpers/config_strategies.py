@@ -36,6 +36,7 @@ from tfm.refimpl.config import (
     Gated,
     GatedDelta,
     HeadNorm,
+    Indexer,
     LatentAttention,
     Layer,
     LayerNorm,
@@ -295,6 +296,12 @@ mambas = st.builds(
     norms,
     norms,
 )
+indexed = st.builds(
+    lambda mixer, rank, indexer: replace(mixer, query_rank=rank, indexer=indexer),
+    latents,
+    st.integers(1, 5),
+    st.builds(Indexer, st.integers(1, 3), st.integers(4, 6), st.integers(1, 4), st.booleans()),
+)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
@@ -302,7 +309,7 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents, mamba2s, mambas
+    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents, mamba2s, mambas, indexed
     return draw(st.one_of(attention, attention, *mixers))
 
 

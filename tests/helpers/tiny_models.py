@@ -30,6 +30,7 @@ from tfm.refimpl.config import (
     GatedDelta,
     GlobalTokens,
     HeadNorm,
+    Indexer,
     LatentAttention,
     Layer,
     LayerNorm,
@@ -254,6 +255,17 @@ def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
         pre=norm,
     )
     layers = (replace(first, attention=attention), replace(first, attention=wide, mlp=experts))
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of DeepSeek-V3.2's form: indexers that choose 3 or 6 tokens, rotated in pairs of both kinds,
+    and experts after the first layer."""
+    base = latents(context, vocabulary)
+    first, second = base.layers
+    wide = replace(second.attention, indexer=Indexer(4, 10, 6))
+    narrow = replace(wide, bias=False, position=Rope(1e4, 6, True), indexer=Indexer(5, 6, 3, True))
+    layers = (replace(first, attention=narrow), replace(second, attention=wide))
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

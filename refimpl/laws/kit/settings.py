@@ -24,6 +24,7 @@ from ...config import (
     FullAttention,
     GatedDelta,
     HeadNorm,
+    Indexer,
     LatentAttention,
     LayerNorm,
     LongformerAttention,
@@ -81,6 +82,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "separator": (0, 1),
     "gate_scale": (None, 0.7),
     "turned": (1, 2),
+    "topk": (1, 3),
 }
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
@@ -152,7 +154,16 @@ def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttenti
         query_rank=None if chosen["wq_a"] is None else size["F"],
         norm_eps=chosen["norm_eps"],
         scale=chosen["scale"],
+        indexer=_indexer(chosen, size),
     )
+
+
+def _indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | None:
+    """An indexer, where its maps are there, and the latent of queries that it reads."""
+    if chosen["wq_index"] is None or chosen["wq_a"] is None:
+        return None
+    width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
+    return Indexer(size["X"], width, chosen["topk"], interleaved, eps=0.01)
 
 
 def _disentangled(chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
@@ -243,6 +254,7 @@ DRAWN: dict[type, Drawn] = {
             "scale": SETTINGS["scale"],
             "interleaved": (False, True),
             "norm_eps": SETTINGS["norm_eps"],
+            "topk": SETTINGS["topk"],
         },
         _latent,
     ),
@@ -307,6 +319,7 @@ TOGETHER = {
     "bdt": "bi",
     "b_norm": "dt_norm",
     "c_norm": "dt_norm",
+    **dict.fromkeys(("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"),
     **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several

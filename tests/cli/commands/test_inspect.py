@@ -128,6 +128,13 @@ def test_a_state_space_beside_attention_is_named_and_counted():
     assert half.without == 2 * (states + keys)
 
 
+def test_an_indexer_is_named_and_counted():
+    """Its keys are kept beside the latents."""
+    config = tiny_models.indexed()
+    assert "2 heads of 16 over latents of 18, the 3 best tokens of an indexer" in inspect.describe(config)
+    assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10) * 128
+
+
 def test_latents_are_named_and_counted(tfm, tmp_path):
     """A latent and a rotary key for each token and layer, and what heads of their own would take."""
     config = tiny_models.latents()

@@ -305,6 +305,21 @@ def test_the_products_around_gated_delta_networks_are_quantized():
         planned(Leaves(config), "fp16", "ort-cuda")
 
 
+def test_what_chooses_tokens_is_exact():
+    """An indexer's maps stay floats, and float16 is refused: a choice has no small error."""
+    config = tiny_models.indexed()
+    for scheme, target in (("int8", "ort-cpu"), ("int8-dynamic", "standard"), ("int4", "standard")):
+        formats = planned(Leaves(config), scheme, target)
+        index = {name for name in formats if "_index" in name}
+        assert len(index) == 2 * 3
+        assert {formats[name] for name in index} == {None}
+        assert formats["decoder.layers.0.attn.wq"] is not None
+    with pytest.raises(
+        ExportError, match="fp16 isn't possible for target=standard: an indexer's scores are too"
+    ):
+        planned(Leaves(config), "fp16", "standard")
+
+
 def test_the_products_around_latents_are_quantized():
     """A latent's maps to keys and values stay floats, its cache is copied."""
     config, target = tiny_models.latents(), TARGETS["ort-cpu"]

@@ -142,11 +142,13 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
 def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
     counts = {
-        Attention: 3, DisentangledAttention: 3, LatentAttention: 2, LinearAttention: 3, LSTM: 0, ShortConv: 1,
+        Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
         GatedDelta: 4, Mamba: 2,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
+    if isinstance(mixer, LatentAttention):
+        return 2 if mixer.indexer is None else 4
     count = (counts | {Mamba2: 3})[type(mixer)]
     if not isinstance(mixer, Attention):
         return count

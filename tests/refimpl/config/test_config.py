@@ -36,6 +36,7 @@ from tfm.refimpl.config import (
     FirstToken,
     GatedDelta,
     HeadNorm,
+    Indexer,
     LatentAttention,
     Layer,
     LayerNorm,
@@ -179,6 +180,10 @@ HUGE = 2**40
 
 def latent(**changed: Any) -> LatentAttention:
     return replace(LatentAttention(2, 8, 4, 6, Rope(1e4, 4)), **changed)
+
+
+def indexed(*, query_rank: int | None = 5, **changed: Any) -> LatentAttention:
+    return latent(query_rank=query_rank, indexer=replace(Indexer(2, 6, 3), **changed))
 
 
 def distant(**changed: Any) -> Any:
@@ -473,6 +478,16 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, attention=latent(value_size=0)), "value_size must be 1 to 1048576, got 0"),
     (lambda: layer(LLAMA, attention=latent(query_rank=0)), "rank of the queries' latent must be 1 to"),
     (lambda: layer(LLAMA, attention=latent(position=Rope(1e4, 3))), "rotary dims must be even, got 3"),
+    (
+        lambda: layer(LLAMA, attention=indexed(query_rank=None)),
+        "an indexer reads the latent of queries, got none",
+    ),
+    (lambda: layer(LLAMA, attention=indexed(heads=0)), "heads of the indexer must be 1 to 4096, got 0"),
+    (
+        lambda: layer(LLAMA, attention=indexed(size=3)),
+        "size of the indexer's heads must be 4 to 1048576, got 3",
+    ),
+    (lambda: layer(LLAMA, attention=indexed(topk=0)), "topk of the indexer must be 1 to"),
     (lambda: layer(ENCODER, attention=latent()), "encoder layer 0: latent attention must be in a decoder"),
     (lambda: layer(LLAMA, attention=ShortConv(0)), "width of the convolution must be 1 to 1048576, got 0"),
     (

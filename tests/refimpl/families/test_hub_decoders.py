@@ -31,6 +31,7 @@ from tfm.refimpl.config import (
     Gated,
     GatedDelta,
     HeadNorm,
+    Indexer,
     LatentAttention,
     LayerNorm,
     Llama3Scaling,
@@ -685,6 +686,81 @@ def test_deepseek(more, groups):
 def test_deepseek_refuses(more, message):
     with pytest.raises(ConfigError, match=message):
         read(DEEPSEEK_LITE, **more)
+
+
+# The keys of DeepSeek-V3.2 and GLM-5 that matter, as their repositories state them.
+DEEPSEEK_V32 = {
+    "architectures": ["DeepseekV32ForCausalLM"], "attention_bias": False, "bos_token_id": 0,
+    "eos_token_id": 1, "ep_size": 1, "first_k_dense_replace": 3, "hidden_act": "silu", "hidden_size": 7168,
+    "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048, "intermediate_size": 18_432,
+    "kv_lora_rank": 512, "max_position_embeddings": 163_840, "model_type": "deepseek_v32",
+    "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256,
+    "n_shared_experts": 1, "norm_topk_prob": True, "num_attention_heads": 128, "num_experts_per_tok": 8,
+    "num_hidden_layers": 61, "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10_000,
+    "rope_scaling": {
+        "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096, "type": "yarn",
+    },
+    "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": False, "topk_group": 4,
+    "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "use_cache": True, "v_head_dim": 128,
+    "vocab_size": 129_280,
+}  # fmt: skip
+GLM_5 = {
+    "architectures": ["GlmMoeDsaForCausalLM"], "head_dim": 64, "hidden_size": 6144, "index_n_heads": 32,
+    "indexer_rope_interleave": True, "intermediate_size": 12_288, "max_position_embeddings": 202_752,
+    "model_type": "glm_moe_dsa", "n_group": 1, "num_attention_heads": 64, "num_hidden_layers": 78,
+    "num_key_value_heads": 64, "pretraining_tp": 1, "q_lora_rank": 2048, "qk_head_dim": 256,
+    "qk_nope_head_dim": 192, "rms_norm_eps": 1e-5, "rope_interleave": True, "rope_scaling": None,
+    "rope_theta": 1e6, "topk_group": 1, "v_head_dim": 256, "vocab_size": 154_880,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "heads", "interleaved", "groups"),
+    [({}, 64, False, ExpertGroups(8, 4)), (GLM_5, 32, True, ONE_GROUP)],
+    ids=["V3.2", "GLM-5"],
+)
+def test_indexers(more, heads, interleaved, groups):
+    keys = {**DEEPSEEK_V32, **more}
+    config = read(keys)
+    assert {layer.attention.indexer for layer in config.layers} == {Indexer(heads, 128, 2048, interleaved)}
+    a = config.layers[-1].attention
+    assert (a.rank, a.query_rank, a.heads) == (512, keys["q_lora_rank"], keys["num_attention_heads"])
+    assert a.position.interleaved
+    assert [isinstance(layer.mlp, MoE) for layer in config.layers] == [False] * 3 + [True] * (
+        len(config.layers) - 3
+    )
+    assert config.layers[3].mlp.groups == groups
+
+
+@pytest.mark.parametrize(
+    ("keys", "more", "message"),
+    [
+        ({}, {"q_lora_rank": None}, "q_lora_rank must be a number: the indexer reads the latent of queries"),
+        ({}, {"index_head_dim": 32}, "index_head_dim must be qk_rope_head_dim, 64, or more, got 32"),
+        ({}, {"index_topk": 0}, "index_topk must be at least 1"),
+        (
+            {},
+            {"layer_types": ["full_attention"] * 61},
+            "layer_types must be indexed_attention for each of 61",
+        ),
+        (
+            {},
+            {"mlp_layer_types": ["sparse", "dense"] * 30 + ["sparse"]},
+            "must be dense, and then sparse layers",
+        ),
+        ({}, {"rope_interleave": False}, "rope_interleave must be true, got False"),
+        ({}, {"indexer_types": ["full"] * 61}, "key 'indexer_types' isn't known"),
+        (GLM_5, {"indexer_types": ["full"] * 77 + ["shared"]}, "none of them shared, got"),
+        (GLM_5, {"index_topk_freq": 4}, "index_topk_freq must be 0 or 1, got 4"),
+        (GLM_5, {"index_topk_pattern": "FS" * 39}, "index_topk_pattern must be null or"),
+        (GLM_5, {"indexer_rope_interleave": False}, "indexer_rope_interleave must be true, got False"),
+    ],
+)
+def test_indexers_refused(keys, more, message):
+    with pytest.raises(ConfigError, match=message):
+        read({**DEEPSEEK_V32, **keys}, **more)
 
 
 QWEN3_NEXT = {

@@ -53,12 +53,16 @@ def latents() -> LayerCache:
     return LatentCache(np.arange(3 * 5 * 4.0).reshape(3, 1, 5, 4))
 
 
+def indexed() -> LayerCache:
+    return LatentCache(np.arange(3 * 5 * 4.0).reshape(3, 1, 5, 4), np.arange(3 * 5 * 2.0).reshape(3, 1, 5, 2))
+
+
 def state() -> LayerCache:
     h = np.arange(3 * 5.0).reshape(3, 5)
     return LstmState(h, -h)
 
 
-@pytest.mark.parametrize("make", [full_cache, latents, ring, sums, state, states, tail, channels])
+@pytest.mark.parametrize("make", [full_cache, latents, ring, sums, state, states, tail, channels, indexed])
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
@@ -86,6 +90,20 @@ def test_latents_can_be_cut_to_any_length():
     assert larger.latents.shape == (3, 1, 7, 4)
     assert not larger.latents[:, :, 5:].any()
     assert (smaller.latents == cache.latents[:, :, :2]).all()
+    assert smaller.index_keys is None
+
+
+def test_an_indexers_keys_are_cut_with_the_latents():
+    cache = indexed()
+    assert cache.nbytes == 3 * 5 * (4 + 2) * 8
+    larger = cache.grow(7)
+    assert isinstance(cache, LatentCache)
+    assert isinstance(larger, LatentCache)
+    assert cache.index_keys is not None
+    assert larger.index_keys is not None
+    assert larger.index_keys.shape == (3, 1, 7, 2)
+    assert (larger.index_keys[:, :, :5] == cache.index_keys).all()
+    assert not larger.index_keys[:, :, 5:].any()
 
 
 def test_states_have_room_for_any_text_and_do_not_go_back():

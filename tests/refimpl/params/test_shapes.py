@@ -28,6 +28,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "convolutions": tiny_models.convolutions,
     "gated delta networks": tiny_models.gated_deltas,
     "latents": tiny_models.latents,
+    "indexers": tiny_models.indexed,
     "state spaces": tiny_models.state_spaces,
     "selective scans": tiny_models.selective_scans,
     "rare": tiny_models.rare,

@@ -14,6 +14,7 @@ CONFIGS = (
     tiny_models.gated_deltas(),
     tiny_models.state_spaces(),
     tiny_models.selective_scans(),
+    tiny_models.indexed(),
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),
 )

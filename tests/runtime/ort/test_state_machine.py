@@ -58,6 +58,7 @@ CONFIGS = {
     "heads by layer": tiny_models.heads_by_layer(context=40),
     "selective scans": tiny_models.selective_scans(context=40),
     "shared": tiny_models.shared_kv(context=60),
+    "indexed": tiny_models.indexed(context=40),
 }
 LONGEST = 9  # of an encoder's text
 
@@ -311,6 +312,7 @@ RARE = [
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
     *(("heads by layer", *cell) for cell in MORE),
     *(("shared", *cell) for cell in MORE),
+    *(("indexed", *cell) for cell in MORE),
 ]
 CUDA = [
     ("ort-cuda", "fp16"),
@@ -342,7 +344,7 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
     "name",
     sorted(
         CONFIGS.keys()
-        - {"codes", "recurrent", "convolutions", "gated deltas", "latents", "state spaces"}
+        - {"codes", "recurrent", "convolutions", "gated deltas", "latents", "state spaces", "indexed"}
         - {"shared"}
     ),
 )

@@ -88,7 +88,10 @@ def test_a_text_is_as_alone_on_every_engine(engines: list[Any]) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [getattr(tiny_models, name) for name in ("mixed_windows", "recurrent", "convolutions", "latents")],
+    [
+        getattr(tiny_models, name)
+        for name in ("mixed_windows", "recurrent", "convolutions", "latents", "indexed")
+    ],
 )
 def test_a_text_is_as_alone_with_any_kind_of_cache(config: Any) -> None:
     made = config(context=40)

@@ -1,0 +1,42 @@
+"""The lightning indexer: a cheap score of all earlier tokens says which few of them attention sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor as Array
+
+__all__ = ["best_keys", "index_scores"]
+
+
+def index_scores(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S K"],
+    weights: Float[Array, "B T H"],
+) -> Float[Array, "B T S"]:
+    """Heads and queries are the rows of one product; the sum over heads is another."""
+    products = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]).relu()
+    return (weights.unsqueeze(2) @ products).squeeze(2)
+
+
+def best_keys(
+    scores: Float[Array, "B T S"],
+    mask: Bool[Array, "B T S"],
+    *,
+    topk: int,
+) -> Bool[Array, "B T S"]:
+    """All above the lowest score that is seen, and of those that equal it the first for which there is room.
+
+    topk takes any of equal scores, so only its values are used. It needs as many keys as it takes: `topk`
+    hidden ones stand behind the others.
+    """
+    hidden = scores.masked_fill(~mask, -torch.inf)
+    lowest = functional.pad(hidden, (0, topk), value=-torch.inf).topk(topk, dim=-1).values[..., -1:]
+    above, equal = hidden > lowest, hidden == lowest
+    room = topk - above.sum(-1, keepdim=True)
+    return (above | (equal & (equal.cumsum(-1) <= room))) & mask

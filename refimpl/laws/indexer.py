@@ -1,0 +1,56 @@
+"""Laws of the lightning indexer: what a score is, and which keys are seen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+from .kit.strategies import permutations
+
+
+@law("index_scores")
+def each_head_adds_what_is_positive(index_scores: Subject, draw: Draw) -> None:
+    """Pair by pair: a head counts if its product is positive."""
+    call = draw(index_scores.calls())
+    q, k, weights = (call[n].astype(np.float64) for n in ("q", "k", "weights"))
+    expected = np.zeros((*q.shape[:2], k.shape[1]))
+    for row, t, s in np.ndindex(*expected.shape):
+        for head in range(q.shape[2]):
+            product = float(q[row, t, head] @ k[row, s])
+            expected[row, t, s] += weights[row, t, head] * product if product > 0 else 0.0
+    index_scores.near(index_scores(call), expected, call)
+
+
+@law("index_scores")
+def keys_are_a_set(index_scores: Subject, draw: Draw) -> None:
+    """Keys in another order have their scores in that order."""
+    call = draw(index_scores.calls())
+    order = draw(permutations(call["k"].shape[1]))
+    other = index_scores.take(call, "S", order)
+    index_scores.near(index_scores(other), index_scores(call)[:, :, order], other, call)
+
+
+@law("best_keys")
+def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
+    """As many as are asked for or allowed; a key that is allowed but not seen is no better, or comes later.
+
+    Scores are whole numbers, so that many are equal, as those are to which no head adds anything.
+    """
+    call = draw(best_keys.calls())
+    call = call.but(scores=np.maximum(np.round(call["scores"]), -1))
+    scores, mask, top, got = call["scores"], call["mask"], call["topk"], best_keys(call)
+    for row, t in np.ndindex(*scores.shape[:2]):
+        seen, allowed = got[row, t], mask[row, t]
+        assert not (seen & ~allowed).any(), f"keys are seen that the mask hides: {seen}"
+        assert seen.sum() == min(top, allowed.sum()), f"{seen.sum()} keys are seen of {allowed.sum()}"
+        for s, other in np.argwhere(seen[:, None] & (allowed & ~seen)[None]):
+            key = scores[row, t, s], -s
+            assert key > (scores[row, t, other], -other), f"key {other} is better than {s}"
+
+
+@law("best_keys")
+def with_room_for_all_it_is_the_mask(best_keys: Subject, draw: Draw) -> None:
+    """Where there are no more keys than may be seen, all allowed ones are."""
+    call = draw(best_keys.calls())
+    other = call.but(topk=call["scores"].shape[2])
+    assert (best_keys(other) == call["mask"]).all()

@@ -1,0 +1,67 @@
+"""The lightning indexer: a cheap score of all earlier tokens says which few of them attention sees
+(DeepSeek-AI 2025, DeepSeek-V3.2, arXiv 2512.02556, §2.1, eq. 1: DeepSeek Sparse Attention).
+
+Attention over a long text costs most in the heads: each of many scores each token by wide vectors. An indexer
+has a few heads of its own, narrow, which share one key a token. The score of query t and key s is
+
+    I(t, s) = Σ_h  w(t, h) · max(0, q(t, h) · k(s))        w too is made of the query's token
+
+and attention sees the `topk` keys of the highest scores, not the others:
+
+    topk 2           key  0     1     2     3             key  0 1 2 3
+          scores 2        0.1   0.7   0.3         seen  2      . x x
+                 3        0.9   0.2   0.0   0.4         3      x . . x
+
+A head whose product is negative adds nothing. Beyond `topk` tokens a query's attention costs the same however
+long the text is; the indexer's own scores still grow with it, at a fraction of the cost. Up to `topk` tokens
+all are seen, and it is attention as ever.
+
+A choice has no small error: where two scores are as near as their rounding, another key may be seen, whatever
+the precision. So the maps that make scores stay floats in every quantization, and none is made in float16.
+Where it happens in a text that is compared, the error is of the size of the outputs: the comparison fails, or
+its budget has that size too, if an ulp of the inputs moves the specification's choice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+__all__ = ["best_keys", "index_scores"]
+
+
+def index_scores(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S K"],
+    weights: Float[Array, "B T H"],
+) -> Float[Array, "B T S"]:
+    """Σ_h weights[h] · max(0, q[h] · k): each head's products, if they are positive (eq. 1).
+
+    Conventions: DeepSeek's code divides by √K and √H; such factors change no order, so they are left out.
+    It also multiplies q and k by one orthogonal matrix and rounds them to 8 bits, to be fast, which isn't
+    part of this.
+    """
+    products = np.einsum("bthk,bsk->bths", q, k)
+    return np.einsum("bths,bth->bts", np.maximum(products, 0), weights)
+
+
+def best_keys(
+    scores: Float[Array, "B T S"],
+    mask: Bool[Array, "B T S"],
+    *,
+    topk: int,
+) -> Bool[Array, "B T S"]:
+    """True for the `topk` keys with the highest scores among those that the mask allows; for all if fewer.
+
+    Conventions: of equal scores the earlier key comes first, as in ONNX's TopK; PyTorch's topk takes any.
+    Scores are often equal: where no head adds anything, they are zero.
+    """
+    order = np.argsort(-np.where(mask, scores, -np.inf), axis=-1, kind="stable")
+    best = np.zeros(mask.shape, bool)
+    np.put_along_axis(best, order[..., :topk], True, axis=-1)
+    return best & mask

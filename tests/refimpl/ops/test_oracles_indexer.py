@@ -1,0 +1,77 @@
+"""The lightning indexer, and latent attention over what it chooses, against transformers' DeepSeek-V3.2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from helpers.float64 import in_float64, randomize
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.config import Indexer, LatentAttention, Rope
+from tfm.refimpl.ops.indexer import best_keys, index_scores
+from tfm.refimpl.ops.latent_attention import LatentCache, latent_attention
+from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
+from transformers import DeepseekV32Config
+from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Attention
+
+H, D, C, U, V, DIMS, T, RANK, X, P = 3, 15, 10, 4, 6, 8, 9, 11, 17, 14
+OURS = {
+    "q_a_proj": "wq_a", "q_b_proj": "wq", "kv_a_proj_with_mqa": "wkv_a", "o_proj": "wo",
+    "q_a_layernorm": "q_norm", "kv_a_layernorm": "kv_norm", "indexer.wq_b": "wq_index",
+    "indexer.wk": "wk_index", "indexer.weights_proj": "w_index",
+}  # fmt: skip
+
+
+def module(topk: int, seed: int) -> Any:
+    config = DeepseekV32Config(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=H, kv_lora_rank=C, q_lora_rank=RANK,
+        qk_nope_head_dim=U, qk_rope_head_dim=DIMS, v_head_dim=V, index_topk=topk, index_n_heads=X,
+        index_head_dim=P, attn_implementation="eager",
+    )  # fmt: skip
+    return randomize(DeepseekV32Attention(config, 0), seed)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 20]), st.integers(1, T - 1))
+def test_indexer_is_deepseeks(seed: int, topk: int, cut: int):
+    """A text at once there, in two calls here, with garbage in the cache before and behind it."""
+    attention, rng = module(topk, seed), np.random.default_rng(seed)
+    x = rng.standard_normal((2, T, D))
+    rotary = Rotary(*rope_tables(np.arange(T + 3), rope_frequencies(np.arange(DIMS // 2), theta=100.0)))
+    positions = tuple(torch.from_numpy(np.concatenate([a[:T], a[:T]], -1))[None] for a in rotary)
+    mask = torch.full((2, 1, T, T), -torch.inf, dtype=torch.float64).triu(1)
+    expected, _ = in_float64(
+        attention, hidden_states=torch.from_numpy(x), attention_mask=mask, position_embeddings=positions
+    )
+    stored = {name: weight.detach().numpy() for name, weight in attention.named_parameters()}
+    both = stored.pop("kv_b_proj.weight").reshape(H, U + V, C)
+    leaves: Any = {
+        "wk_b": both[:, :U].transpose(2, 0, 1).reshape(C, -1),
+        "wv_b": both[:, U:].transpose(2, 0, 1).reshape(C, -1),
+        "index_norm": stored.pop("indexer.k_norm.weight"), "index_bias": stored.pop("indexer.k_norm.bias"),
+        **{OURS[name.removesuffix(".weight")]: weight.T for name, weight in stored.items()},
+    }  # fmt: skip
+    indexer = Indexer(X, P, topk)
+    settings = LatentAttention(H, C, U, V, Rope(100.0, DIMS, True), RANK, indexer=indexer)
+    cache = LatentCache(np.full((2, 1, T + 3, C + DIMS), 9.0), np.full((2, 1, T + 3, P), 9.0))
+    first, cache = latent_attention(x[:, :cut], cache, np.array([0, 0]), leaves, rotary, settings=settings)
+    second, _ = latent_attention(x[:, cut:], cache, np.array([cut, cut]), leaves, rotary, settings=settings)
+    equal(np.concatenate([first, second], 1), expected)
+
+
+def test_best_keys_is_topk():
+    """Where no two scores are equal."""
+    scores = np.random.default_rng(1).standard_normal((2, 6, 7))
+    for topk in (1, 3, 7):
+        index = torch.from_numpy(scores).topk(topk).indices
+        expected = torch.zeros(scores.shape, dtype=torch.bool).scatter(2, index, True)
+        assert (best_keys(scores, np.ones(scores.shape, bool), topk=topk) == expected.numpy()).all()
+
+
+def test_a_score_by_hand():
+    """Two heads; what is negative doesn't count, however large."""
+    q, k = np.array([[[[1.0, 2.0], [3.0, -1.0]]]]), np.array([[[1.0, 1.0], [-2.0, 0.5]]])
+    weights = np.array([[[0.5, 2.0]]])
+    assert index_scores(q, k, weights).tolist() == [[[0.5 * 3 + 2 * 2, 0.0]]]
