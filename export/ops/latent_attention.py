@@ -130,16 +130,16 @@ def latent_attention(
     index_keys = cache.index_keys
     if (indexer := settings.indexer) is not None:
         assert index_keys is not None
-        leaves = cast(
-            "Mapping[str, Array]", weights
-        )  # where there is an indexer, all of its leaves are there
+        # Where there is an indexer, all of its leaves are there.
+        leaves = cast("Mapping[str, Array]", weights)
         index_q, new_key = _index_queries_keys(x, source, leaves, Rotary(cos, sin), indexer)
         index_keys = append(index_keys, new_key, past)
         scores = index_scores(index_q, index_keys.squeeze(1), linear(x, leaves["w_index"]))
         mask = best_keys(scores, mask, topk=indexer.topk)
     wk_b, wv_b = weights["wk_b"], weights["wv_b"]
     y = absorbed_attend(q, latents.squeeze(1), wk_b, wv_b, mask, scale=settings.scale)
-    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), LatentCache(latents, index_keys)
+    cache = cache._replace(latents=latents, index_keys=index_keys)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
 
 
 def _index_queries_keys(
