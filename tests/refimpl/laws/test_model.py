@@ -271,6 +271,7 @@ def test_model_keeps_its_cache_argument():
         r: Rotary(*(a.astype(np.float32) for a in t))
         for r, t in position_tables(np.arange(3), config=config).items()
     }
-    _, new = model(np.array([[1, 2]]), np.array([1]), np.array([[1]]), tables, cache, tree, config=config)
-    assert not cache[0][0].any()
-    assert new[0][0][:, :, 1:].any()
+    _, (new,) = model(np.array([[1, 2]]), np.array([1]), np.array([[1]]), tables, cache, tree, config=config)
+    assert isinstance(new, KVCache)
+    assert not cache[0].keys.any()
+    assert new.keys[:, :, 1:].any()
