@@ -32,15 +32,13 @@ def command(
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """
     from ...export.layouts.convert import convert, find
-    from ...runtime.bundle.bundle import open_bundle
     from ..model_loading import bundle_bytes, bundle_named
 
     wanted = static_layout(layout, batch, time, capacity)
     if wanted is None:
         raise typer.BadParameter("needs --layout, or --time for fixed shapes")
-    source = bundle_named(bundle)
-    convert(source, directory, wanted)
+    source = convert(bundle_named(bundle), directory, wanted)
     say(f"{directory}: {size(bundle_bytes(directory))}, for {find(wanted).name}")
-    if line := find(wanted).left_out(open_bundle(source).generation):
+    if line := find(wanted).left_out(source.generation):
         say(line)
     out(str(directory))

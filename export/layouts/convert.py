@@ -11,7 +11,7 @@ from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
 from ...runtime.bundle import golden_files, targets
 from ...runtime.bundle.atomic_dir import replacing, sync
-from ...runtime.bundle.bundle import open_bundle
+from ...runtime.bundle.bundle import Bundle, open_bundle
 from ...runtime.bundle.manifest import CERTIFICATE, MANIFEST, OPTIONAL
 from ...runtime.bundle.targets import Target
 from . import genai, optimum, transformers_js
@@ -55,8 +55,9 @@ def converting(layout: str | BundleLayout, config: Config, target: str, out: Pat
         convert(Path(folder, "bundle"), out, layout)
 
 
-def convert(path: Path, out: Path, layout: str | BundleLayout) -> None:
-    """Write the bundle at `path` to `out` in a layout, one of `LAYOUTS` by its name, or another.
+def convert(path: Path, out: Path, layout: str | BundleLayout) -> Bundle:
+    """Write the bundle at `path` to `out` in a layout, one of `LAYOUTS` by its name, or another, and give the
+    bundle.
 
     The bundle's manifest, certificate and golden inputs go along in a folder `tfm`, its licence and notices
     beside the model. Raises ExportError where the layout doesn't cover the model, or `out` has something in
@@ -78,3 +79,4 @@ def convert(path: Path, out: Path, layout: str | BundleLayout) -> None:
                 copy(bundle.path / name, folder / TFM / name)
         for file in folder.rglob("*"):
             sync(file)
+    return bundle

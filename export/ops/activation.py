@@ -69,14 +69,18 @@ def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return torch.tanh(x)
 
 
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)); torch gives x itself above a threshold, and its own of 20 means an error of 2e-9."""
+    return functional.softplus(x, threshold=40)
+
+
 def xielu(
     x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
 ) -> Float[Array, "B T F"]:
     """Tanh for exp(x) − 1, which would cancel near 0, and Where."""
     half = torch.tanh(x.clamp(max=XIELU.eps) / 2)
     below = 2 * half / (1 - half) - x
-    # torch gives x itself above its threshold, which is 20: an error of 2e-9.
-    a, b = (functional.softplus(alpha, threshold=40) for alpha in (alpha_p, alpha_n))
+    a, b = (softplus(alpha) for alpha in (alpha_p, alpha_n))
     b = beta + b
     return torch.where(x > 0, a * x * x, b * below) + beta * x
 

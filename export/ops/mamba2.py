@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import torch
-from torch.nn import functional
 
 from ...refimpl.config import Mamba2
-from .activation import silu
+from .activation import silu, softplus
 from .cache import KVCache
 from .linear import linear
 from .norm import rms_norm
@@ -93,8 +92,7 @@ def mamba2(
     v, b, c = mixed.split([m.width, keys, keys], -1)
     v = v.unflatten(-1, (m.heads, m.head_size))
     b, c = (a.unflatten(-1, (m.groups, m.state_size)) for a in (b, c))
-    # torch gives x itself above its threshold, which is 20: an error of 2e-9.
-    step = functional.softplus(step + weights["dt_bias"], threshold=40)
+    step = softplus(step + weights["dt_bias"])
     if cache.lengths is None:
         lengths = torch.full_like(past, x.shape[1])
     else:

@@ -4,9 +4,8 @@
 its blocks stay: products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
 Otherwise blocks are asymmetric, but on ort-cuda symmetric and of 32; columns are symmetric. On targets of
 ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own kernels, and CUDA's, read
-them so. Norms, biases, added positions, a mixture's routing, an
-indexer's maps and the projection to labels stay float. Some
-weights get 8-bit blocks of 32 instead of what their scheme gives the others:
+them so. Norms, biases, added positions, a mixture's routing, an indexer's maps and the projection to labels
+stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives the others:
 
 - With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed (no norm stands
   before them). The few large channels of their input would cost a whole row its precision, and attention is

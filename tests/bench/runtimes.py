@@ -277,7 +277,10 @@ def measure(folder: Path, model: str, quant: str, rounds: int = 3, new: int = 32
 
 def medians(replies: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of a prompt, or of texts to embed, and of each further token."""
-    median = lambda name: statistics.median(reply[name] for reply in replies)  # noqa: E731
+
+    def median(name: str) -> float:
+        return statistics.median(reply[name] for reply in replies)
+
     if "texts" in request:
         return {"prompt": median("seconds")}
     return {"prompt": median("prefill_s"), "token": median("decode_s") / (request["new"] - 1)}

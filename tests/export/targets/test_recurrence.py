@@ -153,7 +153,10 @@ def ssd_arrays(time: int) -> tuple[np.ndarray, ...]:
 )
 def test_what_a_graph_computes(operator: Any, specified: Any, arrays_of: Any, axes: str):
     """With what a target computes around the operator, at other lengths than the traced one."""
-    floats = lambda time: [a.astype(np.float32) for a in arrays_of(time)]  # noqa: E731
+
+    def floats(time: int) -> list[np.ndarray]:
+        return [a.astype(np.float32) for a in arrays_of(time)]
+
     inputs = {
         str(i): (a, tuple(letters))
         for i, (a, letters) in enumerate(zip(floats(7), axes.split(), strict=True))
