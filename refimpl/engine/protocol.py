@@ -13,6 +13,7 @@ is invalid, because ONNX Runtime writes in place. Logits belong to the caller: n
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -133,7 +134,7 @@ def check_step(
     # A step of one token is short, and most of what it needs was driven out of the processor's caches by the
     # weights: so ids are compared without NumPy, and nothing is computed for what isn't given.
     if lengths is None:
-        lengths, last = np.full(batch, t, np.int64), np.full((batch, 1), t - 1, np.int64)
+        lengths, last = _whole(batch, t)
         longest = max(past.tolist()) + t
     else:
         lengths = np.asarray(lengths, np.int64)
@@ -148,6 +149,15 @@ def check_step(
     if at.ndim != 2 or at.shape[0] != batch or (at.size and (at.min() < 0 or at.max() >= t)):
         raise LimitError(f"at must be [{batch}, P] positions from 0 to {t - 1}, got {at.tolist()}")
     return tokens, lengths, at
+
+
+@lru_cache
+def _whole(batch: int, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths [B] and last positions [B, 1] of rows without padding, read-only."""
+    arrays = np.full(batch, t, np.int64), np.full((batch, 1), t - 1, np.int64)
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
 
 
 def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> None:

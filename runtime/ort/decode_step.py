@@ -1,15 +1,16 @@
 """A step of one token a row, with all inputs and outputs at fixed places on the device.
 
-    host      tokens, past, seqlens ->          -> best, and logits where they are wanted
-    device                           the graph
+    host      tokens, past and the like ->          -> best, and logits where they are wanted
+    device                               the graph
 
 So nothing but a few numbers crosses to a GPU and back, and the step can be captured there and replayed: a
-replay launches all kernels at once, on the places that the capture saw.
+replay launches all kernels at once, on the places that the capture saw. On the CPU it saves time that nothing
+is bound anew: that takes longer than to copy the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 import numpy as np
 import onnxruntime as ort
@@ -43,39 +44,47 @@ class DecodeStep:
         session: ort.InferenceSession,
         binding: Binding,
         logits: DeviceBuffer,
+        ports: Set[str],
         entries: Mapping[int | None, int],
         options: ort.RunOptions | None,
         captures: Iterator[int] | None,
     ) -> None:
         """`binding` has the cache bound, whose layers have room for `entries` by window; `logits` [B, 1, N]
-        are to be written; `options` are those of uncaptured runs."""
+        are to be written; `ports` are the names of the graph's; `options` are those of uncaptured runs."""
         self._session, self._binding, self.logits = session, binding, logits
         batch, device, integer = logits.shape[0], logits.device, np.dtype(np.int64)
+        self._tokens, self._past = zeros((batch, 1), integer, device), zeros((batch,), integer, device)
         self._best = zeros((batch, 1), integer, device)
-        shapes = {"tokens": (batch, 1), "past": (batch,)}
-        self._inputs = {name: zeros(shape, integer, device) for name, shape in shapes.items()}
+        # How much of a row the layers hold, by window; None are those without.
+        self._held: dict[int | None, DeviceBuffer] = {}
         constant = {"at": zeros((batch, 1), integer, device)}
+        inputs = {"tokens": self._tokens, "past": self._past}
+        if "lengths" in ports:
+            constant["lengths"] = DeviceBuffer(np.ones(batch, np.int64), device)
         for window, room in entries.items():
             seqlens, total = row_length_names(window)
-            self._inputs[seqlens] = zeros((batch,), np.dtype(np.int32), device)
-            # The longest row decides only how work is split. A replay has the one of the capture, so it is
-            # the longest that there can be. The operator reads it on the CPU.
-            constant[total] = DeviceBuffer(np.array(room, np.int32), "cpu")
+            if seqlens in ports:
+                inputs[seqlens] = self._held[window] = zeros((batch,), np.dtype(np.int32), device)
+                # The longest row decides only how work is split. A replay has the one of the capture, so it
+                # is the longest that there can be. The operator reads it on the CPU.
+                constant[total] = DeviceBuffer(np.array(room, np.int32), "cpu")
+            elif window is not None:
+                inputs[f"window_length.{window}"] = self._held[window] = zeros((batch,), integer, device)
         io = self._binding.io
-        for name, buffer in (self._inputs | constant).items():
+        for name, buffer in (inputs | constant).items():
             io.bind_input(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
         for name, buffer in (("logits", self.logits), ("best", self._best)):
-            io.bind_output(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
+            if name in ports:
+                io.bind_output(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
         self._constant = constant  # the binding knows only where it is
         self._options, self._captures, self._steps = options, captures, 0
 
     def run(self, tokens: np.ndarray, past: np.ndarray, window_lengths: dict[int, np.ndarray]) -> None:
         """Read tokens [B, 1] after `past` [B] others, of which layers with a window hold `window_lengths`."""
-        values = {"tokens": tokens, "past": past}
-        for window, lengths in ((None, past), *window_lengths.items()):
-            values[row_length_names(window)[0]] = lengths.astype(np.int32)
-        for name, value in values.items():
-            self._inputs[name].fill(value)
+        self._tokens.fill(tokens)
+        self._past.fill(past)
+        for window, buffer in self._held.items():
+            buffer.fill(past if window is None else window_lengths[window])
         if self._steps == FIRST_CAPTURED and self._captures is not None:
             self._options = capture_options(next(self._captures, NOT_CAPTURED))
         self._session.run_with_iobinding(self._binding.io, self._options)

@@ -34,9 +34,9 @@ class DeviceBuffer:
             self._value.update_inplace(array)
 
     def fill(self, array: np.ndarray) -> None:
-        """Copy an array of the buffer's shape and type into it."""
+        """Copy an array of the buffer's shape into it."""
         if self._value is not None:
-            self._value.update_inplace(np.ascontiguousarray(array))
+            self._value.update_inplace(np.ascontiguousarray(array, self.dtype))
         else:
             assert self._array is not None
             self._array[...] = array

@@ -2,9 +2,9 @@
 
 An encoder reads a text in one run (`runtime.ort.encoder_session`); what a decoder reads of it stays where
 that run wrote it. Caches, encoder's keys and values and rotary tables are bound once, by address, and stay
-bound while their buffers live. Binding takes longer than a copy of a few numbers, so a step copies its tokens
-to where those of the step before were, and logits of one position from there; those of several are computed
-where the caller gets them. Each step's logits are a new array, so they belong to the caller.
+bound while their buffers live. A step of one token a row has all else bound as well, and copies its logits
+(`runtime.ort.decode_step`); other steps compute them where the caller gets them. Each step's logits are a new
+array, so they belong to the caller.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .io_binding import DecoderSession
 from .kernel_path import KernelPath, run_error
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
-from .session import ORT_ERRORS, choose, one_line, open_session, options
+from .session import ORT_ERRORS, choose, open_session, options
 
 # Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
 FIRST_CAPACITY = 256
@@ -181,9 +181,9 @@ class OrtEngine:
         """Logits [B, P, N], float32, at the positions `at`, and the cache with the tokens in it."""
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
-        past = cache.lengths
+        past, last = cache.lengths, lengths is None and at is None
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
-        if self.gives_best and tokens.shape[1] == 1 and lengths.all() and at.shape[1] == 1:
+        if tokens.shape[1] == 1 and (last or (lengths.all() and at.shape[1] == 1)):
             step, cache = self._step_one(tokens, cache)
             return step.logits.read().copy(), cache
         buffers = self._with_room(cache, tokens.shape[1]).take()
@@ -221,11 +221,14 @@ class OrtEngine:
         cache = self._with_room(cache, 1)
         buffers = cache.take()
         buffers.make_room(past, 1)
-        with one_line(f"{self.model} can't be run"):
-            if buffers.decode_step is None:
-                buffers.decode_step = self._decoder.decode_step(buffers, self._captures)
-            buffers.decode_step.run(tokens, past, buffers.window_lengths(past))
-        return buffers.decode_step, OrtCache(past + 1, buffers)
+        if buffers.decode_steps is None:
+            buffers.decode_steps = self._decoder.decode_steps(buffers, self._captures)
+        step = buffers.decode_steps[0]
+        try:
+            step.run(tokens, past, buffers.window_lengths(past))
+        except ORT_ERRORS as error:
+            raise run_error(self.model, error) from None
+        return step, OrtCache(past + 1, buffers.swapped())
 
     def _with_room(self, cache: OrtCache, time: int) -> OrtCache:
         """The cache, grown where rows have no room for `time` more tokens."""

@@ -33,8 +33,8 @@ class DecoderSession:
         self._past_names = array_names(cache_kinds(config))
         self._new_names = array_names(cache_kinds(config), "_out")
         self._encoder_names = array_names(encoder_kinds(config))
-        self._inputs = {port.name for port in graph.inputs}
-        self.gives_best = any(port.name == "best" for port in graph.outputs)
+        self._ports = {port.name for port in (*graph.inputs, *graph.outputs)}
+        self.gives_best = "best" in self._ports
         # Where a step is captured, the runs that aren't say so.
         self.options: ort.RunOptions | None = None
         self._tables: dict[str, DeviceBuffer] = {}
@@ -43,9 +43,9 @@ class DecoderSession:
     def run(self, binding: Binding, step: StepArrays, window_lengths: dict[int, np.ndarray]) -> None:
         """Fill the step's logits and the bound cache; `window_lengths` [B] by window."""
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
-        if "lengths" in self._inputs:
+        if "lengths" in self._ports:
             inputs["lengths"] = step.lengths
-        if "seqlens" in self._inputs:
+        if "seqlens" in self._ports:
             time = step.tokens.shape[1]
             for window, lengths in ((None, step.past), *window_lengths.items()):
                 inputs |= row_lengths(window, lengths, time)
@@ -59,10 +59,9 @@ class DecoderSession:
                 continue
             binding.arrays[name] = bound = np.array(array, order="C")
             binding.io.bind_input(name, "cpu", 0, bound.dtype, bound.shape, bound.ctypes.data)
-        logits = _bind_logits(binding, step.logits)
+        logits = step.logits
+        binding.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
         self.session.run_with_iobinding(binding.io, self.options)
-        if logits is not step.logits:
-            step.logits[...] = logits
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:
         """The bindings of a whole batch: for this step and, with the two sets of buffers exchanged, for
@@ -70,11 +69,19 @@ class DecoderSession:
         this = self.bind(buffers)
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
 
-    def decode_step(self, buffers: CacheBuffers, captures: Iterator[int] | None) -> DecodeStep:
-        """The step of one token a row on these buffers."""
+    def decode_steps(
+        self, buffers: CacheBuffers, captures: Iterator[int] | None
+    ) -> tuple[DecodeStep, DecodeStep]:
+        """The steps of one token a row, as `bindings`."""
         shape = (buffers.batch, 1, self.config.embedding.vocabulary)
-        logits = zeros(shape, np.dtype(np.float32), self.device)
-        return DecodeStep(self.session, self.bind(buffers), logits, buffers.entries(), self.options, captures)
+        logits, entries = zeros(shape, np.dtype(np.float32), self.device), buffers.entries()
+
+        def step(on: CacheBuffers) -> DecodeStep:
+            binding = self.bind(on)
+            return DecodeStep(self.session, binding, logits, self._ports, entries, self.options, captures)
+
+        this = step(buffers)
+        return this, this if buffers.spare is None else step(buffers.swapped())
 
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
         """Cache, rotary tables and encoder's keys and values, bound by address; with `row`, only those of
@@ -107,20 +114,7 @@ class DecoderSession:
                 f"{side}.{i}": DeviceBuffer(np.ascontiguousarray(table, self.dtype), self.device)
                 for i, rope in enumerate(self.config.ropes)
                 for side, table in zip(("cos", "sin"), tables[rope], strict=True)
-                if f"{side}.{i}" in self._inputs
+                if f"{side}.{i}" in self._ports
             }
             self._positions = count
         return self._tables
-
-
-def _bind_logits(binding: Binding, logits: np.ndarray) -> np.ndarray:
-    """Bind memory for logits [B, P, N] and return it: their own, or for one position what stays bound."""
-    one = logits.shape[:2] == (1, 1)
-    if one and "logits" in binding.arrays:
-        return binding.arrays["logits"]
-    memory = np.empty_like(logits) if one else logits
-    binding.io.bind_output("logits", "cpu", 0, memory.dtype, memory.shape, memory.ctypes.data)
-    binding.arrays.pop("logits", None)
-    if one:
-        binding.arrays["logits"] = memory
-    return memory

@@ -54,7 +54,7 @@ class CacheBuffers:
     A text has room for `capacity` tokens, and short buffers for `chunk` beside those that stay. `dropped`
     [B] says by window how many tokens of a row its layers hold no more. `bindings` are the engine's: of
     this step and, with the two sets exchanged, of the next one; made at the first step on these buffers. So
-    is `decode_step`, a step of one token a row, where the graph gives best tokens.
+    are `decode_steps`, of steps of one token a row.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -65,7 +65,7 @@ class CacheBuffers:
     dropped: dict[int, np.ndarray]
     encoder_kv: EncoderKV | None = None
     bindings: tuple[Binding, Binding] | None = None
-    decode_step: DecodeStep | None = None
+    decode_steps: tuple[DecodeStep, DecodeStep] | None = None
 
     @property
     def batch(self) -> int:
@@ -110,8 +110,9 @@ class CacheBuffers:
         """The buffers after a step: the next one reads where this one wrote."""
         if self.spare is None:
             return self
-        bindings = None if self.bindings is None else (self.bindings[1], self.bindings[0])
-        return replace(self, layers=self.spare, spare=self.layers, bindings=bindings)
+        bindings = None if self.bindings is None else self.bindings[::-1]
+        steps = None if self.decode_steps is None else self.decode_steps[::-1]
+        return replace(self, layers=self.spare, spare=self.layers, bindings=bindings, decode_steps=steps)
 
     def keep_row(self, row: int, length: int) -> None:
         """After a step of one row alone in a copied cache, copy it back to the buffers of the other rows."""
