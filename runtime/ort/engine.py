@@ -90,7 +90,9 @@ class OrtEngine:
             if kernels is not None:
                 content, used = bundle.kernel_graph(graph)
                 operators.update(used)
-                return kernels.session(kernel_layout.GRAPHS[graph.file], content, threads)
+                return kernels.session(
+                    kernel_layout.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
+                )
             if prepack and self.device == "cpu":
                 return prepacked(bundle.path, threads, graph.file)
             path = bundle.path / graph.file

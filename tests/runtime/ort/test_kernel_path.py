@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, DeviceError, NumericError
-from tfm.runtime.bundle import kernel_layout
+from tfm.runtime.bundle import kernel_layout, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.same_bits import SameBits
 from tfm.runtime.hub import checked_bundles
@@ -497,3 +498,40 @@ def test_scales_that_float16_has_no_room_for_stay_float32(tmp_path: Path) -> Non
     kept = {tensor.dtype for name, tensor in bundle.kernel_tensors.items() if name == f"{wide}.scale"}
     assert kept == {"float32"}
     assert runtime.load(bundle.path).engine.path.startswith("kernels (")
+
+
+def test_weights_are_one_mapping_for_as_long_as_the_session(bundles) -> None:
+    path = bundles("biases, odd sizes", "int8")
+    bundle = open_bundle(path)
+    chosen = kernel_path.choose(bundle)
+    assert isinstance(chosen, KernelPath)
+
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count(kernel_layout.DATA)
+
+    gc.collect()
+    before = mappings()
+    engine = OrtEngine(bundle, threads=1, kernels=chosen)
+    expected = logits_of(engine)
+    gc.collect()
+    assert mappings() == before + 1
+    assert np.array_equal(logits_of(engine), expected)
+    del engine
+    gc.collect()
+    assert mappings() == before
+
+
+def test_weights_are_written_page_by_page(bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(bundles("biases, odd sizes", "int4"))
+    for page in (64, 4096, 2**21):
+        monkeypatch.setattr(kernel_path, "HUGE_PAGE", page)
+        kernel_path.write(bundle, tmp_path)
+        data, places = (tmp_path / kernel_layout.DATA).read_bytes(), bundle.kernel_tensors
+        assert len(data) == max(at.offset + at.length for at in places.values())
+        half_scales = frozenset(bundle.manifest.half_scales)
+        for group in bundle.manifest.groups.values():
+            names = weight_layout.specs(group, bundle.dtype)
+            stored = {name: bundle.tensor(name) for name in names}
+            for name, array in kernel_layout.store(group, stored, half_scales).items():
+                at = places[name]
+                assert data[at.offset : at.offset + at.length] == array.tobytes(), (page, name)
