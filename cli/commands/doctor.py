@@ -22,8 +22,8 @@ PACKAGES = (
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub", "ziglang",
 )  # fmt: skip
 
-# Packages of Python, and of Node, that open a layout.
-LAYOUTS = {"genai": "onnxruntime_genai", "optimum": "optimum"}
+# Modules of Python with their packages, and packages of Node, that open a layout.
+LAYOUTS = {"genai": ("onnxruntime_genai", "onnxruntime-genai"), "optimum": ("optimum", "optimum-onnx")}
 NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
 GROUP = "This machine"
 
@@ -101,20 +101,23 @@ def _say_runtimes(path: Path, *, as_json: bool) -> None:
 
 
 def _of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
-    """What installed runtimes that open a layout say to the bundle."""
+    """What runtimes that open a layout say to the bundle."""
     from ...runtime.analysis import javascript
-    from ...runtime.analysis.bundle_runtimes import RuntimeAnswer, answer, graph_row
+    from ...runtime.analysis.bundle_runtimes import NO_EXPORT, RuntimeAnswer, answer, graph_row
     from ...runtime.bundle import targets
 
-    installed = [name for name, package in LAYOUTS.items() if find_spec(package) is not None]
-    installed += [name for name, package in NODE_LAYOUTS.items() if javascript.lacks(package) is None]
-    if not installed or find_spec("onnx_ir") is None:
-        return []
+    lacking = {
+        name: None if find_spec(module) else f"it isn't installed: pip install {package}"
+        for name, (module, package) in LAYOUTS.items()
+    }
+    lacking |= {name: javascript.lacks(package) for name, package in NODE_LAYOUTS.items()}
+    if find_spec("onnx_ir") is None:
+        return [RuntimeAnswer(name, reason=lacks or NO_EXPORT) for name, lacks in lacking.items()]
     from ...export.layouts.convert import find
 
     answers = []
-    for name in installed:
-        if reason := find(name).refusal(bundle.config, targets.find(bundle.target)):
+    for name, lacks in lacking.items():
+        if reason := find(name).refusal(bundle.config, targets.find(bundle.target)) or lacks:
             answers.append(RuntimeAnswer(name, reason=reason))
         else:
             row = graph_row(bundle)
@@ -124,36 +127,43 @@ def _of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
 
 # Sizes of a graph for NPUs, where a model can have them.
 TIME, CAPACITY = 64, 2048
+NPUS = ("NNAPI", "CoreML", "QNN")
 
 
 def _of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """How much of the graph with fixed shapes the mobile frameworks take, where ONNX's packages are there."""
+    """How much of the graph with fixed shapes mobile frameworks and NPUs take."""
     from ...refimpl.errors import ExportError
-    from ...runtime.analysis.bundle_runtimes import RuntimeAnswer
+    from ...runtime.analysis.bundle_runtimes import NO_EXPORT, RuntimeAnswer
     from ...runtime.bundle import targets
     from ...runtime.bundle.manifest import DATA
 
-    if bundle.target != "standard" or find_spec("onnx_ir") is None:
-        return []
-    from ...export.layouts import mobile, static
+    def refused(reason: str) -> list[RuntimeAnswer]:
+        return [RuntimeAnswer(name, reason=reason) for name in NPUS]
+
+    if find_spec("onnx_ir") is None:
+        return refused(NO_EXPORT)
+    from ...export.layouts import mobile, qnn, static
 
     context = bundle.config.context
     capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
     sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)
     if reason := static.refusal(sizes, bundle.config, targets.find(bundle.target)):
-        return [RuntimeAnswer("NNAPI, CoreML", reason=reason)]
+        return refused(reason)
     try:
         model = static.graph(sizes, bundle, bundle.path / DATA)
     except ExportError as error:
-        return [RuntimeAnswer("NNAPI, CoreML", reason=str(error))]
-    answers = []
+        return refused(str(error))
+    answers, loss = [], "not checked: its products may have float16"
     for name, parts in mobile.partitions(model).items():
         if parts.advice == "no":
             answers.append(RuntimeAnswer(name, reason=f"with fixed shapes it has {parts}"))
         else:
-            loss = "not checked: its products may have float16"
             answers.append(RuntimeAnswer(name, f"fixed shapes, {parts}", loss))
-    return answers
+    reading = qnn.read(model)
+    if reading.refused:
+        reason = f"with fixed shapes it doesn't take {'; '.join(reading.refused)}"
+        return [*answers, RuntimeAnswer("QNN", reason=reason)]
+    return [*answers, RuntimeAnswer("QNN", f"fixed shapes, {reading}", loss)]
 
 
 def report() -> Report:

@@ -187,7 +187,8 @@ def _heads(keys: Keys, types: list[str], same: bool) -> dict[str, Heads]:
         by_type = {"full_attention": full, "sliding_attention": usual}
         return {kind: by_type[kind] for kind in dict.fromkeys(types)}
     where = f"{keys.where}: per_layer_config"
-    layers, found = Keys(by_layer, where), {}
+    # Numbers of layers have one width there: 05, 11.
+    layers, found = Keys({key.lstrip("0") or "0": value for key, value in by_layer.items()}, where), {}
     for i, kind in enumerate(types):
         inner = Keys(layers.get(str(i), dict, {}), f"{where}.{i}")
         own = Heads(inner.size("num_key_value_heads", usual.kv_heads), inner.size("head_dim", usual.size))

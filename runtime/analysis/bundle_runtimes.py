@@ -20,6 +20,7 @@ from ..verification.verdict import found
 from . import javascript
 
 NO_ROW = "not in the certificate: tfm-cli verify measures it"
+NO_EXPORT = "it reads another form, which takes tfm's exporter: pip install 'tfm-cli[export]'"
 
 
 @dataclass(frozen=True)

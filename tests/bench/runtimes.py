@@ -29,7 +29,7 @@ import typer
 from workers import Worker, quiet
 
 QUANTS = {
-    "smollm2": ("fp32", "int8", "int4"),
+    "smollm2": ("fp32", "int8", "int4", "keep", "int8-dynamic"),
     "minilm": ("fp32", "int8-dynamic"),
     "t5": ("int8-dynamic", "fp32"),
     "mixture": ("int8", "fp32"),

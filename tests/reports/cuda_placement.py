@@ -15,9 +15,9 @@ from collections import defaultdict
 from tfm.refimpl.config import Config
 from tfm.runtime.bundle import operator_limits, targets
 
-from reports.layouts import published
+from reports.layouts import shown
 
-HEAD = ("on `ort-cuda`", "every published config", "some")
+HEAD = ("on `ort-cuda`", "every config", "some")
 TARGET = targets.find("ort-cuda")
 
 
@@ -37,7 +37,7 @@ def table() -> str:
     """The families of each outcome, all of their configs or some."""
     every: dict[str, list[str]] = defaultdict(list)
     some: dict[str, list[str]] = defaultdict(list)
-    for name, configs in sorted(published().items()):
+    for name, configs in sorted(shown().items()):
         outcomes = [outcome(config) for config in configs]
         for one in sorted(set(outcomes)):
             count = outcomes.count(one)

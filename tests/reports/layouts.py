@@ -1,6 +1,8 @@
 """RUNTIMES.md's table of layouts: which families they take, by config.json files as they are published.
 
 PYTHONPATH=tests python -m reports.layouts
+
+Of families without such a file here it is the default of transformers' class.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -11,6 +13,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from families import ROWS
+from families.kit import Row
 from tfm.export.layouts.convert import LAYOUTS
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import TfmError
@@ -18,7 +22,15 @@ from tfm.refimpl.families import read_config
 from tfm.runtime.bundle import targets
 
 FILE = Path(__file__).parents[1] / "refimpl" / "config_readers" / "public_configs.jsonl"
-HEAD = ("layout", "takes every published config", "takes some")
+HEAD = ("layout", "takes every config", "takes some")
+# What checkpoints have and transformers' defaults lack.
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+USUAL = {
+    "deberta": DISENTANGLED,
+    "deberta-v2": DISENTANGLED,
+    "lfm2": {"full_attn_idxs": [2, 5]},
+    "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+}
 
 
 def published() -> dict[str, list[Config]]:
@@ -35,13 +47,31 @@ def published() -> dict[str, list[Config]]:
     return configs
 
 
+def shown() -> dict[str, list[Config]]:
+    """The published Configs, and one of each other family that the tests compare with transformers."""
+    configs = published()
+    for name, row in ROWS.items():
+        if name not in configs:
+            configs[name] = [_usual(name, row)]
+    return configs
+
+
+def _usual(name: str, row: Row) -> Config:
+    """The Config of transformers' defaults, or of sizes where these leave something out."""
+    architectures = [row.models[0].__name__]
+    try:
+        return read_config(row.config(**USUAL.get(name, {}), architectures=architectures).to_dict())[0]
+    except TfmError:
+        return read_config(row.config(**row.sizes, architectures=architectures).to_dict())[0]
+
+
 def table() -> str:
     """The families of which a layout takes all configs for ort-cpu, and those of which some.
 
     Layouts that take the same are one row.
     """
     coverage: dict[tuple[str, str], list[str]] = defaultdict(list)
-    configs, target = sorted(published().items()), targets.find("ort-cpu")
+    configs, target = sorted(shown().items()), targets.find("ort-cpu")
     for layout in LAYOUTS.values():
         taken = {
             name: [layout.refusal(config, target) is None for config in several] for name, several in configs

@@ -43,9 +43,10 @@ def test_each_path_has_its_loss(tfm, bundle: Path, tmp_path: Path, monkeypatch: 
         figure = rows[f"{row}: KL divergence"]["figure"]
         assert told[runtime]["loss"] == f"KL divergence {figure:.4g} nats a token"
     assert told["genai"]["path"].endswith("after tfm-cli convert --layout genai")
-    assert "optimum" not in told
+    assert told["optimum"]["reason"] == "it isn't installed: pip install optimum-onnx"
     assert "made for cpu" in told["ONNX Runtime on CUDA"]["reason"]
     assert not told["onnx.reference"]["runs"]
+    assert "export for target=standard" in told["QNN"]["reason"]
     text = tfm("doctor", "--bundle", path).out
     assert "no: it has operators of ai.onnx alone: export for target=standard" in text
 
@@ -113,8 +114,18 @@ def test_a_graph_that_has_no_fixed_shapes(bundle: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(static, "graph", graph)
     opened = open_bundle(bundle)
     standard = replace(opened, manifest=replace(opened.manifest, target="standard"))
-    (told,) = doctor._of_fixed_shapes(standard)
-    assert (told.runs, told.reason) == (False, "x has no fixed shape")
+    told = doctor._of_fixed_shapes(standard)
+    assert [(one.runtime, one.reason) for one in told] == [(n, "x has no fixed shape") for n in doctor.NPUS]
+
+
+def test_each_runtime_is_named_without_the_exporter(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda package: None if package == "onnx_ir" else package)
+    opened = open_bundle(bundle)
+    told = {
+        one.runtime: one.reason for one in (*doctor._of_layouts(opened), *doctor._of_fixed_shapes(opened))
+    }
+    assert list(told) == [*doctor.LAYOUTS, *doctor.NODE_LAYOUTS, *doctor.NPUS]
+    assert told["genai"] == told["QNN"] == bundle_runtimes.NO_EXPORT
 
 
 @pytest.mark.long
@@ -127,3 +138,4 @@ def test_parts_of_the_graph_with_fixed_shapes(tfm, tmp_path: Path):
         told = answers(tfm("doctor", "--bundle", tmp_path / quant, "--json").json)
         assert "nodes in 1 part" in told["NNAPI"]["path"]
         assert coreml in told["CoreML"]["path"] + told["CoreML"]["reason"]
+        assert told["QNN"]["path"].endswith("products of integers, others in float16")

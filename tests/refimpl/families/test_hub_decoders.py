@@ -1241,13 +1241,16 @@ def test_gemma4():
     assert {(a.scale, a.value_norm) for a in (near, far)} == {(1.0, norm)}
     assert {layer.scalar for layer in config.layers} == {True}
     assert config.head == LM(tied=True, softcap=30.0)
-    full = {str(i): {"head_dim": 512, "num_key_value_heads": 4} for i in (5, 11)}
+    full = {i: {"head_dim": 512, "num_key_value_heads": 4} for i in ("5", "11")}
     rest = {
         key: value
         for key, value in GEMMA4.items()
         if key not in ("global_head_dim", "num_global_key_value_heads")
     }
     assert read(rest, per_layer_config=full) == config
+    assert (
+        read(rest, per_layer_config={"05": full["5"], "11": full["11"]}) == config
+    )  # as transformers writes it
     # Without the switch the other key of heads means nothing; the last layer sees the whole text in any case.
     assert read(GEMMA4, attention_k_eq_v=False).layers[5].attention.kv_heads == 16
     assert read(GEMMA4, layer_types=["sliding_attention"] * 12).layers[11].attention.window is None

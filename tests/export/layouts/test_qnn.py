@@ -1,0 +1,59 @@
+"""What Qualcomm's provider doesn't take of a graph is named, and its products of integers are counted."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+from onnx import parser
+from tfm.export.layouts import qnn
+
+CODES = """
+    a = QuantizeLinear(x, scale, zero)
+    b = DequantizeLinear(a, scale, zero)
+    c = DequantizeLinear(codes, scale, zero)
+    d = MatMul(b, c)
+"""
+AGAIN = "e = QuantizeLinear(d, scale, zero) y = DequantizeLinear(e, scale, zero)"
+
+
+def graph(nodes: str, axes: str = "2, 2") -> ir.Model:
+    weights = "float scale = {0.5}, uint8 zero = {7}, uint8[2, 2] codes = {1, 2, 3, 4}, int64[1] last = {-1}"
+    head = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
+    text = f"{head} g (float[{axes}] x, float s) => (float[{axes}] y) <{weights}> {{ {nodes} }}"
+    return ir.from_proto(parser.parse_model(text))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "of_integers", "products"),
+    [
+        (f"{CODES} {AGAIN}", 1, 1),
+        (f"{CODES} y = Relu(d)", 0, 1),
+        (f"{CODES} {AGAIN} z = Relu(d)", 0, 1),
+        (f"c = DequantizeLinear(codes, scale, zero) d = MatMul(x, c) {AGAIN}", 0, 1),
+        (f"{CODES} f = QuantizeLinear(d, scale, zero) y = MatMul(x, c)", 1, 2),
+    ],
+)
+def test_a_product_is_of_integers_if_its_output_is_quantized(nodes: str, of_integers: int, products: int):
+    reading = qnn.read(graph(nodes))
+    assert (reading.of_integers, reading.products) == (of_integers, products)
+    assert not reading.refused
+    assert str(reading) == f"{of_integers} of {products} products of integers, others in float16"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "axes", "words"),
+    [
+        ("y = Erf(x)", "2, 2", "operators Erf"),
+        ("e = own.Fused(x) y = Erf(e)", "2, 2", "operators Erf, own.Fused"),
+        ("y = own.Relu(x)", "2, 2", "operators own.Relu"),
+        ("y = Relu(x)", "1, 1, 1, 1, 2, 2", "x has 6 axes, it takes 5"),
+        (
+            "[quantize] a = QuantizeLinear(x, s, zero) y = Cast <to = 1> (a)",
+            "2, 2",
+            "zero point of quantize must",
+        ),
+        ("[look] y = Gather(x, last)", "2, 2", "places of look must not be negative"),
+    ],
+)
+def test_what_it_does_not_take_is_named(nodes: str, axes: str, words: str):
+    assert words in "; ".join(qnn.read(graph(nodes, axes)).refused)
