@@ -257,8 +257,11 @@ def _mlp(m: Mlp) -> str:
 
     if isinstance(m, NoMlp):
         return "no mlp"
-    kind = f"{m.top} of {m.experts} gated" if isinstance(m, MoE) else type(m).__name__.lower()
-    return f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({_activation(m)})"
+    if isinstance(m, MoE):
+        form = "gated" if m.gated else "plain"
+        latent = "" if m.latent is None else f", through a latent of {m.latent}"
+        return f"{m.top} of {m.experts} {form} mlps {m.width} ({_activation(m)}){latent}"
+    return f"{type(m).__name__.lower()} mlp {m.width} ({_activation(m)})"
 
 
 def _mixer(mixer: TokenMixer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import torch
 from torch.nn import functional
@@ -11,8 +11,9 @@ from torch.nn import functional
 from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
 from .attention import softmax
 from .linear import linear
-from .mlp import GatedMlpWeights, gated_mlp
+from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .norm import rms_norm
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -20,17 +21,37 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["MoEWeights", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "within_capacity"]
+__all__ = [
+    "ExpertWeights",
+    "MoEWeights",
+    "load_balancing_loss",
+    "mixture",
+    "moe",
+    "route",
+    "router_z_loss",
+    "within_capacity",
+]
+
+
+class ExpertWeights(TypedDict):
+    """The leaves of an expert: a gated mlp's, or without a gate a plain one's."""
+
+    gate: NotRequired[Float[Array, "D F"] | Blocks]
+    up: Float[Array, "D F"] | Blocks
+    down: Float[Array, "F D"] | Blocks
+    bgate: NotRequired[Float[Array, " F"]]
+    bup: NotRequired[Float[Array, " F"]]
+    bdown: NotRequired[Float[Array, " D"]]
 
 
 class MoEWeights(TypedDict):
     """The leaves of a mixture: the router, the experts, and the expert that takes every token."""
 
     router: Float[Array, "D E"]
-    experts: list[GatedMlpWeights]
+    experts: list[ExpertWeights]
     router_bias: NotRequired[Float[Array, " E"]]
     bias: NotRequired[Float[Array, " E"]]
-    shared: NotRequired[GatedMlpWeights]
+    shared: NotRequired[ExpertWeights]
     shared_gate: NotRequired[Float[Array, "D 1"]]
     expert_scale: NotRequired[Float[Array, " E"]]
     router_norm: NotRequired[Float[Array, " D"]]
@@ -38,6 +59,10 @@ class MoEWeights(TypedDict):
     experts_post: NotRequired[Float[Array, " D"]]
     shared_pre: NotRequired[Float[Array, " D"]]
     shared_post: NotRequired[Float[Array, " D"]]
+    latent_down: NotRequired[Float[Array, "D C"] | Blocks]
+    latent_up: NotRequired[Float[Array, "C D"] | Blocks]
+    latent_bdown: NotRequired[Float[Array, " C"]]
+    latent_bup: NotRequired[Float[Array, " D"]]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -96,11 +121,19 @@ def within_capacity(
     return (place <= capacity[queue]).unflatten(0, index.mT.shape).mT
 
 
+def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
+    """A gated mlp, or a plain one."""
+    if "gate" in weights:
+        return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
+    assert not isinstance(kind, ClampedSwiGLU)
+    return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
+
+
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
     weights: Float[Array, "M I"],
-    experts: list[GatedMlpWeights],
+    experts: list[ExpertWeights],
     kept: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
@@ -115,9 +148,9 @@ def mixture(
         token, choice = torch.nonzero(index == e if kept is None else (index == e) & kept).unbind(1)
         rows, share = x.index_select(0, token), weights[token, choice].unsqueeze(1)
         if weighs == "input":
-            out = gated_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
+            out = expert_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
         else:
-            out = share * gated_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
+            out = share * expert_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
         y = y.index_add(0, token, out.to(y.dtype))
     return y.to(x.dtype)
 
@@ -129,7 +162,8 @@ def moe(
     settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """Router, mixture and shared expert, each between its norms if it has any."""
+    """Router, mixture and shared expert, each between its norms, and the mixture between the maps of a
+    latent, if it has any."""
     flat, experts = x.flatten(0, 1), weights["experts"]
     asked, read, common_input = flat, flat, x
     norm = settings.own_norms
@@ -157,13 +191,17 @@ def moe(
         most = (capacity * settings.top * flat.shape[0] + even - 1) // even
         kept = within_capacity(index, torch.full((len(experts),), most, device=x.device))
     kind, weighs = settings.activation, settings.weighs
+    if "latent_down" in weights:
+        read = linear(read.unsqueeze(0), weights["latent_down"], weights.get("latent_bdown")).squeeze(0)
     y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs).unflatten(0, x.shape[:2])
+    if "latent_up" in weights:
+        y = linear(y, weights["latent_up"], weights.get("latent_bup"))
     if norm is not None:
         y = rms_norm(y, weights.get("experts_post"), eps=norm.eps)
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = gated_mlp(common_input, shared, kind=settings.activation)
+    common = expert_mlp(common_input, shared, kind=settings.activation)
     if norm is not None:
         common = rms_norm(common, weights.get("shared_post"), eps=norm.eps)
     return y + (common if gate is None else torch.sigmoid(linear(x, gate)) * common)

@@ -80,7 +80,7 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
       a gate of the output multiplies each channel.
     - A latent that queries come from, and the output of Mamba 2's heads, which have a norm with a weight.
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
-      activations of a plain mlp don't, nor does a clamped SwiGLU.
+      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's.
 
     Not among them: inputs whose matrices read distances too, activations that a tied table or, with
     post-norms, the residual stream reads too (`post_norm_sites`), the encoder's output, which the decoder's
@@ -212,7 +212,10 @@ def _mlp_input_matrices(prefix: str, mlp: Mlp) -> tuple[str, ...]:
     """The matrices that read an mlp's input."""
     match mlp:
         case MoE():
-            inner = [f"{e}.{leaf}" for e in _experts(mlp) for leaf in ("gate", "up")]
+            read = _experts(mlp) if mlp.latent is None else ["shared"] * (mlp.shared is not None)
+            first = ("gate", "up") if mlp.gated else ("up",)
+            inner = [f"{e}.{leaf}" for e in read for leaf in first]
+            inner += ["latent_down"] * (mlp.latent is not None)
             leaves = ["router", *inner, *(["shared_gate"] if mlp.shared_gate else [])]
         case Gated():
             leaves = ["gate", "up"]
@@ -227,8 +230,10 @@ def _hidden(prefix: str, mlp: Mlp) -> list[SmoothingSite]:
     match mlp:
         case MoE(activation=ClampedSwiGLU()):
             return []
+        case MoE(gated=False) if mlp.activation != "relu":
+            return []
         case MoE():
-            biased = ("experts",) if mlp.expert_bias else ()
+            biased = ("experts",) * mlp.expert_bias + ("shared",) * mlp.shared_bias
             return [
                 SmoothingSite(
                     (f"{prefix}.{e}.up", *([f"{prefix}.{e}.bup"] if e.startswith(biased) else [])),

@@ -79,7 +79,7 @@ ONE_GROUP = ExpertGroups()  # no limit
 
 @dataclass(frozen=True)
 class MoE:
-    """Each token's vector goes to the `top` best of `experts` gated mlps of `width`, chosen by a router.
+    """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
     for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
@@ -88,7 +88,10 @@ class MoE:
     multiplied by a sigmoid of the token's own with `shared_gate`. An expert's weight multiplies its output,
     or its input (`weighs`: Llama 4), and with `expert_scale` a learned number of the expert's too. With
     `own_norms` router, experts and shared expert each read the sublayer's input by a norm of their own, and
-    what experts and shared expert give is normalized before it is added (Gemma 4). Experts have no capacity
+    what experts and shared expert give is normalized before it is added (Gemma 4). Experts without gates
+    (`gated`) are plain mlps, the shared one too. With `latent` the experts read and give vectors of that many
+    numbers, between a map to them and one back, and `shared_bias` means a bias of each map that all tokens
+    take: the shared expert's and these two (Nemotron-H). Experts have no capacity
     here: what is dropped for want of room depends on the other rows of a batch and on padding, and a model's
     row must not.
     """
@@ -113,6 +116,9 @@ class MoE:
     sum_eps: float | None = None
     own_norms: RMSNorm | None = None
     expert_scale: bool = False
+    gated: bool = True
+    latent: int | None = None
+    shared_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, Tag
 from .layers import Layer
 from .masks import BlockSparse, Chunked, FullAttention, Window
-from .mlps import Gated, Mlp, MoE, NoMlp
+from .mlps import ClampedSwiGLU, Gated, Mlp, MoE, NoMlp
 from .norms import HeadNorm, LayerNorm
 from .positions import (
     Alibi,
@@ -435,6 +435,17 @@ def _check_mlp(at: str, mlp: Mlp, *, parallel: bool) -> None:
         _need(
             mlp.shared is not None or not mlp.shared_gate,
             f"{at}a shared expert's gate needs a shared expert, got none",
+        )
+        if mlp.latent is not None:
+            _bounded(at + "numbers of the experts' latent", mlp.latent, LIMITS["width"])
+            _need(mlp.own_norms is None, f"{at}experts between norms of their own have no latent")
+        _need(
+            mlp.gated or not isinstance(mlp.activation, ClampedSwiGLU),
+            f"{at}a clamped SwiGLU needs gated experts",
+        )
+        _need(
+            not mlp.shared_bias or (mlp.shared, mlp.latent) != (None, None),
+            f"{at}biases of what all tokens take need a shared expert or a latent, got neither",
         )
         _need(
             mlp.own_norms is None or (mlp.pre is None and not parallel),

@@ -1,7 +1,11 @@
-"""Nemotron-H and Nemotron Nano 2 (NVIDIA 2025): Mamba 2's layers, attention without positions, and plain mlps
-of a squared ReLU, in any order.
+"""Nemotron-H, Nemotron Nano 2 and Nemotron 3 (NVIDIA 2025): Mamba 2's layers, attention without positions,
+and plain mlps of a squared ReLU, or mixtures of them, in any order.
 
-Its checkpoints count each of them as a layer; here an mlp belongs to the mixer before it.
+Experts are chosen by sigmoids and biases, as DeepSeek-V3's, but have no gates; with a latent they read and
+give narrower vectors. Checkpoints count each mixer, mlp and mixture as a layer; here what isn't a mixer
+belongs to the mixer before it. Layers after the last, which predict further tokens, are left out. In GGUF
+models with experts are `nemotron_h_moe`: there no layer has a dense mlp, and the layers that are left out are
+the last block.
 """
 
 from __future__ import annotations
@@ -9,8 +13,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..config import LM, Attention, Decoder, Embedding, Layer, Mamba2, NoMlp, Plain, RMSNorm, Stack
+from ..config import (
+    LM,
+    XIELU,
+    Attention,
+    Decoder,
+    Embedding,
+    ExpertGroups,
+    Layer,
+    Mamba2,
+    MoE,
+    NoMlp,
+    Plain,
+    RMSNorm,
+    Stack,
+)
 from ..config_readers.gguf_metadata import embedding_rows, numbers_by_layer, own_head_size
+from ..config_readers.gguf_moe import EXPERTS as EXPERT_LEAVES
+from ..config_readers.gguf_moe import SIGMOID
 from ..config_readers.gguf_states import GGUF_MAMBA2, gguf_mamba2, in_some_layer
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size
@@ -23,7 +43,8 @@ MODEL_TYPES = ("nemotron_h",)
 ARCHITECTURES: dict[str, Task] = {"NemotronHForCausalLM": "lm"}
 PREFIX = ("model.", "backbone.")
 
-LETTERS = {"M": "mamba", "*": "attention", "-": "mlp"}
+LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+MLPS = ("mlp", "moe")
 KINDS = {"linear_attention": "mamba", "full_attention": "attention"} | {k: k for k in LETTERS.values()}
 
 
@@ -34,9 +55,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("time_step_rank", "rescale_prenorm_residual", "residual_in_fp32", "num_logits_to_keep")
     keys.unused("tie_word_embeddings")  # its class never does
     keys.unused("use_mamba_kernels", "mamba_ssm_cache_dtype", "expand", "hidden_dropout")
-    # Of mixtures of experts, which no layer is.
-    keys.unused("moe_shared_expert_overlap", "output_router_logits", "mtp_layers_block_type", *EXPERTS)
-    keys.unused("num_nextn_predict_layers", "mtp_hybrid_override_pattern")
+    keys.unused("moe_shared_expert_overlap", "output_router_logits")
+    keys.unused("n_shared_experts")  # its class has one, of a width of its own
+    keys.unused("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern")
     keys.harmless(attention_bias=(False,), sliding_window=(None,), mamba_proj_bias=(False,))
     width = keys.size("hidden_size", 4096)
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-5))
@@ -59,36 +80,66 @@ def config(keys: Keys, task: Task) -> Decoder:
             pre=norm,
         ),
     }
+    kinds = _kinds(keys)
     mlp = Plain(
         keys.size("intermediate_size", 21_504),
         keys.choice("mlp_hidden_act", ACTIVATIONS, "relu2"),
         bias=keys.get("mlp_bias", bool, False),
         pre=norm,
     )
+    mlps: dict[str, Plain | MoE] = {"mlp": mlp}
+    if "moe" in kinds:
+        mlps["moe"] = _mixture(keys, mlp)
+    keys.unused(*EXPERTS)  # where no layer is a mixture
     return Decoder(
         embedding=Embedding(keys.size("vocab_size", 131_072), width),
-        stack=Stack(_layers(_kinds(keys), mixers, mlp), norm),
+        stack=Stack(_layers(kinds, mixers, mlps), norm),
         head=LM(tied=False),
         context=keys.size("max_position_embeddings", 4096),
     )
 
 
-def _layers(kinds: list[str], mixers: Mapping[str, Attention | Mamba2], mlp: Plain) -> tuple[Layer, ...]:
-    """The mixers, each with the mlp that follows it, if one does."""
+def _mixture(keys: Keys, mlp: Plain) -> MoE:
+    """Experts with an mlp's activation; only what all tokens take has its biases."""
+    scale = keys.positive("routed_scaling_factor", 1.0)
+    assert not isinstance(mlp.activation, XIELU)
+    return MoE(
+        keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 8),
+        keys.size("num_experts_per_tok", 2),
+        keys.size("moe_intermediate_size", 7688),
+        mlp.activation,
+        "sigmoid",
+        keys.get("norm_topk_prob", bool, True),
+        scale=None if scale == 1 else scale,
+        choice_bias=True,
+        shared=keys.size("moe_shared_expert_intermediate_size", 7688),
+        groups=ExpertGroups(keys.size("n_group", 1), keys.size("topk_group", 1)),
+        pre=mlp.pre,
+        gated=False,
+        latent=keys.size("moe_latent_size", None),
+        shared_bias=mlp.bias,
+    )
+
+
+def _layers(
+    kinds: list[str], mixers: Mapping[str, Attention | Mamba2], mlps: Mapping[str, Plain | MoE]
+) -> tuple[Layer, ...]:
+    """The mixers, each with the mlp or mixture that follows it, if one does."""
     return tuple(
-        Layer(mixers[kind], mlp if after == "mlp" else NoMlp())
-        for kind, after in zip(kinds, [*kinds[1:], None], strict=True)
-        if kind != "mlp"
+        Layer(mixers[kind], mlps.get(after, NoMlp()))
+        for kind, after in zip(kinds, [*kinds[1:], ""], strict=True)
+        if kind not in MLPS
     )
 
 
 def _follow(kinds: list[str]) -> bool:
-    """Whether there are any, and each mlp stands after a mixer."""
-    return bool(kinds) and all(a != "mlp" or b != "mlp" for a, b in zip(kinds, ["mlp", *kinds], strict=False))
+    """Whether there are any, and each mlp or mixture stands after a mixer."""
+    before = ["mlp", *kinds]
+    return bool(kinds) and all(a not in MLPS or b not in MLPS for a, b in zip(kinds, before, strict=False))
 
 
 def _kinds(keys: Keys) -> list[str]:
-    """What each layer of the checkpoint is, from either spelling; an mlp must follow a mixer."""
+    """What each layer of the checkpoint is, from either spelling; an mlp or mixture must follow a mixer."""
     key = keys.spelled("layers_block_type", "layer_types")
     named, pattern = keys.get(key, list, None), keys.get("hybrid_override_pattern", str, None)
     if named is None and pattern is None:
@@ -96,7 +147,7 @@ def _kinds(keys: Keys) -> list[str]:
     known = LETTERS if named is None else KINDS
     stated = pattern if named is None else named
     kinds = [known.get(kind) if isinstance(kind, str) else None for kind in stated[: 2**16]]
-    must = f"layers that are {' or '.join(known)}, without experts, each mlp after one that isn't"
+    must = f"layers that are {' or '.join(known)}, each mlp or mixture after one that is neither"
     kinds_known = [kind for kind in kinds if kind is not None]
     if len(kinds_known) != len(kinds) or not _follow(kinds_known):
         raise keys.fail("hybrid_override_pattern" if named is None else key, must)
@@ -105,7 +156,7 @@ def _kinds(keys: Keys) -> list[str]:
 
 
 EXPERTS = (
-    "n_routed_experts", "num_local_experts", "n_shared_experts", "moe_intermediate_size", "moe_latent_size",
+    "n_routed_experts", "num_local_experts", "moe_intermediate_size", "moe_latent_size",
     "moe_shared_expert_intermediate_size", "num_experts_per_tok", "routed_scaling_factor", "n_group",
     "topk_group", "norm_topk_prob",
 )  # fmt: skip
@@ -121,6 +172,18 @@ WEIGHTS = MIXER.renamed({"layers.{i}.mixer": "layers.{s}.mixer"}) + weight_map("
     decoder.layers.{i}.mlp.bup <- layers.{s}.mixer.up_proj.bias
     decoder.layers.{i}.mlp.down <- layers.{s}.mixer.down_proj.weight : transpose
     decoder.layers.{i}.mlp.bdown <- layers.{s}.mixer.down_proj.bias
+    decoder.layers.{i}.mlp.router <- layers.{s}.mixer.gate.weight : transpose
+    decoder.layers.{i}.mlp.bias <- layers.{s}.mixer.gate.e_score_correction_bias
+    decoder.layers.{i}.mlp.experts.{e}.up <- layers.{s}.mixer.experts.{e}.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{s}.mixer.experts.{e}.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- layers.{s}.mixer.shared_experts.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.bup <- layers.{s}.mixer.shared_experts.up_proj.bias
+    decoder.layers.{i}.mlp.shared.down <- layers.{s}.mixer.shared_experts.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.bdown <- layers.{s}.mixer.shared_experts.down_proj.bias
+    decoder.layers.{i}.mlp.latent_down <- layers.{s}.mixer.fc1_latent_proj.weight : transpose
+    decoder.layers.{i}.mlp.latent_bdown <- layers.{s}.mixer.fc1_latent_proj.bias
+    decoder.layers.{i}.mlp.latent_up <- layers.{s}.mixer.fc2_latent_proj.weight : transpose
+    decoder.layers.{i}.mlp.latent_bup <- layers.{s}.mixer.fc2_latent_proj.bias
     decoder.norm.weight <- norm_f.weight
     head.table <- lm_head.weight
     left out <- mtp.*
@@ -128,18 +191,19 @@ WEIGHTS = MIXER.renamed({"layers.{i}.mixer": "layers.{s}.mixer"}) + weight_map("
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata: a layer with a width is an mlp, one with key/value heads attends, others have a
-    state."""
+    """From GGUF's metadata: a layer with a width is an mlp, or a mixture where there are experts; one with
+    key/value heads attends, others have a state."""
     eps = keys.positive("attention.layer_norm_epsilon")
     norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon", eps))
     # Positions, which no layer has.
     keys.unused("rope.dimension_count", "rope.freq_base")
     keys.harmless(**{"rope.scaling.finetuned": (False,)})
     widths, kv_heads = (numbers_by_layer(keys, key) for key in ("feed_forward_length", KV_HEADS))
+    experts, after = keys.size("expert_count", None), keys.get("nextn_predict_layers", int, 0)
     kinds = [
-        "mlp" if width else "attention" if heads else "mamba"
+        ("moe" if experts else "mlp") if width else "attention" if heads else "mamba"
         for width, heads in zip(widths, kv_heads, strict=True)
-    ]
+    ][: -after or None]
     if not _follow(kinds):
         raise keys.fail("feed_forward_length", "widths of mlps, each after a layer that isn't one")
     heads = keys.size("attention.head_count")
@@ -149,16 +213,42 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     }
     biased = in_some_layer(source, "ffn_up.bias")
     mlp = Plain(max(widths) or 1, "relu_squared", bias=biased, pre=norm)
+    mlps: dict[str, Plain | MoE] = {"mlp": mlp}
+    if experts:
+        mlps["moe"] = _gguf_mixture(keys, mlp)
     return Decoder(
         embedding=Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        stack=Stack(_layers(kinds, mixers, mlp), norm),
+        stack=Stack(_layers(kinds, mixers, mlps), norm),
         head=LM("output.weight" not in source.names),
         context=keys.size("context_length"),
     )
 
 
+def _gguf_mixture(keys: Keys, mlp: Plain) -> MoE:
+    """The experts, which llama.cpp always chooses by sigmoids; none of their maps has a bias there."""
+    keys.harmless(expert_gating_func=(SIGMOID,))
+    keys.unused("expert_shared_count")
+    scale = keys.positive("expert_weights_scale", 1.0)
+    return MoE(
+        keys.size("expert_count"),
+        keys.size("expert_used_count"),
+        keys.size("expert_feed_forward_length"),
+        "relu_squared",
+        "sigmoid",
+        keys.get("expert_weights_norm", bool, False),
+        scale=None if scale == 1 else scale,
+        choice_bias=True,
+        shared=keys.size("expert_shared_feed_forward_length"),
+        groups=ExpertGroups(keys.size("expert_group_count", 1), keys.size("expert_group_used_count", 1)),
+        pre=mlp.pre,
+        gated=False,
+        latent=keys.size("moe_latent_size", None),
+    )
+
+
 KV_HEADS = "attention.head_count_kv"
-GGUF_WEIGHTS = GGUF_MAMBA2.renamed({"blk.{i}": "blk.{s}"}) + weight_map("""
+BY_LAYER = (KV_HEADS, "feed_forward_length")
+GGUF_WEIGHTS = (GGUF_MAMBA2 + EXPERT_LEAVES).renamed({"blk.{i}": "blk.{s}"}) + weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{s}.attn_norm.weight
     decoder.layers.{i}.attn.wq <- blk.{s}.attn_q.weight : unpermute transpose
@@ -174,4 +264,16 @@ GGUF_WEIGHTS = GGUF_MAMBA2.renamed({"blk.{i}": "blk.{s}"}) + weight_map("""
     head.table <- output.weight
     embedding.table == output.weight
 """)
-GGUF = Gguf("nemotron_h", gguf_config, GGUF_WEIGHTS, by_layer=(KV_HEADS, "feed_forward_length"))
+# With experts the last block may be layers that predict further tokens.
+AND_AFTER = GGUF_WEIGHTS + weight_map("""
+    decoder.layers.{i}.mlp.latent_down <- blk.{s}.ffn_latent_down.weight : transpose
+    decoder.layers.{i}.mlp.latent_up <- blk.{s}.ffn_latent_up.weight : transpose
+    left out <- blk.{s}.*
+""")
+GGUF = Gguf(
+    "nemotron_h",
+    gguf_config,
+    GGUF_WEIGHTS,
+    other=Gguf("nemotron_h_moe", gguf_config, AND_AFTER, by_layer=BY_LAYER),
+    by_layer=BY_LAYER,
+)

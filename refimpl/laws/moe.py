@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ..ops.activation import sigmoid
-from ..ops.mlp import gated_mlp
+from ..ops.moe import expert_mlp
 from ..ops.moe import mixture as plain_mixture
 from ..ops.moe import route as plain_route
 from . import Call, Draw, Subject, law
@@ -114,7 +114,7 @@ def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
     outer, inner = (ones, weights) if call["weighs"] == "input" else (weights, ones)
     for i in range(weights.shape[1]):
         read = (inner[:, i : i + 1] * x)[None]
-        every = [gated_mlp(read, cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
+        every = [expert_mlp(read, cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
         picked = np.stack(every)[call["index"][:, i], np.arange(len(x))]
         y += (outer * kept)[:, i : i + 1] * picked
     mixture.near(mixture(call), y, call)
@@ -133,8 +133,9 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
 @law("moe")
 def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
     """Without a shared expert it is the mixture by the routes of x · router + router_bias, by einsum, with
-    norms and factors of experts where it has them."""
-    call = draw(moe.calls(capacity=None, shared=None, shared_gate=None))
+    norms, a latent and factors of experts where it has them."""
+    latent = draw(st.sampled_from((None, True)))
+    call = draw(moe.calls(capacity=None, shared=None, shared_gate=None, latent_down=latent))
     x, experts, settings = call["x"].astype(np.float64), cast(call["experts"], np.float64), call["settings"]
     asked, read = _normed(x, call, "router_norm"), _normed(x, call, "experts_pre")
     asked = asked if settings.own_norms is None else asked / np.sqrt(x.shape[-1])
@@ -146,9 +147,19 @@ def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
     index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
     if call["expert_scale"] is not None:
         shares = shares * call["expert_scale"].astype(np.float64)[index]
-    flat = read.reshape(-1, x.shape[-1])
+    flat = _mapped(read, call, "down").reshape(len(index), -1)
     y = plain_mixture(flat, index, shares, experts, kind=settings.activation, weighs=settings.weighs)
-    moe.near(moe(call), _normed(y.reshape(x.shape), call, "experts_post"), call)
+    y = _mapped(y, call, "up").reshape(x.shape)
+    moe.near(moe(call), _normed(y, call, "experts_post"), call)
+
+
+def _mapped(x: np.ndarray, call: Call, end: str) -> np.ndarray:
+    """x · latent_down or latent_up, plus its bias, where a mixture has a latent."""
+    if (matrix := call[f"latent_{end}"]) is None:
+        return x
+    bias = call[f"latent_b{end}"]
+    y = np.einsum("...d,df->...f", x, matrix.astype(np.float64))
+    return y if bias is None else y + bias.astype(np.float64)
 
 
 def _normed(x: np.ndarray, call: Call, weight: str) -> np.ndarray:
@@ -172,7 +183,7 @@ def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
     call = draw(moe.calls(shared=True))
     without_shared = call.but(shared=None, shared_gate=None)
     x = _normed(call["x"].astype(np.float64), call, "shared_pre")
-    shared_output = gated_mlp(x, cast(call["shared"], np.float64), kind=call["activation"])
+    shared_output = expert_mlp(x, cast(call["shared"], np.float64), kind=call["activation"])
     shared_output, x = _normed(shared_output, call, "shared_post"), call["x"].astype(np.float64)
     if call["shared_gate"] is not None:
         shared_output = shared_output * sigmoid(x @ call["shared_gate"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -10,8 +10,9 @@ from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
 from .activation import sigmoid
 from .attention import softmax
 from .linear import linear
-from .mlp import GatedMlpWeights, gated_mlp
+from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .norm import rms_norm
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -19,21 +20,42 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["MoEWeights", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "within_capacity"]
+__all__ = [
+    "ExpertWeights",
+    "MoEWeights",
+    "load_balancing_loss",
+    "mixture",
+    "moe",
+    "route",
+    "router_z_loss",
+    "within_capacity",
+]
+
+
+class ExpertWeights(TypedDict):
+    """The leaves of an expert: a gated mlp's, or without a gate a plain one's."""
+
+    gate: NotRequired[Float[Array, "D F"] | Blocks]
+    up: Float[Array, "D F"] | Blocks
+    down: Float[Array, "F D"] | Blocks
+    bgate: NotRequired[Float[Array, " F"]]
+    bup: NotRequired[Float[Array, " F"]]
+    bdown: NotRequired[Float[Array, " D"]]
 
 
 class MoEWeights(TypedDict):
     """The leaves of a mixture: the router, the experts, and the expert that takes every token.
 
     Experts are a list of leaves, not arrays with an axis of experts: a leaf stays a matrix as `linear`
-    takes it, quantized or not, each expert on its own, as checkpoints store them.
+    takes it, quantized or not, each expert on its own, as checkpoints store them. With a latent D is C in
+    the experts' leaves.
     """
 
     router: Float[Array, "D E"]
-    experts: list[GatedMlpWeights]
+    experts: list[ExpertWeights]
     router_bias: NotRequired[Float[Array, " E"]]
     bias: NotRequired[Float[Array, " E"]]
-    shared: NotRequired[GatedMlpWeights]
+    shared: NotRequired[ExpertWeights]
     shared_gate: NotRequired[Float[Array, "D 1"]]
     expert_scale: NotRequired[Float[Array, " E"]]
     router_norm: NotRequired[Float[Array, " D"]]
@@ -41,6 +63,10 @@ class MoEWeights(TypedDict):
     experts_post: NotRequired[Float[Array, " D"]]
     shared_pre: NotRequired[Float[Array, " D"]]
     shared_post: NotRequired[Float[Array, " D"]]
+    latent_down: NotRequired[Float[Array, "D C"] | Blocks]
+    latent_up: NotRequired[Float[Array, "C D"] | Blocks]
+    latent_bdown: NotRequired[Float[Array, " C"]]
+    latent_bup: NotRequired[Float[Array, " D"]]
 
 
 def route(
@@ -114,11 +140,19 @@ def within_capacity(
     return kept
 
 
+def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
+    """`gated_mlp`, or `plain_mlp` of an expert without a gate."""
+    if "gate" in weights:
+        return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
+    assert not isinstance(kind, ClampedSwiGLU)
+    return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
+
+
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
     weights: Float[Array, "M I"],
-    experts: list[GatedMlpWeights],
+    experts: list[ExpertWeights],
     kept: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
@@ -135,9 +169,9 @@ def mixture(
         token, choice = np.nonzero(index == e if kept is None else (index == e) & kept)
         share = weights[token, choice, None]
         if weighs == "input":
-            out = gated_mlp((share * x[token])[None], expert, kind=kind)[0]
+            out = expert_mlp((share * x[token])[None], expert, kind=kind)[0]
         else:
-            out = share * gated_mlp(x[token][None], expert, kind=kind)[0]
+            out = share * expert_mlp(x[token][None], expert, kind=kind)[0]
         np.add.at(y, token, out)
     return y
 
@@ -162,6 +196,9 @@ def moe(
 
     The sum of the experts is normalized, so that their weights say how they are mixed and not how loud they
     are; `expert_scale` lets an expert be louder than the others.
+    A token's vector travels to each of its experts and back, so a latent of fewer numbers, x · latent_down,
+    makes that cheaper, and as many more experts can be chosen: x → latent → experts → · latent_up
+    (Nemotron 3, NVIDIA 2025, "LatentMoE"). Router and shared expert read x itself.
     Conventions: without `capacity` no token is dropped, and a token's result doesn't depend on its
     neighbours. With it each expert takes at most capacity % of an even share, ceil(capacity / 100 · top ·
     tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). It is in
@@ -193,12 +230,17 @@ def moe(
         kept = within_capacity(index, np.full(len(experts), most))
     kind, weighs = settings.activation, settings.weighs
     read = normed(flat, weights.get("experts_pre"))
-    y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs).reshape(x.shape)
+    if "latent_down" in weights:
+        read = linear(read[None], weights["latent_down"], weights.get("latent_bdown"))[0]
+    y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs)
+    y = y.reshape(*x.shape[:2], y.shape[1])
+    if "latent_up" in weights:
+        y = linear(y, weights["latent_up"], weights.get("latent_bup"))
     y = normed(y, weights.get("experts_post"))
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = gated_mlp(normed(x, weights.get("shared_pre")), shared, kind=settings.activation)
+    common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=settings.activation)
     common = normed(common, weights.get("shared_post"))
     return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 

@@ -37,7 +37,8 @@
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a plain mlp with xIELU: up down bup bdown  alpha_p alpha_n 1
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
-                                    experts.E and shared (gate up down each, an expert's biases too)
+                                    experts.E and shared (as an mlp each), with a latent of C numbers
+                                    latent_down D,C  latent_up C,D  latent_bdown latent_bup
                                     expert_scale E  router_norm experts_pre experts_post shared_pre
                                     shared_post: D
     head.dense                      weight D,D  bias D    (and head.norm; of a language model too)
@@ -352,11 +353,14 @@ def _disentangled_attention(a: DisentangledAttention, d: int) -> Shapes:
 
 def _mixture(m: MoE, d: int) -> Shapes:
     shapes: Shapes = {"router": (d, m.experts)}
-    experts = {f"experts.{i}": m.width for i in range(m.experts)}
-    for name, f in (experts | ({} if m.shared is None else {"shared": m.shared})).items():
-        shapes |= {f"{name}.gate": (d, f), f"{name}.up": (d, f), f"{name}.down": (f, d)}
-        if m.expert_bias and name != "shared":
-            shapes |= {f"{name}.bgate": (f,), f"{name}.bup": (f,), f"{name}.bdown": (d,)}
+    inner = m.latent or d
+    for i in range(m.experts):
+        shapes |= _expert(f"experts.{i}.", inner, m.width, gated=m.gated, biased=m.expert_bias)
+    if m.shared is not None:
+        shapes |= _expert("shared.", d, m.shared, gated=m.gated, biased=m.shared_bias)
+    if m.latent is not None:
+        shapes |= {"latent_down": (d, inner), "latent_up": (inner, d)}
+        shapes |= {"latent_bdown": (inner,), "latent_bup": (d,)} if m.shared_bias else {}
     bias: Shapes = {"router_bias": (m.experts,)} if m.router_bias else {}
     bias |= {"bias": (m.experts,)} if m.choice_bias else {}
     bias |= {"expert_scale": (m.experts,)} if m.expert_scale else {}
@@ -365,6 +369,12 @@ def _mixture(m: MoE, d: int) -> Shapes:
         names = ["router_norm", *(f"{part}_{side}" for part in parts for side in ("pre", "post"))]
         bias |= dict.fromkeys(names, (d,))
     return shapes | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
+
+
+def _expert(prefix: str, d: int, f: int, *, gated: bool, biased: bool) -> Shapes:
+    leaves: Shapes = {"gate": (d, f), "bgate": (f,)} if gated else {}
+    leaves |= {"up": (d, f), "down": (f, d), "bup": (f,), "bdown": (d,)}
+    return {prefix + name: shape for name, shape in leaves.items() if biased or len(shape) == 2}
 
 
 def _mlp(mlp: Mlp, d: int) -> Shapes:

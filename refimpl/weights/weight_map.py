@@ -13,10 +13,10 @@
 
 One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor; `{n}`
 is their number. `{s}` is the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as
-two layers (Nemotron-H). `{e}` runs over a layer's experts. `{h}` in the tensor's name alone runs over the
-leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts. A leaf
-that some files store alone and others fused has a line for each form. A line for a leaf that a Config doesn't
-need is ignored. `* <- *` reads leaves under our own names.
+two layers (Nemotron-H), and in a line of no layer how many there are. `{e}` runs over a layer's experts.
+`{h}` in the tensor's name alone runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a
+part of a tensor that holds all experts. A leaf that some files store alone and others fused has a line for
+each form. A line for a leaf that a Config doesn't need is ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -224,7 +224,8 @@ def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
     of_experts = line.experts or any("{e}" in name for name in names)
     for i in range(len(layers)) if of_layers else (0,):
         layer = layers[i]
-        before = sum(1 if isinstance(other.mlp, NoMlp) else 2 for other in layers[:i])
+        earlier = layers[:i] if of_layers else layers
+        before = sum(1 if isinstance(other.mlp, NoMlp) else 2 for other in earlier)
         sublayer = before + (".mlp" in line.leaves[0])
         numbers = {"{i}": i, "{n}": len(layers), "{s}": sublayer}
         if not of_experts:

@@ -84,7 +84,8 @@ def active_parameters(config: Config) -> int:
 
 def _expert(m: MoE, width: int) -> int:
     """The parameters of one expert."""
-    return 3 * m.width * width + (2 * m.width + width if m.expert_bias else 0)
+    inner, into = m.latent or width, 2 if m.gated else 1
+    return (into + 1) * m.width * inner + (into * m.width + inner if m.expert_bias else 0)
 
 
 def weight_bytes(config: Config) -> dict[str, int]:

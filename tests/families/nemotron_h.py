@@ -5,15 +5,17 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
+from .glm4_moe import choice_biases
 from .kit import ACTIVATIONS, CONTEXT, Row
+from .mixtral import EAGER
 
 
 @st.composite
 def _nemotron_h(draw: st.DrawFn) -> dict[str, Any]:
-    """Mixers in any order, each with an mlp after it or without, in either spelling."""
-    mixers = st.sampled_from(["M", "*", "M-", "*-"])
+    """Mixers in any order, each with an mlp or experts after it or without, in either spelling."""
+    mixers = st.sampled_from(["M", "*", "M-", "*-", "ME", "*E"])
     pattern = "".join(draw(st.lists(mixers, min_size=1, max_size=4)))
-    names = {"M": "linear_attention", "*": "full_attention", "-": "mlp"}
+    names = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
     spelled = {"layers_block_type": [names[letter] for letter in pattern]}
     groups, share, heads = (draw(st.integers(1, 3)) for _ in range(3))
     return {
@@ -39,12 +41,35 @@ def _nemotron_h(draw: st.DrawFn) -> dict[str, Any]:
         "tie_word_embeddings": draw(st.booleans()),
         # A least length of steps, which transformers has only where it reads a text.
         "time_step_min": 1e-30,
+        **draw(_experts()),
+    }
+
+
+@st.composite
+def _experts(draw: st.DrawFn) -> dict[str, Any]:
+    """Experts in groups or not, of two at least in transformers, with a latent or not."""
+    count, chosen, size = draw(st.sampled_from([(1, 1, 2), (1, 1, 5), (2, 1, 3), (3, 2, 2), (2, 2, 2)]))
+    return {
+        "n_routed_experts": count * size,
+        "n_group": count,
+        "topk_group": chosen,
+        "num_experts_per_tok": draw(st.integers(1, min(3, chosen * size))),
+        "norm_topk_prob": draw(st.booleans()),
+        "routed_scaling_factor": draw(st.sampled_from([1.0, 2.5])),
+        "moe_intermediate_size": draw(st.sampled_from([9, 12])),
+        "moe_shared_expert_intermediate_size": draw(st.sampled_from([11, 32])),
+        "moe_latent_size": draw(st.sampled_from([None, 10, 28])),
+        "experts_implementation": draw(EAGER),
     }
 
 
 SIZES = {"hybrid_override_pattern": "M-*", "vocab_size": 50, "hidden_size": 32}
 ROWS = {
     "nemotron_h": Row(
-        transformers.NemotronHConfig, (transformers.NemotronHForCausalLM,), _nemotron_h(), SIZES
+        transformers.NemotronHConfig,
+        (transformers.NemotronHForCausalLM,),
+        _nemotron_h(),
+        SIZES,
+        amend=choice_biases,
     )
 }

@@ -123,6 +123,12 @@ def mixtures(draw: st.DrawFn) -> MoE:
     )
 
 
+def narrowed(mixture: MoE) -> MoE:
+    """The mixture with experts without gates between the maps of a latent, and biases of what all take."""
+    activation = "relu_squared" if isinstance(mixture.activation, ClampedSwiGLU) else mixture.activation
+    return replace(mixture, activation=activation, gated=False, latent=5, shared_bias=True)
+
+
 def bounded(mlp: Mlp) -> Mlp:
     """Squared activations follow a norm: else they overflow float32 after a few layers."""
     squares = not isinstance(mlp, NoMlp) and mlp.activation in ("relu_squared", XIELU())
@@ -142,6 +148,7 @@ mlps = st.one_of(
     gated.map(down_bias),
     st.builds(Plain, st.integers(1, 9), kinds | st.just(XIELU()), st.booleans(), norms, norms, norms),
     st.builds(NoMlp),
+    mixtures().map(narrowed),
 ).map(bounded)
 originals = st.sampled_from((8, 64))  # below and above the context
 
@@ -442,7 +449,7 @@ def sharing(draw: st.DrawFn, config: Decoder) -> Decoder:
 
 def apart(layer: Layer) -> Layer:
     """The layer; of a mixture all parts have norms, and each expert a factor."""
-    if layer.parallel or not isinstance(layer.mlp, MoE):
+    if layer.parallel or not isinstance(layer.mlp, MoE) or layer.mlp.latent is not None:
         return layer
     return replace(layer, mlp=replace(layer.mlp, pre=None, own_norms=RMSNorm(1e-2), expert_scale=True))
 

@@ -20,7 +20,7 @@ from .call import Call
 from .declare import UNFED, Declared, Function, Parameter, Structure, UnfedError, blocked, sizes, value
 from .domains import confined
 from .lists import items_of, settled
-from .settings import BLOCK, DRAWN, EMPTY, ONLY_WITH, PASSIVE, SCHEMES, TOGETHER
+from .settings import BLOCK, DRAWN, EMPTY, NEEDS, NOT_WITH, ONLY_WITH, PASSIVE, SCHEMES, TOGETHER
 
 Variant = tuple[tuple[str, Any], ...]
 
@@ -60,12 +60,17 @@ def make(
     With `halves` floats are multiples of scale / 2, up to 127, 127.5 or 128 scales. Then many lie just
     halfway between two codes of a quantized row, where rounding rules differ.
     """
-    chosen, size = dict(variant), settled(f, size)
+    chosen = dict(variant)
+    size = settled(f, size, chosen)
     for p in f.leaves:
         if p.name in TOGETHER and p.name not in chosen:
             chosen[p.name] = _alike(f, p, chosen)
         if (only := ONLY_WITH.get(p.name)) and only[0] in chosen:
             chosen[p.name] = p.options[0] if isinstance(chosen[only[0]], only[1]) else None
+        if p.name in NEEDS and chosen[NEEDS[p.name]] is None:
+            chosen[p.name] = None
+        if p.name in NOT_WITH and chosen.get(NOT_WITH[p.name]) is not None:
+            chosen[p.name] = None
     drawing = _Drawing(chosen, size, np.random.default_rng(seed), scale, halves)
     arrays = {p.name: drawing.argument(p, size) for p in f.parameters if not p.setting}
     settings = {p.name: drawing.setting(p) for p in f.parameters if p.setting}

@@ -209,7 +209,7 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         scale=chosen["scale"],
         choice_bias=chosen["bias"] is not None,
         router_bias=chosen["router_bias"] is not None,
-        expert_bias=chosen["bgate"] is not None,
+        expert_bias=chosen["bup"] is not None,
         shared=None if chosen["shared"] is None else size["F"],
         shared_gate=chosen["shared_gate"] is not None,
         groups=_groups(chosen, size),
@@ -217,6 +217,9 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         sum_eps=chosen["sum_eps"],
         own_norms=None if chosen["router_norm"] is None else RMSNorm(0.1),
         expert_scale=chosen["expert_scale"] is not None,
+        gated=chosen["gate"] is not None,
+        latent=None if chosen["latent_down"] is None else size["C"],
+        shared_bias=chosen["bup"] is not None,
     )
 
 
@@ -321,7 +324,12 @@ TOGETHER = {
     "c_norm": "dt_norm",
     **dict.fromkeys(("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"),
     **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
+    "latent_up": "latent_down",
 }
+# Parameters that may be there or not, but not without another one.
+NEEDS = {"bgate": "gate", "latent_bdown": "latent_down", "latent_bup": "latent_down"}
+# Parameters that are never there with another one.
+NOT_WITH = {"router_norm": "latent_down"}
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
 # products only `PASSIVE` is drawn: one activation code flipped by an ulp would hide all else.
 SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoothed", "static"]]] = {

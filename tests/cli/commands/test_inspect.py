@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from families import ROWS
 from helpers import tiny_models
+from helpers.config_strategies import narrowed
 from helpers.hf_oracle import make_model
 from tfm.cli.commands import inspect
 from tfm.refimpl.checkpoint.open import save_checkpoint
@@ -181,8 +182,12 @@ def test_shared_keys_and_values_and_vectors_for_layers_are_named():
 
 
 def test_sinks_and_clamps_are_named():
-    told = inspect.describe(tiny_models.sinks())
+    config = tiny_models.sinks()
+    told = inspect.describe(config)
     assert "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)" in told
+    layer = replace(config.layers[0], mlp=narrowed(config.layers[0].mlp))
+    config = replace(config, stack=replace(config.stack, layers=(layer,)))
+    assert "2 of 4 plain mlps 24 (relu_squared), through a latent of 5" in inspect.describe(config)
 
 
 def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):

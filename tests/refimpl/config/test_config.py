@@ -22,6 +22,7 @@ from tfm.refimpl.config import (
     Attention,
     Beside,
     BlockSparse,
+    ClampedSwiGLU,
     Classify,
     Config,
     DecoderReader,
@@ -295,6 +296,10 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
         "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
     ),
+    (mixed(latent=0), "layer 0: numbers of the experts' latent must be 1 to"),
+    (mixed(latent=3, own_norms=RMSNorm(1e-5)), "layer 0: experts between norms of their own have no latent"),
+    (mixed(gated=False, activation=ClampedSwiGLU()), "layer 0: a clamped SwiGLU needs gated experts"),
+    (mixed(shared=None, shared_bias=True), "need a shared expert or a latent, got neither"),
     (mixed(own_norms=RMSNorm(0.0)), "mlp.own_norms.eps must be positive"),
     (
         mixed(own_norms=RMSNorm(1e-5), pre=RMSNorm(1e-5)),

@@ -79,6 +79,20 @@ OF_NEMOTRON = {
     "ssm.time_step_rank": 4, "ssm.group_count": 2, "rope.scaling.finetuned": False,
     "rope.dimension_count": 8,
 }  # fmt: skip
+# Layers as in Nemotron 3: experts in groups, a latent, no dense mlp. The last block predicts further tokens.
+WITH_EXPERTS = {
+    **NEMOTRON, "hybrid_override_pattern": "MEM*EM*E", "mlp_bias": False, "n_routed_experts": 6, "n_group": 3,
+    "topk_group": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "moe_latent_size": 12,
+    "moe_shared_expert_intermediate_size": 28, "routed_scaling_factor": 2.5,
+    "experts_implementation": "eager",
+}  # fmt: skip
+OF_EXPERTS = {
+    **OF_NEMOTRON, "block_count": 9, "feed_forward_length": [0, 20, 0, 0, 20, 0, 0, 20, 20],
+    "attention.head_count_kv": [0, 0, 0, 2, 0, 0, 2, 0, 2], "nextn_predict_layers": 1, "expert_count": 6,
+    "expert_group_count": 3, "expert_group_used_count": 2, "expert_used_count": 2, "expert_shared_count": 1,
+    "expert_feed_forward_length": 20, "expert_shared_feed_forward_length": 28, "expert_weights_norm": True,
+    "expert_weights_scale": 2.5, "moe_latent_size": 12,
+}  # fmt: skip
 # By name: the family, its keys, the architecture in GGUF, its metadata.
 MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] = {
     "mamba": (
@@ -122,6 +136,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] =
         ARCH.GRANITE_HYBRID, {**OF_GRANITE, "expert_used_count": 2},
     ),
     "nemotron_h": ("nemotron_h", NEMOTRON, ARCH.NEMOTRON_H, OF_NEMOTRON),
+    "nemotron_h, with experts": ("nemotron_h", WITH_EXPERTS, ARCH.NEMOTRON_H_MOE, OF_EXPERTS),
 }  # fmt: skip
 
 
@@ -188,17 +203,20 @@ def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
         if tensor.endswith(("mixer.norm.weight", "mamba.norm.weight")):
             array = array.reshape(2, -1)
         array = array[:, 0] if tensor.endswith("conv1d.weight") else array
-        tensor = tensor.replace(".dt_bias", ".dt_proj.bias")
+        tensor = tensor.replace(".dt_bias", ".dt_proj.bias").replace("correction_bias", "correction.bias")
         if family == "nemotron_h":
             tensor = tensor.replace("model.", "backbone.", 1)
         if ".experts." in tensor:
-            whole = re.sub(r"feed_forward\.experts\.\d+", "mlp.experts", tensor)
+            whole = re.sub(r"(feed_forward|mixer)\.experts\.\d+", "mlp.experts", tensor)
+            whole = whole.replace("backbone.", "model.")
             experts.setdefault(whole, []).append(array)
         elif family == "granitemoehybrid":
             made |= granite_parts(tensor, array, experts=bool(keys["num_local_experts"]))
         else:
             made[tensor] = array
-    return renamed(arch, made | {whole: np.stack(arrays) for whole, arrays in experts.items()})
+    made = renamed(arch, made | {whole: np.stack(arrays) for whole, arrays in experts.items()})
+    after = {"blk.8.nextn.eh_proj.weight": np.ones((2, 3), np.float32)}
+    return made | (after if "with experts" in name else {})
 
 
 def saved(path: Path, name: str) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
@@ -256,6 +274,7 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("nemotron_h", {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]}, "each after a layer that isn't one"),
         ("nemotron_h", {"feed_forward_length": [0, 24, 0, 0, 12, 0, 0]}, "each 0 or the same number"),
         ("nemotron_h", {"rope.scaling.finetuned": True}, "rope.scaling.finetuned must be false, got True"),
+        ("nemotron_h, with experts", {"expert_gating_func": 1}, "expert_gating_func must be 2, got 1"),
         ("granitehybrid", {"ssm.time_step_rank": 7}, "ssm.inner_size must be a multiple of ssm.time_step_ra"),
     ],
 )

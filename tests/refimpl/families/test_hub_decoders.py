@@ -939,11 +939,32 @@ def test_nemotron_h():
     assert replace(config.layers[0].attention, pre=None) == Mamba2(128, 8, 128, 80)
 
 
+def test_nemotron_h_with_experts():
+    """Beside dense mlps, in the same positions; keys of experts count for nothing where there are none."""
+    experts = {
+        "n_routed_experts": 128, "num_experts_per_tok": 6, "moe_intermediate_size": 1856,
+        "moe_shared_expert_intermediate_size": 3712, "routed_scaling_factor": 2.5, "n_shared_experts": 1,
+        "moe_latent_size": 1024, "norm_topk_prob": False,
+    }  # fmt: skip
+    config = read(NEMOTRON_H, hybrid_override_pattern="ME*-M*E", **experts)
+    norm = RMSNorm(1e-5)
+    mixture = MoE(
+        128, 6, 1856, "relu_squared", "sigmoid", False, 2.5, choice_bias=True, shared=3712, pre=norm,
+        gated=False, latent=1024,
+    )  # fmt: skip
+    dense = Plain(15_680, "relu_squared", bias=False, pre=norm)
+    assert [layer.mlp for layer in config.layers] == [mixture, dense, NoMlp(), mixture]
+    assert read(NEMOTRON_H, **experts) == read(NEMOTRON_H)
+    assert read(NEMOTRON_H, hybrid_override_pattern="ME", mlp_bias=True).layers[0].mlp.shared_bias
+
+
 @pytest.mark.parametrize(
-    "pattern", ["-M", "M--", "ME", "", "m"], ids=["first", "twice", "experts", "none", "unknown"]
+    "pattern", ["-M", "M--", "E", "M-E", "", "m"], ids=["first", "twice", "alone", "both", "none", "unknown"]
 )
 def test_nemotron_h_refuses(pattern):
-    with pytest.raises(ConfigError, match=r"hybrid_override_pattern must be layers that are M or \* or -"):
+    with pytest.raises(
+        ConfigError, match=r"hybrid_override_pattern must be layers that are M or \* or - or E"
+    ):
         read(NEMOTRON_H, hybrid_override_pattern=pattern)
 
 

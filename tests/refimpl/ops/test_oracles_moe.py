@@ -24,6 +24,7 @@ from transformers import (
     GptOssConfig,
     Llama4TextConfig,
     MixtralConfig,
+    NemotronHConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
@@ -33,6 +34,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 from transformers.models.mixtral import modeling_mixtral as mixtral
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 from transformers.models.switch_transformers import modeling_switch_transformers as switch
@@ -200,6 +202,41 @@ def test_weights_at_the_input_are_llama_4s(seed: int, top: int):
         out, _ = block(torch.from_numpy(x))
     settings = MoE(E, top, F, "silu", "sigmoid", renormalize=False, shared=F, weighs="input")
     equal(moe(x, leaves, settings=settings), out.reshape(x.shape), SINGLE)
+
+
+@given(seeds, st.sampled_from((None, 4, 8)), st.booleans())
+def test_experts_without_gates_are_nemotrons(seed: int, latent: int | None, biased: bool):
+    """With and without a latent, and biases of what all tokens take."""
+    config = NemotronHConfig(
+        hidden_size=D, moe_intermediate_size=F, n_routed_experts=E, num_experts_per_tok=2,
+        moe_latent_size=latent, moe_shared_expert_intermediate_size=7, mlp_bias=biased,
+        routed_scaling_factor=2.5,
+    )  # fmt: skip
+    block = random(NemotronHMoE(config), seed)
+    theirs = {name: p.detach().numpy() for name, p in (*block.named_parameters(), *block.named_buffers())}
+    up, down = theirs["experts.up_proj"], theirs["experts.down_proj"]
+    shared = {name: theirs[f"shared_experts.{name}_proj.weight"].T for name in ("up", "down")}
+    leaves: Any = {
+        "router": theirs["gate.weight"].T,
+        "bias": theirs["gate.e_score_correction_bias"],
+        "experts": [{"up": up[e].T, "down": down[e].T} for e in range(E)],
+        "shared": shared,
+    }
+    if latent is not None:
+        maps = {"latent_down": "fc1_latent_proj", "latent_up": "fc2_latent_proj"}
+        leaves |= {name: theirs[f"{linear}.weight"].T for name, linear in maps.items()}
+        if biased:
+            leaves["latent_bdown"], leaves["latent_bup"] = (theirs[f"{m}.bias"] for m in maps.values())
+    if biased:
+        shared |= {f"b{name}": theirs[f"shared_experts.{name}_proj.bias"] for name in ("up", "down")}
+    x = np.random.default_rng(seed).standard_normal((2, 7, D))
+    with torch.no_grad():
+        out = block(torch.from_numpy(x))
+    settings = MoE(
+        E, 2, F, "relu_squared", "sigmoid", scale=2.5, choice_bias=True, shared=7, gated=False, latent=latent,
+        shared_bias=biased,
+    )  # fmt: skip
+    equal(moe(x, leaves, settings=settings), out, 10 * SINGLE)
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 9))

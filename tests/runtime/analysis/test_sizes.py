@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from helpers import tiny_models
+from helpers.config_strategies import narrowed
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import sizes
 from tfm.runtime.analysis.sizes import Need, Saving
@@ -53,8 +57,14 @@ def test_the_longest_context_that_fits():
     assert sizes.need(config, 5000, None) == Need(5000, fits=None, longest_context=None)
 
 
-def test_a_token_uses_the_biases_of_its_experts_alone():
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_token_uses_the_leaves_of_its_experts_alone(narrow):
+    """Their biases too; experts without gates read a latent."""
     config = tiny_models.sinks()
+    if narrow:
+        stack = config.stack
+        layers = tuple(replace(layer, mlp=narrowed(layer.mlp)) for layer in stack.layers)
+        config = replace(config, stack=replace(stack, layers=layers))
     shapes = parameter_shapes(config)
     idle = sum(np.prod(s) for n, s in shapes.items() if "experts.2." in n or "experts.3." in n)
     assert sizes.active_parameters(config) == sum(np.prod(s) for s in shapes.values()) - idle
