@@ -25,6 +25,7 @@ from ..families import identify, read_config, read_gguf, read_leaves, with_model
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.hub_cache import model_in_cache, repository_of
+from ..formats.layer_numbers import LayerNumbers
 from ..formats.model_directory import Directory
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
@@ -195,7 +196,7 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoi
 
 def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
     adapter = chosen(path, choice)
-    file = Rescaled(open_gguf(path))
+    file = LayerNumbers(Rescaled(open_gguf(path)))
     config, dialect = read_gguf(file)
     stated = as_config_json(file.metadata, dialect.architecture)
     leaves: Leaves | MergedLeaves = Leaves(config, file, dialect.weights)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..config import XIELU, Decoder
-from ..config_readers.decoder import decoder, without_gates
+from ..config_readers.decoder import decoder, gguf_decoder, without_gates
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
 from .qwen3 import with_qk_norm
@@ -14,7 +16,6 @@ from .qwen3 import with_qk_norm
 MODEL_TYPES = ("apertus",)
 ARCHITECTURES: dict[str, Task] = decoders("Apertus", tasks=("tag",))
 PREFIX = "model."
-GGUF = None
 THETA = 12e6
 # transformers' scaling where a config states none.
 ROPE = {
@@ -53,3 +54,18 @@ WEIGHTS = (
     xielu_eps == layers.{i}.mlp.act_fn.eps
 """)
 )
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata: llama.cpp has no activation but xIELU."""
+    return without_gates(with_qk_norm(gguf_decoder(keys, source)), XIELU())
+
+
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
+    decoder.layers.{i}.mlp.alpha_p <- xielu.alpha_p.{i}
+    decoder.layers.{i}.mlp.alpha_n <- xielu.alpha_n.{i}
+    xielu_beta == xielu.beta.{i}
+    xielu_eps == xielu.eps.{i}
+    rope_freqs == rope_freqs.weight
+""")
+GGUF = Gguf("apertus", gguf_config, GGUF_WEIGHTS)

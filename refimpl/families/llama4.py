@@ -8,20 +8,36 @@ multiplies what it reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import Attention, Chunked, Decoder, FullAttention, Gated, HeadNorm, Layer, MoE, QueryScale, Rope
-from ..config_readers.decoder import decoder, map_layers
+from ..config import (
+    Attention,
+    Chunked,
+    Decoder,
+    FullAttention,
+    Gated,
+    HeadNorm,
+    Layer,
+    Llama3Scaling,
+    MoE,
+    QueryScale,
+    Rope,
+)
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_rope import DIVISORS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("llama4", "llama4_text")
 ARCHITECTURES: dict[str, Task] = {"Llama4ForConditionalGeneration": "lm", "Llama4ForCausalLM": "lm"}
 PREFIX = ("language_model.model.", "language_model.", "model.")
-GGUF = None
 THETA = 5e5
 
 
@@ -62,12 +78,37 @@ def _text(keys: Keys, task: Task) -> Decoder:
     else:
         keys.unused("attn_scale", "floor_scale")
 
+    def mlp(i: int, mlp: Gated) -> Gated | MoE:
+        return _mixture(mlp, experts, top, mlp.width) if mixed[i] else replace(mlp, width=width)
+
+    return _build(base, masks, rotated, mlp, normed=normed, scale=scale)
+
+
+def _mixture(mlp: Gated, experts: int, top: int, width: int) -> MoE:
+    """Experts beside a shared one as wide as each."""
+    return MoE(
+        experts, top, width, mlp.activation, "sigmoid", renormalize=False, shared=width, weighs="input",
+        pre=mlp.pre,
+    )  # fmt: skip
+
+
+def _build(
+    base: Decoder,
+    masks: list[FullAttention | Chunked],
+    rotated: list[bool],
+    mlp: Callable[[int, Gated], Gated | MoE],
+    *,
+    normed: bool,
+    scale: QueryScale | None,
+) -> Decoder:
+    """The decoder with these masks and mlps; layers that aren't rotated scale their queries."""
+
     def change(i: int, layer: Layer) -> Layer:
-        a, mlp = layer.attention, layer.mlp
+        a = layer.attention
         assert isinstance(a, Attention)
         position, norm = a.position, a.pre
         assert isinstance(position, Rope)
-        assert isinstance(mlp, Gated)
+        assert isinstance(layer.mlp, Gated)
         assert norm is not None
         a = replace(a, mask=masks[i])
         if rotated[i]:
@@ -75,13 +116,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
             a = replace(a, position=replace(position, interleaved=True), qk_norm=qk_norm)
         else:
             a = replace(a, position=None, query_scale=scale)
-        if mixed[i]:
-            mixture = MoE(
-                experts, top, mlp.width, mlp.activation, "sigmoid", renormalize=False, shared=mlp.width,
-                weighs="input", pre=mlp.pre,
-            )  # fmt: skip
-            return replace(layer, attention=a, mlp=mixture)
-        return replace(layer, attention=a, mlp=replace(mlp, width=width))
+        return replace(layer, attention=a, mlp=mlp(i, layer.mlp))
 
     return map_layers(base, change)
 
@@ -137,3 +172,39 @@ WEIGHTS = LLAMA.renamed(MLP) + weight_map("""
     left out <- vision_model.*
     left out <- multi_modal_projector.*
 """)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which lack what llama.cpp has as constants: chunks of 8,192 tokens in three of
+    four layers, which are rotated, how queries of the others are scaled, and which models have norms of
+    queries and keys (not those with 128 experts)."""
+    if keys.get("attention.sliding_window", int, CHUNK) != CHUNK:
+        raise keys.fail("attention.sliding_window", f"{CHUNK}, the chunks that llama.cpp runs it with")
+    base = gguf_decoder(keys, source)
+    position = base.ropes[0]
+    if isinstance(scaling := position.scaling, Llama3Scaling):
+        # Scout's has no frequencies between those that are kept and those that are divided.
+        between = set(source.load(DIVISORS).tolist()) - {1.0, scaling.factor}
+        position = replace(position, scaling=scaling if between else replace(scaling, high_freq_factor=1.0))
+        base = map_attention(base, lambda _, a: replace(a, position=position))
+    rotated = [(i + 1) % 4 != 0 for i in range(len(base.layers))]
+    every, experts = keys.size("interleave_moe_layer_step"), keys.size("expert_count")
+    top, width = keys.size("expert_used_count"), keys.size("expert_feed_forward_length")
+
+    def mlp(i: int, mlp: Gated) -> Gated | MoE:
+        return _mixture(mlp, experts, top, width) if (i + 1) % every == 0 else mlp
+
+    masks = [Chunked(CHUNK) if turned else FullAttention() for turned in rotated]
+    scale = QueryScale(0.1, CHUNK, offset=1)
+    return _build(base, masks, rotated, mlp, normed=experts != 128, scale=scale)
+
+
+CHUNK = 8192
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    rope_freqs == rope_freqs.weight
+""")
+)
+GGUF = Gguf("llama4", gguf_config, GGUF_WEIGHTS)

@@ -88,7 +88,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "smaug-bpe": PreTokenizer(_CL100K, ignore_merges=True),  # SmolLM3: Llama 3's, without bos
     # OLMo 2 and 3, Phi 4 and Granite 4: dbrx. llama.cpp's other names of it are those of the GLMs.
     **dict.fromkeys(("dbrx", "chatglm-bpe", "glm4"), PreTokenizer(_CL100K)),
-    **dict.fromkeys(("gpt-4o", "minimax-m2"), PreTokenizer(_O200K)),  # Phi 4 mini: gpt-4o
+    **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), PreTokenizer(_O200K)),  # Phi 4 mini: gpt-4o
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), PreTokenizer(_QWEN2, "NFC")),
     "tekken": PreTokenizer(_TEKKEN, ignore_merges=True, add_bos=True),
     "falcon": PreTokenizer(_FALCON),

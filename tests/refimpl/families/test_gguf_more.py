@@ -133,6 +133,17 @@ MINISTRAL = {
     "rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 4,
     "mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.5,
 }  # fmt: skip
+# What llama.cpp has as constants, and so its files don't state: chunks of 8,192 tokens in all layers but each
+# fourth.
+LLAMA4 = {
+    "num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 96, "intermediate_size_mlp": 64,
+    "interleave_moe_layer_step": 2, "num_hidden_layers": 5, "head_dim": 32, "attention_chunk_size": 8192,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+SCOUT = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
 DIALECTS = {
     "mixtral": Dialect(
         "mixtral", ARCH.LLAMA, {**MIXTRAL, "sliding_window": 7},
@@ -386,6 +397,22 @@ DIALECTS = {
         "qwen3_5_moe_text", ARCH.QWEN35MOE, {**SHARED, **DELTA},
         {**SHARING, **DELTAS, "rope.dimension_sections": [3, 3, 2, 0]},
     ),
+    "apertus": Dialect(
+        "apertus", ARCH.APERTUS, {"rope_parameters": THETA, "attention_bias": True},
+        {**RMS, "rope.freq_base": 5e5},
+    ),
+    "llama4": Dialect(
+        "llama4_text", ARCH.LLAMA4, {**LLAMA4, "rope_parameters": SCOUT},
+        {**RMS, **HEADS, **USED, "rope.freq_base": 5e5, "expert_feed_forward_length": 96,
+         "interleave_moe_layer_step": 2, "block_count": 5},
+    ),
+    "llama4, 128 experts": Dialect(
+        "llama4_text", ARCH.LLAMA4,
+        {**LLAMA4, "rope_parameters": THETA, "num_local_experts": 128, "use_qk_norm": False,
+         "interleave_moe_layer_step": 4},
+        {**RMS, **HEADS, "expert_count": 128, "expert_used_count": 2, "rope.freq_base": 5e5,
+         "expert_feed_forward_length": 96, "interleave_moe_layer_step": 4, "block_count": 5},
+    ),
 }  # fmt: skip
 
 
@@ -496,7 +523,22 @@ def by_part(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {re.sub(pattern, named, name): array for name, array in tensors.items()}
 
 
+def gates_apart(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Llama 4's experts, which are stored inputs first, outputs first, and their gates apart."""
+    parts: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        if "experts.gate_up_proj" in name:
+            halves = zip(("gate", "up"), np.split(array.swapaxes(1, 2), 2, axis=1), strict=True)
+            parts |= {f"{name.replace('gate_up', side)}.weight": half for side, half in halves}
+        elif name.endswith("experts.down_proj"):
+            parts[f"{name}.weight"] = array.swapaxes(1, 2)
+        else:
+            parts[name] = array
+    return parts
+
+
 CHANGES = {
+    "llama4_text": gates_apart,
     "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "qwen3_next": by_kind,
     "qwen3_5_text": in_turn, "qwen3_5_moe_text": in_turn,
 }  # fmt: skip
@@ -553,10 +595,7 @@ def write_gguf(path: Path, dialect: Dialect, tensors: dict[str, np.ndarray], kin
         list: writer.add_array,
     }  # fmt: skip
     for key, value in (METADATA | dialect.metadata).items():
-        if isinstance(value, list):
-            writer.add_array(f"{name}.{key}", value)
-        else:
-            add[type(value)](f"{name}.{key}", value)
+        add[type(value)](key[1:] if key.startswith(":") else f"{name}.{key}", value)
     for name, array in tensors.items():
         blocks = array.ndim > 1 and array.shape[-1] % 32 == 0
         stored = gguf.GGMLQuantizationType[kind if blocks else "F32"]
@@ -574,7 +613,18 @@ def saved(tmp_path: Path) -> Callable[[str], tuple[Dialect, dict[str, np.ndarray
     def save(name: str) -> tuple[Dialect, dict[str, np.ndarray]]:
         dialect = DIALECTS[name]
         original(dialect).save_pretrained(tmp_path)
-        return dialect, converted(dialect, load_file(tmp_path / "model.safetensors"))
+        tensors = load_file(tmp_path / "model.safetensors")
+        # Numbers of xIELU are metadata.
+        curves = {key: tensors.pop(key) for key in sorted(tensors) if ".act_fn." in key}
+        numbers = {
+            f":xielu.{end}": [value.item() for key, value in curves.items() if key.endswith(end)]
+            for end in ("alpha_p", "alpha_n", "beta", "eps")
+        }
+        made = converted(dialect, tensors)
+        if dialect.keys.get("rope_parameters") == SCOUT:
+            wavelengths = 2 * np.pi * 5e5 ** (np.arange(16) / 16)
+            made["rope_freqs.weight"] = np.where(wavelengths < 8192, 1, 16).astype(np.float32)
+        return replace(dialect, metadata=dialect.metadata | (numbers if curves else {})), made
 
     return save
 
@@ -752,6 +802,8 @@ def test_value_heads_in_blocks(tmp_path, saved):
         ("qwen35", {"ssm.inner_size": 97}, "ssm.inner_size must be a multiple of ssm.time_step_rank, 6"),
         ("qwen35moe", {"rope.dimension_sections": [3, 3, 1, 1]}, "sections must be three whole numbers"),
         ("qwen3next", {"rope.dimension_sections": 3}, "'rope.dimension_sections' isn't known"),
+        ("llama4", {"attention.sliding_window": 0}, "attention.sliding_window must be 8192, the chunks"),
+        ("qwen35", {":xielu.beta": 0.5}, "key 'xielu.beta' isn't known"),
     ],
 )
 def test_refused_metadata(tmp_path, saved, name, metadata, message):
@@ -759,6 +811,18 @@ def test_refused_metadata(tmp_path, saved, name, metadata, message):
     write_gguf(tmp_path / "x.gguf", replace(dialect, metadata=dialect.metadata | metadata), tensors)
     with pytest.raises(ConfigError, match=message):
         open_checkpoint(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(("key", "value"), [("beta", 0.75), ("eps", -1e-5)])
+def test_another_xielu_is_refused(tmp_path, saved, key, value):
+    """Its constants, and numbers of another model's layers."""
+    dialect, tensors = saved("apertus")
+    for name, numbers in ((f":xielu.{key}", [value] * 3), (":xielu.alpha_p", [0.5] * 4)):
+        write_gguf(
+            tmp_path / "x.gguf", replace(dialect, metadata=dialect.metadata | {name: numbers}), tensors
+        )
+        with pytest.raises(CheckpointError, match="xielu"):
+            open_checkpoint(tmp_path / "x.gguf")
 
 
 def test_a_vision_part_alone_is_refused_for_what_it_is(tmp_path):

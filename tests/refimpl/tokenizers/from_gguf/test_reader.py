@@ -128,7 +128,8 @@ def test_the_texts_tell_the_cuts_apart():
 def test_names_for_the_same_cut():
     for names in (
         ("gpt-2", "phi-2"), ("mpt", "olmo"), ("smollm", "starcoder", "refact", "codeshell"),
-        ("llama-bpe", "llama3", "llama-v3"), ("dbrx", "chatglm-bpe", "glm4"), ("gpt-4o", "minimax-m2"),
+        ("llama-bpe", "llama3", "llama-v3"), ("dbrx", "chatglm-bpe", "glm4"),
+        ("gpt-4o", "llama4", "minimax-m2"),
         ("qwen2", "stablelm2", "deepseek-r1-qwen"),
     ):  # fmt: skip
         assert len({json.dumps(PRE_TOKENIZERS[name]) for name in names}) == 1, names
