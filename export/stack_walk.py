@@ -14,11 +14,11 @@ from torch import Tensor
 from ..refimpl.config import Config, DecoderReader, EncoderDecoder, Stack
 from ..refimpl.engine.cache_kinds import layer_kind
 from .cache_values import cache_value
+from .ops.altup import enter_streams, leave_streams
 from .ops.block import (
     BlockWeights,
     LayerInputs,
     MixerCache,
-    NormWeights,
     Positions,
     block,
     encoder_block,
@@ -68,15 +68,21 @@ class StackWalk:
         return tokens
 
     def enter(self, tokens: Tensor, embedding: EmbeddingWeights, weights: StackWeights) -> Tensor:
-        """The vectors [B, T, D] before the first layer, of tokens as `shifted` gives them."""
+        """The vectors [B, T, D] before the first layer, of tokens as `shifted` gives them, or streams of them
+        [B, T, X, D] where layers have alternating updates."""
         e = self.config.embedding
         token_types = torch.zeros_like(tokens) if self.name == "encoder" and e.token_types else None
         at = torch.arange(tokens.shape[1])[None]
-        return embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
+        x = embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
+        if self.stack.altup is None:
+            return x
+        assert "streams" in weights
+        return enter_streams(x, weights["streams"])
 
     def shared(self, tokens: Tensor, x: Tensor, embedding: EmbeddingWeights) -> Shared:
         """What the layers of a walk share, of the tokens and of what `enter` gave."""
-        return Shared(layer_vectors(tokens, x, embedding, config=self.config.embedding))
+        embedded = x if self.stack.altup is None else x[:, :, 0]
+        return Shared(layer_vectors(tokens, embedded, embedding, config=self.config.embedding))
 
     def positions(self, time: int, weights: StackWeights, dtype: torch.dtype) -> Positions:
         """What all layers need to know of the positions 0 … time − 1."""
@@ -117,7 +123,7 @@ class StackWalk:
             causal = self.stack.causal
             y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
             return y, None
-        batch, time, _ = x.shape
+        batch, time = x.shape[:2]
         past = torch.zeros(batch, dtype=torch.int64)
         inputs = LayerInputs(encoder_kv, None if shared.vectors is None else shared.vectors[:, :, index])
         if layer.kv_layer is not None:
@@ -132,6 +138,9 @@ class StackWalk:
             shared.kv[index] = kept
         return y, kept
 
-    def leave(self, x: Tensor, weights: NormWeights | None) -> Tensor:
-        """The vectors after the last norm, if the stack has one."""
-        return normalize(x, weights, norm=self.stack.final_norm)
+    def leave(self, x: Tensor, weights: StackWeights) -> Tensor:
+        """The vectors [B, T, D] after the last norm, if the stack has one; of several streams, their mean."""
+        if self.stack.altup is not None:
+            assert "streams" in weights
+            x = leave_streams(x, weights["streams"])
+        return normalize(x, weights.get("norm"), norm=self.stack.final_norm)

@@ -206,6 +206,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         Attention,
         DisentangledAttention,
         Distances,
+        Gated,
         LatentAttention,
         Learned,
         RelativeBias,
@@ -240,6 +241,13 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         mixed = f", {sharing} of them with the keys and values of earlier ones,{mixed}"
     own = first.per_layer
     vectors = "" if own is None else f", {own.width} numbers of each token for each layer"
+    if stack.altup is not None:
+        vectors += f", {stack.altup.streams} streams of each token"
+    if first.laurel is not None:
+        vectors += f", learned residuals of rank {first.laurel.rank}"
+    sparse = [m.sparsity for layer in layers if isinstance(m := layer.mlp, Gated) and m.sparsity is not None]
+    if sparse:
+        vectors += f", {len(sparse)} layers with {max(sparse):.0%} of the mlp's units at 0"
     return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}{vectors}"
 
 

@@ -75,9 +75,12 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
 
     A mixture of experts ends them too: it has no single hidden value. So do a layer without attention, with
     another layer's keys and values, with a gate of its output, a state space beside it, vectors of its own
-    for tokens, without an mlp or with a scaled one, and an adaptive softmax.
+    for tokens, a learned residual, without an mlp or with a scaled or sparse one, and an adaptive softmax. A
+    model whose tokens have several streams has none.
     """
     walk = StackWalk(config, "decoder")
+    if walk.stack.altup is not None:
+        return
     stack_params, head = params["decoder"], config.head
     assert isinstance(head, LM)
     entry = {name: stack_params[name] for name in ("positions", "relative_bias") if name in stack_params}
@@ -128,7 +131,7 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     last["head"] = {name: materialize(own[name]) for name in ("dense", "norm") if name in own}
 
     def head_input(x: Array, weights: HeadInputWeights) -> Array:
-        y = walk.leave(x, weights.get("norm"))
+        y = normalize(x, weights.get("norm"), norm=walk.stack.final_norm)
         y = linear(y, weights["project"]) if "project" in weights else y
         return head_dense(y, weights["head"], head.dense)
 
@@ -144,14 +147,14 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
 
 
 def is_scaled(mlp: Mlp) -> bool:
-    """Whether an mlp multiplies its gate or its output by a number."""
-    return isinstance(mlp, Gated) and (mlp.gate_scale, mlp.scale) != (None, None)
+    """Whether an mlp multiplies its gate or its output by a number, or leaves out units."""
+    return isinstance(mlp, Gated) and (mlp.gate_scale, mlp.scale, mlp.sparsity) != (None, None, None)
 
 
 def has_plain_residual(layer: Layer) -> bool:
     """Whether the layer's sublayers follow each other, each added to its own input before any norm."""
     after = layer.attention.after or layer.mlp.after
-    own = layer.scalar or layer.per_layer is not None
+    own = layer.scalar or layer.per_layer or layer.laurel or layer.altup
     return not (layer.parallel or layer.residual == "norm" or after or own)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
+import torch
+
 from ...refimpl.config import (
     LSTM,
     Alibi,
@@ -30,6 +32,7 @@ from ...refimpl.config import (
     TokenMixer,
 )
 from .activation import activation
+from .altup import AltUpWeights, altup_correct, altup_predict
 from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
@@ -37,6 +40,7 @@ from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, 
 from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
+from .laurel import LaurelWeights, laurel
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
@@ -128,6 +132,8 @@ class BlockWeights(TypedDict):
     scalar: NotRequired[Float[Array, " 1"]]
     per_layer: NotRequired[PerLayerWeights]
     per_layer_post: NotRequired[NormWeights]
+    laurel: NotRequired[LaurelWeights]
+    altup: NotRequired[AltUpWeights]
 
 
 class Positions(NamedTuple):
@@ -200,7 +206,8 @@ def _mlp(x: Array, attention_input: Array, middle: Array, weights: BlockWeights,
     match m:
         case Gated():
             gated = cast(GatedMlpWeights, leaves)
-            y = _times(gated_mlp(inputs, gated, kind=m.activation, gate_scale=m.gate_scale), m.scale)
+            more = {"gate_scale": m.gate_scale, "sparsity": m.sparsity}
+            y = _times(gated_mlp(inputs, gated, kind=m.activation, **more), m.scale)
         case Plain():
             y = plain_mlp(inputs, cast(PlainMlpWeights, leaves), kind=m.activation)
         case MoE():
@@ -281,7 +288,11 @@ def block(
     config: Layer,
 ) -> tuple[Array, MixerCache]:
     """Two or three sublayers, each with its residual sum, and what the layer makes of its own vectors."""
-    a, vectors = config.attention, inputs.per_layer
+    a, vectors, altup, streams = config.attention, inputs.per_layer, config.altup, None
+    if altup is not None:
+        assert "altup" in weights
+        streams = altup_predict(x, weights["altup"], settings=altup)
+        x = streams[:, :, altup.active]
     read = normalize(x, weights.get("attn_pre"), norm=a.pre)
     if config.beside is not None:
         y, cache = _mix_both(read, cast(HybridCache, cache), past, positions, weights, layer=config)
@@ -289,17 +300,29 @@ def block(
         y, cache = _mix(read, cache, past, positions, weights, layer=config)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, read, y, post, after, layer=config, sublayer=a)
+    if config.laurel is not None:
+        assert "laurel" in weights
+        middle = laurel(read, middle, weights["laurel"], eps=config.laurel.norm.eps)
     if at is not None:
         x, read, middle = _at(x, at), _at(read, at), _at(middle, at)
         vectors = None if vectors is None else _at(vectors, at)
+        streams = None if streams is None else _at(streams.flatten(2), at).unflatten(2, streams.shape[2:])
     if inputs.encoder_kv is not None:
         middle = _cross(middle, inputs.encoder_kv, weights, layer=config)
-    y = _mlp(x, read, middle, weights, layer=config)
+    y = active = _mlp(x, read, middle, weights, layer=config)
+    if altup is not None and streams is not None:
+        assert "altup" in weights
+        y = altup_correct(streams, y, weights["altup"], settings=altup)
+        active = y[:, :, altup.active]
     if config.per_layer is not None:
         assert vectors is not None
         assert "per_layer" in weights
-        update = per_layer_update(y, vectors, weights["per_layer"], kind=config.per_layer.activation)
-        y = normalize(update, weights.get("per_layer_post"), norm=config.per_layer.post) + y
+        update = per_layer_update(active, vectors, weights["per_layer"], kind=config.per_layer.activation)
+        update = normalize(update, weights.get("per_layer_post"), norm=config.per_layer.post)
+        if altup is None:
+            y = update + y
+        else:
+            y = torch.cat([y[:, :, :1], update.unsqueeze(2) + y[:, :, 1:]], dim=2)
     return y * weights["scalar"] if "scalar" in weights else y, cache
 
 

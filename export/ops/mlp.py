@@ -9,6 +9,7 @@ import torch
 from ...refimpl.config import XIELU, Activation, ClampedSwiGLU
 from ..dispatch import replaceable
 from .activation import activation, xielu
+from .gaussian_topk import gaussian_topk
 from .linear import linear
 from .quant import Blocks
 
@@ -81,9 +82,11 @@ def gated_mlp(
     *,
     kind: Activation | ClampedSwiGLU,
     gate_scale: float | None = None,
+    sparsity: float | None = None,
 ) -> Float[Array, "B T D"]:
     """Three linear maps."""
     gate = linear(x, weights["gate"], weights.get("bgate"))
     gate = gate if gate_scale is None else gate_scale * gate
+    gate = gate if sparsity is None else gaussian_topk(gate, share=sparsity)
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     return linear(hidden, weights["down"], weights.get("bdown"))

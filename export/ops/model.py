@@ -29,6 +29,7 @@ from ...refimpl.config import (
 )
 from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
+from .altup import StreamWeights, enter_streams, leave_streams
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import BlockWeights, LayerInputs, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
@@ -90,6 +91,7 @@ class StackWeights(TypedDict):
     """The leaves of a stack: its layers, what is added before the first or to scores, and its norms."""
 
     layers: list[BlockWeights]
+    streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
@@ -296,6 +298,9 @@ def model(
     keys = torch.arange(capacity, device=past.device)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
+    if stack.altup is not None:
+        assert "streams" in weights
+        x = enter_streams(x, weights["streams"])
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions = Positions(rotary, biases)
     new_cache: list[MixerCache] = []
@@ -312,6 +317,9 @@ def model(
             x, _ = block(x, new_cache[source], past, positions, leaves, inputs, wanted, config=layer)
             new = cache[i]
         new_cache.append(new)
+    if stack.altup is not None:
+        assert "streams" in weights
+        x = leave_streams(x, weights["streams"])
     x = normalize(x, weights.get("norm"), norm=stack.final_norm)
     leaves = params.get("head", {})
     if config.embedding.projection is not None:

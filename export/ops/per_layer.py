@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ...refimpl.config import Activation
 from .activation import activation
@@ -30,10 +30,14 @@ class PerLayerEmbeddingWeights(TypedDict):
 
 
 class PerLayerWeights(TypedDict):
-    """The leaves by which a layer reads its input: a gate's map to its width, and the map back."""
+    """The leaves by which a layer reads its input: a gate's map to its width, and the map back.
+
+    There may be a factor of what the gate reads.
+    """
 
     gate: Float[Array, "D F"] | Blocks
     project: Float[Array, "F D"] | Blocks
+    scale: NotRequired[Float[Array, " D"]]
 
 
 def per_layer_inputs(
@@ -59,5 +63,7 @@ def per_layer_update(
     kind: Activation,
 ) -> Float[Array, "B T D"]:
     """Two products around an activation and the inputs."""
+    if "scale" in weights:
+        x = weights["scale"] * x
     gate = activation(linear(x, weights["gate"]), kind=kind)
     return linear(inputs * gate, weights["project"])

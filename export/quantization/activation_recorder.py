@@ -99,8 +99,11 @@ class Reading:
         self._on_layer(self._layers_read, self._layers)
         walk = StackWalk(self.config, name)
         entry_names = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in ENTRY]
-        entry: Any = unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in entry_names})
+        leaves = {n: tensors(self._load(n)) for n in entry_names}
+        entry: Any = unflatten({n.removeprefix(f"{name}."): leaf for n, leaf in leaves.items()})
+        called = {id(leaf): n for n, leaf in leaves.items()}
         embedding, names = self._tree("embedding.")
+        names |= called
         streams, shared = [], []
         for window in self.windows:
             tokens = walk.shifted(window)
@@ -121,8 +124,9 @@ class Reading:
                     self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
             self._layers_read += 1
             self._on_layer(self._layers_read, self._layers)
-        norm = self._tree(f"{name}.norm.")[0] if walk.stack.final_norm is not None else None
-        return [walk.leave(x, norm) for x in streams]
+        last = entry | {"norm": self._tree(f"{name}.norm.")[0]}
+        with _recording(called, self._on_input):
+            return [walk.leave(x, last) for x in streams]
 
     def language(self, states: list[torch.Tensor]) -> None:
         """A decoder's head; logits themselves aren't needed."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Activation, ClampedSwiGLU
+from ..ops.gaussian_topk import gaussian_topk
 from ..ops.mlp import glu
 from .packed_weights import NBits, RowQuantized
 
@@ -172,6 +173,7 @@ def gated_mlp(
     *,
     kind: Activation | ClampedSwiGLU,
     gate_scale: float | None = None,
+    sparsity: float | None = None,
 ) -> Tensor:
     if "gate_up" in weights:
         joined = linear(x, weights["gate_up"], weights.get("bgate_up"))
@@ -182,6 +184,7 @@ def gated_mlp(
         gate = linear(x, weights["gate"], weights.get("bgate"))
         up = linear(x, weights["up"], weights.get("bup"))
     gate = gate if gate_scale is None else gate_scale * gate
+    gate = gate if sparsity is None else gaussian_topk(gate, share=sparsity)
     return linear(glu(gate, up, kind), weights["down"], weights.get("bdown"))
 
 

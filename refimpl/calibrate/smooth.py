@@ -82,11 +82,11 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's.
 
-    Not among them: inputs whose matrices read distances too, activations that a tied table or, with
-    post-norms, the residual stream reads too (`post_norm_sites`), the encoder's output, which the decoder's
-    layers share, and both sides of an LSTM, whose weights stay in float. The input of wo of a convolution,
-    of a gated delta network and of Mamba's layer has no leaf of its own that makes it; in attention whose
-    values other layers read wv makes those of all of them.
+    Not among them: inputs whose matrices read distances too, or that a learned residual adds as they are,
+    activations that a tied table or, with post-norms, the residual stream reads too (`post_norm_sites`), the
+    encoder's output, which the decoder's layers share, and both sides of an LSTM, whose weights stay in
+    float. The input of wo of a convolution, of a gated delta network and of Mamba's layer has no leaf of its
+    own that makes it; in attention whose values other layers read wv makes those of all of them.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -120,7 +120,7 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
     beside = () if layer.beside is None else tuple(f"{prefix}beside.{leaf}" for leaf in STATE_INPUTS)
     sites = []
     if layer.residual == "input":
-        if not isinstance(mixer, LSTM) and not _reads_distances(mixer):
+        if not isinstance(mixer, LSTM) and not _reads_distances(mixer) and layer.laurel is None:
             sites += _normed(
                 f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *beside, *parallel)
             )

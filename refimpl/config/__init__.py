@@ -19,7 +19,7 @@ from .heads import (
     Tag,
 )
 from .json_form import TYPES, from_json, to_json
-from .layers import Beside, Layer, NeighbourConv, PerLayerInput
+from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -73,6 +73,7 @@ __all__ = [
     "Activation",
     "AdaptiveSoftmax",
     "Alibi",
+    "AltUp",
     "Attention",
     "Beside",
     "BlockSparse",
@@ -102,6 +103,7 @@ __all__ = [
     "Indexer",
     "KVFormat",
     "LatentAttention",
+    "Laurel",
     "Layer",
     "LayerNorm",
     "Learned",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
-from .layers import Beside, Layer, NeighbourConv, PerLayerInput
+from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -57,7 +57,7 @@ TYPES: dict[str, type] = {
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
-        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer,
+        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp,
     )
 }  # fmt: skip
 

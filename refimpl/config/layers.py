@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .mlps import Activation, Mlp
-from .norms import Norm
+from .norms import Norm, RMSNorm
 from .token_mixers import Attention, Mamba2, TokenMixer
 
 
@@ -39,12 +39,35 @@ class Beside:
 @dataclass(frozen=True)
 class PerLayerInput:
     """A vector of `width` numbers that a layer gets for each token, and adds to its output behind a gate
-    (`ops.per_layer`). `post` normalizes what is added.
+    (`ops.per_layer`). `post` normalizes what is added. With `scaled` what the gate reads is multiplied by
+    numbers that are learned, one for each of the model's width.
     """
 
     width: int
     activation: Activation
     post: Norm | None = None
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
+class AltUp:
+    """Alternating updates: `streams` vectors for each token, of which a layer computes the one at `active`.
+
+    The others are predicted of it and of each other, and corrected by what came out (`ops.altup`). `norm` is
+    before the map that makes the coefficients.
+    """
+
+    streams: int
+    active: int
+    norm: RMSNorm
+
+
+@dataclass(frozen=True)
+class Laurel:
+    """A learned residual of `rank` beside a layer's mixer (`ops.laurel`); `norm` is after its maps."""
+
+    rank: int
+    norm: RMSNorm
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,8 @@ class Layer:
     added to its output (DeBERTa v2). `beside` is a second mixer on the attention's input, in a decoder.
     With `scalar` the layer's output, what it passes on of its input too, is multiplied by a number that it
     learns (Gemma 4). `per_layer` is what a decoder's layer gets of the token itself, beside the layer before.
+    `laurel` reads what the mixer reads, and is averaged with the sum of the mixer and its residual. With
+    `altup` a token has several vectors, and all of this is computed for one of them (both Gemma 3n).
     """
 
     attention: TokenMixer
@@ -72,6 +97,8 @@ class Layer:
     beside: Beside | None = None
     scalar: bool = False
     per_layer: PerLayerInput | None = None
+    laurel: Laurel | None = None
+    altup: AltUp | None = None
 
     @property
     def kv_layer(self) -> int | None:

@@ -35,7 +35,8 @@ class XIELU:
 class Gated:
     """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE).
 
-    `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1).
+    `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1). With `sparsity`
+    about this share of the hidden units is 0, those with the lowest gates (`ops.gaussian_topk`, Gemma 3n).
     """
 
     width: int
@@ -47,6 +48,7 @@ class Gated:
     down_bias: bool = False
     gate_scale: float | None = None
     scale: float | None = None
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True)

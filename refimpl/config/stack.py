@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .layers import Layer
+from .layers import AltUp, Layer
 from .norms import Norm, RMSNorm
 from .positions import Learned, Rope, Sinusoidal
 from .token_mixers import (
@@ -87,6 +87,11 @@ class Stack:
     def shared_kv(self) -> frozenset[int]:
         """The layers whose keys and values other layers read."""
         return frozenset(a.kv_layer for a in self.attentions if a.kv_layer is not None)
+
+    @property
+    def altup(self) -> AltUp | None:
+        """The alternating updates of the first layer, if layers have them: all have as many streams."""
+        return self.layers[0].altup
 
     @property
     def ropes(self) -> tuple[Rope, ...]:

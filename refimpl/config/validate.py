@@ -53,6 +53,7 @@ LIMITS = {
     "layers": 1024,
     "heads": 4096,
     "experts": 2**16,  # of all layers together
+    "streams": 64,  # vectors of a token
     "kernel": 256,  # tokens that a short convolution sees
     "clusters": 32,  # of an adaptive softmax
 }
@@ -195,6 +196,13 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _check_shared_kv(at, layer, layer.attention, stack.layers[:i])
         if layer.per_layer is not None:
             _bounded(at + "width of the per-layer input", layer.per_layer.width, LIMITS["width"])
+        if layer.laurel is not None:
+            _need(name == "decoder", f"{at}a learned residual must be in a decoder")
+            _bounded(at + "rank of the learned residual", layer.laurel.rank, LIMITS["width"])
+        if layer.altup is not None:
+            _need(name == "decoder", f"{at}alternating updates must be in a decoder")
+            _bounded(at + "streams", layer.altup.streams, LIMITS["streams"], 2)
+            _bounded(at + "active stream", layer.altup.active, layer.altup.streams - 1, 0)
         _check_mlp(at, layer.mlp, parallel=layer.parallel)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
@@ -233,6 +241,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         f"{name}: all layers of a decoder have per-layer inputs of one width, and its embedding their table, "
         "or none has",
     )
+    streams = {None if layer.altup is None else layer.altup.streams for layer in stack.layers}
+    _need(len(streams) == 1, f"{name}: all layers have as many streams, or none has alternating updates")
     if embedding.per_layer is not None:
         _bounded("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
@@ -426,6 +436,8 @@ def _check_mlp(at: str, mlp: Mlp, *, parallel: bool) -> None:
     if isinstance(mlp, Gated):
         once = not (mlp.bias and mlp.down_bias)
         _need(once, f"{at}a bias of `down` alone means no other bias, got bias and down_bias")
+        share = mlp.sparsity is None or mlp.sparsity < 1
+        _need(share, f"{at}sparsity must be a share below 1, got {mlp.sparsity!r}")
     if isinstance(mlp, MoE):
         _bounded(at + "experts", mlp.experts, LIMITS["experts"])
         _bounded(at + "chosen experts", mlp.top, mlp.experts)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..config import FullAttention, Window
 from .keys import Keys
 
-LAYER_TYPES = ("full_attention", "sliding_attention")
+LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
 
 
 def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
@@ -55,3 +55,20 @@ def layer_masks(
     if window is None or window < 1:
         raise keys.fail("sliding_window", "at least 1 where a layer has a window")
     return [Window(window) if kind == "sliding_attention" else FullAttention() for kind in types]
+
+
+def kv_sources(
+    keys: Keys, types: list[str], default: int, key: str = "num_kv_shared_layers"
+) -> list[int | None]:
+    """For each layer the one whose keys and values it reads: the last of its type below those that read.
+
+    `key` says how many layers at the top read, `default` how many do where it doesn't stand.
+    """
+    count = keys.get(key, int, default)
+    if not 0 <= count < len(types):
+        raise keys.fail(key, f"0 to {len(types) - 1}, fewer than there are layers")
+    own = types[: len(types) - count]
+    if missing := sorted(set(types) - set(own)):
+        raise keys.fail(key, f"so few that a layer of {missing[0]} keeps keys and values")
+    last = {kind: i for i, kind in enumerate(own)}
+    return [None] * len(own) + [last[kind] for kind in types[len(own) :]]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import Attention, Config, DisentangledAttention, Rope
 from ..errors import ConfigError
+from ..ops.altup import altup_predict
 from ..ops.attention import attention_weights, positioned, project
 from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
 from ..ops.cache import KVCache
@@ -43,7 +44,11 @@ def attention_maps(
             raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
         leaves = _read(stack_params["layers"][i])
         weights = cast(BlockWeights, leaves)
-        attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
+        read = x
+        if layer.altup is not None:
+            assert "altup" in weights
+            read = altup_predict(x, weights["altup"], settings=layer.altup)[:, :, layer.altup.active]
+        attention_input = normalize(read, weights.get("attn_pre"), norm=layer.attention.pre)
         if layer.beside is not None and layer.beside.attention_in is not None:
             attention_input = attention_input * layer.beside.attention_in
         if isinstance(layer.attention, DisentangledAttention):

@@ -5,7 +5,7 @@
     shared = walk.shared(tokens, x, embedding)
     for i, layer_weights in enumerate(...):
         x, cache = walk.layer(i, x, lengths, positions, layer_weights, shared)
-    x = walk.leave(x, norm_weights)
+    x = walk.leave(x, weights)
 
 It is for callers that can't hold all weights, or that observe values between layers. `ops.model.model` and
 `ops.encoder.encode` specify what it computes.
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Config, DecoderReader, EncoderDecoder, Stack
+from ..ops.altup import enter_streams, leave_streams
 from ..ops.block import (
     BlockWeights,
     LayerInputs,
     MixerCache,
-    NormWeights,
     Positions,
     block,
     encoder_block,
@@ -88,19 +88,28 @@ class StackWalk:
         embedding: EmbeddingWeights,
         weights: StackWeights,
         token_types: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"]:
-        """The vectors before the first layer, of tokens as `shifted` gives them."""
+    ) -> Float[Array, "B T D"] | Float[Array, "B T X D"]:
+        """The vectors before the first layer, of tokens as `shifted` gives them; X streams of them where
+        layers have alternating updates."""
         e = self.config.embedding
         if self.name == "encoder" and e.token_types is not None and token_types is None:
             token_types = np.zeros_like(tokens)
         at = np.arange(tokens.shape[1])[None]
-        return embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
+        x = embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
+        if self.stack.altup is None:
+            return x
+        assert "streams" in weights
+        return enter_streams(x, weights["streams"])
 
     def shared(
-        self, tokens: Int[Array, "B T"], x: Float[Array, "B T D"], embedding: EmbeddingWeights
+        self,
+        tokens: Int[Array, "B T"],
+        x: Float[Array, "B T D"] | Float[Array, "B T X D"],
+        embedding: EmbeddingWeights,
     ) -> Shared:
         """What the layers of a walk share, of the tokens and of what `enter` gave."""
-        return Shared(layer_vectors(tokens, x, embedding, config=self.config.embedding))
+        embedded = x if self.stack.altup is None else x[:, :, 0]
+        return Shared(layer_vectors(tokens, embedded, embedding, config=self.config.embedding))
 
     def positions(self, time: int, weights: StackWeights, dtype: np.dtype) -> Positions:
         """What all layers need to know of the positions 0 … time − 1."""
@@ -127,13 +136,13 @@ class StackWalk:
     def layer(
         self,
         index: int,
-        x: Float[Array, "B T D"],
+        x: Float[Array, "B T D"] | Float[Array, "B T X D"],
         lengths: Int[Array, " B"],
         positions: Positions,
         weights: BlockWeights,
         shared: Shared,
         states: Float[Array, "B S D"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], MixerCache | None]:
+    ) -> tuple[Float[Array, "B T D"] | Float[Array, "B T X D"], MixerCache | None]:
         """The vectors after a layer, and what a decoder's keeps of the text.
 
         A layer with cross-attention reads `states`, an encoder's output. `lengths` are those of the text: of
@@ -147,7 +156,7 @@ class StackWalk:
             causal = self.stack.causal
             y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
             return y, None
-        batch, time, _ = x.shape
+        batch, time = x.shape[:2]
         past = np.zeros(batch, np.int64)
         inputs = LayerInputs(encoder_kv, None if shared.vectors is None else shared.vectors[:, :, index])
         if layer.kv_layer is not None:
@@ -161,6 +170,11 @@ class StackWalk:
             shared.kv[index] = kept
         return y, kept
 
-    def leave(self, x: Float[Array, "B T D"], weights: NormWeights | None) -> Float[Array, "B T D"]:
-        """The vectors after the last norm, if the stack has one."""
-        return normalize(x, weights, norm=self.stack.final_norm)
+    def leave(
+        self, x: Float[Array, "B T D"] | Float[Array, "B T X D"], weights: StackWeights
+    ) -> Float[Array, "B T D"]:
+        """The vectors after the last norm, if the stack has one; of several streams, their mean."""
+        if self.stack.altup is not None:
+            assert "streams" in weights
+            x = leave_streams(x, weights["streams"])
+        return normalize(x, weights.get("norm"), norm=self.stack.final_norm)

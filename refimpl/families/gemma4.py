@@ -28,7 +28,7 @@ from ..config import (
     Stack,
 )
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import layer_masks, layer_types, read_window
+from ..config_readers.layers import kv_sources, layer_masks, layer_types, read_window
 from ..config_readers.rope import exact_context, nested_ropes
 from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
@@ -73,7 +73,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
         raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')
     # Whatever is stated, the last layer sees the whole text.
     types = [*layer_types(keys, lambda i: (i + 1) % 6 != 0)[:-1], "full_attention"]
-    sources = _sources(keys, types, task)
+    sources = kv_sources(keys, types, 0)
+    if task != "lm" and any(source is not None for source in sources):
+        raise keys.fail("num_kv_shared_layers", "0 in a model that gives vectors and doesn't generate")
     same = keys.get("attention_k_eq_v", bool, False)
     heads = _heads(keys, types, same)
     context = keys.size("max_position_embeddings", 131_072)
@@ -138,20 +140,6 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
     )
 
 
-def _sources(keys: Keys, types: list[str], task: Task) -> list[int | None]:
-    """For each layer the one whose keys and values it reads: the last of its type below those that read."""
-    count = keys.get("num_kv_shared_layers", int, 0)
-    if not 0 <= count < len(types):
-        raise keys.fail("num_kv_shared_layers", f"0 to {len(types) - 1}, fewer than there are layers")
-    own = types[: len(types) - count]
-    if missing := sorted(set(types) - set(own)):
-        raise keys.fail("num_kv_shared_layers", f"so few that a layer of {missing[0]} keeps keys and values")
-    if count and task != "lm":
-        raise keys.fail("num_kv_shared_layers", "0 in a model that gives vectors and doesn't generate")
-    last = {kind: i for i, kind in enumerate(own)}
-    return [None] * len(own) + [last[kind] for kind in types[len(own) :]]
-
-
 class Vectors(NamedTuple):
     """The vectors that each layer has for tokens: how many tokens there are, and their width."""
 
@@ -204,10 +192,12 @@ TEXT = TextModel(
     {"vocab_size": 262_144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
      "num_attention_heads": 8},
 )  # fmt: skip
-NORMS = weight_map("""
+SANDWICH = weight_map("""
     decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
     decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight
     decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
+""")
+SCALAR = weight_map("""
     decoder.layers.{i}.scalar <- layers.{i}.layer_scalar
 """)
 EXPERTS = weight_map("""
@@ -246,4 +236,4 @@ LEFT_OUT = weight_map("""
     left out <- audio_tower.*
     left out <- embed_audio.*
 """)
-WEIGHTS = TRUNK + QK_NORM + NORMS + EXPERTS + PER_LAYER + UNREAD + LEFT_OUT
+WEIGHTS = TRUNK + QK_NORM + SANDWICH + SCALAR + EXPERTS + PER_LAYER + UNREAD + LEFT_OUT

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops.gaussian_topk import gaussian_topk
 from ..ops.mlp import glu, hidden_units
 from . import Draw, Subject, law
 from .kit.strategies import permutations
@@ -31,12 +32,14 @@ def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
 
 @law("gated_mlp")
 def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None:
-    """(act(s · (x · gate + bgate)) ⊙ (x · up + bup)) · down + bdown, by einsum."""
+    """(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown, by einsum."""
     call = draw(gated_mlp.calls(gate=True, up=True, down=True))
     names = ("x", "gate", "up", "down", "bgate", "bup", "bdown")
     x, gate, up, down, bgate, bup, bdown = (_exact(call[n]) for n in names)
     scale = 1 if call["gate_scale"] is None else call["gate_scale"]
     gates = scale * (np.einsum("btd,df->btf", x, gate) + bgate)
+    if call["sparsity"] is not None:
+        gates = gaussian_topk(gates, share=call["sparsity"])
     hidden = glu(gates, np.einsum("btd,df->btf", x, up) + bup, call["kind"])
     gated_mlp.near(gated_mlp(call), np.einsum("btf,fd->btd", hidden, down) + bdown, call)
 

@@ -26,8 +26,9 @@ def each_layer_has_a_table_a_map_and_the_norm(per_layer_inputs: Subject, draw: D
 
 @law("per_layer_update")
 def the_gate_multiplies_what_was_looked_up(per_layer_update: Subject, draw: Draw) -> None:
-    """(act(x · gate) ⊙ e) · project, by einsum."""
+    """(act((x ⊙ scale) · gate) ⊙ e) · project, by einsum."""
     call = draw(per_layer_update.calls(gate=True, project=True))
     x, inputs, gate, project = (call[n].astype(np.float64) for n in ("x", "inputs", "gate", "project"))
+    x = x if call["scale"] is None else x * call["scale"]
     let = activation(np.einsum("btd,df->btf", x, gate), kind=call["kind"])
     per_layer_update.near(per_layer_update(call), np.einsum("btf,btf,fd->btd", let, inputs, project), call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from ..config import (
     TokenMixer,
 )
 from .activation import activation
+from .altup import AltUpWeights, altup_correct, altup_predict
 from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
@@ -40,6 +41,7 @@ from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, 
 from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
+from .laurel import LaurelWeights, laurel
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
@@ -117,7 +119,8 @@ MixerWeights = (
 
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution,
-    the state space beside its attention, and the maps by which it reads its own vectors of tokens."""
+    the state space beside its attention, the maps by which it reads its own vectors of tokens, its learned
+    residual, and the maps of its streams."""
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -137,6 +140,8 @@ class BlockWeights(TypedDict):
     scalar: NotRequired[Float[Array, " 1"]]
     per_layer: NotRequired[PerLayerWeights]
     per_layer_post: NotRequired[NormWeights]
+    laurel: NotRequired[LaurelWeights]
+    altup: NotRequired[AltUpWeights]
 
 
 class Positions(NamedTuple):
@@ -204,7 +209,9 @@ def _feed(
     match config:
         case Gated():
             leaves, scale = cast(GatedMlpWeights, weights), config.gate_scale
-            return _times(gated_mlp(x, leaves, kind=config.activation, gate_scale=scale), config.scale)
+            more = {"gate_scale": scale, "sparsity": config.sparsity}
+            y = gated_mlp(x, leaves, kind=config.activation, **more)
+            return _times(y, config.scale)
         case Plain():
             return plain_mlp(x, cast(PlainMlpWeights, weights), kind=config.activation)
         case MoE():
@@ -322,15 +329,40 @@ def _mix_both(
     return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
 
 
-def _with_own_vectors(y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer) -> Array:
-    """A layer's output with what it makes of its own vectors of the tokens, if it has any."""
+def _with_laurel(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
+    """The sum h of a mixer and its residual, averaged with the learned residual of what the mixer reads."""
+    if layer.laurel is None:
+        return h
+    assert "laurel" in weights
+    read = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
+    return laurel(read, h, weights["laurel"], eps=layer.laurel.norm.eps)
+
+
+def _own_update(y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer) -> Array | None:
+    """What a layer makes of its own vectors of the tokens, if it has any."""
     own = layer.per_layer
     if own is None:
-        return y
+        return None
     assert vectors is not None
     assert "per_layer" in weights
     update = per_layer_update(y, vectors, weights["per_layer"], kind=own.activation)
-    return y + normalize(update, weights.get("per_layer_post"), norm=own.post)
+    return normalize(update, weights.get("per_layer_post"), norm=own.post)
+
+
+def _corrected(
+    predictions: Array, y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer
+) -> Array:
+    """All streams after a layer, of their predictions and of what came out of the active one.
+
+    What the layer makes of its own vectors is added to all but the first.
+    """
+    assert layer.altup is not None
+    assert "altup" in weights
+    streams = altup_correct(predictions, y, weights["altup"], settings=layer.altup)
+    update = _own_update(streams[:, :, layer.altup.active], vectors, weights, layer)
+    if update is not None:
+        streams[:, :, 1:] += update[:, :, None]
+    return streams
 
 
 def _scaled(y: Array, weights: BlockWeights) -> Array:
@@ -359,10 +391,16 @@ def block(
     stand beside the attention: both read norm(x), and the sublayer's output is their sum (Falcon-H1, Zuo et
     al. 2025, §2). A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
     With `at` [B, P] the new x is [B, P, D], at these positions of the call: what follows the attention looks
-    at no other token. A layer with a `scalar` multiplies y by it. One with a `kv_layer` gets that layer's new
-    cache, and gives it back as it is.
+    at no other token. With `laurel` h is averaged with a residual that is learned. With `altup` x is
+    [B, T, X, D], and the layer computes this for the prediction of one stream, then corrects all; what it
+    makes of e is added to all but the first (both Gemma 3n). A layer with a `scalar` multiplies y by it. One
+    with a `kv_layer` gets that layer's new cache, and gives it back as it is.
     """
-    vectors = inputs.per_layer
+    vectors, predictions = inputs.per_layer, None
+    if config.altup is not None:
+        assert "altup" in weights
+        predictions = altup_predict(x, weights["altup"], settings=config.altup)
+        x = predictions[:, :, config.altup.active]
 
     def mix(read: Array) -> Array:
         nonlocal cache
@@ -372,14 +410,23 @@ def block(
             y, cache = _mix(read, cache, past, positions, weights, config.attention)
         return y
 
-    h = _attend(x, weights, config, mix)
+    h = _with_laurel(x, _attend(x, weights, config, mix), weights, config)
     if at is not None:
-        x = np.take_along_axis(x, at[:, :, None], axis=1)
-        h = np.take_along_axis(h, at[:, :, None], axis=1)
-        vectors = None if vectors is None else np.take_along_axis(vectors, at[:, :, None], axis=1)
+        x, h, vectors, predictions = (_at(values, at) for values in (x, h, vectors, predictions))
     h = _cross(h, inputs.encoder_kv, weights, config)
-    y = _with_own_vectors(_mlp(x, h, weights, config), vectors, weights, config)
+    y = _mlp(x, h, weights, config)
+    if predictions is not None:
+        y = _corrected(predictions, y, vectors, weights, config)
+    elif (update := _own_update(y, vectors, weights, config)) is not None:
+        y = y + update
     return _scaled(y, weights), cache
+
+
+def _at(values: Array | None, at: Array) -> Any:
+    """What there is for each token of a call, [B, T, ...], of the tokens at [B, P]."""
+    if values is None:
+        return None
+    return np.take_along_axis(values, np.expand_dims(at, tuple(range(2, values.ndim))), axis=1)
 
 
 def encoder_block(

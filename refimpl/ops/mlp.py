@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config import XIELU, Activation, ClampedSwiGLU
 from .activation import activation, sigmoid, xielu
+from .gaussian_topk import gaussian_topk
 from .linear import linear
 from .quant import Blocks
 
@@ -85,12 +86,15 @@ def gated_mlp(
     *,
     kind: Activation | ClampedSwiGLU,
     gate_scale: float | None = None,
+    sparsity: float | None = None,
 ) -> Float[Array, "B T D"]:
     """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
 
-    `clamped_swiglu` may stand in the place of act(gate) ⊙ up. `gate_scale` None means 1.
+    `clamped_swiglu` may stand in the place of act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity` act
+    takes `gaussian_topk` of the gate, and about this share of the hidden units is 0, where act(0) is.
     """
     gate = linear(x, weights["gate"], weights.get("bgate"))
     gate = gate if gate_scale is None else gate * gate_scale
+    gate = gate if sparsity is None else gaussian_topk(gate, share=sparsity)
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     return linear(hidden, weights["down"], weights.get("bdown"))

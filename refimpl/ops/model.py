@@ -28,6 +28,7 @@ from ..config import (
 )
 from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
+from .altup import StreamWeights, enter_streams, leave_streams
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import BlockWeights, LayerInputs, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
@@ -88,9 +89,11 @@ class EmbeddingWeights(TypedDict):
 
 
 class StackWeights(TypedDict):
-    """The leaves of a stack: layers, what is added before the first or to scores, norms, distances."""
+    """The leaves of a stack: layers, what is added before the first or to scores, norms, distances, and the
+    maps of streams but the first."""
 
     layers: list[BlockWeights]
+    streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
@@ -295,6 +298,9 @@ def model(
     queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(capacity)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
+    if stack.altup is not None:
+        assert "streams" in weights
+        x = enter_streams(x, weights["streams"])
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
@@ -305,6 +311,9 @@ def model(
         read = old if layer.kv_layer is None else new_cache[layer.kv_layer]
         x, new = block(x, read, past, positions, leaves, inputs, output_positions, config=layer)
         new_cache.append(new if layer.kv_layer is None else old)
+    if stack.altup is not None:
+        assert "streams" in weights
+        x = leave_streams(x, weights["streams"])
     x = normalize(x, weights.get("norm"), norm=stack.final_norm)
     leaves = params.get("head", {})
     if config.embedding.projection is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ..config import Activation
 from .activation import activation
@@ -29,10 +29,14 @@ class PerLayerEmbeddingWeights(TypedDict):
 
 
 class PerLayerWeights(TypedDict):
-    """The leaves by which a layer reads its input: a gate's map to its width, and the map back."""
+    """The leaves by which a layer reads its input: a gate's map to its width, and the map back.
+
+    There may be a factor of what the gate reads.
+    """
 
     gate: Float[Array, "D F"] | Blocks
     project: Float[Array, "F D"] | Blocks
+    scale: NotRequired[Float[Array, " D"]]
 
 
 def per_layer_inputs(
@@ -72,9 +76,10 @@ def per_layer_update(
     *,
     kind: Activation,
 ) -> Float[Array, "B T D"]:
-    """(act(x · gate) ⊙ e) · project: what a layer makes of its input e, to be added to its output x.
+    """(act((x ⊙ scale) · gate) ⊙ e) · project: what a layer makes of its input e, to be added to its output.
 
-    It is a gated mlp whose `up` isn't computed of x but looked up (Gemma 3n, Google 2025): what the layers
-    have made of the text says how much of each number of the token is let through.
+    x is that output. It is a gated mlp whose `up` isn't computed of x but looked up (Gemma 3n, Google 2025):
+    what the layers have made of the text says how much of each number of the token is let through.
     """
-    return linear(activation(linear(x, weights["gate"]), kind=kind) * inputs, weights["project"])
+    read = x * weights["scale"] if "scale" in weights else x
+    return linear(activation(linear(read, weights["gate"]), kind=kind) * inputs, weights["project"])

@@ -31,7 +31,10 @@
                                     of Longformer's with global tokens: also wq_global, …, bv_global
     decoder.layers.I.beside         as attn of Mamba 2
     decoder.layers.I.scalar         1
-    decoder.layers.I.per_layer      gate D,F  project F,D  (and per_layer_post, a norm)
+    decoder.layers.I.per_layer      gate D,F  project F,D  scale D  (and per_layer_post, a norm)
+    decoder.layers.I.laurel         left D,F  right F,D  norm D
+    decoder.layers.I.altup          router D,X  norm D  predict X,X*X  correct X,X
+    decoder.streams.I               enter D,D  leave D,D  (for each stream but the first)
     encoder.layers.I.conv           weight _*D,D  bias D  (and conv_after, a norm)
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
@@ -93,11 +96,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 # Small tables whose rows are added to vectors or scores, or are inputs of products: they stay in float.
 ADDED = ("positions", "token_types", "relative_bias", "distances")
-# What a stack has beside its layers and its last norm: the leaves that it needs from the first layer on.
-ENTRY = ("positions", "first_norm", "relative_bias", "distances", "distances_norm")
+# What a stack has beside its layers and its last norm: leaves that it needs from before the first layer on.
+ENTRY = ("positions", "first_norm", "relative_bias", "distances", "distances_norm", "streams")
 # Small matrices whose products choose or weigh experts: they stay in float, since a small error could choose
 # another expert.
 ROUTING = (".router", ".shared_gate")
+# Tiny matrices that give the coefficients of streams, of all numbers of a token each: they stay in float.
+COEFFICIENTS = (".altup.router", ".altup.predict", ".altup.correct")
 # Maps of an indexer, whose scores choose what attention sees: they stay in float for the same reason.
 INDEXER = (".wq_index", ".wk_index", ".w_index")
 # Weights of norms, which may have a row for each head.
@@ -158,6 +163,8 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     if (distances := stack.distances) is not None:
         shapes["distances"] = (2 * distances.span, d)
         shapes |= _norm("distances_norm.", distances.norm, d)
+    for i in range(0 if stack.altup is None else stack.altup.streams - 1):
+        shapes |= {f"streams.{i}.enter": (d, d), f"streams.{i}.leave": (d, d)}
     for i, layer in enumerate(stack.layers):
         at = f"layers.{i}."
         cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
@@ -178,7 +185,16 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
             shapes |= _norm(f"{at}conv_after.", layer.conv.after, d)
         if (own := layer.per_layer) is not None:
             shapes |= {f"{at}per_layer.gate": (d, own.width), f"{at}per_layer.project": (own.width, d)}
+            shapes |= {f"{at}per_layer.scale": (d,)} if own.scaled else {}
             shapes |= _norm(f"{at}per_layer_post.", own.post, d)
+        if layer.laurel is not None:
+            rank = layer.laurel.rank
+            leaves = {"left": (d, rank), "right": (rank, d), "norm": (d,)}
+            shapes |= {f"{at}laurel.{name}": shape for name, shape in leaves.items()}
+        if layer.altup is not None:
+            y = layer.altup.streams
+            leaves = {"router": (d, y), "norm": (d,), "predict": (y, y * y), "correct": (y, y)}
+            shapes |= {f"{at}altup.{name}": shape for name, shape in leaves.items()}
         shapes |= {f"{at}scalar": (1,)} if layer.scalar else {}
     return shapes | _norm("norm.", stack.final_norm, d)
 
@@ -398,6 +414,18 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (*ADDED, *ROUTING, *INDEXER, *NORMS, *SCALES, *GATES, *RATES, *KERNELS, *LATENT_MAPS, *LABELS)
+        (
+            *ADDED,
+            *ROUTING,
+            *COEFFICIENTS,
+            *INDEXER,
+            *NORMS,
+            *SCALES,
+            *GATES,
+            *RATES,
+            *KERNELS,
+            *LATENT_MAPS,
+            *LABELS,
+        )
     )
     return len(shape) == 2 and not stays_in_float

@@ -13,10 +13,11 @@
 
 One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor; `{n}`
 is their number. `{s}` is the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as
-two layers (Nemotron-H), and in a line of no layer how many there are. `{e}` runs over a layer's experts.
-`{h}` in the tensor's name alone runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a
-part of a tensor that holds all experts. A leaf that some files store alone and others fused has a line for
-each form. A line for a leaf that a Config doesn't need is ignored. `* <- *` reads leaves under our own names.
+two layers (Nemotron-H), and in a line of no layer how many there are. `{e}` runs over a layer's experts,
+`{x}` over the streams of a token but the first. `{h}` in the tensor's name alone runs over the leaf's heads,
+whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one
+that holds all those streams. A leaf that some files store alone and others fused has a line for each form. A
+line for a leaf that a Config doesn't need is ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -58,6 +59,7 @@ from .steps import STEPS, Part, StackRows, Step
 
 NOTHING, LEFT_OUT = "nothing", "left out"
 EVERYTHING = ("*",)
+EXPERT, STREAM = "{e}", "{x}"
 HEAD_NAMES = frozenset(head.__name__ for head in get_args(Head))
 
 Use = Literal["read", "compare", "unused", "left out"]
@@ -65,15 +67,15 @@ Use = Literal["read", "compare", "unused", "left out"]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a map, `{i}`, `{e}` and `{h}` open. `tensors` are names in the order in which they are
-    looked for, or with `joined` parts of one; they hold all experts with `experts`. `heads` None means any
-    head."""
+    """One line of a map, `{i}`, `{e}`, `{x}` and `{h}` open. `tensors` are names in the order in which they
+    are looked for, or with `joined` parts of one; with `holds_all` they hold the parts of all experts, or of
+    all streams. `heads` None means any head."""
 
     leaves: tuple[str, ...]
     tensors: tuple[str, ...]
     steps: tuple[Step, ...] = ()
     use: Use = "read"
-    experts: bool = False
+    holds_all: bool = False
     heads: frozenset[str] | None = None
     joined: bool = False
 
@@ -199,9 +201,9 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
         raise ValueError(f"{text!r}: a step must be one of {', '.join(STEPS)}, got {unknown[0]!r}")
     first, *others = (leaf.strip() for leaf in match[1].split(","))
     siblings = (f"{first.rpartition('.')[0]}.{other}" for other in others)
-    tensor, part, trailing = match[3].partition("[{e}]")
-    if trailing:
-        raise ValueError(f"{text!r}: [{{e}}] must stand last")
+    tensor, part, trailing = match[3].partition("[")
+    if part and trailing not in (f"{EXPERT}]", f"{STREAM}]"):
+        raise ValueError(f"{text!r}: [{EXPERT}] or [{STREAM}] must stand last")
     named: dict[str, Use] = {NOTHING: "unused", LEFT_OUT: "left out"}
     use = "compare" if match[2] == "==" else named.get(first, "read")
     parsed = tuple(STEPS[word] for word in steps)
@@ -218,10 +220,17 @@ def _choices(tensor: str) -> tuple[str, ...]:
 
 
 def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
-    """A rule for each layer and expert of the line."""
+    """A rule for each layer and expert, or stream, of the line."""
     names = (*line.leaves, *line.tensors)
     of_layers = any("{i}" in name for name in names)
-    of_experts = line.experts or any("{e}" in name for name in names)
+    of_experts = any(EXPERT in name for name in names)
+    if any(STREAM in name for name in names):
+        altup = layers[0].altup
+        count = 0 if altup is None else altup.streams - 1
+        for x in range(count):
+            part = (Part(x, count),) if line.holds_all else ()
+            yield _rule(line, layers[0], {STREAM: x}, part)
+        return
     for i in range(len(layers)) if of_layers else (0,):
         layer = layers[i]
         earlier = layers[:i] if of_layers else layers
@@ -233,8 +242,8 @@ def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
         elif isinstance(layer.mlp, MoE):
             count = layer.mlp.experts
             for e in range(count):
-                part = (Part(e, count),) if line.experts else ()
-                yield _rule(line, layer, numbers | {"{e}": e}, part)
+                part = (Part(e, count),) if line.holds_all else ()
+                yield _rule(line, layer, numbers | {EXPERT: e}, part)
 
 
 def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Step, ...]) -> Rule:

@@ -52,7 +52,9 @@ class Saving:
 
 def parameters(config: Config) -> dict[str, int]:
     """Part -> its number of parameters; parts without any are left out."""
-    counts: dict[str, int] = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
+    counts: dict[str, int] = dict.fromkeys(
+        ("embedding", "attention", "mlp", "residual", "norms", "output"), 0
+    )
     for name, shape in parameter_shapes(config).items():
         counts[_part(name)] += prod(shape)
     return {part: count for part, count in counts.items() if count}
@@ -63,6 +65,8 @@ def _part(name: str) -> str:
     owner, leaf = name.split(".")[-2:]
     if leaf == "positions" or (owner == "per_layer" and leaf != "norm"):
         return "embedding"
+    if ".streams." in name or owner in ("laurel", "altup"):
+        return "residual"
     if leaf in ("relative_bias", "distances") or owner == "conv":
         return "attention"
     if leaf not in ("q_norm", "k_norm", "kv_norm"):

@@ -10,6 +10,7 @@ from ...refimpl.config import (
     Chunked,
     Config,
     DisentangledAttention,
+    Gated,
     GatedDelta,
     LatentAttention,
     LinearAttention,
@@ -95,6 +96,10 @@ def untried(target: Target, config: Config) -> str | None:
         return "attention that reads another layer's keys and values was never tried on a GPU"
     if config.embedding.per_layer is not None:
         return "per-layer embeddings were never tried on a GPU"
+    if any(layer.altup is not None or layer.laurel is not None for layer in config.layers):
+        return "alternating updates and learned residuals were never tried on a GPU"
+    if any(isinstance(m := layer.mlp, Gated) and m.sparsity is not None for layer in config.layers):
+        return "an mlp that leaves out units was never tried on a GPU"
     if any(isinstance(layer.attention, LatentAttention) for layer in config.layers):
         return "latent attention was never tried on a GPU"
     if any(stack.distances is not None for stack in config.stacks.values()):

@@ -15,7 +15,7 @@ from ...refimpl.config import LM, Config, Decoder, MaskedLM
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import moved
 from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
-from ...refimpl.ops.block import BlockWeights, MixerCache, NormWeights
+from ...refimpl.ops.block import BlockWeights, MixerCache
 from ...refimpl.ops.encoder import predict
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import (
@@ -296,7 +296,8 @@ class StreamedForward:
             self._computed += 1
             self._on_layer(self._computed, sum(len(stack.layers) for stack in self.config.stacks.values()))
         norm = self._load(stack_params["norm"], f"{name}.norm.") if "norm" in stack_params else {}
-        return [walk.leave(x, cast(NormWeights, norm)) for x in streams]
+        last = cast(StackWeights, {**entry, "norm": norm})
+        return [walk.leave(x, run.cast_all(last)) for x, run in zip(streams, self.runs, strict=True)]
 
     def _load(self, params: Tree, prefix: str, observe: bool = True) -> dict[str, Any]:
         """The leaves of a part of the model, each loaded once."""

@@ -22,7 +22,7 @@ HERE = [
     ("bart", 0), ("bert", 1), ("bloom", 0), ("cohere", 0), ("falcon", 0), ("gemma3", 0), ("gpt2", 0),
     ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("umt5", 1), ("qwen3", 2), ("bart", 1),
     ("opt", 1), ("t5", 5), ("gpt_oss", 0), ("deepseek_v3", 0),
-    ("deberta-v2", 1), ("longformer", 2), ("longformer", 4),
+    ("deberta-v2", 1), ("longformer", 2), ("longformer", 4), ("gemma3n_text", 0),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
@@ -42,6 +42,7 @@ RARE = {
     ("opt", 1),
     ("deberta-v2", 1),
     ("longformer", 4),
+    ("gemma3n_text", 0),
 }
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))
@@ -63,9 +64,12 @@ def test_exports_equal_transformers(tmp_path: Path, name: str, kind: int, quants
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["deepseek_v2", "qwen3_5_text", "lfm2_moe"])
+@pytest.mark.parametrize("name", ["deepseek_v2", "qwen3_5_text", "lfm2_moe", "gemma3n_text"])
 def test_exports_in_four_bits(tmp_path: Path, name: str):
-    """Latents, states, and convolutions beside experts; weights are the specification's, errors in budget."""
+    """Latents, states, convolutions beside experts, streams of a token: weights are the specification's.
+
+    Errors are within their budget.
+    """
     keys = draw_keys(name, 12)
     keys.sort(key=lambda drawn: ROWS[name].config(**drawn).get_text_config().num_hidden_layers)
     run_all(name, 0, keys, tmp_path, ("int4",))

@@ -19,6 +19,7 @@ MODELS = {
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
     "keys and values shared, vectors for each layer": tiny_models.shared_kv(),
+    "several streams of a token": tiny_models.altup(),
     "a global question": tiny_models.windowed(spread=QuestionTokens(9)),
 }
 
@@ -58,6 +59,6 @@ def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
             elif cache is not None:
                 assert cache.keys.shape[2] == 6
                 np.testing.assert_allclose(cache.keys.numpy(), own.keys, rtol=1e-9, atol=1e-9)
-        states = walk.leave(x, weights.get("norm"))
-        mirrored_states = theirs.leave(y, mirrored_weights.get("norm"))
+        states = walk.leave(x, weights)
+        mirrored_states = theirs.leave(y, mirrored_weights)
         np.testing.assert_allclose(mirrored_states.numpy(), states, rtol=1e-9, atol=1e-9)

@@ -13,6 +13,7 @@ from tfm.refimpl.config import (
     Activation,
     AdaptiveSoftmax,
     Alibi,
+    AltUp,
     Attention,
     Beside,
     BlockSparse,
@@ -38,6 +39,7 @@ from tfm.refimpl.config import (
     HeadNorm,
     Indexer,
     LatentAttention,
+    Laurel,
     Layer,
     LayerNorm,
     Learned,
@@ -444,7 +446,27 @@ def sharing(draw: st.DrawFn, config: Decoder) -> Decoder:
         embedding = replace(embedding, per_layer=table)
     if draw(st.booleans()):
         layers = tuple(map(apart, layers))
+    if draw(st.sampled_from((False, True))):
+        layers = draw(in_streams(layers))
     return replace(config, embedding=embedding, stack=replace(config.stack, layers=layers))
+
+
+@st.composite
+def in_streams(draw: st.DrawFn, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers around one of several streams of a token, or with learned residuals alone; gated mlps may be
+    sparse."""
+    count, norm = draw(st.sampled_from((2, 3))), RMSNorm(draw(eps))
+    altup = draw(st.sampled_from((AltUp(count, 0, norm), AltUp(count, count - 1, norm), None)))
+
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer.mlp, Gated):
+            layer = replace(layer, mlp=replace(layer.mlp, sparsity=draw(st.sampled_from((0.6, None)))))
+        if layer.per_layer is not None:
+            layer = replace(layer, per_layer=replace(layer.per_layer, scaled=draw(st.booleans())))
+        laurel = draw(st.sampled_from((Laurel(3, norm), None)))
+        return replace(layer, laurel=laurel, altup=altup)
+
+    return tuple(map(change, layers))
 
 
 def apart(layer: Layer) -> Layer:

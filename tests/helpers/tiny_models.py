@@ -9,6 +9,7 @@ from tfm.refimpl.config import (
     Activation,
     AdaptiveSoftmax,
     Alibi,
+    AltUp,
     Attention,
     Beside,
     BlockSparse,
@@ -32,6 +33,7 @@ from tfm.refimpl.config import (
     HeadNorm,
     Indexer,
     LatentAttention,
+    Laurel,
     Layer,
     LayerNorm,
     Learned,
@@ -142,6 +144,23 @@ def shared_kv(context: int = 128, vocabulary: int = 97) -> Decoder:
     layers = (first, second, reading(first, 0), reading(second, 1))
     embedding = replace(base.embedding, scale=8.0, per_layer=PerLayerEmbedding(vocabulary - 3, RMSNorm(1e-5)))
     return replace(base, embedding=embedding, stack=replace(base.stack, layers=layers))
+
+
+def altup(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Gemma 3n's form: three streams of a token, learned residuals, sparse lower layers, and
+    upper layers that read the keys and values of lower ones."""
+    base = shared_kv(context, vocabulary)
+    norm = RMSNorm(1e-5)
+
+    def changed(i: int, layer: Layer) -> Layer:
+        assert isinstance(layer.mlp, Gated)
+        assert layer.per_layer is not None
+        mlp = replace(layer.mlp, sparsity=0.6) if i < 2 else layer.mlp
+        own = replace(layer.per_layer, scaled=True)
+        return replace(layer, mlp=mlp, per_layer=own, laurel=Laurel(12, norm), altup=AltUp(3, 1, norm))
+
+    layers = tuple(changed(i, layer) for i, layer in enumerate(base.layers))
+    return replace(base, stack=replace(base.stack, layers=layers))
 
 
 def adaptive(context: int = 128, vocabulary: int = 97) -> Decoder:

@@ -95,10 +95,11 @@ def _curvature(call: Call) -> float:
 
 
 def _with_open_gates(f: Function, call: Call) -> Call:
-    """The call with an activation that lets positive numbers through as they are."""
+    """The call with an activation that lets positive numbers through as they are, none left out."""
     name = "activation" if f.name == "moe" else "kind"
     clamped = isinstance(call[name], ClampedSwiGLU)
-    return call.but(**{name: replace(call[name], alpha=OPEN, limit=OPEN) if clamped else "relu"})
+    every = {"sparsity": None} if "sparsity" in call.settings else {}
+    return call.but(**{name: replace(call[name], alpha=OPEN, limit=OPEN) if clamped else "relu"}, **every)
 
 
 def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from jaxtyping import AbstractArray
 from ... import ops
 from ...axes import DERIVED
 from ...config import Activation
-from .settings import CLASSES, DRAWN, HAND, SETTINGS
+from .settings import CLASSES, DRAWN, HAND, LISTED, SETTINGS
 
 UNFED = "can't be fed"
 
@@ -136,6 +136,7 @@ def letters_of(parameters: tuple[Parameter, ...]) -> set[str]:
     dims += [d for p in parameters if "Blocks" in p.options for d in blocked(p)[0]]
     dims += [o for p in parameters if p.setting for o in p.options if str(o).isupper()]
     dims += [DRAWN[p.options[0]].letters for p in parameters if p.setting and p.options[0] in DRAWN]
+    dims += [LISTED.get(p.name, "") for p in parameters]
     return set(re.findall("[A-Z]", " ".join(dims)))
 
 

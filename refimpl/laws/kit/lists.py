@@ -11,11 +11,13 @@ Sizes = dict[str, int]
 
 
 def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
-    """The sizes of each item: experts read a latent where there may be one, each cluster of words is
-    narrower and longer."""
+    """The sizes of each item: experts read a latent where there may be one, streams but the first have the
+    same, each cluster of words is narrower and longer."""
     match p.name:
         case "experts":
             return [{**size, "D": size.get("C", size["D"])}] * size["E"]
+        case "streams":
+            return [size] * (size["X"] - 1)
         case "tails":
             clusters = range(min(3, size["F"] - 1))
             return [{**size, "K": max(1, size["K"] - c), "V": size["V"] + c} for c in clusters]

@@ -15,6 +15,7 @@ from ...config import (
     XIELU,
     Activation,
     Alibi,
+    AltUp,
     Attention,
     ClampedSwiGLU,
     DisentangledAttention,
@@ -83,7 +84,11 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "gate_scale": (None, 0.7),
     "turned": (1, 2),
     "topk": (1, 3),
+    "share": (0.5, 0.95),
+    "sparsity": (None, 0.7),
 }
+# Lists whose length no array may say, and the letter of a size that it follows from.
+LISTED = {"streams": "X"}
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
     ClampedSwiGLU: (ClampedSwiGLU(), ClampedSwiGLU(1.0, 0.5)),
@@ -304,6 +309,10 @@ DRAWN: dict[type, Drawn] = {
         },
         _mixture,
         letters="I",
+    ),
+    AltUp: Drawn(
+        {"eps": SETTINGS["eps"], "last": (False, True)},
+        lambda chosen, size: AltUp(size["X"], size["X"] - 1 if chosen["last"] else 0, RMSNorm(chosen["eps"])),
     ),
     ExpertGroups: Drawn({"groups": (None, "max", "top2")}, _groups),
 }

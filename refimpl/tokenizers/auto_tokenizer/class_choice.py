@@ -32,6 +32,8 @@ REGISTERED: Mapping[str, str | None] = {
     "gemma2": "GemmaTokenizer",
     "gemma3": "GemmaTokenizer",
     "gemma3_text": "GemmaTokenizer",
+    "gemma3n": "GemmaTokenizer",
+    "gemma3n_text": "GemmaTokenizer",
     "glm": AS_IS,
     "glm4": AS_IS,
     "glm4_moe": AS_IS,

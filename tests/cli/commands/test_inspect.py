@@ -179,6 +179,11 @@ def test_shared_keys_and_values_and_vectors_for_layers_are_named():
     told = inspect.describe(tiny_models.shared_kv())
     assert "4 layers, 2 of them with the keys and values of earlier ones, of 4 kinds, the first:" in told
     assert "16 numbers of each token for each layer" in told
+    told = inspect.describe(tiny_models.altup())
+    assert (
+        "3 streams of each token, learned residuals of rank 12, 2 layers with 60% of the mlp's units at 0"
+        in told
+    )
 
 
 def test_sinks_and_clamps_are_named():

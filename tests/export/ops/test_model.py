@@ -78,7 +78,9 @@ def test_block(config: Config, seed: int, b: int, t: int, old: int):
     """One layer alone; it also equals the model between table and final norm."""
     layer, tree = config.layers[0], tiny_models.weights(config, seed)
     model_inputs = inputs(config, seed, b, t, old, 1)
-    x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
+    streams = () if layer.altup is None else (layer.altup.streams,)
+    shape = (b, t, *streams, config.embedding.width)
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     leaves = tree["decoder"]["layers"][0]
     near = positions(config, tree, model_inputs, t, old + t)
     vectors = None

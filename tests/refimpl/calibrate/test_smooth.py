@@ -117,7 +117,12 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             for a in values
             if a is not layer.attention or (layer.kv_layer is None and not read_later)
         )
-        alone = [a for a in attentions if not (isinstance(a, DisentangledAttention) and a.shared)]
+        alone = [
+            a
+            for a in attentions
+            if not (isinstance(a, DisentangledAttention) and a.shared)
+            and (layer.laurel is None or a is not layer.attention)
+        ]
         norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
         if layer.residual == "input":
             expected += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)

@@ -18,6 +18,7 @@ from tfm.refimpl.config import (
     LM,
     ONE_GROUP,
     XIELU,
+    AltUp,
     Attention,
     Beside,
     Chunked,
@@ -25,6 +26,7 @@ from tfm.refimpl.config import (
     Config,
     Dense,
     DynamicNTK,
+    Embedding,
     Encoder,
     ExpertGroups,
     FullAttention,
@@ -33,6 +35,8 @@ from tfm.refimpl.config import (
     HeadNorm,
     Indexer,
     LatentAttention,
+    Laurel,
+    Layer,
     LayerNorm,
     Llama3Scaling,
     Mamba,
@@ -47,6 +51,7 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     ShortConv,
+    Window,
     Yarn,
 )
 from tfm.refimpl.engine.cache_kinds import cache_kinds
@@ -1345,3 +1350,75 @@ def test_gemma4_with_shared_layers():
 def test_gemma4_refused(more: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         read(GEMMA4, **more)
+
+
+# Of gemma-3n-E2B-it, as written down from memory.
+GEMMA3N: dict[str, Any] = {
+    "model_type": "gemma3n_text", "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
+    "altup_active_idx": 0, "altup_coef_clip": 120.0, "altup_correct_scale": True, "altup_lr_multiplier": 1.0,
+    "altup_num_inputs": 4, "attention_bias": False, "attention_dropout": 0.0, "final_logit_softcapping": 30.0,
+    "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2048,
+    "hidden_size_per_layer_input": 256, "initializer_range": 0.02, "intermediate_size": [8192] * 30,
+    "laurel_rank": 64, "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6,
+    "max_position_embeddings": 32_768, "num_attention_heads": 8, "num_hidden_layers": 30,
+    "num_key_value_heads": 2, "num_kv_shared_layers": 10, "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6, "rope_local_base_freq": 10_000.0, "rope_scaling": None, "rope_theta": 1_000_000.0,
+    "sliding_window": 512, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 262_400,
+    "vocab_size_per_layer_input": 262_144,
+}  # fmt: skip
+
+
+def test_gemma3n():
+    config = read(GEMMA3N)
+    norm = RMSNorm(1e-6)
+    near = Attention(
+        8, 2, 256, Rope(10_000.0, 256), Window(512), qk_norm=HeadNorm(norm), scale=1.0, value_norm=norm,
+        pre=norm, post=norm,
+    )  # fmt: skip
+    first = Layer(
+        near,
+        Gated(8192, "gelu_tanh", pre=norm, post=norm, sparsity=0.95),
+        per_layer=PerLayerInput(256, "gelu_tanh", norm, scaled=True),
+        laurel=Laurel(64, norm),
+        altup=AltUp(4, 0, norm),
+    )
+    assert config.layers[0] == first
+    assert config.layers[4].attention == replace(near, mask=FullAttention(), position=Rope(1e6, 256))
+    assert [layer.mlp.sparsity for layer in config.layers] == [0.95] * 10 + [None] * 20
+    assert [layer.kv_layer for layer in config.layers] == [None] * 20 + [18, 18, 18, 18, 19] * 2
+    assert config.embedding == Embedding(262_400, 2048, 2048**0.5, per_layer=PerLayerEmbedding(262_144, norm))
+    assert (config.head, config.context) == (LM(True, softcap=30.0), 32_768)
+    whole = {
+        "model_type": "gemma3n", "architectures": ["Gemma3nForConditionalGeneration"],
+        "audio_config": {"hidden_size": 1536}, "audio_soft_tokens_per_image": 188, "audio_token_id": 262_273,
+        "boa_token_id": 256_000, "boi_token_id": 255_999, "eoa_token_id": 262_272, "eoi_token_id": 262_144,
+        "image_token_id": 262_145, "vision_config": {"architecture": "mobilenetv5_300m_enc"},
+        "vision_soft_tokens_per_image": 256, "text_config": GEMMA3N,
+    }  # fmt: skip
+    assert read(whole) == config
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"altup_num_inputs": 1}, "altup_num_inputs must be at least 2"),
+        ({"altup_active_idx": 4}, "altup_active_idx must be 0 to 3, below altup_num_inputs, got 4"),
+        (
+            {"intermediate_size": [8192] * 29},
+            "intermediate_size must be a number of at least 1, or a list of 30",
+        ),
+        (
+            {"intermediate_size": [0] * 30},
+            "intermediate_size must be a number of at least 1, or a list of 30",
+        ),
+        ({"activation_sparsity_pattern": [1.0] * 30}, "a list of 30 numbers from 0 to below 1"),
+        ({"activation_sparsity_pattern": [0.5]}, "a list of 30 numbers from 0 to below 1"),
+        ({"num_kv_shared_layers": 30}, "num_kv_shared_layers must be 0 to 29"),
+        ({"final_logit_softcapping": None}, "final_logit_softcapping must be of type float"),
+        ({"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input must be at least 1"),
+        ({"architectures": ["Gemma3nTextModel"]}, "Gemma3nTextModel"),
+    ],
+)
+def test_gemma3n_refused(more: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        read(GEMMA3N, **more)

@@ -1,4 +1,5 @@
-"""Keys and values of another layer, and vectors for each layer, against Gemma 4's of transformers."""
+"""What Gemma has alone, against transformers: keys and values of another layer and vectors for each layer of
+Gemma 4; streams of a token, the learned residual and sparse gates of Gemma 3n."""
 
 from __future__ import annotations
 
@@ -10,13 +11,17 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Attention, FullAttention, HeadNorm, RMSNorm, Rope, Window
+from tfm.refimpl.config import AltUp, Attention, FullAttention, HeadNorm, RMSNorm, Rope, Window
+from tfm.refimpl.ops.altup import altup_correct, altup_predict, enter_streams, leave_streams
 from tfm.refimpl.ops.cache import KVCache
+from tfm.refimpl.ops.gaussian_topk import gaussian_topk
+from tfm.refimpl.ops.laurel import laurel
 from tfm.refimpl.ops.norm import rms_norm
 from tfm.refimpl.ops.per_layer import per_layer_inputs, per_layer_update
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
 from tfm.refimpl.ops.shared_attention import shared_attention
-from transformers import Gemma4TextConfig
+from transformers import Gemma3nTextConfig, Gemma4TextConfig
+from transformers.models.gemma3n import modeling_gemma3n as gemma3n
 from transformers.models.gemma4 import modeling_gemma4 as gemma4
 
 # √F is a whole number: transformers keeps it in float32.
@@ -109,3 +114,82 @@ def test_per_layer_updates_are_gemma4s(seed: int, activation: str):
     update = per_layer_update(x, vectors, weights, kind=kind)
     got = x + rms_norm(update, layer.post_per_layer_input_norm.weight.detach().numpy(), eps=EPS)
     equal(got * layer.layer_scalar.numpy(), expected)
+
+
+STREAMS = 3
+
+
+def config_of_3n(**more: Any) -> Gemma3nTextConfig:
+    return Gemma3nTextConfig(
+        hidden_size=D, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=K,
+        layer_types=["full_attention"], num_kv_shared_layers=0, rms_norm_eps=EPS, vocab_size=N,
+        vocab_size_per_layer_input=N, hidden_size_per_layer_input=F, intermediate_size=11, laurel_rank=4,
+        altup_num_inputs=STREAMS, attn_implementation="eager", **more,
+    )  # fmt: skip
+
+
+def matrix(module: Any) -> np.ndarray:
+    return module.weight.detach().numpy().T
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, STREAMS - 1))
+def test_altup_is_gemma3ns(seed: int, active: int):
+    module: Any = randomize(gemma3n.Gemma3nTextAltUp(config_of_3n(altup_active_idx=active)), seed)
+    module.router_input_scale = torch.tensor(1 / D, dtype=torch.float64)
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((2, T, STREAMS, D)), rng.standard_normal((2, T, D))
+    streams = torch.from_numpy(np.moveaxis(x, 2, 0).copy())
+    weights: Any = {
+        "router": matrix(module.modality_router),
+        "norm": module.router_norm.weight.detach().numpy(),
+        "predict": matrix(module.prediction_coefs),
+        "correct": matrix(module.correction_coefs),
+    }
+    settings = AltUp(STREAMS, active, RMSNorm(EPS))
+    predicted = altup_predict(x, weights, settings=settings)
+    equal(predicted, np.moveaxis(in_float64(module.predict, streams).numpy(), 0, 2))
+    corrected = in_float64(module.correct, streams, torch.from_numpy(y))
+    equal(altup_correct(x, y, weights, settings=settings), np.moveaxis(corrected.numpy(), 0, 2))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1e-3]))
+def test_streams_enter_and_leave_as_gemma3ns(seed: int, size: float):
+    """Around a layer that gives what it gets, in a model whose last norm and output are not there."""
+    model: Any = randomize(gemma3n.Gemma3nTextModel(config_of_3n()), seed)
+    x = np.random.default_rng(seed).standard_normal((2, T, D)) * size
+    maps: Any = [
+        {"enter": matrix(enter), "leave": matrix(leave)}
+        for enter, leave in zip(model.altup_projections, model.altup_unembed_projections, strict=True)
+    ]
+    got: list[torch.Tensor] = []
+
+    class Layer(torch.nn.Module):
+        def forward(self, streams: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            got.append(streams)
+            return streams * torch.arange(1, STREAMS + 1)[:, None, None, None]
+
+    model.layers, model.norm = torch.nn.ModuleList([Layer()]), torch.nn.Identity()
+    expected = in_float64(model, inputs_embeds=torch.from_numpy(x), use_cache=False).last_hidden_state
+    entered = enter_streams(x, maps)
+    equal(entered, np.moveaxis(got[0].numpy(), 0, 2))
+    equal(leave_streams(entered * np.arange(1, STREAMS + 1)[:, None], maps), expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_laurel_is_gemma3ns(seed: int):
+    module: Any = randomize(gemma3n.Gemma3nTextLaurelBlock(config_of_3n()), seed)
+    x, h = np.random.default_rng(seed).standard_normal((2, 2, T, D))
+    expected = (torch.from_numpy(h) + in_float64(module, torch.from_numpy(x))) / np.sqrt(2)
+    weights: Any = {
+        "left": matrix(module.linear_left),
+        "right": matrix(module.linear_right),
+        "norm": module.post_laurel_norm.weight.detach().numpy(),
+    }
+    equal(laurel(x, h, weights, eps=EPS), expected)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.95, 0.5, 0.1]))
+def test_gaussian_topk_is_gemma3ns(seed: int, share: float):
+    module: Any = gemma3n.Gemma3nTextMLP(config_of_3n(activation_sparsity_pattern=[share]))
+    x = np.random.default_rng(seed).standard_normal((2, T, 40)) + 0.5
+    equal(gaussian_topk(x, share=share), in_float64(module._gaussian_topk, torch.from_numpy(x)))

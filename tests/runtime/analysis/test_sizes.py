@@ -89,6 +89,15 @@ def test_layers_that_read_anothers_keys_and_values_keep_nothing():
     assert sizes.parameters(config)["embedding"] > table
 
 
+def test_streams_and_learned_residuals_are_a_part():
+    config = tiny_models.altup()
+    width, layers = config.embedding.width, 4
+    streams, learned = 2 * 2 * width**2, (2 * 12 + 1) * width
+    coefficients = 3 * width + width + 3 * 9 + 9
+    assert sizes.parameters(config)["residual"] == streams + layers * (learned + coefficients)
+    assert "residual" not in sizes.parameters(tiny_models.shared_kv())
+
+
 def test_a_recurrence_keeps_as_much_of_any_text():
     config = tiny_models.recurrent()
     keys = 2 * 2 * 16 * 4

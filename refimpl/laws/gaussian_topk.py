@@ -1,0 +1,37 @@
+"""Laws of Gaussian top-k."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+
+from . import Draw, Subject, law
+
+
+@law("gaussian_topk")
+def a_shift_of_all_numbers_changes_nothing(gaussian_topk: Subject, draw: Draw) -> None:
+    """The mean moves with them, the deviation stays."""
+    call = draw(gaussian_topk.calls())
+    shift = call["x"].dtype.type(2 * np.abs(call["x"]).max(initial=0))
+    other = call.but(x=call["x"] + shift)
+    gaussian_topk.near(gaussian_topk(other), gaussian_topk(call), call, other)
+
+
+@law("gaussian_topk")
+def of_two_equal_halves_half_is_left(gaussian_topk: Subject, draw: Draw) -> None:
+    """Of numbers that are ±1 in turn the mean is 0 and the deviation 1: what is left of each 1 is 1 − q."""
+    call = draw(gaussian_topk.calls())
+    signs = np.where(np.arange(2 * call["x"].shape[2]) % 2, -1, 1)
+    other = call.but(x=np.tile(signs.astype(call["x"].dtype), (*call["x"].shape[:2], 1)))
+    left = max(0.0, 1 - NormalDist().inv_cdf(call["share"]))
+    gaussian_topk.near(gaussian_topk(other), np.where(other["x"] > 0, left, 0), other)
+
+
+@law("gaussian_topk")
+def of_normal_numbers_that_share_is_zero(gaussian_topk: Subject, draw: Draw) -> None:
+    """Of 4096 quantiles of a normal distribution, with any mean and deviation, the share is met."""
+    call = draw(gaussian_topk.calls())
+    ranks = np.array([NormalDist(3.0, 5.0).inv_cdf((i + 0.5) / 4096) for i in range(4096)])
+    y = gaussian_topk(call.but(x=ranks.astype(call["x"].dtype)[None, None]))
+    assert abs(np.mean(y == 0) - call["share"]) < 2e-3, f"{np.mean(y == 0)} of them are 0"

@@ -1,0 +1,44 @@
+"""LAuReL: a residual connection that learns, by a map of low rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from .linear import linear
+from .norm import rms_norm
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+__all__ = ["LaurelWeights", "laurel"]
+
+
+class LaurelWeights(TypedDict):
+    """The leaves of a learned residual: the maps to its rank and back, and the norm of their result."""
+
+    left: Float[Array, "D F"] | Blocks
+    right: Float[Array, "F D"] | Blocks
+    norm: Float[Array, " D"]
+
+
+def laurel(
+    x: Float[Array, "B T D"], h: Float[Array, "B T D"], weights: LaurelWeights, *, eps: float
+) -> Float[Array, "B T D"]:
+    """(h + x + rms_norm(x · left · right)) / √2: a layer's sum h, and what its input x becomes by itself.
+
+    A residual connection passes its input on as it is: y = f(x) + x. Learned Augmented Residual Layers
+    (Menghani et al. 2024, LAuReL-LR) let it learn: y = f(x) + x + x · A · B, with A and B so narrow that they
+    cost little beside f. Gemma 3n (Google 2025) has one beside the usual residual connection of attention:
+
+        stream ─┬─ norm ─ x ─┬─ attention ─ norm ──── + ─ h ─┐
+                │            │                        │      + ─ /√2 ─ to the mlp
+                └────────────┼────────────────────────┘      │
+                             └─ left ─ right ─ norm ─ + x ───┘
+
+    Conventions: x is what the attention reads, the stream after its norm; h is the stream with the
+    attention's output. Two sums of like size are added, hence √2.
+    """
+    learned = rms_norm(linear(linear(x, weights["left"]), weights["right"]), weights["norm"], eps=eps)
+    return (h + x + learned) * 2**-0.5
