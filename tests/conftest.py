@@ -12,7 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from helpers import browser, cuda_placement, gcc
+from helpers import browser, cuda_placement, gcc, vulkan
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
 from tfm.runtime.kernels.compilers import available
@@ -44,10 +44,12 @@ if hypothesis.settings().derandomize:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine can't run, unless -m asks for it by name: tests in a browser, tests with
-    GCC and an emulator, tests of what is compiled where there is no C++ compiler, and tests of ONNX Runtime's
-    CUDA provider where its build has none."""
-    there = {"browser": browser.chromium(), "gcc": gcc.tools()}
+    """Leave out what this machine can't run, unless -m asks for it by name.
+
+    That is tests in a browser, with GCC and an emulator, over a Vulkan in software, of what is compiled where
+    there is no C++ compiler, and of ONNX Runtime's CUDA provider where its build has none.
+    """
+    there = {"browser": browser.chromium(), "gcc": gcc.tools(), "vulkan": vulkan.driver()}
     marks = [mark for mark, found in there.items() if not found and config.option.markexpr != mark]
     left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
     compiled = {"kernels_library", "cuda_stubs"}

@@ -1,0 +1,97 @@
+"""ONNX Runtime's WebGPU provider computes bundles with blocks, in float32 and float16.
+
+Over a Vulkan in software, as tests have no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import peers, tiny_models, vulkan
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.ops.model import position_tables
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.verification import golden
+
+pytestmark = [pytest.mark.peers, pytest.mark.vulkan]
+CONFIG = tiny_models.llama(vocabulary=128, width=64, heads=8, kv_heads=4, mlp=96, context=64)
+ON_WEBGPU = """
+    import json, sys
+    import numpy as np
+    import onnxruntime as ort
+    import onnxruntime_ep_webgpu as webgpu
+
+    model, feeds, output = sys.argv[1:]
+    ort.register_execution_provider_library("webgpu", webgpu.get_library_path())
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_profiling, options.profile_file_prefix = True, output
+    device = next(one for one in ort.get_ep_devices() if one.ep_name == webgpu.get_ep_name())
+    options.add_provider_for_devices([device], {})
+    session = ort.InferenceSession(model, options)
+    np.save(output, session.run(["logits"], dict(np.load(feeds)))[0])
+    with open(session.end_profiling()) as file:
+        ran = [event["args"] for event in json.load(file) if event.get("cat") == "Node"]
+    print(json.dumps([(one["provider"], one["op_name"]) for one in ran if "provider" in one]))
+"""
+# All that a step computes for each token. Sizes, and minima of masks, may be the processor's.
+HEAVY = {"MatMulNBits", "GroupQueryAttention", "RMSNormalization", "GatherBlockQuantized"}
+
+
+def feeds(bundle: Bundle, expected: golden.Golden) -> dict[str, np.ndarray]:
+    """The golden tokens over an empty cache, of whose rows each has the same number with its padding."""
+    rows, time = expected.tokens.shape
+    tables = position_tables(np.arange(time), config=CONFIG)[CONFIG.ropes[0]]
+    known = {
+        "tokens": expected.tokens,
+        "past": np.zeros(rows, np.int64),
+        "at": np.tile(np.arange(time), (rows, 1)),
+        "seqlens": np.full(rows, time - 1, np.int32),
+        "total": np.array(time, np.int32),
+        "cos.0": tables.cos.astype(bundle.dtype),
+        "sin.0": tables.sin.astype(bundle.dtype),
+    }
+    sizes = {"batch": rows, "capacity": time}
+    (graph,) = bundle.graphs
+    for name, axes, _ in graph.inputs:
+        if name not in known:
+            known[name] = np.zeros([sizes.get(axis, axis) for axis in axes], bundle.dtype)
+    return {name: known[name] for name, *_ in graph.inputs}
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return peers.python_over(tmp_path_factory.mktemp("webgpu"), "onnxruntime-ep-webgpu")
+
+
+@pytest.mark.parametrize(
+    ("target", "quant", "dtype"), [("ort-cuda", "int4", "float16"), ("ort-cpu", "int8", "float32")]
+)
+def test_the_golden_check_passes(python: Path, tmp_path: Path, target: str, quant: str, dtype: str):
+    save_checkpoint(tmp_path / "model", CONFIG, tiny_models.weights(CONFIG, seed=5))
+    export(open_checkpoint(tmp_path / "model"), tmp_path / "bundle", target=target, quant=quant, verify=False)
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.dtype == dtype
+    expected = golden.load(bundle)
+    np.savez(tmp_path / "feeds.npz", **feeds(bundle, expected))
+    files = [bundle.path / "model.onnx", tmp_path / "feeds.npz", tmp_path / "logits.npy"]
+    done = subprocess.run(
+        [python, "-c", textwrap.dedent(ON_WEBGPU), *files],
+        env=vulkan.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ran = json.loads(done.stdout.splitlines()[-1])
+    assert {operator for _, operator in ran} > HEAVY
+    assert {operator for provider, operator in ran if provider != "WebGpuExecutionProvider"}.isdisjoint(HEAVY)
+    logits = np.load(tmp_path / "logits.npy").astype(np.float64)
+    real = np.concatenate([row[:length] for row, length in zip(logits, expected.lengths, strict=True)])
+    # It rounds inputs where a graph lets it, as one for ort-cpu does.
+    assert np.abs(expected.view(real) - expected.own.logits).max() <= expected.own.budget
