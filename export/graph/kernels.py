@@ -7,7 +7,7 @@
     GroupQueryAttention                                Attention
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
-    silu(gate) * up of one product's halves            SwiGLU
+    silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
 
@@ -218,7 +218,19 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
     last = _only_use(readers["Mul"].outputs[0], "Mul")
     if last is None or _only_use(up, "Mul") is not last:
         return
-    _put(graph, [node, readers["Sigmoid"], readers["Mul"], last], "SwiGLU", [node.inputs[0]], {})
+    replaced = [node, readers["Sigmoid"], readers["Mul"], last]
+    product = node.inputs[0]
+    before = product.producer() if product is not None else None
+    if (
+        before is not None
+        and before.op_type == "BlockLinear"
+        and _only_use(before.outputs[0], "Split") is node
+        and before.attributes["N"].as_int() % (2 * kernel_layout.TILE) == 0  # whole tiles of gates
+    ):
+        sizes = {name: attribute.value for name, attribute in before.attributes.items()}
+        _put(graph, [before, *replaced], "BlockSwiGLU", before.inputs, sizes)
+    else:
+        _put(graph, replaced, "SwiGLU", [product], {})
 
 
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:

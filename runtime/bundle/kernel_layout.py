@@ -40,7 +40,15 @@ GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx"}
 DATA = "kernels.data"
 DOMAIN = "tfm"
 KERNELS = frozenset(
-    {"BlockLinear", "RowLinear", "BlockGather", "Attention", "SharedAttention", "TextAttention"}
+    {
+        "BlockLinear",
+        "BlockSwiGLU",
+        "RowLinear",
+        "BlockGather",
+        "Attention",
+        "SharedAttention",
+        "TextAttention",
+    }
     | {"SwiGLU", "AddRMSNorm", "RMSNorm", "AddLayerNorm", "LayerNorm"}
 )
 KERNEL_OPERATORS = {**OPERATORS, DOMAIN: KERNELS}

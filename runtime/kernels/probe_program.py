@@ -22,6 +22,7 @@ class BlockMatrix(c.Structure):
         *((name, c.c_void_p) for name in ("codes", "scales", "zeros")),
         *((name, c.c_int32) for name in ("outputs", "inputs", "columns", "block", "bits")),
         ("half_scales", c.c_bool),
+        ("swiglu", c.c_bool),
     ]
 
 

@@ -65,6 +65,7 @@ class Packed:
     columns: int
     block: int
     bits: int
+    swiglu: bool = False  # the first half of the outputs are gates of the second
 
     @property
     def matrix(self) -> BlockMatrix:
@@ -73,7 +74,9 @@ class Packed:
         inputs = self.scales.shape[1] * self.block
         sizes = (self.outputs, inputs, self.columns, self.block, self.bits)
         halves = self.scales.dtype == np.float16
-        return BlockMatrix(self.codes.ctypes.data, self.scales.ctypes.data, zeros, *sizes, halves)
+        return BlockMatrix(
+            self.codes.ctypes.data, self.scales.ctypes.data, zeros, *sizes, halves, self.swiglu
+        )
 
 
 def pack(w: Blocks, *, halves: bool = False) -> Packed:
@@ -127,17 +130,33 @@ def pool_of(runner: Runner) -> Pool:
 def linear(
     kernels: Kernels, w: Packed, x: np.ndarray, bias: np.ndarray | None = None, runner: Runner = in_order
 ) -> np.ndarray:
-    """The product [M, N] of rows [M, K]; nothing is written beside it and the scratch memory."""
+    """The product [M, N] of rows [M, K], with gates [M, N / 2]; only that and the scratch are written."""
     assert x.dtype == np.float32
     assert x.flags.c_contiguous
-    rows, matrix = len(x), w.matrix
-    scratch_bytes, y_bytes = kernels.linear_scratch(matrix, rows), rows * w.outputs * 4
+    rows, matrix, outputs = len(x), w.matrix, w.outputs // (1 + w.swiglu)
+    scratch_bytes, y_bytes = kernels.linear_scratch(matrix, rows), rows * outputs * 4
     scratch, y = guarded(scratch_bytes), guarded(y_bytes)
     bias_at = None if bias is None else bias.ctypes.data
     kernels.linear(matrix, bias_at, x.ctypes.data, rows, y.ctypes.data, scratch.ctypes.data, pool_of(runner))
     assert (scratch[scratch_bytes:] == GUARD).all(), "written behind the scratch memory"
     assert (y[y_bytes:] == GUARD).all(), "written behind the output"
-    return y[:y_bytes].view(np.float32).reshape(rows, w.outputs)
+    return y[:y_bytes].view(np.float32).reshape(rows, outputs)
+
+
+class SwigluCall(c.Structure):
+    """kernels.h: `SwigluCall`."""
+
+    _fields_ = (("x", c.c_void_p), ("y", c.c_void_p), ("rows", c.c_size_t), ("width", c.c_size_t))
+
+
+def swiglu(kernels: Kernels, x: np.ndarray, runner: Runner = in_order) -> np.ndarray:
+    """Gates [M, F] times what stands beside them, of x [M, 2F]."""
+    rows, width = len(x), x.shape[1] // 2
+    y = guarded(rows * width * 4)
+    call = SwigluCall(x.ctypes.data, y.ctypes.data, rows, width)
+    kernels.swiglu(c.addressof(call), pool_of(runner))
+    assert (y[rows * width * 4 :] == GUARD).all(), "written behind the output"
+    return y[: rows * width * 4].view(np.float32).reshape(rows, width)
 
 
 def gather(kernels: Kernels, w: Packed, ids: np.ndarray) -> np.ndarray | None:

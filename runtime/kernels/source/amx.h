@@ -66,21 +66,20 @@ void fetch(const void *at, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)at + i);
 }
 
-// One tile of outputs for one panel; the codes at `at` have their zero points taken off where they are `CENTRED`. Beside
+// The sums of one tile of the matrix for one panel; the codes at `at` have their zero points taken off where they are `CENTRED`. Beside
 // the scales of a block the products of the next but one run: those of the next one are stored before they are read.
 // `share` bytes a block are fetched from `next` on: a part of the next tile's codes.
 template <bool CENTRED>
-void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel, const uint8_t *next, size_t share) {
+void sum_panel_tile(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel, const uint8_t *next, size_t share, __m512 *sums) {
     const BlockMatrix &w = *job.w;
-    size_t m0 = job.first(panel), end = job.first(panel + 1);
+    size_t m0 = job.first(panel);
     int blocks = job.blocks(), block = w.block;
     const int8_t *x = (const int8_t *)(job.codes + m0 * (w.inputs / 4));
     const Scales scales = {w, t * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks};
     alignas(64) int32_t products[2][16 * TILE];
-    __m512 y[16], sums[16];
+    __m512 y[16];
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) y[r] = Amx::zero();
-    for (size_t m = m0; m < end; m++) __builtin_prefetch(job.y + m * w.outputs + t * TILE, 1);  // another core may have them
     PRODUCTS(0, 2, 4);
     if (blocks > 1) PRODUCTS(1, 3, 5);
     _tile_stored(0, products[0], 64);
@@ -97,7 +96,6 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
     }
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) sums[r] = y[r];  // what is in memory, as `finish` wants it, would be so in the loop too
-    finish<Amx>(w.outputs, job.bias, job.y, t, m0, end - m0, sums);
 }
 
 #undef PRODUCTS
@@ -120,17 +118,29 @@ void multiply(const Job<Amx> &job, const Part &part) {
     const BlockMatrix &w = *job.w;
     Shapes shapes(w.block);
     _tile_loadconfig(&shapes);
-    size_t bytes = size_t(TILE) * w.inputs, stored = bytes * w.bits / 8, blocks = job.blocks();
+    size_t bytes = size_t(TILE) * w.inputs, stored = bytes * w.bits / 8, blocks = job.blocks(), halves = job.halves(w);
+    bool centred = job.centred(w);
     for (size_t p0 = part.panel; p0 < part.panels_end; p0 += GROUP)
         for (size_t t = part.tile; t < part.tiles_end; t++) {
-            const uint8_t *codes = w.codes + t * stored, *next = codes + stored;
-            size_t panels = least(GROUP, part.panels_end - p0), share = round_up(stored / blocks / panels), at = (t + 1) * blocks * TILE;
-            fetch((const char *)w.scales + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
-            if (w.zeros) fetch(w.zeros + at, blocks * TILE);
-            bool centred = job.centred(w);
-            if (centred) codes = centre(w, codes, t, job.wide + part.index * bytes);
-            for (size_t p = p0; p < p0 + panels; p++, next += share * blocks)
-                (centred ? panel_tile_amx<true> : panel_tile_amx<false>)(job, codes, t, p, next, share);
+            size_t panels = least(GROUP, part.panels_end - p0), share = round_up(stored / blocks / panels);
+            const uint8_t *codes[2], *next[2];
+            for (size_t half = 0; half < halves; half++) {
+                size_t from = t + half * job.tiles(), at = (from + 1) * blocks * TILE;
+                codes[half] = w.codes + from * stored, next[half] = codes[half] + stored;
+                fetch((const char *)w.scales + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
+                if (w.zeros) fetch(w.zeros + at, blocks * TILE);
+                if (centred) codes[half] = centre(w, codes[half], from, job.wide + (part.index * halves + half) * bytes);
+            }
+            for (size_t p = p0; p < p0 + panels; p++) {
+                size_t m0 = job.first(p), end = job.first(p + 1);
+                __m512 sums[2][16];
+                for (size_t m = m0; m < end; m++) __builtin_prefetch(job.y + m * job.outputs + t * TILE, 1);  // another core may have them
+                for (size_t half = 0; half < halves; half++) {
+                    (centred ? sum_panel_tile<true> : sum_panel_tile<false>)(job, codes[half], t + half * job.tiles(), p, next[half], share, sums[half]);
+                    next[half] += share * blocks;
+                }
+                finish_halves(job, t, m0, end - m0, sums[0], sums[1]);
+            }
         }
     _tile_release();
 }

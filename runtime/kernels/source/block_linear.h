@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "block_scales.h"
+#include "exponential.h"
 #include "panels.h"
 
 namespace {
@@ -18,21 +19,23 @@ struct Job : Panels<Set, Set::ROWS> {
     float *y;
     float *scales;
     int32_t *sums;  // of a block's codes, times -1
-    uint8_t *wide;  // [CHUNKS][TILE][inputs], of codes without their zero points
+    uint8_t *wide;  // [CHUNKS][halves][TILE][inputs], of codes without their zero points
 
     Job(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch)
-        : Panels<Set, Set::ROWS>(rows, w->outputs, w->inputs, scratch), w(w), bias(bias), x(x), y(y) {
+        : Panels<Set, Set::ROWS>(rows, w->outputs / halves(*w), w->inputs, scratch), w(w), bias(bias), x(x), y(y) {
         size_t part = scales_bytes(*w, rows);
         char *at = (char *)scratch + this->bytes(rows, w->inputs);
         scales = (float *)at, sums = (int32_t *)(at + part), wide = (uint8_t *)(at + 2 * part);
     }
     static size_t scales_bytes(const BlockMatrix &w, size_t rows) { return round_up(over(rows, Set::ROWS) * Set::ROWS * (w.inputs / w.block) * 4); }
     static size_t scratch(const BlockMatrix &w, size_t rows) {
-        size_t wide = centred(w) ? CHUNKS * TILE * w.inputs : 0;
+        size_t wide = centred(w) ? CHUNKS * halves(w) * TILE * w.inputs : 0;
         return Panels<Set, Set::ROWS>::bytes(rows, w.inputs) + 2 * scales_bytes(w, rows) + wide;
     }
     // Whether zero points are taken off codes first, as one byte holds.
     static bool centred(const BlockMatrix &w) { return Set::FIXED && (w.bits == 4 || !w.zeros); }
+    // Tiles of the matrix that make one of the result: gates and what they are for.
+    static size_t halves(const BlockMatrix &w) { return w.swiglu ? 2 : 1; }
     int blocks() const { return w->inputs / w->block; }
     // Where a row's codes of a block begin in its panel, [inputs / 4][R] unless the instruction set wants whole rows of a block.
     size_t place(size_t R, size_t r, size_t c) const {
@@ -79,9 +82,19 @@ void quantize(const Job<Set> &job, size_t panel) {
             for (size_t r = R; r < stride; r++) job.scales[m0 * blocks + c * stride + r] = 0;
 }
 
-// One tile of outputs for R rows.
+// Write a tile of R rows: the sums of one tile of the matrix with their bias, or those of two as a gate and what it is for.
+template <class Set>
+inline __attribute__((always_inline)) void finish_halves(const Job<Set> &job, size_t t, size_t m0, size_t R, const typename Set::Floats *sums, const typename Set::Floats *more) {
+    if (!job.w->swiglu) return finish<Set>(job.outputs, job.bias, job.y, t, m0, R, sums);
+    size_t n = t * TILE, N = job.outputs;
+    typename Set::Floats gate = bias_of<Set>(job.bias, n, TILE), up = bias_of<Set>(job.bias, N + n, TILE);
+    for (size_t r = 0; r < R; r++)
+        Set::store(job.y + (m0 + r) * N + n, Set::mul(silu<Set>(Set::add(sums[r], gate)), Set::add(more[r], up)));
+}
+
+// The sums of one tile of the matrix for R rows.
 template <class Set, int R, int BITS>
-void tile(const Job<Set> &job, size_t t, size_t m0) {
+void sum_tile(const Job<Set> &job, size_t t, size_t m0, typename Set::Floats *sums) {
     constexpr int CHAINS = chains(R);
     const BlockMatrix &w = *job.w;
     int blocks = job.blocks(), bytes = TILE * w.block * BITS / 8;
@@ -110,7 +123,15 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
             y[r] = Set::add(y[r], Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[0][r][0])));
         }
     }
-    finish<Set>(w.outputs, job.bias, job.y, t, m0, R, y);
+    for (int r = 0; r < R; r++) sums[r] = y[r];
+}
+
+// One tile of outputs for R rows.
+template <class Set, int R, int BITS>
+void tile(const Job<Set> &job, size_t t, size_t m0) {
+    typename Set::Floats sums[2][R];
+    for (size_t half = 0; half < job.halves(*job.w); half++) sum_tile<Set, R, BITS>(job, t + half * job.tiles(), m0, sums[half]);
+    finish_halves(job, t, m0, R, sums[0], sums[1]);
 }
 
 // tile<Set, R, BITS> for R = 1 .. Set::ROWS.

@@ -11,12 +11,13 @@
 //   scales  float32 [tiles][blocks][16], or the same numbers in float16 where `half_scales`
 //   zeros   u8 [tiles][blocks][16], or null: all are 2^(bits - 1)
 // `inputs` is a multiple of `block`, which is 16, 32, 64 or 128. `columns` of them are real: the rest is filler.
+// With `swiglu` the first half of the outputs, a multiple of 16, are gates of the second half.
 struct BlockMatrix {
     const uint8_t *codes;
     const void *scales;
     const uint8_t *zeros;
     int32_t outputs, inputs, columns, block, bits;
-    bool half_scales;
+    bool half_scales, swiglu;
 };
 
 // y[m, n] = bias[n] + (scale_w[n] * scale_x[m]) * (codes_x[m] . (codes_w[n] - 128)), and with `gelu` GELU of that, for
@@ -100,7 +101,8 @@ struct Kernels {
     //     (scale_w[n, c] * scale_x[m, c]) * (codes_x[m, c] . (codes_w[n, c] - zero[n, c]))
     // for x [rows, columns], whose blocks are rounded to codes first; y [rows, outputs]. Products of codes are exact
     // integers, each multiplication and addition of floats is rounded once, the sum begins at 0 and the bias, which
-    // may be null, comes last. `scratch` has linear_scratch(w, rows) bytes and is aligned to 64.
+    // may be null, comes last. With `swiglu` z[m, n] = silu(y[m, n]) * y[m, n + outputs / 2] is written, with the bits of
+    // SwigluCall for y, and nothing else. `scratch` has linear_scratch(w, rows) bytes and is aligned to 64.
     void (*linear)(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch, Pool pool);
     size_t (*linear_scratch)(const BlockMatrix *w, size_t rows);
     // y[m] = row ids[m] of the matrix [columns]; false where an id isn't a row.

@@ -1,5 +1,7 @@
 // The kernels as operators of ONNX Runtime, domain "tfm", version 1:
 //   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N]
+//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N / 2]
+// the same with the first half of the outputs as gates of the second: silu(gate) * up.
 //   BlockGather(codes, ids [..], scales, zeros?) -> [.., K]
 // with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie; scales are of
 // float32 or of float16.
@@ -34,7 +36,7 @@ ort::Status *wrong(const char *what) { return api->CreateStatus(ort::INVALID_ARG
 struct Node {
     const Kernels *kernels = registered;
     int64_t K, N, bits, block;
-    bool half_scales;
+    bool half_scales, swiglu;
 
     int64_t tiles() const { return (N + 15) / 16; }
     int64_t blocks() const { return (K + block - 1) / block; }
@@ -48,10 +50,10 @@ ort::Status *keep(const Kind &node, void **made) {
     return nullptr;
 }
 
-template <bool HALF_SCALES>
+template <bool HALF_SCALES, bool SWIGLU = false>
 ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     Node node;
-    node.half_scales = HALF_SCALES;
+    node.half_scales = HALF_SCALES, node.swiglu = SWIGLU;
     TRY(api->KernelInfoGetAttribute_int64(info, "K", &node.K));
     TRY(api->KernelInfoGetAttribute_int64(info, "N", &node.N));
     TRY(api->KernelInfoGetAttribute_int64(info, "bits", &node.bits));
@@ -60,6 +62,7 @@ ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *i
     if (b != 16 && b != 32 && b != 64 && b != 128) return wrong("block_size must be 16, 32, 64 or 128");
     if (node.bits != 4 && node.bits != 8) return wrong("bits must be 4 or 8");
     if (node.N < 1 || node.N > limit || node.K < 1 || node.K > limit) return wrong("N and K must be 1 to 2^28");
+    if (SWIGLU && node.N % 32) return wrong("N must be a multiple of 32 where half of it are gates");
     return keep(node, made);
 }
 
@@ -130,7 +133,7 @@ struct Matrix : BlockMatrix {
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
         if (parts[2].data && parts[2].count(0) != scale_count) return wrong("zeros must be [tiles, blocks, 16]");
         codes = (const uint8_t *)parts[0].data;
-        scales = parts[1].data, half_scales = node.half_scales;
+        scales = parts[1].data, half_scales = node.half_scales, swiglu = node.swiglu;
         zeros = (const uint8_t *)parts[2].data;
         outputs = int32_t(node.N), columns = int32_t(node.K), inputs = int32_t(node.blocks() * node.block);
         block = int32_t(node.block), bits = int32_t(node.bits);
@@ -167,7 +170,7 @@ ort::Status *linear(void *made, ort::Context *context) {
     if (x.rank == 0 || x.shape[x.rank - 1] != node.K) return wrong("x must be [.., K]");
     if (bias.data && bias.count(0) != size_t(node.N)) return wrong("bias must be [N]");
     size_t rows = x.count(1);
-    x.shape[x.rank - 1] = node.N;
+    x.shape[x.rank - 1] = node.swiglu ? node.N / 2 : node.N;
     TRY(output(context, x.shape, x.rank, &y));
     Memory scratch(node.kernels->linear_scratch(&w, rows));
     if (!scratch.whole) return wrong("no memory for the codes of x");
@@ -417,6 +420,8 @@ const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT}
 const Op ops[] = {
     {"BlockLinear", LINEAR_FLOAT32, 5, 2, 1, create_blocks<false>, linear},
     {"BlockLinear", LINEAR_FLOAT16, 5, 2, 1, create_blocks<true>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT32, 5, 2, 1, create_blocks<false, true>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT16, 5, 2, 1, create_blocks<true, true>, linear},
     {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
     {"BlockGather", GATHER_FLOAT32, 4, 1, 1, create_blocks<false>, gather},
     {"BlockGather", GATHER_FLOAT16, 4, 1, 1, create_blocks<true>, gather},

@@ -15,6 +15,7 @@ constexpr int TILE = 16;
 constexpr size_t NEAR = 384 * 1024;   // bytes of codes of inputs that stay in a core's cache
 constexpr size_t NEARER = 32 * 1024;  // bytes of a matrix's codes that stay in its first one
 constexpr size_t CHUNKS = 32;         // pieces of the work, at most
+constexpr size_t AHEAD = 1024;        // bytes of a matrix's codes before their use that they are asked for
 constexpr size_t GROUP = 8;           // panels whose results are written side by side
 
 // Rows as codes, in panels of up to R, and outputs in tiles. A task has a chunk of the tiles for a group of the panels.
@@ -48,7 +49,7 @@ constexpr int chains(int rows) { return rows >= 4 ? 1 : rows >= 2 ? 2 : 4; }
 template <class Set, int T, int R, int BITS, int CHAINS>
 inline __attribute__((always_inline)) void add_dots(typename Set::Ints (&dot)[T][R][CHAINS], const uint8_t *at, size_t bytes, const typename Set::Four *x) {
     for (const uint8_t *end = at + bytes; at < end; at += TILE * 2 * BITS, x += 4 * R) {
-        __builtin_prefetch(at + 4096), __builtin_prefetch(at + 4096 + 64);
+        __builtin_prefetch(at + AHEAD), __builtin_prefetch(at + AHEAD + 64);
 #pragma GCC unroll 8
         for (int g = 0; g < 4; g++) {
             typename Set::Codes four[T];
@@ -66,12 +67,18 @@ inline __attribute__((always_inline)) void add_dots(typename Set::Ints (&dot)[T]
     }
 }
 
+// What is added to the sums of a tile.
+template <class Set>
+typename Set::Floats bias_of(const float *bias, size_t n, size_t count) {
+    return bias ? load_some<Set>(bias + n, count) : Set::zero();
+}
+
 // Add the bias, which may be null, to a tile of R rows, take GELU if asked, and write the outputs that are real. A sum is
 // never -0, which a bias of 0 would change.
 template <class Set, bool GELU = false>
 inline __attribute__((always_inline)) void finish(size_t N, const float *bias, float *y, size_t t, size_t m0, size_t R, const typename Set::Floats *sums) {
     size_t n = t * TILE, count = least(N - n, TILE);
-    typename Set::Floats added = bias ? load_some<Set>(bias + n, count) : Set::zero();
+    typename Set::Floats added = bias_of<Set>(bias, n, count);
     y += m0 * N + n;
 #pragma GCC unroll 16
     for (size_t r = 0; r < R; r++) {

@@ -141,9 +141,15 @@ def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
     assert (stated["model"], stated["model_sha256"]) == (source.name, source.sha256)
     assert stated["quantization"] == "int8"
     kernels = ir.load(tmp_path / "out" / "kernels.onnx")
-    assert {"decoder.layers.1.attn.wqkv.BlockLinear", "decoder.layers.0.attn.Attention"} <= {
-        str(node.name) for node in kernels.graph
-    }
+    assert [str(node.name).removeprefix(layer) for node in kernels.graph if layer in str(node.name)] == [
+        "attn_pre.weight.AddRMSNorm", "attn.wqkv.BlockLinear", "attn.Attention", "attn.wo.BlockLinear",
+        "attn.Add", "attn.GatherElements", "mlp_pre.weight.RMSNorm", "mlp.gate_up.BlockSwiGLU",
+        "mlp.down.BlockLinear",
+    ]  # fmt: skip
+    (gates,) = (node for node in kernels.graph if node.name == f"{layer}mlp.gate_up.BlockSwiGLU")
+    assert [value.name for value in gates.inputs if value][-1] == f"{layer}mlp.bgate_up"
+    assert gates.outputs[0].shape is not None
+    assert gates.outputs[0].shape[-1] == 80
 
 
 def test_opset_can_be_raised(tmp_path: Path) -> None:

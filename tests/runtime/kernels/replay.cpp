@@ -1,5 +1,5 @@
 // replay SET < cases > results: computes products and rows of tables with the kernels of an instruction set, for
-// processors without Python, and for sanitizers. A case with blocks of 0 is a product with one scale a row. Ends with 3 where this processor doesn't have the set.
+// processors without Python, and for sanitizers; where 32 divides the outputs, with half of them as gates too. A case with blocks of 0 is a product with one scale a row. Ends with 3 where this processor doesn't have the set.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -69,5 +69,12 @@ int main(int, char **arguments) {
         if (!kernels->gather(&w, ids.get(), of[IDS], rows.get())) return 4;
         fwrite(y.get(), sizeof(float), products, stdout);
         fwrite(rows.get(), sizeof(float), looked_up, stdout);
+        if (of[OUTPUTS] % 32) continue;
+        w.swiglu = true;
+        Array<float> gated(new float[products / 2]);
+        void *more = aligned_alloc(64, kernels->linear_scratch(&w, of[ROWS]));
+        kernels->linear(&w, of[BIAS] ? bias.get() : nullptr, x.get(), of[ROWS], gated.get(), more, {nullptr, in_order});
+        free(more);
+        fwrite(gated.get(), sizeof(float), products / 2, stdout);
     }
 }

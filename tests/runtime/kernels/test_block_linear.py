@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import kernels, onnx_nodes
 from helpers.kernel_cases import VALUES, Case, normal, table
-from helpers.kernels import Kernels, Packed, bits_of, gather, linear, pack
+from helpers.kernels import Kernels, Packed, bits_of, gather, linear, pack, swiglu
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -88,12 +88,32 @@ def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
     """More codes of inputs than a core's cache holds, and more outputs than there are parts."""
     rng = np.random.default_rng(bits)
     case = Case(
-        table(rng, 530, 2048, bits=bits, block=64, zero=True), normal(rng, 230, 2048).astype(np.float32), None
+        table(rng, 544, 2048, bits=bits, block=64, zero=True), normal(rng, 230, 2048).astype(np.float32), None
     )
     for one_case in (case, case.in_halves()):
-        expected, w = bits_of(one_case.expected()), pack(one_case.w, halves=one_case.halves)
+        product, w = one_case.expected(), pack(one_case.w, halves=one_case.halves)
         for name, one in sets.items():
-            assert np.array_equal(bits_of(linear(one, w, case.x, runner=two_threads)), expected), name
+            got = linear(one, w, case.x, runner=two_threads)
+            assert np.array_equal(bits_of(got), bits_of(product)), name
+            gated = linear(one, replace(w, swiglu=True), case.x, runner=two_threads)
+            assert np.array_equal(bits_of(gated), bits_of(swiglu(one, product))), name
+
+
+@given(cases(), st.integers(1, 3), st.sampled_from((kernels.in_order, backwards, two_threads)))
+def test_gates_in_a_product_are_those_after_it(sets: dict[str, Kernels], case: Case, tiles: int, runner: Any):
+    """With the same bits, also those of any row alone."""
+    N, (_, K) = 32 * tiles, case.w.shape
+    rng = np.random.default_rng(tiles)
+    w = table(rng, N, K, bits=case.w.bits, block=case.w.block, zero=case.w.zero is not None)
+    bias = None if case.bias is None else rng.standard_normal(N).astype(np.float32)
+    case = replace(case, w=w, bias=bias).in_halves() if case.halves else replace(case, w=w, bias=bias)
+    plain = pack(case.w, halves=case.halves)
+    for name, one in sets.items():
+        expected = bits_of(swiglu(one, linear(one, plain, case.x, bias)))
+        got = bits_of(linear(one, replace(plain, swiglu=True), case.x, bias, runner))
+        assert np.array_equal(got, expected), name
+        alone = linear(one, replace(plain, swiglu=True), case.x[-1:], bias)
+        assert np.array_equal(bits_of(alone), expected[-1:]), name
 
 
 def test_products_of_very_many_rows(sets: dict[str, Kernels]):
@@ -192,10 +212,10 @@ class Operator:
         one = node(op, self.w, names, **changed)
         return onnx_nodes.graph([one], arrays, {}, ["y"], library=self.library)[0]
 
-    def linear(self, arrays: dict[str, np.ndarray], **changed: int) -> np.ndarray:
+    def linear(self, arrays: dict[str, np.ndarray], op: str = "BlockLinear", **changed: int) -> np.ndarray:
         arrays = {**inputs_of(self.w), **arrays}
         names = [name if name in arrays else "" for name in ("x", "codes", "scales", "zeros", "bias")]
-        return self.run("BlockLinear", names, arrays, **changed)
+        return self.run(op, names, arrays, **changed)
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         arrays = {"ids": ids, **inputs_of(self.w)}
@@ -274,6 +294,24 @@ def test_wrong_shapes_are_errors(kernels_library: Path, case: str):
     with pytest.raises(Exception, match=message) as error:
         operator.linear({**right, **arrays}, **attributes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("halves", [True, False])
+def test_the_operator_with_gates(kernels_library: Path, sets: dict[str, Kernels], halves: bool):
+    rng = np.random.default_rng(0)
+    case = Case(
+        table(rng, 64, 40, bits=8, block=16, zero=True),
+        normal(rng, 6, 40).astype(np.float32),
+        normal(rng, 1, 64)[0].astype(np.float32),
+    )
+    case = case.in_halves() if halves else case
+    assert case.bias is not None
+    operator = Operator(kernels_library, pack(case.w, halves=halves))
+    got = operator.linear({"x": case.x.reshape(2, 3, 40), "bias": case.bias}, "BlockSwiGLU")
+    assert np.array_equal(got, swiglu(next(iter(sets.values())), case.expected()).reshape(2, 3, 32))
+    odd = Operator(kernels_library, pack(table(rng, 48, 40, bits=8, block=16, zero=True)))
+    with pytest.raises(Exception, match="N must be a multiple of 32 where half of it are gates"):
+        odd.linear({"x": case.x}, "BlockSwiGLU")
 
 
 @pytest.mark.parametrize("wrong", [-1, 19])

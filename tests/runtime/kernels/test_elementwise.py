@@ -9,7 +9,17 @@ import numpy as np
 import onnxruntime
 import pytest
 from helpers import onnx_nodes
-from helpers.kernels import GUARD, Kernels, Runner, bits_of, guarded, in_order, in_threads, pool_of
+from helpers.kernels import (
+    GUARD,
+    Kernels,
+    Runner,
+    bits_of,
+    guarded,
+    in_order,
+    in_threads,
+    pool_of,
+    swiglu,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
@@ -18,12 +28,6 @@ from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.norm import layer_norm, rms_norm
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
-
-
-class SwigluCall(c.Structure):
-    """kernels.h: `SwigluCall`."""
-
-    _fields_ = (("x", c.c_void_p), ("y", c.c_void_p), ("rows", c.c_size_t), ("width", c.c_size_t))
 
 
 class AddNormCall(c.Structure):
@@ -45,14 +49,6 @@ def content(memory: Array, rows: int, width: int) -> Array:
     """The numbers of an output, behind which nothing was written."""
     assert (memory[rows * width * 4 :] == GUARD).all()
     return memory[: rows * width * 4].view(np.float32).reshape(rows, width)
-
-
-def swiglu(kernels: Kernels, x: Array, runner: Runner = in_order) -> Array:
-    rows, width = len(x), x.shape[1] // 2
-    y = output(rows, width)
-    call = SwigluCall(x.ctypes.data, y.ctypes.data, rows, width)
-    kernels.swiglu(c.addressof(call), pool_of(runner))
-    return content(y, rows, width)
 
 
 def add_norm(
