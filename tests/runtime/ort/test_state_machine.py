@@ -143,8 +143,19 @@ class Machine(RuleBasedStateMachine):
         tokens = rng.integers(0, self.world.config.embedding.vocabulary, (len(lengths), t))
         wanted = 1 if last else data.draw(st.integers(1, 4), label="wanted")
         at = None if last else rng.integers(0, np.maximum(lengths, 1)[:, None], (len(lengths), wanted))
-        dead = self.caches[0]
-        results = [e.step(tokens, c, lengths, at) for e, c in zip(self.engines, self.caches, strict=True)]
+        self.read(tokens, lengths, at)
+
+    @precondition(lambda self: len(self.lengths) and self.lengths.max() + 2 <= self.world.config.context)
+    @rule(seed=st.integers(0, 2**16))
+    def decode(self, seed: int) -> None:
+        """One token a row and then another: engines have a way of their own to do so."""
+        rng, rows = np.random.default_rng(seed), len(self.lengths)
+        for tokens in rng.integers(0, self.world.config.embedding.vocabulary, (2, rows, 1)):
+            self.read(tokens, np.ones(rows, np.int64), None)
+
+    def read(self, tokens: np.ndarray, lengths: np.ndarray, at: np.ndarray | None) -> None:
+        dead, given = self.caches[0], None if (lengths == tokens.shape[1]).all() else lengths
+        results = [e.step(tokens, c, given, at) for e, c in zip(self.engines, self.caches, strict=True)]
         self.caches = [made for _, made in results]
         self.lengths = self.lengths + lengths
         self.written = np.maximum(self.written, self.lengths)
