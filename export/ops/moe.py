@@ -122,11 +122,11 @@ def within_capacity(
 
 
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
-    """A gated mlp, or a plain one."""
-    if "gate" in weights:
-        return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
-    assert not isinstance(kind, ClampedSwiGLU)
-    return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
+    """A plain mlp, or a gated one, whose gate and up a target may have joined into one leaf."""
+    if "up" in weights and "gate" not in weights:
+        assert not isinstance(kind, ClampedSwiGLU)
+        return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
+    return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
 
 
 def mixture(

@@ -63,13 +63,25 @@ def test_exports_equal_transformers(tmp_path: Path, name: str, kind: int, quants
     run_all(name, kind, keys, tmp_path, quants, max(COUNT, 1))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["deepseek_v2", "qwen3_5_text", "lfm2_moe", "gemma3n_text"])
-def test_exports_in_four_bits(tmp_path: Path, name: str):
-    """Latents, states, convolutions beside experts, streams of a token: weights are the specification's.
+IN_FOUR_BITS = (
+    "deepseek_v2", "qwen3_5_text", "lfm2_moe", "gemma3n_text", "nemotron_h", "jamba", "gpt_oss", "apertus",
+    "llama4_text", "falcon_h1",
+)  # fmt: skip
 
-    Errors are within their budget.
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", IN_FOUR_BITS)
+def test_exports_in_four_bits(tmp_path: Path, name: str):
+    """Latents, states, convolutions, streams of a token, sinks, experts with gates and without.
+
+    Weights are the specification's, and errors within their budget.
     """
-    keys = draw_keys(name, 12)
+    keys = draw_keys(name, 12 if name != "nemotron_h" else 60)
     keys.sort(key=lambda drawn: ROWS[name].config(**drawn).get_text_config().num_hidden_layers)
+    if name == "nemotron_h":  # with experts that read a latent
+        keys = [
+            drawn
+            for drawn in keys
+            if "moe" in ROWS[name].config(**drawn).layers_block_type and drawn["moe_latent_size"]
+        ]
     run_all(name, 0, keys, tmp_path, ("int4",))
