@@ -14,17 +14,23 @@ from .layers import head_size, layer_count
 
 def embedding_rows(keys: Keys, source: TensorSource) -> int:
     """The size of the vocabulary: the number of rows of the token table, since no key states it reliably."""
-    table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
-    if len(table) != 2:
-        raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
-    keys.restated("vocab_size", table[0], f"the rows of token_embd.weight, {table[0]}")
-    return table[0]
+    count = gguf_rows(keys, source, "token_embd.weight")
+    keys.restated("vocab_size", count, f"the rows of token_embd.weight, {count}")
+    return count
 
 
 def rows(source: TensorSource, name: str) -> int:
     """The number of a table's rows: 1 for a vector, as llama.cpp's tools drop an axis of size 1."""
     shape = source.shape(name)
     return shape[0] if len(shape) > 1 else 1
+
+
+def gguf_rows(keys: Keys, source: TensorSource, name: str) -> int:
+    """The number of rows of a matrix that must be there, where no key states it."""
+    shape = source.shape(name) if name in source.names else ()
+    if len(shape) != 2:
+        raise ConfigError(f"{keys.where}: {name} must be there, a matrix, got shape {list(shape)}")
+    return shape[0]
 
 
 # general.sampling.*, how llama.cpp samples where nobody asks for something else, and the keys of

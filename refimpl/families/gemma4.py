@@ -13,26 +13,49 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..config import (
     LM,
     Attention,
     Decoder,
     Embedding,
+    FullAttention,
     Gated,
     HeadNorm,
     Layer,
     MoE,
     PerLayerEmbedding,
     PerLayerInput,
+    ProportionalScaling,
     RMSNorm,
+    Rope,
     Stack,
+    Window,
 )
+from ..config_readers.gguf_metadata import (
+    embedding_rows,
+    gguf_rows,
+    read_gguf_sliding_layers,
+    read_gguf_window,
+)
+from ..config_readers.gguf_moe import EXPERTS as EXPERT_TENSORS
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import kv_sources, layer_masks, layer_types, read_window
+from ..config_readers.layers import (
+    LAYER_TYPES,
+    kv_sources,
+    layer_count,
+    layer_masks,
+    layer_types,
+    read_window,
+)
 from ..config_readers.rope import exact_context, nested_ropes
 from ..config_readers.text_part import TextModel, text_model
+from ..errors import ConfigError
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
+from .gemma2 import GGUF_WEIGHTS as SANDWICHED
 from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma4_text", "gemma4")
@@ -43,7 +66,6 @@ ARCHITECTURES: dict[str, Task] = {
     "Gemma4Model": "pool",
 }
 PREFIX = ("model.language_model.", "language_model.", "model.")
-GGUF = None
 ROPES: Mapping[str, Mapping[str, Any]] = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
@@ -237,3 +259,137 @@ LEFT_OUT = weight_map("""
     left out <- embed_audio.*
 """)
 WEIGHTS = TRUNK + QK_NORM + SANDWICH + SCALAR + EXPERTS + PER_LAYER + UNREAD + LEFT_OUT
+
+
+SLIDES, KV_HEADS, WIDTHS = (
+    "attention.sliding_window_pattern",
+    "attention.head_count_kv",
+    "feed_forward_length",
+)
+ROWS, DIVISORS = "per_layer_token_embd.weight", "rope_freqs.weight"
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """Sizes with `_swa` are those of layers with a window; missing keys have llama.cpp's defaults."""
+    count, width, names = layer_count(keys, "block_count"), keys.size("embedding_length"), set(source.names)
+    types = [LAYER_TYPES[slides] for slides in read_gguf_sliding_layers(keys, count, 6)]
+    sources = kv_sources(keys, types, 0, "attention.shared_kv_layers")
+    window, norm = read_gguf_window(keys), RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
+    if window is None and "sliding_attention" in types:
+        raise keys.fail("attention.sliding_window", "there: layers have a window")
+    positions = _gguf_ropes(keys, source)
+    vectors = keys.get("embedding_length_per_layer_input", int, 0)
+    per_layer = PerLayerInput(vectors, "gelu_tanh", norm) if vectors else None
+    layers, heads = [], keys.size("attention.head_count")
+    for i, (kv_heads, inner) in enumerate(
+        zip(*(_each(keys, key, count) for key in (KV_HEADS, WIDTHS)), strict=True)
+    ):
+        own, position = sources[i] is None, positions[types[i]]
+        attention = Attention(
+            heads=heads,
+            kv_heads=kv_heads,
+            head_size=position.dims,
+            position=position,
+            mask=FullAttention() if window is None or types[i] == "full_attention" else Window(window),
+            qk_norm=HeadNorm(norm),
+            scale=1.0,
+            value_norm=norm if own else None,
+            keys_as_values=own and f"blk.{i}.attn_v.weight" not in names,
+            kv_layer=sources[i],
+            pre=norm,
+            post=norm,
+        )
+        mlp = Gated(inner, "gelu_tanh", pre=norm, post=norm)
+        feed = _gguf_mixture(keys, mlp) if f"blk.{i}.ffn_gate_inp.weight" in names else mlp
+        layers.append(Layer(attention, feed, scalar=True, per_layer=per_layer))
+    table = PerLayerEmbedding(gguf_rows(keys, source, ROWS), norm) if vectors else None
+    return Decoder(
+        embedding=Embedding(embedding_rows(keys, source), width, scale=width**0.5, per_layer=table),
+        stack=Stack(tuple(layers), norm),
+        head=LM("output.weight" not in names, softcap=keys.positive("final_logit_softcapping", 30.0)),
+        context=keys.size("context_length"),
+    )
+
+
+def _each(keys: Keys, key: str, layers: int) -> list[int]:
+    """A size of each layer: one number for all, or a list of them."""
+    if not isinstance(keys.values.get(key), list):
+        return [keys.size(key)] * layers
+    sizes = keys.get(key, list)
+    if len(sizes) != layers or any(type(n) is not int or not 1 <= n < 2**63 for n in sizes):
+        raise keys.fail(key, f"a number of at least 1, or a list of {layers} of them")
+    return sizes
+
+
+def _gguf_ropes(keys: Keys, source: TensorSource) -> dict[str, Rope]:
+    """The rotary positions of both types of layers, of whole heads.
+
+    Where the whole text is seen, frequencies of pairs that aren't rotated are divided by nearly infinity.
+    """
+    by_type = {}
+    for kind, end in (("full_attention", ""), ("sliding_attention", "_swa")):
+        size = keys.size(f"attention.key_length{end}")
+        for key in (f"attention.value_length{end}", f"rope.dimension_count{end}"):
+            keys.restated(key, size, f"the head's size, {size}")
+        by_type[kind] = Rope(keys.positive(f"rope.freq_base{end}", 10_000.0), size)
+    pairs = by_type["full_attention"].dims // 2
+    divisors = source.load(DIVISORS) if DIVISORS in source.names else np.zeros(0)
+    turned = int(np.sum(divisors == 1))
+    if divisors.shape != (pairs,) or not turned or not (divisors[turned:] >= 1e29).all():
+        raise ConfigError(
+            f"{keys.where}: {DIVISORS} must hold {pairs} divisors, ones and then some near infinity"
+        )
+    full = replace(by_type["full_attention"], scaling=ProportionalScaling(turned))
+    return by_type | {"full_attention": full}
+
+
+def _gguf_mixture(keys: Keys, mlp: Gated) -> MoE:
+    """The mixture beside the mlp of a layer that has a router."""
+    assert isinstance(mlp.post, RMSNorm)
+    return MoE(
+        experts=keys.size("expert_count"),
+        top=keys.size("expert_used_count"),
+        width=keys.size("expert_feed_forward_length"),
+        activation=mlp.activation,
+        shared=mlp.width,
+        own_norms=mlp.post,
+        expert_scale=True,
+        post=mlp.post,
+    )
+
+
+GGUF_PER_LAYER = weight_map("""
+    embedding.per_layer.table <- per_layer_token_embd.weight
+    embedding.per_layer.project <- per_layer_model_proj.weight : transpose
+    embedding.per_layer.norm <- per_layer_proj_norm.weight
+    decoder.layers.{i}.per_layer.gate <- blk.{i}.inp_gate.weight : transpose
+    decoder.layers.{i}.per_layer.project <- blk.{i}.proj.weight : transpose
+    decoder.layers.{i}.per_layer_post.weight <- blk.{i}.post_norm.weight
+""")
+GGUF_EXPERTS = weight_map("""
+    decoder.layers.{i}.mlp.router_norm <- blk.{i}.ffn_gate_inp.scale
+    decoder.layers.{i}.mlp.expert_scale <- blk.{i}.ffn_down_exps.scale
+    decoder.layers.{i}.mlp.experts.{e}.gate, up <- blk.{i}.ffn_gate_up_exps.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.experts_pre <- blk.{i}.pre_ffw_norm_2.weight
+    decoder.layers.{i}.mlp.experts_post <- blk.{i}.post_ffw_norm_2.weight
+    decoder.layers.{i}.mlp.shared.gate <- blk.{i}.ffn_gate.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.shared_pre <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp.shared_post <- blk.{i}.post_ffw_norm_1.weight
+""")
+GGUF_SCALAR = weight_map("""
+    decoder.layers.{i}.scalar <- blk.{i}.layer_output_scale.weight
+    nothing <- rope_freqs.weight
+""")
+GGUF_UNREAD = weight_map("""
+    nothing <- blk.{i}.attn_k.weight
+    nothing <- blk.{i}.attn_v.weight
+    nothing <- blk.{i}.attn_k_norm.weight
+""")
+GGUF = Gguf(
+    "gemma4",
+    gguf_config,
+    SANDWICHED + GGUF_EXPERTS + EXPERT_TENSORS + GGUF_PER_LAYER + GGUF_SCALAR + GGUF_UNREAD,
+    by_layer=(WIDTHS, KV_HEADS, SLIDES),
+)

@@ -19,6 +19,9 @@ from ..ops.quant import Blocks
 from .tensor_source import GgufSource
 
 WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
+# Scales that are weights of the architecture's own: of Gemma 4 the norm before a router, and the factors of
+# what experts give.
+OWN = {"gemma4": ("ffn_gate_inp", "ffn_down_exps")}
 
 
 class Rescaled:
@@ -27,12 +30,15 @@ class Rescaled:
     def __init__(self, source: GgufSource) -> None:
         self._source = source
         present = set(source.names)
+        own = OWN.get(source.metadata.get("general.architecture", ""), ())
         self._scales: dict[str, str] = {}
         hidden: set[str] = set()
         for name in source.names:
             module, _, last = name.rpartition(".")
             weight = module + WEIGHT
             if f".{last}" not in (SCALE, INPUT_SCALE) or weight not in present:
+                continue
+            if f".{last}" == SCALE and module.endswith(own):
                 continue
             shape = source.shape(weight)
             allowed = [(1,), shape[:1]] if len(shape) == 3 else [(1,)]

@@ -15,10 +15,6 @@ def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
     if name not in PRE_TOKENIZERS:
         raise vocabulary.fail(f"pre must be one of {', '.join(PRE_TOKENIZERS)}, got {name!r:.80}")
     pre_tokenizer = PRE_TOKENIZERS[name]
-    merges = [merge.split(" ") for merge in vocabulary.get_strings("merges")]
-    for merge in merges:
-        if len(merge) != 2 or not all(part in vocabulary.ids for part in (*merge, "".join(merge))):
-            raise vocabulary.fail(f"merges must join two tokens into a third, got {' '.join(merge)!r:.80}")
     return tokenizer_json(
         vocabulary.tokens, vocabulary.types,
         lstrip=_mask_ids(vocabulary, pre_tokenizer),
@@ -31,7 +27,8 @@ def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
         model={
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-            "ignore_merges": pre_tokenizer.ignore_merges, "vocab": vocabulary.ids, "merges": merges,
+            "ignore_merges": pre_tokenizer.ignore_merges, "vocab": vocabulary.ids,
+            "merges": vocabulary.merges(),
         },
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file as the text of a tokenizer.json, and its chat template.
 
-`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama") and its
-Unigram ("t5"), and BERT's WordPiece ("bert").
+`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama", with
+stated merges "gemma4") and its Unigram ("t5"), and BERT's WordPiece ("bert").
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 from ...errors import CheckpointError
 from .byte_level import byte_level
-from .sentencepiece import sentencepiece
+from .sentencepiece import gemma4, sentencepiece
 from .unigram import unigram
 from .vocabulary import Vocabulary
 from .wordpiece import wordpiece
 
-CONVERTERS = {"gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece, "t5": unigram}
+CONVERTERS = {
+    "gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece, "t5": unigram, "gemma4": gemma4,
+}  # fmt: skip
 TEMPLATE_LIMIT = 256 * 1024
 
 

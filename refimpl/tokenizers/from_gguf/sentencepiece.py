@@ -1,10 +1,11 @@
 """SentencePiece's BPE (Kudo & Richardson 2018): "▁" for a space, unknown characters as bytes.
 
-The file has no merges: they follow from the scores of the pieces.
+The file has no merges: they follow from the scores of the pieces. Gemma 4's has them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .post_processors import bos_eos_template
@@ -17,8 +18,19 @@ PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
     """The tokenizer.json; a space is put before the text unless the file says no, as Gemma's does."""
+    return _definition(vocabulary, _merges(vocabulary), prefix=vocabulary.get("add_space_prefix", bool, True))
+
+
+def gemma4(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The tokenizer.json of Gemma 4: no space is put before the text, and merges are stated."""
+    if vocabulary.get("add_space_prefix", bool, False):
+        raise vocabulary.fail("add_space_prefix must be false for gemma4, got True")
+    return _definition(vocabulary, vocabulary.merges(), prefix=False)
+
+
+def _definition(vocabulary: Vocabulary, merges: Sequence[Sequence[str]], *, prefix: bool) -> dict[str, Any]:
+    """The tokenizer.json with these merges; with `prefix` a space is put before the text."""
     tokens, types = vocabulary.tokens, vocabulary.types
-    prefix = vocabulary.get("add_space_prefix", bool, True)
     phi3 = vocabulary.architecture == "phi3"
     rstrip = [i for i, token in enumerate(tokens) if phi3 and token not in PHI3]
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
@@ -37,7 +49,7 @@ def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
             "unk_token": next((tokens[i] for i, kind in enumerate(types) if kind == UNKNOWN), None),
             "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True,
             "byte_fallback": BYTE in types, "ignore_merges": False, "vocab": vocabulary.ids,
-            "merges": _merges(vocabulary),
+            "merges": merges,
         },
     )  # fmt: skip
 

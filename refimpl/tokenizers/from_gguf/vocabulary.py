@@ -65,6 +65,14 @@ class Vocabulary:
             raise self.fail(f"scores must be finite, got {scores[i]} for token {i}")
         return scores.tolist()
 
+    def merges(self) -> list[list[str]]:
+        """The two tokens of each merge, in order; an error for a merge of other than tokens."""
+        merges = [merge.split(" ") for merge in self.get_strings("merges")]
+        for merge in merges:
+            if len(merge) != 2 or not all(part in self.ids for part in (*merge, "".join(merge))):
+                raise self.fail(f"merges must join two tokens into a third, got {' '.join(merge)!r:.80}")
+        return merges
+
     def token_id(self, name: str, default: int | None = -1) -> int | None:
         """The id of the token that the file calls bos, eos, mask …; `default` None means no token."""
         i = self.get(f"{name}_token_id", int, default)

@@ -52,12 +52,40 @@ class Dialect:
     older: bool = False
 
 
+def quantile(share: float) -> float:
+    """The number below which this share of a normal distribution lies, as llama.cpp's converter has it."""
+    return torch.distributions.Normal(0, 1).icdf(torch.tensor(share)).item()
+
+
 ARCH = gguf.MODEL_ARCH
 MIXTRAL = {"num_local_experts": 5, "num_experts_per_tok": 2, "head_dim": 32, "rope_parameters": THETA}
 QWEN = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "rope_parameters": THETA}
 GEMMA = {"head_dim": 32}
+SLIDES_AND_SEES = ["sliding_attention", "full_attention"]
+PER_LAYER = {
+    "head_dim": 32, "sliding_window": 7, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 40,
+    "final_logit_softcapping": 20.0,
+}  # fmt: skip
+PER_LAYER_KEYS = {
+    "attention.sliding_window": 7, "embedding_length_per_layer_input": 8, "rope.freq_base": 5e5,
+    "rope.freq_base_swa": 2e4, "final_logit_softcapping": 20.0,
+}  # fmt: skip
+GEMMA4 = {
+    "num_hidden_layers": 5, "global_head_dim": 64,
+    "layer_types": [*SLIDES_AND_SEES, "sliding_attention", *SLIDES_AND_SEES],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "rope_theta": 5e5, "partial_rotary_factor": 0.25},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+    },
+}  # fmt: skip
+GEMMA4_KEYS = {
+    "block_count": 5, "attention.sliding_window_pattern": [True, False, True, True, False],
+    "attention.key_length": 64, "attention.value_length": 64, "attention.key_length_swa": 32,
+    "attention.value_length_swa": 32, "rope.dimension_count": 64, "rope.dimension_count_swa": 32,
+}  # fmt: skip
 CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}  # also the defaults there
 LOCAL = {"rope_type": "default", "rope_theta": 10_000.0}
+TWO_THETAS = {"full_attention": THETA, "sliding_attention": {**LOCAL, "rope_theta": 2e4}}
 THETAS = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     "sliding_attention": LOCAL,
@@ -191,6 +219,36 @@ DIALECTS = {
         {"head_dim": 16, "query_pre_attn_scalar": 32, "num_hidden_layers": 46, "sliding_window": 7},
         {**RMS, **CAPS, "attention.key_length": 16, "attention.value_length": 16, "block_count": 46,
          "attention.sliding_window": 7},
+    ),
+    "gemma3n": Dialect(
+        "gemma3n_text", ARCH.GEMMA3N,
+        {**PER_LAYER, "layer_types": [*SLIDES_AND_SEES, "sliding_attention", *SLIDES_AND_SEES],
+         "num_hidden_layers": 5, "num_kv_shared_layers": 2, "altup_active_idx": 1, "laurel_rank": 12,
+         "activation_sparsity_pattern": [0.95, 0.6, 0.0, 0.3, 0.0], "rope_parameters": TWO_THETAS},
+        {**RMS, **HEADS, **PER_LAYER_KEYS, "block_count": 5, "attention.shared_kv_layers": 2,
+         "attention.sliding_window_pattern": [True, False, True, True, False],
+         "altup.active_idx": 1, "altup.num_inputs": 4,
+         "activation_sparsity_scale": [quantile(share) for share in (0.95, 0.6, 0.0, 0.3, 0.0)]},
+    ),
+    "gemma4": Dialect(
+        "gemma4_text", ARCH.GEMMA4,
+        {**PER_LAYER, **GEMMA4, "num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+        {**RMS, **PER_LAYER_KEYS, **GEMMA4_KEYS, "attention.shared_kv_layers": 2,
+         "feed_forward_length": [64, 64, 64, 128, 128]},
+    ),
+    "gemma4, keys as values": Dialect(
+        "gemma4_text", ARCH.GEMMA4,
+        {**PER_LAYER, **GEMMA4, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+         "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        {**RMS, **PER_LAYER_KEYS, **GEMMA4_KEYS, "embedding_length_per_layer_input": 0,
+         "attention.shared_kv_layers": 0, "attention.head_count_kv": [2, 1, 2, 2, 1]},
+    ),
+    "gemma4, a mixture": Dialect(
+        "gemma4_text", ARCH.GEMMA4,
+        {**PER_LAYER, **GEMMA4, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+         "enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 32},
+        {**RMS, **PER_LAYER_KEYS, **GEMMA4_KEYS, **USED, "embedding_length_per_layer_input": 0,
+         "attention.shared_kv_layers": 0, "expert_feed_forward_length": 32},
     ),
     "gemma3": Dialect(
         "gemma3_text", ARCH.GEMMA3,
@@ -537,7 +595,33 @@ def gates_apart(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
+def of_streams(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The maps of Gemma 3n's streams, each kind in one tensor."""
+    parts = {f"{n}.weight" if n.endswith("_scale") else n: array for n, array in tensors.items()}
+    for kind in ("altup_projections", "altup_unembed_projections"):
+        maps = [parts.pop(f"model.{kind}.{i}.weight") for i in range(3)]
+        parts[f"model.{kind}.weight"] = np.stack(maps)
+    return parts
+
+
+def with_divisors(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gemma 4's numbers under names with their kind, those of a mixture under others' names; and divisors of
+    frequencies, of which the converter makes those of pairs that aren't rotated."""
+    parts = {"rope_freqs.weight": np.array([1.0] * 8 + [1e30] * 24, np.float32)}
+    for name, array in tensors.items():
+        layer = next(iter(re.findall(r"\d+", name)), "")
+        if name.endswith("router.scale"):
+            name = f"blk.{layer}.ffn_gate_inp.scale"
+        elif name.endswith("per_expert_scale"):
+            name = f"blk.{layer}.ffn_down_exps.scale"
+        elif name.endswith(("layer_scalar", "_up_proj", "experts.down_proj")):
+            name = f"{name}.weight"
+        parts[name] = array
+    return parts
+
+
 CHANGES = {
+    "gemma3n_text": of_streams, "gemma4_text": with_divisors,
     "llama4_text": gates_apart,
     "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "qwen3_next": by_kind,
     "qwen3_5_text": in_turn, "qwen3_5_moe_text": in_turn,
@@ -567,6 +651,7 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
         if dialect.family in PERMUTED and ("q_proj" in name or "k_proj" in name):
             array = array.reshape(-1, 2, 16, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
         less_one = dialect.family.startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+        less_one = less_one and dialect.family not in ("gemma3n_text", "gemma4_text")
         if less_one and name.endswith("norm.weight") and "linear_attn" not in name:
             array = array + 1
         if match := re.search(r"(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear", name):
@@ -577,11 +662,15 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
         # Experts, and the norms of StableLM's heads, become one tensor.
         which = re.search(r"(?:experts|norms)\.(\d+)\.", name)
         whole = re.sub(r"experts\.\d+", "experts", re.sub(r"\.norms\.\d+", "", name))
-        renamed = names.get_name(whole, try_suffixes=(".weight", ".bias"))
+        renamed = whole
+        if not whole.startswith(("blk.", "rope_freqs.")):
+            renamed = names.get_name(whole, try_suffixes=(".weight", ".bias"))
         assert renamed is not None, name
         made.setdefault(renamed, {})[int(which[1]) if which else -1] = array
     return {
-        name: parts[-1].squeeze() if -1 in parts else np.stack([parts[i] for i in range(len(parts))])
+        name: np.atleast_1d(parts[-1].squeeze())
+        if -1 in parts
+        else np.stack([parts[i] for i in range(len(parts))])
         for name, parts in made.items()
     }
 
@@ -713,6 +802,19 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
             assert np.array_equal(checkpoint.leaf(f"decoder.layers.1.mlp.experts.{e}.{leaf}"), whole[e].T)
 
 
+def test_streams_in_blocks_are_read_by_parts(tmp_path, saved):
+    dialect, tensors = saved("gemma3n")
+    write_gguf(tmp_path / "model.gguf", dialect, tensors, "Q8_0")
+    checkpoint, stored = open_checkpoint(tmp_path / "model.gguf"), gguf.GGMLQuantizationType.Q8_0
+    for leaf, name in (("enter", "altup_proj.weight"), ("leave", "altup_unembd_proj.weight")):
+        whole = gguf.quants.dequantize(gguf.quants.quantize(tensors[name], stored), stored)
+        for x in range(3):
+            blocks = checkpoint.native(f"decoder.streams.{x}.{leaf}")
+            assert blocks is not None
+            assert np.array_equal(dequantize(blocks), whole[x].T)
+            assert np.array_equal(checkpoint.leaf(f"decoder.streams.{x}.{leaf}"), whole[x].T)
+
+
 def test_value_heads_in_blocks(tmp_path, saved):
     """Columns of blocks are in another order; rows aren't, where a block is of two heads."""
     dialect, tensors = saved("qwen35")
@@ -802,6 +904,18 @@ def test_value_heads_in_blocks(tmp_path, saved):
         ("qwen35", {"ssm.inner_size": 97}, "ssm.inner_size must be a multiple of ssm.time_step_rank, 6"),
         ("qwen35moe", {"rope.dimension_sections": [3, 3, 1, 1]}, "sections must be three whole numbers"),
         ("qwen3next", {"rope.dimension_sections": 3}, "'rope.dimension_sections' isn't known"),
+        ("gemma3n", {"altup.active_idx": 4}, "altup.active_idx must be 0 to 3, below altup.num_inputs"),
+        (
+            "gemma3n",
+            {"activation_sparsity_scale": [1.0] * 4},
+            "activation_sparsity_scale must be a list of 5",
+        ),
+        ("gemma3n", {"activation_sparsity_scale": [float("nan")] * 5}, "each a quantile of the normal"),
+        ("gemma3n", {"attention.shared_kv_layers": 5}, "attention.shared_kv_layers must be 0 to 4"),
+        ("gemma4", {"attention.value_length": 32}, "attention.value_length must be the head's size, 64"),
+        ("gemma4", {"rope.dimension_count_swa": 16}, "rope.dimension_count_swa must be the head's size, 32"),
+        ("gemma4", {"feed_forward_length": [64, 128]}, "at least 1, or a list of 5 of them"),
+        ("gemma4", {"expert_count": 5}, "'expert_count' isn't known"),
         ("llama4", {"attention.sliding_window": 0}, "attention.sliding_window must be 8192, the chunks"),
         ("qwen35", {":xielu.beta": 0.5}, "key 'xielu.beta' isn't known"),
     ],

@@ -219,12 +219,18 @@ def test_sentencepiece_without_prefix_and_with_user_pieces():
 
 
 @cache
-def gemma() -> tuple[Tokenizer, Tokenizer]:
-    """The same pieces as Gemma's file states them, and as transformers builds Gemma's tokenizer of them."""
-    found = sentencepiece(add_space_prefix=False, add_bos_token=True)
+def gemma(kind: str) -> tuple[Tokenizer, Tokenizer]:
+    """The same pieces as Gemma's file states them, and as transformers builds Gemma's tokenizer of them.
+
+    Gemma 4's file has merges, here in another order than the scores give.
+    """
+    found = sentencepiece(add_space_prefix=False, add_bos_token=True, model=kind)
     tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
     ids = {token: i for i, token in enumerate(tokens)}
     merges = generate_merges(ids, dict(zip(tokens, scores, strict=True)), skip_tokens=["<user>"])
+    if kind == "gemma4":
+        merges = merges[::-1]
+        found["tokenizer.ggml.merges"] = [" ".join(merge) for merge in merges]
     made = transformers.GemmaTokenizer(
         vocab=ids, merges=merges, bos_token="<s>", eos_token="</s>", pad_token="</s>", mask_token="<unk>",
         add_bos_token=True,
@@ -232,9 +238,10 @@ def gemma() -> tuple[Tokenizer, Tokenizer]:
     return read(found), made.backend_tokenizer
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma4"])
 @given(text=st.text(st.sampled_from("abcd é😀▁\n") | st.characters(exclude_categories=("Cs",)), max_size=30))
-def test_gemma_has_no_space_before_a_text(text):
-    ours, theirs = gemma()
+def test_gemma_has_no_space_before_a_text(kind, text):
+    ours, theirs = gemma(kind)
     same(ours, theirs, text)
     assert ours.encode(text, "ab").type_ids == theirs.encode(text, "ab").type_ids
 
@@ -264,8 +271,10 @@ def test_a_file_may_say_that_it_has_no_tokenizer(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "rwkv"}, "model must be gpt2, llama, bert or t5, got 'rwkv'"),
-        ({"model": 3}, "model must be gpt2, llama, bert or t5, got 3"),
+        ({"model": "rwkv"}, "model must be gpt2, llama, bert, t5 or gemma4, got 'rwkv'"),
+        ({"model": 3}, "model must be gpt2, llama, bert, t5 or gemma4, got 3"),
+        ({"model": "gemma4", "add_space_prefix": True}, "add_space_prefix must be false for gemma4"),
+        ({"model": "gemma4", "merges": ["a zzzz"]}, "merges must join two tokens"),
         ({"pre": "default"}, "pre must be one of .* got 'default'"),
         ({"pre": ["gpt-2"]}, "pre must be of type str"),
         ({"tokens": None}, "tokens must be a list of str"),
