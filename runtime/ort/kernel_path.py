@@ -68,10 +68,9 @@ class KernelPath:
         _register(self.library, session_options)
         weights, values = _mapped(self.weights / kernel_layout.DATA), []
         for name, at in tensors.items():
-            if at.dtype not in weight_layout.FOUR_BITS:
-                array = weights[at.offset : at.offset + at.length].view(at.dtype).reshape(at.shape)
-                values.append(ort.OrtValue.ortvalue_from_numpy(array))
-                session_options.add_initializer(name, values[-1])
+            array = weights[at.offset : at.offset + at.length].view(at.dtype).reshape(at.shape)
+            values.append(ort.OrtValue.ortvalue_from_numpy(array))
+            session_options.add_initializer(name, values[-1])
         place = self.weights / file  # only its folder counts
         session = open_session(place, "cpu", session_options, content)
         weakref.finalize(session, values.clear)  # till then they stay: ONNX Runtime has their addresses alone

@@ -116,6 +116,14 @@ def test_gates_in_a_product_are_those_after_it(sets: dict[str, Kernels], case: C
         assert np.array_equal(bits_of(alone), expected[-1:]), name
 
 
+def test_scratch_has_room_for_codes_of_both_halves(sets: dict[str, Kernels]):
+    """AMX takes the zero points off codes first, of as many tiles as there are tasks at most."""
+    w = pack(table(np.random.default_rng(0), 64, 256, bits=4, block=32, zero=True))
+    for name, one in sets.items():
+        plain, gated = (one.linear_scratch(part.matrix, 40) for part in (w, replace(w, swiglu=True)))
+        assert gated - plain == (32 * 16 * 256 if name == "amx" else 0), name
+
+
 def test_products_of_very_many_rows(sets: dict[str, Kernels]):
     """More panels than one pass over the outputs takes."""
     rng = np.random.default_rng(0)
