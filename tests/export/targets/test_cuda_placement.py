@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from families import ROWS
 from helpers import cuda_stubs as stubs
 from helpers import tiny_models
 from helpers.cuda_placement import PROVIDER, SIZES, Placement, place, write_graphs
+from helpers.hf_oracle import draw_keys
 from tfm.refimpl.config import Classify, Config, Pool, QuestionAnswering, Tag
-from tfm.runtime.bundle import operator_limits
+from tfm.refimpl.families import read_config
+from tfm.runtime.bundle import operator_limits, targets
 
 # Its sizes suit fast products of blocks, in 4 bits too.
 LLAMA = tiny_models.llama(vocabulary=128, width=64, heads=8, kv_heads=4, mlp=96)
@@ -34,6 +37,27 @@ MODELS = {
     "answer": tiny_models.encoder(layers=1, head=QuestionAnswering()),
     "pool": tiny_models.encoder(layers=1, head=Pool()),
 }
+
+# Families whose graphs have what those above haven't.
+FAMILIES = (
+    "apertus", "big_bird", "bloom", "cohere2", "exaone4", "gemma3_text", "gpt_bigcode", "gptj",
+    "jina_embeddings_v3", "llama4_text", "modernbert-decoder", "mpt", "phi", "roformer", "umt5",
+)  # fmt: skip
+RECURRENCE, LATENT = "a recurrence was never tried", "latent attention was never tried"
+UNTRIED = {
+    "mamba": RECURRENCE,
+    "falcon_mamba": RECURRENCE,
+    "mamba2": RECURRENCE,
+    "qwen3_next": RECURRENCE,
+    "qwen3_5": RECURRENCE,
+    "olmo_hybrid": RECURRENCE,
+    "deepseek_v3": LATENT,
+    "deepseek_v32": LATENT,
+    "glm_moe_dsa": LATENT,
+    "kimi_k2": LATENT,
+    "longformer": "Longformer's attention was never tried",
+}
+TARGET = targets.find("ort-cuda")
 
 
 def check(config: Config, quant: str, folder: Path, cuda_stubs: Path) -> list[Placement]:
@@ -59,6 +83,29 @@ def test_a_usual_decoder_is_on_the_gpu_alone(tmp_path: Path, cuda_stubs: Path, q
 @pytest.mark.parametrize("name", MODELS)
 def test_other_models(tmp_path: Path, cuda_stubs: Path, name: str) -> None:
     check(MODELS[name], "fp16", tmp_path, cuda_stubs)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_of_families(tmp_path: Path, cuda_stubs: Path, name: str) -> None:
+    row = ROWS[name]
+    config, _ = read_config(
+        row.config(**draw_keys(name, 1)[0], architectures=[row.models[0].__name__]).to_dict()
+    )
+    assert operator_limits.untried(TARGET, config) is None
+    check(config, "fp16", tmp_path, cuda_stubs)
+
+
+@pytest.mark.parametrize("name", UNTRIED)
+def test_families_that_were_never_tried(name: str) -> None:
+    """Each config that is drawn of them is refused by name, before anything is exported."""
+    row = ROWS[name]
+    for keys in draw_keys(name, 3):
+        config, _ = read_config(row.config(**keys, architectures=[row.models[0].__name__]).to_dict())
+        reason = operator_limits.recurrence(TARGET, config, "float16") or operator_limits.untried(
+            TARGET, config
+        )
+        assert UNTRIED[name] in (reason or "")
 
 
 @pytest.mark.long
