@@ -16,6 +16,7 @@ from ...refimpl.config import (
     EncoderDecoder,
     Layer,
     MaskedLM,
+    Plain,
     Pool,
     QuestionAnswering,
     Rope,
@@ -29,6 +30,7 @@ from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
 from .longformer import question_end
+from .mlp import plain_mlp
 from .model import (
     HeadWeights,
     ModelWeights,
@@ -126,6 +128,15 @@ def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Arr
     return y
 
 
+def _head_mlp(x: Array, weights: HeadWeights, mlp: Plain | None) -> Array:
+    """A sublayer without a norm before it."""
+    if mlp is None:
+        return x
+    assert "mlp" in weights
+    y = x + plain_mlp(x, weights["mlp"], kind=mlp.activation)
+    return normalize(y, weights.get("mlp_after"), norm=mlp.after)
+
+
 def _labels(x: Array, weights: HeadWeights) -> Array:
     assert "out" in weights
     return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
@@ -149,8 +160,10 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
                 return logits
             assert "bias" in weights
             return logits + weights["bias"]
-        case Tag() | QuestionAnswering():
+        case Tag():
             return _labels(x, weights)
+        case QuestionAnswering():
+            return _labels(_head_mlp(x, weights, head.mlp), weights)
         case Classify():
             x = pool(x, lengths, pooling=head.pooling).unsqueeze(1) if late else x
             return _labels(x, weights).squeeze(1)

@@ -37,6 +37,7 @@ from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
+from .mlp import PlainMlpWeights
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
@@ -112,6 +113,8 @@ class HeadWeights(TypedDict, total=False):
     norm: NormWeights
     out: LinearWeights
     projections: list[LinearWeights]
+    mlp: PlainMlpWeights
+    mlp_after: NormWeights
 
 
 class ModelWeights(TypedDict):

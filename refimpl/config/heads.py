@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .mlps import Activation
+from .mlps import Activation, Plain
 from .norms import Norm
 
 Pooling = Literal["first", "last", "mean", "max"]
@@ -93,10 +93,15 @@ class Tag:
 
 @dataclass(frozen=True)
 class QuestionAnswering:
-    """Two logits per token: an answer starts here, and it ends here."""
+    """Two logits per token: an answer starts here, and it ends here.
+
+    With `mlp` each vector first passes through a sublayer of the head's own: the norm `mlp.after` of x +
+    mlp(x) (BigBird).
+    """
 
     dense: Dense | None = None
     bias: bool = True
+    mlp: Plain | None = None
 
 
 @dataclass(frozen=True)

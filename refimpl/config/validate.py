@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, Tag
+from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import Layer
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import ClampedSwiGLU, Gated, Mlp, MoE, NoMlp
@@ -132,6 +132,11 @@ def _check_head(head: Head, width: int, table_width: int) -> None:
     if head.dense is not None:
         dense_width = dense_width if head.dense.width is None else head.dense.width
         _bounded("width of the head's dense map", dense_width, LIMITS["width"])
+    if isinstance(head, QuestionAnswering) and head.mlp is not None:
+        _need(
+            (head.mlp.pre, head.mlp.post) == (None, None), "the head's mlp has no norm but the one after it"
+        )
+        _bounded("width of the head's mlp", head.mlp.width, LIMITS["width"])
     if isinstance(head, Pool):
         for i, dense in enumerate(head.projections):
             _need(dense.norm is None, f"projection {i} of the head must have no norm, got {dense.norm}")

@@ -6,12 +6,15 @@ block_size tokens at most (704 in the published models), has full attention in t
 `attention_type` says. Longer ones aren't read, they are beyond the context: outside of training transformers
 puts the first block in the place of each random one, so that a token sees it several times, and once a model
 has read a short text there, it reads long ones with full attention.
-The head for answers, which hides the question from its own logits, isn't supported.
+The head for answers has an mlp of its own. Its class lowers the logits of the question by 1e6; here they stay
+as they are, since an answer is looked for in its context alone.
 """
 
 from __future__ import annotations
 
-from ..config import Attention, Dense, Embedding, Encoder, Learned, MaskedLM, Plain
+from dataclasses import replace
+
+from ..config import Attention, Dense, Embedding, Encoder, Learned, MaskedLM, Plain, QuestionAnswering
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
@@ -21,7 +24,7 @@ from .bert import PREDICTIONS, TRUNK, build, layer_norm
 
 MODEL_TYPES = ("big_bird",)
 ARCHITECTURES: dict[str, Task] = {
-    **encoders("BigBird", without=("answer",)),
+    **encoders("BigBird"),
     "BigBirdForPreTraining": "masked",
 }
 PREFIX = "bert."
@@ -35,6 +38,16 @@ def config(keys: Keys, task: Task) -> Encoder:
     heads, size = keys.size("num_attention_heads"), head_size(keys)
     kind, bias = keys.choice("hidden_act", ACTIVATIONS, "gelu_new"), keys.get("use_bias", bool, True)
     tied = keys.get("tie_word_embeddings", bool, True)
+    plain = Plain(keys.size("intermediate_size"), kind, after=norm)
+    own = head(
+        keys,
+        task,
+        masked=MaskedLM(tied, Dense(kind, norm=norm)),
+        classify=Dense(kind),
+        pooler=Dense("tanh"),
+    )
+    if isinstance(own, QuestionAnswering):
+        own = replace(own, mlp=plain)
     return build(
         Embedding(
             keys.size("vocab_size"),
@@ -43,14 +56,8 @@ def config(keys: Keys, task: Task) -> Encoder:
             keys.size("type_vocab_size", 2),
         ),
         Attention(heads, heads, size, qkv_bias=bias, out_bias=True, after=norm),
-        Plain(keys.size("intermediate_size"), kind, after=norm),
-        head(
-            keys,
-            task,
-            masked=MaskedLM(tied, Dense(kind, norm=norm)),
-            classify=Dense(kind),
-            pooler=Dense("tanh"),
-        ),
+        plain,
+        own,
         layers=layer_count(keys),
         context=min(context, _longest(keys, context)),
         positions=Learned(context),
@@ -85,5 +92,14 @@ WEIGHTS = (
     for Tag:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
+    for QuestionAnswering:
+    head.mlp.up <- qa_classifier.intermediate.dense.weight : transpose
+    head.mlp.bup <- qa_classifier.intermediate.dense.bias
+    head.mlp.down <- qa_classifier.output.dense.weight : transpose
+    head.mlp.bdown <- qa_classifier.output.dense.bias
+    head.mlp_after.weight <- qa_classifier.output.LayerNorm.weight
+    head.mlp_after.bias <- qa_classifier.output.LayerNorm.bias
+    head.out.weight <- qa_classifier.qa_outputs.weight : transpose
+    head.out.bias <- qa_classifier.qa_outputs.bias
 """)
 )

@@ -16,6 +16,7 @@ from ..config import (
     EncoderDecoder,
     Layer,
     MaskedLM,
+    Plain,
     Pool,
     QuestionAnswering,
     Rope,
@@ -29,6 +30,7 @@ from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
 from .longformer import question_end
+from .mlp import plain_mlp
 from .model import (
     HeadWeights,
     ModelWeights,
@@ -124,6 +126,16 @@ def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Arr
     return x
 
 
+def _head_mlp(x: Array, weights: HeadWeights, mlp: Plain | None) -> Array:
+    """The norm of x + mlp(x), where a head has an mlp."""
+    if mlp is None:
+        return x
+    assert "mlp" in weights
+    return normalize(
+        x + plain_mlp(x, weights["mlp"], kind=mlp.activation), weights.get("mlp_after"), norm=mlp.after
+    )
+
+
 def _labels(x: Array, weights: HeadWeights) -> Array:
     assert "out" in weights
     return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
@@ -145,8 +157,10 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
                 return logits
             assert "bias" in weights
             return logits + weights["bias"]
-        case Tag(_, dense) | QuestionAnswering(dense):
+        case Tag(_, dense):
             return _labels(head_dense(states, weights, dense), weights)
+        case QuestionAnswering(dense, mlp=mlp):
+            return _labels(_head_mlp(head_dense(states, weights, dense), weights, mlp), weights)
         case Classify(_, pooling, dense, late=True):
             pooled = pool(head_dense(states, weights, dense), lengths, pooling=pooling)[:, None]
             return _labels(pooled, weights)[:, 0]

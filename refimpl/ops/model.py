@@ -37,6 +37,7 @@ from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
 from .mamba2 import HybridCache
+from .mlp import PlainMlpWeights
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
@@ -114,6 +115,8 @@ class HeadWeights(TypedDict, total=False):
     norm: NormWeights
     out: LinearWeights
     projections: list[LinearWeights]
+    mlp: PlainMlpWeights
+    mlp_after: NormWeights
 
 
 class ModelWeights(TypedDict):

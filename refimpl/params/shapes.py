@@ -49,6 +49,7 @@
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
     head.frequent, head.tails.I     D,F and down D,K  up K,V   (of an adaptive softmax, in place of the table)
     head.out                        weight D,F  bias F    (F labels, or 2 for QuestionAnswering)
+    head.mlp                        as a layer's (and head.mlp_after, a norm)
     head.projections.I              weight D,F  bias F    (after the pooling)
 
 Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
@@ -217,7 +218,10 @@ def _head(head: Head, e: Embedding) -> Shapes:
             return shapes | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
         case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
             return shapes | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
-        case QuestionAnswering(bias=bias):
+        case QuestionAnswering(bias=bias, mlp=mlp):
+            if mlp is not None:
+                shapes |= {f"mlp.{name}": shape for name, shape in _mlp(mlp, d).items()}
+                shapes |= _norm("mlp_after.", mlp.after, d)
             return shapes | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
         case Pool(projections=projections):
             for i, dense in enumerate(projections):

@@ -121,7 +121,7 @@ CATALOGUE = {
     "demo-answer": _demo(
         "answer",
         "questions about short texts on people",
-        286_998,
+        287_014,
         "df146487d5ec0d58d766a178ee0e95dcea07484e71207f4f9699b16ea309d3dc",
     ),
     "demo-translate": _demo(

@@ -17,6 +17,8 @@ def _big_bird(draw: st.DrawFn) -> dict[str, Any]:
         "attention_type": draw(st.sampled_from(["block_sparse", "original_full"])),
         "block_size": draw(st.sampled_from([3, 16])),
         "num_random_blocks": draw(st.sampled_from([1, 3])),
+        # No text has this separator: the logits of no question are lowered by 1e6.
+        "sep_token_id": 99,
     }
 
 
@@ -29,6 +31,7 @@ ROWS = {
             transformers.BigBirdForPreTraining,
             transformers.BigBirdForSequenceClassification,
             transformers.BigBirdForTokenClassification,
+            transformers.BigBirdForQuestionAnswering,
         ),
         _big_bird(),
         amend=tie,

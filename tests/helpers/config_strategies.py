@@ -386,6 +386,12 @@ heads: st.SearchStrategy[ReadingHead] = st.one_of(
     st.builds(Tag, st.integers(1, 4), denses, st.booleans()),
     st.builds(QuestionAnswering, denses, st.booleans()),
     st.builds(Pool, poolings, denses, st.booleans(), st.lists(denses_of_sentences, max_size=2).map(tuple)),
+    st.builds(
+        QuestionAnswering,
+        denses,
+        st.booleans(),
+        st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), st.none(), st.none(), some_norms),
+    ),
 )
 
 

@@ -237,6 +237,7 @@ HEADS = (
     Pool("mean", unit=True),
     Pool("max", projections=(Dense("tanh", width=5), Dense(None, bias=False, width=3))),
     Classify(5, "mean", Dense("gelu"), late=True),
+    QuestionAnswering(mlp=Plain(24, "gelu_tanh", after=LayerNorm(1e-5))),
 )
 
 

@@ -58,6 +58,7 @@ from tfm.refimpl.config import (
     NoMlp,
     PerLayerEmbedding,
     PerLayerInput,
+    Plain,
     Pool,
     ProportionalScaling,
     QueryScale,
@@ -212,6 +213,14 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: replace(ENCODER, head=LM(True)),
         "a decoder's head must be LM, an encoder's another one, got LM",
+    ),
+    (
+        lambda: replace(ENCODER, head=QuestionAnswering(mlp=Plain(8, "gelu", pre=LayerNorm(1e-5)))),
+        "the head's mlp has no norm but the one after it",
+    ),
+    (
+        lambda: replace(ENCODER, head=QuestionAnswering(mlp=Plain(0, "gelu"))),
+        "width of the head's mlp must be 1 to",
     ),
     (lambda: replace(LLAMA, head=QuestionAnswering()), "an encoder's another one, got QuestionAnswering"),
     (lambda: replace(ENCODER, head=Tag(0)), "labels must be 1 to 1048576, got 0"),

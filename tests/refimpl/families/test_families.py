@@ -4,6 +4,7 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import ROWS
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 from tfm.refimpl.config import LM, LinearScaling, Rope, Window, to_json
 from tfm.refimpl.config_readers.keys import HARMLESS
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import families, read_config
 
@@ -487,3 +489,22 @@ def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
     assert wq.flags.f_contiguous, "a transposed view, not a copy"
     assert wq.dtype == "float32"
     assert isinstance(materialize(open_checkpoint(tmp_path).params)["decoder"]["layers"], list)
+
+
+def test_answers_of_big_bird_are_looked_for_in_the_context(tmp_path):
+    """Its class lowers the logits of the question but for its first token; the others are ours."""
+    keys = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    keys |= {"intermediate_size": 24, "max_position_embeddings": 32, "sep_token_id": 3}
+    model = make_model("big_bird", keys, 5)
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    tokens = np.array([[1, 9, 8, 3, 20, 21, 22, 3]])
+    types = np.array([[0, 0, 0, 0, 1, 1, 1, 1]])
+    engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))
+    got = engine.predict(tokens, np.array([8]), types)[0]
+    with torch.no_grad():
+        output = model(torch.from_numpy(tokens))  # which takes these types where none are given
+    want = torch.stack([output.start_logits, output.end_logits], -1)[0].numpy()
+    asked = np.array([0, 1, 1, 1, 0, 0, 0, 0], bool)
+    np.testing.assert_allclose(got[~asked], want[~asked], rtol=0, atol=1e-5 * abs(got).max())
+    np.testing.assert_allclose(got[asked] - 1e6, want[asked], rtol=0, atol=0.1)

@@ -27,6 +27,7 @@ from tfm.refimpl.config import (
     MaskedLM,
     NeighbourConv,
     Pool,
+    QuestionAnswering,
     QuestionTokens,
     RelativeBias,
     Rope,
@@ -380,8 +381,8 @@ def test_bigbird_reads_texts_that_have_full_attention():
     assert classes.head == Classify(5, dense=Dense("gelu_tanh"))
     with pytest.raises(ConfigError, match="num_random_blocks must be 0 or more, got -1"):
         read(BIG_BIRD, num_random_blocks=-1)
-    with pytest.raises(ConfigError, match="architectures must be one of BigBirdModel"):
-        read(BIG_BIRD, architectures=["BigBirdForQuestionAnswering"])
+    answers = read(BIG_BIRD, architectures=["BigBirdForQuestionAnswering"], sep_token_id=66)
+    assert answers.head == QuestionAnswering(mlp=answers.stack.layers[0].mlp)
 
 
 def test_longformers_global_tokens_are_the_heads():

@@ -5,7 +5,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.refimpl.config import LM, Config, FirstToken, Learned, MaskedLM, QuestionAnswering, Tag
+from tfm.refimpl.config import (
+    LM,
+    Config,
+    FirstToken,
+    LayerNorm,
+    Learned,
+    MaskedLM,
+    Plain,
+    QuestionAnswering,
+    Tag,
+)
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.params.lazy import lazily
 from tfm.refimpl.params.random_weights import random_weights
@@ -35,6 +45,9 @@ MODELS: dict[str, Callable[[], Config]] = {
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),
     "answers": lambda: tiny_models.encoder(head=QuestionAnswering()),
+    "answers, with an mlp": lambda: tiny_models.encoder(
+        head=QuestionAnswering(mlp=Plain(24, "gelu", after=LayerNorm(1e-5)))
+    ),
     "own table, no bias": lambda: tiny_models.encoder(head=MaskedLM(tied=False, bias=False)),
     "encoder and decoder": tiny_models.encoder_decoder,
     "distances": tiny_models.distant,
