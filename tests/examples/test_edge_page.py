@@ -140,13 +140,10 @@ def test_it_stops(site: Path, tmp_path: Path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
-def test_smollm2_answers_with_the_tokens_of_its_path(
-    site: Path, tmp_path: Path, smollm2_gguf: Path, quant: str
-):
-    """Over WebAssembly products are of floats; the first 64 tokens of five answers are compared."""
-    made = real_bundle(smollm2_gguf, quant, site / f"real-{quant}")
-    expected = greedy(made, chats(made), LENGTH, plain=True)
+def test_smollm2_answers_with_the_same_tokens(site: Path, tmp_path: Path, smollm2_gguf: Path):
+    """The first 64 tokens of five answers over WebAssembly, with weights of 500 MB."""
+    made = real_bundle(smollm2_gguf, "fp32", site / "real")
+    expected = greedy(made, chats(made))
     with opened(site, made, tmp_path / "profile") as tab:
         for message, tokens in zip(MESSAGES, expected, strict=True):
             ask(tab, message)

@@ -87,15 +87,12 @@ def left_padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[li
     return ids, [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
 
 
-def greedy(
-    bundle: Bundle, prompts: Sequence[Sequence[int]], count: int = LENGTH, *, plain: bool = False
-) -> list[list[int]]:
+def greedy(bundle: Bundle, prompts: Sequence[Sequence[int]], count: int = LENGTH) -> list[list[int]]:
     """The tokens of each prompt alone on ONNX Runtime's own operators, before one that ends a text.
 
     Of a model with an encoder, that is the text which it reads; tokens that its checkpoint forces are forced.
-    `plain` asks for products of floats.
     """
-    engine, ends = OrtEngine(bundle, plain=plain), frozenset(bundle.generation.eos)
+    engine, ends = OrtEngine(bundle), frozenset(bundle.generation.eos)
     sequences = [GeneratedSequence(prompt, max_new_tokens=count, stop_ids=ends) for prompt in prompts]
     if isinstance(bundle.config, EncoderDecoder):
         start = bundle.generation.prompt
