@@ -14,6 +14,7 @@ from .console import progress, say, size
 if TYPE_CHECKING:
     from ..refimpl.checkpoint.open import Checkpoint
     from ..refimpl.config import Config
+    from ..refimpl.decoding.mtp import MTPDrafter
     from ..refimpl.formats.adapters import AdapterChoice
     from ..refimpl.params.tree import Tree
     from ..refimpl.tokenizers.tokenizer import Tokenizer
@@ -288,12 +289,14 @@ def with_notes(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def open_for_export(source: LocatedModel, context: int | None = None, task: str | None = None) -> Checkpoint:
+def open_for_export(
+    source: LocatedModel, context: int | None = None, task: str | None = None, *, mtp: bool = False
+) -> Checkpoint:
     """A checkpoint that has the task, and whose tokenizer is checked, which export doesn't use."""
     from ..refimpl.checkpoint.open import open_checkpoint
     from ..runtime.text.tokenizer import Tokenizer
 
-    checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
+    checkpoint = with_notes(open_checkpoint(source.path, source.adapter, mtp=mtp)).for_context(context)
     if task is not None:
         require_task(task, checkpoint, source.name)
     for note in checkpoint.licence.left_out:
@@ -312,6 +315,19 @@ def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
         check_task(task, checkpoint.config, checkpoint)
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+def module_of(model: Model, name: str) -> MTPDrafter:
+    """A model's module as a source of drafts; ConfigError, with what to do, where its bundle has none."""
+    from ..refimpl.errors import ConfigError
+
+    try:
+        return model.mtp_drafter()
+    except ConfigError:
+        raise ConfigError(
+            f"{name}: --draft mtp needs a bundle with the model's module that predicts further tokens: "
+            "`tfm-cli export MODEL OUT --mtp` makes one of a checkpoint that has it"
+        ) from None
 
 
 def say_replaced_code(family: str) -> None:

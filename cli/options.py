@@ -298,8 +298,9 @@ LengthPenalty = Annotated[
 Draft = Annotated[
     str | None,
     typer.Option(
-        metavar="prompt|none|MODEL",
-        help="Speculative decoding: guess tokens from the text so far (prompt) or by a smaller model of the "
+        metavar="prompt|mtp|none|MODEL",
+        help="Speculative decoding: guess tokens from the text so far (prompt), by the model's own module "
+        "that predicts further tokens (mtp, of a bundle exported with --mtp) or by a smaller model of the "
         "same tokenizer, and check several in one step. The text, sampled or greedy, stays the same until "
         "two tokens are so nearly tied that rounding decides. Where a model promises the same bits, it is "
         "done from the text without being asked for, while that saves time, unless this says none.",

@@ -72,4 +72,5 @@ class TorchEngine(ArrayEngine):
             return call
 
         functions = (model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
+        functions += (model.model_with_hidden, model.mtp_model)
         super().__init__(config, params, Forward(*map(on_arrays, functions)))

@@ -98,6 +98,15 @@ def command(
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
+    mtp: Annotated[
+        bool,
+        typer.Option(
+            "--mtp",
+            help="With the checkpoint's module that predicts further tokens: `generate --draft mtp` drafts "
+            "with it. It is a layer more, and a prompt takes the last layer's mlp for all tokens.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = False,
     context: Context = None,
     adapter: Adapter = None,
     no_adapter: NoAdapter = False,
@@ -143,7 +152,7 @@ def command(
         raise missing_weights(source.path)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
-    checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context)
+    checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context, mtp=mtp)
     say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.layouts.convert import converting, find

@@ -164,10 +164,10 @@ def command(
     if batch is not None and (searches or drafts or prefix is not None):
         raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
     from ...refimpl.errors import LimitError
-    from ..model_loading import computed_by, load, locate_weights
+    from ..model_loading import computed_by, load, locate_weights, module_of
 
     begin = time.perf_counter()
-    if draft not in (None, "none", "prompt"):
+    if draft not in (None, "none", "prompt", "mtp"):
         locate_weights(draft)  # before the model is exported: its name may be wrong
     loaded = load(model, engine, quant, device, threads, context, task="generate", adapter=choice)
     if draft == "none":
@@ -176,6 +176,8 @@ def command(
         from ...refimpl.decoding.speculative import PromptLookup
 
         options["draft"] = PromptLookup()
+    elif draft == "mtp":
+        options["draft"] = module_of(loaded, model)
     elif draft is not None:
         drafting = load(draft, engine, quant, device, threads, context, task="generate")
         try:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config
+from ...refimpl.config import Config, Decoder
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
-from ...runtime.bundle.graph_io import Graph, row_length_names
+from ...runtime.bundle.graph_io import MTP, Graph, row_length_names
 from .. import dispatch
 from ..cache_values import cache_value
 from ..ops.cross_attention import EncoderKV
 from ..ops.encoder import encode, encoder_kv, predict
-from ..ops.model import model
+from ..ops.model import model, model_with_hidden, mtp_model
 from ..ops.position import Rotary
 from ..targets.group_query_attention import RowLengths
 
@@ -70,14 +70,24 @@ class GraphModule(nn.Module):
         self.graph = graph
         self.leaves = Weights(weights)
 
+    @property
+    def _decoder(self) -> Config:
+        """What ports follow from: the Config, or its module as a decoder of one layer."""
+        if self.graph.file == MTP:
+            assert isinstance(self.config, Decoder)
+            return self.config.mtp_decoder
+        return self.config
+
     def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         inputs = {port.name: tensor for port, tensor in zip(self.graph.inputs, tensors, strict=True)}
         rotary = {
             rope: Rotary(inputs[f"cos.{i}"], inputs[f"sin.{i}"])
-            for i, rope in enumerate(self.config.ropes)
+            for i, rope in enumerate(self._decoder.ropes)
             if f"cos.{i}" in inputs
         }
-        return self._encode(inputs, rotary) if self.graph.encodes else self._decode(inputs, rotary)
+        if self.graph.encodes:
+            return self._encode(inputs, rotary)
+        return self._decode(inputs, rotary)
 
     def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
@@ -94,11 +104,11 @@ class GraphModule(nn.Module):
         if "encoder_lengths" in inputs:
             arrays = _arrays(inputs, encoder_kinds(config))
             cross = [EncoderKV(keys, values, inputs["encoder_lengths"]) for keys, values in arrays]
-        kinds = cache_kinds(config)
+        kinds = cache_kinds(self._decoder)
         lengths = inputs.get("lengths")
         pairs = zip(kinds, _arrays(inputs, kinds), strict=True)
         cache = [cache_value(kind, layer, lengths) for kind, layer in pairs]
-        of_windows = windows(cache_kinds(config, windowed=True))
+        of_windows = windows(cache_kinds(self._decoder, windowed=True))
         window_lengths = {
             window: inputs[f"window_length.{window}"]
             for window in of_windows
@@ -114,12 +124,20 @@ class GraphModule(nn.Module):
         with ExitStack() as stack:
             for name in ("attention", "shared_attention") if extra else ():
                 stack.enter_context(dispatch.extra_inputs(name, **extra))
-            logits, new_cache = model(
-                inputs["tokens"], inputs["past"], inputs["at"], rotary, cache, weights, cross, config=config
-            )
+            tokens, arguments = inputs["tokens"], (inputs["past"], inputs["at"], rotary, cache, weights)
+            hidden = None
+            if self.graph.file == MTP:
+                assert isinstance(config, Decoder)
+                logits, hidden, new_cache = mtp_model(tokens, inputs["hidden"], *arguments, config=config)
+            elif isinstance(config, Decoder) and config.mtp is not None:
+                logits, hidden, new_cache = model_with_hidden(tokens, *arguments, config=config)
+            else:
+                logits, new_cache = model(tokens, *arguments, cross, config=config)
         outputs = [_float32(logits)]
         if any(port.name == "best" for port in self.graph.outputs):
             outputs.append(_best(outputs[0]))
+        if hidden is not None:
+            outputs.append(hidden)
         for kind, layer in zip(kinds, new_cache, strict=True):
             outputs += [array for array in layer[: len(kind.arrays)] if array is not None]
         return outputs

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...refimpl.config import Config
+from ...refimpl.config import Config, Decoder
 from ...refimpl.errors import ExportError
 from ...runtime.bundle import golden_files, targets
 from ...runtime.bundle.atomic_dir import replacing, sync
@@ -36,6 +36,10 @@ def find(name: str | BundleLayout) -> BundleLayout:
 
 def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> None:
     """Raise ExportError where a model can't have the layout, or something would be lost that is in `out`."""
+    if isinstance(config, Decoder) and config.mtp is not None:
+        raise ExportError(
+            f"layout={layout.name} has no place for a module for drafts (mtp): export the model without it"
+        )
     if reason := layout.refusal(config, target):
         raise ExportError(f"layout={layout.name} doesn't take this model: {reason}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

@@ -13,6 +13,7 @@ from ...refimpl.config import (
     Alibi,
     Attention,
     Config,
+    Decoder,
     Dense,
     DynamicNTK,
     Embedding,
@@ -31,13 +32,23 @@ from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .altup import StreamWeights, enter_streams, leave_streams
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import BlockWeights, LayerInputs, MixerCache, NormWeights, Positions, block, normalize
+from .block import (
+    NO_INPUTS,
+    BlockWeights,
+    LayerInputs,
+    MixerCache,
+    NormWeights,
+    Positions,
+    block,
+    normalize,
+)
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
 from .mlp import PlainMlpWeights
+from .mtp import MTPInputWeights, mtp_input
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
@@ -66,6 +77,8 @@ __all__ = [
     "layer_vectors",
     "lm_logits",
     "model",
+    "model_with_hidden",
+    "mtp_model",
     "position_tables",
     "score_biases",
 ]
@@ -117,6 +130,10 @@ class HeadWeights(TypedDict, total=False):
     mlp_after: NormWeights
 
 
+class MTPWeights(MTPInputWeights, StackWeights):
+    """The leaves of a module that predicts the token after the next: those of its input, and of a stack."""
+
+
 class ModelWeights(TypedDict):
     """The leaves of a model, by the names that `params.shapes` gives them."""
 
@@ -124,6 +141,7 @@ class ModelWeights(TypedDict):
     encoder: NotRequired[StackWeights]
     reader: NotRequired[StackWeights]
     decoder: NotRequired[StackWeights]
+    mtp: NotRequired[MTPWeights]
     head: NotRequired[HeadWeights]
 
 
@@ -291,16 +309,90 @@ def model(
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
     """Layers in order; the wanted positions are gathered in the last."""
-    stack, head = config.stacks["decoder"], config.head
-    assert isinstance(head, LM)
+    x, new_cache = _hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
+    return _logits(x, params, config=config), new_cache
+
+
+def model_with_hidden(
+    tokens: Array,
+    past: Array,
+    at: Array,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    params: ModelWeights,
+    *,
+    config: Config,
+) -> tuple[Array, Array, list[MixerCache]]:
+    """All layers whole; the wanted positions are gathered before the head."""
+    hidden, new_cache = _hidden(tokens, past, None, rotary, cache, params, config=config)
+    return _logits(_at(hidden, at), params, config=config), hidden, new_cache
+
+
+def mtp_model(
+    tokens: Array,
+    hidden: Array,
+    past: Array,
+    at: Array,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    params: ModelWeights,
+    *,
+    config: Decoder,
+) -> tuple[Array, Array, list[MixerCache]]:
+    """A layer over the two vectors joined, and the decoder's head."""
+    assert config.mtp is not None
+    assert "mtp" in params
+    weights, stack = params["mtp"], config.mtp_decoder.stack
+    x = embed(tokens, past, params["embedding"], weights, config=config.embedding, stack=stack)
+    x = mtp_input(x, hidden, weights, eps=config.mtp.norm.eps)
+    x, new_cache = _layers(x, past, None, rotary, cache, weights, [NO_INPUTS], stack=stack)
+    return _logits(_at(x, at), params, config=config), x, new_cache
+
+
+def _hidden(
+    tokens: Array,
+    past: Array,
+    at: Array | None,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    params: ModelWeights,
+    encoder_kv: list[EncoderKV] | None = None,
+    *,
+    config: Config,
+) -> tuple[Array, list[MixerCache]]:
+    """The decoder up to its last norm."""
+    stack = config.stacks["decoder"]
     assert "decoder" in params
     weights = params["decoder"]
     queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
+    x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
+    vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
+    inputs = [
+        LayerInputs(
+            encoder_kv=None if encoder_kv is None else encoder_kv[i],
+            per_layer=None if vectors is None else vectors[:, :, i],
+        )
+        for i in range(len(stack.layers))
+    ]
+    return _layers(x, past, at, rotary, cache, weights, inputs, stack=stack)
+
+
+def _layers(
+    x: Array,
+    past: Array,
+    at: Array | None,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    weights: StackWeights,
+    inputs: list[LayerInputs],
+    *,
+    stack: Stack,
+) -> tuple[Array, list[MixerCache]]:
+    """A decoder's layers and last norm."""
+    queries = past.unsqueeze(-1) + torch.arange(x.shape[1], device=past.device)
     attends = [isinstance(layer.attention, Attention) for layer in stack.layers]
     capacity = cast(KVCache, cache[attends.index(True)]).capacity if any(attends) else 0
     keys = torch.arange(capacity, device=past.device)
-    x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
-    vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
     if stack.altup is not None:
         assert "streams" in weights
         x = enter_streams(x, weights["streams"])
@@ -309,21 +401,28 @@ def model(
     new_cache: list[MixerCache] = []
     for i, layer in enumerate(stack.layers):
         leaves, source = weights["layers"][i], layer.kv_layer
-        inputs = LayerInputs(
-            encoder_kv=None if encoder_kv is None else encoder_kv[i],
-            per_layer=None if vectors is None else vectors[:, :, i],
-        )
         wanted = at if i + 1 == len(stack.layers) else None
         if source is None:
-            x, new = block(x, cache[i], past, positions, leaves, inputs, wanted, config=layer)
+            x, new = block(x, cache[i], past, positions, leaves, inputs[i], wanted, config=layer)
         else:
-            x, _ = block(x, new_cache[source], past, positions, leaves, inputs, wanted, config=layer)
+            x, _ = block(x, new_cache[source], past, positions, leaves, inputs[i], wanted, config=layer)
             new = cache[i]
         new_cache.append(new)
     if stack.altup is not None:
         assert "streams" in weights
         x = leave_streams(x, weights["streams"])
-    x = normalize(x, weights.get("norm"), norm=stack.final_norm)
+    return normalize(x, weights.get("norm"), norm=stack.final_norm), new_cache
+
+
+def _at(x: Array, at: Array) -> Array:
+    """A gather along the axis of tokens."""
+    return torch.gather(x, 1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
+    """The decoder's head."""
+    head = config.head
+    assert isinstance(head, LM)
     leaves = params.get("head", {})
     if config.embedding.projection is not None:
         assert "project" in leaves
@@ -332,10 +431,10 @@ def model(
     if head.adaptive is not None:
         assert "frequent" in leaves
         assert "tails" in leaves
-        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias")), new_cache
+        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias"))
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None
-    return lm_logits(x, table, leaves.get("bias"), head=head), new_cache
+    return lm_logits(x, table, leaves.get("bias"), head=head)
 
 
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:

@@ -20,7 +20,7 @@ from ..config_readers.gguf_metadata import as_config_json
 from ..config_readers.keys import Keys
 from ..config_readers.quantization import with_modelopt
 from ..config_readers.text_part import with_text_ids
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..families import identify, read_config, read_gguf, read_leaves, with_model_type
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
@@ -175,19 +175,23 @@ def _digest(files: Mapping[str, Path]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoint:
+def open_checkpoint(path: Path | str, adapter: AdapterChoice = None, *, mtp: bool = False) -> Checkpoint:
     """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
 
     `adapter` is a directory with an adapter that is merged into the weights, or False for the model alone
-    where one lies beside it.
+    where one lies beside it. With `mtp` the module is read too that predicts further tokens (`ops.mtp`).
 
     Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
-    a model that isn't known in full.
+    a model that isn't known in full, or has no such module.
     """
     path = model_in_cache(Path(path))
     if path.is_dir():
-        return _open_directory(path, adapter)
+        return _open_directory(path, adapter, mtp=mtp)
     if path.suffix == ".gguf":
+        if mtp:
+            raise ConfigError(
+                f"{path}: mtp isn't read from GGUF yet: name the checkpoint that the file was made of"
+            )
         return _open_gguf(path, adapter)
     if path.suffix in CODE:
         raise not_opened(path)
@@ -217,8 +221,12 @@ def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
     )
 
 
-def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
+def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoint:
     adapter = chosen(path, choice)
+    if mtp and adapter is not None:
+        raise ConfigError(
+            f"{path}: mtp and an adapter don't go together: the module was trained for the model alone"
+        )
     directory = Directory(path)
     raw = directory.object("config.json")
     if raw is None:
@@ -234,7 +242,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
     source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
     if adapter is None:
-        config, family = read_config(raw, where, source.names, task)
+        config, family = read_config(raw, where, source.names, task, mtp=mtp)
         config = sentence.of(config) if sentence else config
         leaves = read_leaves(config, source, family)
     else:

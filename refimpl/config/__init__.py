@@ -23,6 +23,7 @@ from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
+from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import (
     Alibi,
@@ -67,6 +68,7 @@ __all__ = [
     "LIMITS",
     "LM",
     "LSTM",
+    "MTP",
     "ONE_GROUP",
     "TYPES",
     "XIELU",

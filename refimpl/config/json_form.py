@@ -14,6 +14,7 @@ from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
+from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, RMSNorm
 from .positions import (
     Alibi,
@@ -57,7 +58,7 @@ TYPES: dict[str, type] = {
         AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
-        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp,
+        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
     )
 }  # fmt: skip
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 from .heads import LM, Head, ReadingHead
 from .layers import Layer
+from .mtp import MTP
 from .positions import Rope
 from .stack import DecoderReader, Embedding, Stack
 from .token_mixers import KVFormat
-from .validate import check, check_reader
+from .validate import check, check_mtp, check_reader
 
 
 class _Model:
@@ -44,15 +45,18 @@ class _Model:
 
 @dataclass(frozen=True)
 class Decoder(_Model):
-    """A decoder alone: generates a text token by token."""
+    """A decoder alone: generates a text token by token. `mtp` is a module that drafts tokens for it."""
 
     embedding: Embedding
     stack: Stack
     head: LM
     context: int
+    mtp: MTP | None = None
 
     def __post_init__(self) -> None:
         check(self.embedding, self.stacks, self.head, self.context)
+        if self.mtp is not None:
+            check_mtp(self.mtp, self.embedding, self.stack)
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -60,7 +64,18 @@ class Decoder(_Model):
 
     def with_kv(self, kv: KVFormat) -> Decoder:
         """The same model with its keys and values cached as `kv`."""
-        return replace(self, stack=self.stack.with_kv(kv))
+        mtp = self.mtp
+        if mtp is not None:
+            (layer,) = Stack((mtp.layer,), mtp.norm).with_kv(kv).layers
+            mtp = replace(mtp, layer=layer)
+        return replace(self, stack=self.stack.with_kv(kv), mtp=mtp)
+
+    @property
+    def mtp_decoder(self) -> Decoder:
+        """The module as a decoder of one layer, with the tables of this one: what its cache, its positions
+        and its head follow from."""
+        assert self.mtp is not None
+        return replace(self, stack=Stack((self.mtp.layer,), self.mtp.norm), mtp=None)
 
 
 @dataclass(frozen=True)

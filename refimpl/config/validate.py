@@ -14,6 +14,7 @@ from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, Question
 from .layers import Layer
 from .masks import BlockSparse, Chunked, FullAttention, Window
 from .mlps import ClampedSwiGLU, Gated, Mlp, MoE, NoMlp
+from .mtp import MTP
 from .norms import HeadNorm, LayerNorm
 from .positions import (
     Alibi,
@@ -124,6 +125,34 @@ def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context
 def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
     """Raise ConfigError unless the reader's first token is one of the vocabulary."""
     _bounded("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
+
+
+def check_mtp(mtp: MTP, embedding: Embedding, stack: Stack) -> None:
+    """Raise ConfigError unless the module is a layer of its decoder's kind, over tables of the model's width.
+
+    With the mixer of one of the decoder's layers, the module has the positions, the cache and the operators
+    that the decoder has.
+    """
+    _check_numbers("mtp", mtp, set())
+    own = mtp.layer
+    _need(
+        any(own.attention == layer.attention for layer in stack.layers),
+        "the mixer of the mtp module's layer must be that of a layer of the decoder",
+    )
+    _need(
+        isinstance(own.attention, Attention | LatentAttention) and own.kv_layer is None,
+        "the mtp module's layer must have attention with keys of its own, whose cache drafts can be cut from",
+    )
+    shared = isinstance(own.attention, Attention) and isinstance(own.attention.position, RelativeBias)
+    _need(not shared, "the mtp module's layer can't have relative biases, whose table is the decoder's")
+    # Its other parts are held to what a decoder's layer may have.
+    _check_stack("decoder", Stack((own,), mtp.norm), embedding, 1, crossed=False)
+    plain = (embedding.projection, embedding.per_layer, stack.positions, stack.first_norm)
+    _need(
+        plain == (None, None, None, None) and stack.final_norm is not None,
+        "a decoder with an mtp module must have a final norm, and token vectors of its own width to which "
+        "nothing is added before the first layer",
+    )
 
 
 def _check_head(head: Head, width: int, table_width: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..config import (
     LM,
+    MTP,
     ONE_GROUP,
     XIELU,
     Activation,
@@ -137,6 +138,15 @@ def sigmoid_experts(
         groups=groups,
         pre=mlp.pre,
     )
+
+
+def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
+    """The decoder with the module of which config.json states one, and which is like this layer; without it
+    where there is none, or several."""
+    norm = config.stack.final_norm
+    if modules != 1 or layer is None or not isinstance(norm, RMSNorm):
+        return config
+    return replace(config, mtp=MTP(layer, norm))
 
 
 def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:

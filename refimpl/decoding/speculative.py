@@ -191,6 +191,9 @@ class Speculation:
 
     Where a step can't be computed with a draft, as when a refused token's keys don't fit the cache, the text
     is read again and goes on without drafts. Between the steps `cache` has no refused token.
+
+    A recurrence's state can't give a token back. With `snapshots` the cache is copied before each draft, and
+    where a token is refused the copy reads those that were accepted: one more step.
     """
 
     def __init__(
@@ -201,8 +204,11 @@ class Speculation:
         cache: Cache,
         draft_length: int = 4,
         chunk: int = CHUNK,
+        *,
+        snapshots: bool = False,
     ) -> None:
         self.cache = cache
+        self._snapshots = snapshots
         self._engine, self._sequence, self._drafter = engine, sequence, drafter
         self._longest, self._chunk = draft_length, chunk
 
@@ -212,6 +218,7 @@ class Speculation:
         count = min(self._longest, sequence.max_new_tokens - len(sequence.tokens) - 1)
         draft = self._drafter.propose(sequence, count) if count > 0 else []
         step_tokens = np.array([[sequence.tokens[-1], *draft]], np.int64)
+        snapshot = self.cache.copy(0) if draft and self._snapshots else None
         try:
             at = np.arange(step_tokens.shape[1])[None] if draft else None
             logits, self.cache = self._engine.step(step_tokens, self.cache, at=at)
@@ -233,8 +240,12 @@ class Speculation:
             yield token
             if sequence.finish_reason is not None or token != drafted:
                 break
-        if accepted < len(draft):
+        if accepted == len(draft):
+            return
+        if snapshot is None:
             self.cache = self.cache.truncate(np.array([len(sequence.prompt) + before + accepted]))
+        else:
+            _, self.cache = self._engine.step(step_tokens[:, : 1 + accepted], snapshot)
 
 
 def speculate(
@@ -245,22 +256,16 @@ def speculate(
     cache: Cache | None = None,
     chunk: int = CHUNK,
 ) -> Generator[int, None, Cache]:
-    """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model.
-
-    Raises LimitError for a model that can't take back the tokens that it rejects.
-    """
+    """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model."""
     sequence.max_new_tokens = limit_new_tokens(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens
     )
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
-    if int(cache.floor[0]) == int(cache.lengths[0]) > 0:
-        raise LimitError(
-            "a draft needs a model that can take tokens back, and a recurrence's state can't: leave out draft"
-        )
+    states = int(cache.floor[0]) == int(cache.lengths[0]) > 0
     first = sequence.sample(logits)
     if first is not None:
         yield first
-    speculation = Speculation(engine, sequence, drafter, cache, draft_length, chunk)
+    speculation = Speculation(engine, sequence, drafter, cache, draft_length, chunk, snapshots=states)
     while sequence.finish_reason is None:
         yield from (token for token in speculation.step() if token is not None)
     return speculation.cache

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from ..config import Config, Rope
+from ..config import Config, Decoder, Rope
 from ..ops import encoder, model
 from ..ops.block import MixerCache
 from ..ops.cross_attention import EncoderKV
@@ -18,6 +18,7 @@ from ..ops.quant import Blocks
 from .cache_kinds import Arrays, CacheKind, cache_kinds, check_lengths, floor
 from .protocol import (
     Cache,
+    check_mtp,
     check_predict,
     check_put,
     check_rows,
@@ -116,6 +117,37 @@ class _Model(Protocol):
     ) -> tuple[np.ndarray, Layers]: ...
 
 
+class _ModelWithHidden(Protocol):
+    def __call__(
+        self,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        at: np.ndarray,
+        rotary: Mapping[Rope, Rotary],
+        cache: Layers,
+        params: ModelWeights,
+        /,
+        *,
+        config: Config,
+    ) -> tuple[np.ndarray, np.ndarray, Layers]: ...
+
+
+class _MTPModel(Protocol):
+    def __call__(
+        self,
+        tokens: np.ndarray,
+        hidden: np.ndarray,
+        past: np.ndarray,
+        at: np.ndarray,
+        rotary: Mapping[Rope, Rotary],
+        cache: Layers,
+        params: ModelWeights,
+        /,
+        *,
+        config: Decoder,
+    ) -> tuple[np.ndarray, np.ndarray, Layers]: ...
+
+
 class _Encode(Protocol):
     def __call__(
         self,
@@ -150,6 +182,8 @@ class Forward:
     encode: _Encode
     encoder_kv: _EncoderKV
     predict: _Predict
+    model_with_hidden: _ModelWithHidden
+    mtp_model: _MTPModel
 
 
 class ArrayEngine:
@@ -227,18 +261,77 @@ class ArrayEngine:
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, ArrayCache]:
         """Logits at the wanted positions and the cache with the tokens in it."""
+        s = self._step(tokens, cache, lengths, at)
+        logits, layers = self.forward.model(
+            s.tokens,
+            s.past,
+            s.at,
+            self._rotary(s.need),
+            s.layers,
+            self._weights,
+            s.encoder_kv,
+            config=self.config,
+        )
+        return logits, s.cache(layers)
+
+    def step_with_hidden(
+        self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
+        """As `step`, with the vectors [B, T, D] of all tokens that a module for drafts reads."""
+        s = self._step(tokens, cache, None, at)
+        logits, hidden, layers = self.forward.model_with_hidden(
+            s.tokens, s.past, s.at, self._rotary(s.need), s.layers, self._weights, config=self.config
+        )
+        return logits, hidden, s.cache(layers)
+
+    def start_mtp(self) -> ArrayCache:
+        """An empty cache of one row for the Config's module; ConfigError without one."""
+        kinds = cache_kinds(check_mtp(self.config).mtp_decoder)
+        layers = [kind.empty(1, 0, self.dtype) for kind in kinds]
+        return ArrayCache(kinds, np.zeros(1, np.int64), 0, layers)
+
+    def step_mtp(
+        self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
+    ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
+        """What the module predicts of the last of the tokens [1, T] and the vectors `hidden` [1, T, D] of the
+        tokens before them: logits [1, 1, N], its own vectors [1, T, D], and its cache with these pairs."""
+        config = check_mtp(self.config)
+        s = self._step(tokens, cache, None, None)
+        logits, own, layers = self.forward.mtp_model(
+            s.tokens, hidden, s.past, s.at, self._rotary(s.need), s.layers, self._weights, config=config
+        )
+        return logits, own, s.cache(layers)
+
+    def _step(
+        self, tokens: np.ndarray, cache: Cache, lengths: np.ndarray | None, at: np.ndarray | None
+    ) -> _Step:
+        """The arguments of a step, checked, and the cache's layers with room for its tokens and no more:
+        `model` computes with all entries."""
         if not isinstance(cache, ArrayCache):
             raise foreign_cache_error(cache)
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         need = int(past.max()) + tokens.shape[1]
-        # With room for this step's tokens and no more: `model` computes with all entries.
-        pairs, encoder_kv = zip(cache.kinds, cache.take(), strict=True), cache.encoder_kv
+        pairs = zip(cache.kinds, cache.take(), strict=True)
         layers = [kind.with_lengths(layer.grow(need), lengths) for kind, layer in pairs]
-        logits, layers = self.forward.model(
-            tokens, past, at, self._rotary(need), layers, self._weights, encoder_kv, config=self.config
-        )
-        return logits, ArrayCache(cache.kinds, past + lengths, need, layers, encoder_kv)
+        return _Step(tokens, past, lengths, at, need, cache.kinds, layers, cache.encoder_kv)
+
+
+class _Step(NamedTuple):
+    """One step: its tokens and positions, and what the layers keep of the tokens before."""
+
+    tokens: np.ndarray
+    past: np.ndarray
+    lengths: np.ndarray
+    at: np.ndarray
+    need: int
+    kinds: tuple[CacheKind, ...]
+    layers: Layers
+    encoder_kv: list[EncoderKV] | None
+
+    def cache(self, layers: Layers) -> ArrayCache:
+        """The cache after the step."""
+        return ArrayCache(self.kinds, self.past + self.lengths, self.need, layers, self.encoder_kv)
 
 
 def _dtype(params: Mapping[str, Any]) -> np.dtype:
@@ -255,5 +348,12 @@ class NumpyEngine(ArrayEngine):
     """Runs the specification: `ops.model` and `ops.encoder` themselves."""
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
-        functions = Forward(model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
+        functions = Forward(
+            model.model,
+            encoder.encode,
+            encoder.encoder_kv,
+            encoder.predict,
+            model.model_with_hidden,
+            model.mtp_model,
+        )
         super().__init__(config, params, functions)

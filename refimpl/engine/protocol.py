@@ -86,6 +86,28 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class MTPEngine(Engine, Protocol):
+    """An engine that can run a model's module for drafts (`ops.mtp`), one text at a time."""
+
+    def step_with_hidden(
+        self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, Cache]:
+        """As `step`, with the vectors [1, T, D] of all tokens: (logits [1, P, N], vectors, cache)."""
+        ...
+
+    def start_mtp(self) -> Cache:
+        """An empty cache for the module; ConfigError for a model without one."""
+        ...
+
+    def step_mtp(
+        self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
+    ) -> tuple[np.ndarray, np.ndarray, Cache]:
+        """What the module predicts of the last of the tokens [1, T], and the vectors [1, T, D] of the tokens
+        before them: (logits [1, 1, N], its own vectors [1, T, D], cache)."""
+        ...
+
+
+@runtime_checkable
 class BestTokenEngine(Protocol):
     """An engine that can choose greedily where it computes, so that logits stay there."""
 
@@ -158,6 +180,16 @@ def _whole(batch: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     for array in arrays:
         array.flags.writeable = False
     return arrays
+
+
+def check_mtp(config: Config) -> Decoder:
+    """The Config; ConfigError unless it has a module for drafts."""
+    if not isinstance(config, Decoder) or config.mtp is None:
+        raise ConfigError(
+            "the model has no module that predicts further tokens (mtp): a checkpoint's is read where it is "
+            "opened or exported with mtp=True"
+        )
+    return config
 
 
 def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> None:

@@ -168,11 +168,13 @@ def read_config(
     where: str = "config.json",
     tensors: Collection[str] | None = None,
     task: Task | None = None,
+    *,
+    mtp: bool = False,
 ) -> tuple[Config, Family]:
     """The Config that a config.json states, and its family; ConfigError for what isn't known.
 
     `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one for
-    it, whatever architecture is named.
+    it, whatever architecture is named. With `mtp` the Config has the module that predicts further tokens.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
@@ -193,6 +195,14 @@ def read_config(
     elif chosen != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, chosen)
     keys.finish(UNREAD)
+    stated = config.mtp if isinstance(config, Decoder) else None
+    if mtp and stated is None:
+        raise ConfigError(
+            f"{where}: mtp needs a model that tfm reads with one module that predicts further tokens "
+            "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight), it states none"
+        )
+    if stated is not None and not mtp:
+        config = replace(config, mtp=None)
     return config, family
 
 

@@ -19,7 +19,7 @@ from ..config_readers.rope import yarn_magnitude
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
-from .glm4_moe import WEIGHTS as GLM4_MOE
+from .glm4_moe import WITHOUT_MTP as GLM4_MOE
 
 MODEL_TYPES = ("deepseek_v2",)
 # Those that read whole texts would be encoders, which have no latent attention here.

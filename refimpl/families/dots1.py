@@ -12,7 +12,8 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
-from .glm4_moe import WEIGHTS, with_sigmoid_experts
+from .glm4_moe import WITHOUT_MTP as WEIGHTS
+from .glm4_moe import with_sigmoid_experts
 from .qwen3 import with_qk_norm
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]

@@ -1,7 +1,8 @@
 """GLM-4.5, 4.6 and 4.7 (GLM Team 2025): experts chosen by sigmoids, as in DeepSeek-V3, beside one that takes
 all tokens; the first layers have none. Half of each head is rotated.
 
-Layers after the last, which predict further tokens, are left out, as in transformers and llama.cpp.
+The layer after the last, which predicts further tokens, is read where it is asked for (`ops.mtp`), and left
+out otherwise; several of these are always left out.
 """
 
 from __future__ import annotations
@@ -9,14 +10,21 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..config import Decoder, ExpertGroups
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, sigmoid_experts, with_experts
+from ..config import Decoder, ExpertGroups, Layer, MoE
+from ..config_readers.decoder import (
+    decoder,
+    gguf_decoder,
+    map_attention,
+    sigmoid_experts,
+    with_experts,
+    with_mtp,
+)
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..formats.tensor_source import TensorSource
-from ..weights.weight_map import weight_map
+from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
@@ -28,7 +36,7 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.get(keys.spelled("num_nextn_predict_layers", "num_mtp_layers"), int, 1)
+    modules = keys.get(keys.spelled("num_nextn_predict_layers", "num_mtp_layers"), int, 1)
     base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 8),
@@ -48,7 +56,13 @@ def config(keys: Keys, task: Task) -> Decoder:
         dense=keys.get("first_k_dense_replace", int, 1),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
-    return with_qk_norm(base) if keys.get("use_qk_norm", bool, False) else base
+    base = with_qk_norm(base) if keys.get("use_qk_norm", bool, False) else base
+    return with_mtp(base, modules, sparse_layer(base))
+
+
+def sparse_layer(config: Decoder) -> Layer | None:
+    """The last layer, if it has experts: those that predict further tokens always have."""
+    return config.layers[-1] if isinstance(config.layers[-1].mlp, MoE) else None
 
 
 def with_sigmoid_experts(
@@ -69,7 +83,25 @@ def with_sigmoid_experts(
     return with_experts(base, mixture, dense)
 
 
-WEIGHTS = (
+# The layer after the last, by DeepSeek's names; its tables are copies of the model's.
+MTP_INPUT = weight_map("""
+    with mtp:
+    mtp.token_norm <- layers.{n}.enorm.weight
+    mtp.hidden_norm <- layers.{n}.hnorm.weight
+    mtp.project <- layers.{n}.eh_proj.weight : transpose
+    mtp.norm.weight <- layers.{n}.shared_head.norm.weight
+    embedding.table == layers.{n}.embed_tokens.weight
+    head.table == layers.{n}.shared_head.head.weight
+    embedding.table == layers.{n}.shared_head.head.weight
+""")
+
+
+def with_mtp_layer(base: WeightMap) -> WeightMap:
+    """The map with that layer; it comes first, as `base` leaves it out."""
+    return base.of_mtp("layers.{n}.") + MTP_INPUT + base
+
+
+WITHOUT_MTP = (
     QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."})
     + QK_NORM
     + weight_map("""
@@ -77,6 +109,7 @@ WEIGHTS = (
     left out <- layers.{n}.*
 """)
 )
+WEIGHTS = with_mtp_layer(WITHOUT_MTP)
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:

@@ -7,6 +7,7 @@ value heads stand one of each key head in turn.
 from __future__ import annotations
 
 from ..config import Decoder
+from ..config_readers.decoder import with_mtp
 from ..config_readers.gguf_rope import SECTIONS, check_sections
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
@@ -18,6 +19,7 @@ from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen3_next import (
     GGUF_DELTA,
     GGUF_GATED_WEIGHTS,
+    attending_layer,
     gated_decoder,
     gated_weights,
     gguf_gated_decoder,
@@ -46,14 +48,21 @@ def text_keys(keys: Keys) -> Keys:
     """The keys of the text model, with plain rotary positions; those that no class reads are marked."""
     ignore_image_keys(keys)
     keys.harmless(attn_output_gate=(True,), use_sliding_window=(False,), mlp_only_layers=([], None))
-    # How states are kept elsewhere, and the layers that predict further tokens.
-    keys.unused("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+    keys.unused("mamba_ssm_dtype")  # how states are kept elsewhere
     return without_sections(keys, 10_000.0)
 
 
 def _text(keys: Keys, task: Task) -> Decoder:
     keys = text_keys(keys)
-    return with_delta(gated_decoder(keys, kv_heads=4), keys)
+    return with_module(with_delta(gated_decoder(keys, kv_heads=4), keys), keys)
+
+
+def with_module(config: Decoder, keys: Keys) -> Decoder:
+    """The decoder with the module of which config.json states one that shares the model's tables."""
+    modules = keys.get("mtp_num_hidden_layers", int, 0)
+    if keys.get("mtp_use_dedicated_embeddings", bool, False):
+        modules = 0
+    return with_mtp(config, modules, attending_layer(config))
 
 
 TEXT = TextModel(

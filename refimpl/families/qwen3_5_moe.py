@@ -13,7 +13,7 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task, qwen3_next
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_vl import LEFT_OUT
-from .qwen3_5 import GGUF_WEIGHTS, PREFIX, PROJECTIONS, text_keys, text_or_images
+from .qwen3_5 import GGUF_WEIGHTS, PREFIX, PROJECTIONS, text_keys, text_or_images, with_module
 from .qwen3_next import gated_decoder, gated_weights, with_delta
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
@@ -42,7 +42,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     def mixture(mlp: Gated) -> MoE:
         return MoE(experts, top, width, mlp.activation, shared=shared, shared_gate=True, pre=mlp.pre)
 
-    return with_delta(with_experts(base, mixture), keys)
+    return with_module(with_delta(with_experts(base, mixture), keys), keys)
 
 
 TEXT = TextModel(
@@ -50,13 +50,15 @@ TEXT = TextModel(
     {"vocab_size": 248_320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16},
 )
 # All experts of a layer are in one tensor on hubs, and each alone as transformers 5 writes a text model.
-WEIGHTS = (
-    gated_weights(QWEN2_MOE)
-    + PROJECTIONS
-    + weight_map("""
+JOINED_EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.experts.{e}.gate, up <- layers.{i}.mlp.experts.gate_up_proj[{e}] : either_order
     decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.mlp.experts.down_proj[{e}] : either_order
 """)
+WEIGHTS = (
+    JOINED_EXPERTS.of_mtp("mtp.layers.0.")
+    + gated_weights(QWEN2_MOE)
+    + PROJECTIONS
+    + JOINED_EXPERTS
     + LEFT_OUT
 )
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..config import Attention, Decoder, FullAttention, GatedDelta, HeadNorm, Layer, MoE, RMSNorm
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.decoder import decoder, gguf_decoder, map_layers, with_mtp
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
@@ -45,7 +45,16 @@ def config(keys: Keys, task: Task) -> Decoder:
         pre=attention.pre,
     )
     masks: list[Any] = [FullAttention()] * layer_count(keys)
-    return with_delta(with_experts(base, keys, attention, masks, mixture), keys)
+    config = with_delta(with_experts(base, keys, attention, masks, mixture), keys)
+    # No key states the module, so its weights do.
+    return with_mtp(config, int("mtp.fc.weight" in (keys.tensors or ())), attending_layer(config))
+
+
+def attending_layer(config: Decoder) -> Layer | None:
+    """A layer with attention, as the module's is, if there is one and the layers have mlps of one kind."""
+    mlps = {layer.mlp for layer in config.layers}
+    attending = (layer for layer in config.layers if isinstance(layer.attention, Attention))
+    return next(attending, None) if len(mlps) == 1 else None
 
 
 def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
@@ -120,7 +129,9 @@ def gated_weights(base: WeightMap) -> WeightMap:
     """)
     queries = ("decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq")
     norms = (base + QK_NORM).then("plus_one", lambda tensor: tensor.endswith("norm.weight"))
-    return norms.without(*queries) + gates + DELTA + FURTHER
+    trunk = norms.without(*queries) + gates
+    # The module's layer always has attention.
+    return trunk.of_mtp("mtp.layers.0.") + MTP_INPUT + trunk + DELTA + FURTHER
 
 
 DELTA = weight_map("""
@@ -130,7 +141,14 @@ DELTA = weight_map("""
     decoder.layers.{i}.attn.norm <- layers.{i}.linear_attn.norm.weight
     decoder.layers.{i}.attn.wo <- layers.{i}.linear_attn.out_proj.weight : transpose
 """)
-FURTHER = weight_map("left out <- mtp.*")  # layers that predict further tokens
+MTP_INPUT = weight_map("""
+    with mtp:
+    mtp.token_norm <- mtp.pre_fc_norm_embedding.weight : plus_one
+    mtp.hidden_norm <- mtp.pre_fc_norm_hidden.weight : plus_one
+    mtp.project <- mtp.fc.weight : transpose
+    mtp.norm.weight <- mtp.norm.weight : plus_one
+""")
+FURTHER = weight_map("left out <- mtp.*")  # the module, where it isn't asked for
 WEIGHTS = gated_weights(QWEN2_MOE) + weight_map("""
     decoder.layers.{i}.attn.wi, wz <- layers.{i}.linear_attn.in_proj_qkvz.weight : transpose by_key_head
     decoder.layers.{i}.attn.wb, wa <- layers.{i}.linear_attn.in_proj_ba.weight : transpose by_key_head

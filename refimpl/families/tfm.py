@@ -10,7 +10,10 @@ from . import Task
 MODEL_TYPES = ("tfm",)
 ARCHITECTURES: dict[str, Task] = {"TfmModel": "lm"}  # the Config says which head it has
 PREFIX = ""
-WEIGHTS = weight_map("* <- *")
+WEIGHTS = weight_map("""
+    * <- *
+    left out <- mtp.*
+""")
 GGUF = None
 
 

@@ -12,6 +12,7 @@ from ..config import (
     LM,
     Alibi,
     Config,
+    Decoder,
     Dense,
     DynamicNTK,
     Embedding,
@@ -30,7 +31,16 @@ from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .altup import StreamWeights, enter_streams, leave_streams
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import BlockWeights, LayerInputs, MixerCache, NormWeights, Positions, block, normalize
+from .block import (
+    NO_INPUTS,
+    BlockWeights,
+    LayerInputs,
+    MixerCache,
+    NormWeights,
+    Positions,
+    block,
+    normalize,
+)
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
@@ -38,6 +48,7 @@ from .embedding import embedding, unembedding
 from .linear import linear
 from .mamba2 import HybridCache
 from .mlp import PlainMlpWeights
+from .mtp import MTPInputWeights, mtp_input
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
@@ -66,6 +77,8 @@ __all__ = [
     "layer_vectors",
     "lm_logits",
     "model",
+    "model_with_hidden",
+    "mtp_model",
     "position_tables",
     "score_biases",
 ]
@@ -119,6 +132,10 @@ class HeadWeights(TypedDict, total=False):
     mlp_after: NormWeights
 
 
+class MTPWeights(MTPInputWeights, StackWeights):
+    """The leaves of a module that predicts the token after the next: those of its input, and of a stack."""
+
+
 class ModelWeights(TypedDict):
     """The leaves of a model, by the names that `params.shapes` gives them."""
 
@@ -126,6 +143,7 @@ class ModelWeights(TypedDict):
     encoder: NotRequired[StackWeights]
     reader: NotRequired[StackWeights]
     decoder: NotRequired[StackWeights]
+    mtp: NotRequired[MTPWeights]
     head: NotRequired[HeadWeights]
 
 
@@ -293,31 +311,120 @@ def model(
     each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one a layer. A layer
     that reads the keys and values of an earlier one gets its new cache, and has none of its own.
     """
-    stack, head = config.stacks["decoder"], config.head
-    assert isinstance(head, LM)
+    x, new_cache = _hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
+    return _logits(x, params, config=config), new_cache
+
+
+def model_with_hidden(
+    tokens: Array,
+    past: Array,
+    at: Array,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    params: ModelWeights,
+    *,
+    config: Config,
+) -> tuple[Array, Array, list[MixerCache]]:
+    """As `model`, and between the two the vectors [B, T, D] of all tokens after the last norm, which a module
+    that predicts further tokens reads (`ops.mtp`)."""
+    hidden, new_cache = _hidden(tokens, past, None, rotary, cache, params, config=config)
+    return _logits(_at(hidden, at), params, config=config), hidden, new_cache
+
+
+def mtp_model(
+    tokens: Array,
+    hidden: Array,
+    past: Array,
+    at: Array,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    params: ModelWeights,
+    *,
+    config: Decoder,
+) -> tuple[Array, Array, list[MixerCache]]:
+    """What a Config's module predicts of each token [B, T] and the model's vector `hidden` [B, T, D] of the
+    token before it: logits [B, P, N] at the positions `at` [B, P], its own vectors [B, T, D] after its norm,
+    and its cache (`ops.mtp`).
+
+    `past` [B] pairs of each row are in the cache, which is that of one layer.
+    """
+    decoder = config.mtp_decoder
+    assert config.mtp is not None
+    assert "mtp" in params
+    weights = params["mtp"]
+    x = embed(tokens, past, params["embedding"], weights, config=config.embedding, stack=decoder.stack)
+    x = mtp_input(x, hidden, weights, eps=config.mtp.norm.eps)
+    x, new_cache = _layers(x, past, None, rotary, cache, weights, [NO_INPUTS], stack=decoder.stack)
+    return _logits(_at(x, at), params, config=config), x, new_cache
+
+
+def _hidden(
+    tokens: Array,
+    past: Array,
+    at: Array | None,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    params: ModelWeights,
+    encoder_kv: list[EncoderKV] | None = None,
+    *,
+    config: Config,
+) -> tuple[Array, list[MixerCache]]:
+    """What `model` computes before its head."""
+    stack = config.stacks["decoder"]
     assert "decoder" in params
     weights = params["decoder"]
-    capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
-    queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(capacity)
+    queries = past[:, None] + np.arange(tokens.shape[1])
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
+    inputs = [
+        LayerInputs(
+            None if encoder_kv is None else encoder_kv[i], None if vectors is None else vectors[:, :, i]
+        )
+        for i in range(len(stack.layers))
+    ]
+    return _layers(x, past, at, rotary, cache, weights, inputs, stack=stack)
+
+
+def _layers(
+    x: Array,
+    past: Array,
+    at: Array | None,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[MixerCache],
+    weights: StackWeights,
+    inputs: list[LayerInputs],
+    *,
+    stack: Stack,
+) -> tuple[Array, list[MixerCache]]:
+    """The layers of a decoder and the norm after them over x [B, T, D]: vectors at the positions `at`, or at
+    all, and the new cache of each layer."""
+    capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
+    queries, keys = past[:, None] + np.arange(x.shape[1]), np.arange(capacity)
     if stack.altup is not None:
         assert "streams" in weights
         x = enter_streams(x, weights["streams"])
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
-        inputs = LayerInputs(
-            None if encoder_kv is None else encoder_kv[i], None if vectors is None else vectors[:, :, i]
-        )
         output_positions = at if i == last else None
         read = old if layer.kv_layer is None else new_cache[layer.kv_layer]
-        x, new = block(x, read, past, positions, leaves, inputs, output_positions, config=layer)
+        x, new = block(x, read, past, positions, leaves, inputs[i], output_positions, config=layer)
         new_cache.append(new if layer.kv_layer is None else old)
     if stack.altup is not None:
         assert "streams" in weights
         x = leave_streams(x, weights["streams"])
-    x = normalize(x, weights.get("norm"), norm=stack.final_norm)
+    return normalize(x, weights.get("norm"), norm=stack.final_norm), new_cache
+
+
+def _at(x: Array, at: Array) -> Array:
+    """The vectors [B, P, D] of x [B, T, D] at the positions `at` [B, P]."""
+    return np.take_along_axis(x, at[:, :, None], axis=1)
+
+
+def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
+    """Logits [B, P, N] of a decoder's vectors x [B, P, D], by its head."""
+    head = config.head
+    assert isinstance(head, LM)
     leaves = params.get("head", {})
     if config.embedding.projection is not None:
         assert "project" in leaves
@@ -326,10 +433,10 @@ def model(
     if head.adaptive is not None:
         assert "frequent" in leaves
         assert "tails" in leaves
-        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias")), new_cache
+        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias"))
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None
-    return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head), new_cache
+    return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head)
 
 
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:

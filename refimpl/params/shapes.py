@@ -66,6 +66,7 @@ from ..config import (
     Attention,
     Classify,
     Config,
+    Decoder,
     DisentangledAttention,
     Embedding,
     Gated,
@@ -139,6 +140,11 @@ def parameter_shapes(config: Config) -> Shapes:
         shapes |= _per_layer_embedding(config)
     for name, stack in config.stacks.items():
         shapes |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
+    if isinstance(config, Decoder) and config.mtp is not None:
+        shapes |= {"mtp.token_norm": (e.width,), "mtp.hidden_norm": (e.width,)}
+        shapes["mtp.project"] = (2 * e.width, e.width)
+        module = _stack(config.mtp_decoder.stack, e.width, entry)
+        shapes |= {f"mtp.{leaf}": shape for leaf, shape in module.items()}
     return shapes | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
 
 

@@ -84,10 +84,14 @@ class Leaves:
             rule = replace(rule, choices=(_existing(rule, unread),))
             tensor = rule.tensors[0]
             if rule.use == "compare":
-                compared.append(rule)
+                # A line for a leaf of the tree that the Config hasn't says nothing, as one that is read.
+                if "." not in rule.leaves[0] or rule.leaves[0] in self._shapes:
+                    compared.append(rule)
             elif rule.use == "left out":
                 part = tensor.removesuffix("*")
-                left_out[part.removesuffix(".")] = [name for name in unread if name.startswith(part)]
+                known = {other.tensors[0] for other in compared}
+                names = [name for name in unread if name.startswith(part) and name not in known]
+                left_out[part.removesuffix(".")] = names
             elif rule.use == "unused":
                 unused[tensor] = None
             elif self._needed(rule):

@@ -10,14 +10,17 @@
     leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
                                        another head their tensors are unused
+    with mtp:                          the lines after it are of a Config that has a module for drafts;
+                                       without one they say nothing
 
 One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor; `{n}`
-is their number. `{s}` is the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as
-two layers (Nemotron-H), and in a line of no layer how many there are. `{e}` runs over a layer's experts,
-`{x}` over the streams of a token but the first. `{h}` in the tensor's name alone runs over the leaf's heads,
-whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one
-that holds all those streams. A leaf that some files store alone and others fused has a line for each form. A
-line for a leaf that a Config doesn't need is ignored. `* <- *` reads leaves under our own names.
+is their number, for a leaf of a module for drafts that of its decoder. `{s}` is the number of the leaf's
+sublayer, in checkpoints that count a mixer and an mlp as two layers (Nemotron-H), and in a line of no layer
+how many there are. `{e}` runs over a layer's experts, `{x}` over the streams of a token but the first. `{h}`
+in the tensor's name alone runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a
+tensor that holds all experts, `tensor[{x}]` of one that holds all those streams. A leaf that some files store
+alone and others fused has a line for each form. A line for a leaf that a Config doesn't need is ignored.
+`* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -53,7 +56,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ..config import Attention, Config, Head, Layer, MoE, NoMlp
+from ..config import Attention, Config, Decoder, Head, Layer, MoE, NoMlp
 from ..params.shapes import parameter_shapes
 from .steps import STEPS, Part, StackRows, Step
 
@@ -69,7 +72,7 @@ Use = Literal["read", "compare", "unused", "left out"]
 class Line:
     """One line of a map, `{i}`, `{e}`, `{x}` and `{h}` open. `tensors` are names in the order in which they
     are looked for, or with `joined` parts of one; with `holds_all` they hold the parts of all experts, or of
-    all streams. `heads` None means any head."""
+    all streams. `heads` None means any head. `of_mtp` lines are for a Config with a module for drafts."""
 
     leaves: tuple[str, ...]
     tensors: tuple[str, ...]
@@ -78,6 +81,7 @@ class Line:
     holds_all: bool = False
     heads: frozenset[str] | None = None
     joined: bool = False
+    of_mtp: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,14 @@ class WeightMap:
             )
         )
 
+    def of_mtp(self, layer: str) -> WeightMap:
+        """The lines of a decoder's layers for the layer of its module for drafts, the names of whose tensors
+        begin with `layer`."""
+        lines = [line for line in self.lines if line.leaves[0].startswith("decoder.layers.{i}.")]
+        names = {"decoder.layers.{i}.": "mtp.layers.0.", "layers.{i}.": layer}
+        renamed = WeightMap(tuple(replace(line, of_mtp=True) for line in lines if line.use == "read"))
+        return renamed.renamed(names)
+
     @property
     def is_identity(self) -> bool:
         """Whether it reads all leaves under our own names."""
@@ -160,7 +172,10 @@ class WeightMap:
         """The lines, written out for a Config."""
         *_, last = config.stacks
         reads = config.stacks[last].causal or not self.has(last)
+        mtp = config.mtp if isinstance(config, Decoder) else None
         for line in self.lines:
+            if line.of_mtp and mtp is None:
+                continue
             if line.leaves == EVERYTHING:
                 yield from (Rule((name,), ((name,),)) for name in parameter_shapes(config))
                 continue
@@ -168,7 +183,10 @@ class WeightMap:
                 line = replace(line, leaves=tuple(n.replace("decoder.", f"{last}.", 1) for n in line.leaves))
             stack = config.stacks.get(line.leaves[0].split(".")[0], config.stacks[last])
             used = line.heads is None or type(config.head).__name__ in line.heads
-            for rule in _written_out(line, stack.layers):
+            layers = stack.layers
+            if mtp is not None and line.leaves[0].startswith("mtp."):
+                layers = (mtp.layer,)
+            for rule in _written_out(line, layers, len(stack.layers)):
                 if used:
                     yield rule
                 else:
@@ -178,7 +196,7 @@ class WeightMap:
 def weight_map(text: str) -> WeightMap:
     """The map that the text states; ValueError for what isn't of the notation."""
     lines: list[Line] = []
-    heads = None
+    heads, of_mtp = None, False
     for line in filter(None, map(str.strip, text.splitlines())):
         if match := re.fullmatch("for (.+):", line):
             heads = frozenset(match[1].split(", "))
@@ -186,8 +204,10 @@ def weight_map(text: str) -> WeightMap:
                 raise ValueError(
                     f"{line!r}: a head must be one of {sorted(HEAD_NAMES)}, got {sorted(unknown)}"
                 )
+        elif line == "with mtp:":
+            of_mtp = True
         else:
-            lines.append(_line(line, heads))
+            lines.append(replace(_line(line, heads), of_mtp=of_mtp))
     return WeightMap(tuple(lines))
 
 
@@ -219,8 +239,9 @@ def _choices(tensor: str) -> tuple[str, ...]:
     return tuple(before + choice + after for choice in inside.split("|"))
 
 
-def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
-    """A rule for each layer and expert, or stream, of the line."""
+def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[Rule]:
+    """A rule for each layer and expert, or stream, of the line, where a decoder or encoder has `depth`
+    layers."""
     names = (*line.leaves, *line.tensors)
     of_layers = any("{i}" in name for name in names)
     of_experts = any(EXPERT in name for name in names)
@@ -236,7 +257,7 @@ def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
         earlier = layers[:i] if of_layers else layers
         before = sum(1 if isinstance(other.mlp, NoMlp) else 2 for other in earlier)
         sublayer = before + (".mlp" in line.leaves[0])
-        numbers = {"{i}": i, "{n}": len(layers), "{s}": sublayer}
+        numbers = {"{i}": i, "{n}": depth, "{s}": sublayer}
         if not of_experts:
             yield _rule(line, layer, numbers, ())
         elif isinstance(layer.mlp, MoE):

@@ -48,7 +48,7 @@ from ...refimpl.params.tree import Tree
 from . import golden_files, kernel_layout, manifest, operator_limits, targets, weight_layout
 from .atomic_dir import recover
 from .graph_check import Weights, check_graph
-from .graph_io import ENCODER, GRAPH, Graph, graphs
+from .graph_io import ENCODER, GRAPH, MTP, Graph, graphs
 from .manifest import (
     AGAIN,
     CERTIFICATE,
@@ -63,7 +63,7 @@ from .manifest import (
 )
 from .same_bits import Operator
 
-GRAPHS = (GRAPH, ENCODER, *kernel_layout.GRAPHS.values())
+GRAPHS = (GRAPH, ENCODER, MTP, *kernel_layout.GRAPHS.values())
 __all__ = ["Bundle", "open_bundle", "recover"]
 
 LIMITS: dict[str, int] = {

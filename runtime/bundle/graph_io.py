@@ -9,9 +9,14 @@
                   or with a reader
     encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
+    mtp.onnx      a decoder's module  tokens hidden past at k.I … cos.J sin.J      logits hidden_out k_out.I …
+                  for drafts
 
 A graph over tfm's own kernels (`runtime.bundle.kernel_layout`) has the ports of the graph that it stands for;
 keys and values are float16 where the manifest says so.
+
+A decoder with a module has `hidden_out` behind its logits: the vectors of all its tokens, of which the module
+reads that of the token before each of its own (`ops.mtp`). I and J count the module's own.
 
 I counts the decoder's layers, J the rotary settings in the Config's order; a graph has those of its own
 stacks. `token_types` is there where the embedding has them. A layer's cache has the arrays that its kind
@@ -36,10 +41,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
+from ...refimpl.config import LM, Classify, Config, Decoder, MaskedLM, Pool, QuestionAnswering, Tag
 from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
 
-GRAPH, ENCODER = "model.onnx", "encoder.onnx"
+GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
 # What inputs and outputs are, by the first part of their names.
 MEANINGS = {
     "tokens": "ids of the new tokens of each row; behind its last one anything",
@@ -54,6 +59,7 @@ MEANINGS = {
     "encoder_v": "values of the text for layer I, likewise",
     "encoder_lengths": "how many tokens each text has",
     "lengths": "how many tokens each row has without its padding",
+    "hidden": "vectors after the model's last norm: in mtp.onnx an input of the tokens before, and its own",
     "token_types": "types of the tokens, where the model has them",
     "logits": "of the next token, at the places `at`",
     "predictions": "what the head computes of each token, or of each text",
@@ -97,6 +103,8 @@ class Graph:
     def owns(self, leaf: str) -> bool:
         """Whether this graph computes with a leaf of the tree, a group of leaves, or one of its tensors."""
         top = leaf.split(".", 1)[0]
+        if self.file == MTP:
+            return top in ("mtp", "embedding", "head")
         if self.encodes and self.file == GRAPH:
             return True
         if ".cross." in leaf:
@@ -126,8 +134,16 @@ def graphs(
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         kinds = cache_kinds(config, windowed=windowed, half=half)
         best = (Port("best", ("batch", "wanted"), "int64"),) if row_lengths else ()
-        outputs = (logits, *best, *_arrays(kinds, "_out"))
+        module = config.mtp_decoder if isinstance(config, Decoder) and config.mtp is not None else None
+        hidden = ("batch", "time", config.embedding.width)
+        vectors = () if module is None else (Port("hidden_out", hidden),)
+        outputs = (logits, *best, *vectors, *_arrays(kinds, "_out"))
         result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds, row_lengths)), outputs))
+        if module is not None:
+            kinds = cache_kinds(module, windowed=windowed, half=half)
+            tokens, *inputs = _decoder_inputs(module, kinds, row_lengths)
+            outputs = (logits, *vectors, *_arrays(kinds, "_out"))
+            result.append(Graph(MTP, False, (tokens, Port("hidden", hidden), *inputs), outputs))
     return tuple(result)
 
 

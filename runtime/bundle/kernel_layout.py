@@ -29,14 +29,14 @@ import numpy as np
 from ...refimpl.config import Config
 from ...refimpl.errors import BundleError
 from . import weight_layout
-from .graph_io import ENCODER, GRAPH
+from .graph_io import ENCODER, GRAPH, MTP
 from .operators import OPERATORS
 from .targets import CacheLayout, Target
 from .weight_layout import Group, Spec
 
 Array = np.ndarray
 # The graphs over kernels, by the graph that each stands for.
-GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx"}
+GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx", MTP: "mtp.kernels.onnx"}
 DATA = "kernels.data"
 DOMAIN = "tfm"
 KERNELS = frozenset(

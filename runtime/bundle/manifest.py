@@ -61,7 +61,7 @@ from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.weights.left_out import LeftOut
 from . import golden_files, kernel_layout, targets, weight_layout
-from .graph_io import ENCODER, GRAPH, graphs
+from .graph_io import ENCODER, GRAPH, MTP, graphs
 from .targets import CacheLayout, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
 from .weight_layout import Group, Spec
@@ -75,6 +75,7 @@ NAMES = (
     MANIFEST,
     GRAPH,
     ENCODER,
+    MTP,
     *kernel_layout.GRAPHS.values(),
     DATA,
     *golden_files.FILES,

@@ -9,6 +9,7 @@ from ...refimpl.config import (
     BlockSparse,
     Chunked,
     Config,
+    Decoder,
     DisentangledAttention,
     Gated,
     GatedDelta,
@@ -90,6 +91,8 @@ def untried(target: Target, config: Config) -> str | None:
     None where it can."""
     if target.device != "cuda":
         return None
+    if isinstance(config, Decoder) and config.mtp is not None:
+        return "a module for drafts (mtp) was never tried on a GPU: export the model without it"
     if any(a.sink_logits for stack in config.stacks.values() for a in stack.attentions):
         return "sinks in a softmax were never tried on a GPU"
     if any(layer.kv_layer is not None for layer in config.layers):

@@ -11,13 +11,19 @@ import numpy as np
 
 class StepArrays(NamedTuple):
     """One step's arrays: tokens [B, T] of which `lengths` [B] are real, after `past` [B] others, the wanted
-    positions `at` [B, P], and the memory for their `logits` [B, P, N]."""
+    positions `at` [B, P], and the memory for their `logits` [B, P, N].
+
+    A module reads the vectors `hidden` [B, T, D]; `hidden_out` is memory for those of its tokens, of a
+    model that gives them.
+    """
 
     tokens: np.ndarray
     past: np.ndarray
     lengths: np.ndarray
     at: np.ndarray
     logits: np.ndarray
+    hidden: np.ndarray | None = None
+    hidden_out: np.ndarray | None = None
 
 
 def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) -> None:
@@ -25,7 +31,7 @@ def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) 
 
     A position in the padding gets the logits of the last real token, or zeros in a row without tokens.
     """
-    tokens, past, lengths, at, logits = step
+    tokens, past, lengths, at, logits, hidden, hidden_out = step
     at = np.minimum(at, np.maximum(lengths - 1, 0)[:, None])
     logits[:] = 0
     for first in range(0, int(lengths.max()), size):
@@ -36,5 +42,13 @@ def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) 
         columns = np.flatnonzero(here.any(axis=0)) if here.any() else np.arange(1)
         chunk_at = np.clip(at[:, columns] - first, 0, chunk.shape[1] - 1)
         chunk_logits = np.empty((len(tokens), len(columns), logits.shape[2]), logits.dtype)
-        run(StepArrays(chunk, past + np.minimum(lengths, first), real, chunk_at, chunk_logits))
+        here_in, here_out = (None if a is None else a[:, first : first + size] for a in (hidden, hidden_out))
+        chunk_out = None if here_out is None else np.empty(here_out.shape, here_out.dtype)
+        run(
+            StepArrays(
+                chunk, past + np.minimum(lengths, first), real, chunk_at, chunk_logits, here_in, chunk_out
+            )
+        )
+        if here_out is not None:
+            here_out[...] = chunk_out
         logits[:, columns] = np.where(here[:, columns, None], chunk_logits, logits[:, columns])

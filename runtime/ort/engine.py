@@ -10,14 +10,16 @@ array, so they belong to the caller.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import onnxruntime as ort
 
-from ...refimpl.config import Config
-from ...refimpl.engine.cache_kinds import CHUNK, cache_kinds
+from ...refimpl.config import Config, Decoder
+from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, cache_kinds
 from ...refimpl.engine.protocol import (
     Cache,
+    check_mtp,
     check_predict,
     check_start,
     check_step,
@@ -26,7 +28,7 @@ from ...refimpl.engine.protocol import (
 )
 from ..bundle import kernel_layout, operator_limits
 from ..bundle.bundle import Bundle, manifest_hash
-from ..bundle.graph_io import ENCODER, GRAPH, Graph, graphs
+from ..bundle.graph_io import ENCODER, GRAPH, MTP, Graph, graphs
 from ..bundle.same_bits import Operator, SameBits, promise
 from .chunked_step import StepArrays, in_chunks
 from .decode_step import MOST_CAPTURES, NOT_CAPTURED, DecodeStep, capture_options
@@ -80,6 +82,7 @@ class OrtEngine:
         self.shared = bundle.cache != "copied"
         windowed = bundle.cache == "windowed"
         half = kernels is not None and bundle.manifest.half_cache
+        self._windowed, self._half = windowed, half
         self.kinds = cache_kinds(self.config, windowed=windowed, half=half)
         self._in_chunks = any(kind.in_chunks for kind in self.kinds)
         operators: set[Operator] = set()
@@ -103,7 +106,11 @@ class OrtEngine:
             return open_session(path, on, options(threads), model, capture=capture)
 
         parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
-        sessions = {graph.file: (opened(graph), graph) for graph in parts}
+        modules = [graph for graph in parts if graph.file == MTP]
+        self._open_mtp: Callable[[], tuple[ort.InferenceSession, Graph]] | None = None
+        if modules:
+            self._open_mtp = lambda: (opened(modules[0]), modules[0])
+        sessions = {graph.file: (opened(graph), graph) for graph in parts if graph.file != MTP}
         self.path, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
         if kernels is not None:
             self.path, self.same_bits = kernels.name, promise(operators)
@@ -188,22 +195,88 @@ class OrtEngine:
         if tokens.shape[1] == 1 and (last or (lengths.all() and at.shape[1] == 1)):
             step, cache = self._step_one(tokens, cache)
             return step.logits.read().copy(), cache
-        buffers = self._with_room(cache, tokens.shape[1]).take()
+        step = self._arrays(tokens, past, lengths, at)
+        assert self._decoder is not None
+        return step.logits, self._step(self._decoder, step, cache)
+
+    def _arrays(
+        self,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        lengths: np.ndarray,
+        at: np.ndarray,
+        hidden: np.ndarray | None = None,
+    ) -> StepArrays:
+        """A step's arrays, with memory for what it gives."""
         logits = np.empty((*at.shape, self.config.embedding.vocabulary), np.float32)
-        step = StepArrays(tokens, past, lengths, at, logits)
+        vectors = None
+        if self._open_mtp is not None:
+            vectors = np.empty((*tokens.shape, self.config.embedding.width), self.dtype)
+        return StepArrays(tokens, past, lengths, at, logits, hidden, vectors)
+
+    def _step(self, decoder: DecoderSession, step: StepArrays, cache: OrtCache) -> OrtCache:
+        """Run a step, and fill its arrays; the cache with the tokens in it."""
+        time = step.tokens.shape[1]
+        buffers = self._with_room(cache, time).take()
         try:
-            if self._in_chunks and tokens.shape[1] > self.chunk:
+            if self._in_chunks and time > self.chunk:
 
                 def run(part: StepArrays) -> None:
                     nonlocal buffers
-                    buffers = self._run(buffers, part)
+                    buffers = self._run(decoder, buffers, part)
 
                 in_chunks(run, self.chunk, step)
             else:
-                buffers = self._run(buffers, step)
+                buffers = self._run(decoder, buffers, step)
         except ORT_ERRORS as error:
             raise run_error(self.model, error) from None
-        return logits, OrtCache(past + lengths, buffers)
+        return OrtCache(step.past + step.lengths, buffers)
+
+    def step_with_hidden(
+        self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
+        """As `step`, with the vectors [B, T, D] of all tokens that the module for drafts reads."""
+        check_mtp(self.config)
+        if not isinstance(cache, OrtCache):
+            raise foreign_cache_error(cache)
+        tokens, lengths, at = check_step(self.config, tokens, cache.lengths, None, at)
+        step = self._arrays(tokens, cache.lengths, lengths, at)
+        assert self._decoder is not None
+        assert step.hidden_out is not None
+        cache = self._step(self._decoder, step, cache)
+        return step.logits, step.hidden_out, cache
+
+    def start_mtp(self) -> OrtCache:
+        """An empty cache of one row for the module for drafts; ConfigError for a model without one."""
+        kinds = self._mtp_kinds(check_mtp(self.config))
+        capacity = min(FIRST_CAPACITY, self.config.context)
+        copied = not self.shared
+        buffers = empty(kinds, 1, capacity, self.dtype, self.device, chunk=self.chunk, copied=copied)
+        return OrtCache(np.zeros(1, np.int64), buffers)
+
+    def step_mtp(
+        self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
+    ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
+        """What the module predicts of the last of the tokens [1, T] and the vectors `hidden` [1, T, D] of the
+        tokens before them: logits [1, 1, N], its own vectors [1, T, D], and its cache with these pairs."""
+        if not isinstance(cache, OrtCache):
+            raise foreign_cache_error(cache)
+        tokens, lengths, at = check_step(self.config, tokens, cache.lengths, None, None)
+        step = self._arrays(tokens, cache.lengths, lengths, at, np.ascontiguousarray(hidden, self.dtype))
+        assert step.hidden_out is not None
+        cache = self._step(self._mtp, step, cache)
+        return step.logits, step.hidden_out, cache
+
+    def _mtp_kinds(self, config: Decoder) -> tuple[CacheKind, ...]:
+        return cache_kinds(config.mtp_decoder, windowed=self._windowed, half=self._half)
+
+    @cached_property
+    def _mtp(self) -> DecoderSession:
+        """The session of the module, opened when it is first asked for a draft."""
+        assert self._open_mtp is not None
+        session, graph = self._open_mtp()
+        decoder = check_mtp(self.config).mtp_decoder
+        return DecoderSession(session, graph, decoder, self.dtype, self.device)
 
     @property
     def gives_best(self) -> bool:
@@ -240,10 +313,9 @@ class OrtEngine:
         # Padding may reach past the context, where real tokens never do.
         return cache.grow(max(need, min(2 * cache.capacity, self.config.context)))
 
-    def _run(self, buffers: CacheBuffers, step: StepArrays) -> CacheBuffers:
+    def _run(self, decoder: DecoderSession, buffers: CacheBuffers, step: StepArrays) -> CacheBuffers:
         """One step with at most as many tokens as the buffers have room for, all rows at a time where
         possible."""
-        assert self._decoder is not None
         batch, time = step.tokens.shape
         # A row that joins a batch is read while the others wait: for them there is nothing to compute.
         joins = batch > 1 and np.count_nonzero(step.lengths) == 1
@@ -255,14 +327,14 @@ class OrtEngine:
             return buffers
         buffers.make_room(step.past, time)
         if buffers.bindings is None:
-            buffers.bindings = self._decoder.bindings(buffers)
-        self._decoder.run(buffers.bindings[0], step, buffers.window_lengths(step.past))
+            buffers.bindings = decoder.bindings(buffers)
+        decoder.run(buffers.bindings[0], step, buffers.window_lengths(step.past))
         return buffers.swapped()
 
     def _run_rows(self, buffers: CacheBuffers, step: StepArrays) -> None:
         """Rows one at a time."""
         assert self._decoder is not None
-        tokens, past, lengths, at, logits = step
+        tokens, past, lengths, at, logits, _, vectors = step
         for row, length in enumerate(lengths):
             if not length:
                 logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
@@ -270,7 +342,10 @@ class OrtEngine:
             one = slice(row, row + 1)
             # Positions in the padding are unspecified: the last real token stands for them.
             row_at = np.minimum(at[one], length - 1)
-            row_step = StepArrays(tokens[one, :length], past[one], lengths[one], row_at, logits[one])
+            row_vectors = None if vectors is None else vectors[one, :length]
+            row_step = StepArrays(
+                tokens[one, :length], past[one], lengths[one], row_at, logits[one], None, row_vectors
+            )
             window_lengths = buffers.window_lengths(past)
             row_window_lengths = {window: count[one] for window, count in window_lengths.items()}
             self._decoder.run(self._decoder.bind(buffers, row), row_step, row_window_lengths)

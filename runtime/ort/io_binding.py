@@ -43,6 +43,8 @@ class DecoderSession:
     def run(self, binding: Binding, step: StepArrays, window_lengths: dict[int, np.ndarray]) -> None:
         """Fill the step's logits and the bound cache; `window_lengths` [B] by window."""
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
+        if step.hidden is not None:
+            inputs["hidden"] = step.hidden
         if "lengths" in self._ports:
             inputs["lengths"] = step.lengths
         if "seqlens" in self._ports:
@@ -61,6 +63,8 @@ class DecoderSession:
             binding.io.bind_input(name, "cpu", 0, bound.dtype, bound.shape, bound.ctypes.data)
         logits = step.logits
         binding.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+        if (vectors := step.hidden_out) is not None:
+            binding.io.bind_output("hidden_out", "cpu", 0, vectors.dtype, vectors.shape, vectors.ctypes.data)
         self.session.run_with_iobinding(binding.io, self.options)
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:

@@ -15,6 +15,7 @@ from ...refimpl.decoding.beam import beam_search
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.loop import GeneratedSequence, prefill
 from ...refimpl.decoding.loop import generate as generate_tokens
+from ...refimpl.decoding.mtp import MTPDrafter
 from ...refimpl.decoding.speculative import PromptLookup, speculate
 from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
 from ...refimpl.engine.protocol import Cache
@@ -245,6 +246,10 @@ class TextStream:
     def _decode(self, cache: Cache | None) -> Generator[int, None, Cache | None]:
         """The decoding that the options select; its value is the cache, if it has one row with the text."""
         engine, sequence, options = self._model.engine, self._sequence, self._options
+        if isinstance(options.draft, MTPDrafter):
+            if options.draft.engine is not engine:
+                raise LimitError("a module drafts for its own model, whose mtp_drafter() it is")
+            engine = options.draft
         if options.draft:
             return (yield from speculate(engine, sequence, options.draft, cache=cache))
         if options.beams is None:

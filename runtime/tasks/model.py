@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 from ...refimpl.checkpoint.custom_code import describe
 from ...refimpl.checkpoint.labels import Aggregation
 from ...refimpl.config import LM, Decoder
+from ...refimpl.decoding.mtp import MTPDrafter
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
-from ...refimpl.engine.protocol import Cache
+from ...refimpl.engine.protocol import Cache, MTPEngine
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
 from ..hardware import trim
@@ -205,6 +206,12 @@ class Model(TaskModel):
         if vocabularies[0] != vocabularies[1]:
             raise LimitError("a draft model must have the model's own tokenizer")
         return DraftModel(other.engine, self.engine)
+
+    def mtp_drafter(self) -> MTPDrafter:
+        """The model's own module as a source of drafts for it; ConfigError where the bundle has none."""
+        if not isinstance(self.engine, MTPEngine):
+            raise LimitError("this engine can't run a module for drafts (mtp)")
+        return MTPDrafter(self.engine)
 
     def start(
         self,

@@ -91,7 +91,8 @@ class GenerateOptions(SamplingOptions, total=False):
     draft: proposes tokens that the model checks several at a time, for fewer steps. The text stays the same
         up to rounding, also where it is sampled: see `refimpl.decoding.speculative`. By default the text
         itself is looked up for them where the model promises the same bits, while that saves time; False
-        switches that off.
+        switches that off. `model.mtp_drafter()` is the model's own module, `model.drafter(other)` a smaller
+        model.
     logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
         with theirs, of the model's own distribution, before penalties, temperature and filters.
     json_schema: the answer is a JSON document of this schema, unless it ends at max_new_tokens; {} allows

@@ -39,7 +39,7 @@ from ...refimpl.formats.file_bytes import read_file
 from ...refimpl.formats.npy import read_array
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.shapes import parameter_shapes
-from ...refimpl.params.tree import Tree
+from ...refimpl.params.tree import Tree, flatten
 from ..bundle.bundle import LIMITS, Bundle
 from ..bundle.golden_files import (
     COMMON,
@@ -295,6 +295,9 @@ def golden(
         config, own, inputs, _runs(config, own, precision, half_cache), add_digest,
         lambda done, total: progress(stage, done, passes * total), on_cache,
     )  # fmt: skip
+    # No golden token goes through a module for drafts, but its weights have digests too.
+    for name, leaf in flatten(own.get("mtp", {}), "mtp."):
+        add_digest(name, leaf)
     exact = results[0][: len(inputs.tokens)]
     if quantized is None:
         floats = exact

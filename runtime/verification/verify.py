@@ -22,6 +22,7 @@ import numpy as np
 
 from ...refimpl.checkpoint.custom_code import describe
 from ...refimpl.checkpoint.open import Checkpoint, open_checkpoint
+from ...refimpl.config import Decoder
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
 from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.bundle import Bundle, open_bundle
@@ -114,7 +115,8 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
             f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: name it with "
             "adapter=DIR"
         )
-    checkpoint = open_checkpoint(source, adapter).for_context(bundle.config.context)
+    mtp = isinstance(bundle.config, Decoder) and bundle.config.mtp is not None
+    checkpoint = open_checkpoint(source, adapter, mtp=mtp).for_context(bundle.config.context)
     if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
         raise CheckpointError(f"{source}: must be the source of {bundle.path}, its config is another one")
     return checkpoint

@@ -6,6 +6,7 @@ import numpy as np
 from tfm.refimpl.config import (
     LM,
     LSTM,
+    MTP,
     Activation,
     AdaptiveSoftmax,
     Alibi,
@@ -437,6 +438,23 @@ def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoida
         (None, Sinusoidal()),
         (None, Sinusoidal(offset=2)),
     ]
+
+
+def with_module(config: Decoder) -> Decoder:
+    """The decoder with a module that predicts further tokens, whose layer is its last one with attention."""
+    norm = config.stack.final_norm
+    assert isinstance(norm, RMSNorm)
+    attending = [layer for layer in config.layers if isinstance(layer.attention, Attention | LatentAttention)]
+    return replace(config, mtp=MTP(attending[-1], replace(norm, eps=0.03)))
+
+
+MODULES = {
+    "attention": lambda: with_module(llama(window=5, qk_norm=True, bias=True)),
+    "latents": lambda: with_module(latents()),
+    "deltas": lambda: with_module(gated_deltas()),
+    "experts": lambda: with_module(mixture()),
+    "apart": lambda: with_module(replace(llama(tied=False), embedding=Embedding(97, 48, scale=3.0))),
+}
 
 
 def weights(config: Config, seed: int = 0, dtype: type = np.float32) -> dict:

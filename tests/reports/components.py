@@ -83,6 +83,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_moe.py::test_clamped_swiglu_is_gpt_oss",
     ),
     "model": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
+    "mtp": ("refimpl/families/test_mtp.py::test_mtp_is_transformers",),
     "norm": (
         "refimpl/ops/test_oracles.py::test_norms_are_torchs",
         "RMSNormalization",

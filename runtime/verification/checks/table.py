@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder
 from ...bundle.bundle import Bundle
-from . import caches, files, greedy, kernels, logits, paths, text, weights
+from . import caches, files, greedy, kernels, logits, mtp, paths, text, weights
 from .context import Check
 
 
@@ -16,6 +16,10 @@ def _continues_texts(bundle: Bundle) -> bool:
     return isinstance(bundle.config, Decoder) and _generates(bundle)
 
 
+def _has_module(bundle: Bundle) -> bool:
+    return isinstance(bundle.config, Decoder) and bundle.config.mtp is not None
+
+
 CHECKS: dict[str, Check] = {
     "files": Check(files.check_hashes, "hashes of all files"),
     "weights": Check(weights.check_digests, "weights"),
@@ -23,6 +27,7 @@ CHECKS: dict[str, Check] = {
     "sharp": Check(logits.check_float_products, "outputs with products in float"),
     "numbers": Check(logits.check_golden_outputs, "outputs for the golden tokens"),
     "kernels": Check(kernels.check_kernels, kernels.SUBJECT, applies=kernels.has_kernels),
+    "mtp": Check(mtp.check_module, mtp.SUBJECT, applies=_has_module),
     "paths": Check(paths.check_paths, paths.SUBJECT, applies=paths.is_quantized),
     "greedy": Check(
         greedy.check_greedy_tokens,

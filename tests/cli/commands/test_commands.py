@@ -100,6 +100,12 @@ def test_files_are_hashed_once_and_by_verify_always(tfm, bundle, monkeypatch, tm
     assert len(hashed) > 1
 
 
+def test_a_module_that_is_not_there_says_how_it_comes(tfm, bundle, checkpoint, tmp_path):
+    ran = tfm("generate", "hi", "--model", bundle, "--draft", "mtp")
+    ran.failed(4, "--draft mtp needs a bundle with the model's module that predicts further tokens")
+    tfm("export", checkpoint, tmp_path / "out", "--mtp").failed(4, "it states none")
+
+
 def test_a_draft_with_another_tokenizer_is_usage(tfm, checkpoint, tmp_path):
     other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     tokenizer = (other / "tokenizer.json").read_text()

@@ -61,6 +61,35 @@ def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
         compare(f"model {dtype.__name__}", got, expected(run, dtype), allowed, share)
 
 
+@pytest.mark.parametrize(
+    ("name", "quantizes"),
+    [
+        ("attention", True),
+        ("latents", False),
+        ("deltas", True),
+        pytest.param("experts", False, marks=pytest.mark.long),
+        pytest.param("apart", True, marks=pytest.mark.long),
+    ],
+)
+def test_module(name: str, quantizes: bool):
+    """A decoder with its vectors, and the module that reads them, quantized or not."""
+    seed, b, t, old, p = 3, 2, 3, 4, 2
+    config = tiny_models.MODULES[name]()
+    tree = tiny_models.weights(config, seed)
+    tree = quantized(tree, seed) if quantizes else tree
+    own = inputs(config.mtp_decoder, seed, b, t, old, p)
+    hidden = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
+    pairs = [own.pop("tokens"), hidden, *own.values(), tree]
+    calls = {"model_with_hidden": [*inputs(config, seed, b, t, old, p).values(), tree], "mtp_model": pairs}
+    for function, given_ in calls.items():
+        spec, mirror = (getattr(ops, function) for ops in (spec_model, mirror_model))
+        run = lambda change, f=spec, g=given_: f(*(change(a) for a in g), config=config)  # noqa: E731
+        allowed = budget(run)
+        for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):
+            typed = lambda a, dtype=dtype: tensor(cast(a, dtype))  # noqa: E731
+            compare(function, dict(flat(run(typed, mirror))), expected(run, dtype), allowed, share)
+
+
 def positions(config: Config, tree: Any, inputs: dict[str, Any], t: int, capacity: int) -> Any:
     """Rotary tables and biases for a decoder's layers."""
     queries, keys, stack_weights = (

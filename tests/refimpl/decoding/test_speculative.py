@@ -307,12 +307,13 @@ def test_all_engines_agree(engines: list[Any]) -> None:
             assert all(row.tokens == wanted for row in texts)
 
 
-def test_a_recurrence_takes_no_draft_but_may_draft() -> None:
-    """Its state can't go back over a rejected token; as a draft model it reads the text again."""
+def test_a_recurrence_takes_drafts_and_may_draft() -> None:
+    """Its state can't go back over a rejected token, so a copy is read again; as a draft model it reads the
+    text again."""
     config = tiny_models.recurrent()
-    recurrence = NumpyEngine(config, tiny_models.weights(config))
-    with pytest.raises(LimitError, match="recurrence's state can't: leave out draft"):
-        next(speculate(recurrence, GeneratedSequence([1, 2], max_new_tokens=3), PromptLookup()))
+    recurrence = NumpyEngine(config, tiny_models.weights(config, dtype=np.float64))
+    row, wanted = (GeneratedSequence([1, 2], max_new_tokens=9) for _ in range(2))
+    assert list(speculate(recurrence, row, Fixed())) == list(generate(recurrence, wanted))
     target = NumpyEngine(tiny_models.llama(), tiny_models.weights(tiny_models.llama()))
     row = GeneratedSequence([5, 17], max_new_tokens=9)
     assert list(speculate(target, row, DraftModel(recurrence, target), draft_length=3)) == list(

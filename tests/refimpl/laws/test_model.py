@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from helpers.config_strategies import configs
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Config, RMSNorm
+from tfm.refimpl.config import Config, Decoder, Learned, RMSNorm
 from tfm.refimpl.engine.cache_kinds import cache_kinds, recurrent
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.errors import LimitError, TfmError
+from tfm.refimpl.errors import ConfigError, LimitError, TfmError
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.block import normalize
 from tfm.refimpl.ops.cache import KVCache
@@ -275,3 +276,48 @@ def test_model_keeps_its_cache_argument():
     assert isinstance(new, KVCache)
     assert not cache[0].keys.any()
     assert new.keys[:, :, 1:].any()
+
+
+modules = st.sampled_from(sorted(tiny_models.MODULES)).map(lambda name: tiny_models.MODULES[name]())
+
+
+@given(modules, seeds, st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_a_module_reads_the_vectors_before_the_head(config: Decoder, seed: int, chunks: list[int]):
+    """The vectors are those that the head maps; pairs in chunks are pairs at once; none sees a later one."""
+    numpy = engine(config)
+    ids = tokens(seed, config, 1, sum(chunks) + 1)
+    logits, hidden, _ = numpy.step_with_hidden(ids, numpy.start(1), at=every(*ids.shape))
+    equal(logits, logits_at_once(numpy, ids), MODEL)
+    table = numpy.params["embedding" if config.head.tied else "head"]["table"]
+    equal(hidden @ table.T, logits, MODEL)
+    expected, vectors, whole = numpy.step_mtp(ids[:, 1:], hidden[:, :-1], numpy.start_mtp())
+    cache, at, parts, last = numpy.start_mtp(), 0, [], None
+    for size in chunks:
+        end = at + size
+        last, part, cache = numpy.step_mtp(ids[:, at + 1 : end + 1], hidden[:, at:end], cache)
+        parts.append(part)
+        at = end
+    equal(np.concatenate(parts, 1), vectors, MODEL)
+    equal(last, expected, MODEL)
+    assert whole.lengths.tolist() == cache.lengths.tolist() == [sum(chunks)]
+    first = chunks[0]
+    early, _, cut = numpy.step_mtp(ids[:, 1 : first + 1], hidden[:, :first], numpy.start_mtp())
+    equal(early[:, -1], vectors[:, first - 1] @ table.T, MODEL)
+    assert cut.lengths.tolist() == [first]
+
+
+def test_a_module_must_fit_its_decoder():
+    """A layer of another kind, without keys of its own, and vectors to which something is added."""
+    config = tiny_models.MODULES["attention"]()
+    assert config.mtp is not None
+    layer, attention = config.mtp.layer, config.mtp.layer.attention
+    other = replace(config.mtp, layer=replace(layer, attention=replace(attention, out_bias=False)))
+    with pytest.raises(ConfigError, match="must be that of a layer of the decoder"):
+        replace(config, mtp=other)
+    deltas = tiny_models.gated_deltas()
+    with pytest.raises(ConfigError, match="must have attention with keys of its own"):
+        replace(deltas, mtp=replace(config.mtp, layer=deltas.layers[-1]))
+    with pytest.raises(ConfigError, match="nothing is added"):
+        replace(config, stack=replace(config.stack, positions=Learned(128)))
+    with pytest.raises(ConfigError, match="no module that predicts further tokens"):
+        engine(tiny_models.llama()).start_mtp()

@@ -1,0 +1,19 @@
+"""A module that predicts the token after the next, beside a decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .layers import Layer
+from .norms import RMSNorm
+
+
+@dataclass(frozen=True)
+class MTP:
+    """One module of multi-token prediction (`ops.mtp`): a layer of the decoder's kind, behind a linear map.
+
+    `norm` is the kind of its three norms: of the token's vector, of the decoder's, and after the layer.
+    """
+
+    layer: Layer
+    norm: RMSNorm

@@ -1,0 +1,35 @@
+"""A module for drafts predicts what the specification's does, of the vectors of the bundle's model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ....refimpl.engine.numpy_engine import NumpyEngine
+from ....refimpl.error_budget import largest_difference
+from ..report import Row, judged
+from .context import VerifyContext
+
+SUBJECT = "the module for drafts (mtp)"
+
+
+def check_module(context: VerifyContext) -> Iterator[Row]:
+    """Logits of the last pair of the golden tokens' first row, all pairs at once, and the last one alone.
+
+    The specification runs the module alone, so the vectors are those of the bundle's graph, whose logits
+    other checks compare. An error has the budget of the model's own logits.
+    """
+    name, golden = f"{SUBJECT}: largest error", context.golden
+    tokens = golden.tokens[:1, : int(golden.lengths[0])]
+    if tokens.shape[1] < 3:
+        yield Row(name, note="it takes three golden tokens")
+        return
+    engine, specification = context.engine, NumpyEngine(context.bundle.config, context.bundle.params())
+    _, hidden, _ = engine.step_with_hidden(tokens, engine.start(1))
+    pairs, vectors = tokens[:, 1:], hidden[:, :-1]
+    expected, _, _ = specification.step_mtp(pairs, vectors, specification.start_mtp())
+    whole, _, _ = engine.step_mtp(pairs, vectors, engine.start_mtp())
+    _, _, cache = engine.step_mtp(pairs[:, :-1], vectors[:, :-1], engine.start_mtp())
+    last, _, _ = engine.step_mtp(pairs[:, -1:], vectors[:, -1:], cache)
+    for how, logits in (("all pairs at once", whole), ("the last alone", last)):
+        error = largest_difference(logits[0, -1], expected[0, -1])
+        yield judged(f"{name}, {how}", error, golden.own.budget, "logits")
