@@ -205,14 +205,21 @@ def bundle(
 
 
 def bundle_named(name: str) -> Path:
-    """The bundle at a path, or the one that the cache holds of a model's name; a usage error for several."""
+    """The bundle at a path, or the one that the cache holds of a model's name.
+
+    BundleError where there is neither, a usage error for several.
+    """
     if os.path.lexists(name):
         return Path(name)
+    from ..refimpl.errors import BundleError
     from ..runtime.hub.cache_dir import bundles_of
 
     match bundles_of(name):
         case []:
-            return Path(name)
+            raise BundleError(
+                f"{name}: there is no such directory, nor a bundle of such a model in the cache: "
+                f"`tfm-cli export` writes one"
+            )
         case [path]:
             say(f"{name}: {path}")
             return path

@@ -12,7 +12,7 @@ from ...refimpl.errors import ExportError
 from ...runtime.bundle import golden_files, targets
 from ...runtime.bundle.atomic_dir import replacing, sync
 from ...runtime.bundle.bundle import Bundle, open_bundle
-from ...runtime.bundle.manifest import CERTIFICATE, MANIFEST, OPTIONAL
+from ...runtime.bundle.manifest import CERTIFICATE, IN_LAYOUT, MANIFEST, OPTIONAL
 from ...runtime.bundle.targets import Target
 from . import genai, optimum, transformers_js
 from .data_file import copy
@@ -21,8 +21,6 @@ from .layout import BundleLayout
 LAYOUTS: dict[str, BundleLayout] = {
     module.LAYOUT.name: module.LAYOUT for module in (genai, transformers_js, optimum)
 }
-# The folder of what only tfm reads: what the bundle stated, and what the specification computed.
-TFM = "tfm"
 
 
 def find(name: str | BundleLayout) -> BundleLayout:
@@ -77,10 +75,10 @@ def convert(path: Path, out: Path, layout: str | BundleLayout) -> Bundle:
         for name in (*OPTIONAL, *bundle.manifest.notices):
             if name in bundle.manifest.files:
                 copy(bundle.path / name, folder / name)
-        (folder / TFM / golden_files.FOLDER).mkdir(parents=True)
+        (folder / IN_LAYOUT / golden_files.FOLDER).mkdir(parents=True)
         for name in (MANIFEST, *golden_files.FILES, CERTIFICATE):
             if (bundle.path / name).exists():
-                copy(bundle.path / name, folder / TFM / name)
+                copy(bundle.path / name, folder / IN_LAYOUT / name)
         for file in folder.rglob("*"):
             sync(file)
     return bundle

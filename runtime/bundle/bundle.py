@@ -53,6 +53,7 @@ from .manifest import (
     AGAIN,
     CERTIFICATE,
     DATA,
+    IN_LAYOUT,
     MANIFEST,
     OPTIONAL,
     TEMPLATE,
@@ -252,6 +253,8 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     """
     path = Path(path)
     recover(path)
+    if (path / IN_LAYOUT / MANIFEST).exists() and not (path / MANIFEST).exists():
+        raise BundleError(f"{path}: is a model for another runtime; name the bundle that it was made of")
     if not path.is_dir() or not any((path / name).exists() for name in manifest.NAMES):
         state = "has none of its files" if path.is_dir() else "is none"
         raise BundleError(f"{path}: must be a bundle, the directory that `tfm-cli export` writes; it {state}")

@@ -83,6 +83,8 @@ NAMES = (
     CERTIFICATE,
 )
 AGAIN = "export the model again"
+# Where a model in another runtime's layout keeps its bundle's manifest, certificate and golden inputs.
+IN_LAYOUT = "tfm"
 
 
 class OtherFormatError(BundleError):

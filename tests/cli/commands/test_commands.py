@@ -509,7 +509,7 @@ def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
     assert (ran.code, f"smollm2-135m: {cached}" in ran.err) == (0, True)
     shutil.copytree(copied, cached.with_name("smollm2-135m-int4-ort-cpu-0123456789ab"))
     tfm("verify", "smollm2-135m").failed(2, "several bundles of smollm2-135m, name one: ", str(cached))
-    tfm("report", "minilm-l6", tmp_path / "a.html").failed(5, "minilm-l6: must be a bundle")
+    tfm("report", "minilm-l6", tmp_path / "a.html").failed(5, "minilm-l6: there is no such directory")
     told = tfm("verify", copied, "--full", "--json").json
     assert (told["ok"], told["notes"], told["quant"]) == (True, [note], "int8")
     assert "PASSED all checks" in tfm("inspect", copied, "--json").json["verified"]

@@ -110,6 +110,7 @@ def test_an_export_in_a_layout_is_the_converted_bundle(tfm, checkpoint, bundle, 
     assert (ran.code, ran.out) == (0, f"{exported}\n")
     assert ran.err.endswith("for genai\n")
     assert tfm("convert", bundle, converted, "--layout", "genai").code == 0
+    tfm("verify", converted).failed(5, "is a model for another runtime; name the bundle that it was made of")
     one, other = content(exported), content(converted)
     assert one.keys() == other.keys()
     # A test may have verified the bundle, and the graph has its certificate's hash.
@@ -150,7 +151,7 @@ def test_a_damaged_bundle_isnt_converted(tfm, bundle, tmp_path):
     with open(damaged / "model.onnx.data", "r+b") as file:
         file.write(b"\x01")
     tfm("convert", damaged, tmp_path / "out", "--layout", "genai").failed(5, "SHA-256 differs")
-    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(5, "must be a bundle")
+    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(5, "there is no such directory")
     assert not (tmp_path / "out").exists()
 
 

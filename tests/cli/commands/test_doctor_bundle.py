@@ -23,6 +23,10 @@ def answers(told: dict) -> dict[str, dict]:
     return {one["runtime"]: one for one in told["runtimes"]}
 
 
+def test_a_name_without_a_bundle_is_said(tfm):
+    tfm("doctor", "--bundle", "nobody").failed(5, "nor a bundle of such a model in the cache")
+
+
 def test_each_path_has_its_loss(tfm, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bundle_runtimes, "find_spec", lambda package: package)
     monkeypatch.setattr(doctor, "find_spec", lambda package: None if package == "optimum" else package)

@@ -1,11 +1,11 @@
 // Greedy tokens of a tfm bundle over ONNX Runtime's C API, caches updated in place, and its golden check. Without tfm.
 //
-//     cc -O2 client.c -I/usr/include/onnxruntime -L LIBRARY -lonnxruntime -lm -o client
+//     cc -O2 client.c -I HEADERS LIBRARY -Wl,-rpath,FOLDER_OF_THE_LIBRARY -lm -o client
 //     ./client BUNDLE 20 504 6330 ...     print the next 20 token ids after a prompt's
 //     ./client BUNDLE check               compare the outputs for the golden tokens with the specification's
 //
-// Header and library are a release's of ONNX Runtime; Debian's libonnxruntime-dev has the header too. The bundle is a
-// decoder's for ort-cpu; its layers are alike, their rotary positions not scaled. README has a table of the ports.
+// The bundle is a decoder's for ort-cpu; its layers are alike, their rotary positions not scaled. RUNTIMES.md says
+// where to get headers, library and ids, and has a table of the ports.
 #include <math.h>
 #include <onnxruntime_c_api.h>
 #include <stdio.h>
@@ -105,15 +105,15 @@ int main(int words, char **word) {
         start(2, time = n / 2);
         for (int i = 0; i < n; i++) at[i] = i % time;
         float *logits = step(ids, 2, time, past, at, time);
-        if (within("plain.", "\"products in float: largest error\"", logits, time)) return 0;
-        return !within("own.", "\"whole: largest error\"", logits, time);
+        int right = within("plain.", "\"products in float: largest error\"", logits, time);
+        right = right || within("own.", "\"whole: largest error\"", logits, time);
+        return puts(right ? "Right: within the budget above." : "WRONG: above both budgets."), !right;
     }
     for (int i = 3; i < words; i++) ids[i - 3] = atoll(word[i]);
     start(1, (time = words - 3) + (left = atoll(word[2])));
     for (; left-- > 0; past[0] += time, time = 1) {
         float *logits = step(ids, 1, time, past, (*at = time - 1, at), 1);
-        *ids = 0;
-        for (size_t n = 1; n < vocabulary; n++) if (logits[n] > logits[*ids]) *ids = n;
+        for (size_t n = *ids = 0; n < vocabulary; n++) if (logits[n] > logits[*ids]) *ids = n;
         printf("%lld ", (long long)*ids), fflush(stdout);
     }
 }
