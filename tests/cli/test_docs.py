@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from rich.text import Text
 from tfm.cli import main
 from tfm.cli.commands import generate
 from tfm.refimpl import errors
@@ -26,6 +27,14 @@ def options() -> dict[str, set[str]]:
         name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
+
+
+def test_no_help_loses_its_brackets():
+    """Rich takes words in brackets for markup, unless a backslash stands before them."""
+    group = typer.main.get_command(main.application())
+    helps = [p.help for c in group.commands.values() for p in c.params if p.help]  # type: ignore[attr-defined]
+    assert any("\\[" in text for text in helps)
+    assert [text for text in helps if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
 
 
 def section(title: str) -> str:

@@ -151,7 +151,9 @@ def test_a_damaged_bundle_isnt_converted(tfm, bundle, tmp_path):
     with open(damaged / "model.onnx.data", "r+b") as file:
         file.write(b"\x01")
     tfm("convert", damaged, tmp_path / "out", "--layout", "genai").failed(5, "SHA-256 differs")
-    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(5, "there is no such directory")
+    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(
+        5, "there is no such directory"
+    )
     assert not (tmp_path / "out").exists()
 
 
