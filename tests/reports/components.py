@@ -155,7 +155,7 @@ OTHERS = {
         ("refimpl/decoding/test_beam.py::test_hypotheses_are_transformers",),
     ),
     "speculative decoding": Other(
-        ("decoding/speculative.py",), LOOP, "refimpl/decoding/test_speculative.py",
+        ("decoding/speculative.py", "decoding/mtp.py"), LOOP, "refimpl/decoding/test_speculative.py",
         f"{NONE}each text is compared with the one that the loop writes without drafts",
     ),
     "tokenizers": Other(
