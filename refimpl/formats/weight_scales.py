@@ -30,7 +30,7 @@ class Rescaled:
     def __init__(self, source: GgufSource) -> None:
         self._source = source
         present = set(source.names)
-        own = OWN.get(source.metadata.get("general.architecture", ""), ())
+        own = OWN.get(str(source.metadata.get("general.architecture")), ())
         self._scales: dict[str, str] = {}
         hidden: set[str] = set()
         for name in source.names:

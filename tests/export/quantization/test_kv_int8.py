@@ -87,7 +87,9 @@ def test_all_engines_keep_the_same(made: Path):
     ids = np.random.default_rng(0).integers(0, 256, (2, 9))
     runner, chunks = OrtEngine(opened, threads=1, chunk=3), []
     run = runner._run
-    runner._run = lambda buffers, step: chunks.append(step.tokens.shape[1]) or run(buffers, step)
+    runner._run = lambda decoder, buffers, step: (
+        chunks.append(step.tokens.shape[1]) or run(decoder, buffers, step)
+    )
     engines = [NumpyEngine(config, tree), TorchEngine(config, tree), runner]
     said, caches = [], []
     for engine in engines:
@@ -95,7 +97,7 @@ def test_all_engines_keep_the_same(made: Path):
         logits, cache = engine.step(ids[:, 5:6], cache)
         said.append(logits)
         caches.append(cache.take())
-    assert chunks == [3, 2, 1]
+    assert chunks == [3, 2], "a step of one token is no chunk"
     exact, mirrored, state = caches
     for i, buffer in enumerate(buffer for arrays in state.layers for buffer in arrays):
         layer, side = divmod(i, 2)

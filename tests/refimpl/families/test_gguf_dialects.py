@@ -336,7 +336,7 @@ def test_a_token_table_without_dimensions(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ConfigError, match=r"token_embd.weight must be there, a table"):
+    with pytest.raises(ConfigError, match=r"token_embd.weight must be there, a matrix"):
         open_checkpoint(tmp_path / "x.gguf")
 
 
