@@ -20,7 +20,7 @@ from .call import Call
 from .declare import UNFED, Declared, Function, Parameter, Structure, UnfedError, blocked, sizes, value
 from .domains import confined
 from .lists import items_of, settled
-from .settings import BLOCK, DRAWN, EMPTY, NEEDS, NOT_WITH, ONLY_WITH, PASSIVE, SCHEMES, TOGETHER
+from .settings import BLOCK, DRAWN, EMPTY, NEEDS, NORMED, NOT_WITH, ONLY_WITH, PASSIVE, SCHEMES, TOGETHER
 
 Variant = tuple[tuple[str, Any], ...]
 
@@ -37,7 +37,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
         options: list[Any] = []
         for o in p.options:
             if o == "Blocks" and not p.setting:
-                options += SCHEMES if products == 1 else [PASSIVE]
+                options += SCHEMES if products == 1 and f.name not in NORMED else [PASSIVE]
             else:
                 options.append(o)
         if choices.setdefault(p.name, tuple(options)) != tuple(options):

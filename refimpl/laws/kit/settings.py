@@ -340,7 +340,8 @@ NEEDS = {"bgate": "gate", "latent_bdown": "latent_down", "latent_bup": "latent_d
 # Parameters that are never there with another one.
 NOT_WITH = {"router_norm": "latent_down"}
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
-# products only `PASSIVE` is drawn: one activation code flipped by an ulp would hide all else.
+# products, or with one of `NORMED`, only `PASSIVE` is drawn: one activation code flipped by an ulp would hide
+# all else.
 SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoothed", "static"]]] = {
     "8": (8, False, False, "block"),
     "4 zero": (4, True, False, "block"),
@@ -352,6 +353,7 @@ SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoot
     "4 plain minimum": (4, True, True, "none"),
 }
 PASSIVE = "4 plain minimum"
+NORMED = frozenset({"mtp_input"})  # functions with one product, whose input is rounded before
 BLOCK = 4
 # Axes that may be empty.
 EMPTY = frozenset("OUP")
