@@ -67,7 +67,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     ("name", "quant", "target"),
     [
         ("attention", "int8", "ort-cpu"),
-        ("deltas", "int4", "ort-cpu"),
+        pytest.param("deltas", "int4", "ort-cpu", marks=pytest.mark.long),
         pytest.param("latents", "fp32", "ort-cpu", marks=pytest.mark.long),
         pytest.param("experts", "int8", "ort-cpu", marks=pytest.mark.long),
         pytest.param("apart", "int8-dynamic", "ort-cpu", marks=pytest.mark.long),

@@ -305,13 +305,13 @@ CELLS = [
     ("codes", "ort-cpu", "fp32"),
     ("reader", "ort-cpu", "fp32"),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
-    ("shared", "ort-cpu", "int8"),
 ]
 MORE = ("ort-cpu", "fp32"), ("standard", "int8")
 # Cells that run in CI alone.
 RARE = [
     ("added", "ort-cpu", "fp32"),
     ("codes", "ort-cpu", "int8"),
+    ("shared", "ort-cpu", "int8"),
     ("pair", "ort-cpu", "fp32"),
     ("reader", "standard", "int8"),
     ("recurrent", "standard", "fp32"),
