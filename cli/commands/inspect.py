@@ -190,14 +190,14 @@ def _read_config(path: Path) -> Config:
 
 def describe(config: Config) -> str:
     """The architecture in a line; where layers differ it describes the first, and says so."""
-    from ...refimpl.config import LM, Decoder, MaskedLM
+    from ...refimpl.config import LM, MaskedLM, has_mtp
 
     embedding, head = config.embedding, config.head
     stacks = "; ".join(_stack(name, stack, embedding.width) for name, stack in config.stacks.items())
     tied = " (tied)" if isinstance(head, LM | MaskedLM) and head.tied else ""
     if isinstance(head, LM) and head.adaptive is not None:
         tied = f" (adaptive softmax from {', '.join(map(str, head.adaptive.cutoffs))} on)"
-    if isinstance(config, Decoder) and config.mtp is not None:
+    if has_mtp(config):
         stacks += "; mtp: a module of one layer, for --draft mtp"
     return f"{stacks}, context {config.context}, vocabulary {embedding.vocabulary}{tied}"
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config, Decoder
+from ...refimpl.config import Config, Decoder, has_mtp
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
 from ...runtime.bundle.graph_io import MTP, Graph, row_length_names
 from .. import dispatch
@@ -129,7 +129,7 @@ class GraphModule(nn.Module):
             if self.graph.file == MTP:
                 assert isinstance(config, Decoder)
                 logits, hidden, new_cache = mtp_model(tokens, inputs["hidden"], *arguments, config=config)
-            elif isinstance(config, Decoder) and config.mtp is not None:
+            elif has_mtp(config):
                 logits, hidden, new_cache = model_with_hidden(tokens, *arguments, config=config)
             else:
                 logits, new_cache = model(tokens, *arguments, cross, config=config)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...refimpl.config import Config, Decoder
+from ...refimpl.config import Config, has_mtp
 from ...refimpl.errors import ExportError
 from ...runtime.bundle import golden_files, targets
 from ...runtime.bundle.atomic_dir import replacing, sync
@@ -34,7 +34,7 @@ def find(name: str | BundleLayout) -> BundleLayout:
 
 def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> None:
     """Raise ExportError where a model can't have the layout, or something would be lost that is in `out`."""
-    if isinstance(config, Decoder) and config.mtp is not None:
+    if has_mtp(config):
         raise ExportError(
             f"layout={layout.name} has no place for a module for drafts (mtp): export the model without it"
         )

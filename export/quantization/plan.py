@@ -14,7 +14,7 @@ import numpy as np
 
 from ...refimpl.calibrate import smooth
 from ...refimpl.checkpoint.protocol import ExportSource
-from ...refimpl.config import Config, Decoder, KVFormat
+from ...refimpl.config import Config, KVFormat, has_mtp
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
@@ -105,8 +105,7 @@ def plan(
     """
     check_target(scheme, target)
     config = checkpoint.config
-    has_module = isinstance(config, Decoder) and config.mtp is not None
-    if has_module and (scheme.calibrated or config.rounds_cache):
+    if has_mtp(config) and (scheme.calibrated or config.rounds_cache):
         got = f"quant={scheme.name}" if scheme.calibrated else "kv=int8"
         raise ExportError(
             f"{got} takes scales from a text that the model reads, and nothing runs a module for drafts "

@@ -22,7 +22,7 @@ from .json_form import TYPES, from_json, to_json
 from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
-from .model import Config, Decoder, Encoder, EncoderDecoder
+from .model import Config, Decoder, Encoder, EncoderDecoder, has_mtp
 from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import (
@@ -146,5 +146,6 @@ __all__ = [
     "Window",
     "Yarn",
     "from_json",
+    "has_mtp",
     "to_json",
 ]

@@ -7,6 +7,7 @@ of positions that depend on a length take this one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from .heads import LM, Head, ReadingHead
 from .layers import Layer
@@ -128,3 +129,8 @@ class EncoderDecoder(_Model):
 
 
 Config = Decoder | Encoder | EncoderDecoder
+
+
+def has_mtp(config: Config) -> TypeGuard[Decoder]:
+    """Whether a model has a module that drafts tokens for it."""
+    return isinstance(config, Decoder) and config.mtp is not None

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..config import LM, Config, Decoder, EncoderDecoder
+from ..config import LM, Config, Decoder, EncoderDecoder, has_mtp
 from ..errors import ConfigError, LimitError, TfmError
 
 
@@ -184,7 +184,7 @@ def _whole(batch: int, t: int) -> tuple[np.ndarray, np.ndarray]:
 
 def check_mtp(config: Config) -> Decoder:
     """The Config; ConfigError unless it has a module for drafts."""
-    if not isinstance(config, Decoder) or config.mtp is None:
+    if not has_mtp(config):
         raise ConfigError(
             "the model has no module that predicts further tokens (mtp): a checkpoint's is read where it is "
             "opened or exported with mtp=True"

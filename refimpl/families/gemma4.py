@@ -149,11 +149,18 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
     if not keys.get("enable_moe_block", bool, False):
         keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
         return None
+    return _with_experts(mlp, keys, ("num_experts", "top_k_experts", "moe_intermediate_size"))
+
+
+def _with_experts(mlp: Gated, keys: Keys, names: tuple[str, str, str]) -> MoE:
+    """The mixture whose shared expert is the mlp; keys of these names say how many other experts there are,
+    how many of them a token takes, and how wide each is."""
+    experts, top, width = map(keys.size, names)
     assert isinstance(mlp.post, RMSNorm)
     return MoE(
-        experts=keys.size("num_experts"),
-        top=keys.size("top_k_experts"),
-        width=keys.size("moe_intermediate_size"),
+        experts=experts,
+        top=top,
+        width=width,
         activation=mlp.activation,
         shared=mlp.width,
         own_norms=mlp.post,
@@ -300,7 +307,8 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
             post=norm,
         )
         mlp = Gated(inner, "gelu_tanh", pre=norm, post=norm)
-        feed = _gguf_mixture(keys, mlp) if f"blk.{i}.ffn_gate_inp.weight" in names else mlp
+        has_experts = f"blk.{i}.ffn_gate_inp.weight" in names
+        feed = _with_experts(mlp, keys, EXPERT_KEYS) if has_experts else mlp
         layers.append(Layer(attention, feed, scalar=True, per_layer=per_layer))
     table = PerLayerEmbedding(gguf_rows(keys, source, ROWS), norm) if vectors else None
     return Decoder(
@@ -343,21 +351,7 @@ def _gguf_ropes(keys: Keys, source: TensorSource) -> dict[str, Rope]:
     return by_type | {"full_attention": full}
 
 
-def _gguf_mixture(keys: Keys, mlp: Gated) -> MoE:
-    """The mixture beside the mlp of a layer that has a router."""
-    assert isinstance(mlp.post, RMSNorm)
-    return MoE(
-        experts=keys.size("expert_count"),
-        top=keys.size("expert_used_count"),
-        width=keys.size("expert_feed_forward_length"),
-        activation=mlp.activation,
-        shared=mlp.width,
-        own_norms=mlp.post,
-        expert_scale=True,
-        post=mlp.post,
-    )
-
-
+EXPERT_KEYS = ("expert_count", "expert_used_count", "expert_feed_forward_length")
 GGUF_PER_LAYER = weight_map("""
     embedding.per_layer.table <- per_layer_token_embd.weight
     embedding.per_layer.project <- per_layer_model_proj.weight : transpose

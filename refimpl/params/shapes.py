@@ -66,7 +66,6 @@ from ..config import (
     Attention,
     Classify,
     Config,
-    Decoder,
     DisentangledAttention,
     Embedding,
     Gated,
@@ -92,6 +91,7 @@ from ..config import (
     Stack,
     Tag,
     TokenMixer,
+    has_mtp,
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -140,7 +140,7 @@ def parameter_shapes(config: Config) -> Shapes:
         shapes |= _per_layer_embedding(config)
     for name, stack in config.stacks.items():
         shapes |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
-    if isinstance(config, Decoder) and config.mtp is not None:
+    if has_mtp(config):
         shapes |= {"mtp.token_norm": (e.width,), "mtp.hidden_norm": (e.width,)}
         shapes["mtp.project"] = (2 * e.width, e.width)
         module = _stack(config.mtp_decoder.stack, e.width, entry)

@@ -41,7 +41,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ...refimpl.config import LM, Classify, Config, Decoder, MaskedLM, Pool, QuestionAnswering, Tag
+from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag, has_mtp
 from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
 
 GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
@@ -134,7 +134,7 @@ def graphs(
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         kinds = cache_kinds(config, windowed=windowed, half=half)
         best = (Port("best", ("batch", "wanted"), "int64"),) if row_lengths else ()
-        module = config.mtp_decoder if isinstance(config, Decoder) and config.mtp is not None else None
+        module = config.mtp_decoder if has_mtp(config) else None
         hidden = ("batch", "time", config.embedding.width)
         vectors = () if module is None else (Port("hidden_out", hidden),)
         outputs = (logits, *best, *vectors, *_arrays(kinds, "_out"))

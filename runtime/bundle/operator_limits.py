@@ -9,7 +9,6 @@ from ...refimpl.config import (
     BlockSparse,
     Chunked,
     Config,
-    Decoder,
     DisentangledAttention,
     Gated,
     GatedDelta,
@@ -23,6 +22,7 @@ from ...refimpl.config import (
     Rope,
     ShortConv,
     TokenMixer,
+    has_mtp,
 )
 from ...refimpl.engine.cache_kinds import ConvTail, cache_kinds, recurrent, windows
 from .targets import CacheLayout, FloatType, Target
@@ -91,7 +91,7 @@ def untried(target: Target, config: Config) -> str | None:
     None where it can."""
     if target.device != "cuda":
         return None
-    if isinstance(config, Decoder) and config.mtp is not None:
+    if has_mtp(config):
         return "a module for drafts (mtp) was never tried on a GPU: export the model without it"
     if any(a.sink_logits for stack in config.stacks.values() for a in stack.attentions):
         return "sinks in a softmax were never tried on a GPU"

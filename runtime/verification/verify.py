@@ -22,7 +22,7 @@ import numpy as np
 
 from ...refimpl.checkpoint.custom_code import describe
 from ...refimpl.checkpoint.open import Checkpoint, open_checkpoint
-from ...refimpl.config import Decoder
+from ...refimpl.config import has_mtp
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
 from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.bundle import Bundle, open_bundle
@@ -115,7 +115,7 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
             f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: name it with "
             "adapter=DIR"
         )
-    mtp = isinstance(bundle.config, Decoder) and bundle.config.mtp is not None
+    mtp = has_mtp(bundle.config)
     checkpoint = open_checkpoint(source, adapter, mtp=mtp).for_context(bundle.config.context)
     if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
         raise CheckpointError(f"{source}: must be the source of {bundle.path}, its config is another one")

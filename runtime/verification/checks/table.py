@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....refimpl.config import LM, Decoder
+from ....refimpl.config import LM, Decoder, has_mtp
 from ...bundle.bundle import Bundle
 from . import caches, files, greedy, kernels, logits, mtp, paths, text, weights
 from .context import Check
@@ -17,7 +17,7 @@ def _continues_texts(bundle: Bundle) -> bool:
 
 
 def _has_module(bundle: Bundle) -> bool:
-    return isinstance(bundle.config, Decoder) and bundle.config.mtp is not None
+    return has_mtp(bundle.config)
 
 
 CHECKS: dict[str, Check] = {
