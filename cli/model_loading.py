@@ -218,7 +218,7 @@ def bundle_named(name: str) -> Path:
         case []:
             raise BundleError(
                 f"{name}: there is no such directory, nor a bundle of such a model in the cache: "
-                f"`tfm-cli export` writes one"
+                "`tfm-cli export` writes one"
             )
         case [path]:
             say(f"{name}: {path}")

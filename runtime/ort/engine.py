@@ -323,7 +323,7 @@ class OrtEngine:
         alone = self.shared and batch > 1 and time > 1 and step.past.any()
         if joins or alone:
             buffers.make_room(step.past, step.lengths)
-            self._run_rows(buffers, step)
+            self._run_rows(decoder, buffers, step)
             return buffers
         buffers.make_room(step.past, time)
         if buffers.bindings is None:
@@ -331,9 +331,8 @@ class OrtEngine:
         decoder.run(buffers.bindings[0], step, buffers.window_lengths(step.past))
         return buffers.swapped()
 
-    def _run_rows(self, buffers: CacheBuffers, step: StepArrays) -> None:
+    def _run_rows(self, decoder: DecoderSession, buffers: CacheBuffers, step: StepArrays) -> None:
         """Rows one at a time."""
-        assert self._decoder is not None
         tokens, past, lengths, at, logits, _, vectors = step
         for row, length in enumerate(lengths):
             if not length:
@@ -348,5 +347,5 @@ class OrtEngine:
             )
             window_lengths = buffers.window_lengths(past)
             row_window_lengths = {window: count[one] for window, count in window_lengths.items()}
-            self._decoder.run(self._decoder.bind(buffers, row), row_step, row_window_lengths)
+            decoder.run(decoder.bind(buffers, row), row_step, row_window_lengths)
             buffers.keep_row(row, int(past[row] + length))
