@@ -147,9 +147,10 @@ def check_step(
     the row, or a row that would outgrow the context. `at` None means each row's last real token.
     """
     tokens = np.asarray(tokens, np.int64)
-    if tokens.ndim != 2 or tokens.shape[0] != len(past) or tokens.shape[1] < 1:
-        raise LimitError(f"tokens must be [{len(past)}, T ≥ 1], got shape {tokens.shape}")
-    batch, t = tokens.shape
+    shape, rows = tokens.shape, past.tolist()
+    if len(shape) != 2 or shape[0] != len(rows) or shape[1] < 1:
+        raise LimitError(f"tokens must be [{len(rows)}, T ≥ 1], got shape {shape}")
+    batch, t = shape
     n, ids = config.embedding.vocabulary, tokens.ravel().tolist()
     if min(ids) < 0 or max(ids) >= n:
         raise LimitError(f"token ids must be 0 to {n - 1}, got {min(ids)} to {max(ids)}")
@@ -157,7 +158,7 @@ def check_step(
     # weights: so ids are compared without NumPy, and nothing is computed for what isn't given.
     if lengths is None:
         lengths, last = _whole(batch, t)
-        longest = max(past.tolist()) + t
+        longest = max(rows) + t
     else:
         lengths = np.asarray(lengths, np.int64)
         if lengths.shape != (batch,) or lengths.min() < 0 or lengths.max() > t:
