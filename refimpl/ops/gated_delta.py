@@ -8,8 +8,10 @@ table from keys to values that a query reads by a product. Each token does three
     correct   S ← S + k (β (v − old))ᵀ      replace it by v, to the share β between 0 and 1
     read      y = Sᵀ q / √K
 
-Sums of k vᵀ alone (linear attention) mix what was written under similar keys; the correction takes the old
-value out first, and the decay clears what no key takes out. Around it (Yang, Kautz & Hatamizadeh 2025, figure
+Sums of k vᵀ alone (linear attention) mix what was written under similar keys; the correction takes out first
+what is stored under its own key, and the decay takes a share of everything, so also of what no later key
+takes out. From S = 0 and without decay, a token (k, v) with β = 1 lets q = k read v/√K, and (k, v') after it
+v'/√K, where linear attention gives (v + v')/√K. Around it (Yang, Kautz & Hatamizadeh 2025, figure
 1; Qwen3-Next, Qwen 3.5):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ q, of length 1 ─┐
@@ -19,12 +21,13 @@ value out first, and the decay clears what no key takes out. Around it (Yang, Ka
         ├─ wb ── β = σ(·) ────────────────────────────────────────────────┘                  │
         └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
 
-The correction multiplies S by I − β k kᵀ, which shrinks it along a key of length 1 and leaves it elsewhere;
-where β |k|² is above 2, it would grow. Queries of length 1 keep what is read independent of their size. With
-β up to 2 it may also turn that direction round, and so count what one that only shrinks can't, such as a
-parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo
-Hybrid). A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No
-token can be taken back from S: who wants that keeps a copy of the state, or reads the text again
+The correction turns S into (I − β k kᵀ) S + β k vᵀ: along k, what was stored is multiplied by 1 − β |k|², and
+elsewhere it stays. With keys of length 1 and β between 0 and 2 that factor makes nothing larger. Queries of
+length 1 keep what is read independent of their size. Above β = 1 the factor is negative: what is stored along
+k changes its sign, and so the state can count what one that only shrinks can't, such as a parity (Grazzi et
+al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid). A layer keeps
+H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be taken back
+from S: who wants that keeps a copy of S and of those inputs from before the token, or reads the text again
 (`short_conv.MatrixState`).
 """
 

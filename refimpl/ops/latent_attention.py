@@ -7,18 +7,21 @@ A token's vector h is mapped to a latent c of C numbers, normalized, and to a ro
     value   c Wᵛᵢ           whose size needs not be that of a key
     query   [q ; q̂]         q has U numbers; q̂ is rotated like r, and both have 2J
 
-Positions have a part of their own: a rotation of c Wᵏᵢ would stand between the query and Wᵏᵢ, so that the two
-couldn't be multiplied first, which is what the second form does. The score of a query and a key is
+Positions have a part of their own: a rotation of c Wᵏᵢ would stand between the query and Wᵏᵢ, another one for
+each token, so that the two couldn't be multiplied first, which is what the second form does. The score of a
+query and a key, and the mean of values under the softmax p of the scores over √(U + 2J), are in both forms
 
-    q · (c Wᵏᵢ) + q̂ · r  =  (q Wᵏᵢᵀ) · c + q̂ · r        so is the mean of values, (Σ_s p_s c_s) Wᵛᵢ
+    q · (c Wᵏᵢ) + q̂ · r  =  (q Wᵏᵢᵀ) · c + q̂ · r        Σ_s p_s (c_s Wᵛᵢ)  =  (Σ_s p_s c_s) Wᵛᵢ
 
     expanded   H keys and values for each token        attention with heads, K and V numbers wide
     absorbed   H queries of C + 2J numbers             the latents are the keys and the values of all heads
 
-Expanding costs a product for each token that is kept, absorbing one for each query; but a pair of a query and
-a token then costs 2C + 2J multiplications a head instead of K + V, where K = U + 2J: so the first is for long
-prompts, the second for a token after them. Kept are C + 2J numbers a token in either form, 576 in
-DeepSeek-V3, where keys and values of its 128 heads would be 40960.
+Expanding costs a product for each token that is kept, absorbing one for each query, of C (U + V)
+multiplications a head; but a pair of a query and a token then costs 2C + 2J multiplications a head instead of
+K + V, where K = U + 2J. In a prompt there are as many queries as tokens, and the pairs decide (1088 and 320
+in DeepSeek-V3); one token after it would have to expand all that are kept. So the first is for long prompts,
+the second for a token after them. Kept are the normalized latent and the rotated key, C + 2J numbers a token
+in either form, 576 in DeepSeek-V3 (512 and 64), where keys and values of its 128 heads would be 40960.
 """
 
 from __future__ import annotations

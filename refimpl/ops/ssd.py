@@ -12,7 +12,8 @@ number a head, which says how much of everything earlier stays, a = exp(decay):
     y_t = Σ_{s≤t} (a_{s+1} ⋯ a_t) (c_t·b_s) x_s          y = (L ∘ C Bᵀ) X
 
 with queries C, keys B, values X, no softmax, ∘ element by element, and in the place of a causal mask's ones a
-mask L that fades; what is blank is zero:
+mask L that fades; what is blank is zero. Nothing is divided by √K, and weights needn't be positive nor sum to
+1:
 
              s = 0       1       2     3
     t = 0    1
@@ -20,9 +21,12 @@ mask L that fades; what is blank is zero:
         2    a1 a2       a2      1
         3    a1 a2 a3    a2 a3   a3    1
 
-**Both.** Any part of L below its diagonal is a column times a row: here rows 2 and 3 of columns 0 and 1 are
-(a2, a2 a3)ᵀ (a1, 1). So what a chunk of tokens knows of all earlier chunks goes through one state between
-them, and the matrix is needed within a chunk alone:
+A state from before token 0 adds (a0 ⋯ a_t) S₋₁ᵀ c_t, where a0 is met for the only time.
+
+**Both.** Any rectangle of L below its diagonal is a column u times a row w: here rows 2 and 3 of columns 0
+and 1 are (a2, a2 a3)ᵀ (a1, 1). Its part of y is then (u ∘ C) ((w ∘ B)ᵀ X), and what is in the right brackets
+is a state [K, V]. So what a chunk of tokens knows of all earlier chunks goes through one state between them,
+and the matrix is needed within a chunk alone:
 
     ┌─────┬─────┬─────┐
     │ L   │     │     │       L    the masked product of a chunk with itself
@@ -32,9 +36,10 @@ them, and the matrix is needed within a chunk alone:
     │ S   │ S   │ L   │       last of which is given back; A = 1 is the recurrence, A = T the attention
     └─────┴─────┴─────┘
 
-A token costs about 3·K·V multiplications in the recurrence, A·(K + V) + 2·K·V in chunks: the recurrence is
-for one token after another, chunks for long texts, where products of matrices stand for T steps, and the
-whole matrix for short ones.
+A token costs a head about 3·K·V multiplications in the recurrence, A·(K + V) + 2·K·V in chunks. But the T
+steps of the recurrence wait for one another; chunks leave T/A steps, and all else is products of matrices,
+which processors do far faster than as many multiplications one after another. So the recurrence is for one
+token after another, chunks for long texts, the whole matrix for short ones.
 
 The three are equal, a law says; which one is fast depends on the machine. (Dao & Gu 2024, Transformers are
 SSMs: the recurrence and its matrix in §2.1 and §3.1, such matrices in §3.2, masks in §4, the duality in §5,
