@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import Config
 from ..engine.protocol import Cache, MTPEngine, check_mtp
+from ..engine.wrapper import EngineWrapper
 from ..errors import LimitError, NumericError
 from .loop import GeneratedSequence
 
 DRAFTED = 2  # tokens of a draft: the module was trained for one, and is applied to its own for the next
 
 
-class MTPDrafter:
+class MTPDrafter(EngineWrapper[MTPEngine]):
     """Drafts of a model's module, and the model itself as an engine that notes its vectors for it.
 
     A module reads pairs of a token and the model's vector of the token before it. The vectors come from the
@@ -26,7 +26,8 @@ class MTPDrafter:
 
     def __init__(self, engine: MTPEngine, drafted: int = DRAFTED) -> None:
         check_mtp(engine.config)
-        self.engine, self.drafted = engine, drafted
+        super().__init__(engine)
+        self.drafted = drafted
         self.proposed = self.accepted = 0  # tokens of all drafts
         self._without: GeneratedSequence | None = None  # a text that it can't compute
         self._draft: list[int] = []  # the latest draft, which followed so many tokens of the answer
@@ -38,25 +39,6 @@ class MTPDrafter:
         self._begin, self._cache = position, self.engine.start_mtp()
         self._text: list[int] = []  # the tokens of all vectors from there on, read by the module or not
         self._unread: list[np.ndarray] = []  # vectors [D] that aren't in a pair that it has read
-
-    @property
-    def config(self) -> Config:
-        return self.engine.config
-
-    def start(
-        self,
-        batch: int = 1,
-        encoder_ids: np.ndarray | None = None,
-        encoder_lengths: np.ndarray | None = None,
-    ) -> Cache:
-        """The model's own cache."""
-        return self.engine.start(batch, encoder_ids, encoder_lengths)
-
-    def predict(
-        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
-    ) -> np.ndarray:
-        """What the model's engine says: ConfigError, for it generates."""
-        return self.engine.predict(ids, lengths, token_types)
 
     def step(
         self,

@@ -7,9 +7,9 @@ from collections import deque
 
 import numpy as np
 
-from ...refimpl.config import Config
 from ...refimpl.decoding.speculative import estimated_cost
 from ...refimpl.engine.protocol import Cache, Engine
+from ...refimpl.engine.wrapper import EngineWrapper
 
 # Of each size so many steps are remembered: the fastest of them was disturbed by nothing, and a text that
 # grows is soon measured anew.
@@ -18,7 +18,7 @@ RECENT = 8
 LONGEST_DRAFT = 11
 
 
-class TimedEngine:
+class TimedEngine(EngineWrapper[Engine]):
     """An engine that times its small steps. `cost` is for `refimpl.decoding.speculative.PromptLookup`.
 
     It decides whether tokens are drafted, so it may depend on the clock only where drafts change no bit
@@ -26,20 +26,8 @@ class TimedEngine:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._seconds: dict[int, deque[float]] = {}
-
-    @property
-    def config(self) -> Config:
-        return self._engine.config
-
-    def start(
-        self,
-        batch: int = 1,
-        encoder_ids: np.ndarray | None = None,
-        encoder_lengths: np.ndarray | None = None,
-    ) -> Cache:
-        return self._engine.start(batch, encoder_ids, encoder_lengths)
 
     def step(
         self,
@@ -49,16 +37,11 @@ class TimedEngine:
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Cache]:
         begin = time.perf_counter()
-        result = self._engine.step(tokens, cache, lengths, at)
+        result = self.engine.step(tokens, cache, lengths, at)
         if tokens.size <= 1 + LONGEST_DRAFT:
             recent = self._seconds.setdefault(tokens.size, deque(maxlen=RECENT))
             recent.append(time.perf_counter() - begin)
         return result
-
-    def predict(
-        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
-    ) -> np.ndarray:
-        return self._engine.predict(ids, lengths, token_types)
 
     def cost(self, tokens: int) -> float:
         """How many steps of one token a step of several takes; estimated until both were measured."""
