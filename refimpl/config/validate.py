@@ -192,6 +192,22 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
     _need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
     _need(name != "reader" or stack.causal, "a reader's stack must be causal")
     _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
+    _check_positions(name, stack, embedding, context)
+    for i, layer in enumerate(stack.layers):
+        at = f"{name} layer {i}: "
+        _check_mixers(at, layer, name, stack.layers[:i], both_ways=name != "decoder" and not stack.causal)
+        _check_residuals(at, layer, decodes=name == "decoder")
+        _check_mlp(at, layer.mlp, parallel=layer.parallel)
+        needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
+        _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
+        if layer.cross is not None:
+            _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
+            _check_cross(at, layer.cross)
+    _check_what_layers_share(name, stack, embedding)
+
+
+def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int) -> None:
+    """Positions that are added to the stack's input."""
     ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
     _need(ordered, f"{name}: a norm before the positions needs a first norm and positions that are added")
     match stack.positions:
@@ -207,67 +223,73 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(width % 2 == 0, f"{name}: sinusoidal positions need an even width, got {width}")
         case None:
             pass
-    for i, layer in enumerate(stack.layers):
-        at = f"{name} layer {i}: "
-        _check_mixer(at, layer.attention, decodes=name == "decoder")
-        reads_both_ways = name != "decoder" and not stack.causal
-        if isinstance(layer.attention, DisentangledAttention):
-            _need(reads_both_ways, f"{at}disentangled attention must be in an encoder that isn't causal")
-        if isinstance(layer.attention, LongformerAttention):
-            alone = name == "encoder" and not stack.causal
-            _need(alone, f"{at}Longformer's attention must be in an encoder that isn't causal")
-        if layer.conv is not None:
-            _bounded(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
-            _need(reads_both_ways, f"{at}a convolution over neighbours must be in an encoder")
-        if layer.beside is not None:
-            both = isinstance(layer.attention, Attention) and name == "decoder"
-            _need(both, f"{at}a state space must be beside attention, in a decoder")
-            _check_mamba2(f"{at}beside attention: ", layer.beside.mixer)
-            own = (layer.beside.mixer.pre, layer.beside.mixer.post, layer.beside.mixer.after)
-            _need(own == (None, None, None), f"{at}a state space beside attention has no norms of its own")
-        if isinstance(layer.attention, Attention) and layer.attention.kv_layer is not None:
-            _need(name == "decoder", f"{at}only a decoder's layer reads the keys and values of another")
-            _check_shared_kv(at, layer, layer.attention, stack.layers[:i])
-        if layer.per_layer is not None:
-            _bounded(at + "width of the per-layer input", layer.per_layer.width, LIMITS["width"])
-        if layer.laurel is not None:
-            _need(name == "decoder", f"{at}a learned residual must be in a decoder")
-            _bounded(at + "rank of the learned residual", layer.laurel.rank, LIMITS["width"])
-        if layer.altup is not None:
-            _need(name == "decoder", f"{at}alternating updates must be in a decoder")
-            _bounded(at + "streams", layer.altup.streams, LIMITS["streams"], 2)
-            _bounded(at + "active stream", layer.altup.active, layer.altup.streams - 1, 0)
-        _check_mlp(at, layer.mlp, parallel=layer.parallel)
-        needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
-        alone = layer.residual == "input" or not layer.parallel
-        _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
-        beside = not layer.parallel or not isinstance(layer.mlp, NoMlp)
-        _need(beside, f"{at}parallel needs an mlp, got NoMlp")
-        _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
-        if layer.cross is not None:
-            _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
-            _check_attention(f"{at}cross-attention: ", layer.cross)
-            c = layer.cross
-            settings = (
-                c.position,
-                c.mask,
-                c.qk_norm,
-                c.clip,
-                c.query_scale,
-                c.kv,
-                c.sink_logits,
-                c.output_gate,
-                c.value_norm,
-                c.keys_as_values,
-                c.kv_layer,
-            )
-            plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None)
-            fits = settings == plain
-            _need(
-                fits,
-                f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
-                "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
-            )
+
+
+def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *, both_ways: bool) -> None:
+    """A layer's mixer, what stands beside it, and the layer before whose keys and values it reads."""
+    mixer = layer.attention
+    _check_mixer(at, mixer, decodes=name == "decoder")
+    if isinstance(mixer, DisentangledAttention):
+        _need(both_ways, f"{at}disentangled attention must be in an encoder that isn't causal")
+    if isinstance(mixer, LongformerAttention):
+        alone = both_ways and name == "encoder"
+        _need(alone, f"{at}Longformer's attention must be in an encoder that isn't causal")
+    if layer.conv is not None:
+        _bounded(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
+        _need(both_ways, f"{at}a convolution over neighbours must be in an encoder")
+    if layer.beside is not None:
+        both = isinstance(mixer, Attention) and name == "decoder"
+        _need(both, f"{at}a state space must be beside attention, in a decoder")
+        _check_mamba2(f"{at}beside attention: ", layer.beside.mixer)
+        own = (layer.beside.mixer.pre, layer.beside.mixer.post, layer.beside.mixer.after)
+        _need(own == (None, None, None), f"{at}a state space beside attention has no norms of its own")
+    if isinstance(mixer, Attention) and mixer.kv_layer is not None:
+        _need(name == "decoder", f"{at}only a decoder's layer reads the keys and values of another")
+        _check_shared_kv(at, layer, mixer, before)
+
+
+def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
+    """What a layer adds to its input beside the sublayers' outputs, and in which order."""
+    if layer.per_layer is not None:
+        _bounded(at + "width of the per-layer input", layer.per_layer.width, LIMITS["width"])
+    if layer.laurel is not None:
+        _need(decodes, f"{at}a learned residual must be in a decoder")
+        _bounded(at + "rank of the learned residual", layer.laurel.rank, LIMITS["width"])
+    if layer.altup is not None:
+        _need(decodes, f"{at}alternating updates must be in a decoder")
+        _bounded(at + "streams", layer.altup.streams, LIMITS["streams"], 2)
+        _bounded(at + "active stream", layer.altup.active, layer.altup.streams - 1, 0)
+    alone = layer.residual == "input" or not layer.parallel
+    _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
+    beside = not layer.parallel or not isinstance(layer.mlp, NoMlp)
+    _need(beside, f"{at}parallel needs an mlp, got NoMlp")
+
+
+def _check_cross(at: str, c: Attention) -> None:
+    _check_attention(f"{at}cross-attention: ", c)
+    settings = (
+        c.position,
+        c.mask,
+        c.qk_norm,
+        c.clip,
+        c.query_scale,
+        c.kv,
+        c.sink_logits,
+        c.output_gate,
+        c.value_norm,
+        c.keys_as_values,
+        c.kv_layer,
+    )
+    plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None)
+    _need(
+        settings == plain,
+        f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
+        "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
+    )
+
+
+def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> None:
+    """Widths and tables that must be the same in all layers of a stack, and what they have together."""
     widths = {None if layer.per_layer is None else layer.per_layer.width for layer in stack.layers}
     fits = len(widths) == 1 and (widths == {None}) == (embedding.per_layer is None)
     _need(
