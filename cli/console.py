@@ -80,7 +80,7 @@ class _Line:
 LINE = _Line()
 
 
-def say(message: str) -> None:
+def say(message: str = "") -> None:
     """Print one line of progress or a warning."""
     LINE.end()
     typer.echo(escape(message), err=True)

@@ -26,6 +26,7 @@ from .usage import explain
 GROUPS = ("Write texts", "Read texts", "Serve", "Make and check models", "Look inside", "This machine")
 SERVE_PACKAGES = ("starlette", "uvicorn", "pydantic", "prometheus_client", "llguidance")
 RAY_PACKAGES = ("ray", "pyarrow")
+INTERRUPTED = 130
 COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.__path__)))
 
 
@@ -81,18 +82,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app = application(COMMANDS if named is None else [named])
         code = app(argv or ["--help"], prog_name="tfm-cli", standalone_mode=False)
+        if code == INTERRUPTED:  # typer gives it for a KeyboardInterrupt
+            return _stopped()
         return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return _stopped()
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a Rust panic is no Exception
         if os.environ.get("TFM_RAISE") == "1":
             raise
         code, message = _explain(error)
-        if message:
-            say(f"tfm-cli: {message}")
+        say(f"tfm-cli: {message}")
         return code
     finally:
         LINE.end()
+
+
+def _stopped() -> int:
+    """Say that Ctrl-C has ended the command: whoever waited for minutes sees that nothing goes on."""
+    if sys.stderr.isatty():
+        say()  # the terminal shows ^C behind what there was of a text
+    say("tfm-cli: stopped")
+    return INTERRUPTED
 
 
 def _open_streams() -> bool:
@@ -120,8 +132,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
             return error.exit_code, with_flags(str(error)) + _removal(error)
         case TyperException():
             return error.exit_code, with_flags(explain(error, lambda: typer.main.get_group(application())))
-        case KeyboardInterrupt():
-            return 130, ""
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return ExportError.exit_code, f"the disk must have room: {error}"
         case OSError():

@@ -49,8 +49,7 @@ def command(
     no_escape: o.NoEscape = False,
     prefix: o.Prefix = None,
 ) -> None:
-    """Talk with a model. At a terminal /help lists what else there is, and Ctrl-D ends the conversation; of a
-    pipe each line is a message.
+    """Talk with a model: at a terminal, where /help lists the commands, or by a pipe, a message on each line.
 
     What is typed at a terminal is kept for the arrow up, in the file that TFM_HISTORY names or else in the
     user's state folder; with TFM_HISTORY= it isn't kept.

@@ -57,8 +57,9 @@ def command(
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure what attention and recurrences cost by text length and how far back they reach, ring attention
-    by processes, and an adaptive softmax.
+    """Measure what attention and recurrences cost by text length, and how far back they reach.
+
+    Ring attention and an adaptive softmax are measured too.
 
     Example: tfm-cli scaling --section length --max-n 4096 --seconds 30 --plot scaling.png
     """

@@ -103,6 +103,7 @@ def command(
     engine: o.Engine = "onnx",
 ) -> None:
     """Serve models to programs that speak the OpenAI API: chat, completions, embeddings, rerank, classify.
+
     Without a MODEL it is smollm2-135m.
 
     Ends after Ctrl-C or SIGTERM, once the answers that are being generated are complete.

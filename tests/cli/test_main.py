@@ -61,10 +61,14 @@ def test_every_class_of_error_has_its_code():
     assert sorted(k.exit_code for k in classes) == list(range(1, 11))
 
 
-def test_ctrl_c_is_130_and_says_nothing(tfm, monkeypatch):
+@pytest.mark.parametrize(
+    ("terminal", "said"), [(False, "tfm-cli: stopped\n"), (True, "\ntfm-cli: stopped\n")]
+)
+def test_ctrl_c_is_130_and_one_line_below_what_a_terminal_shows_of_it(tfm, monkeypatch, terminal, said):
     raising(monkeypatch, KeyboardInterrupt())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     ran = tfm("doctor")
-    assert (ran.code, ran.out, ran.err) == (130, "", "")
+    assert (ran.code, ran.out, ran.err) == (130, "", said)
 
 
 def test_tfm_raise_shows_the_traceback(tfm, monkeypatch):
@@ -158,6 +162,15 @@ def test_help(tfm, command):
     assert ran.code == 0
     assert ran.err == ""
     assert "Usage" in ran.out
+
+
+def test_the_list_of_commands_breaks_lines_at_its_own_width():
+    """It would keep a line's end of a docstring's first paragraph."""
+    for command in main.application().registered_commands:
+        assert command.callback is not None
+        summary, *_ = (command.callback.__doc__ or "").split("\n\n")
+        assert summary, command.name
+        assert "\n" not in summary.strip(), command.name
 
 
 def test_the_help_of_generate_is_short_and_in_panels(tfm, monkeypatch):
@@ -258,14 +271,16 @@ def talk(bundle, tmp_path, *more: str, **streams) -> subprocess.Popen:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_generation_at_once_and_quietly(bundle, tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, b"tfm-cli: stopped\n"), (signal.SIGTERM, 143, b"")]
+)
+def test_a_signal_ends_a_generation_at_once(bundle, tmp_path, number, code, said):
     with talk(bundle, tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(1)
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
-        assert (process.returncode, err) == (code, b"")
+        assert (process.returncode, err) == (code, said)
 
 
 def test_a_closed_pipe_ends_it_quietly(bundle, tmp_path):
