@@ -197,10 +197,7 @@ def bundle(
             continue  # another process began meanwhile
         for old in remove_outdated(path):
             say(f"removed {old}, it was made by an older version")
-        say(
-            f"exported to {written(path)}; the next run starts from there, and from weights packed for this "
-            "processor, which take more room (`tfm-cli models` shows it)"
-        )
+        say(f"exported to {written(path)}; the next run starts from there")
         return path
 
 

@@ -308,7 +308,8 @@ def _build_kernels(progress: Progress) -> None:
     try:
         build(progress=progress)
     except ExportError as error:
-        progress(f"{error}; ONNX Runtime's operators take their place", 0, 0)
+        again = "`tfm-cli doctor --build-kernels` tries again, and waits longer"
+        progress(f"{error}; ONNX Runtime's operators take their place: {again}", 0, 0)
 
 
 def write_texts(folder: Path, tokenizer: str | None, template: str | None) -> None:

@@ -26,6 +26,7 @@ PACKAGES = (
 LAYOUTS = {"genai": ("onnxruntime_genai", "onnxruntime-genai"), "optimum": ("optimum", "optimum-onnx")}
 NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
 GROUP = "This machine"
+BUILD_S = 600.0  # for compilers, where somebody asked for kernels and nothing else waits
 
 
 class Report(TypedDict):
@@ -66,7 +67,7 @@ def command(
     if build_kernels:
         from ...runtime.kernels.build import build
 
-        build(progress=progress(), retry=True)
+        build(progress=progress(), retry=True, limit_s=BUILD_S)
     if bundle is not None:
         _say_runtimes(bundle_named(bundle), as_json=as_json)
         return

@@ -218,7 +218,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
 
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
-    mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
+    mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ","
     norm = type(stack.final_norm or a.pre or a.after).__name__
     own = a.distances if isinstance(a, DisentangledAttention) else None
     match own or (a.position if isinstance(a, Attention | LatentAttention) else None) or stack.positions:

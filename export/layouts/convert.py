@@ -36,10 +36,10 @@ def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> No
     """Raise ExportError where a model can't have the layout, or something would be lost that is in `out`."""
     if has_mtp(config):
         raise ExportError(
-            f"layout={layout.name} has no place for a module for drafts (mtp): export the model without it"
+            f"a module for drafts (mtp) can't be written for {layout.name}: export the model without it"
         )
     if reason := layout.refusal(config, target):
-        raise ExportError(f"layout={layout.name} doesn't take this model: {reason}")
+        raise ExportError(f"this model can't be written for {layout.name}: {reason}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ExportError(f"{out}: must be an empty directory or not exist; choose another place")
 

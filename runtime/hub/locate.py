@@ -42,7 +42,8 @@ class Note(TypedDict):
 def kind_of(path: Path) -> ModelKind | None:
     """What a path is, by the files that are there: nothing is opened."""
     if path.is_dir():
-        if (path / "tfm.json").is_file():
+        # In another runtime's layout it is a bundle too, and opening it says so.
+        if any((folder / "tfm.json").is_file() for folder in (path, path / "tfm")):
             return "bundle"
         if (path / "config.json").is_file():
             has_weights = any(is_weights(file.name) for file in path.iterdir())
