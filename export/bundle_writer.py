@@ -91,7 +91,7 @@ class _Export:
     source: SourceCheckpoint
     calibrated: CalibrationResult = plan.NOT_CALIBRATED
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
-    half_scales: tuple[str, ...] = ()  # the groups whose scales kernels have in float16
+    half_scales: tuple[str, ...] = ()  # the groups whose scales and minima kernels have in float16
 
     @cached_property
     def dtype(self) -> FloatType:
@@ -340,6 +340,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         source=job.source,
         files=files,
         kernel_cache="float16" if job.half_cache else None,
+        kernel_minima=kernel_layout.has_minima(job.target, job.groups),
         half_scales=job.half_scales,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
@@ -356,7 +357,7 @@ def _stored(job: _Export, folder: Path) -> Tree:
 
 
 def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
-    """Write the data file; returns the groups whose scales kernels have in float16.
+    """Write the data file; returns the groups whose scales and minima kernels have in float16.
 
     Raises ExportError for a quantized leaf that its tensors don't give again.
     """

@@ -1,9 +1,11 @@
 """The graph of ort-cpu over tfm's own kernels: its nodes, but for what the kernels compute.
 
-    MatMulNBits(x, packed, scale, zero?) [+ bias]      BlockLinear(x, packed, scale, zero?, bias?)
+    MatMulNBits(x, packed, scale, zero?)
+    [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?)
     MatMulIntegerToFloat of a row's codes, times
     their scales [+ bias] [and GELU]                   RowLinear(x, codes, scale, input_factor?, bias?)
-    GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
+    GatherBlockQuantized(packed, ids, scale, zero?)
+    [+ minimum]                                        BlockGather(packed, ids, scale, zero?, minimum?)
     GroupQueryAttention                                Attention
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
@@ -75,25 +77,65 @@ def over_kernels(
 
 
 def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Group) -> None:
-    """A product with blocks and the bias after it, or the rows of a table."""
-    replaced, operator = [node], "BlockGather"
-    inputs = list(node.inputs)
+    """A product with blocks, their minima and the bias after it, or the rows of a table."""
+    assert group.format is not None
+    operator, bias = "BlockGather", []
+    inputs = [*node.inputs, None][:4]
     inputs[inputs.index(_blocks(node))] = packed
+    minimum = graph.initializers[f"{group.name}.minimum"] if group.format.minimum else None
+    replaced = [node] if minimum is None else [node, *_minima_after(graph, node, minimum)]
     if node.op_type == "MatMulNBits":
         operator = "BlockLinear"
-        if (add := _bias_after(node)) is not None:
-            zero = inputs[3] if len(inputs) > 3 else None
-            inputs = [*inputs[:3], zero, *_stored(add)]
+        if (add := _bias_after(replaced[-1])) is not None:
+            bias = _stored(add)
             replaced.append(add)
-    else:
+        inputs += bias or [None]
+    elif minimum is None:
         # The kernel gives a row without what fills up its last block.
         (rows,) = node.outputs
         assert rows.shape is not None
         rows.shape = ir.Shape([*rows.shape[:-1], group.length])
-    assert group.format is not None
+    inputs.append(minimum)
+    while inputs[-1] is None:
+        inputs.pop()
     sizes = {"K": group.length, "N": group.width}
     sizes |= {"bits": group.format.bits, "block_size": group.format.block}
     _put(graph, replaced, operator, inputs, sizes)
+
+
+def _minima_after(graph: ir.Graph, node: ir.Node, minimum: ir.Value) -> list[ir.Node]:
+    """The nodes after a product with blocks, or after rows of a table, up to the one that adds their minima.
+
+    A Sum that adds something else too becomes that Add and one of the rest.
+    """
+    after = []
+    while True:
+        (value,) = (after or [node])[-1].outputs
+        (use,) = value.uses()
+        after.append(use.node)
+        if use.node.op_type != "Slice":  # of what fills up a last block
+            break
+    minima = next(other for other in use.node.inputs if other is not value and _is_of(other, minimum))
+    if use.node.op_type == "Sum":
+        (rest,) = (other for other in use.node.inputs if other is not value and other is not minima)
+        add = ir.node("Add", [value, minima], name=f"{node.name}.minima")
+        (both,) = add.outputs
+        both.name, both.shape, both.type = f"{value.name}.minima", value.shape, value.type
+        outer = ir.node("Add", [rest, both], name=use.node.name)
+        outer.outputs[0].name = use.node.outputs[0].name
+        convenience.replace_nodes_and_values(
+            graph, use.node, [use.node], [add, outer], use.node.outputs, outer.outputs
+        )
+        after[-1] = add
+    return after
+
+
+def _is_of(value: ir.Value | None, minimum: ir.Value) -> bool:
+    """Whether a value is of stored minima: rows of them for tokens, or their products with sums."""
+    while value is not None and value is not minimum:
+        node = value.producer()
+        value = None if node is None else node.inputs[1 if node.op_type == "MatMul" else 0]
+    return value is minimum
 
 
 def _replace_rows(graph: ir.Graph, node: ir.Node, codes: ir.Value, group: Group) -> None:

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 
+LANES = 16  # sums that are added to in turn
 # Activations with one scale per row, for which a weight's block is the whole column.
 ROW_SCALED = frozenset({"row", "smoothed", "static"})
 
@@ -258,6 +259,23 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     return codes, np.broadcast_to(weight.input_scale, (len(x), weight.scale.shape[0]))
 
 
+def _block_sums(x: Array, block: int) -> Array:
+    """Sums of the blocks of rows: [M, D] -> [M, C].
+
+    Number i of a block is added to lane i mod 16, in order from 0. Then lanes j and j + 8 are added, of the 8
+    sums j and j + 4, and so on: vectors of any length up to 16 give the same bits.
+    """
+    count, length = -(-x.shape[1] // block), -(-block // LANES) * LANES
+    x = np.pad(x, ((0, 0), (0, count * block - x.shape[1]))).reshape(len(x), count, block)
+    x = np.pad(x, ((0, 0), (0, 0), (0, length - block)))
+    lanes = np.zeros((len(x), count, LANES), x.dtype)
+    for i in range(0, length, LANES):
+        lanes += x[..., i : i + LANES]
+    while (half := lanes.shape[-1] // 2) > 0:
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes[..., 0]
+
+
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """x · W for a quantized W (blocked along axis 0), by the weight's rule for activations.
 
@@ -267,7 +285,10 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     smoothed: as row
     static: the same with codes of a given scale for all rows, minus their zero point
     With an `input_factor`, x is multiplied by it first, since W was divided by it.
-    A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
+    A minimum adds to each term (sum of x over block c) · minimum[c], in floating point.
+
+    Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum of
+    x over a block is that of `_block_sums`. So a row's bits depend on that row alone.
     """
     flat = x.reshape(-1, x.shape[-1])
     if weight.input_factor is not None:
@@ -278,13 +299,15 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     # BLAS computes sums of whole numbers exactly, below 2^24 in float32 and below 2^53 in float64.
     exact = np.float32 if weight.block * 255**2 < 2**24 else np.float64
     codes = codes.astype(exact)
+    sums = None if weight.minimum is None else _block_sums(flat, weight.block)
     y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
     for c in range(weight.scale.shape[0]):
         part = slice(c * weight.block, (c + 1) * weight.block)
         zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c].astype(np.int32)
         dots = codes[:, part] @ np.subtract(weight.codes[part], zero, dtype=exact)
         scale = (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype, copy=False)
-        y += np.multiply(scale, dots.astype(x.dtype, copy=False), out=scale)
-        if weight.minimum is not None:
-            y += flat[:, part].sum(axis=1, keepdims=True) * weight.minimum[c]
+        term = np.multiply(scale, dots.astype(x.dtype, copy=False), out=scale)
+        if sums is not None and weight.minimum is not None:
+            term += (sums[:, c, None] * weight.minimum[c]).astype(x.dtype, copy=False)
+        y += term
     return y.reshape(*x.shape[:-1], weight.shape[1])

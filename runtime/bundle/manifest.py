@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-One JSON object with exactly these fields, but for kernel_cache, half_scales and adapter:
+One JSON object with exactly these fields, but for kernel_cache, kernel_minima, half_scales and adapter:
 
     format       3
     tfm          version of tfm that wrote the bundle
@@ -28,8 +28,10 @@ One JSON object with exactly these fields, but for kernel_cache, half_scales and
                  it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
                  tensors' names: {tensors, bytes}}
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
-    half_scales  [groups] of `runtime.bundle.weight_layout` whose scales are float16 numbers and are kept so
-                 by tfm's own kernels, absent where there are none
+    kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
+                 whose graphs over kernels add them by operators of ONNX Runtime and aren't used
+    half_scales  [groups] of `runtime.bundle.weight_layout` whose scales and lowest numbers are float16
+                 numbers and are kept so by tfm's own kernels, absent where there are none
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -147,6 +149,7 @@ class Manifest:
     source: SourceCheckpoint
     files: dict[str, File]
     kernel_cache: Literal["float16"] | None = field(default=None, metadata={"optional": True})
+    kernel_minima: bool = field(default=False, metadata={"optional": True})
     half_scales: tuple[str, ...] = field(default=(), metadata={"optional": True})
     adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
@@ -310,6 +313,8 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
     if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
+    if m.kernel_minima and not kernel_layout.has_minima(target, m.groups):
+        raise ValueError("kernel_minima must be absent where kernels have none")
     halves = [name for name, group in m.groups.items() if kernel_layout.has_scales(group)]
     if not kernel_layout.has_kernels(target, m.groups) or m.dtype != "float32":
         halves = []

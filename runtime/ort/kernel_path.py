@@ -27,7 +27,7 @@ import onnxruntime as ort
 from ...refimpl.errors import BundleError, DeviceError, NumericError, TfmError
 from ...refimpl.formats.file_bytes import FileBytes
 from ...refimpl.formats.sha256 import sha256_of
-from ..bundle import kernel_layout, manifest, weight_layout
+from ..bundle import kernel_layout, manifest, targets, weight_layout
 from ..bundle.atomic_dir import replacing
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import graphs
@@ -184,6 +184,9 @@ def without_graphs(bundle: Bundle) -> str:
         return "they are for weights in blocks on ort-cpu"
     if names[0] not in bundle.manifest.files:
         return f"an older tfm wrote the bundle, without {names[0]}: export it again"
+    stated = bundle.manifest
+    if kernel_layout.has_minima(targets.find(stated.target), stated.groups) and not stated.kernel_minima:
+        return f"an older tfm wrote the bundle, with minima beside products in {names[0]}: export it again"
     return ""
 
 

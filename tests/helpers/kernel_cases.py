@@ -8,14 +8,21 @@ import numpy as np
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 
+from .kernels import LOWEST
 
-def table(rng: np.random.Generator, N: int, K: int, *, bits: int, block: int, zero: bool) -> Blocks:
+
+def table(
+    rng: np.random.Generator, N: int, K: int, *, bits: int, block: int, zero: bool, minimum: bool = False
+) -> Blocks:
     """A random matrix [N, K] with blocks along K."""
     C = -(-K // block)
     codes = rng.integers(0, 2**bits, (N, K)).astype(np.uint8)
     scale = (rng.standard_normal((N, C)) * 10.0 ** rng.integers(-3, 2)).astype(np.float32)
     zeros = rng.integers(0, 2**bits, (N, C)).astype(np.uint8) if zero else None
-    return Blocks(codes, scale, zeros, None, bits, block, 1, "block")
+    minima = (
+        (rng.standard_normal((N, C)) * 10.0 ** rng.integers(-3, 2)).astype(np.float32) if minimum else None
+    )
+    return Blocks(codes, scale, zeros, minima, bits, block, 1, "block")
 
 
 def normal(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
@@ -45,14 +52,16 @@ class Case:
     w: Blocks
     x: np.ndarray
     bias: np.ndarray | None
-    halves: bool = False  # scales are float16 numbers, and packed so
+    halves: bool = False  # scales and a block's lowest numbers are those of float16, and packed so
 
     def in_halves(self) -> Case:
-        """With scales that float16 holds: in every third block subnormal ones or zeros."""
-        scale = self.w.scale.copy()
+        """With scales and minima that float16 holds: in every third block subnormal ones or zeros."""
+        scale, minimum = self.w.scale.copy(), self.w.minimum
         scale[:, ::3] *= 2.0**-15
         scale = scale.astype(np.float16).astype(np.float32)
-        return replace(self, w=replace(self.w, scale=scale), halves=True)
+        if minimum is not None:
+            minimum = minimum.astype(np.float16) + LOWEST[self.w.bits] * scale
+        return replace(self, w=replace(self.w, scale=scale, minimum=minimum), halves=True)
 
     def expected(self) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -72,5 +81,6 @@ def random_case(seed: int) -> Case:
         N = -(-N // 32) * 32  # as many gates as there is behind them
     bias = rng.standard_normal(N).astype(np.float32) if rng.random() < 0.5 else None
     x = VALUES[seed % len(VALUES)](rng, M, K).astype(np.float32)
-    case = Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5), x, bias)
+    minimum = seed % 5 in (1, 2)
+    case = Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5, minimum=minimum), x, bias)
     return case.in_halves() if seed % 2 else case

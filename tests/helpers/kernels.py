@@ -17,6 +17,8 @@ TILE = 16
 # Runs a task for 0 .. count - 1, in an order of its own.
 Runner = Callable[[Callable[[int], None], int], None]
 GUARD = 0xA5
+# Scales from a block's minimum down to its lowest number, by bits: of Q4_1, and of Q5_1 in 8 bits.
+LOWEST = {4: np.float32(8), 8: np.float32(16)}
 
 
 MATRIX = c.POINTER(BlockMatrix)
@@ -56,11 +58,12 @@ def available(library: c.CDLL) -> dict[str, Kernels]:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A matrix [N, K] as the kernels read it: codes, scales and zero points by tiles."""
+    """A matrix [N, K] as the kernels read it: codes, scales, zero points and minima by tiles."""
 
     codes: np.ndarray
     scales: np.ndarray
     zeros: np.ndarray | None
+    minima: np.ndarray | None
     outputs: int
     columns: int
     block: int
@@ -70,18 +73,18 @@ class Packed:
     @property
     def matrix(self) -> BlockMatrix:
         """What the kernels take; this object must outlive it."""
-        zeros = None if self.zeros is None else self.zeros.ctypes.data
+        zeros, minima = (None if part is None else part.ctypes.data for part in (self.zeros, self.minima))
         inputs = self.scales.shape[1] * self.block
         sizes = (self.outputs, inputs, self.columns, self.block, self.bits)
         halves = self.scales.dtype == np.float16
         return BlockMatrix(
-            self.codes.ctypes.data, self.scales.ctypes.data, zeros, *sizes, halves, self.swiglu
+            self.codes.ctypes.data, self.scales.ctypes.data, zeros, minima, *sizes, halves, self.swiglu
         )
 
 
 def pack(w: Blocks, *, halves: bool = False) -> Packed:
-    """A matrix that is blocked along axis 1, with scales in float16 where `halves`, which changes none; what
-    fills tiles and blocks up is nothing that may count."""
+    """A matrix that is blocked along axis 1, with scales and lowest numbers in float16 where `halves`, which
+    changes none; what fills tiles and blocks up is nothing that may count."""
     N, K = w.shape
     tiles, blocks = -(-N // TILE), -(-K // w.block)
     codes = np.full((tiles, blocks * w.block * w.bits // 32, TILE, 4), GUARD, np.uint8)
@@ -95,14 +98,20 @@ def pack(w: Blocks, *, halves: bool = False) -> Packed:
             codes[at] = codes[at] & (0xF0 >> shift) | w.codes[here] << shift
     n, c = np.indices((N, blocks))
     by_tile = (n // TILE, c, n % TILE)
-    scales = np.full((tiles, blocks, TILE), np.nan, np.float16 if halves else np.float32)
+    dtype = np.float16 if halves else np.float32
+    scales = np.full((tiles, blocks, TILE), np.nan, dtype)
     scales[by_tile] = w.scale
     assert np.array_equal(scales[by_tile], w.scale)
-    zeros = None
+    zeros = minima = None
+    if w.minimum is not None:
+        shift = LOWEST[w.bits] if halves else np.float32(0)
+        minima = np.full((tiles, blocks, TILE), np.nan, dtype)
+        minima[by_tile] = w.minimum - shift * w.scale
+        assert np.array_equal(minima[by_tile] + shift * w.scale, w.minimum)
     if w.zero is not None:
         zeros = np.full((tiles, blocks, TILE), GUARD, np.uint8)
         zeros[by_tile] = w.zero
-    return Packed(codes, scales, zeros, N, K, w.block, w.bits)
+    return Packed(codes, scales, zeros, minima, N, K, w.block, w.bits)
 
 
 def in_order(task: Callable[[int], None], count: int) -> None:

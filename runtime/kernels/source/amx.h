@@ -46,18 +46,26 @@ struct Scales {
     size_t at;  // the tile's first block
     const float *x;
     const int32_t *sums;
+    const float *totals;
 
     // y += the products of block c, [16][TILE], times their scales.
     template <bool CENTRED>
     inline __attribute__((always_inline)) void add(size_t c, const int32_t *products, __m512 (&y)[16]) const {
         __m512i z = CENTRED ? Amx::ints() : Amx::bytes(w.zeros + (at + c) * TILE);
-        __m512 scale_w = scales<Amx>(w, at + c);
+        __m512 scale_w = scales<Amx>(w, at + c), part[16];
 #pragma GCC unroll 16
         for (int r = 0; r < 16; r++) {
             __m512i dot = _mm512_load_si512(products + r * TILE);
             if constexpr (!CENTRED) dot = _mm512_dpwssd_epi32(dot, z, Amx::all(sums[c * 16 + r]));
-            y[r] = Amx::add(y[r], Amx::mul(Amx::mul(scale_w, Amx::all(x[c * 16 + r])), Amx::floats(dot)));
+            part[r] = Amx::mul(Amx::mul(scale_w, Amx::all(x[c * 16 + r])), Amx::floats(dot));
         }
+        if (w.minima) {
+            __m512 minimum = minima<Amx>(w, at + c, scale_w);
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++) part[r] = Amx::add(part[r], Amx::mul(minimum, Amx::all(totals[c * 16 + r])));
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++) y[r] = Amx::add(y[r], part[r]);
     }
 };
 
@@ -75,7 +83,7 @@ void sum_panel_tile(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
     size_t m0 = job.first(panel);
     int blocks = job.blocks(), block = w.block;
     const int8_t *x = (const int8_t *)(job.codes + m0 * (w.inputs / 4));
-    const Scales scales = {w, t * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks};
+    const Scales scales = {w, t * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks, job.totals + m0 * blocks};
     alignas(64) int32_t products[2][16 * TILE];
     __m512 y[16];
 #pragma GCC unroll 16
@@ -128,6 +136,7 @@ void multiply(const Job<Amx> &job, const Part &part) {
                 size_t from = t + half * job.tiles(), at = (from + 1) * blocks * TILE;
                 codes[half] = w.codes + from * stored, next[half] = codes[half] + stored;
                 fetch((const char *)w.scales + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
+                if (w.minima) fetch((const char *)w.minima + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
                 if (w.zeros) fetch(w.zeros + at, blocks * TILE);
                 if (centred) codes[half] = centre(w, codes[half], from, job.wide + (part.index * halves + half) * bytes);
             }

@@ -13,12 +13,15 @@ bool gather(const BlockMatrix *w, const int64_t *ids, size_t count, float *y) {
         const uint8_t *codes = w->codes + tile * 16 * w->inputs * w->bits / 8 + place * 4;
         for (int c = 0; c < blocks; c++) {
             size_t at = tile * blocks + c;
-            float scale[16];
-            Set::store(scale, scales<Set>(*w, at));
+            float scale[16], minimum[16] = {};
+            typename Set::Floats tile_scales = scales<Set>(*w, at);
+            Set::store(scale, tile_scales);
+            if (w->minima) Set::store(minimum, minima<Set>(*w, at, tile_scales));
             int zero = w->zeros ? w->zeros[at * 16 + place] : 1 << (w->bits - 1);
             for (int k = c * block; k < (c + 1) * block && k < w->columns; k++) {
                 int code = w->bits == 8 ? codes[k / 4 * 64 + k % 4] : codes[k / 8 * 64 + k % 4] >> (k & 4) & 15;
                 y[k] = scale[place] * float(code - zero);
+                if (w->minima) y[k] += minimum[place];
             }
         }
     }

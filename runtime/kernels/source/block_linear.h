@@ -10,7 +10,7 @@
 
 namespace {
 
-// The rows of x as codes, in panels of R rows, with a scale and a sum for each block [blocks][R].
+// The rows of x as codes, in panels of R rows, with a scale and sums for each block [blocks][R].
 template <class Set>
 struct Job : Panels<Set, Set::ROWS> {
     static constexpr size_t TILES = 1;
@@ -19,18 +19,21 @@ struct Job : Panels<Set, Set::ROWS> {
     float *y;
     float *scales;
     int32_t *sums;  // of a block's codes, times -1
+    float *totals;  // of a block's numbers, where the matrix has minima
     uint8_t *wide;  // [CHUNKS][halves][TILE][inputs], of codes without their zero points
 
     Job(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch)
         : Panels<Set, Set::ROWS>(rows, w->outputs / halves(*w), w->inputs, scratch), w(w), bias(bias), x(x), y(y) {
         size_t part = scales_bytes(*w, rows);
         char *at = (char *)scratch + this->bytes(rows, w->inputs);
-        scales = (float *)at, sums = (int32_t *)(at + part), wide = (uint8_t *)(at + 2 * part);
+        scales = (float *)at, sums = (int32_t *)(at + part), totals = (float *)(at + 2 * part), wide = (uint8_t *)(at + parts(*w) * part);
     }
+    // How many numbers stand beside a block's codes.
+    static size_t parts(const BlockMatrix &w) { return w.minima ? 3 : 2; }
     static size_t scales_bytes(const BlockMatrix &w, size_t rows) { return round_up(over(rows, Set::ROWS) * Set::ROWS * (w.inputs / w.block) * 4); }
     static size_t scratch(const BlockMatrix &w, size_t rows) {
         size_t wide = centred(w) ? CHUNKS * halves(w) * TILE * w.inputs : 0;
-        return Panels<Set, Set::ROWS>::bytes(rows, w.inputs) + 2 * scales_bytes(w, rows) + wide;
+        return Panels<Set, Set::ROWS>::bytes(rows, w.inputs) + parts(w) * scales_bytes(w, rows) + wide;
     }
     // Whether zero points are taken off codes first, as one byte holds.
     static bool centred(const BlockMatrix &w) { return Set::FIXED && (w.bits == 4 || !w.zeros); }
@@ -43,6 +46,18 @@ struct Job : Panels<Set, Set::ROWS> {
         return Set::FIXED ? (c * Set::ROWS + r) * fours : c * fours * R + r;
     }
 };
+
+// The sum of a block's numbers, as kernels.h orders it.
+template <class Set>
+float total_of(const float *x, int block) {
+    typename Set::Floats sum = Set::zero();
+    for (int k = 0; k < block; k += 16) sum = Set::add(sum, Set::load(x + k));
+    float lanes[16];
+    Set::store(lanes, sum);
+    for (int count = 8; count; count /= 2)
+        for (int i = 0; i < count; i++) lanes[i] += lanes[i + count];
+    return lanes[0];
+}
 
 // Codes of a panel's rows: code = rint(x * (127 / max|x|)), scale = max|x| / 127. Where 127 / max|x| isn't finite codes
 // are 0, and where a number isn't finite the scale is NaN, so that the row's results are.
@@ -73,13 +88,17 @@ void quantize(const Job<Set> &job, size_t panel) {
             else memset(rounded, 0, block);
             job.sums[m0 * blocks + c * stride + r] = -sum;
             job.scales[m0 * blocks + c * stride + r] = finite ? largest / 127 : NAN;
+            if (job.w->minima) job.totals[m0 * blocks + c * stride + r] = total_of<Set>(x, block);
             if constexpr (!Set::FIXED)
                 for (int g = 0; g < block / 4; g++) place[g * R] = Set::four(rounded + g * 4);
         }
     // Rows that aren't there are multiplied too: by subnormal numbers, which memory may hold, that takes ten times as long.
     if constexpr (Set::FIXED)
         for (size_t c = 0; c < blocks; c++)
-            for (size_t r = R; r < stride; r++) job.scales[m0 * blocks + c * stride + r] = 0;
+            for (size_t r = R; r < stride; r++) {
+                job.scales[m0 * blocks + c * stride + r] = 0;
+                if (job.w->minima) job.totals[m0 * blocks + c * stride + r] = 0;
+            }
 }
 
 // Write a tile of R rows: the sums of one tile of the matrix with their bias, or those of two as a gate and what it is for.
@@ -103,9 +122,10 @@ void sum_tile(const Job<Set> &job, size_t t, size_t m0, typename Set::Floats *su
     const typename Set::Four *x = job.codes + m0 * (w.inputs / 4);
     const float *scale_x = job.scales + m0 * blocks;
     const int32_t *sum = job.sums + m0 * blocks;
+    const float *total = job.totals + m0 * blocks;
     typename Set::Floats y[R];
     for (int r = 0; r < R; r++) y[r] = Set::zero();
-    for (int c = 0; c < blocks; c++, scale_x += R, sum += R) {
+    for (int c = 0; c < blocks; c++, scale_x += R, sum += R, total += R) {
         typename Set::Ints dot[1][R][CHAINS];
         // x . (w - zero) = x . w - zero * sum(x): the second part is where the sum begins.
         typename Set::Ints z = Set::all(1 << (BITS - 1));
@@ -117,11 +137,16 @@ void sum_tile(const Job<Set> &job, size_t t, size_t m0, typename Set::Floats *su
         }
         add_dots<Set, 1, R, BITS, CHAINS>(dot, at, bytes, x);
         at += bytes, x += w.block / 4 * R;
-        typename Set::Floats scale_w = scales<Set>(w, t * blocks + c);
+        typename Set::Floats scale_w = scales<Set>(w, t * blocks + c), part[R];
         for (int r = 0; r < R; r++) {
             for (int i = 1; i < CHAINS; i++) dot[0][r][0] = Set::add(dot[0][r][0], dot[0][r][i]);
-            y[r] = Set::add(y[r], Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[0][r][0])));
+            part[r] = Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[0][r][0]));
         }
+        if (w.minima) {
+            typename Set::Floats minimum = minima<Set>(w, t * blocks + c, scale_w);
+            for (int r = 0; r < R; r++) part[r] = Set::add(part[r], Set::mul(minimum, Set::all(total[r])));
+        }
+        for (int r = 0; r < R; r++) y[r] = Set::add(y[r], part[r]);
     }
     for (int r = 0; r < R; r++) sums[r] = y[r];
 }

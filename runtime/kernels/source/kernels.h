@@ -4,18 +4,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// A matrix [outputs, inputs] of codes with one scale for `block` neighbouring inputs: w = scale * (code - zero).
+// A matrix [outputs, inputs] of codes with one scale for `block` neighbouring inputs: w = scale * (code - zero) + minimum.
 // Outputs are cut into tiles of 16, the last one filled up; within a tile, four inputs of each output lie side by side.
 //   codes   8 bits: u8 [tiles][inputs / 4][16][4]
 //           4 bits: u8 [tiles][inputs / 8][16][4], inputs k .. k + 3 in the low halves, k + 4 .. k + 7 in the high ones
 //   scales  float32 [tiles][blocks][16], or the same numbers in float16 where `half_scales`
 //   zeros   u8 [tiles][blocks][16], or null: all are 2^(bits - 1)
+//   minima  float32 [tiles][blocks][16], or null: all are 0. Where `half_scales` float16, of a block's lowest number in Q4_1
+//           and Q5_1: minimum = number + 8 * scale with 4 bits, number + 16 * scale with 8, rounded once
 // `inputs` is a multiple of `block`, which is 16, 32, 64 or 128. `columns` of them are real: the rest is filler.
 // With `swiglu` the first half of the outputs, a multiple of 16, are gates of the second half.
 struct BlockMatrix {
     const uint8_t *codes;
     const void *scales;
     const uint8_t *zeros;
+    const void *minima;
     int32_t outputs, inputs, columns, block, bits;
     bool half_scales, swiglu;
 };
@@ -98,10 +101,11 @@ struct AddNormCall {
 struct Kernels {
     const char *name;
     // y[m, n] = bias[n] + sum over blocks c, in their order, of
-    //     (scale_w[n, c] * scale_x[m, c]) * (codes_x[m, c] . (codes_w[n, c] - zero[n, c]))
+    //     (scale_w[n, c] * scale_x[m, c]) * (codes_x[m, c] . (codes_w[n, c] - zero[n, c])) + sum_x[m, c] * minimum[n, c]
     // for x [rows, columns], whose blocks are rounded to codes first; y [rows, outputs]. Products of codes are exact
     // integers, each multiplication and addition of floats is rounded once, the sum begins at 0 and the bias, which
-    // may be null, comes last. With `swiglu` z[m, n] = silu(y[m, n]) * y[m, n + outputs / 2] is written, with the bits of
+    // may be null, comes last. sum_x, of the block's numbers themselves, is their sum in 16 lanes, each from 0 in order;
+    // then lanes j and j + 8 are added, of those j and j + 4, and so on. With `swiglu` z[m, n] = silu(y[m, n]) * y[m, n + outputs / 2] is written, with the bits of
     // SwigluCall for y, and nothing else. `scratch` has linear_scratch(w, rows) bytes and is aligned to 64.
     void (*linear)(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch, Pool pool);
     size_t (*linear_scratch)(const BlockMatrix *w, size_t rows);

@@ -1,10 +1,10 @@
 // The kernels as operators of ONNX Runtime, domain "tfm", version 1:
-//   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N]
-//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N / 2]
+//   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?, minima?) -> [.., N]
+//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?, minima?) -> [.., N / 2]
 // the same with the first half of the outputs as gates of the second: silu(gate) * up.
-//   BlockGather(codes, ids [..], scales, zeros?) -> [.., K]
-// with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie; scales are of
-// float32 or of float16.
+//   BlockGather(codes, ids [..], scales, zeros?, minima?) -> [.., K]
+// with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales, zeros and minima lie; scales
+// and minima are of float32 or of float16.
 //   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?,
 //             k_scale, v_scale [G, D]?) -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
@@ -121,20 +121,22 @@ struct Input {
     }
 };
 
-// A node's matrix, from the inputs with its codes, scales and zero points.
+// A node's matrix, from the inputs with its codes, scales, zero points and minima.
 struct Matrix : BlockMatrix {
-    ort::Status *read(const Node &node, const ort::Context *context, size_t codes_at, size_t scales_at) {
-        Input parts[3];
+    ort::Status *read(const Node &node, const ort::Context *context, size_t codes_at, size_t scales_at, size_t minima_at) {
+        Input parts[4];
         TRY(parts[0].read(context, codes_at));
         TRY(parts[1].read(context, scales_at));
         TRY(parts[2].read(context, scales_at + 1));
+        TRY(parts[3].read(context, minima_at));
         size_t scale_count = size_t(node.tiles() * node.blocks() * 16);
         if (parts[0].count(0) != scale_count * node.block * node.bits / 8) return wrong("codes must be [tiles, K * bits / 32, 16, 4]");
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
         if (parts[2].data && parts[2].count(0) != scale_count) return wrong("zeros must be [tiles, blocks, 16]");
+        if (parts[3].data && parts[3].count(0) != scale_count) return wrong("minima must be [tiles, blocks, 16]");
         codes = (const uint8_t *)parts[0].data;
         scales = parts[1].data, half_scales = node.half_scales, swiglu = node.swiglu;
-        zeros = (const uint8_t *)parts[2].data;
+        zeros = (const uint8_t *)parts[2].data, minima = parts[3].data;
         outputs = int32_t(node.N), columns = int32_t(node.K), inputs = int32_t(node.blocks() * node.block);
         block = int32_t(node.block), bits = int32_t(node.bits);
         return nullptr;
@@ -165,7 +167,7 @@ ort::Status *linear(void *made, ort::Context *context) {
     Matrix w;
     float *y;
     TRY(x.read(context, 0));
-    TRY(w.read(node, context, 1, 2));
+    TRY(w.read(node, context, 1, 2, 5));
     TRY(bias.read(context, 4));
     if (x.rank == 0 || x.shape[x.rank - 1] != node.K) return wrong("x must be [.., K]");
     if (bias.data && bias.count(0) != size_t(node.N)) return wrong("bias must be [N]");
@@ -184,7 +186,7 @@ ort::Status *gather(void *made, ort::Context *context) {
     Matrix w;
     float *y;
     TRY(ids.read(context, 1));
-    TRY(w.read(node, context, 0, 2));
+    TRY(w.read(node, context, 0, 2, 4));
     ids.shape[ids.rank] = node.K;
     TRY(output(context, ids.shape, ids.rank + 1, &y));
     return node.kernels->gather(&w, (const int64_t *)ids.data, ids.count(0), y) ? nullptr : wrong("ids must be rows of the table");
@@ -404,8 +406,8 @@ struct Op : ort::Op {
     }
 };
 
-#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT}
-#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8}
+#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT, SCALES}
+#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8, SCALES}
 const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16);
 const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16);
 const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
@@ -418,13 +420,13 @@ const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND
 const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] = SHARED_ATTEND(ort::FLOAT16);
 const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
 const Op ops[] = {
-    {"BlockLinear", LINEAR_FLOAT32, 5, 2, 1, create_blocks<false>, linear},
-    {"BlockLinear", LINEAR_FLOAT16, 5, 2, 1, create_blocks<true>, linear},
-    {"BlockSwiGLU", LINEAR_FLOAT32, 5, 2, 1, create_blocks<false, true>, linear},
-    {"BlockSwiGLU", LINEAR_FLOAT16, 5, 2, 1, create_blocks<true, true>, linear},
+    {"BlockLinear", LINEAR_FLOAT32, 6, 3, 1, create_blocks<false>, linear},
+    {"BlockLinear", LINEAR_FLOAT16, 6, 3, 1, create_blocks<true>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT32, 6, 3, 1, create_blocks<false, true>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT16, 6, 3, 1, create_blocks<true, true>, linear},
     {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
-    {"BlockGather", GATHER_FLOAT32, 4, 1, 1, create_blocks<false>, gather},
-    {"BlockGather", GATHER_FLOAT16, 4, 1, 1, create_blocks<true>, gather},
+    {"BlockGather", GATHER_FLOAT32, 5, 2, 1, create_blocks<false>, gather},
+    {"BlockGather", GATHER_FLOAT16, 5, 2, 1, create_blocks<true>, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
     {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true, false>},
     {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false, false>},

@@ -6,7 +6,6 @@ expected logits come from the leaves of the bundle itself.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import tiny_models
+from helpers.kept_blocks import natives
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
@@ -25,7 +25,6 @@ from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import model, position_tables
 from tfm.refimpl.ops.position import Rotary
-from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 
@@ -42,35 +41,6 @@ MIXTURE = tiny_models.mixture()
 SINKS = tiny_models.sinks()
 RARE, RARER = tiny_models.rare(), tiny_models.rare(head_size=12)
 PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)
-
-
-def blocks(shape: tuple[int, ...], axis: int, seed: int, minimum: bool, bits: int) -> Blocks:
-    """Blocks of a GGUF file: Q4_1 (with minima), Q4_0 or Q8_0."""
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal(shape).astype(np.float32) / 6
-    result = quantize(weight, bits=bits, block=16, axis=axis)
-    half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
-    if not minimum:
-        return replace(result, scale=half(result.scale))
-    zero, scale = np.zeros(result.scale.shape, np.uint8), half(np.abs(result.scale))
-    # Not just at the middle: what is left of a minimum there is stored, and must be added.
-    low = half((rng.uniform(-2, 2, scale.shape) - 8) * scale)
-    return replace(result, scale=scale, zero=zero, minimum=low)
-
-
-def natives(kinds: dict[str, tuple[bool, int]]) -> Any:
-    """`Leaves.native` of a file whose leaves end in these names, with minima or not, in these bits."""
-
-    def native(self: Any, name: str) -> Blocks | None:
-        kind = kinds.get(name.rsplit(".", 1)[-1])
-        shape = self.shape(name)
-        return (
-            None
-            if kind is None
-            else blocks(shape, int(name.endswith("table")), zlib.crc32(name.encode()), *kind)
-        )
-
-    return native
 
 
 MERGED = natives(dict.fromkeys(("table", "wq", "wk", "wv", "wo", "gate", "up", "down"), (True, 4)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from tfm.refimpl.config import Attention
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.attention import cached_attention, softmax
@@ -92,6 +95,31 @@ def test_blocks_without_a_finite_factor_have_codes_0():
     y = quant.linear_blocks(x[None], weight)[0]
     assert np.isfinite(y[0]).all()
     assert np.isnan(y[1]).all()
+
+
+@pytest.mark.parametrize("block", [4, 16, 40])
+def test_minima_are_added_in_the_order_that_is_stated(block: int):
+    """Number by number; the last block is short, and x so that another order gives other bits."""
+    rng = np.random.default_rng(block)
+    D, F, M = 2 * block + 3, 5, 7
+    weight = quantize(rng.standard_normal((D, F)).astype(np.float32), bits=4, block=block)
+    minimum = rng.standard_normal(weight.scale.shape).astype(np.float32)
+    weight = replace(weight, minimum=minimum)
+    x = (rng.standard_normal((M, D)) * 10.0 ** rng.integers(-2, 3, (M, D))).astype(np.float32)
+    codes, scale = quantize_activations(x, block=block)
+    expected = np.zeros((M, F), np.float32)
+    for m, f, c in np.ndindex(M, F, 3):
+        part = slice(c * block, min((c + 1) * block, D))
+        lanes = [np.float32(0)] * 16
+        for i, number in enumerate(x[m, part]):
+            lanes[i % 16] += number
+        for count in (8, 4, 2, 1):
+            for j in range(count):
+                lanes[j] += lanes[j + count]
+        dot = np.float32(codes[m, part] @ (weight.codes[part, f].astype(np.int32) - 8))
+        term = scale[m, c] * weight.scale[c, f] * dot
+        expected[m, f] += term + lanes[0] * minimum[c, f]
+    assert np.array_equal(quant.linear_blocks(x[None], weight)[0], expected)
 
 
 def test_a_head_of_zeros_has_scale_0_and_codes_0():

@@ -362,6 +362,7 @@ HOSTILE = [
     (("tensors", f"{WQKV}.packed", "length"), 2**47, "tensors.*must be"),
     (("tensors", f"{WQKV}.packed", "shape"), [1, 2.0], r"shape\[1\] must be a whole number"),
     (("tensors", f"{WQKV}.packed", "dtype"), "object", "tensors.*must be"),
+    (("kernel_minima",), True, "kernel_minima must be absent where kernels have none"),
     (("half_scales",), [WQKV, WQKV], "half_scales must name weights of kernels in blocks, in order"),
     (("half_scales",), [WQ], "half_scales must name weights"),
     (("half_scales",), ["decoder.norm.weight"], "half_scales must name weights"),

@@ -1,4 +1,4 @@
-"""Weights for tfm's own kernels: each code, scale and zero point is where the format says."""
+"""Weights for tfm's own kernels: each code, scale, zero point and minimum is where the format says."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ def groups(draw) -> tuple[Group, Blocks]:
 @given(groups(), st.booleans())
 def test_everything_is_where_the_format_says(drawn, halves):
     group, rows = drawn
+    lowest = rows.minimum
     if halves:
         rows = replace(rows, scale=rows.scale.astype(np.float16).astype(np.float32))
+    if halves and lowest is not None:
+        lowest = (np.rint(lowest * 64) / 64).astype(np.float16)  # exact beside scales that are no smaller
+        rows = replace(rows, scale=np.rint(rows.scale * 64) / 64)
+        rows = replace(rows, minimum=lowest + np.float32({4: 8, 8: 16}[rows.bits]) * rows.scale)
     in_half = ["other", group.name] if halves else ["other"]
     leaf = rows if group.axis == 1 else weight_layout.quant.transpose(rows)
     stored = weight_layout.store(group, {group.name: leaf})
@@ -67,8 +72,15 @@ def test_everything_is_where_the_format_says(drawn, halves):
     if rows.zero is not None:
         assert np.array_equal(tiles[f"{group.name}.zero"][n // 16, c, n % 16], rows.zero)
     # The outputs that fill the last tile up are zeros, and so can't disturb a sum.
-    assert not scale[-1, :, outputs - 1 - 16 * (len(scale) - 1) + 1 :].any()
-    others = stored.keys() - {f"{group.name}.{field}" for field in ("packed", "scale", "zero")}
+    filler = slice(outputs - 16 * (len(scale) - 1), None)
+    assert not scale[-1, :, filler].any()
+    if lowest is not None:
+        minimum = tiles[f"{group.name}.minimum"]
+        assert minimum.dtype == scale.dtype
+        assert np.array_equal(minimum[n // 16, c, n % 16], lowest)
+        assert not minimum[-1, :, filler].any()
+    fields = ("packed", "scale", "zero", "minimum")
+    others = stored.keys() - {f"{group.name}.{field}" for field in fields}
     assert all(tiles[name] is stored[name] for name in others)
 
 
@@ -85,6 +97,31 @@ def test_scales_that_float16_cannot_hold_are_not_taken_for_halves(odd: float):
     stored["x.scale"] = np.minimum(scale, 1.5)
     stored["x.scale"][1, 1] = 0
     assert kernel_layout.has_half_scales(group, stored)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("odd", [1 + 2.0**-11, 65520, 2.0**-25])
+@pytest.mark.parametrize("table", [False, True])
+def test_minima_that_float16_cannot_hold_are_not_taken_for_halves(bits: int, odd: float, table: bool):
+    """One lowest number among those of float16, of which another was rounded beside its scale."""
+    scale = np.array([[2.0**-8, 1], [-1.5, 2.0**-24], [0, 2.0**12]], np.float32)
+    lowest = np.array([[65504, -1.5], [-(2.0**-10), 2.0**-24], [odd, 2.0**-10]], np.float32)
+    minimum = lowest + np.float32({4: 8, 8: 16}[bits]) * scale
+    form = WeightFormat(bits, 32, "block", minimum=True)
+    name, shape = ("x.table", (3, 64)) if table else ("x", (64, 3))
+    group = Group(name, (name,), (shape,), "nbits", form)
+    stored = {f"{name}.packed": np.zeros((3, 2, 4 * bits), np.uint8), f"{name}.scale": scale}
+    stored[f"{name}.minimum"] = minimum if table else np.ascontiguousarray(minimum.T)
+    assert not kernel_layout.has_half_scales(group, stored)
+    with pytest.raises(BundleError, match=rf"{name}\.scale must hold float16 numbers"):
+        kernel_layout.store(group, stored, [name])
+    assert kernel_layout.store(group, stored)[f"{name}.minimum"].dtype == np.float32
+    stored[f"{name}.minimum"][(2, 0) if table else (0, 2)] = 3  # beside a scale of 0
+    assert kernel_layout.has_half_scales(group, stored)
+    halves = kernel_layout.store(group, stored, [name])[f"{name}.minimum"][0, :, :3].T
+    assert halves.dtype == np.float16
+    assert np.array_equal(halves[:, 0], [65504, -(2.0**-10), 3])
+    assert np.array_equal(halves[:, 1], [-1.5, 2.0**-24, 0])  # 2^-10 beside 8 * 2^12 is lost in float32 too
 
 
 @given(st.integers(1, 50), st.integers(1, 70), st.booleans(), st.integers(0, 2**32))

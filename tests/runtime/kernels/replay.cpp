@@ -45,7 +45,7 @@ void row_case(const Kernels *kernels, size_t outputs, size_t columns, bool facto
 int main(int, char **arguments) {
     const Kernels *kernels = tfm_kernels(arguments[1]);
     if (!kernels) return 3;
-    enum { OUTPUTS, COLUMNS, BLOCK, BITS, ZEROS, BIAS, ROWS, IDS, HALVES, HEADER };
+    enum { OUTPUTS, COLUMNS, BLOCK, BITS, ZEROS, BIAS, ROWS, IDS, HALVES, MINIMA, HEADER };
     int32_t of[HEADER];
     while (fread(of, sizeof of, 1, stdin) == 1) {
         if (of[BLOCK] == 0) {
@@ -56,10 +56,11 @@ int main(int, char **arguments) {
         auto codes = read<uint8_t>(scales * of[BLOCK] * of[BITS] / 8);
         auto scale = read<uint8_t>(scales * (of[HALVES] ? 2 : 4));
         auto zero = read<uint8_t>(of[ZEROS] ? scales : 0);
+        auto minima = read<uint8_t>(of[MINIMA] ? scales * (of[HALVES] ? 2 : 4) : 0);
         auto bias = read<float>(of[BIAS] ? of[OUTPUTS] : 0);
         auto x = read<float>(size_t(of[ROWS]) * of[COLUMNS]);
         auto ids = read<int64_t>(of[IDS]);
-        BlockMatrix w = {codes.get(), scale.get(), of[ZEROS] ? zero.get() : nullptr,
+        BlockMatrix w = {codes.get(), scale.get(), of[ZEROS] ? zero.get() : nullptr, of[MINIMA] ? minima.get() : nullptr,
                          of[OUTPUTS], int32_t(blocks * of[BLOCK]), of[COLUMNS], of[BLOCK], of[BITS], of[HALVES] != 0};
         size_t products = size_t(of[ROWS]) * of[OUTPUTS], looked_up = size_t(of[IDS]) * of[COLUMNS];
         Array<float> y(new float[products]), rows(new float[looked_up]);

@@ -44,8 +44,9 @@ def cases(draw: st.DrawFn) -> Case:
     values = draw(st.sampled_from(VALUES))
     bias = rng.standard_normal(N).astype(np.float32) if draw(st.booleans()) else None
     x = values(rng, M, K).astype(np.float32)
-    case = Case(table(rng, N, K, bits=bits, block=block, zero=zero), x, bias)
-    return case.in_halves() if draw(st.booleans(), label="halves") else case
+    halves, minimum = draw(st.booleans(), label="halves"), draw(st.booleans(), label="minimum")
+    case = Case(table(rng, N, K, bits=bits, block=block, zero=zero, minimum=minimum), x, bias)
+    return case.in_halves() if halves else case
 
 
 def backwards(task: Callable[[int], None], count: int) -> None:
@@ -88,7 +89,9 @@ def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
     """More codes of inputs than a core's cache holds, and more outputs than there are parts."""
     rng = np.random.default_rng(bits)
     case = Case(
-        table(rng, 544, 2048, bits=bits, block=64, zero=True), normal(rng, 230, 2048).astype(np.float32), None
+        table(rng, 544, 2048, bits=bits, block=64, zero=True, minimum=True),
+        normal(rng, 230, 2048).astype(np.float32),
+        None,
     )
     for one_case in (case, case.in_halves()):
         product, w = one_case.expected(), pack(one_case.w, halves=one_case.halves)
@@ -104,7 +107,8 @@ def test_gates_in_a_product_are_those_after_it(sets: dict[str, Kernels], case: C
     """With the same bits, also those of any row alone."""
     N, (_, K) = 32 * tiles, case.w.shape
     rng = np.random.default_rng(tiles)
-    w = table(rng, N, K, bits=case.w.bits, block=case.w.block, zero=case.w.zero is not None)
+    parts = {name: getattr(case.w, name) is not None for name in ("zero", "minimum")}
+    w = table(rng, N, K, bits=case.w.bits, block=case.w.block, **parts)
     bias = None if case.bias is None else rng.standard_normal(N).astype(np.float32)
     case = replace(case, w=w, bias=bias).in_halves() if case.halves else replace(case, w=w, bias=bias)
     plain = pack(case.w, halves=case.halves)
@@ -175,16 +179,16 @@ def test_the_law_kit_accepts_the_kernels(sets: dict[str, Kernels]):
         return np.ascontiguousarray(np.pad(a, ((0, 0), (0, 0), (0, 12))).reshape(len(a), -1))
 
     def product(x: np.ndarray, weight: Blocks) -> np.ndarray:
-        if weight.activations != "block" or weight.minimum is not None:
+        if weight.activations != "block":
             return quant.linear_blocks(x, weight)
         w, blocks = quant.transpose(weight), len(weight.scale)
         packed = pack(replace(w, codes=wide(w.codes, blocks), block=16))
-        seen.add(weight.bits)
+        seen.add((weight.bits, weight.minimum is not None))
         y = linear(one, packed, wide(x.reshape(-1, x.shape[-1]), blocks))
         return y.reshape(*x.shape[:-1], weight.shape[1])
 
     def chosen(weight: Blocks, index: np.ndarray) -> np.ndarray:
-        if weight.minimum is not None or weight.activations != "block":
+        if weight.activations != "block":
             return quant.rows(weight, index)
         blocks = weight.scale.shape[1]
         got = gather(
@@ -194,15 +198,15 @@ def test_the_law_kit_accepts_the_kernels(sets: dict[str, Kernels]):
         kept = got.reshape(len(got), blocks, 16)[..., :4].reshape(len(got), -1)[:, : weight.shape[1]]
         return kept.reshape(*index.shape, -1)
 
-    one, seen = next(iter(sets.values())), set[int]()
+    one, seen = next(iter(sets.values())), set[tuple[int, bool]]()
     assert laws.check("linear_blocks", product) == laws.names()["linear_blocks"]
     assert laws.check("rows", chosen) == laws.names()["rows"]
-    assert seen == {8, 4}
+    assert seen == {(8, False), (4, False), (4, True)}
 
 
 def inputs_of(w: Packed) -> dict[str, np.ndarray]:
-    zeros = {} if w.zeros is None else {"zeros": w.zeros}
-    return {"codes": w.codes, "scales": w.scales, **zeros}
+    parts = {"codes": w.codes, "scales": w.scales, "zeros": w.zeros, "minima": w.minima}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def node(op: str, w: Packed, names: list[str], **changed: int) -> Any:
@@ -222,17 +226,21 @@ class Operator:
 
     def linear(self, arrays: dict[str, np.ndarray], op: str = "BlockLinear", **changed: int) -> np.ndarray:
         arrays = {**inputs_of(self.w), **arrays}
-        names = [name if name in arrays else "" for name in ("x", "codes", "scales", "zeros", "bias")]
+        names = [
+            name if name in arrays else "" for name in ("x", "codes", "scales", "zeros", "bias", "minima")
+        ]
+        while not names[-1]:
+            names.pop()
         return self.run(op, names, arrays, **changed)
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         arrays = {"ids": ids, **inputs_of(self.w)}
-        names = [name if name in arrays else "" for name in ("codes", "ids", "scales", "zeros")]
+        names = [name if name in arrays else "" for name in ("codes", "ids", "scales", "zeros", "minima")]
         return self.run("BlockGather", names, arrays)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize(("zero", "minimum"), [(True, False), (False, False), (False, True)])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (1, 0, 2), (2, 1, 2, 3)])
 def test_operators_take_any_rank(
     kernels_library: Path,
@@ -240,11 +248,12 @@ def test_operators_take_any_rank(
     sets: dict[str, Kernels],
     bits: int,
     zero: bool,
+    minimum: bool,
     shape: tuple[int, ...],
 ):
-    """Zero points and a bias may be left out; rows have any shape, of no rows too."""
+    """Zero points, minima and a bias may be left out; rows have any shape, of no rows too."""
     rng = np.random.default_rng(bits)
-    w = table(rng, 19, 40, bits=bits, block=16, zero=zero)
+    w = table(rng, 19, 40, bits=bits, block=16, zero=zero, minimum=minimum)
     x = rng.standard_normal((*shape, 40)).astype(np.float32)
     ids = rng.integers(0, 19, shape)
     bias = rng.standard_normal(19).astype(np.float32)
@@ -281,6 +290,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
     "many codes": ({"codes": np.ones((2, 13, 16, 4), np.uint8)}, {}, "codes must be"),
     "scales": ({"scales": np.ones((2, 2, 16), F)}, {}, r"scales must be \[tiles, blocks, 16\]"),
     "zeros": ({"zeros": np.ones((1, 3, 16), np.uint8)}, {}, r"zeros must be \[tiles, blocks, 16\]"),
+    "minima": ({"minima": np.ones((2, 4, 16), F)}, {}, r"minima must be \[tiles, blocks, 16\]"),
     "bias": ({"bias": np.ones(18, F)}, {}, r"bias must be \[N\]"),
     "block": ({}, {"block_size": 8}, "block_size must be 16, 32, 64 or 128"),
     "bits": ({}, {"bits": 2}, "bits must be 4 or 8"),
@@ -296,7 +306,7 @@ def test_wrong_shapes_are_errors(kernels_library: Path, case: str):
     """One line that says what must hold, whatever a file claims."""
     arrays, attributes, message = WRONG[case]
     right = {"x": np.ones((2, 40), F), "bias": np.ones(19, F)}
-    w = pack(table(np.random.default_rng(0), 19, 40, bits=8, block=16, zero=True))
+    w = pack(table(np.random.default_rng(0), 19, 40, bits=8, block=16, zero=True, minimum=True))
     operator = Operator(kernels_library, w)
     assert operator.linear(right).shape == (2, 19)
     with pytest.raises(Exception, match=message) as error:
@@ -308,7 +318,7 @@ def test_wrong_shapes_are_errors(kernels_library: Path, case: str):
 def test_the_operator_with_gates(kernels_library: Path, sets: dict[str, Kernels], halves: bool):
     rng = np.random.default_rng(0)
     case = Case(
-        table(rng, 64, 40, bits=8, block=16, zero=True),
+        table(rng, 64, 40, bits=8, block=16, zero=True, minimum=True),
         normal(rng, 6, 40).astype(np.float32),
         normal(rng, 1, 64)[0].astype(np.float32),
     )

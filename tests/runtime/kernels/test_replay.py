@@ -37,13 +37,13 @@ def content(case: Case | RowCase) -> bytes:
     """A case as replay.cpp reads it."""
     if isinstance(case, RowCase):
         factor, (M, K), N = case.w.input_factor, case.x.shape, case.w.shape[1]
-        header = (N, K, 0, 8, factor is not None, case.bias is not None, M, 0, False)
+        header = (N, K, 0, 8, factor is not None, case.bias is not None, M, 0, False, False)
         arrays = [np.array(header, np.int32), *tiled(case.w), factor, case.bias, case.x]
         return b"".join(a.tobytes() for a in arrays if a is not None)
     w, ids, (M, K) = pack(case.w, halves=case.halves), looked_up(case), case.x.shape
     has = (w.zeros is not None, case.bias is not None)
-    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), case.halves)
-    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, case.bias, case.x, ids]
+    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), case.halves, w.minima is not None)
+    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, w.minima, case.bias, case.x, ids]
     return b"".join(a.tobytes() for a in arrays if a is not None)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import tiny_models
+from helpers import kept_blocks, tiny_models
 from helpers.kernels import available, load
 from helpers.text_strategies import byte_tokenizer
 from tfm import runtime
@@ -27,6 +27,7 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, DeviceError, NumericError
+from tfm.refimpl.weights.loader import Leaves
 from tfm.runtime.bundle import kernel_layout, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.same_bits import SameBits
@@ -51,13 +52,19 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "an encoder and a decoder": tiny_models.encoder_decoder,
 }
 CASES = [
-    *(("biases, odd sizes", quant) for quant in ("int8", "int4")),
+    *(("biases, odd sizes", quant) for quant in ("int8", "int4", "keep")),
     ("an encoder", "int8-dynamic"),
     *(
         pytest.param(name, "int8", marks=pytest.mark.long)
         for name in ("an output matrix of its own", "a mixture", "an encoder", "an encoder and a decoder")
     ),
+    pytest.param("an output matrix of its own", "keep", marks=pytest.mark.long),
 ]
+# What keep finds: 4 bits with minima, as of Q4_1, and 8, whose lowest numbers float16 can't hold.
+KEPT = dict.fromkeys(("table", "wq", "wk", "wv", "gate", "up"), (True, 4)) | {
+    "wo": (True, 8),
+    "down": (False, 8),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +87,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
         if not path.exists():
             config = CONFIGS[name]()
             save_checkpoint(folder / name / "model", config, tiny_models.weights(config))
-            export(open_checkpoint(folder / name / "model"), path, quant=quant, verify=False)
+            with pytest.MonkeyPatch.context() as patch:
+                if quant == "keep":
+                    patch.setattr(Leaves, "native", kept_blocks.natives(KEPT))
+                export(open_checkpoint(folder / name / "model"), path, quant=quant, verify=False)
         return path
 
     return made
@@ -113,6 +123,9 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         if name == "an output matrix of its own":
             layers = len(CONFIGS[name]().layers)
             assert (own.count("BlockSwiGLU"), own.count("SwiGLU")) == (layers, 0)
+        if quant == "keep":
+            assert {"MatMul", "ReduceSum", "Sum"} <= set(plain)
+            assert not {"MatMul", "ReduceSum", "Sum", "Reshape", "Slice", "Pad"} & set(own)
         if "biases" in name:  # its gates don't fill tiles
             layers = len(CONFIGS[name]().layers)
             assert (own.count("SwiGLU"), own.count("AddRMSNorm")) == (layers, 2 * layers - 1)
@@ -120,7 +133,7 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
             graph_over_kernels = onnx.load(path / over_kernels, load_external_data=False).graph
             nodes = graph_over_kernels.node
             # of queries, keys and values together, of gate and up together, and of both outputs
-            biased = [node for node in nodes if node.op_type == "BlockLinear" and len(node.input) == 5]
+            biased = [node for node in nodes if node.op_type == "BlockLinear" and any(node.input[4:5])]
             assert len(biased) == 4 * layers
             # Its last block is filled up to 64; ONNX Runtime gives memory of the stated size to later values.
             (gather,) = (node for node in nodes if node.op_type == "BlockGather")
@@ -194,7 +207,7 @@ def over_kernels(path: Path) -> np.ndarray:
     return logits_of(engine)
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4"])
+@pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
 def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(bundles, quant: str) -> None:
     """In chunks of any length, alone or in a batch, with one thread or two."""
     bundle = open_bundle(bundles("biases, odd sizes", quant))
@@ -374,6 +387,32 @@ def test_bundles_without_kernels_say_why(bundles, tmp_path: Path) -> None:
     assert "an older tfm wrote the bundle" in str(kernel_path.choose(bundle))
     assert runtime.load(tmp_path / "old").engine.path == "ONNX Runtime"
     assert not verify(tmp_path / "old").failed
+
+
+def test_an_older_bundle_with_minima_says_why_it_has_no_kernels(bundles, tmp_path: Path) -> None:
+    """Its graph over kernels reads minima as they are stored."""
+    shutil.copytree(bundles("biases, odd sizes", "keep"), tmp_path / "old")
+    bundle = open_bundle(tmp_path / "old")
+    assert isinstance(kernel_path.choose(bundle), KernelPath)
+    halves = {
+        name
+        for name in bundle.manifest.groups
+        if name.rsplit(".", 1)[1] in ("table", "wqkv", "gate_up", "down")
+    }
+    assert set(bundle.manifest.half_scales) == halves
+    kept = {
+        name.rsplit(".", 2)[1]: t.dtype
+        for name, t in bundle.kernel_tensors.items()
+        if name.endswith("minimum")
+    }
+    assert kept == {"table": "float16", "wqkv": "float16", "gate_up": "float16", "wo": "float32"}
+    manifest = json.loads((tmp_path / "old" / "tfm.json").read_text())
+    assert manifest.pop("kernel_minima") is True
+    (tmp_path / "old" / "tfm.json").write_text(json.dumps(manifest))
+    assert "with minima beside products in kernels.onnx" in str(
+        kernel_path.choose(open_bundle(tmp_path / "old"))
+    )
+    assert runtime.load(tmp_path / "old").engine.path == "ONNX Runtime"
 
 
 def test_load_takes_kernels(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
