@@ -188,20 +188,26 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None, *, mtp: boo
     if path.is_dir():
         return _open_directory(path, adapter, mtp=mtp)
     if path.suffix == ".gguf":
-        if mtp:
-            raise ConfigError(
-                f"{path}: mtp isn't read from GGUF yet: name the checkpoint that the file was made of"
-            )
-        return _open_gguf(path, adapter)
+        return _open_gguf(path, adapter, mtp=mtp)
     if path.suffix in CODE:
         raise not_opened(path)
     raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and weights")
 
 
-def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
+def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
+    """The adapter; ConfigError for one beside a module for drafts."""
     adapter = chosen(path, choice)
+    if mtp and adapter is not None:
+        raise ConfigError(
+            f"{path}: mtp and an adapter don't go together: the module was trained for the model alone"
+        )
+    return adapter
+
+
+def _open_gguf(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoint:
+    adapter = _chosen(path, choice, mtp=mtp)
     file = LayerNumbers(Rescaled(open_gguf(path)))
-    config, dialect = read_gguf(file)
+    config, dialect = read_gguf(file, mtp=mtp)
     stated = as_config_json(file.metadata, dialect.architecture)
     leaves: Leaves | MergedLeaves = Leaves(config, file, dialect.weights)
     if adapter is not None:
@@ -222,11 +228,7 @@ def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
 
 
 def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoint:
-    adapter = chosen(path, choice)
-    if mtp and adapter is not None:
-        raise ConfigError(
-            f"{path}: mtp and an adapter don't go together: the module was trained for the model alone"
-        )
+    adapter = _chosen(path, choice, mtp=mtp)
     directory = Directory(path)
     raw = directory.object("config.json")
     if raw is None:

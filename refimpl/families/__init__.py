@@ -195,15 +195,19 @@ def read_config(
     elif chosen != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, chosen)
     keys.finish(UNREAD)
+    return _with_module(config, where, mtp), family
+
+
+def _with_module(config: Config, where: str, mtp: bool) -> Config:
+    """The Config with the module that predicts further tokens where it is asked for, else without it."""
     stated = config.mtp if isinstance(config, Decoder) else None
     if mtp and stated is None:
         raise ConfigError(
             f"{where}: mtp needs a model that tfm reads with one module that predicts further tokens "
-            "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight), it states none"
+            "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight; in GGUF glm4moe's "
+            "nextn_predict_layers of 1), it states none"
         )
-    if stated is not None and not mtp:
-        config = replace(config, mtp=None)
-    return config, family
+    return config if stated is None or mtp else replace(config, mtp=None)
 
 
 def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
@@ -311,8 +315,8 @@ def _by_layer(values: np.ndarray, layers: Any) -> Any:
     return values.tolist()[0] if same else values.tolist()
 
 
-def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
-    """The Config that a GGUF file's metadata state, and their dialect."""
+def read_gguf(source: GgufSource, *, mtp: bool = False) -> tuple[Config, Gguf]:
+    """The Config that a GGUF file's metadata state, and their dialect; `mtp` is as in `read_config`."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
@@ -346,6 +350,7 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     if isinstance(config, Decoder):
         config = gguf_reading(config, keys)
     keys.finish({})
+    config = _with_module(config, where, mtp)
     if isinstance(config, Encoder) and dialect.weights.has("decoder"):
         dialect = replace(dialect, weights=dialect.weights + GGUF_READING)
     return config, dialect

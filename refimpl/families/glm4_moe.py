@@ -114,15 +114,26 @@ WEIGHTS = with_mtp_layer(WITHOUT_MTP)
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     base = gguf_decoder(keys, source, partial=True)
-    layers = base.layers[: -keys.get("nextn_predict_layers", int, 0) or None]
-    base = replace(base, stack=replace(base.stack, layers=layers))
+    modules = keys.get("nextn_predict_layers", int, 0)
+    base = replace(base, stack=replace(base.stack, layers=base.layers[: -modules or None]))
     base = with_gguf_sigmoid_experts(base, keys)
-    return with_qk_norm(base) if "blk.0.attn_q_norm.weight" in source.names else base
+    base = with_qk_norm(base) if "blk.0.attn_q_norm.weight" in source.names else base
+    return with_mtp(base, modules, sparse_layer(base))
 
 
+GGUF_LAYERS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}) + EXPERTS
+# By the names of llama.cpp, which says where `MTP_INPUT` has DeepSeek's.
+GGUF_MTP_INPUT = MTP_INPUT.renamed(
+    {
+        "layers.{n}.shared_head.head": "blk.{n}.nextn.shared_head_head",
+        "layers.{n}.shared_head.norm": "blk.{n}.nextn.shared_head_norm",
+        "layers.{n}.": "blk.{n}.nextn.",
+    }
+)
 GGUF_WEIGHTS = (
-    UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"})
-    + EXPERTS
+    GGUF_LAYERS.of_mtp("blk.{n}.")
+    + GGUF_MTP_INPUT
+    + GGUF_LAYERS
     + weight_map("""
     left out <- blk.{n}.*
 """)

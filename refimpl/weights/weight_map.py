@@ -155,7 +155,7 @@ class WeightMap:
         """The lines of a decoder's layers for the layer of its module for drafts, the names of whose tensors
         begin with `layer`."""
         lines = [line for line in self.lines if line.leaves[0].startswith("decoder.layers.{i}.")]
-        names = {"decoder.layers.{i}.": "mtp.layers.0.", "layers.{i}.": layer}
+        names = {"decoder.layers.{i}.": "mtp.layers.0.", "blk.{i}.": layer, "layers.{i}.": layer}
         renamed = WeightMap(tuple(replace(line, of_mtp=True) for line in lines if line.use == "read"))
         return renamed.renamed(names)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from families import ROWS
+from helpers.gguf_writer import renamed
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import GatedDelta, to_json
@@ -783,6 +784,43 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved, name, 
     )
     with pytest.raises(CheckpointError, match=r"every tensor must be known, 1 aren't, first 'blk.4.nextn"):
         open_checkpoint(tmp_path / "y.gguf")
+
+
+def test_a_module_that_predicts_further_tokens_is_that_of_safetensors(tmp_path, saved):
+    """The last of three layers becomes GLM-4.5's module, its tensors under the names of gguf's own table."""
+    dialect, tensors = saved("glm4_moe")
+    weights = load_file(tmp_path / "model.safetensors")
+    stated = json.loads((tmp_path / "config.json").read_text())
+    width, rng = len(weights["model.norm.weight"]), np.random.default_rng(0)
+    shapes = dict.fromkeys(("enorm", "hnorm", "shared_head.norm"), (width,)) | {"eh_proj": (width, 2 * width)}
+    further = {
+        f"model.layers.2.{name}.weight": rng.random(shape, np.float32) for name, shape in shapes.items()
+    }
+    for name, table in (("embed_tokens", "model.embed_tokens"), ("shared_head.head", "lm_head")):
+        further[f"model.layers.2.{name}.weight"] = weights[f"{table}.weight"]
+    save_file(weights | further, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        json.dumps(stated | {"num_hidden_layers": 2, "num_nextn_predict_layers": 1, "num_mtp_layers": 1})
+    )
+    draft = renamed(dialect.arch, further, layers=3)
+    assert sum(name.startswith("blk.2.nextn.") for name in draft) == 6
+    more = replace(dialect, metadata=dialect.metadata | {"nextn_predict_layers": 1})
+    write_gguf(tmp_path / "x.gguf", more, tensors | draft)
+    one, other = (open_checkpoint(path, mtp=True) for path in (tmp_path, tmp_path / "x.gguf"))
+    assert one.config == other.config
+    want, got = dict(flatten(one.params)), dict(flatten(other.params))
+    assert want.keys() == got.keys() > {"mtp.project", "mtp.layers.0.mlp.bias"}
+    for leaf in want:
+        assert np.array_equal(got[leaf], want[leaf]), leaf
+    plain = open_checkpoint(tmp_path / "x.gguf")
+    assert (plain.config, list(plain.left_out)) == (replace(one.config, mtp=None), ["blk.2"])
+    table = {"blk.2.nextn.embed_tokens.weight": draft["blk.2.nextn.embed_tokens.weight"] + 1}
+    write_gguf(tmp_path / "y.gguf", more, tensors | draft | table)
+    with pytest.raises(CheckpointError, match=r"nextn.embed_tokens.weight' must equal embedding.table"):
+        open_checkpoint(tmp_path / "y.gguf", mtp=True)
+    write_gguf(tmp_path / "z.gguf", dialect, tensors)
+    with pytest.raises(ConfigError, match="one module that predicts further tokens"):
+        open_checkpoint(tmp_path / "z.gguf", mtp=True)
 
 
 @pytest.mark.parametrize(

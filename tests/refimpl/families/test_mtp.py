@@ -209,7 +209,7 @@ def change(folder: Path, tensors: dict[str, torch.Tensor], **stated: Any) -> Non
 
 
 def test_what_is_no_module_is_refused(tmp_path: Path):
-    """A table that isn't the model's, a tensor that is missing, several modules, none; GGUF."""
+    """A table that isn't the model's, a tensor that is missing, several modules, none."""
     save("glm4_moe", DEEPSEEK_FORM["glm4_moe"], tmp_path)
     table = torch.zeros(SIZES["vocab_size"], SIZES["hidden_size"])
     last = SIZES["num_hidden_layers"] - 1
@@ -221,8 +221,6 @@ def test_what_is_no_module_is_refused(tmp_path: Path):
         change(tmp_path, {}, num_nextn_predict_layers=count, num_mtp_layers=count)
         with pytest.raises(ConfigError, match="one module that predicts further tokens"):
             open_checkpoint(tmp_path, mtp=True)
-    with pytest.raises(ConfigError, match="isn't read from GGUF"):
-        open_checkpoint(tmp_path / "x.gguf", mtp=True)
     with pytest.raises(ConfigError, match="it states none"):
         read_config({"model_type": "llama"} | SIZES, mtp=True)
 
