@@ -97,7 +97,7 @@ def _say_runtimes(path: Path, *, as_json: bool) -> None:
     if as_json:
         out_json({"bundle": str(path), "runtimes": [{**asdict(one), "runs": one.runs} for one in answers]})
         return
-    rows = [(one.runtime, one.path or f"no: {one.reason}", one.loss) for one in answers]
+    rows = [(one.runtime, one.path or f"no: {o.with_flags(one.reason)}", one.loss) for one in answers]
     table(("RUNTIME", "COMPUTES IT BY", "LOSS"), rows)
 
 

@@ -52,7 +52,7 @@ def test_each_path_has_its_loss(tfm, bundle: Path, tmp_path: Path, monkeypatch: 
     assert not told["onnx.reference"]["runs"]
     assert "export for target=standard" in told["QNN"]["reason"]
     text = tfm("doctor", "--bundle", path).out
-    assert "no: it has operators of ai.onnx alone: export for target=standard" in text
+    assert "no: it has operators of ai.onnx alone: export for --target standard" in text
 
 
 def test_what_runtimes_cannot_have_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch):
