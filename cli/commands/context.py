@@ -16,7 +16,7 @@ from ..plot import Plot, draw
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...runtime.analysis.perplexity import Perplexity
+    from ...runtime.analysis.perplexity import Comparison
 
 TEXT_BYTES = 2**24
 
@@ -99,49 +99,49 @@ def command(
     if not past:
         say(f"nothing past the trained length of {trained} is read: the text or --length is {length} tokens")
     say_same(same, length)
-    params = materialize(lazy)
-    edges = perplexity.edges(trained, length)
-    rows = [begin + ids[start : start + room] for start in starts]
-    show = progress()
-    by_way = {
-        name: perplexity.perplexity(
-            perplexity.losses(changed, params, rows, f"reading with {name}", show), trained, edges
-        )
-        for name, changed in chosen.items()
-        if same[name] == name
-    }
+    windows_of_ids = [begin + ids[start : start + room] for start in starts]
+    found = perplexity.compare(chosen, same, materialize(lazy), windows_of_ids, trained, progress())
     if plot is not None:
-        draw(plot, 9, 5, lambda figure: picture(figure, trained, edges, by_way))
+        draw(plot, 9, 5, lambda figure: picture(figure, found))
     if as_json:
-        out_json(
-            {
-                "model": model, "trained": trained, "length": length, "factor": factor,
-                "windows": len(starts), "edges": edges,
-                "perplexity": {name: by_way[first].parts for name, first in same.items()},
-                "within": {name: by_way[first].within for name, first in same.items()},
-                "past": {name: by_way[first].past for name, first in same.items()},
-                "same_as": {name: first for name, first in same.items() if name != first},
-            }
-        )  # fmt: skip
+        sizes = {"trained": trained, "length": length, "factor": factor, "windows": len(starts)}
+        out_json({"model": model, **sizes, **as_object(found)})
         return
+    show(found)
+    if length > trained:
+        best = min(found.by_way, key=lambda name: found.by_way[name].past or float("inf"))
+        of_best = found.by_way[best]
+        out(
+            f"trained for {trained} tokens, stretched x {factor:g}; past them best is {best}, "
+            f"{of_best.past:.4g} (before: {of_best.within:.4g})"
+        )
+
+
+def as_object(found: Comparison) -> dict[str, object]:
+    """The comparison for JSON: each way with its own numbers or those of the one that rotates alike."""
+    by_way = {name: found.by_way[first] for name, first in found.same.items()}
+    return {
+        "edges": found.edges,
+        "perplexity": {name: one.parts for name, one in by_way.items()},
+        "within": {name: one.within for name, one in by_way.items()},
+        "past": {name: one.past for name, one in by_way.items()},
+        "same_as": {name: first for name, first in found.same.items() if name != first},
+    }
+
+
+def show(found: Comparison) -> None:
+    """A table of the parts of the positions by the ways that were computed."""
     table(
-        ("PERPLEXITY AT", *(name.upper() for name in by_way), ""),
+        ("PERPLEXITY AT", *(name.upper() for name in found.by_way), ""),
         [
             (
                 f"{start} to {end - 1}",
-                *(f"{one.parts[i]:.4g}" for one in by_way.values()),
-                "" if start < trained else "past",
+                *(f"{one.parts[i]:.4g}" for one in found.by_way.values()),
+                "" if start < found.trained else "past",
             )
-            for i, (start, end) in enumerate(pairwise(edges))
+            for i, (start, end) in enumerate(pairwise(found.edges))
         ],
     )
-    if length > trained:
-        best = min(by_way, key=lambda name: by_way[name].past or float("inf"))
-        past, within = by_way[best].past, by_way[best].within
-        out(
-            f"trained for {trained} tokens, stretched x {factor:g}; past them best is {best}, {past:.4g} "
-            f"(before: {within:.4g})"
-        )
 
 
 def say_same(same: Mapping[str, str], length: int) -> None:
@@ -154,12 +154,12 @@ def say_same(same: Mapping[str, str], length: int) -> None:
             )
 
 
-def picture(figure: Figure, trained: int, edges: list[int], by_way: dict[str, Perplexity]) -> None:
+def picture(figure: Figure, found: Comparison) -> None:
     """Perplexity by position, one line for each way."""
     axes = figure.subplots()
-    middles = [(start + end) / 2 for start, end in pairwise(edges)]
-    for name, one in by_way.items():
+    middles = [(start + end) / 2 for start, end in pairwise(found.edges)]
+    for name, one in found.by_way.items():
         axes.semilogy(middles, one.parts, "o-", label=name)
-    axes.axvline(trained, color="gray", linestyle="--", label="trained length")
+    axes.axvline(found.trained, color="gray", linestyle="--", label="trained length")
     axes.set(xlabel="position", ylabel="perplexity")
     axes.legend()

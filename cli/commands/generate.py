@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,7 +15,12 @@ from .. import options as o
 from ..console import answer_fields, line, out, out_answer, out_json, progress, say
 from ..inputs import check_regex, read, read_grammar, read_prompt, read_schema
 
+if TYPE_CHECKING:
+    from ...refimpl.decoding.speculative import Drafter
+    from ...runtime.tasks import Completion, Model
+
 GROUP = "Write texts"
+DRAFTS = ("none", "prompt", "mtp")  # what --draft names beside models
 
 
 def command(
@@ -163,27 +170,17 @@ def command(
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
     if batch is not None and (searches or drafts or prefix is not None):
         raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
-    from ...refimpl.errors import LimitError
-    from ..model_loading import computed_by, load, locate_weights, module_of
+    from ..model_loading import computed_by, load, locate_weights
 
     begin = time.perf_counter()
-    if draft not in (None, "none", "prompt", "mtp"):
+    if draft not in (None, *DRAFTS):
         locate_weights(draft)  # before the model is exported: its name may be wrong
-    loaded = load(model, engine, quant, device, threads, context, task="generate", adapter=choice)
-    if draft == "none":
-        options["draft"] = False
-    elif draft == "prompt":
-        from ...refimpl.decoding.speculative import PromptLookup
-
-        options["draft"] = PromptLookup()
-    elif draft == "mtp":
-        options["draft"] = module_of(loaded, model)
-    elif draft is not None:
-        drafting = load(draft, engine, quant, device, threads, context, task="generate")
-        try:
-            options["draft"] = loaded.drafter(drafting)
-        except LimitError as error:
-            raise typer.BadParameter(str(error)) from None
+    load_model = partial(
+        load, engine=engine, quant=quant, device=device, threads=threads, context=context, task="generate"
+    )
+    loaded = load_model(model, adapter=choice)
+    if draft is not None:
+        options["draft"] = drafter(draft, loaded, model, load_model)
     load_s = time.perf_counter() - begin
     if batch is None:
         answer = loaded.generate(prompts[0], raw=raw, prefix=prefix, **options)
@@ -196,11 +193,38 @@ def command(
         for one in answers:
             out(line(one.text, no_escape))
     limit = loaded.options(raw=raw, **options).max_new_tokens
+    say_ends(answers, limit, loaded.config.context, as_json=as_json)
+
+
+def drafter(
+    draft: str, model: Model, name: str, load_model: Callable[[str], Model]
+) -> Drafter | Literal[False]:
+    """What `--draft` stands for: False for none, else a source of drafts for a model of this name."""
+    if draft == "none":
+        return False
+    if draft == "prompt":
+        from ...refimpl.decoding.speculative import PromptLookup
+
+        return PromptLookup()
+    if draft == "mtp":
+        from ..model_loading import module_of
+
+        return module_of(model, name)
+    from ...refimpl.errors import LimitError
+
+    try:
+        return model.drafter(load_model(draft))
+    except LimitError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def say_ends(answers: Sequence[Completion], limit: int, context: int, *, as_json: bool) -> None:
+    """Say how many answers were cut: where the context ended, or after `limit` tokens."""
     cut = [len(one.tokens) for one in answers if one.finish_reason == "length"]
     if clipped := sum(count < limit for count in cut):
         say(
             f"clipped {clipped} of {len(answers)} answers: their prompts leave no {limit} tokens of the "
-            f"context of {loaded.config.context}"
+            f"context of {context}"
         )
     if len(cut) > clipped and not as_json:
         share = f"{len(cut) - clipped} of {len(answers)} answers"

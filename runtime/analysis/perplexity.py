@@ -47,6 +47,19 @@ class Perplexity:
     past: float | None
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The perplexities of ways to stretch positions, over the same windows of a text.
+
+    `same` has for each way the first one that rotates alike, which alone was computed.
+    """
+
+    trained: int
+    edges: list[int]  # of the parts of the positions
+    same: Mapping[str, str]
+    by_way: dict[str, Perplexity]
+
+
 def before_text(tokenizer: Tokenizer) -> list[int]:
     """The tokens that the tokenizer puts before a text; each window begins with them."""
     bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
@@ -120,6 +133,23 @@ def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]
     for name in models:
         same[name] = next((first for first in same.values() if alike(first, name)), name)
     return same
+
+
+def compare(
+    models: Mapping[str, Decoder],
+    same: Mapping[str, str],
+    params: Tree,
+    windows: Sequence[Sequence[int]],
+    trained: int,
+    progress: Progress,
+) -> Comparison:
+    """The perplexity of each way over windows of one length; of those that rotate alike, of the first."""
+    positions, by_way = edges(trained, len(windows[0])), {}
+    for name, config in models.items():
+        if same[name] == name:
+            loss = losses(config, params, windows, f"reading with {name}", progress)
+            by_way[name] = perplexity(loss, trained, positions)
+    return Comparison(trained, positions, same, by_way)
 
 
 def losses(
