@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..weights.weight_map import weight_map
 from .keys import Keys
 
+# Of a stack of such layers alone: no key states one, and what the layers keep doesn't grow with the text.
+CONTEXT = 2**20
+
 
 def step_rank(keys: Keys, key: str, width: int) -> int:
     """Of how many numbers steps are made: a 16th of the model's width, rounded up, where the key says
@@ -34,4 +37,12 @@ MIXER = weight_map("""
     decoder.layers.{i}.attn.skip <- layers.{i}.mixer.D
     decoder.layers.{i}.attn.wo <- layers.{i}.mixer.out_proj.weight : transpose
     decoder.layers.{i}.attn.bo <- layers.{i}.mixer.out_proj.bias
+""")
+# Around the mixers of a stack of such layers alone; Mamba 2's have the same names.
+ALONE = weight_map("""
+    embedding.table <- (embeddings|embedding).weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.norm.weight
+    decoder.norm.weight <- norm_f.weight
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
 """)

@@ -6,15 +6,13 @@ from ..config import LM, Decoder, Embedding, Layer, Mamba, NoMlp, RMSNorm, Stack
 from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA, alone, gguf_mamba
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..config_readers.mamba import MIXER, convolved, step_rank
+from ..config_readers.mamba import ALONE, CONTEXT, MIXER, convolved, step_rank
 from ..formats.tensor_source import TensorSource
-from ..weights.weight_map import weight_map
 from . import Gguf, Task
 
 MODEL_TYPES = ("mamba",)
 ARCHITECTURES: dict[str, Task] = {"MambaForCausalLM": "lm"}
 PREFIX = "backbone."
-CONTEXT = 2**20  # No key states one, and what the layers keep doesn't grow with the text.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -46,13 +44,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-WEIGHTS = MIXER + weight_map("""
-    embedding.table <- (embeddings|embedding).weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.norm.weight
-    decoder.norm.weight <- norm_f.weight
-    head.table <- lm_head.weight
-    embedding.table == lm_head.weight
-""")
+WEIGHTS = MIXER + ALONE
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:

@@ -6,15 +6,14 @@ from ..config import LM, Decoder, Embedding, Layer, Mamba2, NoMlp, RMSNorm, Stac
 from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA2, alone, gguf_mamba2
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
+from ..config_readers.mamba import ALONE, CONTEXT
 from ..config_readers.mamba2 import MIXER, check_steps
 from ..formats.tensor_source import TensorSource
-from ..weights.weight_map import weight_map
 from . import Gguf, Task
 
 MODEL_TYPES = ("mamba2",)
 ARCHITECTURES: dict[str, Task] = {"Mamba2ForCausalLM": "lm"}
 PREFIX = "backbone."
-CONTEXT = 2**20  # No key states one, and what the layers keep doesn't grow with the text.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -51,13 +50,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-WEIGHTS = MIXER + weight_map("""
-    embedding.table <- (embeddings|embedding).weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.norm.weight
-    decoder.norm.weight <- norm_f.weight
-    head.table <- lm_head.weight
-    embedding.table == lm_head.weight
-""")
+WEIGHTS = MIXER + ALONE
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
