@@ -26,46 +26,28 @@ struct Shapes {
     }
 };
 
-// Products of a block with 16 rows, by the registers SUM, INPUT and WEIGHT; x and at go to the next block.
-#define PRODUCTS(SUM, INPUT, WEIGHT)                                  \
-    do {                                                              \
-        _tile_zero(SUM);                                              \
-        for (int k = 0; k < block; k += 64, at += TILE * 64) {        \
-            _tile_loadd(INPUT, x + k, block);                         \
-            _tile_loadd(WEIGHT, at, 64);                              \
-            if constexpr (CENTRED) _tile_dpbssd(SUM, INPUT, WEIGHT);  \
-            else _tile_dpbsud(SUM, INPUT, WEIGHT);                    \
-        }                                                             \
-        at -= block < 64 ? TILE * (64 - block) : 0;                   \
-        x += 16 * block;                                              \
-    } while (0)
-
 // What stands beside the products of a tile with a panel, block by block.
 struct Scales {
     const BlockMatrix &w;
-    size_t at;  // the tile's first block
+    size_t at;  // the tile's next block
     const float *x;
     const int32_t *sums;
     const float *totals;
 
-    // y += the products of block c, [16][TILE], times their scales.
-    template <bool CENTRED>
-    inline __attribute__((always_inline)) void add(size_t c, const int32_t *products, __m512 (&y)[16]) const {
-        __m512i z = CENTRED ? Amx::ints() : Amx::bytes(w.zeros + (at + c) * TILE);
-        __m512 scale_w = scales<Amx>(w, at + c), part[16];
+    // y += the products of the next block, [16][TILE], times their scales.
+    template <bool CENTRED, bool MINIMA>
+    inline __attribute__((always_inline)) void add(const int32_t *products, __m512 (&y)[16]) {
+        __m512i z = CENTRED ? Amx::ints() : Amx::bytes(w.zeros + at * TILE);
+        __m512 scale_w = scales<Amx>(w, at), minimum = MINIMA ? minima<Amx>(w, at, scale_w) : Amx::zero();
 #pragma GCC unroll 16
         for (int r = 0; r < 16; r++) {
             __m512i dot = _mm512_load_si512(products + r * TILE);
-            if constexpr (!CENTRED) dot = _mm512_dpwssd_epi32(dot, z, Amx::all(sums[c * 16 + r]));
-            part[r] = Amx::mul(Amx::mul(scale_w, Amx::all(x[c * 16 + r])), Amx::floats(dot));
+            if constexpr (!CENTRED) dot = _mm512_dpwssd_epi32(dot, z, Amx::all(sums[r]));
+            __m512 part = Amx::mul(Amx::mul(scale_w, Amx::all(x[r])), Amx::floats(dot));
+            if constexpr (MINIMA) part = Amx::add(part, Amx::mul(minimum, Amx::all(totals[r])));
+            y[r] = Amx::add(y[r], part);
         }
-        if (w.minima) {
-            __m512 minimum = minima<Amx>(w, at + c, scale_w);
-#pragma GCC unroll 16
-            for (int r = 0; r < 16; r++) part[r] = Amx::add(part[r], Amx::mul(minimum, Amx::all(totals[c * 16 + r])));
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < 16; r++) y[r] = Amx::add(y[r], part[r]);
+        at++, x += 16, sums += 16, totals += 16;
     }
 };
 
@@ -74,39 +56,94 @@ void fetch(const void *at, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)at + i);
 }
 
-// The sums of one tile of the matrix for one panel; the codes at `at` have their zero points taken off where they are `CENTRED`. Beside
-// the scales of a block the products of the next but one run: those of the next one are stored before they are read.
-// `share` bytes a block are fetched from `next` on: a part of the next tile's codes.
-template <bool CENTRED>
-void sum_panel_tile(const Job<Amx> &job, const uint8_t *at, size_t t, size_t panel, const uint8_t *next, size_t share, __m512 *sums) {
+// The codes of one tile of the result: of its gates, and of what they are for.
+struct TileCodes {
+    const uint8_t *at[2], *next[2];
+    size_t share;  // bytes from `next` on that are fetched beside a block: a part of the next tile's
+};
+
+// Products of the next block with 16 rows, by the registers SUM, INPUT and WEIGHT; x and at go on to the one behind it.
+#define PRODUCTS(SUM, INPUT, WEIGHT)                                         \
+    do {                                                                     \
+        _tile_zero(SUM);                                                     \
+        for (int k = 0; k < BLOCK; k += 64) {                                \
+            _tile_loadd(INPUT, x + k, BLOCK);                                \
+            _tile_loadd(WEIGHT, at + TILE * k, 64);                          \
+            if constexpr (CENTRED) _tile_dpbssd(SUM, INPUT, WEIGHT);         \
+            else _tile_dpbsud(SUM, INPUT, WEIGHT);                           \
+        }                                                                    \
+        at += TILE * BLOCK, x += 16 * BLOCK;                                 \
+        if (++ahead == blocks) {                                             \
+            ahead = 0, ahead_half = ahead_half + 1 < halves ? ahead_half + 1 : 0; \
+            at = codes.at[ahead_half], x -= ahead_half ? 16 * w.inputs : 0;  \
+        }                                                                    \
+    } while (0)
+
+// Scales of the next block. Products of the one behind it, which are in register NEXT, are stored before, and those of the
+// one behind that begin.
+#define ADD_BLOCK(SUM, INPUT, WEIGHT, NEXT)                                  \
+    do {                                                                     \
+        fetch(codes.next[half], codes.share);                                \
+        codes.next[half] += codes.share;                                     \
+        if (left) {                                                          \
+            PRODUCTS(SUM, INPUT, WEIGHT);                                    \
+            left--;                                                          \
+        }                                                                    \
+        _tile_stored(NEXT, products[NEXT], 64);                              \
+        scales.add<CENTRED, MINIMA>(products[SUM], y);                       \
+    } while (0)
+
+// One tile of outputs for some panels, one after the other. Zero points are taken off the codes already where they are `CENTRED`.
+// Products run two blocks ahead, into the next panel too.
+template <bool CENTRED, bool MINIMA, int BLOCK>
+void multiply_panels(const Job<Amx> &job, size_t t, size_t p0, size_t panels, TileCodes codes) {
     const BlockMatrix &w = *job.w;
-    size_t m0 = job.first(panel);
-    int blocks = job.blocks(), block = w.block;
-    const int8_t *x = (const int8_t *)(job.codes + m0 * (w.inputs / 4));
-    const Scales scales = {w, t * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks, job.totals + m0 * blocks};
+    size_t blocks = job.blocks(), halves = job.halves(w), left = panels * halves * blocks, ahead = 0, ahead_half = 0;
+    const int8_t *x = (const int8_t *)(job.codes + job.first(p0) * (w.inputs / 4));
+    const uint8_t *at = codes.at[0];
     alignas(64) int32_t products[2][16 * TILE];
-    __m512 y[16];
-#pragma GCC unroll 16
-    for (int r = 0; r < 16; r++) y[r] = Amx::zero();
+    bool odd = false;  // whether the next block's products are in register 1
     PRODUCTS(0, 2, 4);
-    if (blocks > 1) PRODUCTS(1, 3, 5);
-    _tile_stored(0, products[0], 64);
-    for (int c = 0; c < blocks; c += 2, next += 2 * share) {
-        fetch(next, share);
-        if (c + 2 < blocks) PRODUCTS(0, 2, 4);
-        if (c + 1 < blocks) _tile_stored(1, products[1], 64);
-        scales.add<CENTRED>(c, products[0], y);
-        if (c + 1 == blocks) break;
-        fetch(next + share, share);
-        if (c + 3 < blocks) PRODUCTS(1, 3, 5);
-        if (c + 2 < blocks) _tile_stored(0, products[0], 64);
-        scales.add<CENTRED>(c + 1, products[1], y);
+    if (--left) {
+        PRODUCTS(1, 3, 5);
+        left--;
     }
+    _tile_stored(0, products[0], 64);
+    for (size_t p = p0; p < p0 + panels; p++) {
+        size_t m0 = job.first(p), end = job.first(p + 1);
+        __m512 sums[2][16];
+        for (size_t m = m0; m < end; m++) __builtin_prefetch(job.y + m * job.outputs + t * TILE, 1);  // another core may have them
+        for (size_t half = 0; half < halves; half++) {
+            Scales scales = {w, (t + half * job.tiles()) * blocks, job.scales + m0 * blocks, job.sums + m0 * blocks, job.totals + m0 * blocks};
+            __m512 y[16];
 #pragma GCC unroll 16
-    for (int r = 0; r < 16; r++) sums[r] = y[r];  // what is in memory, as `finish` wants it, would be so in the loop too
+            for (int r = 0; r < 16; r++) y[r] = Amx::zero();
+            size_t c = odd;
+            if (odd) ADD_BLOCK(1, 3, 5, 0);
+            for (; c + 1 < blocks; c += 2) {
+                ADD_BLOCK(0, 2, 4, 1);
+                ADD_BLOCK(1, 3, 5, 0);
+            }
+            odd = c < blocks;
+            if (odd) ADD_BLOCK(0, 2, 4, 1);
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++) sums[half][r] = y[r];  // what is in memory, as `finish` wants it, would be so in the loop too
+        }
+        finish_halves(job, t, m0, end - m0, sums[0], sums[1]);
+    }
 }
 
+#undef ADD_BLOCK
 #undef PRODUCTS
+
+// multiply_panels for a matrix.
+template <bool CENTRED, bool MINIMA>
+auto panels_of(int block) {
+    return block == 16   ? multiply_panels<CENTRED, MINIMA, 16>
+           : block == 32 ? multiply_panels<CENTRED, MINIMA, 32>
+           : block == 64 ? multiply_panels<CENTRED, MINIMA, 64>
+                         : multiply_panels<CENTRED, MINIMA, 128>;
+}
 
 // The codes of a tile as bytes with their zero points taken off. Those of 8 bits must not have any of their own: -255 .. 255
 // doesn't fit a byte.
@@ -128,28 +165,20 @@ void multiply(const Job<Amx> &job, const Part &part) {
     _tile_loadconfig(&shapes);
     size_t bytes = size_t(TILE) * w.inputs, stored = bytes * w.bits / 8, blocks = job.blocks(), halves = job.halves(w);
     bool centred = job.centred(w);
+    auto multiply_some = (w.minima ? centred ? panels_of<true, true> : panels_of<false, true> : centred ? panels_of<true, false> : panels_of<false, false>)(w.block);
     for (size_t p0 = part.panel; p0 < part.panels_end; p0 += GROUP)
         for (size_t t = part.tile; t < part.tiles_end; t++) {
-            size_t panels = least(GROUP, part.panels_end - p0), share = round_up(stored / blocks / panels);
-            const uint8_t *codes[2], *next[2];
+            size_t panels = least(GROUP, part.panels_end - p0);
+            TileCodes tile = {{}, {}, round_up(stored / blocks / panels)};
             for (size_t half = 0; half < halves; half++) {
                 size_t from = t + half * job.tiles(), at = (from + 1) * blocks * TILE;
-                codes[half] = w.codes + from * stored, next[half] = codes[half] + stored;
+                tile.at[half] = w.codes + from * stored, tile.next[half] = tile.at[half] + stored;
                 fetch((const char *)w.scales + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
                 if (w.minima) fetch((const char *)w.minima + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
                 if (w.zeros) fetch(w.zeros + at, blocks * TILE);
-                if (centred) codes[half] = centre(w, codes[half], from, job.wide + (part.index * halves + half) * bytes);
+                if (centred) tile.at[half] = centre(w, tile.at[half], from, job.wide + (part.index * halves + half) * bytes);
             }
-            for (size_t p = p0; p < p0 + panels; p++) {
-                size_t m0 = job.first(p), end = job.first(p + 1);
-                __m512 sums[2][16];
-                for (size_t m = m0; m < end; m++) __builtin_prefetch(job.y + m * job.outputs + t * TILE, 1);  // another core may have them
-                for (size_t half = 0; half < halves; half++) {
-                    (centred ? sum_panel_tile<true> : sum_panel_tile<false>)(job, codes[half], t + half * job.tiles(), p, next[half], share, sums[half]);
-                    next[half] += share * blocks;
-                }
-                finish_halves(job, t, m0, end - m0, sums[0], sums[1]);
-            }
+            multiply_some(job, t, p0, panels, tile);
         }
     _tile_release();
 }
