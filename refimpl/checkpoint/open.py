@@ -150,11 +150,6 @@ class Checkpoint:
         return {"name": name, "sha256": _digest(self.files)}
 
     @property
-    def adapter_path(self) -> Path | None:
-        """The directory of the adapter that is merged into the weights, if there is one."""
-        return None if self.adapter is None else self.adapter.path
-
-    @property
     def adapter_source(self) -> dict[str, str] | None:
         """The same of the adapter that is merged into the weights, if there is one."""
         if self.adapter is None:

@@ -67,13 +67,8 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         ...
 
     @property
-    def adapter_path(self) -> Path | None:
-        """The directory of the adapter that is merged into its weights, if there is one."""
-        ...
-
-    @property
     def adapter_source(self) -> dict[str, str] | None:
-        """The adapter's name, and a hash over the names and bytes of its files."""
+        """The name of the adapter that is merged into its weights, if there is one, and such a hash."""
         ...
 
     @property

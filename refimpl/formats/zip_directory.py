@@ -18,7 +18,7 @@ from .file_bytes import FileBytes
 
 LARGEST_COMMENT = 65_535
 ENTRY = 600  # bytes of memory that an entry takes beside its name
-FULL32, FULL16 = 2**32 - 1, 2**16 - 1  # stand for a number that is stated in 64 bits elsewhere
+FULL32 = 2**32 - 1  # stands for a number that is stated in 64 bits elsewhere
 _DIRECTORY = struct.Struct("<4s4x2H8x2I3H8xI")
 _LOCAL = struct.Struct("<4s22x2H")
 _END64 = struct.Struct("<4s20x4Q")

@@ -18,7 +18,6 @@ one that keeps its keys and values in 8 bits, J moves by more than an ulp (`CODE
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -57,13 +56,13 @@ from ..bundle.graph_io import graphs
 from ..bundle.manifest import AGAIN
 from ..progress import Progress, silent
 from ..text.tokenizer import Tokenizer
+from .leaf_digest import digest
 from .metrics import kl_divergence
 from .streamed_reference import SEED, Inputs, Precision, outputs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
-    from numpy.typing import DTypeLike
 
     from .streamed_reference import OnCache
 
@@ -72,7 +71,6 @@ TEXT = (
     "The animal didn't cross the street because it was too tired. A model that is exported, "
     "quantized and run on another machine should still say what its specification says."
 )
-TILE = 64  # columns of a matrix that are copied at a time
 LEAST = 1e-12  # probability of all columns that aren't stored: where all are, rounding leaves about as much
 COLUMNS = 256  # logits that are stored of each row, beside the two best
 
@@ -415,43 +413,3 @@ def _view(logits: Array, columns: Array, with_total: bool) -> Array:
 def rms(logits: Array, truth: Array) -> float:
     """The root of the mean of the squared differences."""
     return float(np.sqrt(np.mean(np.square(logits - truth, dtype=np.float64))))
-
-
-def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
-    """SHA-256 of a leaf in the bundle's types: of blocks codes, scales, zero points and minima.
-
-    It doesn't depend on the order of the array in memory. A few rows are hashed at a time.
-    """
-    if isinstance(leaf, Blocks):
-        parts = [
-            (leaf.codes, np.uint8),
-            (leaf.scale, dtype),
-            (leaf.zero, np.uint8),
-            (leaf.minimum, np.float32),
-        ]
-        if leaf.activations == "static":
-            parts += [(leaf.input_scale, dtype), (leaf.input_zero, np.uint8)]
-        if leaf.activations == "smoothed":
-            parts.append((leaf.input_factor, dtype))
-    else:
-        parts = [(leaf, dtype)]
-    total = hashlib.sha256()
-    for part, part_type in parts:
-        total.update(b"|")
-        if part is not None:
-            rows = np.atleast_1d(part)
-            for start in range(0, len(rows), 512):
-                total.update(_row_major(rows[start : start + 512], part_type).data)
-    return total.digest()
-
-
-def _row_major(rows: Array, dtype: DTypeLike) -> Array:
-    """A copy of the rows in C order, made in tiles of columns.
-
-    Where the rows lie column by column in memory, one of them touches as many lines of the processor's cache
-    as it has numbers; a tile uses each line whole.
-    """
-    copy = np.empty(rows.shape, dtype)
-    for start in range(0, rows.shape[-1], TILE):
-        copy[..., start : start + TILE] = rows[..., start : start + TILE]
-    return copy

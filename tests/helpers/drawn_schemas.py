@@ -18,13 +18,6 @@ DEPTH = 3
 PATTERNS = ["^a+b?$", "^[0-9]{2,3}$", "^(x|yz)$", "ab", "^[A-Z]", "^[0-9]{4}-[0-9]{2}$", "^[^ ]*$", "c$"]
 FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "uri", "duration", "hostname"]
 TYPES = ["string", "integer", "number", "boolean", "null"]
-OBJECT_RARITIES = [
-    "minProperties",
-    "maxProperties",
-    "propertyNames",
-    "dependentRequired",
-    "patternProperties",
-]
 
 
 def schema(rng: random.Random) -> Schema:

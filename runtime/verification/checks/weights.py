@@ -18,7 +18,7 @@ from ....refimpl.params.shapes import parameter_shapes
 from ...bundle import rounding
 from ...bundle.bundle import Bundle
 from ...bundle.weight_formats import WeightFormat
-from ..golden import digest
+from ..leaf_digest import digest
 from ..report import NOT_REACHED, Row
 from .context import VerifyContext
 

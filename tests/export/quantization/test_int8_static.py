@@ -30,7 +30,7 @@ from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.progress import silent
-from tfm.runtime.verification.golden import digest
+from tfm.runtime.verification.leaf_digest import digest
 from tfm.runtime.verification.verify import verify
 
 GATED = tiny_models.llama(vocabulary=256, bias=True)

@@ -19,8 +19,6 @@ from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.bundle.weight_formats import WeightFormat
 from tfm.runtime.bundle.weight_layout import Group
 
-FIELDS = ("codes", "scale", "zero", "minimum")
-
 
 def random_blocks(
     rng, weight_format: WeightFormat, shape: tuple[int, int], axis: int, dtype=np.float32

@@ -26,7 +26,8 @@ from tfm.refimpl.params.shapes import multiplied, parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.verification import golden as module
 from tfm.runtime.verification import streamed_reference
-from tfm.runtime.verification.golden import Expected, Golden, digest, golden, read, rms
+from tfm.runtime.verification.golden import Expected, Golden, golden, read, rms
+from tfm.runtime.verification.leaf_digest import digest
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 
 CONFIGS = {

@@ -1,0 +1,56 @@
+"""A leaf's digest, by which a bundle's weights are compared with what its export has rounded."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...refimpl.ops.quant import Blocks
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+    from numpy.typing import DTypeLike
+
+TILE = 64  # columns of a matrix that are copied at a time
+
+
+def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
+    """SHA-256 of a leaf in the bundle's types: of blocks codes, scales, zero points and minima.
+
+    It doesn't depend on the order of the array in memory. A few rows are hashed at a time.
+    """
+    if isinstance(leaf, Blocks):
+        parts = [
+            (leaf.codes, np.uint8),
+            (leaf.scale, dtype),
+            (leaf.zero, np.uint8),
+            (leaf.minimum, np.float32),
+        ]
+        if leaf.activations == "static":
+            parts += [(leaf.input_scale, dtype), (leaf.input_zero, np.uint8)]
+        if leaf.activations == "smoothed":
+            parts.append((leaf.input_factor, dtype))
+    else:
+        parts = [(leaf, dtype)]
+    total = hashlib.sha256()
+    for part, part_type in parts:
+        total.update(b"|")
+        if part is not None:
+            rows = np.atleast_1d(part)
+            for start in range(0, len(rows), 512):
+                total.update(_row_major(rows[start : start + 512], part_type).data)
+    return total.digest()
+
+
+def _row_major(rows: Array, dtype: DTypeLike) -> Array:
+    """A copy of the rows in C order, made in tiles of columns.
+
+    Where the rows lie column by column in memory, one of them touches as many lines of the processor's cache
+    as it has numbers; a tile uses each line whole.
+    """
+    copy = np.empty(rows.shape, dtype)
+    for start in range(0, rows.shape[-1], TILE):
+        copy[..., start : start + TILE] = rows[..., start : start + TILE]
+    return copy
