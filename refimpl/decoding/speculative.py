@@ -192,8 +192,8 @@ class Speculation:
     Where a step can't be computed with a draft, as when a refused token's keys don't fit the cache, the text
     is read again and goes on without drafts. Between the steps `cache` has no refused token.
 
-    A recurrence's state can't give a token back. With `snapshots` the cache is copied before each draft, and
-    where a token is refused the copy reads those that were accepted: one more step.
+    A recurrence's state can't give a token back: its cache is copied before each draft, and where a token is
+    refused the copy reads those that were accepted, one more step.
     """
 
     def __init__(
@@ -204,11 +204,9 @@ class Speculation:
         cache: Cache,
         draft_length: int = 4,
         chunk: int = CHUNK,
-        *,
-        snapshots: bool = False,
     ) -> None:
         self.cache = cache
-        self._snapshots = snapshots
+        self._snapshots = int(cache.floor[0]) == int(cache.lengths[0]) > 0
         self._engine, self._sequence, self._drafter = engine, sequence, drafter
         self._longest, self._chunk = draft_length, chunk
 
@@ -261,11 +259,10 @@ def speculate(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens
     )
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
-    states = int(cache.floor[0]) == int(cache.lengths[0]) > 0
     first = sequence.sample(logits)
     if first is not None:
         yield first
-    speculation = Speculation(engine, sequence, drafter, cache, draft_length, chunk, snapshots=states)
+    speculation = Speculation(engine, sequence, drafter, cache, draft_length, chunk)
     while sequence.finish_reason is None:
         yield from (token for token in speculation.step() if token is not None)
     return speculation.cache

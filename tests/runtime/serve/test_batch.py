@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from helpers import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.config import Decoder
 from tfm.refimpl.decoding.logprobs import TokenLogprob, token_logprob
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
@@ -205,8 +207,8 @@ class Drafting(TimedEngine):
     """An engine whose drafts cost nothing; it counts the steps with one. Where it `misfits`, such a step
     can't be computed."""
 
-    def __init__(self, *, misfits: bool) -> None:
-        super().__init__(REPEATING)
+    def __init__(self, engine: NumpyEngine, *, misfits: bool = False) -> None:
+        super().__init__(engine)
         self.drafts, self.misfits = 0, misfits
 
     def step(self, tokens: Any, cache: Any, lengths: Any = None, at: Any = None) -> Any:
@@ -222,7 +224,7 @@ class Drafting(TimedEngine):
 @pytest.mark.parametrize("misfits", [False, True])
 def test_a_text_with_drafts_is_as_without(misfits: bool) -> None:
     """While it is alone in the batch. Texts that go on from what such a text left in its cache are too."""
-    drafting, prefixes = Drafting(misfits=misfits), Prefixes(2**24)
+    drafting, prefixes = Drafting(REPEATING, misfits=misfits), Prefixes(2**24)
     batch, begun = Batch(REPEATING, 7, prefixes, drafting), []
 
     def run(prompts: list[list[int]], after: int, cancelled: int = 99, **options: Any) -> list[list[int]]:
@@ -256,6 +258,20 @@ def test_a_text_with_drafts_is_as_without(misfits: bool) -> None:
     before = drafting.drafts
     run([[*prompt, 8]], 1, drafts=False)
     assert drafting.drafts == before
+
+
+@pytest.mark.parametrize("build", [tiny_models.recurrent, tiny_models.gated_deltas])
+def test_a_recurrence_forgets_a_refused_draft(build: Callable[..., Decoder]) -> None:
+    config = build(context=200)
+    engine = NumpyEngine(config, tiny_models.weights(config, seed=4))
+    drafting, text = Drafting(engine), GeneratedSequence([1, 2, 3] * 4, max_new_tokens=60)
+    batch = Batch(engine, 7, None, drafting)
+    list(batch.step([Row(text)]))
+    while text.finish_reason is None:
+        list(batch.step())
+    alone = list(generate(engine, GeneratedSequence(text.prompt, max_new_tokens=60)))
+    assert text.tokens == alone
+    assert drafting.drafts > 3
 
 
 def test_the_log_probabilities_of_a_prompt() -> None:
