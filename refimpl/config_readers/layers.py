@@ -15,6 +15,16 @@ def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None 
     return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
 
 
+def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
+    """A size of each layer: one number for all, or a list of them."""
+    if not isinstance(keys.values.get(key), list):
+        return [keys.size(key)] * layers
+    sizes = keys.get(key, list)
+    if len(sizes) != layers or any(type(n) is not int or not 1 <= n < 2**63 for n in sizes):
+        raise keys.fail(key, f"a number of at least 1, or a list of {layers} of them")
+    return sizes
+
+
 def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
     """The size of a head, the width divided by the number of heads; `width` and `heads` name the keys."""
     total, count = keys.size(width), keys.size(heads)

@@ -34,7 +34,14 @@ from ..config import (
 from ..config_readers.decoder import gguf_decoder
 from ..config_readers.gguf_metadata import gguf_rows, read_gguf_sliding_layers, read_gguf_window
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import LAYER_TYPES, kv_sources, layer_masks, layer_types, read_window
+from ..config_readers.layers import (
+    LAYER_TYPES,
+    kv_sources,
+    layer_masks,
+    layer_sizes,
+    layer_types,
+    read_window,
+)
 from ..config_readers.rope import exact_context, ropes
 from ..config_readers.text_part import TextModel, text_model
 from ..formats.tensor_source import TensorSource
@@ -80,9 +87,8 @@ def _text(keys: Keys, task: Task) -> Decoder:
     laurel, altup = Laurel(keys.size("laurel_rank", 64), norm), _altup(keys, norm)
     masks = layer_masks(keys, types, read_window(keys, 512, everywhere=False))
     layers = []
-    for kind, mask, source, inner, sparsity in zip(
-        types, masks, sources, _widths(keys, len(types)), _sparsity(keys, len(types)), strict=True
-    ):
+    widths, shares = layer_sizes(keys, "intermediate_size", len(types)), _sparsity(keys, len(types))
+    for kind, mask, source, inner, sparsity in zip(types, masks, sources, widths, shares, strict=True):
         attention = Attention(
             heads=keys.size("num_attention_heads"),
             kv_heads=keys.size("num_key_value_heads", 2),
@@ -121,17 +127,6 @@ def _altup(
     if not 0 <= active < streams:
         raise keys.fail(index, f"0 to {streams - 1}, below {count}")
     return AltUp(streams, active, norm)
-
-
-def _widths(keys: Keys, layers: int) -> list[int]:
-    """The width of each layer's mlp: one number for all, or a list of them."""
-    stated = keys.values.get("intermediate_size")
-    if not isinstance(stated, list):
-        return [keys.size("intermediate_size")] * layers
-    widths = keys.get("intermediate_size", list)
-    if len(widths) != layers or any(type(n) is not int or not 1 <= n < 2**63 for n in widths):
-        raise keys.fail("intermediate_size", f"a number of at least 1, or a list of {layers} of them")
-    return widths
 
 
 def _sparsity(keys: Keys, layers: int) -> list[float | None]:

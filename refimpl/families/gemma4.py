@@ -46,6 +46,7 @@ from ..config_readers.layers import (
     kv_sources,
     layer_count,
     layer_masks,
+    layer_sizes,
     layer_types,
     read_window,
 )
@@ -288,9 +289,8 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     vectors = keys.get("embedding_length_per_layer_input", int, 0)
     per_layer = PerLayerInput(vectors, "gelu_tanh", norm) if vectors else None
     layers, heads = [], keys.size("attention.head_count")
-    for i, (kv_heads, inner) in enumerate(
-        zip(*(_each(keys, key, count) for key in (KV_HEADS, WIDTHS)), strict=True)
-    ):
+    sizes = (layer_sizes(keys, key, count) for key in (KV_HEADS, WIDTHS))
+    for i, (kv_heads, inner) in enumerate(zip(*sizes, strict=True)):
         own, position = sources[i] is None, positions[types[i]]
         attention = Attention(
             heads=heads,
@@ -317,16 +317,6 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
         head=LM("output.weight" not in names, softcap=keys.positive("final_logit_softcapping", 30.0)),
         context=keys.size("context_length"),
     )
-
-
-def _each(keys: Keys, key: str, layers: int) -> list[int]:
-    """A size of each layer: one number for all, or a list of them."""
-    if not isinstance(keys.values.get(key), list):
-        return [keys.size(key)] * layers
-    sizes = keys.get(key, list)
-    if len(sizes) != layers or any(type(n) is not int or not 1 <= n < 2**63 for n in sizes):
-        raise keys.fail(key, f"a number of at least 1, or a list of {layers} of them")
-    return sizes
 
 
 def _gguf_ropes(keys: Keys, source: TensorSource) -> dict[str, Rope]:
