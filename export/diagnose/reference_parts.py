@@ -97,11 +97,9 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     for i, layer in enumerate(config.layers):
         weights = cast(BlockWeights, materialize(stack_params["layers"][i]))
         sublayer = f"layer {i}, attention"
-        if not isinstance(layer.attention, Attention) or layer.attention.output_gate or layer.beside:
+        if (attention := plain_attention(layer)) is None:
             return
-        if layer.kv_layer is not None:
-            return
-        yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), layer.attention.pre)
+        yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), attention.pre)
         heads = partial(_attention_heads, layer=layer, walk=walk)
         attn = cast(CachedAttentionWeights, weights["attn"])
         attending = {"attn": attn, "stack": entry}
@@ -109,7 +107,7 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
         if not has_plain_residual(layer):
             return
         output = _output_weights(attn["wo"], attn.get("bo"), weights.get("attn_post"))
-        add = partial(_add_output, layer=layer, norm=layer.attention.post)
+        add = partial(_add_output, layer=layer, norm=attention.post)
         yield ReferencePart(f"{sublayer}, output", (stream, f"{sublayer}, heads"), add, output)
         stream = f"{sublayer}, output"
         if isinstance(layer.mlp, MoE | NoMlp) or is_scaled(layer.mlp):
@@ -149,6 +147,14 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
 def is_scaled(mlp: Mlp) -> bool:
     """Whether an mlp multiplies its gate or its output by a number, or leaves out units."""
     return isinstance(mlp, Gated) and (mlp.gate_scale, mlp.scale, mlp.sparsity) != (None, None, None)
+
+
+def plain_attention(layer: Layer) -> Attention | None:
+    """The layer's attention, if it stands alone, has keys and values of its own, and no gate."""
+    mixer = layer.attention
+    if not isinstance(mixer, Attention) or mixer.output_gate or mixer.kv_layer is not None or layer.beside:
+        return None
+    return mixer
 
 
 def has_plain_residual(layer: Layer) -> bool:
