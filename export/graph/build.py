@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ...refimpl.config import Config
+from ...runtime.bundle import operator_limits
 from ...runtime.bundle.graph_io import Graph
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.targets import Target
@@ -45,6 +46,8 @@ def build(
     passes.sum_three(model)
     passes.strip_notes(model)
     passes.check(model, graph, tensors)
+    if operator_limits.cache(target, config) != "copied":
+        passes.check_in_place(model)
     describe.name_nodes(model, groups, tensors)
     describe.explain(model, about)
     passes.point_weights(model, tensors, data)

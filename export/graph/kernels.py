@@ -12,6 +12,9 @@
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
+    a causal convolution [and SiLU], and its tail      CausalConv
+    LinearAttention of the decay -exp(a_log) * step,
+    [of keys and queries of length 1,] and its state   LinearAttention
 
 They compute what `refimpl.ops` specifies; the kernels add in a fixed order, so that a token's bits don't
 depend on the tokens beside it.
@@ -32,7 +35,7 @@ from ...runtime.bundle.kernel_layout import DOMAIN
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
-from . import describe, passes
+from . import describe, passes, recurrences
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
@@ -62,6 +65,7 @@ def over_kernels(
         elif (name := _weights(node, tensors)) in tiled:
             replace = _replace_rows if node.op_type == "MatMulIntegerToFloat" else _replace_blocks
             replace(copy.graph, node, _stored_weight(copy.graph, name), tiled[name])
+    recurrences.replace_all(copy.graph)
     for node in list(copy.graph):
         if node.op_type == "Split":
             _replace_swiglu(copy.graph, node)

@@ -16,6 +16,8 @@ from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.operators import OPERATORS
 from ...runtime.bundle.views import place, stored_name, view_name
 
+# Where reads and writes number by number; the other appends to the cache that it reads.
+IN_PLACE = ("GroupQueryAttention", "Where")
 FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
@@ -123,6 +125,33 @@ def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
     read = {stored_name(name, stored) for name in model.graph.initializers}
     if lost := sorted(set(stored) - read):
         raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")
+
+
+def check_in_place(model: ir.Model) -> None:
+    """Raise ExportError where a step may write a cache's array before all that reads it has run.
+
+    The arrays are inputs of the graph, and a shared cache has the output NAME_out.I in the place of NAME.I.
+    Only what a node's inputs need has surely run before it. Of the nodes that write, those of `IN_PLACE` may
+    read the array themselves.
+    """
+    outputs = {value.name: value for value in model.graph.outputs}
+    for value in model.graph.inputs:
+        name, _, layer = str(value.name).partition(".")
+        written = outputs.get(f"{name}_out.{layer}")
+        writer = None if written is None else written.producer()
+        if writer is None:
+            continue
+        before: set[ir.Node] = set()
+        following = [writer]
+        while following:
+            inputs = following.pop().inputs
+            producers = {node for read in inputs if read is not None and (node := read.producer())}
+            following += producers - before
+            before |= producers
+        # Shape reads none of the numbers.
+        late = {use.node for use in value.uses() if use.node.op_type != "Shape"} - before
+        if late - ({writer} if writer.op_type in IN_PLACE else set()):
+            raise ExportError(f"a step may write {value.name} before it is read")
 
 
 def _type(tensor: Tensor) -> ir.DataType:

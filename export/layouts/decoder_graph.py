@@ -24,6 +24,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ...refimpl.config import Attention, Config, Decoder
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
@@ -42,6 +43,8 @@ def refusal(config: Config, target: Target) -> str | None:
         return f"it is made of bundles for ort-cpu, this one is for {target.name}: export for target=ort-cpu"
     if reasons := operator_limits.group_query(config):
         return f"its cache must grow as it is read, which takes {reasons[0]}"
+    if recurrent(cache_kinds(config)):
+        return "each layer must keep keys and values, some of this model's keep a recurrence's state"
     if config.rounds_cache:
         return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
     if any(layer.kv_layer is not None for layer in config.layers):

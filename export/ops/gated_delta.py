@@ -56,7 +56,7 @@ def gated_delta(
     q, k, v = mixed.split([width, width, a.heads * a.value_size], -1)
     q, k = _unit_heads(q, settings=a), _unit_heads(k, settings=a)
     rate = softplus(linear(x, weights["wa"]) + weights["dt_bias"])
-    decay, beta = -torch.exp(weights["a_log"]) * rate, torch.sigmoid(linear(x, weights["wb"]))
+    beta = torch.sigmoid(linear(x, weights["wb"]))
     if a.allow_neg_eigval:
         beta = 2 * beta
     if cache.lengths is None:
@@ -64,7 +64,8 @@ def gated_delta(
     else:
         lengths = cache.lengths
         real = (torch.arange(x.shape[1], device=past.device) < lengths[:, None]).unsqueeze(-1)
-        decay, beta = decay * real, beta * real
+        rate, beta = rate * real, beta * real
+    decay = -torch.exp(weights["a_log"]) * rate
     y, state = gated_delta_rule(q, k, v.unflatten(-1, (a.heads, a.value_size)), state, decay, beta)
     y = rms_norm(y, weights["norm"], eps=a.eps).flatten(-2) * silu(linear(x, weights["wz"]))
     tail = last_inputs(tail, inputs, lengths)

@@ -15,6 +15,7 @@ import numpy as np
 from ...refimpl.calibrate import smooth
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Config, KVFormat, has_mtp
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
@@ -89,6 +90,8 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
             raise ExportError(f"kv=int8 isn't made for target={target.name}: {target.float_cache}")
         if reasons := operator_limits.group_query(config):
             raise ExportError(f"kv=int8 needs a fused attention, which this model can't have: {reasons[0]}")
+        if recurrent(cache_kinds(config)):
+            raise ExportError("kv=int8 was never tried beside layers that keep a recurrence's state")
         if any(layer.kv_layer is not None for layer in config.layers):
             raise ExportError(
                 "kv=int8 isn't made for layers that read another's keys and values: of 8 bits "

@@ -436,7 +436,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
                 window = attention.mask.size
             kv = "float16" if half and attention.kv == "float" else attention.kv
             if layer.beside is not None:
-                # A step can't read and write a state in one place, which windows need (`operator_limits`).
+                # Windows beside a state were never tried (`operator_limits.cache`).
                 whole = KeysValues(attention.kv_heads, attention.head_size, kv)
                 return HybridStates(whole, _states(layer.beside.mixer))
             return KeysValues(attention.kv_heads, attention.head_size, kv, window)

@@ -20,8 +20,9 @@ reads that of the token before each of its own (`ops.mtp`). I and J count the mo
 
 I counts the decoder's layers, J the rotary settings in the Config's order; a graph has those of its own
 stacks. `token_types` is there where the embedding has them. A layer's cache has the arrays that its kind
-names (`refimpl.engine.cache_kinds`): k and v for keys and values. `past`, `at`, `lengths` and
-`encoder_lengths` count tokens, as in `ops.model` and `ops.encoder`.
+names (`refimpl.engine.cache_kinds`): k and v for keys and values. Where the manifest's cache is shared, the
+output of each lies in its input's memory, so a graph reads all of a state before it writes the next one.
+`past`, `at`, `lengths` and `encoder_lengths` count tokens, as in `ops.model` and `ops.encoder`.
 
 A decoder whose cache is windowed also has an input window_length.W for each window W below the context:
 how many tokens of each row the layers with that window hold, the latest ones, from entry 0 on. Other

@@ -51,6 +51,7 @@ KERNELS = frozenset(
         "SharedAttention",
         "TextAttention",
     }
+    | {"CausalConv", "LinearAttention"}
     | {"SwiGLU", "AddRMSNorm", "RMSNorm", "AddLayerNorm", "LayerNorm"}
 )
 KERNEL_OPERATORS = {**OPERATORS, DOMAIN: KERNELS}

@@ -289,8 +289,8 @@ def _check(m: Manifest) -> None:
     """Raise ValueError when fields contradict each other."""
     shapes = parameter_shapes(m.config)
     target = targets.find(m.target)
-    if recurrent(cache_kinds(m.config)) and m.cache != "copied":
-        raise ValueError(f"cache must be copied where a layer keeps a recurrence's state, got {m.cache}")
+    if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
+        raise ValueError("cache can't be windowed where a layer keeps a recurrence's state")
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")

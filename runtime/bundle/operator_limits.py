@@ -54,6 +54,8 @@ def cache(target: Target, config: Config) -> CacheLayout:
         return "none"
     if not target.fused or group_query(config):
         return "copied"
+    if recurrent(cache_kinds(config)):
+        return "shared"  # a windowed one beside a state was never tried
     return "windowed" if windows(cache_kinds(config, windowed=True)) else "shared"
 
 
@@ -116,11 +118,11 @@ def untried(target: Target, config: Config) -> str | None:
 def group_query(config: Config) -> list[str]:
     """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
     for i, layer in enumerate(config.layers):
-        reason = _group_query(layer.attention if layer.beside is None else layer.beside.mixer)
+        reason = _group_query(layer.attention)
         if reason is None:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
-        if windows(cache_kinds(config, windowed=True)):
+        if windows(cache_kinds(config, windowed=True)) and not recurrent(cache_kinds(config)):
             reasons.append("caches as short as windows: they need GroupQueryAttention")
         return reasons
     return []
@@ -128,18 +130,8 @@ def group_query(config: Config) -> list[str]:
 
 def _group_query(attention: TokenMixer) -> str | None:
     match attention:
-        case LinearAttention():
-            return "linear attention keeps sums, which a step can't read and write in one place"
-        case LSTM():
-            return "an LSTM keeps a state, which a step can't read and write in one place"
-        case ShortConv():
-            return "a convolution keeps its last inputs, which a step can't read and write in one place"
-        case GatedDelta():
-            return "a gated delta network keeps a state, which a step can't read and write in one place"
-        case Mamba():
-            return "Mamba keeps a state, which a step can't read and write in one place"
-        case Mamba2():
-            return "Mamba 2 keeps a state, which a step can't read and write in one place"
+        case LinearAttention() | LSTM() | ShortConv() | GatedDelta() | Mamba() | Mamba2():
+            return None  # a step reads a state before it writes the next one to its place
         case LatentAttention():
             return "latent attention keeps one vector a token, which is the key and the value of all heads"
         case DisentangledAttention() | LongformerAttention():

@@ -29,15 +29,15 @@ from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from workers import Series, Worker, interleave, quiet, ratio, ratio_interval
 
-HEAD, STATE = 128, 128  # numbers of a head of attention, and of a row and a column of a state
+HEAD, STATE = 256, 128  # numbers of a head of attention, and of a row and a column of a state
 KERNEL, EVERY = 4, 4  # tokens of a convolution; of so many layers one attends
 
 
 def write(path: Path, layers: int, width: int, vocabulary: int) -> None:
-    """A file of random weights: an attending layer has half as many heads as the others have states."""
+    """A file of random weights, in the proportions of Qwen 3.5 0.8B."""
     rng, writer = np.random.default_rng(0), gguf.GGUFWriter(path, "qwen35")
-    keys, states = width // HEAD, 2 * width // HEAD
-    heads, mlp = states // 2, 3 * width
+    keys, states = width // 64, width // 64
+    heads, mlp = width // 128, 7 * width // 2
     numbers = {
         "context_length": 32_768, "embedding_length": width, "feed_forward_length": mlp,
         "block_count": layers, "attention.head_count": heads, "attention.head_count_kv": 2,
@@ -101,8 +101,8 @@ def main(
     new_tokens: int = 64,
     pairs: int = 5,
     threads: int = 2,
-    layers: int = 12,
-    width: int = 768,
+    layers: int = 24,
+    width: int = 1024,
     vocabulary: int = 32_000,
     quant: Annotated[str, typer.Option(help="The bundle's quantization.")] = "keep",
 ) -> None:

@@ -97,6 +97,40 @@ struct AddNormCall {
     float epsilon;
 };
 
+// y[t] = bias + sum over j of kernel[j] * input[t + j], each channel on its own, and with `silu` SiLU of that, where the
+// inputs are those of `tail` and x behind it: refimpl/ops/short_conv.py. In the order in which numbers are rounded: the
+// first product, then by fma of j in order, then the bias. The tail is written in place, with the last inputs of each
+// row's first `lengths` tokens; a row with past = 0 begins with zeros, whatever its tail holds.
+struct CausalConvCall {
+    const float *x, *kernel, *bias;  // [batch, tokens, channels], [length, channels], and [channels] or null
+    float *tail, *y;                 // [batch, length - 1, channels], [batch, tokens, channels]
+    const int64_t *past, *lengths;   // [batch]
+    int32_t batch, tokens, channels, length;
+    bool silu;
+};
+
+// Linear attention with decay, and with the delta rule where there is `beta`: refimpl/ops/delta.py. Head h reads the keys
+// and queries of head h / (heads / key_heads). At each token, in the order in which numbers are rounded:
+//     decay = exp(-exp(a_log) * step); key = k and query = q * scale, with `unit` (k / sqrt(sum of k^2 + unit)) and likewise
+//     known = sum over keys, by fma in order from 0, of (decay * key) * state;  u = beta * (v - known), or v without beta
+//     state = fma(key, u, decay * state);  y = sum over keys, by fma in order from 0, of query * state
+// Squares, and y where a head has one value and there is one head of keys, without beta and unit, are added in 16 lanes,
+// by fma, and the lanes in order. exp(a_log) is within e^-88 .. e^88. The state is written in place; a row with past = 0
+// begins with zeros, whatever is there.
+struct LinearAttentionCall {
+    static constexpr int32_t MOST_KEYS = 256;  // the largest key_size
+    const float *q, *k, *v;     // [batch, tokens], heads side by side
+    const float *step;          // [batch, tokens, heads]; 0 at padding, and so is beta there
+    const float *a_log;         // [heads], or `by_key` [heads, key_size]
+    const float *beta;          // [batch, tokens, heads], or null
+    float *state, *y;           // [batch, heads, key_size, value_size], [batch, tokens, heads, value_size]
+    const int64_t *past;        // [batch]
+    size_t q_stride, k_stride, v_stride;  // from one token to the next
+    int32_t batch, tokens, heads, key_heads, key_size, value_size;
+    bool by_key;
+    float scale, unit;
+};
+
 // The kernels of one instruction set.
 struct Kernels {
     const char *name;
@@ -133,6 +167,8 @@ struct Kernels {
     // `scratch` has row_linear_scratch(call) bytes and is aligned to 64.
     void (*row_linear)(const RowLinearCall *call, void *scratch, Pool pool);
     size_t (*row_linear_scratch)(const RowLinearCall *call);
+    bool (*causal_conv)(const CausalConvCall *call, Pool pool);  // false where a length isn't 0 .. tokens
+    void (*linear_attention)(const LinearAttentionCall *call, Pool pool);
 };
 
 extern "C" {

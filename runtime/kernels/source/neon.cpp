@@ -4,9 +4,10 @@
 #include "elementwise.h"
 #include "block_gather.h"
 #include "block_linear.h"
+#include "recurrence.h"
 #include "row_linear.h"
 #include "neon.h"
 
 extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather<Neon>, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
-    row_linear<Neon>, row_linear_scratch<Neon>};
+    row_linear<Neon>, row_linear_scratch<Neon>, causal_conv<Neon>, linear_attention<Neon>};
 #endif

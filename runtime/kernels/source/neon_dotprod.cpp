@@ -7,11 +7,12 @@ TARGET("arch=armv8.2-a+dotprod")
 #include "elementwise.h"
 #include "block_gather.h"
 #include "block_linear.h"
+#include "recurrence.h"
 #include "row_linear.h"
 #include "neon_dotprod.h"
 
 extern const Kernels neon_dotprod_kernels = {
     "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather<Neon>, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
-    row_linear<NeonDotprod>, row_linear_scratch<NeonDotprod>};
+    row_linear<NeonDotprod>, row_linear_scratch<NeonDotprod>, causal_conv<Neon>, linear_attention<Neon>};
 TARGET_END
 #endif

@@ -16,6 +16,12 @@
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
 // with the attribute epsilon.
+//   CausalConv(x [B, T, F], tail [B, A, F], kernel [A + 1, F], past [B], lengths [B], bias [F]?) -> [B, T, F], tail
+// with the attribute silu.
+//   LinearAttention(q [B, T, ..], k [B, T, ..], v [B, T, ..], state [B, H, K, V], step [B, T, H], a_log [H] or [H, K],
+//                   past [B], beta [B, T, H]?) -> [B, T, H * V], state
+// with the attributes key_heads, scale and unit; q_at, k_at and v_at say where in a token's numbers they begin. Tail and state
+// are written in place where they are bound so.
 #include <stdlib.h>
 #include <string.h>
 
@@ -376,6 +382,98 @@ ort::Status *norm(void *made, ort::Context *context) {
     return nullptr;
 }
 
+// The memory of the second output, with what a step begins from in it.
+ort::Status *in_place(ort::Context *context, const Input &kept, float **at) {
+    void *memory = nullptr;
+    TRY(present(context, kept, 1, CacheType::FLOAT32, &memory));
+    *at = (float *)memory;
+    return nullptr;
+}
+
+struct Convolution {
+    const Kernels *kernels = registered;
+    int64_t silu;
+};
+
+ort::Status *create_conv(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    Convolution node;
+    TRY(api->KernelInfoGetAttribute_int64(info, "silu", &node.silu));
+    return keep(node, made);
+}
+
+ort::Status *causal_conv(void *made, ort::Context *context) {
+    const Convolution &node = *(const Convolution *)made;
+    enum { X, TAIL, KERNEL, PAST, LENGTHS, BIAS, COUNT };
+    Input in[COUNT];
+    for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
+    if (in[X].rank != 3 || in[KERNEL].rank != 2 || in[KERNEL].shape[0] < 1) return wrong("x must have 3 axes, kernel 2");
+    int64_t batch = in[X].shape[0], tokens = in[X].shape[1], channels = in[X].shape[2], length = in[KERNEL].shape[0];
+    int64_t tail[] = {batch, length - 1, channels}, sizes[] = {batch, tokens, channels, length};
+    if (in[KERNEL].shape[1] != channels || !in[TAIL].is(3, tail)) return wrong("kernel must be [A + 1, F] and tail [B, A, F]");
+    if (!in[PAST].is(1, &batch) || !in[LENGTHS].is(1, &batch)) return wrong("past and lengths must be [B]");
+    if (in[BIAS].data && !in[BIAS].is(1, &channels)) return wrong("bias must be [F]");
+    for (int64_t one : sizes)
+        if (one > INT32_MAX) return wrong("sizes must be below 2^31");
+    CausalConvCall call = {};
+    call.x = (const float *)in[X].data, call.kernel = (const float *)in[KERNEL].data, call.bias = (const float *)in[BIAS].data;
+    call.past = (const int64_t *)in[PAST].data, call.lengths = (const int64_t *)in[LENGTHS].data, call.silu = node.silu != 0;
+    call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.channels = int32_t(channels), call.length = int32_t(length);
+    TRY(output(context, in[X].shape, 3, &call.y));
+    TRY(in_place(context, in[TAIL], &call.tail));
+    return node.kernels->causal_conv(&call, {context, run}) ? nullptr : wrong("lengths must be 0 to T");
+}
+
+struct Recurrence {
+    const Kernels *kernels = registered;
+    int64_t key_heads, q_at, k_at, v_at;
+    float scale, unit;
+};
+
+ort::Status *create_linear_attention(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    Recurrence node;
+    TRY(api->KernelInfoGetAttribute_int64(info, "key_heads", &node.key_heads));
+    TRY(api->KernelInfoGetAttribute_int64(info, "q_at", &node.q_at));
+    TRY(api->KernelInfoGetAttribute_int64(info, "k_at", &node.k_at));
+    TRY(api->KernelInfoGetAttribute_int64(info, "v_at", &node.v_at));
+    TRY(api->KernelInfoGetAttribute_float(info, "scale", &node.scale));
+    TRY(api->KernelInfoGetAttribute_float(info, "unit", &node.unit));
+    return keep(node, made);
+}
+
+ort::Status *linear_attention(void *made, ort::Context *context) {
+    const Recurrence &node = *(const Recurrence *)made;
+    enum { Q, K, V, STATE, STEP, A_LOG, PAST, BETA, COUNT };
+    Input in[COUNT];
+    for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
+    if (in[V].rank != 3 || in[STATE].rank != 4) return wrong("v must have 3 axes, state 4");
+    int64_t batch = in[V].shape[0], tokens = in[V].shape[1], heads = in[STATE].shape[1], keys = in[STATE].shape[2], values = in[STATE].shape[3];
+    int64_t sizes[] = {batch, tokens, heads, keys, values};
+    for (int64_t one : sizes)
+        if (one > 1 << 24) return wrong("sizes must be up to 2^24");
+    if (in[STATE].shape[0] != batch || keys < 1 || keys > LinearAttentionCall::MOST_KEYS) return wrong("state must be [B, H, K, V] with K from 1 to 256");
+    if (node.key_heads < 1 || heads % node.key_heads) return wrong("key_heads must divide the heads");
+    int64_t needs[] = {node.q_at + node.key_heads * keys, node.k_at + node.key_heads * keys, node.v_at + heads * values};
+    for (int i = Q; i <= V; i++)
+        if (in[i].rank != 3 || in[i].shape[0] != batch || in[i].shape[1] != tokens || in[i].shape[2] < needs[i])
+            return wrong("q, k and v must be [B, T, ..] with all heads");
+    if (node.q_at < 0 || node.k_at < 0 || node.v_at < 0) return wrong("q_at, k_at and v_at must be from 0");
+    int64_t steps[] = {batch, tokens, heads}, rates[] = {heads, keys}, y[] = {batch, tokens, heads * values};
+    if (!in[STEP].is(3, steps) || (in[BETA].data && !in[BETA].is(3, steps))) return wrong("step and beta must be [B, T, H]");
+    if (!in[A_LOG].is(1, rates) && !in[A_LOG].is(2, rates)) return wrong("a_log must be [H] or [H, K]");
+    if (!in[PAST].is(1, &batch)) return wrong("past must be [B]");
+    LinearAttentionCall call = {};
+    call.q = (const float *)in[Q].data + node.q_at, call.k = (const float *)in[K].data + node.k_at, call.v = (const float *)in[V].data + node.v_at;
+    call.q_stride = size_t(in[Q].shape[2]), call.k_stride = size_t(in[K].shape[2]), call.v_stride = size_t(in[V].shape[2]);
+    call.step = (const float *)in[STEP].data, call.a_log = (const float *)in[A_LOG].data, call.beta = (const float *)in[BETA].data;
+    call.past = (const int64_t *)in[PAST].data, call.by_key = in[A_LOG].rank == 2, call.scale = node.scale, call.unit = node.unit;
+    call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.heads = int32_t(heads), call.key_heads = int32_t(node.key_heads);
+    call.key_size = int32_t(keys), call.value_size = int32_t(values);
+    TRY(output(context, y, 3, &call.y));
+    TRY(in_place(context, in[STATE], &call.state));
+    node.kernels->linear_attention(&call, {context, run});
+    return nullptr;
+}
+
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out. The first output is of
 // float32, the others of the types of the inputs from the second on.
 struct Op : ort::Op {
@@ -419,6 +517,8 @@ const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
 const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] = SHARED_ATTEND(ort::FLOAT16);
 const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
+const ort::Type CONVOLVE[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::INT64, ort::FLOAT};
+const ort::Type RECUR[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
 const Op ops[] = {
     {"BlockLinear", LINEAR_FLOAT32, 6, 3, 1, create_blocks<false>, linear},
     {"BlockLinear", LINEAR_FLOAT16, 6, 3, 1, create_blocks<true>, linear},
@@ -438,6 +538,8 @@ const Op ops[] = {
     {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention<false>},
     {"SharedAttention", SHARED_FLOAT32, 8, 4, 1, create_attention<CacheType::FLOAT32>, attention<true>},
     {"SharedAttention", SHARED_FLOAT16, 8, 4, 1, create_attention<CacheType::FLOAT16>, attention<true>},
+    {"CausalConv", CONVOLVE, 6, 1, 2, create_conv, causal_conv},
+    {"LinearAttention", RECUR, 8, 1, 2, create_linear_attention, linear_attention},
 };
 
 }  // namespace

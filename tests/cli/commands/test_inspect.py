@@ -87,7 +87,7 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
 
 
 def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
-    """Twice the same bytes, since their cache is copied; attention in their place keeps keys and values."""
+    """The same bytes, once: a step writes them in place; attention in their place keeps keys and values."""
     base = tiny_models.recurrent(context=5000)
     named = {
         base.layers[0]: ("linear attention (elu), 6 heads of 8 in 2 groups", 2 * 8 * 9),
@@ -112,7 +112,7 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
         path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
         assert name in inspect.describe(config)
         assert tfm("inspect", path, "--json").json["cache_bytes"] == {
-            context: {"fp32": 2 * 4 * count, "fp16": 2 * 2 * count} for context in ("1024", "4096", "5000")
+            context: {"fp32": 4 * count, "fp16": 2 * count} for context in ("1024", "4096", "5000")
         }
 
 

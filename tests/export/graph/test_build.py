@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from helpers import tiny_models
 from tfm.export.bundle_writer import export
-from tfm.export.graph import trace
+from tfm.export.graph import passes, trace
 from tfm.export.graph.build import build
 from tfm.export.quantization import plan
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -229,3 +229,25 @@ def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
     (part,) = graphs(config)
     with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
         build(config, part, groups, tensors, target, data=tmp_path / "model.onnx.data", about={})
+
+
+@pytest.mark.parametrize(
+    ("operator", "reads_old", "fits"),
+    [("Where", False, True), ("Mul", False, False), ("Where", True, False)],
+)
+def test_a_state_is_read_before_it_is_written(operator: str, reads_old: bool, fits: bool) -> None:
+    """Its next value lies in its place, and only what a node needs has surely run before it."""
+    state, x = (ir.val(name, ir.DataType.FLOAT, [2, 3]) for name in ("state.0", "x"))
+    begun = ir.val("begun", ir.DataType.BOOL, [2, 1])
+    inputs = [state, x] if operator == "Mul" else [begun, state, x]
+    written = ir.node(operator, inputs)
+    logits = ir.node("Add", [state if reads_old else written.outputs[0], x])
+    written.outputs[0].name, logits.outputs[0].name = "state_out.0", "logits"
+    outputs = [logits.outputs[0], written.outputs[0]]
+    graph = ir.Graph([state, x, begun], outputs, nodes=[written, logits], opset_imports={"": 20})
+    model = ir.Model(graph, ir_version=10)
+    if fits:
+        passes.check_in_place(model)
+    else:
+        with pytest.raises(ExportError, match=r"may write state\.0 before it is read"):
+            passes.check_in_place(model)

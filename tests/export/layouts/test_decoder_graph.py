@@ -141,7 +141,7 @@ REFUSED = {
     "export for target=ort-cpu": (CONFIG, "standard"),
     "for ort-cuda": (CONFIG, "ort-cuda"),
     "scores with a bias": (tiny_models.added_positions(), "ort-cpu"),
-    "keeps sums": (tiny_models.recurrent(), "ort-cpu"),
+    "keep a recurrence's state": (tiny_models.recurrent(), "ort-cpu"),
     "kv=float": (CONFIG.with_kv("int8"), "ort-cpu"),
     "the same heads": (tiny_models.mixed_windows(), "ort-cpu"),
 }

@@ -267,23 +267,19 @@ def test_the_products_around_recurrences_are_quantized():
     matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
     floats = {name for name in matrices if formats[name] is None}
     assert floats == {"decoder.positions", "decoder.layers.1.attn.wx", "decoder.layers.1.attn.wh"}
-    assert operator_limits.cache(target, config) == "copied"
-    reason = "linear attention keeps sums, which a step can't read and write in one place"
-    assert operator_limits.refusals(target, config)[0] == f"GroupQueryAttention in layer 0: {reason}"
-    others = replace(config.stack, layers=config.layers[1:])
-    assert "an LSTM keeps a state" in operator_limits.refusals(target, replace(config, stack=others))[0]
+    assert operator_limits.cache(target, config) == "shared"
+    assert operator_limits.refusals(target, config) == ()
 
 
 def test_the_products_around_convolutions_are_quantized():
-    """Kernels stay floats, the tail may have 16 bits, and attention beside it isn't fused."""
+    """Kernels stay floats, the tail may have 16 bits, and attention beside it is fused."""
     config, target = tiny_models.convolutions(), TARGETS["ort-cpu"]
     formats = planned(Leaves(config), "int8", "ort-cpu")
     matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
     floats = {name for name in matrices if formats[name] is None}
     assert floats == {"decoder.layers.0.attn.conv", "decoder.layers.2.attn.conv"}
-    assert operator_limits.cache(target, config) == "copied"
-    reason = "a convolution keeps its last inputs, which a step can't read and write in one place"
-    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    assert operator_limits.cache(target, config) == "shared"
+    assert operator_limits.refusals(target, config) == ()
     assert planned(Leaves(config), "fp16", "standard")
     with pytest.raises(ExportError, match="never tried on a GPU"):
         planned(Leaves(config), "fp16", "ort-cuda")
@@ -296,9 +292,8 @@ def test_the_products_around_gated_delta_networks_are_quantized():
     matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
     floats = {name for name in matrices if formats[name] is None}
     assert floats == {f"decoder.layers.{i}.attn.{name}" for i in (0, 2) for name in ("conv", "wa", "wb")}
-    assert operator_limits.cache(target, config) == "copied"
-    reason = "a gated delta network keeps a state, which a step can't read and write in one place"
-    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    assert operator_limits.cache(target, config) == "shared"
+    assert operator_limits.refusals(target, config) == ()
     with pytest.raises(ExportError, match="float16 has too few bits"):
         planned(Leaves(config), "fp16", "standard")
     with pytest.raises(ExportError, match="never tried on a GPU"):
@@ -344,9 +339,8 @@ def test_the_products_around_state_spaces_are_quantized():
     floats = {name for name in matrices if formats[name] is None}
     mixers = ("0.attn", "1.beside", "2.attn")
     assert floats == {f"decoder.layers.{mixer}.{name}" for mixer in mixers for name in ("conv", "wdt")}
-    assert operator_limits.cache(target, config) == "copied"
-    reason = "Mamba 2 keeps a state, which a step can't read and write in one place"
-    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    assert operator_limits.cache(target, config) == "shared"
+    assert operator_limits.refusals(target, config) == ()
     with pytest.raises(ExportError, match="float16 has too few bits"):
         planned(Leaves(config), "fp16", "standard")
 
@@ -359,9 +353,8 @@ def test_the_products_around_selective_scans_are_quantized():
     floats = {name for name in matrices if formats[name] is None}
     leaves = ("conv", "wdt_a", "wdt", "wb", "wc", "a_log")
     assert floats == {f"decoder.layers.{i}.attn.{name}" for i in (0, 2) for name in leaves}
-    assert operator_limits.cache(target, config) == "copied"
-    reason = "Mamba keeps a state, which a step can't read and write in one place"
-    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    assert operator_limits.cache(target, config) == "shared"
+    assert operator_limits.refusals(target, config) == ()
 
 
 def test_sinks_are_for_a_decoder_on_a_cpu():

@@ -308,6 +308,13 @@ def test_parts_that_are_left_out_are_stated_where_there_are_any(made):
     assert manifest.load(text.encode(), "tfm.json") == stated
 
 
+def test_no_cache_of_windows_stands_beside_a_state(made):
+    stated = json.loads((made / "tfm.json").read_text())
+    stated |= {"config": to_json(tiny_models.recurrent()), "cache": "windowed"}
+    with pytest.raises(BundleError, match="can't be windowed where a layer keeps a recurrence's state"):
+        manifest.load(json.dumps(stated).encode(), "tfm.json")
+
+
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
@@ -332,7 +339,6 @@ HOSTILE = [
     (("dtype",), "float16", "tensors.* must be"),
     (("cache",), ["shared"], "cache must be shared or windowed or copied"),
     (("cache",), "windowed", "cache can't be windowed: no layer"),
-    (("config",), to_json(tiny_models.recurrent()), "cache must be copied where a layer keeps a recurrence"),
     (("refused",), "no", r"refused must be tuple"),
     (("refused",), [1], r"refused\[0\] must be str"),
     (("source", "sha256"), 5, r"source.sha256 must be str"),

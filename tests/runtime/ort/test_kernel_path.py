@@ -50,13 +50,26 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "a mixture": tiny_models.mixture,
     "an encoder": tiny_models.encoder,
     "an encoder and a decoder": tiny_models.encoder_decoder,
+    "convolutions": tiny_models.convolutions,
+    "gated deltas": tiny_models.gated_deltas,
+    "state spaces": tiny_models.state_spaces,
+    "selective scans": tiny_models.selective_scans,
 }
+RECURRENT = ("convolutions", "gated deltas", "state spaces", "selective scans")
 CASES = [
     *(("biases, odd sizes", quant) for quant in ("int8", "int4", "keep")),
     ("an encoder", "int8-dynamic"),
+    ("gated deltas", "int8"),
     *(
         pytest.param(name, "int8", marks=pytest.mark.long)
-        for name in ("an output matrix of its own", "a mixture", "an encoder", "an encoder and a decoder")
+        for name in (
+            *RECURRENT[::2],
+            "selective scans",
+            "an output matrix of its own",
+            "a mixture",
+            "an encoder",
+            "an encoder and a decoder",
+        )
     ),
     pytest.param("an output matrix of its own", "keep", marks=pytest.mark.long),
 ]
@@ -114,6 +127,14 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         assert plain.count("GroupQueryAttention") == own.count("Attention") - plain.count("Attention")
         replaced = {"MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention", "LayerNormalization"}
         assert not replaced & set(own)
+        if name in RECURRENT:
+            states = len(CONFIGS[name]().layers) - (name != "state spaces")
+            # A state of one value a head has an axis less, which the kernel doesn't take.
+            rules = states if name in ("gated deltas", "state spaces") else 0
+            nodes = onnx.load(path / over_kernels, load_external_data=False).graph.node
+            kernels = [node.op_type for node in nodes if node.domain == "tfm"]
+            assert (kernels.count("CausalConv"), kernels.count("LinearAttention")) == (states, rules)
+            assert plain.count("GatherElements") == own.count("GatherElements") + states
         if name == "an encoder":
             layers = len(CONFIGS[name]().stacks["encoder"].layers)
             assert (own.count("TextAttention"), own.count("MultiHeadAttention")) == (layers, 0)
@@ -145,6 +166,35 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
     assert {"largest error", "RMS error"} <= {row.name.rsplit(": ")[-1] for row in rows}
     assert all(row.ok is not False for row in rows)
     assert not (cache_dir() / "prepacked").exists()  # nothing is left of it
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n != "gated deltas")) for n in RECURRENT]
+)
+def test_states_are_the_same_however_a_text_is_read(bundles, kernels_on: Path, name: str) -> None:
+    """At once, in steps, token by token, and in a batch of rows of other lengths, which begin anew."""
+    bundle = open_bundle(bundles(name, "int8"))
+    over = kernel_path.choose(bundle)
+    assert isinstance(over, KernelPath)
+    engine = OrtEngine(bundle, "cpu", threads=2, kernels=over)
+    ids, every = np.random.default_rng(0).integers(0, 97, (1, 30)), np.arange(30)[None]
+
+    def read(sizes: list[int]) -> np.ndarray:
+        cache, results = engine.start(1), []
+        for stop, size in zip(np.cumsum(sizes), sizes, strict=True):
+            part, cache = engine.step(ids[:, stop - size : stop], cache, at=every[:, :size])
+            results.append(part)
+        return np.concatenate(results, axis=1)
+
+    whole = read([30])
+    near = 1e-2 * whole.std()
+    for sizes in ([1, 20, 2, 7], [1] * 30):
+        assert np.abs(read(sizes) - whole).max() < near
+    rows = np.concatenate([ids[:, ::-1], ids, ids[:, ::-1]])
+    logits, cache = engine.step(rows, engine.start(3), np.array([7, 30, 0]), every.repeat(3, axis=0))
+    assert np.abs(logits[1] - whole[0]).max() < near
+    logits, _ = engine.step(ids.repeat(3, 0), cache.truncate(np.zeros(3, int)), at=every.repeat(3, axis=0))
+    assert np.abs(logits - whole).max() < near
 
 
 def test_the_certificate_has_a_row_for_each_path(

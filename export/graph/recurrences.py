@@ -1,0 +1,317 @@
+"""Layers that keep a state, in the graph over tfm's kernels: a convolution, and linear attention with decay.
+
+The exported graph computes both from many small nodes, and copies each state. The kernels write it in place:
+
+    tail, x  ->  Where(past > 0)  ->  Concat  ->  a Slice and a Mul a token of the kernel, Adds [, SiLU]
+                                              ->  GatherElements, the next tail
+    a state  ->  Where(past > 0)  ->  LinearAttention  ->  the next state
+
+What isn't of this form stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import convenience
+
+from ...runtime.bundle.kernel_layout import DOMAIN
+
+MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
+
+
+class Part(NamedTuple):
+    """Numbers of a token: where they begin in a value [B, T, ..]."""
+
+    value: ir.Value
+    at: int = 0
+
+
+def replace_all(graph: ir.Graph) -> None:
+    """Put kernels in the place of all convolutions and linear attentions that have their form."""
+    for node in list(graph):
+        if node.op_type == "GatherElements":
+            _replace_convolution(graph, node)
+    for node in list(graph):
+        if node.op_type == "LinearAttention" and node.domain == "com.microsoft":
+            _replace_attention(graph, node)
+
+
+def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """The node that computes a value, if it is of that operator."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == operator else None
+
+
+def _readers(value: ir.Value) -> list[ir.Node]:
+    return [use.node for use in value.uses()]
+
+
+def _constant(value: ir.Value | None) -> list[float] | None:
+    """The numbers of a constant of the graph itself."""
+    if value is None or value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
+        return None
+    return np.ravel(value.const_value.numpy()).tolist()
+
+
+def _kept(value: ir.Value | None, graph: ir.Graph) -> ir.Value | None:
+    """The graph's input that a value is, zeros in rows with no token before; None for another value."""
+    begun = _made_by(value, "Where")
+    if begun is None:
+        return None
+    condition, kept, zero = begun.inputs
+    greater = _made_by(_unshaped(condition), "Greater")
+    if greater is None or greater.inputs[0] is not _input(graph, "past"):
+        return None
+    if _constant(greater.inputs[1]) != [0] or _constant(zero) != [0]:
+        return None
+    return kept if kept in graph.inputs else None
+
+
+def _next_of(kept: ir.Value, output: ir.Value, graph: ir.Graph) -> bool:
+    """Whether a value is the graph's output that is kept in the place of this input."""
+    name, _, layer = str(kept.name).partition(".")
+    return output in graph.outputs and output.name == f"{name}_out.{layer}"
+
+
+def _input(graph: ir.Graph, name: str) -> ir.Value | None:
+    return next((value for value in graph.inputs if value.name == name), None)
+
+
+def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
+    joined = _made_by(gather.inputs[0], "Concat")
+    if joined is None or joined.attributes["axis"].value != 1 or len(joined.inputs) != 2:
+        return
+    tail, x = _kept(joined.inputs[0], graph), joined.inputs[1]
+    if tail is None or x is None or not _next_of(tail, gather.outputs[0], graph):
+        return
+    before = tail.shape[1] if tail.shape else None
+    if not isinstance(before, int) or not _from_lengths(gather.inputs[1], before, graph):
+        return
+    terms = [_term(node) for node in _readers(joined.outputs[0]) if node is not gather]
+    found = sorted((term for term in terms if term is not None), key=lambda term: term.token)
+    if len(found) < len(terms) or [term.token for term in found] != list(range(before + 1)):
+        return
+    kernel, last = found[0].kernel, found[0].product
+    if any(term.kernel is not kernel for term in found) or any(term.tokens != _time(x) for term in found):
+        return
+    for term in found[1:]:
+        total = _only_reader(last.outputs[0], "Add")
+        if total is None or total is not _only_reader(term.product.outputs[0], "Add"):
+            return
+        last = total
+    bias = None
+    added = _only_reader(last.outputs[0], "Add")
+    if added is not None:
+        others = [v for v in added.inputs if v is not None and v.is_initializer()]
+        if len(others) == 1 and others[0].shape is not None and len(others[0].shape) == 1:
+            bias, last = others[0], added
+    silu = _silu_of(last.outputs[0])
+    last = silu or last
+    inputs = [x, tail, kernel, _input(graph, "past"), _input(graph, "lengths"), bias]
+    attributes = {"silu": int(silu is not None)}
+    _put(
+        graph, joined, [last, gather], "CausalConv", inputs, attributes, [last.outputs[0], gather.outputs[0]]
+    )
+
+
+class Term(NamedTuple):
+    """A product of the kernel's row `token` with so many `tokens` from there on."""
+
+    product: ir.Node
+    kernel: ir.Value
+    token: int
+    tokens: object
+
+
+def _term(node: ir.Node) -> Term | None:
+    """The term that a Slice of the joined inputs begins."""
+    if node.op_type != "Slice" or _constant(node.inputs[3]) != [1] or _constant(node.inputs[4]) != [1]:
+        return None
+    start, product = _constant(node.inputs[1]), _only_reader(node.outputs[0], "Mul")
+    if start is None or product is None:
+        return None
+    row = _made_by(next(v for v in product.inputs if v is not node.outputs[0]), "Gather")
+    if row is None or row.attributes["axis"].value != 0 or _constant(row.inputs[1]) != start:
+        return None
+    kernel = row.inputs[0]
+    if kernel is None or not kernel.is_initializer():
+        return None
+    return Term(product, kernel, int(start[0]), _time(node.outputs[0]))
+
+
+def _time(value: ir.Value) -> object:
+    """The axis of tokens."""
+    return None if value.shape is None else value.shape[1]
+
+
+def _from_lengths(value: ir.Value | None, count: int, graph: ir.Graph) -> bool:
+    """Whether indices of so many entries count from the graph's `lengths` on."""
+    for operator in ("Expand", "Unsqueeze"):
+        node = _made_by(value, operator)
+        if node is None:
+            return False
+        value = node.inputs[0]
+    added = _made_by(value, "Add")
+    if added is None or _constant(added.inputs[1]) != list(range(count)):
+        return False
+    lengths = _made_by(added.inputs[0], "Unsqueeze")
+    return lengths is not None and lengths.inputs[0] is _input(graph, "lengths")
+
+
+def _only_reader(value: ir.Value, operator: str) -> ir.Node | None:
+    """The node of that operator that is all that reads a value."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
+
+
+def _silu_of(value: ir.Value) -> ir.Node | None:
+    """The product with its own Sigmoid, where that is all that is read of a value."""
+    readers = {node.op_type: node for node in _readers(value)}
+    if set(readers) != {"Sigmoid", "Mul"} or len(list(value.uses())) != 2:
+        return None
+    return readers["Mul"] if _only_reader(readers["Sigmoid"].outputs[0], "Mul") is readers["Mul"] else None
+
+
+def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
+    q, k, v, begun, decay, *beta = node.inputs
+    state = _kept(begun, graph)
+    if state is None or state.shape is None or not _next_of(state, node.outputs[1], graph):
+        return
+    heads, keys = state.shape[1], state.shape[2]
+    rates = _rates(decay)
+    query, key = _heads(q), _heads(k)
+    if rates is None or query is None or key is None or not isinstance(keys, int) or keys > MOST_KEYS:
+        return
+    key_heads = node.attributes["q_num_heads"].as_int() // query.share
+    if (query.share, query.unit) != (key.share, key.unit) or not isinstance(heads, int) or heads % key_heads:
+        return
+    assert v is not None
+    value = _part(v) or Part(v)
+    step, a_log = rates
+    inputs = [query.part.value, key.part.value, value.value, state, step, a_log, _input(graph, "past"), *beta]
+    attributes = {
+        "key_heads": key_heads,
+        "q_at": query.part.at,
+        "k_at": key.part.at,
+        "v_at": value.at,
+        "scale": node.attributes["scale"].value,
+        "unit": query.unit,
+    }
+    _put(graph, node, [node], "LinearAttention", inputs, attributes, node.outputs)
+
+
+def _rates(decay: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
+    """`step` and `a_log` of the decay -exp(a_log) * step, which heads or numbers of keys have."""
+    product = _made_by(_unshaped(decay), "Mul")
+    if product is None:
+        return None
+    for rate, step in (product.inputs, product.inputs[::-1]):
+        negative = _made_by(rate, "Neg")
+        exponential = None if negative is None else _made_by(negative.inputs[0], "Exp")
+        a_log = None if exponential is None else exponential.inputs[0]
+        if a_log is not None and a_log.is_initializer() and a_log.shape is not None:
+            step = _unshaped(step)
+            by_key = len(a_log.shape) == 2
+            if (
+                step is not None
+                and step.shape is not None
+                and len(step.shape) == 3
+                and by_key == (decay is not product.outputs[0])
+            ):
+                return step, a_log
+    return None
+
+
+def _unshaped(value: ir.Value | None) -> ir.Value | None:
+    """The value of which this one has all numbers in their order, in another shape."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in ("Reshape", "Unsqueeze", "Squeeze"):
+            break
+        value = node.inputs[0]
+    return value
+
+
+class Heads(NamedTuple):
+    """Heads of keys or queries: where they are, how many heads of values share one, and what is added to
+    the sum of squares by which they are divided, 0 if they aren't."""
+
+    part: Part
+    share: int = 1
+    unit: float = 0.0
+
+
+def _heads(value: ir.Value | None) -> Heads | None:
+    base, share = _unshaped(value), 1
+    repeated = _made_by(base, "Expand")
+    if repeated is not None:
+        times = _constant(repeated.inputs[1])
+        axis = _made_by(repeated.inputs[0], "Unsqueeze")
+        if times is None or len(times) != 5 or times[:3] + times[4:] != [1] * 4:
+            return None
+        if axis is None or _constant(axis.inputs[1]) != [3]:
+            return None
+        share, base = int(times[3]), _unshaped(repeated.inputs[0])
+    unit = 0.0
+    normed = _made_by(base, "Mul")
+    if normed is not None:
+        found = _unit(normed)
+        if found is None:
+            return None
+        base, unit = found
+    part = None if base is None else _part(base) or _whole(base)
+    return None if part is None else Heads(part, share, unit)
+
+
+def _unit(product: ir.Node) -> tuple[ir.Value, float] | None:
+    """x and u of x / sqrt(sum of x^2 + u), heads by heads."""
+    x, inverse = product.inputs
+    chain: list[ir.Node] = []
+    for operator in ("Reciprocal", "Sqrt", "Add", "ReduceSum", "Mul"):
+        node = _made_by(inverse, operator)
+        if node is None:
+            return None
+        chain.append(node)
+        inverse = node.inputs[0]
+    unit, axes = _constant(chain[2].inputs[1]), _constant(chain[3].inputs[1])
+    same = all(value is x for value in chain[4].inputs)
+    if x is None or unit is None or len(unit) != 1 or axes != [-1] or not same:
+        return None
+    return x, unit[0]
+
+
+def _part(value: ir.Value) -> Part | None:
+    """What a value is of the one that a Split along the last of three axes cuts."""
+    base = _unshaped(value)
+    split = _made_by(base, "Split")
+    if split is None or split.inputs[0] is None or split.attributes["axis"].value not in (2, -1):
+        return None
+    sizes = _constant(split.inputs[1]) if len(split.inputs) > 1 else None
+    if sizes is None or base is None:
+        return None
+    return Part(split.inputs[0], int(sum(sizes[: list(split.outputs).index(base)])))
+
+
+def _whole(value: ir.Value) -> Part | None:
+    return Part(value) if value.shape is not None and len(value.shape) == 3 else None
+
+
+def _put(
+    graph: ir.Graph,
+    after: ir.Node,
+    replaced: Sequence[ir.Node],
+    operator: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any],
+    old: Sequence[ir.Value],
+) -> None:
+    """A kernel behind a node, whose outputs take the place of the old values."""
+    while inputs[-1] is None:
+        inputs = inputs[:-1]
+    new = ir.node(operator, inputs, attributes, domain=DOMAIN, num_outputs=len(old), name=after.name)
+    for output, before in zip(new.outputs, old, strict=True):
+        output.name = before.name
+    convenience.replace_nodes_and_values(graph, after, replaced, [new], old, new.outputs)
