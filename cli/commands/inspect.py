@@ -277,6 +277,7 @@ def _mlp(m: Mlp) -> str:
 def _mixer(mixer: TokenMixer) -> str:
     from ...refimpl.config import (
         LSTM,
+        BigBirdBlocks,
         BlockSparse,
         Chunked,
         DisentangledAttention,
@@ -321,6 +322,9 @@ def _mixer(mixer: TokenMixer) -> str:
         heads += " whose values are the keys"
     if isinstance(mixer.mask, BlockSparse):
         return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
+    if isinstance(mixer.mask, BigBirdBlocks):
+        blocks = f"blocks of {mixer.mask.block_size} from {mixer.mask.longest_whole + 1} tokens on"
+        return f"{heads}, in {blocks}"
     if isinstance(mixer.mask, Chunked):
         return f"{heads}, within chunks of {mixer.mask.size}"
     return heads

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...refimpl.config import Attention
+from ...refimpl.config import Attention, BigBirdBlocks
 from ..dispatch import replaceable
 from .attention import AttentionWeights, attend, gated, positioned, project
+from .bigbird import bigbird_attend
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
@@ -41,9 +42,12 @@ def self_attention(
         cos, sin = rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0)
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
-    near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
-    mask = padding_mask(at, lengths).unsqueeze(1) & near
-    y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
+    if isinstance(settings.mask, BigBirdBlocks):
+        y = bigbird_attend(q, k, v, lengths, **settings.mask.settings, **settings.scoring)
+    else:
+        near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
+        mask = padding_mask(at, lengths).unsqueeze(1) & near
+        y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
     return linear(
         gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
     )

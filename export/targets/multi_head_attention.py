@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Attention, FullAttention
+from ...refimpl.config import Attention, BigBirdBlocks, FullAttention
 from ..ops.attention import attend, gated, positioned, split_heads, split_values
+from ..ops.bigbird import bigbird_attend
 from ..ops.cross_attention import EncoderKV
 from ..ops.mask import padding_mask, seen_by
 from ..ops.position import Rotary, rotate
@@ -131,6 +132,8 @@ def self_attention(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
+    if isinstance(settings.mask, BigBirdBlocks):
+        return self_attention_in_parts(x, lengths, weights, rotary, settings=settings)
     late = _adds_bias(weights, rotary, settings)
     q, k, v = _project(x, weights, rotary, settings=settings, late=late)
     if settings.mask != FullAttention():
@@ -166,9 +169,12 @@ def self_attention_in_parts(
 ) -> Tensor:
     """The standard form of a layer that the operator can't take, over the leaves of this layout."""
     q, k, v = _project(x, weights, rotary, settings=settings)
-    mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
-    mask = mask & _near(x.shape[1], settings=settings, causal=causal)
-    y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
+    if isinstance(settings.mask, BigBirdBlocks):
+        y = bigbird_attend(q, k, v, lengths, **settings.mask.settings, **settings.scoring)
+    else:
+        mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
+        mask = mask & _near(x.shape[1], settings=settings, causal=causal)
+        y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
     return linear(
         gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
     )

@@ -20,7 +20,7 @@ from .heads import (
 )
 from .json_form import TYPES, from_json, to_json
 from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
-from .masks import BlockSparse, Chunked, FullAttention, Mask, Window
+from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder, has_mtp
 from .mtp import MTP
@@ -78,6 +78,7 @@ __all__ = [
     "AltUp",
     "Attention",
     "Beside",
+    "BigBirdBlocks",
     "BlockSparse",
     "Chunked",
     "ClampedSwiGLU",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
-from .masks import BlockSparse, Chunked, FullAttention, Window
+from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Window
 from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
 from .model import Config, Decoder, Encoder, EncoderDecoder
 from .mtp import MTP
@@ -59,6 +59,7 @@ TYPES: dict[str, type] = {
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
         ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
+        BigBirdBlocks,
     )
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 
 @dataclass(frozen=True)
@@ -39,4 +40,33 @@ class Chunked:
     size: int
 
 
-Mask = FullAttention | Window | BlockSparse | Chunked
+class BlockSettings(TypedDict):
+    """Arguments of `bigbird_attend`."""
+
+    block_size: int
+    random_blocks: int
+
+
+@dataclass(frozen=True)
+class BigBirdBlocks:
+    """BigBird's blocks of `block_size` positions, in an encoder (`ops.bigbird`).
+
+    A block sees its neighbours, the first and the last block of its text, and the first one `random_blocks`
+    times more, in the place of blocks drawn at random. Short texts are seen whole.
+    """
+
+    block_size: int
+    random_blocks: int
+
+    @property
+    def settings(self) -> BlockSettings:
+        """Both numbers, to be passed on together."""
+        return {"block_size": self.block_size, "random_blocks": self.random_blocks}
+
+    @property
+    def longest_whole(self) -> int:
+        """How many tokens a text has at most that is seen whole."""
+        return (5 + 2 * self.random_blocks) * self.block_size
+
+
+Mask = FullAttention | Window | BlockSparse | Chunked | BigBirdBlocks

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import Layer
-from .masks import BlockSparse, Chunked, FullAttention, Window
+from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Window
 from .mlps import ClampedSwiGLU, Gated, Mlp, MoE, NoMlp
 from .mtp import MTP
 from .norms import HeadNorm, LayerNorm
@@ -234,6 +234,8 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
     if isinstance(mixer, LongformerAttention):
         alone = both_ways and name == "encoder"
         _need(alone, f"{at}Longformer's attention must be in an encoder that isn't causal")
+    if isinstance(mixer, Attention) and isinstance(mixer.mask, BigBirdBlocks):
+        _need(both_ways, f"{at}BigBird's blocks must be in an encoder that isn't causal")
     if layer.conv is not None:
         _bounded(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
         _need(both_ways, f"{at}a convolution over neighbours must be in an encoder")
@@ -467,6 +469,11 @@ def _check_attention(at: str, a: Attention) -> None:
             _bounded(at + "block of the mask", block, LIMITS["context"])
             _bounded(at + "reach of the mask", reach, LIMITS["context"], 0)
             _bounded(at + "first blocks of the mask", first, LIMITS["context"], 0)
+        case BigBirdBlocks(block_size, random_blocks):
+            _bounded(at + "block_size of the mask", block_size, LIMITS["context"])
+            _bounded(at + "random_blocks of the mask", random_blocks, LIMITS["context"], 0)
+            plain = not isinstance(a.position, Alibi | RelativeBias) and not a.sink_logits
+            _need(plain, f"{at}BigBird's blocks have scores without biases and sinks")
         case FullAttention():
             pass
     match a.position:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..config import Attention, Config, DisentangledAttention, Rope
+from ..config import Attention, BigBirdBlocks, Config, DisentangledAttention, Rope
 from ..errors import ConfigError
 from ..ops.altup import altup_predict
 from ..ops.attention import attention_weights, positioned, project
+from ..ops.bigbird import bigbird_mask
 from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
 from ..ops.cache import KVCache
 from ..ops.disentangled import DisentangledWeights, queries_and_keys
@@ -112,5 +113,8 @@ def _attention_map(
         cos, sin = rotary.cos[None], rotary.sin[None]
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
-    mask = seen_by(at[None], at, settings=settings, causal=not bidirectional)
+    if isinstance(blocks := settings.mask, BigBirdBlocks):
+        mask, bias = bigbird_mask(at, at, np.array([len(at)]), **blocks.settings)
+    else:
+        mask = seen_by(at[None], at, settings=settings, causal=not bidirectional)
     return attention_weights(q, k, mask, bias, weights.get("sink_logits"), **settings.scoring)[0]

@@ -1,11 +1,8 @@
-"""BigBird (Zaheer et al. 2020) for texts that it reads with full attention: BERT's encoder.
+"""BigBird (Zaheer et al. 2020): BERT's encoder, in which long texts see each other in blocks (`ops.bigbird`).
 
-In sparse blocks each token sees its block's neighbours, the first and the last block, and `num_random_blocks`
-blocks drawn at random. A text in which these would be nearly all blocks, of (5 + 2 · num_random_blocks) ·
-block_size tokens at most (704 in the published models), has full attention in transformers, whatever
-`attention_type` says. Longer ones aren't read, they are beyond the context: outside of training transformers
-puts the first block in the place of each random one, so that a token sees it several times, and once a model
-has read a short text there, it reads long ones with full attention.
+A text of up to (5 + 2 · num_random_blocks) · block_size tokens (704 in the published models) has full
+attention. transformers keeps that form for good once a model has read such a text, and takes one form for all
+rows of a batch; here each text has what a fresh model gives it alone.
 The head for answers has an mlp of its own. Its class lowers the logits of the question by 1e6; here they stay
 as they are, since an answer is looked for in its context alone.
 """
@@ -14,7 +11,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, Dense, Embedding, Encoder, Learned, MaskedLM, Plain, QuestionAnswering
+from ..config import (
+    Attention,
+    BigBirdBlocks,
+    Dense,
+    Embedding,
+    Encoder,
+    FullAttention,
+    Learned,
+    Mask,
+    MaskedLM,
+    Plain,
+    QuestionAnswering,
+)
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
@@ -55,22 +64,22 @@ def config(keys: Keys, task: Task) -> Encoder:
             width**0.5 if keys.get("rescale_embeddings", bool, False) else None,
             keys.size("type_vocab_size", 2),
         ),
-        Attention(heads, heads, size, qkv_bias=bias, out_bias=True, after=norm),
+        Attention(heads, heads, size, mask=_mask(keys, context), qkv_bias=bias, out_bias=True, after=norm),
         plain,
         own,
         layers=layer_count(keys),
-        context=min(context, _longest(keys, context)),
+        context=context,
         positions=Learned(context),
     )
 
 
-def _longest(keys: Keys, context: int) -> int:
-    """How long a text with full attention may be."""
-    chosen, block = keys.get("num_random_blocks", int, 3), keys.size("block_size", 64)
-    if not 0 <= chosen < 2**31:
-        raise keys.fail("num_random_blocks", "0 or more")
+def _mask(keys: Keys, context: int) -> Mask:
+    """Blocks, if there may be texts that are long enough for them."""
+    blocks = BigBirdBlocks(keys.size("block_size", 64), keys.get("num_random_blocks", int, 3))
+    if not 0 <= blocks.random_blocks < 2**24:
+        raise keys.fail("num_random_blocks", f"0 to {2**24 - 1}")
     sparse = keys.choice("attention_type", {"original_full": False, "block_sparse": True}, "block_sparse")
-    return (5 + 2 * chosen) * block if sparse else context
+    return blocks if sparse and blocks.longest_whole < context else FullAttention()
 
 
 WEIGHTS = (

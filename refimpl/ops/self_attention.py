@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import Attention
+from ..config import Attention, BigBirdBlocks
 from .attention import AttentionWeights, attend, gated, positioned, project
+from .bigbird import bigbird_attend
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
@@ -44,7 +45,10 @@ def self_attention(
     if rotary is not None:
         q = rotate(q, rotary.cos[None], rotary.sin[None], interleaved=settings.interleaved)
         k = rotate(k, rotary.cos[None], rotary.sin[None], interleaved=settings.interleaved)
-    near = seen_by(at[None], at, settings=settings, causal=causal)
-    mask = near & padding_mask(at, lengths)[:, None]
-    y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
+    if isinstance(blocks := settings.mask, BigBirdBlocks):
+        y = bigbird_attend(q, k, v, lengths, **blocks.settings, **settings.scoring)
+    else:
+        near = seen_by(at[None], at, settings=settings, causal=causal)
+        mask = near & padding_mask(at, lengths)[:, None]
+        y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
     return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo"))

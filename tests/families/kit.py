@@ -132,10 +132,11 @@ class Row:
 
     The first model is the usual one; the others have other heads. `sizes` are the keys that have no
     default in tfm, under the names that the class gives them; `reads` are keys that mean nothing to
-    other families. `amend` sets what isn't random, in float32 or float64. `restate` rewrites a saved
-    directory in the spelling of another library. `stays` says that a key means the same when transformers has
-    written the config anew. `reading` makes keys for the models after the first of those drawn, where these
-    can't have all of them.
+    other families. With `alone` transformers computes each row without a batch, which changes rows there.
+    `amend` sets what isn't random, in float32 or float64. `restate` rewrites a saved directory in the
+    spelling of another library. `stays` says that a key means the same when transformers has written the
+    config anew. `reading` makes keys for the models after the first of those drawn, where these can't have
+    all of them.
     """
 
     config: Any
@@ -144,6 +145,7 @@ class Row:
     sizes: Mapping[str, Any] = field(default_factory=lambda: SIZES)
     attention: str = "eager"
     reads: frozenset[str] = frozenset()
+    alone: bool = False
     amend: Callable[[Any], None] = lambda _: None
     restate: Callable[[Path], None] = lambda _: None
     stays: bool = True

@@ -16,6 +16,7 @@ from tfm.refimpl.config import (
     AltUp,
     Attention,
     Beside,
+    BigBirdBlocks,
     BlockSparse,
     Chunked,
     ClampedSwiGLU,
@@ -513,7 +514,7 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
     stack = draw(stacks(width=entry(embedding), reads=True))
     if reader is None:
         if not stack.causal and draw(st.booleans()):
-            stack = draw(disentangled(stack) | longformer(stack, embedding.vocabulary))
+            stack = draw(disentangled(stack) | longformer(stack, embedding.vocabulary) | bigbird(stack))
         return Encoder(embedding, stack, head, CONTEXT)
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
 
@@ -568,6 +569,21 @@ def longformer(draw: st.DrawFn, stack: Stack, vocabulary: int) -> Stack:
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(windowed, stack.layers)))
+
+
+@st.composite
+def bigbird(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with BigBird's blocks in its layers."""
+    blocks = st.builds(BigBirdBlocks, st.integers(1, 2), st.integers(0, 1))
+
+    def sparse(layer: Layer) -> Layer:
+        a = layer.attention
+        assert isinstance(a, Attention)
+        position = a.position if isinstance(a.position, Rope) else None
+        mixer = replace(a, mask=draw(blocks), position=position, sink_logits=False)
+        return replace(layer, attention=mixer)
+
+    return replace(stack, layers=tuple(map(sparse, stack.layers)))
 
 
 def entry(embedding: Embedding) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Of the wheel for Linux and x86-64; others have none.
 PROVIDER = Path(str(find_spec("onnxruntime").origin)).parent / "capi" / "libonnxruntime_providers_cuda.so"
 # What sizes are computed with, on the CPU: ONNX Runtime puts it there, as that is where operators read them.
-SIZES = frozenset(("Add", "Cast", "Concat", "Mod", "Mul", "Squeeze", "Sub"))
+SIZES = frozenset(("Add", "Cast", "Concat", "Div", "Mod", "Mul", "Reshape", "Squeeze", "Sub"))
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PLACED_ON = re.compile(r"(?:All nodes|Node\(s\)) placed on \[(\w+)\]\. Number of nodes: (\d+)")
 BEGINNING = "Initializing session."

@@ -104,8 +104,30 @@ def transformers_outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[n
     """transformers' outputs in float64: the head's.
 
     Without a head: an encoder's vectors and the pooler's output, or their mean where there is no pooler; a
-    decoder's vectors and the last one.
+    decoder's vectors and the last one. Where a batch changes its rows (`Row.alone`), each is computed alone.
     """
+    if not ROWS[model.config.model_type].alone:
+        return _outputs(model, arguments)
+    lengths = arguments["attention_mask"].sum(1)
+    rows = [
+        _outputs(model, {name: value[i : i + 1, :length] for name, value in arguments.items()})
+        for i, length in enumerate(lengths)
+    ]
+
+    def joined(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+        times = [part.shape[1] for part in parts]
+        if times != list(lengths):
+            return np.concatenate(parts)
+        return np.concatenate([
+            np.pad(part, [(0, 0), (0, max(times) - part.shape[1]), *[(0, 0)] * (part.ndim - 2)])
+            for part in parts
+        ])  # fmt: skip
+
+    return [joined(parts) for parts in zip(*rows, strict=True)]
+
+
+def _outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Those of one call."""
     with Float64(), torch.no_grad():
         exact = type(model)(in_float64(model.config)).double().eval()
         exact.load_state_dict(model.state_dict())

@@ -13,6 +13,7 @@ from tfm.refimpl.config import (
     AltUp,
     Attention,
     Beside,
+    BigBirdBlocks,
     BlockSparse,
     ClampedSwiGLU,
     Classify,
@@ -395,6 +396,16 @@ def windowed(
     second = replace(layer, attention=replace(attention, reach=1))
     stack = Stack((layer, second), None, Learned(32), norm)
     return Encoder(Embedding(vocabulary, 48), stack, head, 32)
+
+
+def in_blocks(*, head: ReadingHead = WORDS, vocabulary: int = 97) -> Encoder:
+    """An encoder of BigBird's form, with blocks of two tokens for texts of more than ten, or of fourteen."""
+    norm = LayerNorm(1e-5)
+    attention = Attention(6, 6, 8, mask=BigBirdBlocks(2, 0), qkv_bias=True, out_bias=True, after=norm)
+    layer = Layer(attention, Plain(80, "gelu", after=norm))
+    second = replace(layer, attention=replace(attention, mask=BigBirdBlocks(2, 1)))
+    stack = Stack((layer, second), None, Learned(64), norm)
+    return Encoder(Embedding(vocabulary, 48), stack, head, 64)
 
 
 def encoder_decoder(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDecoder:

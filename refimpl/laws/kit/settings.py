@@ -84,6 +84,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "gate_scale": (None, 0.7),
     "turned": (1, 2),
     "topk": (1, 3),
+    "block_size": (1, 2),
+    "random_blocks": (0, 1),
     "share": (0.5, 0.95),
     "sparsity": (None, 0.7),
 }

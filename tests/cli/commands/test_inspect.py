@@ -186,6 +186,12 @@ def test_shared_keys_and_values_and_vectors_for_layers_are_named():
     )
 
 
+def test_blocks_of_long_texts_are_named():
+    assert "6 heads of 8 in 6 groups, in blocks of 2 from 11 tokens on" in inspect.describe(
+        tiny_models.in_blocks()
+    )
+
+
 def test_sinks_and_clamps_are_named():
     config = tiny_models.sinks()
     told = inspect.describe(config)

@@ -36,6 +36,7 @@ MODELS = {
     "tag": tiny_models.encoder(layers=1, head=Tag(3)),
     "answer": tiny_models.encoder(layers=1, head=QuestionAnswering()),
     "pool": tiny_models.encoder(layers=1, head=Pool()),
+    "blocks of a long text": tiny_models.in_blocks(),
 }
 
 # Families whose graphs have what those above haven't.

@@ -22,6 +22,7 @@ from tfm.refimpl.config import (
     AltUp,
     Attention,
     Beside,
+    BigBirdBlocks,
     BlockSparse,
     ClampedSwiGLU,
     Classify,
@@ -663,6 +664,20 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(LLAMA, attention=LongformerAttention(2, 8, 3)),
         "decoder layer 0: Longformer's attention must be in an encoder",
+    ),
+    (
+        lambda: attention(LLAMA, mask=BigBirdBlocks(4, 1)),
+        "layer 0: BigBird's blocks must be in an encoder that isn't causal",
+    ),
+    (lambda: attention(ENCODER, mask=BigBirdBlocks(0, 1)), "layer 0: block_size of the mask must be 1 to"),
+    (lambda: attention(ENCODER, mask=BigBirdBlocks(4, -1)), "random_blocks of the mask must be 0 to"),
+    (
+        lambda: attention(ENCODER, mask=BigBirdBlocks(4, 1), position=Alibi()),
+        "layer 0: BigBird's blocks have scores without biases and sinks",
+    ),
+    (
+        lambda: attention(ENCODER, mask=BigBirdBlocks(4, 1), sink_logits=True),
+        "encoder layer 0: BigBird's blocks have scores without biases and sinks",
     ),
 ]
 

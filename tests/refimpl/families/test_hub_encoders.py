@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tfm.refimpl.config import (
+    BigBirdBlocks,
     Classify,
     Dense,
     DisentangledAttention,
@@ -370,16 +371,20 @@ def test_what_of_deberta_is_refused(keys: dict[str, Any], changed: dict[str, Any
         read(keys, **changed)
 
 
-def test_bigbird_reads_texts_that_have_full_attention():
+def test_bigbird_reads_long_texts_in_blocks():
     config = read(BIG_BIRD)
-    assert (config.context, config.stack.positions) == (704, Learned(4096))
+    assert (config.context, config.stack.positions) == (4096, Learned(4096))
+    masks = {a.mask for a in config.stack.attentions}
+    assert masks == {BigBirdBlocks(64, 3)}
+    assert BigBirdBlocks(64, 3).longest_whole == 704
     assert isinstance(config.head, MaskedLM)
     full = read(BIG_BIRD, attention_type="original_full", rescale_embeddings=True)
     assert (full.context, full.embedding.scale) == (4096, 768**0.5)
-    assert read(BIG_BIRD, max_position_embeddings=512).context == 512
+    assert full.stack.attentions[0].mask == FullAttention()
+    assert read(BIG_BIRD, max_position_embeddings=704).stack.attentions[0].mask == FullAttention()
     classes = read(BIG_BIRD, architectures=["BigBirdForSequenceClassification"], **LABELS)
     assert classes.head == Classify(5, dense=Dense("gelu_tanh"))
-    with pytest.raises(ConfigError, match="num_random_blocks must be 0 or more, got -1"):
+    with pytest.raises(ConfigError, match="num_random_blocks must be 0 to 16777215, got -1"):
         read(BIG_BIRD, num_random_blocks=-1)
     answers = read(BIG_BIRD, architectures=["BigBirdForQuestionAnswering"], sep_token_id=66)
     assert answers.head == QuestionAnswering(mlp=answers.stack.layers[0].mlp)

@@ -1,0 +1,103 @@
+"""BigBird's attention: blocks of tokens see their neighbours, the first and the last block."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from .attention import attend
+from .mask import padding_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["bigbird_attend"]
+
+
+def bigbird_attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G V"],
+    lengths: Index[Array, " B", "< T+1"],
+    *,
+    block_size: int,
+    random_blocks: int,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """Three parts, of which each token takes its own: the ends of the text, the blocks between them, and the
+    text as a whole where it is short."""
+    size, limit = block_size, (5 + 2 * random_blocks) * block_size
+    at = torch.arange(q.shape[1], device=q.device)
+    # A row without tokens ends in its first block.
+    last = (lengths - 1).clamp(min=0).div(size, rounding_mode="floor").unsqueeze(1)
+    block = at.div(size, rounding_mode="floor")
+
+    two = torch.cat(ends(q, last, size), 1)
+    seen = padding_mask(at, lengths).unsqueeze(1)
+    spread = attend(two, k, v, seen.expand(-1, 2 * size, -1), scale=scale, softcap=softcap)
+    row = at % size + torch.where((block == last) & (block > 0), size, 0)
+    spread = spread.gather(1, row[:, :, None, None].expand(-1, -1, *spread.shape[2:]))
+
+    parts = middle(q, k, v, lengths, last, size=size, extra=random_blocks)
+    near = attend(*parts, scale=scale, softcap=softcap)
+    near = near.unflatten(0, (q.shape[0], -1)).flatten(1, 2).index_select(1, at)
+    y = torch.where(((block == 0) | (block == last))[:, :, None, None], spread, near)
+
+    short = at[at < limit]
+    seen = seen.index_select(2, short).expand(-1, short.shape[0], -1)
+    few = (a.index_select(1, short) for a in (q, k, v))
+    whole = attend(*few, seen, scale=scale, softcap=softcap).index_select(1, at.clamp(max=limit - 1))
+    y = torch.where((lengths <= limit)[:, None, None, None], whole, y)
+    return torch.where(padding_mask(at, lengths)[:, :, None, None], y, 0)
+
+
+def ends(a: Array, last: Array, size: int) -> tuple[Array, Array]:
+    """The first block of each row and its last one, each [B, A, G, K]."""
+    inside = torch.arange(size, device=a.device)
+    # The index of the last token as a tensor, which a GPU takes as it is, and not as a number of the shape.
+    end = torch.arange(a.shape[1], device=a.device)[-1:]
+    places = torch.minimum(last * size + inside, end)[:, :, None, None].expand(-1, -1, *a.shape[2:])
+    return a[:, torch.minimum(inside, end)], a.gather(1, places)
+
+
+def middle(
+    q: Array,
+    k: Array,
+    v: Array,
+    lengths: Array,
+    last: Array,
+    *,
+    size: int,
+    extra: int,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """All queries in blocks, each as between the ends with the keys of five: the first, three near, the last.
+
+    Arguments of `attend`: queries, keys and values, what is seen, and the bias, with blocks as rows.
+    """
+    at = torch.arange(q.shape[1], device=q.device)
+    starts = size * torch.arange(q.shape[1] // size + 2, device=q.device).unsqueeze(1)
+    inside, n = torch.arange(size, device=q.device), starts.shape[0]
+    near = starts + torch.arange(-size, 2 * size, device=q.device)
+    places, block = torch.minimum(near.clamp(min=0), at[-1:]), near.div(size, rounding_mode="floor")
+
+    def five(a: Array) -> Array:
+        """[B · n, 5 · A, G, K], the blocks of queries as rows."""
+        first, final = (part.unsqueeze(1).expand(-1, n, -1, -1, -1) for part in ends(a, last, size))
+        return torch.cat([first, a[:, places], final], 2).flatten(0, 1)
+
+    parts = (
+        (inside < lengths.unsqueeze(1)).unsqueeze(1).expand(-1, n, -1),
+        (block > 0) & (block < last.unsqueeze(2)),
+        (last * size + inside < lengths.unsqueeze(1)).unsqueeze(1).expand(-1, n, -1),
+    )
+    seen = torch.cat(parts, 2).flatten(0, 1).unsqueeze(1).expand(-1, size, -1)
+    rows = q[:, torch.minimum(starts + inside, at[-1:])].flatten(0, 1)
+    bias = q.new_tensor([math.log(1 + extra)] * size + [0.0] * (4 * size))
+    bias = bias.expand(rows.shape[0], q.shape[2], size, -1)
+    return rows, five(k), five(v), seen, bias

@@ -1,0 +1,51 @@
+"""Laws of BigBird's attention: blocks of a text, of which some count several times."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.attention import attend
+from ..ops.sparse import BlockPairs, sparse_attend
+from . import Draw, Subject, law
+
+
+@law("bigbird_attend")
+def each_row_is_pairs_of_blocks(bigbird_attend: Subject, draw: Draw) -> None:
+    """Row by row: block-sparse attention, in which a pair that is listed twice counts twice; a short text is
+    attention as ever. At padding there are zeros."""
+    call = draw(bigbird_attend.calls(largest=12))
+    size, chosen = call["block_size"], call["random_blocks"]
+    scale, softcap = call["scale"], call["softcap"]
+    expected = np.zeros((*call["q"].shape[:3], call["v"].shape[3]))
+    for row, length in enumerate(call["lengths"]):
+        q, k, v = (call[name][row : row + 1, :length].astype(np.float64) for name in "qkv")
+        if length <= (5 + 2 * chosen) * size:
+            if length:
+                expected[row, :length] = attend(q, k, v, scale=scale, softcap=softcap)[0]
+            continue
+        blocks = -(-length // size)
+        padding = [(0, 0), (0, blocks * size - length), (0, 0), (0, 0)]
+        q, k, v = (np.pad(a, padding).reshape(1, blocks, size, *a.shape[2:]) for a in (q, k, v))
+        keys = (np.arange(blocks * size) < length).reshape(1, blocks, size)
+        y = sparse_attend(q, k, v, _pairs(blocks, chosen), keys, scale=scale, softcap=softcap)
+        expected[row, :length] = y.reshape(1, blocks * size, *y.shape[3:])[0, :length]
+    bigbird_attend.near(bigbird_attend(call), expected, call)
+
+
+def _pairs(blocks: int, chosen: int) -> BlockPairs:
+    """The blocks of keys that each block of queries sees, the first one repeated in the middle."""
+    seen = [list(range(blocks)) for _ in range(blocks)]
+    for row in range(1, blocks - 1):
+        seen[row] = sorted({0, row - 1, row, row + 1, blocks - 1}) + [0] * chosen
+    rows = np.repeat(np.arange(blocks), [len(columns) for columns in seen])
+    return BlockPairs(rows, np.concatenate(seen))
+
+
+@law("bigbird_attend")
+def what_stands_past_a_row_changes_nothing(bigbird_attend: Subject, draw: Draw) -> None:
+    """A row gives in a batch of longer ones what it gives in one of its own length."""
+    call = draw(bigbird_attend.calls(largest=12))
+    alone = bigbird_attend.take(bigbird_attend.take(call, "B", [0]), "T", np.arange(call["lengths"][0]))
+    if call["lengths"][0]:
+        got = bigbird_attend(call)[:1, : call["lengths"][0]]
+        bigbird_attend.near(got, bigbird_attend(alone), call, alone)

@@ -1,0 +1,78 @@
+"""BigBird's attention: blocks of tokens see their neighbours, the first and the last block of the text, and
+some drawn at random (Zaheer et al. 2020, arXiv 2007.14062, §2 and figure 1).
+
+Blocks that see all and are seen by all, near ones and random ones give each token a short way to every other,
+with a number of scores that grows with the text and not with its square. In training the random blocks are
+drawn anew. As the checkpoints are used, by transformers outside of training, nothing is drawn: each of the r
+random blocks is the first one, which so counts 1 + r times. A text of eight blocks, r = 1:
+
+    block of keys   0 1 2 3 4 5 6 7
+    queries 0       1 1 1 1 1 1 1 1     the first and the last block see all
+            1       2 1 1 . . . . 1     2: the first block, and once more as a random one
+            2       2 1 1 1 . . . 1
+            3       2 . 1 1 1 . . 1
+            4       2 . . 1 1 1 . 1
+            5       2 . . . 1 1 1 1
+            6       2 . . . . 1 1 1
+            7       1 1 1 1 1 1 1 1
+
+A key that counts c times has c shares of the softmax: c · exp(score) is exp(score + ln c), a bias of ln c.
+The model was trained with other tokens there; this is what its published weights are run with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .attention import attend
+from .mask import padding_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["bigbird_attend"]
+
+
+def bigbird_attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G V"],
+    lengths: Index[Array, " B", "< T+1"],
+    *,
+    block_size: int,
+    random_blocks: int,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """Σ_s c_s exp(score_s) v_s / Σ_s c_s exp(score_s): `attend`, with each key as often as the picture says.
+
+    Conventions: a text of up to (5 + 2 · random_blocks) · block_size tokens, in which nearly all blocks would
+    be seen, is seen whole. The last block may be cut short. Blocks are those of the row's own text, whatever
+    other rows are beside it: transformers counts the padding of a batch as blocks, and takes one form for all
+    rows, so there a text may have other vectors in a batch than alone. Here it has those that it has alone.
+    Rows are padded on the right: no token sees padding, and at padding the output is 0.
+    """
+    at = np.arange(q.shape[1])
+    mask, bias = bigbird_mask(at, at, lengths, block_size=block_size, random_blocks=random_blocks)
+    bias = np.broadcast_to(bias.astype(q.dtype), (len(q), q.shape[2], *mask.shape[1:]))
+    y = attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
+    return np.where(padding_mask(at, lengths)[:, :, None, None], y, 0)
+
+
+def bigbird_mask(
+    queries: Array, keys: Array, lengths: Array, *, block_size: int, random_blocks: int
+) -> tuple[Array, Array]:
+    """Which keys are seen [B, T, S], and the bias of those that count several times [B, 1, T, S]."""
+    limit = (5 + 2 * random_blocks) * block_size
+    rows, columns = queries[:, None] // block_size, keys // block_size
+    ends = lengths[:, None, None]
+    last = (ends - 1) // block_size
+    middle = (ends > limit) & (rows > 0) & (rows < last)
+    seen = (abs(rows - columns) <= 1) | (columns == 0) | (columns == last) | ~middle
+    count = np.where(middle & (columns == 0), 1 + random_blocks, 1)
+    return seen & (keys < ends), np.log(count)[:, None]
