@@ -1,5 +1,15 @@
 """Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and
-rules of a state as one chunk or ONNX Runtime's operator."""
+rules of a state as one chunk or ONNX Runtime's operator.
+
+Convolutions over few tokens stay the mirror's products and sums. ONNX Runtime 1.31's CausalConvWithState
+has the same numbers, but not sooner where it counts. Medians with SiLU, two threads of a Xeon with AMX:
+
+    channels   tokens   products and sums   operator   operator, SiLU apart
+    6,144           1               98 µs     211 µs                 169 µs
+    6,144         512             33.9 ms    45.4 ms                35.3 ms
+    1,536           1               53 µs      59 µs                  52 µs
+    1,536         512             10.0 ms    12.8 ms                 6.9 ms
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,12 @@ def operator(heads: int, rule: str, scale: float, queries: int) -> onnxruntime.I
     node = helper.make_node(
         "LinearAttention", inputs, ["y", "after"], domain="com.microsoft", scale=scale, **attributes
     )
+    return session(node, inputs, ["y", "after"])
+
+
+def session(node: Any, inputs: Sequence[str], outputs: Sequence[str]) -> onnxruntime.InferenceSession:
     values = lambda names: [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]  # noqa: E731
-    graph = helper.make_graph([node], "one", values(inputs), values(["y", "after"]))
+    graph = helper.make_graph([node], "one", values(inputs), values(outputs))
     sets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=sets, ir_version=10)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -133,6 +138,29 @@ def test_linear_attention_of_onnx_runtime_is_a_selective_scan():
         return y[..., 0], after[..., 0]
 
     laws.check("selective_scan", kernel, dtype=np.float32, only=EQUALS)
+
+
+@functools.cache
+def convolution(*inputs: str) -> onnxruntime.InferenceSession:
+    """One node, CausalConvWithState, over tokens as rows."""
+    node = helper.make_node(
+        "CausalConvWithState", inputs, ["y", "after"], domain="com.microsoft", channels_last=1
+    )
+    return session(node, [name for name in inputs if name], ["y", "after"])
+
+
+def test_causal_conv_with_state_of_onnx_runtime_is_the_convolution():
+    """Over drawn shapes, with and without a tail and a bias. Graphs don't use it, `export.targets.recurrence`
+    says why."""
+
+    def kernel(x: Any, kernel: Any, tail: Any = None, bias: Any = None) -> Any:
+        given = {"x": x, "kernel": np.asarray(kernel).T[:, None], "bias": bias, "tail": tail}
+        given = {name: np.ascontiguousarray(a) for name, a in given.items() if a is not None}
+        names = [name if name in given else "" for name in ("x", "kernel", "bias", "tail")]
+        y, _ = convolution(*names).run(None, given)
+        return y
+
+    laws.check("causal_conv", kernel, dtype=np.float32, only=EQUALS)
 
 
 def ssd_arrays(time: int) -> tuple[np.ndarray, ...]:
