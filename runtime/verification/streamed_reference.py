@@ -1,4 +1,5 @@
 """The specification's outputs, layer by layer: each leaf is loaded once, used by all runs, and dropped.
+Of the embedding's tables the rows of the text's tokens stay.
 
 So no more than one layer is ever in memory in float64, whatever the size of the model.
 """
@@ -253,17 +254,11 @@ class StreamedForward:
         walk = StackWalk(self.config, name)
         stack_params = self.params[name]
         first = name == next(iter(self.config.stacks))
-        leaves = self._load(self.params["embedding"], "embedding.", observe=first)
-        embedding = cast(EmbeddingWeights, leaves)
-        entry_names = [n for n in ENTRY if n in stack_params]
-        entry = cast(StackWeights, self._load({n: stack_params[n] for n in entry_names}, f"{name}."))
-        # Only the rows of tokens that the text has are converted to a run's type.
         used, index = np.unique(walk.shifted(tokens), return_inverse=True)
         index = index.reshape(tokens.shape)
-        embedding["table"] = _rows(embedding["table"], used)
-        if "per_layer" in embedding:
-            table = embedding["per_layer"]["table"]
-            embedding["per_layer"]["table"] = _rows(table, np.where(used < table.shape[0], used, 0))
+        embedding = self._embedding(used, observe=first)
+        entry_names = [n for n in ENTRY if n in stack_params]
+        entry = cast(StackWeights, self._load({n: stack_params[n] for n in entry_names}, f"{name}."))
         streams, positions, shared, question = [], [], [], walk.question(tokens)
         for run in self.runs:
             weights, tables = run.cast_all(entry), run.cast_all(embedding)
@@ -299,12 +294,25 @@ class StreamedForward:
         last = cast(StackWeights, {**entry, "norm": norm})
         return [walk.leave(x, run.cast_all(last)) for x, run in zip(streams, self.runs, strict=True)]
 
-    def _load(self, params: Tree, prefix: str, observe: bool = True) -> dict[str, Any]:
+    def _embedding(self, tokens: Array, observe: bool) -> EmbeddingWeights:
+        """The embedding's leaves, of the tables only the rows of these tokens: each whole table is dropped
+        before the next one is loaded."""
+        leaves = {}
+        for name, leaf in flatten(self.params["embedding"], "embedding."):
+            if observe:
+                self._on_leaf(name, leaf)
+            if name == "embedding.table":
+                leaf = _rows(leaf, tokens)
+            elif name == "embedding.per_layer.table":
+                leaf = _rows(leaf, np.where(tokens < leaf.shape[0], tokens, 0))
+            leaves[name.removeprefix("embedding.")] = leaf
+        return cast(EmbeddingWeights, unflatten(leaves))
+
+    def _load(self, params: Tree, prefix: str) -> dict[str, Any]:
         """The leaves of a part of the model, each loaded once."""
         leaves = dict(flatten(params, prefix))
-        if observe:
-            for name, leaf in leaves.items():
-                self._on_leaf(name, leaf)
+        for name, leaf in leaves.items():
+            self._on_leaf(name, leaf)
         return unflatten({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})
 
 

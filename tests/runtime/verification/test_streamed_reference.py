@@ -1,0 +1,36 @@
+"""How much of a model the streamed reference holds at a time."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+from helpers import tiny_models
+from tfm.refimpl.params.lazy import lazily
+from tfm.refimpl.params.tree import flatten
+from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
+
+
+def test_of_tables_the_rows_of_the_text_stay() -> None:
+    """A table is dropped before the next leaf is loaded; the numbers are those of all leaves in memory."""
+    config = tiny_models.shared_kv()
+    weights = tiny_models.weights(config)
+    leaves = dict(flatten(weights))
+    tables = {
+        name: leaf for name, leaf in leaves.items() if name.startswith("embedding.") and "table" in name
+    }
+    assert set(tables) == {"embedding.table", "embedding.per_layer.table"}
+    loaded: list[weakref.ref[np.ndarray]] = []
+
+    def load(name: str) -> np.ndarray:
+        assert all(table() is None for table in loaded), f"a whole table is in memory beside {name}"
+        leaf = leaves[name].copy()
+        if name in tables:
+            loaded.append(weakref.ref(leaf))
+        return leaf
+
+    inputs = Inputs(np.array([[13, 9, 60, 2], [4, 8, 90, 0]]), np.array([4, 3]))
+    runs = [Precision(np.dtype(np.float64))]
+    (got,) = outputs(config, lazily(leaves, load), inputs, runs)
+    (expected,) = outputs(config, weights, inputs, runs)
+    np.testing.assert_array_equal(got, expected)
