@@ -248,14 +248,14 @@ def written(path: Path) -> str:
     """A bundle that was just exported: its size, quantization and target, and what its certificate says."""
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.verification.certificate import recorded
-    from ..runtime.verification.verdict import judgement, vector_cost
+    from ..runtime.verification.verdict import judgement, prediction_cost, vector_cost
 
     opened, report = open_bundle(path), recorded(path)
     facts = [f"{path}: {size(bundle_bytes(path))}, {opened.quant} for {opened.target}"]
     if report is None:
         facts.append("not verified")
     else:
-        facts += [judgement(report), *filter(None, [vector_cost(report)])]
+        facts += [judgement(report), *filter(None, [vector_cost(report), prediction_cost(report)])]
         if not report.full:
             facts.append(f"`tfm-cli verify {path} --full` runs the long ones")
     return ", ".join(facts)

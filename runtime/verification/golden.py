@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...refimpl.config import LM, Config, EncoderDecoder, MaskedLM
+from ...refimpl.config import LM, Config, Decoder, EncoderDecoder, MaskedLM
 from ...refimpl.error_budget import (
     CODE_MOVE,
     TRIES,
@@ -342,13 +342,21 @@ def golden(
 
 
 def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator) -> Inputs:
-    """Two rows of tokens, the second padded; an encoder's text or token types where the model has them."""
+    """Two rows of tokens, the second padded; an encoder's text or token types where the model has them.
+
+    A decoder's rows begin with the tokens that its tokenizer puts before a text, as in `metrics.fidelity`.
+    """
     time = min(TOKENS, config.context)
     vocabulary = config.embedding.vocabulary
-    ids = [] if tokenizer is None else Tokenizer(tokenizer, vocabulary).encode(TEXT)
-    if len(ids) < 2 * time:
-        ids = rng.integers(0, vocabulary, 2 * time)
-    tokens = np.asarray(ids[: 2 * time], np.int64).reshape(2, time)
+    ids, before = [], []
+    if tokenizer is not None:
+        read = Tokenizer(tokenizer, vocabulary)
+        ids = read.encode(TEXT)
+        before = read.before_text[: time - 1] if isinstance(config, Decoder) else []
+    room = time - len(before)
+    if len(ids) < 2 * room:
+        ids = rng.integers(0, vocabulary, 2 * room)
+    tokens = np.array([[*before, *row] for row in (ids[:room], ids[room : 2 * room])], np.int64)
     lengths = np.array([time, max(1, time - 3)])
     names = _model_inputs(config)
     if ENCODER_IDS in names:

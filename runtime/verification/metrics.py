@@ -10,6 +10,7 @@ import numpy as np
 
 from ...refimpl.config import Decoder, MaskedLM
 from ...refimpl.engine.protocol import Engine
+from ...refimpl.errors import LimitError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -61,28 +62,40 @@ def fidelity(
     ids: Sequence[int],
     window: int = 512,
     *,
+    before: Sequence[int] = (),
     enough: Callable[[int], bool] = lambda done: False,
 ) -> Fidelity:
     """Run both engines over `ids`, in windows that don't see each other, and compare predictions.
 
+    Each window begins with `before`, the tokens that the tokenizer puts before a text, of which no prediction
+    counts. A model that was trained with them computes what no user sees without them, and so unsteadily that
+    rounding decides how far two engines are apart: Gemma 3 270M in int8 had KL divergences of 0.0085 and
+    0.025 over 512 tokens, of weights that differ in the last digit of their scales, and with them 0.0038 and
+    0.0040.
+
     Both get the text's own tokens (teacher forcing), so that one early difference doesn't change all that
     follows. Where they have an encoder, it reads the window first. `enough` is asked after each chunk of a
-    window, with the positions that were compared; True ends the comparison.
+    window, with the positions that were compared; True ends the comparison. LimitError for a window without
+    room for a text.
     """
     text = np.asarray(ids, np.int64)
     kl = nll = reference_nll = 0.0
     same = positions = predicted = 0
-    for begin in range(0, len(text), window):
-        tokens = text[begin : begin + window]
+    room = window - len(before)
+    if room < 1:
+        raise LimitError(f"a window of {window} has no room for a text after {len(before)} tokens")
+    for begin in range(0, len(text), room):
+        tokens = text[begin : begin + room]
         encoder_ids = None if isinstance(engine.config, Decoder) else tokens[None]
         cache = engine.start(1, encoder_ids)
         reference_cache = reference.start(1, encoder_ids)
         for first in range(0, len(tokens), CHUNK):
             chunk = tokens[first : first + CHUNK]
-            all_positions = np.arange(len(chunk))[None]
-            logits, cache = engine.step(chunk[None], cache, at=all_positions)
+            read = chunk if first else np.concatenate([np.array(before, np.int64), chunk])
+            at = np.arange(len(read) - len(chunk), len(read))[None]
+            logits, cache = engine.step(read[None], cache, at=at)
             model = log_softmax(logits[0])
-            logits, reference_cache = reference.step(chunk[None], reference_cache, at=all_positions)
+            logits, reference_cache = reference.step(read[None], reference_cache, at=at)
             truth = log_softmax(logits[0])
             same += int((model.argmax(-1) == truth.argmax(-1)).sum())
             following = tokens[first + 1 : first + 1 + len(chunk)]

@@ -24,6 +24,7 @@ from fidelity import Recorded
 from tfm import runtime
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.metrics import fidelity
 from workers import Series, Worker, head, interleave, quiet, ratio
 
@@ -73,12 +74,14 @@ def main(
     bundles = {name: exported(model, work, name) for name in quant or QUANTS}
     checkpoint = open_checkpoint(model)
     ids = head(text, checkpoint.tokenizer, max(tokens, PROMPT))
+    before = Tokenizer(str(checkpoint.tokenizer), checkpoint.config.embedding.vocabulary).before_text
     close = {}
     with tempfile.TemporaryDirectory() as folder:
         specification = Recorded(NumpyEngine(checkpoint.config, materialize(checkpoint.params)), folder)
         for name, bundle in bundles.items():
             specification.rewind()
-            close[name] = fidelity(runtime.load(bundle, threads=threads), specification, ids, 512)
+            loaded = runtime.load(bundle, threads=threads)
+            close[name] = fidelity(loaded, specification, ids, 512, before=before)
 
     typer.echo(quiet(), nl=bool(quiet()))
     theirs = Worker("llama", model, python=llama_python, threads=threads)

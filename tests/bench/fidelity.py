@@ -2,10 +2,10 @@
 
     python tests/bench/fidelity.py MODEL.gguf --text FILE --tfm int8=BUNDLE --tfm keep=BUNDLE …
 
-The first 4,096 tokens in windows of 512 that don't see each other, every position counted: mean
-KL(spec‖bundle) in nats, share of equal best tokens, perplexity. The specification reads the file's
-own numbers, so `keep`, which changes no weight, is measured against what the file says. Exit code 1: a
-gate was missed.
+The first 4,096 tokens in windows of 512 that don't see each other, each behind the tokens that the model's
+tokenizer puts before a text, every position of the text counted: mean KL(spec‖bundle) in nats, share of equal
+best tokens, perplexity. The specification reads the file's own numbers, so `keep`, which changes no weight,
+is measured against what the file says. Exit code 1: a gate was missed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from peers import named
 from tfm import runtime
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.metrics import fidelity
 from workers import head
 
@@ -67,13 +68,14 @@ def main(
     """Compare, print a table, and exit 1 when a gate is missed."""
     checkpoint = open_checkpoint(model)
     ids = head(text, checkpoint.tokenizer, tokens)
+    before = Tokenizer(str(checkpoint.tokenizer), checkpoint.config.embedding.vocabulary).before_text
     results, good = {}, True
     with tempfile.TemporaryDirectory() as folder:
         spec = Recorded(NumpyEngine(checkpoint.config, materialize(checkpoint.params)), folder)
         typer.echo(f"{'':24} {'mean KL':>9} {'top-1':>7} {'perplexity':>11} {'spec':>7}")
         for name, bundle in named(tfm).items():
             spec.rewind()
-            f = fidelity(runtime.load(bundle), spec, ids, window)
+            f = fidelity(runtime.load(bundle), spec, ids, window, before=before)
             most, least = GATES.get(name, (float("inf"), 0.0))
             ok = f.kl <= most and f.agreement >= least
             good &= ok

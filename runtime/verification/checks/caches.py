@@ -19,7 +19,7 @@ from ..metrics import fidelity
 from ..report import NOT_REACHED, Row, judged
 from ..streamed_reference import SEED
 from .context import VerifyContext
-from .text import DEFAULT_TEXT, WINDOW, bundle_tokenizer
+from .text import DEFAULT_TEXT, bundle_tokenizer, window_of_text
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -71,8 +71,11 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
         return NumpyEngine(config, lazily(parameter_shapes(config), load))
 
     rounded, exact = engine(bundle.config), engine(bundle.config.with_kv("float"))
-    ids = bundle_tokenizer(bundle).encode(context.text or DEFAULT_TEXT)
-    window = min(WINDOW, bundle.config.context)
-    result = fidelity(rounded, exact, ids, window, enough=lambda done: context.is_over(done, len(ids)))
+    tokenizer = bundle_tokenizer(bundle)
+    ids = tokenizer.encode(context.text or DEFAULT_TEXT)
+    window, before = window_of_text(bundle.config, tokenizer)
+    result = fidelity(
+        rounded, exact, ids, window, before=before, enough=lambda done: context.is_over(done, len(ids))
+    )
     note = f"{result.positions} of {len(ids)} tokens, products in float"
     yield Row(name, result.kl, unit="nats a token", ok=None if np.isfinite(result.kl) else False, note=note)

@@ -15,6 +15,7 @@ from .context import VerifyContext
 from .logits import output_unit
 
 SUBJECT = "paths that compute the bundle"
+KL = ": KL divergence"  # of a path that comes before
 
 
 def is_quantized(bundle: Bundle) -> bool:
@@ -34,7 +35,7 @@ def check_paths(context: VerifyContext) -> Iterator[Row]:
     if not context.paths:
         note = "no path could run here"
         if predicts:
-            yield Row("specification: KL divergence", golden.own_kl, unit="nats a token", note=note)
+            yield Row(f"specification{KL}", golden.own_kl, unit="nats a token", note=note)
         else:
             error = rms(golden.own.logits, golden.floats)
             yield Row("specification: RMS error", error, unit=output_unit(config), note=note)
@@ -47,7 +48,7 @@ def check_paths(context: VerifyContext) -> Iterator[Row]:
         if predicts:
             equal = int((outputs.argmax(-1) == golden.best[:, 0]).sum())
             note = f"{equal} of {len(outputs)} likeliest tokens equal, {note}"
-            yield Row(f"{path}: KL divergence", golden.kl(outputs), unit="nats a token", note=note)
+            yield Row(f"{path}{KL}", golden.kl(outputs), unit="nats a token", note=note)
         else:
             error = rms(golden.view(outputs), golden.floats)
             yield Row(f"{path}: RMS error", error, unit=output_unit(config), note=note)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ....refimpl.config import LM
+from ....refimpl.config import LM, Config, Decoder
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.engine.protocol import Engine
 from ....refimpl.error_budget import kl_budget
@@ -76,6 +76,13 @@ def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
     return Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)
 
 
+def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]]:
+    """How many tokens a window has, and the ones that it begins with where a decoder alone reads it."""
+    window = min(WINDOW, config.context)
+    before = tokenizer.before_text if isinstance(config, Decoder) else []
+    return window, before[: window - 1]
+
+
 def _compare_predictions(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
@@ -84,14 +91,19 @@ def _compare_predictions(
     if not ids:
         yield Row(KL, note="the text has no token")
         return
-    window = min(WINDOW, reference.config.context)
+    window, before = window_of_text(reference.config, tokenizer)
     result = fidelity(
-        context.engine, reference, ids, window, enough=lambda done: context.is_over(done, len(ids))
+        context.engine,
+        reference,
+        ids,
+        window,
+        before=before,
+        enough=lambda done: context.is_over(done, len(ids)),
     )
     note = f"{result.positions} of {len(ids)} tokens, {note}"
 
     def kl_of(engine: Engine) -> float:
-        return fidelity(engine, reference, ids[: result.positions], window).kl
+        return fidelity(engine, reference, ids[: result.positions], window, before=before).kl
 
     yield _divergence(context, reference, result.kl, kl_of, note, exact)
     yield Row(AGREEMENT, result.agreement, unit="of positions", note=note)

@@ -278,7 +278,8 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
 def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, monkeypatch):
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--greedy", "--json")
     first = tfm("generate", "hello", *options)
-    assert "int8 for ort-cpu, PASSED the quick checks, `tfm-cli verify " in first.err
+    cost = r"predictions are up to [0-9.e-]+ nats a token from the unquantized model's"
+    assert re.search(f"int8 for ort-cpu, PASSED the quick checks, {cost}, `tfm-cli verify ", first.err)
     assert " --full` runs the long ones; the next run starts from there\n" in first.err
     again = tfm("generate", "hello", *options)
     assert again.err == ""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import task_models, tiny_models
+from helpers import task_models, text_strategies, tiny_models
 from helpers.text_strategies import byte_tokenizer
 from onnx import TensorProto, helper
 from tfm.export.bundle_writer import export
@@ -286,6 +286,19 @@ def test_an_encoder_is_calibrated_with_special_tokens(tmp_path: Path):
             replace(open_checkpoint(tmp_path / "model"), config=replace(config, context=2)),
             tmp_path / "text.txt",
         )
+
+
+def test_a_decoder_is_calibrated_with_what_comes_before_a_text(tmp_path: Path):
+    """Each window begins with it, and is no longer than the context."""
+    made = text_strategies.byte_level()
+    config = tiny_models.llama(vocabulary=420, context=9)
+    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config), made.to_str())
+    (tmp_path / "text.txt").write_text("the cat is catting " * 5)
+    windows = calibrate._windows(open_checkpoint(tmp_path / "model"), tmp_path / "text.txt")
+    text_ids = made.encode("the cat is catting " * 5, add_special_tokens=False).ids
+    begin = made.token_to_id("<s>")
+    assert windows == [[begin, *text_ids[i : i + 8]] for i in range(0, len(text_ids), 8)]
+    assert max(map(len, windows)) == 9
 
 
 @pytest.mark.parametrize("field", ["input_scale", "input_zero"])

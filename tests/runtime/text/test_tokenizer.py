@@ -202,6 +202,14 @@ def test_the_places_of_a_text_that_names_control_tokens(name: str) -> None:
     run()
 
 
+def test_what_comes_before_a_text_is_what_the_library_puts_there() -> None:
+    """A begin token, [CLS] without the [SEP] behind the text, and nothing."""
+    made = text_strategies.wordpiece()
+    assert Tokenizer(made.to_str(), 1000).before_text == [made.token_to_id("[CLS]")]
+    assert OURS["byte_level"].before_text == [MADE["byte_level"].token_to_id("<s>")]
+    assert OURS["unigram"].before_text == MADE["unigram"].encode("").ids
+
+
 def test_a_processor_that_changes_the_order_of_a_pair_is_refused() -> None:
     made = text_strategies.wordpiece()
     made.post_processor = tokenizers.processors.TemplateProcessing("$A", "$B [SEP] $A", [("[SEP]", 3)])

@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import text_strategies, tiny_models
 from tfm.refimpl.config import (
     LM,
     Classify,
@@ -24,8 +24,10 @@ from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params.shapes import multiplied, parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
+from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification import golden as module
 from tfm.runtime.verification import streamed_reference
+from tfm.runtime.verification.checks.text import window_of_text
 from tfm.runtime.verification.golden import Expected, Golden, golden, read, rms
 from tfm.runtime.verification.leaf_digest import digest
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
@@ -104,6 +106,21 @@ def test_a_correct_engine_stays_within_the_budget(name, activations):
     assert (own is None) == np.array_equal(held.floats, held.own.logits)
     assert np.array_equal(held.best[:, 0], logits.argmax(-1))
     assert (held.gap >= 0).all()
+
+
+def test_rows_of_a_decoder_begin_as_its_texts_do():
+    """Its tokenizer puts a token before a text. Encoders, and contexts of one token, have the text alone."""
+    made = text_strategies.byte_level()
+    begin, text = made.token_to_id("<s>"), made.encode(module.TEXT, add_special_tokens=False).ids
+    for config, before in (
+        (tiny_models.llama(vocabulary=420), [begin]),
+        (tiny_models.llama(vocabulary=420, context=1), []),
+        (tiny_models.encoder(vocabulary=420), []),
+    ):
+        tokens = golden(config, tiny_models.weights(config), tokenizer=made.to_str())["tokens"]
+        room = min(module.TOKENS, config.context) - len(before)
+        assert tokens.tolist() == [before + text[:room], before + text[room : 2 * room]]
+        assert window_of_text(config, Tokenizer(made.to_str(), 420)) == (config.context, before)
 
 
 def test_half_is_what_a_cache_of_float16_changes():

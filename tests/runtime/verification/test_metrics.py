@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import LimitError
 from tfm.runtime.verification import metrics as module
 from tfm.runtime.verification.metrics import fidelity, kl_divergence, likeness, log_softmax
 
@@ -15,16 +16,19 @@ def engine(seed: int) -> NumpyEngine:
     return NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed))
 
 
-def test_figures_equal_the_definitions(monkeypatch):
+@pytest.mark.parametrize("before", [(), (5, 9)])
+def test_figures_equal_the_definitions(monkeypatch, before):
+    """Predictions of the tokens before a text don't count, nor of its first one."""
     monkeypatch.setattr(module, "CHUNK", 7)
-    found = fidelity(engine(1), engine(0), IDS, window=32)
-    kl, same, nll, count = 0.0, 0, np.zeros(2), 0
-    for begin in range(0, len(IDS), 32):
-        row = IDS[begin : begin + 32]
+    found = fidelity(engine(1), engine(0), IDS, window=32, before=before)
+    kl, same, nll, count, room = 0.0, 0, np.zeros(2), 0, 32 - len(before)
+    for begin in range(0, len(IDS), room):
+        row = IDS[begin : begin + room]
         both = []
         for runner in (engine(1), engine(0)):
-            logits, _ = runner.step(row[None], runner.start(), at=np.arange(len(row))[None])
-            p = np.exp(logits[0].astype(np.float64))
+            read = np.array([[*before, *row]])
+            logits, _ = runner.step(read, runner.start(), at=np.arange(read.size)[None])
+            p = np.exp(logits[0, len(before) :].astype(np.float64))
             both.append(p / p.sum(-1, keepdims=True))
         model, truth = both
         kl += (truth * np.log(truth / model)).sum()
@@ -37,6 +41,11 @@ def test_figures_equal_the_definitions(monkeypatch):
     assert found.perplexity == pytest.approx(np.exp(nll[0] / count), rel=1e-5)
     assert found.reference_perplexity == pytest.approx(np.exp(nll[1] / count), rel=1e-5)
     assert found.positions == len(IDS)
+
+
+def test_a_window_has_room_for_a_text():
+    with pytest.raises(LimitError, match="a window of 3 has no room for a text after 3 tokens"):
+        fidelity(engine(0), engine(0), IDS, window=3, before=(1, 2, 3))
 
 
 def test_a_model_equals_itself():

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tfm.runtime.verification.checks.logits import COSINE
+from tfm.runtime.verification.checks.paths import KL as PATH_KL
 from tfm.runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
-from tfm.runtime.verification.verdict import figure, found, sentence, summary, used, vector_cost, verdict
+from tfm.runtime.verification.verdict import (
+    figure,
+    found,
+    prediction_cost,
+    sentence,
+    summary,
+    used,
+    vector_cost,
+    verdict,
+)
 
 DATE = "2026-11-26T05:00:00+00:00"
 WHOLE = judged("whole: largest error", 0.117, 0.52, "logits")
@@ -44,6 +56,19 @@ def test_embeddings_that_lost_much_are_told_with_a_remedy():
     assert vector_cost(report(Row(COSINE, 0.9991))) == f"{near}0.999"
     assert vector_cost(report(Row(COSINE, 0.9607))) == f"{near}0.961; int8 stays nearer"
     assert f"On the golden tokens {near}0.999." in verdict(report(Row(COSINE, 0.9991)))
+
+
+def test_what_quantization_costs_is_told_with_a_remedy():
+    """The worst of the paths that ran counts; nothing is told where none rounds."""
+    figures = {"kernels": 0.0311, "floats": 0.012, "cuda": None}
+    paths = [Row(f"{name}{PATH_KL}", kl) for name, kl in figures.items()]
+    told = "predictions are up to 0.0311 nats a token from the unquantized model's"
+    assert prediction_cost(report(*paths)) == told
+    assert f"On the golden tokens {told}." in verdict(report(*paths))
+    assert prediction_cost(report(WHOLE)) == ""
+    much = Row(f"kernels{PATH_KL}", 0.2)
+    assert prediction_cost(replace(report(*paths, much), quant="int4")).endswith("; keep and int8 lose less")
+    assert not prediction_cost(report(*paths, much)).endswith("less"), "int8 has no better one"
 
 
 def test_a_verdict_that_passed():
