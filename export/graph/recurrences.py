@@ -178,8 +178,11 @@ def _silu_of(value: ir.Value) -> ir.Node | None:
 
 def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
     q, k, v, begun, decay, *beta = node.inputs
-    state = _kept(begun, graph)
-    if state is None or state.shape is None or not _next_of(state, node.outputs[1], graph):
+    state, replaced, after = _kept(_unshaped(begun), graph), [node], node.outputs[1]
+    view = _only_reader(after, "Squeeze")
+    if view is not None:
+        replaced, after = [view, node], view.outputs[0]
+    if state is None or state.shape is None or not _next_of(state, after, graph):
         return
     heads, keys = state.shape[1], state.shape[2]
     rates = _rates(decay)
@@ -201,7 +204,7 @@ def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
         "scale": node.attributes["scale"].value,
         "unit": query.unit,
     }
-    _put(graph, node, [node], "LinearAttention", inputs, attributes, node.outputs)
+    _put(graph, node, replaced, "LinearAttention", inputs, attributes, [node.outputs[0], after])
 
 
 def _rates(decay: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:

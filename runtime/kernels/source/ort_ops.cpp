@@ -20,8 +20,8 @@
 // with the attribute silu.
 //   LinearAttention(q [B, T, ..], k [B, T, ..], v [B, T, ..], state [B, H, K, V], step [B, T, H], a_log [H] or [H, K],
 //                   past [B], beta [B, T, H]?) -> [B, T, H * V], state
-// with the attributes key_heads, scale and unit; q_at, k_at and v_at say where in a token's numbers they begin. Tail and state
-// are written in place where they are bound so.
+// with the attributes key_heads, scale and unit; q_at, k_at and v_at say where in a token's numbers they begin. A state
+// [B, H, K] has one value a head. Tail and state are written in place where they are bound so.
 #include <stdlib.h>
 #include <string.h>
 
@@ -445,8 +445,9 @@ ort::Status *linear_attention(void *made, ort::Context *context) {
     enum { Q, K, V, STATE, STEP, A_LOG, PAST, BETA, COUNT };
     Input in[COUNT];
     for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
-    if (in[V].rank != 3 || in[STATE].rank != 4) return wrong("v must have 3 axes, state 4");
-    int64_t batch = in[V].shape[0], tokens = in[V].shape[1], heads = in[STATE].shape[1], keys = in[STATE].shape[2], values = in[STATE].shape[3];
+    if (in[V].rank != 3 || in[STATE].rank < 3 || in[STATE].rank > 4) return wrong("v must have 3 axes, state 3 or 4");
+    int64_t batch = in[V].shape[0], tokens = in[V].shape[1], heads = in[STATE].shape[1], keys = in[STATE].shape[2];
+    int64_t values = in[STATE].rank == 4 ? in[STATE].shape[3] : 1;
     int64_t sizes[] = {batch, tokens, heads, keys, values};
     for (int64_t one : sizes)
         if (one > 1 << 24) return wrong("sizes must be up to 2^24");

@@ -289,6 +289,24 @@ def test_the_operators_of_recurrences(kernels_library: Path, instruction_sets: l
     expected, state = made.run(instruction_sets[0])
     assert np.array_equal(y.reshape(expected.shape), expected)
     assert np.array_equal(after, state)
+    # A state without an axis of values has one value a head.
+    one_value = drawn(rng, (2, 3, 20, 1, 6, 1), beta=False, by_key=True, unit=False)
+    channels = {n: getattr(one_value, n) for n in ("step", "a_log", "past")}
+    channels = dict.fromkeys("qkv", one_value.qkv) | {"state": one_value.state[..., 0]} | channels
+    y, after = run_node(
+        kernels_library,
+        "LinearAttention",
+        channels,
+        key_heads=1,
+        scale=one_value.scale,
+        unit=0.0,
+        q_at=0,
+        k_at=6,
+        v_at=12,
+    )
+    expected, state = one_value.run(instruction_sets[0])
+    assert np.array_equal(y, expected[..., 0])
+    assert np.array_equal(after, state[..., 0])
     refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
     convolution = {n: getattr(one, n) for n in ("x", "tail", "kernel", "past", "lengths", "bias")}
     for operator, arrays, changed, attributes, match in (

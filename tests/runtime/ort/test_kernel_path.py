@@ -129,8 +129,7 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         assert not replaced & set(own)
         if name in RECURRENT:
             states = len(CONFIGS[name]().layers) - (name != "state spaces")
-            # A state of one value a head has an axis less, which the kernel doesn't take.
-            rules = states if name in ("gated deltas", "state spaces") else 0
+            rules = 0 if name == "convolutions" else states
             nodes = onnx.load(path / over_kernels, load_external_data=False).graph.node
             kernels = [node.op_type for node in nodes if node.domain == "tfm"]
             assert (kernels.count("CausalConv"), kernels.count("LinearAttention")) == (states, rules)
