@@ -1,4 +1,4 @@
-"""`tfm-cli tokenizer`: train a tokenizer, encode a text with one, compare sizes of vocabularies."""
+"""`tfm-cli tokenizer`: train a tokenizer, encode a text, write the bytes of tokens, compare vocabularies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES = (1000, 4000, 10_000, 32_000, 64_000)
 HELD_OUT = 10  # one line in so many isn't trained on, where no file to measure on is named
 
 GROUP = "Look inside"
-command = typer.Typer(help="Train a tokenizer, encode a text with one, compare sizes of vocabularies.")
+command = typer.Typer(help="Train a tokenizer, encode a text with one, write its tokens, compare sizes.")
 
 
 @command.command("train")
@@ -114,6 +114,27 @@ def encode(
         [(i, piece, start, end, repr(text[start:end])) for i, piece, (start, end) in rows],
     )
     out(f"{len(rows)} tokens of {len(text)} characters")
+
+
+@command.command("bytes")
+def write_bytes(
+    path: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
+    ] = "smollm2-135m",
+) -> None:
+    """Write the bytes of each token, with which a program without a tokenizer turns ids into text.
+
+    The client in C reads them from BUNDLE/token_bytes.
+
+    Example: tfm-cli tokenizer bytes bundle/token_bytes -m bundle
+    """
+    from ...refimpl.formats.whole_file import write_whole
+    from ...refimpl.tokenizers.token_bytes import to_file, token_bytes
+
+    data = to_file(token_bytes(_tokenizer(model)))
+    write_whole(path, data)
+    out(f"{path}: {len(data)} bytes")
 
 
 @command.command("compare")

@@ -87,6 +87,7 @@ def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
 
     from .build import build
     from .kernels import over_kernels
+    from .shared_tables import read_once
 
     config, target = files.config, files.target
     cache = operator_limits.cache(target, config)
@@ -107,6 +108,8 @@ def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
             dtype=files.dtype,
             opset=files.opset,
         )
+        if target.device == "cpu":  # on a GPU the operator is one launch, and WebGPU gathers no bytes
+            model = read_once(model, files.groups, files.tensors)
         onnx_ir.save(model, files.folder / part.file)
     if not kernel_layout.has_kernels(target, files.groups):
         return

@@ -14,7 +14,8 @@ their order, so that its cache holds them without gaps, and `past` counts the 1s
     input_ids       p p a b      attention_mask  0 0 1 1      tokens  a b p p    past 0
     next step       c                            0 0 1 1 1    tokens  c          past 2
 
-GroupQueryAttention takes several new tokens after a past of one row alone: ONNX Runtime refuses more.
+A copied cache gets room for the new tokens before they are written into it; GroupQueryAttention makes room
+itself. It takes several new tokens after a past of one row alone: ONNX Runtime refuses more.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ...refimpl.config import Attention, Config, Decoder
-from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
-from ...runtime.bundle import operator_limits
+from ...refimpl.engine.cache_kinds import KeysValues, cache_kinds, recurrent
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
 from .ports import Ports
@@ -41,14 +41,14 @@ def refusal(config: Config, target: Target) -> str | None:
         return "the model isn't a decoder alone, which is all that these files are made for"
     if target.name != "ort-cpu":
         return f"it is made of bundles for ort-cpu, this one is for {target.name}: export for target=ort-cpu"
-    if reasons := operator_limits.group_query(config):
-        return f"its cache must grow as it is read, which takes {reasons[0]}"
     if recurrent(cache_kinds(config)):
         return "each layer must keep keys and values, some of this model's keep a recurrence's state"
     if config.rounds_cache:
         return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
     if any(layer.kv_layer is not None for layer in config.layers):
         return "each layer must keep keys and values, some of this model's read those of others"
+    if not all(type(kind) is KeysValues for kind in cache_kinds(config)):
+        return "each layer must keep keys and values, some of this model's keep something else"
     sizes = {(a.kv_heads, a.head_size) for a in config.stack.attentions}
     if len(sizes) > 1:
         return f"all layers must have the same heads, got (kv_heads, head_size) of {sorted(sizes)}"
@@ -66,14 +66,21 @@ def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> Non
     `every_position` asks for logits at all positions, where otherwise each row has those of its last token.
     """
     ports = Ports(bundle)
-    ports.replace_tables()
-    _replace_inputs(ports, every_position=every_position)
+    ids, total = _replace_inputs(ports, every_position=every_position)
+    if bundle.cache == "copied":
+        _make_room(ports, ids, len(bundle.config.layers))
+        ports.replace_tables(total)  # a graph may take the cache's size from any input that has it
+    else:
+        ports.replace_tables()
     _rename(ports.graph, len(bundle.config.layers), every_position=every_position)
     ports.save(path, data)
 
 
-def _replace_inputs(ports: Ports, *, every_position: bool) -> None:
-    """Compute tokens, `past` and `at` from `input_ids` and `attention_mask`, which take their places."""
+def _replace_inputs(ports: Ports, *, every_position: bool) -> tuple[ir.Value, ir.Value]:
+    """Compute tokens, `past` and `at` from `input_ids` and `attention_mask`, which take their places.
+
+    Gives the ids, and how many columns the mask has.
+    """
     op, zero, one, axis = ports.op, ports.constant(0), ports.constant(1), ports.constant([1])
     ids, mask = ports.input("input_ids", "batch", "time"), ports.input("attention_mask", "batch", TOTAL_AXIS)
     time, total = ports.length(ids), ports.length(mask)
@@ -91,6 +98,20 @@ def _replace_inputs(ports: Ports, *, every_position: bool) -> None:
     for name in ports.old:
         if name.startswith("window_length."):
             ports.replace(name, past)  # the cache keeps every token
+    return ids, total
+
+
+def _make_room(ports: Ports, ids: ir.Value, layers: int) -> None:
+    """Let a cache that has room for the new tokens stand for each of the cache's inputs."""
+    for i in range(layers):
+        for old, new in (("k", KEY), ("v", VALUE)):
+            port = ports.old[f"{old}.{i}"]
+            assert port.dtype is not None
+            assert port.shape is not None
+            past = ports.input(
+                new % i, "batch", int(port.shape[1]), PAST_AXIS, int(port.shape[3]), dtype=port.dtype
+            )
+            ports.replace(f"{old}.{i}", ports.grown(past, ids))
 
 
 def _rename(graph: ir.Graph, layers: int, *, every_position: bool) -> None:
@@ -98,7 +119,8 @@ def _rename(graph: ir.Graph, layers: int, *, every_position: bool) -> None:
     values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
     for i in range(layers):
         for old, new in (("k", KEY), ("v", VALUE), ("k_out", NEW_KEY), ("v_out", NEW_VALUE)):
-            array = values[f"{old}.{i}"]
+            if (array := values.get(f"{old}.{i}")) is None:
+                continue  # `_make_room` has named it
             array.name = new % i
             assert array.shape is not None
             axis = TOTAL_AXIS if old.endswith("_out") else PAST_AXIS

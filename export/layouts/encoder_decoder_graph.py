@@ -86,13 +86,20 @@ def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool)
     """
     encoder_graph.write(bundle, encoder, data=f"{encoder.name}_data")
     ports = Ports(bundle)
-    ports.replace_tables()
     ids, states, mask, cached, past = _inputs(ports, bundle.config)
     _replace_inputs(ports, ids, next(iter(past.values())), every_position=every_position)
     ports.replace("encoder_lengths", ports.op("ReduceSum", mask, ports.constant([1]), keepdims=0))
-    for name, value in past.items():
-        if name in ports.old and not name.startswith("encoder_"):
-            ports.replace(name, _grown(ports, value, ids) if bundle.cache == "copied" else value)
+    own = {
+        name: value for name, value in past.items() if name in ports.old and not name.startswith("encoder_")
+    }
+    if bundle.cache == "copied":
+        own = {name: ports.grown(value, ids) for name, value in own.items()}
+        # A graph may take the cache's size from any input that has it.
+        ports.replace_tables(ports.op("Shape", next(iter(own.values())), start=2, end=3))
+    else:
+        ports.replace_tables()
+    for name, value in own.items():
+        ports.replace(name, value)
     source = ir.load(bundle.path / ENCODER)
     names = [str(value.name) for value in source.graph.outputs]
     read = ports.choose(
@@ -142,15 +149,6 @@ def _replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_positio
     for name in ports.old:
         if name.startswith("window_length."):
             ports.replace(name, past)  # the cache keeps every token
-
-
-def _grown(ports: Ports, past: ir.Value, ids: ir.Value) -> ir.Value:
-    """A cache with room for the new tokens, which the graph writes into it."""
-    before, size = ports.op("Shape", past, start=0, end=2), ports.op("Shape", past, start=3, end=4)
-    shape = ports.op("Concat", before, ports.length(ids), size, axis=0)
-    assert past.dtype is not None
-    zero = ir.tensor([0], dtype=past.dtype)
-    return ports.op("Concat", past, ports.op("ConstantOfShape", shape, value=zero), axis=2)
 
 
 def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value) -> ir.Value:

@@ -99,6 +99,14 @@ class Ports:
         keys = self.op("Sub", self.op("Mul", is_real, time), places)
         return self.op("TopK", keys, time, outputs=2, axis=1)
 
+    def grown(self, past: ir.Value, ids: ir.Value) -> ir.Value:
+        """A cache with room for the new tokens, which a graph with a copied cache writes into it."""
+        before, size = self.op("Shape", past, start=0, end=2), self.op("Shape", past, start=3, end=4)
+        shape = self.op("Concat", before, self.length(ids), size, axis=0)
+        assert past.dtype is not None
+        zero = ir.tensor([0], dtype=past.dtype)
+        return self.op("Concat", past, self.op("ConstantOfShape", shape, value=zero), axis=2)
+
     def replace(self, name: str, value: ir.Value) -> None:
         """Let a new value stand for an input, if the graph has it."""
         if name in self.old:

@@ -12,8 +12,8 @@ from .normalizers import BYTE_TO_UNICODE
 from .patterns import Pattern, read_pattern
 
 Decoder: TypeAlias = Callable[[list[str]], list[str]]
-_UNICODE_TO_BYTE = {letter: byte for byte, letter in BYTE_TO_UNICODE.items()}
-_BYTE_TOKEN = re.compile(r"<0x([0-9a-fA-F]{2}|\+[0-9a-fA-F])>")  # Rust's numbers may carry a plus
+UNICODE_TO_BYTE = {letter: byte for byte, letter in BYTE_TO_UNICODE.items()}
+BYTE_TOKEN = re.compile(r"<0x([0-9a-fA-F]{2}|\+[0-9a-fA-F])>")  # Rust's numbers may carry a plus
 _CLEANUP = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
     (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
@@ -36,8 +36,8 @@ def byte_level(**options: bool) -> Decoder:
     del options  # the pre-tokenizer's
 
     def spell(token: str) -> bytes:
-        if all(c in _UNICODE_TO_BYTE for c in token):
-            return bytes(_UNICODE_TO_BYTE[c] for c in token)
+        if all(c in UNICODE_TO_BYTE for c in token):
+            return bytes(UNICODE_TO_BYTE[c] for c in token)
         return token.encode()
 
     return lambda tokens: [b"".join(map(spell, tokens)).decode(errors="replace")]
@@ -50,7 +50,7 @@ def byte_fallback() -> Decoder:
         decoded: list[str] = []
         run = bytearray()
         for token in [*tokens, None]:
-            byte = _BYTE_TOKEN.fullmatch(token) if token is not None else None
+            byte = BYTE_TOKEN.fullmatch(token) if token is not None else None
             if byte:
                 run.append(int(byte[1], 16))
                 continue

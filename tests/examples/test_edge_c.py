@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,6 +18,7 @@ from helpers import gcc, peers, tiny_models
 from helpers.layout_models import greedy
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.tokenizers.token_bytes import to_file
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.certificate import recorded
 
@@ -25,7 +27,7 @@ SOURCE = Path(__file__).with_name("edge") / "client.c"
 README = Path(__file__).parents[2] / "README.md"
 PROMPT = [3, 41, 59, 26, 5]
 VERSION = onnxruntime.__version__
-Client = Callable[..., subprocess.CompletedProcess[str]]
+Client = Callable[..., subprocess.CompletedProcess[Any]]
 
 
 def compiled(compiler: str, library: Path, folder: Path) -> Path:
@@ -42,7 +44,9 @@ def compiled(compiler: str, library: Path, folder: Path) -> Path:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
     (library,) = Path(onnxruntime.__file__).with_name("capi").glob("libonnxruntime.so.*")
     program = compiled(gcc.required().compiler, library, tmp_path_factory.mktemp("client"))
-    return lambda *words: subprocess.run([program, *map(str, words)], capture_output=True, text=True)
+    return lambda *words, text=True: subprocess.run(
+        [program, *map(str, words)], capture_output=True, text=text
+    )
 
 
 def bundle(folder: Path, quant: str) -> Path:
@@ -75,6 +79,16 @@ def test_tokens_and_golden_check(client: Client, tmp_path: Path, quant: str):
     checked = client(path, "check")
     assert checked.returncode == 1
     assert checked.stdout.endswith("WRONG: above both budgets.\n")
+
+
+def test_tokens_are_text_where_their_bytes_are(client: Client, tmp_path: Path):
+    """Also parts of a character, and an id that the tokenizer hasn't."""
+    path = bundle(tmp_path, "int8")
+    ids = greedy(open_bundle(path), [PROMPT], 24)[0]
+    spelled = [bytes([200 - i, i][: i % 3]) for i in range(max(ids))]  # all but the last one
+    (path / "token_bytes").write_bytes(to_file(spelled))
+    shown = client(path, 24, *PROMPT, text=False)
+    assert shown.stdout == b"".join(spelled[id] for id in ids if id < len(spelled))
 
 
 @pytest.mark.parametrize(

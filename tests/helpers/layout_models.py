@@ -34,6 +34,8 @@ MESSAGES = (
 LENGTH = 64
 # Families of decoders that read an encoder: relative positions, and a cache that is written in place.
 READERS = ("t5", "bart", "marian")
+# Families of decoders whose cache is copied at each step.
+COPIED = ("bloom", "mpt")
 TRIES = 40  # configs drawn of a family until one suits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from helpers import text_strategies
 from matplotlib.figure import Figure
@@ -52,6 +53,15 @@ def test_encode_with_a_models_tokenizer(tfm, checkpoint, bundle):
         got = tfm("tokenizer", "encode", "é<|im_end|>", "-m", model, "--json").json
         assert [(t["start"], t["end"]) for t in got["tokens"]] == [(0, 1), (0, 1), (1, 11)]
         assert got["decoded"] == "é"
+
+
+def test_bytes_of_tokens_are_written(tfm, bundle, tmp_path):
+    ran = tfm("tokenizer", "bytes", tmp_path / "token_bytes", "-m", bundle)
+    data = (tmp_path / "token_bytes").read_bytes()
+    assert ran.out == f"{tmp_path / 'token_bytes'}: {len(data)} bytes\n"
+    ids = [t["id"] for t in tfm("tokenizer", "encode", "né", "-m", bundle, "--json").json["tokens"]]
+    offsets = np.frombuffer(data[: int.from_bytes(data[:4], "little")], "<i4")
+    assert b"".join(data[offsets[id] : offsets[id + 1]] for id in ids).decode() == "né"
 
 
 def test_encode_with_the_settings_beside_the_file(tfm, tmp_path):

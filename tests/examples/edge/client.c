@@ -1,7 +1,7 @@
 // Greedy tokens of a tfm bundle over ONNX Runtime's C API, caches updated in place, and its golden check. Without tfm.
 //
 //     cc -O2 client.c -I HEADERS LIBRARY -Wl,-rpath,FOLDER_OF_THE_LIBRARY -lm -o client
-//     ./client BUNDLE 20 504 6330 ...     print the next 20 token ids after a prompt's
+//     ./client BUNDLE 20 504 6330 ...     print the next 20 tokens after a prompt's, as text with BUNDLE/token_bytes, else ids
 //     ./client BUNDLE check               compare the outputs for the golden tokens with the specification's
 //
 // The bundle is a decoder's for ort-cpu; its layers are alike, their rotary positions not scaled. RUNTIMES.md says
@@ -15,8 +15,7 @@
 #define OK(call) do { OrtStatus *s = (call); if (s) FAIL("%s", ort->GetErrorMessage(s)); } while (0)
 enum { MOST = 1024, F32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, I64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 };
 static const OrtApi *ort;
-static OrtMemoryInfo *memory;
-static OrtSession *session;
+static OrtMemoryInfo *memory; static OrtSession *session;
 static OrtValue *given[MOST], *got[MOST];
 static char names[2][MOST][16], *in[MOST] = {"tokens", "past", "at"}, *out[MOST] = {"logits"}, *bundle;
 static size_t inputs, vocabulary;
@@ -43,8 +42,7 @@ static OrtValue *tensor(void *data, int type, size_t bytes, size_t axes, const i
     return value;
 }
 static void start(int64_t rows, int64_t capacity) {
-    OrtEnv *env;
-    OrtSessionOptions *options;
+    OrtEnv *env; OrtSessionOptions *options;
     char path[4096], *stated = load("tfm.json");
     if (!stated || !strstr(stated, "\"shared\"") || strstr(stated, "\"kv\": \"int8\"") || strstr(stated, "\"scaling\": {"))
         FAIL("%s must be a bundle for ort-cpu with a cache of floats and positions that aren't scaled", bundle);
@@ -110,10 +108,12 @@ int main(int words, char **word) {
         return puts(right ? "Right: within the budget above." : "WRONG: above both budgets."), !right;
     }
     for (int i = 3; i < words; i++) ids[i - 3] = atoll(word[i]);
+    int32_t *ends = (void *)load("token_bytes");  // offsets from its start, one more than it has tokens, and their bytes
     start(1, (time = words - 3) + (left = atoll(word[2])));
     for (; left-- > 0; past[0] += time, time = 1) {
         float *logits = step(ids, 1, time, past, (*at = time - 1, at), 1);
         for (size_t n = *ids = 0; n < vocabulary; n++) if (logits[n] > logits[*ids]) *ids = n;
-        printf("%lld ", (long long)*ids), fflush(stdout);
+        if (!ends) printf("%lld ", (long long)*ids), fflush(stdout);
+        else if (*ids < *ends / 4 - 1) fwrite((char *)ends + ends[*ids], 1, ends[*ids + 1] - ends[*ids], stdout), fflush(stdout);
     }
 }

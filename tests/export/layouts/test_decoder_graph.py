@@ -15,7 +15,7 @@ from helpers.within_budget import assert_within_budget
 from tfm.export.bundle_writer import export
 from tfm.export.layouts import decoder_graph
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Decoder, Window
+from tfm.refimpl.config import Chunked, Decoder, Rope, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
@@ -38,16 +38,29 @@ def windows() -> Decoder:
     return replace(config, stack=replace(config.stack, layers=layers))
 
 
+def copied() -> Decoder:
+    """Layers that GroupQueryAttention doesn't compute: ALiBi, relative biases, few rotary dims, chunks."""
+    config = tiny_models.added_positions(context=40)
+    first, *others = config.layers
+    rotated = replace(first.attention, position=Rope(100.0, 8), mask=Chunked(4))
+    near = replace(first, attention=replace(first.attention, mask=Window(3)))
+    layers = (near, *others, replace(first, attention=rotated))
+    return replace(config, stack=replace(config.stack, layers=layers))
+
+
 CONFIG = windows()
-WEIGHTS = tiny_models.weights(CONFIG, seed=4)
+CONFIGS = {"windowed": CONFIG, "copied": copied()}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("decoder")
-    save_checkpoint(path / "model", CONFIG, WEIGHTS)
+@pytest.fixture(scope="module", params=["windowed", pytest.param("copied", marks=pytest.mark.long)])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose cache GroupQueryAttention would let grow, and one with a copied cache."""
+    path, config = tmp_path_factory.mktemp("decoder"), CONFIGS[request.param]
+    save_checkpoint(path / "model", config, tiny_models.weights(config, seed=4))
     export(open_checkpoint(path / "model"), path / "bundle", quant="fp32", verify=False)
-    return open_bundle(path / "bundle")
+    bundle = open_bundle(path / "bundle")
+    assert bundle.cache == request.param
+    return bundle
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["last", "every"])
@@ -58,15 +71,16 @@ def session(request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: An
     return ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
 
 
-def expect(got: np.ndarray, tokens: list[int]) -> None:
+def expect(bundle: Bundle, got: np.ndarray, tokens: list[int]) -> None:
     """Logits of a row's last tokens are the specification's."""
+    config = bundle.config
 
     def specified(weights: Any) -> np.ndarray:
-        engine, ids = NumpyEngine(CONFIG, weights), np.array([tokens])
+        engine, ids = NumpyEngine(config, weights), np.array([tokens])
         at = np.arange(len(tokens))[None, -len(got) :]
         return engine.step(ids, engine.start(1), at=at)[0][0]
 
-    assert_within_budget(got, WEIGHTS, specified)
+    assert_within_budget(got, tiny_models.weights(config, seed=4), specified)
 
 
 class Client:
@@ -88,39 +102,53 @@ class Client:
 
 
 @pytest.mark.parametrize("side", PADDED)
-def test_rows_may_be_padded_on_any_side(session: ort.InferenceSession, side: str):
+def test_rows_may_be_padded_on_any_side(bundle: Bundle, session: ort.InferenceSession, side: str):
     client, mask = Client(session, 3), np.array(PADDED[side])
     ids = np.full(mask.shape, 96)
     ids[mask == 1] = np.concatenate(ROWS)
     logits = client.step(ids, mask)
     for row, tokens in enumerate(ROWS):
-        expect(logits[row, mask[row] == 1] if logits.shape[1] > 1 else logits[row], tokens)
+        got = logits[row, mask[row] == 1] if logits.shape[1] > 1 else logits[row]
+        expect(bundle, got, tokens)
     for i in range(2):
         logits = client.step([[tokens[i]] for tokens in AFTER], np.ones((3, 1), np.int64))
         for row, tokens in enumerate(ROWS):
-            expect(logits[row], [*tokens, *AFTER[row][: i + 1]])
+            expect(bundle, logits[row], [*tokens, *AFTER[row][: i + 1]])
 
 
-def test_one_row_reads_on_in_chunks(session: ort.InferenceSession):
+def test_one_row_reads_on_in_chunks(bundle: Bundle, session: ort.InferenceSession):
     client, tokens = Client(session, 1), [5, 17, 3, 88, 41, 9, 2, 60, 33, 7]
     for start, end in ((0, 4), (4, 9), (9, 10)):
-        expect(client.step([tokens[start:end]], np.ones((1, end - start), np.int64))[0], tokens[:end])
+        logits = client.step([tokens[start:end]], np.ones((1, end - start), np.int64))
+        expect(bundle, logits[0], tokens[:end])
 
 
-def test_several_rows_that_read_on_in_chunks_are_refused(session: ort.InferenceSession):
-    client = Client(session, 2)
-    client.step([[5, 17], [9, 2]], np.ones((2, 2), np.int64))
-    with pytest.raises(Exception, match="batch_size must be 1 when sequence_length > 1"):
-        client.step([[5, 17], [9, 2]], np.ones((2, 2), np.int64))
+def test_several_rows_read_on_in_chunks_of_a_copied_cache_alone(
+    bundle: Bundle, session: ort.InferenceSession
+):
+    client, rows = Client(session, 2), ([5, 17, 70, 11], [9, 4, 90, 2])
+    client.step([row[:2] for row in rows], np.ones((2, 2), np.int64))
+    ids, mask = [rows[0][2:], [rows[1][2], 0]], [[1, 1], [1, 0]]
+    if bundle.cache != "copied":
+        with pytest.raises(Exception, match="batch_size must be 1 when sequence_length > 1"):
+            client.step(ids, mask)
+        return
+    logits = client.step(ids, mask)
+    expect(bundle, logits[0], rows[0])
+    expect(bundle, logits[1, :1], rows[1][:3])
+    logits = client.step([[7], [rows[1][3]]], np.ones((2, 1), np.int64))
+    expect(bundle, logits[0], [*rows[0], 7])
+    expect(bundle, logits[1], rows[1])
 
 
-def test_ports_have_the_names_and_axes_that_runtimes_look_for(session: ort.InferenceSession):
+def test_ports_have_the_names_and_axes_that_runtimes_look_for(bundle: Bundle, session: ort.InferenceSession):
     inputs = {port.name: port.shape for port in session.get_inputs()}
     outputs = {port.name: port.shape for port in session.get_outputs()}
     assert list(inputs)[:2] == ["input_ids", "attention_mask"]
     assert inputs["input_ids"] == ["batch_size", "sequence_length"]
-    assert inputs["past_key_values.3.value"] == ["batch_size", 2, "past_sequence_length", 16]
-    assert outputs["present.0.key"] == ["batch_size", 2, "total_sequence_length", 16]
+    size = decoder_graph.attention(bundle.config).head_size
+    assert inputs["past_key_values.3.value"] == ["batch_size", 2, "past_sequence_length", size]
+    assert outputs["present.0.key"] == ["batch_size", 2, "total_sequence_length", size]
     assert outputs["logits"][1:] in ([1, 97], ["sequence_length", 97])
     assert len(inputs) == 2 + 2 * 4
 
@@ -140,8 +168,8 @@ REFUSED = {
     "decoder alone, which": (tiny_models.encoder_decoder(), "ort-cpu"),
     "export for target=ort-cpu": (CONFIG, "standard"),
     "for ort-cuda": (CONFIG, "ort-cuda"),
-    "scores with a bias": (tiny_models.added_positions(), "ort-cpu"),
     "keep a recurrence's state": (tiny_models.recurrent(), "ort-cpu"),
+    "keep something else": (tiny_models.latents(), "ort-cpu"),
     "kv=float": (CONFIG.with_kv("int8"), "ort-cpu"),
     "the same heads": (tiny_models.mixed_windows(), "ort-cpu"),
 }
@@ -155,7 +183,7 @@ def test_what_the_ports_dont_cover_is_refused_with_its_reason(words: str):
 
 def test_what_they_cover_is_not_refused():
     for config in (
-        CONFIG,
+        *CONFIGS.values(),
         tiny_models.llama(),
         tiny_models.sinks(),
         tiny_models.llama(plain=True, bias=True),

@@ -20,7 +20,7 @@ from tfm.export.layouts import encoder_decoder_graph, genai, hub_files, optimum,
 from tfm.export.layouts.convert import LAYOUTS
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Attention, EncoderDecoder, Stack
+from tfm.refimpl.config import Attention, EncoderDecoder, Rope, Stack
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
@@ -46,18 +46,30 @@ def shared_cache() -> EncoderDecoder:
     return replace(config, decoder=replace(config.decoder, layers=tuple(layers)))
 
 
-CONFIGS = {"copied": tiny_models.encoder_decoder(), "shared": shared_cache()}
-SHARED = pytest.param("shared", marks=pytest.mark.long)
+def few_places() -> EncoderDecoder:
+    """Rotary positions of fewer places than GroupQueryAttention takes, and so a copied cache."""
+    config = shared_cache()
+    assert isinstance(config.decoder, Stack)
+    layers = [
+        replace(layer, attention=replace(layer.attention, position=Rope(100.0, 8)))
+        for layer in config.decoder.layers
+        if isinstance(layer.attention, Attention)
+    ]
+    return replace(config, decoder=replace(config.decoder, layers=tuple(layers)))
 
 
-@pytest.fixture(scope="module", params=["copied", SHARED])
+CONFIGS = {"copied": tiny_models.encoder_decoder(), "shared": shared_cache(), "copied, rotary": few_places()}
+RARER = [pytest.param(name, marks=pytest.mark.long) for name in ("shared", "copied, rotary")]
+
+
+@pytest.fixture(scope="module", params=["copied", *RARER])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One whose decoder copies its cache at each step, and one whose decoder writes it in place."""
     path, config = tmp_path_factory.mktemp("reader"), CONFIGS[request.param]
     save_checkpoint(path / "model", config, tiny_models.weights(config, seed=4))
     export(open_checkpoint(path / "model"), path / "bundle", quant="fp32", verify=False)
     bundle = open_bundle(path / "bundle")
-    assert bundle.cache == request.param
+    assert bundle.cache == request.param.partition(",")[0]
     return bundle
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import peers
-from helpers.layout_models import LENGTH, MESSAGES, answer, chats, family_bundle, greedy, real_bundle
+from helpers.layout_models import COPIED, LENGTH, MESSAGES, answer, chats, family_bundle, greedy, real_bundle
 from tfm.export.layouts.convert import convert
 from tfm.runtime.tasks import load
 
@@ -54,7 +54,9 @@ def ran(python: Path, model: Path, prompts: list[list[int]], count: int, **more:
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], {"options": {}, **job}))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt2", "mixtral", "gpt_oss", "qwen3", "cohere2"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma3_text", "gpt2", "mixtral", "gpt_oss", "qwen3", "cohere2", *COPIED]
+)
 def test_families_give_the_same_tokens_alone_and_in_a_batch(python: Path, tmp_path: Path, name: str):
     bundle, prompt = family_bundle(name, tmp_path)
     convert(bundle.path, tmp_path / "out", "genai")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import peers
 from helpers.layout_models import (
+    COPIED,
     LENGTH,
     MESSAGES,
     READERS,
@@ -60,11 +61,14 @@ def generated(
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], job))
 
 
-def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path):
-    bundle, prompt = family_bundle("llama", tmp_path)
+@pytest.mark.parametrize("name", ["llama", *COPIED])
+def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path, name: str):
+    bundle, prompt = family_bundle(name, tmp_path)
     convert(bundle.path, tmp_path / "out", "optimum")
     prompts = [prompt, prompt[1:3], prompt[:1]]
-    assert generated(python, tmp_path / "out", [left_padded(prompts)], 24) == greedy(bundle, prompts, 24)
+    count = min(24, bundle.config.context - len(prompt))
+    tokens = generated(python, tmp_path / "out", [left_padded(prompts)], count)
+    assert until_end(bundle, tokens) == greedy(bundle, prompts, count)
 
 
 @pytest.mark.parametrize("name", READERS)

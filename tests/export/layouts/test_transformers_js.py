@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import peers
 from helpers.layout_models import (
+    COPIED,
     LENGTH,
     MESSAGES,
     READERS,
@@ -68,11 +69,14 @@ def generated(
     return json.loads(peers.run(["node", node / "generate.mjs"], job))
 
 
-def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path):
-    bundle, prompt = family_bundle("llama", tmp_path)
+@pytest.mark.parametrize("name", ["llama", *COPIED])
+def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path, name: str):
+    bundle, prompt = family_bundle(name, tmp_path)
     convert(bundle.path, tmp_path / "out", "transformers.js")
     prompts = [prompt, prompt[1:3], prompt[:1]]
-    assert generated(node, tmp_path / "out", [left_padded(prompts)], 24) == greedy(bundle, prompts, 24)
+    count = min(24, bundle.config.context - len(prompt))
+    tokens = generated(node, tmp_path / "out", [left_padded(prompts)], count)
+    assert until_end(bundle, tokens) == greedy(bundle, prompts, count)
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,0 +1,146 @@
+"""A table that is looked up and multiplied with, read by both from one initializer.
+
+    GatherBlockQuantized(packed, ids, scale, zero?)
+        ->  (Gather(blocks, ids) - Gather(zero, ids)) * Gather(scale, ids)
+
+`blocks` is the table's shape for MatMulNBits, [N, C, blob]; GatherBlockQuantized takes [N, C·blob] alone.
+In a bundle both are the same bytes (`runtime.bundle.views`), but ONNX Runtime's own file format has those of
+each initializer. The numbers are the same to the bit.
+
+**Conventions**: two codes of 4 bits in a byte, the lower one first, are told apart by arithmetic of floats,
+which every runtime has. Without zero points the middle code stands for 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import convenience
+
+from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.views import stored_name
+from ...runtime.bundle.weight_layout import Group
+from . import describe
+
+Axis = int | str | ir.SymbolicDim
+
+
+def read_once(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> ir.Model:
+    """The graph, or a copy of it where a table has two shapes, in which it has one.
+
+    Needs: `value_info` of all values. Ensures: an initializer for each stored tensor.
+    """
+    copy = ir.from_proto(ir.to_proto(model))
+    products = {
+        stored_name(str(node.inputs[1].name), tensors): node.inputs[1]
+        for node in copy.graph
+        if node.op_type == "MatMulNBits" and node.inputs[1] is not None
+    }
+    shared = [node for node in copy.graph if _table(node) in products]
+    if not shared:
+        return model
+    for node in shared:
+        table = _table(node)
+        _look_up(copy.graph, node, products[table])
+        copy.graph.initializers.pop(str(table), None)
+    describe.name_nodes(copy, groups, tensors)
+    return copy
+
+
+def _table(node: ir.Node) -> str | None:
+    """The stored table that a node looks rows up in; None for another operator."""
+    table = node.inputs[0] if node.op_type == "GatherBlockQuantized" else None
+    return None if table is None else table.name
+
+
+def _look_up(graph: ir.Graph, node: ir.Node, blocks: ir.Value) -> None:
+    """Put arithmetic over a product's blocks in the place of a node that looks rows up."""
+    ids, scale, zero = [*node.inputs[1:], None][:3]
+    (found,) = node.outputs
+    assert ids is not None
+    assert ids.shape is not None
+    assert scale is not None
+    assert scale.shape is not None
+    assert scale.dtype is not None
+    bits, block = (node.attributes[name].as_int() for name in ("bits", "block_size"))
+    count, places = scale.shape[1], tuple(ids.shape)
+    rows = _Rows(graph, scale.dtype)
+    codes = rows.codes(rows.gather(blocks, ids), bits)
+    if zero is None:
+        middle = rows.constant(2.0 ** (bits - 1))
+    else:
+        zeros = rows.codes(rows.gather(zero, ids), bits)
+        assert zeros.shape is not None
+        if zeros.shape[-1] != count:  # a byte that is filled up
+            ends = [rows.constant(end) for end in ([0], [int(count)], [-1])]
+            zeros = rows.node("Slice", [zeros, *ends], (*places, count))
+        middle = rows.column(zeros)
+    centred = rows.node("Sub", [codes, middle], (*places, count, block))
+    scaled = rows.node("Mul", [centred, rows.column(rows.gather(scale, ids))], (*places, count, block))
+    rows.reshape(scaled, *places, int(count) * block)
+    convenience.replace_nodes_and_values(
+        graph, node, [node], rows.nodes, [found], [rows.nodes[-1].outputs[0]]
+    )
+
+
+class _Rows:
+    """Nodes that compute with rows of tables, [B, T, ...]."""
+
+    def __init__(self, graph: ir.Graph, floats: ir.DataType) -> None:
+        self.graph, self.floats = graph, floats
+        self.nodes: list[ir.Node] = []
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value],
+        shape: Sequence[Axis],
+        dtype: ir.DataType | None = None,
+        **attributes: int,
+    ) -> ir.Value:
+        """The value of a new node, in floats if nothing else is said."""
+        self.nodes.append(ir.node(operator, inputs, attributes))
+        (value,) = self.nodes[-1].outputs
+        value.name = f"rows.{id(value)}"  # until the graph's nodes are named
+        value.type, value.shape = ir.TensorType(dtype or self.floats), ir.Shape(shape)
+        return value
+
+    def gather(self, table: ir.Value, ids: ir.Value) -> ir.Value:
+        """The rows of a table."""
+        assert table.shape is not None
+        assert ids.shape is not None
+        return self.node("Gather", [table, ids], (*ids.shape, *table.shape[1:]), table.dtype, axis=0)
+
+    def codes(self, packed: ir.Value, bits: int) -> ir.Value:
+        """Codes of `bits` bits as floats, with all that bytes of the last axis hold."""
+        assert packed.shape is not None
+        *places, count = packed.shape
+        x = self.node("Cast", [packed], packed.shape, to=int(self.floats))
+        if bits == 8:
+            return x
+        shifted = self.node("Mul", [x, self.constant(1 / 16)], packed.shape)
+        high = self.node("Floor", [shifted], packed.shape)
+        low = self.node("Sub", [x, self.node("Mul", [high, self.constant(16.0)], packed.shape)], packed.shape)
+        pairs = self.node("Concat", [self.column(low), self.column(high)], (*places, count, 2), axis=-1)
+        return self.reshape(pairs, *places, 2 * int(count))
+
+    def column(self, x: ir.Value) -> ir.Value:
+        """One more axis, of one, at the end."""
+        assert x.shape is not None
+        return self.node("Unsqueeze", [x, self.constant([-1])], (*x.shape, 1))
+
+    def reshape(self, x: ir.Value, *shape: Axis) -> ir.Value:
+        """The last axes as one; those before stay as they are."""
+        assert isinstance(shape[-1], int)
+        return self.node("Reshape", [x, self.constant([*[0] * (len(shape) - 1), shape[-1]])], shape)
+
+    def constant(self, value: float | list[int]) -> ir.Value:
+        """A float, or a list of sizes or axes."""
+        dtype = np.int64 if isinstance(value, list) else self.floats.numpy()
+        name = f"rows.{value}"
+        if name not in self.graph.initializers:
+            tensor = ir.tensor(np.array(value, dtype), name=name)
+            self.graph.register_initializer(ir.Value(name=name, const_value=tensor))
+        return self.graph.initializers[name]
