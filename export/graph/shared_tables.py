@@ -66,6 +66,7 @@ def _look_up(graph: ir.Graph, node: ir.Node, blocks: ir.Value) -> None:
     assert scale.dtype is not None
     bits, block = (node.attributes[name].as_int() for name in ("bits", "block_size"))
     count, places = scale.shape[1], tuple(ids.shape)
+    assert isinstance(count, int)
     rows = _Rows(graph, scale.dtype)
     codes = rows.codes(rows.gather(blocks, ids), bits)
     if zero is None:
@@ -74,12 +75,12 @@ def _look_up(graph: ir.Graph, node: ir.Node, blocks: ir.Value) -> None:
         zeros = rows.codes(rows.gather(zero, ids), bits)
         assert zeros.shape is not None
         if zeros.shape[-1] != count:  # a byte that is filled up
-            ends = [rows.constant(end) for end in ([0], [int(count)], [-1])]
+            ends = [rows.constant(end) for end in ([0], [count], [-1])]
             zeros = rows.node("Slice", [zeros, *ends], (*places, count))
         middle = rows.column(zeros)
     centred = rows.node("Sub", [codes, middle], (*places, count, block))
     scaled = rows.node("Mul", [centred, rows.column(rows.gather(scale, ids))], (*places, count, block))
-    rows.reshape(scaled, *places, int(count) * block)
+    rows.reshape(scaled, *places, count * block)
     convenience.replace_nodes_and_values(
         graph, node, [node], rows.nodes, [found], [rows.nodes[-1].outputs[0]]
     )
@@ -116,15 +117,15 @@ class _Rows:
     def codes(self, packed: ir.Value, bits: int) -> ir.Value:
         """Codes of `bits` bits as floats, with all that bytes of the last axis hold."""
         assert packed.shape is not None
-        *places, count = packed.shape
-        x = self.node("Cast", [packed], packed.shape, to=int(self.floats))
+        *places, count = shape = tuple(packed.shape)
+        assert isinstance(count, int)
+        x = self.node("Cast", [packed], shape, to=int(self.floats))
         if bits == 8:
             return x
-        shifted = self.node("Mul", [x, self.constant(1 / 16)], packed.shape)
-        high = self.node("Floor", [shifted], packed.shape)
-        low = self.node("Sub", [x, self.node("Mul", [high, self.constant(16.0)], packed.shape)], packed.shape)
+        high = self.node("Floor", [self.node("Mul", [x, self.constant(1 / 16)], shape)], shape)
+        low = self.node("Sub", [x, self.node("Mul", [high, self.constant(16.0)], shape)], shape)
         pairs = self.node("Concat", [self.column(low), self.column(high)], (*places, count, 2), axis=-1)
-        return self.reshape(pairs, *places, 2 * int(count))
+        return self.reshape(pairs, *places, 2 * count)
 
     def column(self, x: ir.Value) -> ir.Value:
         """One more axis, of one, at the end."""

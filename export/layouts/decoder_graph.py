@@ -68,7 +68,7 @@ def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> Non
     ports = Ports(bundle)
     ids, total = _replace_inputs(ports, every_position=every_position)
     if bundle.cache == "copied":
-        _make_room(ports, ids, len(bundle.config.layers))
+        _make_room(ports, ids, bundle.config)
         ports.replace_tables(total)  # a graph may take the cache's size from any input that has it
     else:
         ports.replace_tables()
@@ -101,17 +101,15 @@ def _replace_inputs(ports: Ports, *, every_position: bool) -> tuple[ir.Value, ir
     return ids, total
 
 
-def _make_room(ports: Ports, ids: ir.Value, layers: int) -> None:
+def _make_room(ports: Ports, ids: ir.Value, config: Config) -> None:
     """Let a cache that has room for the new tokens stand for each of the cache's inputs."""
-    for i in range(layers):
-        for old, new in (("k", KEY), ("v", VALUE)):
-            port = ports.old[f"{old}.{i}"]
-            assert port.dtype is not None
-            assert port.shape is not None
-            past = ports.input(
-                new % i, "batch", int(port.shape[1]), PAST_AXIS, int(port.shape[3]), dtype=port.dtype
-            )
-            ports.replace(f"{old}.{i}", ports.grown(past, ids))
+    sizes = attention(config)
+    shape = "batch", sizes.kv_heads, PAST_AXIS, sizes.head_size
+    for i in range(len(config.layers)):
+        for old, new in ((f"k.{i}", KEY), (f"v.{i}", VALUE)):
+            dtype = ports.old[old].dtype
+            assert dtype is not None
+            ports.replace(old, ports.grown(ports.input(new % i, *shape, dtype=dtype), ids))
 
 
 def _rename(graph: ir.Graph, layers: int, *, every_position: bool) -> None:
