@@ -113,6 +113,13 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
 
 
+def lookups(path: Path) -> int:
+    """How many nodes look rows of blocks up, by Gather where a product reads the table too."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    kinds = "GatherBlockQuantized", "Gather"
+    return sum(node.op_type in kinds and ".packed" in node.input[0] for node in nodes)
+
+
 @pytest.mark.parametrize(("name", "quant"), CASES)
 def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> None:
     path = bundles(name, quant)
@@ -123,7 +130,7 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         products = own.count("BlockLinear") + own.count("BlockSwiGLU"), own.count("RowLinear")
         assert (plain.count("MatMulNBits"), plain.count("MatMulIntegerToFloat")) == products
         assert any(products)
-        assert plain.count("GatherBlockQuantized") == own.count("BlockGather")
+        assert lookups(path / graph) == own.count("BlockGather")
         assert plain.count("GroupQueryAttention") == own.count("Attention") - plain.count("Attention")
         replaced = {"MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention", "LayerNormalization"}
         assert not replaced & set(own)
