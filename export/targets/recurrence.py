@@ -1,8 +1,9 @@
 """Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and
 rules of a state as one chunk or ONNX Runtime's operator.
 
-Convolutions over few tokens stay the mirror's products and sums. ONNX Runtime 1.31's CausalConvWithState
-has the same numbers, but not sooner where it counts. Medians with SiLU, two threads of a Xeon with AMX:
+Convolutions over few tokens stay the mirror's products and sums, which kernels of our own take as one node
+(`graph.recurrences`). ONNX Runtime 1.31's CausalConvWithState has the same numbers, but not sooner where it
+counts. Medians with SiLU, two threads of a Xeon with AMX:
 
     channels   tokens   products and sums   operator   operator, SiLU apart
     6,144           1               98 µs     211 µs                 169 µs

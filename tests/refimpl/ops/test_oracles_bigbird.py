@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+from tfm.refimpl.config import Encoder, FullAttention
 from tfm.refimpl.engine.attention_maps import attention_maps
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.ops.bigbird import bigbird_attend
@@ -75,13 +77,20 @@ def test_each_text_of_a_batch_is_read_as_by_a_fresh_model_alone(tmp_path: Path):
 
 
 def test_maps_have_keys_as_often_as_they_count(tmp_path: Path):
-    """A row of weights sums to 1 over the blocks that are seen."""
+    """The third block sees the first one twice, its neighbours and the last, by the shares of seeing all."""
     _, texts = model_and_texts(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
-    first = next(attention_maps(checkpoint.config, materialize(checkpoint.params), texts["input_ids"][0]))
-    assert np.abs(first.sum(-1) - 1).max() < 1e-5
-    assert (first[:, 4:6, 8:22] == 0).all(), "far blocks aren't seen"
-    assert (first[:, :2] > 0).all(), "the first block sees all"
+    config, params = checkpoint.config, materialize(checkpoint.params)
+    assert isinstance(config, Encoder)
+    first = config.stack.layers[0]
+    whole = replace(first, attention=replace(first.attention, mask=FullAttention()))
+    full = replace(config, stack=replace(config.stack, layers=(whole, whole)))
+    got, seen = (next(attention_maps(c, params, texts["input_ids"][0])) for c in (config, full))
+    count = np.zeros(23)
+    count[:2], count[2:8], count[22:] = 2, 1, 1
+    expected = seen[:, 4:6] * count
+    equal(got[:, 4:6], expected / expected.sum(-1, keepdims=True), 1e-6)
+    equal(got[:, :2], seen[:, :2], 1e-6)
 
 
 @pytest.mark.long
