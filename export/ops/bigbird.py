@@ -51,8 +51,10 @@ def bigbird_attend(
 
     short = at[at < limit]
     seen = seen.index_select(2, short).expand(-1, short.shape[0], -1)
-    few = (a.index_select(1, short) for a in (q, k, v))
-    whole = attend(*few, seen, scale=scale, softcap=softcap).index_select(1, at.clamp(max=limit - 1))
+    few_q, few_k, few_v = (a.index_select(1, short) for a in (q, k, v))
+    whole = attend(few_q, few_k, few_v, seen, scale=scale, softcap=softcap).index_select(
+        1, at.clamp(max=limit - 1)
+    )
     y = torch.where((lengths <= limit)[:, None, None, None], whole, y)
     return torch.where(padding_mask(at, lengths)[:, :, None, None], y, 0)
 
