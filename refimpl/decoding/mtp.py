@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..engine.protocol import Cache, MTPEngine, check_mtp
 from ..engine.wrapper import EngineWrapper
 from ..errors import LimitError, NumericError
 from .loop import GeneratedSequence
+from .speculative import draft_length, estimated_cost
 
-DRAFTED = 2  # tokens of a draft: the module was trained for one, and is applied to its own for the next
+LONGEST = 4  # tokens of a draft: the module was trained for one, and is applied to its own for the next
+# Running counts of drafted tokens that were accepted and of those that were refused: what a text begins with,
+# and what is left of them after each draft.
+COUNTS_AT_FIRST, SHARE_KEPT = (1.0, 1.0), 0.75
+TRIED = 8  # where no draft pays, one token is drafted each so many steps
 
 
 class MTPDrafter(EngineWrapper[MTPEngine]):
@@ -20,15 +27,24 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
     drafter)`. The module reads the pairs of a text when it is first asked for a draft, and from then on those
     of the tokens that were accepted, with the model's vectors; what it read of its own is cut off again.
 
+    As many tokens are drafted as pay (`speculative.draft_length`), at most `longest`, by the share of the
+    latest ones that were accepted, and `cost`, which says how many steps of one token a step of several takes
+    with its draft. Without one it is estimated, so that no text depends on the clock.
+
     Of a text whose beginning was in the cache already the module reads the rest: its drafts are worse then.
     Where it can't compute a text, it has no more drafts of that.
     """
 
-    def __init__(self, engine: MTPEngine, drafted: int = DRAFTED) -> None:
+    def __init__(
+        self, engine: MTPEngine, longest: int = LONGEST, cost: Callable[[int], float] | None = None
+    ) -> None:
         check_mtp(engine.config)
         super().__init__(engine)
-        self.drafted = drafted
-        self.proposed = self.accepted = 0  # tokens of all drafts
+        self.longest, self.cost = longest, cost or self._estimated_cost
+        self._sequence: GeneratedSequence | None = None  # the text that these counts are of
+        self._right, self._wrong = COUNTS_AT_FIRST
+        self._skipped = 0  # steps in turn in which no draft paid
+        self.proposed = self.accepted = 0  # tokens of all drafts but the last of each text
         self._without: GeneratedSequence | None = None  # a text that it can't compute
         self._draft: list[int] = []  # the latest draft, which followed so many tokens of the answer
         self._draft_at = 0
@@ -61,26 +77,26 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         return logits, cache
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
-        """Up to `count` tokens that may follow the sequence's text, at most `drafted`."""
+        """Up to `count` tokens that may follow the sequence's text, as many as pay."""
         text = [*sequence.prompt, *sequence.tokens]
         self._note_accepted(sequence)
+        length = self._length(min(count, self.longest))
         vectors = len(text) - 1 - self._begin  # of all tokens but the last, which the model hasn't read
         unread = vectors - (len(self._text) - len(self._unread))
         known = vectors <= len(self._text) and text[self._begin : -1] == self._text[:vectors]
-        if sequence is self._without or not known or unread < 1:
+        if sequence is self._without or not known or unread < 1 or length < 1:
             return []
         try:
-            self._draft = self._predict(sequence, text[-unread:], np.stack(self._unread[:unread]), count)
+            self._draft = self._predict(sequence, text[-unread:], np.stack(self._unread[:unread]), length)
         except NumericError:
             self._without = sequence
             self._begin_at(len(text) - 1)
             return []
         self._text, self._unread, self._draft_at = self._text[:vectors], [], len(sequence.tokens)
-        self.proposed += len(self._draft)
         return self._draft
 
     def _predict(
-        self, sequence: GeneratedSequence, tokens: list[int], vectors: np.ndarray, count: int
+        self, sequence: GeneratedSequence, tokens: list[int], vectors: np.ndarray, length: int
     ) -> list[int]:
         """A draft: after the pairs of the text the module reads its own tokens and vectors."""
         draft: list[int] = []
@@ -89,17 +105,37 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         while True:
             token = sequence.choose(logits[0, -1], draft)
             draft.append(token)
-            if len(draft) == min(count, self.drafted) or token in sequence.stop_ids:
+            if len(draft) == length or token in sequence.stop_ids:
                 break
             logits, hidden, cache = self.engine.step_mtp(np.array([[token]]), hidden[:, -1:], cache)
         self._cache = cache.truncate(read)
         return draft
 
+    def _length(self, most: int) -> int:
+        """How many tokens to draft, up to `most`."""
+        length = draft_length(self._right / (self._right + self._wrong), most, self.cost)
+        self._skipped = 0 if length else self._skipped + 1
+        return min(most, 1) if self._skipped and self._skipped % TRIED == 0 else length
+
+    def _estimated_cost(self, tokens: int) -> float:
+        """As for drafts of a text, and for each drafted token a layer and the table, which counts as one."""
+        return estimated_cost(tokens) + 2 / (1 + len(self.config.layers)) * (tokens - 1)
+
     def _note_accepted(self, sequence: GeneratedSequence) -> None:
         """Count the tokens of the latest draft that the text has."""
+        if sequence is not self._sequence:
+            self._sequence, self._draft, self._skipped = sequence, [], 0
+            self._right, self._wrong = COUNTS_AT_FIRST
+        if not self._draft:
+            return
         written = sequence.tokens[self._draft_at :]
+        agreed = 0
         for drafted, token in zip(self._draft, written, strict=False):
             if drafted != token:
                 break
-            self.accepted += 1
+            agreed += 1
+        self.proposed += len(self._draft)
+        self.accepted += agreed
+        self._right = self._right * SHARE_KEPT + agreed
+        self._wrong = self._wrong * SHARE_KEPT + (agreed < len(self._draft))
         self._draft = []

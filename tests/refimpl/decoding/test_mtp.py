@@ -26,6 +26,11 @@ def engine(config: Decoder, seed: int = 0) -> NumpyEngine:
     return NumpyEngine(config, tiny_models.weights(config, seed, np.float64))
 
 
+def free(tokens: int) -> float:
+    """Drafts that cost nothing are as long as they may be."""
+    return 1.0
+
+
 def drafted(model: NumpyEngine, text: list[int], row: GeneratedSequence, count: int) -> list[int]:
     """What the module drafts after a text, everything computed at once, without a cache."""
     _, hidden, _ = model.step_with_hidden(np.array([text[:-1]]), model.start(1))
@@ -57,7 +62,7 @@ def test_the_text_is_the_one_without_drafts(
     model = engine(config, seed)
     prompt = np.random.default_rng(seed).integers(0, 97, 7).tolist()
     row, wanted = (GeneratedSequence(prompt, sampler, frozenset({5}), steps, seed % 1000) for _ in range(2))
-    drafter = MTPDrafter(model, count)
+    drafter = MTPDrafter(model, count, cost=free)
     proposed = drafter.propose
 
     def propose(sequence: GeneratedSequence, most: int) -> list[int]:
@@ -103,20 +108,58 @@ def test_a_module_that_is_right_saves_steps(temperature: float | None):
     """Its model goes round a cycle of tokens, and so does it: three tokens a step."""
     model: Any = Counting(NumpyEngine(*cycling(np.float64)))
     row = GeneratedSequence([3, cycle(3)], Sampler(temperature=temperature), max_new_tokens=13)
-    drafter = MTPDrafter(model)
+    drafter = MTPDrafter(model, 2, free)
     made = list(speculate(drafter, row, drafter))
     expected = [cycle(cycle(3))]
     while len(expected) < 13:
         expected.append(cycle(expected[-1]))
     assert made == expected
     assert model.steps == 1 + 12 // 3
-    assert (drafter.proposed, drafter.accepted) == (8, 6), "the last draft isn't asked about again"
+    assert (drafter.proposed, drafter.accepted) == (6, 6), "the last draft isn't asked about again"
+
+
+def test_drafts_are_as_long_as_they_pay():
+    """Of a module that is wrong nearly none are made, and they come back when it is right."""
+
+    class Wavering(Counting):
+        wrong = True
+
+        def step_mtp(self, *arguments: Any) -> Any:
+            logits, *rest = self.model.step_mtp(*arguments)
+            return (np.roll(logits, 1, axis=-1) if self.wrong else logits, *rest)
+
+    model: Any = Wavering(NumpyEngine(*cycling(np.float64)))
+    row = GeneratedSequence([3, cycle(3)], max_new_tokens=120)
+    drafter = MTPDrafter(model, cost=lambda tokens: 1 + 0.1 * (tokens - 1))
+    lengths: list[int] = []
+    proposed = drafter.propose
+
+    def propose(sequence: GeneratedSequence, most: int) -> list[int]:
+        model.wrong = len(sequence.tokens) < 60
+        draft = proposed(sequence, most)
+        lengths.append(len(draft))
+        return draft
+
+    drafter.propose = propose
+    drive = speculate(drafter, row, drafter)
+    made = list(drive)
+    assert all(after == cycle(before) for before, after in zip([cycle(3), *made], made, strict=False))
+    assert len(made) == 120
+    first = lengths.index(0)
+    assert 1 <= first <= 6
+    assert lengths[first : first + 16] == [*[0] * 7, 1] * 2, "where none pays, one is tried each eighth step"
+    assert drafter.accepted > 40
+    assert max(lengths[:58]) <= 2
+    assert lengths[-6:-2] == [4] * 4
+    another = GeneratedSequence([5], max_new_tokens=3)
+    list(speculate(drafter, another, drafter))
+    assert lengths[-1] == 1, "another text begins anew"
 
 
 def test_another_text_and_a_cached_beginning():
     """One drafter for several texts; what was in the cache before is missing for the module alone."""
     model = engine(tiny_models.MODULES["attention"]())
-    drafter = MTPDrafter(model)
+    drafter = MTPDrafter(model, cost=free)
     for prompt, cached in (([1, 2, 3, 4], 0), ([9, 8, 7, 6, 5], 0), ([1, 2, 3, 4, 5, 6], 4)):
         row, wanted = (GeneratedSequence(prompt, max_new_tokens=6) for _ in range(2))
         cache = model.start(1)
@@ -138,7 +181,7 @@ def test_a_module_that_cannot_compute_a_text_drafts_no_more():
 
     model: Any = Narrow(engine(tiny_models.MODULES["latents"]()))
     row, wanted = (GeneratedSequence([1, 2, 3], max_new_tokens=9) for _ in range(2))
-    drafter = MTPDrafter(model)
+    drafter = MTPDrafter(model, cost=free)
     assert list(speculate(drafter, row, drafter)) == list(generate(model.model, wanted))
     before = drafter.proposed
     assert drafter.propose(row, 2) == []
