@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-NAMED = 3  # commands that a message lists; the others are counted
+NAMED = 4  # commands that a message lists; the others are counted
 
 
 def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> str:

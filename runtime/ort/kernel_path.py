@@ -104,6 +104,7 @@ def run_error(model: Path, error: Exception) -> TfmError:
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelPath | str:
     """The path over kernels for a bundle on this machine's CPU, or one line that says why there is none.
 
+    DeviceError where the user asks for an instruction set that can't be used.
     `notify` hears of what is done only once: a library is tried, weights are written.
     """
     library = library_for(bundle, notify)
@@ -116,7 +117,8 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
             drop_orphans(folder.parent)
             folder.parent.mkdir(parents=True, exist_ok=True)
             if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
-                return f"the cache {cache_dir()} needs {size} bytes for their weights, {free} are free"
+                short = f"the cache {cache_dir()} needs {size} bytes for their weights, {free} are free"
+                return _refused(bundle, short)
             notify(f"arranging {size / 1e6:.1f} MB of weights for tfm's kernels, once")
             with replacing(folder) as new:
                 write(bundle, new)
@@ -124,9 +126,9 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
                 text = json.dumps({"key": key, "bundle": str(bundle.path.resolve()), **about})
                 (new / KEY).write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
+        return _refused(bundle, f"the cache {cache_dir()} can't hold their weights: {error.strerror}")
     except TfmError as error:
-        return f"their weights can't be written: {error}"
+        return _refused(bundle, f"their weights can't be written: {error}")
     return KernelPath(library, folder, cache_type(bundle))
 
 
@@ -136,12 +138,20 @@ def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) 
     DeviceError where the user asks for an instruction set that can't be used.
     """
     if reason := without_graphs(bundle):
-        return reason
+        return _refused(bundle, reason)
     library = find(lambda stage, done, total: notify(stage))
     reason = why_refused(library) if isinstance(library, Library) else library.reason
     if isinstance(library, Library) and not reason:
         return library
-    if name := forced():
+    return _refused(bundle, reason)
+
+
+def _refused(bundle: Bundle, reason: str) -> str:
+    """The reason why kernels don't compute a bundle.
+
+    DeviceError where the user asks for an instruction set, unless no such bundle has kernels.
+    """
+    if (name := forced()) and manifest.kernel_graphs(bundle.manifest):
         raise DeviceError(f"{SWITCH}={name} can't be used: {reason}")
     return reason
 

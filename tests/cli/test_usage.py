@@ -10,7 +10,7 @@ import pytest
     [
         ("generate --kv int8", "No such option: --kv (an option of export)"),
         ("pull --size 3", "No such option: --size (an option of tokenizer compare, tokenizer train)"),
-        ("pull --json", "No such option: --json (an option of answer, attention, bench and "),
+        ("pull --json", "No such option: --json (an option of answer, attention, bench, classify and "),
         ("generate --max-tokens 3", "No such option: --max-tokens (Possible options: --max-new-tokens)"),
         ("generate -v", "No such option: -v (`tfm-cli generate --help` lists the options)"),
         ("help", "No such command 'help'. (`tfm-cli --help` lists the commands)"),
@@ -19,7 +19,7 @@ import pytest
             "export a",
             "Missing argument 'OUT'. (The directory of the bundle; a bundle that is there is ",
         ),
-        ("tokenizer", "Missing command. (compare, encode, train)"),
+        ("tokenizer", "Missing command. (bytes, compare, encode, train)"),
     ],
 )
 def test_a_wrong_option_or_command_is_explained(tfm, arguments, message):

@@ -417,6 +417,8 @@ def test_weights_are_written_once_and_again_if_they_changed(bundles, monkeypatch
 
 def test_a_cache_without_room_is_a_reason(bundles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bundle = open_bundle(bundles("biases, odd sizes", "int8"))
+    library = kernel_path.find()
+    assert isinstance(library, Library)
     monkeypatch.setattr(kernel_path.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     reason = kernel_path.choose(bundle)
     assert isinstance(reason, str)
@@ -424,9 +426,12 @@ def test_a_cache_without_room_is_a_reason(bundles, monkeypatch: pytest.MonkeyPat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "file"))
     assert "can't hold their weights" in str(kernel_path.choose(bundle))
+    monkeypatch.setenv("TFM_KERNELS", library.instruction_set)
+    with pytest.raises(DeviceError, match=r"can't be used: the cache .* can't hold their weights"):
+        kernel_path.choose(bundle)
 
 
-def test_bundles_without_kernels_say_why(bundles, tmp_path: Path) -> None:
+def test_bundles_without_kernels_say_why(bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(bundles("biases, odd sizes", "int8").parent / "model")
     export(checkpoint, tmp_path / "fp32", quant="fp32", verify=False)
     assert not (tmp_path / "fp32" / "kernels.onnx").exists()
@@ -443,6 +448,11 @@ def test_bundles_without_kernels_say_why(bundles, tmp_path: Path) -> None:
     assert "an older tfm wrote the bundle" in str(kernel_path.choose(bundle))
     assert runtime.load(tmp_path / "old").engine.path == "ONNX Runtime"
     assert not verify(tmp_path / "old").failed
+    # Who names an instruction set gets it or an error; where there is none for anyone, nothing is asked.
+    monkeypatch.setenv("TFM_KERNELS", "avx2")
+    with pytest.raises(DeviceError, match=r"TFM_KERNELS=avx2 can't be used: an older tfm wrote the bundle"):
+        kernel_path.choose(bundle)
+    assert kernel_path.choose(open_bundle(tmp_path / "fp32")) == reason
 
 
 def test_an_older_bundle_with_minima_says_why_it_has_no_kernels(bundles, tmp_path: Path) -> None:
