@@ -34,7 +34,7 @@ HARMLESS: dict[str, Any] = {
     **dict.fromkeys(("name", "name_or_path", "model_name", "tokenizer_class"), (str, None)),
     "language": (str, list, None), "unsloth_fixed": (bool,), "unsloth_version": (str,),
     "transformers.js_config": (dict,), "save_step": (int,), "total_flos": (float,),
-    "sep_token_id": (int, None), "eos_token_ids": (int, None),
+    "sep_token_id": (int, None), "eos_token_ids": (int, None), "_model_name_or_path": (str, None),
     # Switches of training, of TensorFlow and TorchScript.
     "gradient_checkpointing": (bool, None), "torchscript": (bool, None), "use_bfloat16": (bool, None),
     "tf_legacy_loss": (bool, None), "xla_device": (bool, None),
