@@ -66,7 +66,7 @@ def test_ctrl_c_ends_it(checkpoint: Path, interruptible: None) -> None:
     with command(checkpoint, "--engine", "numpy") as (process, _):
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "tfm-cli: stopped\n"
 
 
 def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
