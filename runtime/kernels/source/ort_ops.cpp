@@ -423,6 +423,8 @@ ort::Status *causal_conv(void *made, ort::Context *context) {
     return node.kernels->causal_conv(&call, {context, run}) ? nullptr : wrong("lengths must be 0 to T");
 }
 
+constexpr int64_t MOST_SIZE = 1 << 24;
+
 struct Recurrence {
     const Kernels *kernels = registered;
     int64_t key_heads, q_at, k_at, v_at;
@@ -437,6 +439,11 @@ ort::Status *create_linear_attention(const ort::Op *, const ort::Api *, const or
     TRY(api->KernelInfoGetAttribute_int64(info, "v_at", &node.v_at));
     TRY(api->KernelInfoGetAttribute_float(info, "scale", &node.scale));
     TRY(api->KernelInfoGetAttribute_float(info, "unit", &node.unit));
+    // Bounded, so that sums and products with sizes don't overflow.
+    int64_t places[] = {node.q_at, node.k_at, node.v_at};
+    for (int64_t place : places)
+        if (place < 0 || place > MOST_SIZE) return wrong("q_at, k_at and v_at must be 0 to 2^24");
+    if (node.key_heads < 1 || node.key_heads > MOST_SIZE) return wrong("key_heads must be 1 to 2^24");
     return keep(node, made);
 }
 
@@ -450,14 +457,13 @@ ort::Status *linear_attention(void *made, ort::Context *context) {
     int64_t values = in[STATE].rank == 4 ? in[STATE].shape[3] : 1;
     int64_t sizes[] = {batch, tokens, heads, keys, values};
     for (int64_t one : sizes)
-        if (one > 1 << 24) return wrong("sizes must be up to 2^24");
+        if (one > MOST_SIZE) return wrong("sizes must be up to 2^24");
     if (in[STATE].shape[0] != batch || keys < 1 || keys > LinearAttentionCall::MOST_KEYS) return wrong("state must be [B, H, K, V] with K from 1 to 256");
-    if (node.key_heads < 1 || heads % node.key_heads) return wrong("key_heads must divide the heads");
+    if (heads % node.key_heads) return wrong("key_heads must divide the heads");
     int64_t needs[] = {node.q_at + node.key_heads * keys, node.k_at + node.key_heads * keys, node.v_at + heads * values};
     for (int i = Q; i <= V; i++)
         if (in[i].rank != 3 || in[i].shape[0] != batch || in[i].shape[1] != tokens || in[i].shape[2] < needs[i])
             return wrong("q, k and v must be [B, T, ..] with all heads");
-    if (node.q_at < 0 || node.k_at < 0 || node.v_at < 0) return wrong("q_at, k_at and v_at must be from 0");
     int64_t steps[] = {batch, tokens, heads}, rates[] = {heads, keys}, y[] = {batch, tokens, heads * values};
     if (!in[STEP].is(3, steps) || (in[BETA].data && !in[BETA].is(3, steps))) return wrong("step and beta must be [B, T, H]");
     if (!in[A_LOG].is(1, rates) && !in[A_LOG].is(2, rates)) return wrong("a_log must be [H] or [H, K]");
