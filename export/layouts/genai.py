@@ -10,6 +10,7 @@ values, what the family computes is in the graph. Options of sampling that genai
 
 genai fills up the prompts of a batch on the right, and sees that in their last tokens: where one of several
 ends in real tokens that are `pad_token_id`, it leaves these out, and padding on the left it takes for tokens.
+Where no token ends a text, it takes `pad_token_id` for one that does.
 """
 
 from __future__ import annotations
@@ -81,4 +82,4 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
     return {"model": model, "search": search | {"past_present_share_buffer": False}}
 
 
-LAYOUT = BundleLayout("genai", refusal, write, frozenset(SEARCH))
+LAYOUT = BundleLayout("genai", refusal, write, frozenset(SEARCH), must_end=True)

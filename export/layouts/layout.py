@@ -21,12 +21,14 @@ class BundleLayout:
 
     `options` are the ways to choose tokens that the runtime has, by the names of a Sampler and of a search;
     None says that it has all. What else a model asks for isn't written, as the runtime would pass over it.
+    One that `must_end` ends a text of a model without an end token at the token that fills up rows, 0.
     """
 
     name: str
     refusal: Callable[[Config, Target], str | None]
     write: Callable[[Bundle, Path], None]
     options: frozenset[str] | None = None
+    must_end: bool = False
 
     def stated(self, generation: Generation) -> Generation:
         """What the runtime's files say of how tokens are chosen, of the model itself and of its tasks."""
@@ -42,9 +44,13 @@ class BundleLayout:
 
     def left_out(self, generation: Generation) -> str | None:
         """A line on what a model asks for and the runtime doesn't have; None where it has all."""
-        lost = []
+        lost, lines = [], []
         for one in (generation, *generation.tasks.values()):
             kept = self.stated(one)
             stated, written = one.defaults | one.search, kept.defaults | kept.search
             lost += [f"{n}={v}" for n, v in stated.items() if n not in written and v is not None]
-        return f"{self.name} chooses tokens without {', '.join(dict.fromkeys(lost))}" if lost else None
+        if lost:
+            lines.append(f"{self.name} chooses tokens without {', '.join(dict.fromkeys(lost))}")
+        if self.must_end and not generation.eos:
+            lines.append(f"{self.name} ends texts at token 0, as the model states no end")
+        return "; ".join(lines) or None

@@ -213,6 +213,9 @@ def test_what_a_runtime_doesnt_choose_by_is_left_out_and_said():
     }
     assert optimum.LAYOUT.stated(stated) == stated
     assert transformers_js.LAYOUT.left_out(Generation(defaults={"temperature": None})) is None
+    ends = "genai ends texts at token 0, as the model states no end"
+    assert LAYOUTS["genai"].left_out(Generation()) == ends
+    assert LAYOUTS["genai"].left_out(Generation(search={"beams": 4})) == f"genai {without} beams=4; {ends}"
 
 
 TYPES = replace(CONFIGS["copied"], embedding=replace(CONFIGS["copied"].embedding, token_types=2))

@@ -64,7 +64,11 @@ def test_families_give_the_same_tokens_alone_and_in_a_batch(python: Path, tmp_pa
     prompts = [prompt, [last, *prompt[1:3]], [*prompt[2:], last - 1]]
     count = min(24, bundle.config.context - len(prompt))
     given = ran(python, tmp_path / "out", prompts, count)
-    for row, expected in enumerate(greedy(bundle, prompts, count)):
+    texts = greedy(bundle, prompts, count)
+    if not bundle.generation.eos:  # then genai ends where a row would be filled up
+        texts = [text[: text.index(0)] if 0 in text else text for text in texts]
+    assert any(len(set(text)) > 2 for text in texts)
+    for row, expected in enumerate(texts):
         assert given["alone"][row] == expected
         assert given["together"][row][: len(expected)] == expected
 
