@@ -99,6 +99,7 @@ def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
     assert left(out) == []
 
 
+@pytest.mark.long
 def test_same_inputs_same_bytes(tmp_path):
     """Whatever the order of sets, the paths and the threads: this model's products are large and odd enough
     that OpenBLAS rounds them otherwise with two threads."""

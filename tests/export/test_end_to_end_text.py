@@ -219,6 +219,7 @@ def reader(folder: Path) -> OrtEngine:
     return OrtEngine(open_bundle(folder / "out"), threads=1)
 
 
+@pytest.mark.long
 def test_a_text_without_tokens_adds_nothing(tmp_path: Path) -> None:
     """Fused attention alone would give such a row the mean of its padding."""
     engine = reader(tmp_path)
@@ -228,6 +229,7 @@ def test_a_text_without_tokens_adds_nothing(tmp_path: Path) -> None:
     np.testing.assert_allclose(*outputs, rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 def test_beams_of_one_text_share_its_keys_and_values(tmp_path: Path) -> None:
     """Rows of one text are exchanged without a copy; rows of different texts are copied."""
     engine = reader(tmp_path)
@@ -269,6 +271,7 @@ def test_every_product_is_recorded(make: Any) -> None:
     assert set(results.values()) == {20}
 
 
+@pytest.mark.long
 def test_an_encoders_graph_may_be_neither_missing_nor_superfluous(tmp_path: Path) -> None:
     config = tiny_models.encoder_decoder(layers=1)
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config))

@@ -43,7 +43,8 @@ def peak(command: list[str]) -> int:
     return most
 
 
-@pytest.mark.parametrize("quant", ["int8", pytest.param("fp32", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("quant", ["int8", "fp32"])
 def test_no_copy_of_the_model_is_kept_in_memory(tmp_path: Path, quant: str):
     config = tiny_models.llama(
         layers=16, vocabulary=2000, width=384, heads=6, kv_heads=2, head_size=64, mlp=1024

@@ -41,9 +41,8 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["entities", *(pytest.param(name, marks=pytest.mark.long) for name in ("sentiment", "reversal"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["entities", "sentiment", "reversal"])
 def test_every_engine_has_learned_the_task(name: str, tmp_path: Path) -> None:
     small_task, chance, least = SMALL[name]
     examples = [small_task.draw(np.random.default_rng(i)) for i in range(60)]
@@ -77,6 +76,7 @@ def test_every_leaf_is_trained_and_a_seed_trains_the_same(kind: str) -> None:
         assert not np.array_equal(leaf, other[name]), name
 
 
+@pytest.mark.long
 def test_positions_are_read_as_far_as_they_reach(tmp_path: Path) -> None:
     text = texts()
     assert text.read.shape[1] == positions.EDGES[-1] + 1

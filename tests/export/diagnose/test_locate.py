@@ -119,6 +119,7 @@ def test_parts_end_at_the_first_mixture(bundles):
     assert first(parts) is None, first(parts)
 
 
+@pytest.mark.long
 def test_parts_end_where_there_is_no_plain_residual(bundles):
     """A residual at the norm ends the parts, and so does a norm of many operators."""
     parts = locate(open_bundle(bundles("rare", "ort-cpu", "int8")), TOKENS)

@@ -190,6 +190,7 @@ def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:
     assert contents.refused[1:] == ("caches as short as windows: they need GroupQueryAttention",)
 
 
+@pytest.mark.long
 def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> None:
     ops = operators(exported(tmp_path, tiny_models.added_positions(), "ort-cpu", "int8"))
     assert "com.microsoft::GroupQueryAttention" not in ops

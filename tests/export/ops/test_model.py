@@ -213,8 +213,8 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
     ("make", "opset"),
     [
         (tiny_models.llama, 23),
-        (odd, 21),
-        (tiny_models.added_positions, 23),
+        pytest.param(odd, 21, marks=pytest.mark.long),
+        pytest.param(tiny_models.added_positions, 23, marks=pytest.mark.long),
         pytest.param(tiny_models.mixture, 23, marks=pytest.mark.long),
     ],
 )

@@ -37,7 +37,10 @@ def saved(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("quant", "target"), [("int8", "ort-cpu"), ("int8-dynamic", "ort-cpu")])
+@pytest.mark.parametrize(
+    ("quant", "target"),
+    [("int8", "ort-cpu"), pytest.param("int8-dynamic", "ort-cpu", marks=pytest.mark.long)],
+)
 def test_large_channels_are_smoothed(
     quant: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

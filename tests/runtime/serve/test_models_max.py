@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import pytest
 from helpers import serving
 from helpers.served import CHAT, golden
 
 
+@pytest.mark.long
 def test_models_take_turns() -> None:
     loads: list[str] = []
     engines: dict[str, Any] = {}
