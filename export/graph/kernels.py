@@ -36,6 +36,7 @@ from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
 from . import describe, passes, recurrences
+from .rewriting import given, only_reader, put, silu_of
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
@@ -99,9 +100,7 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
         (rows,) = node.outputs
         assert rows.shape is not None
         rows.shape = ir.Shape([*rows.shape[:-1], group.length])
-    inputs.append(minimum)
-    while inputs[-1] is None:
-        inputs.pop()
+    inputs = given([*inputs, minimum])
     sizes = {"K": group.length, "N": group.width}
     sizes |= {"bits": group.format.bits, "block_size": group.format.block}
     _put(graph, replaced, operator, inputs, sizes)
@@ -153,7 +152,7 @@ def _replace_rows(graph: ir.Graph, node: ir.Node, codes: ir.Value, group: Group)
     if (add := _bias_after(replaced[-1])) is not None:
         inputs += _stored(add)
         replaced.append(add)
-    gelu = _only_use(replaced[-1].outputs[0], "Gelu")
+    gelu = only_reader(replaced[-1].outputs[0], "Gelu")
     if gelu is not None and gelu.attributes["approximate"].value == "none":
         replaced.append(gelu)
     sizes = {"K": group.length, "N": group.width, "gelu": int(replaced[-1] is gelu)}
@@ -170,8 +169,7 @@ def _put(
     """Put a kernel in the place of nodes, of which the last one has its output."""
     first, last = replaced[0], replaced[-1]
     new = ir.node(operator, inputs, attributes, domain=DOMAIN, name=first.name)
-    new.outputs[0].name = last.outputs[0].name
-    convenience.replace_nodes_and_values(graph, last, replaced[::-1], [new], last.outputs, new.outputs)
+    put(graph, new, last, replaced[::-1], last.outputs)
 
 
 def _producer(value: ir.Value | None) -> ir.Node:
@@ -194,9 +192,7 @@ def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> N
         return
     inputs = (q, keys, values, last, k, v, cos, sin, positions, sinks, k_scale, v_scale)
     new = ir.node("Attention", inputs, defaults | stated, domain=DOMAIN, num_outputs=3, name=node.name)
-    for output, old in zip(new.outputs, node.outputs, strict=True):
-        output.name = old.name
-    convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+    put(graph, new, node, [node], node.outputs)
     if half_cache:
         for value in (keys, values, *new.outputs[1:]):
             value.dtype = ir.DataType.FLOAT16
@@ -241,12 +237,6 @@ def _before_heads(value: ir.Value) -> ir.Value:
     return first if first.shape == value.shape else value
 
 
-def _only_use(value: ir.Value, operator: str) -> ir.Node | None:
-    """The node of that operator that is all that reads a value."""
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
-
-
 def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
     """silu(gate) * up, where gate and up are the halves of one product."""
     if len(node.outputs) != 2:
@@ -256,21 +246,18 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
         return
     if node.attributes["axis"].value not in (-1, len(gate.shape) - 1):
         return
-    readers = {use.node.op_type: use.node for use in gate.uses()}
-    if set(readers) != {"Sigmoid", "Mul"}:
+    if (silu := silu_of(gate)) is None:
         return
-    if _only_use(readers["Sigmoid"].outputs[0], "Mul") is not readers["Mul"]:
+    last = only_reader(silu[1].outputs[0], "Mul")
+    if last is None or only_reader(up, "Mul") is not last:
         return
-    last = _only_use(readers["Mul"].outputs[0], "Mul")
-    if last is None or _only_use(up, "Mul") is not last:
-        return
-    replaced = [node, readers["Sigmoid"], readers["Mul"], last]
+    replaced = [node, *silu, last]
     product = node.inputs[0]
     before = product.producer() if product is not None else None
     if (
         before is not None
         and before.op_type == "BlockLinear"
-        and _only_use(before.outputs[0], "Split") is node
+        and only_reader(before.outputs[0], "Split") is node
         and before.attributes["N"].as_int() % (2 * kernel_layout.TILE) == 0  # whole tiles of gates
     ):
         sizes = {name: attribute.value for name, attribute in before.attributes.items()}
@@ -296,9 +283,7 @@ def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
     old = [one.outputs[0] for one in replaced]
     epsilon = {"epsilon": node.attributes["epsilon"].value}
     new = ir.node(operator, inputs, epsilon, domain=DOMAIN, num_outputs=len(old), name=node.name)
-    for output, before in zip(new.outputs, old, strict=True):
-        output.name = before.name
-    convenience.replace_nodes_and_values(graph, replaced[0], replaced, [new], old, new.outputs)
+    put(graph, new, replaced[0], replaced, old)
 
 
 def _blocks(node: ir.Node) -> ir.Value | None:

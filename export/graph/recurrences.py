@@ -11,14 +11,13 @@ What isn't of this form stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir import convenience
 
 from ...runtime.bundle.kernel_layout import DOMAIN
+from .rewriting import given, only_reader, put, silu_of
 
 MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
 
@@ -44,10 +43,6 @@ def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
     """The node that computes a value, if it is of that operator."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == operator else None
-
-
-def _readers(value: ir.Value) -> list[ir.Node]:
-    return [use.node for use in value.uses()]
 
 
 def _constant(value: ir.Value | None) -> list[float] | None:
@@ -91,7 +86,7 @@ def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
     before = tail.shape[1] if tail.shape else None
     if not isinstance(before, int) or not _from_lengths(gather.inputs[1], before, graph):
         return
-    terms = [_term(node) for node in _readers(joined.outputs[0]) if node is not gather]
+    terms = [_term(use.node) for use in joined.outputs[0].uses() if use.node is not gather]
     found = sorted((term for term in terms if term is not None), key=lambda term: term.token)
     if len(found) < len(terms) or [term.token for term in found] != list(range(before + 1)):
         return
@@ -99,23 +94,22 @@ def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
     if any(term.kernel is not kernel for term in found) or any(term.tokens != _time(x) for term in found):
         return
     for term in found[1:]:
-        total = _only_reader(last.outputs[0], "Add")
-        if total is None or total is not _only_reader(term.product.outputs[0], "Add"):
+        total = only_reader(last.outputs[0], "Add")
+        if total is None or total is not only_reader(term.product.outputs[0], "Add"):
             return
         last = total
     bias = None
-    added = _only_reader(last.outputs[0], "Add")
+    added = only_reader(last.outputs[0], "Add")
     if added is not None:
         others = [v for v in added.inputs if v is not None and v.is_initializer()]
         if len(others) == 1 and others[0].shape is not None and len(others[0].shape) == 1:
             bias, last = others[0], added
-    silu = _silu_of(last.outputs[0])
-    last = silu or last
-    inputs = [x, tail, kernel, _input(graph, "past"), _input(graph, "lengths"), bias]
+    silu = silu_of(last.outputs[0])
+    last = last if silu is None else silu[1]
+    inputs = given([x, tail, kernel, _input(graph, "past"), _input(graph, "lengths"), bias])
     attributes = {"silu": int(silu is not None)}
-    _put(
-        graph, joined, [last, gather], "CausalConv", inputs, attributes, [last.outputs[0], gather.outputs[0]]
-    )
+    new = ir.node("CausalConv", inputs, attributes, domain=DOMAIN, num_outputs=2, name=joined.name)
+    put(graph, new, joined, [last, gather], [last.outputs[0], gather.outputs[0]])
 
 
 class Term(NamedTuple):
@@ -131,7 +125,7 @@ def _term(node: ir.Node) -> Term | None:
     """The term that a Slice of the joined inputs begins."""
     if node.op_type != "Slice" or _constant(node.inputs[3]) != [1] or _constant(node.inputs[4]) != [1]:
         return None
-    start, product = _constant(node.inputs[1]), _only_reader(node.outputs[0], "Mul")
+    start, product = _constant(node.inputs[1]), only_reader(node.outputs[0], "Mul")
     if start is None or product is None:
         return None
     row = _made_by(next(v for v in product.inputs if v is not node.outputs[0]), "Gather")
@@ -162,24 +156,10 @@ def _from_lengths(value: ir.Value | None, count: int, graph: ir.Graph) -> bool:
     return lengths is not None and lengths.inputs[0] is _input(graph, "lengths")
 
 
-def _only_reader(value: ir.Value, operator: str) -> ir.Node | None:
-    """The node of that operator that is all that reads a value."""
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
-
-
-def _silu_of(value: ir.Value) -> ir.Node | None:
-    """The product with its own Sigmoid, where that is all that is read of a value."""
-    readers = {node.op_type: node for node in _readers(value)}
-    if set(readers) != {"Sigmoid", "Mul"} or len(list(value.uses())) != 2:
-        return None
-    return readers["Mul"] if _only_reader(readers["Sigmoid"].outputs[0], "Mul") is readers["Mul"] else None
-
-
 def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
     q, k, v, begun, decay, *beta = node.inputs
     state, replaced, after = _kept(_unshaped(begun), graph), [node], node.outputs[1]
-    view = _only_reader(after, "Squeeze")
+    view = only_reader(after, "Squeeze")
     if view is not None:
         replaced, after = [view, node], view.outputs[0]
     if state is None or state.shape is None or not _next_of(state, after, graph):
@@ -204,7 +184,8 @@ def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
         "scale": node.attributes["scale"].value,
         "unit": query.unit,
     }
-    _put(graph, node, replaced, "LinearAttention", inputs, attributes, [node.outputs[0], after])
+    new = ir.node("LinearAttention", given(inputs), attributes, domain=DOMAIN, num_outputs=2, name=node.name)
+    put(graph, new, node, replaced, [node.outputs[0], after])
 
 
 def _rates(decay: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
@@ -300,21 +281,3 @@ def _part(value: ir.Value) -> Part | None:
 
 def _whole(value: ir.Value) -> Part | None:
     return Part(value) if value.shape is not None and len(value.shape) == 3 else None
-
-
-def _put(
-    graph: ir.Graph,
-    after: ir.Node,
-    replaced: Sequence[ir.Node],
-    operator: str,
-    inputs: Sequence[ir.Value | None],
-    attributes: Mapping[str, Any],
-    old: Sequence[ir.Value],
-) -> None:
-    """A kernel behind a node, whose outputs take the place of the old values."""
-    while inputs[-1] is None:
-        inputs = inputs[:-1]
-    new = ir.node(operator, inputs, attributes, domain=DOMAIN, num_outputs=len(old), name=after.name)
-    for output, before in zip(new.outputs, old, strict=True):
-        output.name = before.name
-    convenience.replace_nodes_and_values(graph, after, replaced, [new], old, new.outputs)

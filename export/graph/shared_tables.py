@@ -32,21 +32,25 @@ def read_once(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str
 
     Needs: `value_info` of all values. Ensures: an initializer for each stored tensor.
     """
-    copy = ir.from_proto(ir.to_proto(model))
-    products = {
-        stored_name(str(node.inputs[1].name), tensors): node.inputs[1]
-        for node in copy.graph
-        if node.op_type == "MatMulNBits" and node.inputs[1] is not None
-    }
-    shared = [node for node in copy.graph if _table(node) in products]
-    if not shared:
+    if not _shared(model.graph, tensors):
         return model
-    for node in shared:
+    copy = ir.from_proto(ir.to_proto(model))
+    for node, blocks in _shared(copy.graph, tensors):
         table = _table(node)
-        _look_up(copy.graph, node, products[table])
+        _look_up(copy.graph, node, blocks)
         copy.graph.initializers.pop(str(table), None)
     describe.name_nodes(copy, groups, tensors)
     return copy
+
+
+def _shared(graph: ir.Graph, tensors: Mapping[str, Tensor]) -> list[tuple[ir.Node, ir.Value]]:
+    """The nodes that look rows up in a table of a product, with the blocks that the product reads."""
+    products = {
+        stored_name(str(node.inputs[1].name), tensors): node.inputs[1]
+        for node in graph
+        if node.op_type == "MatMulNBits" and node.inputs[1] is not None
+    }
+    return [(node, products[table]) for node in graph if (table := _table(node)) in products]
 
 
 def _table(node: ir.Node) -> str | None:

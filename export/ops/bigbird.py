@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...refimpl.config import BigBirdBlocks
 from .attention import attend
 from .mask import padding_mask
 
@@ -32,7 +33,7 @@ def bigbird_attend(
 ) -> Float[Array, "B T H V"]:
     """Three parts, of which each token takes its own: the ends of the text, the blocks between them, and the
     text as a whole where it is short."""
-    size, limit = block_size, (5 + 2 * random_blocks) * block_size
+    size, limit = block_size, BigBirdBlocks(block_size, random_blocks).longest_whole
     at = torch.arange(q.shape[1], device=q.device)
     # A row without tokens ends in its first block.
     last = (lengths - 1).clamp(min=0).div(size, rounding_mode="floor").unsqueeze(1)

@@ -190,12 +190,15 @@ def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:
     ids = tokenizer.encode(text)
     if not ids:
         raise ExportError(f"{path}: must hold a text to calibrate with, it is empty")
-    around = tokenizer.before_text if isinstance(config, Decoder) else tokenizer.with_special_tokens([])
-    room = min(WINDOW, config.context) - len(around)
+
+    def with_tokens(part: list[int]) -> list[int]:
+        """Part of the text, as the model reads a text."""
+        if isinstance(config, Decoder):
+            return tokenizer.before_text + part
+        return tokenizer.with_special_tokens(part)
+
+    room = min(WINDOW, config.context) - len(with_tokens([]))
     if room < 1:
         raise ExportError(f"a context of {config.context} has no room for a text to calibrate with")
     ids = ids[: WINDOW * MOST_WINDOWS]
-    windows = [ids[i : i + room] for i in range(0, len(ids), room)]
-    if isinstance(config, Decoder):
-        return [tokenizer.before_text + window for window in windows]
-    return [tokenizer.with_special_tokens(window) for window in windows]
+    return [with_tokens(ids[i : i + room]) for i in range(0, len(ids), room)]

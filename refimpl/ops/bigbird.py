@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config import BigBirdBlocks
 from .attention import attend
 from .mask import padding_mask
 
@@ -68,7 +69,7 @@ def bigbird_mask(
     queries: Array, keys: Array, lengths: Array, *, block_size: int, random_blocks: int
 ) -> tuple[Array, Array]:
     """Which keys are seen [B, T, S], and the bias of those that count several times [B, 1, T, S]."""
-    limit = (5 + 2 * random_blocks) * block_size
+    limit = BigBirdBlocks(block_size, random_blocks).longest_whole
     rows, columns = queries[:, None] // block_size, keys // block_size
     ends = lengths[:, None, None]
     last = (ends - 1) // block_size

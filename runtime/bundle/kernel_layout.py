@@ -50,9 +50,14 @@ KERNELS = frozenset(
         "Attention",
         "SharedAttention",
         "TextAttention",
+        "CausalConv",
+        "LinearAttention",
+        "SwiGLU",
+        "AddRMSNorm",
+        "RMSNorm",
+        "AddLayerNorm",
+        "LayerNorm",
     }
-    | {"CausalConv", "LinearAttention"}
-    | {"SwiGLU", "AddRMSNorm", "RMSNorm", "AddLayerNorm", "LayerNorm"}
 )
 KERNEL_OPERATORS = {**OPERATORS, DOMAIN: KERNELS}
 TILE = 16

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+from helpers import onnx_nodes
 from helpers.tolerances import equal
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from tfm.refimpl.ops.moe import mixture
 
 BLOCK = 16
@@ -44,15 +44,9 @@ def test_qmoe_of_onnx_runtime_is_the_mixture(experts: int, top: int, tokens: int
     attributes |= {"k": top, "block_size": BLOCK, "activation_alpha": 1.0, "activation_beta": 0.0}
     node = helper.make_node("QMoE", INPUTS, ["y"], domain="com.microsoft", **attributes)
     stored = {"c1": c1, "s1": s1, "z1": z1, "c2": c2, "s2": s2, "z2": z2}
-    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None)  # noqa: E731
-    leaves = [numpy_helper.from_array(a, name) for name, a in stored.items()]
-    graph = helper.make_graph([node], "one", [*map(value, ("x", "choice", "shares"))], [value("y")], leaves)
-    sets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=sets, ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = rng.standard_normal((tokens, width)).astype(np.float32)
     choice, shares = rng.random((2, tokens, experts)).astype(np.float32)
-    (got,) = session.run(None, {"x": x, "choice": choice, "shares": shares})
+    (got,) = onnx_nodes.graph([node], {"x": x, "choice": choice, "shares": shares}, stored, ["y"])
     index = np.argsort(-choice, axis=1)[:, :top]
     each: Any = [{"gate": up[e, ::2].T, "up": up[e, 1::2].T, "down": down[e].T} for e in range(experts)]
     expected = mixture(x.astype(float), index, np.take_along_axis(shares, index, 1), each, kind="silu")

@@ -1,0 +1,39 @@
+"""What putting kernels in the place of a graph's nodes takes, whatever the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir import convenience
+
+
+def put(
+    graph: ir.Graph, new: ir.Node, after: ir.Node, replaced: Sequence[ir.Node], old: Sequence[ir.Value]
+) -> None:
+    """Put a node behind another one, in the place of some; its outputs have the names of the old values."""
+    for output, before in zip(new.outputs, old, strict=True):
+        output.name = before.name
+    convenience.replace_nodes_and_values(graph, after, replaced, [new], old, new.outputs)
+
+
+def given(inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
+    """Inputs without those at the end that are absent."""
+    while inputs and inputs[-1] is None:
+        inputs = inputs[:-1]
+    return inputs
+
+
+def only_reader(value: ir.Value, operator: str) -> ir.Node | None:
+    """The node of that operator that is all that reads a value."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
+
+
+def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
+    """A value's Sigmoid and the product of both, where nothing else reads the value or its Sigmoid."""
+    readers = {use.node.op_type: use.node for use in value.uses()}
+    if set(readers) != {"Sigmoid", "Mul"} or len(list(value.uses())) != 2:
+        return None
+    sigmoid, product = readers["Sigmoid"], readers["Mul"]
+    return (sigmoid, product) if only_reader(sigmoid.outputs[0], "Mul") is product else None
