@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
-    "README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md", "FAMILIES.md", "RUNTIMES.md",
-    "SECURITY.md", "SERVING.md",
+    "README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md", "FAMILIES.md", "GUIDE.md",
+    "QUANTIZATION.md", "RUNTIMES.md", "SECURITY.md", "SERVING.md",
 )  # fmt: skip
 
 
