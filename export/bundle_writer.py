@@ -7,26 +7,19 @@ verified there by another process, and renamed (`runtime.bundle.atomic_dir`).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..refimpl.checkpoint.licence import is_notice
 from ..refimpl.checkpoint.protocol import ExportSource
 from ..refimpl.config import KVFormat
 from ..refimpl.errors import ExportError, VerifyError
@@ -44,7 +37,7 @@ from ..runtime.bundle import (
     targets,
     weight_layout,
 )
-from ..runtime.bundle.atomic_dir import replacing, sync
+from ..runtime.bundle.atomic_dir import sync
 from ..runtime.bundle.bundle import Bundle, manifest_hash
 from ..runtime.bundle.kernel_layout import Halves
 from ..runtime.bundle.manifest import (
@@ -70,6 +63,7 @@ from ..runtime.verification import certificate
 from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
+from .destination import new_bundle
 from .graph.write import GraphFiles, properties, writing
 from .quantization import plan
 from .quantization.plan import Calibration, CalibrationResult
@@ -170,13 +164,8 @@ def export(
         left_out=dict(checkpoint.left_out),
     )
     job = _Export(checkpoint, target_record, scheme, formats, source)
-    _check_replaceable(out)
     # The place is taken first: minutes of calibration must not end at a full disk or at another process.
-    with _stopping(), _writing(out, job.needed_bytes), replacing(out) as folder:
-        if (free := shutil.disk_usage(folder).free) < job.needed_bytes:
-            raise ExportError(
-                f"{out}: needs {job.needed_bytes} bytes, {free} are free: make room, or choose another place"
-            )
+    with new_bundle(out, job.needed_bytes) as folder:
         if kv == "int8":
             from .quantization.calibrate import with_cache_scales
 
@@ -203,31 +192,6 @@ def export(
             _write_uncertified(folder)
         for file in folder.rglob("*"):
             sync(file)
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raise ExportError unless `out` can be replaced without losing anything."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ExportError(f"{out}: must be a directory or not exist, is a file; choose another place")
-    # A verify that was killed may have left the beginning of a certificate.
-    golden_folder = out / golden_files.FOLDER
-    entries = (*out.iterdir(), *golden_folder.glob("*"))
-    names = {p.relative_to(out).as_posix() for p in entries if not p.name.startswith(f".{CERTIFICATE}.")}
-    folders = {golden_files.FOLDER} if golden_folder.is_dir() else set()
-    others = names - set(manifest.NAMES) - _notices(out) - folders
-    if names and (MANIFEST not in names or others):
-        odd = sorted(others or names)[0]
-        raise ExportError(f"{out}: only a bundle may be replaced, it holds {odd!r:.80}; choose another place")
-
-
-def _notices(out: Path) -> set[str]:
-    """The licences and notices that a bundle's manifest lists; others are somebody's own files."""
-    try:
-        return set(filter(is_notice, json.loads((out / MANIFEST).read_bytes())["files"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
 
 
 def calibrate(
@@ -423,36 +387,3 @@ def _verify(path: Path) -> None:
     if done.returncode == VerifyError.exit_code and done.stdout:
         why = sentence(Report.from_json(json.loads(done.stdout)).failed[0])
     raise VerifyError(f"the bundle differs from the specification and was removed: {why}")
-
-
-@contextmanager
-def _writing(out: Path, need: int) -> Iterator[None]:
-    """Turn a full disk, a quota or a limit on files into an ExportError with both numbers."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(out.resolve().parent).free
-            why = (
-                f"needs {need} bytes, {free} are free ({error.strerror}): make room, or choose another place"
-            )
-        else:
-            why = f"can't be written: {error.strerror or error}"
-        raise ExportError(f"{out}: {why}") from None
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that incomplete files are removed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

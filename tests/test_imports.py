@@ -77,7 +77,7 @@ STAGES = (
     ("export.ops",),
     ("export.cache_values",),
     ("export.distributed_ring", "export.stack_walk", "export.targets", "export.torch_engine"),
-    ("export.graph", "export.quantization", "export.ring_cost"),
+    ("export.destination", "export.graph", "export.quantization", "export.ring_cost"),
     ("export.bundle_writer", "export.diagnose", "export.layouts"),
     ("export",),
     ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),

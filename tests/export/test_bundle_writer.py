@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
-from tfm.export import bundle_writer
+from tfm.export import bundle_writer, destination
 from tfm.export.diagnose.locate import locate
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError, ExportError, NumericError, VerifyError
@@ -222,7 +222,7 @@ def test_a_full_disk_is_detected_before_writing(stubbed, checkpoint, tmp_path, m
     out = tmp_path / "out"
     bundle_writer.export(checkpoint, out, verify=False)
     before = tree_hash(out)
-    monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     for step in ("calibrate", "_weights"):
         monkeypatch.setattr(bundle_writer, step, lambda *_: pytest.fail("worked"))
     with pytest.raises(ExportError, match=r"needs \d+ bytes, 1000 are free"):

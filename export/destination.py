@@ -1,0 +1,94 @@
+"""The place where a bundle is written: only a bundle is replaced, and nothing incomplete stays there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from ..refimpl.checkpoint.licence import is_notice
+from ..refimpl.errors import ExportError
+from ..runtime.bundle import golden_files, manifest
+from ..runtime.bundle.atomic_dir import replacing
+from ..runtime.bundle.manifest import CERTIFICATE, MANIFEST
+
+
+@contextmanager
+def new_bundle(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """A folder that becomes `out` at the end of the block, complete or not at all.
+
+    Raises ExportError where `out` is something else than a bundle or is being written by another process, and
+    where there is no room, before or during the block. SIGTERM ends the block as Ctrl-C does.
+    """
+    _check_replaceable(out)
+    with _stopping(), _full_disk(out, needed_bytes), replacing(out) as folder:
+        if (free := shutil.disk_usage(folder).free) < needed_bytes:
+            raise ExportError(f"{out}: {_no_room(needed_bytes, free)}")
+        yield folder
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise ExportError unless `out` can be replaced without losing anything."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ExportError(f"{out}: must be a directory or not exist, is a file; choose another place")
+    # A verify that was killed may have left the beginning of a certificate.
+    golden_folder = out / golden_files.FOLDER
+    entries = (*out.iterdir(), *golden_folder.glob("*"))
+    names = {p.relative_to(out).as_posix() for p in entries if not p.name.startswith(f".{CERTIFICATE}.")}
+    folders = {golden_files.FOLDER} if golden_folder.is_dir() else set()
+    others = names - set(manifest.NAMES) - _notices(out) - folders
+    if names and (MANIFEST not in names or others):
+        odd = sorted(others or names)[0]
+        raise ExportError(f"{out}: only a bundle may be replaced, it holds {odd!r:.80}; choose another place")
+
+
+def _notices(out: Path) -> set[str]:
+    """The licences and notices that a bundle's manifest lists; others are somebody's own files."""
+    try:
+        return set(filter(is_notice, json.loads((out / MANIFEST).read_bytes())["files"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
+@contextmanager
+def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
+    """Turn a full disk, a quota or a limit on files into an ExportError with both numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(out.resolve().parent).free
+            why = _no_room(needed_bytes, free, f" ({error.strerror})")
+        else:
+            why = f"can't be written: {error.strerror or error}"
+        raise ExportError(f"{out}: {why}") from None
+
+
+def _no_room(needed_bytes: int, free: int, why: str = "") -> str:
+    return f"needs {needed_bytes} bytes, {free} are free{why}: make room, or choose another place"
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that incomplete files are removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
