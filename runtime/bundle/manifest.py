@@ -298,10 +298,30 @@ def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
 
 def _check(m: Manifest) -> None:
     """Raise ValueError when fields contradict each other."""
-    shapes = parameter_shapes(m.config)
     target = targets.find(m.target)
-    if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
-        raise ValueError("cache can't be windowed where a layer keeps a recurrence's state")
+    _check_schemes(m, target)
+    _check_cache(m, target)
+    expected = arrange(m.groups, m.dtype)
+    if m.tensors != expected:
+        odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
+        got = m.tensors.get(odd)
+        raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
+    _check_kernels(m, target)
+    _check_files(m)
+    count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
+    if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
+        raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
+    _check_source(m.source)
+    for name, task in m.generation.tasks.items():
+        if task.tasks:
+            raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
+    for one in (m.generation, *m.generation.tasks.values()):
+        _check_generation(one, m.config.embedding.vocabulary)
+
+
+def _check_schemes(m: Manifest, target: Target) -> None:
+    """Each format belongs to a matrix of the Config, and is one that the target may have."""
+    shapes = parameter_shapes(m.config)
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
@@ -309,6 +329,12 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"schemes.{name} can't be {weight_format}")
         if not re.fullmatch(r"[A-Z0-9_]{0,20}", weight_format.source):
             raise ValueError(f"schemes.{name}.source must name a type, got {weight_format.source!r:.40}")
+
+
+def _check_cache(m: Manifest, target: Target) -> None:
+    """The kind of cache is one that the Config and the target may have."""
+    if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
+        raise ValueError("cache can't be windowed where a layer keeps a recurrence's state")
     if (m.cache == "none") != (not isinstance(m.config.head, LM)):
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
@@ -317,11 +343,10 @@ def _check(m: Manifest) -> None:
         )
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
-    expected = arrange(m.groups, m.dtype)
-    if m.tensors != expected:
-        odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
-        got = m.tensors.get(odd)
-        raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
+
+
+def _check_kernels(m: Manifest, target: Target) -> None:
+    """What is stated of kernels holds for weights that kernels have."""
     if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
     if m.kernel_minima and not kernel_layout.has_minima(target, m.groups):
@@ -333,6 +358,10 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"half_scales must name weights of kernels in blocks, in order, got {m.half_scales!s:.80}"
         )
+
+
+def _check_files(m: Manifest) -> None:
+    """The files of the model's graphs are there, and no file that nobody reads."""
     required = (*(graph.file for graph in graphs(m.config)), DATA, golden_files.file_of("tokens"))
     over_kernels = kernel_graphs(m)
     if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none
@@ -345,22 +374,18 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"{DATA} must have {size(m.tensors)} bytes by the tensors, files says {m.files[DATA].size}"
         )
-    count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
-    if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
-        raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
-    if not m.source.licence.isprintable() or len(m.source.licence) > LONGEST:
-        raise ValueError(f"source.licence must be a printable line of at most {LONGEST} characters")
     if len(m.notices) > MOST:
         raise ValueError(f"files may hold {MOST} licences and notices, it holds {len(m.notices)}")
-    if not re.fullmatch(r"[a-z0-9_-]{0,40}", m.source.code_replaced_by):
-        raise ValueError(f"source.code_replaced_by must name a family, got {m.source.code_replaced_by!r:.80}")
-    if odd := [part for part in m.source.left_out if not re.fullmatch(r"\w[\w.]{0,79}", part, re.ASCII)]:
+
+
+def _check_source(source: SourceCheckpoint) -> None:
+    """Texts that are shown to people have the characters and lengths that `export` writes."""
+    if not source.licence.isprintable() or len(source.licence) > LONGEST:
+        raise ValueError(f"source.licence must be a printable line of at most {LONGEST} characters")
+    if not re.fullmatch(r"[a-z0-9_-]{0,40}", source.code_replaced_by):
+        raise ValueError(f"source.code_replaced_by must name a family, got {source.code_replaced_by!r:.80}")
+    if odd := [part for part in source.left_out if not re.fullmatch(r"\w[\w.]{0,79}", part, re.ASCII)]:
         raise ValueError(f"source.left_out must map names of tensors, got {odd[0]!r:.80}")
-    for name, task in m.generation.tasks.items():
-        if task.tasks:
-            raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
-    for one in (m.generation, *m.generation.tasks.values()):
-        _check_generation(one, m.config.embedding.vocabulary)
 
 
 def kernel_graphs(m: Manifest) -> list[str]:
