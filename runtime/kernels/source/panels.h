@@ -15,7 +15,7 @@ constexpr int TILE = 16;
 constexpr size_t NEAR = 384 * 1024;   // bytes of codes of inputs that stay in a core's cache
 constexpr size_t NEARER = 32 * 1024;  // bytes of a matrix's codes that stay in its first one
 constexpr size_t CHUNKS = 32;         // pieces of the work, at most
-constexpr size_t AHEAD = 1024;        // bytes of a matrix's codes before their use that they are asked for
+constexpr size_t AHEAD = 4096;        // bytes of a matrix's codes before their use that they are asked for
 constexpr size_t GROUP = 8;           // panels whose results are written side by side
 
 // Rows as codes, in panels of up to R, and outputs in tiles. A task has a chunk of the tiles for a group of the panels.
