@@ -21,7 +21,7 @@ from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
-from ...refimpl.ops.model import position_tables
+from ...refimpl.ops.position_tables import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.io_binding import row_lengths

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from ...refimpl.errors import BundleError
 from ...refimpl.formats.file_bytes import FileBytes
-from ...refimpl.ops.model import position_tables
+from ...refimpl.ops.position_tables import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.manifest import CERTIFICATE, DATA

@@ -12,8 +12,9 @@ from ..config import Config, Decoder, Rope
 from ..ops import encoder, model
 from ..ops.block import MixerCache
 from ..ops.cross_attention import EncoderKV
-from ..ops.model import ModelWeights, position_tables
+from ..ops.model import ModelWeights
 from ..ops.position import Rotary
+from ..ops.position_tables import position_tables
 from ..ops.quant import Blocks
 from .cache_kinds import Arrays, CacheKind, cache_kinds, check_lengths, floor
 from .protocol import (

@@ -38,10 +38,10 @@ from ..ops.model import (
     distance_table,
     embed,
     layer_vectors,
-    position_tables,
     score_biases,
 )
 from ..ops.position import Rotary
+from ..ops.position_tables import position_tables
 from ..ops.shared_attention import SharedKV
 from .cache_kinds import layer_kind
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
@@ -14,18 +13,12 @@ from ..config import (
     Config,
     Decoder,
     Dense,
-    DynamicNTK,
     Embedding,
     Learned,
-    LinearScaling,
-    Llama3Scaling,
-    LongRope,
-    ProportionalScaling,
     RelativeBias,
     Rope,
     Sinusoidal,
     Stack,
-    Yarn,
 )
 from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
@@ -50,16 +43,8 @@ from .mamba2 import HybridCache
 from .mlp import PlainMlpWeights
 from .mtp import MTPInputWeights, mtp_input
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
-from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
+from .position import Rotary, learned, rope_frequencies, sinusoidal
 from .quant import Blocks
-from .rope_scaling import (
-    dynamic_ntk_scaling,
-    linear_scaling,
-    llama3_scaling,
-    longrope_scaling,
-    proportional_scaling,
-    yarn_scaling,
-)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -79,7 +64,6 @@ __all__ = [
     "model",
     "model_with_hidden",
     "mtp_model",
-    "position_tables",
     "score_biases",
 ]
 
@@ -145,50 +129,6 @@ class ModelWeights(TypedDict):
     decoder: NotRequired[StackWeights]
     mtp: NotRequired[MTPWeights]
     head: NotRequired[HeadWeights]
-
-
-def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
-    """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
-
-    Where frequencies depend on the length of the text, they are those for the Config's `context`.
-    """
-    tables = {}
-    for rope in config.ropes:
-        f, magnitude = rope_frequencies(np.arange(rope.dims // 2), theta=rope.theta), 1.0
-        match rope.scaling:
-            case None:
-                pass
-            case LinearScaling(factor):
-                f = linear_scaling(f, factor=factor)
-            case DynamicNTK(factor, original):
-                f = dynamic_ntk_scaling(f, factor=factor, original_context=original, context=config.context)
-            case Yarn(factor, original, fast, slow, truncate, stated):
-                f = yarn_scaling(
-                    f,
-                    theta=rope.theta,
-                    factor=factor,
-                    beta_fast=fast,
-                    beta_slow=slow,
-                    original_context=original,
-                    truncate=truncate,
-                )
-                magnitude = stated if stated is not None else 1 + 0.1 * math.log(max(factor, 1.0))
-            case LongRope(short, long, original, magnitude):
-                f = longrope_scaling(
-                    f, np.array(short), np.array(long), original_context=original, context=config.context
-                )
-            case ProportionalScaling(turned, factor):
-                f = proportional_scaling(f, turned=turned, factor=factor)
-            case Llama3Scaling(factor, low, high, original):
-                f = llama3_scaling(
-                    f,
-                    factor=factor,
-                    low_freq_factor=low,
-                    high_freq_factor=high,
-                    original_context=original,
-                )
-        tables[rope] = Rotary(*rope_tables(positions, f, magnitude=magnitude))
-    return tables
 
 
 def embed(

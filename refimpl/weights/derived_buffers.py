@@ -11,8 +11,8 @@ import numpy as np
 
 from ..config import XIELU, Config, Learned, LongRope, Plain, Sinusoidal
 from ..ops.mask import causal_mask
-from ..ops.model import position_tables
 from ..ops.position import rope_frequencies, sinusoidal
+from ..ops.position_tables import position_tables
 
 
 def _inv_freq(config: Config) -> np.ndarray:

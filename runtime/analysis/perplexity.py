@@ -22,7 +22,7 @@ from ...refimpl.config import (
     Yarn,
 )
 from ...refimpl.engine.numpy_engine import NumpyEngine
-from ...refimpl.ops.model import position_tables
+from ...refimpl.ops.position_tables import position_tables
 from ...refimpl.params.tree import Tree
 from ...refimpl.tokenizers.tokenizer import Tokenizer
 from ..progress import Progress

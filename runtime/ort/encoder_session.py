@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ...refimpl.config import Config
-from ...refimpl.ops.model import position_tables
+from ...refimpl.ops.position_tables import position_tables
 from ..bundle.graph_io import Graph
 from .device_buffer import DeviceBuffer
 from .session import one_line

@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from ...refimpl.config import Config
 from ...refimpl.engine.cache_kinds import array_names, cache_kinds, encoder_kinds
-from ...refimpl.ops.model import position_tables
+from ...refimpl.ops.position_tables import position_tables
 from ..bundle.graph_io import Graph, row_length_names
 from .chunked_step import StepArrays
 from .decode_step import DecodeStep

@@ -23,7 +23,7 @@ import onnxruntime as ort
 import typer
 from tfm import runtime
 from tfm.refimpl.engine.cache_kinds import array_names
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.runtime.ort.engine import OrtEngine
 
 CAPACITY = 256

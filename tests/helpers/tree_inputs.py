@@ -10,8 +10,8 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.engine.cache_kinds import CacheKind, cache_kinds
 from tfm.refimpl.laws.kit.budget import budgets
 from tfm.refimpl.laws.kit.results import flat
-from tfm.refimpl.ops.model import position_tables
 from tfm.refimpl.ops.position import Rotary
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params.shapes import multiplied
 from tfm.refimpl.params.tree import map_leaves

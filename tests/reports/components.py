@@ -93,6 +93,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_positions.py::test_sinusoids_are_marians_and_distilberts",
         "RotaryEmbedding",
     ),
+    "position_tables": ("refimpl/ops/test_oracles_positions.py::test_rotary_scalings_are_transformers",),
     "quant": (
         "refimpl/ops/test_oracles_quant.py::test_linear_blocks_is_the_kernel",
         "DynamicQuantizeLinear",
@@ -112,6 +113,7 @@ WHOLE = {
     "block": ("export/ops/test_model.py::test_model_graph", "refimpl/laws/test_model.py"),
     "encoder": ("export/ops/test_encoder.py::test_encoder_graph", "refimpl/laws/test_encoder.py"),
     "model": ("export/ops/test_model.py::test_model_graph", "refimpl/laws/test_model.py"),
+    "position_tables": ("export/ops/test_model.py::test_position_tables", "refimpl/laws/test_model.py"),
 }
 LOOP = f"{NONE}it chooses tokens outside the graph, and every engine uses this code"
 TEXT = f"{NONE}it works on text, not on arrays"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tfm.export.dispatch import exporting
 from tfm.export.graph.module import GraphModule
-from tfm.export.ops.model import position_tables
+from tfm.export.ops.position_tables import position_tables
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config, QuestionAnswering
 from tfm.refimpl.engine.cache_kinds import cache_kinds

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.ort.engine import OrtEngine

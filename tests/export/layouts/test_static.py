@@ -22,7 +22,7 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle

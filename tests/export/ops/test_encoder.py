@@ -51,6 +51,7 @@ from tfm.refimpl.ops import block as spec_block
 from tfm.refimpl.ops import encoder as spec
 from tfm.refimpl.ops import model as spec_model
 from tfm.refimpl.ops.position import Rotary
+from tfm.refimpl.ops.position_tables import position_tables
 
 seeds = st.integers(0, 2**32 - 1)
 few = st.integers(1, 4)
@@ -59,7 +60,7 @@ few = st.integers(1, 4)
 def text(config: Config, seed: int, b: int, t: int) -> dict[str, Any]:
     """The arguments of `encode` but the tree, by name."""
     rng = np.random.default_rng(seed)
-    tables = spec_model.position_tables(np.arange(t), config=config)
+    tables = position_tables(np.arange(t), config=config)
     types = config.embedding.token_types
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tfm.export.ops import block as mirror_block
 from tfm.export.ops import encoder as mirror_encoder
 from tfm.export.ops import model as mirror_model
+from tfm.export.ops import position_tables as mirror_tables
 from tfm.export.ops.cache import KVCache
 from tfm.export.ops.position import Rotary
 from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm, Yarn
@@ -31,10 +32,16 @@ from tfm.refimpl.laws.kit.settings import HAND
 from tfm.refimpl.ops import block as spec_block
 from tfm.refimpl.ops import encoder as spec_encoder
 from tfm.refimpl.ops import model as spec_model
+from tfm.refimpl.ops import position_tables as spec_tables
 
 seeds = st.integers(0, 2**32 - 1)
-SPECS = {"block": spec_block, "encoder": spec_encoder, "model": spec_model}
-MIRRORS = {"block": mirror_block, "encoder": mirror_encoder, "model": mirror_model}
+SPECS = {"block": spec_block, "encoder": spec_encoder, "model": spec_model, "position_tables": spec_tables}
+MIRRORS = {
+    "block": mirror_block,
+    "encoder": mirror_encoder,
+    "model": mirror_model,
+    "position_tables": mirror_tables,
+}
 
 
 def test_these_are_the_functions_fed_by_hand():
@@ -162,8 +169,8 @@ def test_magnitude_of_yarn(factor: float, magnitude: float | None):
 
 
 def same_tables(config: Config, positions: list[int]) -> None:
-    spec = spec_model.position_tables(np.array(positions), config=config)
-    mirror = mirror_model.position_tables(torch.tensor(positions), config=config)
+    spec = spec_tables.position_tables(np.array(positions), config=config)
+    mirror = mirror_tables.position_tables(torch.tensor(positions), config=config)
     assert list(mirror) == list(spec)
     for rope, pair in spec.items():
         for wanted, got in zip(pair, mirror[rope], strict=True):

@@ -23,8 +23,9 @@ from tfm.refimpl.engine.cache_kinds import cache_kinds, windows
 from tfm.refimpl.laws.kit.budget import budgets, cast
 from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops.cache import KVCache
-from tfm.refimpl.ops.model import model, position_tables
+from tfm.refimpl.ops.model import model
 from tfm.refimpl.ops.position import Rotary
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 

@@ -17,7 +17,7 @@ from helpers import peers, tiny_models, vulkan
 from onnx import TensorProto, helper, numpy_helper
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification import golden
 

@@ -78,7 +78,7 @@ from tfm.refimpl.config import (
     to_json,
 )
 from tfm.refimpl.errors import ConfigError
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
 

@@ -17,7 +17,7 @@ from tfm.refimpl.config_readers import rope as rope_keys
 from tfm.refimpl.config_readers.gguf_rope import gguf_rope
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.errors import ConfigError
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding

@@ -19,8 +19,9 @@ from tfm.refimpl.errors import ConfigError, LimitError, TfmError
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.block import normalize
 from tfm.refimpl.ops.cache import KVCache
-from tfm.refimpl.ops.model import model, position_tables
+from tfm.refimpl.ops.model import model
 from tfm.refimpl.ops.position import Rotary
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import flatten
 
 seeds = st.integers(0, 2**32 - 1)

@@ -24,8 +24,8 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops import bias, mask
-from tfm.refimpl.ops.model import position_tables
 from tfm.refimpl.ops.position import query_factors, rope_frequencies, sinusoidal
+from tfm.refimpl.ops.position_tables import position_tables
 from transformers import LlamaConfig, masking_utils
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor

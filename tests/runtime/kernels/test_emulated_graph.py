@@ -16,7 +16,7 @@ import pytest
 from helpers import gcc, peers, tiny_models
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.runtime.bundle import kernel_layout
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.bundle.graph_io import graphs
