@@ -8,6 +8,7 @@ sequences with an engine: `generate` here, `beam.beam_search` and `speculative.s
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -164,17 +165,17 @@ def generate(
     )
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
     best = engine.best if isinstance(engine, BestTokenEngine) and engine.gives_best else None
-    chosen: int | None = None
+    chosen: deque[int] = deque()  # what the engine chose, of which the sequence doesn't have all yet
     while sequence.finish_reason is None:
-        token = sequence.sample(logits) if chosen is None else sequence.append(chosen, None)
+        token = sequence.append(chosen.popleft(), None) if chosen else sequence.sample(logits)
         if token is not None:
             yield token
-        if sequence.finish_reason is None:
+        if sequence.finish_reason is None and not chosen:
             tokens = np.array([[token]], np.int64)
             if best is not None and sequence.takes_best:
-                row, cache = best(tokens, cache)
-                chosen = int(row[0, 0])
+                row, cache = best(tokens, cache, sequence.max_new_tokens - len(sequence.tokens))
+                chosen.extend(row[0].tolist())
             else:
                 step, cache = engine.step(tokens, cache)
                 logits = step[0, 0]
-    return cache
+    return cache.truncate(cache.lengths - len(chosen)) if chosen else cache

@@ -116,10 +116,11 @@ class BestTokenEngine(Protocol):
         """Whether it can for this model."""
         ...
 
-    def best(self, tokens: np.ndarray, cache: Cache) -> tuple[np.ndarray, Cache]:
-        """The first token of the largest logit of each row [B, 1] after its next token [B, 1], and the cache.
+    def best(self, tokens: np.ndarray, cache: Cache, limit: int = 1) -> tuple[np.ndarray, Cache]:
+        """The first token of the largest logit of each row after its next token [B, 1], and in the same way
+        what follows it, up to `limit` tokens [B, n], and the cache, in which the last of them isn't yet.
 
-        NumericError where a logit isn't finite.
+        It has all others, which `truncate` takes back. NumericError where a logit isn't finite.
         """
         ...
 

@@ -1,16 +1,17 @@
-"""A step of one token a row, with all inputs and outputs at fixed places on the device.
+"""Steps of one token a row, with all inputs and outputs at fixed places on the device.
 
-    host      tokens, past and the like ->          -> best, and logits where they are wanted
-    device                               the graph
+    host      tokens, past and the like ->                  -> best, and logits where they are wanted
+    device                                 step, step, ...
 
-So nothing but a few numbers crosses to a GPU and back, and the step can be captured there and replayed: a
-replay launches all kernels at once, on the places that the capture saw. On the CPU it saves time that nothing
-is bound anew: that takes longer than to copy the logits.
+So nothing but a few numbers crosses to a GPU and back, and a step can be captured there and replayed: a
+replay launches all kernels at once, on the places that the capture saw. A step writes its best tokens where
+the next one reads its own, so the host waits once for several steps. On the CPU it saves time that nothing is
+bound anew: that takes longer than to copy the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 import onnxruntime as ort
@@ -19,21 +20,29 @@ from ...refimpl.decoding.sampling import non_finite_error
 from ..bundle.graph_io import row_length_names
 from .device_buffer import Binding, DeviceBuffer, zeros
 
+# How many steps are launched before the host waits. Each has places of its own, and so a capture of its own.
+AHEAD = 4
+
 # A capture takes two more runs, and stays in its session: ONNX Runtime 1.31 releases none on CUDA. So it is
 # for buffers that are used for some steps, and a session makes only so many; other steps run uncaptured.
 FIRST_CAPTURED, MOST_CAPTURES = 8, 256
 NOT_CAPTURED = -1
 
 
-def capture_options(number: int) -> ort.RunOptions:
-    """Options of a run that is captured under a number, and replayed from then on, or `NOT_CAPTURED`."""
+def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
+    """Options of a run that is captured under a number, and replayed from then on, or `NOT_CAPTURED`.
+
+    With `wait` the run returns when the device is done.
+    """
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
+    if not wait:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
 
 
-class DecodeStep:
-    """The step on one cache's buffers; with numbers for `captures` left it is captured.
+class DecodeSteps:
+    """A circle of steps on one cache's buffers; with numbers for `captures` left they are captured.
 
     ONNX Runtime runs a step several times to capture it. That is the same as once: best tokens aren't written
     where the step reads its own, and it writes the cache at the same places.
@@ -42,19 +51,22 @@ class DecodeStep:
     def __init__(
         self,
         session: ort.InferenceSession,
-        binding: Binding,
+        bindings: Sequence[Binding],
         logits: DeviceBuffer,
         ports: Set[str],
         entries: Mapping[int | None, int],
         options: ort.RunOptions | None,
         captures: Iterator[int] | None,
     ) -> None:
-        """`binding` has the cache bound, whose layers have room for `entries` by window; `logits` [B, 1, N]
-        are to be written; `ports` are the names of the graph's; `options` are those of uncaptured runs."""
-        self._session, self._binding, self.logits = session, binding, logits
-        batch, device, integer = logits.shape[0], logits.device, np.dtype(np.int64)
-        self._tokens, self._past = zeros((batch, 1), integer, device), zeros((batch,), integer, device)
-        self._best = zeros((batch, 1), integer, device)
+        """`bindings` have the cache bound, one for each step, and its layers have room for `entries` by
+        window; `logits` [B, 1, N] are the last step's; `ports` are the names of the graph's; `options` are
+        those of uncaptured runs."""
+        self._session, self._bindings, self.logits = session, bindings, logits
+        circle, batch, device = len(bindings), logits.shape[0], logits.device
+        integer = np.dtype(np.int64)
+        # Of each step of the circle; the host writes and reads those of several steps at once.
+        self._tokens = zeros((circle, batch, 1), integer, device)
+        self._past = zeros((circle, batch), integer, device)
         # How much of a row the layers hold, by window; None are those without.
         self._held: dict[int | None, DeviceBuffer] = {}
         constant = {"at": zeros((batch, 1), integer, device)}
@@ -64,35 +76,71 @@ class DecodeStep:
         for window, room in entries.items():
             seqlens, total = row_length_names(window)
             if seqlens in ports:
-                inputs[seqlens] = self._held[window] = zeros((batch,), np.dtype(np.int32), device)
+                inputs[seqlens] = self._held[window] = zeros((circle, batch), np.dtype(np.int32), device)
                 # The longest row decides only how work is split. A replay has the one of the capture, so it
                 # is the longest that there can be. The operator reads it on the CPU.
                 constant[total] = DeviceBuffer(np.array(room, np.int32), "cpu")
             elif window is not None:
-                inputs[f"window_length.{window}"] = self._held[window] = zeros((batch,), integer, device)
-        io = self._binding.io
-        for name, buffer in (inputs | constant).items():
-            io.bind_input(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
-        for name, buffer in (("logits", self.logits), ("best", self._best)):
-            if name in ports:
-                io.bind_output(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
-        self._constant = constant  # the binding knows only where it is
+                inputs[f"window_length.{window}"] = self._held[window] = zeros(
+                    (circle, batch), integer, device
+                )
+        for i, binding in enumerate(bindings):
+            io = binding.io
+            for name, buffer in constant.items():
+                io.bind_input(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
+            for name, buffer in inputs.items():
+                io.bind_input(name, buffer.device, 0, buffer.dtype, buffer.shape[1:], buffer.address(i))
+            io.bind_output("logits", device, 0, logits.dtype, logits.shape, logits.pointer)
+            if "best" in ports:
+                address = self._tokens.address((i + 1) % circle)
+                io.bind_output("best", device, 0, integer, (batch, 1), address)
+        self._constant = constant  # a binding knows only where it is
         self._options, self._captures, self._steps = options, captures, 0
+        # Of captured steps: of one that the host waits for, and of one that it doesn't.
+        self._captured: dict[int, tuple[ort.RunOptions, ort.RunOptions]] = {}
+        self._written = 0, 0  # where the best tokens of the last run begin, and how many they are
 
-    def run(self, tokens: np.ndarray, past: np.ndarray, window_lengths: dict[int, np.ndarray]) -> None:
-        """Read tokens [B, 1] after `past` [B] others, of which layers with a window hold `window_lengths`."""
+    def run(
+        self,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        window_lengths: dict[int, np.ndarray],
+        first: int = 0,
+        count: int = 1,
+    ) -> None:
+        """Read tokens [B, 1] after `past` [B] others, of which layers with a window hold `window_lengths`,
+        and then the best tokens, in `count` steps from the `first` of the circle on."""
+        circle = len(self._bindings)
+        # All is written before the first step, as the host doesn't know when a later one reads.
+        after = 0 if count == 1 else (np.arange(circle)[:, None] - first) % circle
         self._tokens.fill(tokens)
-        self._past.fill(past)
+        self._past.fill(past + after)
         for window, buffer in self._held.items():
-            buffer.fill(past if window is None else window_lengths[window])
-        if self._steps == FIRST_CAPTURED and self._captures is not None:
-            self._options = capture_options(next(self._captures, NOT_CAPTURED))
-        self._session.run_with_iobinding(self._binding.io, self._options)
-        self._steps += 1
+            buffer.fill((past if window is None else window_lengths[window]) + after)
+        for i in range(count):
+            step = (first + i) % circle
+            options = self._run_options(step, wait=i + 1 == count)
+            self._session.run_with_iobinding(self._bindings[step].io, options)
+            self._steps += 1
+        self._written = first + 1, count
+
+    def _run_options(self, step: int, *, wait: bool) -> ort.RunOptions | None:
+        if step not in self._captured and self._captures is not None and self._steps >= FIRST_CAPTURED:
+            number = next(self._captures, None)
+            if number is None:
+                self._captures = None
+            else:
+                self._captured[step] = capture_options(number), capture_options(number, wait=False)
+        if step not in self._captured:
+            return self._options
+        waited, launched = self._captured[step]
+        return waited if wait else launched
 
     def best(self) -> np.ndarray:
-        """The best token [B, 1] of each row; NumericError where a logit isn't finite."""
-        best = self._best.read().copy()
+        """The best tokens [B, count] of the last run's steps; NumericError where a logit isn't finite."""
+        begin, count = self._written
+        written = (begin + np.arange(count)) % len(self._bindings)
+        best = self._tokens.read()[written, :, 0].T.copy()
         if best.min() < 0:
             raise non_finite_error()
         return best

@@ -34,9 +34,10 @@ class DeviceBuffer:
             self._value.update_inplace(array)
 
     def fill(self, array: np.ndarray) -> None:
-        """Copy an array of the buffer's shape into it."""
+        """Copy an array into it, of its shape or of one that broadcasts to that."""
         if self._value is not None:
-            self._value.update_inplace(np.ascontiguousarray(array, self.dtype))
+            whole = np.broadcast_to(array, self.shape)
+            self._value.update_inplace(np.ascontiguousarray(whole, self.dtype))
         else:
             assert self._array is not None
             self._array[...] = array

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ...refimpl.config import Config, Decoder
-from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, cache_kinds
+from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, cache_kinds, recurrent
 from ...refimpl.engine.protocol import (
     Cache,
     check_mtp,
@@ -31,7 +31,7 @@ from ..bundle.bundle import Bundle, manifest_hash
 from ..bundle.graph_io import ENCODER, GRAPH, MTP, Graph, graphs
 from ..bundle.same_bits import Operator, SameBits, promise
 from .chunked_step import StepArrays, in_chunks
-from .decode_step import MOST_CAPTURES, NOT_CAPTURED, DecodeStep, capture_options
+from .decode_step import AHEAD, MOST_CAPTURES, NOT_CAPTURED, DecodeSteps, capture_options
 from .device_buffer import DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
@@ -194,8 +194,8 @@ class OrtEngine:
         past, last = cache.lengths, lengths is None and at is None
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         if tokens.shape[1] == 1 and (last or (lengths.all() and at.shape[1] == 1)):
-            step, cache = self._step_one(tokens, cache)
-            return step.logits.read().copy(), cache
+            steps, cache = self._decode(tokens, cache)
+            return steps.logits.read().copy(), cache
         step = self._arrays(tokens, past, lengths, at)
         assert self._decoder is not None
         return step.logits, self._step(self._decoder, step, cache)
@@ -283,28 +283,31 @@ class OrtEngine:
     def gives_best(self) -> bool:
         return self._decoder is not None and self._decoder.gives_best
 
-    def best(self, tokens: np.ndarray, cache: Cache) -> tuple[np.ndarray, OrtCache]:
+    def best(self, tokens: np.ndarray, cache: Cache, limit: int = 1) -> tuple[np.ndarray, OrtCache]:
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
         tokens, _, _ = check_step(self.config, tokens, cache.lengths, None, None)
-        step, cache = self._step_one(tokens, cache)
-        return step.best(), cache
+        # A recurrence can't give back the steps that a text didn't need.
+        count = 1 if recurrent(self.kinds) else min(limit, AHEAD, self.chunk)
+        steps, cache = self._decode(tokens, cache, count)
+        return steps.best(), cache
 
-    def _step_one(self, tokens: np.ndarray, cache: OrtCache) -> tuple[DecodeStep, OrtCache]:
-        """A step of one token a row [B, 1], which has run, and the cache."""
+    def _decode(self, tokens: np.ndarray, cache: OrtCache, count: int = 1) -> tuple[DecodeSteps, OrtCache]:
+        """Steps of one token a row [B, 1], of which `count` have run (copied caches: 1), and the cache."""
         assert self._decoder is not None
         past = cache.lengths
-        cache = self._with_room(cache, 1)
+        cache = self._with_room(cache, count)
         buffers = cache.take()
-        buffers.make_room(past, 1)
+        buffers.make_room(past, count)
         if buffers.decode_steps is None:
             buffers.decode_steps = self._decoder.decode_steps(buffers, self._captures)
-        step = buffers.decode_steps[0]
+            buffers.exchanged = False
+        steps = buffers.decode_steps
         try:
-            step.run(tokens, past, buffers.window_lengths(past))
+            steps.run(tokens, past, buffers.window_lengths(past), int(buffers.exchanged), count)
         except ORT_ERRORS as error:
             raise run_error(self.model, error) from None
-        return step, OrtCache(past + 1, buffers.swapped())
+        return steps, OrtCache(past + count, buffers.swapped())
 
     def _with_room(self, cache: OrtCache, time: int) -> OrtCache:
         """The cache, grown where rows have no room for `time` more tokens."""

@@ -12,7 +12,7 @@ from ...refimpl.engine.cache_kinds import array_names, cache_kinds, encoder_kind
 from ...refimpl.ops.position_tables import position_tables
 from ..bundle.graph_io import Graph, row_length_names
 from .chunked_step import StepArrays
-from .decode_step import DecodeStep
+from .decode_step import AHEAD, DecodeSteps
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .kv_cache import CacheBuffers, flat
 
@@ -73,19 +73,15 @@ class DecoderSession:
         this = self.bind(buffers)
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
 
-    def decode_steps(
-        self, buffers: CacheBuffers, captures: Iterator[int] | None
-    ) -> tuple[DecodeStep, DecodeStep]:
-        """The steps of one token a row, as `bindings`."""
+    def decode_steps(self, buffers: CacheBuffers, captures: Iterator[int] | None) -> DecodeSteps:
+        """The steps of one token a row; of a copied cache two, of which each reads what the other writes."""
         shape = (buffers.batch, 1, self.config.embedding.vocabulary)
         logits, entries = zeros(shape, np.dtype(np.float32), self.device), buffers.entries()
-
-        def step(on: CacheBuffers) -> DecodeStep:
-            binding = self.bind(on)
-            return DecodeStep(self.session, binding, logits, self._ports, entries, self.options, captures)
-
-        this = step(buffers)
-        return this, this if buffers.spare is None else step(buffers.swapped())
+        # A graph that gives best tokens writes its cache in place.
+        in_place = (buffers,) * (AHEAD if self.gives_best else 1)
+        circle = in_place if buffers.spare is None else (buffers, buffers.swapped())
+        bindings = [self.bind(one) for one in circle]
+        return DecodeSteps(self.session, bindings, logits, self._ports, entries, self.options, captures)
 
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
         """Cache, rotary tables and encoder's keys and values, bound by address; with `row`, only those of

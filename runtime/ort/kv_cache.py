@@ -40,7 +40,7 @@ from ...refimpl.engine.protocol import (
     used_cache_error,
 )
 from ...refimpl.errors import LimitError
-from .decode_step import DecodeStep
+from .decode_step import DecodeSteps
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 
@@ -54,7 +54,7 @@ class CacheBuffers:
     A text has room for `capacity` tokens, and short buffers for `chunk` beside those that stay. `dropped`
     [B] says by window how many tokens of a row its layers hold no more. `bindings` are the engine's: of
     this step and, with the two sets exchanged, of the next one; made at the first step on these buffers. So
-    are `decode_steps`, of steps of one token a row.
+    are `decode_steps`, of one token a row; where the two sets are exchanged, they begin with the second one.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -65,7 +65,8 @@ class CacheBuffers:
     dropped: dict[int, np.ndarray]
     encoder_kv: EncoderKV | None = None
     bindings: tuple[Binding, Binding] | None = None
-    decode_steps: tuple[DecodeStep, DecodeStep] | None = None
+    decode_steps: DecodeSteps | None = None
+    exchanged: bool = False
 
     @property
     def batch(self) -> int:
@@ -111,8 +112,9 @@ class CacheBuffers:
         if self.spare is None:
             return self
         bindings = None if self.bindings is None else self.bindings[::-1]
-        steps = None if self.decode_steps is None else self.decode_steps[::-1]
-        return replace(self, layers=self.spare, spare=self.layers, bindings=bindings, decode_steps=steps)
+        return replace(
+            self, layers=self.spare, spare=self.layers, bindings=bindings, exchanged=not self.exchanged
+        )
 
     def keep_row(self, row: int, length: int) -> None:
         """After a step of one row alone in a copied cache, copy it back to the buffers of the other rows."""

@@ -134,15 +134,23 @@ class OnCuda(TfmEngine):
         import onnxruntime
         from tfm.runtime.bundle.bundle import open_bundle
         from tfm.runtime.ort import engine
+        from tfm.runtime.ort.decode_step import AHEAD
 
         if not self.captures:
             engine.MOST_CAPTURES = 0
         self.engine = engine.OrtEngine(open_bundle(Path(model)), "cuda", threads)
         self.version = f"onnxruntime {onnxruntime.__version__}"
+        self.limit, self.chosen = AHEAD, list[int]()
+
+    def first(self, prompt: list[int]) -> int:
+        self.chosen = []
+        return super().first(prompt)
 
     def next(self, token: int) -> int:
-        best, self.cache = self.engine.best(np.array([[token]], np.int64), self.cache)
-        return int(best[0, 0])
+        if not self.chosen:
+            best, self.cache = self.engine.best(np.array([[token]], np.int64), self.cache, self.limit)
+            self.chosen = best[0].tolist()
+        return self.chosen.pop(0)
 
 
 class OnCudaUncaptured(OnCuda):

@@ -18,7 +18,7 @@ from tfm.runtime.ort.session import CUDA_LIBRARIES
 
 from helpers.cuda_placement import PROVIDER
 
-COUNTS = ("launched", "captured", "replayed", "released")  # kernels, and graphs
+COUNTS = ("launched", "captured", "replayed", "released", "waited")  # kernels, graphs, and a stream of runs
 HEADERS = f"""
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +55,7 @@ KINDS = {
     "(P* p) { *p = (P)1; return captured++, 0; }": "GraphInstantiate",
     "() { return replayed++, 0; }": "GraphLaunch",
     "() { return released++, 0; }": "GraphExecDestroy",
+    "(P stream) { return stream && waited++, 0; }": "StreamSynchronize",
 }
 FUNCTIONS = {f"cuda{name}": body for body, names in KINDS.items() for name in names.split()}
 FUNCTIONS["__cudaLaunchKernel"] = "() { return launched++, 0; }"

@@ -9,9 +9,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
+from helpers.kept_blocks import natives
+from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
 from tfm.export.graph.shared_tables import read_once
+from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.weights.loader import Leaves
 from tfm.runtime.bundle.manifest import Tensor
 
 ROWS, BLOCK, COUNT = 7, 32, 3
@@ -93,10 +97,11 @@ def test_a_table_that_no_product_reads_is_looked_up_by_the_operator() -> None:
     assert read_once(model, {}, stored) is model
 
 
-CASES = [("ort-cpu", quant, 8) for quant in ("fp32", "int8", "int4", "int8-dynamic")] + [
+CASES = [("ort-cpu", quant, 8) for quant in ("fp32", "int8", "int4", "int8-dynamic", "keep")] + [
     ("ort-cpu", "int4", 4)
 ]
-CASES += [("standard", quant, 8) for quant in ("fp32", "fp16", "int8", "int4", "int8-dynamic")]
+STANDARD = ("fp32", "fp16", "int8", "int4", "int8-dynamic", "keep", "int8-static")
+CASES += [("standard", quant, 8) for quant in STANDARD]
 USUAL = ("ort-cpu", "int4", 8)
 
 
@@ -104,12 +109,18 @@ USUAL = ("ort-cpu", "int4", 8)
     ("target", "quant", "table_bits"),
     [pytest.param(*case, marks=() if case == USUAL else pytest.mark.long) for case in CASES],
 )
-def test_onnx_runtimes_format_isnt_larger(tmp_path: Path, target: str, quant: str, table_bits: int) -> None:
+def test_onnx_runtimes_format_isnt_larger(
+    tmp_path: Path, target: str, quant: str, table_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of `standard` without optimizations, which would store transposed tables, and codes of 4 bits in 8."""
+    monkeypatch.setattr(Leaves, "native", natives({"table": (True, 4), "wq": (False, 8)}))  # for `keep`
     config = tiny_models.llama(layers=1, vocabulary=4096, width=64)
-    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config, seed=2))
+    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config, seed=2), byte_tokenizer())
+    (tmp_path / "text.txt").write_text("a text to choose scales by " * 16)
+    calibration = Calibration(tmp_path / "text.txt", "minmax", None) if quant == "int8-static" else None
     checkpoint, bundle = open_checkpoint(tmp_path / "model"), tmp_path / "bundle"
-    export(checkpoint, bundle, target=target, quant=quant, table_bits=table_bits, verify=False)
+    options = {"table_bits": table_bits, "calibration": calibration, "verify": False}
+    export(checkpoint, bundle, target=target, quant=quant, **options)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "model.ort")
     options.add_session_config_entry("session.save_model_format", "ORT")

@@ -27,6 +27,7 @@ from tfm.refimpl.errors import NumericError
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
+from tfm.runtime.ort.decode_step import AHEAD
 
 CONFIG = tiny_models.mixed_windows(context=60)
 PROMPT = (5, 17, 40)
@@ -58,7 +59,14 @@ _, cache = engine.step(np.array([[5, 17, 40]]), engine.start())
 for _ in range(3):
     best, cache = engine.best(np.array([[7]]), cache)
     told.append(counts())
-print(json.dumps({"told": told, "shape": list(logits.shape), "device": engine.device}))
+runtime.FIRST_CAPACITY = 32
+engine._captures = iter(range(10, 14))
+_, cache = engine.step(np.array([[5, 17, 40]]), engine.start())
+ahead = []
+for _ in range(4):
+    best, cache = engine.best(np.array([[7]]), cache, 4)
+    ahead.append(counts())
+print(json.dumps({"told": told, "ahead": ahead, "shape": list(logits.shape), "device": engine.device}))
 """
 
 
@@ -109,11 +117,53 @@ def test_greedy_text_is_chosen_where_it_is_computed(engine: runtime.OrtEngine) -
     best = engine.best
     engine.best = lambda *arguments: (called.append(1), best(*arguments))[1]
     chosen = list(generate(engine, GeneratedSequence(PROMPT, max_new_tokens=30)))
-    assert len(called) == 29, "all but the first token, which the prompt gives"
+    assert len(called) == 8, "four tokens at a time; the prompt gives the first"
     recorder = RecordingEngine(engine)
     tokens = list(generate(recorder, GeneratedSequence(PROMPT, max_new_tokens=30)))
     assert chosen == tokens == [int(np.argmax(logits)) for logits in recorder.logits]
     assert len(set(tokens)) > 3
+
+
+def test_steps_ahead_are_single_steps(engine: runtime.OrtEngine) -> None:
+    """Their tokens and what they leave in the cache, to the bit, also where some are taken back."""
+    tokens, lengths = np.array([[5, 17, 40], [9, 2, 0]]), np.array([3, 2])
+    one, ahead = (engine.step(tokens, engine.start(2), lengths)[1] for _ in range(2))
+    last, single = np.array([[7], [11]]), []
+    for limit in (4, 3, 1, 9, 2):  # the last steps have a larger cache, and windows drop tokens before
+        best, ahead = engine.best(last, ahead, limit)
+        assert best.shape[1] == min(limit, AHEAD)
+        single = []
+        for _ in range(best.shape[1]):
+            last, one = engine.best(last, one)
+            single.append(last)
+        assert best.tolist() == np.concatenate(single, 1).tolist()
+    assert ahead.lengths.tolist() == one.lengths.tolist() == [17, 16]
+    for cut in (0, 2):
+        one, ahead = (cache.truncate(cache.lengths - cut) for cache in (one, ahead))
+        (expected, one), (logits, ahead) = engine.step(last, one), engine.step(last, ahead)
+        assert np.array_equal(logits, expected)
+
+
+def test_steps_ahead_have_room_in_short_buffers(engine: runtime.OrtEngine, bundle: Path) -> None:
+    short = runtime.OrtEngine(open_bundle(bundle), threads=1, chunk=2)
+    texts = [list(generate(one, GeneratedSequence(PROMPT, max_new_tokens=50))) for one in (engine, short)]
+    assert texts[0] == texts[1]
+
+
+def test_a_text_that_ends_between_steps_leaves_its_own_tokens(engine: runtime.OrtEngine) -> None:
+    whole = list(generate(engine, GeneratedSequence(PROMPT, max_new_tokens=12)))
+    for end in range(1, 10):
+        sequence = GeneratedSequence(PROMPT, max_new_tokens=12, stop_ids=frozenset({whole[end]}))
+        text = generate(engine, sequence)
+        tokens: list[int] = []
+        while True:
+            try:
+                tokens.append(next(text))
+            except StopIteration as stopped:
+                cache = stopped.value
+                break
+        assert tokens == whole[: whole.index(whole[end])]
+        assert cache.lengths.tolist() == [len(PROMPT) + len(tokens)]
 
 
 def test_what_needs_logits_gets_them(engine: runtime.OrtEngine) -> None:
@@ -154,6 +204,12 @@ def test_a_step_is_captured_once_for_each_cache_and_replayed(bundle: Path, cuda_
     # other places. No number is left for the third cache.
     assert [one["captured"] for one in told] == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]
     assert [one["replayed"] for one in told] == [0, 0, 0, 1, 2, 3, 4, 4, 5, 6, 6, 6, 6]
+    # Four at a time: all but the first step are captured; in the end four are launched and waited for once.
+    ahead = [told[-1], *result["ahead"]]
+    steps = [{name: after[name] - before[name] for name in after} for before, after in pairwise(ahead)]
+    assert [one["captured"] for one in steps] == [3, 1, 0, 0]
+    assert [one["replayed"] for one in steps] == [3, 4, 4, 4]
+    assert [one["waited"] for one in steps[2:]] == [1, 1]
     launched = [after["launched"] - before["launched"] for before, after in pairwise(told)]
     assert [bool(count) for count in launched] == [True] * 3 + [False] * 3 + [True] * 2 + [False] + [True] * 3
 
