@@ -13,6 +13,7 @@
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
     a causal convolution [and SiLU], and its tail      CausalConv
+    products of each expert of a mixture           ExpertLinear, ExpertSwiGLU, ExpertSum
     LinearAttention of the decay -exp(a_log) * step,
     [of keys and queries of length 1,] and its state   LinearAttention
 
@@ -35,7 +36,7 @@ from ...runtime.bundle.kernel_layout import DOMAIN
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
-from . import describe, passes, recurrences
+from . import describe, mixtures, passes, recurrences
 from .rewriting import given, only_reader, put, silu_of
 
 VERSION = 1
@@ -74,6 +75,7 @@ def over_kernels(
             _replace_norm(copy.graph, node)
         elif node.op_type == "MultiHeadAttention":
             _replace_multi_head(copy.graph, node)
+    mixtures.replace_all(copy.graph)
     common.RemoveUnusedNodesPass()(copy)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION

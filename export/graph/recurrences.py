@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 
 from ...runtime.bundle.kernel_layout import DOMAIN
-from .rewriting import given, only_reader, put, silu_of
+from .rewriting import constant, given, made_by, only_reader, put, silu_of
 
 MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
 
@@ -39,29 +38,16 @@ def replace_all(graph: ir.Graph) -> None:
             _replace_attention(graph, node)
 
 
-def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """The node that computes a value, if it is of that operator."""
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == operator else None
-
-
-def _constant(value: ir.Value | None) -> list[float] | None:
-    """The numbers of a constant of the graph itself."""
-    if value is None or value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
-        return None
-    return np.ravel(value.const_value.numpy()).tolist()
-
-
 def _kept(value: ir.Value | None, graph: ir.Graph) -> ir.Value | None:
     """The graph's input that a value is, zeros in rows with no token before; None for another value."""
-    begun = _made_by(value, "Where")
+    begun = made_by(value, "Where")
     if begun is None:
         return None
     condition, kept, zero = begun.inputs
-    greater = _made_by(_unshaped(condition), "Greater")
+    greater = made_by(_unshaped(condition), "Greater")
     if greater is None or greater.inputs[0] is not _input(graph, "past"):
         return None
-    if _constant(greater.inputs[1]) != [0] or _constant(zero) != [0]:
+    if constant(greater.inputs[1]) != [0] or constant(zero) != [0]:
         return None
     return kept if kept in graph.inputs else None
 
@@ -77,7 +63,7 @@ def _input(graph: ir.Graph, name: str) -> ir.Value | None:
 
 
 def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
-    joined = _made_by(gather.inputs[0], "Concat")
+    joined = made_by(gather.inputs[0], "Concat")
     if joined is None or joined.attributes["axis"].value != 1 or len(joined.inputs) != 2:
         return
     tail, x = _kept(joined.inputs[0], graph), joined.inputs[1]
@@ -123,13 +109,13 @@ class Term(NamedTuple):
 
 def _term(node: ir.Node) -> Term | None:
     """The term that a Slice of the joined inputs begins."""
-    if node.op_type != "Slice" or _constant(node.inputs[3]) != [1] or _constant(node.inputs[4]) != [1]:
+    if node.op_type != "Slice" or constant(node.inputs[3]) != [1] or constant(node.inputs[4]) != [1]:
         return None
-    start, product = _constant(node.inputs[1]), only_reader(node.outputs[0], "Mul")
+    start, product = constant(node.inputs[1]), only_reader(node.outputs[0], "Mul")
     if start is None or product is None:
         return None
-    row = _made_by(next(v for v in product.inputs if v is not node.outputs[0]), "Gather")
-    if row is None or row.attributes["axis"].value != 0 or _constant(row.inputs[1]) != start:
+    row = made_by(next(v for v in product.inputs if v is not node.outputs[0]), "Gather")
+    if row is None or row.attributes["axis"].value != 0 or constant(row.inputs[1]) != start:
         return None
     kernel = row.inputs[0]
     if kernel is None or not kernel.is_initializer():
@@ -145,14 +131,14 @@ def _time(value: ir.Value) -> object:
 def _from_lengths(value: ir.Value | None, count: int, graph: ir.Graph) -> bool:
     """Whether indices of so many entries count from the graph's `lengths` on."""
     for operator in ("Expand", "Unsqueeze"):
-        node = _made_by(value, operator)
+        node = made_by(value, operator)
         if node is None:
             return False
         value = node.inputs[0]
-    added = _made_by(value, "Add")
-    if added is None or _constant(added.inputs[1]) != list(range(count)):
+    added = made_by(value, "Add")
+    if added is None or constant(added.inputs[1]) != list(range(count)):
         return False
-    lengths = _made_by(added.inputs[0], "Unsqueeze")
+    lengths = made_by(added.inputs[0], "Unsqueeze")
     return lengths is not None and lengths.inputs[0] is _input(graph, "lengths")
 
 
@@ -190,12 +176,12 @@ def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
 
 def _rates(decay: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     """`step` and `a_log` of the decay -exp(a_log) * step, which heads or numbers of keys have."""
-    product = _made_by(_unshaped(decay), "Mul")
+    product = made_by(_unshaped(decay), "Mul")
     if product is None:
         return None
     for rate, step in (product.inputs, product.inputs[::-1]):
-        negative = _made_by(rate, "Neg")
-        exponential = None if negative is None else _made_by(negative.inputs[0], "Exp")
+        negative = made_by(rate, "Neg")
+        exponential = None if negative is None else made_by(negative.inputs[0], "Exp")
         a_log = None if exponential is None else exponential.inputs[0]
         if a_log is not None and a_log.is_initializer() and a_log.shape is not None:
             step = _unshaped(step)
@@ -230,17 +216,17 @@ class Heads(NamedTuple):
 
 def _heads(value: ir.Value | None) -> Heads | None:
     base, share = _unshaped(value), 1
-    repeated = _made_by(base, "Expand")
+    repeated = made_by(base, "Expand")
     if repeated is not None:
-        times = _constant(repeated.inputs[1])
-        axis = _made_by(repeated.inputs[0], "Unsqueeze")
+        times = constant(repeated.inputs[1])
+        axis = made_by(repeated.inputs[0], "Unsqueeze")
         if times is None or len(times) != 5 or times[:3] + times[4:] != [1] * 4:
             return None
-        if axis is None or _constant(axis.inputs[1]) != [3]:
+        if axis is None or constant(axis.inputs[1]) != [3]:
             return None
         share, base = int(times[3]), _unshaped(repeated.inputs[0])
     unit = 0.0
-    normed = _made_by(base, "Mul")
+    normed = made_by(base, "Mul")
     if normed is not None:
         found = _unit(normed)
         if found is None:
@@ -255,12 +241,12 @@ def _unit(product: ir.Node) -> tuple[ir.Value, float] | None:
     x, inverse = product.inputs
     chain: list[ir.Node] = []
     for operator in ("Reciprocal", "Sqrt", "Add", "ReduceSum", "Mul"):
-        node = _made_by(inverse, operator)
+        node = made_by(inverse, operator)
         if node is None:
             return None
         chain.append(node)
         inverse = node.inputs[0]
-    unit, axes = _constant(chain[2].inputs[1]), _constant(chain[3].inputs[1])
+    unit, axes = constant(chain[2].inputs[1]), constant(chain[3].inputs[1])
     same = all(value is x for value in chain[4].inputs)
     if x is None or unit is None or len(unit) != 1 or axes != [-1] or not same:
         return None
@@ -270,10 +256,10 @@ def _unit(product: ir.Node) -> tuple[ir.Value, float] | None:
 def _part(value: ir.Value) -> Part | None:
     """What a value is of the one that a Split along the last of three axes cuts."""
     base = _unshaped(value)
-    split = _made_by(base, "Split")
+    split = made_by(base, "Split")
     if split is None or split.inputs[0] is None or split.attributes["axis"].value not in (2, -1):
         return None
-    sizes = _constant(split.inputs[1]) if len(split.inputs) > 1 else None
+    sizes = constant(split.inputs[1]) if len(split.inputs) > 1 else None
     if sizes is None or base is None:
         return None
     return Part(split.inputs[0], int(sum(sizes[: list(split.outputs).index(base)])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir import convenience
 
@@ -37,3 +38,16 @@ def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
         return None
     sigmoid, product = readers["Sigmoid"], readers["Mul"]
     return (sigmoid, product) if only_reader(sigmoid.outputs[0], "Mul") is product else None
+
+
+def made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """The node that computes a value, if it is of that operator."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == operator else None
+
+
+def constant(value: ir.Value | None) -> list[float] | None:
+    """The numbers of a constant of the graph itself."""
+    if value is None or value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
+        return None
+    return np.ravel(value.const_value.numpy()).tolist()

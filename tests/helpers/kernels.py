@@ -40,6 +40,8 @@ class Kernels(c.Structure):
         ("row_linear_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
         ("causal_conv", c.CFUNCTYPE(c.c_bool, c.c_void_p, Pool)),
         ("linear_attention", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("experts", c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, Pool)),
+        ("experts_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
     ]
 
 

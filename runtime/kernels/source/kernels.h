@@ -131,6 +131,22 @@ struct LinearAttentionCall {
     float scale, unit;
 };
 
+// Products of rows with a few of many matrices, of one shape, as refimpl/ops/moe.py has them in `mixture`. For the choice i of
+// token m, c = m * choices + i, of expert e:
+//     z[c] = linear of experts[e], with biases[e], and x[c] where rows are `apart`, else x[m]
+// With `shares` y[m] is the sum of shares[c] * z[c] from 0 on, in order of the experts and then of the choices, each product
+// and each sum rounded once; y[c] = z[c] without.
+struct ExpertCall {
+    const BlockMatrix *experts;     // [count]; one that isn't chosen isn't read
+    const float *const *biases;     // [count], or null
+    const int64_t *starts, *order;  // [count + 1] and [tokens * choices]: e has choices order[starts[e]] .. order[starts[e + 1] - 1]
+    const float *x, *shares;        // [tokens, choices, columns] or [tokens, columns], and [tokens, choices] or null
+    float *y;                       // [tokens, outputs], or [tokens, choices, outputs] without shares
+    size_t tokens;
+    int32_t count, choices;
+    bool apart;
+};
+
 // The kernels of one instruction set.
 struct Kernels {
     const char *name;
@@ -169,6 +185,9 @@ struct Kernels {
     size_t (*row_linear_scratch)(const RowLinearCall *call);
     bool (*causal_conv)(const CausalConvCall *call, Pool pool);  // false where a length isn't 0 .. tokens
     void (*linear_attention)(const LinearAttentionCall *call, Pool pool);
+    // `scratch` has experts_scratch(call) bytes and is aligned to 64.
+    void (*experts)(const ExpertCall *call, void *scratch, Pool pool);
+    size_t (*experts_scratch)(const ExpertCall *call);
 };
 
 extern "C" {

@@ -7,7 +7,7 @@
 namespace ort {
 
 constexpr uint32_t API = 17;
-enum Type : int { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10 };
+enum Type : int { ANY = 0, FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10 };
 enum Code : int { INVALID_ARGUMENT = 2 };
 struct Status;
 struct Context;
@@ -26,7 +26,8 @@ struct Api {
     Status *(*AddCustomOpDomain)(Options *, Domain *);
     void *unused2[22];
     Status *(*GetTensorMutableData)(const Value *, void **);
-    void *unused3[9];
+    void *unused3[8];
+    Status *(*GetTensorElementType)(const Shape *, Type *);
     Status *(*GetDimensionsCount)(const Shape *, size_t *);
     Status *(*GetDimensions)(const Shape *, int64_t *, size_t);
     void *unused4[2];
@@ -34,7 +35,9 @@ struct Api {
     void *unused5[19];
     Status *(*KernelInfoGetAttribute_float)(const Info *, const char *, float *);
     Status *(*KernelInfoGetAttribute_int64)(const Info *, const char *, int64_t *);
-    void *unused6[3];
+    void *unused6;
+    Status *(*KernelContext_GetInputCount)(const Context *, size_t *);
+    void *unused9;
     Status *(*KernelContext_GetInput)(const Context *, size_t, const Value **);
     Status *(*KernelContext_GetOutput)(Context *, size_t, const int64_t *, size_t, Value **);
     void *unused7[7];
@@ -62,7 +65,9 @@ struct Op {
     int (*GetInputCharacteristic)(const Op *, size_t);
     int (*GetOutputCharacteristic)(const Op *, size_t);
     int (*GetInputMemoryType)(const Op *, size_t);
-    void *variadic[4];
+    int (*GetVariadicInputMinArity)(const Op *);
+    int (*GetVariadicInputHomogeneity)(const Op *);
+    void *variadic_outputs[2];
     Status *(*CreateKernelV2)(const Op *, const Api *, const Info *, void **);
     Status *(*KernelComputeV2)(void *, Context *);
     void *InferOutputShapeFn;
@@ -72,12 +77,15 @@ struct Op {
 };
 
 static_assert(offsetof(Api, GetTensorMutableData) == 51 * sizeof(void *));
+static_assert(offsetof(Api, GetTensorElementType) == 60 * sizeof(void *));
 static_assert(offsetof(Api, GetTensorTypeAndShape) == 65 * sizeof(void *));
 static_assert(offsetof(Api, KernelInfoGetAttribute_float) == 85 * sizeof(void *));
 static_assert(offsetof(Api, KernelInfoGetAttribute_int64) == 86 * sizeof(void *));
+static_assert(offsetof(Api, KernelContext_GetInputCount) == 88 * sizeof(void *));
 static_assert(offsetof(Api, KernelContext_GetInput) == 90 * sizeof(void *));
 static_assert(offsetof(Api, ReleaseTensorTypeAndShapeInfo) == 99 * sizeof(void *));
 static_assert(offsetof(Api, KernelContext_ParallelFor) == 274 * sizeof(void *));
+static_assert(offsetof(Op, GetVariadicInputMinArity) == 104);
 static_assert(offsetof(Op, CreateKernelV2) == 136 && offsetof(Op, GetEndVersion) == 168 && sizeof(Op) == 208);
 
 }  // namespace ort

@@ -22,6 +22,11 @@
 //                   past [B], beta [B, T, H]?) -> [B, T, H * V], state
 // with the attributes key_heads, scale and unit; q_at, k_at and v_at say where in a token's numbers they begin. A state
 // [B, H, K] has one value a head. Tail and state are written in place where they are bound so.
+//   ExpertLinear(x [M, K] or [M, I, K], index [M, I], matrices..) -> [M, I, N]
+//   ExpertSwiGLU, the same with the first half of the outputs as gates of the second -> [M, I, N / 2]
+//   ExpertSum(x, index, shares [M, I], matrices..) -> [M, N]: for each token the sum of its products, times shares
+// with the attributes K, N, bits and block_size, and zeros, minima and biases, which say what each matrix has. They are
+// inputs one after the other, of each matrix its codes and scales, and then what it has of zeros, minima and a bias.
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,10 +61,7 @@ ort::Status *keep(const Kind &node, void **made) {
     return nullptr;
 }
 
-template <bool HALF_SCALES, bool SWIGLU = false>
-ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
-    Node node;
-    node.half_scales = HALF_SCALES, node.swiglu = SWIGLU;
+ort::Status *read_blocks(const ort::Info *info, Node &node) {
     TRY(api->KernelInfoGetAttribute_int64(info, "K", &node.K));
     TRY(api->KernelInfoGetAttribute_int64(info, "N", &node.N));
     TRY(api->KernelInfoGetAttribute_int64(info, "bits", &node.bits));
@@ -68,7 +70,14 @@ ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *i
     if (b != 16 && b != 32 && b != 64 && b != 128) return wrong("block_size must be 16, 32, 64 or 128");
     if (node.bits != 4 && node.bits != 8) return wrong("bits must be 4 or 8");
     if (node.N < 1 || node.N > limit || node.K < 1 || node.K > limit) return wrong("N and K must be 1 to 2^28");
-    if (SWIGLU && node.N % 32) return wrong("N must be a multiple of 32 where half of it are gates");
+    return node.swiglu && node.N % 32 ? wrong("N must be a multiple of 32 where half of it are gates") : nullptr;
+}
+
+template <bool HALF_SCALES, bool SWIGLU = false>
+ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    Node node;
+    node.half_scales = HALF_SCALES, node.swiglu = SWIGLU;
+    TRY(read_blocks(info, node));
     return keep(node, made);
 }
 
@@ -106,7 +115,8 @@ struct Input {
     int64_t shape[RANK + 1];
     size_t rank = 0;
 
-    ort::Status *read(const ort::Context *context, size_t index) {
+    // With `type` the type of the data is written there.
+    ort::Status *read(const ort::Context *context, size_t index, ort::Type *type = nullptr) {
         const ort::Value *value = nullptr;
         TRY(api->KernelContext_GetInput(context, index, &value));
         if (!value) return nullptr;
@@ -114,6 +124,7 @@ struct Input {
         TRY(api->GetTensorMutableData(value, &data));
         TRY(api->GetTensorTypeAndShape(value, &info));
         ort::Status *status = api->GetDimensionsCount(info, &rank);
+        if (!status && type) status = api->GetTensorElementType(info, type);
         if (!status) status = rank > RANK ? wrong("rank must be at most 8") : api->GetDimensions(info, shape, rank);
         api->ReleaseTensorTypeAndShapeInfo(info);
         return status;
@@ -135,6 +146,10 @@ struct Matrix : BlockMatrix {
         TRY(parts[1].read(context, scales_at));
         TRY(parts[2].read(context, scales_at + 1));
         TRY(parts[3].read(context, minima_at));
+        return take(node, parts);
+    }
+    // From the codes, scales, zero points and minima.
+    ort::Status *take(const Node &node, const Input (&parts)[4]) {
         size_t scale_count = size_t(node.tiles() * node.blocks() * 16);
         if (parts[0].count(0) != scale_count * node.block * node.bits / 8) return wrong("codes must be [tiles, K * bits / 32, 16, 4]");
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
@@ -196,6 +211,108 @@ ort::Status *gather(void *made, ort::Context *context) {
     ids.shape[ids.rank] = node.K;
     TRY(output(context, ids.shape, ids.rank + 1, &y));
     return node.kernels->gather(&w, (const int64_t *)ids.data, ids.count(0), y) ? nullptr : wrong("ids must be rows of the table");
+}
+
+// Which inputs a matrix of a mixture has, and of which types they must be.
+struct Experts {
+    Node node;
+    int64_t zeros, minima, biases;
+    bool sum;
+
+    size_t parts() const { return 2 + (zeros != 0) + (minima != 0) + (biases != 0); }
+    size_t before() const { return sum ? 3 : 2; }
+
+    // The matrix and the bias of an expert.
+    ort::Status *read(const ort::Context *context, size_t expert, BlockMatrix *w, const float **bias) {
+        size_t index = before() + expert * parts();
+        Input in[4], added;
+        ort::Type codes, scales, other;
+        TRY(in[0].read(context, index++, &codes));
+        TRY(in[1].read(context, index++, &scales));
+        if (codes != ort::UINT8 || (scales != ort::FLOAT && scales != ort::FLOAT16)) return wrong("codes must be uint8, scales float32 or float16");
+        if (zeros) {
+            TRY(in[2].read(context, index++, &other));
+            if (other != ort::UINT8) return wrong("zeros must be uint8");
+        }
+        if (minima) {
+            TRY(in[3].read(context, index++, &other));
+            if (other != scales) return wrong("minima must be of the type of scales");
+        }
+        if (biases) {
+            TRY(added.read(context, index++, &other));
+            if (other != ort::FLOAT || added.count(0) != size_t(node.N)) return wrong("a bias must be float32 [N]");
+        }
+        Node one = node;
+        one.half_scales = scales == ort::FLOAT16;
+        Matrix matrix;
+        TRY(matrix.take(one, in));
+        *w = matrix, *bias = (const float *)added.data;
+        return nullptr;
+    }
+};
+
+template <bool SUM, bool SWIGLU>
+ort::Status *create_experts(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    Experts experts;
+    experts.sum = SUM, experts.node.swiglu = SWIGLU, experts.node.half_scales = false;
+    TRY(read_blocks(info, experts.node));
+    TRY(api->KernelInfoGetAttribute_int64(info, "zeros", &experts.zeros));
+    TRY(api->KernelInfoGetAttribute_int64(info, "minima", &experts.minima));
+    TRY(api->KernelInfoGetAttribute_int64(info, "biases", &experts.biases));
+    return keep(experts, made);
+}
+
+// The choices of each expert, in order.
+ort::Status *by_expert(const int64_t *index, size_t choices, int64_t count, int64_t *starts, int64_t *order) {
+    memset(starts, 0, size_t(count + 1) * sizeof *starts);
+    for (size_t c = 0; c < choices; c++) {
+        if (index[c] < 0 || index[c] >= count) return wrong("index must name experts");
+        starts[index[c] + 1]++;
+    }
+    for (int64_t e = 0; e < count; e++) starts[e + 1] += starts[e];
+    for (size_t c = 0; c < choices; c++) order[starts[index[c]]++] = int64_t(c);
+    for (int64_t e = count; e > 0; e--) starts[e] = starts[e - 1];  // each has moved to its end
+    starts[0] = 0;
+    return nullptr;
+}
+
+ort::Status *experts(void *made, ort::Context *context) {
+    Experts &node = *(Experts *)made;
+    const Kernels *kernels = node.node.kernels;
+    Input x, index, shares;
+    size_t inputs;
+    TRY(api->KernelContext_GetInputCount(context, &inputs));
+    TRY(x.read(context, 0));
+    TRY(index.read(context, 1));
+    if (node.sum) TRY(shares.read(context, 2));
+    size_t count = (inputs - node.before()) / node.parts();
+    if (!count || node.before() + count * node.parts() != inputs || count > 1 << 20) return wrong("each expert must have its matrix");
+    if (index.rank != 2) return wrong("index must be [M, I]");
+    int64_t M = index.shape[0], I = index.shape[1], apart[] = {M, I, node.node.K}, shared[] = {M, node.node.K};
+    if (!x.is(3, apart) && !x.is(2, shared)) return wrong("x must be [M, K] or [M, I, K]");
+    if (node.sum && !shares.is(2, apart)) return wrong("shares must be [M, I]");
+    if (M > INT32_MAX || I > 1 << 20) return wrong("sizes must be below 2^31, choices up to 2^20");
+    int64_t width = node.node.swiglu ? node.node.N / 2 : node.node.N, y[] = {M, I, width}, sums[] = {M, width};
+    ExpertCall call = {};
+    TRY(output(context, node.sum ? sums : y, node.sum ? 2 : 3, &call.y));
+    size_t choices = size_t(M * I);
+    // Starts and order, then matrices and biases.
+    Memory memory((count + 1 + choices) * sizeof(int64_t) + count * (sizeof(BlockMatrix) + sizeof(float *)));
+    if (!memory.whole) return wrong("no memory for the choices of experts");
+    int64_t *starts = (int64_t *)memory.start, *order = starts + count + 1;
+    BlockMatrix *matrices = (BlockMatrix *)(order + choices);
+    const float **biases = (const float **)(matrices + count);
+    TRY(by_expert((const int64_t *)index.data, choices, int64_t(count), starts, order));
+    for (size_t e = 0; e < count; e++)
+        if (starts[e] < starts[e + 1]) TRY(node.read(context, e, &matrices[e], &biases[e]));
+    call.experts = matrices, call.biases = biases, call.starts = starts, call.order = order;
+    call.x = (const float *)x.data, call.shares = (const float *)shares.data, call.apart = x.rank == 3;
+    call.tokens = size_t(M), call.count = int32_t(count), call.choices = int32_t(I);
+    if (node.sum && !choices) memset(call.y, 0, size_t(M * width) * sizeof(float));
+    Memory scratch(kernels->experts_scratch(&call));
+    if (!scratch.whole) return wrong("no memory for the rows of experts");
+    kernels->experts(&call, scratch.start, {context, run});
+    return nullptr;
 }
 
 struct RowNode {
@@ -482,7 +599,7 @@ ort::Status *linear_attention(void *made, ort::Context *context) {
 }
 
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out. The first output is of
-// float32, the others of the types of the inputs from the second on.
+// float32, the others of the types of the inputs from the second on. An input of ANY type is the last one, for any number.
 struct Op : ort::Op {
     const char *name;
     const ort::Type *types;
@@ -500,8 +617,10 @@ struct Op : ort::Op {
         GetOutputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->outputs; };
         GetInputCharacteristic = [](const ort::Op *op, size_t index) {
             const Op &self = *(const Op *)op;
-            return int(index + self.optional >= self.count);
+            return self.types[index] == ort::ANY ? 2 : int(index + self.optional >= self.count);  // any number of any types
         };
+        GetVariadicInputMinArity = [](const ort::Op *) { return 2; };
+        GetVariadicInputHomogeneity = [](const ort::Op *) { return 0; };
         GetOutputCharacteristic = GetInputMemoryType = [](const ort::Op *, size_t) { return 0; };
         GetStartVersion = [](const ort::Op *) { return 1; };
         GetEndVersion = [](const ort::Op *) { return 0x7fffffff; };
@@ -526,6 +645,7 @@ const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] =
 const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
 const ort::Type CONVOLVE[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::INT64, ort::FLOAT};
 const ort::Type RECUR[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
+const ort::Type EXPERTS[] = {ort::FLOAT, ort::INT64, ort::ANY}, WEIGHED_EXPERTS[] = {ort::FLOAT, ort::INT64, ort::FLOAT, ort::ANY};
 const Op ops[] = {
     {"BlockLinear", LINEAR_FLOAT32, 6, 3, 1, create_blocks<false>, linear},
     {"BlockLinear", LINEAR_FLOAT16, 6, 3, 1, create_blocks<true>, linear},
@@ -547,6 +667,9 @@ const Op ops[] = {
     {"SharedAttention", SHARED_FLOAT16, 8, 4, 1, create_attention<CacheType::FLOAT16>, attention<true>},
     {"CausalConv", CONVOLVE, 6, 1, 2, create_conv, causal_conv},
     {"LinearAttention", RECUR, 8, 1, 2, create_linear_attention, linear_attention},
+    {"ExpertLinear", EXPERTS, 3, 0, 1, create_experts<false, false>, experts},
+    {"ExpertSwiGLU", EXPERTS, 3, 0, 1, create_experts<false, true>, experts},
+    {"ExpertSum", WEIGHED_EXPERTS, 4, 0, 1, create_experts<true, false>, experts},
 };
 
 }  // namespace

@@ -1,10 +1,12 @@
 // replay SET < cases > results: computes products and rows of tables with the kernels of an instruction set, for
-// processors without Python, and for sanitizers; where 32 divides the outputs, with half of them as gates too. A case with blocks of 0 is a product with one scale a row. Ends with 3 where this processor doesn't have the set.
+// processors without Python, and for sanitizers; where 32 divides the outputs, with half of them as gates too. A case with blocks of 0 is a product with one scale a row, one
+// with experts one of the rows of a mixture. Ends with 3 where this processor doesn't have the set.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
+#include <vector>
 
 #include "kernels.h"
 
@@ -42,14 +44,59 @@ void row_case(const Kernels *kernels, size_t outputs, size_t columns, bool facto
     }
 }
 
+// Experts of one shape, each in memory of its own.
+struct Expert {
+    Array<uint8_t> codes, scales, zeros, minima;
+    Array<float> bias;
+};
+
+void expert_case(const Kernels *kernels, BlockMatrix shape, bool zeros, bool minima, bool bias, size_t tokens, size_t count) {
+    auto of = read<int32_t>(3);  // choices, whether rows are apart, whether there are shares
+    size_t tiles = (size_t(shape.outputs) + 15) / 16, scales = tiles * size_t(shape.inputs / shape.block) * 16, choices = size_t(of[0]);
+    std::vector<Expert> experts(count);
+    std::vector<BlockMatrix> matrices(count, shape);
+    std::vector<const float *> biases(count);
+    for (size_t e = 0; e < count; e++) {
+        Expert &one = experts[e];
+        size_t wide = read<int32_t>(1)[0] ? 2 : 4;
+        one.codes = read<uint8_t>(scales * shape.block * shape.bits / 8);
+        one.scales = read<uint8_t>(scales * wide);
+        one.zeros = read<uint8_t>(zeros ? scales : 0);
+        one.minima = read<uint8_t>(minima ? scales * wide : 0);
+        one.bias = read<float>(bias ? shape.outputs : 0);
+        BlockMatrix &w = matrices[e];
+        w.codes = one.codes.get(), w.scales = one.scales.get(), w.half_scales = wide == 2;
+        w.zeros = zeros ? one.zeros.get() : nullptr, w.minima = minima ? one.minima.get() : nullptr;
+        biases[e] = bias ? one.bias.get() : nullptr;
+    }
+    auto starts = read<int64_t>(count + 1);
+    auto order = read<int64_t>(tokens * choices);
+    auto x = read<float>(tokens * (of[1] ? choices : 1) * shape.columns);
+    auto shares = read<float>(of[2] ? tokens * choices : 0);
+    size_t numbers = tokens * (of[2] ? 1 : choices) * shape.outputs;
+    Array<float> y(new float[numbers]);
+    ExpertCall call = {matrices.data(), biases.data(), starts.get(), order.get(), x.get(), of[2] ? shares.get() : nullptr, y.get(),
+                       tokens, int32_t(count), of[0], of[1] != 0};
+    void *scratch = aligned_alloc(64, (kernels->experts_scratch(&call) + 63) / 64 * 64);
+    kernels->experts(&call, scratch, {nullptr, in_order});
+    free(scratch);
+    fwrite(y.get(), sizeof(float), numbers, stdout);
+}
+
 int main(int, char **arguments) {
     const Kernels *kernels = tfm_kernels(arguments[1]);
     if (!kernels) return 3;
-    enum { OUTPUTS, COLUMNS, BLOCK, BITS, ZEROS, BIAS, ROWS, IDS, HALVES, MINIMA, HEADER };
+    enum { OUTPUTS, COLUMNS, BLOCK, BITS, ZEROS, BIAS, ROWS, IDS, HALVES, MINIMA, EXPERTS, HEADER };
     int32_t of[HEADER];
     while (fread(of, sizeof of, 1, stdin) == 1) {
         if (of[BLOCK] == 0) {
             row_case(kernels, of[OUTPUTS], of[COLUMNS], of[ZEROS], of[BIAS], of[ROWS]);
+            continue;
+        }
+        if (of[EXPERTS]) {
+            int32_t inputs = (of[COLUMNS] + of[BLOCK] - 1) / of[BLOCK] * of[BLOCK];
+            BlockMatrix shape = {nullptr, nullptr, nullptr, nullptr, of[OUTPUTS], inputs, of[COLUMNS], of[BLOCK], of[BITS], false, false};
+            expert_case(kernels, shape, of[ZEROS], of[MINIMA], of[BIAS], of[ROWS], of[EXPERTS]);
             continue;
         }
         size_t tiles = (of[OUTPUTS] + 15) / 16, blocks = (of[COLUMNS] + of[BLOCK] - 1) / of[BLOCK], scales = tiles * blocks * 16;

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import gcc, kernels
+from helpers.expert_kernel import ExpertCase, random_expert_case
 from helpers.kernel_cases import Case, random_case
 from helpers.kernels import bits_of, pack
 from helpers.row_kernel import RowCase, gelu, random_row_case, tiled
@@ -33,21 +35,52 @@ def looked_up(case: Case) -> np.ndarray:
     return np.array([N - 1, *range(0, N, 3)], np.int64)
 
 
-def content(case: Case | RowCase) -> bytes:
+Replayed = Case | RowCase | ExpertCase
+
+
+def content(case: Replayed) -> bytes:
     """A case as replay.cpp reads it."""
+    if isinstance(case, ExpertCase):
+        return expert_content(case)
     if isinstance(case, RowCase):
         factor, (M, K), N = case.w.input_factor, case.x.shape, case.w.shape[1]
-        header = (N, K, 0, 8, factor is not None, case.bias is not None, M, 0, False, False)
+        header = (N, K, 0, 8, factor is not None, case.bias is not None, M, 0, False, False, 0)
         arrays = [np.array(header, np.int32), *tiled(case.w), factor, case.bias, case.x]
         return b"".join(a.tobytes() for a in arrays if a is not None)
     w, ids, (M, K) = pack(case.w, halves=case.halves), looked_up(case), case.x.shape
     has = (w.zeros is not None, case.bias is not None)
-    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), case.halves, w.minima is not None)
+    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), case.halves, w.minima is not None, 0)
     arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, w.minima, case.bias, case.x, ids]
     return b"".join(a.tobytes() for a in arrays if a is not None)
 
 
-def check(command: list[str], cases: list[Case | RowCase]) -> bool:
+def expert_content(case: ExpertCase) -> bytes:
+    packed, (M, choices), bias = case.packed(), case.index.shape, case.experts[0].bias is not None
+    one, shares = packed[0], case.shares is not None
+    has = (one.zeros is not None, bias, M, 0, False, one.minima is not None, len(packed))
+    header = (
+        one.outputs,
+        one.columns,
+        one.block,
+        one.bits,
+        *has,
+        choices,
+        case.x.ndim == 3,
+        shares,
+    )
+    arrays: list[np.ndarray | None] = [np.array(header, np.int32)]
+    for w, expert in zip(packed, case.experts, strict=True):
+        arrays += [np.int32([expert.halves]), w.codes, w.scales, w.zeros, w.minima, expert.bias]
+    arrays += [*case.by_expert, np.ascontiguousarray(case.x), case.shares]
+    return b"".join(a.tobytes() for a in arrays if a is not None)
+
+
+def expert_case(seed: int) -> ExpertCase:
+    """Products alone: gates are checked with matrices of no mixture."""
+    return replace(random_expert_case(seed), gates=False)
+
+
+def check(command: list[str], cases: list[Replayed]) -> bool:
     """Every result has the specification's bits, but for GELU, which is within its bound.
 
     False where the processor has no such instruction set.
@@ -68,6 +101,8 @@ def check(command: list[str], cases: list[Case | RowCase]) -> bool:
     for i, case in enumerate(cases):
         product = bits_of(case.expected()).reshape(-1)
         assert np.array_equal(bits_of(part(product.size)), product), f"{command}: case {i}"
+        if isinstance(case, ExpertCase):
+            continue
         if isinstance(case, RowCase):
             z, y = product.view(np.float32), part(product.size)
             assert np.array_equal(np.isfinite(y), np.isfinite(z))
@@ -101,7 +136,7 @@ def tools() -> gcc.Tools:
 def test_neon_is_the_specification_bit_for_bit(tools: gcc.Tools, tmp_path: Path):
     """Emulated: a processor with the dot product, and one without."""
     program = compiled(tools.arm_compiler, tmp_path / "replay", "-O2", "-static")
-    cases = [make(seed) for seed in range(40) for make in (random_case, random_row_case)]
+    cases = [make(seed) for seed in range(40) for make in (random_case, random_row_case, expert_case)]
     for processor, both in (("max", True), ("cortex-a57", False)):
         run = [tools.emulator, "-cpu", processor, str(program)]
         assert check([*run, "neon"], cases)
@@ -114,6 +149,6 @@ def test_kernels_touch_no_memory_but_their_own(tools: gcc.Tools, tmp_path: Path)
     """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
     sanitize = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     program = compiled(tools.compiler, tmp_path / "replay", *sanitize)
-    cases = [make(seed) for seed in range(60) for make in (random_case, random_row_case)]
+    cases = [make(seed) for seed in range(60) for make in (random_case, random_row_case, expert_case)]
     found = [name for name in kernels.INSTRUCTION_SETS if check([str(program), name], cases)]
     assert found
