@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from .mlps import Activation, Plain
 from .norms import Norm
+from .record import Record
 
 Pooling = Literal["first", "last", "mean", "max"]
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(Record):
     """A linear map, an activation and a norm, which a head may begin with.
 
     The map leads to `width`, by default to the width of its input.
@@ -24,8 +23,7 @@ class Dense:
     width: int | None = None
 
 
-@dataclass(frozen=True)
-class AdaptiveSoftmax:
+class AdaptiveSoftmax(Record):
     """An output for a large vocabulary whose ids are in the order of frequency (`ops.adaptive_softmax`).
 
     Ids below the first of `cutoffs` are the short list; from each cutoff on there is a cluster. The vectors
@@ -41,8 +39,7 @@ class AdaptiveSoftmax:
         return int(width // self.divisor ** (cluster + 1))
 
 
-@dataclass(frozen=True)
-class LM:
+class LM(Record):
     """Logits of the next token: `tied` to the token table or not, times `scale`, bounded to ± `softcap`.
 
     Vectors pass through `dense` before the table (ModernBERT's decoder). With `adaptive` they are
@@ -57,8 +54,7 @@ class LM:
     dense: Dense | None = None
 
 
-@dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(Record):
     """Logits of the token at each position."""
 
     tied: bool
@@ -66,8 +62,7 @@ class MaskedLM:
     bias: bool = True
 
 
-@dataclass(frozen=True)
-class Classify:
+class Classify(Record):
     """Logits of a whole text's labels.
 
     `kind` says how they are read: by softmax, by a sigmoid each, or as they are. With `late` each token
@@ -82,8 +77,7 @@ class Classify:
     late: bool = False
 
 
-@dataclass(frozen=True)
-class Tag:
+class Tag(Record):
     """Logits of each token's labels."""
 
     labels: int
@@ -91,8 +85,7 @@ class Tag:
     bias: bool = True
 
 
-@dataclass(frozen=True)
-class QuestionAnswering:
+class QuestionAnswering(Record):
     """Two logits per token: an answer starts here, and it ends here.
 
     With `mlp` each vector first passes through a sublayer of the head's own: the norm `mlp.after` of x +
@@ -104,8 +97,7 @@ class QuestionAnswering:
     mlp: Plain | None = None
 
 
-@dataclass(frozen=True)
-class Pool:
+class Pool(Record):
     """One embedding per text, of length 1 with `unit`.
 
     `projections` are maps that follow the pooling and `dense`, in order: the Dense modules of sentence

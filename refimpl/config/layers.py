@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from .mlps import Activation, Mlp
 from .norms import Norm, RMSNorm
+from .record import Record
 from .token_mixers import Attention, Mamba2, TokenMixer
 
 
-@dataclass(frozen=True)
-class NeighbourConv:
+class NeighbourConv(Record):
     """A convolution over a token and its `neighbours` on either side, and an activation
     (`ops.neighbour_conv`). `after` normalizes the sum of it and what it is added to.
     """
@@ -21,8 +20,7 @@ class NeighbourConv:
     after: Norm
 
 
-@dataclass(frozen=True)
-class Beside:
+class Beside(Record):
     """A state space beside the attention of a layer: both read the same input, and their outputs are added.
 
     What each reads and gives is multiplied by a number, None for 1 (Falcon-H1). The norms are those of the
@@ -36,8 +34,7 @@ class Beside:
     attention_out: float | None = None
 
 
-@dataclass(frozen=True)
-class PerLayerInput:
+class PerLayerInput(Record):
     """A vector of `width` numbers that a layer gets for each token, and adds to its output behind a gate
     (`ops.per_layer`). `post` normalizes what is added. With `scaled` what the gate reads is multiplied by
     numbers that are learned, one for each of the model's width.
@@ -49,8 +46,7 @@ class PerLayerInput:
     scaled: bool = False
 
 
-@dataclass(frozen=True)
-class AltUp:
+class AltUp(Record):
     """Alternating updates: `streams` vectors for each token, of which a layer computes the one at `active`.
 
     The others are predicted of it and of each other, and corrected by what came out (`ops.altup`). `norm` is
@@ -62,16 +58,14 @@ class AltUp:
     norm: RMSNorm
 
 
-@dataclass(frozen=True)
-class Laurel:
+class Laurel(Record):
     """A learned residual of `rank` beside a layer's mixer (`ops.laurel`); `norm` is after its maps."""
 
     rank: int
     norm: RMSNorm
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Record):
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
     In a decoder, latent or linear attention, an LSTM, a short convolution, a gated delta network or Mamba's

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypedDict
 
+from .record import Record
 
-@dataclass(frozen=True)
-class FullAttention:
+
+class FullAttention(Record):
     """All positions that the stack allows."""
 
 
 FULL = FullAttention()
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(Record):
     """The `size` latest positions, the current one included; in an encoder as many ahead."""
 
     size: int
 
 
-@dataclass(frozen=True)
-class BlockSparse:
+class BlockSparse(Record):
     """Blocks of `block` positions: each sees those at most `reach` blocks away.
 
     The `first` blocks of a text see all and are seen by all.
@@ -33,8 +31,7 @@ class BlockSparse:
     first: int = 1
 
 
-@dataclass(frozen=True)
-class Chunked:
+class Chunked(Record):
     """Chunks of `size` neighbours: a position sees those of its own chunk, and none before it (Llama 4)."""
 
     size: int
@@ -47,8 +44,7 @@ class BlockSettings(TypedDict):
     random_blocks: int
 
 
-@dataclass(frozen=True)
-class BigBirdBlocks:
+class BigBirdBlocks(Record):
     """BigBird's blocks of `block_size` positions, in an encoder (`ops.bigbird`).
 
     A block sees its neighbours, the first and the last block of its text, and the first one `random_blocks`

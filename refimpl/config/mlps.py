@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from .norms import Norm, RMSNorm
+from .record import Record
 
 Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ClampedSwiGLU:
+class ClampedSwiGLU(Record):
     """What gpt-oss' experts compute in the place of act(gate) · up (`ops.mlp.clamped_swiglu`)."""
 
     alpha: float = 1.702
     limit: float = 7.0
 
 
-@dataclass(frozen=True)
-class XIELU:
+class XIELU(Record):
     """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`).
 
     `eps` is the largest number of which the exponential is taken.
@@ -31,8 +29,7 @@ class XIELU:
     eps: ClassVar[float] = -1e-6
 
 
-@dataclass(frozen=True)
-class Gated:
+class Gated(Record):
     """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE).
 
     `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1). With `sparsity`
@@ -51,8 +48,7 @@ class Gated:
     sparsity: float | None = None
 
 
-@dataclass(frozen=True)
-class Plain:
+class Plain(Record):
     """down(act(up(x)))."""
 
     width: int
@@ -63,8 +59,7 @@ class Plain:
     after: Norm | None = None
 
 
-@dataclass(frozen=True)
-class ExpertGroups:
+class ExpertGroups(Record):
     """Experts in `count` equal groups of neighbours: a token chooses among those of its `top` best groups.
 
     A group is as good as its best expert (`max`: DeepSeek-V2), or as its two best together (`top2`:
@@ -79,8 +74,7 @@ class ExpertGroups:
 ONE_GROUP = ExpertGroups()  # no limit
 
 
-@dataclass(frozen=True)
-class MoE:
+class MoE(Record):
     """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
@@ -123,8 +117,7 @@ class MoE:
     shared_bias: bool = False
 
 
-@dataclass(frozen=True)
-class NoMlp:
+class NoMlp(Record):
     """The layer ends with its mixer (Mamba 2)."""
 
     pre: ClassVar[None] = None

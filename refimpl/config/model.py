@@ -6,19 +6,20 @@ of positions that depend on a length take this one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeGuard
 
 from .heads import LM, Head, ReadingHead
 from .layers import Layer
 from .mtp import MTP
 from .positions import Rope
+from .record import Record
 from .stack import DecoderReader, Embedding, Stack
 from .token_mixers import KVFormat
 from .validate import check, check_mtp, check_reader
 
 
-class _Model:
+class _Model(Record):
     """Properties that all models derive from their stacks."""
 
     @property
@@ -44,7 +45,6 @@ class _Model:
         return tuple(dict.fromkeys(rope for stack in self.stacks.values() for rope in stack.ropes))
 
 
-@dataclass(frozen=True)
 class Decoder(_Model):
     """A decoder alone: generates a text token by token. `mtp` is a module that drafts tokens for it."""
 
@@ -79,7 +79,6 @@ class Decoder(_Model):
         return replace(self, stack=Stack((self.mtp.layer,), self.mtp.norm), mtp=None)
 
 
-@dataclass(frozen=True)
 class Encoder(_Model):
     """An encoder alone: reads a whole text at once. A decoder that only reads is one with a causal stack."""
 
@@ -100,7 +99,6 @@ class Encoder(_Model):
         return self
 
 
-@dataclass(frozen=True)
 class EncoderDecoder(_Model):
     """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .layers import Layer
 from .norms import RMSNorm
+from .record import Record
 
 
-@dataclass(frozen=True)
-class MTP:
+class MTP(Record):
     """One module of multi-token prediction (`ops.mtp`): a layer of the decoder's kind, behind a linear map.
 
     `norm` is the kind of its three norms: of the token's vector, of the decoder's, and after the layer.

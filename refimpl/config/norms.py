@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from .record import Record
 
-@dataclass(frozen=True)
-class RMSNorm:
+
+class RMSNorm(Record):
     """Root mean square normalization with a learned weight."""
 
     eps: float
 
 
-@dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(Record):
     """Layer normalization; `weight` and `bias` say whether it has a learned factor and a learned shift."""
 
     eps: float
@@ -25,8 +24,7 @@ class LayerNorm:
 Norm = RMSNorm | LayerNorm
 
 
-@dataclass(frozen=True)
-class HeadNorm:
+class HeadNorm(Record):
     """A norm of queries and of keys, before they are rotated or with `rotated` after it; it has no shift.
 
     Over each head, with one weight [K] for all (`head`: Qwen 3) or one for each head [H, K] (`each`:

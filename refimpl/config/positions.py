@@ -6,19 +6,18 @@ whatever follows it, and a cached key the same as the query that reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypedDict
 
+from .record import Record
 
-@dataclass(frozen=True)
-class LinearScaling:
+
+class LinearScaling(Record):
     """Positions divided by `factor` (position interpolation)."""
 
     factor: float
 
 
-@dataclass(frozen=True)
-class DynamicNTK:
+class DynamicNTK(Record):
     """A larger theta, according to the ratio of the Config's `context` and the trained one.
 
     All texts have the theta of a text of `context` tokens. In transformers theta depends on the length so
@@ -29,8 +28,7 @@ class DynamicNTK:
     original_context: int
 
 
-@dataclass(frozen=True)
-class Yarn:
+class Yarn(Record):
     """Low frequencies divided by `factor`, high ones kept, a ramp over the pairs between the two.
 
     `magnitude` multiplies cosines and sines; None means 0.1 ln(factor) + 1.
@@ -44,8 +42,7 @@ class Yarn:
     magnitude: float | None = None
 
 
-@dataclass(frozen=True)
-class LongRope:
+class LongRope(Record):
     """A divisor for each pair: `short` where the Config's `context` is at most the trained one, else `long`.
 
     All texts have the same ones. transformers switches once a text is longer than `original_context`.
@@ -57,8 +54,7 @@ class LongRope:
     magnitude: float = 1.0
 
 
-@dataclass(frozen=True)
-class Llama3Scaling:
+class Llama3Scaling(Record):
     """Low frequencies divided by `factor`, high ones kept, a linear blend between the two."""
 
     factor: float
@@ -67,8 +63,7 @@ class Llama3Scaling:
     original_context: int
 
 
-@dataclass(frozen=True)
-class ProportionalScaling:
+class ProportionalScaling(Record):
     """The first `turned` pairs alone are rotated, by the frequencies of a whole head divided by `factor`."""
 
     turned: int
@@ -78,8 +73,7 @@ class ProportionalScaling:
 Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | ProportionalScaling
 
 
-@dataclass(frozen=True)
-class Rope:
+class Rope(Record):
     """Rotary positions over the first `dims` elements of a head."""
 
     theta: float
@@ -96,8 +90,7 @@ class QueryFactors(TypedDict):
     offset: int
 
 
-@dataclass(frozen=True)
-class QueryScale:
+class QueryScale(Record):
     """A factor of queries: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
     It keeps softmax sharp among many keys; it is 1 within `original_context` (Ministral 3; Llama 4, which
@@ -114,8 +107,7 @@ class QueryScale:
         return {"beta": self.beta, "original_context": self.original_context, "offset": self.offset}
 
 
-@dataclass(frozen=True)
-class Alibi:
+class Alibi(Record):
     """Scores lowered in proportion to the distance, with slopes that follow from the number of heads.
 
     `scale` multiplies the slopes: Falcon divides the sum of score and bias by sqrt(head_size).
@@ -125,8 +117,7 @@ class Alibi:
     scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class RelativeBias:
+class RelativeBias(Record):
     """A learned number for each head and bucket of distances, added to scores.
 
     One table is `shared` by all layers of a stack (T5), or each layer has its own (UMT5).
@@ -140,16 +131,14 @@ class RelativeBias:
 Position = Rope | Alibi | RelativeBias
 
 
-@dataclass(frozen=True)
-class Learned:
+class Learned(Record):
     """A vector for each of `size` positions, added to the tokens'; the first is row `offset`."""
 
     size: int
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Sinusoidal:
+class Sinusoidal(Record):
     """Sines and cosines of the position, added to the tokens' vectors, side by side or in turn.
 
     The first token's position is `offset`.

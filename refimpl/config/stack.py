@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from .layers import AltUp, Layer
 from .norms import Norm, RMSNorm
 from .positions import Learned, Rope, Sinusoidal
+from .record import Record
 from .token_mixers import (
     Attention,
     DisentangledAttention,
@@ -18,8 +19,7 @@ from .token_mixers import (
 )
 
 
-@dataclass(frozen=True)
-class EmbeddingProjection:
+class EmbeddingProjection(Record):
     """Tables of their own `width`, and a linear map from it to the model's width, with `bias`.
 
     The map comes before positions, token types and first norm, which then have the model's width (OPT), or
@@ -32,8 +32,7 @@ class EmbeddingProjection:
     late: bool = False
 
 
-@dataclass(frozen=True)
-class PerLayerEmbedding:
+class PerLayerEmbedding(Record):
     """A second table of `rows` tokens, with a vector of each for every layer (`ops.per_layer`).
 
     Tokens that it has no row for get its first one. `norm` is that of the vectors' other part, a map of the
@@ -44,8 +43,7 @@ class PerLayerEmbedding:
     norm: RMSNorm
 
 
-@dataclass(frozen=True)
-class Embedding:
+class Embedding(Record):
     """The token table and what is added to it.
 
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
@@ -61,8 +59,7 @@ class Embedding:
     per_layer: PerLayerEmbedding | None = None
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(Record):
     """Layers in order, with what comes before the first and the norm after the last.
 
     Where a whole text is read at once, by an encoder or a `DecoderReader`, `causal` hides later tokens from
@@ -124,8 +121,7 @@ class Stack:
         return replace(self, layers=tuple(map(cached, self.layers)))
 
 
-@dataclass(frozen=True)
-class DecoderReader:
+class DecoderReader(Record):
     """A decoder that reads the encoder's text for a head, instead of generating (Lewis et al. 2020, §3.1).
 
     Its input is the token `start` followed by the text without its last token, and the encoder's output.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from .masks import FULL, Mask, Window
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import Position, QueryScale, Rope
+from .record import Record
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
 KVFormat = Literal["float", "int8"]
@@ -22,8 +22,7 @@ class Scoring(TypedDict):
     softcap: float | None
 
 
-@dataclass(frozen=True)
-class Attention:
+class Attention(Record):
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
 
     `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
@@ -74,8 +73,7 @@ class Attention:
         return isinstance(self.position, Rope) and self.position.interleaved
 
 
-@dataclass(frozen=True)
-class LinearAttention:
+class LinearAttention(Record):
     """Linear attention, φ(q)·φ(k) in the place of exp(q·k); `features` says what φ is.
 
     What it keeps of earlier tokens doesn't grow with their number. It has no positions of its own.
@@ -92,8 +90,7 @@ class LinearAttention:
     after: Norm | None = None
 
 
-@dataclass(frozen=True)
-class LSTM:
+class LSTM(Record):
     """A long short-term memory of `width` units, and a linear map back to the model's width (`ops.lstm`).
 
     `bias` is that of the gates.
@@ -107,8 +104,7 @@ class LSTM:
     after: Norm | None = None
 
 
-@dataclass(frozen=True)
-class ShortConv:
+class ShortConv(Record):
     """A convolution over the `length` latest tokens, in `width` channels between gates (`ops.short_conv`).
 
     `bias` is that of the convolution and of both maps.
@@ -122,8 +118,7 @@ class ShortConv:
     after: Norm | None = None
 
 
-@dataclass(frozen=True)
-class GatedDelta:
+class GatedDelta(Record):
     """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
 
     `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
@@ -148,8 +143,7 @@ class GatedDelta:
         return 2 * self.key_heads * self.key_size + self.heads * self.value_size
 
 
-@dataclass(frozen=True)
-class Mamba:
+class Mamba(Record):
     """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
 
     Each channel sees the `length` latest tokens by a convolution, with a bias or without (`conv_bias`). Its
@@ -170,8 +164,7 @@ class Mamba:
     after: Norm | None = None
 
 
-@dataclass(frozen=True)
-class Mamba2:
+class Mamba2(Record):
     """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
 
     `groups` of keys and queries are shared by `heads` of values. Each sees the `length` latest tokens by a
@@ -207,8 +200,7 @@ class Mamba2:
         return self.width + 2 * self.groups * self.state_size
 
 
-@dataclass(frozen=True)
-class Indexer:
+class Indexer(Record):
     """Which tokens latent attention sees: the `topk` best by the scores of narrow heads (`ops.indexer`).
 
     There are `heads` of `size` numbers; the first are rotated, as many as of the attention's own, in pairs of
@@ -222,8 +214,7 @@ class Indexer:
     eps: float = 1e-6
 
 
-@dataclass(frozen=True)
-class LatentAttention:
+class LatentAttention(Record):
     """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
 
     A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
@@ -252,8 +243,7 @@ class LatentAttention:
         return self.key_size + self.position.dims
 
 
-@dataclass(frozen=True)
-class Distances:
+class Distances(Record):
     """Vectors of distances between tokens, in a table that the layers of a stack share.
 
     There are 2 · `span` of them, for distances from −span to span − 1; what is farther has the first or the
@@ -267,8 +257,7 @@ class Distances:
     norm: LayerNorm | None = None
 
 
-@dataclass(frozen=True)
-class DisentangledAttention:
+class DisentangledAttention(Record):
     """Attention whose scores have terms of content and position apart (`ops.disentangled`).
 
     Beside a query and a key there may be the products of a query and a distance (`content_to_position`) and
@@ -297,13 +286,11 @@ class DisentangledAttention:
         return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
 
 
-@dataclass(frozen=True)
-class FirstToken:
+class FirstToken(Record):
     """The first token of a text is global."""
 
 
-@dataclass(frozen=True)
-class QuestionTokens:
+class QuestionTokens(Record):
     """All tokens before the first `separator`, the id of a token, are global: a question before its text."""
 
     separator: int
@@ -312,8 +299,7 @@ class QuestionTokens:
 GlobalTokens = FirstToken | QuestionTokens
 
 
-@dataclass(frozen=True)
-class LongformerAttention:
+class LongformerAttention(Record):
     """Attention within a window, and of global tokens with all (`ops.longformer`).
 
     A token sees the `reach` tokens on each side of it. Global tokens see all and are seen by all, with maps
