@@ -36,7 +36,8 @@ def load(
         hf:ORG/NAME, or a name that `tfm-cli models` lists.
     device: cpu, cuda, or auto, which is CUDA where it starts.
     threads: by default as many as this machine can use.
-    quant: how weights are stored, see QUANTIZATION.md; by default int8, or int8-dynamic for an encoder on the CPU.
+    quant: how weights are stored, see QUANTIZATION.md; by default int8, or int8-dynamic for an encoder on
+        the CPU.
     context: the most tokens of a text, where it shall not be the trained length.
     adapter: the directory of a LoRA adapter to merge; False declines one that lies beside the model.
 
