@@ -44,10 +44,12 @@ __all__ = ["Shared", "StackWalk"]
 
 @dataclass
 class Shared:
-    """Vectors [B, T, C, F] of the tokens for each layer, and keys and values that later layers read."""
+    """Vectors [B, T, C, F] of the tokens for each layer, keys and values that later layers read, and what the
+    nearest indexer chose [B, T, T]."""
 
     vectors: Tensor | None = None
     kv: dict[int, KVCache] = field(default_factory=dict)
+    chosen: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,16 @@ class StackWalk:
             return y, None
         batch, time = x.shape[:2]
         past = torch.zeros(batch, dtype=torch.int64)
-        inputs = LayerInputs(encoder_kv, None if shared.vectors is None else shared.vectors[:, :, index])
+        vectors = None if shared.vectors is None else shared.vectors[:, :, index]
+        inputs = LayerInputs(encoder_kv, vectors, shared.chosen)
         if layer.kv_layer is not None:
             read = shared.kv[layer.kv_layer]
-            y, _ = block(x, read, past, positions, weights, inputs, config=layer)
+            y, *_ = block(x, read, past, positions, weights, inputs, config=layer)
             return y, SharedKV()
         kind = layer_kind(layer, self.config.context)
         shapes = kind.shapes(batch, time)
         cache = cache_value(kind, [torch.zeros(shape, dtype=x.dtype) for shape in shapes])
-        y, kept = block(x, cache, past, positions, weights, inputs, config=layer)
+        y, kept, shared.chosen = block(x, cache, past, positions, weights, inputs, config=layer)
         if index in self.stack.shared_kv and isinstance(kept, KVCache):
             shared.kv[index] = kept
         return y, kept

@@ -213,6 +213,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         Learned,
         RelativeBias,
         Rope,
+        SharedIndexer,
         Sinusoidal,
     )
 
@@ -241,6 +242,10 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     sharing = sum(layer.kv_layer is not None for layer in layers)
     if sharing:
         mixed = f", {sharing} of them with the keys and values of earlier ones,{mixed}"
+    mixers = (layer.attention for layer in layers)
+    choosing = sum(isinstance(m, LatentAttention) and isinstance(m.indexer, SharedIndexer) for m in mixers)
+    if choosing:
+        mixed = f", {choosing} of them with the indexer of an earlier one,{mixed}"
     own = first.per_layer
     vectors = "" if own is None else f", {own.width} numbers of each token for each layer"
     if stack.altup is not None:
@@ -282,6 +287,7 @@ def _mixer(mixer: TokenMixer) -> str:
         Chunked,
         DisentangledAttention,
         GatedDelta,
+        Indexer,
         LatentAttention,
         LinearAttention,
         LongformerAttention,
@@ -304,8 +310,8 @@ def _mixer(mixer: TokenMixer) -> str:
         states = f"{mixer.heads} states of {mixer.state_size} x {mixer.head_size}"
         return f"Mamba 2, {states}, convolution over {mixer.length} tokens"
     if isinstance(mixer, LatentAttention):
-        seen = "" if mixer.indexer is None else f", the {mixer.indexer.topk} best tokens of an indexer"
-        return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}{seen}"
+        best = f", the {i.topk} best tokens of an indexer" if isinstance(i := mixer.indexer, Indexer) else ""
+        return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}{best}"
     if isinstance(mixer, DisentangledAttention):
         return f"disentangled attention, {mixer.heads} heads of {mixer.head_size}"
     if isinstance(mixer, LongformerAttention):

@@ -39,7 +39,12 @@ from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
 from .gated_delta import GatedDeltaWeights, gated_delta
-from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
+from .latent_attention import (
+    LatentAttentionWeights,
+    LatentCache,
+    latent_attention,
+    latent_self_attention,
+)
 from .laurel import LaurelWeights, laurel
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
@@ -146,10 +151,12 @@ class Positions(NamedTuple):
 
 
 class LayerInputs(NamedTuple):
-    """Keys and values of an encoder's text, and vectors of the layer's own for each token."""
+    """Keys and values of an encoder's text, vectors of the layer's own for each token, and what an indexer
+    before it chose."""
 
     encoder_kv: EncoderKV | None = None
     per_layer: Array | None = None
+    chosen: Array | None = None
 
 
 NO_INPUTS = LayerInputs()
@@ -243,9 +250,6 @@ def _mix(
         return mamba(x, cast(ChannelState, cache), past, cast(MambaWeights, weights["attn"]), settings=mixer)
     if isinstance(mixer, Mamba2):
         return mamba2(x, cast(MatrixState, cache), past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
-    if isinstance(mixer, LatentAttention):
-        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
-        return latent_attention(x, cast(LatentCache, cache), past, leaves, rotary, settings=mixer)
     if isinstance(mixer, LinearAttention):
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)
@@ -286,9 +290,10 @@ def block(
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, MixerCache]:
+) -> tuple[Array, MixerCache, Array | None]:
     """Two or three sublayers, each with its residual sum, and what the layer makes of its own vectors."""
     a, vectors, altup, streams = config.attention, inputs.per_layer, config.altup, None
+    chosen = inputs.chosen
     if altup is not None:
         assert "altup" in weights
         streams = altup_predict(x, weights["altup"], settings=altup)
@@ -296,6 +301,12 @@ def block(
     read = normalize(x, weights.get("attn_pre"), norm=a.pre)
     if config.beside is not None:
         y, cache = _mix_both(read, cast(HybridCache, cache), past, positions, weights, layer=config)
+    elif isinstance(a, LatentAttention):
+        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[a.position]
+        kept = cast(LatentCache, cache)
+        y, cache, seen = latent_attention(read, kept, past, leaves, rotary, chosen, settings=a)
+        if a.indexer is not None:
+            chosen = seen
     else:
         y, cache = _mix(read, cache, past, positions, weights, layer=config)
     post, after = weights.get("attn_post"), weights.get("attn_after")
@@ -323,7 +334,7 @@ def block(
             y = update + y
         else:
             y = torch.cat([y[:, :, :1], update.unsqueeze(2) + y[:, :, 1:]], dim=2)
-    return y * weights["scalar"] if "scalar" in weights else y, cache
+    return y * weights["scalar"] if "scalar" in weights else y, cache, chosen
 
 
 def _at(x: Array, at: Array) -> Array:
@@ -351,6 +362,9 @@ def encoder_block(
     elif isinstance(a, LongformerAttention):
         local = cast(LongformerWeights, weights["attn"])
         y = longformer_attention(inputs, lengths, local, positions.question, settings=a)
+    elif isinstance(a, LatentAttention):
+        latent, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[a.position]
+        y = latent_self_attention(inputs, lengths, latent, rotary, settings=a, causal=causal)
     else:
         assert isinstance(a, Attention)
         leaves = cast(CachedAttentionWeights, weights["attn"])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 import torch
 from torch.nn import functional
 
-from ...refimpl.config import Indexer, LatentAttention
+from ...refimpl.config import Indexer, LatentAttention, SharedIndexer
 from .attention import attend, softmax
 from .cache import append
 from .indexer import best_keys, index_scores
 from .linear import linear
-from .mask import causal_mask
+from .mask import causal_mask, padding_mask
 from .norm import layer_norm, rms_norm
 from .position import Rotary, rotate
 from .quant import Blocks
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention"]
+__all__ = [
+    "LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention",
+    "latent_self_attention",
+]  # fmt: skip
 
 
 class LatentAttentionWeights(TypedDict):
@@ -106,40 +109,96 @@ def latent_attention(
     past: Index[Array, " B", "< O+1"],
     weights: LatentAttentionWeights,
     rotary: Rotary,
+    chosen: Bool[Array, "B T L"] | None = None,
     *,
     settings: LatentAttention,
-) -> tuple[Float[Array, "B T D"], LatentCache]:
+) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
     """Projections around `absorbed_attend`."""
     at = past[:, None] + torch.arange(x.shape[1], device=past.device)
-    cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
-
-    def turned(y: Array) -> Array:
-        return rotate(y, cos, sin, interleaved=settings.position.interleaved)
-
-    source = x
-    if "wq_a" in weights:
-        source = linear(x, weights["wq_a"], weights.get("bq_a"))
-        source = rms_norm(source, weights.get("q_norm"), eps=settings.norm_eps)
-    queries = linear(source, weights["wq"]).unflatten(-1, (settings.heads, settings.head_size))
-    both = linear(x, weights["wkv_a"], weights.get("bkv_a")).unsqueeze(2)
-    latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
-    new = torch.cat((latent, turned(both[..., settings.rank :])), -1)
+    angles = Rotary(functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin))
+    source = _query_source(x, weights, settings)
+    q, new = _queries(source, weights, angles, settings), _latents(x, weights, angles, settings)
     latents = append(cache.latents, new, past)
     mask = causal_mask(at, torch.arange(latents.shape[2], device=at.device))
-    q = torch.cat((queries[..., : settings.key_size], turned(queries[..., settings.key_size :])), -1)
     index_keys = cache.index_keys
-    if (indexer := settings.indexer) is not None:
+    indexer = settings.indexer
+    if isinstance(indexer, SharedIndexer):
+        assert chosen is not None
+        mask = chosen & mask
+    elif indexer is not None:
         assert index_keys is not None
         # Where there is an indexer, all of its leaves are there.
         leaves = cast("Mapping[str, Array]", weights)
-        index_q, new_key = _index_queries_keys(x, source, leaves, Rotary(cos, sin), indexer)
+        index_q, new_key = _index_queries_keys(x, source, leaves, angles, indexer)
         index_keys = append(index_keys, new_key, past)
         scores = index_scores(index_q, index_keys.squeeze(1), linear(x, leaves["w_index"]))
         mask = best_keys(scores, mask, topk=indexer.topk)
     wk_b, wv_b = weights["wk_b"], weights["wv_b"]
-    y = absorbed_attend(q, latents.squeeze(1), wk_b, wv_b, mask, scale=settings.scale)
+    read, seen = latents.squeeze(1), mask
+    if indexer is not None:
+        read, seen = _gathered(read, mask, indexer.topk)
+    y = absorbed_attend(q, read, wk_b, wv_b, seen, scale=settings.scale)
     cache = cache._replace(latents=latents, index_keys=index_keys)
-    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache, mask
+
+
+def latent_self_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: LatentAttentionWeights,
+    rotary: Rotary,
+    *,
+    settings: LatentAttention,
+    causal: bool = False,
+) -> Float[Array, "B T D"]:
+    """Projections around `expanded_attend`."""
+    at = torch.arange(x.shape[1], device=x.device)
+    angles = Rotary(rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0))
+    q = _queries(_query_source(x, weights, settings), weights, angles, settings)
+    latents = _latents(x, weights, angles, settings).squeeze(2)
+    mask = padding_mask(at, lengths).unsqueeze(1).expand(-1, x.shape[1], -1)
+    if causal:
+        mask = causal_mask(at.unsqueeze(0), at) & mask
+    y = expanded_attend(q, latents, weights["wk_b"], weights["wv_b"], mask, scale=settings.scale)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo"))
+
+
+def _gathered(latents: Array, mask: Array, topk: int) -> tuple[Array, Array]:
+    """Those of the latents [B, S, C+2J] that may be seen, and the mask [B, T, S] over them.
+
+    T tokens that choose `topk` each see T·`topk` at most together: of a long text one token reads few, a
+    prompt all. There is one graph for both, so the number follows from the shapes. What any token sees comes
+    first in topk's order; the mask hides what is behind it, up to the number.
+    """
+    count = cast("int", torch.sym_min(latents.shape[1], mask.shape[1] * topk))
+    places = mask.any(1).to(latents.dtype).topk(count, dim=-1).indices
+    rows = torch.arange(latents.shape[0], device=latents.device).unsqueeze(-1)
+    return latents[rows, places], mask.mT[rows, places].mT
+
+
+def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAttention) -> Array:
+    """What queries are made of: x, or a latent of their own."""
+    if "wq_a" not in weights:
+        return x
+    latent = linear(x, weights["wq_a"], weights.get("bq_a"))
+    return rms_norm(latent, weights.get("q_norm"), eps=settings.norm_eps)
+
+
+def _queries(
+    source: Array, weights: LatentAttentionWeights, angles: Rotary, settings: LatentAttention
+) -> Array:
+    """Queries [B, T, H, K], of which the last part is rotated."""
+    queries = linear(source, weights["wq"]).unflatten(-1, (settings.heads, settings.head_size))
+    plain, turned = queries.tensor_split([settings.key_size], -1)
+    return torch.cat((plain, rotate(turned, *angles, interleaved=settings.position.interleaved)), -1)
+
+
+def _latents(x: Array, weights: LatentAttentionWeights, angles: Rotary, settings: LatentAttention) -> Array:
+    """Normalized latents and rotated keys [B, T, 1, C+2J]."""
+    both = linear(x, weights["wkv_a"], weights.get("bkv_a")).unsqueeze(2)
+    latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
+    key = rotate(both[..., settings.rank :], *angles, interleaved=settings.position.interleaved)
+    return torch.cat((latent, key), -1)
 
 
 def _index_queries_keys(

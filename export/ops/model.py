@@ -334,13 +334,14 @@ def _layers(
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions = Positions(rotary, biases)
     new_cache: list[MixerCache] = []
+    chosen: Array | None = None
     for i, layer in enumerate(stack.layers):
         leaves, source = weights["layers"][i], layer.kv_layer
         wanted = at if i + 1 == len(stack.layers) else None
-        if source is None:
-            x, new = block(x, cache[i], past, positions, leaves, inputs[i], wanted, config=layer)
-        else:
-            x, _ = block(x, new_cache[source], past, positions, leaves, inputs[i], wanted, config=layer)
+        read = cache[i] if source is None else new_cache[source]
+        own = inputs[i]._replace(chosen=chosen)
+        x, new, chosen = block(x, read, past, positions, leaves, own, wanted, config=layer)
+        if source is not None:
             new = cache[i]
         new_cache.append(new)
     if stack.altup is not None:

@@ -21,6 +21,7 @@ from ..config import (
     DisentangledAttention,
     Gated,
     GatedDelta,
+    Indexer,
     LatentAttention,
     Layer,
     LayerNorm,
@@ -153,7 +154,7 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
     """The matrices that make queries, keys and values, their latents, or gates and values of other mixers."""
     if isinstance(mixer, LatentAttention):
         leaves = "wq" if mixer.query_rank is None else "wq_a", "wkv_a"
-        index = () if mixer.indexer is None else ("wk_index", "w_index")
+        index = ("wk_index", "w_index") if isinstance(mixer.indexer, Indexer) else ()
         return tuple(f"{prefix}attn.{leaf}" for leaf in (*leaves, *index))
     if isinstance(mixer, ShortConv):
         return (f"{prefix}attn.wi",)
@@ -199,7 +200,7 @@ def _values(
 
 
 def _latent(prefix: str, a: LatentAttention) -> list[SmoothingSite]:
-    read = (f"{prefix}.wq", *(() if a.indexer is None else (f"{prefix}.wq_index",)))
+    read = (f"{prefix}.wq", *((f"{prefix}.wq_index",) if isinstance(a.indexer, Indexer) else ()))
     queries = [] if a.query_rank is None else [SmoothingSite((f"{prefix}.q_norm",), read)]
     return [*queries, SmoothingSite((f"{prefix}.wv_b",), (f"{prefix}.wo",))]
 

@@ -59,6 +59,7 @@ from .token_mixers import (
     Mamba,
     Mamba2,
     QuestionTokens,
+    SharedIndexer,
     ShortConv,
     TokenMixer,
 )
@@ -139,6 +140,7 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "Scaling",
+    "SharedIndexer",
     "ShortConv",
     "Sinusoidal",
     "Stack",

@@ -45,6 +45,7 @@ from .token_mixers import (
     Mamba,
     Mamba2,
     QuestionTokens,
+    SharedIndexer,
     ShortConv,
 )
 
@@ -59,7 +60,7 @@ TYPES: dict[str, type] = {
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
         ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
-        BigBirdBlocks,
+        BigBirdBlocks, SharedIndexer,
     )
 }  # fmt: skip
 

@@ -214,6 +214,12 @@ class Indexer(Record):
     eps: float = 1e-6
 
 
+class SharedIndexer(Record):
+    """The `topk` tokens that the indexer of the nearest layer before chose, without maps (GLM-5)."""
+
+    topk: int
+
+
 class LatentAttention(Record):
     """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
 
@@ -235,7 +241,7 @@ class LatentAttention(Record):
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
-    indexer: Indexer | None = None
+    indexer: Indexer | SharedIndexer | None = None
 
     @property
     def head_size(self) -> int:

@@ -36,12 +36,14 @@ from .token_mixers import (
     Attention,
     DisentangledAttention,
     GatedDelta,
+    Indexer,
     LatentAttention,
     LinearAttention,
     LongformerAttention,
     Mamba,
     Mamba2,
     QuestionTokens,
+    SharedIndexer,
     ShortConv,
     TokenMixer,
 )
@@ -248,6 +250,16 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
     if isinstance(mixer, Attention) and mixer.kv_layer is not None:
         _need(name == "decoder", f"{at}only a decoder's layer reads the keys and values of another")
         _check_shared_kv(at, layer, mixer, before)
+    if isinstance(mixer, LatentAttention) and isinstance(mixer.indexer, SharedIndexer):
+        indexers = [o.attention.indexer for o in before if isinstance(o.attention, LatentAttention)]
+        shared = next((i for i in reversed(indexers) if i is not None), None)
+        _need(shared is not None, f"{at}a shared indexer needs a layer before it with an indexer of its own")
+        assert shared is not None
+        got = mixer.indexer.topk
+        _need(
+            shared.topk == got,
+            f"{at}a shared indexer must have the topk {shared.topk} of it, got {got!r:.40}",
+        )
 
 
 def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
@@ -352,7 +364,7 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
             _need(decodes, f"{at}Mamba 2's layer must be in a decoder")
         case LatentAttention():
             _check_latent(at, mixer)
-            _need(decodes, f"{at}latent attention must be in a decoder")
+            _need(decodes or mixer.indexer is None, f"{at}an indexer must be in a decoder")
         case DisentangledAttention():
             _check_disentangled(at, mixer)
         case LongformerAttention():
@@ -418,7 +430,7 @@ def _check_latent(at: str, a: LatentAttention) -> None:
     if a.query_rank is not None:
         _bounded(at + "rank of the queries' latent", a.query_rank, LIMITS["width"])
     _check_rope(at, a.position, LIMITS["width"])
-    if a.indexer is not None:
+    if isinstance(a.indexer, Indexer):
         dims = a.position.dims
         _need(a.query_rank is not None, f"{at}an indexer reads the latent of queries, got none")
         _bounded(at + "heads of the indexer", a.indexer.heads, LIMITS["heads"])

@@ -149,6 +149,15 @@ def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
     return replace(config, mtp=MTP(layer, norm))
 
 
+def gguf_trunk(config: Decoder, keys: Keys) -> Decoder:
+    """The decoder of a GGUF file without the layers after the last, which predict further tokens: there
+    `block_count` counts them too."""
+    further, count = keys.get("nextn_predict_layers", int, 0), len(config.layers)
+    if not 0 <= further < count:
+        raise keys.fail("nextn_predict_layers", f"0 or more, and fewer than block_count, {count}")
+    return replace(config, stack=replace(config.stack, layers=config.layers[: count - further]))
+
+
 def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
     """The decoder with the attention of each layer i replaced by `change(i, attention)`."""
 

@@ -44,6 +44,7 @@ from ..config import (
     Config,
     DisentangledAttention,
     GatedDelta,
+    Indexer,
     KVFormat,
     LatentAttention,
     Layer,
@@ -424,7 +425,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
         case Mamba2() as mixer:
             return _states(mixer)
         case LatentAttention(rank=rank, position=position, indexer=indexer):
-            return Latents(rank + position.dims, None if indexer is None else indexer.size)
+            return Latents(rank + position.dims, indexer.size if isinstance(indexer, Indexer) else None)
         case DisentangledAttention() | LongformerAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention(kv_layer=int()):

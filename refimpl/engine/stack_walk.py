@@ -55,10 +55,12 @@ __all__ = ["Shared", "StackWalk"]
 @dataclass
 class Shared:
     """What layers read beside the vectors of the layer before: vectors [B, T, C, F] of the tokens for each
-    layer, and the keys and values of earlier ones, which a walk puts here as it comes to them."""
+    layer, and the keys and values of earlier ones and what the nearest indexer chose [B, T, T], which a walk
+    puts here as it comes to them."""
 
     vectors: Array | None = None
     kv: dict[int, KVCache] = field(default_factory=dict)
+    chosen: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -158,14 +160,15 @@ class StackWalk:
             return y, None
         batch, time = x.shape[:2]
         past = np.zeros(batch, np.int64)
-        inputs = LayerInputs(encoder_kv, None if shared.vectors is None else shared.vectors[:, :, index])
+        vectors = None if shared.vectors is None else shared.vectors[:, :, index]
+        inputs = LayerInputs(encoder_kv, vectors, shared.chosen)
         if layer.kv_layer is not None:
             read = shared.kv[layer.kv_layer]
-            y, _ = block(x, read, past, positions, weights, inputs, config=layer)
+            y, *_ = block(x, read, past, positions, weights, inputs, config=layer)
             return y, SharedKV()
         kind = layer_kind(layer, self.config.context, half=self.half_cache)
         cache = kind.empty(batch, time, x.dtype)
-        y, kept = block(x, cache, past, positions, weights, inputs, config=layer)
+        y, kept, shared.chosen = block(x, cache, past, positions, weights, inputs, config=layer)
         if index in self.stack.shared_kv and isinstance(kept, KVCache):
             shared.kv[index] = kept
         return y, kept

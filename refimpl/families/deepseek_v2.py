@@ -18,12 +18,11 @@ from ..config_readers.keys import Keys
 from ..config_readers.rope import yarn_magnitude
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .glm4_moe import WITHOUT_MTP as GLM4_MOE
 
 MODEL_TYPES = ("deepseek_v2",)
-# Those that read whole texts would be encoders, which have no latent attention here.
-ARCHITECTURES: dict[str, Task] = {"DeepseekV2ForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("DeepseekV2", tasks=("classify",))
 PREFIX = "model."
 
 
@@ -120,7 +119,12 @@ WEIGHTS = GLM4_MOE + LATENTS
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata; newer files state a head's sizes apart, and call the latent a single head."""
+    return with_gguf_sigmoid_experts(latent_gguf_decoder(keys, source), keys, softmax=True)
+
+
+def latent_gguf_decoder(keys: Keys, source: TensorSource) -> Decoder:
+    """`latent_decoder` from GGUF's metadata; newer files state a head's sizes apart, and call the latent a
+    single head."""
     rank, rotated = keys.size("attention.kv_lora_rank"), keys.size("rope.dimension_count")
     heads, newer = keys.size("attention.head_count"), "attention.key_length_mla" in keys.values
     if newer:
@@ -153,7 +157,7 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
         scale=_scale(rope, size, 10 * multiplier),
         pre=norm,
     )
-    return with_gguf_sigmoid_experts(with_latents(base, attention), keys, softmax=True)
+    return with_latents(base, attention)
 
 
 GGUF_WEIGHTS = (

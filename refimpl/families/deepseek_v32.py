@@ -2,7 +2,7 @@
 attention sees.
 
 DeepSeek's code scores in 8 bits; here as in transformers scores have the model's type. Layers after the last,
-which predict further tokens, are left out, as there.
+which predict further tokens, are left out, as there, and in GGUF.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import Decoder, Indexer, LatentAttention, TokenMixer
-from ..config_readers.decoder import map_layers
+from ..config_readers.decoder import gguf_trunk, map_layers
+from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
+from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
 from .deepseek_v2 import WEIGHTS as LATENTS
-from .deepseek_v2 import harmless_of_training, latent_decoder
+from .deepseek_v2 import harmless_of_training, latent_decoder, latent_gguf_decoder
 from .deepseek_v3 import DEFAULTS
 from .glm4_moe import with_sigmoid_experts
 
 MODEL_TYPES = ("deepseek_v32",)
 ARCHITECTURES: dict[str, Task] = {"DeepseekV32ForCausalLM": "lm"}
 PREFIX = "model."
-GGUF = None
 INDEXED = "indexed_attention"
 
 
@@ -45,23 +47,14 @@ def indexed_decoder(
     )
     keys.get(keys.spelled("num_nextn_predict_layers", "num_mtp_layers"), int, 1)
     harmless_of_training(keys)
-    base = latent_decoder(keys, context=context, rope_interleave=True)
     indexer = Indexer(
         keys.size("index_n_heads", index_heads),
         keys.size("index_head_dim", 128),
         keys.size("index_topk", 2048),
         interleaved,
     )
-
-    def indexed(attention: TokenMixer) -> LatentAttention:
-        assert isinstance(attention, LatentAttention)
-        if attention.query_rank is None:
-            raise keys.fail("q_lora_rank", "a number: the indexer reads the latent of queries")
-        if indexer.size < attention.position.dims:
-            raise keys.fail("index_head_dim", f"qk_rope_head_dim, {attention.position.dims}, or more")
-        return replace(attention, indexer=indexer)
-
-    base = map_layers(base, lambda _, layer: replace(layer, attention=indexed(layer.attention)))
+    base = latent_decoder(keys, context=context, rope_interleave=True)
+    base = _with_indexer(base, indexer, keys, ("q_lora_rank", "index_head_dim", "qk_rope_head_dim"))
     count = len(base.layers)
     if keys.get("layer_types", list, None) not in (None, [INDEXED] * count):
         raise keys.fail("layer_types", f"{INDEXED} for each of {count} layers")
@@ -74,6 +67,22 @@ def indexed_decoder(
         dense=_dense(keys, count),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
+
+
+def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys, names: tuple[str, str, str]) -> Decoder:
+    """The decoder with an indexer in each layer; `names` are those of the rank of queries, the size of the
+    indexer's heads and the size of what is rotated."""
+    rank, size, rotated = names
+
+    def indexed(attention: TokenMixer) -> LatentAttention:
+        assert isinstance(attention, LatentAttention)
+        if attention.query_rank is None:
+            raise keys.fail(rank, "a number: the indexer reads the latent of queries")
+        if indexer.size < attention.position.dims:
+            raise keys.fail(size, f"{rotated}, {attention.position.dims}, or more")
+        return replace(attention, indexer=indexer)
+
+    return map_layers(base, lambda _, layer: replace(layer, attention=indexed(layer.attention)))
 
 
 def _dense(keys: Keys, count: int) -> int:
@@ -95,3 +104,31 @@ WEIGHTS = LATENTS + weight_map("""
     decoder.layers.{i}.attn.index_norm <- layers.{i}.self_attn.indexer.k_norm.weight
     decoder.layers.{i}.attn.index_bias <- layers.{i}.self_attn.indexer.k_norm.bias
 """)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    return indexed_gguf_decoder(keys, source, interleaved=False)
+
+
+def indexed_gguf_decoder(keys: Keys, source: TensorSource, *, interleaved: bool) -> Decoder:
+    """`indexed_decoder` from GGUF's metadata."""
+    indexer = Indexer(
+        keys.size("attention.indexer.head_count"),
+        keys.size("attention.indexer.key_length"),
+        keys.size("attention.indexer.top_k"),
+        interleaved,
+    )
+    base = gguf_trunk(latent_gguf_decoder(keys, source), keys)
+    names = "attention.q_lora_rank", "attention.indexer.key_length", "rope.dimension_count"
+    return with_gguf_sigmoid_experts(_with_indexer(base, indexer, keys, names), keys)
+
+
+GGUF_WEIGHTS = GGUF_LATENTS + weight_map("""
+    decoder.layers.{i}.attn.wq_index <- blk.{i}.indexer.attn_q_b.weight : transpose
+    decoder.layers.{i}.attn.wk_index <- blk.{i}.indexer.attn_k.weight : transpose
+    decoder.layers.{i}.attn.w_index <- blk.{i}.indexer.proj.weight : transpose
+    decoder.layers.{i}.attn.index_norm <- blk.{i}.indexer.k_norm.weight
+    decoder.layers.{i}.attn.index_bias <- blk.{i}.indexer.k_norm.bias
+    left out <- blk.{n}.*
+""")
+GGUF = Gguf("deepseek32", gguf_config, GGUF_WEIGHTS)

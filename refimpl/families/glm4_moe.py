@@ -14,6 +14,7 @@ from ..config import Decoder, ExpertGroups, Layer, MoE
 from ..config_readers.decoder import (
     decoder,
     gguf_decoder,
+    gguf_trunk,
     map_attention,
     sigmoid_experts,
     with_experts,
@@ -113,12 +114,10 @@ WEIGHTS = with_mtp_layer(WITHOUT_MTP)
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = gguf_decoder(keys, source, partial=True)
-    modules = keys.get("nextn_predict_layers", int, 0)
-    base = replace(base, stack=replace(base.stack, layers=base.layers[: -modules or None]))
+    base = gguf_trunk(gguf_decoder(keys, source, partial=True), keys)
     base = with_gguf_sigmoid_experts(base, keys)
     base = with_qk_norm(base) if "blk.0.attn_q_norm.weight" in source.names else base
-    return with_mtp(base, modules, sparse_layer(base))
+    return with_mtp(base, keys.get("nextn_predict_layers", int, 0), sparse_layer(base))
 
 
 GGUF_LAYERS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}) + EXPERTS

@@ -1,14 +1,19 @@
 """GLM-5 (Zhipu AI 2026): DeepSeek-V3.2's layers, with the indexer's heads rotated in pairs of neighbours.
 
-A layer that takes the tokens which another layer's indexer chose is refused: each has its own here.
+Some layers may have no indexer, and take the tokens that the one of the nearest layer before chose.
 """
 
 from __future__ import annotations
 
-from ..config import Decoder
+from dataclasses import replace
+
+from ..config import Decoder, LatentAttention, Layer, SharedIndexer
+from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_moe import SIGMOID
 from ..config_readers.keys import Keys
-from . import Task
-from .deepseek_v32 import GGUF, PREFIX, WEIGHTS, indexed_decoder
+from ..formats.tensor_source import TensorSource
+from . import Gguf, Task
+from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder, indexed_gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -22,15 +27,67 @@ DEFAULTS = {
     "v_head_dim": 256,
     "rms_norm_eps": 1e-5,
 }
+LETTERS = {"F": "full", "S": "shared"}  # of a pattern
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(indexer_rope_interleave=(True,))
     base = indexed_decoder(keys, DEFAULTS, context=202_752, index_heads=32, interleaved=True)
-    types = keys.get("indexer_types", list, None)
-    if types is None:
-        keys.harmless(index_topk_freq=(0, 1), index_topk_pattern=(None, "F" * len(base.layers)))
-    elif types != ["full"] * len(base.layers):
-        raise keys.fail("indexer_types", f"full for each of {len(base.layers)} layers, none of them shared")
-    keys.unused("index_topk_freq", "index_topk_pattern", "index_skip_topk_offset")  # make these types
-    return base
+    return _with_types(base, _indexer_types(keys, len(base.layers)))
+
+
+def _with_types(base: Decoder, types: list[str]) -> Decoder:
+    """The decoder whose layers have an indexer where their type is full, and else share one."""
+
+    def shared(i: int, layer: Layer) -> Layer:
+        if types[i] == "full":
+            return layer
+        assert isinstance(layer.attention, LatentAttention)
+        assert layer.attention.indexer is not None
+        topk = layer.attention.indexer.topk
+        return replace(layer, attention=replace(layer.attention, indexer=SharedIndexer(topk)))
+
+    return map_layers(base, shared)
+
+
+def _indexer_types(keys: Keys, count: int) -> list[str]:
+    """Which layers have an indexer (full) and which share one: a list of them, else a pattern, else a period.
+
+    What comes first of these overrules the others. A list may be longer than the layers, as it may have the
+    types of modules after them, which are left out.
+    """
+    names = "indexer_types", "index_topk_pattern", "index_topk_freq"
+    name = next((n for n in names[:2] if keys.values.get(n) is not None), names[2])
+    keys.unused(*names, "index_skip_topk_offset")
+    if name == "index_topk_freq":
+        period, offset = max(keys.get(name, int, 1), 1), keys.get("index_skip_topk_offset", int, 2)
+        types = _by_period(count, period, offset)
+    elif isinstance(keys.values[name], str) and name == "index_topk_pattern":
+        pattern: str = keys.get(name, str)
+        types = [LETTERS.get(letter, letter) for letter in pattern]
+    else:
+        types = keys.get(name, list)
+    if len(types) < count or types[0] != "full" or any(t not in ("full", "shared") for t in types[:count]):
+        must = f"full or shared for each of {count} layers, full for the first"
+        raise keys.fail("index_skip_topk_offset" if name == "index_topk_freq" else name, must)
+    return types
+
+
+def _by_period(count: int, period: int, offset: int) -> list[str]:
+    """Types of `count` layers: those before `offset` have an indexer, and then each `period`th."""
+    return ["shared" if max(i - offset + 1, 0) % period else "full" for i in range(count)]
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    keys = keys.replaced({"expert_gating_func": SIGMOID, **keys.values})  # as llama.cpp without it
+    base = indexed_gguf_decoder(keys, source, interleaved=True)
+    count, name = len(base.layers), "attention.indexer.types"
+    full = keys.get(name, list, None)
+    if full is None:  # files older than the key: llama.cpp knows GLM-5.2 by its context
+        return _with_types(base, _by_period(count, *((4, 3) if base.context >= 2**20 else (1, 1))))
+    if len(full) < count or full[0] is not True or any(type(one) is not bool for one in full):
+        raise keys.fail(name, f"true or false for each of {count} layers, true for the first")
+    return _with_types(base, ["full" if one else "shared" for one in full])
+
+
+GGUF = Gguf("glm-dsa", gguf_config, GGUF_WEIGHTS, arrays=("attention.indexer.types",))

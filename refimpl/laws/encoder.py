@@ -25,7 +25,10 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
     self_attention.near(self_attention(other), self_attention(call)[:, order], other, call)
 
 
-@law("self_attention", "disentangled_attention", "longformer_attention", "neighbour_conv")
+@law(
+    "self_attention", "latent_self_attention", "disentangled_attention", "longformer_attention",
+    "neighbour_conv",
+)  # fmt: skip
 def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
     """Whatever stands past a row's length, its tokens are computed as in the row alone."""
     call = draw(sublayer.calls())
@@ -50,7 +53,10 @@ def causal_it_equals_attention_with_an_empty_cache(self_attention: Subject, draw
     self_attention.near(got, expected, call)
 
 
-@law("self_attention", "cross_attention", "disentangled_attention", "longformer_attention", "neighbour_conv")
+@law(
+    "self_attention", "latent_self_attention", "cross_attention", "disentangled_attention",
+    "longformer_attention", "neighbour_conv",
+)  # fmt: skip
 def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
     """Rows of a batch don't see each other."""
     call = draw(attention.calls())

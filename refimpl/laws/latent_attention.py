@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from ..config import Indexer
 from ..ops.attention import attend
 from ..ops.indexer import best_keys, index_scores
+from ..ops.latent_attention import LatentCache
 from ..ops.latent_attention import expanded_attend as expanded
+from ..ops.latent_attention import latent_attention as cached
 from ..ops.linear import linear
 from ..ops.norm import layer_norm, rms_norm
 from ..ops.position import rotate
@@ -53,16 +58,31 @@ def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -
     cut = draw(splits(5))
     first = latent_attention.take(call, "T", range(cut))
     second = latent_attention.take(call, "T", range(cut, 5))
-    y, cache = latent_attention(first)
+    y, cache, seen = latent_attention(first)
     second = second.but(cache=cache, past=call["past"] + cut)
-    z, last = latent_attention(second)
-    latent_attention.near((np.concatenate([y, z], 1), last), latent_attention(call), call, first, second)
+    z, last, later = latent_attention(second)
+    got = np.concatenate([y, z], 1), last, np.concatenate([seen, later], 1)
+    latent_attention.near(got, latent_attention(call), call, first, second)
+
+
+@law("latent_self_attention")
+def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
+    """Over a whole text it is what an empty cache gives; the last token sees the same if it isn't causal."""
+    call = draw(latent_self_attention.calls())
+    (b, t, _), settings = call["x"].shape, replace(call["settings"], indexer=None)
+    empty = LatentCache(np.zeros((b, 1, t, settings.rank + settings.position.dims), call["x"].dtype))
+    inputs = call["x"], empty, np.zeros(b, np.int64), call["weights"], call["rotary"]
+    expected, *_ = cached(*inputs, settings=settings)
+    at, lengths = np.arange(t), call["lengths"][:, None]
+    same = at < lengths if call["causal"] else at == lengths - 1
+    got, expected = (np.where(same[:, :, None], y, 0) for y in (latent_self_attention(call), expected))
+    latent_self_attention.near(got, expected, call)
 
 
 @law("latent_attention")
 def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     """Of a text's first tokens: projections, norms, rotations and expanded attention, up to each token, or
-    over those of them that the indexer chooses."""
+    over those of them that the indexer chooses, or another layer's chose."""
     call = draw(latent_attention.calls(O=0))
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape
@@ -80,7 +100,7 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     kept[..., : a.rank] = rms_norm(kept[..., : a.rank], call["kv_norm"], eps=a.norm_eps)
     kept[..., a.rank :] = rotate(kept[..., None, a.rank :], cos, sin, interleaved=interleaved)[:, :, 0]
     causal = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t))
-    if (indexer := a.indexer) is not None:
+    if isinstance(indexer := a.indexer, Indexer):
         key = linear(x, call["wk_index"])
         key = layer_norm(key, call["index_norm"], call["index_bias"], eps=indexer.eps)[:, :, None]
         index_q = linear(source, call["wq_index"]).reshape(b, t, indexer.heads, indexer.size)
@@ -89,6 +109,8 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
             part[..., : a.position.dims] = turned
         scores = index_scores(index_q, key[:, :, 0], linear(x, call["w_index"]))
         causal = best_keys(scores, causal, topk=indexer.topk)
+    elif call["chosen"] is not None:
+        causal = causal & call["chosen"][:, :, :t]
     y = expanded(q, kept, call["wk_b"], call["wv_b"], causal, scale=a.scale)
-    got, _ = latent_attention(call)
+    got, *_ = latent_attention(call)
     latent_attention.near(got, linear(y.reshape(b, t, -1), call["wo"], call["bo"]), call)

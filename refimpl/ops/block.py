@@ -40,7 +40,12 @@ from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
 from .gated_delta import GatedDeltaWeights, gated_delta
-from .latent_attention import LatentAttentionWeights, LatentCache, latent_attention
+from .latent_attention import (
+    LatentAttentionWeights,
+    LatentCache,
+    latent_attention,
+    latent_self_attention,
+)
 from .laurel import LaurelWeights, laurel
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
@@ -162,10 +167,12 @@ class LayerInputs(NamedTuple):
     """What a decoder's layer may read beside the vectors of the layer before it.
 
     Keys and values of an encoder's text, and vectors [B, T, F] of its own for each token (`ops.per_layer`).
+    Which places of the cache [B, T, L] the indexer of a layer before chose for each token (`ops.indexer`).
     """
 
     encoder_kv: EncoderKV | None = None
     per_layer: Array | None = None
+    chosen: Array | None = None
 
 
 NO_INPUTS = LayerInputs()
@@ -294,12 +301,10 @@ def _mix(
         case Mamba2():
             assert isinstance(cache, MatrixState)
             return mamba2(x, cache, past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
-        case LatentAttention():
-            assert isinstance(cache, LatentCache)
-            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
-            return latent_attention(x, cache, past, leaves, rotary, settings=mixer)
         case DisentangledAttention() | LongformerAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
+        case LatentAttention():
+            raise AssertionError("`block` calls latent attention itself, which gives back a choice too")
         case Attention():
             assert isinstance(cache, KVCache)
             if mixer.kv_layer is not None:
@@ -380,8 +385,9 @@ def block(
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, MixerCache]:
-    """One layer of a decoder over x [B, T, D]: gives the new x and the layer's new cache.
+) -> tuple[Array, MixerCache, Array | None]:
+    """One layer of a decoder over x [B, T, D]: gives the new x, the layer's new cache, and what the nearest
+    indexer up to it chose, for the `inputs` of the next.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
@@ -396,16 +402,21 @@ def block(
     makes of e is added to all but the first (both Gemma 3n). A layer with a `scalar` multiplies y by it. One
     with a `kv_layer` gets that layer's new cache, and gives it back as it is.
     """
-    vectors, predictions = inputs.per_layer, None
+    vectors, chosen, predictions = inputs.per_layer, inputs.chosen, None
     if config.altup is not None:
         assert "altup" in weights
         predictions = altup_predict(x, weights["altup"], settings=config.altup)
         x = predictions[:, :, config.altup.active]
 
     def mix(read: Array) -> Array:
-        nonlocal cache
+        nonlocal cache, chosen
         if isinstance(cache, HybridCache):
             y, cache = _mix_both(read, cache, past, positions, weights, config)
+        elif isinstance(mixer := config.attention, LatentAttention):
+            assert isinstance(cache, LatentCache)
+            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
+            y, cache, seen = latent_attention(read, cache, past, leaves, rotary, chosen, settings=mixer)
+            chosen = chosen if mixer.indexer is None else seen
         else:
             y, cache = _mix(read, cache, past, positions, weights, config.attention)
         return y
@@ -419,7 +430,7 @@ def block(
         y = _corrected(predictions, y, vectors, weights, config)
     elif (update := _own_update(y, vectors, weights, config)) is not None:
         y = y + update
-    return _scaled(y, weights), cache
+    return _scaled(y, weights), cache, chosen
 
 
 def _at(values: Array | None, at: Array) -> Any:
@@ -454,6 +465,9 @@ def encoder_block(
         if isinstance(a, LongformerAttention):
             leaves = cast(LongformerWeights, weights["attn"])
             return longformer_attention(inputs, lengths, leaves, positions.question, settings=a)
+        if isinstance(a, LatentAttention):
+            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[a.position]
+            return latent_self_attention(inputs, lengths, leaves, rotary, settings=a, causal=causal)
         assert isinstance(a, Attention)
         leaves = cast(CachedAttentionWeights, weights["attn"])
         rotary, bias = rotary_and_bias(a, positions, leaves)

@@ -16,6 +16,14 @@ A head whose product is negative adds nothing. Beyond `topk` tokens a query's at
 long the text is; the indexer's own scores still grow with it, at a fraction of the cost. Up to `topk` tokens
 all are seen, and it is attention as ever.
 
+Neighbouring layers choose much the same tokens. So only some have an indexer, and those above take what it
+chose, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
+
+    layer    0        1        2        3        4
+    indexer  chooses  shares   shares   chooses  shares
+    sees     s0       s0       s0       s3       s3
+    keeps    c, k     c        c        c, k     c           c latent, k key of the indexer
+
 A choice has no small error: where two scores are as near as their rounding, another key may be seen, whatever
 the precision. So the maps that make scores stay floats in every quantization, and none is made in float16.
 Where it happens in a text that is compared, the error is of the size of the outputs: the comparison fails, or

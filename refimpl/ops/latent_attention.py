@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ..config import Attention, Indexer, LatentAttention
+from ..config import Attention, Indexer, LatentAttention, SharedIndexer
 from .attention import attend, heads
 from .cache import append, places, select
 from .indexer import best_keys, index_scores
 from .linear import linear
-from .mask import causal_mask
+from .mask import causal_mask, padding_mask
 from .norm import layer_norm, rms_norm
 from .position import Rotary, rotate
 from .quant import Blocks
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention"]
+__all__ = [
+    "LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention",
+    "latent_self_attention",
+]  # fmt: skip
 
 
 class LatentAttentionWeights(TypedDict):
@@ -154,43 +157,84 @@ def latent_attention(
     past: Index[Array, " B", "< O+1"],
     weights: LatentAttentionWeights,
     rotary: Rotary,
+    chosen: Bool[Array, "B T L"] | None = None,
     *,
     settings: LatentAttention,
-) -> tuple[Float[Array, "B T D"], LatentCache]:
+) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
     """The sublayer: project to queries and latents; rotate; `absorbed_attend` over the cache; project back.
 
     Conventions: as in `cached_attention`: row b has past[b] tokens in the cache, padding on the right needs
     no mask, outputs at padding are unspecified. The latent is normalized and the key rotated before they are
     kept. Both latents' norms have the same eps. A prompt takes the absorbed form too, which is slower
     there and gives the same. An indexer's queries and keys have the same angles, in pairs of their own kind;
-    its key is normalized, rotated and kept too, in a cache that has its array.
+    its key is normalized, rotated and kept too, in a cache that has its array. What is given back last says
+    which of the cache's L places each token sees: for later layers that share the indexer, which get it as
+    `chosen` and have nothing of one, no key either.
     """
     b, t, _ = x.shape
-    rank, plain = settings.rank, settings.key_size
     at = past[:, None] + np.arange(t)
-    cos, sin, interleaved = rotary.cos[at], rotary.sin[at], settings.position.interleaved
-    source, wq_a = x, weights.get("wq_a")
-    if wq_a is not None:
-        source = rms_norm(linear(x, wq_a, weights.get("bq_a")), weights.get("q_norm"), eps=settings.norm_eps)
-    q = heads(source, weights["wq"], size=settings.head_size)
-    q = np.concatenate([q[..., :plain], rotate(q[..., plain:], cos, sin, interleaved=interleaved)], axis=-1)
-    latent, key = np.split(linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None], [rank], axis=-1)
-    latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
-    new = np.concatenate([latent, rotate(key, cos, sin, interleaved=interleaved)], axis=-1)
+    turned = Rotary(rotary.cos[at], rotary.sin[at])
+    source, q, new = _projected(x, weights, turned, settings)
     latents = append(cache.latents, new, past)
     mask, index_keys = causal_mask(at, np.arange(latents.shape[2])), cache.index_keys
-    if (indexer := settings.indexer) is not None:
+    if isinstance(indexer := settings.indexer, Indexer):
         assert index_keys is not None
         leaves = cast(
             "Mapping[str, Array]", weights
         )  # where there is an indexer, all of its leaves are there
-        index_q, new_key = _index_queries_keys(x, source, leaves, Rotary(cos, sin), indexer)
+        index_q, new_key = _index_queries_keys(x, source, leaves, turned, indexer)
         index_keys = append(index_keys, new_key, past)
         scores = index_scores(index_q, index_keys[:, 0], linear(x, leaves["w_index"]))
         mask = best_keys(scores, mask, topk=indexer.topk)
+    elif isinstance(indexer, SharedIndexer):
+        assert chosen is not None
+        mask = mask & chosen
     wk_b, wv_b = weights["wk_b"], weights["wv_b"]
     y = absorbed_attend(q, latents[:, 0], wk_b, wv_b, mask, scale=settings.scale)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), LatentCache(latents, index_keys)
+    new_cache = LatentCache(latents, index_keys)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), new_cache, mask
+
+
+def latent_self_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: LatentAttentionWeights,
+    rotary: Rotary,
+    *,
+    settings: LatentAttention,
+    causal: bool = False,
+) -> Float[Array, "B T D"]:
+    """The sublayer of a model that reads whole texts and keeps nothing: `expanded_attend` over the text.
+
+    As there are as many queries as tokens, this form is the cheaper one.
+
+    Conventions: as in `self_attention`: rows are padded on the right, no token sees padding, and unless it is
+    `causal` a token sees later ones too. `rotary` has a row for each of the T positions. There is no indexer.
+    """
+    b, t, _ = x.shape
+    at = np.arange(t)
+    _, q, new = _projected(x, weights, Rotary(rotary.cos[None], rotary.sin[None]), settings)
+    mask = padding_mask(at, lengths)[:, None]
+    mask = mask & causal_mask(at[None], at) if causal else np.broadcast_to(mask, (b, t, t))
+    y = expanded_attend(q, new[:, :, 0], weights["wk_b"], weights["wv_b"], mask, scale=settings.scale)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
+
+
+def _projected(
+    x: Array, weights: LatentAttentionWeights, rotary: Rotary, settings: LatentAttention
+) -> tuple[Array, Array, Array]:
+    """What queries are made of [B, T, F], the queries [B, T, H, K], and of each token the normalized latent
+    and the rotated key [B, T, 1, C+2J]."""
+    rank, plain, interleaved = settings.rank, settings.key_size, settings.position.interleaved
+    source, wq_a = x, weights.get("wq_a")
+    if wq_a is not None:
+        source = rms_norm(linear(x, wq_a, weights.get("bq_a")), weights.get("q_norm"), eps=settings.norm_eps)
+    q = heads(source, weights["wq"], size=settings.head_size)
+    turned = rotate(q[..., plain:], rotary.cos, rotary.sin, interleaved=interleaved)
+    latent, key = np.split(linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None], [rank], axis=-1)
+    latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
+    key = rotate(key, rotary.cos, rotary.sin, interleaved=interleaved)
+    return source, np.concatenate([q[..., :plain], turned], -1), np.concatenate([latent, key], -1)
 
 
 def _index_queries_keys(

@@ -72,6 +72,7 @@ from ..config import (
     GatedDelta,
     Head,
     HeadNorm,
+    Indexer,
     LatentAttention,
     LayerNorm,
     Learned,
@@ -358,7 +359,7 @@ def _latent_attention(a: LatentAttention, d: int) -> Shapes:
         shapes = {"wq_a": (d, f), "q_norm": (f,)} | ({"bq_a": (f,)} if a.bias else {})
     shapes |= {"wq": (f or d, h * a.head_size), "wkv_a": (d, joint), "kv_norm": (rank,)}
     shapes |= {"wk_b": (rank, h * a.key_size), "wv_b": (rank, h * a.value_size), "wo": (h * a.value_size, d)}
-    if f is not None and (indexer := a.indexer) is not None:
+    if f is not None and isinstance(indexer := a.indexer, Indexer):
         heads, size = indexer.heads, indexer.size
         shapes |= {"wq_index": (f, heads * size), "wk_index": (d, size), "w_index": (d, heads)}
         shapes |= {"index_norm": (size,), "index_bias": (size,)}

@@ -105,7 +105,8 @@ def untried(target: Target, config: Config) -> str | None:
         return "alternating updates and learned residuals were never tried on a GPU"
     if any(isinstance(m := layer.mlp, Gated) and m.sparsity is not None for layer in config.layers):
         return "an mlp that leaves out units was never tried on a GPU"
-    if any(isinstance(layer.attention, LatentAttention) for layer in config.layers):
+    layers = (layer for stack in config.stacks.values() for layer in stack.layers)
+    if any(isinstance(layer.attention, LatentAttention) for layer in layers):
         return "latent attention was never tried on a GPU"
     if any(stack.distances is not None for stack in config.stacks.values()):
         return "disentangled attention was never tried on a GPU"

@@ -10,6 +10,7 @@ from tfm.export.stack_walk import StackWalk
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config, QuestionTokens
 from tfm.refimpl.engine import stack_walk as specification
+from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.params.tree import map_leaves
 
 MODELS = {
@@ -21,6 +22,7 @@ MODELS = {
     "keys and values shared, vectors for each layer": tiny_models.shared_kv(),
     "several streams of a token": tiny_models.altup(),
     "a global question": tiny_models.windowed(spread=QuestionTokens(9)),
+    "an indexer is shared": tiny_models.indexed(),
 }
 
 
@@ -56,6 +58,8 @@ def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
             assert (cache is not None) == (own is not None) == (stack == "decoder")
             if walk.stack.layers[i].kv_layer is not None:
                 assert (cache, own) == ((), ())
+            elif isinstance(own, LatentCache):
+                np.testing.assert_allclose(cache.latents.numpy(), own.latents, rtol=1e-9, atol=1e-9)
             elif cache is not None:
                 assert cache.keys.shape[2] == 6
                 np.testing.assert_allclose(cache.keys.numpy(), own.keys, rtol=1e-9, atol=1e-9)

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import SIZES, Row, ropes, sizes
+from .kit import SIZES, decoder, ropes, sizes
 from .mixtral import EAGER
 
 
@@ -47,9 +47,9 @@ GROUPS = ((3, 1, 1), (4, 4, 2), (6, 2, 1), (6, 3, 2))
 METHODS = st.sampled_from(["greedy", "group_limited_greedy"])
 EXPERTS = {"num_experts_per_tok": 2}
 ROWS = {
-    "deepseek_v2": Row(
+    "deepseek_v2": decoder(
         transformers.DeepseekV2Config,
-        (transformers.DeepseekV2ForCausalLM,),
+        transformers.DeepseekV2ForCausalLM,
         latents(GROUPS, topk_method=METHODS),
         {**SIZES, **EXPERTS},
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from .deepseek_v2 import latents
 from .glm4_moe import choice_biases
-from .kit import SIZES, Row
+from .kit import SIZES, decoder
 
 GROUPS = ((3, 1, 1), (4, 2, 1), (6, 2, 1), (6, 3, 2))
 
@@ -20,9 +20,9 @@ def renamed(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "kimi_k2"}))
 
 
-DEEPSEEK = Row(
+DEEPSEEK = decoder(
     transformers.DeepseekV3Config,
-    (transformers.DeepseekV3ForCausalLM,),
+    transformers.DeepseekV3ForCausalLM,
     latents(
         GROUPS,
         norm_topk_prob=st.booleans(),

@@ -57,6 +57,7 @@ from tfm.refimpl.config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    SharedIndexer,
     ShortConv,
     Sinusoidal,
     Stack,
@@ -281,12 +282,17 @@ def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
 
 def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder of DeepSeek-V3.2's form: indexers that choose 3 or 6 tokens, rotated in pairs of both kinds,
-    and experts after the first layer."""
+    experts after the first layer, and a last one that shares the indexer before it."""
     base = latents(context, vocabulary)
     first, second = base.layers
     wide = replace(second.attention, indexer=Indexer(4, 10, 6))
     narrow = replace(wide, bias=False, position=Rope(1e4, 6, True), indexer=Indexer(5, 6, 3, True))
-    layers = (replace(first, attention=narrow), replace(second, attention=wide))
+    sharing = replace(wide, indexer=SharedIndexer(6))
+    layers = (
+        replace(first, attention=narrow),
+        replace(second, attention=wide),
+        replace(first, attention=sharing),
+    )
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

@@ -61,6 +61,10 @@ def confined(f: Function, call: Call) -> Call:
         # Sums of two sigmoids are equal too easily: σ(a) + σ(−a) is 1, and σ(20) too in float32.
         logits = call["logits"] / (1 + abs(call["logits"])) + np.sin(np.arange(call["logits"].shape[1]))
         call = call.but(logits=logits.astype(call["logits"].dtype))
+    if f.name == "latent_attention" and (chosen := call["chosen"]) is not None:
+        # As few as an indexer chooses.
+        few = np.cumsum(chosen, axis=-1) <= call["settings"].indexer.topk
+        call = call.but(chosen=chosen & few)
     if f.name in GATES:
         call = _moderate(call, GATES[f.name])
     if f.name == "flash_backward":

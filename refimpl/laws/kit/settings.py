@@ -37,6 +37,7 @@ from ...config import (
     QuestionTokens,
     RMSNorm,
     Rope,
+    SharedIndexer,
     Window,
 )
 
@@ -165,8 +166,11 @@ def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttenti
     )
 
 
-def _indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | None:
-    """An indexer, where its maps are there, and the latent of queries that it reads."""
+def _indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | SharedIndexer | None:
+    """An indexer, where its maps are there, and the latent of queries that it reads; another layer's, where
+    what it chose is there."""
+    if chosen.get("chosen") is not None:
+        return SharedIndexer(chosen["topk"])
     if chosen["wq_index"] is None or chosen["wq_a"] is None:
         return None
     width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
@@ -340,7 +344,7 @@ TOGETHER = {
 # Parameters that may be there or not, but not without another one.
 NEEDS = {"bgate": "gate", "latent_bdown": "latent_down", "latent_bup": "latent_down"}
 # Parameters that are never there with another one.
-NOT_WITH = {"router_norm": "latent_down"}
+NOT_WITH = {"router_norm": "latent_down", "wq_index": "chosen"}
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
 # products, or with one of `NORMED`, only `PASSIVE` is drawn: one activation code flipped by an ulp would hide
 # all else.

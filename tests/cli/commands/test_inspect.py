@@ -130,10 +130,11 @@ def test_a_state_space_beside_attention_is_named_and_counted():
 
 
 def test_an_indexer_is_named_and_counted():
-    """Its keys are kept beside the latents."""
+    """Its keys are kept beside the latents, but not by a layer that shares it."""
     config = tiny_models.indexed()
+    assert "3 layers, 1 of them with the indexer of an earlier one, of 3" in inspect.describe(config)
     assert "2 heads of 16 over latents of 18, the 3 best tokens of an indexer" in inspect.describe(config)
-    assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10) * 128
+    assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10 + 18 + 4) * 128
 
 
 def test_latents_are_named_and_counted(tfm, tmp_path):

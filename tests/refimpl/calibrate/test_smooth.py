@@ -33,6 +33,7 @@ from tfm.refimpl.config import (
     DisentangledAttention,
     Gated,
     GatedDelta,
+    Indexer,
     LatentAttention,
     LinearAttention,
     LongformerAttention,
@@ -155,7 +156,7 @@ def readers(mixer: TokenMixer) -> int:
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
     if isinstance(mixer, LatentAttention):
-        return 2 if mixer.indexer is None else 4
+        return 4 if isinstance(mixer.indexer, Indexer) else 2
     count = (counts | {Mamba2: 3})[type(mixer)]
     if not isinstance(mixer, Attention):
         return count
@@ -251,3 +252,12 @@ def test_maps_of_mambas_layer_read_one_site():
     consumers = {site.producers: site.consumers for site in sites}
     assert consumers[(f"{at}_pre.weight",)] == (f"{at}.wi", f"{at}.wz")
     assert not any(f"{at}.wo" in names for names in consumers.values())
+
+
+def test_a_layer_that_shares_an_indexer_has_no_maps_of_one():
+    sites = {site.producers: site.consumers for site in smoothing_sites(tiny_models.indexed())}
+    names = [
+        [name.rsplit(".", 1)[1] for name in sites[f"decoder.layers.{i}.attn_pre.weight",]] for i in (1, 2)
+    ]
+    assert names == [["wq_a", "wkv_a", "wk_index", "w_index"], ["wq_a", "wkv_a"]]
+    assert sites["decoder.layers.2.attn.q_norm",] == ("decoder.layers.2.attn.wq",)

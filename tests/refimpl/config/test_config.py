@@ -68,6 +68,7 @@ from tfm.refimpl.config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    SharedIndexer,
     ShortConv,
     Sinusoidal,
     Stack,
@@ -182,6 +183,7 @@ CROSS = Attention(2, 2, 8)
 assert isinstance(PAIR.decoder, Stack)
 LAST = DecoderReader(replace(PAIR.decoder, causal=True), 3)
 HUGE = 2**40
+INDEXED = tiny_models.indexed()
 
 
 def latent(**changed: Any) -> LatentAttention:
@@ -523,7 +525,21 @@ WRONG: list[tuple[Any, str]] = [
         "size of the indexer's heads must be 4 to 1048576, got 3",
     ),
     (lambda: layer(LLAMA, attention=indexed(topk=0)), "topk of the indexer must be 1 to"),
-    (lambda: layer(ENCODER, attention=latent()), "encoder layer 0: latent attention must be in a decoder"),
+    (
+        lambda: layer(LLAMA, attention=latent(indexer=SharedIndexer(3))),
+        "layer 0: a shared indexer needs a layer before it with an indexer of its own",
+    ),
+    (
+        lambda: stack(
+            INDEXED,
+            layers=(
+                *INDEXED.layers[:2],
+                replace(INDEXED.layers[2], attention=latent(indexer=SharedIndexer(3))),
+            ),
+        ),
+        "layer 2: a shared indexer must have the topk 6 of it, got 3",
+    ),
+    (lambda: layer(ENCODER, attention=indexed()), "encoder layer 0: an indexer must be in a decoder"),
     (lambda: layer(LLAMA, attention=ShortConv(0)), "width of the convolution must be 1 to 1048576, got 0"),
     (
         lambda: layer(ENCODER, attention=ShortConv(8)),

@@ -51,6 +51,7 @@ class Dialect:
     metadata: dict[str, Any]
     epsilon: str | None = "rms_norm_eps"
     older: bool = False
+    name: str | None = None  # the architecture's, where the library is older
 
 
 def quantile(share: float) -> float:
@@ -119,6 +120,11 @@ LATENTS = {
     "rope.freq_base": 5e5, "expert_count": 6, "expert_group_count": 3, "expert_used_count": 2,
     "expert_feed_forward_length": 32, "expert_shared_count": 2, "leading_dense_block_count": 1,
     "expert_weights_scale": 2.5, "vocab_size": 40,
+}  # fmt: skip
+INDEXED = {"q_lora_rank": 40, "index_n_heads": 3, "index_head_dim": 14, "index_topk": 5}
+INDEXER = {
+    "attention.q_lora_rank": 40, "attention.indexer.head_count": 3, "attention.indexer.key_length": 14,
+    "attention.indexer.top_k": 5, "expert_weights_norm": True, "expert_gating_func": 2,
 }  # fmt: skip
 # Sizes of heads as files before latents were read as one head state them, and as those after.
 EXPANDED = {"attention.head_count_kv": 4, "attention.key_length": 20, "attention.value_length": 16}
@@ -422,6 +428,22 @@ DIALECTS = {
          "rope.scaling.yarn_log_multiplier": 0.125},
         None,
     ),
+    "deepseek_v32": Dialect(
+        "deepseek_v32", ARCH.GLM_DSA,
+        {**LATENT, **INDEXED, "rope_parameters": ALL_DIMS, "topk_group": 2},
+        {**LATENTS, **ABSORBED, **INDEXER, "expert_group_used_count": 2, "rope.scaling.type": "yarn",
+         "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128,
+         "rope.scaling.yarn_log_multiplier": 0.125},
+        None, name="deepseek32",
+    ),
+    "glm_moe_dsa": Dialect(
+        "glm_moe_dsa", ARCH.GLM_DSA,
+        {**LATENT, **INDEXED, "rope_parameters": THETA, "topk_group": 2, "num_hidden_layers": 5,
+         "indexer_types": ["full", "full", "shared", "full", "shared"]},
+        {**LATENTS, **ABSORBED, **INDEXER, "expert_group_used_count": 2, "block_count": 5,
+         "attention.indexer.types": [True, True, False, True, False]},
+        None,
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -624,7 +646,8 @@ def with_divisors(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 CHANGES = {
     "gemma3n_text": of_streams, "gemma4_text": with_divisors,
     "llama4_text": gates_apart,
-    "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "qwen3_next": by_kind,
+    "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "deepseek_v32": unmerged,
+    "glm_moe_dsa": unmerged, "qwen3_next": by_kind,
     "qwen3_5_text": in_turn, "qwen3_5_moe_text": in_turn,
 }  # fmt: skip
 
@@ -678,7 +701,7 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
 
 def write_gguf(path: Path, dialect: Dialect, tensors: dict[str, np.ndarray], kind: str = "F32") -> None:
     """A file by gguf's own writer."""
-    name = gguf.MODEL_ARCH_NAMES[dialect.arch]
+    name = dialect.name or gguf.MODEL_ARCH_NAMES[dialect.arch]
     writer = gguf.GGUFWriter(path, name)
     add = {
         int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
@@ -725,10 +748,11 @@ def test_both_dialects_give_equal_leaves(tmp_path, saved, name):
     write_gguf(tmp_path / "model.gguf", dialect, tensors)
     one, other = open_checkpoint(tmp_path), open_checkpoint(tmp_path / "model.gguf")
     stated = json.dumps(to_json(one.config))
+    read = json.dumps(to_json(other.config))
     if dialect.epsilon is None:  # fixed, and no number that GGUF holds
         for number in (1e-5, 1e-6):
-            stated = stated.replace(str(number), str(np.float32(number).item()))
-    assert stated == json.dumps(to_json(other.config))
+            read = read.replace(str(np.float32(number).item()), str(number))
+    assert read == stated
     want = dict(flatten(one.params))
     for leaf, got in flatten(other.params):
         if leaf.endswith("a_log"):  # stored as its exponential
@@ -760,6 +784,7 @@ def test_queries_keys_and_values_may_be_fused(tmp_path, saved, name):
     ("name", "hub", "left_out"),
     [
         ("glm4_moe", "model.layers.3.", "layers.3"),
+        ("deepseek_v32", "model.layers.3.", "layers.3"),
         ("qwen3next", "mtp.", "mtp"),
         ("qwen35", "mtp.", "mtp"),
         ("qwen35moe", "mtp.", "mtp"),
@@ -767,7 +792,8 @@ def test_queries_keys_and_values_may_be_fused(tmp_path, saved, name):
 )
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved, name, hub, left_out):
     dialect, tensors = saved(name)
-    plain = open_checkpoint(tmp_path)
+    write_gguf(tmp_path / "plain.gguf", dialect, tensors)
+    plain = {end: open_checkpoint(tmp_path / end).config for end in ("", "plain.gguf")}
     draft = {"attn_norm.weight": np.ones(128, np.float32), "nextn.enorm.weight": np.ones(128, np.float32)}
     further = {f"blk.3.{name}": weight for name, weight in draft.items()}
     more = replace(dialect, metadata=dialect.metadata | {"block_count": 4, "nextn_predict_layers": 1})
@@ -775,9 +801,9 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved, name, 
     weights = load_file(tmp_path / "model.safetensors")
     drafts = {f"{hub}{name}": weight for name, weight in draft.items()}
     save_file(weights | drafts, tmp_path / "model.safetensors")
-    for path, part in ((tmp_path, left_out), (tmp_path / "x.gguf", "blk.3")):
+    for path, part, end in ((tmp_path, left_out, ""), (tmp_path / "x.gguf", "blk.3", "plain.gguf")):
         opened = open_checkpoint(path)
-        assert opened.config == plain.config
+        assert opened.config == plain[end]
         assert list(opened.left_out) == [part]
     write_gguf(
         tmp_path / "y.gguf", dialect, tensors | {"blk.4.nextn.enorm.weight": draft["attn_norm.weight"]}
@@ -916,6 +942,14 @@ def test_value_heads_in_blocks(tmp_path, saved):
             {"rope.scaling.yarn_log_multiplier": 0.0},
             "yarn_log_multiplier must be greater than",
         ),
+        ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers must be 0 or more, and fewer than"),
+        ("glm_moe_dsa", {"attention.indexer.types": [True] * 4}, "types must be true or false for each of 5"),
+        ("glm_moe_dsa", {"attention.indexer.types": [False] * 5}, "of 5 layers, true for the first, got"),
+        ("glm_moe_dsa", {"attention.indexer.types": [1, 1, 0, 1, 0]}, "types must be true or false for"),
+        ("glm_moe_dsa", {"attention.indexer.types": True}, "indexer.types must be of type list"),
+        ("deepseek_v32", {"attention.indexer.types": [True] * 3}, "types' must be one value, got an array"),
+        ("deepseek_v32", {"attention.indexer.key_length": 11}, "must be rope.dimension_count, 12, or more"),
+        ("deepseek_v32", {"expert_gating_func": 1}, "expert_gating_func must be 2, a sigmoid, got 1"),
         ("lfm2", {"attention.head_count_kv": [0, 2, 1]}, r"each 0 or the same number, got \[0, 2, 1\]"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import transformers
 from tfm.refimpl.config import (
     LM,
     ONE_GROUP,
@@ -740,6 +741,27 @@ def test_indexers(more, heads, interleaved, groups):
 
 
 @pytest.mark.parametrize(
+    ("more", "first"),
+    [
+        ({"index_topk_freq": 4}, [0, 1, 5, 9]),
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, [0, 1, 2, 6]),
+        ({"index_topk_freq": 0}, [0, 1, 2, 3]),
+        ({"index_topk_pattern": "FSSFFS" * 14, "index_topk_freq": 4}, [0, 3, 4, 6]),
+        ({"index_topk_pattern": ["full", "shared"] * 39}, [0, 2, 4, 6]),
+        ({"indexer_types": ["full", "full", "shared"] * 26, "index_topk_pattern": "F" * 78}, [0, 1, 3, 4]),
+    ],
+)
+def test_which_layers_share_an_indexer(more, first):
+    """As transformers makes the list of types of the same keys."""
+    config = read({**DEEPSEEK_V32, **GLM_5}, **more)
+    types = ["full" if isinstance(layer.attention.indexer, Indexer) else "shared" for layer in config.layers]
+    assert [i for i, kind in enumerate(types) if kind == "full"][:4] == first
+    theirs = transformers.GlmMoeDsaConfig(num_hidden_layers=78, **more)
+    assert theirs.indexer_types is not None
+    assert types == theirs.indexer_types[:78]
+
+
+@pytest.mark.parametrize(
     ("keys", "more", "message"),
     [
         ({}, {"q_lora_rank": None}, "q_lora_rank must be a number: the indexer reads the latent of queries"),
@@ -757,9 +779,15 @@ def test_indexers(more, heads, interleaved, groups):
         ),
         ({}, {"rope_interleave": False}, "rope_interleave must be true, got False"),
         ({}, {"indexer_types": ["full"] * 61}, "key 'indexer_types' isn't known"),
-        (GLM_5, {"indexer_types": ["full"] * 77 + ["shared"]}, "none of them shared, got"),
-        (GLM_5, {"index_topk_freq": 4}, "index_topk_freq must be 0 or 1, got 4"),
-        (GLM_5, {"index_topk_pattern": "FS" * 39}, "index_topk_pattern must be null or"),
+        (GLM_5, {"indexer_types": ["full"] * 77}, "indexer_types must be full or shared for each of 78"),
+        (GLM_5, {"indexer_types": ["shared"] + ["full"] * 77}, "layers, full for the first, got"),
+        (GLM_5, {"indexer_types": "F" * 78}, "indexer_types must be of type list"),
+        (GLM_5, {"index_topk_pattern": "FX" * 39}, "index_topk_pattern must be full or shared for each of"),
+        (
+            GLM_5,
+            {"index_topk_freq": 4, "index_skip_topk_offset": 0},
+            "topk_offset must be full or",
+        ),
         (GLM_5, {"indexer_rope_interleave": False}, "indexer_rope_interleave must be true, got False"),
     ],
 )

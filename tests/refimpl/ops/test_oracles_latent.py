@@ -11,7 +11,7 @@ from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.config import LatentAttention, Rope
-from tfm.refimpl.ops.latent_attention import LatentCache, latent_attention
+from tfm.refimpl.ops.latent_attention import LatentCache, latent_attention, latent_self_attention
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
 from transformers import DeepseekV2Config, DeepseekV3Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention
@@ -53,9 +53,37 @@ def test_latent_attention_is_deepseeks(
     settings = LatentAttention(H, C, U, V, position, query_rank, bias)
     cache = LatentCache(np.full((2, 1, T + 3, C + DIMS), 9.0))
     leaves = ours(module)
-    first, cache = latent_attention(x[:, :cut], cache, np.array([0, 0]), leaves, rotary, settings=settings)
-    second, _ = latent_attention(x[:, cut:], cache, np.array([cut, cut]), leaves, rotary, settings=settings)
+    first, cache, _ = latent_attention(x[:, :cut], cache, np.array([0, 0]), leaves, rotary, settings=settings)
+    second, *_ = latent_attention(x[:, cut:], cache, np.array([cut, cut]), leaves, rotary, settings=settings)
     equal(np.concatenate([first, second], 1), expected)
+    lengths = np.array([T, T - 2])
+    short = Rotary(rotary.cos[:T], rotary.sin[:T])
+    whole = latent_self_attention(x, lengths, leaves, short, settings=settings, causal=True)
+    equal(whole[0], expected[0])
+    equal(whole[1, : T - 2], expected[1, : T - 2])
+
+
+def test_latent_self_attention_is_deepseeks():
+    """Where each token sees the whole text, but for padding."""
+    config = DeepseekV3Config(
+        hidden_size=D, num_attention_heads=H, kv_lora_rank=C, q_lora_rank=11, qk_nope_head_dim=U,
+        qk_rope_head_dim=DIMS, v_head_dim=V, num_key_value_heads=H, attn_implementation="eager",
+    )  # fmt: skip
+    module, x = (
+        randomize(DeepseekV3Attention(config, 0), 3),
+        np.random.default_rng(4).standard_normal((2, T, D)),
+    )
+    rotary = Rotary(*rope_tables(np.arange(T), rope_frequencies(np.arange(DIMS // 2), theta=100.0)))
+    positions = tuple(torch.from_numpy(np.concatenate([a, a], -1))[None] for a in rotary)
+    mask = torch.zeros(2, 1, 1, T, dtype=torch.float64)
+    mask[1, :, :, T - 4 :] = -torch.inf
+    expected, _ = in_float64(
+        module, hidden_states=torch.from_numpy(x), attention_mask=mask, position_embeddings=positions
+    )
+    settings = LatentAttention(H, C, U, V, Rope(100.0, DIMS, True), 11)
+    got = latent_self_attention(x, np.array([T, T - 4]), ours(module), rotary, settings=settings)
+    equal(got[0], expected[0])
+    equal(got[1, : T - 4], expected[1, : T - 4])
 
 
 def ours(module: Any) -> Any:

@@ -147,7 +147,7 @@ def test_decoder_layer_is_torchs(first: bool, activation: str):
         keys, values = cross_keys(states, tree["cross"], settings=layer.cross)
         empty, start, positions = np.zeros((2, HEADS, 4, 4)), np.array([0, 0]), Positions({}, {})
         encoder_kv = EncoderKV(keys, values, LENGTHS)
-        got, _ = block(
+        got, *_ = block(
             x, KVCache(empty, empty), start, positions, tree, LayerInputs(encoder_kv), config=layer
         )
         equal(got, expected)
