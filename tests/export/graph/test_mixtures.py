@@ -112,9 +112,10 @@ def restated(name: str, **attributes: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def with_operator(name: str, operator: str) -> Callable[[dict[str, Any]], None]:
+def all_with_operator(name: str, operator: str) -> Callable[[dict[str, Any]], None]:
     def change(nodes: dict[str, Any]) -> None:
-        nodes[name].op_type = operator
+        for e in range(3):
+            nodes[f"{name}{e}"].op_type = operator
 
     return change
 
@@ -134,7 +135,7 @@ OTHERS = {
     "in other blocks": restated("wide1", block_size=32),
     "with another factor": rewired("scaled1", 1, "zero"),
     "limited below too": rewired("limited1", 1, "zero"),
-    "of sums over a row": with_operator("scaled1", "MatMul"),
+    "of sums over a row": all_with_operator("scaled", "MatMul"),
     "of something else between": rewired("scaled1", 1, "other"),
     "on something else": rewired("sum0", 0, "other"),
 }
