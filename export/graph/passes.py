@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir import convenience
 from onnx_ir.passes import common
+from onnxscript import rewriter
 
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.graph_io import Graph
@@ -46,11 +50,40 @@ def optimize(model: ir.Model, stored: Collection[str]) -> None:
     Needs: stored weights without values. The optimizer would copy what it folds of them into the graph, and
     make one of two small weights that are equal, such as norms of ones. Ensures: they are as they were.
     """
-    onnxscript.optimizer.optimize_ir(
-        model,
-        should_fold=lambda node: False if any(v and v.name in stored for v in node.inputs) else None,
-    )
+    with rules_by_operator():
+        onnxscript.optimizer.optimize_ir(
+            model,
+            should_fold=lambda node: False if any(v and v.name in stored for v in node.inputs) else None,
+        )
     common.CommonSubexpressionEliminationPass()(model)
+
+
+@contextmanager
+def rules_by_operator() -> Iterator[None]:
+    """Try each of the optimizer's rules only at nodes of the operator with which its pattern begins.
+
+    The optimizer tries all 46 at every node, and one of them looks through the whole graph each time. At
+    nodes of other operators none of them matches.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(map(_at_its_operator, rules))
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
+
+
+def _at_its_operator(rule: Any) -> Any:
+    operator = rule._target_pattern.output_nodes[0].op_identifier()
+    if operator is None:
+        return rule
+    chosen = copy.copy(rule)
+
+    def try_rewrite(model: ir.Model, graph: Any, node: ir.Node, **options: Any) -> Any:
+        return rule.try_rewrite(model, graph, node, **options) if node.op_identifier() == operator else None
+
+    chosen.try_rewrite = try_rewrite
+    return chosen
 
 
 def sum_three(model: ir.Model) -> None:

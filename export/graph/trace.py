@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset18 as op
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 
@@ -27,6 +26,7 @@ from ...runtime.bundle.weight_layout import Group
 from ..dispatch import exporting
 from ..targets.emits import Emits
 from ..targets.packed_weights import Blocked, NBits, RowQuantized, Static
+from .decompose import TRANSLATED, decompose
 from .module import GraphModule
 
 DTYPES = {
@@ -41,19 +41,6 @@ DTYPES = {
 }
 # Sizes for tracing: at least two and all different; those of caches with a window follow.
 SIZES = {"batch": 2, "time": 3, "wanted": 5, "capacity": 7, "text": 11}
-
-# Operators that ONNX has as they are captured: the graph of a usual decoder has no others.
-NOT_DECOMPOSED = frozenset(
-    [
-        *(f"<built-in function {name}>" for name in ("getitem", "le", "sub")),
-        *(f"onnx_symbolic.{name}.default" for name in ("_symbolic", "_symbolic_multi_out")),
-        *("aten._assert_scalar.default", "aten._assert_tensor_metadata.default", "aten.add.Tensor"),
-        *("aten.arange.default", "aten.embedding.default", "aten.expand.default", "aten.gather.default"),
-        *("aten.matmul.default", "aten.max.default", "aten.mul.Tensor", "aten.rms_norm.default"),
-        *("aten.silu.default", "aten.slice.Tensor", "aten.split.Tensor", "aten.sym_size.int"),
-        *("aten.to.dtype", "aten.unsqueeze.default", "aten.view.default"),
-    ]
-)
 
 
 def trace(
@@ -76,7 +63,7 @@ def trace(
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}
         leaves = unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
         module = GraphModule(config, graph, leaves).eval()
-        with exporting(emits), warnings.catch_warnings(), quiet(), _decomposed_if_need_be():
+        with exporting(emits), warnings.catch_warnings(), quiet(), decomposed_in_place():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -88,7 +75,7 @@ def trace(
                 input_names=[port.name for port in graph.inputs],
                 output_names=[port.name for port in graph.outputs],
                 dynamic_shapes=(_dynamic(graph),),
-                custom_translation_table={torch.ops.aten.to.dtype: _cast},
+                custom_translation_table=TRANSLATED,
             )
     if program is None:
         raise ExportError("the exporter gave no program")
@@ -158,29 +145,19 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
     )
 
 
-def _cast(x: Any, dtype: int) -> Any:
-    """`aten.to.dtype` in ONNX; the exporter knows only what it is decomposed to."""
-    return op.Cast(x, to=dtype)
-
-
 @contextmanager
-def _decomposed_if_need_be() -> Iterator[None]:
-    """Translate a program as it was captured where all its operators are in `NOT_DECOMPOSED`.
+def decomposed_in_place() -> Iterator[None]:
+    """Trace a program again only for operators that `decompose` has no rule for."""
+    trace_again = ExportedProgram.run_decompositions
 
-    The exporter traces each program a second time, to decompose what ONNX doesn't have. That is half of the
-    time of an export, and for these operators it changes nothing.
-    """
-    decompose = ExportedProgram.run_decompositions
+    def run_decompositions(self: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
+        return self if decompose(self, table) else trace_again(self, table)
 
-    def run_decompositions(self: ExportedProgram, *args: Any, **kwargs: Any) -> ExportedProgram:
-        operators = {str(node.target) for node in self.graph.nodes if node.op == "call_function"}
-        return self if operators <= NOT_DECOMPOSED else decompose(self, *args, **kwargs)
-
-    ExportedProgram.run_decompositions = run_decompositions
+    ExportedProgram.run_decompositions = run_decompositions  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        ExportedProgram.run_decompositions = decompose
+        ExportedProgram.run_decompositions = trace_again
 
 
 @contextmanager

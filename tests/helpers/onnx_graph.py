@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from tfm.export.graph import passes, trace
+from tfm.export.graph.decompose import TRANSLATED
 from torch._export import utils as _utils
 from torch.export import decomp_utils, exported_program
 from torch.onnx._internal.exporter import _registration
@@ -73,7 +75,7 @@ def export(
     tensors = tuple(torch.from_numpy(a) for a, _ in inputs.values())
     dims = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
     shapes = tuple({i: dims[a] for i, a in enumerate(axes) if a in FREE} for _, axes in inputs.values())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), trace.decomposed_in_place(), passes.rules_by_operator():
         warnings.simplefilter("ignore")
         program = torch.export.export(Module(function).eval(), tensors, dynamic_shapes=(shapes,))
         exported = torch.onnx.export(
@@ -82,6 +84,7 @@ def export(
             opset_version=opset,
             input_names=list(inputs),
             dynamic_shapes=(shapes,),
+            custom_translation_table=TRANSLATED,
             verbose=False,
         )
     assert exported is not None
