@@ -63,9 +63,9 @@ def test_cpu_graph_merges_matmuls_of_one_input(tmp_path: Path) -> None:
     assert ops["::Transpose"] == 0
 
 
-@pytest.mark.parametrize(("target", "quant"), [("ort-cpu", "int8"), ("standard", "int8-dynamic")])
+@pytest.mark.parametrize(("target", "quant", "layers"), [("ort-cpu", "int8", 2), ("standard", "fp32", 1)])
 def test_a_usual_decoder_is_traced_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, quant: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, quant: str, layers: int
 ) -> None:
     """Decomposed by torch, which takes longer than tracing, its graph has the same operators."""
     trace_again = ExportedProgram.run_decompositions
@@ -76,7 +76,7 @@ def test_a_usual_decoder_is_traced_once(
         return trace_again(program, *args)
 
     monkeypatch.setattr(ExportedProgram, "run_decompositions", counted)
-    config = tiny_models.llama(layers=2)
+    config = tiny_models.llama(layers=layers)
     once = exported(tmp_path / "once", config, target, quant)
     assert not decomposed
     monkeypatch.setattr(trace, "decompose", lambda program, table: False)
