@@ -10,7 +10,6 @@ from ...refimpl.config import (
     Chunked,
     Config,
     DisentangledAttention,
-    Gated,
     GatedDelta,
     LatentAttention,
     LinearAttention,
@@ -43,6 +42,8 @@ def capture(config: Config) -> str | None:
     """
     if group_query(config):
         return "a copied cache is written to another place by each step"
+    if recurrent(cache_kinds(config)):
+        return "ONNX Runtime runs a step several times to capture it, and each would move a state on"
     if any(isinstance(layer.mlp, MoE) for layer in config.layers):
         return "how many tokens an expert gets is known while the step runs"
     return None
@@ -72,8 +73,6 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     kinds = cache_kinds(config)
     if not recurrent(kinds):
         return None
-    if target.device == "cuda":
-        return "a recurrence was never tried on a GPU"
     if floats == "float16" and recurrent(kind for kind in kinds if not isinstance(kind, ConvTail)):
         return "a recurrence adds up its rounding token by token, for which float16 has too few bits"
     return None
@@ -95,22 +94,9 @@ def untried(target: Target, config: Config) -> str | None:
         return None
     if has_mtp(config):
         return "a module for drafts (mtp) was never tried on a GPU: export the model without it"
-    if any(a.sink_logits for stack in config.stacks.values() for a in stack.attentions):
-        return "sinks in a softmax were never tried on a GPU"
-    if any(layer.kv_layer is not None for layer in config.layers):
-        return "attention that reads another layer's keys and values was never tried on a GPU"
-    if config.embedding.per_layer is not None:
-        return "per-layer embeddings were never tried on a GPU"
-    if any(layer.altup is not None or layer.laurel is not None for layer in config.layers):
-        return "alternating updates and learned residuals were never tried on a GPU"
-    if any(isinstance(m := layer.mlp, Gated) and m.sparsity is not None for layer in config.layers):
-        return "an mlp that leaves out units was never tried on a GPU"
-    layers = (layer for stack in config.stacks.values() for layer in stack.layers)
-    if any(isinstance(layer.attention, LatentAttention) for layer in layers):
-        return "latent attention was never tried on a GPU"
-    if any(stack.distances is not None for stack in config.stacks.values()):
-        return "disentangled attention was never tried on a GPU"
     encoder = config.stacks.get("encoder")
+    if encoder and any(isinstance(layer.attention, LatentAttention) for layer in encoder.layers):
+        return "latents without a cache were never tried on a GPU"
     if encoder and any(isinstance(layer.attention, LongformerAttention) for layer in encoder.layers):
         return "Longformer's attention was never tried on a GPU"
     return None

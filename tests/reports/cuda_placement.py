@@ -23,8 +23,12 @@ TARGET = targets.find("ort-cuda")
 
 def outcome(config: Config) -> str:
     """What becomes of a model, in a few words."""
-    recurrence = operator_limits.recurrence(TARGET, config, "float16")
-    if refused := recurrence or operator_limits.untried(TARGET, config):
+    reasons = (
+        operator_limits.recurrence(TARGET, config, "float16"),
+        operator_limits.selection(config, "float16"),
+        operator_limits.untried(TARGET, config),
+    )
+    if refused := next(filter(None, reasons), None):
         return f"no bundle: {refused}"
     if "decoder" not in config.stacks:
         return "a text is one run, which isn't captured"

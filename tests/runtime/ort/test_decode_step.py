@@ -21,6 +21,7 @@ from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import TRIES, error_terms, largest_difference
 from tfm.refimpl.errors import NumericError
@@ -142,6 +143,15 @@ def test_steps_ahead_are_single_steps(engine: runtime.OrtEngine) -> None:
         one, ahead = (cache.truncate(cache.lengths - cut) for cache in (one, ahead))
         (expected, one), (logits, ahead) = engine.step(last, one), engine.step(last, ahead)
         assert np.array_equal(logits, expected)
+
+
+def test_a_recurrence_takes_a_step_at_a_time(engine: runtime.OrtEngine) -> None:
+    """What it has read can't be taken back."""
+    cache = engine.step(np.array([PROMPT]), engine.start())[1]
+    engine.kinds = (*engine.kinds, *cache_kinds(tiny_models.convolutions()))
+    best, cache = engine.best(np.array([[7]]), cache, 4)
+    assert best.shape == (1, 1)
+    assert cache.lengths.tolist() == [4]
 
 
 def test_steps_ahead_have_room_in_short_buffers(engine: runtime.OrtEngine, bundle: Path) -> None:

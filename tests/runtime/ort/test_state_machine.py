@@ -351,9 +351,7 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 @pytest.mark.parametrize(
     "name",
     sorted(
-        CONFIGS.keys()
-        - {"codes", "recurrent", "convolutions", "gated deltas", "latents", "state spaces", "indexed"}
-        - {"shared"}
+        CONFIGS.keys() - {"codes", "recurrent", "gated deltas", "state spaces", "selective scans", "indexed"}
     ),
 )
 @pytest.mark.parametrize(("target", "quant"), CUDA)
@@ -362,7 +360,7 @@ def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "quant"), [("mixed", "fp16"), ("full", "int4")])
+@pytest.mark.parametrize(("name", "quant"), [("mixed", "fp16"), ("full", "int4"), ("convolutions", "fp16")])
 def test_a_graph_for_cuda_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, small_caches: None, bundles: Any, name: str, quant: str
 ) -> None:
