@@ -13,7 +13,7 @@
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
     a causal convolution [and SiLU], and its tail      CausalConv
-    products of each expert of a mixture           ExpertLinear, ExpertSwiGLU, ExpertSum
+    products of each expert of a mixture               ExpertLinear, ExpertSwiGLU, ExpertSum
     LinearAttention of the decay -exp(a_log) * step,
     [of keys and queries of length 1,] and its state   LinearAttention
 

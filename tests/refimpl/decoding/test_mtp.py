@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.drained import drained
 from helpers.modules import cycle, cycling
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,13 +73,7 @@ def test_the_text_is_the_one_without_drafts(
         return draft
 
     drafter.propose = propose
-    drive, cache = speculate(drafter, row, drafter, count, chunk=chunk), None
-    made = []
-    while cache is None:
-        try:
-            made.append(next(drive))
-        except StopIteration as end:
-            cache = end.value
+    made, cache = drained(speculate(drafter, row, drafter, count, chunk=chunk))
     assert made == list(generate(model, wanted, chunk=chunk))
     assert row.finish_reason == wanted.finish_reason
     text = [*prompt, *made]

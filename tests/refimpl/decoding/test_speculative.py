@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.drained import drained
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
@@ -92,13 +93,7 @@ def test_the_text_is_the_one_without_drafts(
         "lookup": PromptLookup(),
         "fixed": Fixed(),
     }[kind]
-    drive, made = speculate(target, row, drafter, draft_length), []
-    while True:
-        try:
-            made.append(next(drive))
-        except StopIteration as end:
-            cache = end.value
-            break
+    made, cache = drained(speculate(target, row, drafter, draft_length))
     assert made == list(generate(Table(seed, n=7), wanted))
     assert (row.tokens, row.finish_reason) == (wanted.tokens, wanted.finish_reason)
     assert cache.text == [*row.prompt, *row.tokens][: len(cache.text)]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from helpers.cuda_placement import environment
+from helpers.drained import drained
 from helpers.end_to_end import RecordingEngine
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
@@ -164,14 +165,7 @@ def test_a_text_that_ends_between_steps_leaves_its_own_tokens(engine: runtime.Or
     whole = list(generate(engine, GeneratedSequence(PROMPT, max_new_tokens=12)))
     for end in range(1, 10):
         sequence = GeneratedSequence(PROMPT, max_new_tokens=12, stop_ids=frozenset({whole[end]}))
-        text = generate(engine, sequence)
-        tokens: list[int] = []
-        while True:
-            try:
-                tokens.append(next(text))
-            except StopIteration as stopped:
-                cache = stopped.value
-                break
+        tokens, cache = drained(generate(engine, sequence))
         assert tokens == whole[: whole.index(whole[end])]
         assert cache.lengths.tolist() == [len(PROMPT) + len(tokens)]
 
