@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.checkpoint.generation_config import Generation
-from ...refimpl.config import LM, Classify, EncoderDecoder, MaskedLM, Pool, Tag
+from ...refimpl.config import (
+    LM,
+    Attention,
+    Classify,
+    DisentangledAttention,
+    EncoderDecoder,
+    LatentAttention,
+    LongformerAttention,
+    MaskedLM,
+    Pool,
+    Tag,
+)
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
 from . import encoder_decoder_graph
@@ -18,6 +29,8 @@ ARCHITECTURES = {
     Tag: "BertForTokenClassification",
     Classify: "BertForSequenceClassification",
 }
+# Mixers of the models that layouts take.
+HEADED = (Attention, DisentangledAttention, LatentAttention, LongformerAttention)
 PROBLEMS = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -56,7 +69,8 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
     ids |= {"pad_token": pad_id(bundle), "mask_token": generation.mask}
     types = bundle.config.embedding.token_types is not None
     tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items()}
-    stated = {"chat_template": bundle.chat_template, "model_max_length": bundle.config.context}
+    longest = config.text_context if isinstance(config := bundle.config, EncoderDecoder) else config.context
+    stated = {"chat_template": bundle.chat_template, "model_max_length": longest}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         # What generates appends a token to each row, so the rows of a batch end together.
@@ -75,8 +89,11 @@ def config(bundle: Bundle) -> dict[str, Any]:
     library lets Gemma state the size of its heads, and none wants positions as an input of it.
     """
     config, generation = bundle.config, bundle.generation
+    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
+        return _reader(bundle, config)
     (stack, *_) = config.stacks.values()
-    attention = stack.attentions[0]
+    attention = stack.layers[0].attention
+    assert isinstance(attention, HEADED)
     stated: dict[str, Any] = {
         "hidden_size": config.embedding.width,
         "num_hidden_layers": len(stack.layers),
@@ -85,9 +102,8 @@ def config(bundle: Bundle) -> dict[str, Any]:
         "vocab_size": config.embedding.vocabulary,
         "pad_token_id": pad_id(bundle),
     }
-    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
-        return _reader(bundle, config)
     if isinstance(config.head, LM):
+        assert isinstance(attention, Attention)
         heads = {"num_key_value_heads": attention.kv_heads, "head_dim": attention.head_size}
         ids = {"bos_token_id": generation.bos, "eos_token_id": list(generation.eos) or None}
         names = {"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}

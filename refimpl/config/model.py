@@ -100,24 +100,33 @@ class Encoder(_Model):
 
 
 class EncoderDecoder(_Model):
-    """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`."""
+    """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`.
+
+    With `encoder_context` the encoder reads texts of that many tokens, and `context` is the decoder's.
+    """
 
     embedding: Embedding
     encoder: Stack
     decoder: Stack | DecoderReader
     head: Head
     context: int
+    encoder_context: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.decoder, DecoderReader):
             check_reader(self.decoder, self.embedding)
-        check(self.embedding, self.stacks, self.head, self.context)
+        check(self.embedding, self.stacks, self.head, self.context, self.encoder_context)
 
     @property
     def stacks(self) -> dict[str, Stack]:
         if isinstance(self.decoder, DecoderReader):
             return {"encoder": self.encoder, "reader": self.decoder.stack}
         return {"encoder": self.encoder, "decoder": self.decoder}
+
+    @property
+    def text_context(self) -> int:
+        """How many tokens the encoder's text has at most."""
+        return self.context if self.encoder_context is None else self.encoder_context
 
     def with_kv(self, kv: KVFormat) -> EncoderDecoder:
         """The same model with its decoder's keys and values cached as `kv`."""

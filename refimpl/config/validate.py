@@ -87,7 +87,13 @@ def _check_numbers(path: str, value: Any, checked: set[int]) -> None:
             _check_numbers(f"{path}.{f.name}" if path else f.name, getattr(value, f.name), checked)
 
 
-def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context: int) -> None:
+def check(
+    embedding: Embedding,
+    stacks: Mapping[str, Stack],
+    head: Head,
+    context: int,
+    encoder_context: int | None = None,
+) -> None:
     """Raise ConfigError when a model's sizes contradict each other, or a number leaves its bounds.
 
     `stacks` are named as in the Config: an "encoder", a "decoder", or one and a "decoder" or "reader" of it.
@@ -100,6 +106,9 @@ def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context
     _bounded("vocabulary", embedding.vocabulary, LIMITS["vocabulary"])
     _bounded("width", embedding.width, LIMITS["width"])
     _bounded("context", context, LIMITS["context"])
+    if encoder_context is not None:
+        _bounded("the encoder's context", encoder_context, LIMITS["context"])
+        _need("reader" not in stacks, "a reader has the encoder's text, so both have one context")
     if embedding.token_types is not None:
         _bounded("token types", embedding.token_types, LIMITS["vocabulary"])
     _need(
@@ -121,7 +130,8 @@ def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context
     if isinstance(head, Classify | Tag):
         _bounded("labels", head.labels, LIMITS["vocabulary"])
     for name, stack in stacks.items():
-        _check_stack(name, stack, embedding, context, crossed=name != "encoder" and "encoder" in stacks)
+        longest = context if encoder_context is None or name != "encoder" else encoder_context
+        _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
 
 
 def check_reader(reader: DecoderReader, embedding: Embedding) -> None:

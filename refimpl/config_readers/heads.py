@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, ProblemType] = {
 }
 
 # decoder_start_token_id of transformers' classes of configs, for those that have one.
-STARTS = {"bart": (2,), "mt5": (0,), "umt5": (0,)}
+STARTS = {"bart": (2,), "led": (2,), "mt5": (0,), "umt5": (0,)}
 
 
 def labels(keys: Keys) -> int:
@@ -124,11 +124,18 @@ def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Co
     embedding, context = config.embedding, config.context
     match config:
         case EncoderDecoder(encoder=encoder) if task in ("tag", "pool"):
-            return Encoder(embedding, encoder, Tag(labels(keys)) if task == "tag" else Pool("mean"), context)
+            own = Tag(labels(keys)) if task == "tag" else Pool("mean")
+            return Encoder(embedding, encoder, own, config.text_context)
         case EncoderDecoder(decoder=Stack() as decoder):
             start = keys.get("decoder_start_token_id", int, *STARTS.get(keys.values["model_type"], ()))
             head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
-            return replace(config, decoder=DecoderReader(replace(decoder, causal=True), start), head=head)
+            return replace(
+                config,
+                decoder=DecoderReader(replace(decoder, causal=True), start),
+                head=head,
+                context=min(context, config.text_context),
+                encoder_context=None,
+            )
         case Decoder(stack=stack):
             stack = replace(stack, causal=causal)
             return Encoder(embedding, stack, _last_token(keys, task, embedding), context)

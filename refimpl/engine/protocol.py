@@ -141,12 +141,15 @@ def check_step(
     past: np.ndarray,
     lengths: np.ndarray | None,
     at: np.ndarray | None,
+    context: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The arguments of `step`, checked and completed: (tokens, lengths, at), all int64.
 
     Raises LimitError for an id outside the vocabulary, a length outside 0 … T, a position outside
-    the row, or a row that would outgrow the context. `at` None means each row's last real token.
+    the row, or a row that would outgrow `context`, the model's where it is None. `at` None means each row's
+    last real token.
     """
+    context = config.context if context is None else context
     tokens = np.asarray(tokens, np.int64)
     shape, rows = tokens.shape, past.tolist()
     if len(shape) != 2 or shape[0] != len(rows) or shape[1] < 1:
@@ -165,8 +168,8 @@ def check_step(
         if lengths.shape != (batch,) or lengths.min() < 0 or lengths.max() > t:
             raise LimitError(f"lengths must be {batch} numbers from 0 to {t}, got {lengths.tolist()}")
         last, longest = np.maximum(lengths - 1, 0)[:, None], int((past + lengths).max())
-    if longest > config.context:
-        raise LimitError(f"the text would be {longest} tokens long, the model's context is {config.context}")
+    if longest > context:
+        raise LimitError(f"the text would be {longest} tokens long, the model's context is {context}")
     if at is None:
         return tokens, lengths, last
     at = np.asarray(at, np.int64)
@@ -221,7 +224,8 @@ def check_text(
     """An encoder's text, checked and completed: (ids, lengths, token_types), all int64."""
     if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
-    ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None)
+    context = config.text_context if isinstance(config, EncoderDecoder) else None
+    ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None, context)
     if token_types is not None:
         token_types, rows = np.asarray(token_types, np.int64), config.embedding.token_types or 0
         if token_types.shape != ids.shape or token_types.min() < 0 or token_types.max() >= rows:

@@ -48,17 +48,20 @@ def pair(
     first: bool,
     waves: Sinusoidal | None = None,
     offset: int = 2,
+    contexts: tuple[int, int] | None = None,
 ) -> EncoderDecoder:
     """An encoder and a decoder of BART's form.
 
     `norms` is "pre" (before each sublayer and after the last layer) or "after" (each residual sum); `first`
     adds one after the embedding. Positions are sinusoidal (`waves`) or learned, from row `offset` on.
+    `contexts` are those of the encoder and of the decoder, where they aren't one.
     """
     _check_old(keys, norms=norms, first=first, waves=waves is not None, offset=offset)
-    width, context = keys.size("d_model"), keys.size("max_position_embeddings", 1024)
+    width = keys.size("d_model")
+    contexts = (keys.size("max_position_embeddings", 1024),) * 2 if contexts is None else contexts
     norm = LayerNorm(1e-5)
     stacks = []
-    for side in ("encoder", "decoder"):
+    for side, context in zip(("encoder", "decoder"), contexts, strict=True):
         heads = keys.size(named := f"{side}_attention_heads")
         size, depth = head_size(keys, "d_model", named), layer_count(keys, f"{side}_layers")
         place: dict[str, Any] = {norms: norm}
@@ -85,7 +88,8 @@ def pair(
             keys.get("tie_word_embeddings", bool, True),
             bias=keys.tensors is None or "final_logits_bias" in keys.tensors,
         ),
-        context=context,
+        context=contexts[1],
+        encoder_context=None if contexts[0] == contexts[1] else contexts[0],
     )
 
 

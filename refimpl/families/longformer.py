@@ -55,7 +55,7 @@ def config(keys: Keys, task: Task) -> Encoder:
             LongformerAttention(heads, size, window // 2, spread, after=norm),
             Plain(keys.size("intermediate_size"), kind, after=norm),
         )
-        for window in _windows(keys)
+        for window in windows(keys, layer_count(keys))
     )
     positions = Learned(rows - offset, offset)
     embedding = Embedding(vocabulary, width, token_types=keys.size("type_vocab_size", 2))
@@ -63,17 +63,16 @@ def config(keys: Keys, task: Task) -> Encoder:
     return Encoder(embedding, Stack(layers, None, positions, norm), head, positions.size)
 
 
-def _windows(keys: Keys) -> list[int]:
+def windows(keys: Keys, layers: int) -> list[int]:
     """The window of each layer: even numbers, half of it on each side of a token."""
-    layers, stated = layer_count(keys), keys.values.get("attention_window")
-    if isinstance(stated, list):
-        windows = keys.get("attention_window", list)
+    if isinstance(keys.values.get("attention_window"), list):
+        stated = keys.get("attention_window", list)
     else:
-        windows = [keys.size("attention_window", 512)] * layers
-    even = all(type(window) is int and window > 0 and window % 2 == 0 for window in windows)
-    if len(windows) != layers or not even:
+        stated = [keys.size("attention_window", 512)] * layers
+    even = all(type(window) is int and window > 0 and window % 2 == 0 for window in stated)
+    if len(stated) != layers or not even:
         raise keys.fail("attention_window", f"an even number above 0, or {layers} of them")
-    return windows
+    return stated
 
 
 # Maps of global queries, in heads that have such; others bring theirs for nothing.

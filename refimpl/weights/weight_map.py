@@ -13,13 +13,14 @@
     with mtp:                          the lines after it are of a Config that has a module for drafts;
                                        without one they say nothing
 
-One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor; `{n}`
-is their number, for a leaf of a module for drafts that of its decoder. `{s}` is the number of the leaf's
-sublayer, in checkpoints that count a mixer and an mlp as two layers (Nemotron-H), and in a line of no layer
-how many there are. `{e}` runs over a layer's experts, `{x}` over the streams of a token but the first. `{h}`
-in the tensor's name alone runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a
-tensor that holds all experts, `tensor[{x}]` of one that holds all those streams. A leaf that some files store
-alone and others fused has a line for each form. A line for a leaf that a Config doesn't need is ignored.
+One line a tensor. `{i}` runs over the layers of the leaf's stack, of `nothing` the tensor's, and stands in
+the leaf alone where they share a tensor; `{n}` is their number, for a leaf of a module for drafts that of its
+decoder. `{s}` is the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as two
+layers (Nemotron-H), and in a line of no layer how many there are. `{e}` runs over a layer's experts, `{x}`
+over the streams of a token but the first. `{h}` in the tensor's name alone runs over the leaf's heads, whose
+tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one that
+holds all those streams. A leaf that some files store alone and others fused has a line for each form. A line
+for a leaf that a Config doesn't need is ignored.
 `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
@@ -181,7 +182,8 @@ class WeightMap:
                 continue
             if reads and line.leaves[0].startswith("decoder."):
                 line = replace(line, leaves=tuple(n.replace("decoder.", f"{last}.", 1) for n in line.leaves))
-            stack = config.stacks.get(line.leaves[0].split(".")[0], config.stacks[last])
+            place = line.tensors[0] if line.leaves[0] == NOTHING else line.leaves[0]
+            stack = config.stacks.get(place.split(".")[0], config.stacks[last])
             used = line.heads is None or type(config.head).__name__ in line.heads
             layers = stack.layers
             if mtp is not None and line.leaves[0].startswith("mtp."):

@@ -115,7 +115,7 @@ CLASSES += [
     ("deberta", None, "bytes"), ("deberta-v2", None, "unigram"),
     ("deberta-v2", "DebertaV2TokenizerFast", "albert"), ("big_bird", None, "albert"),
     ("longformer", None, "bytes"), ("mamba", None, "bytes"),
-    ("falcon_mamba", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"),
+    ("falcon_mamba", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"), ("led", None, "bytes"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),

@@ -96,6 +96,7 @@ DIRECTORIES = [
 DIRECTORIES += [("deberta", None, "vocab.json"), ("deberta", "DebertaTokenizer", "vocab.json")]
 DIRECTORIES += [("big_bird", None, "fairseq/spiece.model")]
 DIRECTORIES += [("longformer", None, "vocab.json"), ("longformer", "LongformerTokenizer", "vocab.json")]
+DIRECTORIES += [("led", None, "vocab.json"), ("led", "LEDTokenizer", "vocab.json")]
 
 
 def write(number: int, seed: int, folder: Path) -> Path:

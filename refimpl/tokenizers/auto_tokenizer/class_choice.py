@@ -50,6 +50,7 @@ REGISTERED: Mapping[str, str | None] = {
     "internvl": "Qwen2Tokenizer",
     "jamba": AS_IS,
     "jina_embeddings_v3": "XLMRobertaTokenizer",
+    "led": "LEDTokenizer",
     "llava": AS_IS,
     "llava_next": AS_IS,
     "longformer": "RobertaTokenizer",
@@ -176,7 +177,7 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
         if registered is None:
             return None
         if name is None or model_type in ANYWAY:
-            name, is_other = registered, registered not in CLASSES
+            name, is_other = registered, ALIASES.get(registered, registered) not in CLASSES
     if is_other:
         raise CheckpointError(
             f"{files.config_path}: tokenizer_class must be one of {', '.join(sorted(CLASSES))}, got "

@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny_models
 from helpers.within_budget import assert_within_budget
 from tfm.export.bundle_writer import export
-from tfm.export.layouts import encoder_graph
+from tfm.export.layouts import encoder_graph, hub_files
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Classify, Encoder, Pool, QuestionAnswering, Rope, Tag
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -97,6 +97,12 @@ def test_vectors_that_no_norm_ends_in_are_refused(tmp_path: Path):
     )
     with pytest.raises(ExportError, match="no norm after its last layer"):
         session(replace(config, stack=replace(config.stack, layers=layers)), tmp_path)
+
+
+@pytest.mark.long
+def test_config_json_has_the_heads_of_longformers_attention(tmp_path: Path):
+    session(tiny_models.windowed(head=Tag(5)), tmp_path)
+    assert hub_files.config(open_bundle(tmp_path / "bundle"))["num_attention_heads"] == 6
 
 
 REFUSED = {

@@ -678,6 +678,18 @@ WRONG: list[tuple[Any, str]] = [
         "encoder layer 0: Longformer's attention must be in an encoder that isn't causal",
     ),
     (
+        lambda: replace(PAIR, encoder_context=0),
+        "the encoder's context must be 1 to 16777216, got 0",
+    ),
+    (
+        lambda: replace(tiny_models.reading_decoder(), encoder_context=32),
+        "a reader has the encoder's text, so both have one context",
+    ),
+    (
+        lambda: replace(PAIR, encoder=replace(PAIR.encoder, positions=Learned(32)), encoder_context=33),
+        "encoder: number of learned positions must be 33 to 16777216, got 32",
+    ),
+    (
         lambda: layer(LLAMA, attention=LongformerAttention(2, 8, 3)),
         "decoder layer 0: Longformer's attention must be in an encoder",
     ),

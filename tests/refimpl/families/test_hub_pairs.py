@@ -11,17 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.generation_oracle import START, N, model, opened, theirs
+from helpers.hf_oracle import make_model, transformers_outputs
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.checkpoint.translation import directed
-from tfm.refimpl.config import LM, EncoderDecoder, Learned, RelativeBias, Sinusoidal
+from tfm.refimpl.config import (
+    LM,
+    EncoderDecoder,
+    LayerNorm,
+    Learned,
+    LongformerAttention,
+    RelativeBias,
+    Sinusoidal,
+)
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
-from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
 from tfm.refimpl.families import read_config
+from tfm.refimpl.params.tree import map_leaves
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 SIDES = ("encoder", "decoder")
@@ -70,6 +82,16 @@ BLENDERBOT_SMALL = {
     "layernorm_variant": "xlm", "max_position_embeddings": 512, "model_type": "blenderbot-small",
     "normalize_before": False, "normalize_embedding": True, "num_hidden_layers": 8, "vocab_size": 54944,
 }  # fmt: skip
+LED = {
+    "activation_dropout": 0.0, "activation_function": "gelu", "attention_dropout": 0.0,
+    "architectures": ["LEDForConditionalGeneration"], "attention_window": [1024] * 6, "bos_token_id": 0,
+    "classif_dropout": 0.0, "classifier_dropout": 0.0, "d_model": 768, "decoder_attention_heads": 12,
+    "decoder_ffn_dim": 3072, "decoder_layerdrop": 0.0, "decoder_layers": 6, "decoder_start_token_id": 2,
+    "dropout": 0.1, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072, "encoder_layerdrop": 0.0,
+    "encoder_layers": 6, "eos_token_id": 2, "init_std": 0.02, "is_encoder_decoder": True,
+    "max_decoder_position_embeddings": 1024, "max_encoder_position_embeddings": 16384, "model_type": "led",
+    "num_hidden_layers": 6, "pad_token_id": 1, "use_cache": True, "vocab_size": 50265,
+}  # fmt: skip
 
 
 def read(keys: dict[str, Any]) -> EncoderDecoder:
@@ -99,6 +121,14 @@ def test_what_the_configs_of_the_hub_say():
     small = read(BLENDERBOT_SMALL)
     assert (small.decoder.positions, small.decoder.final_norm) == (Learned(512), None)
     assert [small.stacks[side].norm_before_positions for side in SIDES] == [False, True]
+    led = read(LED)
+    assert {layer.attention for layer in led.encoder.layers} == {
+        LongformerAttention(12, 64, 512, after=LayerNorm(1e-5))
+    }
+    assert (led.context, led.encoder_context) == (1024, 16384)
+    assert [led.stacks[side].positions for side in SIDES] == [Learned(1024 * n) for n in (16, 1)]
+    question = read({**LED, "architectures": ["LEDForQuestionAnswering"]})
+    assert (question.context, question.text_context) == (1024, 1024), "its decoder reads the encoder's text"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +141,38 @@ def test_what_the_configs_of_the_hub_say():
         ({**BLENDERBOT_SMALL, "layernorm_variant": "aiayn"}, 'layernorm_variant must be "xlm"'),
         ({**BLENDERBOT_SMALL, "normalize_before": True}, "normalize_before must be false"),
         ({**UMT5, "scalable_attention": False}, "scalable_attention must be true"),
+        ({**LED, "attention_window": [1024] * 5}, "attention_window must be an even number above 0, or 6"),
+        ({**LED, "attention_window": 7}, "attention_window must be an even number"),
+        ({**LED, "scale_embedding": True}, "scale_embedding must be false"),
+        ({**LED, "architectures": ["LEDForSequenceClassification"]}, "architectures must be one of LED"),
     ],
 )
 def test_refused(keys: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         read(keys)
+
+
+def test_leds_encoder_reads_longer_texts_than_its_decoder_writes(tmp_path: Path):
+    """Logits are transformers', of a text beyond the decoder's positions; each side has its own limit."""
+    keys = {
+        "vocab_size": 61, "d_model": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 7,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 3, "decoder_ffn_dim": 5,
+        "attention_window": [4, 8], "max_encoder_position_embeddings": 40,
+        "max_decoder_position_embeddings": 9,
+    }  # fmt: skip
+    hf_model = make_model("led", keys)
+    hf_model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    engine = NumpyEngine(checkpoint.config, params)
+    text, written = (np.random.default_rng(n).integers(3, 61, (1, n)) for n in (33, 9))
+    (want,) = transformers_outputs(hf_model, {"input_ids": text, "decoder_input_ids": written})
+    got, cache = engine.step(written, engine.start(1, text), at=np.arange(9)[None])
+    assert np.abs(got - want).max() <= 1e-12 * np.abs(want).max()
+    with pytest.raises(LimitError, match="would be 10 tokens long, the model's context is 9"):
+        engine.step(written[:, :1], cache)
+    with pytest.raises(LimitError, match="would be 41 tokens long, the model's context is 40"):
+        engine.start(1, np.full((1, 41), 3))
 
 
 def nllb(seed: int) -> Any:
