@@ -22,6 +22,8 @@ from tfm.runtime.kernels.platforms import Platform
 # which grows with each, and looking through all its objects again and again for what can be freed.
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 gc.set_threshold(100_000, 20, 20)
+# One thread of torch's and NumPy's a process: of several processes they would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Kernels of tfm's own are for tests that ask for them (`kernels_on`): which path runs mustn't depend on what
 # is in the cache.
 os.environ["TFM_KERNELS"] = "0"

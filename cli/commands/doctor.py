@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -13,18 +13,10 @@ from .. import options as o
 from ..console import out, out_json, progress, size, table
 from ..model_loading import bundle_named
 
-if TYPE_CHECKING:
-    from ...runtime.analysis.bundle_runtimes import RuntimeAnswer
-    from ...runtime.bundle.bundle import Bundle
-
 PACKAGES = (
     "tfm-cli", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "minijinja",
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub", "ziglang",
 )  # fmt: skip
-
-# Modules of Python with their packages, and packages of Node, that open a layout.
-LAYOUTS = {"genai": ("onnxruntime_genai", "onnxruntime-genai"), "optimum": ("optimum", "optimum-onnx")}
-NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
 GROUP = "This machine"
 BUILD_S = 600.0  # for compilers, where somebody asked for kernels and nothing else waits
 
@@ -89,82 +81,22 @@ def command(
 
 
 def _say_runtimes(path: Path, *, as_json: bool) -> None:
-    from ...runtime.analysis.bundle_runtimes import runtimes
+    from ...runtime.analysis.bundle_runtimes import runtimes, without_exporter
     from ...runtime.bundle.bundle import open_bundle
 
-    opened = open_bundle(path)
-    answers = [*runtimes(opened), *_of_layouts(opened), *_of_fixed_shapes(opened)]
+    bundle = open_bundle(path)
+    answers = runtimes(bundle)
+    if find_spec("onnx_ir") is None:
+        answers += without_exporter()
+    else:
+        from ...export.layouts.runtimes import of_fixed_shapes, of_layouts
+
+        answers += [*of_layouts(bundle), *of_fixed_shapes(bundle)]
     if as_json:
         out_json({"bundle": str(path), "runtimes": [{**asdict(one), "runs": one.runs} for one in answers]})
         return
     rows = [(one.runtime, one.path or f"no: {o.with_flags(one.reason)}", one.loss) for one in answers]
     table(("RUNTIME", "COMPUTES IT BY", "LOSS"), rows)
-
-
-def _of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
-    """What runtimes that open a layout say to the bundle."""
-    from ...runtime.analysis import javascript
-    from ...runtime.analysis.bundle_runtimes import NO_EXPORT, RuntimeAnswer, answer, graph_row
-    from ...runtime.bundle import targets
-
-    lacking = {
-        name: None if find_spec(module) else f"it isn't installed: pip install {package}"
-        for name, (module, package) in LAYOUTS.items()
-    }
-    lacking |= {name: javascript.lacks(package) for name, package in NODE_LAYOUTS.items()}
-    if find_spec("onnx_ir") is None:
-        return [RuntimeAnswer(name, reason=lacks or NO_EXPORT) for name, lacks in lacking.items()]
-    from ...export.layouts.convert import find
-
-    answers = []
-    for name, lacks in lacking.items():
-        if reason := find(name).refusal(bundle.config, targets.find(bundle.target)) or lacks:
-            answers.append(RuntimeAnswer(name, reason=reason))
-        else:
-            row = graph_row(bundle)
-            answers.append(answer(bundle, name, row, f"{row}, after tfm-cli convert --layout {name}"))
-    return answers
-
-
-# Sizes of a graph for NPUs, where a model can have them.
-TIME, CAPACITY = 64, 2048
-NPUS = ("NNAPI", "CoreML", "QNN")
-
-
-def _of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """How much of the graph with fixed shapes mobile frameworks and NPUs take."""
-    from ...refimpl.errors import ExportError
-    from ...runtime.analysis.bundle_runtimes import NO_EXPORT, RuntimeAnswer
-    from ...runtime.bundle import targets
-    from ...runtime.bundle.manifest import DATA
-
-    def refused(reason: str) -> list[RuntimeAnswer]:
-        return [RuntimeAnswer(name, reason=reason) for name in NPUS]
-
-    if find_spec("onnx_ir") is None:
-        return refused(NO_EXPORT)
-    from ...export.layouts import mobile, qnn, static
-
-    context = bundle.config.context
-    capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
-    sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)
-    if reason := static.refusal(sizes, bundle.config, targets.find(bundle.target)):
-        return refused(reason)
-    try:
-        model = static.graph(sizes, bundle, bundle.path / DATA)
-    except ExportError as error:
-        return refused(str(error))
-    answers, loss = [], "not checked: its products may have float16"
-    for name, parts in mobile.partitions(model).items():
-        if parts.advice == "no":
-            answers.append(RuntimeAnswer(name, reason=f"with fixed shapes it has {parts}"))
-        else:
-            answers.append(RuntimeAnswer(name, f"fixed shapes, {parts}", loss))
-    reading = qnn.read(model)
-    if reading.refused:
-        reason = f"with fixed shapes it doesn't take {'; '.join(reading.refused)}"
-        return [*answers, RuntimeAnswer("QNN", reason=reason)]
-    return [*answers, RuntimeAnswer("QNN", f"fixed shapes, {reading}", loss)]
 
 
 def report() -> Report:

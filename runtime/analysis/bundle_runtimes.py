@@ -20,7 +20,12 @@ from ..verification.verdict import found
 from . import javascript
 
 NO_ROW = "not in the certificate: tfm-cli verify measures it"
-NO_EXPORT = "it reads another form, which takes tfm's exporter: pip install 'tfm-cli[export]'"
+NO_EXPORTER = "it reads another form, which takes tfm's exporter: pip install 'tfm-cli[export]'"
+# Modules of Python with their packages, and packages of Node, that open a layout.
+LAYOUTS = {"genai": ("onnxruntime_genai", "onnxruntime-genai"), "optimum": ("optimum", "optimum-onnx")}
+NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
+# What reads a graph of fixed shapes.
+NPUS = ("NNAPI", "CoreML", "QNN")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,21 @@ def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
     """tfm's kernels, ONNX Runtime on the CPU and on CUDA, and what else reads a bundle's graph as it is."""
     native = [_kernels(bundle), _ort(bundle), _cuda(bundle), _openvino(bundle), _reference(bundle)]
     return [*native, _node(bundle), _web(bundle), _browser(bundle)]
+
+
+def layouts_lack() -> dict[str, str | None]:
+    """What this machine lacks to open each layout, None where nothing."""
+    lacking = {
+        name: None if find_spec(module) else f"it isn't installed: pip install {package}"
+        for name, (module, package) in LAYOUTS.items()
+    }
+    return lacking | {name: javascript.lacks(package) for name, package in NODE_LAYOUTS.items()}
+
+
+def without_exporter() -> list[RuntimeAnswer]:
+    """The answers of what reads another form than the bundle's, where nothing here can make that."""
+    reasons = layouts_lack() | dict.fromkeys(NPUS)
+    return [RuntimeAnswer(name, reason=lacks or NO_EXPORTER) for name, lacks in reasons.items()]
 
 
 def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:

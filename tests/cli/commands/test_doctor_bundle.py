@@ -11,10 +11,11 @@ import pytest
 from helpers import tiny_models
 from tfm.cli.commands import doctor
 from tfm.export.bundle_writer import export
-from tfm.export.layouts import static
+from tfm.export.layouts import runtimes, static
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import ExportError
 from tfm.runtime.analysis import bundle_runtimes, javascript
+from tfm.runtime.analysis.bundle_runtimes import NPUS
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS
 
@@ -28,8 +29,7 @@ def test_a_name_without_a_bundle_is_said(tfm):
 
 
 def test_each_path_has_its_loss(tfm, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bundle_runtimes, "find_spec", lambda package: package)
-    monkeypatch.setattr(doctor, "find_spec", lambda package: None if package == "optimum" else package)
+    monkeypatch.setattr(bundle_runtimes, "find_spec", lambda name: None if name == "optimum" else name)
     path = tmp_path / "b"
     shutil.copytree(bundle, path)
     (path / "certificate.json").unlink()  # which another test may have completed
@@ -118,18 +118,15 @@ def test_a_graph_that_has_no_fixed_shapes(bundle: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(static, "graph", graph)
     opened = open_bundle(bundle)
     standard = replace(opened, manifest=replace(opened.manifest, target="standard"))
-    told = doctor._of_fixed_shapes(standard)
-    assert [(one.runtime, one.reason) for one in told] == [(n, "x has no fixed shape") for n in doctor.NPUS]
+    told = runtimes.of_fixed_shapes(standard)
+    assert [(one.runtime, one.reason) for one in told] == [(n, "x has no fixed shape") for n in NPUS]
 
 
-def test_each_runtime_is_named_without_the_exporter(bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor, "find_spec", lambda package: None if package == "onnx_ir" else package)
-    opened = open_bundle(bundle)
-    told = {
-        one.runtime: one.reason for one in (*doctor._of_layouts(opened), *doctor._of_fixed_shapes(opened))
-    }
-    assert list(told) == [*doctor.LAYOUTS, *doctor.NODE_LAYOUTS, *doctor.NPUS]
-    assert told["genai"] == told["QNN"] == bundle_runtimes.NO_EXPORT
+def test_each_runtime_is_named_without_the_exporter(tfm, bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    told = answers(tfm("doctor", "--bundle", bundle, "--json").json)
+    assert list(told)[-6:] == [*bundle_runtimes.LAYOUTS, *bundle_runtimes.NODE_LAYOUTS, *NPUS]
+    assert told["QNN"]["reason"] == bundle_runtimes.NO_EXPORTER
 
 
 @pytest.mark.long

@@ -1,0 +1,54 @@
+"""What runtimes that read another form than a bundle's own say to the bundle: a layout, or fixed shapes."""
+
+from __future__ import annotations
+
+from ...refimpl.errors import ExportError
+from ...runtime.analysis.bundle_runtimes import NPUS, RuntimeAnswer, answer, graph_row, layouts_lack
+from ...runtime.bundle import targets
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest import DATA
+from . import mobile, qnn, static
+from .convert import find
+
+# Sizes of a graph for NPUs, where a model can have them.
+TIME, CAPACITY = 64, 2048
+
+
+def of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
+    """What the runtimes say that open a layout: `tfm-cli convert` makes it."""
+    answers = []
+    for name, lacks in layouts_lack().items():
+        if reason := find(name).refusal(bundle.config, targets.find(bundle.target)) or lacks:
+            answers.append(RuntimeAnswer(name, reason=reason))
+        else:
+            row = graph_row(bundle)
+            answers.append(answer(bundle, name, row, f"{row}, after tfm-cli convert --layout {name}"))
+    return answers
+
+
+def of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
+    """How much of the graph with fixed shapes mobile frameworks and NPUs take."""
+    context = bundle.config.context
+    capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
+    sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)
+    if reason := static.refusal(sizes, bundle.config, targets.find(bundle.target)):
+        return _refused(reason)
+    try:
+        model = static.graph(sizes, bundle, bundle.path / DATA)
+    except ExportError as error:
+        return _refused(str(error))
+    answers, loss = [], "not checked: its products may have float16"
+    for name, parts in mobile.partitions(model).items():
+        if parts.advice == "no":
+            answers.append(RuntimeAnswer(name, reason=f"with fixed shapes it has {parts}"))
+        else:
+            answers.append(RuntimeAnswer(name, f"fixed shapes, {parts}", loss))
+    reading = qnn.read(model)
+    if reading.refused:
+        reason = f"with fixed shapes it doesn't take {'; '.join(reading.refused)}"
+        return [*answers, RuntimeAnswer("QNN", reason=reason)]
+    return [*answers, RuntimeAnswer("QNN", f"fixed shapes, {reading}", loss)]
+
+
+def _refused(reason: str) -> list[RuntimeAnswer]:
+    return [RuntimeAnswer(name, reason=reason) for name in NPUS]
