@@ -48,7 +48,10 @@ def command(
         ),
     ] = None,
     target: Annotated[
-        Target, typer.Option(help="What the bundle will run on; standard uses only ai.onnx operators.")
+        Target,
+        typer.Option(
+            help="What the bundle will run on; ort-web is WebAssembly, standard uses only ai.onnx operators."
+        ),
     ] = "ort-cpu",
     kv: Annotated[
         Kv,

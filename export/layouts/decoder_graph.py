@@ -39,8 +39,11 @@ def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model's graph can't have these ports; None where it can."""
     if not isinstance(config, Decoder):
         return "the model isn't a decoder alone, which is all that these files are made for"
-    if target.name != "ort-cpu":
-        return f"it is made of bundles for ort-cpu, this one is for {target.name}: export for target=ort-cpu"
+    if target.device != "cpu":
+        return (
+            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
+            "export for target=ort-cpu"
+        )
     if recurrent(cache_kinds(config)):
         return "each layer must keep keys and values, some of this model's keep a recurrence's state"
     if config.rounds_cache:

@@ -48,8 +48,11 @@ def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model's graphs can't have these ports; None where they can."""
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
         return "the model isn't a decoder that reads an encoder and generates"
-    if target.name != "ort-cpu":
-        return f"it is made of bundles for ort-cpu, this one is for {target.name}: export for target=ort-cpu"
+    if target.device != "cpu":
+        return (
+            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
+            "export for target=ort-cpu"
+        )
     if recurrent(cache_kinds(config)):
         return "its cache must be keys and values"
     if config.rounds_cache:

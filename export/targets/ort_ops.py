@@ -115,6 +115,9 @@ def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
 
 
 def embedding(tokens: Tensor, table: Leaf) -> Tensor:
+    if isinstance(table, RowQuantized):
+        codes = table.codes.index_select(1, tokens.flatten()).T.view(*tokens.shape, -1)
+        return codes.to(table.scale.dtype) * functional.embedding(tokens, table.scale[:, None])
     if not isinstance(table, NBits):
         assert isinstance(table, Tensor)
         return functional.embedding(tokens, table)
@@ -142,6 +145,8 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
         if table.minimum is None:
             return y
         return y + _minima(x, table.minimum.T, table.block)
+    if isinstance(table, RowQuantized):
+        return _row(x, table)
     assert isinstance(table, Tensor)
     # A Transpose would be folded into a second copy of the table in memory.
     return onnx.symbolic(

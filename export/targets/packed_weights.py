@@ -30,7 +30,7 @@ class NBits:
 
 @dataclass(frozen=True, eq=False)
 class RowQuantized:
-    """Signed 8-bit codes [D, F] with one scale [F] a column.
+    """Signed 8-bit codes [D, F] with one scale [F] a column; of a table the transpose, [D, N] and [N].
 
     Activations get one scale a row, after a factor [D] for each channel if there is one.
     """

@@ -10,7 +10,8 @@
                   mlps, of least error
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
-On ort-cuda all blocks but a file's own are of 32 and symmetric.
+On ort-cuda all blocks but a file's own are of 32 and symmetric. On ort-web tables that are multiplied have
+8 bits a row in int8-dynamic.
 
 Which format each weight gets from its scheme is `runtime.bundle.weight_formats`. The choices above come from
 measurements. KL divergence on SmolLM2: int8 in blocks of 64 0.0034, not smoothed 0.0054; in blocks of 32, a
@@ -105,6 +106,9 @@ class Scheme:
         return replace(self, tables=PerBlock(self.matrices.bits, rounding=self.matrices.rounding))
 
 
+BLOCKS_ON_THE_WEB = (
+    "WebAssembly makes floats of blocks at each step; use quant=int8-dynamic, or target=ort-cpu for blocks"
+)
 INTEGER_PRODUCTS_ON_CPU = "its integer products run on the CPU there; use quant=int8"
 
 _ALL = (
@@ -119,9 +123,17 @@ _ALL = (
         matrices=None,
         tables=None,
         floats="float16",
-        refused={"ort-cpu": "float16 is slower than float32 on the CPU; use quant=fp32 or quant=int8"},
+        refused={
+            "ort-cpu": "float16 is slower than float32 on the CPU; use quant=fp32 or quant=int8",
+            "ort-web": "WebAssembly has no products of float16; use quant=fp32 or quant=int8-dynamic",
+        },
     ),
-    Scheme("int8", matrices=PerBlock(8, block=64, float_block=32), smooths=True),
+    Scheme(
+        "int8",
+        matrices=PerBlock(8, block=64, float_block=32),
+        smooths=True,
+        refused={"ort-web": BLOCKS_ON_THE_WEB},
+    ),
     Scheme(
         "int8-dynamic",
         matrices=PerColumn("row"),
@@ -136,10 +148,15 @@ _ALL = (
             "ort-cpu": "one scale for all rows is for devices that can't do better; "
             "use target=standard, or quant=int8-dynamic",
             "ort-cuda": INTEGER_PRODUCTS_ON_CPU,
+            "ort-web": "one scale for all rows is for devices that can't do better; use quant=int8-dynamic",
         },
     ),
-    Scheme("int4", matrices=PerBlock(4, block=128, attention_block=64, rounding="least-error")),
-    Scheme("keep", keeps_blocks=True),
+    Scheme(
+        "int4",
+        matrices=PerBlock(4, block=128, attention_block=64, rounding="least-error"),
+        refused={"ort-web": BLOCKS_ON_THE_WEB},
+    ),
+    Scheme("keep", keeps_blocks=True, refused={"ort-web": BLOCKS_ON_THE_WEB}),
 )
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _ALL}
 
@@ -160,9 +177,9 @@ def default(config: Config, target: Target) -> Scheme:
     An encoder mostly does prefill, for which 8 bits a column are best where a target takes them. A decoder
     mostly reads weights, which is as fast with blocks, and more accurate.
     """
-    dynamic = SCHEMES["int8-dynamic"]
-    takes_dynamic = target.name not in dynamic.refused
-    return dynamic if "decoder" not in config.stacks and takes_dynamic else SCHEMES["int8"]
+    blocks, columns = (SCHEMES[name] for name in DEFAULTS)
+    first, second = (blocks, columns) if "decoder" in config.stacks else (columns, blocks)
+    return second if target.name in first.refused else first
 
 
 def check_target(scheme: Scheme, target: Target) -> None:

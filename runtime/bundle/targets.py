@@ -7,12 +7,12 @@ Only the standard library is imported here, because the command line takes its c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...refimpl.errors import ExportError
 
-TargetName = Literal["ort-cpu", "ort-cuda", "standard"]
+TargetName = Literal["ort-cpu", "ort-cuda", "ort-web", "standard"]
 FloatType = Literal["float32", "float16"]
 Device = Literal["cpu", "cuda"]
 # How a graph keeps its cache from step to step, see `runtime.bundle.manifest`.
@@ -27,6 +27,7 @@ class Layout:
     for DequantizeLinear. `activations`: how a product with blocks quantizes its input. `static_inputs`:
     inputs may have 8-bit codes with a scale that was chosen beforehand. `symmetric_block`: the only length of
     blocks that fast products take, without zero points; None where they take those of the scheme.
+    `tables_by_row`: where matrices have 8 bits a column, so has a table that is multiplied, by its rows.
     """
 
     joins: bool
@@ -34,6 +35,7 @@ class Layout:
     activations: Literal["none", "block"]
     static_inputs: bool
     symmetric_block: int | None = None
+    tables_by_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ PACKED = Layout(joins=True, blocks="nbits", activations="block", static_inputs=F
 # CUDA's products dequantize blocks and multiply floats; the fast ones are for these blocks
 # (`runtime.ort.session`).
 SYMMETRIC = Layout(joins=True, blocks="nbits", activations="none", static_inputs=False, symmetric_block=32)
+# WebAssembly has products of integers for columns alone: of blocks it makes floats at each step.
+COLUMNS = replace(PACKED, tables_by_row=True)
 DEQUANTIZED = Layout(joins=False, blocks="blocked", activations="none", static_inputs=True)
 
 _ALL = (
@@ -75,6 +79,7 @@ _ALL = (
         row_lengths=True,
         float_cache="it was never tried on a GPU",
     ),
+    Target("ort-web", opset=23, layout=COLUMNS, device="cpu", fused=True),
     Target("standard", opset=21, layout=DEQUANTIZED, float_cache="its attention reads a cache of floats"),
 )
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}

@@ -96,16 +96,20 @@ def formats(
     smoothed_norms = {name for site in smooth.smoothing_sites(config) for name in site.consumers}
     smoothed_products = {name for site in smooth.post_norm_sites(config) for name in site.consumers}
 
+    def is_product(name: str) -> bool:
+        """Whether a leaf is multiplied, and not a table that is only read."""
+        return name != PER_LAYER and (name != "embedding.table" or getattr(config.head, "tied", False))
+
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         spec = scheme.tables if is_table(name) else scheme.matrices
         if spec is None or not multiplied(name, shape):
             return None
+        if target.layout.tables_by_row and is_table(name) and is_product(name):
+            spec = scheme.matrices
         if isinstance(spec, PerColumn):
             length = shape[1] if is_table(name) else shape[0]
             if spec.inputs == "static":
-                tied = getattr(config.head, "tied", False)
-                only_read = name == PER_LAYER or (name == "embedding.table" and not tied)
-                if not only_read:
+                if is_product(name):
                     return WeightFormat(8, length, "static")
             elif name in smoothed_products:
                 return WeightFormat(8, length, "smoothed")

@@ -14,7 +14,8 @@ gate, up into gate_up. For a group X of matrices [D, F], C blocks to a column:
     blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F]               DequantizeLinear
 
 A table [N, D] is blocked along D: nbits stores X.packed as [N, C·block·bits/8] (one tensor for
-GatherBlockQuantized and MatMulNBits), blocked keeps [N, D] and [N, C], static [N, D] and [N].
+GatherBlockQuantized and MatMulNBits), blocked keeps [N, D] and [N, C], static [N, D] and [N], row stores the
+transpose, [D, N] and [N], which MatMulIntegerToFloat wants.
 
 **Conventions**: low bits first; a short last block is filled with its zero point. Symmetric codes need
 no zero points: nbits means 2^(bits−1), the others store signed numbers. Otherwise nbits packs
@@ -145,6 +146,11 @@ def _kind(weight_format: WeightFormat | None, target: Target) -> StorageKind:
     return target.layout.blocks
 
 
+def _transposed(group: Group) -> bool:
+    """Whether a group's codes lie the other way round than its leaf."""
+    return group.kind == "row" and group.axis == 1
+
+
 def specs(group: Group, dtype: str) -> dict[str, Spec]:
     """Tensor name -> Spec of all that `store` gives for a group whose floats are of `dtype`."""
     if group.format is None:
@@ -155,7 +161,8 @@ def specs(group: Group, dtype: str) -> dict[str, Spec]:
 
 def _fields(group: Group, weight_format: WeightFormat, dtype: str) -> dict[str, Spec]:
     if group.kind in ("row", "static"):
-        fields = {"codes": Spec("int8", group.shape), "scale": Spec(dtype, (group.width,))}
+        shape = group.shape[::-1] if _transposed(group) else group.shape
+        fields = {"codes": Spec("int8", shape), "scale": Spec(dtype, (group.width,))}
         if weight_format.activations == "smoothed":
             fields["input_factor"] = Spec(dtype, (group.length,))
         if group.kind == "static":
@@ -200,7 +207,8 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
         if zero is not None:
             fields["zero"] = _pack(zero, first.bits)
     else:
-        fields = {"codes": _turned(codes, group), "scale": _turned(scale, group)}
+        turned = np.ascontiguousarray(codes.T) if _transposed(group) else _turned(codes, group)
+        fields = {"codes": turned, "scale": _turned(scale, group)}
         if group.kind != "blocked":
             fields["scale"] = fields["scale"].reshape(-1)
         if zero is None:
@@ -238,7 +246,7 @@ def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
         if not weight_format.symmetric:
             zero = _unturned(unpack(fields["zero"], bits, count), group)
     else:
-        codes = _unpack_flat(fields["codes"], bits, group.shape)
+        codes = fields["codes"].T if _transposed(group) else _unpack_flat(fields["codes"], bits, group.shape)
         scale = fields["scale"].reshape(per_block)
         if weight_format.symmetric:
             codes = _unsigned(codes, bits)

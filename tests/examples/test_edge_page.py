@@ -63,12 +63,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bundle(folder: Path, quant: str, context: int) -> Bundle:
+def bundle(folder: Path, quant: str, context: int, target: str = "ort-cpu") -> Bundle:
     config = tiny_models.llama(vocabulary=300, context=context)
     tokenizer = specified.dumps(train(count_words(LINES, "bpe"), "bpe", 300, special_tokens=["<s>", "</s>"]))
     model = folder.with_name(f"{folder.name}-model")
     save_checkpoint(model, config, tiny_models.weights(config, seed=5), tokenizer, TEMPLATE)
-    export(open_checkpoint(model), folder, quant=quant)
+    export(open_checkpoint(model), folder, quant=quant, target=target)
     return open_bundle(folder)
 
 
@@ -96,16 +96,19 @@ def checked(tab: browser.Tab) -> str:
 
 
 @pytest.mark.parametrize(
-    ("device", "quant", "row"),
+    ("device", "target", "quant", "row"),
     [
-        ("wasm", "fp32", "whole"),
-        ("wasm", "int8", "products in float"),
-        ("webgpu", "fp32", "whole"),
-        ("webgpu", "int8", "products in float"),
+        ("wasm", "ort-cpu", "fp32", "whole"),
+        ("wasm", "ort-cpu", "int8", "products in float"),
+        ("wasm", "ort-web", "int8-dynamic", "whole"),
+        ("webgpu", "ort-cpu", "fp32", "whole"),
+        ("webgpu", "ort-cpu", "int8", "products in float"),
     ],
 )
-def test_it_answers_and_checks_itself(site: Path, tmp_path: Path, device: str, quant: str, row: str):
-    made = bundle(site / f"{device}-{quant}", quant, context=64)
+def test_it_answers_and_checks_itself(
+    site: Path, tmp_path: Path, device: str, target: str, quant: str, row: str
+):
+    made = bundle(site / f"{device}-{quant}", quant, context=64, target=target)
     model = load(made.path)
     prompt = model.chat_template.encode([{"role": "user", "content": QUESTION}])
     with opened(site, made, tmp_path / "profile", device) as tab:

@@ -90,6 +90,8 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "standard int8-dynamic": ("standard", "int8-dynamic", BASE, None, FLIPS),
     "standard keep": ("standard", "keep", BASE, MERGED, None),
     "standard keep, mixed": ("standard", "keep", BASE, MIXED, None),
+    "ort-web int8-dynamic": ("ort-web", "int8-dynamic", BASE, None, FLIPS),
+    "ort-web int8-dynamic, a table of its own": ("ort-web", "int8-dynamic", PLAIN, None, FLIPS),
 }
 
 
@@ -133,6 +135,7 @@ RARELY = {
     "ort-cpu int8-dynamic, mixture",
     "ort-cpu float, positions that are added",
     "ort-cpu int8, rare words in parts",
+    "ort-web int8-dynamic, a table of its own",
 }
 # Of the standard target these run by default, the others in CI.
 USUAL = {"standard int8"}

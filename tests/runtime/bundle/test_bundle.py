@@ -334,7 +334,7 @@ HOSTILE = [
     (("config", "context"), 0, "context must be 1 to"),
     (("config", "extra"), 0, "unknown fields"),
     (("config",), [], "config must be"),
-    (("target",), "ort-tpu", "target must be ort-cpu or ort-cuda or standard"),
+    (("target",), "ort-tpu", "target must be ort-cpu or ort-cuda or ort-web or standard"),
     (("target",), "standard", r"tensors.* must be"),
     (("dtype",), "float64", "dtype must be float32 or float16"),
     (("dtype",), "float16", "tensors.* must be"),

@@ -48,7 +48,7 @@ def random_blocks(
 def groups(draw) -> tuple[Group, dict, np.dtype]:
     """A group of any kind, its leaves, and the type of its floats."""
     kind = draw(st.sampled_from(["float", "nbits", "row", "blocked"]), label="kind")
-    table = kind != "row" and draw(st.booleans(), label="table")
+    table = draw(st.booleans(), label="table")
     length = draw(st.integers(1, 70), label="length")
     widths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=1 if table else 3), label="widths")
     dtype = np.dtype(draw(st.sampled_from(["float32", "float16"]), label="dtype"))
@@ -61,7 +61,7 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
         return Group(name, leaves, shapes, kind, None), arrays, dtype
     if kind == "row":
         weight_format = WeightFormat(
-            8, length, draw(st.sampled_from(["row", "smoothed"]), label="activations")
+            8, length, draw(st.sampled_from(["row"] if table else ["row", "smoothed"]), label="activations")
         )
     else:
         weight_format = WeightFormat(
