@@ -1,12 +1,14 @@
 """What Qualcomm's provider (QNN) asks of a graph with fixed shapes, as its documentation says.
 
 Source: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, "Supported ONNX operators" and
-"Model requirements", and its builders of Gather and of quantizers. Only its compiler knows each operator's
-further conditions.
+"Model requirements", and its builders of Gather and of quantizers. What it leaves to the CPU is what its
+version 2.7.0 left there for Qualcomm's simulator of an NPU. Only its compiler knows each operator's further
+conditions.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,24 +32,55 @@ PRODUCTS = ("MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Reading:
-    """What it doesn't take, a line each, and how many products of how many are of integers.
+    """What it doesn't take, a line each, how many products of how many are of integers, and which operators
+    it leaves to the CPU.
 
     A product is of integers where both its inputs come out of DequantizeLinear and its output goes into
-    QuantizeLinear; others have float16.
+    QuantizeLinear; others have float16, and a weight whose columns or blocks have scales of their own is then
+    made floats on the CPU, at each run.
     """
 
     refused: tuple[str, ...]
     products: int
     of_integers: int
+    on_cpu: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
-        return f"{self.of_integers} of {self.products} products of integers, others in float16"
+        text = f"{self.of_integers} of {self.products} products of integers, others in float16"
+        left = ", ".join(f"{count} {name}" for name, count in self.on_cpu)
+        return f"{text}; on the CPU {left}" if left else text
 
 
 def read(model: ir.Model) -> Reading:
     """What the provider makes of a graph, whose values all have shapes."""
     products = [node for node in model.graph if node.op_type in PRODUCTS]
-    return Reading(tuple(_refused(model.graph)), len(products), sum(map(_of_integers, products)))
+    on_cpu = Counter(node.op_type for node in model.graph if _left_to_cpu(node))
+    return Reading(
+        tuple(_refused(model.graph)),
+        len(products),
+        sum(map(_of_integers, products)),
+        tuple(sorted(on_cpu.items())),
+    )
+
+
+def _left_to_cpu(node: ir.Node) -> bool:
+    """Whether the provider leaves a node of its operators to the CPU."""
+    given, made = node.inputs[0] if node.inputs else None, node.outputs[0]
+    in_bytes = given is not None and given.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
+    match node.op_type:
+        case "Gather":
+            return in_bytes
+        case "Cast":
+            return given is not None and given.dtype == ir.DataType.INT8
+        case "DequantizeLinear":
+            users = [user for user, _ in made.uses()]
+            scale = node.inputs[1]
+            alone = scale is None or scale.shape is None or scale.shape.rank() == 0
+            return made.is_graph_output() or not (
+                alone or all(user.op_type in PRODUCTS and _of_integers(user) for user in users)
+            )
+        case _:
+            return False
 
 
 def _of_integers(product: ir.Node) -> bool:

@@ -102,6 +102,7 @@ def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object])
     passes.optimize(model, stored)
     arithmetic.rewrite(model)
     _divide(model)
+    _widen(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.ShapeInferencePass(data_prop=False)(model)
@@ -109,6 +110,19 @@ def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object])
         for value in node.outputs:
             if value.name and (value.shape is None or not value.shape.is_static()):
                 raise ExportError(f"{value.name} has no fixed shape, {value.shape}: please report this")
+
+
+def _widen(model: ir.Model) -> None:
+    """Casts of bytes to floats, by way of int32: Qualcomm's provider makes 1.0 of 255 otherwise."""
+    for node in [node for node in model.graph if node.op_type == "Cast"]:
+        given, to = node.inputs[0], node.outputs[0].dtype
+        if given is None or given.dtype != ir.DataType.UINT8 or to is None or not to.is_floating_point():
+            continue
+        wide = ir.node("Cast", [given], {"to": ir.DataType.INT32}, name=f"{node.name}.int32")
+        wide.outputs[0].name = f"{node.outputs[0].name}.int32"
+        wide.outputs[0].shape, wide.outputs[0].type = given.shape, ir.TensorType(ir.DataType.INT32)
+        model.graph.insert_before(node, wide)
+        node.replace_input_with(0, wide.outputs[0])
 
 
 def _divide(model: ir.Model) -> None:

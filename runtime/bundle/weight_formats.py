@@ -102,10 +102,10 @@ def formats(
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         spec = scheme.tables if is_table(name) else scheme.matrices
-        if spec is None or not multiplied(name, shape):
-            return None
         if target.layout.tables_by_row and is_table(name) and is_product(name):
             spec = scheme.matrices
+        if spec is None or not multiplied(name, shape):
+            return None
         if isinstance(spec, PerColumn):
             length = shape[1] if is_table(name) else shape[0]
             if spec.inputs == "static":

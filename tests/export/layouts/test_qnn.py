@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 from onnx import parser
+from onnx_ir.passes import common
 from tfm.export.layouts import qnn
 
 CODES = """
@@ -18,6 +19,7 @@ AGAIN = "e = QuantizeLinear(d, scale, zero) y = DequantizeLinear(e, scale, zero)
 
 def graph(nodes: str, axes: str = "2, 2") -> ir.Model:
     weights = "float scale = {0.5}, uint8 zero = {7}, uint8[2, 2] codes = {1, 2, 3, 4}, int64[1] last = {-1}"
+    weights += ", float[2] scales = {0.5, 0.25}, uint8[2] zeros = {7, 8}, int64[1] first = {0}"
     head = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
     text = f"{head} g (float[{axes}] x, float s) => (float[{axes}] y) <{weights}> {{ {nodes} }}"
     return ir.from_proto(parser.parse_model(text))
@@ -37,7 +39,36 @@ def test_a_product_is_of_integers_if_its_output_is_quantized(nodes: str, of_inte
     reading = qnn.read(graph(nodes))
     assert (reading.of_integers, reading.products) == (of_integers, products)
     assert not reading.refused
-    assert str(reading) == f"{of_integers} of {products} products of integers, others in float16"
+    assert str(reading).startswith(f"{of_integers} of {products} products of integers, others in float16")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "left"),
+    [
+        ("c = DequantizeLinear(codes, scales, zeros) y = MatMul(x, c)", "1 DequantizeLinear"),
+        ("c = DequantizeLinear(codes, scale, zero) y = MatMul(x, c)", ""),
+        (f"{CODES.replace('codes, scale, zero', 'codes, scales, zeros')} {AGAIN}", "1 DequantizeLinear"),
+        (f"{CODES.replace('codes, scale, zero', 'codes, scales, zeros')} {AGAIN} z = Relu(y)", ""),
+        (
+            "r = Gather(codes, first) c = DequantizeLinear(codes, scales, zeros) d = MatMul(x, c) "
+            "e = DequantizeLinear(codes, scales, zeros) y = MatMul(d, e)",
+            "2 DequantizeLinear, 1 Gather",
+        ),
+        ("r = Gather(x, first) y = Relu(r)", ""),
+        ("[signed] s8 = Cast <to = 3> (x) y = Cast <to = 1> (s8)", "1 Cast"),
+        ("wide = Cast <to = 6> (codes) y = Cast <to = 1> (wide)", ""),
+    ],
+)
+def test_what_is_left_to_the_cpu_is_counted(nodes: str, left: str):
+    """Weights whose columns have scales of their own, where a product isn't one of integers."""
+    model = graph(nodes)
+    if "z =" in nodes:
+        model.graph.outputs[:] = [
+            value for node in model.graph for value in node.outputs if value.name == "z"
+        ]
+    common.ShapeInferencePass()(model)
+    stated = str(qnn.read(model)).partition("; on the CPU ")[2]
+    assert stated == left
 
 
 @pytest.mark.parametrize(
