@@ -16,7 +16,7 @@ from .indexer import best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask, padding_mask
 from .norm import layer_norm, rms_norm
-from .position import Rotary, rotate
+from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def latent_attention(
     at = past[:, None] + torch.arange(x.shape[1], device=past.device)
     angles = Rotary(functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin))
     source = _query_source(x, weights, settings)
-    q, new = _queries(source, weights, angles, settings), _latents(x, weights, angles, settings)
+    q = _scaled(_queries(source, weights, angles, settings), at, settings)
+    new = _latents(x, weights, angles, settings)
     latents = append(cache.latents, new, past)
     mask = causal_mask(at, torch.arange(latents.shape[2], device=at.device))
     index_keys = cache.index_keys
@@ -155,6 +156,7 @@ def latent_self_attention(
     at = torch.arange(x.shape[1], device=x.device)
     angles = Rotary(rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0))
     q = _queries(_query_source(x, weights, settings), weights, angles, settings)
+    q = _scaled(q, at.unsqueeze(0), settings)
     latents = _latents(x, weights, angles, settings).squeeze(2)
     mask = padding_mask(at, lengths).unsqueeze(1).expand(-1, x.shape[1], -1)
     if causal:
@@ -191,6 +193,13 @@ def _queries(
     queries = linear(source, weights["wq"]).unflatten(-1, (settings.heads, settings.head_size))
     plain, turned = queries.tensor_split([settings.key_size], -1)
     return torch.cat((plain, rotate(turned, *angles, interleaved=settings.position.interleaved)), -1)
+
+
+def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
+    """Queries times the factor of their position `at` [B, T]."""
+    if (scale := settings.query_scale) is None:
+        return q
+    return q * query_factors(at, **scale.settings).to(q.dtype).unsqueeze(-1).unsqueeze(-1)
 
 
 def _latents(x: Array, weights: LatentAttentionWeights, angles: Rotary, settings: LatentAttention) -> Array:

@@ -227,6 +227,7 @@ class LatentAttention(Record):
     which all heads share; its value has `value_size`. Queries come from a latent of their own of
     `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
     `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
+    `query_scale` multiplies queries by a factor of their position (Mistral Small 4).
     """
 
     heads: int
@@ -242,6 +243,7 @@ class LatentAttention(Record):
     post: Norm | None = None
     after: Norm | None = None
     indexer: Indexer | SharedIndexer | None = None
+    query_scale: QueryScale | None = None
 
     @property
     def head_size(self) -> int:

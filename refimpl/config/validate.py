@@ -24,6 +24,7 @@ from .positions import (
     Llama3Scaling,
     LongRope,
     ProportionalScaling,
+    QueryScale,
     RelativeBias,
     Rope,
     Scaling,
@@ -440,6 +441,7 @@ def _check_latent(at: str, a: LatentAttention) -> None:
     if a.query_rank is not None:
         _bounded(at + "rank of the queries' latent", a.query_rank, LIMITS["width"])
     _check_rope(at, a.position, LIMITS["width"])
+    _check_query_scale(at, a.query_scale)
     if isinstance(a.indexer, Indexer):
         dims = a.position.dims
         _need(a.query_rank is not None, f"{at}an indexer reads the latent of queries, got none")
@@ -477,11 +479,7 @@ def _check_attention(at: str, a: Attention) -> None:
         _need(bare, f"{at}a norm of queries and keys without a weight is over each head, after the rotation")
         turned = not a.qk_norm.rotated or isinstance(a.position, Rope)
         _need(turned, f"{at}a norm after the rotation needs rotary positions, got {a.position}")
-    if a.query_scale is not None:
-        _bounded(
-            at + "original context of the scale of queries", a.query_scale.original_context, LIMITS["context"]
-        )
-        _bounded(at + "offset of the scale of queries", a.query_scale.offset, LIMITS["context"], 0)
+    _check_query_scale(at, a.query_scale)
     match a.mask:
         case Window(size):
             _bounded(at + "window", size, LIMITS["context"])
@@ -506,6 +504,12 @@ def _check_attention(at: str, a: Attention) -> None:
             _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
         case Alibi() | None:
             pass
+
+
+def _check_query_scale(at: str, scale: QueryScale | None) -> None:
+    if scale is not None:
+        _bounded(at + "original context of the scale of queries", scale.original_context, LIMITS["context"])
+        _bounded(at + "offset of the scale of queries", scale.offset, LIMITS["context"], 0)
 
 
 def _check_rope(at: str, rope: Rope, size: int) -> None:

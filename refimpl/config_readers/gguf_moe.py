@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 from ..config import Decoder, ExpertGroups, Gated, MoE
 from ..formats.tensor_source import TensorSource
@@ -53,13 +54,18 @@ def with_gguf_experts(
 
 
 def with_gguf_sigmoid_experts(
-    base: Decoder, keys: Keys, *, renormalize: bool | None = None, softmax: bool = False
+    base: Decoder,
+    keys: Keys,
+    *,
+    renormalize: bool | None = None,
+    softmax: bool = False,
+    softmax_by: Literal["max", "top2"] = "max",
 ) -> Decoder:
     """The decoder with experts chosen by sigmoids and biases after its leading dense layers.
 
     The shared experts are one, as wide as all of them. `renormalize` says what llama.cpp does with the
     weights in an architecture for which no key does. With `softmax` they may be chosen by a softmax, without
-    biases, as where no key says how (DeepSeek-V2).
+    biases, as where no key says how (DeepSeek-V2), and groups then count by `softmax_by`.
     """
     allowed = {SIGMOID: "a sigmoid"} | ({SOFTMAX: "a softmax"} if softmax else {})
     gating = keys.get("expert_gating_func", int, *((SOFTMAX,) if softmax else ()))
@@ -80,7 +86,7 @@ def with_gguf_sigmoid_experts(
         m = mixture(mlp)
         if gating == SIGMOID:
             return m
-        return replace(m, score="softmax", choice_bias=False, groups=replace(m.groups, by="max"))
+        return replace(m, score="softmax", choice_bias=False, groups=replace(m.groups, by=softmax_by))
 
     return with_experts(base, scored, keys.get("leading_dense_block_count", int, 0))
 
@@ -89,6 +95,7 @@ EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.router <- blk.{i}.ffn_gate_inp.weight : transpose
     decoder.layers.{i}.mlp.experts.{e}.gate <- blk.{i}.ffn_gate_exps.weight[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.up <- blk.{i}.ffn_up_exps.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.gate, up <- blk.{i}.ffn_gate_up_exps.weight[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.down <- blk.{i}.ffn_down_exps.weight[{e}] : transpose
     decoder.layers.{i}.mlp.shared.gate <- blk.{i}.ffn_gate_shexp.weight : transpose
     decoder.layers.{i}.mlp.shared.up <- blk.{i}.ffn_up_shexp.weight : transpose

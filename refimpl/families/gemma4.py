@@ -353,7 +353,6 @@ GGUF_PER_LAYER = weight_map("""
 GGUF_EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.router_norm <- blk.{i}.ffn_gate_inp.scale
     decoder.layers.{i}.mlp.expert_scale <- blk.{i}.ffn_down_exps.scale
-    decoder.layers.{i}.mlp.experts.{e}.gate, up <- blk.{i}.ffn_gate_up_exps.weight[{e}] : transpose
     decoder.layers.{i}.mlp.experts_pre <- blk.{i}.pre_ffw_norm_2.weight
     decoder.layers.{i}.mlp.experts_post <- blk.{i}.post_ffw_norm_2.weight
     decoder.layers.{i}.mlp.shared.gate <- blk.{i}.ffn_gate.weight : transpose

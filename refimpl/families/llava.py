@@ -7,7 +7,7 @@ from ..config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
-from . import Task, llama, ministral3, mistral, qwen2, qwen3
+from . import Task, llama, ministral3, mistral, mistral4, qwen2, qwen3
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -34,6 +34,11 @@ TEXTS = {
     "ministral3": TextModel(
         ministral3.config,
         {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 34,
+         "num_attention_heads": 32},
+    ),
+    "mistral4": TextModel(
+        mistral4.config,
+        {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36,
          "num_attention_heads": 32},
     ),
     "qwen2": TextModel(qwen2.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
@@ -65,4 +70,4 @@ LEFT_OUT = weight_map("""
     left out <- multi_modal_projector.*
     left out <- image_newline*
 """)
-WEIGHTS = llama.WEIGHTS + llama.QK_NORM + LEFT_OUT
+WEIGHTS = mistral4.WEIGHTS + llama.QK_NORM + LEFT_OUT

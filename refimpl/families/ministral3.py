@@ -5,7 +5,9 @@ In GGUF it is called mistral3, after the model that reads images, whose text par
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..config import Decoder, QueryScale, Yarn
 from ..config_readers.decoder import decoder, gguf_decoder, map_attention
@@ -31,7 +33,7 @@ WITH_ORIGINAL = ("yarn", "longrope", "llama3")
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    stated, scale = _query_scale(keys)
+    stated, scale = with_query_scale(keys, ROPE)
     base = decoder(
         stated,
         kv_heads=stated.size("num_key_value_heads", 8, null=True),
@@ -45,12 +47,15 @@ def config(keys: Keys, task: Task) -> Decoder:
     return map_attention(base, lambda _, a: replace(a, query_scale=scale))
 
 
-def _query_scale(keys: Keys) -> tuple[Keys, QueryScale | None]:
-    """The keys without those of the scale of queries, which stand among the rotary ones, and that scale."""
+def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, QueryScale | None]:
+    """The keys without those of the scale of queries, which stand among the rotary ones, and that scale.
+
+    `default` are the rotary keys of a config without any.
+    """
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
     if old and new and old != new:
         raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
-    inner = Keys(new or old or ROPE, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
+    inner = Keys(new or old or default, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
     inner.size("max_position_embeddings", None)  # stands outside too, where it counts
     beta = inner.get("llama_4_scaling_beta", float)
     scale = None if beta == 0 else QueryScale(inner.positive("llama_4_scaling_beta"), inner.size(ORIGINAL))

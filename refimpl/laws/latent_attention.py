@@ -99,6 +99,8 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     kept = linear(x, call["wkv_a"], call["bkv_a"])
     kept[..., : a.rank] = rms_norm(kept[..., : a.rank], call["kv_norm"], eps=a.norm_eps)
     kept[..., a.rank :] = rotate(kept[..., None, a.rank :], cos, sin, interleaved=interleaved)[:, :, 0]
+    if (factors := a.query_scale) is not None:
+        q = q * (1 + factors.beta * np.log(1 + np.arange(t) // factors.original_context))[:, None, None]
     causal = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t))
     if isinstance(indexer := a.indexer, Indexer):
         key = linear(x, call["wk_index"])

@@ -38,7 +38,7 @@ from .indexer import best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask, padding_mask
 from .norm import layer_norm, rms_norm
-from .position import Rotary, rotate
+from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 
 if TYPE_CHECKING:
@@ -169,12 +169,14 @@ def latent_attention(
     there and gives the same. An indexer's queries and keys have the same angles, in pairs of their own kind;
     its key is normalized, rotated and kept too, in a cache that has its array. What is given back last says
     which of the cache's L places each token sees: for later layers that share the indexer, which get it as
-    `chosen` and have nothing of one, no key either.
+    `chosen` and have nothing of one, no key either. A scale of queries counts for both of their parts, but
+    not for an indexer's.
     """
     b, t, _ = x.shape
     at = past[:, None] + np.arange(t)
     turned = Rotary(rotary.cos[at], rotary.sin[at])
     source, q, new = _projected(x, weights, turned, settings)
+    q = _scaled(q, at, settings)
     latents = append(cache.latents, new, past)
     mask, index_keys = causal_mask(at, np.arange(latents.shape[2])), cache.index_keys
     if isinstance(indexer := settings.indexer, Indexer):
@@ -216,6 +218,7 @@ def latent_self_attention(
     _, q, new = _projected(x, weights, Rotary(rotary.cos[None], rotary.sin[None]), settings)
     mask = padding_mask(at, lengths)[:, None]
     mask = mask & causal_mask(at[None], at) if causal else np.broadcast_to(mask, (b, t, t))
+    q = _scaled(q, at[None], settings)
     y = expanded_attend(q, new[:, :, 0], weights["wk_b"], weights["wv_b"], mask, scale=settings.scale)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
 
@@ -235,6 +238,13 @@ def _projected(
     latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
     key = rotate(key, rotary.cos, rotary.sin, interleaved=interleaved)
     return source, np.concatenate([q[..., :plain], turned], -1), np.concatenate([latent, key], -1)
+
+
+def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
+    """Queries [B, T, H, K] times the factor of their position `at` [B, T]: a head's both parts."""
+    if (scale := settings.query_scale) is None:
+        return q
+    return q * query_factors(at, **scale.settings)[:, :, None, None].astype(q.dtype)
 
 
 def _index_queries_keys(

@@ -113,7 +113,8 @@ def route(
 
 def _in_best_groups(choice: Array, groups: ExpertGroups) -> Array:
     """Which experts [M, E] are in the best groups of each token."""
-    members = np.sort(choice.reshape(len(choice), groups.count, -1), axis=-1)
+    size = choice.shape[1] // groups.count  # stated, as there may be no tokens
+    members = np.sort(choice.reshape(-1, groups.count, size), axis=-1)
     score = members[..., -1] if groups.by == "max" else members[..., -2:].sum(-1)
     best = np.argsort(-score, axis=-1, kind="stable")[:, : groups.top]
     within = np.zeros(score.shape, bool)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from .kit import SIZES, Row, sizes, wrapped
 from .ministral3 import scaled
+from .mistral4 import scaled as scaled_latents
 from .qwen2 import windowed
 
 TOWER: dict[str, Any] = {
@@ -20,6 +21,9 @@ TEXTS = {
     "llama": sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()),
     "mistral": sizes(sliding_window=st.sampled_from([None, 1, 3, 64])),
     "ministral3": scaled(),
+    "mistral4": scaled_latents().map(
+        lambda keys: {key: value for key, value in keys.items() if key != "experts_implementation"}
+    ),
     "qwen2": windowed(),
     "qwen3": windowed(attention_bias=st.booleans()),
 }
@@ -40,12 +44,13 @@ def row(
     **more: Any,
 ) -> Row:
     """The row of a model that reads images too. LLaVA's class without a head stands for the others."""
+    stated_keys = {key: value for key, value in more.items() if key != "experts_implementation"}
     kinds = ("ForConditionalGeneration", "Model")[: 2 if name == "Llava" else 1]
     return Row(
         getattr(transformers, f"{name}Config"),
         tuple(getattr(transformers, f"{name}{kind}") for kind in kinds),
         wrapped(text, vision, **more),
-        {"text_config": stated, "vision_config": vision, **more},
+        {"text_config": stated, "vision_config": vision, **stated_keys},
     )
 
 
@@ -56,6 +61,8 @@ ROWS = {
     "llava_onevision": row(
         "LlavaOnevision", texts("qwen2"), SIGLIP, QWEN_SIZES, image_grid_pinpoints=[[4, 8]]
     ),
-    "mistral3": row("Mistral3", texts("mistral", "ministral3"), PIXTRAL),
+    "mistral3": row(
+        "Mistral3", texts("mistral", "ministral3", "mistral4"), PIXTRAL, experts_implementation="eager"
+    ),
     "internvl": row("InternVL", texts("qwen2", "qwen3", "llama"), INTERN, QWEN_SIZES),
 }

@@ -275,6 +275,7 @@ latents = st.builds(
     norms,
     norms,
     norms,
+    query_scale=st.sampled_from((None, None, QueryScale(0.5, 3))),
 )
 mamba2s = st.builds(
     lambda groups, share, *settings: Mamba2(groups * share, groups, *settings),

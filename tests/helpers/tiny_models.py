@@ -258,12 +258,13 @@ def selective_scans(context: int = 128, vocabulary: int = 97) -> Decoder:
 
 
 def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
-    """A decoder of DeepSeek's form: latent attention, with a latent of queries and biases in one layer, and
-    experts in groups."""
+    """A decoder of DeepSeek's form: latent attention, with biases and a latent of queries, which are scaled
+    by their position, in one layer, and experts in groups."""
     base = llama(width=48, vocabulary=vocabulary, context=context)
     first, norm = base.layers[0], RMSNorm(1e-5)
     attention = LatentAttention(3, 20, 8, 12, Rope(1e4, 6, interleaved=True), pre=norm)
     wide = LatentAttention(2, 18, 10, 14, Rope(1e4, 4), 30, True, 1e-3, 0.3, pre=norm)
+    wide = replace(wide, query_scale=QueryScale(0.5, 3))
     experts = MoE(
         6,
         2,

@@ -163,6 +163,7 @@ def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttenti
         norm_eps=chosen["norm_eps"],
         scale=chosen["scale"],
         indexer=_indexer(chosen, size),
+        query_scale=chosen["query_scale"],
     )
 
 
@@ -269,6 +270,7 @@ DRAWN: dict[type, Drawn] = {
             "interleaved": (False, True),
             "norm_eps": SETTINGS["norm_eps"],
             "topk": SETTINGS["topk"],
+            "query_scale": (None, QueryScale(0.5, 2)),
         },
         _latent,
     ),

@@ -516,6 +516,10 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, attention=latent(query_rank=0)), "rank of the queries' latent must be 1 to"),
     (lambda: layer(LLAMA, attention=latent(position=Rope(1e4, 3))), "rotary dims must be even, got 3"),
     (
+        lambda: layer(LLAMA, attention=latent(query_scale=QueryScale(0.1, 0))),
+        "original context of the scale of queries must be 1 to",
+    ),
+    (
         lambda: layer(LLAMA, attention=indexed(query_rank=None)),
         "an indexer reads the latent of queries, got none",
     ),

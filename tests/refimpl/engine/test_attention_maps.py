@@ -29,7 +29,8 @@ TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
 # Where transformers' eager way isn't the model (Falcon's ALiBi), its weights are nobody's.
 REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
-    *("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa"),  # to latents
+    *("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "mistral4"),  # to latents
+    "mistral3",  # some of its text models to latents
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h", "mamba", "falcon_mamba", "jamba"),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
     *("lfm2_moe", "olmo_hybrid"),  # not all attend

@@ -444,6 +444,16 @@ DIALECTS = {
          "attention.indexer.types": [True, True, False, True, False]},
         None,
     ),
+    "mistral4": Dialect(
+        "mistral4", ARCH.MISTRAL4,
+        {**LATENT, "q_lora_rank": 40, "topk_group": 2,
+         "rope_parameters": {**ALL_DIMS, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}},
+        {**LATENTS, **ABSORBED, "expert_group_used_count": 2, "attention.q_lora_rank": 40,
+         "expert_weights_norm": True, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+         "rope.scaling.original_context_length": 128, "rope.scaling.yarn_log_multiplier": 0.1,
+         "attention.temperature_scale": 0.5, "attention.temperature_length": 128},
+        None,
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -556,6 +566,11 @@ def unmerged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
+def unmerged_joined(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same of Mistral 4, whose experts are joined, and get names with their kind."""
+    return {f"{n}.weight" if ".experts." in n else n: array for n, array in unmerged(tensors).items()}
+
+
 def by_kind(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Qwen3-Next's queries, keys and values, and its gates, apart: they are stored by key head."""
     parts: dict[str, np.ndarray] = {}
@@ -647,7 +662,7 @@ CHANGES = {
     "gemma3n_text": of_streams, "gemma4_text": with_divisors,
     "llama4_text": gates_apart,
     "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "deepseek_v32": unmerged,
-    "glm_moe_dsa": unmerged, "qwen3_next": by_kind,
+    "glm_moe_dsa": unmerged, "mistral4": unmerged_joined, "qwen3_next": by_kind,
     "qwen3_5_text": in_turn, "qwen3_5_moe_text": in_turn,
 }  # fmt: skip
 
@@ -942,6 +957,13 @@ def test_value_heads_in_blocks(tmp_path, saved):
             {"rope.scaling.yarn_log_multiplier": 0.0},
             "yarn_log_multiplier must be greater than",
         ),
+        (
+            "mistral4",
+            {"rope.scaling.yarn_log_multiplier": 0.2},
+            "multiplier must be 0.1, a tenth of mscale_al",
+        ),
+        ("mistral4", {"attention.temperature_scale": -1.0}, "temperature_scale must be greater than 0"),
+        ("mistral4", {"expert_gating_func": 3}, "expert_gating_func must be 2, a sigmoid or 1, a softmax"),
         ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers must be 0 or more, and fewer than"),
         ("glm_moe_dsa", {"attention.indexer.types": [True] * 4}, "types must be true or false for each of 5"),
         ("glm_moe_dsa", {"attention.indexer.types": [False] * 5}, "of 5 layers, true for the first, got"),

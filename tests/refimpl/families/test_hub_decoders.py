@@ -10,6 +10,7 @@ Fewer than three different ones are published of seed_oss (Instruct, Base and Ba
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -568,6 +569,60 @@ def test_ministral3(more, scale, yarn, theta):
 def test_ministral3_refused(rope, message):
     with pytest.raises(ConfigError, match=message):
         read(MINISTRAL, rope_parameters={**MINISTRAL["rope_parameters"], **rope})
+
+
+# With the numbers of transformers' class for Mistral Small 4.
+MISTRAL4 = {
+    **COMMON, "architectures": ["Mistral4ForCausalLM"], "first_k_dense_replace": 0, "head_dim": 128,
+    "hidden_size": 4096, "intermediate_size": 12_288, "kv_lora_rank": 256,
+    "max_position_embeddings": 1_048_576, "model_type": "mistral4", "moe_intermediate_size": 2048,
+    "n_group": 1, "n_routed_experts": 128, "n_shared_experts": 1, "norm_topk_prob": True,
+    "num_attention_heads": 32, "num_experts_per_tok": 4, "num_hidden_layers": 36, "num_key_value_heads": 32,
+    "q_lora_rank": 1024, "qk_head_dim": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-6, "rope_interleave": True, "routed_scaling_factor": 1.0, "topk_group": 1,
+    "v_head_dim": 128, "vocab_size": 131_072,
+    "rope_parameters": {
+        "beta_fast": 32.0, "beta_slow": 1.0, "factor": 128.0, "llama_4_scaling_beta": 0.1,
+        "max_position_embeddings": 1_048_576, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 8192, "partial_rotary_factor": 0.5, "rope_theta": 10_000.0,
+        "rope_type": "yarn", "type": "yarn",
+    },
+}  # fmt: skip
+
+
+def test_mistral4():
+    layer = read(MISTRAL4).layers[-1]
+    attention = layer.attention
+    magnitude = 1 + 0.1 * math.log(128)
+    assert attention.query_scale == QueryScale(0.1, 8192)
+    assert attention.position == Rope(1e4, 64, True, Yarn(128.0, 8192, magnitude=1.0))
+    assert attention.scale == pytest.approx(128**-0.5 * magnitude**2, rel=1e-15)
+    mixture = layer.mlp
+    assert (mixture.score, mixture.renormalize, mixture.shared) == ("softmax", True, 2048)
+    stated = {"architectures", "model_type", "vocab_size", *(k for k in MISTRAL4 if "hidden" in k)}
+    few = {k: v for k, v in MISTRAL4.items() if k in stated or k in ("num_attention_heads", *COMMON)}
+    assert read({**few, "intermediate_size": 12_288}) == read(MISTRAL4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"head_dim": 64}, "head_dim must be the sum of both parts, 128"),
+        ({"qk_head_dim": 64}, "qk_head_dim must be the sum of both parts, 128"),
+        (
+            {"rope_parameters": {**MISTRAL4["rope_parameters"], "partial_rotary_factor": 0.25}},
+            "partial_rotary_factor must be qk_rope_head_dim as a share of 128, 64",
+        ),
+        (
+            {"rope_parameters": {**MISTRAL4["rope_parameters"], "llama_4_scaling_beta": None}},
+            "llama_4_scaling_beta must be of type float",
+        ),
+        ({"scoring_func": "sigmoid"}, "'scoring_func' isn't known"),
+    ],
+)
+def test_mistral4_refused(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(MISTRAL4, **more)
 
 
 LFM2 = {

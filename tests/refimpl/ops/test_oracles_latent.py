@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,28 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import LatentAttention, Rope
+from tfm.refimpl.config import LatentAttention, QueryScale, Rope
 from tfm.refimpl.ops.latent_attention import LatentCache, latent_attention, latent_self_attention
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
-from transformers import DeepseekV2Config, DeepseekV3Config
+from transformers import DeepseekV2Config, DeepseekV3Config, Mistral4Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+from transformers.models.mistral4.modeling_mistral4 import Mistral4Attention
 
 H, D, C, U, V, DIMS, T = 3, 15, 10, 4, 6, 8, 9
 
 
 @given(
-    st.integers(0, 2**32 - 1), st.sampled_from([2, 3]), st.none() | st.just(11), st.booleans(),
+    st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 4]), st.none() | st.just(11), st.booleans(),
     st.booleans(), st.integers(1, T - 1),
 )  # fmt: skip
 def test_latent_attention_is_deepseeks(
     seed: int, version: int, query_rank: int | None, bias: bool, interleaved: bool, cut: int
 ):
-    """A text at once there, in two calls here, with garbage in the cache before and behind it."""
+    """A text at once there, in two calls here, with garbage in the cache before and behind it.
+
+    The fourth is Mistral's, whose queries are scaled.
+    """
     sizes: dict[str, Any] = {
         "hidden_size": D, "num_attention_heads": H, "kv_lora_rank": C, "q_lora_rank": query_rank,
         "qk_nope_head_dim": U, "qk_rope_head_dim": DIMS, "v_head_dim": V, "attention_bias": bias,
@@ -36,21 +41,31 @@ def test_latent_attention_is_deepseeks(
     interleaved = interleaved or version == 2
     if version == 2:
         module: Any = DeepseekV2Attention(DeepseekV2Config(**sizes), 0)
-    else:
+    elif version == 3:
         module = DeepseekV3Attention(DeepseekV3Config(rope_interleave=interleaved, **sizes), 0)
+    else:
+        rotary_keys = {
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 1.0, "original_max_position_embeddings": 3,
+            "llama_4_scaling_beta": 0.5,
+        }  # fmt: skip
+        config = Mistral4Config(rope_interleave=interleaved, rope_parameters=rotary_keys, **sizes)
+        module = Mistral4Attention(config, 0)
     module, rng = randomize(module, seed), np.random.default_rng(seed)
     x = rng.standard_normal((2, T, D))
     rotary = Rotary(*rope_tables(np.arange(T + 3), rope_frequencies(np.arange(DIMS // 2), theta=100.0)))
     cos, sin = (torch.from_numpy(a[:T]) for a in rotary)
     positions: Any = torch.polar(torch.ones_like(cos), torch.atan2(sin, cos))[None]
-    if version == 3:
+    if version > 2:
         positions = tuple(torch.cat((a, a), -1)[None] for a in (cos, sin))
     mask = torch.full((1, 1, T, T), -torch.inf, dtype=torch.float64).triu(1)
     expected, _ = in_float64(
-        module, hidden_states=torch.from_numpy(x), attention_mask=mask, position_embeddings=positions
-    )
+        module, hidden_states=torch.from_numpy(x), attention_mask=mask, position_embeddings=positions,
+        **({"position_ids": torch.arange(T)[None]} if version == 4 else {}),
+    )  # fmt: skip
     position = Rope(100.0, DIMS, interleaved)
     settings = LatentAttention(H, C, U, V, position, query_rank, bias)
+    if version == 4:
+        settings = replace(settings, query_scale=QueryScale(0.5, 3))
     cache = LatentCache(np.full((2, 1, T + 3, C + DIMS), 9.0))
     leaves = ours(module)
     first, cache, _ = latent_attention(x[:, :cut], cache, np.array([0, 0]), leaves, rotary, settings=settings)
