@@ -215,7 +215,7 @@ def test_weights_lie_in_the_data_file_and_notes_are_gone(tmp_path: Path) -> None
 
 
 def test_unknown_target() -> None:
-    with pytest.raises(ExportError, match="ort-cpu, ort-cuda, standard, got 'tpu'"):
+    with pytest.raises(ExportError, match="ort-cpu, ort-cuda, ort-web, standard, got 'tpu'"):
         targets.find("tpu")
 
 
