@@ -302,7 +302,8 @@ def _mixer(mixer: TokenMixer) -> str:
         return f"convolution over {mixer.length} tokens in {mixer.width} channels"
     if isinstance(mixer, GatedDelta):
         states = f"{mixer.heads} states of {mixer.key_size} x {mixer.value_size}"
-        return f"gated delta network, {states}, convolution over {mixer.length} tokens"
+        kind = "gated delta network" if mixer.rank is None else f"Kimi delta attention of rank {mixer.rank}"
+        return f"{kind}, {states}, convolution over {mixer.length} tokens"
     if isinstance(mixer, Mamba):
         states = f"{mixer.width} states of {mixer.state_size}"
         return f"Mamba, {states}, convolution over {mixer.length} tokens"

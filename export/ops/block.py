@@ -25,6 +25,7 @@ from ...refimpl.config import (
     NoMlp,
     Norm,
     Plain,
+    Position,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -149,6 +150,10 @@ class Positions(NamedTuple):
     distances: DistanceTable | None = None
     question: Array | None = None
 
+    def angles(self, position: Position | None) -> Rotary | None:
+        """The cosines and sines of rotary positions; None for other ones, or without."""
+        return self.rotary[position] if isinstance(position, Rope) else None
+
 
 class LayerInputs(NamedTuple):
     """Keys and values of an encoder's text, vectors of the layer's own for each token, and what an indexer
@@ -256,7 +261,7 @@ def _mix(
     assert isinstance(mixer, Attention)
     if mixer.kv_layer is not None:
         asking = cast(SharedAttentionWeights, weights["attn"])
-        rotary = positions.rotary[mixer.position] if isinstance(mixer.position, Rope) else None
+        rotary = positions.angles(mixer.position)
         return shared_attention(x, cast(KVCache, cache), past, asking, rotary, settings=mixer), cache
     leaves = cast(CachedAttentionWeights, weights["attn"])
     rotary, bias = _rotary_and_bias(mixer, positions, leaves)
@@ -302,7 +307,7 @@ def block(
     if config.beside is not None:
         y, cache = _mix_both(read, cast(HybridCache, cache), past, positions, weights, layer=config)
     elif isinstance(a, LatentAttention):
-        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[a.position]
+        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
         kept = cast(LatentCache, cache)
         y, cache, seen = latent_attention(read, kept, past, leaves, rotary, chosen, settings=a)
         if a.indexer is not None:
@@ -363,7 +368,7 @@ def encoder_block(
         local = cast(LongformerWeights, weights["attn"])
         y = longformer_attention(inputs, lengths, local, positions.question, settings=a)
     elif isinstance(a, LatentAttention):
-        latent, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[a.position]
+        latent, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
         y = latent_self_attention(inputs, lengths, latent, rotary, settings=a, causal=causal)
     else:
         assert isinstance(a, Attention)

@@ -52,11 +52,11 @@ def gated_delta_rule(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     state: Float[Array, "B H K V"],
-    decay: Float[Array, "B T H"],
+    decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
     """Scan over the tokens."""
-    return delta_attend(q, k, v, state, decay.unsqueeze(-1).expand(k.shape), beta)
+    return delta_attend(q, k, v, state, _by_channel(decay).expand(k.shape), beta)
 
 
 def gated_delta_chunked(
@@ -64,7 +64,7 @@ def gated_delta_chunked(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     state: Float[Array, "B H K V"],
-    decay: Float[Array, "B T H"],
+    decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
     *,
     chunk: int,
@@ -76,10 +76,11 @@ def gated_delta_chunked(
         state, at, real, *shared = operands
         q, k, v, decay, beta = (a.index_select(1, at) for a in shared)
         real = real[:, None]
-        y, state = one_chunk(q, k, v, state, decay * real, beta * real, longest=chunk)
+        y, state = one_chunk(q, k, v, state, decay * real[..., None], beta * real, longest=chunk)
         return [state, y]
 
-    state, out = scan(step, [state], tiles(length, chunk, q.device), [q, k, v, decay, beta])
+    shared = [q, k, v, _by_channel(decay), beta]
+    state, out = scan(step, [state], tiles(length, chunk, q.device), shared)
     padded = out.transpose(0, 1).flatten(1, 2)  # [n, B, chunk, H, V] -> [B, n · chunk, H, V]
     return padded.index_select(1, torch.arange(length, device=q.device)), state
 
@@ -87,29 +88,42 @@ def gated_delta_chunked(
 def one_chunk(
     q: Array, k: Array, v: Array, state: Array, decay: Array, beta: Array, *, longest: int
 ) -> tuple[Array, Array]:
-    """The gated delta rule over T tokens as one chunk, without a loop; T may be `longest` at most.
+    """The gated delta rule over T tokens as one chunk, without a loop; T may be `longest` at most. Decays are
+    [B, T, H], or [B, T, H, K], for which T · T · K numbers of each head are made.
 
     The inverse of a lower triangle with ones on its diagonal is made from those of its two halves,
     [[P, 0], [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a time.
     Unlike a series of powers, each step has the inverse's own numbers, which stay small.
     """
     q, k, v = (a.transpose(1, 2) for a in (q * q.shape[3] ** -0.5, k, v))
-    decay, beta = decay.transpose(1, 2), beta.transpose(1, 2).unsqueeze(-1)
+    decay, beta = _by_channel(decay).transpose(1, 2), beta.transpose(1, 2).unsqueeze(-1)
     at = torch.arange(q.shape[2], device=q.device)
     before, upto = at < at[:, None], at <= at[:, None]
-    sums = torch.cumsum(decay.unsqueeze(-1) * before, 2)
-    between = torch.exp(sums) * upto
-    since = torch.exp(torch.cumsum(decay, 2)).unsqueeze(-1)
-    reads = beta * between * (k @ k.mT) * before
+    sums = torch.cumsum(decay.unsqueeze(-2) * before.unsqueeze(-1), 2)
+    between = torch.exp(sums) * upto.unsqueeze(-1)
+    since = torch.exp(torch.cumsum(decay, 2))
+    reads = beta * _decayed_products(k, k, between) * before
     inverse = (at == at[:, None]).to(q.dtype).expand(reads.shape)
     for level in range((longest - 1).bit_length()):
         half, whole = at // 2**level, at // 2 ** (level + 1)
         corner = reads * ((whole == whole[:, None]) & (half != half[:, None]))
         inverse = inverse - inverse @ corner @ inverse
-    new = inverse @ (beta * (v - since * (k @ state)))
-    y = since * (q @ state) + (between * (q @ k.mT)) @ new
+    new = inverse @ (beta * (v - (since * k) @ state))
+    y = (since * q) @ state + _decayed_products(q, k, between) @ new
     # The last row, which index_select finds for any T.
     last = at[-1:]
-    kept = k * between.index_select(2, last).transpose(2, 3)
-    state = since.index_select(2, last) * state + kept.mT @ new
+    kept = k * between.index_select(2, last).squeeze(2)
+    state = since.index_select(2, last).mT * state + kept.mT @ new
     return y.transpose(1, 2), state
+
+
+def _by_channel(decay: Array) -> Array:
+    """Decays [B, T, H, K], or [B, T, H, 1] where a head has one."""
+    return decay.unsqueeze(-1) if decay.dim() == 3 else decay
+
+
+def _decayed_products(a: Array, keys: Array, between: Array) -> Array:
+    """Σ_c a_tc k_sc between_tsc of each head, for `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
+    if between.shape[-1] == 1:
+        return (a @ keys.mT) * between.squeeze(-1)
+    return (a.unsqueeze(-2) * keys.unsqueeze(2) * between).sum(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import torch
 
@@ -30,11 +30,13 @@ class GatedDeltaWeights(TypedDict):
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
     conv: Float[Array, "A+1 2*G*K+H*V"]
-    wz: Float[Array, "D H*V"] | Blocks
+    wz_a: NotRequired[Float[Array, "D F"] | Blocks]
+    wz: Float[Array, "F H*V"] | Blocks | Float[Array, "D H*V"]
     wb: Float[Array, "D H"]
-    wa: Float[Array, "D H"]
+    wa_a: NotRequired[Float[Array, "D F"]]
+    wa: Float[Array, "F H*K"] | Float[Array, "D H"]
     a_log: Float[Array, " H"]
-    dt_bias: Float[Array, " H"]
+    dt_bias: Float[Array, " H*K"] | Float[Array, " H"]
     norm: Float[Array, " V"]
     wo: Float[Array, "H*V D"] | Blocks
 
@@ -55,7 +57,7 @@ def gated_delta(
     width = a.key_heads * a.key_size
     q, k, v = mixed.split([width, width, a.heads * a.value_size], -1)
     q, k = _unit_heads(q, settings=a), _unit_heads(k, settings=a)
-    rate = softplus(linear(x, weights["wa"]) + weights["dt_bias"])
+    rate, gate = softplus(_through(x, weights, "wa") + weights["dt_bias"]), _through(x, weights, "wz")
     beta = torch.sigmoid(linear(x, weights["wb"]))
     if a.allow_neg_eigval:
         beta = 2 * beta
@@ -65,11 +67,22 @@ def gated_delta(
         lengths = cache.lengths
         real = (torch.arange(x.shape[1], device=past.device) < lengths[:, None]).unsqueeze(-1)
         rate, beta = rate * real, beta * real
-    decay = -torch.exp(weights["a_log"]) * rate
+    rates = -torch.exp(weights["a_log"])
+    if a.rank is None:
+        decay = rates * rate
+    else:
+        decay = rates.unsqueeze(-1) * rate.unflatten(-1, (a.heads, a.key_size))
     y, state = gated_delta_rule(q, k, v.unflatten(-1, (a.heads, a.value_size)), state, decay, beta)
-    y = rms_norm(y, weights["norm"], eps=a.eps).flatten(-2) * silu(linear(x, weights["wz"]))
+    gate = silu(gate) if a.rank is None else torch.sigmoid(gate)
+    y = rms_norm(y, weights["norm"], eps=a.eps).flatten(-2) * gate
     tail = last_inputs(tail, inputs, lengths)
     return linear(y, weights["wo"]), cache._replace(tail=tail, state=state, lengths=None)
+
+
+def _through(x: Array, weights: GatedDeltaWeights, name: Literal["wa", "wz"]) -> Array:
+    """A product with a weight, or two where there is another one before it."""
+    first = weights.get(f"{name}_a")
+    return linear(x if first is None else linear(x, first), weights[name])
 
 
 def _unit_heads(y: Array, *, settings: GatedDelta) -> Array:

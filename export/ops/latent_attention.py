@@ -53,7 +53,7 @@ class LatentAttentionWeights(TypedDict):
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens: latent and rotary key, and the indexer's key."""
+    """What a layer keeps of earlier tokens: latent and shared key, and the indexer's key."""
 
     latents: Float[Array, "B 1 L C+2*J"]
     index_keys: Float[Array, "B 1 L W+2*J"] | None = None
@@ -108,14 +108,14 @@ def latent_attention(
     cache: LatentCache,
     past: Index[Array, " B", "< O+1"],
     weights: LatentAttentionWeights,
-    rotary: Rotary,
+    rotary: Rotary | None,
     chosen: Bool[Array, "B T L"] | None = None,
     *,
     settings: LatentAttention,
 ) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
     """Projections around `absorbed_attend`."""
     at = past[:, None] + torch.arange(x.shape[1], device=past.device)
-    angles = Rotary(functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin))
+    angles = None if rotary is None else Rotary(*(functional.embedding(at, table) for table in rotary))
     source = _query_source(x, weights, settings)
     q = _scaled(_queries(source, weights, angles, settings), at, settings)
     new = _latents(x, weights, angles, settings)
@@ -128,6 +128,7 @@ def latent_attention(
         mask = chosen & mask
     elif indexer is not None:
         assert index_keys is not None
+        assert angles is not None
         # Where there is an indexer, all of its leaves are there.
         leaves = cast("Mapping[str, Array]", weights)
         index_q, new_key = _index_queries_keys(x, source, leaves, angles, indexer)
@@ -147,14 +148,14 @@ def latent_self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],
     weights: LatentAttentionWeights,
-    rotary: Rotary,
+    rotary: Rotary | None,
     *,
     settings: LatentAttention,
     causal: bool = False,
 ) -> Float[Array, "B T D"]:
     """Projections around `expanded_attend`."""
     at = torch.arange(x.shape[1], device=x.device)
-    angles = Rotary(rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0))
+    angles = None if rotary is None else Rotary(rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0))
     q = _queries(_query_source(x, weights, settings), weights, angles, settings)
     q = _scaled(q, at.unsqueeze(0), settings)
     latents = _latents(x, weights, angles, settings).squeeze(2)
@@ -187,12 +188,14 @@ def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAtt
 
 
 def _queries(
-    source: Array, weights: LatentAttentionWeights, angles: Rotary, settings: LatentAttention
+    source: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
 ) -> Array:
-    """Queries [B, T, H, K], of which the last part is rotated."""
+    """Queries [B, T, H, K], of which the last part is rotated where there are angles."""
     queries = linear(source, weights["wq"]).unflatten(-1, (settings.heads, settings.head_size))
+    if angles is None:
+        return queries
     plain, turned = queries.tensor_split([settings.key_size], -1)
-    return torch.cat((plain, rotate(turned, *angles, interleaved=settings.position.interleaved)), -1)
+    return torch.cat((plain, rotate(turned, *angles, interleaved=settings.interleaved)), -1)
 
 
 def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
@@ -202,11 +205,15 @@ def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
     return q * query_factors(at, **scale.settings).to(q.dtype).unsqueeze(-1).unsqueeze(-1)
 
 
-def _latents(x: Array, weights: LatentAttentionWeights, angles: Rotary, settings: LatentAttention) -> Array:
-    """Normalized latents and rotated keys [B, T, 1, C+2J]."""
+def _latents(
+    x: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
+) -> Array:
+    """Normalized latents and shared keys [B, T, 1, C+2J]."""
     both = linear(x, weights["wkv_a"], weights.get("bkv_a")).unsqueeze(2)
     latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
-    key = rotate(both[..., settings.rank :], *angles, interleaved=settings.position.interleaved)
+    key = both[..., settings.rank :]
+    if angles is not None:
+        key = rotate(key, *angles, interleaved=settings.interleaved)
     return torch.cat((latent, key), -1)
 
 

@@ -82,8 +82,9 @@ def gated_delta_chunk(
 def gated_delta_operator(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule of both, scaled by 1/√K."""
-    return _linear_attention(q, k, v, state, decay, beta, rule="gated_delta", scale=q.shape[3] ** -0.5)
+    """The rule of both, scaled by 1/√K; a decay may be of each channel."""
+    scale, decay = q.shape[3] ** -0.5, decay.flatten(2)
+    return _linear_attention(q, k, v, state, decay, beta, rule="gated_delta", scale=scale)
 
 
 def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -159,7 +159,8 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
     if isinstance(mixer, ShortConv):
         return (f"{prefix}attn.wi",)
     if isinstance(mixer, GatedDelta):
-        return tuple(f"{prefix}attn.{n}" for n in ("wi", "wz", "wb", "wa"))
+        through = "" if mixer.rank is None else "_a"
+        return tuple(f"{prefix}attn.{n}" for n in ("wi", f"wz{through}", "wb", f"wa{through}"))
     if isinstance(mixer, Mamba):
         return (f"{prefix}attn.wi", f"{prefix}attn.wz")
     if isinstance(mixer, Mamba2):

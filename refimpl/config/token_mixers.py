@@ -123,7 +123,8 @@ class GatedDelta(Record):
 
     `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
     convolution. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a token may write up
-    to twice its error (OLMo Hybrid).
+    to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number of a key decays by
+    itself, and decay and the output's gate, which is a sigmoid, are each made through `rank` numbers.
     """
 
     heads: int
@@ -136,6 +137,7 @@ class GatedDelta(Record):
     post: Norm | None = None
     after: Norm | None = None
     allow_neg_eigval: bool = False
+    rank: int | None = None
 
     @property
     def channels(self) -> int:
@@ -224,7 +226,8 @@ class LatentAttention(Record):
     """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
 
     A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
-    which all heads share; its value has `value_size`. Queries come from a latent of their own of
+    which all heads share; its value has `value_size`. Without a `position` those that are shared are
+    `shared_size`, and nothing is rotated (Kimi Linear). Queries come from a latent of their own of
     `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
     `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
     `query_scale` multiplies queries by a factor of their position (Mistral Small 4).
@@ -234,7 +237,7 @@ class LatentAttention(Record):
     rank: int
     key_size: int
     value_size: int
-    position: Rope
+    position: Rope | None
     query_rank: int | None = None
     bias: bool = False
     norm_eps: float = 1e-6
@@ -244,11 +247,22 @@ class LatentAttention(Record):
     after: Norm | None = None
     indexer: Indexer | SharedIndexer | None = None
     query_scale: QueryScale | None = None
+    shared_size: int | None = None
+
+    @property
+    def key_dims(self) -> int:
+        """The numbers of the key that all heads share."""
+        return (self.shared_size or 0) if self.position is None else self.position.dims
 
     @property
     def head_size(self) -> int:
-        """The numbers of a query, and of a key with its rotated part."""
-        return self.key_size + self.position.dims
+        """The numbers of a query, and of a key with its shared part."""
+        return self.key_size + self.key_dims
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether rotary positions turn neighbours (2j, 2j + 1), not (j, j + J)."""
+        return self.position is not None and self.position.interleaved
 
 
 class Distances(Record):

@@ -419,6 +419,8 @@ def _check_gated_delta(at: str, mixer: GatedDelta) -> None:
     _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
     divisible = mixer.heads % mixer.key_heads == 0
     _need(divisible, f"{at}heads must be a multiple of key_heads, got {mixer.heads} and {mixer.key_heads}")
+    if mixer.rank is not None:
+        _bounded(at + "rank of decay and gate", mixer.rank, LIMITS["width"])
 
 
 def _check_mamba2(at: str, mixer: Mamba2) -> None:
@@ -440,10 +442,15 @@ def _check_latent(at: str, a: LatentAttention) -> None:
     _bounded(at + "value_size", a.value_size, LIMITS["width"])
     if a.query_rank is not None:
         _bounded(at + "rank of the queries' latent", a.query_rank, LIMITS["width"])
-    _check_rope(at, a.position, LIMITS["width"])
     _check_query_scale(at, a.query_scale)
+    if a.position is None:
+        _bounded(at + "shared_size", a.shared_size or 0, LIMITS["width"])
+        _need(a.indexer is None, f"{at}an indexer has positions, got attention without")
+    else:
+        _check_rope(at, a.position, LIMITS["width"])
+        _need(a.shared_size is None, f"{at}shared_size is for attention without positions, got both")
     if isinstance(a.indexer, Indexer):
-        dims = a.position.dims
+        dims = a.key_dims
         _need(a.query_rank is not None, f"{at}an indexer reads the latent of queries, got none")
         _bounded(at + "heads of the indexer", a.indexer.heads, LIMITS["heads"])
         _bounded(at + "size of the indexer's heads", a.indexer.size, LIMITS["width"], dims)

@@ -48,7 +48,7 @@ def decoder(
     head: int | None = None,
     tied: bool = False,
     norm: Norm | None = None,
-    positions: Callable[..., Rope] = rope,
+    positions: Callable[..., Rope | None] = rope,
 ) -> Decoder:
     """A decoder of Llama's form with equal layers. The numbers are the family's defaults.
 
@@ -196,16 +196,17 @@ def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
 
 
 def gguf_decoder(
-    keys: Keys, source: TensorSource, *, norm: Norm | None = None, partial: bool = False
+    keys: Keys, source: TensorSource, *, norm: Norm | None = None, partial: bool = False, rotates: bool = True
 ) -> Decoder:
     """The same form from GGUF's metadata. Biases and tying show only in the tensors' names.
 
-    `norm` stands in the place of RMSNorm; `partial` says that the family may rotate a part of a head.
+    `norm` stands in the place of RMSNorm; `partial` says that the family may rotate a part of a head, and
+    `rotates` that it rotates any.
     """
     size, heads = own_head_size(keys), keys.size("attention.head_count")
     vocabulary = embedding_rows(keys, source)
     norm = norm or RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
-    position = gguf_rope(keys, source, size, partial=partial)
+    position = gguf_rope(keys, source, size, partial=partial) if rotates else None
     return build(
         vocabulary=vocabulary,
         width=keys.size("embedding_length"),

@@ -120,13 +120,14 @@ def _of_type(inner: Keys, size: int, theta: float, context: int, kinds: Mapping[
     return _rope(inner, size, size, theta, context, None, kinds)
 
 
-def exact_context(context: int, *ropes: Rope) -> int:
+def exact_context(context: int, *ropes: Rope | None) -> int:
     """The longest text for which transformers' frequencies don't depend on its length.
 
     `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short divisors
     within the original context.
     """
-    return min([context, *(r.scaling.original_context for r in ropes if isinstance(r.scaling, LongRope))])
+    scalings = (rope.scaling for rope in ropes if rope is not None)
+    return min([context, *(s.original_context for s in scalings if isinstance(s, LongRope))])
 
 
 def _one(outer_value: Any, inner: Keys, key: str, default: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..config import Attention, BigBirdBlocks, Config, DisentangledAttention, Rope
+from ..config import Attention, BigBirdBlocks, Config, DisentangledAttention
 from ..errors import ConfigError
 from ..ops.altup import altup_predict
 from ..ops.attention import attention_weights, positioned, project
@@ -90,7 +90,7 @@ def _shared_map(
 ) -> Float[Array, "H T T"]:
     """The same of a sublayer that reads the keys of an earlier layer."""
     at = np.arange(x.shape[1])
-    rotary = positions.rotary[settings.position] if isinstance(settings.position, Rope) else None
+    rotary = positions.angles(settings.position)
     q = queries(x, at[None], weights, rotary, settings=settings)
     mask = seen_by(at[None], at, settings=settings, causal=True)
     keys = cache.keys.transpose(0, 2, 1, 3)

@@ -424,8 +424,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return ChannelStates(length - 1, width, state_size)
         case Mamba2() as mixer:
             return _states(mixer)
-        case LatentAttention(rank=rank, position=position, indexer=indexer):
-            return Latents(rank + position.dims, indexer.size if isinstance(indexer, Indexer) else None)
+        case LatentAttention(rank=rank, key_dims=key_dims, indexer=indexer):
+            return Latents(rank + key_dims, indexer.size if isinstance(indexer, Indexer) else None)
         case DisentangledAttention() | LongformerAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention(kv_layer=int()):

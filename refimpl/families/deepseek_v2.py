@@ -7,6 +7,7 @@ Groups count by their best expert there too, as in the paper, where llama.cpp ta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from ..config_readers.decoder import decoder, gguf_decoder, map_layers, with_exp
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
-from ..config_readers.rope import yarn_magnitude
+from ..config_readers.rope import rope, yarn_magnitude
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
@@ -60,8 +61,10 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE:
     )
 
 
-def latent_decoder(keys: Keys, *, context: int, rope_interleave: bool) -> Decoder:
-    """A decoder with latent attention and gated mlps in all layers."""
+def latent_decoder(
+    keys: Keys, *, context: int, rope_interleave: bool, positions: Callable[..., Rope | None] = rope
+) -> Decoder:
+    """A decoder with latent attention and gated mlps in all layers; `positions` is that of `decoder`."""
     heads, rotated = keys.size("num_attention_heads"), keys.size("qk_rope_head_dim", 64)
     plain, values = keys.size("qk_nope_head_dim", 128), keys.size("v_head_dim", 128)
     # What transformers derives and writes.
@@ -69,8 +72,16 @@ def latent_decoder(keys: Keys, *, context: int, rope_interleave: bool) -> Decode
     keys.restated("qk_head_dim", plain + rotated, f"the sum of both parts, {plain + rotated}")
     if keys.size("num_key_value_heads", heads, null=True) not in (None, heads):
         raise keys.fail("num_key_value_heads", f"num_attention_heads, {heads}: each head has its own keys")
-    base = decoder(keys, kv_heads=heads, context=context, attention_bias=False, mlp_bias=False, head=rotated)
-    rope = base.ropes[0]
+    base = decoder(
+        keys,
+        kv_heads=heads,
+        context=context,
+        attention_bias=False,
+        mlp_bias=False,
+        head=rotated,
+        positions=positions,
+    )
+    position = base.ropes[0] if base.ropes else None
     return with_latents(
         base,
         LatentAttention(
@@ -78,10 +89,11 @@ def latent_decoder(keys: Keys, *, context: int, rope_interleave: bool) -> Decode
             rank=keys.size("kv_lora_rank", 512),
             key_size=plain,
             value_size=values,
-            position=replace(rope, interleaved=rope_interleave),
+            position=position and replace(position, interleaved=rope_interleave),
+            shared_size=None if position else rotated,
             query_rank=keys.size("q_lora_rank", 1536, null=True),
             bias=keys.get("attention_bias", bool, False),
-            scale=_scale(rope, plain + rotated, _all_dims(keys)),
+            scale=_scale(position, plain + rotated, _all_dims(keys)),
             pre=base.layers[0].attention.pre,
         ),
     )
@@ -98,11 +110,11 @@ def _all_dims(keys: Keys) -> float:
     return rotary.get("mscale_all_dim") or 0
 
 
-def _scale(rope: Rope, size: int, all_dims: float) -> float | None:
+def _scale(position: Rope | None, size: int, all_dims: float) -> float | None:
     """The scale of scores with YaRN: its magnitude counts for the parts of heads that aren't rotated too."""
-    if not isinstance(rope.scaling, Yarn) or not all_dims:
+    if position is None or not isinstance(position.scaling, Yarn) or not all_dims:
         return None
-    return size**-0.5 * yarn_magnitude(rope.scaling.factor, all_dims) ** 2
+    return size**-0.5 * yarn_magnitude(position.scaling.factor, all_dims) ** 2
 
 
 LATENTS = weight_map("""
@@ -122,9 +134,9 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     return with_gguf_sigmoid_experts(latent_gguf_decoder(keys, source), keys, softmax=True)
 
 
-def latent_gguf_decoder(keys: Keys, source: TensorSource) -> Decoder:
+def latent_gguf_decoder(keys: Keys, source: TensorSource, *, rotates: bool = True) -> Decoder:
     """`latent_decoder` from GGUF's metadata; newer files state a head's sizes apart, and call the latent a
-    single head."""
+    single head. Without `rotates` what would be rotated stays as it is."""
     rank, rotated = keys.size("attention.kv_lora_rank"), keys.size("rope.dimension_count")
     heads, newer = keys.size("attention.head_count"), "attention.key_length_mla" in keys.values
     if newer:
@@ -138,23 +150,27 @@ def latent_gguf_decoder(keys: Keys, source: TensorSource) -> Decoder:
     if size <= rotated:
         raise keys.fail(f"attention.key_length{end}", f"greater than rope.dimension_count, {rotated}")
     own = dict.fromkeys(("attention.key_length", "attention.value_length"), rotated)
-    base = gguf_decoder(keys.replaced({**keys.values, **own, "attention.head_count_kv": heads}), source)
-    rope, norm = base.ropes[0], base.layers[0].attention.pre
+    own_keys = keys.replaced({**keys.values, **own, "attention.head_count_kv": heads})
+    base = gguf_decoder(own_keys, source, rotates=rotates)
+    position, norm = base.ropes[0] if rotates else None, base.layers[0].attention.pre
     multiplier = keys.get("rope.scaling.yarn_log_multiplier", float, 0.0)
-    if isinstance(rope.scaling, Yarn):
-        # The multiplier is a tenth of mscale_all_dim. llama.cpp scales scores by it, and not the rotation.
-        multiplier = keys.positive("rope.scaling.yarn_log_multiplier")
-        rope = replace(rope, scaling=replace(rope.scaling, magnitude=1.0))
+    if position is not None:
+        position = replace(position, interleaved=True)
+        if isinstance(position.scaling, Yarn):
+            # The multiplier is a tenth of mscale_all_dim. llama.cpp scales scores by it, not the rotation.
+            multiplier = keys.positive("rope.scaling.yarn_log_multiplier")
+            position = replace(position, scaling=replace(position.scaling, magnitude=1.0))
     assert isinstance(norm, RMSNorm)
     attention = LatentAttention(
         heads=heads,
         rank=rank,
         key_size=size - rotated,
         value_size=values,
-        position=replace(rope, interleaved=True),
+        position=position,
+        shared_size=None if rotates else rotated,
         query_rank=keys.size("attention.q_lora_rank", None),
         norm_eps=norm.eps,
-        scale=_scale(rope, size, 10 * multiplier),
+        scale=_scale(position, size, 10 * multiplier),
         pre=norm,
     )
     return with_latents(base, attention)

@@ -78,8 +78,8 @@ def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys, names: tuple[str,
         assert isinstance(attention, LatentAttention)
         if attention.query_rank is None:
             raise keys.fail(rank, "a number: the indexer reads the latent of queries")
-        if indexer.size < attention.position.dims:
-            raise keys.fail(size, f"{rotated}, {attention.position.dims}, or more")
+        if indexer.size < attention.key_dims:
+            raise keys.fail(size, f"{rotated}, {attention.key_dims}, or more")
         return replace(attention, indexer=indexer)
 
     return map_layers(base, lambda _, layer: replace(layer, attention=indexed(layer.attention)))

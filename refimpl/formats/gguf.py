@@ -182,6 +182,8 @@ class GGUF:
         if dimensions > 4:
             raise cursor.fail(f"{what} may have 4 dimensions, claims {dimensions}")
         shape = tuple(cursor.number("<Q", what) for _ in range(dimensions))[::-1]
+        if len(shape) == 4 and shape[0] == 1:
+            shape = shape[1:]  # llama.cpp's tools drop such an axis, and its converter of Kimi Linear doesn't
         number = cursor.number("<I", what)
         if number not in TENSORS:
             raise cursor.fail(f"{what} has type {number}; read are {', '.join(TENSORS.values())}")

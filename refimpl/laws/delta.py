@@ -78,6 +78,26 @@ def chunks_are_the_recurrence(gated_delta_chunked: Subject, draw: Draw) -> None:
     gated_delta_chunked.near(gated_delta_chunked(call), expected, call)
 
 
+@law("gated_delta_rule", "gated_delta_chunked")
+def equal_decays_of_channels_are_one_of_the_head(delta: Subject, draw: Draw) -> None:
+    """A decay for each channel of a key says the same as one for all of them."""
+    call = draw(delta.calls())
+    decay = call["decay"] if call["decay"].ndim == 3 else call["decay"][..., 0]
+    channels = np.broadcast_to(decay[..., None], call["k"].shape)
+    apart = call.but(decay=np.ascontiguousarray(channels))
+    delta.near(delta(apart), delta(call.but(decay=decay)), apart, call)
+
+
+@law("gated_delta_rule", "gated_delta_chunked")
+def what_is_not_written_decays_row_by_row(delta: Subject, draw: Draw) -> None:
+    """With β = 0 each row of the state is multiplied by the decays of its channel, and no other."""
+    call = draw(delta.calls())
+    call = call.but(beta=np.zeros_like(call["beta"]))
+    decay = call["decay"].astype(np.float64)
+    rows = np.exp((decay if decay.ndim == 4 else decay[..., None]).sum(1))
+    delta.near(delta(call)[1], rows[..., None] * call["state"], call)
+
+
 @law("gated_delta_rule")
 def equal_keys_are_overwritten(gated_delta_rule: Subject, draw: Draw) -> None:
     """With one key for all tokens, β = 1 and no decay, the last value alone is read back."""

@@ -19,7 +19,7 @@ def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
 
 @law("gated_delta")
 def a_closed_gate_gives_nothing(gated_delta: Subject, draw: Draw) -> None:
-    """Where the output's gate is zero, so is the output, whatever the state."""
-    call = draw(gated_delta.calls(wi=True, wz=True, wo=True))
+    """Where the output's gate is SiLU of zero, so is the output, whatever the state."""
+    call = draw(gated_delta.calls(wi=True, wz_a=None, wo=True))
     call = call.but(wz=np.zeros_like(call["wz"]))
     gated_delta.near(gated_delta(call)[0], np.zeros_like(call["x"]), call)

@@ -70,7 +70,7 @@ def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
     """Over a whole text it is what an empty cache gives; the last token sees the same if it isn't causal."""
     call = draw(latent_self_attention.calls())
     (b, t, _), settings = call["x"].shape, replace(call["settings"], indexer=None)
-    empty = LatentCache(np.zeros((b, 1, t, settings.rank + settings.position.dims), call["x"].dtype))
+    empty = LatentCache(np.zeros((b, 1, t, settings.rank + settings.key_dims), call["x"].dtype))
     inputs = call["x"], empty, np.zeros(b, np.int64), call["weights"], call["rotary"]
     expected, *_ = cached(*inputs, settings=settings)
     at, lengths = np.arange(t), call["lengths"][:, None]
@@ -86,19 +86,23 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     call = draw(latent_attention.calls(O=0))
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape
-    cos, sin = (
-        np.broadcast_to(call[n][:t].astype(np.float64), (b, t, a.position.dims // 2)) for n in ("cos", "sin")
-    )
-    interleaved = a.position.interleaved
+
+    def turned(y: np.ndarray, interleaved: bool) -> np.ndarray:
+        if a.position is None:
+            return y
+        angles = (call[n][:t].astype(np.float64) for n in ("cos", "sin"))
+        cos, sin = (np.broadcast_to(angle, (b, t, a.key_dims // 2)) for angle in angles)
+        return rotate(y, cos, sin, interleaved=interleaved)
+
     if call["wq_a"] is not None:
         source = rms_norm(linear(x, call["wq_a"], call["bq_a"]), call["q_norm"], eps=a.norm_eps)
     else:
         source = x
     q = linear(source, call["wq"]).reshape(b, t, a.heads, a.head_size)
-    q[..., a.key_size :] = rotate(q[..., a.key_size :], cos, sin, interleaved=interleaved)
+    q[..., a.key_size :] = turned(q[..., a.key_size :], a.interleaved)
     kept = linear(x, call["wkv_a"], call["bkv_a"])
     kept[..., : a.rank] = rms_norm(kept[..., : a.rank], call["kv_norm"], eps=a.norm_eps)
-    kept[..., a.rank :] = rotate(kept[..., None, a.rank :], cos, sin, interleaved=interleaved)[:, :, 0]
+    kept[..., a.rank :] = turned(kept[..., None, a.rank :], a.interleaved)[:, :, 0]
     if (factors := a.query_scale) is not None:
         q = q * (1 + factors.beta * np.log(1 + np.arange(t) // factors.original_context))[:, None, None]
     causal = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t))
@@ -107,8 +111,7 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
         key = layer_norm(key, call["index_norm"], call["index_bias"], eps=indexer.eps)[:, :, None]
         index_q = linear(source, call["wq_index"]).reshape(b, t, indexer.heads, indexer.size)
         for part in (key, index_q):
-            turned = rotate(part[..., : a.position.dims], cos, sin, interleaved=indexer.interleaved)
-            part[..., : a.position.dims] = turned
+            part[..., : a.key_dims] = turned(part[..., : a.key_dims], indexer.interleaved)
         scores = index_scores(index_q, key[:, :, 0], linear(x, call["w_index"]))
         causal = best_keys(scores, causal, topk=indexer.topk)
     elif call["chosen"] is not None:

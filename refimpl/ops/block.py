@@ -26,6 +26,7 @@ from ..config import (
     NoMlp,
     Norm,
     Plain,
+    Position,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -161,6 +162,10 @@ class Positions(NamedTuple):
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
+
+    def angles(self, position: Position | None) -> Rotary | None:
+        """The cosines and sines of rotary positions; None for other ones, or without."""
+        return self.rotary[position] if isinstance(position, Rope) else None
 
 
 class LayerInputs(NamedTuple):
@@ -309,7 +314,7 @@ def _mix(
             assert isinstance(cache, KVCache)
             if mixer.kv_layer is not None:
                 queries = cast(SharedAttentionWeights, weights["attn"])
-                rotary = positions.rotary[mixer.position] if isinstance(mixer.position, Rope) else None
+                rotary = positions.angles(mixer.position)
                 return shared_attention(x, cache, past, queries, rotary, settings=mixer), cache
             leaves = cast(CachedAttentionWeights, weights["attn"])
             rotary, bias = rotary_and_bias(mixer, positions, leaves)
@@ -414,7 +419,7 @@ def block(
             y, cache = _mix_both(read, cache, past, positions, weights, config)
         elif isinstance(mixer := config.attention, LatentAttention):
             assert isinstance(cache, LatentCache)
-            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[mixer.position]
+            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(mixer.position)
             y, cache, seen = latent_attention(read, cache, past, leaves, rotary, chosen, settings=mixer)
             chosen = chosen if mixer.indexer is None else seen
         else:
@@ -466,7 +471,7 @@ def encoder_block(
             leaves = cast(LongformerWeights, weights["attn"])
             return longformer_attention(inputs, lengths, leaves, positions.question, settings=a)
         if isinstance(a, LatentAttention):
-            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.rotary[a.position]
+            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
             return latent_self_attention(inputs, lengths, leaves, rotary, settings=a, causal=causal)
         assert isinstance(a, Attention)
         leaves = cast(CachedAttentionWeights, weights["attn"])

@@ -54,16 +54,17 @@ def gated_delta_rule(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     state: Float[Array, "B H K V"],
-    decay: Float[Array, "B T H"],
+    decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """`delta_attend` with decay and β, one of each a head (Yang et al. 2025, Gated Delta Networks, eq. 10).
+    """`delta_attend` with decay and β, one of each a head (Yang et al. 2025, Gated Delta Networks, eq. 10),
+    or a decay for each channel of a key (Kimi Team 2025, arXiv 2510.26692, eq. 1).
 
-    S_t = α_t (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t): forget a share of everything,
-    take out what is stored under the key k_t, write v_t there. Conventions: those of `delta_attend`, and the
-    paper's S is the transposed one.
+    S_t = (I − β_t k_t k_tᵀ) Diag(α_t) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t): forget a share of
+    everything, or of each row of S its own share, take out what is stored under the key k_t, write v_t there.
+    Conventions: those of `delta_attend`, and the paper's S of the first is the transposed one.
     """
-    return delta_attend(q, k, v, state, np.broadcast_to(decay[..., None], k.shape), beta)
+    return delta_attend(q, k, v, state, np.broadcast_to(_by_channel(decay), k.shape), beta)
 
 
 def gated_delta_chunked(
@@ -71,7 +72,7 @@ def gated_delta_chunked(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     state: Float[Array, "B H K V"],
-    decay: Float[Array, "B T H"],
+    decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
     *,
     chunk: int,
@@ -86,26 +87,39 @@ def gated_delta_chunked(
         S ← exp(d_T) S + Σ_s exp(d_Ts) k_s u_sᵀ
 
     (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule, §3; with decays Yang et al.
-    2025, §3.3.) Conventions: those of `gated_delta_rule`. d_ts is summed and never a difference of two
-    sums, which would lose the small decays beside large ones.
+    2025, §3.3.) Where each channel c of a key has a decay, k_t·k_s exp(d_ts) is Σ_c k_tc k_sc exp(d_tsc), no
+    product of matrices any more (arXiv 2510.26692, §3.1). Conventions: those of `gated_delta_rule`. d_ts is
+    summed and never a difference of two sums, which would lose the small decays beside large ones.
     """
     b, length, h, size = q.shape
     out = np.zeros((b, h, length, v.shape[3]), q.dtype)
     q, k, v = (a.transpose(0, 2, 1, 3) for a in (q * size**-0.5, k, v))
-    decay, beta = decay.transpose(0, 2, 1), beta.transpose(0, 2, 1)[..., None]
+    decay, beta = _by_channel(decay).transpose(0, 2, 1, 3), beta.transpose(0, 2, 1)[..., None]
     for start in range(0, length, chunk):
         at = slice(start, start + chunk)
         keys, queries, rates = k[:, :, at], q[:, :, at], beta[:, :, at]
         count = keys.shape[2]
-        lower = np.tri(count, dtype=bool)
+        lower, before = np.tri(count, dtype=bool), np.tri(count, k=-1, dtype=bool)
         # Row t holds its own decay in the columns s < t: summed from the top, d_ts.
-        sums = np.cumsum(np.where(np.tri(count, k=-1, dtype=bool), decay[:, :, at, None], 0), axis=2)
-        between = np.where(lower, np.exp(sums), 0)
-        since = np.exp(np.cumsum(decay[:, :, at], axis=2))[..., None]
-        reads = rates * between * (keys @ keys.swapaxes(2, 3))
+        sums = np.cumsum(np.where(before[:, :, None], decay[:, :, at, None], 0), axis=2)
+        between = np.where(lower[:, :, None], np.exp(sums), 0)
+        since = np.exp(np.cumsum(decay[:, :, at], axis=2))
+        reads = rates * _decayed_products(keys, keys, between)
         system = np.where(np.eye(count, dtype=bool), 1, reads).astype(q.dtype)
-        new = np.linalg.solve(system, rates * (v[:, :, at] - since * (keys @ state)))
-        out[:, :, at] = since * (queries @ state) + (between * (queries @ keys.swapaxes(2, 3))) @ new
-        kept = keys * between[:, :, -1, :, None]
-        state = since[:, :, -1:] * state + kept.swapaxes(2, 3) @ new
+        new = np.linalg.solve(system, rates * (v[:, :, at] - (since * keys) @ state))
+        out[:, :, at] = (since * queries) @ state + _decayed_products(queries, keys, between) @ new
+        kept = keys * between[:, :, -1]
+        state = since[:, :, -1, :, None] * state + kept.swapaxes(2, 3) @ new
     return out.transpose(0, 2, 1, 3), state
+
+
+def _by_channel(decay: Array) -> Array:
+    """Decays [B, T, H, K], or [B, T, H, 1] where a head has one."""
+    return decay[..., None] if decay.ndim == 3 else decay
+
+
+def _decayed_products(a: Array, keys: Array, between: Array) -> Array:
+    """Σ_c a_tc k_sc between_tsc of each head, for `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
+    if between.shape[-1] == 1:
+        return (a @ keys.swapaxes(2, 3)) * between[..., 0]
+    return np.einsum("bhtk,bhsk,bhtsk->bhts", a, keys, between)

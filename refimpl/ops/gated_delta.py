@@ -29,11 +29,23 @@ al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; 
 H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be taken back
 from S: who wants that keeps a copy of S and of those inputs from before the token, or reads the text again
 (`short_conv.MatrixState`).
+
+Kimi Delta Attention (Kimi Team 2025, Kimi Linear, arXiv 2510.26692, §3 and §4) forgets more finely: each of
+the K numbers of a key has a decay of its own, so a row of S, which is what is read by that number, lasts as
+long as the token says and the others needn't. H · K rates by a map of x would be large, so they are made
+through F numbers, and the gate of the output likewise, which is a sigmoid there:
+
+    decay = −exp(a_log) · softplus((x wa_a) wa + dt_bias)       one of a channel, a_log one of a head
+    gate  = σ((x wz_a) wz)
+
+A decay a channel is also what tells the order of tokens: for each channel the product of a query and a key is
+weighed by how much of it lasted between the two, as a rotary pair's is by an angle (§6.1). Kimi Linear's
+attention in every fourth layer has no positions for that reason.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -60,16 +72,19 @@ class GatedDeltaWeights(TypedDict):
     """The leaves of a gated delta network, of G heads of queries and keys and H heads of values.
 
     `wi` and the kernel `conv` make queries, keys and values side by side, `wz` the gate of the output, `wb`
-    and `wa` the rates of writing and of decay.
+    and `wa` the rates of writing and of decay. In Kimi Delta Attention `wz_a` and `wa_a` make the F numbers
+    that `wz` and `wa` read, and decay has H · K rates.
     """
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
     conv: Float[Array, "A+1 2*G*K+H*V"]
-    wz: Float[Array, "D H*V"] | Blocks
+    wz_a: NotRequired[Float[Array, "D F"] | Blocks]
+    wz: Float[Array, "F H*V"] | Blocks | Float[Array, "D H*V"]
     wb: Float[Array, "D H"]
-    wa: Float[Array, "D H"]
+    wa_a: NotRequired[Float[Array, "D F"]]
+    wa: Float[Array, "F H*K"] | Float[Array, "D H"]
     a_log: Float[Array, " H"]
-    dt_bias: Float[Array, " H"]
+    dt_bias: Float[Array, " H*K"] | Float[Array, " H"]
     norm: Float[Array, " V"]
     wo: Float[Array, "H*V D"] | Blocks
 
@@ -89,7 +104,8 @@ def gated_delta(
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
-    β is σ(x wb), or 2 σ(x wb) with `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
+    or with the gate σ((x wz_a) wz) where the settings have a rank. β is σ(x wb), or 2 σ(x wb) with
+    `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
     changes no state; what comes out at padding is unspecified.
@@ -102,15 +118,26 @@ def gated_delta(
     q, k, v = np.split(mixed, [width, 2 * width], axis=-1)
     q, k = (_unit(y.reshape(b, t, a.key_heads, a.key_size)) for y in (q, k))
     q, k = (np.repeat(y, a.heads // a.key_heads, axis=2) for y in (q, k))
-    decay = -np.exp(weights["a_log"]) * np.logaddexp(0, linear(x, weights["wa"]) + weights["dt_bias"])
+    rate, gate = _through(x, weights, "wa"), _through(x, weights, "wz")
+    rate, a_log = np.logaddexp(0, rate + weights["dt_bias"]), weights["a_log"]
+    if a.rank is not None:
+        rate, a_log = rate.reshape(b, t, a.heads, a.key_size), a_log[:, None]
+    decay = -np.exp(a_log) * rate
     beta = sigmoid(linear(x, weights["wb"])) * (2 if a.allow_neg_eigval else 1)
     if cache.lengths is not None:
         real = (np.arange(t) < cache.lengths[:, None])[:, :, None]
-        decay, beta = np.where(real, decay, 0), np.where(real, beta, 0)
+        decay = np.where(real if a.rank is None else real[..., None], decay, 0)
+        beta = np.where(real, beta, 0)
     y, state = gated_delta_rule(q, k, v.reshape(b, t, a.heads, a.value_size), state, decay, beta)
     y = rms_norm(y, weights["norm"], eps=a.eps).reshape(b, t, a.heads * a.value_size)
-    y = y * silu(linear(x, weights["wz"]))
+    y = y * (silu(gate) if a.rank is None else sigmoid(gate))
     return linear(y, weights["wo"]), MatrixState(last_inputs(tail, inputs, cache.lengths), state)
+
+
+def _through(x: Array, weights: GatedDeltaWeights, name: Literal["wa", "wz"]) -> Array:
+    """The product of x with a weight, through the few numbers that another one makes, if it is there."""
+    first = weights.get(f"{name}_a")
+    return linear(x if first is None else linear(x, first), weights[name])
 
 
 def _unit(x: Array) -> Array:

@@ -22,6 +22,9 @@ K + V, where K = U + 2J. In a prompt there are as many queries as tokens, and th
 in DeepSeek-V3); one token after it would have to expand all that are kept. So the first is for long prompts,
 the second for a token after them. Kept are the normalized latent and the rotated key, C + 2J numbers a token
 in either form, 576 in DeepSeek-V3 (512 and 64), where keys and values of its 128 heads would be 40960.
+
+Where nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ stay what the maps make of
+a token, and r is still one key for all heads.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class LatentAttentionWeights(TypedDict):
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens: latent and rotary key, L places a row, and the indexer's key."""
+    """What a layer keeps of earlier tokens: latent and shared key, L places a row, and the indexer's key."""
 
     latents: Float[Array, "B 1 L C+2*J"]
     index_keys: Float[Array, "B 1 L W+2*J"] | None = None
@@ -156,7 +159,7 @@ def latent_attention(
     cache: LatentCache,
     past: Index[Array, " B", "< O+1"],
     weights: LatentAttentionWeights,
-    rotary: Rotary,
+    rotary: Rotary | None,
     chosen: Bool[Array, "B T L"] | None = None,
     *,
     settings: LatentAttention,
@@ -170,21 +173,22 @@ def latent_attention(
     its key is normalized, rotated and kept too, in a cache that has its array. What is given back last says
     which of the cache's L places each token sees: for later layers that share the indexer, which get it as
     `chosen` and have nothing of one, no key either. A scale of queries counts for both of their parts, but
-    not for an indexer's.
+    not for an indexer's. Without positions there is no `rotary`.
     """
     b, t, _ = x.shape
     at = past[:, None] + np.arange(t)
-    turned = Rotary(rotary.cos[at], rotary.sin[at])
-    source, q, new = _projected(x, weights, turned, settings)
+    angles = None if rotary is None else Rotary(rotary.cos[at], rotary.sin[at])
+    source, q, new = _projected(x, weights, angles, settings)
     q = _scaled(q, at, settings)
     latents = append(cache.latents, new, past)
     mask, index_keys = causal_mask(at, np.arange(latents.shape[2])), cache.index_keys
     if isinstance(indexer := settings.indexer, Indexer):
         assert index_keys is not None
+        assert angles is not None
         leaves = cast(
             "Mapping[str, Array]", weights
         )  # where there is an indexer, all of its leaves are there
-        index_q, new_key = _index_queries_keys(x, source, leaves, turned, indexer)
+        index_q, new_key = _index_queries_keys(x, source, leaves, angles, indexer)
         index_keys = append(index_keys, new_key, past)
         scores = index_scores(index_q, index_keys[:, 0], linear(x, leaves["w_index"]))
         mask = best_keys(scores, mask, topk=indexer.topk)
@@ -201,7 +205,7 @@ def latent_self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],
     weights: LatentAttentionWeights,
-    rotary: Rotary,
+    rotary: Rotary | None,
     *,
     settings: LatentAttention,
     causal: bool = False,
@@ -211,11 +215,13 @@ def latent_self_attention(
     As there are as many queries as tokens, this form is the cheaper one.
 
     Conventions: as in `self_attention`: rows are padded on the right, no token sees padding, and unless it is
-    `causal` a token sees later ones too. `rotary` has a row for each of the T positions. There is no indexer.
+    `causal` a token sees later ones too. `rotary`, if it is there, has a row for each of the T positions.
+    There is no indexer.
     """
     b, t, _ = x.shape
     at = np.arange(t)
-    _, q, new = _projected(x, weights, Rotary(rotary.cos[None], rotary.sin[None]), settings)
+    angles = None if rotary is None else Rotary(rotary.cos[None], rotary.sin[None])
+    _, q, new = _projected(x, weights, angles, settings)
     mask = padding_mask(at, lengths)[:, None]
     mask = mask & causal_mask(at[None], at) if causal else np.broadcast_to(mask, (b, t, t))
     q = _scaled(q, at[None], settings)
@@ -224,20 +230,22 @@ def latent_self_attention(
 
 
 def _projected(
-    x: Array, weights: LatentAttentionWeights, rotary: Rotary, settings: LatentAttention
+    x: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
 ) -> tuple[Array, Array, Array]:
     """What queries are made of [B, T, F], the queries [B, T, H, K], and of each token the normalized latent
-    and the rotated key [B, T, 1, C+2J]."""
-    rank, plain, interleaved = settings.rank, settings.key_size, settings.position.interleaved
+    and the shared key [B, T, 1, C+2J]."""
+    rank, plain = settings.rank, settings.key_size
     source, wq_a = x, weights.get("wq_a")
     if wq_a is not None:
         source = rms_norm(linear(x, wq_a, weights.get("bq_a")), weights.get("q_norm"), eps=settings.norm_eps)
     q = heads(source, weights["wq"], size=settings.head_size)
-    turned = rotate(q[..., plain:], rotary.cos, rotary.sin, interleaved=interleaved)
     latent, key = np.split(linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None], [rank], axis=-1)
     latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
-    key = rotate(key, rotary.cos, rotary.sin, interleaved=interleaved)
-    return source, np.concatenate([q[..., :plain], turned], -1), np.concatenate([latent, key], -1)
+    if angles is not None:
+        turned = rotate(q[..., plain:], angles.cos, angles.sin, interleaved=settings.interleaved)
+        q = np.concatenate([q[..., :plain], turned], -1)
+        key = rotate(key, angles.cos, angles.sin, interleaved=settings.interleaved)
+    return source, q, np.concatenate([latent, key], -1)
 
 
 def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:

@@ -115,7 +115,7 @@ SCALES = (".k_scale", ".v_scale")
 # Weights of an LSTM's gates: ONNX's operator takes them as floats.
 GATES = (".wx", ".wh")
 # Rates of decay, of writing and of reading of a state: small, and their errors add up over a whole text.
-RATES = (".wa", ".wb", ".wc", ".wdt", ".wdt_a", ".a_log")
+RATES = (".wa", ".wa_a", ".wb", ".wc", ".wdt", ".wdt_a", ".a_log")
 # Kernels of convolutions, which multiply channel by channel.
 KERNELS = (".conv",)
 # Maps of a latent to keys and values, which products take from either side.
@@ -314,9 +314,13 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             biases: Shapes = {"bi": (3 * width,), "conv_bias": (width,), "bo": (d,)}
             return shapes | (biases if bias else {})
         case GatedDelta(heads=heads, value_size=size):
-            out = heads * size
-            shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels), "wz": (d, out)}
-            shapes |= {"wb": (d, heads), "wa": (d, heads), "a_log": (heads,), "dt_bias": (heads,)}
+            out, rank, rates = heads * size, mixer.rank, heads
+            shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels)}
+            if rank is not None:
+                rates = heads * mixer.key_size
+                shapes |= {"wz_a": (d, rank), "wa_a": (d, rank)}
+            shapes |= {"wz": (rank or d, out), "wb": (d, heads), "wa": (rank or d, rates)}
+            shapes |= {"a_log": (heads,), "dt_bias": (rates,)}
             return shapes | {"norm": (size,), "wo": (out, d)}
         case Mamba():
             return _mamba(mixer, d)
@@ -353,7 +357,7 @@ def _mamba2(m: Mamba2, d: int) -> Shapes:
 
 
 def _latent_attention(a: LatentAttention, d: int) -> Shapes:
-    h, rank, joint = a.heads, a.rank, a.rank + a.position.dims
+    h, rank, joint = a.heads, a.rank, a.rank + a.key_dims
     shapes: Shapes = {}
     if (f := a.query_rank) is not None:
         shapes = {"wq_a": (d, f), "q_norm": (f,)} | ({"bq_a": (f,)} if a.bias else {})

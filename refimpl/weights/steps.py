@@ -257,7 +257,8 @@ class Flatten(Step):
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         rows = self.groups or result[0]
         matrix = (rows, result[0] // rows)
-        return (matrix, result) if 1 in matrix else (matrix,)  # llama.cpp's tools drop such an axis
+        # llama.cpp's tools drop such an axis, and Kimi Linear has further ones.
+        return (matrix, result, (1, *matrix), (1, 1, *matrix)) if 1 in matrix else (matrix,)
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)

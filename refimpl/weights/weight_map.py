@@ -37,7 +37,8 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
     row           a vector stored as a matrix of one row (BART)
-    flatten       a vector stored as a matrix of one column, or of one row a group (Mamba 2 in GGUF)
+    flatten       a vector stored as a matrix of one column, or of one row a group (Mamba 2 in GGUF), or with
+                  more axes of one (Kimi Linear)
     keys_values   a head's part of a latent's map to keys and to values, head by head (DeepSeek)
     by_head       a map that is stored as one matrix [C, F] for each head
     swap          the last two axes in the other order

@@ -260,6 +260,7 @@ gated_deltas = st.builds(
     norms,
     norms,
     st.booleans(),
+    st.none() | st.integers(1, 5),
 )
 latents = st.builds(
     LatentAttention,
@@ -313,6 +314,9 @@ indexed = st.builds(
     st.integers(1, 5),
     st.builds(Indexer, st.integers(1, 3), st.integers(4, 6), st.integers(1, 4), st.booleans()),
 )
+unrotated = st.builds(
+    lambda mixer, size: replace(mixer, position=None, shared_size=size), latents, st.integers(1, 3)
+)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
@@ -320,7 +324,8 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    mixers = linear_attentions, lstms, convolutions, gated_deltas, latents, mamba2s, mambas, indexed
+    states = linear_attentions, lstms, convolutions, gated_deltas
+    mixers = *states, latents, mamba2s, mambas, indexed, unrotated
     return draw(st.one_of(attention, attention, *mixers))
 
 

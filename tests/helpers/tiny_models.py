@@ -227,6 +227,22 @@ def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
+def kimi(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Kimi Linear's form: Kimi delta attention around latent attention without positions, and
+    experts. Sizes differ, and heads share keys in the last layer."""
+    base = latents(context, vocabulary)
+    first, second = base.layers
+    plain = LatentAttention(3, 20, 8, 12, None, pre=second.attention.pre, shared_size=6)
+    narrow = GatedDelta(3, 3, 8, 12, 3, pre=first.attention.pre, rank=5)
+    wide = GatedDelta(4, 2, 16, 20, 4, 1e-5, first.attention.pre, allow_neg_eigval=True, rank=7)
+    layers = (
+        replace(first, attention=narrow),
+        replace(second, attention=plain),
+        replace(second, attention=wide),
+    )
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
 def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder with Mamba 2's layers around attention: heads share keys in the first, which has every bias;
     the last has no mlp and its norm before the gate. Sizes differ in both. Another one is beside the

@@ -80,7 +80,13 @@ def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
     Of an input below −8 little but the error of a kernel's sigmoid is left, and a norm blows that up.
     """
     x, cache, conv = call["x"], call["cache"], call["conv"]
-    gates = [np.abs(linear(x, call[name])).max(initial=0) for name in maps]
+
+    def gate(name: str) -> np.ndarray:
+        several = any(p.name == f"{name}_a" for p in call.f.leaves)
+        first = call[f"{name}_a"] if several else None
+        return linear(x if first is None else linear(x, first), call[name])
+
+    gates = [np.abs(gate(name)).max(initial=0) for name in maps]
     x = (x * (4 / (4 + max(gates)))).astype(x.dtype)
     conv = conv / (1 + np.abs(conv).sum(0))
     biases = [n for n in ("bi", "bz", "bdt", "conv_bias") if n in call.arrays and call[n] is not None]

@@ -153,12 +153,17 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
 
 
 def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
+    """Attention with positions where there are angles."""
+    position = None
+    if chosen["rotary"] is not None:
+        position = Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"])
     return LatentAttention(
         heads=size["H"],
         rank=size["C"],
         key_size=size["U"],
         value_size=size["V"],
-        position=Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"]),
+        position=position,
+        shared_size=2 * size["J"] if position is None else None,
         query_rank=None if chosen["wq_a"] is None else size["F"],
         norm_eps=chosen["norm_eps"],
         scale=chosen["scale"],
@@ -262,6 +267,7 @@ DRAWN: dict[type, Drawn] = {
             length=size["A"] + 1,
             eps=chosen["eps"],
             allow_neg_eigval=chosen["allow_neg_eigval"],
+            rank=None if chosen["wz_a"] is None else size["F"],
         ),
     ),
     LatentAttention: Drawn(
@@ -334,6 +340,10 @@ TOGETHER = {
     "bv": "bq",
     "c0": "h0",
     "wq": "wq_a",
+    "wz": "wz_a",
+    "wa_a": "wz_a",
+    "wa": "wa_a",
+    "dt_bias": "wa_a",
     **dict.fromkeys(("experts_pre", "experts_post", "shared_pre", "shared_post"), "router_norm"),
     "bz": "bi",
     "bdt": "bi",
@@ -344,7 +354,13 @@ TOGETHER = {
     "latent_up": "latent_down",
 }
 # Parameters that may be there or not, but not without another one.
-NEEDS = {"bgate": "gate", "latent_bdown": "latent_down", "latent_bup": "latent_down"}
+NEEDS = {
+    "chosen": "rotary",
+    "wq_index": "rotary",
+    "bgate": "gate",
+    "latent_bdown": "latent_down",
+    "latent_bup": "latent_down",
+}
 # Parameters that are never there with another one.
 NOT_WITH = {"router_norm": "latent_down", "wq_index": "chosen"}
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several

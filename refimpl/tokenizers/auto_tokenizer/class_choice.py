@@ -50,6 +50,7 @@ REGISTERED: Mapping[str, str | None] = {
     "internvl": "Qwen2Tokenizer",
     "jamba": AS_IS,
     "jina_embeddings_v3": "XLMRobertaTokenizer",
+    "kimi_linear": AS_IS,
     "led": "LEDTokenizer",
     "llava": AS_IS,
     "llava_next": AS_IS,

@@ -96,6 +96,10 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
             "gated delta network, 4 states of 16 x 12, convolution over 3 tokens",
             4 * 16 * 12 + 2 * 112,
         ),
+        tiny_models.kimi().layers[0]: (
+            "Kimi delta attention of rank 5, 3 states of 8 x 12, convolution over 3 tokens",
+            3 * 8 * 12 + 2 * 84,
+        ),
         tiny_models.state_spaces().layers[2]: (
             "Mamba 2, 3 states of 8 x 20, convolution over 4 tokens, no mlp",
             3 * 8 * 20 + 3 * 76,

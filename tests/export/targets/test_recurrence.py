@@ -29,30 +29,32 @@ from tfm.refimpl.ops.ssd import ssd_recurrent
 NAMES = ("q", "k", "v", "state", "decay", "beta")
 
 
-def arrays(time: int, *, alike: bool) -> dict[str, np.ndarray]:
-    """Two rows of three heads. With `alike` all keys are the same one, β is 1 and nothing decays."""
+def arrays(time: int, kind: str) -> dict[str, np.ndarray]:
+    """Two rows of three heads. Where they are `alike` all keys are the same one, β is 1 and nothing decays;
+    where they have `channels`, each has decays of its own."""
+    alike, channels = kind == "alike", (5,) * (kind == "channels")
     rng = np.random.default_rng(time)
     q, k = rng.standard_normal((2, 2, time, 3, 5))
     k = k[:, :1].repeat(time, 1) if alike else k.copy()
-    decay = -np.exp(rng.normal(0, 2, (2, time, 3))) * (not alike)
+    decay = -np.exp(rng.normal(0, 2, (2, time, 3, *channels))) * (not alike)
     beta = np.ones((2, time, 3)) if alike else rng.random((2, time, 3))
     v, state = rng.standard_normal((2, time, 3, 4)), rng.standard_normal((2, 3, 5, 4))
     k /= np.linalg.norm(k, axis=-1, keepdims=True)
     return dict(zip(NAMES, (q, k, v, state, decay, beta), strict=True))
 
 
-@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("kind", ["any", "alike", "channels"])
 @pytest.mark.parametrize("time", [1, 2, 3, 100, CHUNK])
-def test_a_run_of_any_length_is_one_chunk(time: int, alike: bool):
+def test_a_run_of_any_length_is_one_chunk(time: int, kind: str):
     """Also where each token overwrites what the one before it wrote: powers of that system would explode."""
-    given = arrays(time, alike=alike)
+    given = arrays(time, kind)
     got = gated_delta_chunk(*(torch.from_numpy(a) for a in given.values()))
     for ours, expected in zip(got, gated_delta_rule(**given), strict=True):
         equal(ours.numpy(), expected)
 
 
 def test_more_tokens_than_a_run_has_are_not_a_number():
-    got, _ = gated_delta_chunk(*(torch.from_numpy(a) for a in arrays(CHUNK + 1, alike=False).values()))
+    got, _ = gated_delta_chunk(*(torch.from_numpy(a) for a in arrays(CHUNK + 1, "any").values()))
     assert got.isnan().any()
 
 
@@ -107,11 +109,12 @@ def computed(
 
 
 def test_linear_attention_of_onnx_runtime_is_the_rule():
-    """Over drawn shapes, grouped heads repeated as the mirror repeats them."""
+    """Over drawn shapes, grouped heads repeated as the mirror repeats them, decays of heads or channels."""
 
     def kernel(*given: Any) -> tuple[np.ndarray, np.ndarray]:
-        q, *others = (np.asarray(a) for a in given)
-        return computed("gated_delta", q, *others, scale=q.shape[3] ** -0.5)
+        q, k, v, state, decay, beta = (np.asarray(a) for a in given)
+        decay = decay.reshape(*decay.shape[:2], -1)
+        return computed("gated_delta", q, k, v, state, decay, beta, scale=q.shape[3] ** -0.5)
 
     laws.check("gated_delta_rule", kernel, dtype=np.float32, only=EQUALS)
 

@@ -562,6 +562,13 @@ WRONG: list[tuple[Any, str]] = [
         "layer 0: length of the convolution must be 2 to 256, got 1",
     ),
     (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, eps=0.0)), "eps must be positive"),
+    (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, rank=0)), "rank of decay and gate must be 1 to"),
+    (lambda: layer(LLAMA, attention=latent(position=None)), "shared_size must be 1 to 1048576, got 0"),
+    (lambda: layer(LLAMA, attention=latent(shared_size=4)), "shared_size is for attention without positions"),
+    (
+        lambda: layer(LLAMA, attention=replace(indexed(), position=None, shared_size=4)),
+        "layer 0: an indexer has positions, got attention without",
+    ),
     (
         lambda: layer(ENCODER, attention=GatedDelta(2, 1, 8, 8)),
         "encoder layer 0: a gated delta network must be in a decoder",

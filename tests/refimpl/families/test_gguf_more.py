@@ -126,11 +126,21 @@ INDEXER = {
     "attention.q_lora_rank": 40, "attention.indexer.head_count": 3, "attention.indexer.key_length": 14,
     "attention.indexer.top_k": 5, "expert_weights_norm": True, "expert_gating_func": 2,
 }  # fmt: skip
+OLDER_INDEXER = {key: value for key, value in INDEXER.items() if key != "expert_gating_func"}
 # Sizes of heads as files before latents were read as one head state them, and as those after.
 EXPANDED = {"attention.head_count_kv": 4, "attention.key_length": 20, "attention.value_length": 16}
 ABSORBED = {
     "attention.head_count_kv": 1, "attention.key_length": 36, "attention.value_length": 24,
     "attention.key_length_mla": 20, "attention.value_length_mla": 16,
+}  # fmt: skip
+KIMI = {
+    **LATENT, "num_local_experts": LATENT["n_routed_experts"], "linear_head_dim": 10, "linear_num_heads": 4,
+    "linear_conv_kernel_dim": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+KIMI.pop("n_routed_experts")
+KIMIS = {
+    **LATENTS, **ABSORBED, "attention.head_count_kv": [0, 1, 0], "attention.value_length": 72,
+    "expert_group_used_count": 1, "expert_gating_func": 2, "kda.head_dim": 10, "ssm.conv_kernel": 3,
 }  # fmt: skip
 ALL_DIMS = {
     "rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 128,
@@ -454,6 +464,14 @@ DIALECTS = {
          "attention.temperature_scale": 0.5, "attention.temperature_length": 128},
         None,
     ),
+    "glm_moe_dsa, older": Dialect(
+        "glm_moe_dsa", ARCH.GLM_DSA,
+        {**LATENT, **INDEXED, "rope_parameters": THETA, "topk_group": 2, "num_hidden_layers": 5,
+         "indexer_types": ["full"] * 3 + ["shared"] * 2, "max_position_embeddings": 2**20},
+        {**LATENTS, **ABSORBED, **OLDER_INDEXER, "expert_group_used_count": 2, "block_count": 5,
+         "context_length": 2**20},
+        None,
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -504,6 +522,7 @@ DIALECTS = {
         {**RMS, **HEADS, "expert_count": 128, "expert_used_count": 2, "rope.freq_base": 5e5,
          "expert_feed_forward_length": 96, "interleave_moe_layer_step": 4, "block_count": 5},
     ),
+    "kimi_linear": Dialect("kimi_linear", ARCH.KIMI_LINEAR, KIMI, KIMIS, None),
 }  # fmt: skip
 
 
@@ -603,6 +622,18 @@ def in_turn(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
+def of_channels(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kimi Linear's rates and kernels, which alone have four axes, and the dense mlp by its name."""
+    parts: dict[str, np.ndarray] = {}
+    for name, array in rates(unmerged(tensors)).items():
+        if name.endswith("A_log"):
+            array = array[None, None, :, None]
+        elif "conv1d" in name:
+            array = array[None, :, None]
+        parts[name.replace("layers.0.block_sparse_moe", "layers.0.mlp")] = array
+    return parts
+
+
 def rates(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The rates of decay as their exponentials, negated, and their biases as those of a map."""
     named = {name.replace(".dt_bias", ".dt_proj.bias"): array for name, array in tensors.items()}
@@ -663,6 +694,7 @@ CHANGES = {
     "llama4_text": gates_apart,
     "lfm2_moe": by_part, "gpt_oss": parted, "deepseek_v3": unmerged, "deepseek_v32": unmerged,
     "glm_moe_dsa": unmerged, "mistral4": unmerged_joined, "qwen3_next": by_kind,
+    "kimi_linear": of_channels,
     "qwen3_5_text": in_turn, "qwen3_5_moe_text": in_turn,
 }  # fmt: skip
 
@@ -707,7 +739,9 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
         assert renamed is not None, name
         made.setdefault(renamed, {})[int(which[1]) if which else -1] = array
     return {
-        name: np.atleast_1d(parts[-1].squeeze())
+        name: parts[-1]
+        if -1 in parts and parts[-1].ndim == 4
+        else np.atleast_1d(parts[-1].squeeze())
         if -1 in parts
         else np.stack([parts[i] for i in range(len(parts))])
         for name, parts in made.items()
@@ -719,8 +753,8 @@ def write_gguf(path: Path, dialect: Dialect, tensors: dict[str, np.ndarray], kin
     name = dialect.name or gguf.MODEL_ARCH_NAMES[dialect.arch]
     writer = gguf.GGUFWriter(path, name)
     add = {
-        int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
-        list: writer.add_array,
+        int: lambda key, value: (writer.add_int32 if value < 0 else writer.add_uint32)(key, value),
+        float: writer.add_float32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array,
     }  # fmt: skip
     for key, value in (METADATA | dialect.metadata).items():
         add[type(value)](key[1:] if key.startswith(":") else f"{name}.{key}", value)
@@ -965,6 +999,7 @@ def test_value_heads_in_blocks(tmp_path, saved):
         ("mistral4", {"attention.temperature_scale": -1.0}, "temperature_scale must be greater than 0"),
         ("mistral4", {"expert_gating_func": 3}, "expert_gating_func must be 2, a sigmoid or 1, a softmax"),
         ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers must be 0 or more, and fewer than"),
+        ("glm4_moe", {"nextn_predict_layers": -1}, "nextn_predict_layers must be 0 or more, and fewer than"),
         ("glm_moe_dsa", {"attention.indexer.types": [True] * 4}, "types must be true or false for each of 5"),
         ("glm_moe_dsa", {"attention.indexer.types": [False] * 5}, "of 5 layers, true for the first, got"),
         ("glm_moe_dsa", {"attention.indexer.types": [1, 1, 0, 1, 0]}, "types must be true or false for"),
@@ -972,6 +1007,11 @@ def test_value_heads_in_blocks(tmp_path, saved):
         ("deepseek_v32", {"attention.indexer.types": [True] * 3}, "types' must be one value, got an array"),
         ("deepseek_v32", {"attention.indexer.key_length": 11}, "must be rope.dimension_count, 12, or more"),
         ("deepseek_v32", {"expert_gating_func": 1}, "expert_gating_func must be 2, a sigmoid, got 1"),
+        (
+            "kimi_linear",
+            {"expert_weights_norm": False},
+            "expert_weights_norm must be true, as llama.cpp runs",
+        ),
         ("lfm2", {"attention.head_count_kv": [0, 2, 1]}, r"each 0 or the same number, got \[0, 2, 1\]"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),

@@ -887,6 +887,68 @@ def test_qwen3_next():
         read(QWEN3_NEXT, use_sliding_window=True)
 
 
+KIMI_LINEAR = {
+    "architectures": ["KimiLinearForCausalLM"], "bos_token_id": 163_584, "dtype": "bfloat16",
+    "eos_token_id": 163_586, "first_k_dense_replace": 1, "head_dim": 72, "hidden_act": "silu",
+    "hidden_size": 2304, "initializer_range": 0.02, "intermediate_size": 9216, "kv_lora_rank": 512,
+    "linear_attn_config": {
+        "full_attn_layers": [4, 8, 12, 16, 20, 24, 27], "head_dim": 128,
+        "kda_layers": [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 26],
+        "num_heads": 32, "short_conv_kernel_size": 4,
+    },
+    "mla_use_nope": True, "model_max_length": 1_048_576, "model_type": "kimi_linear",
+    "moe_intermediate_size": 1024, "moe_layer_freq": 1, "moe_renormalize": True,
+    "moe_router_activation_func": "sigmoid", "num_attention_heads": 32, "num_expert_group": 1,
+    "num_experts": 256, "num_experts_per_token": 8, "num_hidden_layers": 27, "num_key_value_heads": 32,
+    "num_nextn_predict_layers": 0, "num_shared_experts": 1, "pad_token_id": 163_839, "q_lora_rank": None,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-05, "rope_scaling": None,
+    "rope_theta": 10_000.0, "routed_scaling_factor": 2.446, "tie_word_embeddings": False, "topk_group": 1,
+    "use_cache": True, "use_grouped_topk": True, "v_head_dim": 128, "vocab_size": 163_840,
+}  # fmt: skip
+
+
+def test_kimi_linear():
+    """Every fourth layer, and the last one, attends to latents; what the others keep is as large for any
+    text."""
+    config = read(KIMI_LINEAR)
+    attends = [isinstance(layer.attention, LatentAttention) for layer in config.layers]
+    assert attends == [i % 4 == 3 or i == 26 for i in range(27)]
+    delta, latent = (replace(config.layers[i].attention, pre=None) for i in (0, 3))
+    assert delta == GatedDelta(32, 32, 128, 128, 4, 1e-5, rank=128)
+    assert latent == LatentAttention(32, 512, 128, 128, None, shared_size=64)
+    assert config.context == 1_048_576
+    assert [isinstance(layer.mlp, MoE) for layer in config.layers] == [False] + [True] * 26
+    experts = config.layers[1].mlp
+    assert (experts.experts, experts.top, experts.scale, experts.shared) == (256, 8, 2.446, 1024)
+    state, keys = (kind.nbytes(2**20, 4) for kind in (cache_kinds(config)[i] for i in (0, 3)))
+    assert (state, keys) == (4 * (32 * 128 * 128 + 3 * 3 * 4096), 4 * 576 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"mla_use_nope": False}, "mla_use_nope must be true, got False"),
+        ({"moe_router_activation_func": "softmax"}, "moe_router_activation_func must be"),
+        ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers must be 0, got 1"),
+        ({"hidden_act": "gelu"}, "hidden_act must be one of silu"),
+        ({"num_key_value_heads": 16}, "num_key_value_heads must be num_attention_heads, 32"),
+        ({"n_group": 2}, "n_group must be the same as num_expert_group, 1, got 2"),
+        (
+            {"mlp_layer_types": ["dense"] * 26},
+            "mlp_layer_types must be a list of 27, each one of dense, spar",
+        ),
+        ({"linear_attn_config": {"gate_lower_bound": -5.0}}, "config: key 'gate_lower_bound' isn't known"),
+        (
+            {"linear_attn_config": {"full_attn_layers": [1], "kda_layers": list(range(1, 28))}},
+            "full_attn_layers must be with kda_layers each number from 1 to 27 once",
+        ),
+    ],
+)
+def test_kimi_linear_refuses(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(KIMI_LINEAR, **more)
+
+
 CODESTRAL = {
     "architectures": ["Mamba2ForCausalLM"], "bos_token_id": 0, "chunk_size": 256, "conv_kernel": 4,
     "eos_token_id": 0, "expand": 2, "head_dim": 64, "hidden_act": "silu", "hidden_size": 4096,

@@ -24,6 +24,8 @@ from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, shor
 from torch.nn import functional
 from transformers import JambaConfig, Lfm2Config, Mamba2Config, MambaConfig, Qwen3_5TextConfig
 from transformers.models.jamba.modeling_jamba import JambaMambaMixer
+from transformers.models.kimi_linear.configuration_kimi_linear import KimiLinearConfig
+from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 from transformers.models.mamba.modeling_mamba import (
     MambaMixer,
@@ -227,6 +229,31 @@ def test_gated_delta_is_qwen_3_5s(seed: int, heads: tuple[int, int], length: int
     x = np.random.default_rng(seed).standard_normal((2, 70, 10))
     whole = in_float64(layer, t(x))
     garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, value_heads, 3, 5), 9.0))
+    first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
+    equal(np.concatenate([first, second], 1), whole)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 3), st.integers(2, 4), st.integers(1, 69))
+def test_gated_delta_is_kimi_linears(seed: int, heads: int, length: int, cut: int):
+    """A text of 70 tokens, more than a chunk there, at once there, in two calls here."""
+    config = KimiLinearConfig(
+        hidden_size=10, num_hidden_layers=1, layer_types=["linear_attention"], linear_num_heads=heads,
+        linear_head_dim=3, linear_conv_kernel_dim=length, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    layer = randomize(KimiLinearDeltaAttention(config, 0), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    names = {"wz_a": "g_a_proj", "wz": "g_b_proj", "wb": "b_proj", "wo": "o_proj"}
+    names |= {"wa_a": "forget_gate.f_a_proj", "wa": "forget_gate.f_b_proj"}
+    ours: Any = {leaf: stored[f"{name}.weight"].T for leaf, name in names.items()}
+    ours |= {"wi": np.concatenate([stored[f"{kind}_proj.weight"].T for kind in "qkv"], 1)}
+    ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["o_norm.weight"]}
+    ours |= {"a_log": stored["forget_gate.A_log"].reshape(-1), "dt_bias": stored["forget_gate.dt_bias"]}
+    mixer = GatedDelta(heads, heads, 3, 3, length, 1e-5, rank=3)
+    x = np.random.default_rng(seed).standard_normal((2, 70, 10))
+    whole = in_float64(layer, t(x))
+    garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, heads, 3, 3), 9.0))
     first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
     second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
     equal(np.concatenate([first, second], 1), whole)

@@ -38,6 +38,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "convolutions": tiny_models.convolutions,
     "gated delta networks": tiny_models.gated_deltas,
     "latents": tiny_models.latents,
+    "channels that decay": tiny_models.kimi,
     "indexers": tiny_models.indexed,
     "state spaces": tiny_models.state_spaces,
     "selective scans": tiny_models.selective_scans,

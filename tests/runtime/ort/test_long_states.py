@@ -29,10 +29,12 @@ CONFIGS = {
     "selective scans": tiny_models.selective_scans(LENGTH),
     "convolutions": tiny_models.convolutions(LENGTH),
     "latents": tiny_models.latents(LENGTH),
+    "channels that decay": tiny_models.kimi(LENGTH),
 }
 CELLS = [
     *((name, target) for target in ("ort-cpu", "standard") for name in list(CONFIGS)[:3]),
     *((name, "ort-cpu") for name in list(CONFIGS)[3:]),
+    ("channels that decay", "standard"),
 ]
 IDS = np.random.default_rng(3).integers(0, 97, (1, LENGTH))
 EVERY = np.arange(LENGTH)[None]

@@ -58,6 +58,7 @@ CONFIGS = {
     "selective scans": tiny_models.selective_scans(context=40),
     "shared": tiny_models.shared_kv(context=60),
     "indexed": tiny_models.indexed(context=40),
+    "channels that decay": tiny_models.kimi(context=40),
 }
 LONGEST = 9  # of an encoder's text
 

@@ -1,0 +1,171 @@
+"""Kimi Linear (Kimi Team 2025, arXiv 2510.26692): Kimi delta attention, in every fourth layer latent
+attention without positions, and DeepSeek-V3's experts.
+
+In GGUF the norms of latents have the eps of the others, and as many heads decay as attend, as llama.cpp
+computes them.
+"""
+
+from __future__ import annotations
+
+from ..config import Decoder, GatedDelta, RMSNorm
+from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_metadata import kv_heads_by_layer
+from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import WeightMap, weight_map
+from . import Gguf, Task
+from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
+from .deepseek_v2 import LATENTS, harmless_of_training, latent_decoder, latent_gguf_decoder
+from .glm4_moe import with_sigmoid_experts
+from .mixtral import WEIGHTS as MIXTRAL
+from .qwen3_next import attending_layers, mixed
+
+MODEL_TYPES = ("kimi_linear",)
+# Those that read whole texts would be encoders, which have no recurrences here.
+ARCHITECTURES: dict[str, Task] = {"KimiLinearForCausalLM": "lm"}
+PREFIX = "model."
+DEFAULTS = {"rms_norm_eps": 1e-5, "q_lora_rank": None, "n_group": 1, "topk_group": 1}
+DEFAULTS |= {"moe_intermediate_size": 1024, "routed_scaling_factor": 2.446}
+SPARSE = ("dense", "sparse")
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.choice("hidden_act", {"silu": "silu"}, "silu")  # the convolutions' kernels know no other
+    # What the repository's own code could do otherwise.
+    keys.harmless(mla_use_nope=(True,), moe_router_activation_func=("sigmoid",), use_grouped_topk=(True,))
+    keys.harmless(num_nextn_predict_layers=(0,))
+    harmless_of_training(keys)
+    # Nothing is rotated, sizes of heads are stated apart, and transformers never ties the tables.
+    keys.unused("rope_theta", "rope_scaling", "rope_parameters", "head_dim")
+    keys.get("tie_word_embeddings", bool, False)
+    renamed = {
+        "max_position_embeddings": keys.size(
+            keys.spelled("model_max_length", "max_position_embeddings"), 1_048_576
+        ),
+        "n_group": keys.size(keys.spelled("num_expert_group", "n_group"), 1),
+    }
+    own = {key: value for key, value in keys.values.items() if key not in ("head_dim", "tie_word_embeddings")}
+    usual = keys.replaced({**DEFAULTS, **own, **renamed})
+    dense = latent_decoder(usual, context=1, rope_interleave=False, positions=lambda *_, **__: None)
+    sparse = with_sigmoid_experts(
+        dense,
+        usual,
+        experts=keys.size(keys.spelled("num_experts", "num_local_experts"), 256),
+        top=keys.size(keys.spelled("num_experts_per_token", "num_experts_per_tok"), 8),
+        shared=keys.size(keys.spelled("num_shared_experts", "n_shared_experts"), 1),
+        dense=0,
+        renormalize=keys.get(keys.spelled("moe_renormalize", "norm_topk_prob"), bool, True),
+    )
+    kinds = _mlps(keys)
+    base = map_layers(sparse, lambda i, layer: layer if kinds[i] else dense.layers[i])
+    return _with_delta(base, keys)
+
+
+def _mlps(keys: Keys) -> list[bool]:
+    """Which layers have experts: those of a list, or all after the first few."""
+    first, layers = keys.get("first_k_dense_replace", int, 1), layer_count(keys)
+    types = keys.get("mlp_layer_types", list, None)
+    if types is None:
+        return [i >= first for i in range(layers)]
+    if len(types) != layers or any(kind not in SPARSE for kind in types):
+        raise keys.fail("mlp_layer_types", f"a list of {layers}, each one of {', '.join(SPARSE)}")
+    return [kind == "sparse" for kind in types]
+
+
+def _with_delta(base: Decoder, keys: Keys) -> Decoder:
+    """The decoder with Kimi delta attention; what `linear_attn_config` states overrules other keys, but for
+    the types of layers."""
+    inner = Keys(keys.get("linear_attn_config", dict, None) or {}, f"{keys.where}: linear_attn_config")
+    size = inner.size("head_dim", keys.size("linear_head_dim", 128))
+    heads = inner.size("num_heads", keys.size("linear_num_heads", 32))
+    length = inner.size("short_conv_kernel_size", keys.size("linear_conv_kernel_dim", 4))
+    attends = attending_layers(keys, _attends(inner, len(base.layers)))
+    inner.finish({})
+    norm = base.layers[0].attention.pre
+    assert isinstance(norm, RMSNorm)
+    return mixed(base, GatedDelta(heads, heads, size, size, length, norm.eps, rank=size), attends)
+
+
+def _attends(inner: Keys, layers: int) -> list[bool]:
+    """Which layers attend: those of a list that counts from 1, or every fourth one."""
+    lists = [inner.get(f"{kind}_layers", list, None) for kind in ("full_attn", "kda")]
+    if None in lists:
+        return [i > 0 and i % 4 == 0 for i in range(layers)]
+    full, delta = lists
+    numbers = [*full, *delta]
+    if any(type(n) is not int for n in numbers) or sorted(numbers) != list(range(1, layers + 1)):
+        raise inner.fail("full_attn_layers", f"with kda_layers each number from 1 to {layers} once")
+    return [i + 1 in full for i in range(layers)]
+
+
+def _joined(leaf: str, tensor: str, steps: str) -> WeightMap:
+    """What makes, or mixes, queries, keys and values, each stored apart."""
+    tensors = " + ".join(tensor.format(kind) for kind in "qkv")
+    return weight_map(f"decoder.layers.{{i}}.attn.{leaf} <- {tensors} : {steps}")
+
+
+# transformers writes dense mlps under the name of the experts.
+MLP = [f"decoder.layers.{{i}}.mlp.{part}" for part in ("gate", "up", "down")]
+SHARED = weight_map("""
+    decoder.layers.{i}.mlp.shared.gate <- layers.{i}.SHARED.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- layers.{i}.SHARED.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- layers.{i}.SHARED.down_proj.weight : transpose
+""").renamed({"SHARED": "block_sparse_moe.shared_experts"})
+WEIGHTS = (
+    MIXTRAL.without(*MLP)
+    + SHARED
+    + LATENTS
+    + _joined("wi", "layers.{{i}}.self_attn.{}_proj.weight", "transpose")
+    + _joined("conv", "layers.{{i}}.self_attn.{}_conv1d.weight", "taps")
+    + weight_map("""
+    decoder.layers.{i}.mlp.gate <- layers.{i}.(mlp|block_sparse_moe).gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.up <- layers.{i}.(mlp|block_sparse_moe).up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- layers.{i}.(mlp|block_sparse_moe).down_proj.weight : transpose
+    decoder.layers.{i}.mlp.bias <- layers.{i}.block_sparse_moe.gate.e_score_correction_bias
+    decoder.layers.{i}.attn.wz_a <- layers.{i}.self_attn.g_a_proj.weight : transpose
+    decoder.layers.{i}.attn.wz <- layers.{i}.self_attn.g_b_proj.weight : transpose
+    decoder.layers.{i}.attn.wb <- layers.{i}.self_attn.b_proj.weight : transpose
+    decoder.layers.{i}.attn.wa_a <- layers.{i}.self_attn.f_a_proj.weight : transpose
+    decoder.layers.{i}.attn.wa <- layers.{i}.self_attn.f_b_proj.weight : transpose
+    decoder.layers.{i}.attn.a_log <- layers.{i}.self_attn.A_log : flatten
+    decoder.layers.{i}.attn.dt_bias <- layers.{i}.self_attn.dt_bias
+    decoder.layers.{i}.attn.norm <- layers.{i}.self_attn.o_norm.weight
+""")
+)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    kv_heads, heads = kv_heads_by_layer(keys), keys.size("attention.head_count")
+    # The converter states the size of a head that isn't used, and of a rotation that isn't done.
+    keys.unused("attention.value_length", "rope.freq_base")
+    values = {key: value for key, value in keys.values.items() if key != "attention.value_length"}
+    latents = keys.replaced({**values, "attention.head_count_kv": max(kv_heads)})
+    if not keys.get("expert_weights_norm", bool, True):
+        raise keys.fail("expert_weights_norm", "true, as llama.cpp runs it")
+    base = with_gguf_sigmoid_experts(
+        latent_gguf_decoder(latents, source, rotates=False), keys, renormalize=True
+    )
+    size, norm = keys.size("kda.head_dim"), base.layers[0].attention.pre
+    assert isinstance(norm, RMSNorm)
+    mixer = GatedDelta(heads, heads, size, size, keys.size("ssm.conv_kernel"), norm.eps, rank=size)
+    return mixed(base, mixer, [count > 0 for count in kv_heads])
+
+
+GGUF_DELTA = (
+    _joined("wi", "blk.{{i}}.attn_{}.weight", "transpose")
+    + _joined("conv", "blk.{{i}}.ssm_conv1d_{}.weight", "taps")
+    + weight_map("""
+    decoder.layers.{i}.attn.wi <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.wz_a <- blk.{i}.ssm_g_a.weight : transpose
+    decoder.layers.{i}.attn.wz <- blk.{i}.ssm_g_b.weight : transpose
+    decoder.layers.{i}.attn.wb <- blk.{i}.ssm_beta.weight : transpose
+    decoder.layers.{i}.attn.wa_a <- blk.{i}.ssm_f_a.weight : transpose
+    decoder.layers.{i}.attn.wa <- blk.{i}.ssm_f_b.weight : transpose
+    decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : negated_exp flatten
+    decoder.layers.{i}.attn.dt_bias <- blk.{i}.ssm_dt.bias
+    decoder.layers.{i}.attn.norm <- blk.{i}.ssm_norm.weight
+""")
+)
+GGUF = Gguf("kimi-linear", gguf_config, GGUF_LATENTS + GGUF_DELTA, by_layer=("attention.head_count_kv",))
