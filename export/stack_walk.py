@@ -30,6 +30,7 @@ from .ops.longformer import question_end
 from .ops.model import (
     EmbeddingWeights,
     StackWeights,
+    distance_biases,
     distance_table,
     embed,
     layer_vectors,
@@ -95,7 +96,12 @@ class StackWalk:
         }
         both = self.name != "decoder" and not self.stack.causal
         biases = score_biases(at[None], at, weights, dtype, stack=self.stack, bidirectional=both)
-        return Positions(rotary, biases, distance_table(at, weights, stack=self.stack))
+        return Positions(
+            rotary,
+            biases,
+            distance_table(at, weights, stack=self.stack),
+            distance_biases=distance_biases(weights, stack=self.stack),
+        )
 
     def question(self, tokens: Tensor) -> Tensor | None:
         """Where the question of each row ends, for `Positions`, in a stack whose question is global."""

@@ -291,6 +291,7 @@ def _mixer(mixer: TokenMixer) -> str:
         LatentAttention,
         LinearAttention,
         LongformerAttention,
+        LongT5Attention,
         Mamba,
         Mamba2,
         ShortConv,
@@ -318,6 +319,11 @@ def _mixer(mixer: TokenMixer) -> str:
     if isinstance(mixer, LongformerAttention):
         around = f"within {mixer.reach} tokens on each side"
         return f"Longformer's attention, {mixer.heads} heads of {mixer.head_size}, {around}"
+    if isinstance(mixer, LongT5Attention):
+        size = mixer.global_block_size
+        around = f"within {mixer.radius} tokens on each side"
+        far = "" if size is None else f", and of sums of {size} tokens"
+        return f"LongT5's attention, {mixer.heads} heads of {mixer.head_size}, {around}{far}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

@@ -15,6 +15,7 @@ from ...refimpl.config import (
     EncoderDecoder,
     LatentAttention,
     LongformerAttention,
+    LongT5Attention,
     MaskedLM,
     Pool,
     Tag,
@@ -30,7 +31,7 @@ ARCHITECTURES = {
     Classify: "BertForSequenceClassification",
 }
 # Mixers of the models that layouts take.
-HEADED = (Attention, DisentangledAttention, LatentAttention, LongformerAttention)
+HEADED = (Attention, DisentangledAttention, LatentAttention, LongformerAttention, LongT5Attention)
 PROBLEMS = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",

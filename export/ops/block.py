@@ -18,6 +18,7 @@ from ...refimpl.config import (
     Layer,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     Mlp,
@@ -49,6 +50,7 @@ from .latent_attention import (
 from .laurel import LaurelWeights, laurel
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
+from .longt5 import DistanceBiases, LongT5Weights, longt5_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mamba import ChannelState, MambaWeights, mamba
 from .mamba2 import HybridCache, Mamba2Weights, mamba2
@@ -114,6 +116,7 @@ MixerWeights = (
     | LatentAttentionWeights
     | DisentangledWeights
     | LongformerWeights
+    | LongT5Weights
 )
 
 
@@ -143,12 +146,14 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """Cosines and sines for each `Rope`, the biases of scores, distances, and where questions end."""
+    """Cosines and sines for each `Rope`, the biases of scores, distances, where questions end, and the biases
+    of distances."""
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
+    distance_biases: DistanceBiases | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
         """The cosines and sines of rotary positions; None for other ones, or without."""
@@ -367,6 +372,10 @@ def encoder_block(
     elif isinstance(a, LongformerAttention):
         local = cast(LongformerWeights, weights["attn"])
         y = longformer_attention(inputs, lengths, local, positions.question, settings=a)
+    elif isinstance(a, LongT5Attention):
+        assert positions.distance_biases is not None
+        windowed = cast(LongT5Weights, weights["attn"])
+        y = longt5_attention(inputs, lengths, windowed, positions.distance_biases, settings=a)
     elif isinstance(a, LatentAttention):
         latent, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
         y = latent_self_attention(inputs, lengths, latent, rotary, settings=a, causal=causal)

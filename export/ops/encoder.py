@@ -35,6 +35,7 @@ from .model import (
     HeadWeights,
     ModelWeights,
     StackWeights,
+    distance_biases,
     distance_table,
     embed,
     head_dense,
@@ -96,7 +97,8 @@ def _layers(
     at = torch.arange(x.shape[1], device=x.device)
     both = not stack.causal
     biases = score_biases(at.unsqueeze(0), at, weights, x.dtype, stack=stack, bidirectional=both)
-    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack), question)
+    table, local = distance_table(at, weights, stack=stack), distance_biases(weights, stack=stack)
+    positions = Positions(rotary, biases, table, question, local)
     for i, layer in enumerate(stack.layers):
         leaves = weights["layers"][i]
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)

@@ -40,6 +40,7 @@ from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
+from .longt5 import DistanceBiases
 from .mlp import PlainMlpWeights
 from .mtp import MTPInputWeights, mtp_input
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
@@ -57,6 +58,7 @@ __all__ = [
     "LinearWeights",
     "ModelWeights",
     "StackWeights",
+    "distance_biases",
     "distance_table",
     "embed",
     "layer_vectors",
@@ -92,6 +94,7 @@ class StackWeights(TypedDict):
     streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
+    global_relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
     norm: NotRequired[NormWeights]
     distances: NotRequired[Float[Array, "W D"]]
@@ -230,6 +233,29 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
     rows = distance_rows(at, at, span=distances.span, log_until=distances.log_until)
     vectors = normalize(weights["distances"], weights.get("distances_norm"), norm=distances.norm)
     return DistanceTable(rows, vectors)
+
+
+def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
+    """Rows of the tables, one for each distance."""
+    local = stack.longt5
+    if local is None:
+        return None
+    assert "relative_bias" in weights
+    near = _by_distance(local.radius, weights["relative_bias"], local.position)
+    if local.global_block_size is None:
+        return DistanceBiases(near)
+    assert "global_relative_bias" in weights
+    far = _by_distance(local.position.max_distance, weights["global_relative_bias"], local.position)
+    return DistanceBiases(near, far)
+
+
+def _by_distance(longest: int, table: Array, position: RelativeBias) -> Array:
+    ahead = torch.arange(-longest, longest + 1, device=table.device)
+    query = torch.zeros(1, 1, dtype=torch.int64, device=table.device)
+    buckets = relative_buckets(
+        query, ahead, buckets=position.buckets, max_distance=position.max_distance, bidirectional=True
+    )
+    return relative_bias(buckets, table).flatten(0, 2)
 
 
 def model(

@@ -12,6 +12,7 @@ from . import (
     disentangled,
     group_query_attention,
     longformer,
+    longt5,
     multi_head_attention,
     ort_ops,
     recurrence,
@@ -51,5 +52,6 @@ def _ort(config: Config) -> Emits:
         "cross_keys": mha.cross_keys,
         "disentangled_attention": disentangled.disentangled_attention,
         "longformer_attention": longformer.longformer_attention,
+        "longt5_attention": longt5.longt5_attention,
         **fused,
     }

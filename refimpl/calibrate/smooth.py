@@ -27,6 +27,7 @@ from ..config import (
     LayerNorm,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     Mlp,
@@ -83,11 +84,12 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's.
 
-    Not among them: inputs whose matrices read distances too, or that a learned residual adds as they are,
-    activations that a tied table or, with post-norms, the residual stream reads too (`post_norm_sites`), the
-    encoder's output, which the decoder's layers share, and both sides of an LSTM, whose weights stay in
-    float. The input of wo of a convolution, of a gated delta network and of Mamba's layer has no leaf of its
-    own that makes it; in attention whose values other layers read wv makes those of all of them.
+    Not among them: inputs whose matrices read distances or summaries too, or that a learned residual adds as
+    they are, activations that a tied table or, with post-norms, the residual stream reads too
+    (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
+    whose weights stay in float. The input of wo of a convolution, of a gated delta network and of Mamba's
+    layer has no leaf of its own that makes it; in attention whose values other layers read wv makes those of
+    all of them.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -121,7 +123,7 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
     beside = () if layer.beside is None else tuple(f"{prefix}beside.{leaf}" for leaf in STATE_INPUTS)
     sites = []
     if layer.residual == "input":
-        if not isinstance(mixer, LSTM) and not _reads_distances(mixer) and layer.laurel is None:
+        if not isinstance(mixer, LSTM) and not _reads_more(mixer) and layer.laurel is None:
             sites += _normed(
                 f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *beside, *parallel)
             )
@@ -145,8 +147,10 @@ def _state_output(prefix: str, mixer: Mamba2) -> list[SmoothingSite]:
     return [] if mixer.norm is None else [SmoothingSite((f"{prefix}.norm",), (f"{prefix}.wo",))]
 
 
-def _reads_distances(mixer: TokenMixer) -> bool:
-    """Whether the matrices that read a sublayer's input read vectors of distances too."""
+def _reads_more(mixer: TokenMixer) -> bool:
+    """Whether the matrices that read a sublayer's input read distances too, or norms of its sums."""
+    if isinstance(mixer, LongT5Attention):
+        return mixer.global_block_size is not None
     return isinstance(mixer, DisentangledAttention) and mixer.shared
 
 
@@ -182,12 +186,15 @@ def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[
 
 
 def _values(
-    prefix: str, a: Attention | LinearAttention | DisentangledAttention | LongformerAttention
+    prefix: str,
+    a: Attention | LinearAttention | DisentangledAttention | LongformerAttention | LongT5Attention,
 ) -> list[SmoothingSite]:
     if isinstance(a, LongformerAttention):
         ends = ("",) if a.global_tokens is None else ("", "_global")
         producers = tuple(f"{prefix}.{leaf}v{end}" for end in ends for leaf in "wb")
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
+    if isinstance(a, LongT5Attention):
+        return [SmoothingSite((f"{prefix}.wv",), (f"{prefix}.wo",), 1, a.head_size)]
     if isinstance(a, DisentangledAttention):
         producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.bias else []))
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]

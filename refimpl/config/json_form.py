@@ -42,6 +42,7 @@ from .token_mixers import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     QuestionTokens,
@@ -60,7 +61,7 @@ TYPES: dict[str, type] = {
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
         ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
-        BigBirdBlocks, SharedIndexer,
+        BigBirdBlocks, SharedIndexer, LongT5Attention,
     )
 }  # fmt: skip
 

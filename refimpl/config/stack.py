@@ -15,6 +15,7 @@ from .token_mixers import (
     KVFormat,
     LatentAttention,
     LongformerAttention,
+    LongT5Attention,
     QuestionTokens,
 )
 
@@ -102,6 +103,12 @@ class Stack(Record):
         """The table of distances that the layers share, if any has disentangled attention."""
         mixers = (layer.attention for layer in self.layers)
         return next((m.distances for m in mixers if isinstance(m, DisentangledAttention)), None)
+
+    @property
+    def longt5(self) -> LongT5Attention | None:
+        """LongT5's attention of the first layer that has it: the tables of biases are those of all."""
+        mixers = (layer.attention for layer in self.layers)
+        return next((m for m in mixers if isinstance(m, LongT5Attention)), None)
 
     @property
     def separator(self) -> int | None:

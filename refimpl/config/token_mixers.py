@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 
 from .masks import FULL, Mask, Window
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
-from .positions import Position, QueryScale, Rope
+from .positions import Position, QueryScale, RelativeBias, Rope
 from .record import Record
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
@@ -337,6 +337,25 @@ class LongformerAttention(Record):
     after: Norm | None = None
 
 
+class LongT5Attention(Record):
+    """T5's attention within a window, and of summaries of the text's blocks (`ops.longt5`).
+
+    A token sees the `radius` tokens on each side of it, and with `global_block_size` the sum of each block of
+    that many tokens, normalized with a weight (`norm_eps`). `position` are the biases of both; one table of
+    each is shared by all layers, which have one radius and block size. Maps have no bias and scores no scale.
+    """
+
+    heads: int
+    head_size: int
+    radius: int
+    position: RelativeBias
+    global_block_size: int | None = None
+    norm_eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
 # What moves information from token to token.
 TokenMixer = (
     Attention
@@ -349,4 +368,5 @@ TokenMixer = (
     | LatentAttention
     | DisentangledAttention
     | LongformerAttention
+    | LongT5Attention
 )

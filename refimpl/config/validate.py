@@ -41,6 +41,7 @@ from .token_mixers import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     QuestionTokens,
@@ -247,6 +248,9 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
     if isinstance(mixer, LongformerAttention):
         alone = both_ways and name == "encoder"
         _need(alone, f"{at}Longformer's attention must be in an encoder that isn't causal")
+    if isinstance(mixer, LongT5Attention):
+        alone = both_ways and name == "encoder"
+        _need(alone, f"{at}LongT5's attention must be in an encoder that isn't causal")
     if isinstance(mixer, Attention) and isinstance(mixer.mask, BigBirdBlocks):
         _need(both_ways, f"{at}BigBird's blocks must be in an encoder that isn't causal")
     if layer.conv is not None:
@@ -329,15 +333,14 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     relative = [(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)]
+    mixers = [layer.attention for layer in stack.layers]
+    relative += [(m.position, m.heads) for m in mixers if isinstance(m, LongT5Attention)]
     shared = {(position, heads) for position, heads in relative if position.shared}
     _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
-    tables = {
-        layer.attention.distances
-        for layer in stack.layers
-        if isinstance(layer.attention, DisentangledAttention)
-    }
+    sizes = {(m.radius, m.global_block_size) for m in mixers if isinstance(m, LongT5Attention)}
+    _need(len(sizes) <= 1, f"{name}: layers have one radius and global_block_size, got {len(sizes)} kinds")
+    tables = {mixer.distances for mixer in mixers if isinstance(mixer, DisentangledAttention)}
     _need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
-    mixers = (layer.attention for layer in stack.layers)
     kinds = {mixer.global_tokens for mixer in mixers if isinstance(mixer, LongformerAttention)}
     _need(len(kinds) <= 1, f"{name}: layers have the same global tokens, got {len(kinds)} kinds")
     for kind in kinds:
@@ -382,6 +385,14 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
             _bounded(at + "heads", mixer.heads, LIMITS["heads"])
             _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
             _bounded(at + "reach of the window", mixer.reach, LIMITS["context"])
+        case LongT5Attention():
+            _bounded(at + "heads", mixer.heads, LIMITS["heads"])
+            _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
+            _bounded(at + "radius of the window", mixer.radius, LIMITS["context"])
+            if mixer.global_block_size is not None:
+                _bounded(at + "global_block_size", mixer.global_block_size, LIMITS["context"])
+            _need(mixer.position.shared, f"{at}layers of LongT5's attention share their biases")
+            _check_buckets(at, mixer.position)
 
 
 def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, ...]) -> None:
@@ -506,9 +517,8 @@ def _check_attention(at: str, a: Attention) -> None:
     match a.position:
         case Rope():
             _check_rope(at, a.position, a.head_size)
-        case RelativeBias(buckets, distance):
-            _bounded(at + "buckets of the relative bias", buckets, LIMITS["context"], 4)
-            _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
+        case RelativeBias():
+            _check_buckets(at, a.position)
         case Alibi() | None:
             pass
 
@@ -517,6 +527,12 @@ def _check_query_scale(at: str, scale: QueryScale | None) -> None:
     if scale is not None:
         _bounded(at + "original context of the scale of queries", scale.original_context, LIMITS["context"])
         _bounded(at + "offset of the scale of queries", scale.offset, LIMITS["context"], 0)
+
+
+def _check_buckets(at: str, position: RelativeBias) -> None:
+    buckets, distance = position.buckets, position.max_distance
+    _bounded(at + "buckets of the relative bias", buckets, LIMITS["context"], 4)
+    _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
 
 
 def _check_rope(at: str, rope: Rope, size: int) -> None:

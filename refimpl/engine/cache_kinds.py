@@ -50,6 +50,7 @@ from ..config import (
     Layer,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     ShortConv,
@@ -426,7 +427,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return _states(mixer)
         case LatentAttention(rank=rank, key_dims=key_dims, indexer=indexer):
             return Latents(rank + key_dims, indexer.size if isinstance(indexer, Indexer) else None)
-        case DisentangledAttention() | LongformerAttention():
+        case DisentangledAttention() | LongformerAttention() | LongT5Attention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention(kv_layer=int()):
             return NothingKept()

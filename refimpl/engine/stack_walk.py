@@ -35,6 +35,7 @@ from ..ops.longformer import question_end
 from ..ops.model import (
     EmbeddingWeights,
     StackWeights,
+    distance_biases,
     distance_table,
     embed,
     layer_vectors,
@@ -123,7 +124,12 @@ class StackWalk:
         biases = score_biases(
             at[None], at, weights, dtype, stack=self.stack, bidirectional=self.bidirectional
         )
-        return Positions(rotary, biases, distance_table(at, weights, stack=self.stack))
+        return Positions(
+            rotary,
+            biases,
+            distance_table(at, weights, stack=self.stack),
+            distance_biases=distance_biases(weights, stack=self.stack),
+        )
 
     def question(self, tokens: Int[Array, "B T"]) -> Int[Array, " B"] | None:
         """Where the question of each row ends, for `Positions`, in a stack whose question is global."""

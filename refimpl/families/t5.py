@@ -70,7 +70,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
-        _mlp(keys, norm, "relu" if kind == "t5" else "gated-gelu"),
+        _mlp(keys, norm, "gated-gelu" if kind in ("mt5", "umt5") else "relu"),
         depth,
         layer_count(keys, "num_decoder_layers", depth),
         _output(keys, kind == "mt5", width),

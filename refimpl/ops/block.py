@@ -19,6 +19,7 @@ from ..config import (
     LayerNorm,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     Mlp,
@@ -50,6 +51,7 @@ from .latent_attention import (
 from .laurel import LaurelWeights, laurel
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
 from .longformer import LongformerWeights, longformer_attention
+from .longt5 import DistanceBiases, LongT5Weights, longt5_attention
 from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mamba import ChannelState, MambaWeights, mamba
 from .mamba2 import HybridCache, Mamba2Weights, mamba2
@@ -120,6 +122,7 @@ MixerWeights = (
     | LatentAttentionWeights
     | DisentangledWeights
     | LongformerWeights
+    | LongT5Weights
 )
 
 
@@ -155,13 +158,15 @@ class Positions(NamedTuple):
 
     Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
     heads, or buckets [B, T, S] where each layer has its own table of biases. The distances of disentangled
-    attention. Where the question of each row ends [B], in a stack whose question is global.
+    attention. Where the question of each row ends [B], in a stack whose question is global. The biases of
+    LongT5's attention, by distance.
     """
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
+    distance_biases: DistanceBiases | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
         """The cosines and sines of rotary positions; None for other ones, or without."""
@@ -306,7 +311,7 @@ def _mix(
         case Mamba2():
             assert isinstance(cache, MatrixState)
             return mamba2(x, cache, past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
-        case DisentangledAttention() | LongformerAttention():
+        case DisentangledAttention() | LongformerAttention() | LongT5Attention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case LatentAttention():
             raise AssertionError("`block` calls latent attention itself, which gives back a choice too")
@@ -470,6 +475,10 @@ def encoder_block(
         if isinstance(a, LongformerAttention):
             leaves = cast(LongformerWeights, weights["attn"])
             return longformer_attention(inputs, lengths, leaves, positions.question, settings=a)
+        if isinstance(a, LongT5Attention):
+            assert positions.distance_biases is not None
+            leaves = cast(LongT5Weights, weights["attn"])
+            return longt5_attention(inputs, lengths, leaves, positions.distance_biases, settings=a)
         if isinstance(a, LatentAttention):
             leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
             return latent_self_attention(inputs, lengths, leaves, rotary, settings=a, causal=causal)

@@ -35,6 +35,7 @@ from .model import (
     HeadWeights,
     ModelWeights,
     StackWeights,
+    distance_biases,
     distance_table,
     embed,
     head_dense,
@@ -98,7 +99,8 @@ def _layers(
     """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`."""
     at = np.arange(x.shape[1])
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
-    positions = Positions(rotary, biases, distance_table(at, weights, stack=stack), question)
+    table, local = distance_table(at, weights, stack=stack), distance_biases(weights, stack=stack)
+    positions = Positions(rotary, biases, table, question, local)
     for layer, leaves in zip(stack.layers, weights["layers"], strict=True):
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
         x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)

@@ -39,6 +39,7 @@ from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .embedding import embedding, unembedding
 from .linear import linear
+from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
 from .mlp import PlainMlpWeights
 from .mtp import MTPInputWeights, mtp_input
@@ -57,6 +58,7 @@ __all__ = [
     "LinearWeights",
     "ModelWeights",
     "StackWeights",
+    "distance_biases",
     "distance_table",
     "embed",
     "layer_vectors",
@@ -94,6 +96,7 @@ class StackWeights(TypedDict):
     streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
+    global_relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
     norm: NotRequired[NormWeights]
     distances: NotRequired[Float[Array, "W D"]]
@@ -231,6 +234,33 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
     vectors = normalize(weights["distances"], weights.get("distances_norm"), norm=distances.norm)
     rows = distance_rows(at, at, span=distances.span, log_until=distances.log_until)
     return DistanceTable(rows, vectors)
+
+
+def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
+    """The biases of a stack with LongT5's attention, by distance instead of bucket.
+
+    From max_distance on all distances have one bucket, so no more of them are needed.
+    """
+    local = stack.longt5
+    if local is None:
+        return None
+
+    def by_distance(longest: int, table: Array) -> Array:
+        buckets = relative_buckets(
+            np.array([[longest]]),
+            np.arange(2 * longest + 1),
+            buckets=local.position.buckets,
+            max_distance=local.position.max_distance,
+            bidirectional=True,
+        )
+        return relative_bias(buckets, table)[0, :, 0]
+
+    assert "relative_bias" in weights
+    near = by_distance(local.radius, weights["relative_bias"])
+    if local.global_block_size is None:
+        return DistanceBiases(near)
+    assert "global_relative_bias" in weights
+    return DistanceBiases(near, by_distance(local.position.max_distance, weights["global_relative_bias"]))
 
 
 def model(

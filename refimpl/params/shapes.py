@@ -4,6 +4,7 @@
     embedding.per_layer             table N,C*F  project D,C*F  norm F
     encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
                                     (relative_bias in each layer's attn where it isn't shared)
+                                    global_relative_bias W,H
                                     distances W,D  distances_norm
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
@@ -29,6 +30,7 @@
                                     index_norm, index_bias P
                                     of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
                                     of Longformer's with global tokens: also wq_global, …, bv_global
+                                    of LongT5's with summaries: also global_norm D
     decoder.layers.I.beside         as attn of Mamba 2
     decoder.layers.I.scalar         1
     decoder.layers.I.per_layer      gate D,F  project F,D  scale D  (and per_layer_post, a norm)
@@ -78,6 +80,7 @@ from ..config import (
     Learned,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MaskedLM,
@@ -98,9 +101,12 @@ from ..config import (
 Shapes = dict[str, tuple[int, ...]]
 
 # Small tables whose rows are added to vectors or scores, or are inputs of products: they stay in float.
-ADDED = ("positions", "token_types", "relative_bias", "distances")
+ADDED = ("positions", "token_types", "relative_bias", "global_relative_bias", "distances")
 # What a stack has beside its layers and its last norm: leaves that it needs from before the first layer on.
-ENTRY = ("positions", "first_norm", "relative_bias", "distances", "distances_norm", "streams")
+ENTRY = (
+    "positions", "first_norm", "relative_bias", "global_relative_bias", "distances", "distances_norm",
+    "streams",
+)  # fmt: skip
 # Small matrices whose products choose or weigh experts: they stay in float, since a small error could choose
 # another expert.
 ROUTING = (".router", ".shared_gate")
@@ -168,6 +174,10 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     for a in stack.attentions:
         if isinstance(a.position, RelativeBias) and a.position.shared:
             shapes["relative_bias"] = (a.position.buckets, a.heads)
+    if (local := stack.longt5) is not None:
+        shapes["relative_bias"] = (local.position.buckets, local.heads)
+        if local.global_block_size is not None:
+            shapes["global_relative_bias"] = shapes["relative_bias"]
     if (distances := stack.distances) is not None:
         shapes["distances"] = (2 * distances.span, d)
         shapes |= _norm("distances_norm.", distances.norm, d)
@@ -336,6 +346,10 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes = {f"w{part}{end}": (d, inner) for end in ends for part in "qkv"}
             shapes |= {f"b{part}{end}": (inner,) for end in ends for part in "qkv"}
             return shapes | {"wo": (inner, d), "bo": (d,)}
+        case LongT5Attention(heads, head_size, global_block_size=size):
+            inner = heads * head_size
+            shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d)}
+            return shapes | ({} if size is None else {"global_norm": (d,)})
 
 
 def _mamba(m: Mamba, d: int) -> Shapes:

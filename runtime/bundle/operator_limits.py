@@ -14,6 +14,7 @@ from ...refimpl.config import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MoE,
@@ -99,6 +100,8 @@ def untried(target: Target, config: Config) -> str | None:
         return "latents without a cache were never tried on a GPU"
     if encoder and any(isinstance(layer.attention, LongformerAttention) for layer in encoder.layers):
         return "Longformer's attention was never tried on a GPU"
+    if encoder and encoder.longt5 is not None:
+        return "LongT5's attention was never tried on a GPU"
     return None
 
 
@@ -121,7 +124,7 @@ def _group_query(attention: TokenMixer) -> str | None:
             return None  # a step reads a state before it writes the next one to its place
         case LatentAttention():
             return "latent attention keeps one vector a token, which is the key and the value of all heads"
-        case DisentangledAttention() | LongformerAttention():
+        case DisentangledAttention() | LongformerAttention() | LongT5Attention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention():
             return _softmax_attention(attention)

@@ -22,6 +22,7 @@ MODELS = {
     "keys and values shared, vectors for each layer": tiny_models.shared_kv(),
     "several streams of a token": tiny_models.altup(),
     "a global question": tiny_models.windowed(spread=QuestionTokens(9)),
+    "summaries": tiny_models.summarized(),
     "an indexer is shared": tiny_models.indexed(),
 }
 

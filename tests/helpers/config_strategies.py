@@ -49,6 +49,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     LongformerAttention,
     LongRope,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MaskedLM,
@@ -520,7 +521,13 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
     stack = draw(stacks(width=entry(embedding), reads=True))
     if reader is None:
         if not stack.causal and draw(st.booleans()):
-            stack = draw(disentangled(stack) | longformer(stack, embedding.vocabulary) | bigbird(stack))
+            kinds = (
+                disentangled(stack),
+                longformer(stack, embedding.vocabulary),
+                bigbird(stack),
+                longt5(stack),
+            )
+            stack = draw(st.one_of(*kinds))
         return Encoder(embedding, stack, head, CONTEXT)
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
 
@@ -575,6 +582,23 @@ def longformer(draw: st.DrawFn, stack: Stack, vocabulary: int) -> Stack:
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(windowed, stack.layers)))
+
+
+@st.composite
+def longt5(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with LongT5's attention in its layers, whose biases they share."""
+    few = st.integers(1, 3)
+    heads, radius, size = draw(few), draw(few), draw(st.none() | few)
+    position = RelativeBias(*draw(st.sampled_from([(4, 3), (8, 9)])))
+
+    def local(layer: Layer) -> Layer:
+        a = layer.attention
+        mixer = LongT5Attention(
+            heads, draw(st.integers(1, 5)), radius, position, size, 0.1, a.pre, a.post, a.after
+        )
+        return replace(layer, attention=mixer)
+
+    return replace(stack, layers=tuple(map(local, stack.layers)))
 
 
 @st.composite

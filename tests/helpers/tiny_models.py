@@ -41,6 +41,7 @@ from tfm.refimpl.config import (
     Learned,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MaskedLM,
@@ -429,6 +430,19 @@ def in_blocks(*, head: ReadingHead = WORDS, vocabulary: int = 97) -> Encoder:
     second = replace(layer, attention=replace(attention, mask=BigBirdBlocks(2, 1)))
     stack = Stack((layer, second), None, Learned(64), norm)
     return Encoder(Embedding(vocabulary, 48), stack, head, 64)
+
+
+def summarized(
+    *, head: ReadingHead | None = None, size: int | None = 2, vocabulary: int = 97
+) -> Encoder | EncoderDecoder:
+    """The tiny T5 with LongT5's encoder, or that encoder alone with a head."""
+    base = encoder_decoder(vocabulary=vocabulary)
+    (layer, *_) = base.encoder.layers
+    a = LongT5Attention(6, 8, 2, RelativeBias(8, 20), size, 1e-5, pre=layer.attention.pre)
+    encoder = replace(base.encoder, layers=(replace(layer, attention=a),) * 2)
+    if head is not None:
+        return Encoder(base.embedding, encoder, head, 32)
+    return replace(base, encoder=encoder, encoder_context=64)
 
 
 def encoder_decoder(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDecoder:

@@ -29,12 +29,14 @@ from ...config import (
     LatentAttention,
     LayerNorm,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MoE,
     Position,
     QueryScale,
     QuestionTokens,
+    RelativeBias,
     RMSNorm,
     Rope,
     SharedIndexer,
@@ -207,6 +209,18 @@ def _longformer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Longforme
     )
 
 
+def _longt5(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongT5Attention:
+    """Summaries where their biases are there."""
+    return LongT5Attention(
+        heads=size["H"],
+        head_size=size["K"],
+        radius=size["A"],
+        position=RelativeBias(4, 3),
+        global_block_size=None if chosen["far"] is None else chosen["global_block_size"],
+        norm_eps=chosen["norm_eps"],
+    )
+
+
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
     """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
     if chosen["groups"] not in ("max", "top2"):
@@ -282,6 +296,10 @@ DRAWN: dict[type, Drawn] = {
     ),
     DisentangledAttention: Drawn({"scale": SETTINGS["scale"], "shared": (False, False, True)}, _disentangled),
     LongformerAttention: Drawn({"reach": SETTINGS["reach"]}, _longformer),
+    LongT5Attention: Drawn(
+        {"global_block_size": (1, 2, 3), "norm_eps": SETTINGS["norm_eps"]},
+        _longt5,
+    ),
     Mamba: Drawn(
         {"eps": SETTINGS["norm_eps"], "bare_norm": (False, True)},
         lambda chosen, size: Mamba(
@@ -352,6 +370,7 @@ TOGETHER = {
     **dict.fromkeys(("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"),
     **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
     "latent_up": "latent_down",
+    "global_norm": "far",
 }
 # Parameters that may be there or not, but not without another one.
 NEEDS = {
@@ -391,8 +410,8 @@ HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
         "encoder.encode", "encoder.encoder_kv", "encoder.predict",
-        "model.distance_table", "model.embed", "model.layer_vectors", "model.lm_logits",
-        "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
+        "model.distance_biases", "model.distance_table", "model.embed", "model.layer_vectors",
+        "model.lm_logits", "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
         "position_tables.position_tables",
     }
 )  # fmt: skip

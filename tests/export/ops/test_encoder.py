@@ -156,13 +156,22 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     dtype = np.dtype(np.float32)
     biases = spec_model.score_biases(at[None], at, stack_weights, dtype, stack=stack, bidirectional=both)
     distances = spec_model.distance_table(at, stack_weights, stack=stack)
-    near = spec_block.Positions(tables, biases, distances)
+    local = spec_model.distance_biases(stack_weights, stack=stack)
+    near = spec_block.Positions(tables, biases, distances, distance_biases=local)
     given_, about = (
         (x, lengths, near, stack_weights["layers"][0]),
         {"config": stack.layers[0], "causal": stack.causal},
     )
     run = lambda change, f=spec_block.encoder_block: f(*map(change, given_), **about)  # noqa: E731
     agree("encoder_block", run, mirror_block.encoder_block)
+
+
+def test_distance_biases():
+    """Of all distances, those that no short text has too."""
+    config = tiny_models.summarized()
+    tree, stack = tiny_models.weights(config)["encoder"], config.stacks["encoder"]
+    run = lambda change, f=spec_model.distance_biases: f(change(tree), stack=stack)  # noqa: E731
+    agree("distance_biases", run, mirror_model.distance_biases)
 
 
 @given(pairs(), seeds)

@@ -61,6 +61,8 @@ REFUSED = {
     "deepseek_v32": CHOICE,
     "glm_moe_dsa": CHOICE,
     "longformer": "Longformer's attention was never tried",
+    "longt5": "LongT5's attention was never tried",
+    "led": "Longformer's attention was never tried",
 }
 TARGET = targets.find("ort-cuda")
 

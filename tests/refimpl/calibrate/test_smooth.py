@@ -37,6 +37,7 @@ from tfm.refimpl.config import (
     LatentAttention,
     LinearAttention,
     LongformerAttention,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MoE,
@@ -122,6 +123,7 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             a
             for a in attentions
             if not (isinstance(a, DisentangledAttention) and a.shared)
+            and not (isinstance(a, LongT5Attention) and a.global_block_size is not None)
             and (layer.laurel is None or a is not layer.attention)
         ]
         norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
@@ -151,7 +153,7 @@ def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
-        GatedDelta: 4, Mamba: 2,
+        GatedDelta: 4, Mamba: 2, LongT5Attention: 3,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6

@@ -51,6 +51,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     LongformerAttention,
     LongRope,
+    LongT5Attention,
     Mamba,
     Mamba2,
     MaskedLM,
@@ -204,6 +205,13 @@ def distant(**changed: Any) -> Any:
 def windowed(first: Any = None, **changed: Any) -> Any:
     """ENCODER with Longformer's attention in its layers, changed in the last one."""
     a = LongformerAttention(2, 8, 3, first)
+    layers = (replace(ENCODER.stack.layers[0], attention=a) for a in (a, replace(a, **changed)))
+    return stack(ENCODER, layers=tuple(layers))
+
+
+def summarized(**changed: Any) -> Any:
+    """ENCODER with LongT5's attention in its layers, changed in the last one."""
+    a = LongT5Attention(2, 8, 3, RelativeBias(8, 20), 2)
     layers = (replace(ENCODER.stack.layers[0], attention=a) for a in (a, replace(a, **changed)))
     return stack(ENCODER, layers=tuple(layers))
 
@@ -703,6 +711,29 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(LLAMA, attention=LongformerAttention(2, 8, 3)),
         "decoder layer 0: Longformer's attention must be in an encoder",
+    ),
+    (lambda: summarized(heads=0), "encoder layer 1: heads must be 1 to"),
+    (lambda: summarized(head_size=HUGE), "encoder layer 1: head_size must be 1 to"),
+    (lambda: summarized(radius=0), "encoder layer 1: radius of the window must be 1 to"),
+    (lambda: summarized(global_block_size=0), "encoder layer 1: global_block_size must be 1 to"),
+    (lambda: summarized(radius=4), "encoder: layers have one radius and global_block_size, got 2 kinds"),
+    (lambda: summarized(global_block_size=None), "layers have one radius and global_block_size, got 2 kinds"),
+    (lambda: summarized(heads=3), "encoder: layers share one table of relative biases, got 2 kinds"),
+    (
+        lambda: summarized(position=RelativeBias(8, 20, shared=False)),
+        "encoder layer 1: layers of LongT5's attention share their biases",
+    ),
+    (
+        lambda: summarized(position=RelativeBias(2, 20)),
+        "encoder layer 1: buckets of the relative bias must be 4 to",
+    ),
+    (
+        lambda: replace(summarized(), stack=replace(summarized().stack, causal=True)),
+        "encoder layer 0: LongT5's attention must be in an encoder that isn't causal",
+    ),
+    (
+        lambda: layer(LLAMA, attention=LongT5Attention(2, 8, 3, RelativeBias(8, 20))),
+        "decoder layer 0: LongT5's attention must be in an encoder",
     ),
     (
         lambda: attention(LLAMA, mask=BigBirdBlocks(4, 1)),

@@ -21,11 +21,15 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.checkpoint.translation import directed
 from tfm.refimpl.config import (
     LM,
+    Attention,
     EncoderDecoder,
     LayerNorm,
     Learned,
     LongformerAttention,
+    LongT5Attention,
+    Pool,
     RelativeBias,
+    RMSNorm,
     Sinusoidal,
 )
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
@@ -92,6 +96,15 @@ LED = {
     "max_decoder_position_embeddings": 1024, "max_encoder_position_embeddings": 16384, "model_type": "led",
     "num_hidden_layers": 6, "pad_token_id": 1, "use_cache": True, "vocab_size": 50265,
 }  # fmt: skip
+LONGT5 = {
+    "architectures": ["LongT5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 768,
+    "decoder_start_token_id": 0, "dropout_rate": 0.1, "encoder_attention_type": "transient-global",
+    "eos_token_id": 1, "feed_forward_proj": "gated-gelu", "global_block_size": 16, "initializer_factor": 1.0,
+    "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06, "local_radius": 127, "model_type": "longt5",
+    "n_positions": 4096, "num_decoder_layers": 12, "num_heads": 12, "num_layers": 12, "output_past": True,
+    "pad_token_id": 0, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False, "use_cache": True, "vocab_size": 32128,
+}  # fmt: skip
 
 
 def read(keys: dict[str, Any]) -> EncoderDecoder:
@@ -127,6 +140,17 @@ def test_what_the_configs_of_the_hub_say():
     }
     assert (led.context, led.encoder_context) == (1024, 16384)
     assert [led.stacks[side].positions for side in SIDES] == [Learned(1024 * n) for n in (16, 1)]
+    longt5 = read(LONGT5)
+    biases, norm = RelativeBias(32, 128), RMSNorm(1e-6)
+    assert {layer.attention for layer in longt5.encoder.layers} == {
+        LongT5Attention(12, 64, 127, biases, 16, 1e-6, pre=norm)
+    }
+    assert longt5.decoder.layers[0].attention == Attention(12, 12, 64, biases, scale=1.0, pre=norm)
+    assert (longt5.context, longt5.encoder_context, longt5.head) == (4096, 16384, LM(tied=False))
+    local = read({**LONGT5, "encoder_attention_type": "local", "global_block_size": 24})
+    assert {layer.attention.global_block_size for layer in local.encoder.layers} == {None}
+    vectors, _ = read_config({**LONGT5, "architectures": ["LongT5EncoderModel"]})
+    assert (vectors.context, vectors.head) == (16384, Pool("mean"))
     question = read({**LED, "architectures": ["LEDForQuestionAnswering"]})
     assert (question.context, question.text_context) == (1024, 1024), "its decoder reads the encoder's text"
 
@@ -143,6 +167,9 @@ def test_what_the_configs_of_the_hub_say():
         ({**UMT5, "scalable_attention": False}, "scalable_attention must be true"),
         ({**LED, "attention_window": [1024] * 5}, "attention_window must be an even number above 0, or 6"),
         ({**LED, "attention_window": 7}, "attention_window must be an even number"),
+        ({**LONGT5, "encoder_attention_type": "sparse"}, "must be one of local, transient-global"),
+        ({**LONGT5, "global_block_size": 24}, "global_block_size must be a power of two"),
+        ({**LONGT5, "local_radius": 0}, "local_radius must be at least 1"),
         ({**LED, "scale_embedding": True}, "scale_embedding must be false"),
         ({**LED, "architectures": ["LEDForSequenceClassification"]}, "architectures must be one of LED"),
     ],

@@ -21,6 +21,7 @@ from tfm.refimpl.config import (
     FullAttention,
     Learned,
     LongformerAttention,
+    LongT5Attention,
     MaskedLM,
     Pool,
     TokenMixer,
@@ -51,7 +52,7 @@ def unplaced(config: Config) -> Encoder:
         if isinstance(attention, DisentangledAttention):  # without its terms of the distance
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
-        if isinstance(attention, LongformerAttention):  # without its window
+        if isinstance(attention, LongformerAttention | LongT5Attention):  # without its window
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
         assert isinstance(attention, Attention)

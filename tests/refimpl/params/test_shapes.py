@@ -55,6 +55,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "distances, matrices of their own": lambda: tiny_models.distant(log_until=None, shared=False),
     "windows": tiny_models.windowed,
     "windows and global tokens": lambda: tiny_models.windowed(spread=FirstToken()),
+    "windows and summaries": lambda: tiny_models.summarized(),
     "decoder that reads": tiny_models.reading_decoder,
 }
 

@@ -1,0 +1,143 @@
+"""LongT5's attention: T5's within a window, and of sums of blocks of the text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import torch
+from torch.nn import functional
+
+from ...refimpl.config import LongT5Attention
+from ..dispatch import replaceable
+from ..scan import tiles
+from .attention import heads, softmax
+from .linear import linear
+from .mask import padding_mask
+from .norm import rms_norm
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["DistanceBiases", "LongT5Weights", "longt5_attention"]
+
+
+class LongT5Weights(TypedDict):
+    """The leaves of LongT5's attention; with summaries also the weight of their norm."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D H*K"] | Blocks
+    wv: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    global_norm: NotRequired[Float[Array, " D"]]
+
+
+class DistanceBiases(NamedTuple):
+    """The bias of each head and distance, of tokens and of blocks."""
+
+    near: Float[Array, "H 2*A+1"]
+    far: Float[Array, "H 2*C+1"] | None = None
+
+
+@replaceable
+def longt5_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: LongT5Weights,
+    biases: DistanceBiases,
+    *,
+    settings: LongT5Attention,
+) -> Float[Array, "B T D"]:
+    """Projections of tokens and summaries, in one product each, and the window in tiles."""
+    read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
+    q = heads(read, weights["wq"], size=settings.head_size)
+    k = heads(read, weights["wk"], size=settings.head_size)
+    v = heads(read, weights["wv"], size=settings.head_size)
+    y = near_and_far((q, k, v), lengths, biases, x.shape[1], settings=settings)
+    return linear(y.flatten(-2), weights["wo"])
+
+
+def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: LongT5Attention) -> Array:
+    """The tokens, and after them a summary for each block, and two that no token sees.
+
+    Sums of whole blocks, of which the last gets what stands after it.
+    """
+    size = settings.global_block_size
+    if size is None:
+        return x
+    assert norm is not None
+    t = x.shape[1]
+    blocks = torch.arange(t // size + 2, device=x.device)
+    places = blocks.unsqueeze(1) * size + torch.arange(size, device=x.device)
+    inside = (places < lengths[:, None, None]).unsqueeze(3)
+    sums = torch.where(inside, x[:, places.clamp(max=t - 1)], 0).sum(2)
+    last = (blocks == lengths.unsqueeze(1) // size - 1).unsqueeze(2)
+    after = sums[:, (blocks + 1).clamp(max=blocks.shape[0] - 1)]
+    return torch.cat([x, rms_norm(sums + torch.where(last, after, 0), norm, eps=settings.norm_eps)], 1)
+
+
+def near_and_far(
+    projected: tuple[Array, Array, Array],
+    lengths: Array,
+    biases: DistanceBiases,
+    t: int,
+    *,
+    settings: LongT5Attention,
+) -> Array:
+    """What the heads give [B, T, H, K]: queries in tiles of radius + 1 tokens, each with the keys of its own
+    and of both neighbours, and with those of all summaries.
+
+    Axes change places by indices: an exporter asks of a copied transpose which of its axes is the longer one.
+    """
+    q, k, v = projected
+    radius, tile = settings.radius, settings.radius + 1
+    tokens, head = torch.arange(t, device=q.device), torch.arange(settings.heads, device=q.device)
+    at, _ = tiles(t, tile, q.device)
+    rows, count = q.shape[0], at.shape[0]
+    ahead = torch.arange(-tile, 2 * tile, device=q.device)
+    near = at[:, :1] + ahead
+    places = near.clamp(0, t - 1)
+    apart = ahead - torch.arange(tile, device=q.device).unsqueeze(1)
+    exists = padding_mask(tokens, lengths)[:, places] & ((near >= 0) & (near < t))
+    seen = (exists.unsqueeze(2) & (apart.abs() <= radius)).flatten(0, 1).unsqueeze(1)
+
+    some_q = q[:, at].flatten(0, 1).transpose(1, 2)
+    some_k, some_v = (a[:, places].flatten(0, 1).transpose(1, 2) for a in (k, v))
+    scores = some_q @ some_k.transpose(-1, -2) + biases.near[:, apart.clamp(-radius, radius) + radius]
+
+    def in_order(tiled: Array) -> Array:
+        """[B · n, H, tile, ...] token by token, [B, H, T, ...]."""
+        return tiled.unflatten(0, (rows, count))[:, tokens // tile, head.unsqueeze(1), tokens % tile]
+
+    if (size := settings.global_block_size) is None:
+        return in_order(softmax(scores, seen) @ some_v).transpose(1, 2)
+    summaries = torch.arange(t, k.shape[1], device=q.device)
+    far_k, far_v = (a[:, summaries, head.unsqueeze(1)] for a in (k, v))
+    far = q[:, tokens, head.unsqueeze(1)] @ far_k.transpose(-1, -2)
+    far = far + _far_bias(lengths, biases, tokens, summaries - t, settings=settings)
+    lowest = torch.finfo(scores.dtype).min
+    weights = softmax(torch.cat([in_order(scores.masked_fill(~seen, lowest)), far], -1))
+    inner = weights[..., : 3 * tile][:, head.unsqueeze(1), at.unsqueeze(1)].flatten(0, 1)
+    inner, outer = in_order(inner @ some_v), weights[..., 3 * tile :] @ far_v
+    # A token of the padding may see nothing.
+    sees = ((tokens - radius).clamp(min=0) < lengths.unsqueeze(1)) | (lengths >= size).unsqueeze(1)
+    return torch.where(sees[:, :, None, None], (inner + outer).transpose(1, 2), 0)
+
+
+def _far_bias(
+    lengths: Array, biases: DistanceBiases, tokens: Array, blocks: Array, *, settings: LongT5Attention
+) -> Array:
+    """The bias of each token and block [B, H, T, G], the lowest number where the row has no such block."""
+    size, table = settings.global_block_size, biases.far
+    assert size is not None
+    assert table is not None
+    farthest = table.shape[1] // 2
+    full = lengths[:, None, None] // size
+    own = torch.minimum(tokens.unsqueeze(1) // size, full - 1)
+    steps = (blocks - own).clamp(-farthest, farthest) + farthest
+    steps = torch.where(blocks < full, steps, 2 * farthest + 1)
+    table = functional.pad(table, (0, 1), value=torch.finfo(table.dtype).min)
+    return table[torch.arange(settings.heads, device=blocks.device)[:, None, None], steps.unsqueeze(1)]

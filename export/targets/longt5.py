@@ -1,0 +1,30 @@
+"""LongT5's attention over joined matrices: no operator has its summaries, so it is computed in parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...refimpl.config import LongT5Attention
+from ..ops.longt5 import DistanceBiases, near_and_far, with_summaries
+from .group_query_attention import three_products
+from .ort_ops import linear
+
+
+def longt5_attention(
+    x: Tensor,
+    lengths: Tensor,
+    weights: Any,
+    biases: DistanceBiases,
+    *,
+    settings: LongT5Attention,
+) -> Tensor:
+    read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
+    if "wqkv" in weights:
+        products = linear(read, weights["wqkv"]).chunk(3, dim=-1)
+    else:
+        products = three_products(read, weights, clip=None)
+    q, k, v = (y.unflatten(-1, (-1, settings.head_size)) for y in products)
+    y = near_and_far((q, k, v), lengths, biases, x.shape[1], settings=settings)
+    return linear(y.flatten(-2), weights["wo"])

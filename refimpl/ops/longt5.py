@@ -1,0 +1,112 @@
+"""LongT5's attention: T5's within a window, and of sums of blocks of the text (Guo et al. 2022, LongT5, arXiv
+2112.07916, §3.1).
+
+A token sees the r tokens on each side of it ("local", §3.1.1). What is farther it may see in short: the text
+is cut into blocks of k tokens, and the vectors of each are added up and normalized. These summaries are keys
+and values beside the tokens, for all queries, and each layer makes its own of its input: a token's own
+softmax says how much it takes of its neighbours and how much of the rest ("transient global", §3.1.2).
+
+    radius 1, blocks of 3, a text of 8 tokens
+
+                    tokens            summaries
+        key         0 1 2 3 4 5 6 7   Σ012  Σ34567
+        query 0     x x . . . . . .    x      x
+        query 3     . . x x x . . .    x      x
+        query 7     . . . . . . x x    x      x
+
+    summary g = RMSNorm(Σ x_s over the tokens s of block g)
+
+The last tokens, which fill no block, belong to the last one that is full; a text without a full block has no
+summaries. Keys and values of summaries come from the same maps as those of tokens, and scores have no scale
+(as T5's). A score has a bias of its head and its distance, in the same buckets as T5's (`ops.bias`): for
+tokens the distance between them, for summaries the number of blocks between the token's own and theirs, with
+a table of its own. A text of T tokens has T · (2 · r + 1 + T / k) scores, not T · T: with r = 127 and k = 16,
+a tenth at 8,192 tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from ..config import LongT5Attention
+from .attention import attend, heads
+from .linear import linear
+from .mask import padding_mask
+from .norm import rms_norm
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["DistanceBiases", "LongT5Weights", "longt5_attention"]
+
+
+class LongT5Weights(TypedDict):
+    """The leaves of LongT5's attention; with summaries also the weight of their norm."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D H*K"] | Blocks
+    wv: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    global_norm: NotRequired[Float[Array, " D"]]
+
+
+class DistanceBiases(NamedTuple):
+    """The bias of each head and distance, key minus query: `near` from −A to A tokens, `far` from −C to C
+    blocks.
+
+    A is the radius. What is farther than C blocks has the bias of C.
+    """
+
+    near: Float[Array, "H 2*A+1"]
+    far: Float[Array, "H 2*C+1"] | None = None
+
+
+def longt5_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: LongT5Weights,
+    biases: DistanceBiases,
+    *,
+    settings: LongT5Attention,
+) -> Float[Array, "B T D"]:
+    """The sublayer: project to queries, keys and values; attend to near tokens and summaries; project back.
+
+    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, no summary has
+    any of it, and what comes out at padding is unspecified. transformers cuts a text into blocks of radius +
+    1 tokens, each with the keys of three, and then hides what is farther than the radius: the window is the
+    same, wherever these blocks begin. To tell the summaries' blocks apart it adds up 1/k in float32, and for
+    some k that are no powers of two (25, of those up to 30) puts a token into a neighbour's block; here token
+    s is in block ⌊s/k⌋.
+    """
+    b, t, _ = x.shape
+    at, radius = np.arange(t), settings.radius
+    real = padding_mask(at, lengths)
+    apart = at - at[:, None]
+    read, mask = x, real[:, None] & (abs(apart) <= radius)
+    bias = np.broadcast_to(
+        biases.near[:, np.clip(apart, -radius, radius) + radius], (b, settings.heads, t, t)
+    )
+    if (size := settings.global_block_size) is not None:
+        assert biases.far is not None
+        assert "global_norm" in weights
+        full = lengths[:, None] // size
+        own = np.minimum(at // size, full - 1)
+        blocks = np.arange(t // size)
+        inside = own[:, None] == blocks[:, None]
+        sums = inside.astype(x.dtype) @ np.where(real[:, :, None], x, 0)
+        read = np.concatenate([x, rms_norm(sums, weights["global_norm"], eps=settings.norm_eps)], axis=1)
+        farthest = biases.far.shape[1] // 2
+        steps = np.clip(blocks - own[:, :, None], -farthest, farthest) + farthest
+        bias = np.concatenate([bias, biases.far[:, steps].transpose(1, 0, 2, 3)], axis=-1)
+        exist = np.broadcast_to((blocks < full)[:, None], (b, t, len(blocks)))
+        mask = np.concatenate([mask, exist], axis=-1)
+    q = heads(x, weights["wq"], size=settings.head_size)
+    k, v = (heads(read, weights[name], size=settings.head_size) for name in ("wk", "wv"))
+    y = attend(q, k, v, mask, bias, scale=1.0)
+    return linear(y.reshape(b, t, -1), weights["wo"])
