@@ -14,7 +14,7 @@ from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_layout import Group
 from ..targets.emits import emits
-from . import describe, passes
+from . import describe, experts, passes
 from .trace import quiet, trace
 
 
@@ -37,11 +37,22 @@ def build(
     """
     groups = {name: group for name, group in groups.items() if graph.owns(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if graph.owns(name)}
-    emitted = emits(target, config)
-    model = trace(config, graph, groups, tensors, emitted, dtype=dtype, opset=opset or target.opset)
-    passes.name_weights(model, tensors)
+    emitted = {**emits(target, config), "mixture": experts.mixture}
+    alike = experts.stored_alike(groups)
+    traced = experts.traced(tensors, alike)
+    model = trace(
+        config,
+        graph,
+        experts.traced(groups, alike),
+        traced,
+        emitted,
+        dtype=dtype,
+        opset=opset or target.opset,
+    )
+    passes.name_weights(model, traced)
     with quiet():
-        passes.optimize(model, tensors)
+        passes.optimize(model, traced)
+    experts.repeat_all(model, tensors)
     passes.view_weights(model, tensors)
     passes.sum_three(model)
     passes.strip_notes(model)

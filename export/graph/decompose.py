@@ -129,6 +129,10 @@ def _flatten(place: _Place, x: fx.Node, start_dim: int = 0, end_dim: int = -1) -
     place.view(x, [*shape[:start], merged, *shape[end + 1 :]])
 
 
+def _index_add(place: _Place, x: fx.Node, dim: int, index: fx.Node, source: fx.Node) -> None:
+    place.becomes(aten.index_put.default, x, [*[None] * (dim % x.meta["val"].ndim), index], source, True)
+
+
 def _matrix_transpose(place: _Place, x: fx.Node) -> None:
     place.becomes(aten.transpose.int, x, -2, -1)
 
@@ -169,6 +173,7 @@ RULES: dict[Any, Callable[..., None]] = {
     aten.detach_.default: lambda place, x: place.becomes(aten.alias.default, x),
     aten.expand_as.default: _expand_as,
     aten.flatten.using_ints: _flatten,
+    aten.index_add.default: _index_add,
     aten.mT.default: _matrix_transpose,
     aten.narrow.default: _narrow,
     aten.numpy_T.default: _transpose,

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
+from ..dispatch import replaceable
 from .attention import softmax
 from .linear import linear
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
@@ -129,6 +130,7 @@ def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSw
     return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
 
 
+@replaceable
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
@@ -143,16 +145,34 @@ def mixture(
 
     Half precision is summed in float32, since ONNX Runtime can't scatter-add float16.
     """
-    y = torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
+    y = no_sum(x)
     for e, expert in enumerate(experts):
-        token, choice = torch.nonzero(index == e if kept is None else (index == e) & kept).unbind(1)
-        rows, share = x.index_select(0, token), weights[token, choice].unsqueeze(1)
-        if weighs == "input":
-            out = expert_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
-        else:
-            out = share * expert_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
+        chosen = index == e if kept is None else (index == e) & kept
+        token, out = expert_rows(x, chosen, weights, expert, kind=kind, weighs=weighs)
         y = y.index_add(0, token, out.to(y.dtype))
     return y.to(x.dtype)
+
+
+def no_sum(x: Array) -> Array:
+    """Zeros, to which the rows of experts are added."""
+    return torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
+
+
+def expert_rows(
+    x: Array,
+    chosen: Array,
+    weights: Array,
+    expert: ExpertWeights,
+    *,
+    kind: Activation | ClampedSwiGLU,
+    weighs: Literal["output", "input"],
+) -> tuple[Array, Array]:
+    """The tokens that chose an expert, and what it gives for each."""
+    token, choice = torch.nonzero(chosen).unbind(1)
+    rows, share = x.index_select(0, token), weights[token, choice].unsqueeze(1)
+    if weighs == "input":
+        return token, expert_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
+    return token, share * expert_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
 
 
 def moe(

@@ -104,7 +104,7 @@ class OrtEngine:
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
             capture = self._captures is not None and graph.file == GRAPH
-            return open_session(path, on, options(threads), model, capture=capture)
+            return open_session(path, on, options(threads, path), model, capture=capture)
 
         parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
         modules = [graph for graph in parts if graph.file == MTP]

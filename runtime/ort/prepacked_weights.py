@@ -77,7 +77,7 @@ def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.Infere
                 return _saved(bundle / graph, path, key, threads)
             if sound and (opened := _packed(path, key, threads)) is not None:
                 return opened
-    return open_session(bundle / graph, "cpu", options(threads))
+    return open_session(bundle / graph, "cpu", options(threads, bundle / graph))
 
 
 def _sound(path: Path, key: Key) -> bool | None:
@@ -93,7 +93,7 @@ def _sound(path: Path, key: Key) -> bool | None:
 
 def _packed(path: Path, key: Key, threads: int | None) -> ort.InferenceSession | None:
     """A session over the packed weights, or None if it computes something else than the graph does."""
-    session_options = options(threads)
+    session_options = options(threads, path / GRAPH)
     # The graph was optimized already, for this very processor.
     session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     opened = open_session(path / GRAPH, "cpu", session_options)
@@ -110,7 +110,7 @@ def _saved(graph: Path, path: Path, key: Key, threads: int | None) -> ort.Infere
     """A session over the graph that leaves its packed weights in the cache."""
     drop_orphans(path.parent)
     with replacing(path) as new:
-        session_options = options(threads)
+        session_options = options(threads, graph)
         session_options.optimized_model_filepath = str(new / GRAPH)
         for name, value in (
             ("save_external_prepacked_constant_initializers", "1"),

@@ -37,6 +37,7 @@ CUDA_LIBRARIES = {
     "libcudnn.so.9": "pip install nvidia-cudnn-cu13",  # for reductions, such as the best token
 }
 
+LARGE_GRAPH = 2**20  # bytes without weights: thousands of nodes, as mixtures have them
 # Fusions whose operators take longer on a CPU than their parts: over 1,664 rows of 384 an Add and a norm
 # 1.3 ms instead of 0.2, as sums go number by number there; of 1,536, an Add and Gelu 0.9 instead of 0.7.
 SLOW_FUSIONS = ("SkipLayerNormFusion", "BiasGeluFusion")
@@ -112,9 +113,14 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
     return chosen
 
 
-def options(threads: int | None = None) -> ort.SessionOptions:
-    """Options for one text at a time: all useful threads inside an operator, none between them."""
+def options(threads: int | None = None, graph: Path | None = None) -> ort.SessionOptions:
+    """Options for one text at a time: all useful threads inside an operator, none between them.
+
+    `graph` is the bundle's file of the graph that is opened.
+    """
     made = ort.SessionOptions()
+    # To find memory that it may use again, ONNX Runtime compares each value with all earlier ones.
+    made.enable_mem_reuse = graph is None or graph.stat().st_size < LARGE_GRAPH
     made.intra_op_num_threads = threads or hardware.threads()
     made.inter_op_num_threads = 1
     made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

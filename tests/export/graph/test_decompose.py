@@ -35,6 +35,8 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "rms_norm with weights": lambda x: functional.rms_norm(x, x.shape[-1:], torch.arange(12.0), 0.5),
     "unflatten": lambda x: x.transpose(0, 1).unflatten(-1, (3, -1)),
     "unflatten a length": lambda x: torch.cat([x, x], 1).unflatten(1, (2, -1)),
+    "index_add": lambda x: x[0].mT.index_add(0, torch.tensor([1, 0, 1]), x[1].mT[:3]),
+    "index_add to columns": lambda x: x.index_add(-1, torch.tensor([1, 0, 1]), x[..., 2:5]),
 }
 
 

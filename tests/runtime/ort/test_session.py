@@ -152,6 +152,13 @@ def test_runtime_errors_are_one_line(bundle: Path, tmp_path: Path, capfd: pytest
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_large_graph_is_opened_without_a_search_for_memory_to_use_again(tmp_path: Path) -> None:
+    for size, searches in ((2**20 - 1, True), (2**20, False)):
+        (tmp_path / "model.onnx").write_bytes(bytes(size))
+        assert session.options(1, tmp_path / "model.onnx").enable_mem_reuse is searches
+    assert session.options(1).enable_mem_reuse
+
+
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "saturates", lambda: True)
     made = session.options(3)
