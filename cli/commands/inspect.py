@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
+CONTEXTS = (1024, 8192, 32_768, 131_072)  # whose caches are shown, and the model's own
 EXAMPLES = Path(__file__).parents[1] / "examples"  # public configs, by name
 
 
@@ -55,7 +56,7 @@ def command(
     savings = sizes.savings(config, weights)
     if config.layers:
         facts["cache"] = kind
-    contexts = sorted({c for c in (1024, 4096, 16384, 65536) if c < config.context} | {config.context})
+    contexts = sorted({c for c in CONTEXTS if c < config.context} | {config.context})
     widths = {"int8": 1} if config.rounds_cache else {"fp32": 4, "fp16": 2}
     cache = {
         c: {name: sizes.cache_bytes(config, c, width, kind) for name, width in widths.items()}

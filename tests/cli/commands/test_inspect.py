@@ -74,7 +74,7 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
     told = tfm("inspect", path, "--json").json
     assert told["cache"] == "windowed"
     token, few = 2 * 2 * 16 * 4, 4 * (5 - 1 + 32 + 128) + (3 - 1 + 32 + 128)
-    assert told["cache_bytes"]["4096"]["fp32"] == token * (4096 + few)
+    assert told["cache_bytes"]["1024"]["fp32"] == token * (1024 + few)
     assert told["cache_bytes"]["5000"]["fp32"] == token * (5000 + few)
     room = sizes.RUNNER_BYTES + token * (3000 + few)
     assert sizes.need(config, 0, room, "windowed").longest_context == 3000
@@ -116,7 +116,7 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
         path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
         assert name in inspect.describe(config)
         assert tfm("inspect", path, "--json").json["cache_bytes"] == {
-            context: {"fp32": 4 * count, "fp16": 2 * count} for context in ("1024", "4096", "5000")
+            context: {"fp32": 4 * count, "fp16": 2 * count} for context in ("1024", "5000")
         }
 
 
@@ -172,7 +172,7 @@ def test_what_latents_and_states_save(tfm, name, parameters, token, states, plai
     told = tfm("inspect", name, "--json").json
     assert (told["parameters"]["total"], told["parameters"]["active"]) == pytest.approx(parameters, rel=0.01)
     copies = 2 if told["cache"] == "copied" else 1
-    for context in (1024, 65_536):
+    for context in (1024, 8192, 131_072):
         assert told["cache_bytes"][str(context)]["fp16"] == copies * 2 * (token * context + states)
         assert told["plain_cache_bytes"][str(context)] == 2 * plain * context
     context = told["config"]["context"]
