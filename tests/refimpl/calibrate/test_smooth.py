@@ -11,7 +11,7 @@ import pytest
 from helpers import tiny_models
 from helpers.config_strategies import configs, encoders, pairs
 from helpers.tolerances import equal
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tfm.refimpl.calibrate.smooth import (
     SmoothingSite,
@@ -78,6 +78,7 @@ def smoothed(config: Config, tree: dict, seed: int, powers_of_two: bool) -> dict
 
 
 @given(any_config, seeds)
+@example(tiny_models.summarized(), 0)
 def test_the_smoothed_model_is_the_model(config: Config, seed: int):
     """In float64 up to rounding, whatever the factors; norms of tiny vectors amplify it."""
     rng = np.random.default_rng(seed)
@@ -96,6 +97,7 @@ def test_with_powers_of_two_no_bit_changes(config: Config, seed: int):
 
 
 @given(any_config)
+@example(tiny_models.summarized())
 def test_each_sublayer_has_all_possible_sites(config: Config):
     """Sites name existing leaves, each with the channels of the others."""
     sites, shapes = smoothing_sites(config), parameter_shapes(config)
