@@ -191,7 +191,7 @@ def _read_config(path: Path) -> Config:
 
 def describe(config: Config) -> str:
     """The architecture in a line; where layers differ it describes the first, and says so."""
-    from ...refimpl.config import LM, MaskedLM, has_mtp
+    from ...refimpl.config import LM, EncoderDecoder, MaskedLM, has_mtp
 
     embedding, head = config.embedding, config.head
     stacks = "; ".join(_stack(name, stack, embedding.width) for name, stack in config.stacks.items())
@@ -200,7 +200,10 @@ def describe(config: Config) -> str:
         tied = f" (adaptive softmax from {', '.join(map(str, head.adaptive.cutoffs))} on)"
     if has_mtp(config):
         stacks += "; mtp: a module of one layer, for --draft mtp"
-    return f"{stacks}, context {config.context}, vocabulary {embedding.vocabulary}{tied}"
+    context = str(config.context)
+    if isinstance(config, EncoderDecoder) and config.text_context != config.context:
+        context += f" (encoder {config.text_context})"
+    return f"{stacks}, context {context}, vocabulary {embedding.vocabulary}{tied}"
 
 
 def _stack(name: str, stack: Stack, width: int) -> str:
@@ -212,6 +215,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         Gated,
         LatentAttention,
         Learned,
+        LongT5Attention,
         RelativeBias,
         Rope,
         SharedIndexer,
@@ -223,7 +227,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ","
     norm = type(stack.final_norm or a.pre or a.after).__name__
     own = a.distances if isinstance(a, DisentangledAttention) else None
-    match own or (a.position if isinstance(a, Attention | LatentAttention) else None) or stack.positions:
+    own = a.position if isinstance(a, Attention | LatentAttention | LongT5Attention) else own
+    match own or stack.positions:
         case Rope(theta):
             position = f"rotary {theta:g}"
         case Alibi():
@@ -323,7 +328,7 @@ def _mixer(mixer: TokenMixer) -> str:
     if isinstance(mixer, LongT5Attention):
         size = mixer.global_block_size
         around = f"within {mixer.radius} tokens on each side"
-        far = "" if size is None else f", and of sums of {size} tokens"
+        far = "" if size is None else f", and to sums of {size} tokens"
         return f"LongT5's attention, {mixer.heads} heads of {mixer.head_size}, {around}{far}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):

@@ -46,6 +46,13 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
     ]
 
 
+def test_longt5_is_described():
+    told = inspect.describe(tiny_models.summarized())
+    assert "6 heads of 8, within 2 tokens on each side, and to sums of 2 tokens" in told
+    assert told.count("relative bias of 8 buckets") == 2
+    assert "context 32 (encoder 64)" in told
+
+
 def test_a_mixture_counts_the_active_parameters(tfm, tmp_path):
     """All experts are counted, but only those that a token is routed to are active."""
     config = tiny_models.mixture()
