@@ -337,6 +337,8 @@ def _mixer(mixer: TokenMixer) -> str:
         heads += " with sinks"
     if mixer.output_gate:
         heads += " with a gate"
+    if mixer.head_gate:
+        heads += " with a gate each"
     if mixer.keys_as_values:
         heads += " whose values are the keys"
     if isinstance(mixer.mask, BlockSparse):

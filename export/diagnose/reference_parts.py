@@ -152,7 +152,9 @@ def is_scaled(mlp: Mlp) -> bool:
 def plain_attention(layer: Layer) -> Attention | None:
     """The layer's attention, if it stands alone, has keys and values of its own, and no gate."""
     mixer = layer.attention
-    if not isinstance(mixer, Attention) or mixer.output_gate or mixer.kv_layer is not None or layer.beside:
+    if not isinstance(mixer, Attention) or mixer.kv_layer is not None or layer.beside:
+        return None
+    if mixer.output_gate or mixer.head_gate:
         return None
     return mixer
 

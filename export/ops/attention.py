@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import torch
@@ -45,6 +46,7 @@ class AttentionWeights(TypedDict):
     sink_logits: NotRequired[Float[Array, " H"]]
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
+    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
 
 
 class ScoreTerms(NamedTuple):
@@ -235,11 +237,14 @@ def attention(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(
-        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
-    ), cache
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache
 
 
-def gated(y: Array, x: Array, wg: Any, bg: Array | None) -> Array:
-    """A product with a sigmoid, where there is a gate; `wg` is whatever `linear` takes."""
-    return y if wg is None else y * torch.sigmoid(linear(x, wg, bg))
+def gated(y: Array, x: Array, weights: Mapping[str, Any]) -> Array:
+    """Products with sigmoids, where there are gates; their maps are whatever `linear` takes."""
+    if "wg" in weights:
+        y = y * torch.sigmoid(linear(x, weights["wg"], weights.get("bg")))
+    if "w_head_gate" in weights:
+        gate = torch.sigmoid(linear(x, weights["w_head_gate"]))
+        y = (y.unflatten(-1, (gate.shape[-1], -1)) * gate.unsqueeze(-1)).flatten(-2)
+    return y

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 import torch
 from torch.nn import functional
 
-from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
+from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
 from ..dispatch import replaceable
 from .attention import softmax
 from .linear import linear
@@ -30,6 +30,7 @@ __all__ = [
     "moe",
     "route",
     "router_z_loss",
+    "sparse_mixer",
     "within_capacity",
 ]
 
@@ -100,6 +101,21 @@ def route(
         total = weights.sum(1, keepdim=True) + (sum_eps or 0)
         weights = weights / torch.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
+
+
+def sparse_mixer(
+    logits: Float[Array, "M E"], *, top: int, jitter: float
+) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
+    """One choice after the other."""
+    left, index, weights = logits, [], []
+    for _ in range(top):
+        best = left.amax(1, keepdim=True)
+        far = best - logits > 2 * jitter * torch.maximum(logits.abs(), best)
+        odds = torch.where(far, 0, torch.exp((left - best).clamp(max=0)))
+        index.append(left.argmax(1, keepdim=True))
+        weights.append(1 / odds.sum(1, keepdim=True))
+        left = left.scatter(1, index[-1], -torch.inf)
+    return torch.cat(index, 1), torch.cat(weights, 1)
 
 
 def _best(values: Array, count: int) -> Array:
@@ -192,16 +208,20 @@ def moe(
         read = rms_norm(flat, weights.get("experts_pre"), eps=norm.eps)
         common_input = rms_norm(x, weights.get("shared_pre"), eps=norm.eps)
     logits, router_bias = asked @ weights["router"], weights.get("router_bias")
-    index, shares = route(
-        logits if router_bias is None else logits + router_bias,
-        weights.get("bias"),
-        top=settings.top,
-        score=settings.score,
-        renormalize=settings.renormalize,
-        scale=settings.scale,
-        groups=settings.groups,
-        sum_eps=settings.sum_eps,
-    )
+    logits = logits if router_bias is None else logits + router_bias
+    if isinstance(settings.score, SparseMixer):
+        index, shares = sparse_mixer(logits, top=settings.top, jitter=settings.score.jitter)
+    else:
+        index, shares = route(
+            logits,
+            weights.get("bias"),
+            top=settings.top,
+            score=settings.score,
+            renormalize=settings.renormalize,
+            scale=settings.scale,
+            groups=settings.groups,
+            sum_eps=settings.sum_eps,
+        )
     if "expert_scale" in weights:
         shares = weights["expert_scale"][index] * shares
     kept = None

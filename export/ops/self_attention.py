@@ -48,6 +48,4 @@ def self_attention(
         near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
         mask = padding_mask(at, lengths).unsqueeze(1) & near
         y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(
-        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
-    )
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo"))

@@ -36,6 +36,7 @@ class SharedAttentionWeights(TypedDict):
     sink_logits: NotRequired[Float[Array, " H"]]
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
+    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
 
 
 class SharedKV(NamedTuple):
@@ -76,5 +77,5 @@ def shared_attention(
     mask = seen_by(at, torch.arange(cache.keys.shape[2], device=at.device), settings=settings, causal=True)
     keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
     y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
-    y = gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg"))
+    y = gated(y.flatten(-2), x, weights)
     return linear(y, weights["wo"], weights.get("bo"))

@@ -36,6 +36,7 @@ class AttentionLeaves(TypedDict):
     sink_logits: NotRequired[Tensor]
     wg: NotRequired[Leaf]
     bg: NotRequired[Tensor]
+    w_head_gate: NotRequired[Leaf]
 
 
 class SharedAttentionLeaves(TypedDict):
@@ -49,6 +50,7 @@ class SharedAttentionLeaves(TypedDict):
     sink_logits: NotRequired[Tensor]
     wg: NotRequired[Leaf]
     bg: NotRequired[Tensor]
+    w_head_gate: NotRequired[Leaf]
 
 
 class RowLengths(NamedTuple):
@@ -142,7 +144,7 @@ class GroupQueryAttention:
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
             version=MICROSOFT,
         )
-        y = gated(y, x, weights.get("wg"), weights.get("bg"))
+        y = gated(y, x, weights)
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
 
     def read(
@@ -177,7 +179,7 @@ class GroupQueryAttention:
             shape=(batch, time, a.heads * a.head_size),
             version=MICROSOFT,
         )
-        return linear(gated(y, x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo"))
+        return linear(gated(y, x, weights), weights["wo"], weights.get("bo"))
 
     def _places(
         self,
@@ -272,6 +274,4 @@ def attention_in_parts(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
-    return linear(
-        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
-    ), cache
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache

@@ -154,7 +154,7 @@ def self_attention(
         causal=causal,
         bqkv=bqkv,
     )
-    return linear(gated(y, x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo"))
+    return linear(gated(y, x, weights), weights["wo"], weights.get("bo"))
 
 
 def self_attention_in_parts(
@@ -175,9 +175,7 @@ def self_attention_in_parts(
         mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
         mask = mask & _near(x.shape[1], settings=settings, causal=causal)
         y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(
-        gated(y.flatten(-2), x, weights.get("wg"), weights.get("bg")), weights["wo"], weights.get("bo")
-    )
+    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo"))
 
 
 def cross_keys(states: Tensor, weights: CrossKeyLeaves, *, settings: Attention) -> tuple[Tensor, Tensor]:

@@ -175,7 +175,9 @@ def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
     if isinstance(mixer, Attention):
         maps = "q" if mixer.kv_layer is not None else "qk" if mixer.keys_as_values else "qkv"
         maps += "g" if mixer.output_gate else ""
-    return tuple(f"{prefix}attn.w{n}" for n in maps)
+    head_gate = isinstance(mixer, Attention) and mixer.head_gate
+    names = *(f"w{n}" for n in maps), *(["w_head_gate"] if head_gate else [])
+    return tuple(f"{prefix}attn.{name}" for name in names)
 
 
 def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:

@@ -21,7 +21,19 @@ from .heads import (
 from .json_form import TYPES, from_json, to_json
 from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Mask, Window
-from .mlps import ONE_GROUP, XIELU, Activation, ClampedSwiGLU, ExpertGroups, Gated, Mlp, MoE, NoMlp, Plain
+from .mlps import (
+    ONE_GROUP,
+    XIELU,
+    Activation,
+    ClampedSwiGLU,
+    ExpertGroups,
+    Gated,
+    Mlp,
+    MoE,
+    NoMlp,
+    Plain,
+    SparseMixer,
+)
 from .model import Config, Decoder, Encoder, EncoderDecoder, has_mtp
 from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
@@ -145,6 +157,7 @@ __all__ = [
     "SharedIndexer",
     "ShortConv",
     "Sinusoidal",
+    "SparseMixer",
     "Stack",
     "Tag",
     "TokenMixer",

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Window
-from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain
+from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain, SparseMixer
 from .model import Config, Decoder, Encoder, EncoderDecoder
 from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, RMSNorm
@@ -61,7 +61,7 @@ TYPES: dict[str, type] = {
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
         ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
-        BigBirdBlocks, SharedIndexer, LongT5Attention,
+        BigBirdBlocks, SharedIndexer, LongT5Attention, SparseMixer,
     )
 }  # fmt: skip
 

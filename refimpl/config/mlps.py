@@ -74,10 +74,20 @@ class ExpertGroups(Record):
 ONE_GROUP = ExpertGroups()  # no limit
 
 
+class SparseMixer(Record):
+    """A token's experts are chosen one by one, and each is weighed among those left (`ops.moe.sparse_mixer`).
+
+    Only rivals within 2 · `jitter` of the best, relative to their own logits, count for its weight.
+    """
+
+    jitter: float = 0.01
+
+
 class MoE(Record):
     """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
-    Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
+    Their outputs are summed with the weights of `ops.moe.route`, or of a `SparseMixer` as `score`, which has
+    nothing of what else says how experts are weighed (Phi-3.5-MoE). With `choice_bias` a learned number
     for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
     the choice. Renormalized weights are divided by their sum, plus `sum_eps` (LFM2). `expert_bias` means a
     bias of each map of an expert. `shared` is the width of an expert that takes every token, its output
@@ -96,7 +106,7 @@ class MoE(Record):
     top: int
     width: int
     activation: Activation | ClampedSwiGLU
-    score: Literal["softmax", "sigmoid"] = "softmax"
+    score: Literal["softmax", "sigmoid"] | SparseMixer = "softmax"
     renormalize: bool = True
     scale: float | None = None
     choice_bias: bool = False

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import Layer
 from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Window
-from .mlps import ClampedSwiGLU, Gated, Mlp, MoE, NoMlp
+from .mlps import ONE_GROUP, ClampedSwiGLU, Gated, Mlp, MoE, NoMlp, SparseMixer
 from .mtp import MTP
 from .norms import HeadNorm, LayerNorm
 from .positions import (
@@ -308,8 +308,9 @@ def _check_cross(at: str, c: Attention) -> None:
         c.value_norm,
         c.keys_as_values,
         c.kv_layer,
+        c.head_gate,
     )
-    plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None)
+    plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None, False)
     _need(
         settings == plain,
         f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
@@ -578,6 +579,10 @@ def _check_mlp(at: str, mlp: Mlp, *, parallel: bool) -> None:
 
 
 def _check_groups(at: str, mlp: MoE) -> None:
+    if isinstance(mlp.score, SparseMixer):
+        settings = mlp.renormalize, mlp.scale, mlp.choice_bias, mlp.groups, mlp.sum_eps
+        plain = settings == (False, None, False, ONE_GROUP, None)
+        _need(plain, f"{at}a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps")
     count, top = mlp.groups.count, mlp.groups.top
     _bounded(at + "groups of experts", count, mlp.experts)
     _bounded(at + "chosen groups of experts", top, count)

@@ -92,18 +92,23 @@ def ropes(
 
 
 def nested_ropes(
-    keys: Keys, head_sizes: Mapping[str, int], context: int, defaults: Mapping[str, Mapping[str, Any]]
+    keys: Keys,
+    head_sizes: Mapping[str, int],
+    context: int,
+    defaults: Mapping[str, Mapping[str, Any]],
+    *,
+    theta: float = 10_000.0,
 ) -> dict[str, Rope]:
     """Rotary positions of each type of layer, whose heads have a size of their own (Gemma 4).
 
-    rope_parameters alone states them, a dict for each type; `defaults` are those of a config without it.
+    rope_parameters alone states them, a dict for each type; `defaults` are those of a config without it, and
+    `theta` is the one of a dict without it.
     """
     nested = Keys(keys.get("rope_parameters", dict, None) or defaults, f"{keys.where}: rope_parameters")
     by_type = {}
     for kind, size in head_sizes.items():
         inner = Keys(nested.get(kind, dict), f"{keys.where}: rope_parameters.{kind}")
-        theta = inner.positive("rope_theta", 10_000.0)
-        by_type[kind] = _of_type(inner, size, theta, context, PROPORTIONAL)
+        by_type[kind] = _of_type(inner, size, inner.positive("rope_theta", theta), context, PROPORTIONAL)
     nested.unused(*defaults)
     nested.finish({})
     return by_type

@@ -91,16 +91,19 @@ def with_convolutions(config: Decoder, convolves: list[bool], length: int, *, bi
     return map_layers(config, mixed)
 
 
-NAMES = {
+LAYER_NAMES = {
     "input_layernorm": "operator_norm",
-    "self_attn.o_proj": "self_attn.out_proj",
-    "q_norm.weight": "q_layernorm.weight",
-    "k_norm.weight": "k_layernorm.weight",
     "mlp.gate_proj": "feed_forward.w1",
     "mlp.up_proj": "feed_forward.w3",
     "mlp.down_proj": "feed_forward.w2",
 }
-WEIGHTS = (TRUNK + QK_NORM).renamed(NAMES).without("decoder.norm.weight") + weight_map("""
+NAMES = {
+    **LAYER_NAMES,
+    "self_attn.o_proj": "self_attn.out_proj",
+    "q_norm.weight": "q_layernorm.weight",
+    "k_norm.weight": "k_layernorm.weight",
+}
+CONVOLUTIONS = weight_map("""
     decoder.norm.weight <- embedding_norm.weight
     decoder.layers.{i}.mlp_pre.weight <- layers.{i}.ffn_norm.weight
     decoder.layers.{i}.attn.wi <- layers.{i}.conv.in_proj.weight : transpose
@@ -109,7 +112,8 @@ WEIGHTS = (TRUNK + QK_NORM).renamed(NAMES).without("decoder.norm.weight") + weig
     decoder.layers.{i}.attn.conv_bias <- layers.{i}.conv.conv.bias
     decoder.layers.{i}.attn.wo <- layers.{i}.conv.out_proj.weight : transpose
     decoder.layers.{i}.attn.bo <- layers.{i}.conv.out_proj.bias
-""")  # fmt: skip
+""")
+WEIGHTS = (TRUNK + QK_NORM).renamed(NAMES).without("decoder.norm.weight") + CONVOLUTIONS
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:

@@ -242,4 +242,7 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])
     if settings.output_gate:
         y = y * (1 + np.tanh(linear(x, call["wg"], call["bg"]) / 2)) / 2
+    if settings.head_gate:
+        gate = (1 + np.tanh(linear(x, call["w_head_gate"]) / 2)) / 2
+        y = y * np.repeat(gate, settings.head_size, axis=-1)
     attention.near(attention(call), (linear(y, call["wo"], call["bo"]), cache), call)

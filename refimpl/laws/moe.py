@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from ..config import SparseMixer
 from ..ops.activation import sigmoid
 from ..ops.moe import expert_mlp
 from ..ops.moe import mixture as plain_mixture
 from ..ops.moe import route as plain_route
+from ..ops.moe import sparse_mixer as plain_mixer
 from . import Call, Draw, Subject, law
 from .kit.budget import cast
 from .kit.strategies import permutations
@@ -82,6 +84,25 @@ def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
     assert (order[route(other)[0]] == route(apart)[0]).all(), "the choice depends on the experts' names"
 
 
+@law("sparse_mixer")
+def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw) -> None:
+    """By hand: the best of those left, and its share of them but for those that are far from it."""
+    call = draw(sparse_mixer.calls())
+    index, weights = sparse_mixer(call)
+    expected = np.zeros(weights.shape)
+    for m, row in enumerate(call["logits"]):
+        left = list(range(len(row)))
+        for i in range(call["top"]):
+            best = min(left, key=lambda e, row=row: (-row[e], e))
+            assert index[m, i] == best, f"chose {index[m]} of {list(row)}"
+            bound = [2 * call["jitter"] * max(abs(row[e]), row[best]) for e in left]
+            near = [e for e, most in zip(left, bound, strict=True) if row[best] - row[e] <= most]
+            share = np.exp(row[near].astype(np.float64) - row[best].astype(np.float64))
+            expected[m, i] = 1 / share.sum()
+            left.remove(best)
+    sparse_mixer.near(weights, expected, call)
+
+
 @law("within_capacity")
 def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw: Draw) -> None:
     """Each expert keeps as many tokens as were routed to it, or as its capacity, whichever is less."""
@@ -144,7 +165,10 @@ def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
         logits = logits + call["router_bias"]
     names = ("top", "score", "renormalize", "scale", "groups", "sum_eps")
     routing = {n: getattr(settings, n) for n in names}
-    index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
+    if isinstance(settings.score, SparseMixer):
+        index, shares = plain_mixer(logits, top=settings.top, jitter=settings.score.jitter)
+    else:
+        index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
     if call["expert_scale"] is not None:
         shares = shares * call["expert_scale"].astype(np.float64)[index]
     flat = _mapped(read, call, "down").reshape(len(index), -1)

@@ -22,7 +22,7 @@ def a_layer_that_reads_its_own_cache_is_itself(shared_attention: Subject, draw: 
     settings = replace(call["settings"], value_norm=None, keys_as_values=False)
     width, size = call["x"].shape[2], settings.kv_heads * settings.head_size
     rng = np.random.default_rng(int(1e3 * abs(float(np.sum(call["x"])))) if call["x"].size else 0)
-    names = ("wq", "wo", "bq", "bo", "q_norm", "sink_logits", "wg", "bg")
+    names = ("wq", "wo", "bq", "bo", "q_norm", "sink_logits", "wg", "bg", "w_head_gate")
     weights: Any = {n: call[n] for n in names if call[n] is not None}
     weights |= {n: rng.standard_normal((width, size)) for n in ("wk", "wv")}
     if call["q_norm"] is not None:
@@ -64,6 +64,9 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
     y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])
     if settings.output_gate:
         y = y * (1 + np.tanh(linear(x, call["wg"], call["bg"]) / 2)) / 2
+    if settings.head_gate:
+        gate = (1 + np.tanh(linear(x, call["w_head_gate"]) / 2)) / 2
+        y = y * np.repeat(gate, settings.head_size, axis=-1)
     shared_attention.near(shared_attention(call), linear(y, call["wo"], call["bo"]), call)
 
 

@@ -51,6 +51,7 @@ class AttentionWeights(TypedDict):
     sink_logits: NotRequired[Float[Array, " H"]]
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
+    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
 
 
 class ScoreTerms(NamedTuple):
@@ -264,7 +265,8 @@ def attention(
     Conventions: `settings.clip` bounds queries, keys and values (MPT); then queries and keys are
     normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
     multiplied by the factors of their positions. A gate, σ(x wg + bg), multiplies what the heads give: so a
-    head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention).
+    head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention). One of a
+    head, σ(x w_head_gate), multiplies all that it gives (LFM3, Liquid AI 2026).
     `settings.value_norm` makes each head's values as long as √K, without a weight, since the maps before and
     after could take it up. With `settings.keys_as_values` one map makes both (Gemma 4, Google 2026):
 
@@ -283,7 +285,10 @@ def attention(
 
 
 def gated(y: Array, x: Array, weights: Mapping[str, Any]) -> Array:
-    """What the heads give, [B, T, H·K], multiplied by the gate if there is one."""
-    if "wg" not in weights:
-        return y
-    return y * sigmoid(linear(x, weights["wg"], weights.get("bg")))
+    """What the heads give, [B, T, H·K], multiplied by the gates if there are any."""
+    if "wg" in weights:
+        y = y * sigmoid(linear(x, weights["wg"], weights.get("bg")))
+    if "w_head_gate" in weights:
+        gate = sigmoid(linear(x, weights["w_head_gate"]))[..., None]
+        y = (y.reshape(*gate.shape[:-1], -1) * gate).reshape(y.shape)
+    return y

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
+from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
 from .activation import sigmoid
 from .attention import softmax
 from .linear import linear
@@ -28,6 +28,7 @@ __all__ = [
     "moe",
     "route",
     "router_z_loss",
+    "sparse_mixer",
     "within_capacity",
 ]
 
@@ -111,6 +112,39 @@ def route(
     return index, weights if scale is None else weights * scale
 
 
+def sparse_mixer(
+    logits: Float[Array, "M E"], *, top: int, jitter: float
+) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
+    """The `top` experts of each token, the best first, each weighed among those that are left and near it.
+
+        w_i = 1 / Σ_e exp(l_e − l_i)    e: not chosen before i, l_i − l_e ≤ 2 · jitter · max(|l_e|, l_i)
+
+    In training an expert is drawn among those near the best; a softmax over them is its probability, which
+    gives the router a gradient (SparseMixer-v2, Liu et al. 2024, "GRIN: GRadient-INformed MoE",
+    arXiv 2409.12136, §2.1). After it the best is taken, with its probability as its weight, and so for the
+    second among the others:
+
+        logits           2.00  1.99  1.00  0.50      jitter 0.01
+        first  near it   2.00  1.99                  w = 1 / (1 + e^−0.01) = 0.5025
+        second near it         1.99                  w = 1
+
+    Conventions: a clear choice has the weight 1, and the weights of a token have no fixed sum. Of equal
+    experts the one with the lower index is chosen. In a float of few bits an expert at the bound counts or
+    doesn't by a rounding, as with any choice.
+    """
+    left, rows = logits.copy(), np.arange(len(logits))
+    index, weights = [], []
+    for _ in range(top):
+        chosen = np.argmax(left, axis=-1)
+        best = left[rows, chosen][:, None]
+        far = best - logits > 2 * jitter * np.maximum(np.abs(logits), best)
+        odds = np.where(far, 0, np.exp(np.minimum(left - best, 0)))
+        index.append(chosen)
+        weights.append(1 / odds.sum(-1))
+        left[rows, chosen] = -np.inf
+    return np.stack(index, axis=1), np.stack(weights, axis=1)
+
+
 def _in_best_groups(choice: Array, groups: ExpertGroups) -> Array:
     """Which experts [M, E] are in the best groups of each token."""
     size = choice.shape[1] // groups.count  # stated, as there may be no tokens
@@ -184,7 +218,8 @@ def moe(
     settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """`mixture` of the experts that `route` chooses by x · router + router_bias, plus the shared expert.
+    """`mixture` of the experts that `route`, or `sparse_mixer`, chooses by x · router + router_bias, plus the
+    shared expert.
 
     The shared expert (several are one of their joint width) takes every token; with `shared_gate` its
     output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss takes the softmax over the chosen logits
@@ -212,16 +247,20 @@ def moe(
 
     asked = normed(flat, weights.get("router_norm")) * (1 if norm is None else x.shape[-1] ** -0.5)
     logits, router_bias = asked @ weights["router"], weights.get("router_bias")
-    index, shares = route(
-        logits if router_bias is None else logits + router_bias,
-        weights.get("bias"),
-        top=settings.top,
-        score=settings.score,
-        renormalize=settings.renormalize,
-        scale=settings.scale,
-        groups=settings.groups,
-        sum_eps=settings.sum_eps,
-    )
+    logits = logits if router_bias is None else logits + router_bias
+    if isinstance(settings.score, SparseMixer):
+        index, shares = sparse_mixer(logits, top=settings.top, jitter=settings.score.jitter)
+    else:
+        index, shares = route(
+            logits,
+            weights.get("bias"),
+            top=settings.top,
+            score=settings.score,
+            renormalize=settings.renormalize,
+            scale=settings.scale,
+            groups=settings.groups,
+            sum_eps=settings.sum_eps,
+        )
     if "expert_scale" in weights:
         shares = shares * weights["expert_scale"][index]
     kept = None

@@ -34,6 +34,7 @@ class SharedAttentionWeights(TypedDict):
     sink_logits: NotRequired[Float[Array, " H"]]
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
+    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
 
 
 class SharedKV(NamedTuple):

@@ -302,6 +302,8 @@ def _attention(a: Attention, d: int) -> Shapes:
     if a.output_gate:
         shapes["wg"] = (d, a.heads * a.head_size)
         shapes |= {"bg": (a.heads * a.head_size,)} if a.qkv_bias else {}
+    if a.head_gate:
+        shapes["w_head_gate"] = (d, a.heads)
     if isinstance(a.position, RelativeBias) and not a.position.shared:
         shapes["relative_bias"] = (a.position.buckets, a.heads)
     if a.kv == "int8" and a.kv_layer is None:

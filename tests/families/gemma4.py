@@ -13,7 +13,7 @@ KINDS = "default linear dynamic yarn llama3"  # transformers refuses longrope wh
 
 
 @st.composite
-def _proportional(draw: st.DrawFn) -> dict[str, Any]:
+def proportional(draw: st.DrawFn) -> dict[str, Any]:
     """A part of the pairs, of heads of four numbers at least one."""
     keys = {"rope_type": "proportional", "rope_theta": draw(st.sampled_from([100.0, 1e6]))}
     keys |= draw(st.sampled_from([{}, {"factor": 2.0}]))
@@ -45,7 +45,7 @@ def text_keys(draw: st.DrawFn) -> dict[str, Any]:
     heads = keys["num_attention_heads"]
     fitting = [n for n in range(1, heads + 1) if heads % n == 0]
     keys["num_global_key_value_heads"] = draw(st.sampled_from([None, *fitting]))
-    full = st.one_of(_proportional(), _proportional(), ropes(keys["global_head_dim"], KINDS))
+    full = st.one_of(proportional(), proportional(), ropes(keys["global_head_dim"], KINDS))
     by_type = {"full_attention": draw(full), "sliding_attention": draw(ropes(keys["head_dim"], KINDS))}
     # transformers reads `truncate` beside the types of layers only.
     keys["rope_parameters"] = {

@@ -233,6 +233,7 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         after=draw(norms),
         value_norm=None if cross else draw(st.sampled_from((None, RMSNorm(1e-2)))),
         keys_as_values=not cross and draw(st.sampled_from((False, False, True))),
+        head_gate=not cross and draw(st.sampled_from((False, False, True))),
     )
 
 

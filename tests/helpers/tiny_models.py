@@ -215,15 +215,15 @@ def convolutions(context: int = 128, vocabulary: int = 97) -> Decoder:
 
 
 def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
-    """A decoder with gated delta networks around attention with a gate; heads share keys in one of them, and
-    sizes differ in both."""
+    """A decoder with gated delta networks around attention with gates of both kinds; heads share keys in
+    one, and sizes differ in both."""
     base = llama(layers=3, vocabulary=vocabulary, qk_norm=True, context=context)
     first, norm = base.layers[0], RMSNorm(1e-5)
     ends = (
         GatedDelta(4, 2, 16, 12, 3, pre=norm),
         GatedDelta(3, 3, 8, 20, 4, 1e-5, norm, allow_neg_eigval=True),
     )
-    gated = replace(first.attention, output_gate=True)
+    gated = replace(first.attention, output_gate=True, head_gate=True)
     layers = tuple(replace(first, attention=mixer) for mixer in (ends[0], gated, ends[1]))
     return replace(base, stack=replace(base.stack, layers=layers))
 

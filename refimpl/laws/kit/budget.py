@@ -78,9 +78,10 @@ def budget(f: Function, call: Call) -> dict[str, float]:
         open_gates = _with_open_gates(f, call)
         extra = approximate(lambda change: open_gates.run(f.body, change))
         extra *= _curvature(call) if isinstance(call.settings.get("kind"), XIELU) else 1
-    elif f.name in ATTENTIONS and call["wg"] is not None:
-        ungated = call.but(wg=None, bg=None)
+    elif f.name in ATTENTIONS and (call["wg"] is not None or call["w_head_gate"] is not None):
+        ungated = call.but(wg=None, bg=None, w_head_gate=None)
         extra = approximate(lambda change: next(flat(ungated.run(f.body, change)))[1])
+        extra *= sum(call[name] is not None for name in ("wg", "w_head_gate"))
     elif f.name in GATED:
         # Four gates, each off by as much as a sigmoid of 1, times what they let through.
         extra = 4 * APPROXIMATE * max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))

@@ -40,6 +40,7 @@ from ...config import (
     RMSNorm,
     Rope,
     SharedIndexer,
+    SparseMixer,
     Window,
 )
 
@@ -47,6 +48,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "eps": (1e-5, 0.1),
     "norm_eps": (1e-6, 0.1),
     "clip": (None, 0.5),
+    "jitter": (0.01, 0.125),
     "window": (None, 1, 3),
     "scale": (None, 0.7),
     "softcap": (None, 2.0),
@@ -150,6 +152,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         sink_logits=chosen.get("sink_logits") is not None,
         output_gate=chosen.get("wg") is not None,
         value_norm=chosen["value_norm"],
+        head_gate=chosen.get("w_head_gate") is not None,
         keys_as_values="wv" in chosen and chosen["wv"] is None,
     )
 
@@ -331,7 +334,7 @@ DRAWN: dict[type, Drawn] = {
     MoE: Drawn(
         {
             "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU]),
-            "score": ("softmax", "sigmoid"),
+            "score": ("softmax", "sigmoid", SparseMixer(0.125)),
             "renormalize": (False, True),
             "scale": SETTINGS["scale"],
             # Sums of sigmoids of large logits differ by their rounding alone, so `route` has those.

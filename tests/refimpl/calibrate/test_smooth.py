@@ -164,7 +164,9 @@ def readers(mixer: TokenMixer) -> int:
     count = (counts | {Mamba2: 3})[type(mixer)]
     if not isinstance(mixer, Attention):
         return count
-    return count + mixer.output_gate - mixer.keys_as_values - 2 * (mixer.kv_layer is not None)
+    return (
+        count + mixer.output_gate + mixer.head_gate - mixer.keys_as_values - 2 * (mixer.kv_layer is not None)
+    )
 
 
 @given(any_config)

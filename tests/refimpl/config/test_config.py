@@ -72,6 +72,7 @@ from tfm.refimpl.config import (
     SharedIndexer,
     ShortConv,
     Sinusoidal,
+    SparseMixer,
     Stack,
     Tag,
     Window,
@@ -319,6 +320,7 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
         "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
     ),
+    (mixed(score=SparseMixer()), "a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps"),
     (mixed(latent=0), "layer 0: numbers of the experts' latent must be 1 to"),
     (mixed(latent=3, own_norms=RMSNorm(1e-5)), "layer 0: experts between norms of their own have no latent"),
     (mixed(gated=False, activation=ClampedSwiGLU()), "layer 0: a clamped SwiGLU needs gated experts"),
@@ -467,6 +469,10 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, output_gate=True)),
         "cross-attention must have no position",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, head_gate=True)),
+        "scale of queries or norm of heads, nor kv, sinks, a gate",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),

@@ -33,7 +33,7 @@ REFUSED = {
     "mistral3",  # some of its text models to latents
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h", "mamba", "falcon_mamba", "jamba"),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
-    *("lfm2_moe", "olmo_hybrid", "kimi_linear"),  # not all attend
+    *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3"),  # not all attend
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)

@@ -41,6 +41,7 @@ from tfm.refimpl.config import (
     Layer,
     LayerNorm,
     Llama3Scaling,
+    LongRope,
     Mamba,
     Mamba2,
     MoE,
@@ -53,6 +54,7 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     ShortConv,
+    SparseMixer,
     Window,
     Yarn,
 )
@@ -623,6 +625,74 @@ def test_mistral4():
 def test_mistral4_refused(more, message):
     with pytest.raises(ConfigError, match=message):
         read(MISTRAL4, **more)
+
+
+# With numbers of transformers' classes.
+LFM3 = {
+    "architectures": ["Lfm3ForCausalLM"], "model_type": "lfm3", "vocab_size": 128_000, "hidden_size": 2048,
+    "intermediate_size": 7680, "num_attention_heads": 16, "num_hidden_layers": 24,
+}  # fmt: skip
+LONG = {
+    "type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0] * 64, "short_mscale": 1.25,
+    "long_mscale": 1.5, "original_max_position_embeddings": 4096,
+}  # fmt: skip
+PHIMOE = {
+    "architectures": ["PhiMoEForCausalLM"], "model_type": "phimoe", "vocab_size": 32_064,
+    "hidden_size": 4096, "intermediate_size": 6400, "num_attention_heads": 32, "num_hidden_layers": 2,
+    "rope_scaling": LONG, "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def test_lfm3():
+    layers = read(LFM3).layers
+    kinds = [getattr(layer.attention, "window", "conv") for layer in layers]
+    assert kinds == ["conv", "conv", None, "conv", *(256, "conv", None, "conv") * 5]
+    assert {layer.attention.length for layer in layers if isinstance(layer.attention, ShortConv)} == {7}
+    assert layers[2].attention.position == Rope(1e6, 128, scaling=ProportionalScaling(32))
+    assert layers[4].attention.position == Rope(1e4, 128)
+    assert layers[4].attention.head_gate
+    assert all(layer.attention.post == layer.mlp.post == layer.mlp.pre for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"layer_types": ["conv"]}, "layer_types must be a list of 24, each one of full_attention, sliding_"),
+        ({"sliding_window": None}, "sliding_window must be at least 1 where a layer has a window"),
+        ({"rope_parameters": {"rope_type": "default"}}, "rope_parameters: full_attention is missing"),
+        ({"hidden_act": "gelu"}, "'hidden_act' isn't known"),
+    ],
+)
+def test_lfm3_refused(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(LFM3, **more)
+
+
+def test_phimoe():
+    config = read(PHIMOE)
+    assert config.context == 4096
+    layer = config.layers[-1]
+    assert layer.attention.position.scaling == LongRope((1.0,) * 64, (2.0,) * 64, 4096, 1.25)
+    assert (layer.mlp.score, layer.mlp.top, layer.mlp.experts) == (SparseMixer(0.01), 2, 16)
+    assert layer.mlp.pre == LayerNorm(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"num_experts_per_tok": 1}, "num_experts_per_tok must be 2: its router chooses two"),
+        ({"rope_scaling": {**LONG, "short_mscale": None}}, "short_mscale must be of type float, got None"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0, "short_mscale": 1.0, "long_mscale": 1.0}},
+            "rope_type must be one of default, longrope, got 'linear'",
+        ),
+        ({"original_max_position_embeddings": 64}, "must be the same as outside of it, 64, got 4096"),
+        ({"router_jitter_noise": -0.1}, "router_jitter_noise must be greater than 0"),
+    ],
+)
+def test_phimoe_refused(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(PHIMOE, **more)
 
 
 LFM2 = {

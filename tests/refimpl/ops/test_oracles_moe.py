@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from tfm.refimpl.config import ClampedSwiGLU, ExpertGroups, MoE
 from tfm.refimpl.ops.attention import softmax
 from tfm.refimpl.ops.mlp import clamped_swiglu
-from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, within_capacity
+from tfm.refimpl.ops.moe import (
+    load_balancing_loss,
+    mixture,
+    moe,
+    route,
+    router_z_loss,
+    sparse_mixer,
+    within_capacity,
+)
 from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
@@ -35,6 +43,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 from transformers.models.mixtral import modeling_mixtral as mixtral
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
+from transformers.models.phimoe.modeling_phimoe import sparsemixer
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 from transformers.models.switch_transformers import modeling_switch_transformers as switch
@@ -97,6 +106,16 @@ def test_mixtral(seed: int, top: int):
     config = MixtralConfig(hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=top)
     block = random(mixtral.MixtralSparseMoeBlock(config), seed)
     agree(block, seed, ours(block), top=top, score="softmax", renormalize=True)
+
+
+@given(seeds, st.integers(2, 6), st.sampled_from([0.01, 0.1, 1.0]), st.sampled_from([0.1, 3.0]))
+def test_sparse_mixer_is_phis(seed: int, experts: int, jitter: float, scale: float):
+    """Two experts of each token, of which rivals are near or far."""
+    logits = np.random.default_rng(seed).standard_normal((7, experts)) * scale
+    expected, index = sparsemixer(torch.from_numpy(logits), jitter, training=False)
+    mine, weights = sparse_mixer(logits, top=2, jitter=jitter)
+    assert np.array_equal(mine, index.numpy())
+    equal(weights, expected)
 
 
 @given(seeds, st.integers(1, 3), st.booleans())
