@@ -15,6 +15,7 @@ from helpers.tolerances import equal
 from onnx import TensorProto, helper
 from tfm.export.targets.recurrence import (
     gated_delta_chunk,
+    gated_delta_operator,
     selective_scan_chunk,
     selective_scan_operator,
     ssd_operator,
@@ -174,13 +175,19 @@ def ssd_arrays(time: int) -> tuple[np.ndarray, ...]:
     return x, decay, b, c, rng.standard_normal((2, 4, 5, 3))
 
 
+def channel_arrays(time: int) -> tuple[np.ndarray, ...]:
+    """Of a delta rule whose channels decay by themselves."""
+    return tuple(arrays(time, "channels").values())
+
+
 @pytest.mark.parametrize(
     ("operator", "specified", "arrays_of", "axes"),
     [
         (selective_scan_operator, selective_scan, scan_arrays, "BTF BTF FK BTK BTK BFK"),
         (ssd_operator, ssd_recurrent, ssd_arrays, "BTHV BTH BTGK BTGK BHKV"),
+        (gated_delta_operator, gated_delta_rule, channel_arrays, "BTHK BTHK BTHV BHKV BTHK BTH"),
     ],
-    ids=["selective scan", "state space"],
+    ids=["selective scan", "state space", "delta rule of channels"],
 )
 def test_what_a_graph_computes(operator: Any, specified: Any, arrays_of: Any, axes: str):
     """With what a target computes around the operator, at other lengths than the traced one."""
