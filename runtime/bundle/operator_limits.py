@@ -99,7 +99,7 @@ def untried(target: Target, config: Config) -> str | None:
     if encoder and any(isinstance(layer.attention, LatentAttention) for layer in encoder.layers):
         return "latents without a cache were never tried on a GPU"
     if encoder and any(isinstance(layer.attention, LongformerAttention) for layer in encoder.layers):
-        return "Longformer's attention was never tried on a GPU"
+        return "Longformer's attention copies two sizes of a text between GPU and CPU in each run"
     if encoder and encoder.longt5 is not None:
         return "LongT5's attention was never tried on a GPU"
     return None

@@ -6,7 +6,8 @@
     PYTHONPATH=tests python tests/bench/runtimes.py table FOLDER                 Markdown of what was found
 
 SmolLM2 and MiniLM are real. The T5 has the sizes of T5-small and the mixture those of a small Mixtral with
-eight experts, both with random weights: what a step costs doesn't depend on them.
+eight experts, both with random weights: what a step costs doesn't depend on them. What `keep` keeps is
+SmolLM2's own Q4_1; of the others it is Q8_0, which llama.cpp's converter makes of them, from its source.
 
 Tokens are compared with those of tfm's engine on ONNX Runtime's operators, of onnxruntime-web with those of
 the same engine where products are of floats, as there. Speed is beside tfm's own path over its kernels, all
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +28,14 @@ from typing import Any
 
 import numpy as np
 import typer
+from shapes import CONVERT
 from workers import Worker, quiet
 
 QUANTS = {
     "smollm2": ("fp32", "int8", "int4", "keep", "int8-dynamic"),
-    "minilm": ("fp32", "int8-dynamic"),
-    "t5": ("int8-dynamic", "fp32"),
-    "mixture": ("int8", "fp32"),
+    "minilm": ("fp32", "int8-dynamic", "int8", "int4", "keep"),
+    "t5": ("fp32", "int8-dynamic", "int8", "int4", "keep"),
+    "mixture": ("fp32", "int8", "int4", "keep", "int8-dynamic"),
 }
 MESSAGES = (
     "Explain self-attention to a child.",
@@ -160,9 +163,26 @@ def sources(folder: Path) -> dict[str, Callable[[], Path]]:
     }
 
 
+def in_blocks(folder: Path, name: str, llama_source: Path) -> Path:
+    """The model as a GGUF file in Q8_0."""
+    file = folder / "checkpoints" / "gguf" / f"{name}-Q8_0.gguf"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-c", CONVERT, llama_source, sources(folder)[name](), file]
+        subprocess.run(list(map(str, command)), check=True)
+    return file
+
+
 @app.command()
-def prepare(folder: Path, model: list[str] = list(QUANTS)) -> None:  # noqa: B006
-    """Export and convert the models, and make the environments; what is there already stays."""
+def prepare(
+    folder: Path,
+    model: list[str] = list(QUANTS),  # noqa: B006
+    llama_source: Path | None = None,
+) -> None:
+    """Export and convert the models, and make the environments; what is there already stays.
+
+    Without `--llama-source` nothing is made for `keep` of models that aren't in blocks already.
+    """
     from helpers import peers
     from tfm.export.bundle_writer import export
     from tfm.export.layouts.convert import LAYOUTS, convert
@@ -180,20 +200,26 @@ def prepare(folder: Path, model: list[str] = list(QUANTS)) -> None:  # noqa: B00
         for quant in QUANTS[name]:
             path = bundle_path(folder, name, quant, "tfm")
             if not path.exists():
+                if quant != "keep" or name == "smollm2":
+                    source = sources(folder)[name]()
+                elif llama_source is not None:
+                    source = in_blocks(folder, name, llama_source)
+                else:
+                    continue
                 typer.echo(path)
-                export(open_checkpoint(sources(folder)[name]()), path, quant=quant, verify=False)
+                export(open_checkpoint(source), path, quant=quant, verify=False)
             for layout in LAYOUTS.values():
                 out = bundle_path(folder, name, quant, layout.name)
                 if not out.exists() and not layout.refusal(open_bundle(path).config, targets.find("ort-cpu")):
                     convert(path, out, layout)
 
 
-def texts(folder: Path, model: str, quant: str) -> list[list[int]]:
+def texts(folder: Path, model: str) -> list[list[int]]:
     """The prompts: of SmolLM2 messages in its chat template, of MiniLM the messages, of others drawn ids."""
     from tfm.runtime.tasks import load
 
     if model in ("smollm2", "minilm"):
-        loaded = load(bundle_path(folder, model, quant, "tfm"))
+        loaded = load(bundle_path(folder, model, "fp32", "tfm"))
         if model == "minilm":
             return [loaded.text.encode(message, add_special_tokens=True) for message in MESSAGES]
         template = loaded.chat_template
@@ -207,7 +233,7 @@ def check(folder: Path, model: str, quant: str) -> None:
     """Compare what each runtime gives with tfm's engine on the same path."""
     from tfm.runtime.bundle.bundle import open_bundle
 
-    prompts, expected = texts(folder, model, quant), {}
+    prompts, expected = texts(folder, model), {}
     ends = open_bundle(bundle_path(folder, model, quant, "tfm")).generation.eos
     for runtime in (OPERATORS, IN_FLOAT, OWN, *runtimes(folder, model, quant)):
         worker = runtime.start(folder, model, quant)
@@ -229,9 +255,15 @@ def check(folder: Path, model: str, quant: str) -> None:
 def difference(
     given: Sequence[Any], expected: Sequence[Any], *, vectors: bool, ends: Sequence[int] = ()
 ) -> str:
-    """How far vectors are apart, or which tokens differ, up to one that ends the text: some go on."""
+    """How far vectors of length 1 are apart, or which tokens differ, up to one that ends the text.
+
+    A GGUF file doesn't say that a model's vectors have length 1.
+    """
     if vectors:
-        return f"{np.abs(np.array(given) - np.array(expected)).max():.0e}"
+        one, other = (
+            np.array(rows) / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in (given, expected)
+        )
+        return f"{np.abs(one - other).max():.0e}"
     others = []
     for a, b in zip(given, expected, strict=False):
         wanted = list(takewhile(lambda token: token not in ends, b[: len(a)]))
@@ -247,7 +279,7 @@ def difference(
 def measure(folder: Path, model: str, quant: str, rounds: int = 3, new: int = 32) -> None:
     """Time the runtimes beside tfm's own path, taking turns."""
     typer.echo(quiet(), err=True, nl=bool(quiet()))
-    prompts = texts(folder, model, quant)
+    prompts = texts(folder, model)
     chosen = [OWN, OPERATORS, *runtimes(folder, model, quant)]
     workers = {runtime.name: runtime.start(folder, model, quant) for runtime in chosen}
     path = workers[OWN.name].hello["version"]

@@ -60,9 +60,9 @@ REFUSED = {
     "olmo_hybrid": STATE,
     "deepseek_v32": CHOICE,
     "glm_moe_dsa": CHOICE,
-    "longformer": "Longformer's attention was never tried",
+    "longformer": "Longformer's attention copies two sizes",
     "longt5": "LongT5's attention was never tried",
-    "led": "Longformer's attention was never tried",
+    "led": "Longformer's attention copies two sizes",
 }
 TARGET = targets.find("ort-cuda")
 
