@@ -8,10 +8,9 @@ file is above 0.6 GB. OUT/FAMILY/model.gguf and a bundle of it, which keeps its 
 unless they are there; with `--remove` they are deleted when they were measured. Processes take turns, and
 figures are medians in tokens a second with the ratio of medians.
 
-Of mamba2, granite_hybrid, lfm2 and qwen3_moe there are figures. The other shapes have the keys of their
-configs, and weren't measured yet. llama.cpp reads DeepSeek's attention without a latent of queries only
-where there are 26, 27 or 48 layers, so that shape has one; version 0.3.36 of
-llama-cpp-python aborts on it. Its converter fails on the shape of Gemma 4.
+Of qwen3_5, mamba, deepseek_v2, gemma3n and gemma4 there are no figures of this version. llama.cpp reads
+DeepSeek's attention without a latent of queries only where there are 26, 27 or 48 layers, so that shape has
+one; version 0.3.36 of llama-cpp-python aborts on it. Its converter fails on the shape of Gemma 4.
 
 Greedy tokens of both are compared too, and few are equal. That is no defect: random weights give near ties,
 and both engines round the inputs of products with blocks of 8 bits, each in its own way. With the numbers of
