@@ -1,11 +1,14 @@
 """Plants one small bug at a time in a copy of the tree and runs the tests that should notice it.
 
     python tests/meta/mutate.py --seed 1 --count 60 [--jobs 2] [--only refimpl/ops export/ops]
+        [--files ssd gated_delta] [--near]
 
 Mutations change operators, comparisons, constants, axes, arguments (two swapped, a keyword dropped) and
-branches. They are drawn over the folders in `RUNS`, or those that `--only` names. The tests of these
-folders must pass before the first bug is planted. Prints the seed, how many mutations were killed, and
-each survivor with its line: add a test that kills it, or show that it changes nothing.
+branches. They are drawn over the folders in `RUNS`, or those that `--only` names, and there over all files or
+those that `--files` names. The tests that should see them must pass before the first bug is planted; with
+`--near` these are only the laws and values of the mutated functions of ops. Prints the seed, how many
+mutations were killed, and each survivor with its line: add a test that kills it, or show that it changes
+nothing.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -24,6 +27,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -161,10 +165,10 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
                 setattr(parent, field, [new if v is old else v for v in value])
 
 
-def drawn(seed: int, count: int, folders: Sequence[str]) -> list[Mutation]:
-    """`count` mutations of the files in these folders, by a seeded draw."""
+def drawn(seed: int, count: int, folders: Sequence[str], names: Sequence[str] = ()) -> list[Mutation]:
+    """`count` mutations of the files in these folders, or of those with these names, by a seeded draw."""
     draw = random.Random(seed)
-    files = {f for folder in folders for f in (ROOT / folder).rglob("*.py")}
+    files = {f for folder in folders for f in (ROOT / folder).rglob("*.py") if not names or f.stem in names}
     everything = [m for f in sorted(files) for m in mutations(f, draw)]
     return draw.sample(everything, min(count, len(everything)))
 
@@ -202,15 +206,18 @@ def run(tree: Path, arguments: list[str]) -> bool:
     return done.returncode == 0
 
 
-def outcome(mutation: Mutation) -> str:
+def tests_of(mutation: Mutation, *, only_near: bool) -> list[list[str]]:
+    """The tests that should see a mutation, the quickest first."""
+    return near(mutation) if only_near else [*near(mutation), *RUNS[room(mutation.file)]]
+
+
+def outcome(mutation: Mutation, *, only_near: bool) -> str:
     """ "killed" if a test failed, "SURVIVED" if all passed, "TIMED OUT" if they never ended."""
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         (Path(name) / "tfm" / mutation.file).write_text(mutation.source)
         try:
-            alive = all(
-                run(Path(name), arguments) for arguments in [*near(mutation), *RUNS[room(mutation.file)]]
-            )
+            alive = all(run(Path(name), tests) for tests in tests_of(mutation, only_near=only_near))
         except subprocess.TimeoutExpired:
             return "TIMED OUT"
     return "SURVIVED" if alive else "killed"
@@ -242,8 +249,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=list(RUNS), metavar="FOLDER", choices=RUNS)
+    parser.add_argument("--files", nargs="+", default=(), metavar="NAME", help="names without .py")
+    parser.add_argument("--near", action="store_true", help="only laws and values of functions of ops")
     options = parser.parse_args()
-    chosen = drawn(options.seed, options.count, options.only)
+    chosen = drawn(options.seed, options.count, options.only, options.files)
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         code = "import tfm.refimpl as r; print(r.__file__)"
@@ -255,13 +264,19 @@ def main() -> None:
         )
         if not imported.stdout.startswith(name):
             raise SystemExit(f"the tests would import {imported.stdout.strip()}, not the copy in {name}")
-        for folder in sorted({room(mutation.file) for mutation in chosen}):
-            for arguments in RUNS[folder]:
-                if not run(Path(name), arguments):
-                    raise SystemExit(f"{' '.join(arguments)} must pass before a bug is planted in {folder}")
+        runs = {
+            " ".join(tests): tests
+            for one in chosen
+            for tests in (near(one) if options.near else RUNS[room(one.file)])
+        }
+        for told, tests in runs.items():
+            if not run(Path(name), tests):
+                raise SystemExit(f"{told} must pass before a bug is planted")
     others = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        for mutation, result in zip(chosen, pool.map(outcome, chosen), strict=True):
+        for mutation, result in zip(
+            chosen, pool.map(partial(outcome, only_near=options.near), chosen), strict=True
+        ):
             line = f"{result:9} {mutation}"
             print(line, flush=True)
             if result != "killed":
