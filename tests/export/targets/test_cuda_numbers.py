@@ -34,8 +34,9 @@ def family(name: str) -> Config:
 
 
 MODELS = {
+    "sinks": tiny_models.sinks,
+    "keys of another layer": tiny_models.shared_kv,
     "latents": tiny_models.latents,
-    "gpt_oss": lambda: family("gpt_oss"),
     "gemma3n_text": lambda: family("gemma3n_text"),
     "gemma4_text": lambda: family("gemma4_text"),
     "deberta-v2": lambda: family("deberta-v2"),
