@@ -994,6 +994,14 @@ def test_kimi_linear():
     assert (state, keys) == (4 * (32 * 128 * 128 + 3 * 3 * 4096), 4 * 576 * 2**20)
 
 
+def test_kimi_linear_by_default():
+    """As transformers' class: layers 5, 9, … attend without lists, and inner sizes count."""
+    config = read(KIMI_LINEAR, linear_attn_config={"head_dim": 64}, linear_head_dim=32, linear_num_heads=16)
+    attends = [isinstance(layer.attention, LatentAttention) for layer in config.layers]
+    assert [i for i in range(27) if attends[i]] == [4, 8, 12, 16, 20, 24]
+    assert replace(config.layers[0].attention, pre=None) == GatedDelta(16, 16, 64, 64, 4, 1e-5, rank=64)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
