@@ -74,7 +74,8 @@ class StackWalk:
         """The vectors [B, T, D] before the first layer, of tokens as `shifted` gives them, or streams of them
         [B, T, X, D] where layers have alternating updates."""
         e = self.config.embedding
-        token_types = torch.zeros_like(tokens) if self.name == "encoder" and e.token_types else None
+        typed = self.name == "encoder" and e.token_types is not None and not self.stack.segments
+        token_types = torch.zeros_like(tokens) if typed else None
         at = torch.arange(tokens.shape[1])[None]
         x = embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
         if self.stack.altup is None:

@@ -220,6 +220,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         Rope,
         SharedIndexer,
         Sinusoidal,
+        XLNetAttention,
     )
 
     layers, first = stack.layers, stack.layers[0]
@@ -242,7 +243,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         case Sinusoidal():
             position = "sinusoidal positions"
         case None:
-            position = "no positions"
+            relative = isinstance(a, XLNetAttention)
+            position = "sines and cosines of distances" if relative else "no positions"
     mlp = _mlp(first.mlp)
     mixer = _mixer(a) if first.beside is None else f"{_mixer(a)}, beside {_mixer(first.beside.mixer)}"
     sharing = sum(layer.kv_layer is not None for layer in layers)
@@ -301,6 +303,7 @@ def _mixer(mixer: TokenMixer) -> str:
         Mamba,
         Mamba2,
         ShortConv,
+        XLNetAttention,
     )
 
     if isinstance(mixer, LSTM):
@@ -330,6 +333,8 @@ def _mixer(mixer: TokenMixer) -> str:
         around = f"within {mixer.radius} tokens on each side"
         far = "" if size is None else f", and to sums of {size} tokens"
         return f"LongT5's attention, {mixer.heads} heads of {mixer.head_size}, {around}{far}"
+    if isinstance(mixer, XLNetAttention):
+        return f"XLNet's attention, {mixer.heads} heads of {mixer.head_size}"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

@@ -32,6 +32,7 @@ from ...refimpl.config import (
     Rope,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
 )
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
@@ -63,6 +64,7 @@ from .position import Rotary
 from .self_attention import self_attention
 from .shared_attention import SharedAttentionWeights, SharedKV, shared_attention
 from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
+from .xlnet import XLNetWeights, xlnet_attention
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -117,6 +119,7 @@ MixerWeights = (
     | DisentangledWeights
     | LongformerWeights
     | LongT5Weights
+    | XLNetWeights
 )
 
 
@@ -146,14 +149,15 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """Cosines and sines for each `Rope`, the biases of scores, distances, where questions end, and the biases
-    of distances."""
+    """Cosines and sines for each `Rope`, the biases of scores, distances, where questions end, the biases of
+    distances, and segments."""
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
     distance_biases: DistanceBiases | None = None
+    token_types: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
         """The cosines and sines of rotary positions; None for other ones, or without."""
@@ -376,6 +380,9 @@ def encoder_block(
         assert positions.distance_biases is not None
         windowed = cast(LongT5Weights, weights["attn"])
         y = longt5_attention(inputs, lengths, windowed, positions.distance_biases, settings=a)
+    elif isinstance(a, XLNetAttention):
+        relative = cast(XLNetWeights, weights["attn"])
+        y = xlnet_attention(inputs, lengths, relative, positions.token_types, settings=a)
     elif isinstance(a, LatentAttention):
         latent, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
         y = latent_self_attention(inputs, lengths, latent, rotary, settings=a, causal=causal)

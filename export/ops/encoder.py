@@ -65,9 +65,10 @@ def encode(
         token_types = torch.zeros_like(tokens)
     queries = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
     weights = params["encoder"]
-    x = embed(tokens, queries, params["embedding"], weights, token_types, config=e, stack=stack)
+    table_types, segments = (None, token_types) if stack.segments else (token_types, None)
+    x = embed(tokens, queries, params["embedding"], weights, table_types, config=e, stack=stack)
     question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
-    x = _layers(x, lengths, rotary, weights, question=question, stack=stack)
+    x = _layers(x, lengths, rotary, weights, None, question, segments, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return x
     assert "reader" in params
@@ -90,6 +91,7 @@ def _layers(
     weights: StackWeights,
     states: Array | None = None,
     question: Array | None = None,
+    segments: Array | None = None,
     *,
     stack: Stack,
 ) -> Array:
@@ -98,7 +100,7 @@ def _layers(
     both = not stack.causal
     biases = score_biases(at.unsqueeze(0), at, weights, x.dtype, stack=stack, bidirectional=both)
     table, local = distance_table(at, weights, stack=stack), distance_biases(weights, stack=stack)
-    positions = Positions(rotary, biases, table, question, local)
+    positions = Positions(rotary, biases, table, question, local, segments)
     for i, layer in enumerate(stack.layers):
         leaves = weights["layers"][i]
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)

@@ -17,6 +17,7 @@ from . import (
     ort_ops,
     recurrence,
     standard,
+    xlnet,
 )
 
 # Name of a mirror function -> the target's function in its place, see `export.dispatch`.
@@ -53,5 +54,6 @@ def _ort(config: Config) -> Emits:
         "disentangled_attention": disentangled.disentangled_attention,
         "longformer_attention": longformer.longformer_attention,
         "longt5_attention": longt5.longt5_attention,
+        "xlnet_attention": xlnet.xlnet_attention,
         **fused,
     }

@@ -37,6 +37,7 @@ from ..config import (
     Plain,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
 )
 from ..errors import NumericError
 
@@ -189,13 +190,18 @@ def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[
 
 def _values(
     prefix: str,
-    a: Attention | LinearAttention | DisentangledAttention | LongformerAttention | LongT5Attention,
+    a: Attention
+    | LinearAttention
+    | DisentangledAttention
+    | LongformerAttention
+    | LongT5Attention
+    | XLNetAttention,
 ) -> list[SmoothingSite]:
     if isinstance(a, LongformerAttention):
         ends = ("",) if a.global_tokens is None else ("", "_global")
         producers = tuple(f"{prefix}.{leaf}v{end}" for end in ends for leaf in "wb")
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
-    if isinstance(a, LongT5Attention):
+    if isinstance(a, LongT5Attention | XLNetAttention):
         return [SmoothingSite((f"{prefix}.wv",), (f"{prefix}.wo",), 1, a.head_size)]
     if isinstance(a, DisentangledAttention):
         producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.bias else []))

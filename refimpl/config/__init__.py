@@ -75,6 +75,7 @@ from .token_mixers import (
     SharedIndexer,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
 )
 from .validate import LIMITS
 
@@ -162,6 +163,7 @@ __all__ = [
     "Tag",
     "TokenMixer",
     "Window",
+    "XLNetAttention",
     "Yarn",
     "from_json",
     "has_mtp",

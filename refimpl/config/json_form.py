@@ -48,6 +48,7 @@ from .token_mixers import (
     QuestionTokens,
     SharedIndexer,
     ShortConv,
+    XLNetAttention,
 )
 
 TYPES: dict[str, type] = {
@@ -61,7 +62,7 @@ TYPES: dict[str, type] = {
         EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
         FirstToken, QuestionTokens, LongformerAttention, Beside,
         ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
-        BigBirdBlocks, SharedIndexer, LongT5Attention, SparseMixer,
+        BigBirdBlocks, SharedIndexer, LongT5Attention, SparseMixer, XLNetAttention,
     )
 }  # fmt: skip
 

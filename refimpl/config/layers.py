@@ -69,8 +69,8 @@ class Layer(Record):
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
     Latent attention may stand in the place of attention; in a decoder linear attention, an LSTM, a short
-    convolution, a gated delta network or Mamba's layer; in an encoder disentangled attention, Longformer's or
-    LongT5's.
+    convolution, a gated delta network or Mamba's layer; in an encoder disentangled attention, Longformer's,
+    LongT5's or XLNet's.
     A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`

@@ -17,6 +17,7 @@ from .token_mixers import (
     LongformerAttention,
     LongT5Attention,
     QuestionTokens,
+    XLNetAttention,
 )
 
 
@@ -109,6 +110,12 @@ class Stack(Record):
         """LongT5's attention of the first layer that has it: the tables of biases are those of all."""
         mixers = (layer.attention for layer in self.layers)
         return next((m for m in mixers if isinstance(m, LongT5Attention)), None)
+
+    @property
+    def segments(self) -> bool:
+        """Whether layers compare token types, which have no table then."""
+        mixers = (layer.attention for layer in self.layers)
+        return any(isinstance(m, XLNetAttention) and m.segments for m in mixers)
 
     @property
     def separator(self) -> int | None:

@@ -358,6 +358,22 @@ class LongT5Attention(Record):
     after: Norm | None = None
 
 
+class XLNetAttention(Record):
+    """Attention with terms of the distance, of its sines and cosines, and of segments (`ops.xlnet`).
+
+    Distances beyond `clamp` are as that one. With `segments` scores also have a term of whether two tokens
+    are of one segment: the embedding's token types, which have no table then. Maps have no bias.
+    """
+
+    heads: int
+    head_size: int
+    clamp: int | None = None
+    segments: bool = True
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
 # What moves information from token to token.
 TokenMixer = (
     Attention
@@ -371,4 +387,5 @@ TokenMixer = (
     | DisentangledAttention
     | LongformerAttention
     | LongT5Attention
+    | XLNetAttention
 )

@@ -48,6 +48,7 @@ from .token_mixers import (
     SharedIndexer,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
 )
 
 # The largest sizes: enough for any model that this code could run.
@@ -251,6 +252,9 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
     if isinstance(mixer, LongT5Attention):
         alone = both_ways and name == "encoder"
         _need(alone, f"{at}LongT5's attention must be in an encoder that isn't causal")
+    if isinstance(mixer, XLNetAttention):
+        alone = both_ways and name == "encoder"
+        _need(alone, f"{at}XLNet's attention must be in an encoder that isn't causal")
     if isinstance(mixer, Attention) and isinstance(mixer.mask, BigBirdBlocks):
         _need(both_ways, f"{at}BigBird's blocks must be in an encoder that isn't causal")
     if layer.conv is not None:
@@ -344,6 +348,11 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     _need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
     kinds = {mixer.global_tokens for mixer in mixers if isinstance(mixer, LongformerAttention)}
     _need(len(kinds) <= 1, f"{name}: layers have the same global tokens, got {len(kinds)} kinds")
+    if any(isinstance(mixer, XLNetAttention) for mixer in mixers):
+        width = embedding.width
+        _need(width % 2 == 0, f"{name}: sines and cosines of distances need an even width, got {width}")
+    typed = embedding.token_types is not None or not stack.segments
+    _need(typed, f"{name}: layers with segments need token types in the embedding")
     for kind in kinds:
         if isinstance(kind, QuestionTokens):
             _bounded(f"{name}: separator of the question", kind.separator, embedding.vocabulary - 1, 0)
@@ -386,6 +395,11 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
             _bounded(at + "heads", mixer.heads, LIMITS["heads"])
             _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
             _bounded(at + "reach of the window", mixer.reach, LIMITS["context"])
+        case XLNetAttention():
+            _bounded(at + "heads", mixer.heads, LIMITS["heads"])
+            _bounded(at + "head_size", mixer.head_size, LIMITS["width"])
+            if mixer.clamp is not None:
+                _bounded(at + "clamp of distances", mixer.clamp, LIMITS["context"])
         case LongT5Attention():
             _bounded(at + "heads", mixer.heads, LIMITS["heads"])
             _bounded(at + "head_size", mixer.head_size, LIMITS["width"])

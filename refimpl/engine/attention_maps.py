@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..config import Attention, BigBirdBlocks, Config, DisentangledAttention
+from ..config import Attention, BigBirdBlocks, Config, DisentangledAttention, XLNetAttention
 from ..errors import ConfigError
 from ..ops.altup import altup_predict
 from ..ops.attention import attention_weights, positioned, project
@@ -18,6 +18,8 @@ from ..ops.disentangled import DisentangledWeights, queries_and_keys
 from ..ops.mask import seen_by
 from ..ops.position import rotate
 from ..ops.shared_attention import SharedAttentionWeights, queries
+from ..ops.xlnet import XLNetWeights
+from ..ops.xlnet import queries_and_keys as relative_scores
 from .stack_walk import StackWalk
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def attention_maps(
     positions = walk.positions(len(tokens), stack_params, x.dtype)
     shared = walk.shared(tokens[None], x, params["embedding"])
     for i, layer in enumerate(walk.stack.layers):
-        if not isinstance(layer.attention, Attention | DisentangledAttention):
+        if not isinstance(layer.attention, Attention | DisentangledAttention | XLNetAttention):
             got = type(layer.attention).__name__
             raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
         leaves = _read(stack_params["layers"][i])
@@ -55,6 +57,10 @@ def attention_maps(
         if isinstance(layer.attention, DisentangledAttention):
             distant = cast(DisentangledWeights, leaves["attn"])
             yield _disentangled_map(attention_input, distant, positions, layer.attention)
+        elif isinstance(layer.attention, XLNetAttention):
+            relative = cast(XLNetWeights, leaves["attn"])
+            q, k, bias = relative_scores(attention_input, relative, None, settings=layer.attention)
+            yield attention_weights(q, k, None, bias)[0]
         elif layer.kv_layer is not None:
             asking = cast(SharedAttentionWeights, leaves["attn"])
             yield _shared_map(attention_input, asking, positions, layer.attention, shared.kv[layer.kv_layer])

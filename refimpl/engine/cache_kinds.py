@@ -55,6 +55,7 @@ from ..config import (
     Mamba2,
     ShortConv,
     Window,
+    XLNetAttention,
 )
 from ..errors import LimitError
 from ..ops.cache import KVCache
@@ -427,7 +428,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
             return _states(mixer)
         case LatentAttention(rank=rank, key_dims=key_dims, indexer=indexer):
             return Latents(rank + key_dims, indexer.size if isinstance(indexer, Indexer) else None)
-        case DisentangledAttention() | LongformerAttention() | LongT5Attention():
+        case DisentangledAttention() | LongformerAttention() | LongT5Attention() | XLNetAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention(kv_layer=int()):
             return NothingKept()

@@ -95,7 +95,9 @@ class StackWalk:
         """The vectors before the first layer, of tokens as `shifted` gives them; X streams of them where
         layers have alternating updates."""
         e = self.config.embedding
-        if self.name == "encoder" and e.token_types is not None and token_types is None:
+        if self.stack.segments:
+            token_types = None  # the layers read them, as `Positions`
+        elif self.name == "encoder" and e.token_types is not None and token_types is None:
             token_types = np.zeros_like(tokens)
         at = np.arange(tokens.shape[1])[None]
         x = embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)

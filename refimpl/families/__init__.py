@@ -5,6 +5,8 @@ A family states
     MODEL_TYPES      the model_type of its config.json
     ARCHITECTURES    transformers' class -> task; the first is taken where config.json names none
     config           (keys, task) -> Config
+    UNREAD_ARCHITECTURES
+                     why further classes aren't among them, if a reason helps
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors; or several
                      of these, of which the first that a name begins with counts
     WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
@@ -275,7 +277,10 @@ def _family(keys: Keys) -> tuple[Family, set[Task]]:
 
 
 def _architecture(keys: Keys, family: Family) -> ConfigError:
-    return keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
+    reasons: Mapping[str, str] = getattr(family, "UNREAD_ARCHITECTURES", {})
+    stated = {name for name in keys.values.get("architectures") or () if isinstance(name, str)}
+    why = "".join(f"; {name} {reason}" for name, reason in reasons.items() if name in stated)
+    return keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}{why}")
 
 
 def _dense_modules(config: Config) -> WeightMap:

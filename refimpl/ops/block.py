@@ -33,6 +33,7 @@ from ..config import (
     Rope,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
 )
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
@@ -64,6 +65,7 @@ from .position import Rotary
 from .self_attention import self_attention
 from .shared_attention import SharedAttentionWeights, SharedKV, shared_attention
 from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
+from .xlnet import XLNetWeights, xlnet_attention
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -123,6 +125,7 @@ MixerWeights = (
     | DisentangledWeights
     | LongformerWeights
     | LongT5Weights
+    | XLNetWeights
 )
 
 
@@ -159,7 +162,7 @@ class Positions(NamedTuple):
     Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
     heads, or buckets [B, T, S] where each layer has its own table of biases. The distances of disentangled
     attention. Where the question of each row ends [B], in a stack whose question is global. The biases of
-    LongT5's attention, by distance.
+    LongT5's attention, by distance. The segments of tokens [B, T], where XLNet's attention has them.
     """
 
     rotary: Mapping[Rope, Rotary]
@@ -167,6 +170,7 @@ class Positions(NamedTuple):
     distances: DistanceTable | None = None
     question: Array | None = None
     distance_biases: DistanceBiases | None = None
+    token_types: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
         """The cosines and sines of rotary positions; None for other ones, or without."""
@@ -311,7 +315,7 @@ def _mix(
         case Mamba2():
             assert isinstance(cache, MatrixState)
             return mamba2(x, cache, past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
-        case DisentangledAttention() | LongformerAttention() | LongT5Attention():
+        case DisentangledAttention() | LongformerAttention() | LongT5Attention() | XLNetAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case LatentAttention():
             raise AssertionError("`block` calls latent attention itself, which gives back a choice too")
@@ -479,6 +483,9 @@ def encoder_block(
             assert positions.distance_biases is not None
             leaves = cast(LongT5Weights, weights["attn"])
             return longt5_attention(inputs, lengths, leaves, positions.distance_biases, settings=a)
+        if isinstance(a, XLNetAttention):
+            leaves = cast(XLNetWeights, weights["attn"])
+            return xlnet_attention(inputs, lengths, leaves, positions.token_types, settings=a)
         if isinstance(a, LatentAttention):
             leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
             return latent_self_attention(inputs, lengths, leaves, rotary, settings=a, causal=causal)

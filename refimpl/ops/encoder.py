@@ -70,9 +70,10 @@ def encode(
         token_types = np.zeros_like(tokens)
     entry = params["embedding"]
     at = np.arange(tokens.shape[1])[None]
-    x = embed(tokens, at, entry, params["encoder"], token_types, config=config.embedding, stack=stack)
+    table_types, segments = (None, token_types) if stack.segments else (token_types, None)
+    x = embed(tokens, at, entry, params["encoder"], table_types, config=config.embedding, stack=stack)
     question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
-    states = _layers(x, lengths, rotary, params["encoder"], question=question, stack=stack)
+    states = _layers(x, lengths, rotary, params["encoder"], None, question, segments, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
     assert "reader" in params
@@ -93,6 +94,7 @@ def _layers(
     weights: StackWeights,
     states: Array | None = None,
     question: Array | None = None,
+    segments: Array | None = None,
     *,
     stack: Stack,
 ) -> Array:
@@ -100,7 +102,7 @@ def _layers(
     at = np.arange(x.shape[1])
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
     table, local = distance_table(at, weights, stack=stack), distance_biases(weights, stack=stack)
-    positions = Positions(rotary, biases, table, question, local)
+    positions = Positions(rotary, biases, table, question, local, segments)
     for layer, leaves in zip(stack.layers, weights["layers"], strict=True):
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
         x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)

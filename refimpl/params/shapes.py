@@ -31,6 +31,8 @@
                                     of disentangled attention: also wq_pos D,H*K  wk_pos D,H*K  bq_pos bk_pos
                                     of Longformer's with global tokens: also wq_global, …, bv_global
                                     of LongT5's with summaries: also global_norm D
+                                    of XLNet's: also wk_pos D,H*K  content_bias position_bias segment_bias H*K
+                                    segments 2,H*K
     decoder.layers.I.beside         as attn of Mamba 2
     decoder.layers.I.scalar         1
     decoder.layers.I.per_layer      gate D,F  project F,D  scale D  (and per_layer_post, a norm)
@@ -95,13 +97,14 @@ from ..config import (
     Stack,
     Tag,
     TokenMixer,
+    XLNetAttention,
     has_mtp,
 )
 
 Shapes = dict[str, tuple[int, ...]]
 
 # Small tables whose rows are added to vectors or scores, or are inputs of products: they stay in float.
-ADDED = ("positions", "token_types", "relative_bias", "global_relative_bias", "distances")
+ADDED = ("positions", "token_types", "relative_bias", "global_relative_bias", "distances", "segments")
 # What a stack has beside its layers and its last norm: leaves that it needs from before the first layer on.
 ENTRY = (
     "positions", "first_norm", "relative_bias", "global_relative_bias", "distances", "distances_norm",
@@ -138,7 +141,7 @@ def parameter_shapes(config: Config) -> Shapes:
     tables = e.width if inner is None else inner.width
     entry = tables if inner is not None and inner.late else e.width
     shapes: Shapes = {"embedding.table": (e.vocabulary, tables)}
-    if e.token_types is not None:
+    if e.token_types is not None and not any(stack.segments for stack in config.stacks.values()):
         shapes["embedding.token_types"] = (e.token_types, entry)
     if inner is not None:
         shapes["embedding.project"] = (inner.width, e.width)
@@ -352,6 +355,11 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             inner = heads * head_size
             shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d)}
             return shapes | ({} if size is None else {"global_norm": (d,)})
+        case XLNetAttention(heads, head_size, segments=segments):
+            inner = heads * head_size
+            shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d), "wk_pos": (d, inner)}
+            shapes |= dict.fromkeys(("content_bias", "position_bias"), (inner,))
+            return shapes | ({"segment_bias": (inner,), "segments": (2, inner)} if segments else {})
 
 
 def _mamba(m: Mamba, d: int) -> Shapes:

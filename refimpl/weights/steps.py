@@ -13,7 +13,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import Attention, DisentangledAttention, GatedDelta, LatentAttention, Mamba2, TokenMixer
+from ..config import (
+    Attention,
+    DisentangledAttention,
+    GatedDelta,
+    LatentAttention,
+    Mamba2,
+    TokenMixer,
+    XLNetAttention,
+)
 from ..ops.quant import Blocks, transpose
 
 Shape = tuple[int, ...]
@@ -307,6 +315,23 @@ class ByHead(Step):
         return weight.swapaxes(0, 1).reshape(weight.shape[1], -1)
 
 
+@dataclass(frozen=True)
+class MergeHeads(Step):
+    """Heads that are stored along an axis of their own, [..., H, K] (XLNet): they come out side by side."""
+
+    heads: int = 1
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> MergeHeads:
+        return MergeHeads(mixer.heads) if isinstance(mixer, XLNetAttention) else self
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((*result[:-1], self.heads, result[-1] // self.heads),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.reshape(*weight.shape[:-2], -1)
+
+
 class Swap(Step):
     """A tensor that is stored with its last two axes in the other order."""
 
@@ -410,6 +435,7 @@ STEPS: dict[str, Step] = {
     "flatten": Flatten(),
     "keys_values": KeysThenValues(),
     "by_head": ByHead(),
+    "merge_heads": MergeHeads(),
     "swap": Swap(),
     "taps": Taps(),
     "kernel": Kernel(),

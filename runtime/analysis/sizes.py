@@ -67,7 +67,7 @@ def _part(name: str) -> str:
         return "embedding"
     if ".streams." in name or owner in ("laurel", "altup"):
         return "residual"
-    if leaf in ("relative_bias", "global_relative_bias", "distances") or owner == "conv":
+    if leaf in ("relative_bias", "global_relative_bias", "distances", "segments") or owner == "conv":
         return "attention"
     if leaf not in ("q_norm", "k_norm", "kv_norm"):
         if ".mlp." in name:  # an expert's leaves lie deeper

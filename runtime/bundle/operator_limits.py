@@ -22,6 +22,7 @@ from ...refimpl.config import (
     Rope,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
     has_mtp,
 )
 from ...refimpl.engine.cache_kinds import ConvTail, cache_kinds, recurrent, windows
@@ -102,6 +103,8 @@ def untried(target: Target, config: Config) -> str | None:
         return "Longformer's attention copies two sizes of a text between GPU and CPU in each run"
     if encoder and encoder.longt5 is not None:
         return "LongT5's attention was never tried on a GPU"
+    if encoder and any(isinstance(layer.attention, XLNetAttention) for layer in encoder.layers):
+        return "XLNet's attention was never tried on a GPU"
     return None
 
 
@@ -124,7 +127,7 @@ def _group_query(attention: TokenMixer) -> str | None:
             return None  # a step reads a state before it writes the next one to its place
         case LatentAttention():
             return "latent attention keeps one vector a token, which is the key and the value of all heads"
-        case DisentangledAttention() | LongformerAttention() | LongT5Attention():
+        case DisentangledAttention() | LongformerAttention() | LongT5Attention() | XLNetAttention():
             raise AssertionError("a Config's check keeps this attention for encoders")
         case Attention():
             return _softmax_attention(attention)

@@ -266,7 +266,10 @@ class StreamedForward:
             streams.append(x)
             shared.append(walk.shared(np.tile(index, (1 + run.tries, 1)), x, tables))
             near = walk.positions(tokens.shape[1], weights, run.dtype)
-            positions.append(near._replace(question=None if question is None else run.repeat(question)))
+            near = near._replace(question=None if question is None else run.repeat(question))
+            if token_types is not None and walk.stack.segments:
+                near = near._replace(token_types=np.tile(token_types, (1 + run.tries, 1)))
+            positions.append(near)
         for i in range(len(walk.stack.layers)):
             leaves = self._load(stack_params["layers"][i], f"{name}.layers.{i}.")
             layer_weights = cast(BlockWeights, leaves)

@@ -23,6 +23,7 @@ MODELS = {
     "several streams of a token": tiny_models.altup(),
     "a global question": tiny_models.windowed(spread=QuestionTokens(9)),
     "summaries": tiny_models.summarized(),
+    "segments": tiny_models.relative(),
     "an indexer is shared": tiny_models.indexed(),
 }
 

@@ -78,6 +78,7 @@ from tfm.refimpl.config import (
     Tag,
     TokenMixer,
     Window,
+    XLNetAttention,
     Yarn,
 )
 
@@ -527,6 +528,7 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
                 longformer(stack, embedding.vocabulary),
                 bigbird(stack),
                 longt5(stack),
+                *([xlnet(stack, embedding)] if embedding.width % 2 == 0 else []),
             )
             stack = draw(st.one_of(*kinds))
         return Encoder(embedding, stack, head, CONTEXT)
@@ -600,6 +602,20 @@ def longt5(draw: st.DrawFn, stack: Stack) -> Stack:
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(local, stack.layers)))
+
+
+@st.composite
+def xlnet(draw: st.DrawFn, stack: Stack, embedding: Embedding) -> Stack:
+    """The stack with XLNet's attention in its layers, which may compare the token types."""
+
+    def relative(layer: Layer) -> Layer:
+        a, few = layer.attention, st.integers(1, 3)
+        segments = embedding.token_types is not None and draw(st.booleans())
+        clamp = draw(st.none() | few)
+        mixer = XLNetAttention(draw(few), draw(st.integers(1, 5)), clamp, segments, a.pre, a.post, a.after)
+        return replace(layer, attention=mixer)
+
+    return replace(stack, layers=tuple(map(relative, stack.layers)))
 
 
 @st.composite

@@ -47,7 +47,7 @@ def make_model(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) ->
     """
     model_class = ROWS[name].models[kind]
     keys = ROWS[name].reading(keys) if kind else keys
-    if model_class.__name__.endswith("QuestionAnswering"):
+    if model_class.__name__.removesuffix("Simple").endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
     if model_class.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:
         keys = keys | {"pad_token_id": 0}  # a decoder finds the end of a text by it

@@ -63,6 +63,7 @@ from tfm.refimpl.config import (
     Sinusoidal,
     Stack,
     Window,
+    XLNetAttention,
 )
 from tfm.refimpl.params.random_weights import random_weights
 
@@ -430,6 +431,13 @@ def in_blocks(*, head: ReadingHead = WORDS, vocabulary: int = 97) -> Encoder:
     second = replace(layer, attention=replace(attention, mask=BigBirdBlocks(2, 1)))
     stack = Stack((layer, second), None, Learned(64), norm)
     return Encoder(Embedding(vocabulary, 48), stack, head, 64)
+
+
+def relative(*, head: ReadingHead = WORDS, clamp: int | None = None, vocabulary: int = 97) -> Encoder:
+    """An encoder of XLNet's form."""
+    norm = LayerNorm(1e-5)
+    layer = Layer(XLNetAttention(6, 8, clamp, after=norm), Plain(64, "gelu", after=norm))
+    return Encoder(Embedding(vocabulary, 48, token_types=3), Stack((layer,) * 2, None), head, 64)
 
 
 def summarized(

@@ -42,6 +42,7 @@ from ...config import (
     SharedIndexer,
     SparseMixer,
     Window,
+    XLNetAttention,
 )
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -303,6 +304,12 @@ DRAWN: dict[type, Drawn] = {
         {"global_block_size": (1, 2, 3), "norm_eps": SETTINGS["norm_eps"]},
         _longt5,
     ),
+    XLNetAttention: Drawn(
+        {"clamp": (None, 1, 3)},
+        lambda chosen, size: XLNetAttention(
+            size["H"], size["K"], chosen["clamp"], segments=chosen["token_types"] is not None
+        ),
+    ),
     Mamba: Drawn(
         {"eps": SETTINGS["norm_eps"], "bare_norm": (False, True)},
         lambda chosen, size: Mamba(
@@ -374,6 +381,8 @@ TOGETHER = {
     **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
     "latent_up": "latent_down",
     "global_norm": "far",
+    "segment_bias": "token_types",
+    "segments": "token_types",
 }
 # Parameters that may be there or not, but not without another one.
 NEEDS = {

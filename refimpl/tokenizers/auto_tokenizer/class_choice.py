@@ -103,6 +103,7 @@ REGISTERED: Mapping[str, str | None] = {
     "t5": "T5Tokenizer",
     "umt5": AS_IS,
     "xlm-roberta": "XLMRobertaTokenizer",
+    "xlnet": "XLNetTokenizer",
 }
 # Many of their directories name a wrong class, so transformers takes the registered one in any case.
 ANYWAY = (

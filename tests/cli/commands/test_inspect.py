@@ -53,6 +53,12 @@ def test_longt5_is_described():
     assert "context 32 (encoder 64)" in told
 
 
+def test_xlnet_is_described():
+    told = inspect.describe(tiny_models.relative())
+    assert "XLNet's attention, 6 heads of 8" in told
+    assert "sines and cosines of distances" in told
+
+
 def test_a_mixture_counts_the_active_parameters(tfm, tmp_path):
     """All experts are counted, but only those that a token is routed to are active."""
     config = tiny_models.mixture()

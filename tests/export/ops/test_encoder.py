@@ -157,7 +157,8 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     biases = spec_model.score_biases(at[None], at, stack_weights, dtype, stack=stack, bidirectional=both)
     distances = spec_model.distance_table(at, stack_weights, stack=stack)
     local = spec_model.distance_biases(stack_weights, stack=stack)
-    near = spec_block.Positions(tables, biases, distances, distance_biases=local)
+    segments = np.random.default_rng(seed).integers(0, 2, (b, t)) if stack.segments else None
+    near = spec_block.Positions(tables, biases, distances, distance_biases=local, token_types=segments)
     given_, about = (
         (x, lengths, near, stack_weights["layers"][0]),
         {"config": stack.layers[0], "causal": stack.causal},

@@ -63,6 +63,7 @@ REFUSED = {
     "longformer": "Longformer's attention copies two sizes",
     "longt5": "LongT5's attention was never tried",
     "led": "Longformer's attention copies two sizes",
+    "xlnet": "XLNet's attention was never tried",
 }
 TARGET = targets.find("ort-cuda")
 

@@ -46,6 +46,7 @@ from tfm.refimpl.config import (
     RMSNorm,
     ShortConv,
     TokenMixer,
+    XLNetAttention,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
@@ -155,7 +156,7 @@ def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
-        GatedDelta: 4, Mamba: 2, LongT5Attention: 3,
+        GatedDelta: 4, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6

@@ -76,6 +76,7 @@ from tfm.refimpl.config import (
     Stack,
     Tag,
     Window,
+    XLNetAttention,
     Yarn,
     from_json,
     to_json,
@@ -215,6 +216,13 @@ def summarized(**changed: Any) -> Any:
     a = LongT5Attention(2, 8, 3, RelativeBias(8, 20), 2)
     layers = (replace(ENCODER.stack.layers[0], attention=a) for a in (a, replace(a, **changed)))
     return stack(ENCODER, layers=tuple(layers))
+
+
+def relative(width: int = 8, types: int | None = 2, **changed: Any) -> Any:
+    """ENCODER with XLNet's attention in its layers."""
+    a = replace(XLNetAttention(2, 4), **changed)
+    layers = tuple(replace(layer, attention=a) for layer in ENCODER.stack.layers)
+    return replace(stack(ENCODER, layers=layers), embedding=Embedding(9, width, token_types=types))
 
 
 WRONG: list[tuple[Any, str]] = [
@@ -740,6 +748,15 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(LLAMA, attention=LongT5Attention(2, 8, 3, RelativeBias(8, 20))),
         "decoder layer 0: LongT5's attention must be in an encoder",
+    ),
+    (lambda: relative(heads=0), "encoder layer 0: heads must be 1 to"),
+    (lambda: relative(head_size=HUGE), "encoder layer 0: head_size must be 1 to"),
+    (lambda: relative(clamp=0), "encoder layer 0: clamp of distances must be 1 to"),
+    (lambda: relative(width=7), "encoder: sines and cosines of distances need an even width, got 7"),
+    (lambda: relative(types=None), "encoder: layers with segments need token types in the embedding"),
+    (
+        lambda: layer(LLAMA, attention=XLNetAttention(2, 8)),
+        "decoder layer 0: XLNet's attention must be in an encoder",
     ),
     (
         lambda: attention(LLAMA, mask=BigBirdBlocks(4, 1)),

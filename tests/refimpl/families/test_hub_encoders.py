@@ -34,6 +34,7 @@ from tfm.refimpl.config import (
     Rope,
     Tag,
     Window,
+    XLNetAttention,
 )
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
@@ -59,6 +60,15 @@ LONGFORMER = {
     "eos_token_id": 2, "gradient_checkpointing": False, "ignore_attention_mask": False,
     "layer_norm_eps": 1e-5, "max_position_embeddings": 4098, "model_type": "longformer", "pad_token_id": 1,
     "sep_token_id": 2, "type_vocab_size": 1, "vocab_size": 50265,
+}  # fmt: skip
+XLNET = {
+    "architectures": ["XLNetModel"], "attn_type": "bi", "bi_data": False, "bos_token_id": 1, "clamp_len": -1,
+    "d_head": 64, "d_inner": 3072, "d_model": 768, "dropout": 0.1, "end_n_top": 5, "eos_token_id": 2,
+    "ff_activation": "gelu", "initializer_range": 0.02, "layer_norm_eps": 1e-12, "mem_len": None,
+    "model_type": "xlnet", "n_head": 12, "n_layer": 12, "pad_token_id": 5, "reuse_len": None,
+    "same_length": False, "start_n_top": 5, "summary_activation": "tanh", "summary_last_dropout": 0.1,
+    "summary_type": "last", "summary_use_proj": True, "untie_r": True, "vocab_size": 32000,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 250}},
 }  # fmt: skip
 NOMIC = {
     "activation_function": "swiglu", "architectures": ["NomicBertModel"], "attn_pdrop": 0.0,
@@ -411,3 +421,37 @@ def test_longformers_global_tokens_are_the_heads():
             read(LONGFORMER, architectures=["LongformerForQuestionAnswering"], sep_token_id=separator)
     with pytest.raises(ConfigError, match="pad_token_id must be 0 to 4096"):
         read(LONGFORMER, pad_token_id=4097)
+
+
+def test_xlnets_summary_is_the_last_vector():
+    config = read(XLNET)
+    assert {layer.attention for layer in config.stack.layers} == {
+        XLNetAttention(12, 64, after=LayerNorm(1e-12))
+    }
+    assert (config.context, config.embedding.token_types, config.head) == (4096, 4, Pool("mean"))
+    labels = {"architectures": ["XLNetForSequenceClassification"], **LABELS}
+    assert read(XLNET, **labels).head == Classify(5, "last", Dense("tanh"))
+    bare = {"summary_use_proj": False, "summary_activation": None, "summary_type": "mean"}
+    assert read(XLNET, **labels, **bare).head == Classify(5, "mean")
+    assert read(XLNET, summary_type="attn", summary_use_proj=False).head == Pool("mean")
+    clamped = read(XLNET, clamp_len=7).stack.layers[0].attention
+    assert clamped == XLNetAttention(12, 64, 7, after=LayerNorm(1e-12))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architectures": ["XLNetLMHeadModel"]}, "; XLNetLMHeadModel predicts places .* not the next token"),
+        ({"architectures": ["XLNetForQuestionAnswering"]}, "; XLNetForQuestionAnswering searches pairs"),
+        ({"attn_type": "uni"}, "attn_type must be one of bi, got 'uni'"),
+        ({"bi_data": True}, "bi_data must be false"),
+        ({"same_length": True}, "same_length must be false"),
+        ({"d_head": 32}, "d_head must be 64, d_model divided by n_head"),
+        ({"summary_type": "attn"}, "summary_type must be one of last, first, mean, cls_index"),
+        ({"summary_use_proj": False}, "summary_use_proj must be true where summary_activation isn't null"),
+        ({"summary_proj_to_labels": True}, "summary_proj_to_labels must be false"),
+    ],
+)
+def test_what_of_xlnet_is_refused(changed: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        read({**XLNET, "architectures": ["XLNetForSequenceClassification"]}, **changed)

@@ -25,6 +25,7 @@ from tfm.refimpl.config import (
     MaskedLM,
     Pool,
     TokenMixer,
+    XLNetAttention,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
@@ -52,7 +53,8 @@ def unplaced(config: Config) -> Encoder:
         if isinstance(attention, DisentangledAttention):  # without its terms of the distance
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
-        if isinstance(attention, LongformerAttention | LongT5Attention):  # without its window
+        # Without its window, or its terms of distance and segment.
+        if isinstance(attention, LongformerAttention | LongT5Attention | XLNetAttention):
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
         assert isinstance(attention, Attention)

@@ -56,6 +56,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "windows": tiny_models.windowed,
     "windows and global tokens": lambda: tiny_models.windowed(spread=FirstToken()),
     "windows and summaries": lambda: tiny_models.summarized(),
+    "distances and segments": tiny_models.relative,
     "decoder that reads": tiny_models.reading_decoder,
 }
 

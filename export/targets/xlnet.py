@@ -1,0 +1,34 @@
+"""XLNet's attention as MultiHeadAttention, whose bias of scores are the terms of distances and segments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...refimpl.config import XLNetAttention
+from ..ops.cross_attention import EncoderKV
+from ..ops.xlnet import distance_vectors, relative_scores
+from .group_query_attention import three_products
+from .multi_head_attention import multi_head
+from .ort_ops import linear
+
+
+def xlnet_attention(
+    x: Tensor,
+    lengths: Tensor,
+    weights: Any,
+    token_types: Tensor | None = None,
+    *,
+    settings: XLNetAttention,
+) -> Tensor:
+    if "wqkv" in weights:
+        q, k, v = linear(x, weights["wqkv"]).chunk(3, dim=-1)
+    else:
+        q, k, v = three_products(x, weights, clip=None)
+    size = settings.head_size
+    k_pos = linear(distance_vectors(x, settings=settings), weights["wk_pos"])[0].unflatten(-1, (-1, size))
+    bias = relative_scores(q.unflatten(-1, (-1, size)), k_pos, weights, token_types, settings=settings)
+    q = q + weights["content_bias"]
+    y = multi_head(q, EncoderKV(k, v, lengths), heads=settings.heads, scale=size**-0.5, bias=bias)
+    return linear(y, weights["wo"])
