@@ -167,6 +167,19 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     agree("encoder_block", run, mirror_block.encoder_block)
 
 
+def test_layers_that_compare_token_types_get_them():
+    """Two segments in a text, which few drawn models have and few of these see."""
+    config = tiny_models.relative()
+    tree = tiny_models.weights(config)
+    ids, lengths, types = np.array([[13, 9, 60, 2]]), np.array([4]), np.array([[0, 0, 1, 2]])
+
+    def run(change: Any, f: Any = spec.encode) -> Any:
+        tokens = ids if f is spec.encode else tensor(ids)
+        return f(tokens, *map(change, (lengths, {}, tree, types)), config=config)
+
+    agree("encode", run, mirror.encode)
+
+
 def test_distance_biases():
     """Of all distances, those that no short text has too."""
     config = tiny_models.summarized()

@@ -433,6 +433,7 @@ def test_xlnets_summary_is_the_last_vector():
     assert read(XLNET, **labels).head == Classify(5, "last", Dense("tanh"))
     bare = {"summary_use_proj": False, "summary_activation": None, "summary_type": "mean"}
     assert read(XLNET, **labels, **bare).head == Classify(5, "mean")
+    assert read(XLNET, **labels, summary_type="cls_index").head == Classify(5, "last", Dense("tanh"))
     assert read(XLNET, summary_type="attn", summary_use_proj=False).head == Pool("mean")
     clamped = read(XLNET, clamp_len=7).stack.layers[0].attention
     assert clamped == XLNetAttention(12, 64, 7, after=LayerNorm(1e-12))

@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 from helpers import tiny_models
+from tfm.refimpl.ops.encoder import encode, predict
 from tfm.refimpl.params.lazy import lazily
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
@@ -34,3 +35,19 @@ def test_of_tables_the_rows_of_the_text_stay() -> None:
     (got,) = outputs(config, lazily(leaves, load), inputs, runs)
     (expected,) = outputs(config, weights, inputs, runs)
     np.testing.assert_array_equal(got, expected)
+
+
+def test_layers_that_compare_token_types_get_them() -> None:
+    config = tiny_models.relative()
+    weights = tiny_models.weights(config, dtype=np.float64)
+    ids, lengths, types = (
+        np.array([[13, 9, 60, 2], [4, 8, 90, 0]]),
+        np.array([4, 3]),
+        np.array([[0, 0, 1, 2]]),
+    )
+    types = np.repeat(types, 2, axis=0)
+    (got,) = outputs(config, weights, Inputs(ids, lengths, token_types=types), [Precision(np.dtype(float))])
+    expected = predict(
+        encode(ids, lengths, {}, weights, types, config=config), lengths, weights, config=config
+    )
+    np.testing.assert_allclose(got[:, :3], expected[:, :3], rtol=1e-12, atol=1e-12)
