@@ -19,6 +19,7 @@ from ...refimpl.config import (
     MaskedLM,
     Pool,
     Tag,
+    XLNetAttention,
 )
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
@@ -31,7 +32,14 @@ ARCHITECTURES = {
     Classify: "BertForSequenceClassification",
 }
 # Mixers of the models that layouts take.
-HEADED = (Attention, DisentangledAttention, LatentAttention, LongformerAttention, LongT5Attention)
+HEADED = (
+    Attention,
+    DisentangledAttention,
+    LatentAttention,
+    LongformerAttention,
+    LongT5Attention,
+    XLNetAttention,
+)
 PROBLEMS = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",

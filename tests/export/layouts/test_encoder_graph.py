@@ -105,6 +105,13 @@ def test_config_json_has_the_heads_of_longformers_attention(tmp_path: Path):
     assert hub_files.config(open_bundle(tmp_path / "bundle"))["num_attention_heads"] == 6
 
 
+@pytest.mark.long
+def test_config_json_has_the_heads_and_segments_of_xlnets_attention(tmp_path: Path):
+    session(tiny_models.relative(head=Tag(5)), tmp_path)
+    stated = hub_files.config(open_bundle(tmp_path / "bundle"))
+    assert (stated["num_attention_heads"], stated["type_vocab_size"]) == (6, 3)
+
+
 REFUSED = {
     "an encoder alone": (tiny_models.llama(), "ort-cpu"),
     "this one is for ort-cuda": (rotary(Pool()), "ort-cuda"),
