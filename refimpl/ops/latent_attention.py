@@ -259,11 +259,9 @@ def _index_queries_keys(
     x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary, indexer: Indexer
 ) -> tuple[Array, Array]:
     """The indexer's queries [B, T, X, P], made of the queries' latent, and keys [B, T, 1, P], made of x."""
-    dims = 2 * rotary.cos.shape[-1]
 
     def turned(y: Array) -> Array:
-        rotated = rotate(y[..., :dims], rotary.cos, rotary.sin, interleaved=indexer.interleaved)
-        return np.concatenate([rotated, y[..., dims:]], axis=-1)
+        return rotate(y, rotary.cos, rotary.sin, interleaved=indexer.interleaved)
 
     norm, bias = weights["index_norm"], weights["index_bias"]
     key = layer_norm(linear(x, weights["wk_index"]), norm, bias, eps=indexer.eps)
