@@ -276,7 +276,7 @@ def _activation(mlp: Gated | Plain | MoE) -> str:
 
 
 def _mlp(m: Mlp) -> str:
-    from ...refimpl.config import MoE, NoMlp
+    from ...refimpl.config import Gated, MoE, NoMlp
 
     if isinstance(m, NoMlp):
         return "no mlp"
@@ -284,7 +284,8 @@ def _mlp(m: Mlp) -> str:
         form = "gated" if m.gated else "plain"
         latent = "" if m.latent is None else f", through a latent of {m.latent}"
         return f"{m.top} of {m.experts} {form} mlps {m.width} ({_activation(m)}){latent}"
-    return f"{type(m).__name__.lower()} mlp {m.width} ({_activation(m)})"
+    normed = " with a norm of the units" if isinstance(m, Gated) and m.down_norm else ""
+    return f"{type(m).__name__.lower()} mlp {m.width} ({_activation(m)}){normed}"
 
 
 def _mixer(mixer: TokenMixer) -> str:
@@ -344,6 +345,8 @@ def _mixer(mixer: TokenMixer) -> str:
         heads += " with a gate"
     if mixer.head_gate:
         heads += " with a gate each"
+    if mixer.out_norm:
+        heads += " with a norm of the output"
     if mixer.keys_as_values:
         heads += " whose values are the keys"
     if isinstance(mixer.mask, BlockSparse):

@@ -145,16 +145,17 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
 
 
 def is_scaled(mlp: Mlp) -> bool:
-    """Whether an mlp multiplies its gate or its output by a number, or leaves out units."""
-    return isinstance(mlp, Gated) and (mlp.gate_scale, mlp.scale, mlp.sparsity) != (None, None, None)
+    """Whether an mlp multiplies its gate or its output by a number, or leaves out or normalizes units."""
+    settings = isinstance(mlp, Gated) and (mlp.gate_scale, mlp.scale, mlp.sparsity, mlp.down_norm)
+    return any(one is not None for one in settings or ())
 
 
 def plain_attention(layer: Layer) -> Attention | None:
-    """The layer's attention, if it stands alone, has keys and values of its own, and no gate."""
+    """The layer's attention, if it stands alone, has keys and values of its own, no gate and no out_norm."""
     mixer = layer.attention
     if not isinstance(mixer, Attention) or mixer.kv_layer is not None or layer.beside:
         return None
-    if mixer.output_gate or mixer.head_gate:
+    if mixer.output_gate or mixer.head_gate or mixer.out_norm:
         return None
     return mixer
 

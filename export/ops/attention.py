@@ -47,6 +47,7 @@ class AttentionWeights(TypedDict):
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
     w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
+    out_norm: NotRequired[Float[Array, " H*K"]]
 
 
 class ScoreTerms(NamedTuple):
@@ -237,14 +238,18 @@ def attention(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache
+    return linear(
+        from_heads(y.flatten(-2), x, weights, settings=settings), weights["wo"], weights.get("bo")
+    ), cache
 
 
-def gated(y: Array, x: Array, weights: Mapping[str, Any]) -> Array:
-    """Products with sigmoids, where there are gates; their maps are whatever `linear` takes."""
+def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
+    """Products with sigmoids, where there are gates, whose maps are whatever `linear` takes, or a norm."""
     if "wg" in weights:
         y = y * torch.sigmoid(linear(x, weights["wg"], weights.get("bg")))
     if "w_head_gate" in weights:
         gate = torch.sigmoid(linear(x, weights["w_head_gate"]))
         y = (y.unflatten(-1, (gate.shape[-1], -1)) * gate.unsqueeze(-1)).flatten(-2)
+    if settings.out_norm is not None:
+        y = rms_norm(y, weights["out_norm"], eps=settings.out_norm.eps)
     return y

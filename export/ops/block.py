@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 import torch
 
@@ -227,7 +227,8 @@ def _mlp(x: Array, attention_input: Array, middle: Array, weights: BlockWeights,
     match m:
         case Gated():
             gated = cast(GatedMlpWeights, leaves)
-            more = {"gate_scale": m.gate_scale, "sparsity": m.sparsity}
+            more: dict[str, Any] = {"gate_scale": m.gate_scale, "sparsity": m.sparsity}
+            more |= {} if m.down_norm is None else {"norm_eps": m.down_norm.eps}
             y = _times(gated_mlp(inputs, gated, kind=m.activation, **more), m.scale)
         case Plain():
             y = plain_mlp(inputs, cast(PlainMlpWeights, leaves), kind=m.activation)

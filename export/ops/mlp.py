@@ -11,6 +11,7 @@ from ..dispatch import replaceable
 from .activation import activation, xielu
 from .gaussian_topk import gaussian_topk
 from .linear import linear
+from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class GatedMlpWeights(TypedDict):
     bgate: NotRequired[Float[Array, " F"]]
     bup: NotRequired[Float[Array, " F"]]
     bdown: NotRequired[Float[Array, " D"]]
+    down_norm: NotRequired[Float[Array, " F"]]
 
 
 def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
@@ -83,10 +85,13 @@ def gated_mlp(
     kind: Activation | ClampedSwiGLU,
     gate_scale: float | None = None,
     sparsity: float | None = None,
+    norm_eps: float = 1e-6,
 ) -> Float[Array, "B T D"]:
     """Three linear maps."""
     gate = linear(x, weights["gate"], weights.get("bgate"))
     gate = gate if gate_scale is None else gate_scale * gate
     gate = gate if sparsity is None else gaussian_topk(gate, share=sparsity)
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
+    if "down_norm" in weights:
+        hidden = rms_norm(hidden, weights["down_norm"], eps=norm_eps)
     return linear(hidden, weights["down"], weights.get("bdown"))

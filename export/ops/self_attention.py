@@ -8,7 +8,7 @@ import torch
 
 from ...refimpl.config import Attention, BigBirdBlocks
 from ..dispatch import replaceable
-from .attention import AttentionWeights, attend, gated, positioned, project
+from .attention import AttentionWeights, attend, from_heads, positioned, project
 from .bigbird import bigbird_attend
 from .linear import linear
 from .mask import padding_mask, seen_by
@@ -48,4 +48,4 @@ def self_attention(
         near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
         mask = padding_mask(at, lengths).unsqueeze(1) & near
         y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo"))
+    return linear(from_heads(y.flatten(-2), x, weights, settings=settings), weights["wo"], weights.get("bo"))

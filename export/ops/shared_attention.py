@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ...refimpl.config import Attention
 from ..dispatch import replaceable
-from .attention import attend, gated, normalized_heads, split_heads
+from .attention import attend, from_heads, normalized_heads, split_heads
 from .cache import KVCache
 from .linear import linear
 from .mask import seen_by
@@ -37,6 +37,7 @@ class SharedAttentionWeights(TypedDict):
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
     w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
+    out_norm: NotRequired[Float[Array, " H*K"]]
 
 
 class SharedKV(NamedTuple):
@@ -77,5 +78,5 @@ def shared_attention(
     mask = seen_by(at, torch.arange(cache.keys.shape[2], device=at.device), settings=settings, causal=True)
     keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
     y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
-    y = gated(y.flatten(-2), x, weights)
+    y = from_heads(y.flatten(-2), x, weights, settings=settings)
     return linear(y, weights["wo"], weights.get("bo"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ..ops.attention import ScoreTerms, cached_attention, gated, positioned, split_heads, split_values
+from ..ops.attention import ScoreTerms, cached_attention, from_heads, positioned, split_heads, split_values
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
 from ..ops.shared_attention import queries
@@ -37,6 +37,7 @@ class AttentionLeaves(TypedDict):
     wg: NotRequired[Leaf]
     bg: NotRequired[Tensor]
     w_head_gate: NotRequired[Leaf]
+    out_norm: NotRequired[Tensor]
 
 
 class SharedAttentionLeaves(TypedDict):
@@ -51,6 +52,7 @@ class SharedAttentionLeaves(TypedDict):
     wg: NotRequired[Leaf]
     bg: NotRequired[Tensor]
     w_head_gate: NotRequired[Leaf]
+    out_norm: NotRequired[Tensor]
 
 
 class RowLengths(NamedTuple):
@@ -144,7 +146,7 @@ class GroupQueryAttention:
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
             version=MICROSOFT,
         )
-        y = gated(y, x, weights)
+        y = from_heads(y, x, weights, settings=a)
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
 
     def read(
@@ -179,7 +181,7 @@ class GroupQueryAttention:
             shape=(batch, time, a.heads * a.head_size),
             version=MICROSOFT,
         )
-        return linear(gated(y, x, weights), weights["wo"], weights.get("bo"))
+        return linear(from_heads(y, x, weights, settings=a), weights["wo"], weights.get("bo"))
 
     def _places(
         self,
@@ -274,4 +276,4 @@ def attention_in_parts(
     q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo")), cache
+    return linear(from_heads(y.flatten(-2), x, weights, settings=a), weights["wo"], weights.get("bo")), cache

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, BigBirdBlocks, FullAttention
-from ..ops.attention import attend, gated, positioned, split_heads, split_values
+from ..ops.attention import attend, from_heads, positioned, split_heads, split_values
 from ..ops.bigbird import bigbird_attend
 from ..ops.cross_attention import EncoderKV
 from ..ops.mask import padding_mask, seen_by
@@ -154,7 +154,7 @@ def self_attention(
         causal=causal,
         bqkv=bqkv,
     )
-    return linear(gated(y, x, weights), weights["wo"], weights.get("bo"))
+    return linear(from_heads(y, x, weights, settings=settings), weights["wo"], weights.get("bo"))
 
 
 def self_attention_in_parts(
@@ -175,7 +175,7 @@ def self_attention_in_parts(
         mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
         mask = mask & _near(x.shape[1], settings=settings, causal=causal)
         y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(gated(y.flatten(-2), x, weights), weights["wo"], weights.get("bo"))
+    return linear(from_heads(y.flatten(-2), x, weights, settings=settings), weights["wo"], weights.get("bo"))
 
 
 def cross_keys(states: Tensor, weights: CrossKeyLeaves, *, settings: Attention) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch.onnx import ops as onnx
 from ...refimpl.config import Activation, ClampedSwiGLU
 from ..ops.gaussian_topk import gaussian_topk
 from ..ops.mlp import glu
+from ..ops.norm import rms_norm
 from .packed_weights import NBits, RowQuantized
 
 Leaf = Tensor | NBits | RowQuantized
@@ -170,6 +171,7 @@ class GatedMlpLeaves(TypedDict):
     bgate: NotRequired[Tensor]
     bup: NotRequired[Tensor]
     bdown: NotRequired[Tensor]
+    down_norm: NotRequired[Tensor]
 
 
 def gated_mlp(
@@ -179,6 +181,7 @@ def gated_mlp(
     kind: Activation | ClampedSwiGLU,
     gate_scale: float | None = None,
     sparsity: float | None = None,
+    norm_eps: float = 1e-6,
 ) -> Tensor:
     if "gate_up" in weights:
         joined = linear(x, weights["gate_up"], weights.get("bgate_up"))
@@ -190,7 +193,10 @@ def gated_mlp(
         up = linear(x, weights["up"], weights.get("bup"))
     gate = gate if gate_scale is None else gate_scale * gate
     gate = gate if sparsity is None else gaussian_topk(gate, share=sparsity)
-    return linear(glu(gate, up, kind), weights["down"], weights.get("bdown"))
+    hidden = glu(gate, up, kind)
+    if "down_norm" in weights:
+        hidden = rms_norm(hidden, weights["down_norm"], eps=norm_eps)
+    return linear(hidden, weights["down"], weights.get("bdown"))
 
 
 def bounded(x: Tensor, clip: float | None) -> Tensor:

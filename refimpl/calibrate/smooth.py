@@ -35,6 +35,7 @@ from ..config import (
     NoMlp,
     Norm,
     Plain,
+    RMSNorm,
     ShortConv,
     TokenMixer,
     XLNetAttention,
@@ -80,10 +81,11 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - The input of a sublayer after a norm with a weight (`pre`) whose output nothing else reads. A parallel
       mlp without its own norm reads it too, and so do the router and all experts of a mixture.
     - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
-      a gate of the output multiplies each channel.
+      a gate of the output multiplies each channel. A norm of what heads give produces it by itself.
     - A latent that queries come from, and the output of Mamba 2's heads, which have a norm with a weight.
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
-      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's.
+      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's. Hidden units
+      that are normalized come from their norm.
 
     Not among them: inputs whose matrices read distances or summaries too, or that a learned residual adds as
     they are, activations that a tied table or, with post-norms, the residual stream reads too
@@ -122,6 +124,7 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
     mlp_matrices = _mlp_input_matrices(f"{prefix}mlp.", layer.mlp)
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
     beside = () if layer.beside is None else tuple(f"{prefix}beside.{leaf}" for leaf in STATE_INPUTS)
+    normed = isinstance(mixer, Attention) and mixer.out_norm is not None
     sites = []
     if layer.residual == "input":
         if not isinstance(mixer, LSTM) and not _reads_more(mixer) and layer.laurel is None:
@@ -135,7 +138,7 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
         sites += _latent(f"{prefix}attn", mixer)
     elif isinstance(mixer, Mamba2):
         sites += _state_output(f"{prefix}attn", mixer)
-    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta | Mamba) and not read_later:
+    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta | Mamba) and (normed or not read_later):
         sites += _values(f"{prefix}attn", mixer)
     if layer.beside is not None:
         sites += _state_output(f"{prefix}beside", layer.beside.mixer)
@@ -207,6 +210,8 @@ def _values(
         producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.bias else []))
         return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
     scales = []
+    if isinstance(a, Attention) and a.out_norm is not None:
+        return [SmoothingSite((f"{prefix}.out_norm",), (f"{prefix}.wo",))]
     if isinstance(a, Attention):
         if a.clip is not None or a.keys_as_values or a.value_norm is not None or a.kv_layer is not None:
             return []
@@ -262,6 +267,8 @@ def _hidden(prefix: str, mlp: Mlp) -> list[SmoothingSite]:
             return []
         case Plain() if mlp.activation != "relu":
             return []
+        case Gated(down_norm=RMSNorm()):
+            return [SmoothingSite((f"{prefix}.down_norm",), (f"{prefix}.down",))]
         case _:
             return [
                 SmoothingSite((f"{prefix}.up", *([f"{prefix}.bup"] if mlp.bias else [])), (f"{prefix}.down",))

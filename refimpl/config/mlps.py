@@ -34,6 +34,7 @@ class Gated(Record):
 
     `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1). With `sparsity`
     about this share of the hidden units is 0, those with the lowest gates (`ops.gaussian_topk`, Gemma 3n).
+    `down_norm` normalizes the hidden units (BitNet).
     """
 
     width: int
@@ -46,6 +47,7 @@ class Gated(Record):
     gate_scale: float | None = None
     scale: float | None = None
     sparsity: float | None = None
+    down_norm: RMSNorm | None = None
 
 
 class Plain(Record):

@@ -30,7 +30,8 @@ class Attention(Record):
     With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
     `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
     output is multiplied by a sigmoid of the token's own, before the last map (Qwen3-Next), and with
-    `head_gate` all numbers of a head by the same one, without a bias (LFM3). `value_norm`
+    `head_gate` all numbers of a head by the same one, without a bias (LFM3); in their place `out_norm`
+    normalizes the output of all heads together (BitNet). `value_norm`
     normalizes each head's values, without a weight; with `keys_as_values` a token's values are its keys
     before their norm and rotation, and there is no map to values (both Gemma 4). With `kv_layer` it makes no
     keys and values, but reads those of that layer of its stack, and keeps nothing (`ops.shared_attention`).
@@ -58,6 +59,7 @@ class Attention(Record):
     post: Norm | None = None
     after: Norm | None = None
     head_gate: bool = False
+    out_norm: RMSNorm | None = None
 
     @property
     def window(self) -> int | None:

@@ -313,12 +313,13 @@ def _check_cross(at: str, c: Attention) -> None:
         c.keys_as_values,
         c.kv_layer,
         c.head_gate,
+        c.out_norm,
     )
-    plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None, False)
+    plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None, False, None)
     _need(
         settings == plain,
         f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
-        "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
+        "nor kv, sinks, a gate, a norm of values, keys as values, kv_layer or out_norm",
     )
 
 
@@ -513,6 +514,8 @@ def _check_attention(at: str, a: Attention) -> None:
         turned = not a.qk_norm.rotated or isinstance(a.position, Rope)
         _need(turned, f"{at}a norm after the rotation needs rotary positions, got {a.position}")
     _check_query_scale(at, a.query_scale)
+    alone = a.out_norm is None or not (a.output_gate or a.head_gate)
+    _need(alone, f"{at}what heads give is multiplied by a gate or normalized, got a gate and out_norm")
     match a.mask:
         case Window(size):
             _bounded(at + "window", size, LIMITS["context"])

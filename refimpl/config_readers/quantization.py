@@ -25,6 +25,10 @@ ADVICE = (
     "what isn't known in full isn't read: take the original checkpoint, which quant=int4 or quant=int8 "
     "quantizes, or a .gguf file of the model"
 )
+BITNET = (
+    "rounds weights to -1, 0 and 1 and each token's activations to 8 bits in every product, which isn't "
+    "computed here: a BitNet is read where its config.json has no quantization_config, with floats"
+)
 # What compressed-tensors' layouts hold, and what may share a scale in them.
 LAYOUTS = {
     "pack-quantized": (("int", 4), ("int", 8)),
@@ -58,6 +62,8 @@ def read_quantization(keys: Keys) -> Quantization | None:
     if stated.keys() & {"load_in_4bit", "load_in_8bit"}:  # older files name no method
         stated = {"quant_method": "bitsandbytes", **stated}
     inner = Keys(stated, f"{keys.where}: quantization_config")
+    if stated.get("quant_method") == "bitnet":
+        raise ConfigError(f"{inner.where}: quant_method bitnet {BITNET}")
     try:
         quantization = inner.choice("quant_method", METHODS)(inner)
         inner.finish({"quant_method": ANY})

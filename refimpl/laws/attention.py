@@ -245,4 +245,6 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     if settings.head_gate:
         gate = (1 + np.tanh(linear(x, call["w_head_gate"]) / 2)) / 2
         y = y * np.repeat(gate, settings.head_size, axis=-1)
+    if settings.out_norm is not None:
+        y = y / np.sqrt((y * y).mean(-1, keepdims=True) + settings.out_norm.eps) * call["out_norm"]
     attention.near(attention(call), (linear(y, call["wo"], call["bo"]), cache), call)

@@ -32,7 +32,7 @@ def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
 
 @law("gated_mlp")
 def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None:
-    """(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown, by einsum."""
+    """norm(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown, by einsum."""
     call = draw(gated_mlp.calls(gate=True, up=True, down=True))
     names = ("x", "gate", "up", "down", "bgate", "bup", "bdown")
     x, gate, up, down, bgate, bup, bdown = (_exact(call[n]) for n in names)
@@ -41,6 +41,9 @@ def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None
     if call["sparsity"] is not None:
         gates = gaussian_topk(gates, share=call["sparsity"])
     hidden = glu(gates, np.einsum("btd,df->btf", x, up) + bup, call["kind"])
+    if call["down_norm"] is not None:
+        length = np.sqrt((hidden * hidden).mean(-1, keepdims=True) + call["norm_eps"])
+        hidden = hidden / length * _exact(call["down_norm"])
     gated_mlp.near(gated_mlp(call), np.einsum("btf,fd->btd", hidden, down) + bdown, call)
 
 

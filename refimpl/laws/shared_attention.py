@@ -22,7 +22,7 @@ def a_layer_that_reads_its_own_cache_is_itself(shared_attention: Subject, draw: 
     settings = replace(call["settings"], value_norm=None, keys_as_values=False)
     width, size = call["x"].shape[2], settings.kv_heads * settings.head_size
     rng = np.random.default_rng(int(1e3 * abs(float(np.sum(call["x"])))) if call["x"].size else 0)
-    names = ("wq", "wo", "bq", "bo", "q_norm", "sink_logits", "wg", "bg", "w_head_gate")
+    names = ("wq", "wo", "bq", "bo", "q_norm", "sink_logits", "wg", "bg", "w_head_gate", "out_norm")
     weights: Any = {n: call[n] for n in names if call[n] is not None}
     weights |= {n: rng.standard_normal((width, size)) for n in ("wk", "wv")}
     if call["q_norm"] is not None:
@@ -67,6 +67,8 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
     if settings.head_gate:
         gate = (1 + np.tanh(linear(x, call["w_head_gate"]) / 2)) / 2
         y = y * np.repeat(gate, settings.head_size, axis=-1)
+    if settings.out_norm is not None:
+        y = y / np.sqrt((y * y).mean(-1, keepdims=True) + settings.out_norm.eps) * call["out_norm"]
     shared_attention.near(shared_attention(call), linear(y, call["wo"], call["bo"]), call)
 
 

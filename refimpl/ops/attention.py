@@ -31,7 +31,7 @@ __all__ = [
 
 class AttentionWeights(TypedDict):
     """The leaves of an attention sublayer: projections with their biases, norms of queries and keys, sinks,
-    and the gate of the output.
+    and the gates, or the norm, of the output.
 
     `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
     (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
@@ -52,6 +52,7 @@ class AttentionWeights(TypedDict):
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
     w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
+    out_norm: NotRequired[Float[Array, " H*K"]]
 
 
 class ScoreTerms(NamedTuple):
@@ -266,7 +267,9 @@ def attention(
     normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
     multiplied by the factors of their positions. A gate, σ(x wg + bg), multiplies what the heads give: so a
     head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention). One of a
-    head, σ(x w_head_gate), multiplies all that it gives (LFM3, Liquid AI 2026).
+    head, σ(x w_head_gate), multiplies all that it gives (LFM3, Liquid AI 2026). In the place of gates
+    `settings.out_norm` normalizes what all heads of a token give, so that few bits can hold it (BitNet b1.58,
+    Ma et al. 2025, "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
     `settings.value_norm` makes each head's values as long as √K, without a weight, since the maps before and
     after could take it up. With `settings.keys_as_values` one map makes both (Gemma 4, Google 2026):
 
@@ -281,14 +284,18 @@ def attention(
     q, k, rotary = positioned(q, k, past[:, None] + np.arange(t), weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo")), cache
+    return linear(
+        from_heads(y.reshape(b, t, -1), x, weights, settings=settings), weights["wo"], weights.get("bo")
+    ), cache
 
 
-def gated(y: Array, x: Array, weights: Mapping[str, Any]) -> Array:
-    """What the heads give, [B, T, H·K], multiplied by the gates if there are any."""
+def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
+    """What the heads give, [B, T, H·K], multiplied by the gates if there are any, or normalized."""
     if "wg" in weights:
         y = y * sigmoid(linear(x, weights["wg"], weights.get("bg")))
     if "w_head_gate" in weights:
         gate = sigmoid(linear(x, weights["w_head_gate"]))[..., None]
         y = (y.reshape(*gate.shape[:-1], -1) * gate).reshape(y.shape)
+    if settings.out_norm is not None:
+        y = rms_norm(y, weights["out_norm"], eps=settings.out_norm.eps)
     return y

@@ -230,7 +230,8 @@ def _feed(
     match config:
         case Gated():
             leaves, scale = cast(GatedMlpWeights, weights), config.gate_scale
-            more = {"gate_scale": scale, "sparsity": config.sparsity}
+            more: dict[str, Any] = {"gate_scale": scale, "sparsity": config.sparsity}
+            more |= {} if config.down_norm is None else {"norm_eps": config.down_norm.eps}
             y = gated_mlp(x, leaves, kind=config.activation, **more)
             return _times(y, config.scale)
         case Plain():

@@ -10,6 +10,7 @@ from ..config import XIELU, Activation, ClampedSwiGLU
 from .activation import activation, sigmoid, xielu
 from .gaussian_topk import gaussian_topk
 from .linear import linear
+from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class GatedMlpWeights(TypedDict):
     bgate: NotRequired[Float[Array, " F"]]
     bup: NotRequired[Float[Array, " F"]]
     bdown: NotRequired[Float[Array, " D"]]
+    down_norm: NotRequired[Float[Array, " F"]]
 
 
 def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
@@ -87,14 +89,18 @@ def gated_mlp(
     kind: Activation | ClampedSwiGLU,
     gate_scale: float | None = None,
     sparsity: float | None = None,
+    norm_eps: float = 1e-6,
 ) -> Float[Array, "B T D"]:
     """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
 
     `clamped_swiglu` may stand in the place of act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity` act
-    takes `gaussian_topk` of the gate, and about this share of the hidden units is 0, where act(0) is.
+    takes `gaussian_topk` of the gate, and about this share of the hidden units is 0, where act(0) is. A
+    `down_norm` normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
     """
     gate = linear(x, weights["gate"], weights.get("bgate"))
     gate = gate if gate_scale is None else gate * gate_scale
     gate = gate if sparsity is None else gaussian_topk(gate, share=sparsity)
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
+    if "down_norm" in weights:
+        hidden = rms_norm(hidden, weights["down_norm"], eps=norm_eps)
     return linear(hidden, weights["down"], weights.get("bdown"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Attention, BigBirdBlocks
-from .attention import AttentionWeights, attend, gated, positioned, project
+from .attention import AttentionWeights, attend, from_heads, positioned, project
 from .bigbird import bigbird_attend
 from .linear import linear
 from .mask import padding_mask, seen_by
@@ -51,4 +51,6 @@ def self_attention(
         near = seen_by(at[None], at, settings=settings, causal=causal)
         mask = near & padding_mask(at, lengths)[:, None]
         y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo"))
+    return linear(
+        from_heads(y.reshape(b, t, -1), x, weights, settings=settings), weights["wo"], weights.get("bo")
+    )

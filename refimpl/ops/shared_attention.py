@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from ..config import Attention
-from .attention import attend, gated, heads, normalized
+from .attention import attend, from_heads, heads, normalized
 from .cache import KVCache
 from .linear import linear
 from .mask import seen_by
@@ -35,6 +35,7 @@ class SharedAttentionWeights(TypedDict):
     wg: NotRequired[Float[Array, "D H*K"] | Blocks]
     bg: NotRequired[Float[Array, " H*K"]]
     w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
+    out_norm: NotRequired[Float[Array, " H*K"]]
 
 
 class SharedKV(NamedTuple):
@@ -93,7 +94,9 @@ def shared_attention(
     keys, values = (a.transpose(0, 2, 1, 3).astype(q.dtype, copy=False) for a in (cache.keys, cache.values))
     mask = seen_by(at, np.arange(keys.shape[1]), settings=settings, causal=True)
     y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
-    return linear(gated(y.reshape(b, t, -1), x, weights), weights["wo"], weights.get("bo"))
+    return linear(
+        from_heads(y.reshape(b, t, -1), x, weights, settings=settings), weights["wo"], weights.get("bo")
+    )
 
 
 def queries(

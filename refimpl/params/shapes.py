@@ -307,6 +307,8 @@ def _attention(a: Attention, d: int) -> Shapes:
         shapes |= {"bg": (a.heads * a.head_size,)} if a.qkv_bias else {}
     if a.head_gate:
         shapes["w_head_gate"] = (d, a.heads)
+    if a.out_norm is not None:
+        shapes["out_norm"] = (a.heads * a.head_size,)
     if isinstance(a.position, RelativeBias) and not a.position.shared:
         shapes["relative_bias"] = (a.position.buckets, a.heads)
     if a.kv == "int8" and a.kv_layer is None:
@@ -447,7 +449,8 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
     curves: Shapes = {}
     if isinstance(mlp.activation, XIELU):
         curves = {"alpha_p": (1,), "alpha_n": (1,)}
-    return gate | {"up": (d, f), "down": (f, d)} | bias | curves
+    norm: Shapes = {"down_norm": (f,)} if isinstance(mlp, Gated) and mlp.down_norm is not None else {}
+    return gate | {"up": (d, f), "down": (f, d)} | bias | curves | norm
 
 
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:

@@ -69,7 +69,7 @@ def _part(name: str) -> str:
         return "residual"
     if leaf in ("relative_bias", "global_relative_bias", "distances", "segments") or owner == "conv":
         return "attention"
-    if leaf not in ("q_norm", "k_norm", "kv_norm"):
+    if leaf not in ("q_norm", "k_norm", "kv_norm", "out_norm", "down_norm"):
         if ".mlp." in name:  # an expert's leaves lie deeper
             return "mlp"
         if owner in ("attn", "cross"):

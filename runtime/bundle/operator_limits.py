@@ -10,6 +10,7 @@ from ...refimpl.config import (
     Chunked,
     Config,
     DisentangledAttention,
+    Gated,
     GatedDelta,
     LatentAttention,
     LinearAttention,
@@ -96,6 +97,11 @@ def untried(target: Target, config: Config) -> str | None:
         return None
     if has_mtp(config):
         return "a module for drafts (mtp) was never tried on a GPU: export the model without it"
+    layers = [layer for stack in config.stacks.values() for layer in stack.layers]
+    if any(isinstance(a := layer.attention, Attention) and a.out_norm for layer in layers):
+        return "a norm of what attention's heads give was never tried on a GPU"
+    if any(isinstance(m := layer.mlp, Gated) and m.down_norm for layer in layers):
+        return "a norm of an mlp's hidden units was never tried on a GPU"
     encoder = config.stacks.get("encoder")
     if encoder and any(isinstance(layer.attention, LatentAttention) for layer in encoder.layers):
         return "latents without a cache were never tried on a GPU"

@@ -103,37 +103,37 @@ CATALOGUE = {
     "demo-classify": _demo(
         "classify",
         "opinions in simple sentences",
-        217_743,
+        217_791,
         "11070d04aac3570f0dd9d9bac67fd2fc225626b54fd07f347cb9aa0bdd1a3478",
     ),
     "demo-tag": _demo(
         "tag",
         "people, organizations and places in simple sentences",
-        209_248,
+        209_296,
         "a4001bda983d7fdffeb0d5805dd0f20cd6727c370e84191463353be387df5111",
     ),
     "demo-fill": _demo(
         "fill",
         "capitals, opposites, sums, days, animals, work",
-        220_282,
+        220_330,
         "34ebf015b896a7eedce67510439b72fc7195ac9c327bb7ba3bd663b9e561b9ce",
     ),
     "demo-answer": _demo(
         "answer",
         "questions about short texts on people",
-        287_092,
+        287_164,
         "df146487d5ec0d58d766a178ee0e95dcea07484e71207f4f9699b16ea309d3dc",
     ),
     "demo-translate": _demo(
         "translate",
         "simple sentences, English to German",
-        471_553,
+        471_697,
         "2b2ed5cdbc35454935b61e7d87b6eaf64297af53df0dac5299521ef8780b7e18",
     ),
     "demo-summarize": _demo(
         "summarize",
         "headlines of short news",
-        428_367,
+        428_511,
         "ba96ddd0b988c8b07a9a4f5e194f177cae9e751905724d7e74a9ac163d617cee",
     ),
 }

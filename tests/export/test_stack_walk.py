@@ -25,6 +25,7 @@ MODELS = {
     "summaries": tiny_models.summarized(),
     "segments": tiny_models.relative(),
     "an indexer is shared": tiny_models.indexed(),
+    "outputs of heads and units are normalized": tiny_models.normed_outputs(),
 }
 
 

@@ -154,6 +154,7 @@ mlps = st.one_of(
     st.builds(Plain, st.integers(1, 9), kinds | st.just(XIELU()), st.booleans(), norms, norms, norms),
     st.builds(NoMlp),
     mixtures().map(narrowed),
+    gated.map(lambda mlp: replace(mlp, down_norm=RMSNorm(1e-2))),
 ).map(bounded)
 originals = st.sampled_from((8, 64))  # below and above the context
 
@@ -212,7 +213,7 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         st.builds(BlockSparse, st.integers(1, 3), small, small),
         st.builds(Chunked, st.integers(1, 4)),
     )
-    return Attention(
+    drawn = Attention(
         heads=heads,
         kv_heads=kv_heads,
         head_size=size,
@@ -236,6 +237,9 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         keys_as_values=not cross and draw(st.sampled_from((False, False, True))),
         head_gate=not cross and draw(st.sampled_from((False, False, True))),
     )
+    if cross or drawn.output_gate or drawn.head_gate:
+        return drawn
+    return replace(drawn, out_norm=draw(st.sampled_from((None, RMSNorm(1e-2)))))
 
 
 linear_attentions = st.builds(

@@ -245,6 +245,20 @@ def kimi(context: int = 128, vocabulary: int = 97) -> Decoder:
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
+def normed_outputs(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder with norms of an mlp's hidden units, in its first layer also of what heads give."""
+    base = llama(layers=2, vocabulary=vocabulary, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-2)
+    assert isinstance(first.mlp, Gated)
+    both = replace(
+        first,
+        attention=replace(first.attention, out_norm=norm),
+        mlp=replace(first.mlp, activation="relu_squared", down_norm=norm),
+    )
+    layers = both, replace(first, mlp=replace(first.mlp, down_norm=RMSNorm(1e-5)))
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
 def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder with Mamba 2's layers around attention: heads share keys in the first, which has every bias;
     the last has no mlp and its norm before the gate. Sizes differ in both. Another one is beside the

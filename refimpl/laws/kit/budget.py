@@ -78,6 +78,7 @@ def budget(f: Function, call: Call) -> dict[str, float]:
         open_gates = _with_open_gates(f, call)
         extra = approximate(lambda change: open_gates.run(f.body, change))
         extra *= _curvature(call) if isinstance(call.settings.get("kind"), XIELU) else 1
+        extra *= _stretch(f, call) if call.arrays.get("down_norm") is not None else 1
     elif f.name in ATTENTIONS and (call["wg"] is not None or call["w_head_gate"] is not None):
         ungated = call.but(wg=None, bg=None, w_head_gate=None)
         extra = approximate(lambda change: next(flat(ungated.run(f.body, change)))[1])
@@ -95,11 +96,20 @@ def _curvature(call: Call) -> float:
     return 1 + float(np.logaddexp(0, call["alpha_n"].astype(np.float64)).max())
 
 
+def _stretch(f: Function, call: Call) -> float:
+    """What a norm of hidden units multiplies their error by, at most: their length changes too."""
+    weight = call["down_norm"].astype(np.float64)
+    units = call.but(down=np.eye(weight.size), bdown=None, down_norm=None).run(f.body)
+    lengths = np.sqrt((units.astype(np.float64) ** 2).mean(-1) + call["norm_eps"])
+    return 2 * largest(weight) / float(lengths.min(initial=np.inf))
+
+
 def _with_open_gates(f: Function, call: Call) -> Call:
     """The call with an activation that lets positive numbers through as they are, none left out."""
     name = "activation" if f.name == "moe" else "kind"
     clamped = isinstance(call[name], ClampedSwiGLU)
     every = {"sparsity": None} if "sparsity" in call.settings else {}
+    every |= {"down_norm": None} if "down_norm" in call.arrays else {}
     return call.but(**{name: replace(call[name], alpha=OPEN, limit=OPEN) if clamped else "relu"}, **every)
 
 

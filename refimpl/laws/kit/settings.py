@@ -154,6 +154,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         output_gate=chosen.get("wg") is not None,
         value_norm=chosen["value_norm"],
         head_gate=chosen.get("w_head_gate") is not None,
+        out_norm=None if chosen.get("out_norm") is None else RMSNorm(chosen["out_eps"]),
         keys_as_values="wv" in chosen and chosen["wv"] is None,
     )
 
@@ -272,6 +273,8 @@ DRAWN: dict[type, Drawn] = {
             "query_scale": (None, QueryScale(0.5, 2), QueryScale(0.5, 3, offset=1)),
             "norm_eps": SETTINGS["norm_eps"],
             "value_norm": (None, RMSNorm(0.1)),
+            # Where all look at a sink, what heads give is as small as rounding, which a small eps would show.
+            "out_eps": (0.1, 1.0),
         },
         _attention,
     ),
@@ -393,7 +396,11 @@ NEEDS = {
     "latent_bup": "latent_down",
 }
 # Parameters that are never there with another one.
-NOT_WITH = {"router_norm": "latent_down", "wq_index": "chosen"}
+NOT_WITH = {
+    "router_norm": "latent_down",
+    "wq_index": "chosen",
+    **dict.fromkeys(("wg", "w_head_gate"), "out_norm"),
+}
 # Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
 # products, or with one of `NORMED`, only `PASSIVE` is drawn: one activation code flipped by an ulp would hide
 # all else.

@@ -53,6 +53,12 @@ def test_longt5_is_described():
     assert "context 32 (encoder 64)" in told
 
 
+def test_norms_before_the_maps_back_are_described():
+    told = inspect.describe(tiny_models.normed_outputs())
+    assert "with a norm of the output, gated mlp" in told
+    assert "(relu_squared) with a norm of the units" in told
+
+
 def test_xlnet_is_described():
     told = inspect.describe(tiny_models.relative())
     assert "XLNet's attention, 6 heads of 8" in told

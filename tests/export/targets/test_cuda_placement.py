@@ -64,6 +64,7 @@ REFUSED = {
     "longt5": "LongT5's attention was never tried",
     "led": "Longformer's attention copies two sizes",
     "xlnet": "XLNet's attention was never tried",
+    "bitnet": "a norm of what attention's heads give was never tried",
 }
 TARGET = targets.find("ort-cuda")
 

@@ -118,9 +118,10 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         expected += layer.beside is not None and layer.beside.mixer.norm is not None
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
         expected += sum(
-            not (isinstance(a, Attention) and (a.clip or a.value_norm or a.keys_as_values))
+            not (isinstance(a, Attention) and (a.clip or a.value_norm or a.keys_as_values)) or normed
             for a in values
-            if a is not layer.attention or (layer.kv_layer is None and not read_later)
+            for normed in [isinstance(a, Attention) and a.out_norm is not None]
+            if a is not layer.attention or (layer.kv_layer is None and not read_later) or normed
         )
         alone = [
             a

@@ -169,6 +169,11 @@ def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
             {"quant_method": "hqq"},
             "quant_method must be one of gptq, awq, .*, got 'hqq'; what isn't known",
         ),
+        (
+            "gptq4",
+            {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"},
+            "quant_method bitnet rounds weights to -1, 0 and 1 and each token's activations to 8 bits",
+        ),
         ("gptq4", {"bits": 5}, "bits must be 2, 3, 4 or 8, got 5"),
         ("gptq4", {"group_size": 0}, "group_size must be -1, or at least 1, got 0"),
         (

@@ -322,11 +322,11 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, value_norm=RMSNorm(0.0)), "attention.value_norm.eps must be positive"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, keys_as_values=True)),
-        "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
+        "nor kv, sinks, a gate, a norm of values, keys as values, kv_layer or out_norm",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
-        "nor kv, sinks, a gate, a norm of values, keys as values or kv_layer",
+        "nor kv, sinks, a gate, a norm of values, keys as values, kv_layer or out_norm",
     ),
     (mixed(score=SparseMixer()), "a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps"),
     (mixed(latent=0), "layer 0: numbers of the experts' latent must be 1 to"),
@@ -346,7 +346,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, kv_layer=0)),
-        "a norm of values, keys as values or kv_layer",
+        "a norm of values, keys as values, kv_layer or out_norm",
     ),
     (lambda: attention(LLAMA, kv_layer=0), "layer 0: kv_layer must be an earlier layer of the stack, got 0"),
     (shares(2, kv_layer=-1), "layer 2: kv_layer must be an earlier layer of the stack, got -1"),
@@ -482,6 +482,20 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, head_gate=True)),
         "scale of queries or norm of heads, nor kv, sinks, a gate",
     ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, out_norm=RMSNorm(1e-5))),
+        "a norm of values, keys as values, kv_layer or out_norm",
+    ),
+    (lambda: attention(LLAMA, out_norm=RMSNorm(0.0)), "attention.out_norm.eps must be positive"),
+    (
+        lambda: attention(LLAMA, out_norm=RMSNorm(1e-5), output_gate=True),
+        "what heads give is multiplied by a gate or normalized, got a gate and out_norm",
+    ),
+    (
+        lambda: attention(LLAMA, out_norm=RMSNorm(1e-5), head_gate=True),
+        "what heads give is multiplied by a gate or normalized, got a gate and out_norm",
+    ),
+    (lambda: layer(LLAMA, mlp=Gated(9, "silu", down_norm=RMSNorm(0.0))), "down_norm.eps must be positive"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),
         "scale of queries or norm of heads, nor kv, sinks, a gate",

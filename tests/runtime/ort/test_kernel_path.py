@@ -55,6 +55,7 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "gated deltas": tiny_models.gated_deltas,
     "state spaces": tiny_models.state_spaces,
     "selective scans": tiny_models.selective_scans,
+    "norms before the maps back": tiny_models.normed_outputs,
 }
 RECURRENT = ("convolutions", "gated deltas", "state spaces", "selective scans")
 CASES = [
@@ -71,6 +72,7 @@ CASES = [
             "clamped experts",
             "an encoder",
             "an encoder and a decoder",
+            "norms before the maps back",
         )
     ),
     pytest.param("an output matrix of its own", "keep", marks=pytest.mark.long),
