@@ -67,7 +67,7 @@ def make(
             chosen[p.name] = _alike(f, p, chosen)
         if (only := ONLY_WITH.get(p.name)) and only[0] in chosen:
             chosen[p.name] = p.options[0] if isinstance(chosen[only[0]], only[1]) else None
-        if p.name in NEEDS and chosen[NEEDS[p.name]] is None:
+        if (other := NEEDS.get(p.name)) in chosen and chosen[other] is None:
             chosen[p.name] = None
         if p.name in NOT_WITH and chosen.get(NOT_WITH[p.name]) is not None:
             chosen[p.name] = None
