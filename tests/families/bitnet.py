@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, IDS, decoder, ropes, sizes
+from .kit import ACTIVATIONS, IDS, SIZES, decoder, ropes, sizes
 
 
 @st.composite
@@ -20,4 +20,6 @@ def _bitnet(draw: st.DrawFn) -> dict[str, Any]:
     return keys
 
 
-ROWS = {"bitnet": decoder(transformers.BitNetConfig, transformers.BitNetForCausalLM, _bitnet())}
+# The class has five heads of keys and values by default.
+FIVES = {**SIZES, "hidden_size": 80, "num_attention_heads": 10}
+ROWS = {"bitnet": decoder(transformers.BitNetConfig, transformers.BitNetForCausalLM, _bitnet(), FIVES)}
