@@ -28,6 +28,7 @@ from ...refimpl.config import Attention, Config, Decoder
 from ...refimpl.engine.cache_kinds import KeysValues, cache_kinds, recurrent
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
+from .layout import target_refusal
 from .ports import Ports
 
 KEY, VALUE = "past_key_values.%d.key", "past_key_values.%d.value"
@@ -39,11 +40,8 @@ def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model's graph can't have these ports; None where it can."""
     if not isinstance(config, Decoder):
         return "the model isn't a decoder alone, which is all that these files are made for"
-    if target.device != "cpu":
-        return (
-            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
-            "export for target=ort-cpu"
-        )
+    if reason := target_refusal(target):
+        return reason
     if recurrent(cache_kinds(config)):
         return "each layer must keep keys and values, some of this model's keep a recurrence's state"
     if config.rounds_cache:

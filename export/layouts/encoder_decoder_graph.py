@@ -33,6 +33,7 @@ from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import ENCODER
 from ...runtime.bundle.targets import Target
 from . import encoder_graph
+from .layout import target_refusal
 from .ports import Ports
 
 PAST, PRESENT = "past_key_values.%d.%s.%s", "present.%d.%s.%s"
@@ -48,11 +49,8 @@ def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model's graphs can't have these ports; None where they can."""
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
         return "the model isn't a decoder that reads an encoder and generates"
-    if target.device != "cpu":
-        return (
-            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
-            "export for target=ort-cpu"
-        )
+    if reason := target_refusal(target):
+        return reason
     if recurrent(cache_kinds(config)):
         return "its cache must be keys and values"
     if config.rounds_cache:

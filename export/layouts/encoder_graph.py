@@ -24,6 +24,7 @@ from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import ENCODER, GRAPH
 from ...runtime.bundle.targets import Target
+from .layout import target_refusal
 from .ports import Ports
 
 NORMS = ("LayerNormalization", "RMSNormalization")
@@ -33,12 +34,8 @@ def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model's graph can't have these ports; None where it can."""
     if "decoder" in config.stacks:
         return "the model isn't an encoder alone, which is all that these files are made for"
-    if target.device != "cpu":
-        # Of a standard graph's blocks ONNX Runtime makes integer products, unless a session's option says no.
-        return (
-            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
-            "export for target=ort-cpu"
-        )
+    if reason := target_refusal(target):
+        return reason
     if not isinstance(config.head, MaskedLM | Tag | Classify | Pool):
         return f"the head must be for embeddings, words, tags or labels, it is {type(config.head).__name__}"
     return None

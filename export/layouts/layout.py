@@ -54,3 +54,14 @@ class BundleLayout:
         if self.must_end and not generation.eos:
             lines.append(f"{self.name} ends texts at token 0, as the model states no end")
         return "; ".join(lines) or None
+
+
+def target_refusal(target: Target) -> str | None:
+    """The reason why layouts aren't made of bundles for a target; None where they are."""
+    if target.device != "cpu":
+        # Of a standard graph's blocks ONNX Runtime makes integer products, unless a session's option says no.
+        return (
+            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
+            "export for target=ort-cpu"
+        )
+    return None
