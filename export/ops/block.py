@@ -149,8 +149,7 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """Cosines and sines for each `Rope`, the biases of scores, distances, where questions end, the biases of
-    distances, and segments."""
+    """What layers need to know of positions, as in the specification's `ops.block`."""
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]

@@ -159,10 +159,13 @@ class BlockWeights(TypedDict):
 class Positions(NamedTuple):
     """What layers need to know of positions.
 
-    Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
-    heads, or buckets [B, T, S] where each layer has its own table of biases. The distances of disentangled
-    attention. Where the question of each row ends [B], in a stack whose question is global. The biases of
-    LongT5's attention, by distance. The segments of tokens [B, T], where XLNet's attention has them.
+    rotary: cosines and sines for each `Rope`.
+    biases: added to scores [B, H, T, S], for each other position and number of heads; buckets [B, T, S] where
+        each layer has its own table of biases.
+    distances: the table that disentangled attention reads.
+    question: where the question of each row ends [B], in a stack whose question is global.
+    distance_biases: those of LongT5's attention.
+    token_types: the segments of tokens [B, T], where XLNet's attention has them.
     """
 
     rotary: Mapping[Rope, Rotary]
