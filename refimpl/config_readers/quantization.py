@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..formats.adapters.name_patterns import NamePattern
 from ..formats.quantized.awq import Awq
+from ..formats.quantized.bitnet import BitNet
 from ..formats.quantized.bitsandbytes import Bitsandbytes
 from ..formats.quantized.compressed_tensors import CompressedTensors, Scheme
 from ..formats.quantized.float4 import ModeloptNvfp4, Mxfp4Experts
@@ -24,10 +25,6 @@ from .keys import ANY, Keys
 ADVICE = (
     "what isn't known in full isn't read: take the original checkpoint, which quant=int4 or quant=int8 "
     "quantizes, or a .gguf file of the model"
-)
-BITNET = (
-    "rounds weights to -1, 0 and 1 and each token's activations to 8 bits in every product, which isn't "
-    "computed here: a BitNet is read where its config.json has no quantization_config, with floats"
 )
 # What compressed-tensors' layouts hold, and what may share a scale in them.
 LAYOUTS = {
@@ -62,8 +59,6 @@ def read_quantization(keys: Keys) -> Quantization | None:
     if stated.keys() & {"load_in_4bit", "load_in_8bit"}:  # older files name no method
         stated = {"quant_method": "bitsandbytes", **stated}
     inner = Keys(stated, f"{keys.where}: quantization_config")
-    if stated.get("quant_method") == "bitnet":
-        raise ConfigError(f"{inner.where}: quant_method bitnet {BITNET}")
     try:
         quantization = inner.choice("quant_method", METHODS)(inner)
         inner.finish({"quant_method": ANY})
@@ -233,6 +228,21 @@ def _bitsandbytes(keys: Keys) -> Quantization:
     return Quantization(Bitsandbytes(), floats=floats, notes=notes)
 
 
+def _bitnet(keys: Keys) -> Quantization:
+    keys.unused("rms_norm_eps")
+    keys.harmless(use_rms_norm=(False,))  # norms before every product
+    divides = keys.choice("linear_class", {"bitlinear": True, "autobitlinear": False}, "bitlinear")
+    online = keys.choice("quantization_mode", {"offline": False, "online": True}, "offline")
+    if online and divides:
+        raise keys.fail("linear_class", '"autobitlinear" where quantization_mode is "online"')
+    floats = _floats(keys)
+    # A list replaces transformers' own, which has the output matrix.
+    if online and keys.values.get("modules_to_not_convert") is not None and floats != ("lm_head",):
+        raise keys.fail("modules_to_not_convert", 'null or ["lm_head"] where quantization_mode is "online"')
+    notes = (FLOAT_INPUTS.format("8-bit integers"),)
+    return Quantization(BitNet(divides, online), floats=floats, notes=notes)
+
+
 def _mxfp4(keys: Keys) -> Quantization:
     keys.harmless(dequantize=(bool,))
     # Its names are patterns, `model.layers.*.self_attn`; the tensors' names say the same.
@@ -372,6 +382,7 @@ METHODS: dict[str, Callable[[Keys], Quantization]] = {
     "fp8": _fp8,
     "fbgemm_fp8": _fbgemm_fp8,
     "compressed-tensors": _compressed_tensors,
+    "bitnet": _bitnet,
     "bitsandbytes": _bitsandbytes,
     "mxfp4": _mxfp4,
     "modelopt": _modelopt,

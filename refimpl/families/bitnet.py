@@ -1,8 +1,7 @@
-"""BitNet b1.58 (Ma et al. 2025, arXiv 2504.12285) as floats: Llama's decoder with norms before maps back.
+"""BitNet b1.58 (Ma et al. 2025, arXiv 2504.12285): Llama's decoder with norms before maps back.
 
 What attention's heads give and the mlp's hidden units are normalized, so that 8 bits can hold them. The model
-was trained for products of weights -1, 0 and 1 by such activations; a config.json that asks for these
-(`quantization_config`) is refused.
+was trained for weights of -1, 0 and 1 (`formats.quantized.bitnet`).
 """
 
 from __future__ import annotations

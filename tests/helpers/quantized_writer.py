@@ -214,6 +214,29 @@ def _scb(rng: Rng, outputs: int, inputs: int) -> tuple[Tensors, torch.Tensor]:
     return tensors, codes * scb[:, None] * 7.874015718698502e-3
 
 
+def _bitnet(
+    *, divides: bool, unpacked: bool = False
+) -> Callable[[Rng, int, int], tuple[Tensors, torch.Tensor]]:
+    def store(rng: Rng, outputs: int, inputs: int) -> tuple[Tensors, torch.Tensor]:
+        ternary = torch.from_numpy(rng.integers(-1, 2, (outputs, inputs)))
+        scale = torch.from_numpy(rng.uniform(20, 40, 1) if divides else rng.uniform(0.02, 0.04, 1)).bfloat16()
+        step = 1 / scale.float() if divides else scale.float()
+        a, b, c, d = (ternary + 1).chunk(4)
+        packed = (a | b << 2 | c << 4 | d << 6).to(torch.uint8)
+        weight = ternary.bfloat16() if unpacked else packed
+        return {"weight": weight, "weight_scale": scale}, ternary.float() * step
+
+    return store
+
+
+def _trained(rng: Rng, outputs: int, inputs: int) -> tuple[Tensors, torch.Tensor]:
+    weight = torch.from_numpy(rng.standard_normal((outputs, inputs)) / 8).float()
+    mean = weight.abs().double().mean().float()
+    inverse = 1 / mean
+    return {"weight": weight}, (weight * inverse).round().clamp(-1, 1) * (1 / inverse)
+
+
+BITNET = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
 DYNAMIC = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
 FORMATS = {
     "gptq4": gptq(4, 32), "gptq4-v2": gptq(4, 16, v2=True), "gptq4-order": gptq(4, 32, ordered=True),
@@ -242,6 +265,10 @@ FORMATS = {
         {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
         nvfp4("weight_packed", "weight_global_scale", divides=True),
     ),
+    "bitnet": Format({"quant_method": "bitnet", "modules_to_not_convert": None}, _bitnet(divides=True)),
+    "bitnet-auto": Format(BITNET | {"quantization_mode": "offline"}, _bitnet(divides=False)),
+    "bitnet-unpacked": Format(BITNET, _bitnet(divides=False, unpacked=True)),
+    "bitnet-online": Format(BITNET | {"quantization_mode": "online"}, _trained),
     "modelopt-fp8": fp8({"quant_method": "modelopt", "quant_algo": "FP8"}, lambda f, d: (), "weight_scale"),
     "modelopt": Format(
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]},

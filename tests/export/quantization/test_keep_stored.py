@@ -69,6 +69,8 @@ def test_a_kept_bundle_is_the_file(name, form, tmp_path):
         ("llm-int8", 8, None, True),
         ("mxfp4", 8, 32, True),
         ("modelopt", 8, 16, True),
+        ("bitnet", 4, None, True),
+        ("bitnet-online", 4, None, True),
     ],
 )
 def test_groups_of_neighbours_stay(name, bits, block, symmetric, tmp_path):

@@ -138,6 +138,13 @@ HOSTILE = [
         "quant_type nf4 or fp4, .* 'af4'",
     ),
     ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' must be 0, rows, is 1"),
+    ("bitnet", {"weight": lambda t: t.float()}, "weight' must be of type U8, is F32"),
+    (
+        "bitnet-auto",
+        {"weight_scale": lambda t: t.repeat(2)},
+        r"weight_scale' must have shape \[1\], has \[2\]",
+    ),
+    ("bitnet-auto", {"weight": lambda t: t[1:]}, r"must have shape \[64, 64\]"),
     (
         "nvfp4",
         {"weight_global_scale": lambda t: t.repeat(2)},
@@ -153,7 +160,10 @@ def test_a_damaged_weight_is_refused(name, tensors, words, tmp_path):
         open_checkpoint(path).leaf("decoder.layers.0.attn.wq")
 
 
-@pytest.mark.parametrize("name", ["gptq4", "awq", "fp8-block", "pack4", "llm-int8", "nvfp4", "modelopt"])
+@pytest.mark.parametrize(
+    "name",
+    ["gptq4", "awq", "fp8-block", "pack4", "llm-int8", "nvfp4", "modelopt", "bitnet", "bitnet-unpacked"],
+)
 def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
     scales = {"gptq4": "scales", "awq": "scales", "fp8-block": "weight_scale_inv", "llm-int8": "SCB"}
     path = changed(tmp_path, FORMATS[name], **{scales.get(name, "weight_scale"): first(float("nan"))})
@@ -169,10 +179,13 @@ def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
             {"quant_method": "hqq"},
             "quant_method must be one of gptq, awq, .*, got 'hqq'; what isn't known",
         ),
+        ("bitnet", {"linear_class": "bitnet"}, "linear_class must be one of bitlinear, autobitlinear, got"),
+        ("bitnet", {"use_rms_norm": True}, "use_rms_norm must be false, got True"),
+        ("bitnet", {"quantization_mode": "online"}, 'linear_class must be "autobitlinear" where'),
         (
-            "gptq4",
-            {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"},
-            "quant_method bitnet rounds weights to -1, 0 and 1 and each token's activations to 8 bits",
+            "bitnet-online",
+            {"modules_to_not_convert": []},
+            r'modules_to_not_convert must be null or \["lm_head"\] where',
         ),
         ("gptq4", {"bits": 5}, "bits must be 2, 3, 4 or 8, got 5"),
         ("gptq4", {"group_size": 0}, "group_size must be -1, or at least 1, got 0"),

@@ -13,8 +13,10 @@ computes in; `configs` is JSON.
 
 from __future__ import annotations
 
+import importlib
 import json
 import lzma
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,13 @@ import torch
 from safetensors.torch import load, save_file
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.config_readers.quantization import read_quantization
-from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.formats import small_floats
 from tfm.refimpl.formats.quantized import packed
 from tfm.refimpl.formats.quantized.source import Quantized
 from tfm.refimpl.formats.quantized.weight import Quantization
 from tfm.refimpl.formats.safetensors import SafeTensors
-from tfm.refimpl.ops.quant import dequantize
+from tfm.refimpl.ops.quant import dequantize, linear_blocks, transpose
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -101,6 +103,51 @@ def test_fp8_is_transformers(seed, tmp_path):
     got = opened(tmp_path, config, {"m.weight": weight, "m.weight_scale_inv": scale}).load("m.weight")
     expected = Fp8Dequantize(None)._dequantize_one(weight, scale, torch.float32)
     assert torch.equal(torch.from_numpy(got), expected)
+
+
+@pytest.fixture
+def bitnet(monkeypatch) -> Any:
+    """transformers' BitNet, imported without the compiler that its functions are decorated with."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    return importlib.import_module("transformers.integrations.bitnet")
+
+
+@pytest.mark.parametrize("linear_class", ["bitlinear", "autobitlinear"])
+def test_bitnet_is_transformers(linear_class, bitnet, tmp_path):
+    """Weights that transformers packed, and the product that it computes: of inputs rounded by row."""
+    rng = np.random.default_rng(0)
+    ternary = torch.from_numpy(rng.integers(-1, 2, (24, 40))).float()
+    tensors = {"m.weight": bitnet.pack_weights(ternary.clone()), "m.weight_scale": torch.tensor([3.7])}
+    config = {"quant_method": "bitnet", "linear_class": linear_class}
+    native = opened(tmp_path, config, tensors).native("m.weight")
+    assert native is not None
+    rows = transpose(replace(native, scale=native.scale[:, :1], block=40, activations="row"))
+    if linear_class == "bitlinear":
+        module: torch.nn.Module = bitnet.BitLinear(40, 24, bias=False, dtype=torch.float32)
+        module.load_state_dict({"weight": tensors["m.weight"], "weight_scale": tensors["m.weight_scale"]})
+    else:
+        module = bitnet.AutoBitLinear(40, 24, bias=False)
+        module.load_state_dict({"weight": ternary, "weight_scale": tensors["m.weight_scale"]})
+    x = rng.standard_normal((2, 5, 40)).astype(np.float32)
+    with torch.no_grad():
+        assert torch.equal(bitnet.unpack_weights(tensors["m.weight"], torch.float32), ternary)
+        expected = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(
+        linear_blocks(x, rows), expected, rtol=2e-6, atol=2e-6 * np.abs(expected).max()
+    )
+
+
+def test_bitnets_trained_weights_are_transformers(bitnet, tmp_path):
+    weight = torch.from_numpy(np.random.default_rng(0).standard_normal((24, 40)).astype(np.float32))
+    config = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+    source = opened(tmp_path, config, {"m.q_proj.weight": weight, "lm_head.weight": weight.clone()})
+    expected = bitnet.WeightQuant.apply(weight).numpy()
+    np.testing.assert_allclose(source.load("m.q_proj.weight"), expected, rtol=3e-7)
+    np.testing.assert_array_equal(source.load("lm_head.weight"), weight)
+    with pytest.raises(
+        CheckpointError, match=r"whether BitNet rounds tensor 'm\.c_attn\.weight' isn't known"
+    ):
+        opened(tmp_path, config, {"m.c_attn.weight": weight})
 
 
 def test_gpt_oss_experts_are_transformers(tmp_path):
