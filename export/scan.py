@@ -35,4 +35,6 @@ def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, t
     """
     places = torch.arange(length // tile + 2, device=device)[:, None] * tile
     places = places + torch.arange(tile, device=device)
-    return places.clamp(max=length - 1), places < length
+    # The last index as a tensor, which a GPU takes as it is: a number of the shape is copied to it.
+    end = torch.arange(length, device=device)[-1:]
+    return torch.minimum(places, end), places <= end

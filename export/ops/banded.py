@@ -31,6 +31,7 @@ def banded_attend(
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
     before, after = band
     at, _ = tiles(t, before, q.device)
+    end = torch.arange(t, device=q.device)[-1:]
     near = at[:, :1] + torch.arange(1 - before, before + after, device=q.device)
     sink = torch.arange(sinks, device=q.device).expand(near.shape[0], -1)
     behind = at[:, :, None] - near[:, None]
@@ -38,8 +39,8 @@ def banded_attend(
     # A sink inside the window is one key, not two.
     seen = torch.cat([inside, at[:, :, None] - sink[:, None] >= before], -1)
     places = torch.cat([near, sink], -1)
-    seen = seen & (places < t)[:, None]
-    pick = lambda a, places: a[:, places.clamp(0, t - 1)]  # noqa: E731
+    seen = seen & (places <= end)[:, None]
+    pick = lambda a, places: a[:, torch.minimum(places.clamp(min=0), end)]  # noqa: E731
     if keys is not None:
         seen = seen & pick(keys, places).unsqueeze(2)
 

@@ -46,7 +46,7 @@ class LongformerWeights(TypedDict):
 def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index[Array, " B", "< T+1"]:
     """The least position of a separator."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
-    return torch.where(tokens == separator, at, tokens.shape[1]).amin(1)
+    return torch.where(tokens == separator, at, at[-1:] + 1).amin(1)
 
 
 @replaceable

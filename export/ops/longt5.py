@@ -73,9 +73,10 @@ def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: Lo
     blocks = torch.arange(t // size + 2, device=x.device)
     places = blocks.unsqueeze(1) * size + torch.arange(size, device=x.device)
     inside = (places < lengths[:, None, None]).unsqueeze(3)
-    sums = torch.where(inside, x[:, places.clamp(max=t - 1)], 0).sum(2)
+    end = torch.arange(t, device=x.device)[-1:]
+    sums = torch.where(inside, x[:, torch.minimum(places, end)], 0).sum(2)
     last = (blocks == lengths.unsqueeze(1) // size - 1).unsqueeze(2)
-    after = sums[:, (blocks + 1).clamp(max=blocks.shape[0] - 1)]
+    after = sums[:, torch.minimum(blocks + 1, blocks[-1:])]
     return torch.cat([x, rms_norm(sums + torch.where(last, after, 0), norm, eps=settings.norm_eps)], 1)
 
 
@@ -99,9 +100,9 @@ def near_and_far(
     rows, count = q.shape[0], at.shape[0]
     ahead = torch.arange(-tile, 2 * tile, device=q.device)
     near = at[:, :1] + ahead
-    places = near.clamp(0, t - 1)
+    places = torch.minimum(near.clamp(min=0), tokens[-1:])
     apart = ahead - torch.arange(tile, device=q.device).unsqueeze(1)
-    exists = padding_mask(tokens, lengths)[:, places] & ((near >= 0) & (near < t))
+    exists = padding_mask(tokens, lengths)[:, places] & ((near >= 0) & (near <= tokens[-1:]))
     seen = (exists.unsqueeze(2) & (apart.abs() <= radius)).flatten(0, 1).unsqueeze(1)
 
     some_q = q[:, at].flatten(0, 1).transpose(1, 2)
@@ -117,7 +118,8 @@ def near_and_far(
     summaries = torch.arange(t, k.shape[1], device=q.device)
     far_k, far_v = (a[:, summaries, head.unsqueeze(1)] for a in (k, v))
     far = q[:, tokens, head.unsqueeze(1)] @ far_k.transpose(-1, -2)
-    far = far + _far_bias(lengths, biases, tokens, summaries - t, settings=settings)
+    blocks = torch.arange(k.shape[1] - t, device=q.device)
+    far = far + _far_bias(lengths, biases, tokens, blocks, settings=settings)
     lowest = torch.finfo(scores.dtype).min
     weights = softmax(torch.cat([in_order(scores.masked_fill(~seen, lowest)), far], -1))
     inner = weights[..., : 3 * tile][:, head.unsqueeze(1), at.unsqueeze(1)].flatten(0, 1)

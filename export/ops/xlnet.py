@@ -60,7 +60,7 @@ def xlnet_attention(
 def distance_vectors(x: Array, *, settings: XLNetAttention) -> Array:
     """Sines and cosines [1, 2·T − 1, D] of the distances of x [B, T, D], from 1 − T on."""
     t, width = x.shape[1], x.shape[2]
-    distances = torch.arange(2 * t - 1, device=x.device) - (t - 1)
+    distances = torch.arange(1 - t, t, device=x.device)
     if settings.clamp is not None:
         distances = distances.clamp(-settings.clamp, settings.clamp)
     pairs = torch.arange(width // 2, device=x.device)
@@ -71,9 +71,9 @@ def relative_scores(
     q: Array, k_pos: Array, weights: XLNetWeights, token_types: Array | None, *, settings: XLNetAttention
 ) -> Array:
     """The terms [B, H, T, T] of distances and segments, of queries [B, T, H, K] without a vector added."""
-    shape, t = q.shape[2:], q.shape[1]
-    at = torch.arange(t, device=q.device)
-    rows = at.unsqueeze(1) - at + (t - 1)
+    shape = q.shape[2:]
+    at = torch.arange(q.shape[1], device=q.device)
+    rows = at.unsqueeze(1) - at + at[-1:]
     bias = distance_scores(q + weights["position_bias"].unflatten(0, shape), q, rows, None, k_pos)
     if token_types is None or not settings.segments:
         return bias

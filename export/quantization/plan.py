@@ -115,10 +115,7 @@ def plan(
             "(mtp) over it: export the model without it, or choose another quant and kv"
         )
     floats = float_type(scheme, target)
-    impossible = operator_limits.recurrence(target, config, floats) or operator_limits.selection(
-        config, floats
-    )
-    if reason := impossible or operator_limits.untried(target, config):
+    if reason := operator_limits.no_bundle(target, config, floats):
         raise ExportError(f"quant={scheme.name} isn't possible for target={target.name}: {reason}")
     if table_bits not in (4, 8):
         raise ExportError(f"table_bits must be 4 or 8, got {table_bits!r:.40}")

@@ -10,7 +10,6 @@ from ...refimpl.config import (
     Chunked,
     Config,
     DisentangledAttention,
-    Gated,
     GatedDelta,
     LatentAttention,
     LinearAttention,
@@ -68,6 +67,11 @@ def row_lengths(target: Target, cache: CacheLayout) -> bool:
     return target.row_lengths and cache in ("shared", "windowed")
 
 
+def no_bundle(target: Target, config: Config, floats: FloatType) -> str | None:
+    """The reason why a bundle for the target can't hold the Config; None where it can."""
+    return recurrence(target, config, floats) or selection(config, floats) or untried(target, config)
+
+
 def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     """The reason why a bundle for the target can't hold the Config's recurrences; None where it can.
 
@@ -97,20 +101,6 @@ def untried(target: Target, config: Config) -> str | None:
         return None
     if has_mtp(config):
         return "a module for drafts (mtp) was never tried on a GPU: export the model without it"
-    layers = [layer for stack in config.stacks.values() for layer in stack.layers]
-    if any(isinstance(a := layer.attention, Attention) and a.out_norm for layer in layers):
-        return "a norm of what attention's heads give was never tried on a GPU"
-    if any(isinstance(m := layer.mlp, Gated) and m.down_norm for layer in layers):
-        return "a norm of an mlp's hidden units was never tried on a GPU"
-    encoder = config.stacks.get("encoder")
-    if encoder and any(isinstance(layer.attention, LatentAttention) for layer in encoder.layers):
-        return "latents without a cache were never tried on a GPU"
-    if encoder and any(isinstance(layer.attention, LongformerAttention) for layer in encoder.layers):
-        return "Longformer's attention copies two sizes of a text between GPU and CPU in each run"
-    if encoder and encoder.longt5 is not None:
-        return "LongT5's attention was never tried on a GPU"
-    if encoder and any(isinstance(layer.attention, XLNetAttention) for layer in encoder.layers):
-        return "XLNet's attention was never tried on a GPU"
     return None
 
 

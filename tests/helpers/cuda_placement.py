@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,15 +27,19 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PLACED_ON = re.compile(r"(?:All nodes|Node\(s\)) placed on \[(\w+)\]\. Number of nodes: (\d+)")
 BEGINNING = "Initializing session."
 NODE = re.compile(r"VerifyEachNodeIsAssignedToAnEp\]\s+(\w+) \((.*)\)$")
+# Operators whose outputs' sizes, or whose parts that run, follow from numbers: the host waits for these.
+WAITS = frozenset(("Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"))
 COPIED = re.compile(r"AddCopyNode\] Add Memcpy\w+ (?:before|after) (\S+) for")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The operators of the nodes on the CPU, the values that are copied, what ONNX Runtime says against
-    capturing the graph, if anything, and how many kernels were launched when the session was opened."""
+    """The operators of the nodes on the CPU, those that the host waits for, the values that are copied, what
+    ONNX Runtime says against capturing the graph, if anything, and how many kernels were launched when the
+    session was opened."""
 
     on_cpu: list[str]
+    waits: list[str]
     copied: list[str]
     capture: str
     launches: int
@@ -47,6 +52,8 @@ def environment(stubs: Path) -> dict[str, str]:
 
 def place(model: Path, stubs: Path) -> Placement:
     """The placement of a graph; AssertionError where the log isn't as ONNX Runtime 1.31 writes it."""
+    import onnx
+
     child = subprocess.run(
         [sys.executable, "-m", __name__, str(model)],
         env=environment(stubs),
@@ -67,7 +74,8 @@ def place(model: Path, stubs: Path) -> Placement:
             nodes.setdefault(on, []).append(found[1])
     assert counts.get(CUDA), log[-2000:]
     assert len(nodes[CPU]) == counts.get(CPU, 0), log[-2000:]
-    return Placement(nodes[CPU], COPIED.findall(log), **json.loads(child.stdout))
+    waits = {node.op_type for node in onnx.load(model, load_external_data=False).graph.node} & WAITS
+    return Placement(nodes[CPU], sorted(waits), COPIED.findall(log), **json.loads(child.stdout))
 
 
 def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
@@ -83,6 +91,31 @@ def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
     with open(folder / manifest.DATA, "wb") as data:
         data.truncate(manifest.size(tensors))
     return sorted(folder.glob("*.onnx"))
+
+
+def place_all(config: Config, quant: str, folder: Path, stubs: Path) -> dict[str, Placement]:
+    """The placements of a model's graphs, by file."""
+    return {graph.name: place(graph, stubs) for graph in write_graphs(config, quant, folder)}
+
+
+def problems(config: Config, placements: Mapping[str, Placement]) -> list[str]:
+    """What of a model's graphs isn't as its bundle says, in a few words each.
+
+    All nodes are on the GPU but those that compute sizes, nothing is copied, and what is to be captured has
+    nothing that the host waits for and is accepted.
+    """
+    from tfm.runtime.bundle import operator_limits
+    from tfm.runtime.bundle.graph_io import GRAPH
+
+    copied = sum(len(placement.copied) for placement in placements.values())
+    on_cpu = {name for placement in placements.values() for name in placement.on_cpu} - SIZES
+    found = [f"{copied} values are copied"] * bool(copied)
+    found += [f"on the CPU: {', '.join(sorted(on_cpu))}"] * bool(on_cpu)
+    if "decoder" in config.stacks and operator_limits.capture(config) is None:
+        step = placements[GRAPH]
+        found += [f"a captured step waits for {', '.join(step.waits)}"] * bool(step.waits)
+        found += [f"a capture is refused: {step.capture}"] * bool(step.capture)
+    return found
 
 
 def main(model: str) -> None:

@@ -51,6 +51,7 @@ from tfm.refimpl.config import (
     PerLayerEmbedding,
     PerLayerInput,
     Plain,
+    Pool,
     Position,
     ProportionalScaling,
     QueryScale,
@@ -311,6 +312,12 @@ def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
     )
     layers = (replace(first, attention=attention), replace(first, attention=wide, mlp=experts))
     return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def reading_latents() -> Encoder:
+    """The layers of `latents` over a whole text, without a cache."""
+    base = latents()
+    return Encoder(base.embedding, replace(base.stack, causal=True), Pool(), base.context)
 
 
 def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:

@@ -23,13 +23,8 @@ TARGET = targets.find("ort-cuda")
 
 def outcome(config: Config) -> str:
     """What becomes of a model, in a few words."""
-    reasons = (
-        operator_limits.recurrence(TARGET, config, "float16"),
-        operator_limits.selection(config, "float16"),
-        operator_limits.untried(TARGET, config),
-    )
-    if refused := next(filter(None, reasons), None):
-        return f"no bundle: {refused}"
+    if reason := operator_limits.no_bundle(TARGET, config, "float16"):
+        return f"no bundle: {reason}"
     if "decoder" not in config.stacks:
         return "a text is one run, which isn't captured"
     if (reason := operator_limits.capture(config)) is not None:

@@ -12,13 +12,15 @@ from helpers import tiny_models
 from helpers.hf_oracle import draw_keys
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Config, FirstToken, Pool, QuestionTokens
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.families import read_config
 from tfm.refimpl.laws.kit.budget import cast
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
+from tfm.runtime.ort.device_buffer import zeros
+from tfm.runtime.ort.encoder_session import EncoderSession
 
 pytestmark = pytest.mark.long
 # The step of float16 is 1e-3, and layers add theirs up: as a share of the largest number. A wrong operator,
@@ -37,6 +39,12 @@ MODELS = {
     "sinks": tiny_models.sinks,
     "keys of another layer": tiny_models.shared_kv,
     "latents": tiny_models.latents,
+    "norms of outputs": tiny_models.normed_outputs,
+    "a window and the first token": lambda: tiny_models.windowed(spread=FirstToken()),
+    "a window and a question": lambda: tiny_models.windowed(spread=QuestionTokens(5)),
+    "summaries": lambda: tiny_models.summarized(head=Pool()),
+    "distances and segments": tiny_models.relative,
+    "latents of a text": tiny_models.reading_latents,
     "gemma3n_text": lambda: family("gemma3n_text"),
     "gemma4_text": lambda: family("gemma4_text"),
     "deberta-v2": lambda: family("deberta-v2"),
@@ -58,10 +66,14 @@ def test_numbers_are_the_specifications(name: str, tmp_path: Path, monkeypatch: 
         # With the runtime's own options ONNX Runtime crashes here while it prepares the weights.
         session = ort.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
         lengths = np.array([9, 5])
-        feeds = {"tokens": ids, "lengths": lengths, "token_types": np.zeros_like(ids)}
-        (got,) = session.run(None, {port.name: feeds[port.name] for port in session.get_inputs()})
+        encoder = EncoderSession(session, bundle.graphs[0], config, np.dtype(bundle.dtype))
+        outputs = {
+            name: zeros(shape, np.dtype(np.float32), "cpu") for name, shape in encoder.shapes(ids).items()
+        }
+        encoder.run(ids, lengths, None, outputs)
+        got = outputs["predictions"].read()
         want = exact.predict(ids, lengths)
-        rows = zip(np.asarray(got), want, lengths, strict=True)
+        rows = zip(got, want, lengths, strict=True)
         pairs += [(a[:n], b[:n]) if want.ndim == 3 else (a, b) for a, b, n in rows]
     else:
         monkeypatch.setattr(runtime, "choose", lambda *_: "cpu")
