@@ -21,6 +21,8 @@ from . import javascript
 
 NO_ROW = "not in the certificate: tfm-cli verify measures it"
 NO_EXPORTER = "it reads another form, which takes tfm's exporter: pip install 'tfm-cli[export]'"
+# Packages for Python that open a layout bring an onnxruntime, which would overwrite tfm's.
+NOT_HERE = "it isn't in this environment: pip install {}, in one of its own"
 # Modules of Python with their packages, and packages of Node, that open a layout.
 LAYOUTS = {"genai": ("onnxruntime_genai", "onnxruntime-genai"), "optimum": ("optimum", "optimum-onnx")}
 NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
@@ -54,7 +56,7 @@ def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
 def layouts_lack() -> dict[str, str | None]:
     """What this machine lacks to open each layout, None where nothing."""
     lacking = {
-        name: None if find_spec(module) else f"it isn't installed: pip install {package}"
+        name: None if find_spec(module) else NOT_HERE.format(package)
         for name, (module, package) in LAYOUTS.items()
     }
     return lacking | {name: javascript.lacks(package) for name, package in NODE_LAYOUTS.items()}

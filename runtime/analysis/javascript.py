@@ -32,4 +32,4 @@ def lacks(package: str) -> str | None:
     folders += [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
     if any((folder / package / "package.json").is_file() for folder in folders):
         return None
-    return f"not found from this directory: npm install {package}"
+    return f"not found from this directory: npm install --ignore-scripts {package}"

@@ -1,6 +1,6 @@
 // Speed of decoders over ONNX Runtime's WebAssembly, in Node, beside the last one: medians, and of ratios.
 //
-//     npm install onnxruntime-web
+//     npm install --ignore-scripts onnxruntime-web
 //     node tests/bench/web.mjs ROUNDS THREADS MODEL.onnx ... MODEL.onnx
 //
 // The models are those of layout transformers.js, and of that library's own conversion (web_recipe.py), which

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import subprocess
 import sys
@@ -24,10 +25,16 @@ from tfm.runtime.verification.certificate import recorded
 
 pytestmark = pytest.mark.gcc
 SOURCE = Path(__file__).with_name("edge") / "client.c"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 PROMPT = [3, 41, 59, 26, 5]
 VERSION = onnxruntime.__version__
 Client = Callable[..., subprocess.CompletedProcess[Any]]
+
+
+def library() -> Path:
+    """ONNX Runtime's library, of pip's package."""
+    return Path(onnxruntime.__file__).with_name("capi") / f"libonnxruntime.so.{VERSION}"
 
 
 def compiled(compiler: str, library: Path, folder: Path) -> Path:
@@ -42,8 +49,7 @@ def compiled(compiler: str, library: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    (library,) = Path(onnxruntime.__file__).with_name("capi").glob("libonnxruntime.so.*")
-    program = compiled(gcc.required().compiler, library, tmp_path_factory.mktemp("client"))
+    program = compiled(gcc.required().compiler, library(), tmp_path_factory.mktemp("client"))
     return lambda *words, text=True: subprocess.run(
         [program, *map(str, words)], capture_output=True, text=text
     )
@@ -88,7 +94,7 @@ def test_tokens_are_text_where_their_bytes_are(client: Client, tmp_path: Path):
     spelled = [bytes([200 - i, i][: i % 3]) for i in range(max(ids))]  # all but the last one
     (path / "token_bytes").write_bytes(to_file(spelled))
     shown = client(path, 24, *PROMPT, text=False)
-    assert shown.stdout == b"".join(spelled[id] for id in ids if id < len(spelled))
+    assert shown.stdout == b"".join(spelled[id] for id in ids if id < len(spelled)) + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,32 @@ def test_what_it_does_not_know_is_said(client: Client, tmp_path: Path, stated: s
     assert f"{tmp_path} must be a bundle for ort-cpu" in done.stderr
     assert client(tmp_path, "check").stderr == f"{tmp_path} has no golden tokens\n"
     assert client(tmp_path).stderr.startswith("usage: ")
+    assert client(tmp_path, 4).stderr.startswith("usage: ")
+
+
+def test_an_error_of_onnx_runtime_says_which_one(client: Client, tmp_path: Path):
+    (tmp_path / "tfm.json").write_text('"cache": "shared"')
+    done = client(tmp_path, 4, 1)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ONNX Runtime {VERSION}: ")
+
+
+def test_the_commands_of_the_documents_build_it(tmp_path: Path):
+    """Also where two packages, onnxruntime and onnxruntime-gpu, have their libraries in one folder."""
+    gcc.required()
+    commands = re.findall(r"^    ((?:ln -s|cc) .*)", (ROOT / "RUNTIMES.md").read_text(), re.M)
+    package = tmp_path / "onnxruntime"
+    (package / "capi").mkdir(parents=True)
+    (package / "__init__.py").write_text(f"__version__ = {VERSION!r}\n")
+    for version in ("1.0.0", VERSION):
+        (package / "capi" / f"libonnxruntime.so.{version}").symlink_to(library())
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    subprocess.run(
+        ["bash", "-ec", "\n".join(commands)], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True
+    )
+    done = subprocess.run([tmp_path / "client"], capture_output=True, text=True)
+    assert done.stderr.startswith("usage: ")
 
 
 @pytest.mark.peers

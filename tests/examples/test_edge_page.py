@@ -123,6 +123,9 @@ def test_it_answers_and_checks_itself(
             (tokens,) = greedy(made, [prompt], 64 - len(prompt))
             assert tab.run(ANSWER) == model.text.decode(tokens)
         assert tab.run("document.querySelectorAll('#talk b').length") == 0
+        assert tab.run("document.getElementById('text').value") == ""
+        tab.run("document.getElementById('form').requestSubmit()")  # nothing was written
+        assert tab.run(f"{IDLE} && document.querySelectorAll('#talk p').length") == 2
 
     norm = next(t for name, t in made.manifest.tensors.items() if name.startswith("decoder.norm"))
     data = np.memmap(made.path / "model.onnx.data", np.uint8, "r+")
@@ -140,6 +143,17 @@ def test_it_stops(site: Path, tmp_path: Path):
         tab.run("document.getElementById('form').requestSubmit()")
         tab.wait_for(IDLE)
         assert 2 <= int(tab.run(f"parseInt({NOTE})")) <= 200
+
+
+@pytest.mark.parametrize("packages", [True, False])
+def test_what_is_missing_is_said(site: Path, tmp_path: Path, packages: bool):
+    folder = site if packages else tmp_path
+    (folder / PAGE.name).write_bytes(PAGE.read_bytes())
+    with served(folder) as url, browser.Tab(f"{url}?bundle=nowhere", tmp_path / "profile") as tab:
+        tab.wait_for(f"{NOTE} !== 'loading'")
+        said = tab.run(NOTE)
+    assert said.startswith("failed: ")
+    assert ("nowhere/tfm.json: File not found" if packages else "node_modules") in said
 
 
 @pytest.mark.real

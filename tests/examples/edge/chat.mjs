@@ -1,7 +1,7 @@
 // Answer a message with transformers.js, without tfm: `node chat.mjs DIRECTORY MESSAGE`.
 //
 //     tfm-cli export smollm2-135m smol --layout transformers.js
-//     npm install @huggingface/transformers      # in the folder that this file lies in
+//     npm install --ignore-scripts @huggingface/transformers      # in the folder that this file lies in
 import { basename, dirname, resolve } from "node:path";
 import { env, pipeline, TextStreamer } from "@huggingface/transformers";
 

@@ -4,21 +4,20 @@
 //     ./client BUNDLE 20 504 6330 ...     print the next 20 tokens after a prompt's, as text with BUNDLE/token_bytes, else ids
 //     ./client BUNDLE check               compare the outputs for the golden tokens with the specification's
 //
-// The bundle is a decoder's for ort-cpu; its layers are alike, their rotary positions not scaled. RUNTIMES.md says
-// where to get headers, library and ids, and has a table of the ports.
+// The bundle is a decoder's for ort-cpu or ort-web; its layers are alike, their rotary positions not scaled. RUNTIMES.md
+// says where to get headers, library and ids, and has a table of the ports.
 #include <math.h>
 #include <onnxruntime_c_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #define FAIL(...) (fprintf(stderr, __VA_ARGS__), fputc('\n', stderr), exit(1))
-#define OK(call) do { OrtStatus *s = (call); if (s) FAIL("%s", ort->GetErrorMessage(s)); } while (0)
+#define VERSION OrtGetApiBase()->GetVersionString()
+#define OK(call) do { OrtStatus *s = (call); if (s) FAIL("ONNX Runtime %s: %s", VERSION, ort->GetErrorMessage(s)); } while (0)
 enum { MOST = 1024, F32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, I64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 };
-static const OrtApi *ort;
-static OrtMemoryInfo *memory; static OrtSession *session;
-static OrtValue *given[MOST], *got[MOST];
+static const OrtApi *ort; static OrtMemoryInfo *memory; static OrtSession *session;
+static OrtValue *given[MOST], *got[MOST]; static size_t inputs, vocabulary;
 static char names[2][MOST][16], *in[MOST] = {"tokens", "past", "at"}, *out[MOST] = {"logits"}, *bundle;
-static size_t inputs, vocabulary;
 static char *load(const char *name) {  // at most 16 MB of a file, and a zero behind them; NULL where there is none
     char path[4096], *data = calloc(1 << 24, 1);
     FILE *file = (snprintf(path, sizeof path, "%s/%s", bundle, name), fopen(path, "rb"));
@@ -45,8 +44,8 @@ static void start(int64_t rows, int64_t capacity) {
     OrtEnv *env; OrtSessionOptions *options;
     char path[4096], *stated = load("tfm.json");
     if (!stated || !strstr(stated, "\"shared\"") || strstr(stated, "\"kv\": \"int8\"") || strstr(stated, "\"scaling\": {"))
-        FAIL("%s must be a bundle for ort-cpu with a cache of floats and positions that aren't scaled", bundle);
-    if (!(ort = OrtGetApiBase()->GetApi(ORT_API_VERSION))) FAIL("ONNX Runtime's library is older than its header");
+        FAIL("%s must be a bundle for ort-cpu or ort-web with a cache of floats and positions that aren't scaled", bundle);
+    if (!(ort = OrtGetApiBase()->GetApi(ORT_API_VERSION))) FAIL("ONNX Runtime %s is older than its header", VERSION);
     OK(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "client", &env));
     OK(ort->CreateSessionOptions(&options));
     snprintf(path, sizeof path, "%s/model.onnx", bundle);
@@ -96,7 +95,7 @@ static int within(const char *kind, const char *row, const float *logits, int64_
 }
 int main(int words, char **word) {
     int64_t past[2] = {0}, at[4096], *ids = calloc(words, 8), left, time, n;
-    if (words < 3) FAIL("usage: client BUNDLE check, or client BUNDLE COUNT ID ...");
+    if (words < 3 || (words < 4 && strcmp(word[2], "check"))) FAIL("usage: client BUNDLE check, or client BUNDLE COUNT ID ...");
     bundle = word[1];
     if (!strcmp(word[2], "check")) {
         if (!(ids = golden("", "tokens", &n)) || n > 4096) FAIL("%s has no golden tokens", bundle);
@@ -116,4 +115,5 @@ int main(int words, char **word) {
         if (!ends) printf("%lld ", (long long)*ids), fflush(stdout);
         else if (*ids < *ends / 4 - 1) fwrite((char *)ends + ends[*ids], 1, ends[*ids + 1] - ends[*ids], stdout), fflush(stdout);
     }
+    puts("");
 }

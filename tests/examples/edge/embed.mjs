@@ -1,7 +1,7 @@
 // Embed texts with transformers.js, without tfm: `node embed.mjs DIRECTORY TEXT ...` prints a JSON list of vectors.
 //
 //     tfm-cli export minilm-l6 minilm --layout transformers.js
-//     npm install @huggingface/transformers      # in the folder that this file lies in
+//     npm install --ignore-scripts @huggingface/transformers      # in the folder that this file lies in
 import { AutoModel, AutoTokenizer, env } from "@huggingface/transformers";
 import { basename, dirname, resolve } from "node:path";
 

@@ -1,7 +1,7 @@
 """Answer a message with onnxruntime-genai, without tfm: `python genai.py DIRECTORY MESSAGE`.
 
 tfm-cli export smollm2-135m smol --layout genai
-pip install onnxruntime-genai
+pip install onnxruntime-genai      # in an environment of its own: it brings an onnxruntime
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)

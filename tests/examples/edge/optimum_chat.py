@@ -1,7 +1,7 @@
 """Answer a message with optimum, without tfm: `python optimum_chat.py DIRECTORY MESSAGE`.
 
 tfm-cli export smollm2-135m smol --layout optimum
-pip install 'optimum-onnx[onnxruntime]'
+pip install 'optimum-onnx[onnxruntime]'      # in an environment of its own: it brings an onnxruntime
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)

@@ -1,7 +1,7 @@
 """Embed texts with optimum, without tfm: `python optimum_embed.py DIRECTORY TEXT ...` prints JSON.
 
 tfm-cli export minilm-l6 minilm --layout optimum
-pip install 'optimum-onnx[onnxruntime]'
+pip install 'optimum-onnx[onnxruntime]'      # in an environment of its own: it brings an onnxruntime
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
