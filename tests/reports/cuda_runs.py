@@ -3,10 +3,10 @@
     PYTHONPATH=tests python -m reports.cuda_runs --table
     PYTHONPATH=tests python -m reports.cuda_runs [FAMILY ...]
 
-Of each family one drawn config is exported in fp16 in each of its forms: with a cache, for a decoder, and as
-a text that is one run, under the first head that has it. Heads are the same operators in all families, which
-tests/export/targets/test_cuda_placement.py places one by one. Forms of the same parts are run once. The file
-is written after each run; a form whose parts are those of the file stays.
+Of each family one drawn config is exported in fp16 under each of its classes: with a cache where text is
+written, else as a text that is one run, under the head of the class. It is the first of the drawn ones that
+have the most kinds of layers. A model of which both the stacks and the head ran, with others, isn't run. The
+file is written after each family.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -25,10 +25,9 @@ from typing import Any
 
 from families import ROWS
 from helpers import cuda_stubs
-from helpers.cuda_placement import SIZES, place, write_graphs
+from helpers.cuda_placement import place_all, problems
 from helpers.hf_oracle import draw_keys
 from tfm.refimpl.config import Config
-from tfm.refimpl.errors import TfmError
 from tfm.refimpl.families import read_config
 from tfm.runtime.bundle import operator_limits, targets
 from tfm.runtime.kernels.compilers import available
@@ -36,33 +35,36 @@ from tfm.runtime.kernels.platforms import Platform
 
 FILE = Path(__file__).parents[1] / "families" / "placed.json"
 TARGET = targets.find("ort-cuda")
-FORMS = ("with a cache", "a text is one run")
-HEAD = ("over stubs, one drawn config each", *FORMS)
+DRAWN = 12
+PLACED, NO_BUNDLE = "all but sizes on CUDA, no copies", "no bundle"
+HEAD = ("over stubs, one drawn config each", "with a cache", "a text is one run, under each head")
 
 
-def forms(name: str) -> Iterator[tuple[str, Config]]:
-    """The forms of a family that have a bundle for ort-cuda, each with its first model's Config."""
-    row, seen = ROWS[name], set()
-    for i, model in enumerate(row.models):
-        keys = draw_keys(name, 1)[0]
-        keys = {**(row.reading(keys) if i else keys), "architectures": [model.__name__]}
-        try:
-            config, _ = read_config(row.config(**keys).to_dict())
-        except TfmError:
-            continue  # a head that asks for more keys, such as two labels
-        form = FORMS["decoder" not in config.stacks]
-        reasons = (
-            operator_limits.recurrence(TARGET, config, "float16"),
-            operator_limits.selection(config, "float16"),
-            operator_limits.untried(TARGET, config),
-        )
-        if form not in seen and not any(reasons):
-            seen.add(form)
-            yield form, config
+def configs(name: str) -> Iterator[tuple[str, Config]]:
+    """The Config of a family's drawn keys under each of its classes, with the name of the class."""
+    row = ROWS[name]
+
+    def config(keys: dict[str, Any], model: Any) -> Config:
+        if model.__name__.removesuffix("Simple").endswith("QuestionAnswering"):
+            keys = {**keys, "num_labels": 2}
+        return read_config(row.config(**keys, architectures=[model.__name__]).to_dict())[0]
+
+    first, *others = row.models
+    # A single draw first, which other tests place; it often has one kind of layer where a family has several.
+    drawn = [*draw_keys(name, 1), *draw_keys(name, DRAWN)]
+    keys = max(drawn, key=lambda keys: len(_kinds(config(keys, first))))
+    yield first.__name__, config(keys, first)
+    for model in others:
+        yield model.__name__, config(row.reading(keys), model)
 
 
-def parts(config: Config) -> str:
-    """A hash of what a Config consists of, without its numbers and its head."""
+def _kinds(config: Config) -> set[type]:
+    layers = [layer for stack in config.stacks.values() for layer in stack.layers]
+    return {type(part) for layer in layers for part in (layer.attention, layer.mlp)}
+
+
+def parts(config: Config) -> dict[str, str]:
+    """Hashes of what a Config's stacks and its head consist of, without their numbers."""
 
     def shape(value: Any) -> Any:
         if is_dataclass(value):
@@ -75,50 +77,67 @@ def parts(config: Config) -> str:
             return {str(key): shape(one) for key, one in value.items()}
         return value if isinstance(value, bool | str | None) else type(value).__name__
 
-    described = [shape(config.embedding), {name: shape(stack) for name, stack in config.stacks.items()}]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    # Numbers decide whether ONNX Runtime's operators can be used.
+    limits = [bool(operator_limits.group_query(config)), bool(operator_limits.multi_head(config))]
+    stacks = {name: shape(stack) for name, stack in config.stacks.items()}
+    described = {"stacks": [shape(config.embedding), stacks, limits], "head": shape(config.head)}
+
+    def hashed(value: Any) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+    return {name: hashed(value) for name, value in described.items()}
 
 
 def run(config: Config, stubs: Path) -> str:
-    """Where the nodes are, in a few words."""
+    """Where the nodes are, in a few words, or why there is no bundle."""
+    if reason := operator_limits.no_bundle(TARGET, config, "float16"):
+        return f"{NO_BUNDLE}: {reason}"
     with tempfile.TemporaryDirectory() as folder:
-        placements = [place(graph, stubs) for graph in write_graphs(config, "fp16", Path(folder))]
-    copied = sum(len(one.copied) for one in placements)
-    others = sorted({name for one in placements for name in one.on_cpu if name not in SIZES})
-    if copied or others:
-        return f"{copied} values are copied; on the CPU: {', '.join(others) or 'sizes'}"
-    refused = any(one.capture for one in placements)
-    return f"all but sizes on CUDA, no copies, a capture is {'refused' if refused else 'accepted'}"
+        return "; ".join(problems(config, place_all(config, "fp16", Path(folder), stubs))) or PLACED
 
 
 def run_all(names: list[str]) -> None:
-    found = json.loads(FILE.read_text()) if FILE.exists() else {}
-    known = {one["parts"]: one["found"] for family in found.values() for one in family.values()}
+    kept = json.loads(FILE.read_text()) if FILE.exists() else {}
+    ran = {(one["stacks"], one["head"]): one["found"] for family in kept.values() for one in family.values()}
     with tempfile.TemporaryDirectory() as folder:
         stubs = cuda_stubs.build(Path(folder), available(Platform.here())[0])
         for name in names:
             family = {}
-            for form, config in forms(name):
-                if (key := parts(config)) not in known:
-                    known[key] = run(config, stubs)
-                family[form] = {"parts": key, "found": known[key]}
-                print(f"{name}, {form}: {known[key]}", flush=True)
-            found[name] = family
-            FILE.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+            for model, config in configs(name):
+                hashes = parts(config)
+                key = hashes["stacks"], hashes["head"]
+                placed = [set(side) for side in zip(*(k for k, v in ran.items() if v == PLACED), strict=True)]
+                if key not in ran:
+                    apart = len(placed) == 2 and key[0] in placed[0] and key[1] in placed[1]
+                    ran[key] = PLACED if apart else run(config, stubs)
+                family[model] = {"cache": "decoder" in config.stacks, **hashes, "found": ran[key]}
+                print(f"{name}, {model}: {ran[key]}", flush=True)
+            kept[name] = family
+            FILE.write_text(as_text(kept))
+
+
+def as_text(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """JSON with a line for each class."""
+    families = []
+    for name, family in sorted(kept.items()):
+        lines = [f"  {json.dumps(model)}: {json.dumps(one)}" for model, one in family.items()]
+        families.append(f" {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n }")
+    return "{\n" + ",\n".join(families) + "\n}\n"
 
 
 def table() -> str:
-    """The families of each outcome, by form; those whose parts ran as an earlier family's are in brackets."""
-    cells: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    seen: set[str] = set()
+    """The families of each outcome, by form; with its classes where others of the form have another one."""
+    cells: dict[str, dict[bool, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, family in json.loads(FILE.read_text()).items():
-        for form, one in family.items():
-            cells[one["found"]][form].append(f"({name})" if one["parts"] in seen else name)
-            seen.add(one["parts"])
-    rows = [
-        (found, *(", ".join(by_form[form]) for form in FORMS)) for found, by_form in sorted(cells.items())
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+        for cache in (True, False):
+            classes: dict[str, list[str]] = defaultdict(list)
+            for model, one in family.items():
+                if one["cache"] == cache:
+                    classes[one["found"].split(":")[0]].append(model)
+            for found, models in classes.items():
+                cells[found][cache].append(f"{name} ({', '.join(models)})" if len(classes) > 1 else name)
+    rows = [(found, *(", ".join(forms[form]) for form in (True, False))) for found, forms in cells.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *sorted(rows)))
 
 
 if __name__ == "__main__":
