@@ -207,11 +207,11 @@ def calibrate(
     searches = scheme.searches and any(one is not None and one.searched for one in formats.values())
     if not (scheme.calibrated or searches or sites):
         return plan.NOT_CALIBRATED
-    from .quantization.calibrate import importance, smoothing_factors, static_inputs
+    from .quantization.calibrate import importance, smoothing_factors, static_scales
 
     if scheme.calibrated:
         assert calibration is not None, "check_calibration wants one"
-        return static_inputs(checkpoint, calibration, progress)
+        return static_scales(checkpoint, calibration, scheme, progress)
     if searches:
         return CalibrationResult(importance=importance(checkpoint, progress))
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))

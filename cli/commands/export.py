@@ -81,7 +81,8 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A text like yours, from which activations get their ranges, for int8-static and --kv int8.",
+            help="A text like yours, from which activations get their ranges, for int8-static, w8a16 and "
+            "--kv int8.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,

@@ -10,10 +10,10 @@ from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
 from .reference_parts import has_plain_residual, is_scaled, plain_attention
 
-CODES = ("QuantizeLinear", "DequantizeLinear")
+CODES = ("DequantizeLinear", "QuantizeLinear")
 SUMS = ("Add", "Sum")  # the stream is a Sum's first input
 # Operators between a product and the residual sum.
-PASSED = (*SUMS, "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
+PASSED = (*SUMS, *CODES, "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
 
 
 class _Graph:
@@ -50,8 +50,9 @@ class _Graph:
     def product_input(self, node: onnx.NodeProto) -> str:
         """The input of a product, before it is rounded to codes."""
         name = node.input[0]
-        while name in self.makers and self.makers[name].op_type in CODES:
-            name = self.makers[name].input[0]
+        for quantizer in CODES:  # one pair: before it may stand that of another product's output
+            if name in self.makers and self.makers[name].op_type == quantizer:
+                name = self.makers[name].input[0]
         if name in self.makers and self.makers[name].op_type == "Div":  # by the scale of each row
             return self.makers[name].input[0]
         return name

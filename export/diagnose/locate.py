@@ -22,6 +22,8 @@ from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.position_tables import position_tables
+from ...refimpl.ops.quant import Blocks
+from ...refimpl.params.tree import flatten
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.io_binding import row_lengths
@@ -87,20 +89,26 @@ def first(parts: list[Part]) -> Part | None:
 
 
 def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
-    """The specification's outputs and budgets; the budgets are computed without rounding activations to
-    codes."""
+    """The specification's outputs and budgets.
+
+    The budgets are computed without rounding activations to codes, but for products that round their
+    outputs: what they round are sums, which differ in their last digits.
+    """
     truth: Values = {}
     budgets = {}
     eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)
-    in_double = Precision(np.dtype(np.float64), plain=True)
-    in_single = Precision(np.dtype(np.float32), plain=True)
     for part in references:
+        leaves = dict(flatten(part.weights)).values()
+        rounds_output = any(isinstance(leaf, Blocks) and leaf.output_scale is not None for leaf in leaves)
+        in_double = Precision(np.dtype(np.float64), plain=not rounds_output)
+        in_single = Precision(np.dtype(np.float32), plain=not rounds_output)
         single = [truth[name].astype(np.float32) for name in part.inputs]
         double = [x.astype(np.float64) for x in single]
         weights = in_double.cast_all(part.weights)
         exact = part.compute(*double, weights)
         rounded = part.compute(*single, in_single.cast_all(part.weights))
-        move = CODE_MOVE if "k_scale" in part.weights.get("attn", {}) else eps
+        rounds_cache = "k_scale" in part.weights.get("attn", {})
+        move = CODE_MOVE if rounds_output or rounds_cache else eps
         tries = TRIES if part.inputs else 0
         outputs = [part.compute(*(moved(x, move, rng) for x in double), weights) for _ in range(tries)]
         budgets[part.name] = error_terms(exact, rounded, outputs, eps=eps).budget

@@ -35,6 +35,7 @@ DTYPES = {
     "int64": torch.int64,
     "int32": torch.int32,
     "uint8": torch.uint8,
+    "uint16": torch.uint16,
     "int8": torch.int8,
     "uint4": torch.uint8,
     "int4": torch.int8,
@@ -95,7 +96,14 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
         case "row":
             return RowQuantized(field("codes"), field("scale"), field("input_factor"))
         case "static":
-            return Static(field("codes"), field("scale"), field("input_scale"), field("input_zero"))
+            return Static(
+                field("codes"),
+                field("scale"),
+                field("input_scale"),
+                field("input_zero"),
+                field("output_scale"),
+                field("output_zero"),
+            )
         case "nbits":
             return NBits(
                 field("packed"),

@@ -73,7 +73,7 @@ def _left_to_cpu(node: ir.Node) -> bool:
         case "Cast":
             return given is not None and given.dtype == ir.DataType.INT8
         case "DequantizeLinear":
-            users = [user for user, _ in made.uses()]
+            users = _users(made)
             scale = node.inputs[1]
             alone = scale is None or scale.shape is None or scale.shape.rank() == 0
             return made.is_graph_output() or not (
@@ -84,13 +84,29 @@ def _left_to_cpu(node: ir.Node) -> bool:
 
 
 def _of_integers(product: ir.Node) -> bool:
-    producers = [value.producer() for value in product.inputs[:2] if value is not None]
+    producers = [_producer(value) for value in product.inputs[:2]]
     users = [user for user, _ in product.outputs[0].uses()]
     return (
         all(node is not None and node.op_type == "DequantizeLinear" for node in producers)
         and bool(users)
         and all(user.op_type == "QuantizeLinear" for user in users)
     )
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    """The node that a value comes from; the provider transposes codes instead of a weight, as a table is."""
+    node = None if value is None else value.producer()
+    return _producer(node.inputs[0]) if node is not None and node.op_type == "Transpose" else node
+
+
+def _users(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, transposed or not."""
+    users = [user for user, _ in value.uses()]
+    return [
+        reader
+        for user in users
+        for reader in (_users(user.outputs[0]) if user.op_type == "Transpose" else [user])
+    ]
 
 
 def _refused(graph: ir.Graph) -> Iterator[str]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional
 
-from .static_quant import static_quantize
+from .static_quant import static_dequantize, static_quantize
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
+    from jaxtyping import Float, Int, UInt8, UInt16
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
@@ -44,8 +44,10 @@ class Blocks:
     axis: int
     activations: Literal["none", "block", "row", "smoothed", "static"]
     input_scale: Float[Array, ""] | None = None
-    input_zero: UInt8[Array, ""] | None = None
+    input_zero: UInt8[Array, ""] | UInt16[Array, ""] | None = None
     input_factor: Float[Array, " D"] | None = None
+    output_scale: Float[Array, ""] | None = None
+    output_zero: UInt8[Array, ""] | UInt16[Array, ""] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -199,11 +201,16 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None
-    assert weight.input_zero is not None
-    scale, zero = weight.input_scale, weight.input_zero.int()
-    every = x.shape[1]
-    codes = static_quantize(x, scale.expand(every), zero.expand(every), bits=8, signed=False) - zero
-    return codes, scale.expand(x.shape[0], weight.scale.shape[0])
+    codes, _, zero = _static_codes(x, weight.input_scale, weight.input_zero)
+    return codes - zero, weight.input_scale.expand(x.shape[0], weight.scale.shape[0])
+
+
+def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Array, Array, Array]:
+    """Codes of rows by one scale and zero point, and these two repeated for a row's elements."""
+    assert scale is not None
+    assert zero is not None
+    scales, zeros = scale.expand(x.shape[1]), zero.int().expand(x.shape[1])
+    return static_quantize(x, scales, zeros, bits=8 * zero.element_size(), signed=False), scales, zeros
 
 
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
@@ -220,4 +227,6 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     y = ((left @ right).to(x.dtype) * scale.to(x.dtype)).sum(0)
     if weight.minimum is not None:
         y = y + _split(flat, weight.block).sum(-1) @ weight.minimum
+    if weight.output_scale is not None:
+        y = static_dequantize(*_static_codes(y, weight.output_scale, weight.output_zero))
     return y.reshape(*x.shape[:-1], weight.codes.shape[1])

@@ -18,6 +18,7 @@ from ...refimpl.calibrate.least_error import mean_square
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Decoder
 from ...refimpl.errors import ExportError
+from ...runtime.bundle.schemes import PerColumn, Scheme
 from ...runtime.progress import Progress
 from ...runtime.text.tokenizer import Tokenizer
 from .activation_recorder import OnLayer, record
@@ -38,10 +39,13 @@ CACHE_RANGE = 1.5
 MOST_BYTES = WINDOW * MOST_WINDOWS * 64
 
 
-def static_inputs(
-    checkpoint: ExportSource, calibration: Calibration, progress: Progress
+def static_scales(
+    checkpoint: ExportSource, calibration: Calibration, scheme: Scheme, progress: Progress
 ) -> CalibrationResult:
-    """Factors of smoothing, and scale and zero point of each product's input in the smoothed model."""
+    """Factors of smoothing, and scale and zero point of each product's input in the smoothed model; of its
+    output too where the scheme rounds it."""
+    columns = scheme.matrices
+    assert isinstance(columns, PerColumn)
     windows = _windows(checkpoint, calibration.text)
     factors: dict[smooth.SmoothingSite, Array] = {}
     count = sum(map(len, windows))
@@ -51,6 +55,7 @@ def static_inputs(
         factors = _factors(checkpoint, sites, windows, calibration.alpha, report)
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
     observed: dict[tuple[str, ...], Any] = {}
+    outputs: dict[str, Any] = {}
     tokens: Counter[tuple[str, ...]] = Counter()
 
     def observe(names: tuple[str, ...], x: Array) -> None:
@@ -59,27 +64,39 @@ def static_inputs(
         observed[names] = observer(observed.get(names), x.reshape(-1))
         tokens[names] += len(x)
 
+    def observe_output(name: str, y: Array) -> None:
+        outputs[name] = observer(outputs.get(name), y.reshape(-1))
+
     def smoothed(name: str) -> Array:
         return smooth.smooth_leaf(name, checkpoint.leaf(name), factors)
 
     report = partial(progress, f"measuring ranges of activations on {count} tokens")
-    record(checkpoint.config, smoothed, windows=windows, on_input=observe, on_layer=report)
+    on_output = observe_output if columns.rounds_output else None
+    record(
+        checkpoint.config, smoothed, windows=windows, on_input=observe, on_output=on_output, on_layer=report
+    )
     if idle := [names[0] for names in observed if tokens[names] == 0]:
         raise ExportError(
             f"{calibration.text}: gives {idle[0]} no token, so its input has no range; "
             "calibrate with a longer text"
         )
-    inputs: dict[str, tuple[Array, Array]] = {}
-    for names, state in observed.items():
+    bits = columns.activation_bits
+
+    def scale_and_zero_point(state: Any) -> tuple[Array, Array]:
         match calibration.method:
             case "minmax":
                 interval = state
             case "percentile":
                 interval = ranges.percentile(state)
             case "entropy":
-                interval = ranges.entropy(state)
-        inputs |= dict.fromkeys(names, ranges.scale_and_zero_point(interval))
-    return CalibrationResult(inputs, factors)
+                interval = ranges.entropy(state, levels=2 ** (bits - 1))
+        return ranges.scale_and_zero_point(interval, bits=bits)
+
+    inputs: dict[str, tuple[Array, Array]] = {}
+    for names, state in observed.items():
+        inputs |= dict.fromkeys(names, scale_and_zero_point(state))
+    rounded = {name: scale_and_zero_point(state) for name, state in outputs.items()}
+    return CalibrationResult(inputs, factors, outputs=rounded)
 
 
 def _factors(

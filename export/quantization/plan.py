@@ -47,13 +47,14 @@ class Calibration:
 class CalibrationResult:
     """Results of running the model.
 
-    Scale and zero point of the input of each leaf's product, smoothing factors, and the importance of each
-    coordinate of that input (its mean square).
+    Scale and zero point of the input of each leaf's product, and of the output where it is rounded, smoothing
+    factors, and the importance of each coordinate of that input (its mean square).
     """
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     factors: Mapping[smooth.SmoothingSite, np.ndarray] = field(default_factory=dict)
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
 NOT_CALIBRATED = CalibrationResult()
@@ -71,7 +72,7 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     calibrated = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated)
     if kv == "float":
         raise ExportError(
-            f"calibration goes with quant={calibrated} and kv=int8, got quant={scheme.name} kv={kv}"
+            f"calibration goes with kv=int8 and quant={calibrated}, got quant={scheme.name} kv={kv}"
         )
     if (calibration.method, calibration.alpha) != ("minmax", None):
         raise ExportError(
@@ -197,7 +198,11 @@ def leaf(
     blocks = rounding.rounded(weight, weight_format, axis=axis, importance=importance)
     if weight_format.activations == "static":
         scale, zero = calibrated.inputs[name]
-        return replace(blocks, input_scale=scale, input_zero=zero)
+        blocks = replace(blocks, input_scale=scale, input_zero=zero)
+        if not weight_format.rounds_output:
+            return blocks
+        scale, zero = calibrated.outputs[name]
+        return replace(blocks, output_scale=scale, output_zero=zero)
     blocks = replace(blocks, scale=_cast(blocks.scale, dtype, f"scale of {name}"))
     if weight_format.activations == "smoothed":
         [factors] = [

@@ -44,13 +44,16 @@ class RowQuantized:
 class Static:
     """Signed 8-bit codes [D, F] with one scale [F] a column, or [N, D] and [N] for the rows of a table.
 
-    The input of their product is quantized to 8 bits too, with the stored scale and zero point.
+    The input of their product is quantized too, with the stored scale and zero point, and so is its output if
+    it has these; a zero point's type is that of its codes.
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
     input_scale: torch.Tensor
     input_zero: torch.Tensor
+    output_scale: torch.Tensor | None
+    output_zero: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,13 +96,12 @@ def _row(x: Tensor, weight: RowQuantized) -> Tensor:
 
 
 def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
-    """QuantizeLinear and DequantizeLinear of the input, DequantizeLinear of the weight, and a MatMul.
+    """QuantizeLinear and DequantizeLinear of the input, DequantizeLinear of the weight, a MatMul, and
+    QuantizeLinear and DequantizeLinear of the output where it is rounded.
 
-    Compilers for devices fuse the four into one integer product.
+    Compilers for devices fuse them into one integer product.
     """
-    scale, zero = weight.input_scale, weight.input_zero
-    codes = onnx.symbolic("::QuantizeLinear", (x, scale, zero), dtype=torch.uint8, shape=x.shape)
-    x = onnx.symbolic("::DequantizeLinear", (codes, scale, zero), dtype=x.dtype, shape=x.shape)
+    x = _rounded(x, weight.input_scale, weight.input_zero)
     w = onnx.symbolic(
         "::DequantizeLinear",
         (weight.codes, weight.scale),
@@ -110,7 +109,16 @@ def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
         dtype=x.dtype,
         shape=weight.codes.shape,
     )
-    return x @ (w if axis == 1 else w.T)
+    y = x @ (w if axis == 1 else w.T)
+    if weight.output_scale is None or weight.output_zero is None:
+        return y
+    return _rounded(y, weight.output_scale, weight.output_zero)
+
+
+def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """QuantizeLinear and DequantizeLinear, to codes of the zero point's type."""
+    codes = onnx.symbolic("::QuantizeLinear", (x, scale, zero), dtype=zero.dtype, shape=x.shape)
+    return onnx.symbolic("::DequantizeLinear", (codes, scale, zero), dtype=x.dtype, shape=x.shape)
 
 
 def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:

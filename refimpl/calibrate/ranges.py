@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import NumericError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
+    from jaxtyping import Float, Int, UInt8, UInt16
     from numpy import ndarray as Array
 
 __all__ = ["Histogram", "Range", "entropy", "histogram", "minmax", "percentile", "scale_and_zero_point"]
@@ -125,15 +125,19 @@ def entropy(state: Histogram, *, levels: int = 128) -> Range:
     return _range_of_bins(state, middle - best, middle + best - 1)
 
 
-def scale_and_zero_point(interval: Range) -> tuple[Float[Array, ""], UInt8[Array, ""]]:
-    """Scale and zero point of unsigned 8-bit codes: code = clip(rint(x / scale) + zero, 0, 255).
+def scale_and_zero_point(
+    interval: Range, *, bits: int = 8
+) -> tuple[Float[Array, ""], UInt8[Array, ""] | UInt16[Array, ""]]:
+    """Scale and zero point of unsigned codes: code = clip(rint(x / scale) + zero, 0, 2^bits − 1).
 
-    As in `ops.quant.dynamic_quantize`: the range is widened to contain 0, which has an exact code; scale =
-    (high − low) / 255, zero = clip(rint(−low / scale)). Conventions: float32; if every number is 0 the scale
-    is 1.
+    `bits` are 8 or 16. As in `ops.quant.dynamic_quantize`: the range is widened to contain 0, which has an
+    exact code; scale = (high − low) / (2^bits − 1), zero = clip(rint(−low / scale)). Conventions: float32;
+    the zero point has the type of the codes; if every number is 0 the scale is 1.
     """
+    codes = np.dtype(f"uint{bits}")
+    most = np.iinfo(codes).max
     low, high = np.float32(min(interval.low, 0)), np.float32(max(interval.high, 0))
-    scale = (high - low) / np.float32(255)
+    scale = (high - low) / np.float32(most)
     if scale == 0:
-        return np.array(1, np.float32), np.array(0, np.uint8)
-    return np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
+        return np.array(1, np.float32), np.array(0, codes)
+    return np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, most), codes)

@@ -197,9 +197,17 @@ def zero_is_exact_and_the_range_uses_all_codes(dynamic_quantize: Subject, draw: 
     assert not nothing[0].any() and not nothing[1].any(), "zeros have codes or a scale"  # noqa: PT018
 
 
+def _read_back(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """What codes of a static scale stand for; their zero point has their type."""
+    most = 255 if zero.dtype == np.uint8 else 65535
+    codes = np.clip(np.rint(x / scale) + int(zero), 0, most)
+    return (codes - int(zero)) * scale.astype(np.float64)
+
+
 @law("linear_blocks")
 def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> None:
-    """Σ over elements of (scale_x · code_x) · w, and minima times the sums of x itself."""
+    """Σ over elements of (scale_x · code_x) · w, and minima times the sums of x itself; then codes of an
+    output, where it has them."""
     call = draw(linear_blocks.calls(largest=12))
     w = cast(call["weight"], np.float64)
     x = call["x"].reshape(-1, call["x"].shape[-1])
@@ -215,11 +223,12 @@ def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> Non
     elif w.activations == "static":
         assert w.input_scale is not None
         assert w.input_zero is not None
-        zero = int(w.input_zero)
-        codes = np.clip(np.rint(x / call["weight"].input_scale) + zero, 0, 255)
-        seen = (codes - zero) * w.input_scale
+        seen = _read_back(x, call["weight"].input_scale, w.input_zero)
     expected = seen @ quant.dequantize(replace(w, minimum=None))
     if w.minimum is not None:
         expected = expected + x.astype(np.float64) @ _spread(w.minimum, w)
+    if w.output_scale is not None:
+        assert w.output_zero is not None
+        expected = _read_back(expected, w.output_scale, w.output_zero)
     got = linear_blocks(call)
     linear_blocks.near(got, expected.reshape(got.shape), call)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .static_quant import static_quantize
+from .static_quant import static_dequantize, static_quantize
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
+    from jaxtyping import Float, Int, UInt8, UInt16
     from numpy import ndarray as Array
 
     from ..axes import Index
@@ -44,8 +44,10 @@ class Blocks:
     codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
     quantizes its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
     Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), the same after each
-    channel was multiplied by its `input_factor` ("smoothed"), or in unsigned 8-bit codes by the given
-    `input_scale` and `input_zero` ("static"). Only these two kinds have these fields.
+    channel was multiplied by its `input_factor` ("smoothed"), or in unsigned codes by the given
+    `input_scale` and `input_zero` ("static"). Of these an `output_scale` and `output_zero` may round the
+    product's output too. Only these two kinds have these fields. As in ONNX, codes have the type of their
+    zero point: 8 bits or 16.
     """
 
     codes: UInt8[Array, "D F"]
@@ -57,8 +59,10 @@ class Blocks:
     axis: int
     activations: Literal["none", "block", "row", "smoothed", "static"]
     input_scale: Float[Array, ""] | None = None
-    input_zero: UInt8[Array, ""] | None = None
+    input_zero: UInt8[Array, ""] | UInt16[Array, ""] | None = None
     input_factor: Float[Array, " D"] | None = None
+    output_scale: Float[Array, ""] | None = None
+    output_zero: UInt8[Array, ""] | UInt16[Array, ""] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -144,7 +148,7 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
 
     Devices with static int8 need this: no zero point, no negative scale, a symmetric range.
     Conventions: codes are rounded as in `quantize_rows` and stored with 128 added, as in all Blocks. The
-    caller sets `input_scale` and `input_zero`.
+    caller sets scales and zero points of input and output.
     """
     codes, scale = quantize_rows(weight.T)
     codes, scale = (codes.T + 128).astype(np.uint8), scale.T
@@ -253,10 +257,16 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None
-    assert weight.input_zero is not None
-    scale, zero = np.full(x.shape[1], weight.input_scale), np.full(x.shape[1], weight.input_zero, np.int32)
-    codes = static_quantize(x, scale, zero, bits=8, signed=False) - zero
-    return codes, np.broadcast_to(weight.input_scale, (len(x), weight.scale.shape[0]))
+    codes, _, zero = _static_codes(x, weight.input_scale, weight.input_zero)
+    return codes - zero, np.broadcast_to(weight.input_scale, (len(x), weight.scale.shape[0]))
+
+
+def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Array, Array, Array]:
+    """Codes of rows by one scale and zero point, and these two repeated for a row's elements."""
+    assert scale is not None
+    assert zero is not None
+    scales, zeros = np.full(x.shape[1], scale), np.full(x.shape[1], zero, np.int32)
+    return static_quantize(x, scales, zeros, bits=8 * zero.itemsize, signed=False), scales, zeros
 
 
 def _block_sums(x: Array, block: int) -> Array:
@@ -286,6 +296,10 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     static: the same with codes of a given scale for all rows, minus their zero point
     With an `input_factor`, x is multiplied by it first, since W was divided by it.
     A minimum adds to each term (sum of x over block c) · minimum[c], in floating point.
+    With an `output_scale` s and `output_zero` z the result is (q − z) · s with q = clip(rint(y / s) + z, 0,
+    2^bits − 1), y what stands above: ONNX's QuantizeLinear and DequantizeLinear (opset 21). A bias is added
+    to that. In 16 bits it is what Qualcomm and AIMET call w8a16: 8-bit weights, and inputs and outputs in
+    QNN_DATATYPE_UFIXED_POINT_16, as QNN multiplies integers only where both sides are codes.
 
     Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum of
     x over a block is that of `_block_sums`. So a row's bits depend on that row alone.
@@ -297,7 +311,8 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
         return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
     codes, scale_x = _input_codes(flat, weight)
     # BLAS computes sums of whole numbers exactly, below 2^24 in float32 and below 2^53 in float64.
-    exact = np.float32 if weight.block * 255**2 < 2**24 else np.float64
+    largest = 255 if weight.input_zero is None else np.iinfo(weight.input_zero.dtype).max
+    exact = np.float32 if weight.block * 255 * int(largest) < 2**24 else np.float64
     codes = codes.astype(exact)
     sums = None if weight.minimum is None else _block_sums(flat, weight.block)
     y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
@@ -310,4 +325,6 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
         if sums is not None and weight.minimum is not None:
             term += (sums[:, c, None] * weight.minimum[c]).astype(x.dtype, copy=False)
         y += term
+    if weight.output_scale is not None:
+        y = static_dequantize(*_static_codes(y, weight.output_scale, weight.output_zero))
     return y.reshape(*x.shape[:-1], weight.shape[1])

@@ -94,10 +94,10 @@ DIM = Schema({1: Field("dim_value", "number"), 2: Field("dim_param", "text")})
 
 # TensorProto.DataType, and the bits of one element.
 TYPES = {
-    "float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11,
-    "uint4": 21, "int4": 22,
+    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+    "float64": 11, "uint4": 21, "int4": 22,
 }  # fmt: skip
-BITS = {1: 32, 2: 8, 3: 8, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 21: 4, 22: 4}
+BITS = {1: 32, 2: 8, 3: 8, 4: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 21: 4, 22: 4}
 EXTERNAL = 1  # TensorProto.DataLocation
 # Integers in a graph are sizes, axes and ids; the largest number of 64 bits means "to the end".
 LARGEST, TO_THE_END = 2**31, 2**63 - 1

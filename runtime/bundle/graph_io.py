@@ -112,7 +112,8 @@ class Graph:
             return (leaf.split(".cross.")[1].split(".")[0] in READ) == self.encodes
         if top == "embedding" and leaf != "embedding.token_types":
             # Where logits are another graph's, nothing multiplies the table here.
-            return not self.encodes or not leaf.startswith("embedding.table.input_")
+            of_product = ("embedding.table.input_", "embedding.table.output_")
+            return not self.encodes or not leaf.startswith(of_product)
         return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
 
 

@@ -16,7 +16,8 @@ One JSON object with exactly these fields, but for kernel_cache, kernel_minima, 
                  where there is no decoder
     schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`, others are floats.
                  {halves} is there where it is true; with quant "keep" each has {source}: the type that the
-                 checkpoint has it in, Q5_0, F16, …
+                 checkpoint has it in, Q5_0, F16, …; with w8a16 {activation_bits} is 16 and {rounds_output}
+                 true, with others both are absent
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used, or steps on a GPU can't be captured
     generation   how the checkpoint wants to be run: the fields of
@@ -200,7 +201,7 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 def dump(manifest: Manifest) -> str:
     """The text of tfm.json; equal manifests give equal texts."""
     value = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
-    absent = {f.name for f in fields(Manifest) if f.metadata.get("optional") and not value[f.name]}
+    absent = _absent(manifest)
     stated = {name: _json(one) for name, one in value.items() if name not in absent}
     return json.dumps({"format": FORMAT} | stated, indent=1) + "\n"
 
@@ -211,9 +212,15 @@ def _json(value: Any) -> Any:
     if isinstance(value, Config):
         return to_json(value)
     if is_dataclass(value) and not isinstance(value, type):
-        absent = {f.name for f in fields(value) if f.metadata.get("optional") and not getattr(value, f.name)}
+        absent = _absent(value)
         return {key: item for key, item in asdict(value).items() if key not in absent}
     return value
+
+
+def _absent(value: Any) -> set[str]:
+    """The optional fields that have their default, which the file leaves out."""
+    optional = [f for f in fields(value) if f.metadata.get("optional")]
+    return {f.name for f in optional if getattr(value, f.name) in (f.default, {})}
 
 
 def load(data: bytes, where: str) -> Manifest:
@@ -261,7 +268,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
     if kind is Config:
         return from_json(value)
     origin, arguments = _origin(kind)
-    if origin is Literal and type(value) is str and value in arguments:
+    if origin is Literal and type(value) in (int, str) and value in arguments:
         return value
     if origin in (types.UnionType, typing.Union):  # the latter with a Literal
         return None if value is None else _read(value, arguments[0], name)
@@ -276,7 +283,13 @@ def _read(value: Any, kind: Any, name: str) -> Any:
             raise ValueError(f"{name}.{odd[0]:.80} {what}")
         make: Any = kind
         return make(**{key: _read(item, hints[key], f"{name}.{key}") for key, item in value.items()})
-    wants = " or ".join(arguments) if origin is Literal else "a whole number from 0" if kind is int else kind
+    wants = (
+        " or ".join(map(str, arguments))
+        if origin is Literal
+        else "a whole number from 0"
+        if kind is int
+        else kind
+    )
     raise ValueError(f"{name} must be {getattr(wants, '__name__', wants)}, got {value!r:.80}")
 
 
@@ -397,6 +410,10 @@ def kernel_graphs(m: Manifest) -> list[str]:
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
     """Whether a leaf whose blocked axis has `length` elements can have that format on a target."""
+    if weight_format.activations != "static" and (
+        weight_format.activation_bits != 8 or weight_format.rounds_output
+    ):
+        return False
     if not weight_format.by_column:
         whole_bytes = weight_format.block > 0 and weight_format.block * weight_format.bits % 8 == 0
         return whole_bytes and weight_format.bits in (4, 8)

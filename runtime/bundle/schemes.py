@@ -6,6 +6,7 @@
     int8-dynamic  8 bits a column, inputs with one scale a row    8-bit blocks of 32
     int8-static   8 bits a column, inputs with a scale chosen     the same, by row
                   beforehand from a calibration text
+    w8a16         the same, inputs and outputs in 16 bits         the same, by row
     int4          4-bit blocks, of 64 in attention and 128 in     8-bit blocks of 32, or 4-bit by choice
                   mlps, of least error
     keep          the file's own blocks, else 8-bit blocks of 32  the same
@@ -31,7 +32,7 @@ from .targets import FloatType, Target
 if TYPE_CHECKING:
     from ...refimpl.config import Config
 
-SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep"]
+SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a16", "int4", "keep"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,15 @@ class PerBlock:
 
 @dataclass(frozen=True)
 class PerColumn:
-    """Signed 8-bit codes with one scale a column; inputs in 8 bits, with one scale a row or a static one."""
+    """Signed 8-bit codes with one scale a column; inputs in codes with one scale a row, or with a static one.
+
+    Static inputs have `activation_bits`. With `rounds_output` a product's output has a static scale and as
+    many bits too: devices that multiply integers store an output in codes, and take both sides alike.
+    """
 
     inputs: Literal["row", "static"]
+    activation_bits: Literal[8, 16] = 8
+    rounds_output: bool = False
 
 
 EIGHT_BITS = PerBlock(8)
@@ -110,6 +117,13 @@ BLOCKS_ON_THE_WEB = (
     "WebAssembly makes floats of blocks at each step; use quant=int8-dynamic, or target=ort-cpu for blocks"
 )
 INTEGER_PRODUCTS_ON_CPU = "its integer products run on the CPU there; use quant=int8"
+STATIC_SCALES = "one scale for all rows is for devices that can't do better"
+ONLY_ON_STANDARD = {
+    "ort-cpu": f"{STATIC_SCALES}; use target=standard, or quant=int8-dynamic",
+    "ort-cuda": INTEGER_PRODUCTS_ON_CPU,
+    "ort-web": f"{STATIC_SCALES}; use quant=int8-dynamic",
+}
+WITH_16_BITS = PerColumn("static", activation_bits=16, rounds_output=True)
 
 _ALL = (
     Scheme(
@@ -144,13 +158,9 @@ _ALL = (
         "int8-static",
         matrices=PerColumn("static"),
         tables=PerColumn("static"),
-        refused={
-            "ort-cpu": "one scale for all rows is for devices that can't do better; "
-            "use target=standard, or quant=int8-dynamic",
-            "ort-cuda": INTEGER_PRODUCTS_ON_CPU,
-            "ort-web": "one scale for all rows is for devices that can't do better; use quant=int8-dynamic",
-        },
+        refused=ONLY_ON_STANDARD,
     ),
+    Scheme("w8a16", matrices=WITH_16_BITS, tables=WITH_16_BITS, refused=ONLY_ON_STANDARD),
     Scheme(
         "int4",
         matrices=PerBlock(4, block=128, attention_block=64, rounding="least-error"),

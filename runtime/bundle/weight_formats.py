@@ -47,6 +47,7 @@ class WeightFormat:
 
     With `halves` scales are float16 numbers where these are near enough (`refimpl.ops.quant.half_scales`).
     `source` is the checkpoint's type of number for it, Q5_0, F16, …, stated with `keep`. It changes nothing.
+    Static inputs have `activation_bits`, and with `rounds_output` so has the output.
     """
 
     bits: int
@@ -57,6 +58,8 @@ class WeightFormat:
     native: bool = False
     halves: bool = field(default=False, metadata={"optional": True})
     source: str = field(default="", compare=False, metadata={"optional": True})
+    activation_bits: Literal[8, 16] = field(default=8, metadata={"optional": True})
+    rounds_output: bool = field(default=False, metadata={"optional": True})
 
     @property
     def by_column(self) -> bool:
@@ -110,7 +113,13 @@ def formats(
             length = shape[1] if is_table(name) else shape[0]
             if spec.inputs == "static":
                 if is_product(name):
-                    return WeightFormat(8, length, "static")
+                    return WeightFormat(
+                        8,
+                        length,
+                        "static",
+                        activation_bits=spec.activation_bits,
+                        rounds_output=spec.rounds_output,
+                    )
             elif name in smoothed_products:
                 return WeightFormat(8, length, "smoothed")
             elif ".experts." not in name and (name in smoothed_norms or not name.endswith(PROJECTIONS)):

@@ -10,7 +10,8 @@ gate, up into gate_up. For a group X of matrices [D, F], C blocks to a column:
     nbits    X.packed uint8 [F, C, block·bits/8], X.scale [F, C]         MatMulNBits; X.zero as below
     row      X.codes int8 [D, F], X.scale [F]                            one block is the whole column
              smoothed: also X.input_factor [D]
-    static   the same, X.input_scale and X.input_zero uint8, both []     scale and zero point of the input
+    static   the same, X.input_scale and X.input_zero uint8, both []     scale and zero point of the input;
+             w8a16: X.input_zero uint16, and X.output_scale, X.output_zero uint16, likewise
     blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F]               DequantizeLinear
 
 A table [N, D] is blocked along D: nbits stores X.packed as [N, C·block·bits/8] (one tensor for
@@ -166,7 +167,10 @@ def _fields(group: Group, weight_format: WeightFormat, dtype: str) -> dict[str, 
         if weight_format.activations == "smoothed":
             fields["input_factor"] = Spec(dtype, (group.length,))
         if group.kind == "static":
-            fields |= {"input_scale": Spec(dtype, ()), "input_zero": Spec("uint8", ())}
+            zero = Spec(f"uint{weight_format.activation_bits}", ())
+            fields |= {"input_scale": Spec(dtype, ()), "input_zero": zero}
+            if weight_format.rounds_output:
+                fields |= {"output_scale": Spec(dtype, ()), "output_zero": zero}
         return fields
     bits = weight_format.bits
     count = -(-group.length // weight_format.block)
@@ -219,6 +223,8 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
             fields |= {name: _pack_flat(fields[name]) for name in fields.keys() & {"codes", "zero"}}
     if first.input_scale is not None and first.input_zero is not None:
         fields |= {"input_scale": first.input_scale, "input_zero": first.input_zero}
+    if first.output_scale is not None and first.output_zero is not None:
+        fields |= {"output_scale": first.output_scale, "output_zero": first.output_zero}
     if first.input_factor is not None:
         fields["input_factor"] = first.input_factor
     if first.minimum is not None:
@@ -272,6 +278,8 @@ def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
             fields.get("input_scale"),
             fields.get("input_zero"),
             fields.get("input_factor"),
+            fields.get("output_scale"),
+            fields.get("output_zero"),
         )
         for leaf, leaf_codes, leaf_scale, leaf_zero, leaf_minimum in parts
     }

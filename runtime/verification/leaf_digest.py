@@ -17,7 +17,8 @@ TILE = 64  # columns of a matrix that are copied at a time
 
 
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
-    """SHA-256 of a leaf in the bundle's types: of blocks codes, scales, zero points and minima.
+    """SHA-256 of a leaf in the bundle's types: of blocks codes, scales, zero points and minima, and what a
+    product's input and output are rounded by.
 
     It doesn't depend on the order of the array in memory. A few rows are hashed at a time.
     """
@@ -28,8 +29,10 @@ def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
             (leaf.zero, np.uint8),
             (leaf.minimum, np.float32),
         ]
-        if leaf.activations == "static":
-            parts += [(leaf.input_scale, dtype), (leaf.input_zero, np.uint8)]
+        for static in ((leaf.input_scale, leaf.input_zero), (leaf.output_scale, leaf.output_zero)):
+            scale, zero = static
+            if scale is not None and zero is not None:
+                parts += [(scale, dtype), (zero, zero.dtype)]
         if leaf.activations == "smoothed":
             parts.append((leaf.input_factor, dtype))
     else:

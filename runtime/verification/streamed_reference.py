@@ -106,6 +106,7 @@ class Precision:
             scale=leaf.scale.astype(self.dtype, copy=False),
             minimum=None if leaf.minimum is None else leaf.minimum.astype(self.dtype),
             input_scale=None if leaf.input_scale is None else leaf.input_scale.astype(self.dtype),
+            output_scale=None if leaf.output_scale is None else leaf.output_scale.astype(self.dtype),
             activations="none" if self.plain else leaf.activations,
         )
 

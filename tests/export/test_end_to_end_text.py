@@ -35,6 +35,7 @@ from tfm.refimpl.errors import BundleError, ConfigError, LimitError
 from tfm.refimpl.params.shapes import multiplied, parameter_shapes
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.schemes import SCHEMES
 from tfm.runtime.bundle.views import stored_name
 from tfm.runtime.ort import encoder_session
 from tfm.runtime.ort import engine as runtime_engine
@@ -104,7 +105,7 @@ CASES: dict[str, tuple[Config, str, str]] = {
     "heads in groups and biases, float": (GROUPED, "ort-cpu", "fp32"),
     "grouped heads, soft caps": (CAPPED, "ort-cpu", "fp32"),
     "read, int4": (byte_vocabulary(tiny_models.encoder_decoder()), "ort-cpu", "int4"),
-    "read, int8-static": (byte_vocabulary(tiny_models.rotary_encoder_decoder()), "standard", "int8-static"),
+    "read, w8a16": (byte_vocabulary(tiny_models.rotary_encoder_decoder()), "standard", "w8a16"),
     "masked, int8-dynamic, web": (MASKED, "ort-web", "int8-dynamic"),
 }  # fmt: skip
 REASONS = {
@@ -139,7 +140,7 @@ def test_exported_bundles_pass_verify(case: str, tmp_path: Path) -> None:
     tokenizer = byte_tokenizer() if config.embedding.vocabulary == 256 else None
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config), tokenizer)
     (tmp_path / "text.txt").write_text(TEXT)
-    calibration = Calibration(tmp_path / "text.txt", alpha=0.5) if quant == "int8-static" else None
+    calibration = Calibration(tmp_path / "text.txt", alpha=0.5) if SCHEMES[quant].calibrated else None
     out, source = tmp_path / "out", open_checkpoint(tmp_path / "source")
     export(source, out, target=target, quant=quant, calibration=calibration, verify=False)
     report = verify(out, source=source.path)

@@ -52,7 +52,7 @@ def _like(value: Any, items: list[Any]) -> Any:
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     """An argument with `change` applied to each float array; it may be an array, a tree or `Blocks`."""
     if isinstance(value, Blocks):
-        named = ("scale", "minimum", "input_scale", "input_factor")
+        named = ("scale", "minimum", "input_scale", "input_factor", "output_scale")
         arrays = {n: a for n in named if (a := getattr(value, n)) is not None}
         return replace(value, **{n: change(a) for n, a in arrays.items()})
     if isinstance(value, dict):

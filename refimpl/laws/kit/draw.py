@@ -9,7 +9,7 @@ fills the arrays: that shrinks well and is fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ def _array(
 def _blocks(
     p: Parameter, scheme: str, size: dict[str, int], rng: np.random.Generator, scale: float
 ) -> Blocks:
-    bits, zero, minimum, activations = SCHEMES[scheme]
+    bits, zero, minimum, activations, static_bits = SCHEMES[scheme]
     dims, axis = blocked(p)
     shape = [value(d, size.__getitem__) for d in dims]
     block = shape[axis] if activations in ROW_SCALED else BLOCK
@@ -156,7 +156,7 @@ def _blocks(
     few[axis] = -(-shape[axis] // block)
     codes = lambda s: rng.integers(0, 2**bits, s).astype(np.uint8)  # noqa: E731
     floats = lambda s: (rng.standard_normal(s) * scale / 2 ** (bits - 1)).astype(np.float32)  # noqa: E731
-    return Blocks(
+    blocks = Blocks(
         codes=codes(shape),
         scale=floats(few),
         zero=codes(few) if zero else None,
@@ -172,6 +172,12 @@ def _blocks(
         if activations == "smoothed"
         else None,
     )
+    if static_bits < 16:
+        return blocks
+    # Steps that are long beside a sum's rounding, and zero points at either end, so that some are cut off.
+    ends = lambda near: np.array(rng.choice([0, 2**16 - near]) + rng.integers(near), np.uint16)  # noqa: E731
+    output_scale = np.array(scale**2 / 4, np.float32)
+    return replace(blocks, input_zero=ends(256), output_scale=output_scale, output_zero=ends(8))
 
 
 @st.composite

@@ -401,18 +401,21 @@ NOT_WITH = {
     "wq_index": "chosen",
     **dict.fromkeys(("wg", "w_head_gate"), "out_norm"),
 }
-# Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
+# Blocks that are drawn: (bits, has zero points, has minima, activations, bits of static codes). With 16 bits
+# outputs have static codes too. In a function with several
 # products, or with one of `NORMED`, only `PASSIVE` is drawn: one activation code flipped by an ulp would hide
 # all else.
-SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoothed", "static"]]] = {
-    "8": (8, False, False, "block"),
-    "4 zero": (4, True, False, "block"),
-    "4 minimum": (4, False, True, "block"),
-    "8 row": (8, False, False, "row"),
-    "8 smoothed": (8, False, False, "smoothed"),
-    "8 static": (8, False, False, "static"),
-    "8 plain": (8, True, False, "none"),
-    "4 plain minimum": (4, True, True, "none"),
+Activations = Literal["none", "block", "row", "smoothed", "static"]
+SCHEMES: dict[str, tuple[int, bool, bool, Activations, Literal[0, 8, 16]]] = {
+    "8": (8, False, False, "block", 0),
+    "4 zero": (4, True, False, "block", 0),
+    "4 minimum": (4, False, True, "block", 0),
+    "8 row": (8, False, False, "row", 0),
+    "8 smoothed": (8, False, False, "smoothed", 0),
+    "8 static": (8, False, False, "static", 8),
+    "8 plain": (8, True, False, "none", 0),
+    "4 plain minimum": (4, True, True, "none", 0),
+    "8 static 16": (8, False, False, "static", 16),
 }
 PASSIVE = "4 plain minimum"
 NORMED = frozenset({"mtp_input"})  # functions with one product, whose input is rounded before

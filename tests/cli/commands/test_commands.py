@@ -426,10 +426,10 @@ def test_chat_keeps_the_conversation(tfm, bundle, monkeypatch):
             ("--quant", "int8-static", "--target", "standard"),
             "--quant int8-static needs --calibrate FILE: a text",
         ),
-        (("--calibrate", __file__), "--calibrate goes with --quant int8-static and --kv int8, got"),
+        (("--calibrate", __file__), "--calibrate goes with --kv int8 and --quant int8-static or w8a16, got"),
         (
             ("--calibrate", __file__, "--ranges", "entropy", "--kv", "int8"),
-            "--ranges and --smooth go with --quant int8-static",
+            "--ranges and --smooth go with --quant int8-static or w8a16",
         ),
         (("--quant", "int8-dynamic", "--target", "ort-cuda"), "use --quant int8"),
     ],

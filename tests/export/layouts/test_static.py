@@ -28,6 +28,7 @@ from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.bundle.schemes import SCHEMES
 from tfm.runtime.ort.engine import OrtEngine
 
 DECODER = tiny_models.llama(vocabulary=256, context=64)
@@ -40,7 +41,7 @@ TEXT = "Was it a car or a cat that the old man saw? Nobody knew, and nobody had 
 def made(folder: Path, config: Config, quant: str) -> Bundle:
     save_checkpoint(folder / "model", config, tiny_models.weights(config, seed=4), byte_tokenizer())
     (folder / "text.txt").write_text(TEXT)
-    calibration = Calibration(folder / "text.txt", "minmax", None) if quant == "int8-static" else None
+    calibration = Calibration(folder / "text.txt", "minmax", None) if SCHEMES[quant].calibrated else None
     options = {"target": "standard", "quant": quant, "calibration": calibration, "verify": False}
     export(open_checkpoint(folder / "model"), folder / "bundle", **options)
     return open_bundle(folder / "bundle")
@@ -107,7 +108,14 @@ def casts_of_bytes(model: Path) -> list[str]:
 LONG = {"marks": pytest.mark.long}
 
 
-@pytest.mark.parametrize("quant", [pytest.param("int8", **LONG), pytest.param("fp32", **LONG), "int8-static"])
+@pytest.mark.parametrize(
+    "quant",
+    [
+        pytest.param("int8", **LONG),
+        pytest.param("fp32", **LONG),
+        "w8a16",
+    ],
+)
 def test_a_decoder(quant: str, tmp_path: Path):
     bundle = made(tmp_path, DECODER, quant)
     model = fixed(bundle, SIZES, tmp_path / "fixed")
@@ -118,10 +126,12 @@ def test_a_decoder(quant: str, tmp_path: Path):
 
 def assert_parts(model: Path, quant: str) -> None:
     """One for NNAPI, with all nodes; one for CoreML, where only tokens are looked up outside; Qualcomm's
-    provider documents all, takes no product as one of integers, and leaves what are codes to the CPU."""
+    provider documents all, and leaves codes to the CPU but those of products whose outputs are codes too."""
     reading = qnn.read(ir.load(model))
     assert not reading.refused
-    assert (reading.of_integers, reading.products > 9) == (0, True)
+    weights = sum(name.endswith(".output_zero") for name in ir.load(model).graph.initializers)
+    assert (reading.of_integers, reading.products > 9) == (weights, True)
+    assert (weights > 9) == (quant == "w8a16")
     assert bool(reading.on_cpu) == (quant != "fp32")
     assert not casts_of_bytes(model)
     android, apple = parts(model, "NNAPI"), parts(model, "CoreML")
@@ -130,7 +140,7 @@ def assert_parts(model: Path, quant: str) -> None:
         assert (apple.count, apple.others, apple.advice) == (1, ("Gather",), "yes")
     else:  # CoreML has no codes
         assert "DequantizeLinear" in apple.others
-    if quant == "int8-static":
+    if SCHEMES[quant].calibrated:
         assert apple.advice == "no"
 
 
@@ -175,10 +185,11 @@ ON_QNN = """
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("quant", ["fp32", "int8", "int8-static"])
+@pytest.mark.parametrize("quant", ["fp32", "int8", "int8-static", "w8a16"])
 def test_what_qualcomms_npu_takes(quant: str, tmp_path: Path, onnxruntime_qnn: Path):
     """By its simulator, which the package for x86-64 has: all of a float graph. Of codes it leaves to the CPU
-    what `doctor` says; numbers are those of the CPU but for float16, which adds up in another order.
+    what `doctor` says; numbers are those of the CPU but for float16, which adds up in another order. A weight
+    whose product is one of floats is made floats on the CPU: of w8a16 none is.
     """
     model = fixed(made(tmp_path, DECODER, quant), SIZES, tmp_path / "fixed")
     ids, at = np.array([PROMPT[: SIZES.time]]), np.array([[2]])
@@ -193,6 +204,7 @@ def test_what_qualcomms_npu_takes(quant: str, tmp_path: Path, onnxruntime_qnn: P
     said = peers.run([onnxruntime_qnn, "-c", textwrap.dedent(ON_QNN)], {"model": str(model), **files})
     left = Counter(json.loads(said.splitlines()[-1]))
     assert tuple(sorted(left.items())) == qnn.read(ir.load(model)).on_cpu
+    assert quant != "w8a16" or left["DequantizeLinear"] == 1, "all but that of the logits"
     on_cpu = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(["logits"], feeds)[0]
     exact, half = (specified(dtype, ids, at) for dtype in (np.float64, np.float16))
     most = 4 * np.abs(half - exact).max()

@@ -1,8 +1,9 @@
-"""int8-static end to end: calibrate, smooth, export, verify, run; codes are the specification's."""
+"""int8-static and w8a16 end to end: calibrate, smooth, export, verify, run; codes are the specification's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ from tfm.export.bundle_writer import export
 from tfm.export.diagnose.locate import locate
 from tfm.export.quantization import calibrate
 from tfm.export.quantization.activation_recorder import record
-from tfm.export.quantization.calibrate import static_inputs
+from tfm.export.quantization.calibrate import static_scales
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config, EmbeddingProjection, Pool
+from tfm.refimpl.config import Classify, Config, Dense, EmbeddingProjection, Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
@@ -29,6 +30,7 @@ from tfm.refimpl.ops.static_quant import static_quantize
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.schemes import SCHEMES
 from tfm.runtime.progress import silent
 from tfm.runtime.verification.leaf_digest import digest
 from tfm.runtime.verification.verify import verify
@@ -36,6 +38,8 @@ from tfm.runtime.verification.verify import verify
 GATED = tiny_models.llama(vocabulary=256, bias=True)
 PLAIN = tiny_models.llama(vocabulary=256, bias=True, plain=True, kind="relu", tied=False, kv_heads=6)
 MIXTURE = tiny_models.mixture(256)
+ENCODER = task_models.config(Classify(3, dense=Dense("tanh")))
+INT8, W8A16 = SCHEMES["int8-static"], SCHEMES["w8a16"]
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
 
 
@@ -54,16 +58,16 @@ def saved(path: Path, config: Config) -> Checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("config", "method", "alpha", "most"),
+    ("config", "quant", "method", "alpha", "most"),
     [
-        (GATED, "minmax", 0.5, 0.05),
-        pytest.param(PLAIN, "entropy", None, 0.3, marks=pytest.mark.long),
-        pytest.param(PLAIN, "percentile", 0.8, 0.05, marks=pytest.mark.long),
-        pytest.param(MIXTURE, "minmax", 0.5, 0.05, marks=pytest.mark.long),
+        (GATED, "w8a16", "minmax", 0.5, 0.005),
+        pytest.param(PLAIN, "int8-static", "entropy", None, 0.3, marks=pytest.mark.long),
+        pytest.param(MIXTURE, "int8-static", "minmax", 0.5, 0.05, marks=pytest.mark.long),
+        pytest.param(MIXTURE, "w8a16", "percentile", 0.8, 0.01, marks=pytest.mark.long),
     ],
-    ids=["gated", "plain", "smooth", "mixture"],
+    ids=["gated w8a16", "plain", "mixture", "mixture w8a16"],
 )
-def test_int8_static_end_to_end(config: Config, method, alpha: float | None, most: float, tmp_path: Path):
+def test_static_end_to_end(config: Config, quant, method, alpha: float | None, most: float, tmp_path: Path):
     checkpoint = saved(tmp_path, config)
     stages: set[str] = set()
     calibration = Calibration(tmp_path / "text.txt", method, alpha)
@@ -72,7 +76,7 @@ def test_int8_static_end_to_end(config: Config, method, alpha: float | None, mos
         checkpoint,
         out,
         target="standard",
-        quant="int8-static",
+        quant=quant,
         calibration=calibration,
         verify=False,
         progress=lambda stage, done, total: stages.add(stage),
@@ -91,8 +95,9 @@ def test_int8_static_end_to_end(config: Config, method, alpha: float | None, mos
     graph = onnx.load(out / "model.onnx", load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
     products = sum(scheme.activations == "static" for scheme in bundle.manifest.schemes.values())
-    assert kinds.count("QuantizeLinear") == products
-    assert kinds.count("DequantizeLinear") == 2 * products
+    rounded = products if quant == "w8a16" else 0
+    assert kinds.count("QuantizeLinear") == products + rounded
+    assert kinds.count("DequantizeLinear") == 2 * products + rounded
     assert {"MatMulInteger", "DynamicQuantizeLinear"}.isdisjoint(kinds)
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     for name, scheme in bundle.manifest.schemes.items():
@@ -105,17 +110,27 @@ def test_int8_static_end_to_end(config: Config, method, alpha: float | None, mos
         assert leaf.codes.min() >= 1
 
 
-def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
-    """The first product's input, read out of the graph on ONNX Runtime, is equal to the integer."""
+@pytest.mark.parametrize("quant", ["int8-static", "w8a16"])
+def test_codes_in_the_graph_are_the_specifications(quant: str, tmp_path: Path, monkeypatch):
+    """The first product's input, read out of the graph on ONNX Runtime, is equal to the integer. So is its
+    output, but where a sum is so near to a tie that its last digits decide."""
     checkpoint = saved(tmp_path, GATED)
     out = tmp_path / "bundle"
     calibration = Calibration(tmp_path / "text.txt")
-    export(checkpoint, out, target="standard", quant="int8-static", calibration=calibration, verify=False)
+    export(checkpoint, out, target="standard", quant=quant, calibration=calibration, verify=False)
     bundle = open_bundle(out)
     model = onnx.load(out / "model.onnx", load_external_data=False)
     first = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
-    model.graph.output.append(helper.make_tensor_value_info(first.output[0], TensorProto.UINT8, None))
+    makers = {name: node for node in model.graph.node for name in node.output}
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    product = next(node for node in products if makers[node.input[0]].input[0] == first.output[0])
+    (read,) = (node for node in model.graph.node if product.output[0] in node.input)
+    bits = 16 if quant == "w8a16" else 8
+    codes = TensorProto.UINT16 if bits == 16 else TensorProto.UINT8
+    model.graph.output.append(helper.make_tensor_value_info(first.output[0], codes, None))
     model.graph.output.append(helper.make_tensor_value_info(first.input[0], TensorProto.FLOAT, None))
+    made = codes if read.op_type == "QuantizeLinear" else TensorProto.FLOAT
+    model.graph.output.append(helper.make_tensor_value_info(read.output[0], made, None))
     onnx.save(model, out / "seen.onnx")
     session = onnxruntime.InferenceSession(out / "seen.onnx", providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(0, 256, (2, 7))
@@ -135,14 +150,22 @@ def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
             feeds[value.name] = np.ones((7, value.shape[1]), np.float32)
         elif value.name.startswith(("k.", "v.")):
             feeds[value.name] = np.zeros((2, value.shape[1], 7, value.shape[3]), np.float32)
-    got, product_input = session.run([first.output[0], first.input[0]], feeds)
+    got, product_input, output = session.run([first.output[0], first.input[0], read.output[0]], feeds)
     np.testing.assert_allclose(product_input, seen[0], rtol=1e-5, atol=1e-6)
     leaf = bundle.leaf("decoder.layers.0.attn.wq")
     width = GATED.embedding.width
     scale, zero = np.full(width, leaf.input_scale), np.full(width, leaf.input_zero, np.int32)
-    expected = static_quantize(product_input.reshape(-1, width), scale, zero, bits=8, signed=False)
+    expected = static_quantize(product_input.reshape(-1, width), scale, zero, bits=bits, signed=False)
     np.testing.assert_array_equal(got.reshape(-1, width), expected)
     assert len(np.unique(got)) > 50
+    assert (read.op_type == "QuantizeLinear") == (quant == "w8a16")
+    if quant == "w8a16":
+        assert got.max() > 50000
+        value = plain(product_input, leaf)
+        steps = np.rint(value / leaf.output_scale).astype(int) + int(leaf.output_zero)
+        off = np.abs(steps - output.reshape(value.shape))
+        assert off.max() <= 1
+        assert (off == 0).mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -190,10 +213,60 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
                 np.testing.assert_allclose(got, want.reshape(got.shape), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("config", [GATED, MIXTURE, tiny_models.distant(vocabulary=256), ENCODER])
+def test_every_output_is_that_of_its_product(config: Config):
+    """Without a bias, and of what was recorded as its input; outputs change nothing in the model."""
+    leaves = dict(flatten(tiny_models.weights(config)))
+    ids = np.random.default_rng(0).integers(0, config.embedding.vocabulary, (2, 20)).tolist()
+    inputs: dict[str, list[np.ndarray]] = {}
+    alone: dict[str, list[np.ndarray]] = {}
+    outputs: dict[str, list[np.ndarray]] = {}
+
+    def into(seen: dict[str, list[np.ndarray]], names: tuple[str, ...], x: np.ndarray) -> None:
+        for name in names:
+            seen.setdefault(name, []).append(x)
+
+    record(config, leaves.__getitem__, windows=ids, on_input=partial(into, alone))
+    record(
+        config,
+        leaves.__getitem__,
+        windows=ids,
+        on_input=partial(into, inputs),
+        on_output=lambda name, y: outputs.setdefault(name, []).append(y),
+    )
+    assert set(outputs) == set(inputs)
+    for name, parts in inputs.items():
+        leaf = leaves[name].T if name.endswith(".table") else leaves[name]
+        for x, y, same in zip(parts, outputs[name], alone[name], strict=True):
+            np.testing.assert_array_equal(x, same)
+            np.testing.assert_allclose(y.reshape(len(x), -1), x @ leaf, rtol=1e-4, atol=1e-4)
+
+
+def test_ranges_of_outputs_are_their_own(tmp_path: Path):
+    """Of the smoothed model, in 16 bits; int8-static has none."""
+    checkpoint, text = saved(tmp_path, GATED), tmp_path / "text.txt"
+    calibration = Calibration(text, "minmax", 0.5)
+    assert static_scales(checkpoint, calibration, INT8, silent).outputs == {}
+    made = static_scales(checkpoint, calibration, W8A16, silent)
+    assert set(made.inputs) == set(made.outputs)
+    seen: dict[str, list[np.ndarray]] = {}
+    record(
+        GATED,
+        lambda name: smooth.smooth_leaf(name, checkpoint.leaf(name), made.factors),
+        windows=calibrate._windows(checkpoint, text),
+        on_output=lambda name, y: seen.setdefault(name, []).append(y.reshape(-1)),
+    )
+    for name, parts in seen.items():
+        interval = ranges.minmax(None, np.concatenate(parts))
+        assert made.outputs[name] == ranges.scale_and_zero_point(interval, bits=16)
+        assert made.outputs[name][0] != made.inputs[name][0]
+        assert (made.inputs[name][1].dtype, made.outputs[name][1].dtype) == (np.uint16, np.uint16)
+
+
 def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     checkpoint = saved(tmp_path, GATED)
-    plain = static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), silent)
-    smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), silent)
+    plain = static_scales(checkpoint, Calibration(tmp_path / "text.txt"), INT8, silent)
+    smoothed = static_scales(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), INT8, silent)
     assert set(plain.inputs) == {n for n, s in parameter_shapes(GATED).items() if len(s) == 2}
     assert plain.factors == {}
     assert list(smoothed.factors) == smooth.smoothing_sites(GATED)
@@ -226,7 +299,7 @@ def test_distances_count_for_the_matrices_that_they_share(tmp_path: Path):
     record(config, checkpoint.leaf, windows=windows, on_input=observe)
     attn = "encoder.layers.0.attn."
     assert len(seen[f"{attn}wq"]) == len(seen[f"{attn}wk"]) == 2 * len(seen[f"{attn}wv"])
-    inputs = static_inputs(checkpoint, Calibration(text), silent).inputs
+    inputs = static_scales(checkpoint, Calibration(text), INT8, silent).inputs
     both = ranges.minmax(None, np.concatenate(seen[f"{attn}wq"]))
     for name in ("wq", "wk", "wv"):
         assert inputs[attn + name] == ranges.scale_and_zero_point(both), "one range for joined matrices"
@@ -245,8 +318,10 @@ def test_missing_and_useless_options_are_named(tmp_path: Path):
     text = tmp_path / "text.txt"
     good = Calibration(text)
     refused("needs calibration: a text", checkpoint, out)
-    refused("kv=int8, got quant=int8 kv=float", checkpoint, out, quant="int8", calibration=good)
+    refused("or w8a16, got quant=int8 kv=float", checkpoint, out, quant="int8", calibration=good)
+    refused("needs calibration: a text", checkpoint, out, quant="w8a16")
     refused("use target=standard", checkpoint, out, target="ort-cpu", calibration=good)
+    refused("use target=standard", checkpoint, out, quant="w8a16", target="ort-cpu", calibration=good)
     refused("use quant=int8", checkpoint, out, target="ort-cuda", calibration=good)
     for name, data in (("empty", b""), ("bad", b"\xff\xfe text"), ("missing", None)):
         if data is not None:
@@ -301,10 +376,11 @@ def test_a_decoder_is_calibrated_with_what_comes_before_a_text(tmp_path: Path):
     assert max(map(len, windows)) == 9
 
 
-@pytest.mark.parametrize("field", ["input_scale", "input_zero"])
+@pytest.mark.parametrize("field", ["input_scale", "input_zero", "output_scale", "output_zero"])
 def test_the_scale_of_an_input_is_in_the_hash_of_its_leaf(field: str):
     leaf = quantize_columns(np.ones((3, 2), np.float32))
     leaf = replace(leaf, input_scale=np.array(0.5, np.float32), input_zero=np.array(3, np.uint8))
+    leaf = replace(leaf, output_scale=np.array(0.5, np.float32), output_zero=np.array(300, np.uint16))
     other = replace(leaf, **{field: getattr(leaf, field) * 2})
     assert digest(leaf, np.dtype(np.float32)) != digest(other, np.dtype(np.float32))
 
@@ -321,4 +397,4 @@ def test_an_expert_without_tokens_has_no_range(tmp_path: Path):
     with pytest.raises(
         ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
     ):
-        static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), silent)
+        static_scales(checkpoint, Calibration(tmp_path / "text.txt"), INT8, silent)

@@ -194,7 +194,7 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
     )
     for options in ({"method": "entropy"}, {"alpha": 0.5}):
         refused(
-            "calibration.method and calibration.alpha go with quant=int8-static",
+            "calibration.method and calibration.alpha go with quant=int8-static or w8a16",
             calibration=Calibration(text, **options),
         )
 

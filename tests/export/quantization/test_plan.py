@@ -111,6 +111,10 @@ CELLS = {
     ("int8-static", "ort-web"): "one scale for all rows is for devices",
     ("int4", "ort-web"): "makes floats of blocks",
     ("keep", "ort-web"): "makes floats of blocks",
+    ("w8a16", "ort-cpu"): "one scale for all rows is for devices",
+    ("w8a16", "ort-cuda"): "run on the CPU",
+    ("w8a16", "standard"): "static 16",
+    ("w8a16", "ort-web"): "one scale for all rows is for devices",
 }
 
 
@@ -125,7 +129,7 @@ def test_every_cell_is_listed():
 def test_cell(name, target):
     want = CELLS[name, target]
     checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
-    if want not in ("float", "eight", "row", "static", "four", "keep"):
+    if want not in ("float", "eight", "row", "static", "static 16", "four", "keep"):
         with pytest.raises(ExportError, match=want):
             planned(checkpoint, name, target)
         return
@@ -140,9 +144,10 @@ def test_cell(name, target):
             assert scheme == WeightFormat(8, shapes[leaf][0], "row"), leaf
         elif want == "row" and target == "ort-web" and leaf == "head.table":
             assert scheme == WeightFormat(8, shapes[leaf][1], "row"), "products of blocks are of floats there"
-        elif want == "static" and leaf != "embedding.table":
+        elif want.startswith("static") and leaf != "embedding.table":
             length = shapes[leaf][int(leaf.endswith(".table"))]
-            assert scheme == WeightFormat(8, length, "static"), leaf
+            bits = {"activation_bits": 16, "rounds_output": True} if want == "static 16" else {}
+            assert scheme == WeightFormat(8, length, "static", **bits), leaf
         elif want == "four" and not leaf.endswith(".table"):
             block = 32 if target == "ort-cuda" else 64 if ".attn." in leaf else 128
             assert scheme == replace(eight, bits=4, block=block), leaf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -12,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export.ops import quant as mirror
 from tfm.export.targets import ort_ops, standard
+from tfm.export.targets.packed_weights import Static
+from tfm.export.torch_engine import tensors
 from tfm.refimpl.ops import quant as spec
+from tfm.refimpl.ops.linear import linear
 
 seeds = st.integers(0, 2**32 - 1)
 types = st.sampled_from((np.float32, np.float64))
@@ -94,3 +98,57 @@ def test_a_graph_gives_the_codes_of_rows(target: ModuleType, width: int):
         assert (scale.reshape(-1, 1) == step).all()
 
     check()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_graph_of_static_scales_gives_the_specifications_bits(bits: int):
+    """Of inputs at ties and beyond both ends; with 16 bits outputs are rounded too. All scales are powers of
+    two and all sums short, so floats are exact and nothing but the rounding decides."""
+    d, f, codes = 5, 7, np.dtype(f"uint{bits}")
+    names = ["codes", "scale", "input_scale", "input_zero", "output_scale", "output_zero"]
+    names = names if bits == 16 else names[:4]
+
+    def product(x: torch.Tensor, bias: torch.Tensor, *fields: torch.Tensor) -> list[torch.Tensor]:
+        return [standard.linear(x, Static(*fields, *[None] * (6 - len(fields))), bias)]
+
+    def drawn(seed: int, b: int, t: int) -> tuple[np.ndarray, np.ndarray, spec.Blocks]:
+        rng = np.random.default_rng(seed)
+        weight = spec.quantize_columns(rng.integers(-3, 4, (d, f)).astype(np.float32))
+        power = lambda low, high, shape=(): np.asarray(np.exp2(rng.integers(low, high, shape)), np.float32)  # noqa: E731
+        zero = lambda: np.array(rng.choice([0, 7, 2 ** (bits - 1), 2**bits - 9]), codes)  # noqa: E731
+        fields = {"scale": power(-3, 2, (1, f)), "input_scale": power(-2, 3), "input_zero": zero()}
+        if bits == 16:
+            fields |= {"output_scale": power(-3, 6), "output_zero": zero()}
+        x = rng.integers(-60, 61, (b, t, d)) * fields["input_scale"] / 2
+        return x.astype(np.float32), rng.integers(-4, 5, f).astype(np.float32), replace(weight, **fields)
+
+    def fields_of(weight: spec.Blocks) -> list[np.ndarray]:
+        stored = {"codes": (weight.codes ^ 128).view(np.int8), "scale": weight.scale[0]}
+        return [stored.get(name, getattr(weight, name)) for name in names]
+
+    x, bias, weight = drawn(0, TRACED["B"], TRACED["T"])
+    arrays = dict(zip(names, fields_of(weight), strict=True))
+    inputs = {"x": (x, ("B", "T", "D")), "bias": (bias, ("F",))}
+    graph = export(product, inputs | {name: (a, ("fixed",) * a.ndim) for name, a in arrays.items()}, 21)
+
+    @given(seeds, st.integers(1, 3), st.integers(1, 4))
+    def check(seed: int, b: int, t: int) -> None:
+        x, bias, weight = drawn(seed, b, t)
+        (got,) = graph(x, bias, *fields_of(weight))
+        np.testing.assert_array_equal(got, linear(x, weight, bias))
+
+    check()
+
+
+def test_sums_of_16_bit_codes_are_exact():
+    """65535 · 127 + 65534 · 126 + … is an odd number above 2^24, which float32 doesn't have."""
+    weight = spec.quantize_columns(np.array([[127.0], [126], [125], [123]]))
+    codes = np.array([65535, 65534, 65532, 65530])
+    one, zero = np.array(1.0), np.array(0, np.uint16)
+    weight = replace(weight, scale=np.ones((1, 1)), input_scale=one, input_zero=zero)
+    expected = int(codes @ [127, 126, 125, 123])
+    assert expected > 2**24
+    assert expected % 2
+    x = codes.astype(np.float64)[None, None]
+    assert spec.linear_blocks(x, weight).item() == expected
+    assert mirror.linear_blocks(torch.from_numpy(x), tensors(weight)).item() == expected

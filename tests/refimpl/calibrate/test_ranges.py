@@ -172,20 +172,23 @@ def test_what_is_not_finite_has_no_range(observer, bad: float):
         observer(None, np.array([1.0, bad], np.float32))
 
 
-@given(seeds)
-def test_torch_observes_the_same_extremes_and_parameters(seed: int):
+@given(seeds, st.sampled_from((8, 16)))
+def test_torch_observes_the_same_extremes_and_parameters(seed: int, bits: int):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is to move
         from torch.ao.quantization import MinMaxObserver
 
-        observer = MinMaxObserver(dtype=torch.quint8, qscheme=torch.per_tensor_affine, eps=1e-30)
+        settings = {"dtype": torch.quint8 if bits == 8 else torch.uint16, "quant_max": 2**bits - 1}
+        settings |= {"quant_min": 0, "qscheme": torch.per_tensor_affine, "eps": 1e-30}
+        observer = MinMaxObserver(**settings)
         state = None
         for x in [p for p in batches(seed) if p.size] or [np.ones(1, np.float32)]:
             state = minmax(state, x)
             observer(torch.from_numpy(x))
         scale, zero = observer.calculate_qparams()
     assert state == Range(float(observer.min_val), float(observer.max_val))
-    ours = scale_and_zero_point(state)
+    ours = scale_and_zero_point(state, bits=bits)
+    assert ours[1].dtype == np.dtype(f"uint{bits}")
     if state != Range(0.0, 0.0):
         assert ours[0] == np.float32(scale.item())
         assert int(ours[1]) == zero.item()

@@ -41,16 +41,27 @@ def random_blocks(
         input_factor=np.exp2(np.arange(shape[0]) % 5 - 2).astype(dtype)
         if weight_format.activations == "smoothed"
         else None,
+        **static_scales(rng, weight_format, dtype),
     )
+
+
+def static_scales(rng, weight_format: WeightFormat, dtype) -> dict[str, np.ndarray]:
+    """A scale and a zero point for the input of a product, and for its output."""
+    sides = ["input", "output"] if weight_format.rounds_output else ["input"]
+    sides = sides if weight_format.activations == "static" else []
+    top, codes = 2**weight_format.activation_bits, f"uint{weight_format.activation_bits}"
+    scales = {f"{side}_scale": np.array(rng.random(), dtype) for side in sides}
+    return scales | {f"{side}_zero": np.array(rng.integers(top), codes) for side in sides}
 
 
 @st.composite
 def groups(draw) -> tuple[Group, dict, np.dtype]:
     """A group of any kind, its leaves, and the type of its floats."""
-    kind = draw(st.sampled_from(["float", "nbits", "row", "blocked"]), label="kind")
+    kind = draw(st.sampled_from(["float", "nbits", "row", "blocked", "static"]), label="kind")
     table = draw(st.booleans(), label="table")
     length = draw(st.integers(1, 70), label="length")
-    widths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=1 if table else 3), label="widths")
+    most = 1 if table or kind == "static" else 3
+    widths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=most), label="widths")
     dtype = np.dtype(draw(st.sampled_from(["float32", "float16"]), label="dtype"))
     rng = np.random.default_rng(draw(st.integers(0, 2**32), label="seed"))
     shapes = tuple((width, length) if table else (length, width) for width in widths)
@@ -63,6 +74,9 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
         weight_format = WeightFormat(
             8, length, draw(st.sampled_from(["row"] if table else ["row", "smoothed"]), label="activations")
         )
+    elif kind == "static":
+        bits, rounds_output = draw(st.sampled_from([(8, False), (16, True)]), label="activations")
+        weight_format = WeightFormat(8, length, kind, activation_bits=bits, rounds_output=rounds_output)
     else:
         weight_format = WeightFormat(
             bits=draw(st.sampled_from([4, 8]), label="bits"),
