@@ -134,13 +134,12 @@ def _reshaped(value: ir.Value | None, operator: str) -> ir.Value | None:
     return None if node is None else node.inputs[0]
 
 
-def _choice(value: ir.Value | None, column: int) -> tuple[ir.Value | None, int | None]:
-    """`index` and the expert, where a value is a column of the places at which `index` names it."""
+def _choice(value: ir.Value | None, row: int) -> tuple[ir.Value | None, int | None]:
+    """`index` and the expert, where a value is a row of the places at which `index` names it."""
     part = made_by(_reshaped(value, "Squeeze"), "Slice")
-    if part is None or [constant(v) for v in part.inputs[1:4]] != [[column], [column + 1], [1]]:
+    if part is None or [constant(v) for v in part.inputs[1:4]] != [[row], [row + 1], [0]]:
         return None, None
-    places = made_by(part.inputs[0], "Transpose")
-    found = None if places is None else made_by(places.inputs[0], "NonZero")
+    found = made_by(part.inputs[0], "NonZero")
     equal = None if found is None else made_by(found.inputs[0], "Equal")
     number = None if equal is None else constant(equal.inputs[1])
     if equal is None or number is None or len(number) != 1:

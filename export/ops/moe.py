@@ -184,7 +184,9 @@ def expert_rows(
     weighs: Literal["output", "input"],
 ) -> tuple[Array, Array]:
     """The tokens that chose an expert, and what it gives for each."""
-    token, choice = torch.nonzero(chosen).unbind(1)
+    # Rows of what NonZero gives: columns are transposed first, and ONNX Runtime's optimizer takes time that
+    # grows with the square of a graph's transposes, one for each expert.
+    token, choice = torch.nonzero(chosen).mT.unbind(0)
     rows, share = x.index_select(0, token), weights[token, choice].unsqueeze(1)
     if weighs == "input":
         return token, expert_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)

@@ -1,6 +1,8 @@
 """Bamba (IBM, Princeton, CMU and UIUC 2024): Mamba 2's layers, and attention in a few of the layers.
 
-Its attention turns half of each head.
+Its attention turns half of each head. In GGUF it is `granitehybrid`, and read where it turns whole heads:
+of half ones llama.cpp's converter orders queries and keys as if whole ones were turned, so that its file is
+of another model.
 """
 
 from __future__ import annotations

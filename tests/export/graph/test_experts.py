@@ -98,6 +98,14 @@ def test_the_graph_is_that_of_all_experts_traced(
     assert traced[1] > traced[0] + 30, "the other experts weren't traced"
 
 
+def test_experts_transpose_nothing():
+    """ONNX Runtime's optimizer takes time that grows with the square of a graph's transposes."""
+    dense, _ = built(tiny_models.llama(layers=1))
+    mixed, _ = built(model(3, MoE(3, 2, 24, "silu")))
+    counts = [[node.op_type for node in made.graph].count("Transpose") for made in (dense, mixed)]
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.long
 def test_experts_in_several_formats_are_all_traced():
     made, _ = built(model(3, MoE(3, 1, 24, "silu")), in_floats=f"{PATH}.1.down")

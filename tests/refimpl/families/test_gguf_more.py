@@ -18,7 +18,7 @@ from families import ROWS
 from helpers.gguf_writer import renamed
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import GatedDelta, to_json
+from tfm.refimpl.config import GatedDelta, LatentAttention, to_json
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.ops.quant import dequantize, quantize
 from tfm.refimpl.params.tree import flatten
@@ -808,6 +808,16 @@ def test_both_dialects_give_equal_leaves(tmp_path, saved, name):
             np.testing.assert_allclose(got, want[leaf], rtol=0, atol=1e-6)
         else:
             assert np.array_equal(got, want[leaf]), leaf
+
+
+def test_norms_of_kimi_linears_mixers_have_the_files_eps(tmp_path, saved):
+    """As llama.cpp computes them; transformers' class has a constant in those of latents."""
+    dialect, tensors = saved("kimi_linear")
+    write_gguf(tmp_path / "x.gguf", replace(dialect, metadata=dialect.metadata | RMS), tensors)
+    config = open_checkpoint(tmp_path / "x.gguf").config
+    mixers = [layer.attention for layer in config.layers]
+    assert [mixer.norm_eps for mixer in mixers if isinstance(mixer, LatentAttention)] == [EPS]
+    assert [mixer.eps for mixer in mixers if isinstance(mixer, GatedDelta)] == [EPS] * 2
 
 
 @pytest.mark.parametrize("name", ["phi", "glm"])

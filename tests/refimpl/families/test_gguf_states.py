@@ -66,6 +66,17 @@ OF_GRANITE = {
     "attention.scale": 2.0**-7, "residual_scale": 0.25, "logit_scale": 8.0,
     "rope.scaling.finetuned": False, "rope.dimension_count": 16, "rope.freq_base": 1e4,
 }  # fmt: skip
+BAMBA = {
+    **SIZES, **ATTENTION, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 5,
+    "mamba_d_conv": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 1.0},
+}  # fmt: skip
+OF_BAMBA = {
+    **MIXED, "block_count": 3, "attention.head_count": 2, "attention.head_count_kv": [0, 1, 0],
+    "ssm.inner_size": 64, "ssm.time_step_rank": 4, "ssm.group_count": 2, "rope.scaling.finetuned": True,
+    "rope.dimension_count": 16, "rope.freq_base": 5e5,
+}  # fmt: skip
 NEMOTRON = {
     **SIZES, "hybrid_override_pattern": "M-M*-*M", "intermediate_size": 24, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2,
@@ -93,6 +104,7 @@ OF_EXPERTS = {
     "expert_feed_forward_length": 20, "expert_shared_feed_forward_length": 28, "expert_weights_norm": True,
     "expert_weights_scale": 2.5, "moe_latent_size": 12,
 }  # fmt: skip
+ROTATED_PAIRS = ("granitemoehybrid", "nemotron_h", "bamba")
 # By name: the family, its keys, the architecture in GGUF, its metadata.
 MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] = {
     "mamba": (
@@ -135,6 +147,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], gguf.MODEL_ARCH, dict[str, Any]]] =
         {**GRANITE, "num_local_experts": 0, "shared_intermediate_size": 24, "attention_bias": True},
         ARCH.GRANITE_HYBRID, {**OF_GRANITE, "expert_used_count": 2},
     ),
+    "granitehybrid, of Bamba": ("bamba", BAMBA, ARCH.GRANITE_HYBRID, OF_BAMBA),
     "nemotron_h": ("nemotron_h", NEMOTRON, ARCH.NEMOTRON_H, OF_NEMOTRON),
     "nemotron_h, with experts": ("nemotron_h", WITH_EXPERTS, ARCH.NEMOTRON_H_MOE, OF_EXPERTS),
 }  # fmt: skip
@@ -193,12 +206,10 @@ def converted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             array = multiplied(tensor, array, keys)
         if tensor.endswith("A_log"):
             array = -np.exp(array)
-        if re.search(r"\.[qk]_proj", tensor) and family in ("granitemoehybrid", "nemotron_h"):
+        if re.search(r"\.[qk]_proj", tensor) and family in ROTATED_PAIRS:
             # Pairs of a head as llama.cpp rotates them.
             array = array.reshape(-1, 2, 8, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
-        if family in ("mamba2", "falcon_h1", "granitemoehybrid", "nemotron_h") and tensor.endswith(
-            ("A_log", ".D")
-        ):
+        if family in ("mamba2", "falcon_h1", *ROTATED_PAIRS) and tensor.endswith(("A_log", ".D")):
             array = array[:, None]
         if tensor.endswith(("mixer.norm.weight", "mamba.norm.weight")):
             array = array.reshape(2, -1)
@@ -276,6 +287,7 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("nemotron_h", {"rope.scaling.finetuned": True}, "rope.scaling.finetuned must be false, got True"),
         ("nemotron_h, with experts", {"expert_gating_func": 1}, "expert_gating_func must be 2, got 1"),
         ("granitehybrid", {"ssm.time_step_rank": 7}, "ssm.inner_size must be a multiple of ssm.time_step_ra"),
+        ("granitehybrid, of Bamba", {"rope.dimension_count": 8}, "must be the head's size, 16, got 8"),
     ],
 )
 def test_refused_metadata(tmp_path, name, metadata, message):
