@@ -31,18 +31,20 @@ from tfm.runtime.ort.engine import OrtEngine
 
 NAMES = (
     "bamba", "deepseek_v2", "deepseek_v3", "deepseek_v32", "falcon_h1", "falcon_mamba", "glm_moe_dsa",
-    "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "mamba", "mamba2", "nemotron_h",
-    "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
+    "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "mamba", "mamba2", "mistral4",
+    "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
 )  # fmt: skip
 DRAWN = 14
 ROTATION = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
+QUERY_SCALE = ("llama_4_scaling_beta", "original_max_position_embeddings")
 
 
 def longer(keys: dict[str, Any]) -> dict[str, Any]:
     """The keys for texts so long, with a plain rotation: other ones may end before."""
     rotary = keys.get("rope_parameters")
     if rotary and rotary.get("rope_theta") is not None:
-        plain = {name: value for name, value in rotary.items() if name in ROTATION}
+        kept = ROTATION + (QUERY_SCALE if QUERY_SCALE[0] in rotary else ())
+        plain = {name: value for name, value in rotary.items() if name in kept}
         keys = {**keys, "rope_parameters": {**plain, "rope_type": "default"}}
     return {**keys, "max_position_embeddings": LENGTH} if "max_position_embeddings" in keys else keys
 
