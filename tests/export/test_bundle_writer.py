@@ -316,7 +316,7 @@ def test_a_second_export_to_the_same_place_is_refused(stubbed, checkpoint, tmp_p
         """)
         done = subprocess.run(child(code, checkpoint.path, out), capture_output=True, text=True)
         assert "another process is writing it" in done.stderr
-        real(*arguments)
+        return real(*arguments)
 
     monkeypatch.setattr(bundle_writer, "_weights", meanwhile)
     bundle_writer.export(checkpoint, out, verify=False)
