@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch._higher_order_ops.scan import scan_op
 
-__all__ = ["scan", "tiles"]
+__all__ = ["last_index", "scan", "tiles"]
 
 Step = Callable[..., list[torch.Tensor]]
 
@@ -35,6 +35,10 @@ def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, t
     """
     places = torch.arange(length // tile + 2, device=device)[:, None] * tile
     places = places + torch.arange(tile, device=device)
-    # The last index as a tensor, which a GPU takes as it is: a number of the shape is copied to it.
-    end = torch.arange(length, device=device)[-1:]
+    end = last_index(length, device)
     return torch.minimum(places, end), places <= end
+
+
+def last_index(length: int, device: torch.device) -> torch.Tensor:
+    """The last index [1] of an axis as a tensor: a number of the shape would be copied to a GPU."""
+    return torch.arange(length, device=device)[-1:]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..scan import tiles
+from ..scan import last_index, tiles
 from .attention import softmax
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def banded_attend(
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
     before, after = band
     at, _ = tiles(t, before, q.device)
-    end = torch.arange(t, device=q.device)[-1:]
+    end = last_index(t, q.device)
     near = at[:, :1] + torch.arange(1 - before, before + after, device=q.device)
     sink = torch.arange(sinks, device=q.device).expand(near.shape[0], -1)
     behind = at[:, :, None] - near[:, None]

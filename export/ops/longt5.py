@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ...refimpl.config import LongT5Attention
 from ..dispatch import replaceable
-from ..scan import tiles
+from ..scan import last_index, tiles
 from .attention import heads, softmax
 from .linear import linear
 from .mask import padding_mask
@@ -73,7 +73,7 @@ def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: Lo
     blocks = torch.arange(t // size + 2, device=x.device)
     places = blocks.unsqueeze(1) * size + torch.arange(size, device=x.device)
     inside = (places < lengths[:, None, None]).unsqueeze(3)
-    end = torch.arange(t, device=x.device)[-1:]
+    end = last_index(t, x.device)
     sums = torch.where(inside, x[:, torch.minimum(places, end)], 0).sum(2)
     last = (blocks == lengths.unsqueeze(1) // size - 1).unsqueeze(2)
     after = sums[:, torch.minimum(blocks + 1, blocks[-1:])]

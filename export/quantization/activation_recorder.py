@@ -138,6 +138,9 @@ class Reading:
         head = self.config.head
         assert isinstance(head, LM)
         back = tensors(self._load("head.project")) if self.config.embedding.projection is not None else None
+        name = "embedding.table" if head.tied else "head.table"
+        gives_logits = self._on_output is not None and head.adaptive is None
+        table = tensors(self._load(name)) if gives_logits else None
         for x in states:
             if back is not None:
                 with _recording({id(back): "head.project"}, self._on_input, self._on_output):
@@ -151,10 +154,9 @@ class Reading:
                 with _recording(names, self._on_input, self._on_output):
                     adaptive_log_probs(x, weights["frequent"], weights["tails"], weights.get("bias"))
                 continue
-            name = "embedding.table" if head.tied else "head.table"
             self._on_input((name,), x.flatten(0, 1).numpy())
-            if self._on_output is not None:
-                self._on_output(name, (x.flatten(0, 1) @ tensors(self._load(name)).mT).numpy())
+            if self._on_output is not None and table is not None:
+                self._on_output(name, (x.flatten(0, 1) @ table.mT).numpy())
 
     def head(self, states: list[torch.Tensor]) -> None:
         """An encoder's head."""

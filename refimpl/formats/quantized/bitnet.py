@@ -18,15 +18,15 @@ else is float32, rint rounds halves to even. There the maps of layers are rounde
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import CheckpointError
-from ...ops.quant import Blocks
 from . import packed
 from .affine import Affine, AffineWeight
+from .scaled import ScaledWeight
 from .weight import FLOATS, RawSource, Shape, check, modules
 
 ZERO = 8  # the zero point of symmetric codes of 4 bits, the fewest that blocks have
@@ -40,7 +40,7 @@ class BitNet:
     divides: bool = False
     online: bool = False
 
-    def weights(self, source: RawSource) -> Iterator[tuple[str, AffineWeight | ScaledFloats]]:
+    def weights(self, source: RawSource) -> Iterator[tuple[str, AffineWeight | ScaledWeight]]:
         if self.online:
             for name in source.names:
                 if name.endswith(".weight") and len(source.shape(name)) == 2 and _is_map(name):
@@ -53,7 +53,7 @@ class BitNet:
             if source.kind(name) == "U8":
                 yield name, self._packed(source, name, scale, shape)
             else:
-                yield name, ScaledFloats(source, name, scale)
+                yield name, ScaledWeight(source, name, scale, block=shape)
 
     def _packed(self, source: RawSource, name: str, scale: str, shape: Shape) -> AffineWeight:
         def read() -> Affine:
@@ -100,32 +100,3 @@ def _ternary(codes: np.ndarray, step: np.ndarray) -> Affine:
         group=np.zeros(columns, np.intp),
         bits=4,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledFloats:
-    """An unpacked weight and its scale: the product is rounded to float32."""
-
-    source: RawSource
-    name: str
-    scale: str
-
-    @property
-    def kind(self) -> str:
-        return self.source.kind(self.name)
-
-    @property
-    def shape(self) -> Shape:
-        return self.source.shape(self.name)
-
-    @property
-    def tensors(self) -> Collection[str]:
-        return self.name, self.scale
-
-    def load(self, part: int | None = None) -> np.ndarray:
-        assert part is None, "only the weights of experts are stored together"
-        with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
-            return self.source.load(self.name) * self.source.load(self.scale)
-
-    def native(self, part: int | None = None) -> Blocks | None:
-        return None

@@ -16,13 +16,11 @@ modelopt's fp8 and compressed-tensors' float-quantized.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...errors import CheckpointError
-from ...ops.quant import Blocks
+from .scaled import ScaledWeight
 from .weight import FLOATS, RawSource, Shape, check
 
 CODES = ("F8_E4M3", "F8_E5M2")
@@ -35,12 +33,12 @@ class Float8:
 
     block: Shape | None = None
 
-    def weights(self, source: RawSource) -> Iterator[tuple[str, Float8Weight]]:
+    def weights(self, source: RawSource) -> Iterator[tuple[str, ScaledWeight]]:
         for name in source.names:
             if name.endswith(".weight") and source.kind(name) in CODES:
                 yield name, self.weight(source, name)
 
-    def weight(self, source: RawSource, name: str) -> Float8Weight:
+    def weight(self, source: RawSource, name: str) -> ScaledWeight:
         shape = check(source, name, CODES)
         module = name.removesuffix("weight")
         scale = next((module + part for part in SCALES if module + part in source.names), module + SCALES[1])
@@ -51,7 +49,7 @@ class Float8:
                 f"has {list(source.shape(scale))}"
             )
         check(source, scale, (*FLOATS, "F8_E8M0"), source.shape(scale) if scale in source.names else ())
-        return Float8Weight(source, name, scale, blocks[source.shape(scale)])
+        return ScaledWeight(source, name, scale, blocks[source.shape(scale)])
 
     def _blocks(self, shape: Shape) -> dict[Shape, Shape]:
         """The shapes that scales may have, and the block that one is for."""
@@ -65,38 +63,3 @@ class Float8:
             | {(rows,): (1, columns), (rows, 1): (1, columns)}
             | dict.fromkeys(((), (1,), (1, 1)), shape)
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Float8Weight:
-    """A stored weight of that form, with a scale for each block [a, b]."""
-
-    source: RawSource
-    name: str
-    scale: str
-    block: Shape
-
-    @property
-    def kind(self) -> str:
-        return self.source.kind(self.name)
-
-    @property
-    def shape(self) -> Shape:
-        return self.source.shape(self.name)
-
-    @property
-    def tensors(self) -> Collection[str]:
-        return self.name, self.scale
-
-    def load(self, part: int | None = None) -> np.ndarray:
-        assert part is None, "only the weights of experts are stored together"
-        weight = self.source.load(self.name)
-        a, b = self.block
-        scale = self.source.load(self.scale).reshape(-(-len(weight) // a), -1)
-        with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
-            for start in range(0, len(weight), a):
-                weight[start : start + a] *= np.repeat(scale[start // a], b)[: weight.shape[1]]
-        return weight
-
-    def native(self, part: int | None = None) -> Blocks | None:
-        return None

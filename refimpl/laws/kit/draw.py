@@ -148,7 +148,7 @@ def _array(
 def _blocks(
     p: Parameter, scheme: str, size: dict[str, int], rng: np.random.Generator, scale: float
 ) -> Blocks:
-    bits, zero, minimum, activations, static_bits = SCHEMES[scheme]
+    bits, zero, minimum, activations, sixteen = SCHEMES[scheme]
     dims, axis = blocked(p)
     shape = [value(d, size.__getitem__) for d in dims]
     block = shape[axis] if activations in ROW_SCALED else BLOCK
@@ -172,7 +172,7 @@ def _blocks(
         if activations == "smoothed"
         else None,
     )
-    if static_bits < 16:
+    if not sixteen:
         return blocks
     # Steps that are long beside a sum's rounding, and zero points at either end, so that some are cut off.
     ends = lambda near: np.array(rng.choice([0, 2**16 - near]) + rng.integers(near), np.uint16)  # noqa: E731

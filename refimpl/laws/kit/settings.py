@@ -401,21 +401,20 @@ NOT_WITH = {
     "wq_index": "chosen",
     **dict.fromkeys(("wg", "w_head_gate"), "out_norm"),
 }
-# Blocks that are drawn: (bits, has zero points, has minima, activations, bits of static codes). With 16 bits
-# outputs have static codes too. In a function with several
-# products, or with one of `NORMED`, only `PASSIVE` is drawn: one activation code flipped by an ulp would hide
-# all else.
+# Blocks that are drawn: (bits, has zero points, has minima, activations, has static codes of 16 bits, for
+# outputs too). In a function with several products, or with one of `NORMED`, only `PASSIVE` is drawn: one
+# activation code flipped by an ulp would hide all else.
 Activations = Literal["none", "block", "row", "smoothed", "static"]
-SCHEMES: dict[str, tuple[int, bool, bool, Activations, Literal[0, 8, 16]]] = {
-    "8": (8, False, False, "block", 0),
-    "4 zero": (4, True, False, "block", 0),
-    "4 minimum": (4, False, True, "block", 0),
-    "8 row": (8, False, False, "row", 0),
-    "8 smoothed": (8, False, False, "smoothed", 0),
-    "8 static": (8, False, False, "static", 8),
-    "8 plain": (8, True, False, "none", 0),
-    "4 plain minimum": (4, True, True, "none", 0),
-    "8 static 16": (8, False, False, "static", 16),
+SCHEMES: dict[str, tuple[int, bool, bool, Activations, bool]] = {
+    "8": (8, False, False, "block", False),
+    "4 zero": (4, True, False, "block", False),
+    "4 minimum": (4, False, True, "block", False),
+    "8 row": (8, False, False, "row", False),
+    "8 smoothed": (8, False, False, "smoothed", False),
+    "8 static": (8, False, False, "static", False),
+    "8 plain": (8, True, False, "none", False),
+    "4 plain minimum": (4, True, True, "none", False),
+    "8 static 16": (8, False, False, "static", True),
 }
 PASSIVE = "4 plain minimum"
 NORMED = frozenset({"mtp_input"})  # functions with one product, whose input is rounded before
