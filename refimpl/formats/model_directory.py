@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,10 @@ class Directory:
         stated = self.path / folder / name
         try:
             home, target = self.path.resolve(), stated.resolve()
-            there = target.exists()
+            there = _is_there(target)
         except (OSError, RuntimeError) as error:  # a loop of links is either; a folder may not be searched
-            why = getattr(error, "strerror", None) or "a loop of links"
+            loop = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
+            why = "a loop of links" if loop else error.strerror
             raise CheckpointError(f"{stated}: can't be found: {why}") from None
         blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
         if target.parent not in (home / folder, home, blobs):
@@ -106,3 +108,15 @@ class Directory:
         if not isinstance(template, str) or len(template) > LIMITS["chat_template.jinja"]:
             raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
         return template
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the path leads to something; OSError where that can't be told.
+
+    `Path.exists` says False of a loop of links too, and in newer Pythons of a folder that may not be searched.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

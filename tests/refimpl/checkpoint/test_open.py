@@ -130,7 +130,7 @@ def test_weight_map_may_not_leave_the_directory(model, name):
 def test_a_link_to_itself(model, file):
     (model / file).unlink(missing_ok=True)
     (model / file).symlink_to(file)
-    with pytest.raises(CheckpointError, match=r"can't be found|must hold model.safetensors") as caught:
+    with pytest.raises(CheckpointError, match=rf"{file}: can't be found: a loop of links") as caught:
         open_checkpoint(model)
     assert "\n" not in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_a_folder_that_may_not_be_searched(model, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
     with pytest.raises(CheckpointError, match=r"config.json: can't be found: Permission denied"):
         Directory(model).text("config.json")
 

@@ -151,6 +151,14 @@ def test_metadata_are_bounded_in_total(tmp_path, data, message):
         opened(tmp_path, data)
 
 
+@pytest.mark.parametrize(("item", "most"), [("ab", 838_857), ("Ġa", 551_879)])
+def test_the_bound_is_the_same_in_each_version_of_python(tmp_path, item, most):
+    strings = [many(8, count, text(item.encode()), 1) for count in (most, most + 1)]
+    opened(tmp_path, strings[0])
+    with pytest.raises(CheckpointError, match="may take"):
+        opened(tmp_path, strings[1])
+
+
 @pytest.mark.parametrize("case", SOUND)
 def test_sound(tmp_path, case):
     made = opened(tmp_path, SOUND[case])
