@@ -38,8 +38,8 @@ MAX_COUNT, MAX_STRING, MAX_NAME, MAX_ALIGNMENT = 20_000, 10_000_000, 63, 2**20
 # Of all arrays together. The largest vocabularies have 260,000 tokens and twice as many merges.
 MAX_ITEMS, MAX_STRINGS = 4_000_000, 1_000_000
 PAIR, TENSOR = 200, 800  # bytes that a key with its value, or a tensor's entry, takes beside its name
-# What a string takes beyond `sys.getsizeof`, by whether it is ASCII: 9 bytes for its place in a list that grew,
-# and what CPython 3.11 needs more than this version, so that all have the same bound.
+# What a string takes beyond `sys.getsizeof`, by whether it is ASCII: 9 bytes for its place in a list that
+# grew, and what CPython 3.11 needs more than this version, so that all have the same bound.
 BEYOND = {True: 9 + 49 - sys.getsizeof(""), False: 9 + 76 - sys.getsizeof("Ġ")}
 
 

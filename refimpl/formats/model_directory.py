@@ -113,7 +113,8 @@ class Directory:
 def _is_there(path: Path) -> bool:
     """Whether the path leads to something; OSError where that can't be told.
 
-    `Path.exists` says False of a loop of links too, and in newer Pythons of a folder that may not be searched.
+    `Path.exists` says False of a loop of links too, and in newer Pythons of a folder that may not be
+    searched.
     """
     try:
         path.stat()
