@@ -73,7 +73,7 @@ class Keys(AuthenticationBackend):
         self._keys = keys
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
-        if conn.url.path in OPEN:
+        if conn.scope["path"] in OPEN:  # `conn.url` may follow the Host header
             return None
         scheme, _, token = conn.headers.get("authorization", "").partition(" ")
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self._keys]

@@ -38,7 +38,11 @@ def test_a_key_is_asked_for_everywhere_but_for_health_and_the_page() -> None:
             for headers in ({}, {"authorization": "Bearer third"}, {"authorization": "Basic first"}):
                 answer = http.request(method, path, headers=headers)
                 assert answer.status_code == (200 if path in ("/", "/health") else 401), path
-        assert http.get("/nowhere").status_code == 401
+        # A URL of another path, as Starlette reads it, must not stand for the path that is routed.
+        for path in ("/nowhere", "/hea%0Alth"):
+            assert http.get(path).status_code == 401
+        for host in ("127.0.0.1:80/health?", "127.0.0.1/health#", "localhost:1/?"):
+            assert http.get("/v1/models", headers={"host": host}).status_code in (400, 401), host
         for key in ("first", "second"):
             assert http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
 
