@@ -20,7 +20,7 @@ from ...refimpl.config import Decoder
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.schemes import PerColumn, Scheme
 from ...runtime.progress import Progress
-from ...runtime.text.tokenizer import Tokenizer
+from ...runtime.text.tokenizer import read_tokenizer
 from .activation_recorder import OnLayer, record
 from .plan import Calibration, CalibrationResult
 
@@ -193,7 +193,9 @@ def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:
     Keys of the first token are often larger than all others: with keys and values in 8 bits Gemma 3 270M has
     a KL divergence of 0.0062 where no window began so, of 0.0015 where each does.
     """
-    if checkpoint.tokenizer is None:
+    config = checkpoint.config
+    tokenizer = read_tokenizer(checkpoint, config)
+    if tokenizer is None:
         raise ExportError("calibration reads a text, and the checkpoint has no tokenizer")
     try:
         with open(path, "rb") as file:
@@ -202,8 +204,6 @@ def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:
         text = data.decode("utf-8", "strict" if len(data) < MOST_BYTES else "ignore")
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path}: must be a text in UTF-8 to calibrate with: {error}") from None
-    config = checkpoint.config
-    tokenizer = Tokenizer(checkpoint.tokenizer, config.embedding.vocabulary)
     ids = tokenizer.encode(text)
     if not ids:
         raise ExportError(f"{path}: must hold a text to calibrate with, it is empty")

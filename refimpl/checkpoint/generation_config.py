@@ -51,6 +51,14 @@ class Generation:
             raise ConfigError("the model must name a decoder_start_token_id to write what it reads, got none")
         return (self.start,)
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that begin, mask, force and end texts here and in the tasks, and those of languages."""
+        ids = {i for i in (self.bos, self.mask, self.start, *self.eos) if i is not None}
+        ids |= {i for name in ("forced_tokens", "forced_last") for i in self.defaults.get(name, ())}
+        ids |= set() if self.languages is None else set(self.languages.codes.values())
+        return frozenset(ids).union(*(task.special_ids for task in self.tasks.values()))
+
 
 def read_generation(
     config_json: Mapping[str, Any], generation_json: Mapping[str, Any] | None, config: Config, where: str

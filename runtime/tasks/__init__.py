@@ -4,7 +4,7 @@ In: an engine and a bundle or checkpoint. Out: texts, labels, spans and vectors.
 engine.
 """
 
-from .base import read_tokenizer
+from ..text.tokenizer import read_tokenizer
 from .conversation import Conversation
 from .generate import TextStream
 from .generate_batch import Completion

@@ -15,7 +15,7 @@ from ...refimpl.errors import CheckpointError, ConfigError
 from ..bundle.same_bits import SameBits
 from ..text.chat_template import ChatTemplate
 from ..text.constraints import Constraints
-from ..text.tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer, read_tokenizer
 from .timed_engine import TimedEngine
 
 # The task of each head; its name is that of the method of `Model` and of the command.
@@ -30,12 +30,6 @@ TASKS: dict[type[configs.Head], str] = {
 HEADS = {task: head for head, task in TASKS.items()}
 
 H = TypeVar("H", bound=configs.Head)
-
-
-def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
-    """The tokenizer of a bundle or checkpoint, if it has one."""
-    text = source.tokenizer  # a bundle reads its file for it
-    return None if text is None else Tokenizer(text, config.embedding.vocabulary)
 
 
 def expect_head(config: Config, kind: type[H]) -> H:

@@ -25,10 +25,11 @@ from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
 from ..text.chat_template import Message
 from ..text.template_process import SHARED
+from ..text.tokenizer import read_tokenizer
 from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, tag, translate
 from . import logits as logits_of
 from . import options as generate_options
-from .base import TaskModel, read_tokenizer
+from .base import TaskModel
 from .declared_options import spelled_out
 from .encoder_batches import Texts
 from .generate import Prompt, TextStream

@@ -1,8 +1,7 @@
 """Text to ids and back with the `tokenizers` library, whose every failure becomes a CheckpointError.
 
-A user's text never becomes a control token. Control tokens are the added tokens of tokenizer.json, flagged
-special or not, except the unknown token and tokens of white space alone, which are ordinary text. The library
-panics on some malformed files.
+A user's text never becomes a control token. Control tokens are the added tokens of tokenizer.json, except the
+unknown token and those that are text (`text_pieces`). The library panics on some malformed files.
 """
 
 from __future__ import annotations
@@ -11,18 +10,21 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import tokenizers
 import tokenizers.models
 
+from ...refimpl.checkpoint.protocol import ModelSource
+from ...refimpl.config import Config
 from ...refimpl.errors import CheckpointError, LimitError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
 from ..silence import silent_stderr
 from .control_tokens import Encoding, SecretSpelling
+from .text_pieces import text_pieces
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
 
@@ -90,9 +92,14 @@ class TemplatePart(NamedTuple):
 
 
 class Tokenizer:
-    """A tokenizer.json for a model of `vocabulary` logits."""
+    """A tokenizer.json for a model of `vocabulary` logits.
 
-    def __init__(self, text: str, vocabulary: int) -> None:
+    A token that its chat template has in its text, or its settings among `special_ids`, is no text.
+    """
+
+    def __init__(
+        self, text: str, vocabulary: int, *, template: str = "", special_ids: Collection[int] = ()
+    ) -> None:
         if len(text) > LIMITS["tokenizer.json"]:
             raise LimitError(
                 f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
@@ -115,10 +122,15 @@ class Tokenizer:
             decoder = self._tokenizer.decoder
             # Whether decoding removes spaces around punctuation, which may be several tokens.
             self.cleans_up = decoder is not None and cleans_up(json.loads(decoder.__getstate__()))
-        self.control_tokens: dict[str, int] = {
-            token.content: id
+            used = {*special_ids, *self._tokenizer.encode("").ids}
+        unused = {
+            token.content
             for id, token in added.items()
-            if token.content.strip() and token.content not in unknown
+            if not token.special and id not in used and token.content not in template
+        }
+        ordinary = text_pieces([token.content for token in added.values()], unused) | unknown
+        self.control_tokens: dict[str, int] = {
+            token.content: id for id, token in added.items() if token.content not in ordinary
         }
         self._control_ids = frozenset(self.control_tokens.values())
 
@@ -253,6 +265,15 @@ class Tokenizer:
                 f"tokenizer.json: ids must be below the model's vocabulary {self.vocabulary}, got {max(ids)}"
             )
         return ids
+
+
+def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
+    """The tokenizer of a bundle or checkpoint, if it has one."""
+    text = source.tokenizer  # a bundle reads its file for it
+    if text is None:
+        return None
+    template, ids = source.chat_template or "", source.generation.special_ids
+    return Tokenizer(text, config.embedding.vocabulary, template=template, special_ids=ids)
 
 
 class DecodeStream:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .post_processors import bos_eos_template
-from .vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, tokenizer_json
+from .vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, tokenizer_json
 
 LONGEST_PIECE = 256  # SentencePiece's own limit is 16; merges are found by splitting a piece in all ways
 # All added tokens of Phi-3 but these include the white space after them.
@@ -18,6 +18,7 @@ PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
     """The tokenizer.json; a space is put before the text unless the file says no, as Gemma's does."""
+    _spell_spaces(vocabulary)
     return _definition(vocabulary, _merges(vocabulary), prefix=vocabulary.get("add_space_prefix", bool, True))
 
 
@@ -26,6 +27,16 @@ def gemma4(vocabulary: Vocabulary) -> dict[str, Any]:
     if vocabulary.get("add_space_prefix", bool, False):
         raise vocabulary.fail("add_space_prefix must be false for gemma4, got True")
     return _definition(vocabulary, vocabulary.merges(), prefix=False)
+
+
+def _spell_spaces(vocabulary: Vocabulary) -> None:
+    """User-defined pieces are found in a text as it was typed. Files of before July 2024 have "▁" in them."""
+    spelled = [token.replace("▁", " ") for token in vocabulary.tokens]
+    vocabulary.tokens = [
+        new if kind == USER_DEFINED and new not in vocabulary.ids else token
+        for new, kind, token in zip(spelled, vocabulary.types, vocabulary.tokens, strict=True)
+    ]
+    vocabulary.ids = {token: i for i, token in enumerate(vocabulary.tokens)}
 
 
 def _definition(vocabulary: Vocabulary, merges: Sequence[Sequence[str]], *, prefix: bool) -> dict[str, Any]:

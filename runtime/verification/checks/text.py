@@ -12,7 +12,7 @@ from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.engine.protocol import Engine
 from ....refimpl.error_budget import kl_budget
 from ...bundle.bundle import Bundle
-from ...text.tokenizer import Tokenizer
+from ...text.tokenizer import Tokenizer, read_tokenizer
 from ..metrics import fidelity, likeness
 from ..report import Row, judged
 from ..specification_error import Figure, budget_over_text, kl_budget_over_text
@@ -72,8 +72,9 @@ def reference_engine(context: VerifyContext) -> NumpyEngine:
 
 def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
     """The tokenizer of a bundle that has one."""
-    assert bundle.tokenizer is not None
-    return Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)
+    tokenizer = read_tokenizer(bundle, bundle.config)
+    assert tokenizer is not None
+    return tokenizer
 
 
 def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]]:

@@ -10,6 +10,7 @@ import pytest
 import transformers
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
+from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS
 from tfm.refimpl.config_readers.gguf_metadata import as_config_json
 from tfm.refimpl.decoding.sampler import Sampler
@@ -244,3 +245,11 @@ def test_a_config_json_may_hold_them_all():
     plain = read_config({"model_type": "t5", **sizes})[0]
     free = KEYS - set(IGNORED_GENERATION_KEYS)
     assert read_config({"model_type": "t5", **sizes, **dict.fromkeys(free)})[0] == plain
+
+
+def test_special_ids_are_all_that_have_a_meaning_of_their_own():
+    """Of the tasks too; tokens that are kept from an answer may be those of any text."""
+    languages = Languages({"ro_RO": 7}, "first")
+    task = Generation(start=4, defaults={"forced_tokens": [5], "forced_last": [6], "suppress_tokens": [9]})
+    whole = Generation(bos=0, eos=(1, 2), mask=3, tasks={"summarization": task}, languages=languages)
+    assert whole.special_ids == {*range(8)}

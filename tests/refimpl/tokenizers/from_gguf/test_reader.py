@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.tokenizers.from_gguf.pre_tokenizers import PRE_TOKENIZERS
 from tfm.refimpl.tokenizers.from_gguf.reader import chat_template, tokenizer
+from tfm.runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers.tokenization_utils_base import generate_merges
 
@@ -216,6 +217,27 @@ def test_sentencepiece_without_prefix_and_with_user_pieces():
     assert ours.encode("ab").tokens == ["<s>", "ab"], "bos is the default"
     assert ours.decode(ours.encode(" ab").ids) == " ab"
     assert "<user>" in read(sentencepiece()).encode("a<user>b").tokens
+
+
+@cache
+def with_user_blanks(space: str) -> Tokenizer:
+    """Two spaces are user-defined, with the score that the converter gives to such pieces."""
+    found = sentencepiece(add_space_prefix=False)
+    blank = found["tokenizer.ggml.tokens"].index("▁▁")
+    found["tokenizer.ggml.tokens"][blank] = 2 * space
+    found["tokenizer.ggml.token_type"][blank] = 4
+    found["tokenizer.ggml.scores"][blank] = -1000.0
+    return read(found)
+
+
+@given(text=st.text(alphabet="abc d", max_size=30))
+def test_user_defined_blanks_are_found_with_either_space(text):
+    """llama.cpp's converter writes spaces since July 2024, before it wrote "▁"."""
+    kept, spelled = (with_user_blanks(space) for space in "▁ ")
+    same(kept, spelled, text)
+    blank = spelled.token_to_id("  ")
+    assert kept.encode(text).ids.count(blank) == sum(len(run) // 2 for run in re.findall(" +", text))
+    assert RuntimeTokenizer(kept.to_str(), 1000).encode(text) == spelled.encode(text).ids
 
 
 @cache

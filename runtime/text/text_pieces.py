@@ -1,0 +1,43 @@
+"""Which added tokens are text, that a user may spell; the others are control tokens.
+
+`special` doesn't tell them apart: `<tool_call>`, `<think>`, and the marks of files and of fill-in-the-middle
+often aren't special. So the form decides, and what has no known form is a control token.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection
+
+SPACE = "▁"  # SentencePiece's, which isn't white space to Python
+# The tags among Gemma's pieces. `<img>`, `<video>`, `<p>` and others are control tokens of other models.
+TAGS = "table caption thead tbody tfoot tr th td h1 h2 h3 h4 h5 h6 blockquote strong em b i u s sub sup code"
+TAG = re.compile(rf"<(/?)((?:{TAGS.replace(' ', '|')})>)")
+
+
+def text_pieces(pieces: Collection[str], unused: Collection[str]) -> set[str]:
+    """Those of the added tokens that are text: blanks, and of `unused` tags of HTML, words and characters.
+
+    `unused` are the ones that aren't special, nor used by the model's template or settings. A tag alone isn't
+    one of HTML: Phi-3's `</s>` isn't special, and its `<s>` begins a text. DeepSeek Coder has letters.
+    """
+    blanks = {piece for piece in pieces if is_blank(piece)}
+    tags = {piece for piece in unused if TAG.fullmatch(piece) and _other_tag(piece) in unused}
+    return blanks | tags | {piece for piece in unused if len(piece) == 1 or _is_word(piece)}
+
+
+def is_blank(piece: str) -> bool:
+    """Whether a piece is white space alone, or nothing."""
+    return not piece.replace(SPACE, " ").strip()
+
+
+def _other_tag(tag: str) -> str:
+    """The tag that ends what this one begins, or the other way round."""
+    return TAG.sub(lambda match: f"<{'' if match[1] else '/'}{match[2]}", tag)
+
+
+def _is_word(piece: str) -> bool:
+    """Whether there are only letters, digits, emoji and what stands between the parts of a word."""
+    kinds = (unicodedata.category(character) for character in re.sub(r"[ '’.-]", "", piece))
+    return all(kind[0] in "LMN" or kind == "So" for kind in kinds)
