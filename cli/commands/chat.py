@@ -64,7 +64,7 @@ def command(
     options = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty,
-        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop) if stop else None,
     )  # fmt: skip
     from ...runtime.tasks import Conversation
     from ..model_loading import load

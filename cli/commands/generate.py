@@ -137,7 +137,7 @@ def command(
         typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, no_repeat_ngram=no_repeat_ngram,
         beams=beams, length_penalty=length_penalty,
-        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
+        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop) if stop else None, logprobs=logprobs,
         json_schema=None if json_schema is None else read_schema(json_schema),
         regex=None if regex is None else check_regex(regex),
         grammar=None if grammar is None else read_grammar(grammar),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import LM, Config, EncoderDecoder
-from ..config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES
+from ..config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES, UNSUPPORTED
 from ..config_readers.keys import Keys
 from ..decoding.beam import BeamSearch
 from ..decoding.sampler import Sampler
@@ -19,6 +19,13 @@ from ..errors import CheckpointError, ConfigError, LimitError
 from .languages import Languages
 
 MOST_BEAMS = 64
+# How many texts may end an answer, and how many characters they may have.
+MOST_STOPS, LONGEST_STOP = 16, 1024
+# The same of a model without an encoder, where `min_length` counts the prompt.
+WITH_ENCODER: dict[str, tuple[Any, ...]] = {
+    "encoder_no_repeat_ngram_size": (0, None), "min_length": (0, None), "forced_bos_token_id": (None,),
+    "force_bos_token_to_be_generated": (False, None),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Generation:
     place of tuples; a temperature of None says that the checkpoint asks for greedy decoding. `max_new_tokens`
     and `prefix`, which is put before the text, are for a model with an encoder. `tasks` are the same for
     tasks that the checkpoint names (T5: summarization); `languages` are tokens for a translator, to be used
-    by `translation.directed`.
+    by `translation.directed`. `stop` are texts before which an answer ends. `left_out` are options that the
+    checkpoint asks for and tfm doesn't have: texts are generated without them.
     """
 
     bos: int | None = None
@@ -43,6 +51,16 @@ class Generation:
     prefix: str = ""
     tasks: dict[str, Generation] = field(default_factory=dict)
     languages: Languages | None = None
+    stop: tuple[str, ...] = field(default=(), metadata={"optional": True})
+    left_out: tuple[str, ...] = field(default=(), metadata={"optional": True})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of options that are left out."""
+        names = sorted({name for one in (self, *self.tasks.values()) for name in one.left_out})
+        if not names:
+            return ()
+        return (f"the model's files ask for {', '.join(names)}, which tfm doesn't have: texts go without",)
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -89,10 +107,13 @@ def _read(values: Mapping[str, Any], config: Config, where: str, *, pair: bool) 
     keys.get("task_specific_params", dict, None)
     bos, start = _id(keys, "bos_token_id", config), _id(keys, "decoder_start_token_id", config)
     eos = _ids(keys, "eos_token_id", config)
+    unsupported = keys.at_other_values(UNSUPPORTED if pair else UNSUPPORTED | WITH_ENCODER)
     defaults = _sampler(keys, config, bos, ends={(i,) for i in eos}, pair=pair)
     search = _search(keys)
     if search.get("beams", 1) > 1 and defaults.get("temperature") is not None:
-        raise keys.fail("do_sample", "false with several beams: nothing is drawn then")
+        unsupported += ("do_sample",)  # nothing is drawn with several beams
+        defaults = {name: value for name, value in defaults.items() if name not in OFF}
+    stop, refused = _stop(keys)
     most, total = keys.size("max_new_tokens", None), keys.size("max_length", None)
     if most is None and total is not None:
         most = max(total - 1, 1)  # the first token of a decoder counts there
@@ -104,10 +125,22 @@ def _read(values: Mapping[str, Any], config: Config, where: str, *, pair: bool) 
         BeamSearch((), **beams)
     except (LimitError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
+    generation = Generation(bos, eos, defaults, search=search, stop=stop, left_out=unsupported + refused)
     if not pair:
-        return Generation(bos, eos, defaults, search=search)
+        return generation
     start = bos if start is None else start
-    return Generation(bos, eos, defaults, None, start, search, most, prefix)
+    return replace(generation, start=start, max_new_tokens=most, prefix=prefix)
+
+
+def _stop(keys: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Texts before which an answer ends; or the key's name, where it states more than `generate` takes."""
+    value = _raw(keys, "stop_strings")
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise keys.fail("stop_strings", "null, a text or a list of texts")
+    if len(texts) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in texts):
+        return (), ("stop_strings",)
+    return tuple(texts), ()
 
 
 def _sampler(
@@ -124,15 +157,13 @@ def _sampler(
     off = (OFF if draws else {}) | PENALTIES
     stated = start | {name: numbers[name] for name in off if numbers[name] is not None}
     options = {name: value for name, value in stated.items() if value != off[name]}
-    options |= {"temperature": None} if draws is False else {}
+    if draws is False or options.get("temperature") == 0:  # as other runtimes say it
+        options = {name: value for name, value in options.items() if name not in OFF} | {"temperature": None}
     for name in ("no_repeat_ngram", "encoder_no_repeat_ngram"):
-        if (ngram := options.pop(f"{name}_size", None)) is not None:
+        ngram = options.pop(f"{name}_size", None)
+        if ngram is not None and (pair or name == "no_repeat_ngram"):
             options[name] = ngram
-    if "encoder_no_repeat_ngram" in options and not pair:
-        raise keys.fail("encoder_no_repeat_ngram_size", "0 without an encoder")
-    least, all_least = _number(keys, "min_new_tokens"), _number(keys, "min_length") or 0
-    if all_least and not pair:
-        raise keys.fail("min_length", "0, as it counts the prompt: min_new_tokens doesn't")
+    least, all_least = _number(keys, "min_new_tokens"), (_number(keys, "min_length") or 0) if pair else 0
     least = all_least - 1 if least is None else least  # the first token of a decoder counts there
     options |= {"min_new_tokens": least} if least > 0 else {}
     if ids := _ids(keys, "suppress_tokens", config):
@@ -146,9 +177,7 @@ def _sampler(
     if keys.get("force_bos_token_to_be_generated", bool, False, null=True) and bos is not None:
         # As in transformers: the old key wins, but only of what stood in a config.json.
         first = bos if keys.get("_from_model_config", bool, False, null=True) else first
-    if first is not None and not pair:
-        raise keys.fail("forced_bos_token_id", "null without an encoder: a prompt comes first there")
-    options |= {} if first is None else {"forced_tokens": [first]}
+    options |= {"forced_tokens": [first]} if pair and first is not None else {}
     last = _ids(keys, "forced_eos_token_id", config)
     return options | ({"forced_last": [*last]} if last else {})
 

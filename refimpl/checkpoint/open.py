@@ -279,6 +279,7 @@ def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoi
             *(unread_tokenizer(directory, raw) if applied is None else applied.notes),
             *(() if adapter is None else notes(adapter, path, raw)),
             *((describe(leaves.left_out),) if leaves.left_out else ()),
+            *generation.notes,
         ),
     )
 

@@ -30,18 +30,22 @@ IGNORED_GENERATION_KEYS: dict[str, Any] = {
         ),
         ANY,
     ),
+}  # fmt: skip
+# What tfm doesn't have, with the values at which it changes nothing; transformers hasn't the last two either.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1, None), "diversity_penalty": (0.0, None), "penalty_alpha": (0.0, None),
     "dola_layers": (None,), "constraints": (None,), "force_words_ids": (None,), "guidance_scale": (1.0, None),
-    "watermarking_config": (None,), "token_healing": (False, None), "stop_strings": (None,),
+    "watermarking_config": (None,), "token_healing": (False, None),
     "top_h": (None,), "epsilon_cutoff": (0.0, None), "eta_cutoff": (0.0, None),
     "encoder_repetition_penalty": (1.0, None),
     "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
+    "presence_penalty": (0.0, None), "frequency_penalty": (0.0, None),
 }  # fmt: skip
 # All keys that an old config.json may have; only that has the prefix and the tasks.
 KEYS = frozenset(
     (
-        *IDS, *OFF, *PENALTIES, *IGNORED_GENERATION_KEYS, "do_sample", "num_beams", "length_penalty",
-        "early_stopping",
+        *IDS, *OFF, *PENALTIES, *IGNORED_GENERATION_KEYS, *UNSUPPORTED, "do_sample", "num_beams",
+        "length_penalty", "early_stopping", "stop_strings",
         "renormalize_logits", "max_length", "max_new_tokens", "min_length", "min_new_tokens",
         "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_bos_token_id",
         "forced_eos_token_id", "force_bos_token_to_be_generated", "prefix", "task_specific_params",

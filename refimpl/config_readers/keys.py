@@ -35,6 +35,30 @@ HARMLESS: dict[str, Any] = {
     "language": (str, list, None), "unsloth_fixed": (bool,), "unsloth_version": (str,),
     "transformers.js_config": (dict,), "save_step": (int,), "total_flos": (float,),
     "sep_token_id": (int, None), "eos_token_ids": (int, None), "_model_name_or_path": (str, None),
+    **dict.fromkeys(("license", "base_model", "datasets", "tags"), (str, list, None)),
+    **dict.fromkeys(
+        ("license_name", "license_link", "library_name", "pipeline_tag", "author", "description"), (str, None)
+    ),
+    # What tokens were trained with, how many at a time, and which code computes attention or experts.
+    **dict.fromkeys(("padding_side", "tokenizer_padding_side", "loss_type"), (str, None)),
+    **dict.fromkeys(("tokenizer_model_max_length", "max_seq_length"), (int, None)),
+    **dict.fromkeys(
+        (
+            "attn_implementation", "_attn_implementation_internal", "experts_implementation",
+            "_experts_implementation", "_experts_implementation_internal",
+        ),
+        (str, None),
+    ),
+    **dict.fromkeys(
+        (
+            "use_flash_attn", "use_flash_attention", "use_flash_attention_2", "_flash_attn_2_enabled",
+            "use_liger", "use_liger_kernel", "model_parallel", "fp16", "bf16",
+        ),
+        (bool, None),
+    ),
+    # An adapter that was merged: the tensors of one that wasn't are refused.
+    **dict.fromkeys(("lora_rank", "lora_r", "seed"), (int, None)),
+    **dict.fromkeys(("lora_alpha", "lora_dropout", "neftune_noise_alpha", "learning_rate"), (float, None)),
     # Switches of training, of TensorFlow and TorchScript.
     "gradient_checkpointing": (bool, None), "torchscript": (bool, None), "use_bfloat16": (bool, None),
     "tf_legacy_loss": (bool, None), "xla_device": (bool, None),
@@ -134,6 +158,12 @@ class Keys:
         for key in sorted(allowed.keys() & self.values.keys()):
             self._read.add(key)
             self._check(key, allowed[key])
+
+    def at_other_values(self, allowed: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
+        """Mark keys; those of them that have another value, or another type of value, than is `allowed`."""
+        found = sorted(allowed.keys() & self.values.keys())
+        self._read.update(found)
+        return tuple(key for key in found if not any(_is(self.values[key], one) for one in allowed[key]))
 
     def _check(self, key: str, allowed: tuple[Any, ...]) -> None:
         if not any(_is(self.values[key], one) for one in allowed):

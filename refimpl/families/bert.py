@@ -60,7 +60,7 @@ def _jinas(keys: Keys, embedding: Embedding, head: ReadingHead, task: Task, cont
     keys.choice("position_embedding_type", {"alibi": None})
     activation = keys.choice("feed_forward_type", {"geglu": "gelu", "reglu": "relu"})
     pooled = keys.choice("emb_pooler", {"mean": Pool("mean")}) if keys.get("emb_pooler", str, None) else head
-    keys.unused("attn_implementation", "model_max_length")  # of how it is computed, and of the tokenizer
+    keys.unused("model_max_length")  # of the tokenizer
     heads, norm = keys.size("num_attention_heads"), layer_norm(keys)
     return build(
         embedding,

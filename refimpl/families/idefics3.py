@@ -28,7 +28,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 def _text(keys: Keys, task: Task) -> Decoder:
     # Of the library that trained them; the class is Llama's.
-    keys.unused("perceiver_config", "pixel_shuffle_factor", "neftune_noise_alpha", "_flash_attn_2_enabled")
+    keys.unused("perceiver_config", "pixel_shuffle_factor")
     keys.harmless(qk_layer_norms=(False,), use_resampler=(False,))
     return llama.config(keys, task)
 

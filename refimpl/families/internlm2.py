@@ -23,7 +23,6 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.harmless(attn_implementation=(str, None))  # how it computes, not what
     # Several slices of one product, summed: the same mathematics.
     keys.get("pretraining_tp", int, 1, null=True)
     keys.restated("head_dim", head_size(keys), "hidden_size over num_attention_heads")

@@ -10,6 +10,7 @@ from ..config_readers.decoder import decoder, gguf_decoder, with_window
 from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS, read_gguf_window
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
@@ -27,6 +28,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     # The context again, by names that no class reads; and what Mistral's have, null where that is no window.
     context = keys.get("max_position_embeddings", int, 2048)
     keys.harmless(max_sequence_length=(context,), seq_length=(context,), sliding_window=(None,))
+    # The tokenizer's; and a window's switch and layers, which no class reads here: where it is off.
+    keys.harmless(model_max_length=(int, None), use_sliding_window=(False,), max_window_layers=(int, None))
+    keys.harmless(layer_types=(["full_attention"] * layer_count(keys), None))
     return decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),

@@ -89,7 +89,7 @@ def _check_older(keys: Keys) -> None:
         scale_attn_weights=(True,),
     )
     keys.unused("attn_pdrop", "embd_pdrop", "resid_pdrop", "dense_seq_output", "pad_vocab_size_multiple")
-    keys.unused("fused_bias_fc", "fused_dropout_add_ln", "reorder_and_upcast_attn", "use_flash_attn")
+    keys.unused("fused_bias_fc", "fused_dropout_add_ln", "reorder_and_upcast_attn")
     keys.unused("use_xentropy", "parallel_block_tied_norm")
     keys.unused(*(f"summary_{key}" for key in SUMMARY))
 

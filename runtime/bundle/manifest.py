@@ -21,7 +21,8 @@ One JSON object with exactly these fields, but for kernel_cache, kernel_minima, 
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used, or steps on a GPU can't be captured
     generation   how the checkpoint wants to be run: the fields of
-                 `refimpl.checkpoint.generation_config.Generation`
+                 `refimpl.checkpoint.generation_config.Generation`; {stop} and {left_out} only where it has
+                 texts that end an answer, or asks for options that tfm doesn't have
     labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
                  which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where
@@ -53,9 +54,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property, partial
 from typing import Any, Literal
 
-from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
+from ...refimpl.checkpoint.generation_config import LONGEST_STOP, MOST_BEAMS, MOST_STOPS, Generation
 from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
 from ...refimpl.config import LM, Classify, Config, Tag, from_json, to_json
+from ...refimpl.config_readers.generation_keys import KEYS
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
@@ -441,3 +443,7 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
     if type(search["beams"]) is not int or search["beams"] > MOST_BEAMS:
         raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {search['beams']!r:.40}")
     BeamSearch((), **search)
+    if len(g.stop) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in g.stop):
+        raise ValueError(f"generation.stop must be at most {MOST_STOPS} texts, got {g.stop!r:.80}")
+    if odd := [name for name in g.left_out if name not in KEYS]:
+        raise ValueError(f"generation.left_out must name options, got {odd[0]!r:.80}")

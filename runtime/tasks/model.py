@@ -248,6 +248,8 @@ def load(
     bundle = open_bundle(Path(path))
     if bundle.code_replaced_by:
         notify(describe(bundle.code_replaced_by))
+    for note in bundle.generation.notes:
+        notify(note)
     checked = checking(bundle)
     try:
         if bundle.chat_template is not None:

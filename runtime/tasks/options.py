@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict, Unpack
 
-from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
+from ...refimpl.checkpoint.generation_config import LONGEST_STOP, MOST_BEAMS, MOST_STOPS, Generation
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import Drafter
@@ -14,9 +14,7 @@ from ...refimpl.errors import LimitError
 from ..text.constraints import Language, of_schema
 from .declared_options import given_values
 
-MOST_STOPS = 16
 MOST_LOGPROBS = 1000
-LONGEST_STOP = 1024
 # Options that make the sampler draw.
 DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
 # Options, of a request or of a checkpoint, that say how a token is chosen.
@@ -220,6 +218,8 @@ def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOpt
         model_options |= generation.search
     if generation.max_new_tokens is not None:
         model_options["max_new_tokens"] = generation.max_new_tokens
+    if generation.stop and not chosen.keys() & CONSTRAINTS:
+        model_options["stop"] = generation.stop
     return _options(generation.defaults, model_options | chosen)
 
 

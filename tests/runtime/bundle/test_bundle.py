@@ -138,11 +138,13 @@ def test_what_is_written_is_read(made):
 def test_how_a_model_wants_to_be_run_is_kept_whole(made):
     stated = {"task_specific_params": {"summarization": {"num_beams": 4, "prefix": "summarize: "}}}
     ids = {"decoder_start_token_id": 2, "forced_eos_token_id": 3, "bad_words_ids": [[4], [5, 6]]}
+    ids |= {"stop_strings": ["###"], "guidance_scale": 1.5}
     found = read_generation(stated, ids | {"length_penalty": 2}, tiny_models.encoder_decoder(), "g.json")
     whole = replace(found, languages=Languages({"fra": 7}, "text"))
     kept = replace(open_bundle(made).manifest, generation=whole)
     assert manifest.load(manifest.dump(kept).encode(), "x").generation == whole
     assert whole.tasks["summarization"].prefix == "summarize: "
+    assert (whole.stop, whole.left_out) == (("###",), ("guidance_scale",))
 
 
 def test_large_tensors_stand_on_pages():
@@ -399,6 +401,9 @@ HOSTILE = [
     (("generation", "defaults"), {"logit_bias": [[97, 1.0]]}, "below 97, got 97"),
     (("generation", "max_new_tokens"), 0, "max_new_tokens must be null or at least 1"),
     (("generation", "search"), {"beams": 65}, "beams must be 1 to 64, got 65"),
+    (("generation", "stop"), [""], "generation.stop must be"),
+    (("generation", "stop"), ["a"] * 17, "generation.stop must be"),
+    (("generation", "left_out"), ["heat"], "left_out must name options, got 'heat'"),
     (("generation", "search"), {"beams": 2.5}, "beams must be 1 to 64, got 2.5"),
     (("generation", "tasks"), {"a": NESTED}, "tasks.a must have no tasks of its own"),
     (("generation", "start"), 97, "below 97, got 97"),

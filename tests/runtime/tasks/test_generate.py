@@ -87,6 +87,15 @@ def test_stop_string_ends_the_text_before_it() -> None:
     assert len(answer.tokens) < 20
 
 
+def test_a_model_may_ask_for_texts_that_end_its_answers() -> None:
+    whole = "".join(MODEL.generate("the cat", max_new_tokens=20))
+    asked = Generation(defaults={"temperature": None}, stop=(whole[4:7],))
+    silent = Model(ENGINE, ModelFiles(TEXT, CHAT, asked))
+    assert "".join(silent.generate("the cat", max_new_tokens=20)) == whole[: whole.index(whole[4:7])]
+    assert "".join(silent.generate("the cat", max_new_tokens=20, stop=())) == whole
+    assert silent.options(regex="a*").stop == ()
+
+
 def test_sampling_defaults() -> None:
     assert sampler({}) == Sampler()
     assert sampler({}, top_k=5, top_p=None) == Sampler(temperature=1.0, top_k=5)
