@@ -1,0 +1,134 @@
+"""The specification's models against one that is told plainly: any Config, also what no family has."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+from helpers import config_strategies as drawn_configs
+from helpers import plain_model, tiny_models
+from helpers.tolerances import equal
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tfm.refimpl.config import (
+    Classify,
+    Decoder,
+    Embedding,
+    Encoder,
+    EncoderDecoder,
+    Layer,
+    Pool,
+    Rope,
+)
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+
+UNSHRUNK = (Phase.explicit, Phase.generate)  # a model of many layers shrinks for minutes
+seeds = st.integers(0, 2**32 - 1)
+LARGEST_ERROR = 1e-8  # relative to the largest number: norms of tiny vectors and soft caps amplify rounding
+
+
+def unscaled(value: Any) -> Any:
+    """The Config with rotations that aren't scaled: scalings are held to transformers' own."""
+    if isinstance(value, tuple):
+        return tuple(map(unscaled, value))
+    if not is_dataclass(value):
+        return value
+    changed = {f.name: unscaled(getattr(value, f.name)) for f in fields(value)}
+    return replace(value, **changed | ({"scaling": None} if isinstance(value, Rope) else {}))
+
+
+@st.composite
+def decoders(draw: st.DrawFn) -> Decoder:
+    """A decoder with a layer of each kind of mixer."""
+    width, inner = draw(st.integers(5, 8)), draw(drawn_configs.projections)
+    embedding = Embedding(draw(st.integers(9, 12)), width, draw(drawn_configs.scales), projection=inner)
+    stack = draw(drawn_configs.stacks(width=drawn_configs.entry(embedding), decodes=True))
+    layers = [
+        Layer(draw(mixer), draw(drawn_configs.mlps), scale=draw(drawn_configs.shares))
+        for mixer in (
+            drawn_configs.linear_attentions, drawn_configs.lstms, drawn_configs.convolutions,
+            drawn_configs.gated_deltas, drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.latents,
+            drawn_configs.indexed, drawn_configs.unrotated, drawn_configs.attentions(None, 2),
+            drawn_configs.attentions(None, 2),
+        )
+    ]  # fmt: skip
+    stack = draw(drawn_configs.multiplied(replace(stack, layers=(*stack.layers, *layers))))
+    head = draw(drawn_configs.lm_heads(embedding))
+    decoder = draw(drawn_configs.sharing(Decoder(embedding, stack, head, drawn_configs.CONTEXT)))
+    return unscaled(decoder).with_kv(draw(st.sampled_from(("float", "int8"))))
+
+
+@st.composite
+def encoders(draw: st.DrawFn) -> list[Encoder | EncoderDecoder]:
+    """An encoder, or a pair that reads, with several heads, and with attention that is told there."""
+    config = unscaled(draw(drawn_configs.encoders()))
+    stack = draw(drawn_configs.stacks(width=drawn_configs.entry(config.embedding), reads=True))
+    latent = Layer(draw(drawn_configs.latents | drawn_configs.unrotated), draw(drawn_configs.mlps))
+    stack = unscaled(replace(stack, layers=(*stack.layers, latent)))
+    name = "stack" if isinstance(config, Encoder) else "encoder"
+    heads = [draw(drawn_configs.fitting(config.embedding)) for _ in range(5)]
+    return [replace(config, head=head, **{name: stack}) for head in heads]
+
+
+def drawn(config: Any, seed: int, *lengths: int) -> tuple[NumpyEngine, list[np.ndarray]]:
+    """The specification's engine with random weights, and texts of these lengths."""
+    rng = np.random.default_rng(seed)
+    engine = NumpyEngine(config, tiny_models.weights(config, seed, np.float64))
+    return engine, [rng.integers(0, config.embedding.vocabulary, n) for n in lengths]
+
+
+def padded(texts: list[np.ndarray]) -> np.ndarray:
+    rows = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(text)] = text
+    return rows
+
+
+def stepped(engine: NumpyEngine, cache: Any, texts: list[np.ndarray], first: list[int]) -> list[np.ndarray]:
+    """The logits of all tokens, a prompt of `first` tokens in one step and each later one by itself."""
+    heads = [text[:n] for text, n in zip(texts, first, strict=True)]
+    at = np.broadcast_to(np.arange(max(first)), (len(texts), max(first)))
+    results, cache = engine.step(padded(heads), cache, np.array(first), at=at)
+    rows = [list(result[:n]) for result, n in zip(results, first, strict=True)]
+    for i in range(len(texts[0]) - first[0]):
+        step = np.array([[text[n + i]] for text, n in zip(texts, first, strict=True)])
+        results, cache = engine.step(step, cache)
+        for row, result in zip(rows, results, strict=True):
+            row.append(result[0])
+    return [np.array(row) for row in rows]
+
+
+@settings(max_examples=settings.default.max_examples // 3, phases=UNSHRUNK)
+@given(decoders(), seeds)
+def test_decoders(config: Decoder, seed: int):
+    """A prompt, padded in one row, and steps from its cache."""
+    engine, texts = drawn(config, seed, 7, 5)
+    for text, got in zip(texts, stepped(engine, engine.start(2), texts, [5, 3]), strict=True):
+        equal(got, plain_model.decoded(config, engine.params, text), LARGEST_ERROR)
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(drawn_configs.pairs().map(unscaled), seeds)
+def test_encoder_decoders(config: Any, seed: int):
+    engine, texts = drawn(config, seed, 6, 4, 5, 3)
+    cache = engine.start(2, padded(texts[2:]), np.array([5, 3]))
+    for text, other, got in zip(texts[:2], texts[2:], stepped(engine, cache, texts[:2], [4, 2]), strict=True):
+        equal(got, plain_model.decoded(config, engine.params, text, other), LARGEST_ERROR)
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(encoders(), seeds)
+def test_encoders(configs: list[Any], seed: int):
+    """The vectors and what each head makes of them."""
+    lengths, count = np.array([6, 4]), configs[0].embedding.token_types
+    types = None if count is None else np.random.default_rng(seed).integers(0, count, (2, 6))
+    for config in configs:
+        engine, texts = drawn(config, seed, 6, 4)
+        given_ = padded(texts), lengths, types
+        vectors, results = engine.encode(*given_), engine.predict(*given_)
+        for i, text in enumerate(texts):
+            own = engine.params, text, None if types is None else types[i, : len(text)]
+            equal(vectors[i, : len(text)], np.array(plain_model.encoded(config, *own)), LARGEST_ERROR)
+            got = results[i] if isinstance(config.head, Pool | Classify) else results[i, : len(text)]
+            equal(got, plain_model.predicted(config, *own), LARGEST_ERROR)
