@@ -37,7 +37,7 @@ OUTSIDE = {
         "numpy",
         "onnxruntime",
         "tokenizers",
-        "minijinja",
+        "jinja2",
         "platformdirs",
         "huggingface_hub",
         "llguidance",
@@ -273,12 +273,12 @@ def test_config_is_standard_library_alone():
 
 
 def test_only_the_child_process_renders_templates():
-    """minijinja crashes and hangs on hostile ones; the child's program stands alone, and starts fast."""
+    """Jinja crashes and hangs on hostile ones; the child's program stands alone, and starts fast."""
     program = ROOT / "runtime" / "text" / "template_renderer.py"
     every = (one for file in files("runtime") for one in imports(file))
-    importers = {one.file for one in every if top(one.module) == "minijinja"}
+    importers = {one.file for one in every if top(one.module) == "jinja2"}
     assert importers == {program}
-    assert {top(one.module) for one in imports(program)} <= STANDARD | {"minijinja"}
+    assert {top(one.module) for one in imports(program)} <= STANDARD | {"jinja2"}
 
 
 def test_commands_import_inside_their_body():

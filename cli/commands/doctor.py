@@ -14,7 +14,7 @@ from ..console import out, out_json, progress, size, table
 from ..model_loading import bundle_named
 
 PACKAGES = (
-    "tfm-cli", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "minijinja",
+    "tfm-cli", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "jinja2",
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub", "ziglang",
 )  # fmt: skip
 GROUP = "This machine"

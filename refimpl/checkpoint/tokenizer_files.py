@@ -97,5 +97,5 @@ def with_special_tokens(template: str, special_tokens: Mapping[str, str]) -> str
         value = "undefined_token"
         if name in special_tokens:
             value = json.dumps(special_tokens[name], ensure_ascii=False)
-        lines += f"{{% set {name} = {value} +%}}"
+        lines += f"{{% set {name} = {value} %}}\n"  # the end of the line is trimmed with the block
     return lines + template

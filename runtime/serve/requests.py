@@ -171,10 +171,7 @@ class Message(Part):
         content = self.content
         if not isinstance(content, str):
             content = "".join(part.text for part in content or ())
-        made: dict[str, Any] = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": content,
-        }
+        made: dict[str, Any] = {"role": self.role, "content": content}
         if self.tool_calls:
             made["tool_calls"] = [call.for_template() for call in self.tool_calls]
         made |= {"name": self.name} if self.name is not None else {}

@@ -1,13 +1,12 @@
 """Chat templates: messages to token ids, with bounded work; no message can become markup.
 
-minijinja renders in a child process: a template gets no Python object whose attributes it could follow. The
-rest is as in transformers: trimmed blocks, `tojson`, `raise_exception`, `strftime_now`, and the names of the
-special tokens.
+Jinja renders in a child process. What a template gets is as in transformers, down to the keys of a message:
+those that are null are left out, and what a model thought has each of the names that templates know it by. A
+developer's message is a system message to templates that don't know that role.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +18,10 @@ from .tokenizer import Tokenizer, check_text
 from .tool_calls import reads_calls_of
 
 LONGEST = 256 * 2**10  # characters of a template
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 EXAMPLE = '{"role": "user", "content": "hi"}'
 
-# A block that marks the answers for training; its contents are rendered.
-GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of what a model thought before its answer
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
@@ -43,7 +41,7 @@ class ChatTemplate:
     ) -> None:
         if len(source) > LONGEST:
             raise LimitError(f"chat template may have {LONGEST} characters, it has {len(source)}")
-        self._source = GENERATION.sub(_replace_generation, source)
+        self._source = source
         self._tokenizer = tokenizer
         self._limits = limits
         self._special_tokens = {
@@ -68,18 +66,24 @@ class ChatTemplate:
         `tools` are functions as the OpenAI API describes them, which the template shows to the model.
         """
         check_messages(messages)
-        # Messages are passed as a literal: a template could call methods of Python's lists and dicts, such as
-        # `messages.extend(messages)`, whose work no fuel counts.
-        values = f"{{% set messages = {_literal([dict(message) for message in messages])} +%}}"
-        if tools is not None:
-            values += f"{{% set tools = {_literal([dict(tool) for tool in tools])} +%}}"
         variables = {
-            "tools": None,
+            "messages": [self._shown(message) for message in messages],
+            "tools": None if tools is None else [dict(tool) for tool in tools],
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
         }
-        return SHARED.render(values + self._source, variables, self._limits)
+        return SHARED.render(self._source, variables, self._limits)
+
+    def _shown(self, message: Message) -> Message:
+        """A message as the template is given it."""
+        shown = {key: item for key, item in message.items() if item is not None}
+        if shown["role"] == "developer" and "developer" not in self._source:
+            shown["role"] = "system"
+        reasoning = next((shown[name] for name in REASONING if name in shown), None)
+        return (
+            shown if reasoning is None else {"thinking": reasoning, **shown, "reasoning_content": reasoning}
+        )
 
     def encode(
         self,
@@ -146,19 +150,6 @@ def check_messages(messages: object) -> None:
         check_text(message["content"])
 
 
-def _literal(value: object) -> str:
-    """A value of JSON as a template's literal."""
-    match value:
-        case None:
-            return "none"
-        case dict():
-            return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ", ".join(map(_literal, value)) + "]"
-        case _:
-            return json.dumps(value, ensure_ascii=False)
-
-
 def _texts(value: object) -> Iterator[str]:
     """All texts in a value of JSON, keys too."""
     match value:
@@ -171,11 +162,6 @@ def _texts(value: object) -> Iterator[str]:
         case list():
             for item in value:
                 yield from _texts(item)
-
-
-def _replace_generation(block: re.Match[str]) -> str:
-    statement = "endif" if block[2] else "if true"
-    return f"{{%{block[1]} {statement} {block[3]}%}}"
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

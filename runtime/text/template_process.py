@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...refimpl.errors import CheckpointError, LimitError, TfmError
+from ...refimpl.errors import ArgumentError, CheckpointError, LimitError, TfmError
 
 PROGRAM = Path(__file__).with_name("template_renderer.py")
 POSIX = os.name == "posix"
@@ -34,13 +34,12 @@ LOOK_S = 0.02  # between two looks at the memory of a child that the system does
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take: seconds of processor time and of waiting, bytes, characters, steps."""
+    """What one request may take: seconds of processor time and of waiting, bytes, and characters of text."""
 
     cpu_s: float = 2.0
     wait_s: float = 2.5
     memory: int = 256 * 2**20
     output: int = 4 * 2**20
-    fuel: int = 2_000_000
 
 
 LIMITS = Limits()
@@ -63,12 +62,15 @@ class TemplateProcess:
             self._running()
 
     def render(self, template: str, variables: Mapping[str, object], limits: Limits) -> str:
-        """The text of a template.
+        """The text of a template, whose variables are values of JSON.
 
         Raises CheckpointError where the template fails or takes more than it may, LimitError where its text
-        is too long, and TfmError where no child can be started.
+        is too long, ArgumentError for another variable, and TfmError where no child can be started.
         """
-        request = json.dumps({"template": template, "variables": variables, **asdict(limits)})
+        try:
+            request = json.dumps({"template": template, "variables": variables, **asdict(limits)})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ArgumentError(f"what a chat template is given must be values of JSON: {error}") from None
         with self._lock:
             child = self._running()
             try:
@@ -115,9 +117,8 @@ class TemplateProcess:
     def _ask(self, child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> dict[str, Any]:
         """The answer to a request."""
         if self._began_with is None:
-            first = _read(child, replace(limits, wait_s=START_S))
-            if first != {"text": ""}:
-                raise _no_child("it ended at once" if first is None else first["error"])
+            if _read(child, replace(limits, wait_s=START_S)) != {"text": ""}:
+                raise _no_child("it ended at once")
             self._began_with = 0 if SYSTEM_LIMITS_MEMORY else _resident(child.pid)
         with contextlib.suppress(BrokenPipeError):  # it was killed: the answer is missing too
             _write(child, request, limits)
@@ -131,9 +132,12 @@ def _started() -> subprocess.Popen[bytes]:
     """A new child, not ready yet."""
     if not POSIX:
         raise _no_child("this system can't limit its time")
-    found = importlib.util.find_spec("minijinja")  # without its import, which this process doesn't need
-    packages = "" if found is None or found.origin is None else str(Path(found.origin).parents[1])
-    command = [sys.executable, "-I", "-S", str(PROGRAM), packages, str(SYSTEM_LIMITS_MEMORY)]
+    # Found without their import, which this process doesn't need.
+    found = [importlib.util.find_spec(package) for package in ("jinja2", "markupsafe")]
+    folders = [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin]
+    if len(folders) < len(found):
+        raise _no_child("Jinja isn't installed")
+    command = [sys.executable, "-I", "-S", str(PROGRAM), str(SYSTEM_LIMITS_MEMORY), *folders]
     try:
         # In a process group of its own, a terminal doesn't interrupt it.
         return subprocess.Popen(
@@ -158,9 +162,10 @@ def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> No
 
 
 def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -> dict[str, Any] | None:
-    """A line of the child's, None if it ended; CheckpointError if it waits or grows beyond the limits."""
+    """A line of the child's, None if it ended; CheckpointError if it goes beyond the limits."""
     assert child.stdout is not None
     received, until = bytearray(), time.monotonic() + limits.wait_s
+    most = 6 * limits.output + 4096  # bytes, where JSON writes each character as an escape
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while not received.endswith(b"\n"):
@@ -170,6 +175,8 @@ def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -
                 if not part:
                     return None
                 received += part
+                if len(received) > most:
+                    raise _failure(f"its process answered with more than {most} bytes")
             elif left == 0:
                 raise _failure(f"it took more than {limits.wait_s:g} s")
             elif not SYSTEM_LIMITS_MEMORY and _resident(child.pid) > began_with + limits.memory:
@@ -189,7 +196,7 @@ def _resident(pid: int) -> int:
 def _cause_of_death(code: int, limits: Limits) -> str:
     if code == -signal.SIGPROF:
         return f"it took more than {limits.cpu_s:g} s of processor time"
-    if code == -signal.SIGABRT:  # how Rust ends where it gets no memory
+    if code == -signal.SIGABRT:  # how the child ends where it gets no memory
         return _too_large(limits)
     return f"it crashed the process that renders it ({signal.Signals(-code).name if code < 0 else code})"
 

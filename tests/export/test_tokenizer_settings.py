@@ -144,7 +144,7 @@ def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     assert opened.generation.mask == reference.mask_token_id
     assert opened.chat_template is not None
     assert opened.chat_template.startswith(
-        '{% set bos_token = undefined_token +%}{% set cls_token = "[CLS]" +%}'
+        '{% set bos_token = undefined_token %}\n{% set cls_token = "[CLS]" %}\n'
     )
 
 

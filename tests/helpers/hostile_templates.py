@@ -25,10 +25,9 @@ def _deep(use: str) -> str:
 SELF = "{% set ns = namespace() %}{% set ns.x = ns %}"
 BOMBS = {
     # The stack.
-    "a namespace in itself": SELF + "{{ ns }}",
     "a namespace in itself as JSON": SELF + "{{ ns | tojson }}",
-    "a namespace in itself, compared": SELF + SELF.replace("ns", "o") + "{{ ns == o }}",
-    "a list around its namespace": "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns.x | string }}",
+    "a namespace in itself, joined": SELF
+    + "{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | join }}",
     "minus": "{{ " + 200_000 * "-" + "1 }}",
     "not": "{{ " + 20_000 * "not " + "1 }}",
     "lists": "{{ " + 100_000 * "[" + 100_000 * "]" + " }}",
@@ -73,6 +72,19 @@ BOMBS = {
     "a repeated list": "{{ ([1] * 100000000) | tojson }}",
     "a sum of lists": "{{ ([[1] * 100000] * 100000) | sum(start=[]) }}",
     "joined": "{{ range(10000) | join('y' * 1000000) }}",
+    "a power": "{{ 10 ** (10 ** 10) }}",
+    "a power as text": "{{ (10 ** 4000) ** 4000 }}",
+    "a folded constant": "{% if false %}{{ 'x' * 300000000 }}{% endif %}{{ 'x' * 300000000 }}",
+    "a centred text": "{{ 'x' | center(1000000000) }}",
+    "an indented text": "{{ 'x\nx' | indent(1000000000) }}",
+    "a padded text": "{{ '%1000000000s' | format(1) }}",
+    "a padded text by percent": "{{ '%1000000000d' % 1 }}",
+    "a replaced text": "{{ ('x' * 100000).replace('', 'y' * 100000) }}",
+    "a filled text": "{{ 'x'.zfill(1000000000) }}",
+    "words": "{{ lipsum(n=100000, max=1000) }}",
+    "a wide range": "{{ range(10 ** 9) | list }}",
+    "batches": "{{ [1] | batch(1000000000, 0) | list }}",
+    "slices": "{{ [1] | slice(1000000000) | list }}",
     "a long text": 5 * "{{ 'x' * 1000000 }}",
 }
 
@@ -105,5 +117,24 @@ ESCAPES = {
     "import": "{% import 'os' as os %}{{ os.environ }}",
     "extends": "{% extends '{file}' %}",
     "from import": "{% from '{file}' import environ %}{{ environ }}",
+    "an attribute of all": "{{ [raise_exception] | map(attribute='__globals__') | list }}",
+    "summed by an attribute": "{{ [raise_exception] | sum(attribute='__globals__') }}",
+    "grouped by an attribute": "{{ ([strftime_now] | groupby('__globals__') | first).grouper }}",
+    "selected by an attribute": "{{ [strftime_now] | selectattr('__code__') | list }}",
+    "the map filter with attr": "{{ [raise_exception] | map('attr', '__globals__') | list }}",
+    "format by a filter": "{{ ['{0.__globals__}'] | map('format', raise_exception) | list }}",
+    "a reference to format by attr": "{{ ('{0.__globals__}' | attr('format'))(raise_exception) }}",
+    "a reference to format by an index": "{{ '{0.__globals__}'['format'](raise_exception) }}",
+    "format_map in a namespace": (
+        "{% set ns = namespace(f='{a.__globals__}'.format_map) %}{{ ns.f({'a': raise_exception}) }}"
+    ),
+    "an underscore in a namespace": "{% set ns = namespace(__class__=1) %}{{ ns.__class__.__base__ }}",
+    "a namespace by its dictionary": "{{ namespace({'__init__': 1})._Namespace__attrs }}",
+    "a generator's frame": "{{ ([1] | map('string')).gi_frame.f_globals }}",
+    "the caller's frame": (
+        "{% macro f() %}{{ caller.__call__.__globals__ }}{% endmacro %}{% call f() %}{% endcall %}"
+    ),
+    "the generation block": "{% generation %}{{ caller.__globals__ }}{% endgeneration %}",
+    "the type of dict": "{{ dict.fromkeys.__func__.__globals__ }}",
     "a write": "{{ joiner.__init__.__globals__.__builtins__.open('{new}', 'w').write('x') }}",
 }
