@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +79,7 @@ def on_fleet(
     threads: int | None,
     context: int | None = None,
     adapter: Any = None,
+    ignore_keys: Collection[str] = (),
     refused: Mapping[str, object],
     options: Mapping[str, Any],
 ) -> None:
@@ -106,7 +107,9 @@ def on_fleet(
     if find_spec("ray") is None and not (Path(model) / MANIFEST).is_file():
         # Before a model is fetched and exported. A bundle's folder may be complete, which needs no cluster.
         raise ModuleNotFoundError("No module named 'ray'", name="ray")
-    path = located_bundle(model, quant, device, context, task=task, adapter=adapter).resolve()
+    path = located_bundle(
+        model, quant, device, context, task=task, adapter=adapter, ignore_keys=ignore_keys
+    ).resolve()
     opened = open_bundle(path)
     check_task(task, opened.config, opened)
     settings = {**options, "device": device, "threads": 1 if threads is None else threads}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ def load(
     *,
     task: str | None,
     adapter: AdapterChoice = None,
+    ignore_keys: Collection[str] = (),
 ) -> Model:
     """The model, fetched and exported where it has to be, with the adapter merged into it.
 
@@ -48,14 +49,16 @@ def load(
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
 
-        path = located_bundle(name, quant, device, context, task=task, adapter=adapter)
+        path = located_bundle(
+            name, quant, device, context, task=task, adapter=adapter, ignore_keys=ignore_keys
+        )
         return load_bundle(path, device, threads, say)
     if device == "cuda":
         raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
     if task is not None:
         check_catalogue(name, task)
     say_toy(name)
-    return _on_arrays(locate_weights(name, adapter), engine, quant, context, task)
+    return _on_arrays(locate_weights(name, adapter, ignore_keys), engine, quant, context, task)
 
 
 def located_bundle(
@@ -66,6 +69,7 @@ def located_bundle(
     *,
     task: str | None,
     adapter: AdapterChoice = None,
+    ignore_keys: Collection[str] = (),
 ) -> Path:
     """The bundle of a model, fetched and exported where it has to be; see `load`."""
     check_device(device)
@@ -73,7 +77,7 @@ def located_bundle(
         check_catalogue(name, task)
     check_packages(name)
     say_toy(name)
-    return bundle(locate_weights(name, adapter), quant, device, context, task)
+    return bundle(locate_weights(name, adapter, ignore_keys), quant, device, context, task)
 
 
 def computed_by(model: Model) -> dict[str, str]:
@@ -129,30 +133,33 @@ def say_toy(name: str) -> None:
         )
 
 
-def locate_weights(name: str, adapter: AdapterChoice = None) -> LocatedModel:
-    """The model of a name, with an adapter; CheckpointError for a config.json without weights."""
+def locate_weights(
+    name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
+) -> LocatedModel:
+    """The model of a name, with an adapter and keys to ignore; CheckpointError for a config.json alone."""
     from ..refimpl.formats.tensor_source import missing_weights
-    from ..runtime.hub.locate import adapted, locate
+    from ..runtime.hub.locate import adapted, ignoring, locate
 
     source = locate(name, progress())
     if source.kind == "config":
         raise missing_weights(source.path)
-    return adapted(source, adapter)
+    return ignoring(adapted(source, adapter), ignore_keys)
 
 
-def specified(name: str, adapter: AdapterChoice = None) -> tuple[Config, Tree, Tokenizer]:
+def specified(
+    name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
+) -> tuple[Config, Tree, Tokenizer]:
     """What the specification needs of a model: Config, lazy weights, tokenizer."""
-    from ..refimpl.checkpoint.open import open_checkpoint
     from ..refimpl.errors import CheckpointError
     from ..refimpl.tokenizers.tokenizer import read
     from ..runtime.bundle.bundle import open_bundle
 
-    source = locate_weights(name, adapter)
+    source = locate_weights(name, adapter, ignore_keys)
     if source.kind == "bundle":
         opened = open_bundle(source.path, check_hashes=True)
         params = opened.params()
     else:
-        opened = with_notes(open_checkpoint(source.path, source.adapter))
+        opened = with_notes(opened_at(source))
         params = opened.params
     say_replaced_code(opened.code_replaced_by)
     if opened.tokenizer is None:
@@ -286,6 +293,13 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
             )
 
 
+def opened_at(source: LocatedModel, *, mtp: bool = False) -> Checkpoint:
+    """The checkpoint of a located model, with its adapter and without the keys to ignore."""
+    from ..refimpl.checkpoint.open import open_checkpoint
+
+    return open_checkpoint(source.path, source.adapter, mtp=mtp, ignore_keys=source.ignore_keys)
+
+
 def with_notes(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint, after its notes were printed."""
     for note in checkpoint.notes:
@@ -297,10 +311,9 @@ def open_for_export(
     source: LocatedModel, context: int | None = None, task: str | None = None, *, mtp: bool = False
 ) -> Checkpoint:
     """A checkpoint that has the task, and whose tokenizer is checked, which export doesn't use."""
-    from ..refimpl.checkpoint.open import open_checkpoint
     from ..runtime.text.tokenizer import Tokenizer
 
-    checkpoint = with_notes(open_checkpoint(source.path, source.adapter, mtp=mtp)).for_context(context)
+    checkpoint = with_notes(opened_at(source, mtp=mtp)).for_context(context)
     if task is not None:
         require_task(task, checkpoint, source.name)
     for note in checkpoint.licence.left_out:
@@ -367,21 +380,20 @@ def _default_quant(source: LocatedModel, target: str, context: int | None) -> st
             config = open_bundle(path, check_hashes=False).config
             if schemes.default(config, find(target)).name == quant:
                 return quant
-    from ..refimpl.checkpoint.open import open_checkpoint
 
-    return schemes.default(open_checkpoint(source.path, source.adapter).config, find(target)).name
+    return schemes.default(opened_at(source).config, find(target)).name
 
 
 def _on_arrays(
     source: LocatedModel, engine: str, quant: str | None, context: int | None, task: str | None
 ) -> Model:
     """A checkpoint, or a bundle's weights to the integer, on the NumPy or the torch engine."""
-    from ..refimpl.checkpoint.open import materialize, open_checkpoint
+    from ..refimpl.checkpoint.open import materialize
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.tasks import Model
 
     if source.kind == "checkpoint" and quant is None:
-        opened = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
+        opened = with_notes(opened_at(source)).for_context(context)
         if task is not None:
             require_task(task, opened, source.name)
         params = materialize(opened.params)

@@ -135,6 +135,16 @@ NoAdapter = Annotated[
         rich_help_panel=WEIGHTS,
     ),
 ]
+IgnoreKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-key",
+        metavar="NAME",
+        help="Read a checkpoint as if its files hadn't this key, which tfm doesn't know; may be repeated. A "
+        "key that changes what the model computes makes it another one.",
+        rich_help_panel=WEIGHTS,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -333,6 +343,8 @@ FLAGS = {
     "source=": "--source ",
     "adapter=False": "--no-adapter",
     "adapter=": "--adapter ",
+    "ignore_keys=": "--ignore-key ",
+    "for ignore_keys": "for --ignore-key",
     "device=": "--device ",
     "quant=": "--quant ",
     "quant must": "--quant must",

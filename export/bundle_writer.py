@@ -163,6 +163,7 @@ def export(
         code_replaced_by=checkpoint.code_replaced_by,
         licence=checkpoint.licence.stated,
         left_out=dict(checkpoint.left_out),
+        ignored_keys=checkpoint.ignored_keys,
     )
     job = _Export(checkpoint, target_record, scheme, formats, source)
     # The place is taken first: minutes of calibration must not end at a full disk or at another process.

@@ -46,6 +46,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -71,7 +72,9 @@ def command(
     if not text.strip():
         raise typer.BadParameter("the text is empty: give it after the question, with --file, or on stdin")
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="answer", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="answer", adapter=choice, ignore_keys=ignore_key or ()
+    )
     answers = loaded.answer(
         [(one, text) for one in all_questions],
         count=top,

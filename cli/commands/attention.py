@@ -43,6 +43,7 @@ def command(
     plot: Plot = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Show attention weights, computed by the specification: which token attends to which.
@@ -58,7 +59,7 @@ def command(
     from ...runtime.progress import tracked
     from ..model_loading import specified
 
-    config, params, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter))
+    config, params, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter), ignore_key or ())
     stack = next(iter(config.stacks.values()))
     layers, heads = len(stack.layers), min((a.heads for a in stack.attentions), default=0)
     for name, number, count in (("layer", layer, layers), ("head", head, heads)):

@@ -38,6 +38,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: Annotated[
         list[int] | None,
@@ -85,7 +86,7 @@ def command(
     name = model or model_option or DEFAULT
     check_catalogue(name, "generate")
     check_packages(name)
-    source = locate_weights(name, o.adapter_choice(adapter, no_adapter))
+    source = locate_weights(name, o.adapter_choice(adapter, no_adapter), ignore_key or ())
     require_decoder(source)
     path = bundle(source, quant, device)
     opened = open_bundle(path)
@@ -132,13 +133,13 @@ def command(
 
 def require_decoder(source: LocatedModel) -> None:
     """ConfigError, before an export, for a model without the steps that are measured."""
-    from ...refimpl.checkpoint.open import open_checkpoint
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError
     from ...runtime.bundle.bundle import open_bundle
+    from ..model_loading import opened_at
 
     is_bundle = source.kind == "bundle"
-    opened = open_bundle(source.path) if is_bundle else open_checkpoint(source.path, source.adapter)
+    opened = open_bundle(source.path) if is_bundle else opened_at(source)
     if not isinstance(opened.config, Decoder):
         raise ConfigError(f"only the speed of a decoder alone is measured, {source.name} has an encoder")
 

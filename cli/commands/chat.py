@@ -35,6 +35,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     greedy: o.Greedy = False,
@@ -70,7 +71,9 @@ def command(
     from ..model_loading import load
 
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="chat", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="chat", adapter=choice, ignore_keys=ignore_key or ()
+    )
     conversation = Conversation(loaded, system, prefix=prefix)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"

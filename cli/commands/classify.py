@@ -28,6 +28,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -47,7 +48,8 @@ def command(
         f.on_fleet(
             "classify", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
             model=model, quant=quant, device=device, threads=threads,
-            adapter=o.adapter_choice(adapter, no_adapter), options={"batch": batch},
+            adapter=o.adapter_choice(adapter, no_adapter), ignore_keys=ignore_key or (),
+            options={"batch": batch},
             refused={
                 "TEXT": text, "--pair": pair, "--top": top, "--json": as_json, "--engine": engine != "onnx",
             },
@@ -59,7 +61,9 @@ def command(
     texts = read(text, file)
     pairs = texts if pair is None else [(one, pair) for one in texts]
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="classify", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="classify", adapter=choice, ignore_keys=ignore_key or ()
+    )
     labels_of = [labels[:top] for labels in loaded.classify(pairs, batch=batch, progress=progress())]
     if as_json:
         rows = zip(texts, labels_of, strict=True)

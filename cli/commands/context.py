@@ -56,6 +56,7 @@ def command(
     plot: Plot = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Measure perplexity by position past the trained length, for each way to stretch rotary positions.
@@ -71,7 +72,7 @@ def command(
     from ...runtime.analysis import perplexity
     from ..model_loading import specified
 
-    config, lazy, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter))
+    config, lazy, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter), ignore_key or ())
     if not isinstance(config, Decoder):
         raise ConfigError("perplexity needs a decoder alone, this model has an encoder")
     try:

@@ -35,6 +35,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -56,7 +57,8 @@ def command(
         f.on_fleet(
             "embed", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
             model=model, quant=quant, device=device, threads=threads,
-            adapter=o.adapter_choice(adapter, no_adapter), options={"batch": batch},
+            adapter=o.adapter_choice(adapter, no_adapter), ignore_keys=ignore_key or (),
+            options={"batch": batch},
             refused={
                 "TEXT": text, "--similarity": similarity, "--npy": npy, "--json": as_json,
                 "--engine": engine != "onnx",
@@ -75,7 +77,9 @@ def command(
     if npy is not None and as_json:
         raise typer.BadParameter("give --npy or --json, not both")
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="embed", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="embed", adapter=choice, ignore_keys=ignore_key or ()
+    )
     vectors = loaded.embed(texts, batch=batch, progress=progress())
     numbers = cosines(vectors, vectors) if similarity else vectors
     if npy is not None:

@@ -18,6 +18,7 @@ from ..options import (
     FixedBatch,
     FixedCapacity,
     FixedTime,
+    IgnoreKey,
     Kv,
     LayoutName,
     NoAdapter,
@@ -114,6 +115,7 @@ def command(
     context: Context = None,
     adapter: Adapter = None,
     no_adapter: NoAdapter = False,
+    ignore_key: IgnoreKey = None,
     layout: Annotated[
         LayoutName | None,
         typer.Option(
@@ -142,7 +144,7 @@ def command(
     """
     from ...refimpl.errors import ExportError
     from ...refimpl.formats.tensor_source import missing_weights
-    from ...runtime.hub.locate import adapted, locate
+    from ...runtime.hub.locate import adapted, ignoring, locate
     from ..model_loading import bundle_bytes, kept, open_for_export, say_replaced_code, written
 
     if calibrate is None and (ranges is not None or smooth is not None):
@@ -156,7 +158,8 @@ def command(
         raise missing_weights(source.path)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
-    checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context, mtp=mtp)
+    source = ignoring(adapted(source, adapter_choice(adapter, no_adapter)), ignore_key or ())
+    checkpoint = open_for_export(source, context, mtp=mtp)
     say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.layouts.convert import converting, find

@@ -24,6 +24,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -37,7 +38,9 @@ def command(
 
     texts = read(text, file)
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="fill", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="fill", adapter=choice, ignore_keys=ignore_key or ()
+    )
     fillings = loaded.fill(texts, count=top, batch=batch, progress=progress())
     if as_json:
         rows = zip(texts, fillings, strict=True)

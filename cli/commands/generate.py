@@ -94,6 +94,7 @@ def command(
     context: o.Context = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     engine: o.Engine = "onnx",
@@ -148,6 +149,7 @@ def command(
         f.on_fleet(
             "generate", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
             model=model, quant=quant, device=device, threads=threads, context=context, adapter=choice,
+            ignore_keys=ignore_key or (),
             options={**given, "raw": raw, "batch": 8 if batch is None else batch},
             refused={
                 "PROMPT": prompt, "--json": as_json, "--logprobs": logprobs is not None, "--draft": draft,
@@ -178,7 +180,7 @@ def command(
     load_model = partial(
         load, engine=engine, quant=quant, device=device, threads=threads, context=context, task="generate"
     )
-    loaded = load_model(model, adapter=choice)
+    loaded = load_model(model, adapter=choice, ignore_keys=ignore_key or ())
     if draft is not None:
         options["draft"] = drafter(draft, loaded, model, load_model)
     load_s = time.perf_counter() - begin

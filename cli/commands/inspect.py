@@ -31,6 +31,7 @@ def command(
     ],
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     context: o.Context = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -41,14 +42,14 @@ def command(
     from ...refimpl.config import to_json
     from ...runtime.analysis import sizes
     from ...runtime.hardware import memory
-    from ...runtime.hub.locate import adapted, locate
+    from ...runtime.hub.locate import adapted, ignoring, locate
     from ...runtime.hub.model_names import CATALOGUE
 
     examples = {path.stem: path for path in sorted(EXAMPLES.iterdir())}
     path = examples.get(model)
     name = model if path is None or Path(model).exists() else str(path)
     source = locate(name, progress(), (*CATALOGUE, *examples))
-    source = adapted(source, o.adapter_choice(adapter, no_adapter))
+    source = ignoring(adapted(source, o.adapter_choice(adapter, no_adapter)), ignore_key or ())
     config, facts, kind = _read(source, context)
     parts, free = sizes.parameters(config), memory()
     weights = sizes.weight_bytes(config)
@@ -114,7 +115,7 @@ def _shown(name: str, value: Any) -> str:
             return size(value)
         case "paths":
             return "; ".join(f"{name} {what}" for name, what in value.items())
-        case "notices":
+        case "notices" | "ignored_keys":
             return ", ".join(value) or "none"
         case "refused":
             return "; ".join(value) or "nothing"
@@ -148,6 +149,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:
             facts["left_out"] = {name: asdict(part) for name, part in left_out.items()}
+        if bundle.manifest.source.ignored_keys:
+            facts["ignored_keys"] = list(bundle.manifest.source.ignored_keys)
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name
         report = recorded(bundle.path)
@@ -160,16 +163,17 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         if context is not None:
             config = replace(config, context=context)
         return config, facts, operator_limits.cache(targets.for_device("cpu"), config)
-    from ...refimpl.checkpoint.open import open_checkpoint
-    from ..model_loading import say_replaced_code, with_notes
+    from ..model_loading import opened_at, say_replaced_code, with_notes
 
-    checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
+    checkpoint = with_notes(opened_at(source)).for_context(context)
     say_replaced_code(checkpoint.code_replaced_by)
     cache = operator_limits.cache(targets.for_device("cpu"), checkpoint.config)
     facts |= {"stored": checkpoint.stored}
     facts |= {"licence": checkpoint.licence.stated, "notices": list(checkpoint.licence.files)}
     if checkpoint.left_out:
         facts["left_out"] = {name: asdict(part) for name, part in checkpoint.left_out.items()}
+    if checkpoint.ignored_keys:
+        facts["ignored_keys"] = list(checkpoint.ignored_keys)
     if checkpoint.adapter is not None:
         facts["adapter"] = f"{checkpoint.adapter.path.name}, changes {len(checkpoint.changed)} weights"
     return checkpoint.config, facts, cache

@@ -22,6 +22,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -37,7 +38,9 @@ def command(
     options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
     begin = time.perf_counter()
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="summarize", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="summarize", adapter=choice, ignore_keys=ignore_key or ()
+    )
     load_s = time.perf_counter() - begin
     answer = loaded.summarize(text, **options)
     out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))

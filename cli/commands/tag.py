@@ -35,6 +35,7 @@ def command(
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
+    ignore_key: o.IgnoreKey = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -54,7 +55,7 @@ def command(
         f.on_fleet(
             "tag", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
             model=model, quant=quant, device=device, threads=threads,
-            adapter=o.adapter_choice(adapter, no_adapter),
+            adapter=o.adapter_choice(adapter, no_adapter), ignore_keys=ignore_key or (),
             options={"batch": batch, "aggregation": aggregation, "outside": outside or ["O"]},
             refused={"TEXT": text, "--json": as_json, "--engine": engine != "onnx"},
         )  # fmt: skip
@@ -64,7 +65,9 @@ def command(
 
     texts = read(text, file)
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, task="tag", adapter=choice)
+    loaded = load(
+        model, engine, quant, device, threads, task="tag", adapter=choice, ignore_keys=ignore_key or ()
+    )
     entities_of = loaded.tag(
         texts, aggregation=aggregation, outside=outside or ("O",), batch=batch, progress=progress()
     )

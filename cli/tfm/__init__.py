@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from tfm.runtime.tasks import Model
@@ -29,6 +30,7 @@ def load(
     quant: str | None = None,
     context: int | None = None,
     adapter: Path | str | Literal[False] | None = None,
+    ignore_keys: Collection[str] = (),
 ) -> Model:
     """A model, ready to run: `tfm.load("smollm2-135m").chat([{"role": "user", "content": "hi"}])`.
 
@@ -40,6 +42,7 @@ def load(
         the CPU.
     context: the most tokens of a text, where it shall not be the trained length.
     adapter: the directory of a LoRA adapter to merge; False declines one that lies beside the model.
+    ignore_keys: keys of the model's files that tfm doesn't know, and that change nothing.
 
     A name is fetched and a checkpoint exported the first time, with lines about it on stderr; later calls
     find the bundle in the user's cache, as `tfm-cli` does. The export needs the extra `[export]`, running
@@ -51,7 +54,7 @@ def load(
 
     check_device(device)
     check_packages(str(model))
-    source = locate_weights(str(model), adapter)
+    source = locate_weights(str(model), adapter, ignore_keys)
     return load_bundle(bundle(source, quant, device, context), device, threads, say)
 
 

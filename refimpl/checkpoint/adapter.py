@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,24 @@ def adapter_alone(path: Path) -> CheckpointError:
 
 
 def read_adapted_config(
-    raw: Mapping[str, Any], where: str, source: TensorSource, adapter: Adapter, task: Task | None
+    raw: Mapping[str, Any],
+    where: str,
+    source: TensorSource,
+    adapter: Adapter,
+    task: Task | None,
+    ignore: Collection[str],
 ) -> tuple[Config, Family, Mapping[str, Any]]:
     """The Config of a base for the adapter's task, its family, and config.json's keys with it.
 
     Where the base says nothing of labels, the adapter's head says how many there are.
     """
     task = task or adapter.settings.task
-    config, family = read_config(raw, where, source.names, task)
+    config, family = read_config(raw, where, source.names, task, ignore=ignore)
     if isinstance(config.head, Classify | Tag) and not {"id2label", "num_labels"} & raw.keys():
         labels = _rows_of_head(config, family, adapter.tensors)
         if labels not in (None, config.head.labels):
             raw = {**raw, "num_labels": labels}
-            config, family = read_config(raw, where, source.names, task)
+            config, family = read_config(raw, where, source.names, task, ignore=ignore)
     return config, family, raw
 
 

@@ -6,7 +6,7 @@ transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,7 +79,11 @@ class Generation:
 
 
 def read_generation(
-    config_json: Mapping[str, Any], generation_json: Mapping[str, Any] | None, config: Config, where: str
+    config_json: Mapping[str, Any],
+    generation_json: Mapping[str, Any] | None,
+    config: Config,
+    where: str,
+    ignore: Collection[str] = (),
 ) -> Generation:
     """The options that config.json (`config_json`) and generation_config.json (`generation_json`) state.
 
@@ -91,19 +95,21 @@ def read_generation(
     base |= {"_from_model_config": True} if generation_json is None else {}
     more = {key: config_json[key] for key in ("prefix", "task_specific_params") if key in config_json}
     values = base | dict(generation_json or {}) | more
-    generation = _read(values, config, where, pair=pair)
+    generation = _read(values, config, where, ignore, pair=pair)
     task_params = Keys(values, where).get("task_specific_params", dict, None) if pair else None
     tasks = {}
     for name, changes in (task_params or {}).items():
         field = f"task_specific_params.{name:.40}"
         if not isinstance(changes, dict):
             raise ConfigError(f"{where}: {field} must be an object, got {changes!r:.80}")
-        tasks[name] = _read(values | changes, config, f"{where}: {name:.40}", pair=pair)
+        tasks[name] = _read(values | changes, config, f"{where}: {name:.40}", ignore, pair=pair)
     return replace(generation, tasks=tasks)
 
 
-def _read(values: Mapping[str, Any], config: Config, where: str, *, pair: bool) -> Generation:
-    keys = Keys(values, where)
+def _read(
+    values: Mapping[str, Any], config: Config, where: str, ignore: Collection[str], *, pair: bool
+) -> Generation:
+    keys = Keys(values, where, ignore=ignore)
     keys.get("task_specific_params", dict, None)
     bos, start = _id(keys, "bos_token_id", config), _id(keys, "decoder_start_token_id", config)
     eos = _ids(keys, "eos_token_id", config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class Checkpoint:
     are what a person should know of that, of the tokenizer and of parts that are left out. `added` are leaves
     that no file holds.
     `code_replaced_by` is the family that stands for code of the repository's own, if it has any. `metadata`
-    are those of a .gguf file.
+    are those of a .gguf file. `ignored_keys` are keys of its files that nobody knows, and that were to be
+    ignored.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Checkpoint:
     added: Mapping[str, np.ndarray] = field(default_factory=dict)
     code_replaced_by: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    ignored_keys: tuple[str, ...] = ()
 
     @property
     def licence(self) -> Licence:
@@ -170,20 +172,24 @@ def _digest(files: Mapping[str, Path]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def open_checkpoint(path: Path | str, adapter: AdapterChoice = None, *, mtp: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: Path | str, adapter: AdapterChoice = None, *, mtp: bool = False, ignore_keys: Collection[str] = ()
+) -> Checkpoint:
     """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
 
     `adapter` is a directory with an adapter that is merged into the weights, or False for the model alone
     where one lies beside it. With `mtp` the module is read too that predicts further tokens (`ops.mtp`).
+    `ignore_keys` are keys of config.json, generation_config.json or a .gguf file that tfm doesn't know, and
+    that change nothing: the caller answers for it.
 
     Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
     a model that isn't known in full, or has no such module.
     """
     path = model_in_cache(Path(path))
     if path.is_dir():
-        return _open_directory(path, adapter, mtp=mtp)
+        return _open_directory(path, adapter, ignore_keys, mtp=mtp)
     if path.suffix == ".gguf":
-        return _open_gguf(path, adapter, mtp=mtp)
+        return _open_gguf(path, adapter, ignore_keys, mtp=mtp)
     if path.suffix in CODE:
         raise not_opened(path)
     raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and weights")
@@ -199,10 +205,18 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
     return adapter
 
 
-def _open_gguf(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoint:
+def _ignored(path: Path, keys: Collection[str], stated: Collection[str]) -> tuple[str, ...]:
+    """The keys to ignore, in order; ConfigError for one that no file has."""
+    if absent := sorted({*keys} - {*stated}):
+        raise ConfigError(f"{path}: has no key {absent[0]!r:.80} that could be ignored")
+    return tuple(sorted({*keys}))
+
+
+def _open_gguf(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mtp: bool) -> Checkpoint:
     adapter = _chosen(path, choice, mtp=mtp)
     file = LayerNumbers(Rescaled(open_gguf(path)))
-    config, dialect = read_gguf(file, mtp=mtp)
+    config, dialect = read_gguf(file, mtp=mtp, ignore=ignore)
+    names = {name.removeprefix(f"{dialect.architecture}.") for name in file.metadata}
     stated = as_config_json(file.metadata, dialect.architecture)
     leaves: Leaves | MergedLeaves = Leaves(config, file, dialect.weights)
     if adapter is not None:
@@ -219,10 +233,11 @@ def _open_gguf(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoint:
         adapter=adapter,
         notes=() if adapter is None else notes(adapter, path, {}),
         metadata=file.metadata,
+        ignored_keys=_ignored(path, ignore, names),
     )
 
 
-def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoint:
+def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mtp: bool) -> Checkpoint:
     adapter = _chosen(path, choice, mtp=mtp)
     directory = Directory(path)
     raw = directory.object("config.json")
@@ -239,11 +254,11 @@ def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoi
     source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
     if adapter is None:
-        config, family = read_config(raw, where, source.names, task, mtp=mtp)
+        config, family = read_config(raw, where, source.names, task, mtp=mtp, ignore=ignore)
         config = sentence.of(config) if sentence else config
         leaves = read_leaves(config, source, family)
     else:
-        config, family, raw = read_adapted_config(raw, where, source, adapter, task)
+        config, family, raw = read_adapted_config(raw, where, source, adapter, task, ignore)
         config = sentence.of(config) if sentence else config
         config, leaves = merge_directory(config, source, family, adapter)
     generation_json = directory.object(GENERATION_JSON)
@@ -252,7 +267,10 @@ def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoi
         generation_json,
         config,
         where if generation_json is None else str(path / GENERATION_JSON),
+        ignore,
     )
+    text = raw.get("text_config")
+    stated = {*raw, *(generation_json or {}), *(text if isinstance(text, dict) else {})}
     about = directory.object("tokenizer_config.json") or {}
     applied = read_tokenizer(directory, about, raw)
     tokenizer = None if applied is None else applied.text
@@ -281,6 +299,7 @@ def _open_directory(path: Path, choice: AdapterChoice, *, mtp: bool) -> Checkpoi
             *((describe(leaves.left_out),) if leaves.left_out else ()),
             *generation.notes,
         ),
+        ignored_keys=_ignored(path, ignore, stated),
     )
 
 

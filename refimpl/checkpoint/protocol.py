@@ -82,6 +82,11 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         ...
 
     @property
+    def ignored_keys(self) -> tuple[str, ...]:
+        """Keys of its files that nobody knows, and that were to be ignored."""
+        ...
+
+    @property
     def left_out(self) -> Mapping[str, LeftOut]:
         """Parts of its files that aren't read, by what their tensors' names begin with."""
         ...

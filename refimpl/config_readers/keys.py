@@ -83,11 +83,18 @@ ACTIVATIONS: dict[str, Activation] = {
 class Keys:
     """The keys of a config file, with a record of those that were read; the others must be harmless.
 
-    `tensors` are the names of the checkpoint's tensors, if any: they tell what a config leaves open.
+    `tensors` are the names of the checkpoint's tensors, if any: they tell what a config leaves open. `ignore`
+    are keys that nobody needs to know, None where no caller can name any.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, tensors: Collection[str] | None = None) -> None:
-        self.values, self.where, self.tensors = values, where, tensors
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        where: str,
+        tensors: Collection[str] | None = None,
+        ignore: Collection[str] | None = None,
+    ) -> None:
+        self.values, self.where, self.tensors, self.ignore = values, where, tensors, ignore
         self._read: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
@@ -100,7 +107,7 @@ class Keys:
 
     def replaced(self, values: Mapping[str, Any]) -> Keys:
         """Other values in the same place: a key that is read of them counts as read here."""
-        keys = Keys(values, self.where, self.tensors)
+        keys = Keys(values, self.where, self.tensors, self.ignore)
         keys._read = self._read
         return keys
 
@@ -180,14 +187,23 @@ class Keys:
         return present[0] if present else key
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
-        """Raise ConfigError for a key that nobody read, unless it is harmless at its value."""
+        """Raise ConfigError for a key that nobody read, unless it is harmless at its value or to be ignored;
+        and for one that is to be ignored though it was read."""
+        if known := sorted(self._read & {*(self.ignore or ())} & self.values.keys()):
+            raise ConfigError(f"{self.where}: key {known[0]!r:.80} is read, so it can't be ignored")
         for key in sorted(self.unread):
-            if key not in harmless:
-                raise ConfigError(
-                    f"{self.where}: key {key!r:.80} isn't known, ignoring it could give a wrong model"
-                )
-            if harmless[key] is not ANY:
+            if key in harmless and harmless[key] is not ANY:
                 self._check(key, harmless[key])
+            elif key not in harmless and key not in (self.ignore or ()):
+                raise unknown(self.where, key, self.ignore)
+
+
+def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:
+    """The error for a key that nobody knows, and how to do without it where a caller can name those."""
+    advice = "" if ignore is None else f"; where it changes nothing, ignore_keys={key} does"
+    return ConfigError(
+        f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model{advice:.120}"
+    )
 
 
 def _is(value: Any, allowed: Any) -> bool:

@@ -44,7 +44,7 @@ def text_model(
     elif stated is None:
         raise keys.fail("text_config", "an object with the keys of the text model")
     else:
-        text = Keys(stated, f"{keys.where}: text_config")
+        text = Keys(stated, f"{keys.where}: text_config", ignore=keys.ignore)
         model = text.choice("model_type", models, default)
         text.unused("architectures")
         text.harmless(is_encoder_decoder=(False,))

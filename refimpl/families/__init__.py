@@ -44,7 +44,7 @@ from ..config_readers.generation_keys import UNREAD
 from ..config_readers.gguf_heads import READING as GGUF_READING
 from ..config_readers.gguf_heads import gguf_reading
 from ..config_readers.heads import reading
-from ..config_readers.keys import Keys
+from ..config_readers.keys import Keys, unknown
 from ..config_readers.quantization import read_quantization
 from ..errors import ConfigError
 from ..formats.quantized.weight import Quantization
@@ -172,15 +172,17 @@ def read_config(
     task: Task | None = None,
     *,
     mtp: bool = False,
+    ignore: Collection[str] = (),
 ) -> tuple[Config, Family]:
-    """The Config that a config.json states, and its family; ConfigError for what isn't known.
+    """The Config that a config.json states, and its family; ConfigError for what isn't known, but for keys to
+    `ignore`.
 
     `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one for
     it, whatever architecture is named. With `mtp` the Config has the module that predicts further tokens.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
-    keys = Keys(with_model_type(values), where, tensors)
+    keys = Keys(with_model_type(values), where, tensors, ignore)
     family, named, _ = identify(keys)
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
@@ -320,8 +322,9 @@ def _by_layer(values: np.ndarray, layers: Any) -> Any:
     return values.tolist()[0] if same else values.tolist()
 
 
-def read_gguf(source: GgufSource, *, mtp: bool = False) -> tuple[Config, Gguf]:
-    """The Config that a GGUF file's metadata state, and their dialect; `mtp` is as in `read_config`."""
+def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] = ()) -> tuple[Config, Gguf]:
+    """The Config that a GGUF file's metadata state, and their dialect; `mtp` and `ignore` are as in
+    `read_config`."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
@@ -342,15 +345,16 @@ def read_gguf(source: GgufSource, *, mtp: bool = False) -> tuple[Config, Gguf]:
     for key, value in source.metadata.items():
         if key.startswith(prefix) and key not in known:
             raise ConfigError(f"{where}: key {key!r:.80} must be one value, got an array of {len(value)}")
-        if not key.startswith((prefix, "general.", "tokenizer.", "quantize.", "split.")):
-            raise ConfigError(f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model")
+        known_parts = (prefix, "general.", "tokenizer.", "quantize.", "split.")
+        if not key.startswith(known_parts) and key not in ignore:
+            raise unknown(where, key, ignore)
         if key == "split.count" and single.get(key) != 1:
             raise ConfigError(
                 f"{where}: split.count must be 1 unless the file is named …-00001-of-0000N.gguf, beside its "
                 f"parts, got {value!r:.40}"
             )
     family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
-    keys = Keys(family_metadata, f"{where}: {dialect.architecture}")
+    keys = Keys(family_metadata, f"{where}: {dialect.architecture}", ignore=ignore)
     config = dialect.config(keys, source)
     if isinstance(config, Decoder):
         config = gguf_reading(config, keys)

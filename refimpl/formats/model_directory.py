@@ -61,9 +61,9 @@ class Directory:
             home, target = self.path.resolve(), stated.resolve()
             there = _is_there(target)
         except (OSError, RuntimeError) as error:  # a loop of links is either; a folder may not be searched
-            loop = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
-            why = "a loop of links" if loop else error.strerror
-            raise CheckpointError(f"{stated}: can't be found: {why}") from None
+            if isinstance(error, OSError) and error.errno != errno.ELOOP:
+                raise CheckpointError(f"{stated}: can't be found: {error.strerror}") from None
+            raise CheckpointError(f"{stated}: can't be found: a loop of links") from None
         blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
         if target.parent not in (home / folder, home, blobs):
             raise CheckpointError(f"{stated}: links out of the model's directory, to {target}")

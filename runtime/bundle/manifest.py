@@ -28,7 +28,8 @@ One JSON object with exactly these fields, but for kernel_cache, kernel_minima, 
                  which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where
                  the checkpoint states one, {licence}: its licence, as it is written there; and, only where
                  it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
-                 tensors' names: {tensors, bytes}}
+                 tensors' names: {tensors, bytes}}; and, only where keys of its files were to be ignored
+                 that nobody knows, {ignored_keys}: [names]
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
     kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
                  whose graphs over kernels add them by operators of ONNX Runtime and aren't used
@@ -124,13 +125,14 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """The checkpoint that a bundle was made from; the file leaves out what is empty of the last three."""
+    """The checkpoint that a bundle was made from; the file leaves out what is empty of the last four."""
 
     name: str
     sha256: str
     code_replaced_by: str = field(default="", metadata={"optional": True})
     licence: str = field(default="", metadata={"optional": True})
     left_out: dict[str, LeftOut] = field(default_factory=dict, metadata={"optional": True})
+    ignored_keys: tuple[str, ...] = field(default=(), metadata={"optional": True})
 
 
 @dataclass(frozen=True)
@@ -401,6 +403,8 @@ def _check_source(source: SourceCheckpoint) -> None:
         raise ValueError(f"source.code_replaced_by must name a family, got {source.code_replaced_by!r:.80}")
     if odd := [part for part in source.left_out if not re.fullmatch(r"\w[\w.]{0,79}", part, re.ASCII)]:
         raise ValueError(f"source.left_out must map names of tensors, got {odd[0]!r:.80}")
+    if odd := [key for key in source.ignored_keys if not key.isprintable() or len(key) > LONGEST]:
+        raise ValueError(f"source.ignored_keys must be printable lines, got {odd[0]!r:.80}")
 
 
 def kernel_graphs(m: Manifest) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -115,8 +115,21 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
     return replace(source, adapter=path, digest=lambda: _both(source.digest(), _digest(path)))
 
 
-def _both(base: str, adapter: str) -> str:
-    return sha256_of(f"{base} {adapter}".encode()).hexdigest()
+def ignoring(source: LocatedModel, keys: Collection[str]) -> LocatedModel:
+    """The model with keys of its files to be ignored: another one, with a digest of its own.
+
+    CheckpointError for keys of a bundle.
+    """
+    if not keys:
+        return source
+    if source.kind == "bundle":
+        raise CheckpointError(f"{source.name} must be a checkpoint for ignore_keys, it is a bundle")
+    ignored = tuple(sorted({*keys}))
+    return replace(source, ignore_keys=ignored, digest=lambda: _both(source.digest(), json.dumps(ignored)))
+
+
+def _both(base: str, beside: str) -> str:
+    return sha256_of(f"{base} {beside}".encode()).hexdigest()
 
 
 def fetch(name: str, progress: Progress) -> Path:

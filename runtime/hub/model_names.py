@@ -52,7 +52,8 @@ class CatalogueModel:
 class LocatedModel:
     """A model on this machine: where it is, how the user named it, and what identifies its content.
 
-    `adapter` is to be merged into its weights, see `refimpl.checkpoint.adapter`.
+    `adapter` is to be merged into its weights, see `refimpl.checkpoint.adapter`; `ignore_keys` are as in
+    `refimpl.checkpoint.open.open_checkpoint`.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class LocatedModel:
     kind: ModelKind
     digest: Callable[[], str]
     adapter: AdapterChoice = None
+    ignore_keys: tuple[str, ...] = ()
 
 
 DEMOS = Path(__file__).with_name("demos")

@@ -92,7 +92,7 @@ def verify(
             model=opened.manifest.source.name,
             quant=opened.quant,
             target=opened.target,
-            notes=(describe(opened.code_replaced_by),) if opened.code_replaced_by else (),
+            notes=_notes(opened),
         )
 
     for result in _run_checks(context, full, seconds, progress):
@@ -107,6 +107,14 @@ def verify(
     return final
 
 
+def _notes(bundle: Bundle) -> tuple[str, ...]:
+    """What a person should know of the model: whose code computes it, and which keys were ignored."""
+    source = bundle.manifest.source
+    code = (describe(source.code_replaced_by),) if source.code_replaced_by else ()
+    keys = ", ".join(source.ignored_keys)
+    return (*code, *((f"keys of its files that tfm doesn't know were ignored: {keys}",) if keys else ()))
+
+
 def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> Checkpoint:
     """The checkpoint that the bundle was made from."""
     merged = bundle.manifest.adapter
@@ -115,8 +123,9 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
             f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: name it with "
             "adapter=DIR"
         )
-    mtp = has_mtp(bundle.config)
-    checkpoint = open_checkpoint(source, adapter, mtp=mtp).for_context(bundle.config.context)
+    mtp, ignored = has_mtp(bundle.config), bundle.manifest.source.ignored_keys
+    checkpoint = open_checkpoint(source, adapter, mtp=mtp, ignore_keys=ignored)
+    checkpoint = checkpoint.for_context(bundle.config.context)
     if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
         raise CheckpointError(f"{source}: must be the source of {bundle.path}, its config is another one")
     return checkpoint

@@ -72,6 +72,25 @@ def test_saved_and_opened(model, tmp_path):
     assert open_checkpoint(again).source["sha256"] != checkpoint.source["sha256"]
 
 
+def test_keys_that_nobody_knows_may_be_ignored_by_name(model):
+    stated = json.loads((model / "config.json").read_text())
+    write(model / "config.json", {**stated, "odd": 1, "pad_token_id": 0})
+    write(model / "generation_config.json", {"odder": 2, "eos_token_id": 3})
+    for given, missing in (((), "odd"), (["odd"], "odder")):
+        with pytest.raises(ConfigError, match=f"key '{missing}' isn't known, .*ignore_keys={missing} "):
+            open_checkpoint(model, ignore_keys=given)
+    opened = open_checkpoint(model, ignore_keys=["odder", "odd", "pad_token_id"])
+    assert (opened.config, opened.generation.eos) == (CONFIG, (3,))
+    assert opened.ignored_keys == ("odd", "odder", "pad_token_id")
+    for name, why in {
+        "config": "'config' is read",
+        "eos_token_id": "is read",
+        "nobody": "no key 'nobody'",
+    }.items():
+        with pytest.raises(ConfigError, match=why):
+            open_checkpoint(model, ignore_keys=["odd", "odder", name])
+
+
 def test_saved_with_how_it_wants_to_be_run(tmp_path):
     rules = {"eos_token_id": [3, 5], "temperature": 0.5, "do_sample": True}
     save_checkpoint(tmp_path, CONFIG, TREE, generation=rules)

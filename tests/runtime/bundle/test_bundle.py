@@ -305,8 +305,9 @@ def test_which_family_stands_for_a_repositorys_code_is_stated_where_there_is_cod
 def test_parts_that_are_left_out_are_stated_where_there_are_any(made):
     whole = open_bundle(made).manifest
     parts = {"vision_tower": LeftOut(tensors=437, bytes=832_000_000)}
-    stated = replace(whole, source=replace(whole.source, left_out=parts))
+    stated = replace(whole, source=replace(whole.source, left_out=parts, ignored_keys=("odd",)))
     text = manifest.dump(stated)
+    assert json.loads(text)["source"]["ignored_keys"] == ["odd"]
     assert json.loads(text)["source"]["left_out"] == {"vision_tower": {"tensors": 437, "bytes": 832_000_000}}
     assert manifest.load(text.encode(), "tfm.json") == stated
 
@@ -351,6 +352,7 @@ HOSTILE = [
     (("source", "code_replaced_by"), "a" * 41, "source.code_replaced_by must name a family"),
     (("source", "licence"), "a\x1bb", "source.licence must be a printable line"),
     (("source", "licence"), "a" * 101, "source.licence must be a printable line"),
+    (("source", "ignored_keys"), ["a\x1b"], "source.ignored_keys must be"),
     (("source", "left_out"), {"visual": {"tensors": 1}}, "source.left_out.visual.bytes is missing"),
     (("source", "left_out"), {"visual": 1}, "source.left_out.visual must be LeftOut"),
     (("source", "left_out"), {"a\x1b": {"tensors": 1, "bytes": 4}}, "source.left_out must map names"),
