@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .console import progress, say
+from .inputs import refuse_piped
 
 ROWS = 1024
 FLEET = "Many machines"  # the panel of the help
@@ -96,6 +97,7 @@ def on_fleet(
 
     if address is None or file is None or out is None:
         raise typer.BadParameter("--ray ADDRESS, --file IN.jsonl or IN.parquet, and --out DIR go together")
+    refuse_piped("rows")
     if given := [flag for flag, value in refused.items() if value]:
         raise typer.BadParameter(f"--ray takes no {given[0]}")
     if device == "auto":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,13 +14,17 @@ from typing import Any
 import typer
 
 from ..refimpl.errors import LimitError
+from .console import say
 
 # Bytes that are read: of a prompt four for each character that a tokenizer takes; of lines; of a schema.
 PROMPT, LINES, SCHEMA = 64 * 2**20, 256 * 2**20, 2**20
+PATIENCE_S = 2  # with a pipe, before a person is told what is waited for
 
 
-def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> list[str]:
-    """Many texts: the arguments, or the lines of the file or of stdin.
+def read(
+    arguments: list[str] | None, file: Path | None, what: str = "text", *, stdin_is_other: bool = False
+) -> list[str]:
+    """Many texts: the arguments, or the lines of the file or of stdin, unless that is another text.
 
     A usage error where there are none, where they come from two places, or where one is blank.
     """
@@ -31,18 +39,50 @@ def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> 
         require_utf8(text, f"{what} {i + 1}")
     if not texts:
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
+    if (arguments or file is not None) and not stdin_is_other:
+        refuse_piped(what)
     return texts
 
 
-def read_prompt(argument: str | None, file: Path | None) -> str:
-    """One text: the argument, or all of the file or of stdin; a usage error where it is blank."""
+def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = False) -> str:
+    """One text: the argument, or all of the file or of stdin; a usage error where it is blank.
+
+    What is piped beside an argument is refused, unless the text `goes_on` with it behind a blank line.
+    """
     if argument is not None and file is not None:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
+    if goes_on and argument is not None and is_piped() and (piped := read_all(None, "prompt")).strip():
+        return f"{read_prompt(argument, None)}\n\n{piped}"
+    if argument is not None or file is not None:
+        refuse_piped("prompt")
     text = read_all(file, "prompt") if argument is None else argument
     if not text.strip():
         raise typer.BadParameter("the prompt is empty: give it as argument, with --file, or on stdin")
     require_utf8(text, "the prompt")
     return text
+
+
+def is_piped() -> bool:
+    """Whether a shell leads a text to stdin: a file, or a pipe that isn't empty, which is waited for.
+
+    Not what other programs connect stdin with and leave open: a terminal, a device, a silent socket.
+    """
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if stat.S_ISFIFO(mode) and not _comes(PATIENCE_S):
+        say("waiting for the text on stdin; </dev/null says that there is none")
+    leads = stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or (stat.S_ISSOCK(mode) and _comes(0))
+    return leads and sys.stdin.buffer.peek(1) != b""  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _comes(seconds: float) -> bool:
+    """Whether stdin has something to read, or its end, within a time."""
+    return os.name == "nt" or bool(select.select([sys.stdin], [], [], seconds)[0])  # it knows no pipes there
+
+
+def refuse_piped(what: str) -> None:
+    """A usage error where a text is piped to a command that has its texts: it would be ignored."""
+    if is_piped():
+        raise typer.BadParameter(f"stdin has text, which isn't read beside the {what}: add </dev/null")
 
 
 def require_utf8(text: str, what: str) -> None:
@@ -72,6 +112,22 @@ def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
         return data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"the {what} must be UTF-8: {error}") from None
+
+
+def messages() -> Iterator[str]:
+    """The lines of stdin that aren't blank, each as soon as it is there.
+
+    A usage error for one that isn't UTF-8, LimitError for one that is longer than a prompt may be.
+    """
+    for number, data in enumerate(iter(lambda: sys.stdin.buffer.readline(PROMPT + 1), b""), 1):
+        if len(data) > PROMPT:
+            raise LimitError(f"line {number} of stdin may have {PROMPT} bytes, it has more")
+        try:
+            text = data.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"line {number} of stdin must be UTF-8: {error}") from None
+        if text.strip():
+            yield text
 
 
 def read_schema(file: Path) -> dict[str, Any]:

@@ -223,7 +223,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Sample; above 1 the distribution is flatter, below 1 sharper.",
+        help="Sample: above 1 the distribution is flatter, below 1 sharper, 0 is greedy.",
         rich_help_panel=TOKENS,
     ),
 ]

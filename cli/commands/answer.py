@@ -65,7 +65,8 @@ def command(
         question, context = None, question
     elif question is None:
         raise typer.BadParameter("give a question: as argument, or with --questions")
-    all_questions = read(None if question is None else [question], questions, "question")
+    asked = None if question is None else [question]
+    all_questions = read(asked, questions, "question", stdin_is_other=context is None and file is None)
     if context is not None and file is not None:
         raise typer.BadParameter("give the text as argument or as --file, not both")
     text = read_all(file, "text") if context is None else context

@@ -57,8 +57,10 @@ def command(
     from ...refimpl.errors import LimitError
     from ...runtime.analysis.attention import chosen_heads, subject, view_of, words_of
     from ...runtime.progress import tracked
+    from ..inputs import refuse_piped
     from ..model_loading import specified
 
+    refuse_piped("text")
     config, params, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter), ignore_key or ())
     stack = next(iter(config.stacks.values()))
     layers, heads = len(stack.layers), min((a.heads for a in stack.attentions), default=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from ..chat_terminal import (
     stopped_by_interrupt,
 )
 from ..console import generated, out, say
+from ..inputs import messages
 
 if TYPE_CHECKING:
     from ...runtime.tasks import Model, TextStream
@@ -79,7 +79,7 @@ def command(
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
         talk(ChatCommands(conversation, options, command), banner, no_escape)
         return
-    for message in (line.rstrip("\r\n") for line in sys.stdin if line.strip()):
+    for message in messages():
         answer = conversation.say(message, **options)
         show(answer, no_escape)
         if answer.finish_reason == "length":

@@ -25,7 +25,8 @@ DRAFTS = ("none", "prompt", "mtp")  # what --draft names beside models
 
 def command(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; without it all of --file or stdin is read.")
+        str | None,
+        typer.Argument(help="The prompt, before what is piped; else all of --file or stdin is it."),
     ] = None,
     file: Annotated[
         Path | None,
@@ -159,7 +160,7 @@ def command(
         )  # fmt: skip
         return
     if batch is None:
-        prompts = [read_prompt(prompt, file)]
+        prompts = [read_prompt(prompt, file, goes_on=True)]
         if file is not None and (count := len(prompts[0].split("\n"))) > 1:
             say(f"the {count} lines of {file} are one prompt: --batch N answers each line")
     else:

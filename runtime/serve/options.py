@@ -20,6 +20,7 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
     A request without a seed gets a random one: the same question again gets another answer.
     """
     options: GenerateOptions = {
+        "temperature": body.temperature,
         "top_p": body.top_p,
         "top_k": body.top_k,
         "min_p": body.min_p,
@@ -34,11 +35,6 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
     }
     if body.stop is not None:
         options["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
-    if body.temperature == 0:
-        # Filters leave the likeliest token in, so at temperature 0 they change nothing.
-        options |= {"greedy": True, "top_p": None, "top_k": None, "min_p": None}
-    else:
-        options["temperature"] = body.temperature
     return options
 
 

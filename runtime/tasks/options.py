@@ -32,7 +32,7 @@ class SamplingOptions(TypedDict, total=False):
     request does: greedy, one that draws, one that makes repetitions less likely, or beams.
 
     greedy: take the likeliest token, even if the model asks for sampling; its penalties and rules stay.
-    temperature: > 0; divides the logits, so above 1 the distribution is flatter.
+    temperature: ≥ 0; divides the logits, so above 1 the distribution is flatter; 0 is greedy.
     top_k: ≥ 1; sample among the k likeliest tokens.
     top_p: 0 … 1; sample among the fewest likeliest tokens that have this probability together.
     min_p: 0 … 1; sample tokens that have at least this share of the likeliest token's probability.
@@ -198,7 +198,7 @@ def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) 
 
     It is greedy unless one of the options samples or the model's defaults do.
     """
-    return _sampler(defaults, given_values(options, SamplingOptions))
+    return _sampler(defaults, _given(options, SamplingOptions))
 
 
 def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOptions]) -> Options:
@@ -210,7 +210,7 @@ def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOpt
     A model's options of beam search count where there are beams. Its own number of beams is ignored with
     options that exclude beams: greedy decoding, sampling, a draft, log-probabilities.
     """
-    chosen = given_values(options, GenerateOptions)
+    chosen = _given(options, GenerateOptions)
     if chat and not _says_how_tokens_are_chosen(generation, chosen):
         chosen = {**CHAT_SAMPLING, **chosen}
     model_options: dict[str, object] = {}
@@ -225,10 +225,18 @@ def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOpt
 
 def check(**options: Unpack[GenerateOptions]) -> None:
     """LimitError for options that no model takes, so that a command can refuse them before it loads one."""
-    chosen = given_values(options, GenerateOptions)
+    chosen = _given(options, GenerateOptions)
     if not _rules_out_beams(chosen):
         chosen = {"beams": 1} | chosen  # a model may ask for beams, and a length penalty goes with those
     _options({}, chosen)
+
+
+def _given(options: Mapping[str, object], declared: type) -> dict[str, object]:
+    """The options that are given; temperature 0 is greedy, as every filter leaves the likeliest token."""
+    given = given_values(options, declared)
+    if given.get("temperature") == 0:
+        given = {name: value for name, value in given.items() if name not in DRAWS} | {"greedy": True}
+    return given
 
 
 def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, object]) -> bool:

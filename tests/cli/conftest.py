@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -95,9 +94,11 @@ def tfm(
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: object, stdin: bytes = b"") -> Ran:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        (tmp_path / "stdin").write_bytes(stdin)
         capsys.readouterr()
-        code = main([str(a) for a in arguments])
+        with (tmp_path / "stdin").open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            code = main([str(a) for a in arguments])
         return Ran(code, *capsys.readouterr())
 
     return run

@@ -86,7 +86,7 @@ def test_tfm_raise_shows_the_traceback(tfm, monkeypatch):
         ("generate", "hi", "--engine", "llama"),
         ("generate", "hi", "--max-new-tokens", "0"),
         ("generate", "hi", "--max-new-tokens", "many"),
-        ("generate", "hi", "--temperature", "0"),
+        ("generate", "hi", "--temperature", "-1"),
         ("generate", "hi", "--temperature", "nan"),
         ("generate", "hi", "--top-p", "1.5"),
         ("generate", "hi", "--top-k", "0"),

@@ -16,7 +16,7 @@ import pytest
 from helpers import text_strategies, tiny_models
 from helpers.pseudo_terminal import PseudoTerminal
 from helpers.task_models import ModelFiles
-from tfm.cli import chat_terminal
+from tfm.cli import chat_terminal, inputs
 from tfm.cli.chat_commands import ChatCommands
 from tfm.cli.chat_terminal import ChatTerminal, history_file, stopped_by_interrupt
 from tfm.cli.commands import chat
@@ -154,6 +154,17 @@ def test_a_prefix_is_kept_for_another_chat(tfm, bundle: Path, tmp_path: Path, mo
     refused = tfm(*options, "--prefix", file, stdin=b"one\n")
     assert (refused.code, refused.out) == (2, "")
     assert "isn't a prefix that `--prefix` wrote" in refused.err
+
+
+def test_lines_that_arent_utf8_or_have_no_end_are_refused(tfm, bundle, monkeypatch) -> None:
+    """What comes before such a line is answered."""
+    options = ("chat", "--model", bundle, "--max-new-tokens", 2, "--greedy")
+    refused = tfm(*options, stdin=b"one\n\xff\xfe\n")
+    assert (refused.code, refused.out) == (2, tfm(*options, stdin=b"one\n").out)
+    assert "line 2 of stdin must be UTF-8" in refused.err
+    monkeypatch.setattr(inputs, "PROMPT", 9)
+    assert tfm(*options, stdin=b"123456789\n").code == 9
+    assert tfm(*options, stdin=b"12345678\n").code == 0
 
 
 CONFIG = tiny_models.llama(vocabulary=text_strategies.byte_level().get_vocab_size(), context=512, layers=1)

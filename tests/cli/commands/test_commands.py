@@ -127,7 +127,7 @@ def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
     assert lines.splitlines() == [console.line(one["text"], raw=False) for one in told]
     raw = tfm("generate", "--batch", 3, *options, "--no-escape", stdin="\n".join(prompts).encode()).out
     assert raw == "".join(one["text"] + "\n" for one in told)
-    tfm("generate", "", "--batch", 2, "--model", bundle, stdin=b"hello").failed(2, "prompt 1 is empty")
+    tfm("generate", "", "--batch", 2, "--model", bundle).failed(2, "prompt 1 is empty")
     tfm("generate", "a", "--batch", 2, "--length-penalty", 2).failed(2, "--batch takes no --beams")
     tfm("generate", "a", "--draft", "prompt", "--length-penalty", 2).failed(2, "--draft takes no --beams")
     tfm("generate", "a", "--greedy", "--length-penalty", 2).failed(2, "length_penalty goes with beams")

@@ -114,7 +114,8 @@ def test_a_task_is_checked_before_an_export(tfm, models, command, other) -> None
     """One line of stderr: nothing was exported."""
     texts = {"answer": ("q", "context"), "chat": ()}.get(command, ("the cat",))
     words = ("decoder can", f"for {other}") if command in ("translate", "summarize") else (f"for {other}",)
-    tfm(command, *texts, "--model", models / other, stdin=b"hi").failed(4, *words, ": use that")
+    stdin = b"" if texts else b"hi"
+    tfm(command, *texts, "--model", models / other, stdin=stdin).failed(4, *words, ": use that")
 
 
 @pytest.mark.parametrize(

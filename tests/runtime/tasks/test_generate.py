@@ -102,6 +102,7 @@ def test_sampling_defaults() -> None:
     assert sampler({"temperature": 0.5, "top_k": 50}) == Sampler(0.5, 50)
     assert sampler({"temperature": 0.5, "top_k": 50}, top_p=0.9) == Sampler(0.5, 50, 0.9)
     assert sampler({"temperature": 0.5}, greedy=True) == Sampler()
+    assert sampler({"temperature": 0.5, "top_k": 50}, temperature=0, top_p=0.9) == Sampler()
     assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
     with pytest.raises(LimitError, match="greedy decoding and beam search draw nothing: leave out top_k"):
         sampler({}, greedy=True, top_k=3)
@@ -151,6 +152,8 @@ def test_the_defaults_of_a_chat_count_nowhere_else() -> None:
         if "greedy" not in option:
             stating = Model(ENGINE, ModelFiles(TEXT, CHAT, Generation(defaults={**option})))
             assert stating.options().sampler == Sampler(**option)
+    assert silent.options(temperature=0) == silent.options(greedy=True)
+    assert silent.options(temperature=0.0, beams=2) == silent.options(beams=2)
     assert MODEL.options().sampler == Sampler()
     assert MODEL.options(top_k=3).sampler == Sampler(1.0, 3)
     beams = Model(ENGINE, ModelFiles(TEXT, CHAT, Generation(search={"beams": 2})))
