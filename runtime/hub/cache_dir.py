@@ -1,12 +1,13 @@
 """The user's cache: fetched models, the bundles made of them, weights packed for a processor, and kernels.
 
     models/NAME/files                 what was fetched; source.json beside it says what it is
+    partial/NAME                      what has come of it after an interruption, see `partial`
     bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
     prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_path`
     kernels/KEY                       see `runtime.kernels.library`
     checked/HASH                      see `checked_bundles`
 
-Each is there whole or not at all.
+All but partial are there whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
 from .model_names import CATALOGUE, LocatedModel, did_you_mean, folder_name, is_fetched, label
 
-Stored = Literal["model", "bundle", "prepacked"]
-FOLDERS: dict[str, Stored] = {"models": "model", "bundles": "bundle", "prepacked": "prepacked"}
+Stored = Literal["model", "partial", "bundle", "prepacked"]
+FOLDERS: dict[str, Stored] = {
+    "models": "model", "partial": "partial", "bundles": "bundle", "prepacked": "prepacked",
+}  # fmt: skip
 # How the name of a bundle continues after the label of its model.
 AFTER_LABEL = rf"({'|'.join(SCHEMES)})-({'|'.join(TARGETS)})-[0-9a-f]{{12}}"
 
@@ -54,6 +57,11 @@ def cache_dir() -> Path:
 def model_path(name: str) -> Path:
     """The folder of a fetched model, whether it is there or not."""
     return cache_dir() / "models" / folder_name(name)
+
+
+def partial_path(name: str) -> Path:
+    """The folder of what has come of a model that is being fetched, or whose fetching was interrupted."""
+    return cache_dir() / "partial" / folder_name(name)
 
 
 def bundle_path(source: LocatedModel, quant: str, target: str, context: int | None = None) -> Path:

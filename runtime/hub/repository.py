@@ -1,0 +1,124 @@
+"""Fetches a model from a repository of the Hugging Face hub and runs none of its code.
+
+The user's own client says what the repository holds and brings each file; its size and hash are checked.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...refimpl.checkpoint.licence import LARGEST, is_notice
+from ...refimpl.errors import CheckpointError, TfmError
+from ...refimpl.formats.model_directory import Directory
+from ...refimpl.formats.tensor_source import TORCH_FILE
+from ..progress import Progress
+from .cache_dir import require_room
+from .download import CONFIG, model_in, own_folder, require_plain
+from .partial import KEPT, TransferError, cause_of, fetch, keep_only, size_of, stage_of
+
+VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
+
+
+def from_hub(
+    repository: str, revision: str | None, choice: str | None, partial: Path, into: Path, progress: Progress
+) -> tuple[str, str]:
+    """Fetch `ORG/NAME` of the Hugging Face hub into a new folder: (where the model lies in it, the commit).
+
+    `choice` says which of its models, see `model_in`. What is there of a file lies in `partial` until all
+    are whole. Raises TransferError when it can't be fetched, CheckpointError or ConfigError when it may not.
+    """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
+    try:
+        import huggingface_hub as client
+        from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    except ImportError:
+        raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
+    progress(f"fetching {repository} from the hub", 0, 0)
+    try:
+        return _fetched(client, repository, revision, choice, partial, into, progress)
+    except TfmError:
+        raise
+    except GatedRepoError:
+        page = f"{client.HfApi().endpoint}/{repository}"
+        raise TransferError(
+            f"hf:{repository} is gated: accept its licence at {page}, set HF_TOKEN or run `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise TransferError(
+            f"hf:{repository} doesn't exist or is private: check the name, or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise TransferError(
+            f"hf:{repository} has no revision {revision!r:.80}: check what is behind @"
+        ) from None
+    except Exception as error:  # the client's own, and those of the HTTP library that its version uses
+        raise TransferError(f"hf:{repository} can't be fetched: {cause_of(error)}{KEPT}") from None
+
+
+def _fetched(
+    client: Any, repository: str, revision: str | None, choice: str | None, partial: Path, into: Path,
+    progress: Progress,
+) -> tuple[str, str]:  # fmt: skip
+    info = client.HfApi().model_info(repository, revision=revision, files_metadata=True)
+    files, where = {file.rfilename: file for file in info.siblings or []}, f"hf:{repository}"
+    sizes = {name: file.size or 0 for name, file in files.items()}
+    (model, parts), commit = model_in(sizes, where, choice), str(info.sha)
+    notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
+    wanted = _wanted(model, parts, sizes, notices)
+    for name in (commit, *wanted):
+        require_plain(name, where)
+    folder = keep_only(partial, commit)
+    come = {name: size_of(folder / name) for name in wanted}
+    there = sum(come.values())
+    total = sum(sizes[name] for name in wanted) - there
+    require_room(partial, total)
+    stage = stage_of(repository, total, there)
+    progress(stage, 0, total)
+    for name in wanted:
+
+        def report(size: int, name: str = name) -> None:
+            come[name] = size
+            progress(stage, max(0, sum(come.values()) - there), total)
+
+        url, file = client.hf_hub_url(repository, name, revision=commit), files[name]
+        digest = file.lfs.sha256 if file.lfs else file.blob_id
+        fetch(url, folder / name, file.size, digest, client.utils.build_hf_headers(), report)
+        if name == str(PurePosixPath(model) / CONFIG):
+            _require_known(folder / model, f"{where}/{name}")
+    into.rmdir()
+    shutil.move(folder, into)
+    for name in notices:  # they lie at the top of a repository, its model perhaps in a folder
+        if not (target := own_folder(into, model) / name).exists():
+            (into / name).rename(target)
+    return model, commit
+
+
+def _wanted(model: str, parts: list[str], names: Iterable[str], notices: list[str]) -> list[str]:
+    """The files of a model to fetch, its config.json first: whether it is known is asked before the rest."""
+    if model.endswith(".gguf"):
+        return [name for name in names if name in (*parts, *notices)]
+    place = PurePosixPath(model)
+    patterns = [str(place / name) for name in ("*.json", "*.jinja", *VOCABULARIES)]
+    patterns += _preferred_weights(place, names) + notices
+    wanted = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return sorted(wanted, key=lambda name: name != str(place / CONFIG))
+
+
+def _require_known(directory: Path, where: str) -> None:
+    """ConfigError for a config.json of a model that tfm can't read, before gigabytes of weights come."""
+    from ...refimpl.config_readers.keys import Keys  # the families too, which other downloads don't need
+    from ...refimpl.families import identify
+
+    identify(Keys(Directory(directory).object(CONFIG) or {}, where))
+
+
+def _preferred_weights(model: PurePosixPath, names: Iterable[str]) -> list[str]:
+    """The files of a model's weights, which many repositories have twice: safetensors if they are there."""
+    beside = [path for path in map(PurePosixPath, names) if path.parent == model]
+    safetensors = [str(path) for path in beside if path.suffix == ".safetensors"]
+    return safetensors or [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]

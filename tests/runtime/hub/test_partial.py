@@ -1,0 +1,167 @@
+"""A fetch that is interrupted ends at once, keeps what has come, and the next one goes on from it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from helpers.hub import COMMIT
+from helpers.wheels import everything
+from tfm.refimpl.errors import CheckpointError
+from tfm.runtime.bundle.atomic_dir import locked
+from tfm.runtime.hub.cache_dir import cached, model_path, partial_path, remove
+from tfm.runtime.hub.locate import fetch
+from tfm.runtime.hub.partial import CHUNK, SUFFIX, TransferError
+from tfm.runtime.progress import silent
+
+NAME = "hf:org/name"
+WEIGHTS = os.urandom(6 * CHUNK + 123)
+FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": WEIGHTS}
+WHEEL = "pkg-1.0-py3-none-any.whl"
+
+
+def stored_wheel() -> bytes:
+    """A wheel of a model of many chunks, which don't get smaller."""
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pkg/model.gguf", WEIGHTS)
+    return buffer.getvalue()
+
+
+def part_of(name: str) -> Path | None:
+    return next(partial_path(name).rglob(f"*{SUFFIX}"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [(NAME, signal.SIGINT, 130), (NAME, signal.SIGKILL, -9), ("pypi:pkg", signal.SIGTERM, 143)],
+)
+def test_a_signal_ends_a_fetch_and_the_next_one_goes_on(cache, hub, monkeypatch, name, number, code):
+    hub.files, hub.wheels, hub.rate = FILES, {WHEEL: stored_wheel()}, 4 * CHUNK
+    settings = {"PIP_INDEX_URL": f"{hub.url}/simple", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    for key, value in {**settings, "HF_ENDPOINT": hub.url, "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(key, value)
+    command = [sys.executable, "-m", "tfm.cli", "pull", name]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while (part := part_of(name)) is None or part.stat().st_size < 2 * CHUNK:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    hub.rate = CHUNK / 60  # the rest would take minutes
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    there = part.stat().st_size
+    assert there % CHUNK == 0
+    assert not model_path(name).exists()
+    assert [(entry.kind, entry.bytes >= there) for entry in cached()] == [("partial", True)]
+    hub.rate, stages = float("inf"), []
+    path = fetch(name, lambda stage, *_: stages.append(stage))
+    assert hub.asked[-1][1] == there
+    assert any(f", {there / 1e6:.0f} MB are there" in stage for stage in stages)
+    assert (path if path.is_file() else path / "model.safetensors").read_bytes() == WEIGHTS
+    assert [entry.kind for entry in cached()] == ["model"]
+
+
+def left(name: str, data: bytes, file: str = "model.safetensors") -> Path:
+    """What an interruption leaves of a file."""
+    part = partial_path(name) / COMMIT / (file + SUFFIX)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(data)
+    return part
+
+
+def test_a_connection_that_is_cut_is_taken_up_within_a_run(cache, hub, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits before it asks again
+    hub.files, hub.cuts = {"model.gguf": WEIGHTS}, 2
+    assert fetch(NAME, silent).read_bytes() == WEIGHTS
+    begins = [begin for _, begin in hub.asked]
+    assert begins == sorted(begins)
+    assert len(set(begins)) == 3
+
+
+def test_what_a_dead_hub_sent_is_kept(cache, hub, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.files, hub.cuts, hub.code_after_cuts = {"model.gguf": WEIGHTS}, 1, "Broken"
+    with pytest.raises(TransferError, match="What has come is kept"):
+        fetch(NAME, silent)
+    there = part_of(NAME).stat().st_size
+    hub.code_of_files = hub.code_after_cuts = ""
+    assert fetch(NAME, silent).read_bytes() == WEIGHTS
+    assert hub.asked == [("model.gguf", 0), ("model.gguf", there)]
+    assert there > 0
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_only_the_rest_is_asked_for_and_a_hub_without_ranges_sends_all(cache, hub, ranges):
+    hub.files, hub.ranges = {"model.gguf": WEIGHTS}, ranges
+    left(NAME, WEIGHTS[:CHUNK], "model.gguf")
+    shares = []
+    path = fetch(NAME, lambda _, done, total: shares.append((done, total)))
+    assert path.read_bytes() == WEIGHTS
+    assert hub.asked == [("model.gguf", CHUNK if ranges else 0)]
+    assert shares[-1] == (5 * CHUNK + 123,) * 2
+    assert all(0 <= done <= total for done, total in shares)
+
+
+@pytest.mark.parametrize("file", ["model.gguf", "config.json"])
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_damaged_part_isnt_taken_for_the_file(cache, hub, file, hashes):
+    """A hub that gives no hash gives a size at least."""
+    hub.files = {**FILES, "model.gguf": WEIGHTS} if file == "config.json" else {"model.gguf": WEIGHTS}
+    hub.hashes = hashes
+    name = NAME if file == "model.gguf" else f"{NAME}:config.json"
+    whole = hub.files[file]
+    left(name, b"x" * 9 if hashes else whole + b"x", file)
+    if hashes:
+        with pytest.raises(CheckpointError, match=f"{file} must have the hash"):
+            fetch(name, silent)
+        assert not partial_path(name).exists()
+    path = fetch(name, silent)
+    assert (path / file if path.is_dir() else path).read_bytes() == whole
+
+
+def test_a_hub_that_sends_more_than_it_said_is_refused(cache, hub, monkeypatch):
+    hub.files = {"model.gguf": WEIGHTS}
+    real = hub._about
+    monkeypatch.setattr(hub, "_about", lambda name: real(name) | {"size": CHUNK})
+    with pytest.raises(CheckpointError, match=rf"may have {CHUNK} bytes"):
+        fetch(NAME, silent)
+    assert everything(cache) == []
+
+
+def test_what_came_of_another_commit_is_dropped(cache, hub):
+    hub.files = {"model.gguf": WEIGHTS}
+    other = partial_path(NAME) / "beef"
+    other.mkdir(parents=True)
+    (other / f"model.gguf{SUFFIX}").write_bytes(WEIGHTS[:CHUNK])
+    assert fetch(NAME, silent).read_bytes() == WEIGHTS
+    assert hub.asked == [("model.gguf", 0)]
+    assert not partial_path(NAME).exists()
+
+
+def test_what_has_come_is_removed_by_the_name_of_the_model(cache):
+    left(NAME, b"1")
+    assert [entry.kind for entry in remove(NAME)] == ["partial"]
+    assert cached() == []
+
+
+def test_one_process_alone_adds_to_a_part(cache, hub):
+    """The lock of the model's place is that of its parts."""
+    hub.files = {"model.gguf": WEIGHTS}
+    model_path(NAME).parent.mkdir(parents=True)
+
+    class WaitsError(Exception):
+        """What the wait for the other process was told."""
+
+    def notify(stage, done, total):
+        raise WaitsError(stage)
+
+    with locked(model_path(NAME).resolve()), pytest.raises(WaitsError, match="another process is writing"):
+        fetch(NAME, notify)
+    assert hub.asked == []

@@ -1,0 +1,165 @@
+"""Repositories of a hub on this machine: what is fetched of them, and what their failures say."""
+
+import json
+import sys
+
+import huggingface_hub
+import pytest
+from helpers.hub import COMMIT
+from helpers.wheels import everything
+from tfm.refimpl.checkpoint.licence import LARGEST
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.runtime.hub.locate import fetch
+from tfm.runtime.hub.partial import TransferError
+from tfm.runtime.progress import silent
+
+LLAMA = b'{"model_type": "llama"}'
+
+
+def test_the_hub_needs_its_client(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"tfm-cli\[hub\]"):
+        fetch("hf:org/name@v1", silent)
+
+
+def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, hub):
+    weights = {"model.safetensors": b"1", "pytorch_model.bin": b"2"}
+    hub.files = {"config.json": LLAMA, **weights, "modeling.py": b"3"}
+    path = fetch("hf:org/name", silent)
+    assert everything(path) == ["config.json", "model.safetensors"]
+    older = {"config.json": LLAMA, "pytorch_model.bin": b"2", "tokenizer.model": b"4", "vocab.txt": b"5"}
+    hub.files = {**older, "training_args.bin": b"3", "requirements.txt": b"6"}
+    assert everything(fetch("hf:org/older", silent)) == sorted(older)
+    assert json.loads((path.parent / "source.json").read_text())["digest"] == COMMIT
+
+
+def test_a_hub_repository_of_one_gguf(cache, hub):
+    hub.files = {"x.gguf": b"1", "readme.md": b"2"}
+    path = fetch("hf:org/name@main", silent)
+    assert path.name == "x.gguf"
+    assert everything(path.parent) == ["readme.md", "x.gguf"]
+
+
+QUANTIZED = {
+    "m-Q8_0.gguf": bytes(3_000_000), "m-Q4_K_M.gguf": b"4", "mmproj-m.gguf": b"5",
+    "UD/m-UD-Q4_K_M-00001-of-00002.gguf": b"6", "UD/m-UD-Q4_K_M-00002-of-00002.gguf": b"7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("choice", "files"),
+    [
+        ("m-Q8_0.gguf", ["m-Q8_0.gguf"]),
+        ("q8_0", ["m-Q8_0.gguf"]),
+        ("m-Q4_K_M.gguf", ["m-Q4_K_M.gguf"]),
+        ("UD-Q4_K_M", ["m-UD-Q4_K_M-00001-of-00002.gguf", "m-UD-Q4_K_M-00002-of-00002.gguf"]),
+        ("UD/m-UD-Q4_K_M-00001-of-00002.gguf", None),
+    ],
+)
+def test_one_of_many_models_of_a_hub_repository(cache, hub, choice, files):
+    hub.files = QUANTIZED
+    path = fetch(f"hf:org/name:{choice}", silent)
+    assert files is None or everything(path.parent) == files
+    assert path.name.endswith(("00001-of-00002.gguf", choice, "Q8_0.gguf"))
+    assert fetch(f"hf:org/name:{choice}", silent) == path
+
+
+@pytest.mark.parametrize("choice", ["", ":Q4_K_M", ":Q5_0", ":K_M"])
+def test_a_repository_of_many_models_lists_them(cache, hub, choice):
+    hub.files = QUANTIZED
+    with pytest.raises(CheckpointError, match=r"name it as hf:org/name:FILE: it holds .*") as error:
+        fetch(f"hf:org/name{choice}", silent)
+    listed = str(error.value).rpartition("it holds ")[2]
+    assert "mmproj" not in listed
+    assert ("m-Q8_0.gguf (3 MB)" in listed) == (choice != ":Q4_K_M")
+    assert (
+        "m-Q4_K_M.gguf (0 MB), UD/m-UD" in listed
+        or "UD/m-UD-Q4_K_M-00001-of-00002.gguf (0 MB), m-Q4" in listed
+    )
+    assert hub.asked == []
+
+
+def test_a_folder_of_a_repository_beside_gguf_files(cache, hub):
+    hub.files = {"config.json": LLAMA, "model.safetensors": b"1", "m-Q8_0.gguf": b"2"}
+    assert everything(fetch("hf:org/name:config.json", silent)) == ["config.json", "model.safetensors"]
+    assert fetch("hf:org/name:Q8_0", silent).name == "m-Q8_0.gguf"
+
+
+def test_a_hub_repositorys_licence_and_card_come_along(cache, hub):
+    notices = {
+        "README.md": b"card",
+        "LICENSE.txt": b"text",
+        "NOTICE": bytes(LARGEST + 1),
+        "docs/LICENSE": b"no",
+    }
+    hub.files = {"x.gguf": b"1", **notices}
+    assert everything(fetch("hf:org/name", silent).parent) == ["LICENSE.txt", "README.md", "x.gguf"]
+    hub.files = {"m/config.json": LLAMA, "m/model.safetensors": b"1", **notices}
+    assert everything(fetch("hf:org/other", silent)) == [
+        "LICENSE.txt", "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (b'{"model_type": "gpt9"}', r"hf:org/name/m/config\.json: model_type must be one of"),
+        (
+            b'{"model_type": "llama", "quantization_config": {"quant_method": "hqq"}}',
+            "quant_method must be one",
+        ),
+    ],
+)
+def test_a_hub_models_config_is_read_before_its_weights_come(cache, hub, config, words):
+    hub.files = {"m/config.json": config, "m/model.safetensors": b"1"}
+    with pytest.raises(ConfigError, match=words):
+        fetch("hf:org/name", silent)
+    assert hub.asked == [("m/config.json", 0)]
+    assert everything(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (OSError("no\nroute"), "no route"),
+        # What the client's HTTP library raises without a network is no OSError.
+        (type("ConnectError", (Exception,), {})("[Errno -2] Name or service not known"), "service not known"),
+        (type("ConnectError", (Exception,), {})(), "ConnectError"),
+    ],
+)
+def test_the_hubs_failure_is_one_line(cache, monkeypatch, failure, words):
+    def fails(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fails)
+    with pytest.raises(TransferError, match=rf"hf:org/name can't be fetched: .*{words}"):
+        fetch("hf:org/name", silent)
+
+
+@pytest.mark.parametrize(
+    ("code", "of_files", "words"),
+    [
+        ("RepoNotFound", "", ["doesn't exist or is private", "HF_TOKEN"]),
+        ("RevisionNotFound", "", ["no revision 'v9'"]),
+        (
+            "",
+            "GatedRepo",
+            ["is gated", "at http", "/org/name, ", "HF_TOKEN", "hf auth login"],
+        ),
+    ],
+)
+def test_what_may_not_be_fetched_says_what_to_do(cache, hub, code, of_files, words):
+    hub.files = {"config.json": LLAMA, "model.safetensors": b"1"}
+    hub.code, hub.code_of_files = code, of_files
+    with pytest.raises(TransferError) as error:
+        fetch("hf:org/name@v9", silent)
+    assert [word for word in words if word not in str(error.value)] == []
+    assert everything(cache) == []
+
+
+def test_a_path_out_of_the_folder_is_refused(cache, hub):
+    for name in ("../x.gguf", "/etc/x.gguf", "a\\x.gguf"):
+        hub.files = {name: b"1"}
+        with pytest.raises(CheckpointError, match="leads out of the folder"):
+            fetch("hf:org/name", silent)
+    assert hub.asked == []
