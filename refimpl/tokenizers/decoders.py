@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from ..errors import LimitError
 from . import pre_tokenizers
 from .components import ComponentType, Option, character, count, flag, listed, read_component, text
+from .normalized_string import MAX_LENGTH
 from .normalizers import BYTE_TO_UNICODE
 from .patterns import Pattern, read_pattern
 
@@ -99,7 +101,10 @@ def replace(pattern: Pattern, content: str) -> Decoder:
     """Each match replaced by a text."""
 
     def change(token: str) -> str:
-        return "".join(content if matched else token[a:b] for a, b, matched in pattern.matches(token))
+        parts = [content if matched else token[a:b] for a, b, matched in pattern.matches(token)]
+        if (length := sum(map(len, parts))) > MAX_LENGTH:
+            raise LimitError(f"a decoded token may have {MAX_LENGTH} characters, this one has {length}")
+        return "".join(parts)
 
     return lambda tokens: [change(token) for token in tokens]
 

@@ -24,9 +24,10 @@ from ...refimpl.formats.strict_json import parse
 from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
 from ..silence import silent_stderr
 from .control_tokens import Encoding, SecretSpelling
+from .text_growth import Growth, check_decoder
 from .text_pieces import text_pieces
 
-LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
+LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20, "unknown token": 1024}
 
 NOT_IN_ANY_VOCABULARY = "\U0010fffd"
 REPLACEMENT_CHARACTER = "\ufffd"  # decoders give it for bytes that aren't UTF-8, or not yet
@@ -107,6 +108,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         _check_subword_prefix(text)
         with convert_errors("can't be used"):
+            self._growth = Growth(text)
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
@@ -119,10 +121,17 @@ class Tokenizer:
             prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
             self.continuing_subword_prefix: str = prefix or ""
             self.unknown_ids = {self._tokenizer.token_to_id(token) for token in unknown if token}
-            decoder = self._tokenizer.decoder
+            decoder = self._tokenizer.decoder and json.loads(self._tokenizer.decoder.__getstate__())
+            check_decoder(decoder)
             # Whether decoding removes spaces around punctuation, which may be several tokens.
-            self.cleans_up = decoder is not None and cleans_up(json.loads(decoder.__getstate__()))
+            self.cleans_up = cleans_up(decoder)
+            self._growth.check("")
             used = {*special_ids, *self._tokenizer.encode("").ids}
+        if (longest := max(map(len, filter(None, unknown)), default=0)) > LIMITS["unknown token"]:
+            most = LIMITS["unknown token"]
+            raise LimitError(
+                f"tokenizer.json: the unknown token may have {most} characters, it has {longest}"
+            )
         unused = {
             token.content
             for id, token in added.items()
@@ -196,6 +205,7 @@ class Tokenizer:
         """A text alone: the library's encoding, or, where that has control tokens, the secret spelling's."""
         check_text(text)
         with convert_errors("can't encode"):
+            self._growth.check(text)
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
             encoding = Encoding.of_text(encoded.ids, encoded.offsets, encoded.word_ids, 0, 0)
         allowed = {self.control_tokens.get(control_token or "")}
@@ -213,11 +223,15 @@ class Tokenizer:
         """Ids of a template's own text, whose control tokens count."""
         check_text(text)
         with convert_errors("can't encode"):
+            self._growth.check(text)
             return self._check_ids(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Ids of the joined parts (text, whether its control tokens count)."""
-        check_text("".join(text for text, _ in parts))
+        whole = "".join(text for text, _ in parts)
+        check_text(whole)
+        with convert_errors("can't encode"):
+            self._growth.check(whole)
         return self._check_ids(self._secret_spelling.encode(parts).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -238,6 +252,7 @@ class Tokenizer:
         with convert_errors("can't encode"):
             probe = ""
             for candidate in ("a", *self.get_vocab()):
+                self._growth.check(candidate)
                 if self._tokenizer.encode(candidate, add_special_tokens=False).ids:
                     probe = candidate
                     break

@@ -1,0 +1,151 @@
+"""How long the normalizer of a tokenizer.json may make a text.
+
+It can put any text in the place of each character, in any number of steps, and the library takes a hundred
+bytes and more for each character.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import Regex, normalizers
+
+from ...refimpl.errors import LimitError
+from ...refimpl.formats.strict_json import parse
+
+TIMES, SHORT = 8, 2**18  # normalized texts have at most so many times the characters, or so many
+STEPS = 100  # of a normalizer
+DECODED = 2**16  # characters that a decoder makes of one
+# What one character becomes at most in the steps that may add some: NFKC has a ligature of 18.
+FACTORS = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 3, "ByteLevel": 4, "BertNormalizer": 5}
+EMPTY = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+
+
+class Growth:
+    """The steps of a tokenizer.json's normalizer, as far as they tell how long a text becomes.
+
+    LimitError for more steps than any has, and for added tokens that become too long: the library normalizes
+    them when it reads the file.
+    """
+
+    def __init__(self, tokenizer_json: str) -> None:
+        stated = _stated(tokenizer_json, "normalizer")
+        definitions = [leaf for value in stated for leaf in _leaves(value, "normalizers")]
+        if len(definitions) > STEPS:
+            raise LimitError(f"tokenizer.json: a normalizer may have {STEPS} steps, got {len(definitions)}")
+        self._steps = [_step(definition) for definition in definitions]
+        for tokens in _stated(tokenizer_json, "added_tokens") if self._steps else ():
+            if isinstance(tokens, list):
+                self.check(*(token["content"] for token in tokens if token.get("normalized", True)))
+
+    def check(self, *texts: str) -> None:
+        """LimitError for texts that become too long together."""
+        length = sum(map(len, texts))
+        most = max(TIMES * length, SHORT)
+        longest, added = float(length), 0.0
+        for step in self._steps:
+            longest, added = longest * step.factor, added * step.factor + step.added
+        if longest + added * len(texts) <= most:
+            return
+        for text in texts:
+            for step in self._steps:
+                text = step.normalized(text, most)
+            most -= len(text)
+
+
+class Step(NamedTuple):
+    """A normalizer that is no sequence: N characters become at most `factor` · N + `added`."""
+
+    definition: dict[str, Any]
+    normalizer: Any
+    factor: float
+    added: int
+
+    def normalized(self, text: str, most: int) -> str:
+        """What the text becomes; LimitError before that has more characters than `most`."""
+        match self.definition:
+            case {"type": "Prepend"}:
+                _check_length(len(text) + self.added, most)
+            case {"type": "Replace", "pattern": dict(pattern)}:
+                old = Regex(pattern["Regex"]) if "Regex" in pattern else pattern["String"]
+                none, one = (len(normalizers.Replace(old, new).normalize_str(text)) for new in ("", "-"))
+                _check_length(none + (one - none) * self.added, most)
+            case _:
+                return self._in_parts(text, most)
+        return self.normalizer.normalize_str(text)
+
+    def _in_parts(self, text: str, most: int) -> str:
+        """What the text becomes where each character does by itself."""
+        done, size = "", max(1, int(SHORT / self.factor))
+        for start in range(0, len(text), size):
+            done += self.normalizer.normalize_str(text[start : start + size])
+            _check_length(len(done), most)
+        return done
+
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise LimitError(
+            f"a text may become {TIMES} times as long by tokenizer.json's normalizer, or {SHORT} characters "
+            "long, it becomes longer"
+        )
+
+
+def check_decoder(definition: Any) -> None:
+    """LimitError for a decoder that may make more of a character than any does."""
+    steps = [leaf for leaf in _leaves(definition, "decoders") if leaf["type"] == "Replace"]
+    if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
+        raise LimitError(
+            f"tokenizer.json: a decoder may make {DECODED} characters of one, this one may make {factor:.0f}"
+        )
+
+
+def _bounds(definition: dict[str, Any]) -> tuple[float, int]:
+    """`factor` and `added` of a step."""
+    match definition:
+        case {"type": "Prepend", "prepend": str(text)}:
+            return 1, len(text)
+        case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)} if old:
+            return max(1, len(new) / len(old)), len(new)
+        case {"type": "Replace", "content": str(new)}:  # it may match between all characters
+            return 1 + len(new), len(new)
+        case {"type": "Precompiled", "precompiled_charsmap": str(charsmap)}:
+            return _longest_rule(base64.b64decode(charsmap)), 0
+    return FACTORS.get(definition["type"], 1), 0
+
+
+def _step(definition: dict[str, Any]) -> Step:
+    """A step of a normalizer; any exception of the library for what it doesn't know."""
+    normalizer = tokenizers.Tokenizer.from_str(json.dumps({**EMPTY, "normalizer": definition})).normalizer
+    return Step(definition, normalizer, *_bounds(definition))
+
+
+def _longest_rule(charsmap: bytes) -> int:
+    """Characters of the longest replacement: the bytes of a trie, the trie, and the replacements."""
+    rules = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
+    return max(1, *(len(rule) for rule in rules.decode(errors="replace").split("\0")))
+
+
+def _leaves(definition: Any, key: str) -> Iterator[dict[str, Any]]:
+    """The steps that are no sequences, which have theirs under `key`; none of null and of a token's id."""
+    if isinstance(definition, dict) and definition.get("type") == "Sequence":
+        for one in definition[key]:
+            yield from _leaves(one, key)
+    elif isinstance(definition, dict):
+        yield definition
+
+
+def _stated(tokenizer_json: str, key: str) -> Iterator[Any]:
+    """What the key has in a tokenizer.json, of which a vocabulary isn't parsed unless it has escapes."""
+    if "\\u" in tokenizer_json:
+        definition = parse(tokenizer_json, "tokenizer.json")
+        yield definition.get(key) if isinstance(definition, dict) else None
+        return
+    for place in re.finditer(rf'"{key}"\s*:\s*', tokenizer_json):
+        yield json.JSONDecoder().raw_decode(tokenizer_json, place.end())[0]
