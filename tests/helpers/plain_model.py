@@ -627,30 +627,13 @@ def logits(x: Vector, params: Weights, config: Any) -> Vector:
     return y if head.softcap is None else head.softcap * np.tanh(y / head.softcap)
 
 
-def hidden(config: Any, params: Weights, tokens: Any, text: Any = None) -> Vectors:
-    """A decoder's vectors after its last norm."""
+def decoded(config: Any, params: Weights, tokens: Any, text: Any = None) -> np.ndarray:
+    """The logits [T, N] of a text, of a model that reads another text first where one is given."""
     stack, w = config.stacks["decoder"], params["decoder"]
     xs = embedded(tokens, None, params, w, config.embedding, stack)
     own = per_layer_vectors(tokens, xs, params["embedding"], config.embedding, len(stack.layers))
     states = None if text is None else encoded(config, params, text)
-    return run(xs, w, stack, True, states, own)
-
-
-def decoded(config: Any, params: Weights, tokens: Any, text: Any = None) -> np.ndarray:
-    """The logits [T, N] of a text, of a model that reads another text first where one is given."""
-    return np.array([logits(x, params, config) for x in hidden(config, params, tokens, text)])
-
-
-def drafted(config: Any, params: Weights, tokens: Any, before: Vectors) -> np.ndarray:
-    """The logits of the Config's module, of tokens and of the model's vectors of the tokens before them."""
-    w, eps = params["mtp"], config.mtp.norm.eps
-    xs = [params["embedding"]["table"][token] * (config.embedding.scale or 1.0) for token in tokens]
-    pairs = [
-        np.concatenate([rms(x, eps, w["token_norm"]), rms(h, eps, w["hidden_norm"])]) @ w["project"]
-        for x, h in zip(xs, before, strict=True)
-    ]
-    ys = run(pairs, w, c.Stack((config.mtp.layer,), config.mtp.norm), True)
-    return np.array([logits(y, params, config) for y in ys])
+    return np.array([logits(x, params, config) for x in run(xs, w, stack, True, states, own)])
 
 
 def encoded(config: Any, params: Weights, tokens: Any, types: Any = None) -> Vectors:

@@ -1,12 +1,14 @@
 """Plants one small bug at a time in a copy of the tree and runs the tests that should notice it.
 
     python tests/meta/mutate.py --seed 1 --count 60 [--jobs 2] [--only refimpl/ops export/ops]
-        [--files ssd gated_delta] [--near]
+        [--files ssd gated_delta] [--near | --outside]
 
 Mutations change operators, comparisons, constants, axes, arguments (two swapped, a keyword dropped) and
 branches. They are drawn over the folders in `RUNS`, or those that `--only` names, and there over all files or
 those that `--files` names. The tests that should see them must pass before the first bug is planted; with
-`--near` these are only the laws and values of the mutated functions of ops. Prints the seed, how many
+`--near` these are only the laws and values of the mutated functions of ops. With `--outside` mutations are
+those of composites, and their judges only the comparisons with others' code and with the plain model that
+`branches.json` names for the mutated function. Prints the seed, how many
 mutations were killed, and each survivor with its line: add a test that kills it, or show that it changes
 nothing.
 """
@@ -18,17 +20,27 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
+import inspect
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import CodeType
+
+import branches
+import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
@@ -66,7 +78,9 @@ RUNS: dict[str, list[list[str]]] = {
         ["tests/export"],
     ],
 }
+QUIET = ("-q", "-x", "-n", "0", "-p", "no:cacheprovider")
 TIMEOUT = 600
+MOST = 8  # tests of others' code that judge one mutation
 # Whose arguments may stand in any order.
 EITHER = ("max", "min", "np.maximum", "np.minimum", "torch.maximum", "torch.minimum")
 
@@ -165,12 +179,31 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
                 setattr(parent, field, [new if v is old else v for v in value])
 
 
-def drawn(seed: int, count: int, folders: Sequence[str], names: Sequence[str] = ()) -> list[Mutation]:
-    """`count` mutations of the files in these folders, or of those with these names, by a seeded draw."""
+def drawn(
+    seed: int, count: int, folders: Sequence[str], names: Sequence[str] = (), *, functions: bool = False
+) -> list[Mutation]:
+    """`count` mutations of the files in these folders, or of those with these names, by a seeded draw.
+
+    With `functions` of their functions alone, without classes and what is outside of both.
+    """
     draw = random.Random(seed)
     files = {f for folder in folders for f in (ROOT / folder).rglob("*.py") if not names or f.stem in names}
     everything = [m for f in sorted(files) for m in mutations(f, draw)]
+    if functions:
+        everything = [m for m in everything if function_of(m) is not None]
     return draw.sample(everything, min(count, len(everything)))
+
+
+@cache
+def functions_of(file: str) -> list[ast.FunctionDef]:
+    """The functions of a module, without those inside of classes and functions."""
+    return [node for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)]
+
+
+def function_of(mutation: Mutation) -> str | None:
+    """The function of the module in whose body a mutation is, None in a class or outside of both."""
+    spans = ((node.name, node.body[0].lineno, node.end_lineno or 0) for node in functions_of(mutation.file))
+    return next((name for name, first, last in spans if first <= mutation.line <= last), None)
 
 
 def room(file: str) -> str:
@@ -195,7 +228,7 @@ def run(tree: Path, arguments: list[str]) -> bool:
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", *QUIET, *arguments]
     done = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
@@ -206,35 +239,55 @@ def run(tree: Path, arguments: list[str]) -> bool:
     return done.returncode == 0
 
 
-def tests_of(mutation: Mutation, *, only_near: bool) -> list[list[str]]:
-    """The tests that should see a mutation, the quickest first."""
-    return near(mutation) if only_near else [*near(mutation), *RUNS[room(mutation.file)]]
+Judges = Callable[[Mutation], list[list[str]]]
 
 
-def outcome(mutation: Mutation, *, only_near: bool) -> str:
+def outcome(mutation: Mutation, *, judges: Judges) -> str:
     """ "killed" if a test failed, "SURVIVED" if all passed, "TIMED OUT" if they never ended."""
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         (Path(name) / "tfm" / mutation.file).write_text(mutation.source)
         try:
-            alive = all(run(Path(name), tests) for tests in tests_of(mutation, only_near=only_near))
+            alive = all(run(Path(name), tests) for tests in judges(mutation))
         except subprocess.TimeoutExpired:
             return "TIMED OUT"
     return "SURVIVED" if alive else "killed"
+
+
+def in_fork(mutation: Mutation, *, judges: Judges) -> str:
+    """As `outcome`, in a copy of this process, which has imported what the judges need."""
+    name = function_of(mutation)
+    module = importlib.import_module(f"tfm.{mutation.file.removesuffix('.py').replace('/', '.')}")
+    code = compile(mutation.source, mutation.file, "exec", dont_inherit=True).co_consts
+    changed = next(one for one in code if isinstance(one, CodeType) and one.co_name == name)
+    child = os.fork()
+    if child == 0:
+        inspect.unwrap(getattr(module, str(name))).__code__ = changed
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os._exit(any(pytest.main([*QUIET, *tests]) for tests in judges(mutation)))
+    until = time.monotonic() + TIMEOUT
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > until:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "TIMED OUT"
+        time.sleep(0.1)
+    return "killed" if ended[1] else "SURVIVED"
+
+
+def far(mutation: Mutation) -> list[list[str]]:
+    """The tests that should see a mutation, the quickest first."""
+    return [*near(mutation), *RUNS[room(mutation.file)]]
 
 
 def near(mutation: Mutation) -> list[list[str]]:
     """Laws and values of the mutated function of an op: they kill most mutations in a tenth of the time."""
     if room(mutation.file) not in ("refimpl/ops", "export/ops"):
         return []
-    body = ast.parse((ROOT / mutation.file).read_text()).body
-    names = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
-    inside = [
-        node.name
-        for node in body
-        if isinstance(node, ast.FunctionDef) and node.lineno <= mutation.line <= (node.end_lineno or 0)
-    ]
-    selected = inside if inside and inside[0] in names else names
+    names = [node.name for node in functions_of(mutation.file) if node.name[0] != "_"]
+    inside = function_of(mutation)
+    selected = [inside] if inside in names else names
     select = f"({' or '.join(selected)}) and not test_graph"
     return (
         [["tests/refimpl/laws/test_laws.py", "tests/export/ops/test_mirror.py", "-k", select]]
@@ -243,16 +296,20 @@ def near(mutation: Mutation) -> list[list[str]]:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Plant bugs and see whether the tests notice.")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", nargs="+", default=list(RUNS), metavar="FOLDER", choices=RUNS)
-    parser.add_argument("--files", nargs="+", default=(), metavar="NAME", help="names without .py")
-    parser.add_argument("--near", action="store_true", help="only laws and values of functions of ops")
-    options = parser.parse_args()
-    chosen = drawn(options.seed, options.count, options.only, options.files)
+def outside(mutation: Mutation) -> list[list[str]]:
+    """The plain model, then the other comparisons that take a branch of the mutated function."""
+    function = f"{Path(mutation.file).stem}.{function_of(mutation)}"
+    found = [
+        tests
+        for name, tests in branches.measured().items()
+        if re.match(rf"{re.escape(function)}[.:]", name) and tests
+    ]
+    others = Counter(test for tests in found for test in tests if not test.startswith(branches.PLAIN))
+    return [[branches.PLAIN], *([[test for test, _ in others.most_common(MOST)]] if others else [])]
+
+
+def passes_without_a_bug(chosen: Sequence[Mutation], judges: Judges) -> None:
+    """Run the judges in a copy of the tree as it is; SystemExit if they fail."""
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         code = "import tfm.refimpl as r; print(r.__file__)"
@@ -264,19 +321,38 @@ def main() -> None:
         )
         if not imported.stdout.startswith(name):
             raise SystemExit(f"the tests would import {imported.stdout.strip()}, not the copy in {name}")
-        runs = {
-            " ".join(tests): tests
-            for one in chosen
-            for tests in (near(one) if options.near else RUNS[room(one.file)])
-        }
+        runs = {" ".join(tests): tests for one in chosen for tests in judges(one)}
         for told, tests in runs.items():
             if not run(Path(name), tests):
                 raise SystemExit(f"{told} must pass before a bug is planted")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Plant bugs and see whether the tests notice.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", nargs="+", default=list(RUNS), metavar="FOLDER", choices=RUNS)
+    parser.add_argument("--files", nargs="+", default=(), metavar="NAME", help="names without .py")
+    judged = parser.add_mutually_exclusive_group()
+    judged.add_argument("--near", action="store_true", help="only laws and values of functions of ops")
+    judged.add_argument("--outside", action="store_true", help="composites, by others' code alone")
+    options = parser.parse_args()
+    judges = near if options.near else outside if options.outside else far
+    if options.outside:
+        options.only, options.files = ["refimpl/ops"], options.files or branches.COMPOSITES
+    chosen = drawn(options.seed, options.count, options.only, options.files, functions=options.outside)
+    if options.outside:
+        judge = in_fork
+        every = sorted({test for one in chosen for tests in judges(one) for test in tests})
+        if pytest.main([*QUIET, *every]):
+            raise SystemExit("the judges must pass before a bug is planted")
+    else:
+        judge = outcome
+        passes_without_a_bug(chosen, judges)
     others = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        for mutation, result in zip(
-            chosen, pool.map(partial(outcome, only_near=options.near), chosen), strict=True
-        ):
+        for mutation, result in zip(chosen, pool.map(partial(judge, judges=judges), chosen), strict=True):
             line = f"{result:9} {mutation}"
             print(line, flush=True)
             if result != "killed":

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import house
-
-sys.path.pop(0)
+import pytest
 
 TOLD = '''
 def block_sums(x, size):

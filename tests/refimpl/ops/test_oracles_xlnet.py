@@ -21,8 +21,8 @@ D = H * K
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([-1, 0, 2, 20]))
-@pytest.mark.parametrize("typed", [False, True])
-def test_xlnet_is_xlnets(typed: bool, seed: int, clamp: int):
+@pytest.mark.parametrize(("typed", "compares"), [(False, True), (True, True), (True, False)])
+def test_xlnet_is_xlnets(typed: bool, compares: bool, seed: int, clamp: int):
     config = XLNetConfig(
         vocab_size=5, d_model=D, n_head=H, d_inner=5, n_layer=1, clamp_len=clamp, layer_norm_eps=1e-3
     )
@@ -33,7 +33,7 @@ def test_xlnet_is_xlnets(typed: bool, seed: int, clamp: int):
     types = rng.integers(0, 3, (2, T)) if typed else None
     real = np.arange(T) < lengths[:, None]
     segments = None
-    if types is not None:
+    if types is not None and compares:
         apart = torch.from_numpy(types.T[:, None] != types.T[None]).long()
         segments = torch.nn.functional.one_hot(apart, 2).double()
     hidden = torch.from_numpy(~real).double().T[None, :, :, None].expand(T, -1, -1, -1)
@@ -48,7 +48,7 @@ def test_xlnet_is_xlnets(typed: bool, seed: int, clamp: int):
     names = {"content_bias": "r_w_bias", "position_bias": "r_r_bias", "segment_bias": "r_s_bias"}
     leaves |= {ours: leaf(name).reshape(-1) for ours, name in names.items()}
     leaves["segments"] = leaf("seg_embed").reshape(2, -1)
-    settings = XLNetAttention(H, K, clamp if clamp > 0 else None)
+    settings = XLNetAttention(H, K, clamp if clamp > 0 else None, compares)
     got = x + xlnet_attention(x, lengths, leaves, types, settings=settings)
     norm = attention.layer_norm
     got = layer_norm(got, norm.weight.detach().numpy(), norm.bias.detach().numpy(), eps=1e-3)

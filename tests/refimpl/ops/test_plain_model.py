@@ -9,7 +9,7 @@ import numpy as np
 from helpers import config_strategies as drawn_configs
 from helpers import plain_model, tiny_models
 from helpers.tolerances import equal
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
     Classify,
@@ -17,8 +17,11 @@ from tfm.refimpl.config import (
     Embedding,
     Encoder,
     EncoderDecoder,
+    HeadNorm,
     Layer,
     Pool,
+    QueryScale,
+    RMSNorm,
     Rope,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -57,6 +60,16 @@ def decoders(draw: st.DrawFn) -> Decoder:
     head = draw(drawn_configs.lm_heads(embedding))
     decoder = draw(drawn_configs.sharing(Decoder(embedding, stack, head, drawn_configs.CONTEXT)))
     return unscaled(decoder).with_kv(draw(st.sampled_from(("float", "int8"))))
+
+
+def rotated_before_norms() -> Decoder:
+    """A decoder whose second layer has queries alone, which are rotated and then normalized."""
+    base = tiny_models.llama(window=3, bias=True)
+    norm, scale = HeadNorm(RMSNorm(1e-2), "each", rotated=True), QueryScale(0.5, 3)
+    first = replace(base.layers[0].attention, qk_norm=norm, query_scale=scale)
+    attentions = first, replace(first, heads=4, kv_layer=0)
+    layers = tuple(replace(base.layers[0], attention=attention) for attention in attentions)
+    return replace(base, stack=replace(base.stack, layers=layers))
 
 
 @st.composite
@@ -101,6 +114,7 @@ def stepped(engine: NumpyEngine, cache: Any, texts: list[np.ndarray], first: lis
 
 @settings(max_examples=settings.default.max_examples // 3, phases=UNSHRUNK)
 @given(decoders(), seeds)
+@example(rotated_before_norms(), 0)
 def test_decoders(config: Decoder, seed: int):
     """A prompt, padded in one row, and steps from its cache."""
     engine, texts = drawn(config, seed, 7, 5)
