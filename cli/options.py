@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import typer
 
@@ -330,6 +330,33 @@ Prefix = Annotated[
 ]
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object that an argument states; a usage error for another text."""
+    from ..refimpl.errors import ArgumentError
+    from ..refimpl.formats.strict_json import parse
+
+    try:
+        value = parse(text, "it", ArgumentError)
+    except ArgumentError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(
+            f'it must be a JSON object such as {{"enable_thinking": false}}, got {text:.60}'
+        )
+    return value
+
+
+ChatTemplateKwargs = Annotated[
+    dict[str, Any] | None,
+    typer.Option(
+        metavar="JSON",
+        parser=json_object,
+        help="Variables of the model's chat template, such as '{\"enable_thinking\": false}' or "
+        '\'{"reasoning_effort": "low"}\'; one that it doesn\'t have is an error.',
+    ),
+]
+
+
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
     """What --adapter and --no-adapter say together."""
     if adapter is not None and no_adapter:
@@ -363,6 +390,7 @@ FLAGS = {
     "takes no grammar": "takes no --grammar",
     "strict=True": "--strict",
     "raw=True": "--raw",
+    "chat_template_kwargs": "--chat-template-kwargs",
     "calibration.method": "--ranges",
     "calibration.alpha": "--smooth",
     "calibration goes": "--calibrate goes",

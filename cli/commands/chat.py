@@ -49,6 +49,7 @@ def command(
     stop: o.Stop = None,
     no_escape: o.NoEscape = False,
     prefix: o.Prefix = None,
+    chat_template_kwargs: o.ChatTemplateKwargs = None,
 ) -> None:
     """Talk with a model: at a terminal, where /help lists the commands, or by a pipe, a message on each line.
 
@@ -74,7 +75,7 @@ def command(
     loaded = load(
         model, engine, quant, device, threads, task="chat", adapter=choice, ignore_keys=ignore_key or ()
     )
-    conversation = Conversation(loaded, system, prefix=prefix)
+    conversation = Conversation(loaded, system, prefix=prefix, chat_template_kwargs=chat_template_kwargs)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
         talk(ChatCommands(conversation, options, command), banner, no_escape)

@@ -112,6 +112,7 @@ def command(
     ] = None,
     draft: o.Draft = None,
     prefix: o.Prefix = None,
+    chat_template_kwargs: o.ChatTemplateKwargs = None,
     ray: f.Ray = None,
     out_dir: f.Out = None,
     column: f.Column = "text",
@@ -155,7 +156,7 @@ def command(
             refused={
                 "PROMPT": prompt, "--json": as_json, "--logprobs": logprobs is not None, "--draft": draft,
                 "--prefix": prefix, "--beams": beams, "--length-penalty": length_penalty,
-                "--engine": engine != "onnx",
+                "--engine": engine != "onnx", "--chat-template-kwargs": chat_template_kwargs,
             },
         )  # fmt: skip
         return
@@ -186,10 +187,19 @@ def command(
         options["draft"] = drafter(draft, loaded, model, load_model)
     load_s = time.perf_counter() - begin
     if batch is None:
-        answer = loaded.generate(prompts[0], raw=raw, prefix=prefix, **options)
+        answer = loaded.generate(
+            prompts[0], raw=raw, prefix=prefix, chat_template_kwargs=chat_template_kwargs, **options
+        )
         out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))
         return
-    answers = loaded.generate_many(prompts, raw=raw, batch=batch, progress=progress(), **options)
+    answers = loaded.generate_many(
+        prompts,
+        raw=raw,
+        batch=batch,
+        progress=progress(),
+        chat_template_kwargs=chat_template_kwargs,
+        **options,
+    )
     if as_json:
         out_json([{"prompt": text, **answer_fields(one)} for text, one in zip(prompts, answers, strict=True)])
     else:

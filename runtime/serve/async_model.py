@@ -21,7 +21,7 @@ from ..tasks.generate import Prompt, StreamedText, prompt_of, sequence
 from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
-from ..text.chat_template import Message, Tool
+from ..text.chat_template import Message, Tool, Variables
 from .batch import CHUNK, Row
 from .prefixes import PREFIX_BYTES
 from .text_job import text_job
@@ -148,9 +148,15 @@ class AsyncModel:
         return self.start(prompt, resolved)[0]
 
     @spelled_out(GenerateOptions, SamplingOptions)
-    async def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> AsyncTextStream:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template_kwargs: Variables | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncTextStream:
         """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`."""
-        prompt = await self.chat_prompt(messages)
+        prompt = await self.chat_prompt(messages, chat_template_kwargs=chat_template_kwargs)
         resolved = resolve(self.model.generation, chat=True, **options)
         await self.prepare(resolved)
         return self.start(prompt, resolved)[0]
@@ -161,10 +167,18 @@ class AsyncModel:
         if (language := options.language) is not None:
             await asyncio.to_thread(lambda: self.model.constraints.constraint(language))
 
-    async def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
+    async def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None = None,
+        chat_template_kwargs: Variables | None = None,
+    ) -> Prompt:
         """The ids that ask for the next message of a conversation, in which it may call `tools`."""
-        template = self.model.chat_template
-        return Prompt(await asyncio.to_thread(template.encode, messages, tools=tools), None)
+        encode = self.model.chat_template.encode
+        ids = await asyncio.to_thread(
+            encode, messages, tools=tools, chat_template_kwargs=chat_template_kwargs
+        )
+        return Prompt(ids, None)
 
     def start(
         self, prompt: Prompt, options: Options, count: int = 1, owner: str = ""

@@ -237,6 +237,7 @@ class ChatBody(Sampling):
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the template, as vLLM has them
 
     @model_validator(mode="after")
     def _fits(self) -> ChatBody:

@@ -56,7 +56,7 @@ async def chat_completions(request: Request) -> Response:
     _check_room(served, body.n or 1)
     tools = Tools(body, served)
     messages = [message.for_template() for message in body.messages]
-    prompt = await served.model.chat_prompt(messages, tools.for_template)
+    prompt = await served.model.chat_prompt(messages, tools.for_template, body.chat_template_kwargs)
     stated = options_of(body, model)
     if tools.must_call:
         prompt = Prompt([*prompt.ids, *model.text.encode_template(f"{BEGIN}\n")], None)

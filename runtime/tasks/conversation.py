@@ -10,7 +10,7 @@ import numpy as np
 
 from ...refimpl.decoding.stop import limit_new_tokens
 from ...refimpl.engine.protocol import Cache
-from ..text.chat_template import Message, check_messages, common_prefix
+from ..text.chat_template import Message, Variables, check_messages, common_prefix
 from .base import TaskModel
 from .declared_options import spelled_out
 from .generate import Prompt, TextStream, prefix_cache
@@ -22,13 +22,20 @@ class Conversation:
 
     A template may render earlier messages differently once another follows, so the cache is kept only as far
     as the new ids agree with its content. `prefix` is a file with the cache of a beginning like that of the
-    first message, which is written where it isn't there (`generate.prefix_cache`).
+    first message, which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are
+    variables of the chat template.
     """
 
     def __init__(
-        self, model: TaskModel, system: str | None = None, *, prefix: Path | str | None = None
+        self,
+        model: TaskModel,
+        system: str | None = None,
+        *,
+        prefix: Path | str | None = None,
+        chat_template_kwargs: Variables | None = None,
     ) -> None:
         self.model, self.template = model, model.chat_template
+        self._chat_template_kwargs = chat_template_kwargs
         self._prefix = None if prefix is None else Path(prefix)
         self._messages: list[Message] = []
         if system is not None:
@@ -57,7 +64,7 @@ class Conversation:
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """The answer to a message; both become part of the conversation once it was generated completely."""
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        ids = self.template.encode(messages)
+        ids = self.template.encode(messages, chat_template_kwargs=self._chat_template_kwargs)
         resolved = resolve(self.model.generation, chat=True, **options)
         limit_new_tokens(self.model.config.context, len(ids), resolved.max_new_tokens)
         cache, self._cache = self._cache, None

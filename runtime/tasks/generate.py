@@ -23,7 +23,7 @@ from ...refimpl.errors import ArgumentError, LimitError
 from ..ort import prefix_file
 from ..ort.engine import OrtEngine
 from ..ort.kv_cache import OrtCache
-from ..text.chat_template import Message, common_prefix
+from ..text.chat_template import Message, Variables, common_prefix
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .options import GenerateOptions, Options, resolve
@@ -44,10 +44,11 @@ def generate(
     raw: bool = False,
     task: str | None = None,
     prefix: Path | str | None = None,
+    chat_template_kwargs: Variables | None = None,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
     """The answer to a text; see `prompt_of` for `raw` and `task`, `prefix_cache` for `prefix`."""
-    prompt = prompt_of(model, text, raw=raw, task=task)
+    prompt = prompt_of(model, text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs)
     resolved = resolve(generation_of(model, task), chat=is_chat(model, raw=raw), **options)
     limit_new_tokens(model.config.context, len(prompt.ids), resolved.max_new_tokens)
     cache = None if prefix is None else prefix_cache(model, prompt, Path(prefix))
@@ -83,36 +84,56 @@ def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
     return isinstance(model.config, Decoder) and model.template is not None and not raw
 
 
-def chat(model: TaskModel, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> TextStream:
-    """The next message of a conversation, asked for by the model's chat template.
+def chat(
+    model: TaskModel,
+    messages: Sequence[Message],
+    *,
+    chat_template_kwargs: Variables | None = None,
+    **options: Unpack[GenerateOptions],
+) -> TextStream:
+    """The next message of a conversation, asked for by the model's chat template and its variables.
 
-    CheckpointError for a model without one, ArgumentError for messages of another form.
+    CheckpointError for a model without one, ArgumentError for messages of another form and a variable that
+    the template doesn't have.
     """
-    prompt = Prompt(model.chat_template.encode(messages), None)
-    return TextStream(model, prompt, resolve(model.generation, chat=True, **options))
+    ids = model.chat_template.encode(messages, chat_template_kwargs=chat_template_kwargs)
+    return TextStream(model, Prompt(ids, None), resolve(model.generation, chat=True, **options))
 
 
-def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
+def prompt_of(
+    model: TaskModel,
+    text: str,
+    *,
+    raw: bool = False,
+    task: str | None = None,
+    chat_template_kwargs: Variables | None = None,
+) -> Prompt:
     """The ids that the model reads of a text, and those that the answer begins with.
 
     `raw` leaves out the chat template, or the prefix of an encoder's text, so that the model continues the
-    text itself. `task` is one that the checkpoint names, with its own prefix and options.
+    text itself. `task` is one that the checkpoint names, with its own prefix and options. ArgumentError for
+    variables of a chat template where none is used.
     """
     if not isinstance(text, str):
         raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
     model.expect(LM)
+    if chat_template_kwargs and not is_chat(model, raw=raw):
+        raise ArgumentError("chat_template_kwargs are for a model's chat template, which isn't used here")
     if isinstance(model.config, Decoder):
-        return Prompt(prompt_ids(model, text, raw=raw), None)
+        return Prompt(prompt_ids(model, text, raw=raw, chat_template_kwargs=chat_template_kwargs), None)
     prefix = "" if raw else generation_of(model, task).prefix
     return Prompt(list(model.generation.prompt), model.text.encode(prefix + text, add_special_tokens=True))
 
 
-def prompt_ids(model: TaskModel, text: str, *, raw: bool = False) -> list[int]:
+def prompt_ids(
+    model: TaskModel, text: str, *, raw: bool = False, chat_template_kwargs: Variables | None = None
+) -> list[int]:
     """Ids that ask a decoder for an answer; with `raw`, or without a template, those of the text to
     continue."""
     if raw or model.template is None:
         return model.text.encode(text, add_special_tokens=True)
-    return model.template.encode([{"role": "user", "content": text}])
+    message = {"role": "user", "content": text}
+    return model.template.encode([message], chat_template_kwargs=chat_template_kwargs)
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:

@@ -23,7 +23,7 @@ from ..hub.checked_bundles import checking
 from ..ort import kernel_path
 from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
-from ..text.chat_template import Message
+from ..text.chat_template import Message, Variables
 from ..text.template_process import SHARED
 from ..text.tokenizer import read_tokenizer
 from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, tag, translate
@@ -50,24 +50,41 @@ class Model(TaskModel):
         raw: bool = False,
         task: str | None = None,
         prefix: Path | str | None = None,
+        chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> TextStream:
         """The answer to a text, streamed: iterate over it.
 
         `raw` leaves out the chat template: the model continues the text. `task` is one that the checkpoint
         names, with its own prefix and options. `prefix` is a file with the cache of a text that begins alike,
-        which is written where it isn't there (`generate.prefix_cache`).
+        which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are variables
+        of the chat template.
         """
-        return generate.generate(self, text, raw=raw, task=task, prefix=prefix, **options)
+        return generate.generate(
+            self,
+            text,
+            raw=raw,
+            task=task,
+            prefix=prefix,
+            chat_template_kwargs=chat_template_kwargs,
+            **options,
+        )
 
     @spelled_out(GenerateOptions, SamplingOptions)
-    def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> TextStream:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template_kwargs: Variables | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> TextStream:
         """The model's next message in a conversation, streamed; see `generate.chat`.
 
-        Messages are `{"role": "user", "content": "hi"}`, with the roles system, user, assistant and tool. All
-        of them are read each time: a `Conversation` keeps what was read.
+        Messages are `{"role": "user", "content": "hi"}`, with the roles system, developer, user, assistant
+        and tool. All of them are read each time: a `Conversation` keeps what was read. `chat_template_kwargs`
+        are variables of the chat template, such as `{"enable_thinking": False}`.
         """
-        return generate.chat(self, messages, **options)
+        return generate.chat(self, messages, chat_template_kwargs=chat_template_kwargs, **options)
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def generate_many(
@@ -79,6 +96,7 @@ class Model(TaskModel):
         numbers: Sequence[int] | None = None,
         batch: int = generate_batch.BATCH,
         progress: Progress = silent,
+        chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[generate_batch.Completion]:
         """The answers to many texts, `batch` at a time; see `generate_batch.generate_many`.
@@ -89,7 +107,9 @@ class Model(TaskModel):
             raise ArgumentError(
                 f"prompts must be a list of texts, got one text: pass [{prompts!r:.60}], or use generate"
             )
-        prompt_ids = [self.ask(text, raw=raw, task=task) for text in prompts]
+        prompt_ids = [
+            self.ask(text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs) for text in prompts
+        ]
         resolved = self.options(raw=raw, task=task, **options)
         return generate_batch.generate_many(
             self, prompt_ids, resolved, numbers=numbers, batch=batch, progress=progress
@@ -183,10 +203,17 @@ class Model(TaskModel):
         continue."""
         return generate.prompt_ids(self, text, raw=raw)
 
-    def ask(self, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
+    def ask(
+        self,
+        text: str,
+        *,
+        raw: bool = False,
+        task: str | None = None,
+        chat_template_kwargs: Variables | None = None,
+    ) -> Prompt:
         """The ids that the model reads of a text, and those that the answer begins with; see
         `generate.prompt_of`."""
-        return generate.prompt_of(self, text, raw=raw, task=task)
+        return generate.prompt_of(self, text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs)
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def options(

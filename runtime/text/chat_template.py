@@ -25,6 +25,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")  # names of what a mo
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
+Variables = Mapping[str, Any]
 
 
 class ChatTemplate:
@@ -60,20 +61,37 @@ class ChatTemplate:
         *,
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
+        chat_template_kwargs: Variables | None = None,
     ) -> str:
         """The text of a conversation; `add_generation_prompt` appends the start of the model's answer.
 
         `tools` are functions as the OpenAI API describes them, which the template shows to the model.
+        `chat_template_kwargs` are variables of this template, such as `{"enable_thinking": False}`;
+        ArgumentError for one that it doesn't have.
         """
         check_messages(messages)
+        stated = self._checked(chat_template_kwargs or {})
         variables = {
             "messages": [self._shown(message) for message in messages],
             "tools": None if tools is None else [dict(tool) for tool in tools],
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
+            **stated,
         }
         return SHARED.render(self._source, variables, self._limits)
+
+    def _checked(self, variables: Variables) -> Variables:
+        """Variables of the template, as a user states them."""
+        for name in variables:
+            if name in ("messages", "tools", "add_generation_prompt", *self._special_tokens):
+                raise ArgumentError(f"chat_template_kwargs can't have {name!r}: leave it out")
+            if not re.search(rf"\b{re.escape(str(name))}\b", self._source):
+                raise ArgumentError(
+                    f"chat_template_kwargs may have what the model's chat template uses, got {name!r:.80}: "
+                    "leave it out"
+                )
+        return variables
 
     def _shown(self, message: Message) -> Message:
         """A message as the template is given it."""
@@ -91,20 +109,27 @@ class ChatTemplate:
         *,
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
+        chat_template_kwargs: Variables | None = None,
     ) -> list[int]:
         """Token ids of a conversation.
 
         If no message contains a control token, the rendered text is encoded as it is. Otherwise the template
         is rendered with placeholders for the messages, and control tokens count only outside of these.
-        LimitError for a control token anywhere else in messages and tools, as in a name.
+        LimitError for a control token anywhere else in what the template is given, as in a name.
         """
-        text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        text = self.render(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         known = ("role", "content")
         others = [{key: item for key, item in message.items() if key not in known} for message in messages]
-        for other in _texts([others, list(tools or ())]):
+        for other in _texts([others, tools, chat_template_kwargs]):
             if self._tokenizer.has_control_tokens(other):
                 raise LimitError(
-                    f"a name, a tool or a call must not contain a control token, got {other!r:.80}: remove it"
+                    "a name, a tool, a call or a variable must not contain a control token, "
+                    f"got {other!r:.80}: remove it"
                 )
         if not any(self._tokenizer.has_control_tokens(message["content"]) for message in messages):
             return self._tokenizer.encode_template(text)
@@ -113,6 +138,7 @@ class ChatTemplate:
             [{**message, "content": mark} for message, mark in zip(messages, placeholders, strict=True)],
             tools=tools,
             add_generation_prompt=add_generation_prompt,
+            chat_template_kwargs=chat_template_kwargs,
         )
         pattern = "|".join(map(re.escape, placeholders))
         markup = re.split(pattern, rendered)
@@ -159,7 +185,7 @@ def _texts(value: object) -> Iterator[str]:
             for key, item in value.items():
                 yield from _texts(key)
                 yield from _texts(item)
-        case list():
+        case list() | tuple():
             for item in value:
                 yield from _texts(item)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
@@ -128,6 +129,21 @@ def test_lines_of_a_pipe_are_messages_without_the_line_editor(tfm, bundle, monke
     ran = tfm("chat", "--model", bundle, "--max-new-tokens", 2, "--greedy", stdin=b"/help\n/quit\nhi\n")
     assert (ran.code, ran.err.splitlines()) == (0, ["(ended after 2 tokens)"] * 3)
     assert "/system" not in ran.out
+
+
+@pytest.mark.parametrize("arguments", [("chat",), ("generate", "hi"), ("generate", "hi", "--batch", 1)])
+def test_variables_of_the_template(tfm, endless: Path, tmp_path: Path, arguments) -> None:
+    model = Path(shutil.copytree(endless, tmp_path / "model"))
+    (model / "chat_template.jinja").write_text("{{ raise_exception('got ' ~ tone ~ tools) }}")
+
+    def said(text: str) -> Any:
+        return tfm(
+            *arguments, "--model", model, "--engine", "numpy", "--chat-template-kwargs", text, stdin=b"hi\n"
+        )
+
+    said('{"tone": "low "}').failed(3, "got low None")
+    for wrong in ('{"tune": "low"}', '{"tools": []}', '["tone"]', '{"tone"', '{"tone": 1, "tone": 2}'):
+        said(wrong).failed(2, "--chat-template-kwargs")
 
 
 def test_a_prefix_is_kept_for_another_chat(tfm, bundle: Path, tmp_path: Path, monkeypatch) -> None:

@@ -35,7 +35,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 2**31}, "max_tokens"),
     ({"store": True}, "store"),
     ({"service_tier": "flex"}, "service_tier"),
-    ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs"),
     ({"best_of": 2}, "best_of"),
     ({"model": "other"}, "model"),
     ({"messages": []}, "messages"),

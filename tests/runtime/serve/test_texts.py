@@ -155,6 +155,24 @@ def test_the_requests_temperature_wins_over_the_models_and_the_models_over_ours(
                 assert text(name, temperature=temperature) == expected, (name, temperature)
 
 
+def test_a_templates_variables() -> None:
+    chosen = serving.model(template="{{ tone }}" + serving.CHAT)
+    variables = {"tone": "the dog "}
+    with (
+        serving.running({"tiny": chosen}) as (url, _),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+    ):
+        for stated, want in ((variables, variables), ({}, None), (None, None)):
+            body = {**CHAT, "temperature": 0, "max_tokens": 9, "chat_template_kwargs": stated}
+            answer = http.post("/v1/chat/completions", json=body).json()
+            prompt = chosen.chat(CHAT["messages"], chat_template_kwargs=want, greedy=True, max_new_tokens=9)
+            assert answer["choices"][0]["message"]["content"] == str(prompt)
+            assert answer["usage"]["prompt_tokens"] == len(prompt.prompt)
+        for refused in ({"other": 1}, {"messages": []}, {"tone": "<|im_end|>"}):
+            answer = http.post("/v1/chat/completions", json={**CHAT, "chat_template_kwargs": refused})
+            assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
 def test_a_request_without_a_seed_gets_another_answer_each_time(http: httpx.Client) -> None:
     body = {**CHAT, "temperature": 2.0}
     del body["seed"]

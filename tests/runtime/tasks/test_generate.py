@@ -230,6 +230,28 @@ def test_raw_and_template() -> None:
     )
 
 
+def test_a_templates_variables() -> None:
+    """They reach the prompt, however an answer is asked for; where no template is used they are refused."""
+    chosen = model(template="{{ tone }}" + CHAT)
+    variables = {"tone": "the dog "}
+    asked = [{"role": "user", "content": "the cat"}]
+    want = chosen.text.encode_template("the dog <|im_start|>user: the cat<|im_end|><|im_start|>")
+    assert chosen.template is not None
+    assert chosen.template.encode(asked, chat_template_kwargs=variables) == want
+    talk = Conversation(chosen, chat_template_kwargs=variables)
+    for stream in (
+        chosen.generate("the cat", max_new_tokens=1, chat_template_kwargs=variables),
+        chosen.chat(asked, max_new_tokens=1, chat_template_kwargs=variables),
+        talk.say("the cat", max_new_tokens=1),
+    ):
+        assert stream.prompt == want
+    [many] = chosen.generate_many(["the cat"], max_new_tokens=6, chat_template_kwargs=variables)
+    assert many.tokens == plain(want, 6) != plain(chosen.prompt("the cat"), 6)
+    for other, options in ((chosen, {"raw": True}), (model(template=None), {})):
+        with pytest.raises(ArgumentError, match="chat_template_kwargs"):
+            other.ask("the cat", chat_template_kwargs=variables, **options)
+
+
 def test_conversation_reads_only_what_is_new() -> None:
     talk = Conversation(MODEL, system="be kind")
     for question in ("the cat", "the dog"):
