@@ -271,7 +271,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Which outside comparison takes each branch of composites?")
     parser.add_argument("judges", nargs="*")
     judges = parser.parse_args().judges
-    before = measured() if judges else {}
+    before = {
+        name: [test for test in tests if not test.startswith(tuple(judges))]
+        for name, tests in (measured() if judges else {}).items()
+    }
     after = run(judges or JUDGES)
     names = composites()
     both = {name: [*dict.fromkeys([*before.get(name, []), *after.get(name, [])])] for name in names}
