@@ -368,6 +368,7 @@ def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
 FLAGS = {
     "full=True": "--full",
     "source=": "--source ",
+    "context=": "--context ",
     "adapter=False": "--no-adapter",
     "adapter=": "--adapter ",
     "ignore_keys=": "--ignore-key ",

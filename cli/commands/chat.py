@@ -33,6 +33,7 @@ def command(
     ] = None,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    context: o.Context = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
     ignore_key: o.IgnoreKey = None,
@@ -73,8 +74,9 @@ def command(
 
     choice = o.adapter_choice(adapter, no_adapter)
     loaded = load(
-        model, engine, quant, device, threads, task="chat", adapter=choice, ignore_keys=ignore_key or ()
-    )
+        model, engine, quant, device, threads, context, task="chat", adapter=choice,
+        ignore_keys=ignore_key or (),
+    )  # fmt: skip
     conversation = Conversation(loaded, system, prefix=prefix, chat_template_kwargs=chat_template_kwargs)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"

@@ -195,7 +195,7 @@ def _read_config(path: Path) -> Config:
 
 def describe(config: Config) -> str:
     """The architecture in a line; where layers differ it describes the first, and says so."""
-    from ...refimpl.config import LM, EncoderDecoder, MaskedLM, has_mtp
+    from ...refimpl.config import LM, EncoderDecoder, MaskedLM, has_mtp, longer_context
 
     embedding, head = config.embedding, config.head
     stacks = "; ".join(_stack(name, stack, embedding.width) for name, stack in config.stacks.items())
@@ -207,6 +207,8 @@ def describe(config: Config) -> str:
     context = str(config.context)
     if isinstance(config, EncoderDecoder) and config.text_context != config.context:
         context += f" (encoder {config.text_context})"
+    if scaling := longer_context(config):
+        context += f" (longer texts by {scaling}: --context N)"
     return f"{stacks}, context {context}, vocabulary {embedding.vocabulary}{tied}"
 
 

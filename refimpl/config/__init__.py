@@ -34,7 +34,7 @@ from .mlps import (
     Plain,
     SparseMixer,
 )
-from .model import Config, Decoder, Encoder, EncoderDecoder, has_mtp
+from .model import Config, Decoder, Encoder, EncoderDecoder, has_mtp, longer_context
 from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import (
@@ -167,5 +167,6 @@ __all__ = [
     "Yarn",
     "from_json",
     "has_mtp",
+    "longer_context",
     "to_json",
 ]

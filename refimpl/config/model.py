@@ -12,7 +12,7 @@ from typing import TypeGuard
 from .heads import LM, Head, ReadingHead
 from .layers import Layer
 from .mtp import MTP
-from .positions import Rope
+from .positions import DynamicNTK, LongRope, Rope
 from .record import Record
 from .stack import DecoderReader, Embedding, Stack
 from .token_mixers import KVFormat
@@ -141,3 +141,12 @@ Config = Decoder | Encoder | EncoderDecoder
 def has_mtp(config: Config) -> TypeGuard[Decoder]:
     """Whether a model has a module that drafts tokens for it."""
     return isinstance(config, Decoder) and config.mtp is not None
+
+
+def longer_context(config: Config) -> str:
+    """The scaling that is made for a larger `context` than this one: "LongRoPE", "dynamic NTK", or "" for
+    none."""
+    for scaling in (rope.scaling for rope in config.ropes):
+        if isinstance(scaling, LongRope | DynamicNTK) and config.context <= scaling.original_context:
+            return "LongRoPE" if isinstance(scaling, LongRope) else "dynamic NTK"
+    return ""

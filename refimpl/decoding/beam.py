@@ -152,7 +152,7 @@ def beam_steps(
 ) -> Iterator[None]:
     """The steps of `beam_search`, for whoever has other things to do between them; at the end
     `search.hypotheses` is complete."""
-    search.max_new_tokens = limit_new_tokens(engine.config.context, len(search.prompt), search.max_new_tokens)
+    search.max_new_tokens = limit_new_tokens(engine.config, len(search.prompt), search.max_new_tokens)
     logits, cache = read_prompt(engine, search.prompt, cache, chunk, search.encoder_ids)
     step = search.advance(logits[None])
     while step is not None:

@@ -160,9 +160,7 @@ def generate(
     Whoever reads the tokens may end the text early with `sequence.finish()`. The generator's value is the
     cache.
     """
-    sequence.max_new_tokens = limit_new_tokens(
-        engine.config.context, len(sequence.prompt), sequence.max_new_tokens
-    )
+    sequence.max_new_tokens = limit_new_tokens(engine.config, len(sequence.prompt), sequence.max_new_tokens)
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
     best = engine.best if isinstance(engine, BestTokenEngine) and engine.gives_best else None
     chosen: deque[int] = deque()  # what the engine chose, of which the sequence doesn't have all yet

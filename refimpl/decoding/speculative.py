@@ -255,9 +255,7 @@ def speculate(
     chunk: int = CHUNK,
 ) -> Generator[int, None, Cache]:
     """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model."""
-    sequence.max_new_tokens = limit_new_tokens(
-        engine.config.context, len(sequence.prompt), sequence.max_new_tokens
-    )
+    sequence.max_new_tokens = limit_new_tokens(engine.config, len(sequence.prompt), sequence.max_new_tokens)
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
     first = sequence.sample(logits)
     if first is not None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+from ..config import Config
+from ..engine.protocol import too_long
 from ..errors import LimitError
 
 FinishReason = Literal["stop", "length"]
 
 
-def limit_new_tokens(context: int, prompt_tokens: int, max_new_tokens: int) -> int:
+def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) -> int:
     """`max_new_tokens`, or fewer where the context ends first.
 
     Raises LimitError, with both numbers, for a prompt that leaves no room.
     """
     if prompt_tokens < 1:
         raise LimitError("the prompt must hold at least one token, got none")
-    if prompt_tokens >= context:
-        raise LimitError(
-            f"the prompt has {prompt_tokens} tokens, the model's context is {context}: shorten it"
-        )
-    return min(max_new_tokens, context - prompt_tokens)
+    if prompt_tokens >= config.context:
+        raise LimitError(f"the prompt has {prompt_tokens} tokens, {too_long(config)}")
+    return min(max_new_tokens, config.context - prompt_tokens)
 
 
 def finish_reason(

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..config import LM, Config, Decoder, EncoderDecoder, has_mtp
+from ..config import LM, Config, Decoder, EncoderDecoder, has_mtp, longer_context
 from ..errors import ConfigError, LimitError, TfmError
 
 
@@ -135,6 +135,13 @@ def foreign_cache_error(cache: Cache) -> TfmError:
     return TfmError(f"the cache must be this engine's own, from start or step, got {type(cache).__name__}")
 
 
+def too_long(config: Config, context: int | None = None) -> str:
+    """What an error says of a text that is longer than `context`, the model's where it is None."""
+    kind, limit = longer_context(config), config.context if context is None else context
+    longer = f", or open the model with context=N, as its {kind} allows" if kind else ""
+    return f"the model's context is {limit}: shorten it{longer}"
+
+
 def check_step(
     config: Config,
     tokens: np.ndarray,
@@ -169,7 +176,7 @@ def check_step(
             raise LimitError(f"lengths must be {batch} numbers from 0 to {t}, got {lengths.tolist()}")
         last, longest = np.maximum(lengths - 1, 0)[:, None], int((past + lengths).max())
     if longest > context:
-        raise LimitError(f"the text would be {longest} tokens long, the model's context is {context}")
+        raise LimitError(f"the text would be {longest} tokens long, {too_long(config, context)}")
     if at is None:
         return tokens, lengths, last
     at = np.asarray(at, np.int64)

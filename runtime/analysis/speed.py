@@ -67,7 +67,7 @@ def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, 
     model = load(bundle, device, threads)
     loaded = time.perf_counter()
     assert isinstance(model.engine, OrtEngine)
-    limit_new_tokens(model.config.context, prompt_tokens + new_tokens - 1, 1)
+    limit_new_tokens(model.config, prompt_tokens + new_tokens - 1, 1)
     ids = np.random.default_rng(0).integers(0, model.config.embedding.vocabulary, prompt_tokens).tolist()
     int(np.argmax(prefill(model.engine, ids, model.engine.start())[0]))
     first_token = time.perf_counter()

@@ -215,7 +215,7 @@ class AsyncModel:
         streams, requests = [], []
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(count)):
             generated = sequence(model, prompt, options, index)
-            fit(generated, f"text {index + 1}", model.config.context)
+            fit(generated, f"text {index + 1}", model.config)
             stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
             stream.prompt_logprobs = [] if scored else None
             row = Row(generated, owner, options.draft is not False, stream.prompt_logprobs)

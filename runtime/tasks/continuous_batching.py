@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ...refimpl.config import Config
 from ...refimpl.decoding.loop import CHUNK, GeneratedSequence
 from ...refimpl.decoding.stop import limit_new_tokens
 from ...refimpl.engine.protocol import Cache, Engine
@@ -37,7 +38,7 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
     for place, one in enumerate(sequences, 1):
-        fit(one, f"text {place}", engine.config.context)
+        fit(one, f"text {place}", engine.config)
     if any(one.encoder_ids is not None for one in sequences):
         lengths = {len(one.prompt) for one in sequences}
         if len(lengths) > 1:
@@ -62,15 +63,17 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
         running, cache = yield from _step(engine, running, cache)
 
 
-def fit(one: GeneratedSequence, name: str, context: int) -> None:
+def fit(one: GeneratedSequence, name: str, config: Config) -> None:
     """Limit the sequence to the tokens that fit the context; LimitError where its prompt doesn't."""
     try:
-        one.max_new_tokens = limit_new_tokens(context, len(one.prompt), one.max_new_tokens)
+        one.max_new_tokens = limit_new_tokens(config, len(one.prompt), one.max_new_tokens)
     except LimitError as error:
         raise LimitError(f"{name}: {error}") from None
-    if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= context:
+    if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= config.context:
         why = "shorten it" if one.encoder_ids else "there is nothing to read"
-        raise LimitError(f"{name} has {len(one.encoder_ids)} tokens, the model reads 1 to {context}: {why}")
+        raise LimitError(
+            f"{name} has {len(one.encoder_ids)} tokens, the model reads 1 to {config.context}: {why}"
+        )
 
 
 def _together(engine: Engine, sequences: Sequence[GeneratedSequence]) -> Steps[None]:

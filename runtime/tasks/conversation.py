@@ -66,7 +66,7 @@ class Conversation:
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages, chat_template_kwargs=self._chat_template_kwargs)
         resolved = resolve(self.model.generation, chat=True, **options)
-        limit_new_tokens(self.model.config.context, len(ids), resolved.max_new_tokens)
+        limit_new_tokens(self.model.config, len(ids), resolved.max_new_tokens)
         cache, self._cache = self._cache, None
         if cache is None and self._prefix is not None:
             cache = prefix_cache(self.model, Prompt(ids, None), self._prefix)

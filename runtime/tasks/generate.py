@@ -50,7 +50,7 @@ def generate(
     """The answer to a text; see `prompt_of` for `raw` and `task`, `prefix_cache` for `prefix`."""
     prompt = prompt_of(model, text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs)
     resolved = resolve(generation_of(model, task), chat=is_chat(model, raw=raw), **options)
-    limit_new_tokens(model.config.context, len(prompt.ids), resolved.max_new_tokens)
+    limit_new_tokens(model.config, len(prompt.ids), resolved.max_new_tokens)
     cache = None if prefix is None else prefix_cache(model, prompt, Path(prefix))
     return TextStream(model, prompt, resolved, cache)
 
@@ -173,7 +173,7 @@ class TextStream:
     def __init__(
         self, model: TaskModel, prompt: Prompt, options: Options, cache: Cache | None = None
     ) -> None:
-        limit_new_tokens(model.config.context, len(prompt.ids), options.max_new_tokens)
+        limit_new_tokens(model.config, len(prompt.ids), options.max_new_tokens)
         self._model, self._options = model, options
         self._sequence = sequence(model, prompt, options)
         self._cached_tokens = 0 if cache is None else int(cache.lengths[0])

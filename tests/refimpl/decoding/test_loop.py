@@ -110,7 +110,7 @@ def test_the_penalty_sees_prompt_and_answer():
 
 @given(st.integers(1, 23), st.integers(1, 40))
 def test_output_is_clipped_to_the_room_left(prompt: int, wanted: int):
-    assert limit_new_tokens(24, prompt, wanted) == min(wanted, 24 - prompt)
+    assert limit_new_tokens(CONFIG, prompt, wanted) == min(wanted, 24 - prompt)
 
 
 def test_the_context_is_filled_to_the_end():
