@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..formats.model_directory import Directory
@@ -16,6 +17,7 @@ from ..tokenizers.auto_tokenizer.apply import AppliedTokenizer, apply_settings, 
 from ..tokenizers.auto_tokenizer.class_choice import choose_class
 from ..tokenizers.auto_tokenizer.classes import TokenizerClass
 from ..tokenizers.auto_tokenizer.settings import SettingFiles
+from ..tokenizers.auto_tokenizer.tekken import of_tekken
 from ..tokenizers.auto_tokenizer.vocabulary_files import (
     MERGES,
     VOCAB_JSON,
@@ -27,7 +29,7 @@ from ..tokenizers.auto_tokenizer.vocabulary_files import (
 )
 
 TEMPLATE_TOKENS = ("bos_token", "eos_token")  # those that a chat template has without settings
-TOKENIZER_MODEL = "tokenizer.model"
+TOKENIZER_MODEL, TEKKEN = "tokenizer.model", "tekken.json"
 VOCABULARIES = (
     TOKENIZER_MODEL, VOCAB_TXT, VOCAB_JSON, "spiece.model", "sentencepiece.bpe.model", "spm.model"
 )  # fmt: skip
@@ -52,6 +54,10 @@ def read_tokenizer(
     model_type = str(config.get("model_type"))
     if (text := directory.text("tokenizer.json")) is not None:
         return apply_settings(text, files, model_type)
+    if (text := directory.text(TEKKEN)) is not None:
+        definition, named = of_tekken(text, str(directory.path / TEKKEN))
+        applied = apply_settings(json.dumps(definition, ensure_ascii=False), files, model_type)
+        return replace(applied, special_tokens={**named, **applied.special_tokens})
     if model_type in WITH_OTHER_IDS or not any(map(directory.find, VOCABULARIES)):
         return None
     made_by = choose_class(files, model_type, "")

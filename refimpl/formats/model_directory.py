@@ -29,6 +29,7 @@ LIMITS = {
     "model.safetensors.index.json": 64 * 1024 * KILO,
     "pytorch_model.bin.index.json": 64 * 1024 * KILO,
     "tokenizer.json": 64 * 1024 * KILO,
+    "tekken.json": 64 * 1024 * KILO,
     "vocab.json": 16 * 1024 * KILO,
     "merges.txt": 16 * 1024 * KILO,
     "vocab.txt": 16 * 1024 * KILO,

@@ -12,7 +12,10 @@ from tfm.refimpl.formats.model_directory import LIMITS, Directory
 from tfm.refimpl.formats.safetensors import save
 from tfm.refimpl.params.tree import flatten
 
-TOKENIZERS = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer", "merges.txt": "GPT2Tokenizer"}
+TOKENIZERS = {
+    "vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer", "merges.txt": "GPT2Tokenizer",
+    "tekken.json": "PreTrainedTokenizerFast",
+}  # fmt: skip
 CONFIG = tiny_models.llama(plain=True, tied=False, bias=True, qk_norm=True)
 TREE = tiny_models.weights(CONFIG)
 
