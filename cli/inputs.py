@@ -134,27 +134,27 @@ def read_schema(file: Path) -> dict[str, Any]:
     """The JSON schema in a file; a usage error for one that can't be followed, before a model is loaded."""
     from ..refimpl.errors import ArgumentError
     from ..refimpl.formats.strict_json import parse
-    from ..runtime.text.constraints import grammar_of, of_schema
+    from ..runtime.text.constraints import check, of_schema
 
     schema = parse(read_all(file, "schema", SCHEMA), str(file), ArgumentError)
     if not isinstance(schema, dict):
         raise ArgumentError(f"{file} must have a JSON schema, an object, got {schema!r:.80}")
-    grammar_of(of_schema(schema))
+    check(of_schema(schema))
     return schema
 
 
 def read_grammar(file: Path) -> str:
     """The grammar in a file; a usage error for one that can't be followed, before a model is loaded."""
-    from ..runtime.text.constraints import Language, grammar_of
+    from ..runtime.text.constraints import Language, check
 
     grammar = read_all(file, "grammar", SCHEMA)
-    grammar_of(Language("grammar", grammar))
+    check(Language("grammar", grammar))
     return grammar
 
 
 def check_regex(regex: str) -> str:
     """The regular expression; a usage error for one that can't be followed, before a model is loaded."""
-    from ..runtime.text.constraints import Language, grammar_of
+    from ..runtime.text.constraints import Language, check
 
-    grammar_of(Language("regex", regex))
+    check(Language("regex", regex))
     return regex

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -29,6 +30,7 @@ from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
 
 R = TypeVar("R")
 
+COMPILERS = 2  # languages that are compiled at a time
 PART = 64  # texts of an encoder that are read between two looks at who is still there
 
 
@@ -114,6 +116,7 @@ class AsyncModel:
         prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
         self.model = model
+        self._compilers = ThreadPoolExecutor(COMPILERS)
         self.worker = Worker(
             model.engine,
             slots=slots,
@@ -135,7 +138,12 @@ class AsyncModel:
 
     async def close(self) -> None:
         """End the model: requests that aren't complete get an error."""
-        await asyncio.to_thread(self.worker.close)
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """What `close` does, for those without a loop."""
+        self._compilers.shutdown(wait=False, cancel_futures=True)
+        self.worker.close()
 
     @spelled_out(GenerateOptions, SamplingOptions)
     async def generate(
@@ -165,7 +173,9 @@ class AsyncModel:
         """Compile what the options need beforehand, which may take a second; ArgumentError for a JSON schema,
         a regular expression or a grammar that can't be followed."""
         if (language := options.language) is not None:
-            await asyncio.to_thread(lambda: self.model.constraints.constraint(language))
+            loop = asyncio.get_running_loop()
+            # In threads of their own: hostile languages wait here for the end of their time.
+            await loop.run_in_executor(self._compilers, lambda: self.model.constraints.constraint(language))
 
     async def chat_prompt(
         self,

@@ -135,7 +135,7 @@ class Server:
 def _free(models: list[AsyncModel]) -> None:
     """Close the models' queues, and free their memory."""
     for model in models:
-        model.worker.close()
+        model.end()
     models.clear()
     gc.collect()  # sessions and their arrays may be in a circle
 

@@ -62,7 +62,7 @@ async def chat_completions(request: Request) -> Response:
         prompt = Prompt([*prompt.ids, *model.text.encode_template(f"{BEGIN}\n")], None)
         stated["json_schema"] = tools.schema()
     options = resolve(model.generation, chat=True, **stated)
-    await served.model.prepare(options)
+    await while_connected(request, served.model.prepare(options))
     streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
     answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
     made = ChatResponse(served.name, served.fingerprint, model.text, tools)
@@ -82,7 +82,7 @@ async def completions(request: Request) -> Response:
         raise RequestError(f"{served.name} doesn't continue its prompt: leave out echo", param="echo")
     prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))
-    await served.model.prepare(options)
+    await while_connected(request, served.model.prepare(options))
     count, owner = body.n or 1, owner_of(request)
     scored = bool(body.echo) and body.logprobs is not None
     streams = served.model.start_all(prompts, options, count, owner, scored=scored)

@@ -1,10 +1,10 @@
 """Texts of a language: documents of a JSON schema, matches of a regular expression, sentences of a grammar.
 
-The library llguidance (the extra [serve]) says at each step which tokens may follow. What it doesn't
-implement is an error, never ignored, and so is what would take it too much memory.
+The library llguidance (the extra [serve]) says at each step which tokens may follow, in a child process. What
+it doesn't implement is an error, never ignored, and so is what would take it too much time or memory.
 
-- Between two tokens of a JSON document there may be up to LONGEST_SPACE characters of white space: where any
-  number may, a model can write nothing else.
+- Between two tokens of a JSON document there may be up to `LONGEST_SPACE` characters of white space: where
+  any number may, a model can write nothing else.
 - A regular expression, of Rust's syntax, matches the whole text.
 - A grammar is llama.cpp's GBNF, which begins at `root`, or Lark's, which begins at `start`. A token of Lark's
   takes the longest match, so some sentences of an ambiguous grammar are never written.
@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import cached_property, lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ...refimpl.errors import ArgumentError, CheckpointError, LimitError
 from .chat_template import common_prefix
+from .language_follower import COMPLETE, FAILED, STEP
+from .language_process import LIMITS, Connection, EndedError, LanguageProcess, Limits
 from .tokenizer import Tokenizer, convert_errors
 
-if TYPE_CHECKING:
-    import llguidance
-
-LONGEST_SPACE = 20
 LONGEST_TEXT = 2**15  # characters of a regular expression or a grammar
 KEPT = 16  # languages whose grammars are kept
-# A fifth of the library's own: `(a{1000}){1000}` ends in an error after 40 MB, not 250.
-FUEL = 200_000
 JsonSchema = Mapping[str, Any]
 
 
@@ -50,38 +47,24 @@ def of_schema(schema: JsonSchema) -> Language:
         raise _refused("json_schema", str(error)) from None
 
 
-def grammar_of(language: Language) -> str:
-    """The library's grammar of a language; ArgumentError for one that it can't follow in full."""
-    import llguidance
+def check(language: Language) -> None:
+    """ArgumentError for a language that the library can't follow in full, whatever the tokenizer is."""
+    _compiled(LanguageProcess(), language)
 
+
+def _compiled(process: LanguageProcess, language: Language) -> Connection:
     kind, text = language
     if kind != "json_schema" and len(text) > LONGEST_TEXT:
         raise ArgumentError(f"{kind} may have {LONGEST_TEXT} characters, it has {len(text)}")
     try:
-        if kind == "json_schema":
-            grammar = _of_schema(text)
-        else:
-            grammar = llguidance.grammar_from(kind, text)
-        failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _refused(kind, str(error)) from None
-    # A grammar's warning is of a token by its number or name: no text has one.
-    if failed or (messages and kind != "json_schema"):
-        raise _refused(kind, messages[0])
-    return grammar
-
-
-def _of_schema(text: str) -> str:
-    import llguidance
-
-    # Last, since a schema may have options of its own: with `lenient` keywords would be ignored.
-    options: Any = {
-        "lenient": False,
-        "coerce_one_of": False,
-        "whitespace_flexible": True,
-        "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{LONGEST_SPACE}}}",
-    }
-    return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+        return process.compiled(kind, text)
+    except EndedError:
+        limits = process.limits
+        most = f"{limits.compile_s:g} s or {limits.memory // 2**20} MB of memory"
+        raise _refused(kind, f"it takes more than {most}") from None
+    except (ValueError, UnicodeError) as error:
+        reason = str(error)
+        raise _refused(kind, "it matches no text" if reason.startswith("NoExtension") else reason) from None
 
 
 def _refused(kind: str, reason: str) -> ArgumentError:
@@ -97,76 +80,55 @@ def _in_line(reason: str) -> str:
 class Constraints:
     """The constraints of a model's tokenizer; CheckpointError for one that the library can't read."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
-        import llguidance
-
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], limits: Limits = LIMITS) -> None:
         if not stop_ids:
             raise CheckpointError("a constrained text ends with a stop token, and the model names none")
         if tokenizer.cleans_up:
             raise CheckpointError("the tokenizer cleans its texts up, which may change a constrained one")
         self._vocabulary = tokenizer.vocabulary
         with convert_errors("can't constrain a text"):
-            self._tokenizer = llguidance.LLTokenizer(
-                tokenizer.to_json(), n_vocab=self._vocabulary, eos_token=list(stop_ids)
-            )
-        self._limits = llguidance.LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
-        self._matcher = lru_cache(KEPT)(self._compiled)
+            process = LanguageProcess(tokenizer.to_json(), self._vocabulary, stop_ids, limits)
+        self._compiled = lru_cache(KEPT)(partial(_compiled, process))
 
     def constraint(self, language: Language) -> ConstrainedText:
         """The constraint of one text."""
-        matcher = self._matcher(language).deep_copy()
-        return ConstrainedText(language.kind, matcher, self._vocabulary)
-
-    def _compiled(self, language: Language) -> llguidance.LLMatcher:
-        import llguidance
-
-        matcher = llguidance.LLMatcher(
-            self._tokenizer, grammar_of(language), log_level=0, limits=self._limits
-        )
-        if not matcher.is_error():
-            matcher.compute_logit_bias()  # finds what matches nothing
-        if matcher.is_error():
-            reason = matcher.get_error()
-            empty = reason.startswith("NoExtension")
-            raise _refused(language.kind, "it matches no text" if empty else reason)
-        return matcher
+        return ConstrainedText(language.kind, self._compiled(language), self._vocabulary)
 
 
 class ConstrainedText:
     """A `refimpl.decoding.constraint.Constraint`: the text is one of a language."""
 
-    def __init__(self, kind: str, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
-        from llguidance.numpy import allocate_token_bitmask
-
-        self._kind, self._matcher, self._vocabulary = kind, matcher, vocabulary
+    def __init__(self, kind: str, language: Connection, vocabulary: int) -> None:
+        self._kind, self._language, self._vocabulary = kind, language, vocabulary
         self._read: list[int] = []
-        self._mask = allocate_token_bitmask(1, vocabulary)
+        self._complete = False
 
     def allowed(self, tokens: Sequence[int]) -> np.ndarray:
-        from llguidance.numpy import fill_next_token_bitmask
-
-        self._read_to(tokens)
-        # In this thread: another would take its time from the model's.
-        fill_next_token_bitmask(self._matcher, self._mask)
-        self._check()
-        bits = np.unpackbits(self._mask.view(np.uint8)[0], count=self._vocabulary, bitorder="little")
-        return bits.view(np.bool_)
+        mask = np.frombuffer(self._step(tokens, masked=True), np.uint8)
+        return np.unpackbits(mask, count=self._vocabulary, bitorder="little").view(np.bool_)
 
     def is_complete(self, tokens: Sequence[int]) -> bool:
-        self._read_to(tokens)
-        return self._matcher.is_stopped()
+        self._step(tokens, masked=False)
+        return self._complete
 
-    def _read_to(self, tokens: Sequence[int]) -> None:
-        """Bring the matcher to the end of these tokens."""
+    @cached_property
+    def _process(self) -> Connection:
+        """The text's own process, which begins with its first step: a text may wait long for its turn."""
+        return self._language.copy()
+
+    def _step(self, tokens: Sequence[int], *, masked: bool) -> bytes:
+        """Bring the process to the end of these tokens; the mask of what may follow, where asked for."""
         same = common_prefix(self._read, tokens)
-        if same < len(self._read):
-            self._matcher.rollback(len(self._read) - same)
-        if same < len(tokens):
-            self._matcher.consume_tokens(list(tokens[same:]))
-        self._read = list(tokens)
-        self._check()
+        new = tokens[same:]
+        head = STEP.pack(len(self._read) - same, len(new), masked)
+        try:
+            answer = self._process.ask(head + struct.pack(f"={len(new)}I", *new))
+        except EndedError:
+            raise self._too_complex("a step takes too long, or too much memory") from None
+        if answer[:1] == FAILED:
+            raise self._too_complex(answer[1:].decode())
+        self._read, self._complete = [*tokens], answer[:1] == COMPLETE
+        return answer[1:]
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            reason = _in_line(self._matcher.get_error())
-            raise LimitError(f"{self._kind} is too complex for this text: {reason:.200}")
+    def _too_complex(self, reason: str) -> LimitError:
+        return LimitError(f"{self._kind} is too complex for this text: {_in_line(reason):.200}")

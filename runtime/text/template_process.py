@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
 import json
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -24,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.errors import ArgumentError, CheckpointError, LimitError, TfmError
+from .bounded_program import POSIX, SYSTEM_LIMITS_MEMORY, started
 
 PROGRAM = Path(__file__).with_name("template_renderer.py")
-POSIX = os.name == "posix"
-SYSTEM_LIMITS_MEMORY = sys.platform == "linux"  # others accept the limit and ignore it
 START_S = 60.0  # until a child must be ready
 LOOK_S = 0.02  # between two looks at the memory of a child that the system doesn't limit
 
@@ -130,20 +127,11 @@ class TemplateProcess:
 
 def _started() -> subprocess.Popen[bytes]:
     """A new child, not ready yet."""
-    if not POSIX:
-        raise _no_child("this system can't limit its time")
-    # Found without their import, which this process doesn't need.
-    found = [importlib.util.find_spec(package) for package in ("jinja2", "markupsafe")]
-    folders = [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin]
-    if len(folders) < len(found):
-        raise _no_child("Jinja isn't installed")
-    command = [sys.executable, "-I", "-S", str(PROGRAM), str(SYSTEM_LIMITS_MEMORY), *folders]
+    packages, pipe = ("jinja2", "markupsafe"), subprocess.PIPE
     try:
-        # In a process group of its own, a terminal doesn't interrupt it.
-        return subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            process_group=0,
-        )  # fmt: skip
+        return started(PROGRAM, packages, str(SYSTEM_LIMITS_MEMORY), stdin=pipe, stdout=pipe)
+    except ModuleNotFoundError:
+        raise _no_child("Jinja isn't installed") from None
     except OSError as error:
         raise _no_child(str(error)) from None
 

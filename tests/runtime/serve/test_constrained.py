@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -12,7 +14,10 @@ import openai
 import pydantic
 import pytest
 from helpers import serving
+from helpers.hostile_languages import drawn
 from helpers.served import CHAT, events
+from tfm.runtime.text.constraints import Constraints
+from tfm.runtime.text.language_process import Limits
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -117,6 +122,38 @@ def test_expressions_choices_and_grammars() -> None:
             expected = model.chat(serving.messages(3), **options)
             assert (chat.message.content, chat.finish_reason) == (str(expected), expected.finish_reason)
             assert continued.text == str(model.generate("the cat", raw=True, **options))
+
+
+def test_hostile_languages_cost_a_request_each() -> None:
+    """Others are answered meanwhile, those who leave are gone, and the server ends."""
+    model = serving.model(eos=(1,))
+    model.constraints = Constraints(model.text, [1], Limits(compile_s=0.2, step_s=0.2))
+    rng = random.Random(3)
+    with (
+        serving.running({"tiny": model}) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(16) as clients,
+    ):
+
+        def ask(leaves: bool) -> int | None:
+            kind, text = drawn(rng)
+            named = {"json": json.loads(text)} if kind == "json_schema" else {kind: text}
+            body = {**CHAT, "structured_outputs": named}
+            try:
+                timeout = 0.2 if leaves else 60
+                return httpx.post(
+                    f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=timeout
+                ).status_code
+            except httpx.TimeoutException:
+                return None
+
+        bombs = [clients.submit(ask, i % 2 == 0) for i in range(16)]
+        assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+        assert {bomb.result() for bomb in bombs} <= {None, 200, 400}
+        held = http.post("/v1/chat/completions", json={**CHAT, "structured_outputs": {"regex": "(cat|dog)"}})
+        assert held.json()["choices"][0]["message"]["content"] in ("cat", "dog")
+        serving.idle(server)
+        bombs = [clients.submit(ask, True) for _ in range(4)]
 
 
 @pytest.mark.parametrize(

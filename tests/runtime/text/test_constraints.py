@@ -20,13 +20,13 @@ from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError
 from tfm.runtime.text.constraints import (
-    LONGEST_SPACE,
     LONGEST_TEXT,
     Constraints,
     Language,
-    grammar_of,
+    check,
     of_schema,
 )
+from tfm.runtime.text.language_follower import LONGEST_SPACE
 from tfm.runtime.text.tokenizer import Tokenizer
 
 
@@ -212,7 +212,7 @@ def test_most_texts_are_complete() -> None:
 )
 def test_a_wrong_expression_or_grammar_is_refused(language: Language, reason: str) -> None:
     with pytest.raises(ArgumentError, match=f"{language.kind} can't be followed: ") as caught:
-        grammar_of(language)
+        check(language)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -222,7 +222,7 @@ def test_what_takes_too_much_is_refused() -> None:
     _, made, _ = MADE["bytes"]
     for kind in ("regex", "grammar"):
         with pytest.raises(ArgumentError, match=f"{kind} may have {LONGEST_TEXT} characters"):
-            grammar_of(Language(kind, "a" * (LONGEST_TEXT + 1)))
+            check(Language(kind, "a" * (LONGEST_TEXT + 1)))
     for empty in (Language("regex", r"[^\s\S]"), Language("grammar", "root ::= root")):
         with pytest.raises(ArgumentError, match="it matches no text"):
             made.constraint(empty)
@@ -252,7 +252,7 @@ def test_what_takes_too_much_is_refused() -> None:
 )
 def test_what_cannot_be_followed_is_named(schema: Any, reason: str) -> None:
     with pytest.raises(ArgumentError, match="json_schema can't be followed: ") as caught:
-        grammar_of(of_schema(schema))
+        check(of_schema(schema))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 

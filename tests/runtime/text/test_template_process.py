@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from helpers.hostile_templates import BOMBS, CANARY, ESCAPES
 from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError, TfmError
-from tfm.runtime.text import template_process
+from tfm.runtime.text import bounded_program, template_process
 from tfm.runtime.text.template_process import LIMITS, Limits, TemplateProcess
 
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
@@ -288,10 +288,10 @@ def test_memory_is_looked_at_where_the_system_limits_none(
 @pytest.mark.parametrize(
     ("module", "name", "value", "reason"),
     [
-        (template_process, "POSIX", False, "can't limit"),
+        (bounded_program, "POSIX", False, "can't limit"),
         (template_process, "PROGRAM", "/nowhere", "ended at once"),
         (sys, "executable", "/nowhere", "No such file"),
-        (template_process.importlib.util, "find_spec", lambda _: None, "Jinja isn't installed"),
+        (bounded_program.importlib.util, "find_spec", lambda _: None, "Jinja isn't installed"),
     ],
 )
 def test_where_no_child_can_run(

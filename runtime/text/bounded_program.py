@@ -1,0 +1,40 @@
+"""Programs of tfm's in processes of their own, where a library may crash, hang or fill memory.
+
+The system ends such a process once it takes more than it may, and nothing else comes to harm.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+POSIX = os.name == "posix"
+SYSTEM_LIMITS_MEMORY = sys.platform == "linux"  # others accept the limit and ignore it
+
+
+def started(
+    program: Path, packages: Sequence[str], *arguments: str, stdin: int, stdout: int
+) -> subprocess.Popen[bytes]:
+    """The process of a program, which gets the arguments, then the folders of the packages that it imports.
+
+    Raises ModuleNotFoundError for a package that isn't there, OSError where no process can be started.
+    """
+    if not POSIX:
+        raise OSError("this system can't limit its time")
+    command = [sys.executable, "-I", "-S", str(program), *arguments, *map(_folder, packages)]
+    # In a process group of its own, a terminal doesn't interrupt it.
+    return subprocess.Popen(
+        command, bufsize=0, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, process_group=0
+    )
+
+
+def _folder(package: str) -> str:
+    """Where a package lies, without its import, which this process doesn't need."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    return str(Path(found.origin).parents[1])

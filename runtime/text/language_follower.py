@@ -1,0 +1,174 @@
+"""The program that compiles languages and follows texts of them, which `LanguageProcess` runs.
+
+The library can take time and memory that grow exponentially with a language, in steps of a text too, where
+no limit of its own counts them. So the kernel ends a process that takes more than it may. The first process
+reads the tokenizer. It forks for each language, and that process, once the language is compiled, for each
+text: a copy costs about a millisecond, and no language can hurt another one. Nothing of tfm is imported, so
+that it starts in a few hundredths of a second.
+
+Requests come over a socket, each with its length before it, and so do the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+LONGEST_SPACE = 20
+# A fifth of the library's own: `(a{1000}){1000}` ends in an error after 40 MB, not 250.
+FUEL = 200_000
+LENGTH = struct.Struct("=I")
+STEP = struct.Struct("=II?")  # tokens that are taken back, tokens that follow, whether a mask is asked for
+FAILED, OPEN, COMPLETE = b"\0", b"\1", b"\2"  # how the answer to a step begins; then the reason, or the mask
+
+
+def send(connection: socket.socket, message: bytes) -> None:
+    """Send a request or an answer."""
+    connection.sendall(LENGTH.pack(len(message)) + message)
+
+
+def receive(connection: socket.socket) -> bytes | None:
+    """The next request or answer; None where the other side is gone."""
+    head = _exactly(connection, LENGTH.size)
+    return None if head is None else _exactly(connection, LENGTH.unpack(head)[0])
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes | None:
+    received = bytearray()
+    while len(received) < size:
+        part = connection.recv(size - len(received))
+        if not part:
+            return None
+        received += part
+    return bytes(received)
+
+
+def follow(connection: socket.socket, settings: dict[str, Any]) -> None:
+    """The first process: read the tokenizer, then fork for languages; never returns."""
+    import resource  # no system without it runs this
+
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # how the kernel ends a process after its time
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that ended
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import llguidance
+
+    tokenizer, error = None, ""
+    try:
+        if settings["tokenizer"] is not None:
+            tokenizer = llguidance.LLTokenizer(
+                settings["tokenizer"], n_vocab=settings["vocabulary"], eos_token=settings["stop_ids"]
+            )
+    except BaseException as failure:  # a Rust panic is no Exception
+        error = str(failure)
+    send(connection, json.dumps({"error": error}).encode())
+    connection = _copied(connection)
+    _compile(connection, tokenizer, settings)
+
+
+def _copied(connection: socket.socket) -> socket.socket:
+    """Fork for each socket that comes over this one; returns in the copies alone, each with its own."""
+    while True:
+        _, sockets, _, _ = socket.recv_fds(connection, 1, 1)
+        if not sockets:
+            os._exit(0)
+        if os.fork() == 0:
+            connection.close()
+            return socket.socket(fileno=sockets[0])
+        os.close(sockets[0])
+
+
+def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]) -> None:
+    """The process of a language: compile it, then fork for texts."""
+    request = receive(connection)
+    if request is None:
+        os._exit(0)
+    if settings["limits_memory"]:
+        _limit_memory(settings["memory"])
+    signal.setitimer(signal.ITIMER_PROF, settings["compile_s"])
+    try:
+        kind, text = json.loads(request)
+        matcher = _compiled(kind, text, tokenizer)
+    except (ValueError, TypeError, RecursionError) as error:
+        send(connection, json.dumps({"error": str(error) or "it is too deep"}).encode())
+        os._exit(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    send(connection, b"{}")
+    connection = _copied(connection)
+    while (request := receive(connection)) is not None:
+        signal.setitimer(signal.ITIMER_PROF, settings["step_s"])
+        answer = _step(matcher, request)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        send(connection, answer)
+    os._exit(0)
+
+
+def _compiled(kind: Any, text: str, tokenizer: Any) -> Any:
+    """The library's matcher of a language, None without a tokenizer; ValueError for a language that it can't
+    follow in full."""
+    import llguidance
+
+    grammar = _of_schema(text) if kind == "json_schema" else llguidance.grammar_from(kind, text)
+    failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
+    # A grammar's warning is of a token by its number or name: no text has one.
+    if failed or (messages and kind != "json_schema"):
+        raise ValueError(messages[0])
+    if tokenizer is None:
+        return None
+    limits = llguidance.LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # finds what matches nothing
+    if matcher.is_error():
+        raise ValueError(matcher.get_error())
+    return matcher
+
+
+def _of_schema(text: str) -> str:
+    import llguidance
+
+    # Last, since a schema may have options of its own: with `lenient` keywords would be ignored.
+    options: Any = {
+        "lenient": False,
+        "coerce_one_of": False,
+        "whitespace_flexible": True,
+        "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{LONGEST_SPACE}}}",
+    }
+    return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+
+
+def _step(matcher: Any, request: bytes) -> bytes:
+    back, count, masked = STEP.unpack_from(request)
+    if back:
+        matcher.rollback(back)
+    if count:
+        matcher.consume_tokens([*struct.unpack_from(f"={count}I", request, STEP.size)])
+    mask = matcher.compute_bitmask() if masked and not matcher.is_error() else b""
+    if matcher.is_error():
+        return FAILED + matcher.get_error().encode()
+    return (COMPLETE if matcher.is_stopped() else OPEN) + mask
+
+
+def _limit_memory(more: int) -> None:
+    """Allow so much more address space, or what was allowed before if that is less."""
+    import resource
+
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize() + more
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(
+        resource.RLIMIT_AS, (size if most == resource.RLIM_INFINITY else min(size, most), most)
+    )
+
+
+if __name__ == "__main__":
+    sys.path += sys.argv[1:]
+    stdin = socket.socket(fileno=0)
+    first = receive(stdin)
+    if first is not None:
+        follow(stdin, json.loads(first))

@@ -1,0 +1,165 @@
+"""Languages compiled and followed in child processes, whose end by a hostile one costs a request and no more.
+
+The program is `language_follower.py`. A process that tfm leaves, or whose tfm ends, ends at its next request:
+its socket is closed; a busy one comes to the end of its time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...refimpl.errors import TfmError
+from .bounded_program import SYSTEM_LIMITS_MEMORY, started
+from .language_follower import receive, send
+
+PROGRAM = Path(__file__).with_name("language_follower.py")
+WAIT_S = 60.0  # for an answer: the kernel ends a busy process before, unless the machine is very busy too
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds of processor time to compile a language, and for a step of a text; bytes of memory for both."""
+
+    compile_s: float = 2.0
+    step_s: float = 1.0
+    memory: int = 256 * 2**20
+
+
+LIMITS = Limits()
+
+
+class EndedError(Exception):
+    """The process ended, or didn't answer."""
+
+
+class Connection:
+    """A process, which ends with this object."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(WAIT_S)
+        self._socket = connection
+        weakref.finalize(self, connection.close)
+
+    def ask(self, request: bytes) -> bytes:
+        """The answer to a request; EndedError where none comes."""
+        try:
+            send(self._socket, request)
+            answer = receive(self._socket)
+        except OSError as error:
+            raise EndedError from error
+        if answer is None:
+            raise EndedError
+        return answer
+
+    def copy(self) -> Connection:
+        """A process that goes on from the state of this one."""
+        here, there = socket.socketpair()
+        made = Connection(here)
+        try:
+            with there:
+                socket.send_fds(self._socket, [b"c"], [there.fileno()])
+        except OSError as error:
+            raise EndedError from error
+        return made
+
+
+class FirstProcess(Connection):
+    """The process that has the tokenizer, or none.
+
+    Raises ValueError for a tokenizer that the library can't read, TfmError where it can't be started.
+    """
+
+    def __init__(self, settings: Mapping[str, object]) -> None:
+        here, there = socket.socketpair()
+        super().__init__(here)
+        self._owner = os.getpid()
+        try:
+            with there:
+                self._child = started(
+                    PROGRAM, ("llguidance",), stdin=there.fileno(), stdout=subprocess.DEVNULL
+                )
+        except OSError as error:
+            raise _no_child(str(error)) from None
+        weakref.finalize(self, _end, self._child, self._owner)
+        try:
+            answer = json.loads(self.ask(json.dumps(settings).encode()))
+        except EndedError:
+            raise _no_child("it ended at once") from None
+        if answer["error"]:
+            raise ValueError(answer["error"])
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs, as a child of this process and not of the one that this was forked from."""
+        return self._owner == os.getpid() and self._child.poll() is None
+
+    def compiled(self, kind: str, text: str) -> Connection:
+        """The process of a language; ValueError for one that the library can't follow in full."""
+        process = self.copy()
+        answer = json.loads(process.ask(json.dumps([kind, text]).encode()))
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return process
+
+
+class LanguageProcess:
+    """The first process, started again where it ended."""
+
+    def __init__(
+        self,
+        tokenizer: str | None = None,
+        vocabulary: int = 0,
+        stop_ids: Sequence[int] = (),
+        limits: Limits = LIMITS,
+    ) -> None:
+        """What `FirstProcess` raises."""
+        self.limits = limits
+        self._settings = {
+            "tokenizer": tokenizer,
+            "vocabulary": vocabulary,
+            "stop_ids": list(stop_ids),
+            "limits_memory": SYSTEM_LIMITS_MEMORY,
+            **asdict(limits),
+        }
+        self._lock = threading.Lock()
+        self._first = FirstProcess(self._settings)
+
+    def compiled(self, kind: str, text: str) -> Connection:
+        """The process of a language.
+
+        Raises ValueError for a language that the library can't follow in full, EndedError for one that takes
+        more than it may, and TfmError where no process can be started.
+        """
+        first = self._running()
+        try:
+            return first.compiled(kind, text)
+        except EndedError:
+            if first.runs:
+                raise
+        return self._running().compiled(kind, text)
+
+    def _running(self) -> FirstProcess:
+        with self._lock:
+            if not self._first.runs:
+                self._first = FirstProcess(self._settings)
+            return self._first
+
+
+def _end(child: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() == owner:
+        child.kill()
+        child.wait()
+    else:
+        child.returncode = 0  # nothing for this process to wait for
+
+
+def _no_child(cause: str) -> TfmError:
+    return TfmError(f"a constrained text needs a child process, which can't run: {cause}")
