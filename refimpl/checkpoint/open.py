@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ..config import Config, KVFormat, to_json
+from ..config import LM, Config, KVFormat, MaskedLM, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..config_readers.keys import Keys
 from ..config_readers.quantization import with_modelopt
 from ..config_readers.text_part import with_text_ids
 from ..errors import CheckpointError, ConfigError
-from ..families import identify, read_config, read_gguf, read_leaves, with_model_type
+from ..families import Family, identify, read_config, read_gguf, read_leaves, with_model_type
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.hub_cache import model_in_cache, repository_of
@@ -30,7 +30,15 @@ from ..formats.model_directory import Directory
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
 from ..formats.split_gguf import open_gguf, parts_of
-from ..formats.tensor_source import CODE, SINGLE, RawShards, TensorSource, not_opened, shards
+from ..formats.tensor_source import (
+    CODE,
+    SINGLE,
+    RawShards,
+    TensorSource,
+    Unwrapped,
+    not_opened,
+    shards,
+)
 from ..formats.weight_scales import Rescaled
 from ..ops.quant import Blocks
 from ..params.lazy import lazily, materialize
@@ -38,7 +46,7 @@ from ..params.shapes import parameter_shapes
 from ..params.tree import Tree, flatten
 from ..tokenizers.from_gguf.reader import chat_template, tokenizer
 from ..weights.left_out import LeftOut, describe
-from ..weights.loader import Leaves, check_finite
+from ..weights.loader import Leaves, OtherTableError, check_finite
 from ..weights.merge import MergedLeaves
 from .adapter import (
     Adapter,
@@ -60,6 +68,8 @@ __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_chec
 
 GENERATION_JSON = "generation_config.json"
 MODELOPT = "hf_quant_config.json"
+# Before all names: torch.compile's, and those of PyTorch's data parallel training; and both.
+WRAPPERS = ("_orig_mod.module.", "module._orig_mod.", "_orig_mod.", "module.")
 
 
 @dataclass(frozen=True)
@@ -238,7 +248,7 @@ def _open_gguf(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mt
 
 
 def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mtp: bool) -> Checkpoint:
-    adapter = _chosen(path, choice, mtp=mtp)
+    adapter, untied = _chosen(path, choice, mtp=mtp), ()
     directory = Directory(path)
     raw = directory.object("config.json")
     if raw is None:
@@ -249,14 +259,14 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     raw = with_model_type(with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT)))
     _, _, quantization = identify(Keys(raw, where))
     sentence = read_sentence(directory)
-    files = RawShards(shards(directory))
+    files, unwrapped = _unwrapped(RawShards(shards(directory)))
     source: TensorSource = files if quantization is None else Quantized(files, quantization)
     source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
     if adapter is None:
         config, family = read_config(raw, where, source.names, task, mtp=mtp, ignore=ignore)
         config = sentence.of(config) if sentence else config
-        leaves = read_leaves(config, source, family)
+        config, leaves, untied = _leaves(config, source, family)
     else:
         config, family, raw = read_adapted_config(raw, where, source, adapter, task, ignore)
         config = sentence.of(config) if sentence else config
@@ -293,6 +303,10 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
         code_replaced_by=replaced_by(raw),
         adapter=adapter,
         notes=(
+            *unwrapped,
+            *(("weights in F64 are read as float32",) if "F64" in map(files.kind, files.names) else ()),
+            *untied,
+            *leaves.notes,
             *(() if quantization is None else quantization.notes),
             *(unread_tokenizer(directory, raw) if applied is None else applied.notes),
             *(() if adapter is None else notes(adapter, path, raw)),
@@ -301,6 +315,33 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
         ),
         ignored_keys=_ignored(path, ignore, stated),
     )
+
+
+def _unwrapped(files: RawShards) -> tuple[RawShards | Unwrapped, tuple[str, ...]]:
+    """The tensors without what wrappers of training put before the names of all, and a note that says so."""
+    for prefix in WRAPPERS:
+        if files.names and all(name.startswith(prefix) for name in files.names):
+            return Unwrapped(files, prefix), (f"tensors are read without the {prefix!r} before their names",)
+    return files, ()
+
+
+def _leaves(config: Config, source: TensorSource, family: Family) -> tuple[Config, Leaves, tuple[str, ...]]:
+    """The leaves, their Config, and a note where the file has an output table of its own that config.json
+    ties: it counts, as in transformers."""
+    try:
+        return config, read_leaves(config, source, family), ()
+    except OtherTableError as error:
+        assert isinstance(config.head, LM | MaskedLM)
+        untied: Config = replace(config, head=replace(config.head, tied=False))
+        try:
+            leaves = read_leaves(untied, source, family)
+        except CheckpointError:
+            raise error from None
+        return (
+            untied,
+            leaves,
+            ("config.json ties the output table to the input's, the file has another: it counts",),
+        )
 
 
 def save_checkpoint(

@@ -49,9 +49,10 @@ def rope(
     partial factor outside of rope_parameters, `kinds` maps its names of types to ours.
     """
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
-    if old and new and old != new:
-        raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
-    inner = Keys(new or old or {}, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
+    stated = new or old or {}
+    if old and new:
+        stated = _both(keys, old, new, theta if keys.get(names[0], float, None) is None else None)
+    inner = Keys(stated, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
     # Of two trained contexts the outer one counts, as in transformers.
     original = keys.size(ORIGINAL, original)
     theta = _one(keys.positive(names[0], None), inner, "rope_theta", theta)
@@ -61,6 +62,26 @@ def rope(
         raise ConfigError(f"{keys.where}: {names[1]} must be {must}, got {share!r:.80}")
     dims = head_size if share == 1 else int(min(head_size, LIMITS["width"]) * share)
     return _rope(inner, head_size, dims, theta, context, original, kinds)
+
+
+def _both(
+    keys: Keys, old: Mapping[str, Any], new: Mapping[str, Any], default: float | None
+) -> dict[str, Any]:
+    """What rope_scaling and rope_parameters state together, which must be the same but for their spelling.
+
+    Either may leave theta and the partial factor to the keys beside them. Without those the older key's
+    `default` counts in transformers, so another theta in the newer one alone is refused.
+    """
+    one, other = (
+        {"rope_type" if key == "type" else key: v for key, v in each.items()} for each in (old, new)
+    )
+    beside = {"rope_theta", "partial_rotary_factor"}
+    alone = (one.keys() ^ other.keys()) - beside
+    if alone or any(one[key] != other[key] for key in one.keys() & other.keys()):
+        raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
+    if default is not None and "rope_theta" not in one and other.get("rope_theta", default) != default:
+        raise keys.fail("rope_parameters", "the same as rope_scaling, which has no rope_theta")
+    return other | one
 
 
 def ropes(

@@ -54,6 +54,7 @@ def _of_parts(block_type: BlockType) -> Callable[[Any, Array], None]:
 
 KINDS = {
     "F32": _kind(1, _copy, ("x", "<f4", (1,))),
+    "F64": _kind(1, _copy, ("x", "<f8", (1,))),
     "F16": _kind(1, _copy, ("x", "<f2", (1,))),
     "BF16": _kind(1, _bf16, ("x", "<u2", (1,))),
     "F8_E4M3": _kind(1, _looked_up(E4M3), ("x", "u1", (1,))),
@@ -61,7 +62,7 @@ KINDS = {
     "F8_E8M0": _kind(1, _looked_up(E8M0), ("x", "u1", (1,))),
 }
 KINDS |= {name: Kind(one.size, one.record, _of_parts(one)) for name, one in BLOCK_TYPES.items()}
-INTEGERS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "F64": 8}
+INTEGERS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 # Masks and positions: compared, never computed with.
 READABLE_INTEGERS = {"BOOL": "u1", "U8": "u1", "I64": "<i8"}
 KINDS |= {name: Kind(1, np.dtype((np.void, size)), None) for name, size in INTEGERS.items()}

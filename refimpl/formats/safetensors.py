@@ -27,9 +27,9 @@ from .file_bytes import FileBytes
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000
-FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
 READABLE = (*FLOATS, *READABLE_INTEGERS)
-SKIPPABLE = ("I8", "I16", "U16", "I32", "U32", "U64", "F64")
+SKIPPABLE = ("I8", "I16", "U16", "I32", "U32", "U64")
 # Codes of quantized weights.
 CODES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 

@@ -76,6 +76,18 @@ class Stripped:
         return self._source.native(self._of[name], part)
 
 
+class Unwrapped(Stripped):
+    """The same of files, for a prefix that all names have."""
+
+    def __init__(self, source: RawShards, prefix: str) -> None:
+        super().__init__(source, (prefix,))
+        self._files = source
+
+    def raw(self, name: str, part: int | None = None) -> np.ndarray:
+        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        return self._files.raw(self._of[name], part)
+
+
 class Prefixed:
     """A TensorSource with a prefix before each of its names."""
 

@@ -1,6 +1,6 @@
 """Buffers that a checkpoint may store although they follow from the Config: frequencies, positions, masks.
 
-They must equal what we compute.
+They must equal what we compute; of rotary frequencies that don't, `loader.Leaves` makes a note.
 """
 
 from __future__ import annotations

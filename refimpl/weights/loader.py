@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from ..config import Config
+from ..config import LM, Config, MaskedLM
 from ..errors import CheckpointError, NumericError
 from ..formats.dtypes import READABLE_INTEGERS
 from ..formats.tensor_source import Stripped, TensorSource
@@ -53,13 +53,19 @@ def leaf_parts(rule: Rule, shapes: Shapes) -> tuple[list[Shape], list[tuple[str,
     return allowed, list(zip(rule.leaves, splits, strict=True))
 
 
+class OtherTableError(CheckpointError):
+    """A tensor that isn't the table of tokens, though the Config says that the output's is."""
+
+
 class Leaves:
     """The leaves that a Config needs, read from a TensorSource by a map; each is made when asked for.
 
     `elsewhere` are leaves that something else provides.
 
     Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor
-    of the source is read or equals what we compute.
+    of the source is read or equals what we compute; OtherTableError, which is one, for an output table of its
+    own where the Config ties it. Rotary frequencies that don't equal ours are in `notes`: as in transformers
+    those of the Config count.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Leaves:
         elsewhere: Collection[str] = (),
     ) -> None:
         self._config = config
+        self.notes: tuple[str, ...] = ()
         self._source = Stripped(source, prefixes) if prefixes else source
         self._shapes = {k: v for k, v in parameter_shapes(config).items() if k not in elsewhere}
         self._reads: dict[str, tuple[Rule, Split | None]] = {}
@@ -176,8 +183,15 @@ class Leaves:
             want = COMPUTED[name](self._config)
             rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(tensor), 1e-2)
             same = got.shape == want.shape and np.allclose(got, want, rtol=rounding, atol=1e-7)
-        if not same:
-            raise CheckpointError(f"tensor {tensor!r} must equal {name}, it doesn't: another model's?")
+        if not same and name == "inv_freq":
+            told = "holds other rotary frequencies than config.json states, which count"
+            self.notes = self.notes or (f"tensor {tensor!r} {told}",)
+        elif not same:
+            head = self._config.head
+            tied = name == "embedding.table" and isinstance(head, LM | MaskedLM) and head.tied
+            raise (OtherTableError if tied else CheckpointError)(
+                f"tensor {tensor!r} must equal {name}, it doesn't: another model's?"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class MergedLeaves:
     ) -> None:
         self._shapes = parameter_shapes(config)
         self._base, self._tensors, self._changes = base, tensors, changes
-        self.unused, self.left_out = base.unused, base.left_out
+        self.unused, self.left_out, self.notes = base.unused, base.left_out, base.notes
 
     @property
     def names(self) -> tuple[str, ...]:

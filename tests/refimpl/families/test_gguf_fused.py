@@ -234,7 +234,7 @@ def test_what_older_checkpoints_hold_besides(tmp_path, name):
             before = open_checkpoint(tmp_path)
             assert before.config == now.config
             assert all(np.array_equal(leaf, want[name]) for name, leaf in flatten(before.params))
-    for buffer in buffers:
+    for buffer in (name for name in buffers if "inv_freq" not in name):  # those are told
         wrong = stored(model, buffers | {buffer: buffers[buffer] * -1}, prefix)
         save_file(wrong, tmp_path / "model.safetensors")
         with pytest.raises(CheckpointError, match=rf"'{buffer.format(i=0)}' must equal"):

@@ -105,6 +105,7 @@ def test_written_files_are_read_by_the_library_and_by_us(tmp_path_factory, array
 def test_what_the_library_writes(tmp_path):
     path = tmp_path / "x.safetensors"
     made = {"half": torch.randn(3, 5).half(), "brain": torch.randn(7).bfloat16(), "single": torch.randn(2, 1)}
+    made |= {"double": torch.randn(3, dtype=torch.float64)}
     types = {"types": torch.zeros(2, dtype=torch.int32)}
     types |= {
         "ids": torch.arange(3),
@@ -118,7 +119,9 @@ def test_what_the_library_writes(tmp_path):
     assert (ours.kind("brain"), ours.native("half")) == ("BF16", None)
     assert ours.load("ids").tolist() == ours.load("bytes").tolist() == [0, 1, 2]
     assert ours.load("mask").tolist() == [[1], [0]]
-    with pytest.raises(CheckpointError, match=r"'types' must be one of F32, F16, BF16, F8_E4M3, .*, got I32"):
+    with pytest.raises(
+        CheckpointError, match=r"'types' must be one of F64, F32, F16, BF16, F8_E4M3, .*, got I32"
+    ):
         ours.load("types")
 
 

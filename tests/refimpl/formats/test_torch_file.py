@@ -36,9 +36,9 @@ from tfm.refimpl.formats.torch_file import TorchFile
 
 DTYPES = {
     "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool, "U8": torch.uint8,
-    "I64": torch.int64,
+    "I64": torch.int64, "F64": torch.float64,
 }  # fmt: skip
-UNREADABLE = {"F64": torch.float64, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32}
+UNREADABLE = {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32}
 
 
 @st.composite
@@ -101,7 +101,7 @@ def test_a_module_and_types_that_arent_read(tmp_path, zipped):
         np.testing.assert_array_equal(file.load(name), value.float().numpy(), strict=True)
     for name in UNREADABLE:
         assert file.kind(name) == name
-        with pytest.raises(CheckpointError, match=f"'{name}' must be one of F32, .*, got {name}"):
+        with pytest.raises(CheckpointError, match=f"'{name}' must be one of F64, F32, .*, got {name}"):
             file.load(name)
 
 
