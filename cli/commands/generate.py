@@ -68,6 +68,14 @@ def command(
         bool,
         typer.Option("--raw", help="Leave out the chat template: the model continues the prompt."),
     ] = False,
+    control_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--control-tokens",
+            help="With --raw: <fim_prefix>, <extra_id_0> and the like in the prompt are the tokens of these "
+            "names, which no text is otherwise.",
+        ),
+    ] = False,
     as_json: o.AsJson = False,
     logprobs: Annotated[
         int | None,
@@ -157,6 +165,7 @@ def command(
                 "PROMPT": prompt, "--json": as_json, "--logprobs": logprobs is not None, "--draft": draft,
                 "--prefix": prefix, "--beams": beams, "--length-penalty": length_penalty,
                 "--engine": engine != "onnx", "--chat-template-kwargs": chat_template_kwargs,
+                "--control-tokens": control_tokens,
             },
         )  # fmt: skip
         return
@@ -174,6 +183,8 @@ def command(
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
     if batch is not None and (searches or drafts or prefix is not None):
         raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
+    if control_tokens and not raw:
+        raise typer.BadParameter("--control-tokens goes with --raw: in a chat the template writes them")
     from ..model_loading import computed_by, load, locate_weights
 
     begin = time.perf_counter()
@@ -188,7 +199,12 @@ def command(
     load_s = time.perf_counter() - begin
     if batch is None:
         answer = loaded.generate(
-            prompts[0], raw=raw, prefix=prefix, chat_template_kwargs=chat_template_kwargs, **options
+            prompts[0],
+            raw=raw,
+            prefix=prefix,
+            chat_template_kwargs=chat_template_kwargs,
+            control_tokens=control_tokens,
+            **options,
         )
         out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))
         return
@@ -198,6 +214,7 @@ def command(
         batch=batch,
         progress=progress(),
         chat_template_kwargs=chat_template_kwargs,
+        control_tokens=control_tokens,
         **options,
     )
     if as_json:

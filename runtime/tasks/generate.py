@@ -45,10 +45,18 @@ def generate(
     task: str | None = None,
     prefix: Path | str | None = None,
     chat_template_kwargs: Variables | None = None,
+    control_tokens: bool = False,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
-    """The answer to a text; see `prompt_of` for `raw` and `task`, `prefix_cache` for `prefix`."""
-    prompt = prompt_of(model, text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs)
+    """The answer to a text; see `prompt_of` for what says how it is read, `prefix_cache` for `prefix`."""
+    prompt = prompt_of(
+        model,
+        text,
+        raw=raw,
+        task=task,
+        chat_template_kwargs=chat_template_kwargs,
+        control_tokens=control_tokens,
+    )
     resolved = resolve(generation_of(model, task), chat=is_chat(model, raw=raw), **options)
     limit_new_tokens(model.config, len(prompt.ids), resolved.max_new_tokens)
     cache = None if prefix is None else prefix_cache(model, prompt, Path(prefix))
@@ -107,22 +115,32 @@ def prompt_of(
     raw: bool = False,
     task: str | None = None,
     chat_template_kwargs: Variables | None = None,
+    control_tokens: bool = False,
 ) -> Prompt:
     """The ids that the model reads of a text, and those that the answer begins with.
 
     `raw` leaves out the chat template, or the prefix of an encoder's text, so that the model continues the
-    text itself. `task` is one that the checkpoint names, with its own prefix and options. ArgumentError for
-    variables of a chat template where none is used.
+    text itself; with `control_tokens` names such as `<fim_prefix>` and `<extra_id_0>` in it are these tokens.
+    `task` is one that the checkpoint names, with its own prefix and options. ArgumentError for control tokens
+    without `raw`, and variables of a chat template where none is used.
     """
     if not isinstance(text, str):
         raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
     model.expect(LM)
     if chat_template_kwargs and not is_chat(model, raw=raw):
         raise ArgumentError("chat_template_kwargs are for a model's chat template, which isn't used here")
+    if control_tokens and not raw:
+        raise ArgumentError("control_tokens goes with raw=True: in a chat the template writes them")
+    if control_tokens:
+        ids = model.text.with_special_tokens(model.text.encode_template(text))
+    elif isinstance(model.config, Decoder):
+        ids = prompt_ids(model, text, raw=raw, chat_template_kwargs=chat_template_kwargs)
+    else:
+        prefix = "" if raw else generation_of(model, task).prefix
+        ids = model.text.encode(prefix + text, add_special_tokens=True)
     if isinstance(model.config, Decoder):
-        return Prompt(prompt_ids(model, text, raw=raw, chat_template_kwargs=chat_template_kwargs), None)
-    prefix = "" if raw else generation_of(model, task).prefix
-    return Prompt(list(model.generation.prompt), model.text.encode(prefix + text, add_special_tokens=True))
+        return Prompt(ids, None)
+    return Prompt(list(model.generation.prompt), ids)
 
 
 def prompt_ids(

@@ -51,6 +51,7 @@ class Model(TaskModel):
         task: str | None = None,
         prefix: Path | str | None = None,
         chat_template_kwargs: Variables | None = None,
+        control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> TextStream:
         """The answer to a text, streamed: iterate over it.
@@ -58,7 +59,7 @@ class Model(TaskModel):
         `raw` leaves out the chat template: the model continues the text. `task` is one that the checkpoint
         names, with its own prefix and options. `prefix` is a file with the cache of a text that begins alike,
         which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are variables
-        of the chat template.
+        of the chat template; `control_tokens` reads their names in a raw text as these tokens.
         """
         return generate.generate(
             self,
@@ -67,6 +68,7 @@ class Model(TaskModel):
             task=task,
             prefix=prefix,
             chat_template_kwargs=chat_template_kwargs,
+            control_tokens=control_tokens,
             **options,
         )
 
@@ -97,6 +99,7 @@ class Model(TaskModel):
         batch: int = generate_batch.BATCH,
         progress: Progress = silent,
         chat_template_kwargs: Variables | None = None,
+        control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> list[generate_batch.Completion]:
         """The answers to many texts, `batch` at a time; see `generate_batch.generate_many`.
@@ -108,7 +111,14 @@ class Model(TaskModel):
                 f"prompts must be a list of texts, got one text: pass [{prompts!r:.60}], or use generate"
             )
         prompt_ids = [
-            self.ask(text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs) for text in prompts
+            self.ask(
+                text,
+                raw=raw,
+                task=task,
+                chat_template_kwargs=chat_template_kwargs,
+                control_tokens=control_tokens,
+            )
+            for text in prompts
         ]
         resolved = self.options(raw=raw, task=task, **options)
         return generate_batch.generate_many(
@@ -210,10 +220,18 @@ class Model(TaskModel):
         raw: bool = False,
         task: str | None = None,
         chat_template_kwargs: Variables | None = None,
+        control_tokens: bool = False,
     ) -> Prompt:
         """The ids that the model reads of a text, and those that the answer begins with; see
         `generate.prompt_of`."""
-        return generate.prompt_of(self, text, raw=raw, task=task, chat_template_kwargs=chat_template_kwargs)
+        return generate.prompt_of(
+            self,
+            text,
+            raw=raw,
+            task=task,
+            chat_template_kwargs=chat_template_kwargs,
+            control_tokens=control_tokens,
+        )
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def options(

@@ -64,6 +64,16 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
     assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
 
 
+def test_a_raw_prompt_names_control_tokens_where_it_is_asked_for(tfm, bundle):
+    prompt = "<|im_start|>a<|im_end|>"  # the tokenizer has one token a byte
+    command = ("generate", prompt, "--model", bundle, "--max-new-tokens", 1, "--json", "--raw")
+    for more, count in (((), len(prompt)), (("--control-tokens",), 3)):
+        assert tfm(*command, *more).json["timings"]["prompt_tokens"] == count
+    (one,) = tfm(*command, "--batch", 1, "--control-tokens", "--greedy").json
+    assert one["tokens"] == tfm(*command, "--control-tokens", "--greedy").json["tokens"]
+    tfm("generate", "a", "--control-tokens").failed(2, "--control-tokens goes with --raw")
+
+
 def test_json_has_log_probabilities_where_they_are_asked_for(tfm, bundle):
     command = ("generate", "hello", "--model", bundle, "--greedy", "--max-new-tokens", 3, "--json")
     told = tfm(*command, "--logprobs", 2).json

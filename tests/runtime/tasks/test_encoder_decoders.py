@@ -53,6 +53,7 @@ def test_an_answer_is_written_of_what_was_read() -> None:
     prefixed = model(replace(RULES, prefix="x: "))
     assert prefixed.ask("the cat") == model().ask("x: the cat")
     assert prefixed.ask("the cat", raw=True).encoder_ids == source
+    assert prefixed.ask("the cat", raw=True, control_tokens=True) == prefixed.ask("the cat", raw=True)
 
 
 def test_a_cache_of_ones_own_has_read_the_text() -> None:

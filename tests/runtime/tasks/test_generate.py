@@ -252,6 +252,20 @@ def test_a_templates_variables() -> None:
             other.ask("the cat", chat_template_kwargs=variables, **options)
 
 
+def test_a_raw_text_may_name_control_tokens() -> None:
+    """Where it is asked for, with the tokens around a text as always; never in a chat."""
+    text = "<|im_start|>the cat"
+    assert MODEL.text.control_tokens["<|im_start|>"] not in MODEL.ask(text, raw=True).ids
+    want = MODEL.text.with_special_tokens(MODEL.text.encode_template(text))
+    assert MODEL.text.control_tokens["<|im_start|>"] in want
+    assert MODEL.ask(text, raw=True, control_tokens=True) == Prompt(want, None)
+    assert MODEL.generate(text, raw=True, control_tokens=True, max_new_tokens=1).prompt == want
+    [many] = MODEL.generate_many([text], raw=True, control_tokens=True, max_new_tokens=6)
+    assert many.tokens == plain(want, 6)
+    with pytest.raises(ArgumentError, match="control_tokens"):
+        MODEL.ask(text, control_tokens=True)
+
+
 def test_conversation_reads_only_what_is_new() -> None:
     talk = Conversation(MODEL, system="be kind")
     for question in ("the cat", "the dog"):
