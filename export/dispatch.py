@@ -1,59 +1,40 @@
-"""Mirror functions that a target may replace while a graph is exported.
+"""The specification over tensors: with PyTorch's bodies, and with what a target puts in their place.
 
-`@replaceable` marks the function. Inside `exporting(table)` a call goes to the table's function of that name,
-everywhere else to the body. So no signature knows of targets, and nothing is patched.
+Inside `on_torch()` a call of an op runs its body in PyTorch. Inside `exporting(table)` it runs the table's
+function, where the table has one of that name. So no signature knows of targets, and nothing is patched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial, wraps
-from types import MappingProxyType
-from typing import Any, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ..refimpl.ops import dispatch
+from ..refimpl.ops.dispatch import Table, in_use, use
+from . import ops  # noqa: F401  (which registers the bodies)
+from .torch_bodies import TORCH
 
-_names: set[str] = set()
-_table: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar("table", default=MappingProxyType({}))
-
-
-def replaceable(function: F) -> F:
-    """The function, which a table of `exporting` can replace by its name."""
-    name = function.__name__
-    _names.add(name)
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return _table.get().get(name, function)(*args, **kwargs)
-
-    return call  # pyright: ignore[reportReturnType]
+__all__ = ["body", "exporting", "extra_inputs", "on_torch"]
 
 
-def body(function: F) -> F:
-    """The function itself, never replaced, for a replacement that calls it."""
-    return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+def exporting(table: Table) -> AbstractContextManager[None]:
+    """Calls of ops run the table's functions, else PyTorch's bodies; KeyError for a name that no op has."""
+    return use({**TORCH, **table})
 
 
-@contextmanager
-def extra_inputs(name: str, **arguments: Any) -> Iterator[None]:
+def on_torch() -> AbstractContextManager[None]:
+    """Calls of ops run PyTorch's bodies."""
+    return exporting({})
+
+
+def body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What an op runs over tensors where no target replaces it, for a replacement that calls it."""
+    return TORCH.get(function.__name__) or dispatch.body(function)
+
+
+def extra_inputs(name: str, **arguments: Any) -> AbstractContextManager[None]:
     """Pass these arguments to the replacement of that name too: graph inputs that only a target has."""
-    table = _table.get()
-    token = _table.set({**table, name: partial(table[name], **arguments)})
-    try:
-        yield
-    finally:
-        _table.reset(token)
-
-
-@contextmanager
-def exporting(table: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Replaces functions by those of the table; KeyError for a name that isn't replaceable."""
-    if unknown := sorted(set(table) - _names):
-        raise KeyError(f"{unknown} can't be replaced; these can: {sorted(_names)}")
-    token = _table.set(table)
-    try:
-        yield
-    finally:
-        _table.reset(token)
+    table = in_use()
+    return use({**table, name: partial(table[name], **arguments)})

@@ -13,7 +13,8 @@ import torch
 from torch import distributed
 
 from ..refimpl.errors import ConfigError, DeviceError
-from .ops.flash import flash_attend, merge
+from ..refimpl.ops.flash import flash_attend, merge
+from .dispatch import on_torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -55,8 +56,9 @@ def ring_attend(
                 transfers, next_block = _exchange(block, lengths, source, group)
             if lengths[rank] and lengths[source]:
                 mask = (block[2] <= positions[:, None]).expand(q.shape[0], -1, -1) if causal else None
-                part = flash_attend(q, block[0], block[1], mask, tile=tile, scale=scale, softcap=softcap)
-                out, lse = merge(out, lse, *part)
+                with on_torch():
+                    part = flash_attend(q, block[0], block[1], mask, tile=tile, scale=scale, softcap=softcap)
+                    out, lse = merge(out, lse, *part)
             for transfer in transfers:
                 transfer.wait()
             block = next_block

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ..refimpl.config import Config, DecoderReader, EncoderDecoder, Stack
 from ..refimpl.engine.cache_kinds import layer_kind
-from .cache_values import cache_value
-from .ops.altup import enter_streams, leave_streams
-from .ops.block import (
+from ..refimpl.ops.altup import enter_streams, leave_streams
+from ..refimpl.ops.block import (
     BlockWeights,
     LayerInputs,
     MixerCache,
@@ -24,10 +23,10 @@ from .ops.block import (
     encoder_block,
     normalize,
 )
-from .ops.cache import KVCache
-from .ops.encoder import layer_kv, shift_right
-from .ops.longformer import question_end
-from .ops.model import (
+from ..refimpl.ops.cache import KVCache
+from ..refimpl.ops.encoder import layer_kv, shift_right
+from ..refimpl.ops.longformer import question_end
+from ..refimpl.ops.model import (
     EmbeddingWeights,
     StackWeights,
     distance_biases,
@@ -36,9 +35,9 @@ from .ops.model import (
     layer_vectors,
     score_biases,
 )
-from .ops.position import Rotary
-from .ops.position_tables import position_tables
-from .ops.shared_attention import SharedKV
+from ..refimpl.ops.position import Rotary
+from ..refimpl.ops.position_tables import position_tables
+from ..refimpl.ops.shared_attention import SharedKV
 
 __all__ = ["Shared", "StackWalk"]
 
@@ -142,7 +141,7 @@ class StackWalk:
             return y, SharedKV()
         kind = layer_kind(layer, self.config.context)
         shapes = kind.shapes(batch, time)
-        cache = cache_value(kind, [torch.zeros(shape, dtype=x.dtype) for shape in shapes])
+        cache = kind.value([torch.zeros(shape, dtype=x.dtype) for shape in shapes])
         y, kept, shared.chosen = block(x, cache, past, positions, weights, inputs, config=layer)
         if index in self.stack.shared_kv and isinstance(kept, KVCache):
             shared.kv[index] = kept

@@ -1,10 +1,10 @@
-"""The torch engine: the mirror, run eagerly over the same cache as the specification."""
+"""The torch engine: the specification over tensors, run eagerly over the same cache."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,16 @@ import torch
 
 from ..refimpl.config import Config
 from ..refimpl.engine.numpy_engine import ArrayEngine, Forward
-from ..refimpl.ops.cross_attention import EncoderKV as ArrayEncoderKV
-from ..refimpl.ops.quant import Blocks as ArrayBlocks
+from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.tree import map_leaves
-from .ops import encoder, model
-from .ops.cross_attention import EncoderKV
-from .ops.quant import Blocks
+from .dispatch import on_torch
 
 
-def tensors(leaf: np.ndarray | ArrayBlocks) -> Any:
-    """A leaf of the specification's tree as the mirror's, in shared memory where torch allows it."""
-    if isinstance(leaf, ArrayBlocks):
-        values: dict[str, Any] = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
-        values |= {k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)}
-        return Blocks(**values)
+def tensors(leaf: np.ndarray | Blocks) -> Any:
+    """A leaf of the specification's tree over tensors, in shared memory where torch allows it."""
+    if isinstance(leaf, Blocks):
+        values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
+        return replace(leaf, **{k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)})
     return _shared(leaf)
 
 
@@ -42,8 +38,6 @@ def _like(value: Any, items: Iterable[Any]) -> Any:
 
 
 def _to_numpy(value: Any) -> Any:
-    if isinstance(value, EncoderKV):
-        return ArrayEncoderKV(*map(_to_numpy, value))
     if isinstance(value, tuple | list):
         return _like(value, map(_to_numpy, value))
     return value.numpy() if isinstance(value, torch.Tensor) else value
@@ -58,7 +52,7 @@ def _to_torch(value: Any) -> Any:
 
 
 class TorchEngine(ArrayEngine):
-    """`ops.model` and `ops.encoder` of the mirror; arrays become tensors and back without a copy."""
+    """Runs `ops.model` and `ops.encoder` over tensors; arrays become tensors and back without a copy."""
 
     def __init__(self, config: Config, params: Any) -> None:
         leaves = map_leaves(lambda _, leaf: tensors(leaf), params)
@@ -67,10 +61,11 @@ class TorchEngine(ArrayEngine):
             @torch.no_grad()
             def call(*arguments: Any, config: Config) -> Any:
                 mapped = (leaves if value is params else _to_torch(value) for value in arguments)
-                return _to_numpy(function(*mapped, config=config))
+                with on_torch():
+                    return _to_numpy(function(*mapped, config=config))
 
             return call
 
-        functions = (model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
-        functions += (model.model_with_hidden, model.mtp_model)
-        super().__init__(config, params, Forward(*map(on_arrays, functions)))
+        functions = Forward()
+        wrapped = {f.name: on_arrays(getattr(functions, f.name)) for f in fields(functions)}
+        super().__init__(config, params, Forward(**wrapped))

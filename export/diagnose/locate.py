@@ -21,6 +21,9 @@ from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
+from ...refimpl.ops.attention import ScoreTerms, cached_attention
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.position_tables import position_tables
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.tree import flatten
@@ -29,10 +32,8 @@ from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.io_binding import row_lengths
 from ...runtime.ort.session import one_line, open_session, options
 from ...runtime.verification.streamed_reference import SEED, Precision
+from ..dispatch import on_torch
 from ..graph.trace import quiet
-from ..ops import attention as mirror
-from ..ops.cache import KVCache
-from ..ops.position import Rotary
 from .graph_values import graph_values
 from .reference_parts import HeadsWeights, ReferencePart, attention_arguments, reference_parts
 
@@ -173,11 +174,11 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
         def forward(self, q: Any, k: Any, v: Any, *optional: Any) -> torch.Tensor:
             *cache, past, cos, sin, bias, sink_logits = optional
             rotary = None if cos is None else Rotary(cos, sin)
-            terms = mirror.ScoreTerms(bias, sink_logits)
-            y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, settings=settings)
+            terms = ScoreTerms(bias, sink_logits)
+            y, _ = cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, settings=settings)
             return y
 
-    with warnings.catch_warnings(), quiet():
+    with warnings.catch_warnings(), quiet(), on_torch():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(Alone().eval(), tensors, dynamo=True, verbose=False)
     assert program is not None

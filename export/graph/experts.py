@@ -23,12 +23,13 @@ from torch.onnx import ops as onnx
 
 from ...refimpl.config import Activation, ClampedSwiGLU
 from ...refimpl.errors import ExportError
+from ...refimpl.ops.moe import ExpertWeights
 from ...runtime.bundle.kernel_layout import DOMAIN
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.weight_layout import Group
 from ..dispatch import body
 from ..ops import moe
-from ..ops.moe import ExpertWeights, expert_rows, no_sum
+from ..ops.moe import expert_rows, no_sum
 
 T = TypeVar("T")
 

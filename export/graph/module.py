@@ -12,13 +12,12 @@ from torch import nn
 
 from ...refimpl.config import Config, Decoder, has_mtp
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
+from ...refimpl.ops.cross_attention import EncoderKV
+from ...refimpl.ops.encoder import encode, encoder_kv, predict
+from ...refimpl.ops.model import model, model_with_hidden, mtp_model
+from ...refimpl.ops.position import Rotary
 from ...runtime.bundle.graph_io import MTP, Graph, row_length_names
 from .. import dispatch
-from ..cache_values import cache_value
-from ..ops.cross_attention import EncoderKV
-from ..ops.encoder import encode, encoder_kv, predict
-from ..ops.model import model, model_with_hidden, mtp_model
-from ..ops.position import Rotary
 from ..targets.group_query_attention import RowLengths
 
 
@@ -107,7 +106,7 @@ class GraphModule(nn.Module):
         kinds = cache_kinds(self._decoder)
         lengths = inputs.get("lengths")
         pairs = zip(kinds, _arrays(inputs, kinds), strict=True)
-        cache = [cache_value(kind, layer, lengths) for kind, layer in pairs]
+        cache = [kind.value(layer, lengths) for kind, layer in pairs]
         of_windows = windows(cache_kinds(self._decoder, windowed=True))
         window_lengths = {
             window: inputs[f"window_length.{window}"]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from ...refimpl.config import XIELU
-from ..dispatch import replaceable
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,53 +17,57 @@ if TYPE_CHECKING:
 
     from ...refimpl.config import Activation
 
-__all__ = [
-    "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
-    "tanh", "xielu",
-]  # fmt: skip
 
-
+@torch_body
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Relu."""
     return torch.relu(x)
 
 
+@torch_body
 def relu_squared(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Relu and Mul."""
     positive = torch.relu(x)
     return positive * positive
 
 
+@torch_body
 def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Sigmoid."""
     return torch.sigmoid(x)
 
 
+@torch_body
 def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Sigmoid and Mul, which ONNX Runtime fuses."""
     return functional.silu(x)
 
 
+@torch_body
 def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Gelu with the error function."""
     return functional.gelu(x)
 
 
+@torch_body
 def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Gelu with the hyperbolic tangent."""
     return functional.gelu(x, approximate="tanh")
 
 
+@torch_body
 def quick_gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Mul, Sigmoid and Mul, which ONNX Runtime fuses."""
     return torch.sigmoid(x * 1.702) * x
 
 
+@torch_body
 def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Softplus, Tanh and Mul."""
     return torch.tanh(functional.softplus(x)) * x
 
 
+@torch_body
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Tanh."""
     return torch.tanh(x)
@@ -74,6 +78,7 @@ def softplus(x: Array) -> Array:
     return functional.softplus(x, threshold=40)
 
 
+@torch_body
 def xielu(
     x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
 ) -> Float[Array, "B T F"]:
@@ -98,7 +103,7 @@ FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-@replaceable
+@torch_body
 def activation(
     x: Float[Array, "B T F"],
     *,

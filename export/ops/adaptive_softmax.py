@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from ..dispatch import replaceable
-from .linear import linear
-from .quant import Blocks
+from ...refimpl.ops.adaptive_softmax import Tail
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.quant import Blocks
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,23 +18,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "Tail",
-    "adaptive_log_probs",
-    "adaptive_predict",
-    "adaptive_target_log_probs",
-    "log_softmax",
-]
 
-
-class Tail(TypedDict):
-    """A cluster of rare words: their logits are x · down · up, with a small inner width K."""
-
-    down: Float[Array, "D K"] | Blocks
-    up: Float[Array, "K V"] | Blocks
-
-
-@replaceable
+@torch_body
 def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
     """LogSoftmax."""
     return functional.log_softmax(logits, -1)
@@ -44,6 +30,7 @@ def _inside(x: Array, tail: Tail) -> Array:
     return log_softmax(linear(linear(x, tail["down"]), tail["up"]))
 
 
+@torch_body
 def adaptive_log_probs(
     x: Float[Array, "B T D"],
     head: Float[Array, "D F"] | Blocks,
@@ -57,6 +44,7 @@ def adaptive_log_probs(
     return torch.cat((first[..., :short], *rare), -1)
 
 
+@torch_body
 def adaptive_target_log_probs(
     x: Float[Array, "B T D"],
     targets: Index[Array, "B T", "< N"],
@@ -79,6 +67,7 @@ def adaptive_target_log_probs(
     return log_probs.unflatten(0, targets.shape)
 
 
+@torch_body
 def adaptive_predict(
     x: Float[Array, "B T D"],
     head: Float[Array, "D F"] | Blocks,

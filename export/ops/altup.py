@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import AltUp
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
+from ...refimpl.ops.altup import AltUpWeights, StreamWeights
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.norm import rms_norm
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = [
-    "AltUpWeights",
-    "StreamWeights",
-    "altup_correct",
-    "altup_predict",
-    "enter_streams",
-    "leave_streams",
-    "modalities",
-    "same_magnitude",
-]
 
-
-class AltUpWeights(TypedDict):
-    """The leaves by which a layer predicts and corrects its X streams: coefficients, made by a router."""
-
-    router: Float[Array, "D X"]
-    norm: Float[Array, " D"]
-    predict: Float[Array, "X X*X"]
-    correct: Float[Array, "X X"]
-
-
-class StreamWeights(TypedDict):
-    """The maps of one stream but the first: from the embedding to it, and from it to the output."""
-
-    enter: Float[Array, "D D"] | Blocks
-    leave: Float[Array, "D D"] | Blocks
-
-
+@torch_body
 def modalities(x: Float[Array, "B T D"], weights: AltUpWeights, *, eps: float) -> Float[Array, "B T X"]:
     """A norm, a product and Tanh."""
     share = 1 / x.shape[-1]
     return torch.tanh(linear(share * rms_norm(x, weights["norm"], eps=eps), weights["router"]))
 
 
+@torch_body
 def altup_predict(
     x: Float[Array, "B T X D"], weights: AltUpWeights, *, settings: AltUp
 ) -> Float[Array, "B T X D"]:
@@ -58,6 +34,7 @@ def altup_predict(
     return torch.matmul(coefficients, x) + x
 
 
+@torch_body
 def altup_correct(
     predictions: Float[Array, "B T X D"],
     y: Float[Array, "B T D"],
@@ -71,17 +48,20 @@ def altup_correct(
     return coefficients.unsqueeze(-1) * innovation.unsqueeze(2) + predictions
 
 
+@torch_body
 def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """Two ReduceMeans."""
     wanted, own = ((a * a).mean(-1, keepdim=True) for a in (like, x))
     return torch.sqrt(wanted) / torch.sqrt(own.clamp(min=1e-5)) * x
 
 
+@torch_body
 def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Float[Array, "B T X D"]:
     """A product for each stream but the first, and Concat."""
     return torch.stack([x] + [same_magnitude(linear(x, s["enter"]), x) for s in streams], dim=2)
 
 
+@torch_body
 def leave_streams(x: Float[Array, "B T X D"], streams: list[StreamWeights]) -> Float[Array, "B T D"]:
     """A product for each stream but the first, and their sum."""
     first = total = x[:, :, 0]

@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import Attention, LayerNorm, Norm
-from ..dispatch import replaceable
-from .cache import KVCache, append
-from .linear import linear
-from .mask import seen_by
-from .norm import layer_norm, rms_norm
-from .position import Rotary, query_factors, rotate
-from .quant import Blocks
-from .quantized_cache import round_by_channel
+from ...refimpl.ops.attention import NO_TERMS, AttentionWeights, ScoreTerms
+from ...refimpl.ops.cache import KVCache, append
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import seen_by
+from ...refimpl.ops.norm import layer_norm, rms_norm
+from ...refimpl.ops.position import Rotary, query_factors, rotate
+from ...refimpl.ops.quant import Blocks
+from ...refimpl.ops.quantized_cache import round_by_channel
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
-
-__all__ = [
-    "AttentionWeights", "ScoreTerms", "attend", "attention", "attention_weights", "cached_attention",
-    "softmax",
-]  # fmt: skip
-
-
-class AttentionWeights(TypedDict):
-    """The leaves of an attention sublayer: projections, their biases, norms of queries and keys, sinks."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wk: Float[Array, "D G*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    wv: NotRequired[Float[Array, "D G*K"] | Blocks]
-    bq: NotRequired[Float[Array, " H*K"]]
-    bk: NotRequired[Float[Array, " G*K"]]
-    bv: NotRequired[Float[Array, " G*K"]]
-    bo: NotRequired[Float[Array, " D"]]
-    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
-    k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
-    sink_logits: NotRequired[Float[Array, " H"]]
-    wg: NotRequired[Float[Array, "D H*K"] | Blocks]
-    bg: NotRequired[Float[Array, " H*K"]]
-    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
-    out_norm: NotRequired[Float[Array, " H*K"]]
-
-
-class ScoreTerms(NamedTuple):
-    """What a softmax takes beside the products of queries and keys: what is added to them, and sinks."""
-
-    bias: Float[Array, "B H T L"] | None = None
-    sink_logits: Float[Array, " H"] | None = None
-
-
-NO_TERMS = ScoreTerms()
 
 
 class Norms(TypedDict):
@@ -67,7 +33,7 @@ class Norms(TypedDict):
     k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
 
 
-@replaceable
+@torch_body
 def softmax(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"] | None = None,
@@ -84,6 +50,7 @@ def softmax(
     return weights if mask is None else weights.masked_fill(~mask, 0)
 
 
+@torch_body
 def attention_weights(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
@@ -108,6 +75,7 @@ def attention_weights(
     return softmax(scores, None if mask is None else mask.unsqueeze(1), sink)
 
 
+@torch_body
 def attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
@@ -126,7 +94,7 @@ def attend(
     return grouped.flatten(1, 2).transpose(1, 2)
 
 
-@replaceable
+@torch_body
 def cached_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
@@ -154,11 +122,13 @@ def cached_attention(
     return attend(q, keys, values, mask, *terms, **settings.scoring), cache
 
 
+@torch_body
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
     """A product, its last axis split."""
     return linear(x, weight, bias).unflatten(-1, (-1, size))
 
 
+@torch_body
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
     """Three products, or two, each clamped, split into heads and normalized where it has a norm."""
 
@@ -221,7 +191,7 @@ def _normalized(y: Array, weight: Array | None, norm: Norm) -> Array:
     return function(y, eps=norm.eps) * weight
 
 
-@replaceable
+@torch_body
 def attention(
     x: Float[Array, "B T D"],
     cache: KVCache,
@@ -243,6 +213,7 @@ def attention(
     ), cache
 
 
+@torch_body
 def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
     """Products with sigmoids, where there are gates, whose maps are whatever `linear` takes, or a norm."""
     if "wg" in weights:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...refimpl.ops.attention import softmax
 from ..scan import last_index, tiles
-from .attention import softmax
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
-__all__ = ["banded_attend"]
 
-
+@torch_body
 def banded_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ..torch_bodies import torch_body
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
 
-__all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
 
-
+@torch_body
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
     """Powers of two: integer steps for the first heads, half steps for the others."""
     power = 1
@@ -27,6 +28,7 @@ def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Arr
     return torch.exp2(steps * (-max_bias / power))
 
 
+@torch_body
 def alibi_bias(
     slopes: Float[Array, " H"],
     queries: Int[Array, "B T"],
@@ -38,6 +40,7 @@ def alibi_bias(
     return nearer.unsqueeze(1) * slopes.view(-1, 1, 1)
 
 
+@torch_body
 def relative_buckets(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -63,6 +66,7 @@ def relative_buckets(
     return bucket_ids + (ahead > 0) * count if bidirectional else bucket_ids
 
 
+@torch_body
 def relative_bias(
     bucket_ids: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...refimpl.config import BigBirdBlocks
-from .attention import attend
-from .mask import padding_mask
+from ...refimpl.ops.attention import attend
+from ...refimpl.ops.mask import padding_mask
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["bigbird_attend"]
 
-
+@torch_body
 def bigbird_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

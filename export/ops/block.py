@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from ...refimpl.config import (
     LSTM,
-    Alibi,
     Attention,
     DisentangledAttention,
     Gated,
@@ -26,7 +24,6 @@ from ...refimpl.config import (
     NoMlp,
     Norm,
     Plain,
-    Position,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -34,147 +31,53 @@ from ...refimpl.config import (
     TokenMixer,
     XLNetAttention,
 )
-from .activation import activation
-from .altup import AltUpWeights, altup_correct, altup_predict
-from .attention import AttentionWeights, attention
-from .bias import relative_bias
-from .cache import KVCache
-from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
-from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
-from .gated_delta import GatedDeltaWeights, gated_delta
-from .latent_attention import (
+from ...refimpl.ops.activation import activation
+from ...refimpl.ops.altup import altup_correct, altup_predict
+from ...refimpl.ops.attention import attention
+from ...refimpl.ops.bias import relative_bias
+from ...refimpl.ops.block import (
+    NO_INPUTS,
+    BlockWeights,
+    CachedAttentionWeights,
+    LayerInputs,
+    MixerCache,
+    NormWeights,
+    Positions,
+)
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.cross_attention import EncoderKV, cross_attention
+from ...refimpl.ops.disentangled import DisentangledWeights, disentangled_attention
+from ...refimpl.ops.gated_delta import GatedDeltaWeights, gated_delta
+from ...refimpl.ops.latent_attention import (
     LatentAttentionWeights,
     LatentCache,
     latent_attention,
     latent_self_attention,
 )
-from .laurel import LaurelWeights, laurel
-from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
-from .longformer import LongformerWeights, longformer_attention
-from .longt5 import DistanceBiases, LongT5Weights, longt5_attention
-from .lstm import LstmLayerWeights, LstmState, lstm_layer
-from .mamba import ChannelState, MambaWeights, mamba
-from .mamba2 import HybridCache, Mamba2Weights, mamba2
-from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
-from .moe import MoEWeights, moe
-from .neighbour_conv import NeighbourConvWeights, neighbour_conv
-from .norm import layer_norm, rms_norm
-from .per_layer import PerLayerWeights, per_layer_update
-from .position import Rotary
-from .self_attention import self_attention
-from .shared_attention import SharedAttentionWeights, SharedKV, shared_attention
-from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
-from .xlnet import XLNetWeights, xlnet_attention
+from ...refimpl.ops.laurel import laurel
+from ...refimpl.ops.linear_attention import LinearAttentionWeights, LinearState, linear_attention
+from ...refimpl.ops.longformer import LongformerWeights, longformer_attention
+from ...refimpl.ops.longt5 import LongT5Weights, longt5_attention
+from ...refimpl.ops.lstm import LstmLayerWeights, LstmState, lstm_layer
+from ...refimpl.ops.mamba import ChannelState, MambaWeights, mamba
+from ...refimpl.ops.mamba2 import HybridCache, Mamba2Weights, mamba2
+from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
+from ...refimpl.ops.moe import MoEWeights, moe
+from ...refimpl.ops.neighbour_conv import neighbour_conv
+from ...refimpl.ops.norm import layer_norm, rms_norm
+from ...refimpl.ops.per_layer import per_layer_update
+from ...refimpl.ops.position import Rotary
+from ...refimpl.ops.self_attention import self_attention
+from ...refimpl.ops.shared_attention import SharedAttentionWeights, shared_attention
+from ...refimpl.ops.short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
+from ...refimpl.ops.xlnet import XLNetWeights, xlnet_attention
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = (
-    KVCache
-    | LinearState
-    | LstmState
-    | ConvState
-    | MatrixState
-    | ChannelState
-    | LatentCache
-    | HybridCache
-    | SharedKV
-)
 
-__all__ = [
-    "BlockWeights", "LayerInputs", "NormWeights", "Positions", "block", "encoder_block", "normalize",
-]  # fmt: skip
-
-
-class NormWeights(TypedDict, total=False):
-    """The leaves of a norm: a learned factor and a learned shift, where it has them."""
-
-    weight: Float[Array, " D"]
-    bias: Float[Array, " D"]
-
-
-class CachedAttentionWeights(AttentionWeights):
-    """The leaves of an attention in a layer: relative biases of its own, scales of a cache in 8 bits."""
-
-    relative_bias: NotRequired[Float[Array, "W H"]]
-    k_scale: NotRequired[Float[Array, "G K"]]
-    v_scale: NotRequired[Float[Array, "G K"]]
-
-
-class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
-    """The leaves of cross-attention."""
-
-
-MixerWeights = (
-    CachedAttentionWeights
-    | SharedAttentionWeights
-    | LinearAttentionWeights
-    | LstmLayerWeights
-    | ShortConvWeights
-    | GatedDeltaWeights
-    | MambaWeights
-    | Mamba2Weights
-    | LatentAttentionWeights
-    | DisentangledWeights
-    | LongformerWeights
-    | LongT5Weights
-    | XLNetWeights
-)
-
-
-class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution."""
-
-    attn: MixerWeights
-    mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
-    cross: NotRequired[CrossWeights]
-    attn_pre: NotRequired[NormWeights]
-    attn_post: NotRequired[NormWeights]
-    attn_after: NotRequired[NormWeights]
-    cross_pre: NotRequired[NormWeights]
-    cross_post: NotRequired[NormWeights]
-    cross_after: NotRequired[NormWeights]
-    mlp_pre: NotRequired[NormWeights]
-    mlp_post: NotRequired[NormWeights]
-    mlp_after: NotRequired[NormWeights]
-    conv: NotRequired[NeighbourConvWeights]
-    conv_after: NotRequired[NormWeights]
-    beside: NotRequired[Mamba2Weights]
-    scalar: NotRequired[Float[Array, " 1"]]
-    per_layer: NotRequired[PerLayerWeights]
-    per_layer_post: NotRequired[NormWeights]
-    laurel: NotRequired[LaurelWeights]
-    altup: NotRequired[AltUpWeights]
-
-
-class Positions(NamedTuple):
-    """What layers need to know of positions, as in the specification's `ops.block`."""
-
-    rotary: Mapping[Rope, Rotary]
-    biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
-    distances: DistanceTable | None = None
-    question: Array | None = None
-    distance_biases: DistanceBiases | None = None
-    token_types: Array | None = None
-
-    def angles(self, position: Position | None) -> Rotary | None:
-        """The cosines and sines of rotary positions; None for other ones, or without."""
-        return self.rotary[position] if isinstance(position, Rope) else None
-
-
-class LayerInputs(NamedTuple):
-    """Keys and values of an encoder's text, vectors of the layer's own for each token, and what an indexer
-    before it chose."""
-
-    encoder_kv: EncoderKV | None = None
-    per_layer: Array | None = None
-    chosen: Array | None = None
-
-
-NO_INPUTS = LayerInputs()
-
-
+@torch_body
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
     """x normalized by the Config's norm, or x itself without one."""
     if norm is None:
@@ -294,6 +197,7 @@ def _mix_both(
     return _times(y, both.attention_out) + _times(z, both.scale_out), new
 
 
+@torch_body
 def block(
     x: Array,
     cache: MixerCache,
@@ -356,6 +260,7 @@ def _at(x: Array, at: Array) -> Array:
     return x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
+@torch_body
 def encoder_block(
     x: Array,
     lengths: Array,

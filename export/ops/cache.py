@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
+
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -12,23 +14,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["KVCache", "append", "grow", "select"]
 
-
-class KVCache(NamedTuple):
-    """The keys and values that a layer keeps of earlier tokens, and the scales of their codes."""
-
-    keys: Float[Array, "B G L K"]
-    values: Float[Array, "B G L K"]
-    k_scale: Float[Array, "G K"] | None = None
-    v_scale: Float[Array, "G K"] | None = None
-
-    @property
-    def capacity(self) -> int:
-        """The tokens of a row for which it has room."""
-        return self.keys.shape[2]
-
-
+@torch_body
 def append(
     past: Float[Array, "B G L K"],
     new: Float[Array, "B T G K"],
@@ -40,11 +27,13 @@ def append(
     return past.scatter(2, at[:, None, :, None].expand_as(entries), entries)
 
 
+@torch_body
 def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
     """Concat along the cache's time axis."""
     return torch.cat([past, new.transpose(1, 2)], 2)
 
 
+@torch_body
 def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
     """Gather along the batch."""
     return past.index_select(0, rows)

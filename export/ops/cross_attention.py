@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import Attention
-from ..dispatch import replaceable
-from .attention import attend, heads
-from .linear import linear
-from .mask import padding_mask
-from .quant import Blocks
+from ...refimpl.ops.attention import attend, heads
+from ...refimpl.ops.cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import padding_mask
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-    from ...refimpl.axes import Index
 
-__all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_attention", "cross_keys"]
-
-
-class CrossKeyWeights(TypedDict):
-    """The leaves that map the encoder's output to keys and values."""
-
-    wk: Float[Array, "D G*K"] | Blocks
-    wv: Float[Array, "D G*K"] | Blocks
-    bk: NotRequired[Float[Array, " G*K"]]
-    bv: NotRequired[Float[Array, " G*K"]]
-
-
-class CrossAttentionWeights(TypedDict):
-    """The other leaves: the maps to queries and back."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    bq: NotRequired[Float[Array, " H*K"]]
-    bo: NotRequired[Float[Array, " D"]]
-
-
-class EncoderKV(NamedTuple):
-    """Keys and values of the encoder's output, laid out as a cache; row b has `lengths[b]` real ones."""
-
-    keys: Float[Array, "B G S K"]
-    values: Float[Array, "B G S K"]
-    lengths: Index[Array, " B", "< S+1"]
-
-
-@replaceable
+@torch_body
 def cross_keys(
     states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
@@ -58,7 +28,7 @@ def cross_keys(
     return k.transpose(1, 2), v.transpose(1, 2)
 
 
-@replaceable
+@torch_body
 def cross_attention(
     x: Float[Array, "B T D"],
     encoder_kv: EncoderKV,

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..dispatch import replaceable
 from ..scan import scan, tiles
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["delta_attend", "gated_delta_chunked", "gated_delta_rule"]
 
-
+@torch_body
 def delta_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
@@ -46,7 +45,7 @@ def delta_attend(
     return out.transpose(0, 1).flatten(2, 3), state
 
 
-@replaceable
+@torch_body
 def gated_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -59,6 +58,7 @@ def gated_delta_rule(
     return delta_attend(q, k, v, state, _by_channel(decay).expand(k.shape), beta)
 
 
+@torch_body
 def gated_delta_chunked(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],

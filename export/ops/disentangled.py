@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import DisentangledAttention
-from ..dispatch import replaceable
-from .attention import attend, heads
-from .linear import linear
-from .mask import padding_mask
-from .quant import Blocks
+from ...refimpl.ops.attention import attend, heads
+from ...refimpl.ops.disentangled import DisentangledWeights, DistanceTable
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import padding_mask
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -20,39 +20,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "DisentangledWeights",
-    "DistanceTable",
-    "disentangled_attention",
-    "distance_rows",
-    "distance_scores",
-]
 
-
-class DisentangledWeights(TypedDict):
-    """The leaves of disentangled attention: maps of tokens, and of distances to keys and queries."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wk: Float[Array, "D H*K"] | Blocks
-    wv: Float[Array, "D H*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    bq: NotRequired[Float[Array, " H*K"]]
-    bk: NotRequired[Float[Array, " H*K"]]
-    bv: NotRequired[Float[Array, " H*K"]]
-    bo: NotRequired[Float[Array, " D"]]
-    wk_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
-    wq_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
-    bk_pos: NotRequired[Float[Array, " H*K"]]
-    bq_pos: NotRequired[Float[Array, " H*K"]]
-
-
-class DistanceTable(NamedTuple):
-    """The vectors of distances, and which of them each query and key have."""
-
-    rows: Index[Array, "T T", "< W"]
-    vectors: Float[Array, "W D"]
-
-
+@torch_body
 def distance_rows(
     queries: Int[Array, " T"],
     keys: Int[Array, " S"],
@@ -77,6 +46,7 @@ def distance_rows(
     return torch.where(behind < 0, span - steps, (span + steps).clamp(max=2 * span - 1))
 
 
+@torch_body
 def distance_scores(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S H K"],
@@ -100,7 +70,7 @@ def distance_scores(
     return q.new_zeros(shape) if scores is None else scores
 
 
-@replaceable
+@torch_body
 def disentangled_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from ..dispatch import replaceable
-from .linear import linear
-from .quant import Blocks, rows, transpose
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.quant import Blocks, rows, transpose
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["embedding", "unembedding"]
 
-
-@replaceable
+@torch_body
 def embedding(
     tokens: Index[Array, "B T", "< N"],
     table: Float[Array, "N D"] | Blocks,
@@ -28,7 +26,7 @@ def embedding(
     return rows(table, tokens) if isinstance(table, Blocks) else functional.embedding(tokens, table)
 
 
-@replaceable
+@torch_body
 def unembedding(
     x: Float[Array, "B T D"],
     table: Float[Array, "N D"] | Blocks,

@@ -23,15 +23,15 @@ from ...refimpl.config import (
     Stack,
     Tag,
 )
-from .activation import activation
-from .block import BlockWeights, Positions, encoder_block, normalize
-from .cross_attention import EncoderKV, cross_keys
-from .embedding import unembedding
-from .head import pool, unit
-from .linear import linear
-from .longformer import question_end
-from .mlp import plain_mlp
-from .model import (
+from ...refimpl.ops.activation import activation
+from ...refimpl.ops.block import BlockWeights, Positions, encoder_block, normalize
+from ...refimpl.ops.cross_attention import EncoderKV, cross_keys
+from ...refimpl.ops.embedding import unembedding
+from ...refimpl.ops.head import pool, unit
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.longformer import question_end
+from ...refimpl.ops.mlp import plain_mlp
+from ...refimpl.ops.model import (
     HeadWeights,
     ModelWeights,
     StackWeights,
@@ -41,14 +41,14 @@ from .model import (
     head_dense,
     score_biases,
 )
-from .position import Rotary
+from ...refimpl.ops.position import Rotary
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from torch import Tensor as Array
 
-__all__ = ["encode", "encoder_kv", "predict"]
 
-
+@torch_body
 def encode(
     tokens: Array,
     lengths: Array,
@@ -78,6 +78,7 @@ def encode(
     return _layers(y, lengths, rotary, weights, x, stack=stack)
 
 
+@torch_body
 def shift_right(tokens: Array, start: int) -> Array:
     """A roll, so that every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
@@ -108,6 +109,7 @@ def _layers(
     return normalize(x, weights.get("norm"), norm=stack.final_norm)
 
 
+@torch_body
 def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Layer) -> EncoderKV:
     """Two products."""
     assert layer.cross is not None
@@ -116,6 +118,7 @@ def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Lay
     return EncoderKV(keys, values, lengths)
 
 
+@torch_body
 def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> list[EncoderKV]:
     """Keys and values for each layer of the decoder."""
     assert "decoder" in params
@@ -146,6 +149,7 @@ def _labels(x: Array, weights: HeadWeights) -> Array:
     return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
 
 
+@torch_body
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
     """The head's own products, after its pooling if it has one."""
     head, weights = config.head, params.get("head", {})

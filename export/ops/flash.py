@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
+from ...refimpl.ops.flash import Saved
 from ..scan import scan, tiles
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
-__all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
 
-
-class Saved(NamedTuple):
-    """What the backward pass needs of the forward pass: inputs, output and log-sum-exps."""
-
-    q: Float[Array, "B T H K"]
-    k: Float[Array, "B S G K"]
-    v: Float[Array, "B S G V"]
-    out: Float[Array, "B T H V"]
-    lse: Float[Array, "B H T"]
-    mask: Bool[Array, "B T S"] | None = None
-
-
+@torch_body
 def flash_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
@@ -61,6 +51,7 @@ def flash_attend(
     return _heads(sums / some.unsqueeze(-1)), (top + torch.log(some)).flatten(1, 2)
 
 
+@torch_body
 def flash_backward(
     saved: Saved,
     grad: Float[Array, "B T H V"],
@@ -103,6 +94,7 @@ def flash_backward(
     return _heads(dq), join_tiles(dk), join_tiles(dv)
 
 
+@torch_body
 def merge(
     out: Float[Array, "B T H V"],
     lse: Float[Array, "B H T"],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ...refimpl.config import GatedDelta
-from .activation import silu, softplus
-from .delta import gated_delta_rule
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
-from .short_conv import MatrixState, begun, causal_conv, last_inputs
+from ...refimpl.ops.activation import silu
+from ...refimpl.ops.delta import gated_delta_rule
+from ...refimpl.ops.gated_delta import UNIT_EPS, GatedDeltaWeights
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.norm import rms_norm
+from ...refimpl.ops.short_conv import MatrixState, begun, causal_conv, last_inputs
+from ..torch_bodies import torch_body
+from .activation import softplus
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,27 +22,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["GatedDeltaWeights", "gated_delta"]
 
-UNIT_EPS = 1e-6
-
-
-class GatedDeltaWeights(TypedDict):
-    """The leaves of a gated delta network."""
-
-    wi: Float[Array, "D 2*G*K+H*V"] | Blocks
-    conv: Float[Array, "A+1 2*G*K+H*V"]
-    wz_a: NotRequired[Float[Array, "D F"] | Blocks]
-    wz: Float[Array, "F H*V"] | Blocks | Float[Array, "D H*V"]
-    wb: Float[Array, "D H"]
-    wa_a: NotRequired[Float[Array, "D F"]]
-    wa: Float[Array, "F H*K"] | Float[Array, "D H"]
-    a_log: Float[Array, " H"]
-    dt_bias: Float[Array, " H*K"] | Float[Array, " H"]
-    norm: Float[Array, " V"]
-    wo: Float[Array, "H*V D"] | Blocks
-
-
+@torch_body
 def gated_delta(
     x: Float[Array, "B T D"],
     cache: MatrixState,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..torch_bodies import torch_body
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["gaussian_topk"]
 
-
+@torch_body
 def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B T F"]:
     """Two ReduceMeans, and Relu."""
     apart = x - x.mean(-1, keepdim=True)

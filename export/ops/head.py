@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .mask import padding_mask
+from ...refimpl.ops.mask import padding_mask
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["pool", "unit"]
 
-
+@torch_body
 def pool(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],
@@ -36,6 +36,7 @@ def pool(
     return x.masked_fill(~real, torch.finfo(x.dtype).min).amax(1).masked_fill(~some, 0)
 
 
+@torch_body
 def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
     """Div by the clamped root of a dot product."""
     return x / (x * x).sum(-1, keepdim=True).sqrt().clamp(min=eps)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ..torch_bodies import torch_body
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
-__all__ = ["best_keys", "index_scores"]
 
-
+@torch_body
 def index_scores(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S K"],
@@ -24,6 +25,7 @@ def index_scores(
     return (weights.unsqueeze(2) @ products).squeeze(2)
 
 
+@torch_body
 def best_keys(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"],

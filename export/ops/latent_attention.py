@@ -4,20 +4,21 @@ keys and values."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import Indexer, LatentAttention, SharedIndexer
-from .attention import attend, softmax
-from .cache import append
-from .indexer import best_keys, index_scores
-from .linear import linear
-from .mask import causal_mask, padding_mask
-from .norm import layer_norm, rms_norm
-from .position import Rotary, query_factors, rotate
-from .quant import Blocks
+from ...refimpl.ops.attention import attend, softmax
+from ...refimpl.ops.cache import append
+from ...refimpl.ops.indexer import best_keys, index_scores
+from ...refimpl.ops.latent_attention import LatentAttentionWeights, LatentCache
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import causal_mask, padding_mask
+from ...refimpl.ops.norm import layer_norm, rms_norm
+from ...refimpl.ops.position import Rotary, query_factors, rotate
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -25,45 +26,13 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention",
-    "latent_self_attention",
-]  # fmt: skip
-
-
-class LatentAttentionWeights(TypedDict):
-    """The leaves of latent attention, by the names of DeepSeek's code."""
-
-    wq: Float[Array, "F H*K"] | Blocks | Float[Array, "D H*K"]
-    wkv_a: Float[Array, "D C+2*J"] | Blocks
-    kv_norm: Float[Array, " C"]
-    wk_b: Float[Array, "C H*U"]
-    wv_b: Float[Array, "C H*V"]
-    wo: Float[Array, "H*V D"] | Blocks
-    wq_a: NotRequired[Float[Array, "D F"] | Blocks]
-    q_norm: NotRequired[Float[Array, " F"]]
-    bq_a: NotRequired[Float[Array, " F"]]
-    bkv_a: NotRequired[Float[Array, " C+2*J"]]
-    bo: NotRequired[Float[Array, " D"]]
-    wq_index: NotRequired[Float[Array, "F X*W+2*X*J"]]
-    wk_index: NotRequired[Float[Array, "D W+2*J"]]
-    w_index: NotRequired[Float[Array, "D X"]]
-    index_norm: NotRequired[Float[Array, " W+2*J"]]
-    index_bias: NotRequired[Float[Array, " W+2*J"]]
-
-
-class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens: latent and shared key, and the indexer's key."""
-
-    latents: Float[Array, "B 1 L C+2*J"]
-    index_keys: Float[Array, "B 1 L W+2*J"] | None = None
-
 
 def _by_head(weight: Array, heads: int) -> Array:
     """[C, H·F] as [H, C, F]."""
     return weight.unflatten(1, (heads, weight.shape[1] // heads)).transpose(0, 1)
 
 
+@torch_body
 def expanded_attend(
     q: Float[Array, "B T H K"],
     latents: Float[Array, "B S C+2*J"],
@@ -81,6 +50,7 @@ def expanded_attend(
     return attend(q, torch.cat((k, rotary_key), -1).transpose(1, 2), v.transpose(1, 2), mask, scale=scale)
 
 
+@torch_body
 def absorbed_attend(
     q: Float[Array, "B T H K"],
     latents: Float[Array, "B S C+2*J"],
@@ -103,6 +73,7 @@ def absorbed_attend(
     return (mean @ _by_head(wv_b, h)).transpose(1, 2)
 
 
+@torch_body
 def latent_attention(
     x: Float[Array, "B T D"],
     cache: LatentCache,
@@ -144,6 +115,7 @@ def latent_attention(
     return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache, mask
 
 
+@torch_body
 def latent_self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

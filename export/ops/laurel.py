@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
+from ...refimpl.ops.laurel import LaurelWeights
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.norm import rms_norm
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["LaurelWeights", "laurel"]
 
-
-class LaurelWeights(TypedDict):
-    """The leaves of a learned residual: the maps to its rank and back, and the norm of their result."""
-
-    left: Float[Array, "D F"] | Blocks
-    right: Float[Array, "F D"] | Blocks
-    norm: Float[Array, " D"]
-
-
+@torch_body
 def laurel(
     x: Float[Array, "B T D"], h: Float[Array, "B T D"], weights: LaurelWeights, *, eps: float
 ) -> Float[Array, "B T D"]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..dispatch import replaceable
-from .quant import Blocks, linear_blocks
+from ...refimpl.ops.quant import Blocks, linear_blocks
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["linear"]
 
-
-@replaceable
+@torch_body
 def linear(
     x: Float[Array, "B T D"],
     weight: Float[Array, "D F"] | Blocks,

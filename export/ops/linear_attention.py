@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import LinearAttention
-from ..dispatch import replaceable
+from ...refimpl.ops.attention import heads
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.linear_attention import LinearAttentionWeights, LinearState
 from ..scan import scan, tiles
-from .attention import heads
-from .linear import linear
-from .quant import Blocks
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -19,50 +19,20 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "LinearAttentionWeights",
-    "LinearState",
-    "elu_features",
-    "linear_attend",
-    "linear_chunked",
-    "linear_parallel",
-    "linear_recurrent",
-    "random_features",
-    "relu_features",
-]
 
-
-class LinearAttentionWeights(TypedDict):
-    """The leaves of a sublayer of linear attention: projections with their biases."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wk: Float[Array, "D G*K"] | Blocks
-    wv: Float[Array, "D G*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    bq: NotRequired[Float[Array, " H*K"]]
-    bk: NotRequired[Float[Array, " G*K"]]
-    bv: NotRequired[Float[Array, " G*K"]]
-    bo: NotRequired[Float[Array, " D"]]
-
-
-class LinearState(NamedTuple):
-    """Σ φ(k) vᵀ and Σ φ(k) of earlier tokens; `lengths` says how many of a step's tokens are real."""
-
-    state: Float[Array, "B G K K"]
-    norm: Float[Array, "B G K"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-
+@torch_body
 def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
     """torch's elu."""
     return torch.nn.functional.elu(x) + 1
 
 
+@torch_body
 def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
     """torch's relu."""
     return torch.relu(x)
 
 
+@torch_body
 def random_features(
     x: Float[Array, "B T H K"],
     projection: Float[Array, "Q K"],
@@ -72,6 +42,7 @@ def random_features(
     return torch.exp(torch.nn.functional.linear(x, projection) - square) * projection.shape[0] ** -0.5
 
 
+@torch_body
 def linear_attend(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B S G Q"],
@@ -87,6 +58,7 @@ def linear_attend(
     return _normed(grouped @ state.unsqueeze(1), total).flatten(2, 3)
 
 
+@torch_body
 def linear_parallel(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B T G Q"],
@@ -100,6 +72,7 @@ def linear_parallel(
     return out.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
+@torch_body
 def linear_recurrent(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B T G Q"],
@@ -120,6 +93,7 @@ def linear_recurrent(
     return out.transpose(0, 1).flatten(2, 3), state, norm
 
 
+@torch_body
 def linear_chunked(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B T G Q"],
@@ -151,7 +125,7 @@ def linear_chunked(
     return padded.index_select(1, torch.arange(length, device=q.device)), state, norm
 
 
-@replaceable
+@torch_body
 def linear_attention(
     x: Float[Array, "B T D"],
     cache: LinearState,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import FirstToken, LongformerAttention
-from ..dispatch import replaceable
-from .attention import attend, heads
-from .banded import banded_attend
-from .linear import linear
-from .mask import padding_mask
-from .quant import Blocks
-from .sparse import longformer_mask
+from ...refimpl.ops.attention import attend, heads
+from ...refimpl.ops.banded import banded_attend
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.longformer import LongformerWeights
+from ...refimpl.ops.mask import padding_mask
+from ...refimpl.ops.sparse import longformer_mask
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,35 +21,15 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["LongformerWeights", "longformer_attention", "question_end"]
 
-
-class LongformerWeights(TypedDict):
-    """The leaves of Longformer's attention: maps of the window, and those of global queries."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wk: Float[Array, "D H*K"] | Blocks
-    wv: Float[Array, "D H*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    bq: Float[Array, " H*K"]
-    bk: Float[Array, " H*K"]
-    bv: Float[Array, " H*K"]
-    bo: Float[Array, " D"]
-    wq_global: NotRequired[Float[Array, "D H*K"] | Blocks]
-    wk_global: NotRequired[Float[Array, "D H*K"] | Blocks]
-    wv_global: NotRequired[Float[Array, "D H*K"] | Blocks]
-    bq_global: NotRequired[Float[Array, " H*K"]]
-    bk_global: NotRequired[Float[Array, " H*K"]]
-    bv_global: NotRequired[Float[Array, " H*K"]]
-
-
+@torch_body
 def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index[Array, " B", "< T+1"]:
     """The least position of a separator."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(tokens == separator, at, at[-1:] + 1).amin(1)
 
 
-@replaceable
+@torch_body
 def longformer_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

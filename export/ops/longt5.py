@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import LongT5Attention
-from ..dispatch import replaceable
+from ...refimpl.ops.attention import heads, softmax
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.longt5 import DistanceBiases, LongT5Weights
+from ...refimpl.ops.mask import padding_mask
+from ...refimpl.ops.norm import rms_norm
 from ..scan import last_index, tiles
-from .attention import heads, softmax
-from .linear import linear
-from .mask import padding_mask
-from .norm import rms_norm
-from .quant import Blocks
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -22,27 +22,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["DistanceBiases", "LongT5Weights", "longt5_attention"]
 
-
-class LongT5Weights(TypedDict):
-    """The leaves of LongT5's attention; with summaries also the weight of their norm."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wk: Float[Array, "D H*K"] | Blocks
-    wv: Float[Array, "D H*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    global_norm: NotRequired[Float[Array, " D"]]
-
-
-class DistanceBiases(NamedTuple):
-    """The bias of each head and distance, of tokens and of blocks."""
-
-    near: Float[Array, "H 2*A+1"]
-    far: Float[Array, "H 2*C+1"] | None = None
-
-
-@replaceable
+@torch_body
 def longt5_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

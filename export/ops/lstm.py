@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from ..dispatch import replaceable
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.lstm import LstmLayerWeights, LstmState, LstmWeights
 from ..scan import scan
-from .linear import linear
-from .quant import Blocks
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
-
-__all__ = [
-    "LstmLayerWeights",
-    "LstmState",
-    "LstmWeights",
-    "bidirectional_lstm",
-    "lstm",
-    "lstm_cell",
-]
-
-
-class LstmWeights(TypedDict):
-    """The weights of a layer in one direction: for the input, for h, the bias and the peepholes."""
-
-    wx: Float[Array, "D 4*F"]
-    wh: Float[Array, "F 4*F"]
-    bias: NotRequired[Float[Array, " 4*F"]]
-    peephole: NotRequired[Float[Array, " 3*F"]]
-
-
-class LstmLayerWeights(TypedDict):
-    """The leaves of a sublayer: those of the gates, and the map back to the model's width."""
-
-    wx: Float[Array, "D 4*F"]
-    wh: Float[Array, "F 4*F"]
-    wo: Float[Array, "F D"] | Blocks
-    bias: NotRequired[Float[Array, " 4*F"]]
-    bo: NotRequired[Float[Array, " D"]]
-
-
-class LstmState(NamedTuple):
-    """Output and cell after the earlier tokens; `lengths` says how many of a step's tokens are real."""
-
-    h: Float[Array, "B F"]
-    c: Float[Array, "B F"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
 
 
 def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array, Array]:
@@ -67,6 +31,7 @@ def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array,
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+@torch_body
 def lstm_cell(
     x: Float[Array, "B D"],
     h: Float[Array, "B F"],
@@ -78,7 +43,7 @@ def lstm_cell(
     return _step(gates if bias is None else gates + bias, c, weights.get("peephole"))
 
 
-@replaceable
+@torch_body
 def lstm(
     x: Float[Array, "B T D"],
     weights: LstmWeights,
@@ -115,6 +80,7 @@ def lstm(
     return (y.flip(0) if reverse else y)[:tokens].transpose(0, 1), h, c
 
 
+@torch_body
 def bidirectional_lstm(
     x: Float[Array, "B T D"],
     forward: LstmWeights,
@@ -131,6 +97,7 @@ def bidirectional_lstm(
     return y, torch.stack((ahead[1], back[1])), torch.stack((ahead[2], back[2]))
 
 
+@torch_body
 def lstm_layer(
     x: Float[Array, "B T D"],
     cache: LstmState,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import Mamba
-from .activation import silu, softplus
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
-from .selective_scan import selective_scan
-from .short_conv import begun, causal_conv, last_inputs
+from ...refimpl.ops.activation import silu
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mamba import ChannelState, MambaWeights
+from ...refimpl.ops.norm import rms_norm
+from ...refimpl.ops.selective_scan import selective_scan
+from ...refimpl.ops.short_conv import begun, causal_conv, last_inputs
+from ..torch_bodies import torch_body
+from .activation import softplus
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,40 +22,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["ChannelState", "MambaWeights", "mamba"]
 
-
-class MambaWeights(TypedDict):
-    """The leaves of a layer of F channels with a state of K numbers each."""
-
-    wi: Float[Array, "D F"] | Blocks
-    conv: Float[Array, "A+1 F"]
-    wz: Float[Array, "D F"] | Blocks
-    wdt_a: Float[Array, "F C"]
-    wdt: Float[Array, "C F"]
-    wb: Float[Array, "F K"]
-    wc: Float[Array, "F K"]
-    a_log: Float[Array, "F K"]
-    dt_bias: Float[Array, " F"]
-    skip: Float[Array, " F"]
-    wo: Float[Array, "F D"] | Blocks
-    dt_norm: NotRequired[Float[Array, " C"]]
-    b_norm: NotRequired[Float[Array, " K"]]
-    c_norm: NotRequired[Float[Array, " K"]]
-    conv_bias: NotRequired[Float[Array, " F"]]
-    bi: NotRequired[Float[Array, " F"]]
-    bz: NotRequired[Float[Array, " F"]]
-    bo: NotRequired[Float[Array, " D"]]
-
-
-class ChannelState(NamedTuple):
-    """The last A inputs and the states; `lengths` says how many of a step's tokens are real."""
-
-    tail: Float[Array, "B A F"]
-    state: Float[Array, "B F K"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-
+@torch_body
 def mamba(
     x: Float[Array, "B T D"],
     cache: ChannelState,

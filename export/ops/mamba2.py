@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import Mamba2
-from .activation import silu, softplus
-from .cache import KVCache
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
-from .short_conv import MatrixState, begun, causal_conv, last_inputs
-from .ssd import ssd_recurrent
+from ...refimpl.ops.activation import silu
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mamba2 import Mamba2Weights
+from ...refimpl.ops.norm import rms_norm
+from ...refimpl.ops.short_conv import MatrixState, begun, causal_conv, last_inputs
+from ...refimpl.ops.ssd import ssd_recurrent
+from ..torch_bodies import torch_body
+from .activation import softplus
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,53 +22,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["HybridCache", "Mamba2Weights", "mamba2"]
 
-
-class Mamba2Weights(TypedDict):
-    """The leaves of a layer of H heads with values, and G groups of keys and queries."""
-
-    wi: Float[Array, "D 2*G*K+H*V"] | Blocks
-    conv: Float[Array, "A+1 2*G*K+H*V"]
-    wz: Float[Array, "D H*V"] | Blocks
-    wdt: Float[Array, "D H"]
-    a_log: Float[Array, " H"]
-    dt_bias: Float[Array, " H"]
-    skip: Float[Array, " H"]
-    wo: Float[Array, "H*V D"] | Blocks
-    norm: NotRequired[Float[Array, " H*V"]]
-    conv_bias: NotRequired[Float[Array, " 2*G*K+H*V"]]
-    bi: NotRequired[Float[Array, " 2*G*K+H*V"]]
-    bz: NotRequired[Float[Array, " H*V"]]
-    bdt: NotRequired[Float[Array, " H"]]
-    bo: NotRequired[Float[Array, " D"]]
-
-
-class HybridCache(NamedTuple):
-    """The arrays of both mixers of a layer; `lengths` says how many of a step's tokens are real."""
-
-    keys: Float[Array, "B G L K"]
-    values: Float[Array, "B G L K"]
-    tail: Float[Array, "B A F"]
-    state: Float[Array, "B H U V"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-    @property
-    def attention(self) -> KVCache:
-        """The attention's part."""
-        return KVCache(self.keys, self.values)
-
-    @property
-    def states(self) -> MatrixState:
-        """The state space's part."""
-        return MatrixState(self.tail, self.state, self.lengths)
-
-    @property
-    def capacity(self) -> int:
-        """The tokens of a row for which there is room."""
-        return self.attention.capacity
-
-
+@torch_body
 def mamba2(
     x: Float[Array, "B T D"],
     cache: MatrixState,

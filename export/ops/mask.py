@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...refimpl.config import Attention, BlockSparse, Chunked
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -14,11 +15,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "block_sparse_mask", "causal_mask", "chunked_mask", "padding_mask", "prefix_mask", "window_mask",
-]  # fmt: skip
 
-
+@torch_body
 def causal_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -35,6 +33,7 @@ def causal_mask(
     return seen & (near | (keys < sinks) if sinks else near)
 
 
+@torch_body
 def window_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -48,6 +47,7 @@ def window_mask(
     return (keys > middle - window) & (keys < middle + window)
 
 
+@torch_body
 def block_sparse_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -63,6 +63,7 @@ def block_sparse_mask(
     return near | (rows < first) | (columns < first)
 
 
+@torch_body
 def chunked_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -74,6 +75,7 @@ def chunked_mask(
     return rows == keys.div(chunk, rounding_mode="floor")
 
 
+@torch_body
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
     """The comparisons that the settings' mask asks for."""
     if isinstance(settings.mask, BlockSparse):
@@ -86,11 +88,13 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
     return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)
 
 
+@torch_body
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
     """A comparison, broadcast."""
     return lengths.unsqueeze(-1) > keys
 
 
+@torch_body
 def prefix_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],

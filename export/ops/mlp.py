@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import XIELU, Activation, ClampedSwiGLU
-from ..dispatch import replaceable
-from .activation import activation, xielu
-from .gaussian_topk import gaussian_topk
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
+from ...refimpl.ops.activation import activation, xielu
+from ...refimpl.ops.gaussian_topk import gaussian_topk
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights
+from ...refimpl.ops.norm import rms_norm
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["GatedMlpWeights", "PlainMlpWeights", "clamped_swiglu", "gated_mlp", "plain_mlp"]
 
-
-class PlainMlpWeights(TypedDict):
-    """The leaves of a plain mlp."""
-
-    up: Float[Array, "D F"] | Blocks
-    down: Float[Array, "F D"] | Blocks
-    bup: NotRequired[Float[Array, " F"]]
-    bdown: NotRequired[Float[Array, " D"]]
-    alpha_p: NotRequired[Float[Array, " 1"]]
-    alpha_n: NotRequired[Float[Array, " 1"]]
-
-
-class GatedMlpWeights(TypedDict):
-    """The leaves of a gated mlp, such as an expert."""
-
-    gate: Float[Array, "D F"] | Blocks
-    up: Float[Array, "D F"] | Blocks
-    down: Float[Array, "F D"] | Blocks
-    bgate: NotRequired[Float[Array, " F"]]
-    bup: NotRequired[Float[Array, " F"]]
-    bdown: NotRequired[Float[Array, " D"]]
-    down_norm: NotRequired[Float[Array, " F"]]
-
-
+@torch_body
 def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
     """The hidden values of a plain mlp, from the result of its first map."""
     if isinstance(kind, XIELU):
@@ -53,7 +29,7 @@ def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) 
     return activation(up, kind=kind)
 
 
-@replaceable
+@torch_body
 def plain_mlp(
     x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation | XIELU
 ) -> Float[Array, "B T D"]:
@@ -62,6 +38,7 @@ def plain_mlp(
     return linear(hidden, weights["down"], weights.get("bdown"))
 
 
+@torch_body
 def clamped_swiglu(
     gate: Float[Array, "B T F"], up: Float[Array, "B T F"], *, alpha: float, limit: float
 ) -> Float[Array, "B T F"]:
@@ -70,6 +47,7 @@ def clamped_swiglu(
     return g * torch.sigmoid(alpha * g) * (up.clamp(-limit, limit) + 1)
 
 
+@torch_body
 def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
     """The hidden values of a gated mlp, from the results of its first two maps."""
     if isinstance(kind, ClampedSwiGLU):
@@ -77,7 +55,7 @@ def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
     return activation(gate, kind=kind) * up
 
 
-@replaceable
+@torch_body
 def gated_mlp(
     x: Float[Array, "B T D"],
     weights: GatedMlpWeights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -21,117 +21,42 @@ from ...refimpl.config import (
     Sinusoidal,
     Stack,
 )
-from .activation import activation
-from .adaptive_softmax import Tail, adaptive_log_probs
-from .altup import StreamWeights, enter_streams, leave_streams
-from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import (
+from ...refimpl.ops.activation import activation
+from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
+from ...refimpl.ops.altup import enter_streams, leave_streams
+from ...refimpl.ops.bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
+from ...refimpl.ops.block import (
     NO_INPUTS,
-    BlockWeights,
     LayerInputs,
     MixerCache,
-    NormWeights,
     Positions,
     block,
     normalize,
 )
-from .cache import KVCache
-from .cross_attention import EncoderKV
-from .disentangled import DistanceTable, distance_rows
-from .embedding import embedding, unembedding
-from .linear import linear
-from .longt5 import DistanceBiases
-from .mlp import PlainMlpWeights
-from .mtp import MTPInputWeights, mtp_input
-from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
-from .position import Rotary, learned, rope_frequencies, sinusoidal
-from .quant import Blocks
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.cross_attention import EncoderKV
+from ...refimpl.ops.disentangled import DistanceTable, distance_rows
+from ...refimpl.ops.embedding import embedding, unembedding
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.longt5 import DistanceBiases
+from ...refimpl.ops.model import (
+    EmbeddingWeights,
+    HeadWeights,
+    ModelWeights,
+    StackWeights,
+)
+from ...refimpl.ops.mtp import mtp_input
+from ...refimpl.ops.per_layer import per_layer_inputs
+from ...refimpl.ops.position import Rotary, learned, rope_frequencies, sinusoidal
+from ...refimpl.ops.quant import Blocks
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor as Array
     from torch import dtype as DType
 
-__all__ = [
-    "EmbeddingWeights",
-    "HeadWeights",
-    "LinearWeights",
-    "ModelWeights",
-    "StackWeights",
-    "distance_biases",
-    "distance_table",
-    "embed",
-    "layer_vectors",
-    "lm_logits",
-    "model",
-    "model_with_hidden",
-    "mtp_model",
-    "score_biases",
-]
 
-
-class LinearWeights(TypedDict):
-    """The leaves of a linear map."""
-
-    weight: Float[Array, "D F"] | Blocks
-    bias: NotRequired[Float[Array, " F"]]
-
-
-class EmbeddingWeights(TypedDict):
-    """The leaves of the embedding: its tables, and the map from their width to the model's."""
-
-    table: Float[Array, "N D"] | Blocks
-    token_types: NotRequired[Float[Array, "M D"]]
-    project: NotRequired[Float[Array, "D F"] | Blocks]
-    project_bias: NotRequired[Float[Array, " F"]]
-    per_layer: NotRequired[PerLayerEmbeddingWeights]
-
-
-class StackWeights(TypedDict):
-    """The leaves of a stack: its layers, what is added before the first or to scores, and its norms."""
-
-    layers: list[BlockWeights]
-    streams: NotRequired[list[StreamWeights]]
-    positions: NotRequired[Float[Array, "M D"]]
-    relative_bias: NotRequired[Float[Array, "W H"]]
-    global_relative_bias: NotRequired[Float[Array, "W H"]]
-    first_norm: NotRequired[NormWeights]
-    norm: NotRequired[NormWeights]
-    distances: NotRequired[Float[Array, "W D"]]
-    distances_norm: NotRequired[NormWeights]
-
-
-class HeadWeights(TypedDict, total=False):
-    """The leaves of a head, as many as its kind has."""
-
-    table: Float[Array, "N D"] | Blocks
-    bias: Float[Array, " N"]
-    project: Float[Array, "D F"] | Blocks
-    frequent: Float[Array, "D F"] | Blocks
-    tails: list[Tail]
-    dense: LinearWeights
-    norm: NormWeights
-    out: LinearWeights
-    projections: list[LinearWeights]
-    mlp: PlainMlpWeights
-    mlp_after: NormWeights
-
-
-class MTPWeights(MTPInputWeights, StackWeights):
-    """The leaves of a module that predicts the token after the next: those of its input, and of a stack."""
-
-
-class ModelWeights(TypedDict):
-    """The leaves of a model, by the names that `params.shapes` gives them."""
-
-    embedding: EmbeddingWeights
-    encoder: NotRequired[StackWeights]
-    reader: NotRequired[StackWeights]
-    decoder: NotRequired[StackWeights]
-    mtp: NotRequired[MTPWeights]
-    head: NotRequired[HeadWeights]
-
-
+@torch_body
 def embed(
     tokens: Array,
     positions: Array,
@@ -184,6 +109,7 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
     return linear(x, weights["project"], weights.get("project_bias"))
 
 
+@torch_body
 def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config: Embedding) -> Array | None:
     """The inputs of all layers, or None."""
     if config.per_layer is None:
@@ -193,6 +119,7 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
     return per_layer_inputs(known, x, weights["per_layer"], eps=config.per_layer.norm.eps)
 
 
+@torch_body
 def score_biases(
     queries: Array,
     keys: Array,
@@ -224,6 +151,7 @@ def score_biases(
     return biases
 
 
+@torch_body
 def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> DistanceTable | None:
     """Rows of distances and normalized vectors."""
     distances = stack.distances
@@ -235,6 +163,7 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
     return DistanceTable(rows, vectors)
 
 
+@torch_body
 def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
     """Rows of the tables, one for each distance."""
     local = stack.longt5
@@ -258,6 +187,7 @@ def _by_distance(longest: int, table: Array, position: RelativeBias) -> Array:
     return relative_bias(buckets, table).flatten(0, 2)
 
 
+@torch_body
 def model(
     tokens: Array,
     past: Array,
@@ -274,6 +204,7 @@ def model(
     return _logits(x, params, config=config), new_cache
 
 
+@torch_body
 def model_with_hidden(
     tokens: Array,
     past: Array,
@@ -289,6 +220,7 @@ def model_with_hidden(
     return _logits(_at(hidden, at), params, config=config), hidden, new_cache
 
 
+@torch_body
 def mtp_model(
     tokens: Array,
     hidden: Array,
@@ -399,6 +331,7 @@ def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
     return lm_logits(x, table, leaves.get("bias"), head=head)
 
 
+@torch_body
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     """A product, an activation and a norm."""
     if config is None:
@@ -410,6 +343,7 @@ def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     return normalize(y, weights.get("norm"), norm=config.norm)
 
 
+@torch_body
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
     """MatMul with the transposed table, then the head's scale, bias and cap."""
     logits, cap = unembedding(x, table), head.softcap

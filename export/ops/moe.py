@@ -3,68 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
-from ..dispatch import replaceable
-from .attention import softmax
-from .linear import linear
-from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
-from .norm import rms_norm
-from .quant import Blocks
+from ...refimpl.ops.attention import softmax
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
+from ...refimpl.ops.moe import ExpertWeights, MoEWeights
+from ...refimpl.ops.norm import rms_norm
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
-
-__all__ = [
-    "ExpertWeights",
-    "MoEWeights",
-    "load_balancing_loss",
-    "mixture",
-    "moe",
-    "route",
-    "router_z_loss",
-    "sparse_mixer",
-    "within_capacity",
-]
-
-
-class ExpertWeights(TypedDict):
-    """The leaves of an expert: a gated mlp's, or without a gate a plain one's."""
-
-    gate: NotRequired[Float[Array, "D F"] | Blocks]
-    up: Float[Array, "D F"] | Blocks
-    down: Float[Array, "F D"] | Blocks
-    bgate: NotRequired[Float[Array, " F"]]
-    bup: NotRequired[Float[Array, " F"]]
-    bdown: NotRequired[Float[Array, " D"]]
-
-
-class MoEWeights(TypedDict):
-    """The leaves of a mixture: the router, the experts, and the expert that takes every token."""
-
-    router: Float[Array, "D E"]
-    experts: list[ExpertWeights]
-    router_bias: NotRequired[Float[Array, " E"]]
-    bias: NotRequired[Float[Array, " E"]]
-    shared: NotRequired[ExpertWeights]
-    shared_gate: NotRequired[Float[Array, "D 1"]]
-    expert_scale: NotRequired[Float[Array, " E"]]
-    router_norm: NotRequired[Float[Array, " D"]]
-    experts_pre: NotRequired[Float[Array, " D"]]
-    experts_post: NotRequired[Float[Array, " D"]]
-    shared_pre: NotRequired[Float[Array, " D"]]
-    shared_post: NotRequired[Float[Array, " D"]]
-    latent_down: NotRequired[Float[Array, "D C"] | Blocks]
-    latent_up: NotRequired[Float[Array, "C D"] | Blocks]
-    latent_bdown: NotRequired[Float[Array, " C"]]
-    latent_bup: NotRequired[Float[Array, " D"]]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -73,6 +29,7 @@ def _sigmoid(x: Array) -> Array:
     return torch.where(x >= 0, 1, e) / (1 + e)
 
 
+@torch_body
 def route(
     logits: Float[Array, "M E"],
     bias: Float[Array, " E"] | None = None,
@@ -103,6 +60,7 @@ def route(
     return index, weights if scale is None else weights * scale
 
 
+@torch_body
 def sparse_mixer(
     logits: Float[Array, "M E"], *, top: int, jitter: float
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
@@ -127,6 +85,7 @@ def _best(values: Array, count: int) -> Array:
     return torch.cat(best, 1)
 
 
+@torch_body
 def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
@@ -138,6 +97,7 @@ def within_capacity(
     return (place <= capacity[queue]).unflatten(0, index.mT.shape).mT
 
 
+@torch_body
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
     """A plain mlp, or a gated one, whose gate and up a target may have joined into one leaf."""
     if "up" in weights and "gate" not in weights:
@@ -146,7 +106,7 @@ def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSw
     return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
 
 
-@replaceable
+@torch_body
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
@@ -193,6 +153,7 @@ def expert_rows(
     return token, share * expert_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
 
 
+@torch_body
 def moe(
     x: Float[Array, "B T D"],
     weights: MoEWeights,
@@ -249,6 +210,7 @@ def moe(
     return y + (common if gate is None else torch.sigmoid(linear(x, gate)) * common)
 
 
+@torch_body
 def load_balancing_loss(
     logits: Float[Array, "M E"],
     index: Index[Array, "M I", "< E"],
@@ -260,6 +222,7 @@ def load_balancing_loss(
     return experts * (count / size * (softmax(logits).sum(0) / size)).sum()
 
 
+@torch_body
 def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
     """LogSumExp, squared."""
     size = torch.full((), logits.shape[0], dtype=logits.dtype, device=logits.device).clamp(min=1)

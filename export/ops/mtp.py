@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mtp import MTPInputWeights
+from ...refimpl.ops.norm import rms_norm
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["MTPInputWeights", "mtp_input"]
 
-
-class MTPInputWeights(TypedDict):
-    """The leaves that join two vectors: a norm of each, and the map from both."""
-
-    token_norm: Float[Array, " D"]
-    hidden_norm: Float[Array, " D"]
-    project: Float[Array, "2*D D"] | Blocks
-
-
+@torch_body
 def mtp_input(
     x: Float[Array, "B T D"],
     hidden: Float[Array, "B T D"],

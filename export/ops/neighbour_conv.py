@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from .linear import linear
-from .mask import padding_mask
-from .quant import Blocks
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import padding_mask
+from ...refimpl.ops.neighbour_conv import NeighbourConvWeights
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,16 +18,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["NeighbourConvWeights", "neighbour_conv"]
 
-
-class NeighbourConvWeights(TypedDict):
-    """The leaves of a convolution: its 2A + 1 matrices one below the other, and its bias."""
-
-    weight: Float[Array, "2*A*D+D D"] | Blocks
-    bias: NotRequired[Float[Array, " D"]]
-
-
+@torch_body
 def neighbour_conv(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from ..dispatch import replaceable
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["layer_norm", "rms_norm"]
 
-
-@replaceable
+@torch_body
 def rms_norm(
     x: Float[Array, "B T D"],
     weight: Float[Array, " D"] | None = None,
@@ -26,7 +24,7 @@ def rms_norm(
     return functional.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-@replaceable
+@torch_body
 def layer_norm(
     x: Float[Array, "B T D"],
     weight: Float[Array, " D"] | None = None,

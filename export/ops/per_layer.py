@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from ...refimpl.config import Activation
-from .activation import activation
-from .embedding import embedding
-from .linear import linear
-from .norm import rms_norm
-from .quant import Blocks
+from ...refimpl.ops.activation import activation
+from ...refimpl.ops.embedding import embedding
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.norm import rms_norm
+from ...refimpl.ops.per_layer import PerLayerEmbeddingWeights, PerLayerWeights
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -18,28 +19,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["PerLayerEmbeddingWeights", "PerLayerWeights", "per_layer_inputs", "per_layer_update"]
 
-
-class PerLayerEmbeddingWeights(TypedDict):
-    """The leaves that make the inputs of all C layers: their vectors stand side by side in a row."""
-
-    table: Float[Array, "N C*F"] | Blocks
-    project: Float[Array, "D C*F"] | Blocks
-    norm: Float[Array, " F"]
-
-
-class PerLayerWeights(TypedDict):
-    """The leaves by which a layer reads its input: a gate's map to its width, and the map back.
-
-    There may be a factor of what the gate reads.
-    """
-
-    gate: Float[Array, "D F"] | Blocks
-    project: Float[Array, "F D"] | Blocks
-    scale: NotRequired[Float[Array, " D"]]
-
-
+@torch_body
 def per_layer_inputs(
     tokens: Index[Array, "B T", "< N"],
     x: Float[Array, "B T D"],
@@ -55,6 +36,7 @@ def per_layer_inputs(
     return math.sqrt(0.5) * (math.sqrt(width) * rows.unflatten(-1, (-1, width)) + seen)
 
 
+@torch_body
 def per_layer_update(
     x: Float[Array, "B T D"],
     inputs: Float[Array, "B T F"],

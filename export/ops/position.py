@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
+
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
-__all__ = [
-    "Rotary",
-    "learned",
-    "query_factors",
-    "rope_frequencies",
-    "rope_tables",
-    "rotate",
-    "sinusoidal",
-]
 
-
-class Rotary(NamedTuple):
-    """Cosines and sines of the angles by which a position rotates the pairs of a head."""
-
-    cos: Float[Array, "L J"]
-    sin: Float[Array, "L J"]
-
-
+@torch_body
 def learned(
     positions: Int[Array, "B T"],
     table: Float[Array, "M D"],
@@ -39,6 +25,7 @@ def learned(
     return functional.embedding((positions + offset).clamp(max=table.shape[0] - 1), table)
 
 
+@torch_body
 def sinusoidal(
     positions: Int[Array, "B T"],
     frequencies: Float[Array, " J"],
@@ -50,11 +37,13 @@ def sinusoidal(
     return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
 
 
+@torch_body
 def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, " J"]:
     """1 / theta^(j / J), in float64."""
     return 1 / theta ** (pairs.double() / pairs.shape[0])
 
 
+@torch_body
 def rope_tables(
     positions: Int[Array, " M"],
     frequencies: Float[Array, " J"],
@@ -66,6 +55,7 @@ def rope_tables(
     return angles.cos() * magnitude, angles.sin() * magnitude
 
 
+@torch_body
 def rotate(
     x: Float[Array, "B T H K"],
     cos: Float[Array, "B T J"],
@@ -83,6 +73,7 @@ def rotate(
     return torch.cat([turned, unrotated], -1) if unrotated.shape[-1] else turned
 
 
+@torch_body
 def query_factors(
     positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
 ) -> Float[Array, "B T"]:

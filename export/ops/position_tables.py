@@ -17,8 +17,8 @@ from ...refimpl.config import (
     Rope,
     Yarn,
 )
-from .position import Rotary, rope_frequencies, rope_tables
-from .rope_scaling import (
+from ...refimpl.ops.position import Rotary, rope_frequencies, rope_tables
+from ...refimpl.ops.rope_scaling import (
     dynamic_ntk_scaling,
     linear_scaling,
     llama3_scaling,
@@ -26,11 +26,10 @@ from .rope_scaling import (
     proportional_scaling,
     yarn_scaling,
 )
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from torch import Tensor as Array
-
-__all__ = ["position_tables"]
 
 
 def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
@@ -72,6 +71,7 @@ def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
             return base, 1.0
 
 
+@torch_body
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
     """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config."""
     tables = {}

@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional
 
-from .static_quant import static_dequantize, static_quantize
+from ...refimpl.ops.quant import Blocks
+from ...refimpl.ops.static_quant import static_dequantize, static_quantize
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8, UInt16
+    from jaxtyping import Float, Int, UInt8
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
-
-__all__ = [
-    "Blocks",
-    "dequantize",
-    "dynamic_quantize",
-    "half_scales",
-    "linear_blocks",
-    "quantize",
-    "quantize_activations",
-    "quantize_columns",
-    "quantize_rows",
-    "rows",
-    "transpose",
-]
-
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """A matrix in codes of `bits` bits; `block` neighbours along `axis` share a scale."""
-
-    codes: UInt8[Array, "D F"]
-    scale: Float[Array, "C F"]
-    zero: UInt8[Array, "C F"] | None
-    minimum: Float[Array, "C F"] | None
-    bits: int
-    block: int
-    axis: int
-    activations: Literal["none", "block", "row", "smoothed", "static"]
-    input_scale: Float[Array, ""] | None = None
-    input_zero: UInt8[Array, ""] | UInt16[Array, ""] | None = None
-    input_factor: Float[Array, " D"] | None = None
-    output_scale: Float[Array, ""] | None = None
-    output_zero: UInt8[Array, ""] | UInt16[Array, ""] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the matrix that this stands for."""
-        return self.codes.shape
 
 
 def _split(x: Array, block: int) -> Array:
@@ -72,6 +36,7 @@ def _centred(weight: Blocks) -> Array:
     return weight.codes.int() - zero
 
 
+@torch_body
 def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
     """The nearest float16 number, or the scale itself where it isn't finite or too far off."""
     half = scale.float().half().to(scale.dtype)
@@ -79,6 +44,7 @@ def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]
     return torch.where(off <= scale.abs(), half, scale)
 
 
+@torch_body
 def quantize(
     weight: Float[Array, "D F"],
     *,
@@ -118,6 +84,7 @@ def quantize(
     )
 
 
+@torch_body
 def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
     """`quantize_rows` of the transposed matrix."""
     codes, scale = quantize_rows(weight.mT)
@@ -125,12 +92,14 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
     return Blocks(codes, scale, None, None, 8, weight.shape[0], 0, "static")
 
 
+@torch_body
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
     """Each block's scale and zero point repeated over its elements."""
     w = _centred(weight).to(weight.scale.dtype) * _spread(weight.scale, weight)
     return w if weight.minimum is None else w + _spread(weight.minimum, weight)
 
 
+@torch_body
 def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
     """Gather of codes and scales, then dequantized."""
 
@@ -147,6 +116,7 @@ def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T 
     return dequantize(chosen).reshape(*index.shape, table.codes.shape[1])
 
 
+@torch_body
 def transpose(weight: Blocks) -> Blocks:
     """The transposed matrix: views of the same codes, blocked along the other axis."""
     return replace(
@@ -159,6 +129,7 @@ def transpose(weight: Blocks) -> Blocks:
     )
 
 
+@torch_body
 def quantize_activations(
     x: Float[Array, "M D"], *, block: int
 ) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
@@ -173,6 +144,7 @@ def quantize_activations(
     return codes.flatten(-2)[:, : x.shape[1]], torch.where(finite, largest / 127, torch.nan).squeeze(-1)
 
 
+@torch_body
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
     """One scale per row, from its largest magnitude."""
     largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
@@ -182,6 +154,7 @@ def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Arra
     return codes, torch.where(finite, scale, torch.nan)
 
 
+@torch_body
 def dynamic_quantize(
     x: Float[Array, "M D"],
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
@@ -213,6 +186,7 @@ def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Ar
     return static_quantize(x, scales, zeros, bits=8 * zero.element_size(), signed=False), scales, zeros
 
 
+@torch_body
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """Blocks as a batch axis: C products of integers, exact in float64, scaled and summed."""
     if weight.input_factor is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
-from .cache import append
+from ...refimpl.ops.cache import append
+from ...refimpl.ops.quantized_cache import ChannelQuantized, HeadQuantized
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -14,33 +16,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "ChannelQuantized",
-    "HeadQuantized",
-    "append_by_channel",
-    "append_by_head",
-    "pack_nibbles",
-    "read_by_channel",
-    "read_by_head",
-    "round_by_channel",
-    "unpack_nibbles",
-]
 
-
-class HeadQuantized(NamedTuple):
-    """Keys or values as codes, with a scale for each head of a token."""
-
-    codes: Int[Array, "B G L K"]
-    scale: Float[Array, "B G L 1"]
-
-
-class ChannelQuantized(NamedTuple):
-    """Keys or values as codes, with a scale for each channel of a head."""
-
-    codes: Int[Array, "B G L K"]
-    scale: Float[Array, "G K"]
-
-
+@torch_body
 def append_by_head(
     cache: HeadQuantized,
     new: Float[Array, "B T G K"],
@@ -55,6 +32,7 @@ def append_by_head(
     return HeadQuantized(append(cache.codes, codes, start), append(cache.scale, scale, start))
 
 
+@torch_body
 def append_by_channel(
     cache: ChannelQuantized,
     new: Float[Array, "B T G K"],
@@ -67,6 +45,7 @@ def append_by_channel(
     return cache._replace(codes=append(cache.codes, codes, start))
 
 
+@torch_body
 def round_by_channel(
     x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
 ) -> Float[Array, "B T G K"]:
@@ -79,22 +58,26 @@ def _by_channel(x: Array, scale: Array, bits: int) -> Array:
     return torch.round(ratio).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+@torch_body
 def read_by_head(cache: HeadQuantized) -> Float[Array, "B G L K"]:
     """A cast and a product."""
     return cache.codes.to(cache.scale.dtype) * cache.scale
 
 
+@torch_body
 def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
     """A cast and a product."""
     return cache.codes.to(cache.scale.dtype) * cache.scale[:, None]
 
 
+@torch_body
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
     """By arithmetic: torch exports no shifts of bytes to ONNX."""
     halves = torch.remainder(codes.int() + 8, 16)
     return (halves[..., 0::2] + 16 * halves[..., 1::2]).to(torch.uint8)
 
 
+@torch_body
 def unpack_nibbles(packed: UInt8[Array, "B G S J"]) -> Int[Array, "B G S 2*J"]:
     """By arithmetic: remainder and quotient of 16."""
     both = packed.int()

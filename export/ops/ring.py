@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .flash import flash_attend, merge
+from ...refimpl.ops.flash import flash_attend, merge
+from ...refimpl.ops.ring import Placement
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
-    from ...refimpl.axes import Index
 
-__all__ = ["Placement", "place", "ring_attend"]
-
-
-class Placement(NamedTuple):
-    """Which rank holds each token; `ranks` is 0 … X−1."""
-
-    owner: Index[Array, " T", "< X"]
-    ranks: Int[Array, " X"]
-
-
+@torch_body
 def place(
     positions: Int[Array, " T"],
     ranks: Int[Array, " X"],
@@ -39,6 +31,7 @@ def place(
     return slice_ if layout == "contiguous" else torch.minimum(slice_, slices - 1 - slice_)
 
 
+@torch_body
 def ring_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ..torch_bodies import torch_body
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = [
-    "dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "proportional_scaling",
-    "yarn_scaling",
-]  # fmt: skip
 
-
+@torch_body
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
     """Div."""
     return frequencies / factor
 
 
+@torch_body
 def dynamic_ntk_scaling(
     frequencies: Float[Array, " J"],
     *,
@@ -39,6 +38,7 @@ def dynamic_ntk_scaling(
     return frequencies / powers.exp().to(frequencies.dtype)
 
 
+@torch_body
 def yarn_scaling(
     frequencies: Float[Array, " J"],
     *,
@@ -62,6 +62,7 @@ def yarn_scaling(
     return frequencies * (1 + divided * (1 / factor - 1))
 
 
+@torch_body
 def longrope_scaling(
     frequencies: Float[Array, " J"],
     short: Float[Array, " J"],
@@ -75,6 +76,7 @@ def longrope_scaling(
     return frequencies / divisors
 
 
+@torch_body
 def llama3_scaling(
     frequencies: Float[Array, " J"],
     *,
@@ -93,6 +95,7 @@ def llama3_scaling(
     return torch.where(turns > high_freq_factor, frequencies, long)
 
 
+@torch_body
 def proportional_scaling(
     frequencies: Float[Array, " J"],
     *,

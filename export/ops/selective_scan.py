@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..dispatch import replaceable
 from ..scan import scan, tiles
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["selective_scan", "selective_scan_chunked"]
 
-
-@replaceable
+@torch_body
 def selective_scan(
     x: Float[Array, "B T F"],
     step: Float[Array, "B T F"],
@@ -36,6 +34,7 @@ def selective_scan(
     return y.transpose(0, 1), state
 
 
+@torch_body
 def selective_scan_chunked(
     x: Float[Array, "B T F"],
     step: Float[Array, "B T F"],

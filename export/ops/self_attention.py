@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...refimpl.config import Attention, BigBirdBlocks
-from ..dispatch import replaceable
-from .attention import AttentionWeights, attend, from_heads, positioned, project
-from .bigbird import bigbird_attend
-from .linear import linear
-from .mask import padding_mask, seen_by
-from .position import Rotary, rotate
+from ...refimpl.ops.attention import AttentionWeights, attend, from_heads, project
+from ...refimpl.ops.bigbird import bigbird_attend
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import padding_mask, seen_by
+from ...refimpl.ops.position import Rotary, rotate
+from ..torch_bodies import torch_body
+from .attention import positioned
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["self_attention"]
 
-
-@replaceable
+@torch_body
 def self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

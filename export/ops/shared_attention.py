@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import Attention
-from ..dispatch import replaceable
-from .attention import attend, from_heads, normalized_heads, split_heads
-from .cache import KVCache
-from .linear import linear
-from .mask import seen_by
-from .position import Rotary, query_factors, rotate
-from .quant import Blocks
+from ...refimpl.ops.attention import attend, from_heads
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import seen_by
+from ...refimpl.ops.position import Rotary, query_factors, rotate
+from ...refimpl.ops.shared_attention import SharedAttentionWeights
+from ..torch_bodies import torch_body
+from .attention import normalized_heads, split_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
-
-__all__ = ["SharedAttentionWeights", "SharedKV", "shared_attention"]
-
-
-class SharedAttentionWeights(TypedDict):
-    """The leaves of attention without those of keys and values: of queries, of the output and its gate."""
-
-    wq: Float[Array, "D H*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    bq: NotRequired[Float[Array, " H*K"]]
-    bo: NotRequired[Float[Array, " D"]]
-    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
-    sink_logits: NotRequired[Float[Array, " H"]]
-    wg: NotRequired[Float[Array, "D H*K"] | Blocks]
-    bg: NotRequired[Float[Array, " H*K"]]
-    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
-    out_norm: NotRequired[Float[Array, " H*K"]]
-
-
-class SharedKV(NamedTuple):
-    """What a layer keeps that reads another layer's keys and values: nothing."""
 
 
 def queries(y: Array, at: Array, norm: Array | None, rotary: Rotary | None, *, settings: Attention) -> Array:
@@ -61,7 +41,7 @@ def queries(y: Array, at: Array, norm: Array | None, rotary: Rotary | None, *, s
     return q
 
 
-@replaceable
+@torch_body
 def shared_attention(
     x: Float[Array, "B T D"],
     cache: KVCache,

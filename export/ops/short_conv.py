@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
-from .linear import linear
-from .quant import Blocks
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.short_conv import ConvState, ShortConvWeights
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -15,35 +16,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["ConvState", "MatrixState", "ShortConvWeights", "causal_conv", "short_conv"]
 
-
-class ShortConvWeights(TypedDict):
-    """The leaves of a short convolution: the maps in and out, the kernel, and their biases."""
-
-    wi: Float[Array, "D 3*F"] | Blocks
-    conv: Float[Array, "A+1 F"]
-    wo: Float[Array, "F D"] | Blocks
-    bi: NotRequired[Float[Array, " 3*F"]]
-    conv_bias: NotRequired[Float[Array, " F"]]
-    bo: NotRequired[Float[Array, " D"]]
-
-
-class ConvState(NamedTuple):
-    """The last A inputs; `lengths` says how many of a step's tokens are real."""
-
-    tail: Float[Array, "B A F"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-
-class MatrixState(NamedTuple):
-    """The last A inputs and the matrices; `lengths` says how many of a step's tokens are real."""
-
-    tail: Float[Array, "B A 2*G*K+H*V"]
-    state: Float[Array, "B H K V"]
-    lengths: Index[Array, " B", "< T+1"] | None = None
-
-
+@torch_body
 def causal_conv(
     x: Float[Array, "B T F"],
     kernel: Float[Array, "A+1 F"],
@@ -59,6 +33,7 @@ def causal_conv(
     return y if bias is None else y + bias
 
 
+@torch_body
 def short_conv(
     x: Float[Array, "B T D"],
     cache: ConvState,
@@ -70,17 +45,20 @@ def short_conv(
     inputs = b * v
     tail = begun(cache.tail, past)
     y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
-    lengths = torch.full_like(past, x.shape[1]) if cache.lengths is None else cache.lengths
-    tail = last_inputs(tail, inputs, lengths)
+    tail = last_inputs(tail, inputs, cache.lengths)
     return linear(y, weights["wo"], weights.get("bo")), cache._replace(tail=tail, lengths=None)
 
 
-def last_inputs(tail: Array, inputs: Array, lengths: Array) -> Array:
+@torch_body
+def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
     """The last of the tail and of the first `lengths` inputs, gathered row by row."""
-    latest = lengths[:, None] + torch.arange(tail.shape[1], device=lengths.device)
+    every = torch.full((inputs.shape[0],), inputs.shape[1], device=inputs.device)
+    count = every if lengths is None else lengths
+    latest = count[:, None] + torch.arange(tail.shape[1], device=count.device)
     return torch.cat((tail, inputs), 1).gather(1, latest.unsqueeze(2).expand(-1, -1, tail.shape[2]))
 
 
+@torch_body
 def begun(kept: Array, past: Array) -> Array:
     """What a cache holds, zeros in rows with no token before the call."""
     return torch.where((past > 0).view(-1, *(1,) * (kept.ndim - 1)), kept, 0)

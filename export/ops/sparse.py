@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
+
+from ...refimpl.ops.sparse import BlockPairs
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -12,25 +15,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = [
-    "BlockPairs",
-    "bigbird_layout",
-    "block_mask",
-    "block_pairs",
-    "longformer_layout",
-    "longformer_mask",
-    "sparse_attend",
-]
 
-
-class BlockPairs(NamedTuple):
-    """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask inside the pairs."""
-
-    rows: Index[Array, " M", "< Y"]
-    columns: Index[Array, " M", "< Z"]
-    mask: Bool[Array, "M A A"] | None = None
-
-
+@torch_body
 def sparse_attend(
     q: Float[Array, "B Y A H K"],
     k: Float[Array, "B Z A G K"],
@@ -69,12 +55,14 @@ def sparse_attend(
     return out.permute(0, 1, 4, 2, 3, 5).flatten(3, 4)
 
 
+@torch_body
 def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
     """The indices at which the layout is true."""
     places = torch.nonzero(layout)
     return places[:, 0], places[:, 1]
 
 
+@torch_body
 def block_mask(
     queries: Index[Array, "B T", "< Y"],
     keys: Index[Array, " S", "< Z"],
@@ -84,6 +72,7 @@ def block_mask(
     return layout[queries].index_select(2, keys)
 
 
+@torch_body
 def bigbird_layout(
     rows: Int[Array, " Y"],
     columns: Int[Array, " Z"],
@@ -99,6 +88,7 @@ def bigbird_layout(
     return window | spread | (chosen[:, :, None] == block).any(1)
 
 
+@torch_body
 def longformer_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, "B S"],
@@ -112,6 +102,7 @@ def longformer_mask(
     return near | query_global.unsqueeze(-1) | key_global.unsqueeze(-2)
 
 
+@torch_body
 def longformer_layout(
     is_global: Bool[Array, "Y A"],
     *,

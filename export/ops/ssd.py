@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..dispatch import replaceable
+from ...refimpl.ops.delta import delta_attend
 from ..scan import scan, tiles
-from .delta import delta_attend
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["ssd_chunked", "ssd_quadratic", "ssd_recurrent"]
 
-
-@replaceable
+@torch_body
 def ssd_recurrent(
     x: Float[Array, "B T H V"],
     decay: Float[Array, "B T H"],
@@ -30,6 +28,7 @@ def ssd_recurrent(
     return delta_attend(c, b, x, state, decay.unsqueeze(-1).expand(b.shape), scale=1.0)
 
 
+@torch_body
 def ssd_quadratic(
     x: Float[Array, "B T H V"],
     decay: Float[Array, "B T H"],
@@ -54,6 +53,7 @@ def ssd_quadratic(
     return y.transpose(1, 2), since.index_select(2, last) * state + written
 
 
+@torch_body
 def ssd_chunked(
     x: Float[Array, "B T H V"],
     decay: Float[Array, "B T H"],

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..torch_bodies import torch_body
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
-__all__ = ["integer_matmul", "static_dequantize", "static_quantize"]
 
-
+@torch_body
 def static_quantize(
     x: Float[Array, "M D"],
     scale: Float[Array, " D"],
@@ -28,6 +29,7 @@ def static_quantize(
     return (steps + zero).clamp(low, low + 2**bits - 1).int()
 
 
+@torch_body
 def static_dequantize(
     codes: Int[Array, "M D"],
     scale: Float[Array, " D"],
@@ -37,6 +39,7 @@ def static_dequantize(
     return (codes - zero).to(scale.dtype) * scale
 
 
+@torch_body
 def integer_matmul(
     a: Int[Array, "M D"],
     b: Int[Array, "D F"],

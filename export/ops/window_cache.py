@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from ...refimpl.config import Attention
-from .attention import attend
-from .position import Rotary, rotate
+from ...refimpl.ops.attention import attend
+from ...refimpl.ops.position import Rotary, rotate
+from ...refimpl.ops.window_cache import WindowCache
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -17,17 +19,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["WindowCache", "window_append", "window_attention", "window_floor", "window_positions"]
 
-
-class WindowCache(NamedTuple):
-    """The keys and values that a layer with a window keeps, in S slots a row; the first `sinks` stay."""
-
-    keys: Float[Array, "B G S K"]
-    values: Float[Array, "B G S K"]
-    sinks: int = 0
-
-
+@torch_body
 def window_positions(
     past: Float[Array, "B G S K"], lengths: Index[Array, " B", "< O+1"], *, sinks: int = 0
 ) -> Int[Array, "B S"]:
@@ -39,6 +32,7 @@ def window_positions(
     return torch.where((at >= slot) & (at <= last), at, -1)
 
 
+@torch_body
 def window_append(
     past: Float[Array, "B G S K"],
     new: Float[Array, "B T G K"],
@@ -53,6 +47,7 @@ def window_append(
     return torch.where((new_at >= 0)[:, None, :, None], new.transpose(1, 2).gather(2, index), past)
 
 
+@torch_body
 def window_floor(
     past: Float[Array, "B G S K"], written: Index[Array, " B", "< O+1"], *, slack: int = 0
 ) -> Int[Array, " B"]:
@@ -60,6 +55,7 @@ def window_floor(
     return torch.where(written > past.shape[2], written - slack - 1, 0)
 
 
+@torch_body
 def window_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

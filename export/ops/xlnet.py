@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...refimpl.config import XLNetAttention
-from ..dispatch import replaceable
-from .attention import attend, heads
-from .disentangled import distance_scores
-from .linear import linear
-from .mask import padding_mask
-from .position import rope_frequencies, sinusoidal
-from .quant import Blocks
+from ...refimpl.ops.attention import attend, heads
+from ...refimpl.ops.disentangled import distance_scores
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mask import padding_mask
+from ...refimpl.ops.position import rope_frequencies, sinusoidal
+from ...refimpl.ops.xlnet import XLNetWeights
+from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,24 +21,8 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["XLNetWeights", "xlnet_attention"]
 
-
-class XLNetWeights(TypedDict):
-    """The leaves of XLNet's attention: maps, and a vector of each head for each term."""
-
-    wq: Float[Array, "2*J H*K"] | Blocks
-    wk: Float[Array, "2*J H*K"] | Blocks
-    wv: Float[Array, "2*J H*K"] | Blocks
-    wo: Float[Array, "H*K 2*J"] | Blocks
-    wk_pos: Float[Array, "2*J H*K"] | Blocks
-    content_bias: Float[Array, " H*K"]
-    position_bias: Float[Array, " H*K"]
-    segment_bias: NotRequired[Float[Array, " H*K"]]
-    segments: NotRequired[Float[Array, "2 H*K"]]
-
-
-@replaceable
+@torch_body
 def xlnet_attention(
     x: Float[Array, "B T 2*J"],
     lengths: Index[Array, " B", "< T+1"],

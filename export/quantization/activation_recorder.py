@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from ...refimpl.config import LM, Config
+from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.dispatch import use
+from ...refimpl.ops.encoder import predict
+from ...refimpl.ops.linear import linear
+from ...refimpl.ops.mamba2 import HybridCache
+from ...refimpl.ops.model import head_dense
 from ...refimpl.params.shapes import ENTRY, parameter_shapes
 from ...refimpl.params.tree import unflatten
-from ..dispatch import body, exporting
-from ..ops.adaptive_softmax import adaptive_log_probs
-from ..ops.cache import KVCache
-from ..ops.encoder import predict
-from ..ops.linear import linear
-from ..ops.mamba2 import HybridCache
-from ..ops.model import head_dense
+from ..dispatch import body, exporting, on_torch
 from ..stack_walk import StackWalk
 from ..torch_engine import tensors
 
@@ -111,13 +112,14 @@ class Reading:
         names |= called
         streams, shared = [], []
         for window in self.windows:
-            tokens = walk.shifted(window)
             with _recording(names, self._on_input, self._on_output):
+                tokens = walk.shifted(window)
                 streams.append(walk.enter(tokens, embedding, entry))
                 shared.append(walk.shared(tokens, streams[-1], embedding))
         del embedding, names
-        positions = {x.shape[1]: walk.positions(x.shape[1], entry, x.dtype) for x in streams}
-        questions = [walk.question(window) for window in self.windows]
+        with on_torch():
+            positions = {x.shape[1]: walk.positions(x.shape[1], entry, x.dtype) for x in streams}
+            questions = [walk.question(window) for window in self.windows]
         for i in range(len(walk.stack.layers)):
             weights, names = self._tree(f"{name}.layers.{i}.")
             for j, x in enumerate(streams):
@@ -191,7 +193,8 @@ def _recording(called: Mapping[int, str], on_input: OnInput, on_output: OnOutput
 
     def output(weight: Any, y: torch.Tensor) -> torch.Tensor:
         if on_output is not None:
-            on_output(called[id(weight)], y.flatten(0, 1).numpy())
+            with use({}):  # it computes with arrays
+                on_output(called[id(weight)], y.flatten(0, 1).numpy())
         return y
 
     with exporting({"linear": recorded, "unembedding": table}):

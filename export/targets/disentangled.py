@@ -7,8 +7,8 @@ from typing import NotRequired
 from torch import Tensor
 
 from ...refimpl.config import DisentangledAttention
-from ..ops.cross_attention import EncoderKV
-from ..ops.disentangled import DistanceTable, distance_scores
+from ...refimpl.ops.cross_attention import EncoderKV
+from ...refimpl.ops.disentangled import DistanceTable, distance_scores
 from .group_query_attention import AttentionLeaves, three_products
 from .multi_head_attention import multi_head
 from .ort_ops import Leaf, linear

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ..ops.attention import ScoreTerms, cached_attention, from_heads, positioned, split_heads, split_values
-from ..ops.cache import KVCache
-from ..ops.position import Rotary
+from ...refimpl.ops.attention import ScoreTerms, cached_attention, from_heads
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.position import Rotary
+from ..ops.attention import positioned, split_heads, split_values
 from ..ops.shared_attention import queries
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 

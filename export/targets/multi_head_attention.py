@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, BigBirdBlocks, FullAttention
-from ..ops.attention import attend, from_heads, positioned, split_heads, split_values
-from ..ops.bigbird import bigbird_attend
-from ..ops.cross_attention import EncoderKV
-from ..ops.mask import padding_mask, seen_by
-from ..ops.position import Rotary, rotate
+from ...refimpl.ops.attention import attend, from_heads
+from ...refimpl.ops.bigbird import bigbird_attend
+from ...refimpl.ops.cross_attention import EncoderKV
+from ...refimpl.ops.mask import padding_mask, seen_by
+from ...refimpl.ops.position import Rotary, rotate
+from ..ops.attention import positioned, split_heads, split_values
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 

@@ -15,9 +15,9 @@ from torch.nn import functional
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Activation, ClampedSwiGLU
-from ..ops.gaussian_topk import gaussian_topk
-from ..ops.mlp import glu
-from ..ops.norm import rms_norm
+from ...refimpl.ops.gaussian_topk import gaussian_topk
+from ...refimpl.ops.mlp import glu
+from ...refimpl.ops.norm import rms_norm
 from .packed_weights import NBits, RowQuantized
 
 Leaf = Tensor | NBits | RowQuantized

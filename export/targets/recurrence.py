@@ -20,9 +20,10 @@ from torch.onnx import ops as onnx
 
 from ...refimpl.config import LinearAttention
 from ...refimpl.engine.cache_kinds import CHUNK
+from ...refimpl.ops.linear_attention import LinearState
+from ...refimpl.ops.lstm import LstmWeights
 from ..ops.delta import one_chunk
-from ..ops.linear_attention import LinearState, attend_from
-from ..ops.lstm import LstmWeights
+from ..ops.linear_attention import attend_from
 from ..ops.selective_scan import in_parallel
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, linear

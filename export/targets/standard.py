@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
 
+from ...refimpl.ops.adaptive_softmax import log_softmax
+from ...refimpl.ops.attention import softmax
+from ...refimpl.ops.norm import layer_norm, rms_norm
+from ...refimpl.ops.ssd import ssd_quadratic
 from ..dispatch import body
-from ..ops import adaptive_softmax as adaptive
-from ..ops import attention as attentions
-from ..ops import norm as norms
-from ..ops.ssd import ssd_quadratic
 from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
 from .recurrence import gated_delta_chunk, lstm, selective_scan_chunk
@@ -192,12 +192,12 @@ EMITS = {
     "linear": linear,
     "embedding": embedding,
     "unembedding": unembedding,
-    "rms_norm": _in_float32(norms.rms_norm),
-    "layer_norm": _in_float32(norms.layer_norm),
+    "rms_norm": _in_float32(rms_norm),
+    "layer_norm": _in_float32(layer_norm),
     "lstm": lstm,
     "gated_delta_rule": gated_delta_chunk,
     "ssd_recurrent": ssd_quadratic,
     "selective_scan": selective_scan_chunk,
-    "log_softmax": _in_float32(adaptive.log_softmax),
-    "softmax": _in_float32(attentions.softmax),
+    "log_softmax": _in_float32(log_softmax),
+    "softmax": _in_float32(softmax),
 }

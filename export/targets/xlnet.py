@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...refimpl.config import XLNetAttention
-from ..ops.cross_attention import EncoderKV
+from ...refimpl.ops.cross_attention import EncoderKV
 from ..ops.xlnet import distance_vectors, relative_scores
 from .group_query_attention import three_products
 from .multi_head_attention import multi_head

@@ -34,7 +34,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -102,6 +102,7 @@ class CacheKind(ABC):
     """
 
     window: int | None = None
+    holds: ClassVar[type]  # the cache of `ops` over the arrays
     recurrent = False  # whether a step changes arrays that have no axis of tokens, so that padding must not
 
     @property
@@ -159,12 +160,19 @@ class CacheKind(ABC):
         """Why a row can't be truncated below its floor, as the end of an error message."""
         return "what a window saw before was overwritten"
 
-    @abstractmethod
+    def value(self, arrays: Sequence[Any], lengths: Any = None) -> Any:
+        """The cache that `ops` takes over these arrays, NumPy's or another library's.
+
+        For a step in which only the first `lengths` [B] tokens of each row are real; None for all.
+        """
+        return self.with_lengths(self.holds(*arrays), lengths)
+
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> Any:
         """An empty cache of the specification, all floats: codes too are kept there times their scale.
 
         `dtype` is that of the model's floats.
         """
+        return self.value([np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)])
 
     def copy_row(self, source: Arrays, row: int, target: Arrays, to: int, count: int) -> None:
         """Copy a row with its `count` tokens to row `to` of other arrays, or of the same."""
@@ -197,6 +205,8 @@ class CacheKind(ABC):
 class KeysValues(CacheKind):
     """Keys and values of each token, as the model's floats, in float16 or as 8-bit codes."""
 
+    holds = KVCache
+
     kv_heads: int
     head_size: int
     kv: KVFormat | Literal["float16"] = "float"
@@ -209,26 +219,25 @@ class KeysValues(CacheKind):
         return CacheArray("k", axes, dtype), CacheArray("v", axes, dtype)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
-        kept = np.dtype(np.float16) if self.kv == "float16" else dtype
-        keys, values = (np.zeros(shape, kept) for shape in self.shapes(batch, capacity))
-        return KVCache(keys, values)
+        return super().empty(batch, capacity, np.dtype(np.float16) if self.kv == "float16" else dtype)
 
 
 @dataclass(frozen=True)
 class NothingKept(CacheKind):
     """No array: an earlier layer's keys and values are read, and it is theirs to grow, cut or select."""
 
+    holds = SharedKV
+
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
         return ()
-
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> SharedKV:
-        return SharedKV()
 
 
 @dataclass(frozen=True)
 class Latents(CacheKind):
     """One vector of `size` numbers a token, which all heads read, and one of `index` for an indexer."""
+
+    holds = LatentCache
 
     size: int
     index: int | None = None
@@ -239,9 +248,6 @@ class Latents(CacheKind):
         if self.index is None:
             return (latent,)
         return latent, CacheArray("index", ("batch", 1, self.tokens_axis, self.index))
-
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LatentCache:
-        return LatentCache(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
 
 
 class RecurrentState(CacheKind):
@@ -263,6 +269,8 @@ class RecurrentState(CacheKind):
 class LinearSums(RecurrentState):
     """The sums over keys and values that linear attention keeps."""
 
+    holds = LinearState
+
     kv_heads: int
     head_size: int
 
@@ -276,13 +284,12 @@ class LinearSums(RecurrentState):
         axes = ("batch", self.kv_heads, self.head_size)
         return CacheArray("state", (*axes, self.head_size)), CacheArray("norm", axes)
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LinearState:
-        return LinearState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
-
 
 @dataclass(frozen=True)
 class LstmStates(RecurrentState):
     """The output and the cell of an LSTM after the last token."""
+
+    holds = LstmState
 
     width: int
 
@@ -290,13 +297,12 @@ class LstmStates(RecurrentState):
     def arrays(self) -> tuple[CacheArray, ...]:
         return CacheArray("h", ("batch", self.width)), CacheArray("c", ("batch", self.width))
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LstmState:
-        return LstmState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
-
 
 @dataclass(frozen=True)
 class ConvTail(RecurrentState):
     """The last inputs of a short convolution, `count` tokens."""
+
+    holds = ConvState
 
     count: int
     width: int
@@ -308,15 +314,13 @@ class ConvTail(RecurrentState):
     def arrays(self) -> tuple[CacheArray, ...]:
         return (CacheArray("conv", ("batch", self.count, self.width)),)
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> ConvState:
-        (shape,) = self.shapes(batch, capacity)
-        return ConvState(np.zeros(shape, dtype))
-
 
 @dataclass(frozen=True)
 class MatrixStates(RecurrentState):
     """The last inputs of a convolution, `count` tokens of `channels`, and a state of each head: of a gated
     delta network, or of Mamba 2."""
+
+    holds = MatrixState
 
     count: int
     channels: int
@@ -334,14 +338,13 @@ class MatrixStates(RecurrentState):
         state = CacheArray("state", ("batch", self.heads, self.key_size, self.value_size))
         return CacheArray("conv", ("batch", self.count, self.channels)), state
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> MatrixState:
-        return MatrixState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
-
 
 @dataclass(frozen=True)
 class ChannelStates(RecurrentState):
     """The last inputs of a convolution, `count` tokens of `channels`, and a state of each channel: of
     Mamba."""
+
+    holds = ChannelState
 
     count: int
     channels: int
@@ -357,13 +360,12 @@ class ChannelStates(RecurrentState):
         state = CacheArray("state", ("batch", self.channels, self.state_size))
         return CacheArray("conv", ("batch", self.count, self.channels)), state
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> ChannelState:
-        return ChannelState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
-
 
 @dataclass(frozen=True)
 class HybridStates(RecurrentState):
     """Keys and values of a layer's attention, and the states of what stands beside it."""
+
+    holds = HybridCache
 
     attention: KeysValues
     states: MatrixStates
@@ -376,15 +378,12 @@ class HybridStates(RecurrentState):
     def arrays(self) -> tuple[CacheArray, ...]:
         return (*self.attention.arrays, *self.states.arrays)
 
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> HybridCache:
-        kv = self.attention.empty(batch, capacity, dtype)
-        states = self.states.empty(batch, capacity, dtype)
-        return HybridCache(kv.keys, kv.values, states.tail, states.state)
-
 
 @dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
     """Keys and values that a layer's cross-attention reads, of a text that an encoder has read."""
+
+    holds = KVCache
 
     kv_heads: int
     head_size: int

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from ..config import Config, Decoder, Rope
-from ..ops import encoder, model
 from ..ops.block import MixerCache
 from ..ops.cross_attention import EncoderKV
-from ..ops.model import ModelWeights
+from ..ops.encoder import encode, encoder_kv, predict
+from ..ops.model import ModelWeights, model, model_with_hidden, mtp_model
 from ..ops.position import Rotary
 from ..ops.position_tables import position_tables
 from ..ops.quant import Blocks
@@ -177,14 +177,14 @@ class _Predict(Protocol):
 
 @dataclass(frozen=True)
 class Forward:
-    """The functions of an engine, with the signatures of `ops.model` and `ops.encoder`."""
+    """The functions of an engine: those of `ops.model` and `ops.encoder`, or what calls them."""
 
-    model: _Model
-    encode: _Encode
-    encoder_kv: _EncoderKV
-    predict: _Predict
-    model_with_hidden: _ModelWithHidden
-    mtp_model: _MTPModel
+    model: _Model = model
+    encode: _Encode = encode
+    encoder_kv: _EncoderKV = encoder_kv
+    predict: _Predict = predict
+    model_with_hidden: _ModelWithHidden = model_with_hidden
+    mtp_model: _MTPModel = mtp_model
 
 
 class ArrayEngine:
@@ -349,12 +349,4 @@ class NumpyEngine(ArrayEngine):
     """Runs the specification: `ops.model` and `ops.encoder` themselves."""
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
-        functions = Forward(
-            model.model,
-            encoder.encode,
-            encoder.encoder_kv,
-            encoder.predict,
-            model.model_with_hidden,
-            model.mtp_model,
-        )
-        super().__init__(config, params, functions)
+        super().__init__(config, params, Forward())

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import XIELU
+from .dispatch import op
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..config import Activation
 
@@ -21,16 +23,19 @@ __all__ = [
 ]  # fmt: skip
 
 
+@op
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """max(x, 0)."""
     return np.maximum(x, 0)
 
 
+@op
 def relu_squared(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """max(x, 0)² (So et al. 2021, Primer)."""
     return np.maximum(x, 0) ** 2
 
 
+@op
 def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """σ(x) = 1 / (1 + exp(−x)).
 
@@ -40,11 +45,13 @@ def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
 
 
+@op
 def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · σ(x) (Elfwing et al. 2017; swish with β = 1)."""
     return x * sigmoid(x)
 
 
+@op
 def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · Φ(x) = x/2 · (1 + erf(x / √2)) (Hendrycks & Gimpel 2016), the exact form.
 
@@ -54,26 +61,31 @@ def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return x / 2 * (1 + erf)
 
 
+@op
 def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), GELU's approximation in GPT-2 and Gemma."""
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+@op
 def quick_gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · σ(1.702 x), the coarser of GELU's two approximations (Hendrycks & Gimpel 2016), used by CLIP."""
     return x * sigmoid(1.702 * x)
 
 
+@op
 def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · tanh(ln(1 + exp(x))) (Misra 2019)."""
     return x * np.tanh(np.logaddexp(0, x))
 
 
+@op
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """tanh(x): BERT's pooler."""
     return np.tanh(x)
 
 
+@op
 def xielu(
     x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
 ) -> Float[Array, "B T F"]:
@@ -101,6 +113,7 @@ def xielu(
     return (curved + beta * x).astype(x.dtype)
 
 
+@op
 def activation(
     x: Float[Array, "B T F"],
     *,

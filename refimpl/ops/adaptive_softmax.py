@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from .dispatch import op
 from .linear import linear
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -31,12 +33,14 @@ class Tail(TypedDict):
     up: Float[Array, "K V"] | Blocks
 
 
+@op
 def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
     """logits − log Σ_n exp(logits), with the row's maximum subtracted before exp."""
     shifted = logits - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
 
+@op
 def adaptive_log_probs(
     x: Float[Array, "B T D"],
     head: Float[Array, "D F"] | Blocks,
@@ -58,6 +62,7 @@ def adaptive_log_probs(
     return np.concatenate(parts, axis=-1)
 
 
+@op
 def adaptive_target_log_probs(
     x: Float[Array, "B T D"],
     targets: Index[Array, "B T", "< N"],
@@ -83,6 +88,7 @@ def adaptive_target_log_probs(
     return log_p
 
 
+@op
 def adaptive_predict(
     x: Float[Array, "B T D"],
     head: Float[Array, "D F"] | Blocks,

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from ..config import AltUp
+from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = [
     "AltUpWeights",
@@ -43,12 +45,14 @@ class StreamWeights(TypedDict):
     leave: Float[Array, "D D"] | Blocks
 
 
+@op
 def modalities(x: Float[Array, "B T D"], weights: AltUpWeights, *, eps: float) -> Float[Array, "B T X"]:
     """m = tanh(rms_norm(x) / D · router): X numbers between −1 and 1, of which coefficients are made."""
     normed = rms_norm(x, weights["norm"], eps=eps) / x.shape[-1]
     return np.tanh(linear(normed, weights["router"]))
 
 
+@op
 def altup_predict(
     x: Float[Array, "B T X D"], weights: AltUpWeights, *, settings: AltUp
 ) -> Float[Array, "B T X D"]:
@@ -77,6 +81,7 @@ def altup_predict(
     return x + coefficients @ x
 
 
+@op
 def altup_correct(
     predictions: Float[Array, "B T X D"],
     y: Float[Array, "B T D"],
@@ -94,6 +99,7 @@ def altup_correct(
     return predictions + (1 + linear(m, weights["correct"]))[..., None] * innovation[:, :, None]
 
 
+@op
 def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """x · √mean(like²) / √max(mean(x²), 1e-5): the direction of x with the size of `like`.
 
@@ -103,6 +109,7 @@ def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Flo
     return x * size / np.sqrt(np.maximum(np.mean(x * x, -1, keepdims=True), 1e-5))
 
 
+@op
 def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Float[Array, "B T X D"]:
     """The streams before the first layer: the embedding x, and a map of it for each other one, as long as x.
 
@@ -112,6 +119,7 @@ def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Flo
     return np.stack([x, *others], 2)
 
 
+@op
 def leave_streams(x: Float[Array, "B T X D"], streams: list[StreamWeights]) -> Float[Array, "B T D"]:
     """The mean of the first stream and of a map of each other one, made as long as the first (Gemma 3n)."""
     first = x[:, :, 0]

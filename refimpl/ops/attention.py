@@ -10,6 +10,7 @@ import numpy as np
 from ..config import Attention, LayerNorm, Norm, RMSNorm
 from .activation import sigmoid
 from .cache import KVCache, append
+from .dispatch import op
 from .linear import linear
 from .mask import seen_by
 from .norm import layer_norm, rms_norm
@@ -18,8 +19,9 @@ from .quant import Blocks
 from .quantized_cache import round_by_channel
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -65,6 +67,7 @@ class ScoreTerms(NamedTuple):
 NO_TERMS = ScoreTerms()
 
 
+@op
 def softmax(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"] | None = None,
@@ -90,6 +93,7 @@ def softmax(
     return weights / np.where(total == 0, 1, total)
 
 
+@op
 def attention_weights(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
@@ -134,6 +138,7 @@ def attention_weights(
     return softmax(scores, None if mask is None else mask[:, None], sink)
 
 
+@op
 def attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
@@ -153,6 +158,7 @@ def attend(
     return grouped.reshape(b, h, t, v.shape[3]).transpose(0, 2, 1, 3)
 
 
+@op
 def cached_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
@@ -188,11 +194,13 @@ def cached_attention(
     return attend(q, keys, values, mask, *terms, **settings.scoring), cache
 
 
+@op
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
     """A linear map of x [B, T, D], its result split into heads [B, T, H, K] of `size`."""
     return linear(x, weight, bias).reshape(*x.shape[:2], -1, size)
 
 
+@op
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
     """Queries [B, T, H, K], keys and values [B, T, G, K] of x [B, T, D], before `positioned`."""
     size, clip = settings.head_size, settings.clip
@@ -251,6 +259,7 @@ def normalized(x: Array, weight: Array | None, norm: Norm) -> Array:
     return y.reshape(x.shape)
 
 
+@op
 def attention(
     x: Float[Array, "B T D"],
     cache: KVCache,
@@ -289,6 +298,7 @@ def attention(
     ), cache
 
 
+@op
 def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
     """What the heads give, [B, T, H·K], multiplied by the gates if there are any, or normalized."""
     if "wg" in weights:

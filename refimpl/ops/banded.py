@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .attention import softmax
+from .dispatch import op
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
 __all__ = ["banded_attend"]
 
 
+@op
 def banded_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

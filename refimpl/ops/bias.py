@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
 __all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
 
 
+@op
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
     """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
 
@@ -28,6 +32,7 @@ def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Arr
     return 2.0 ** (-max_bias * steps / power)
 
 
+@op
 def alibi_bias(
     slopes: Float[Array, " H"],
     queries: Int[Array, "B T"],
@@ -42,6 +47,7 @@ def alibi_bias(
     return -slopes[:, None, None] * distance[:, None].astype(slopes.dtype)
 
 
+@op
 def relative_buckets(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -67,6 +73,7 @@ def relative_buckets(
     return bucket + count * (behind < 0) if bidirectional else bucket
 
 
+@op
 def relative_bias(
     bucket_ids: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],

@@ -28,17 +28,20 @@ import numpy as np
 
 from ..config import BigBirdBlocks
 from .attention import attend
+from .dispatch import op
 from .mask import padding_mask
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
 __all__ = ["bigbird_attend"]
 
 
+@op
 def bigbird_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

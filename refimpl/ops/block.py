@@ -42,6 +42,7 @@ from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
+from .dispatch import op
 from .gated_delta import GatedDeltaWeights, gated_delta
 from .latent_attention import (
     LatentAttentionWeights,
@@ -68,8 +69,9 @@ from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
 from .xlnet import XLNetWeights, xlnet_attention
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
@@ -195,6 +197,7 @@ class LayerInputs(NamedTuple):
 NO_INPUTS = LayerInputs()
 
 
+@op
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
     """x normalized by the Config's norm, or x itself without one."""
     leaves = {} if weights is None else weights
@@ -393,6 +396,7 @@ def _scaled(y: Array, weights: BlockWeights) -> Array:
     return y * weights["scalar"] if "scalar" in weights else y
 
 
+@op
 def block(
     x: Array,
     cache: MixerCache,
@@ -458,6 +462,7 @@ def _at(values: Array | None, at: Array) -> Any:
     return np.take_along_axis(values, np.expand_dims(at, tuple(range(2, values.ndim))), axis=1)
 
 
+@op
 def encoder_block(
     x: Array,
     lengths: Array,

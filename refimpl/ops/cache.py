@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
     from ..config import Attention
@@ -93,6 +96,7 @@ def places(past: Array, capacity: int) -> Array:
     return np.concatenate([past, np.zeros((b, g, capacity - held, k), past.dtype)], axis=2)
 
 
+@op
 def append(
     past: Float[Array, "B G L K"],
     new: Float[Array, "B T G K"],
@@ -113,6 +117,7 @@ def append(
     return cache
 
 
+@op
 def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
     """The growing cache: S entries and T more, `append` at a capacity that is always just used up.
 
@@ -122,6 +127,7 @@ def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[A
     return np.concatenate([past, new.transpose(0, 2, 1, 3)], axis=2)
 
 
+@op
 def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
     """The named rows in the named order: beams that go on, once or several times, or not at all."""
     return past[rows]

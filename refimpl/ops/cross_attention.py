@@ -8,13 +8,15 @@ import numpy as np
 
 from ..config import Attention
 from .attention import attend, heads
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -51,6 +53,7 @@ class EncoderKV(NamedTuple):
         return EncoderKV(self.keys[rows], self.values[rows], self.lengths[rows])
 
 
+@op
 def cross_keys(
     states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
@@ -60,6 +63,7 @@ def cross_keys(
     return k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
 
+@op
 def cross_attention(
     x: Float[Array, "B T D"],
     encoder_kv: EncoderKV,

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["delta_attend", "gated_delta_chunked", "gated_delta_rule"]
 
 
+@op
 def delta_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
@@ -49,6 +53,7 @@ def delta_attend(
     return out.reshape(b, length, h, v.shape[3]), state
 
 
+@op
 def gated_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -67,6 +72,7 @@ def gated_delta_rule(
     return delta_attend(q, k, v, state, np.broadcast_to(_by_channel(decay), k.shape), beta)
 
 
+@op
 def gated_delta_chunked(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],

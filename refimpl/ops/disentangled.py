@@ -29,13 +29,15 @@ import numpy as np
 
 from ..config import DisentangledAttention
 from .attention import attend, heads
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -75,6 +77,7 @@ class DistanceTable(NamedTuple):
     vectors: Float[Array, "W D"]
 
 
+@op
 def distance_rows(
     queries: Int[Array, " T"],
     keys: Int[Array, " S"],
@@ -104,6 +107,7 @@ def distance_rows(
     return np.clip(distance + span, 0, 2 * span - 1)
 
 
+@op
 def distance_scores(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S H K"],
@@ -129,6 +133,7 @@ def distance_scores(
     return scores * (size**-0.5 if scale is None else scale)
 
 
+@op
 def disentangled_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

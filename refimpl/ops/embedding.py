@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .dispatch import op
 from .linear import linear
 from .quant import Blocks, rows, transpose
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
 __all__ = ["embedding", "unembedding"]
 
 
+@op
 def embedding(
     tokens: Index[Array, "B T", "< N"],
     table: Float[Array, "N D"] | Blocks,
@@ -28,6 +31,7 @@ def embedding(
     return rows(table, tokens) if isinstance(table, Blocks) else table[tokens]
 
 
+@op
 def unembedding(
     x: Float[Array, "B T D"],
     table: Float[Array, "N D"] | Blocks,

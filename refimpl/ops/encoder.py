@@ -26,6 +26,7 @@ from ..config import (
 from .activation import activation
 from .block import BlockWeights, Positions, encoder_block, normalize
 from .cross_attention import EncoderKV, cross_keys
+from .dispatch import op
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
@@ -44,11 +45,12 @@ from .model import (
 from .position import Rotary
 
 if TYPE_CHECKING:
-    from numpy import ndarray as Array
+    from typing import Any as Array
 
 __all__ = ["encode", "encoder_kv", "predict"]
 
 
+@op
 def encode(
     tokens: Array,
     lengths: Array,
@@ -82,6 +84,7 @@ def encode(
     return _layers(x, lengths, rotary, params["reader"], states, stack=stack)
 
 
+@op
 def shift_right(tokens: Array, start: int) -> Array:
     """The text shifted by one position, with the token `start` first, as a reader takes it."""
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
@@ -109,6 +112,7 @@ def _layers(
     return normalize(x, weights.get("norm"), norm=stack.final_norm)
 
 
+@op
 def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Layer) -> EncoderKV:
     """Keys and values of an encoder's output for a layer that reads it."""
     assert layer.cross is not None
@@ -116,6 +120,7 @@ def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Lay
     return EncoderKV(*cross_keys(states, weights["cross"], settings=layer.cross), lengths)
 
 
+@op
 def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> list[EncoderKV]:
     """Keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that reads it."""
     assert "decoder" in params
@@ -145,6 +150,7 @@ def _labels(x: Array, weights: HeadWeights) -> Array:
     return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
 
 
+@op
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
     """What the head makes of an encoder's output [B, T, D].
 

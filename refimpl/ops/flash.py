@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
 __all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
 
@@ -24,6 +27,7 @@ class Saved(NamedTuple):
     mask: Bool[Array, "B T S"] | None = None
 
 
+@op
 def flash_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
@@ -72,6 +76,7 @@ def flash_attend(
     return _heads(out), lse.reshape(b, h, t)
 
 
+@op
 def flash_backward(
     saved: Saved,
     grad: Float[Array, "B T H V"],
@@ -114,6 +119,7 @@ def flash_backward(
     return _heads(dq), _heads(dk), _heads(dv)
 
 
+@op
 def merge(
     out: Float[Array, "B T H V"],
     lse: Float[Array, "B H T"],

@@ -52,14 +52,16 @@ import numpy as np
 from ..config import GatedDelta
 from .activation import sigmoid, silu
 from .delta import gated_delta_rule
+from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
 from .short_conv import MatrixState, begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -89,6 +91,7 @@ class GatedDeltaWeights(TypedDict):
     wo: Float[Array, "H*V D"] | Blocks
 
 
+@op
 def gated_delta(
     x: Float[Array, "B T D"],
     cache: MatrixState,

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["gaussian_topk"]
 
 
+@op
 def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B T F"]:
     """max(0, x − μ − q · σ), with the mean μ and the deviation σ of a token's F numbers, q = Φ⁻¹(share).
 

@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .dispatch import op
 from .mask import padding_mask
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
 __all__ = ["pool", "unit"]
 
 
+@op
 def pool(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],
@@ -41,6 +44,7 @@ def pool(
     return np.where(lengths[:, None] > 0, y, 0)
 
 
+@op
 def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
     """x / max(‖x‖, eps): vectors whose dot product is their cosine."""
     return x / np.maximum(np.sqrt(np.sum(x * x, axis=-1, keepdims=True)), eps)

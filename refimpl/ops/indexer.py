@@ -36,13 +36,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
 __all__ = ["best_keys", "index_scores"]
 
 
+@op
 def index_scores(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S K"],
@@ -58,6 +62,7 @@ def index_scores(
     return np.einsum("bths,bth->bts", np.maximum(products, 0), weights)
 
 
+@op
 def best_keys(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"],

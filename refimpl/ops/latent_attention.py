@@ -37,6 +37,7 @@ import numpy as np
 from ..config import Attention, Indexer, LatentAttention, SharedIndexer
 from .attention import attend, heads
 from .cache import append, places, select
+from .dispatch import op
 from .indexer import best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask, padding_mask
@@ -45,8 +46,9 @@ from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -110,6 +112,7 @@ class LatentCache(NamedTuple):
         return np.zeros_like(written)
 
 
+@op
 def expanded_attend(
     q: Float[Array, "B T H K"],
     latents: Float[Array, "B S C+2*J"],
@@ -131,6 +134,7 @@ def expanded_attend(
     return attend(q, np.concatenate([k, shared], axis=-1), v, mask, scale=scale)
 
 
+@op
 def absorbed_attend(
     q: Float[Array, "B T H K"],
     latents: Float[Array, "B S C+2*J"],
@@ -154,6 +158,7 @@ def absorbed_attend(
     return np.einsum("bthc,chv->bthv", mean, wv)
 
 
+@op
 def latent_attention(
     x: Float[Array, "B T D"],
     cache: LatentCache,
@@ -201,6 +206,7 @@ def latent_attention(
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), new_cache, mask
 
 
+@op
 def latent_self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["LaurelWeights", "laurel"]
 
@@ -23,6 +25,7 @@ class LaurelWeights(TypedDict):
     norm: Float[Array, " D"]
 
 
+@op
 def laurel(
     x: Float[Array, "B T D"], h: Float[Array, "B T D"], weights: LaurelWeights, *, eps: float
 ) -> Float[Array, "B T D"]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .dispatch import op
 from .quant import Blocks, linear_blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["linear"]
 
 
+@op
 def linear(
     x: Float[Array, "B T D"],
     weight: Float[Array, "D F"] | Blocks,

@@ -8,12 +8,14 @@ import numpy as np
 
 from ..config import LinearAttention
 from .attention import heads
+from .dispatch import op
 from .linear import linear
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
     from ..config import Attention
@@ -72,16 +74,19 @@ class LinearState(NamedTuple):
         return written
 
 
+@op
 def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
     """φ(x) = elu(x) + 1: x + 1 above zero, exp(x) below (Katharopoulos et al. 2020, eq. 7)."""
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
 
+@op
 def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
     """φ(x) = max(x, 0) (Choromanski et al. 2021, §4: the generalized kernel that they found best)."""
     return np.maximum(x, 0)
 
 
+@op
 def random_features(
     x: Float[Array, "B T H K"],
     projection: Float[Array, "Q K"],
@@ -96,6 +101,7 @@ def random_features(
     return np.exp(x @ projection.T - square) * len(projection) ** -0.5
 
 
+@op
 def linear_attend(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B S G Q"],
@@ -113,6 +119,7 @@ def linear_attend(
     return _read(q, state[:, None], norm[:, None])
 
 
+@op
 def linear_parallel(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B T G Q"],
@@ -126,6 +133,7 @@ def linear_parallel(
     return _normalized(sums, weights.sum(-1).transpose(0, 3, 1, 2)).reshape(b, t, h, v.shape[3])
 
 
+@op
 def linear_recurrent(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B T G Q"],
@@ -146,6 +154,7 @@ def linear_recurrent(
     return out, state, norm
 
 
+@op
 def linear_chunked(
     q: Float[Array, "B T H Q"],
     k: Float[Array, "B T G Q"],
@@ -178,6 +187,7 @@ def linear_chunked(
     return out.reshape(b, length, h, v.shape[3]), state, norm
 
 
+@op
 def linear_attention(
     x: Float[Array, "B T D"],
     cache: LinearState,

@@ -26,14 +26,16 @@ import numpy as np
 
 from ..config import FirstToken, LongformerAttention
 from .attention import attend, heads
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
 from .quant import Blocks
 from .sparse import longformer_mask
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -59,6 +61,7 @@ class LongformerWeights(TypedDict):
     bv_global: NotRequired[Float[Array, " H*K"]]
 
 
+@op
 def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index[Array, " B", "< T+1"]:
     """The position of each row's first `separator`: the tokens before it are the question.
 
@@ -68,6 +71,7 @@ def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index
     return np.where(found.any(axis=1), found.argmax(axis=1), tokens.shape[1])
 
 
+@op
 def longformer_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

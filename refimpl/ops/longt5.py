@@ -32,14 +32,16 @@ import numpy as np
 
 from ..config import LongT5Attention
 from .attention import attend, heads
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -67,6 +69,7 @@ class DistanceBiases(NamedTuple):
     far: Float[Array, "H 2*C+1"] | None = None
 
 
+@op
 def longt5_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

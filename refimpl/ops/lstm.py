@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from .activation import sigmoid
+from .dispatch import op
 from .linear import linear
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
     from ..config import Attention
@@ -74,6 +76,7 @@ class LstmState(NamedTuple):
         return written
 
 
+@op
 def lstm_cell(
     x: Float[Array, "B D"],
     h: Float[Array, "B F"],
@@ -100,6 +103,7 @@ def lstm_cell(
     return sigmoid(o + po * new_c) * np.tanh(new_c), new_c
 
 
+@op
 def lstm(
     x: Float[Array, "B T D"],
     weights: LstmWeights,
@@ -130,6 +134,7 @@ def lstm(
     return y, h, c
 
 
+@op
 def bidirectional_lstm(
     x: Float[Array, "B T D"],
     forward: LstmWeights,
@@ -149,6 +154,7 @@ def bidirectional_lstm(
     return y, np.stack((ahead[1], back[1])), np.stack((ahead[2], back[2]))
 
 
+@op
 def lstm_layer(
     x: Float[Array, "B T D"],
     cache: LstmState,

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..config import Attention, Mamba
 from .activation import silu
+from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
@@ -30,8 +31,9 @@ from .selective_scan import selective_scan
 from .short_conv import begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -94,6 +96,7 @@ class ChannelState(NamedTuple):
         return written
 
 
+@op
 def mamba(
     x: Float[Array, "B T D"],
     cache: ChannelState,

@@ -24,6 +24,7 @@ import numpy as np
 from ..config import Attention, Mamba2
 from .activation import silu
 from .cache import KVCache
+from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
@@ -31,8 +32,9 @@ from .short_conv import MatrixState, begun, causal_conv, last_inputs
 from .ssd import ssd_recurrent
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -104,6 +106,7 @@ class HybridCache(NamedTuple):
         return written
 
 
+@op
 def mamba2(
     x: Float[Array, "B T D"],
     cache: MatrixState,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Attention, BlockSparse, Chunked
+from .dispatch import op
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Int
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -19,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@op
 def causal_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -44,6 +47,7 @@ def causal_mask(
     return seen if window is None else seen & ((distance < window) | (keys < sinks))
 
 
+@op
 def window_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -59,6 +63,7 @@ def window_mask(
     return np.ones(distance.shape, bool) if window is None else np.abs(distance) < window
 
 
+@op
 def block_sparse_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -81,6 +86,7 @@ def block_sparse_mask(
     return near | (query_blocks < first) | (key_blocks < first)
 
 
+@op
 def chunked_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
@@ -101,6 +107,7 @@ def chunked_mask(
     return queries[:, :, None] // chunk == keys // chunk
 
 
+@op
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
     """The mask [B, T, S] of an attention over queries and keys at these positions."""
     match settings.mask:
@@ -114,11 +121,13 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
             return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)
 
 
+@op
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
     """True for the keys that stand within their row: rows are padded on the right."""
     return keys[None, :] < lengths[:, None]
 
 
+@op
 def prefix_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],

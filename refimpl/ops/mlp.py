@@ -8,14 +8,16 @@ import numpy as np
 
 from ..config import XIELU, Activation, ClampedSwiGLU
 from .activation import activation, sigmoid, xielu
+from .dispatch import op
 from .gaussian_topk import gaussian_topk
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["GatedMlpWeights", "PlainMlpWeights", "clamped_swiglu", "gated_mlp", "plain_mlp"]
 
@@ -43,6 +45,7 @@ class GatedMlpWeights(TypedDict):
     down_norm: NotRequired[Float[Array, " F"]]
 
 
+@op
 def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
     """The hidden values of a plain mlp, from the result of its first map."""
     if isinstance(kind, XIELU):
@@ -52,6 +55,7 @@ def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) 
     return activation(up, kind=kind)
 
 
+@op
 def plain_mlp(
     x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation | XIELU
 ) -> Float[Array, "B T D"]:
@@ -60,6 +64,7 @@ def plain_mlp(
     return linear(hidden, weights["down"], weights.get("bdown"))
 
 
+@op
 def clamped_swiglu(
     gate: Float[Array, "B T F"], up: Float[Array, "B T F"], *, alpha: float, limit: float
 ) -> Float[Array, "B T F"]:
@@ -75,6 +80,7 @@ def clamped_swiglu(
     return g * sigmoid(alpha * g) * (u + 1)
 
 
+@op
 def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
     """The hidden values of a gated mlp, from the results of its first two maps."""
     if isinstance(kind, ClampedSwiGLU):
@@ -82,6 +88,7 @@ def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
     return activation(gate, kind=kind) * up
 
 
+@op
 def gated_mlp(
     x: Float[Array, "B T D"],
     weights: GatedMlpWeights,

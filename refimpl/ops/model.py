@@ -37,6 +37,7 @@ from .block import (
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
+from .dispatch import op
 from .embedding import embedding, unembedding
 from .linear import linear
 from .longt5 import DistanceBiases
@@ -48,9 +49,10 @@ from .position import Rotary, learned, rope_frequencies, sinusoidal
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+    from typing import Any as DType
+
     from jaxtyping import Float
-    from numpy import dtype as DType
-    from numpy import ndarray as Array
 
 __all__ = [
     "EmbeddingWeights",
@@ -134,6 +136,7 @@ class ModelWeights(TypedDict):
     head: NotRequired[HeadWeights]
 
 
+@op
 def embed(
     tokens: Array,
     positions: Array,
@@ -186,6 +189,7 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
     return linear(x, weights["project"], weights.get("project_bias"))
 
 
+@op
 def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config: Embedding) -> Array | None:
     """Vectors [B, T, C, F] of the tokens for each layer, from what enters the first; None without such.
 
@@ -199,6 +203,7 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
     return per_layer_inputs(known, x, own, eps=config.per_layer.norm.eps)
 
 
+@op
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
@@ -225,6 +230,7 @@ def score_biases(
     return biases
 
 
+@op
 def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> DistanceTable | None:
     """The distances of tokens at the positions `at` [T], for a stack with disentangled attention."""
     distances = stack.distances
@@ -236,6 +242,7 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
     return DistanceTable(rows, vectors)
 
 
+@op
 def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
     """The biases of a stack with LongT5's attention, by distance instead of bucket.
 
@@ -263,6 +270,7 @@ def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | 
     return DistanceBiases(near, by_distance(local.position.max_distance, weights["global_relative_bias"]))
 
 
+@op
 def model(
     tokens: Array,
     past: Array,
@@ -285,6 +293,7 @@ def model(
     return _logits(x, params, config=config), new_cache
 
 
+@op
 def model_with_hidden(
     tokens: Array,
     past: Array,
@@ -301,6 +310,7 @@ def model_with_hidden(
     return _logits(_at(hidden, at), params, config=config), hidden, new_cache
 
 
+@op
 def mtp_model(
     tokens: Array,
     hidden: Array,
@@ -410,6 +420,7 @@ def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
     return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head)
 
 
+@op
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     """The linear map, the activation and the norm that a head may begin with, of x [B, T, D]."""
     if config is None:
@@ -421,6 +432,7 @@ def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     return normalize(x, weights.get("norm"), norm=config.norm)
 
 
+@op
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
     """Logits [B, P, N] over the rows of a table: scaled, with the bias added, and capped last."""
     logits = unembedding(x, table)

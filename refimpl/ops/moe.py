@@ -9,14 +9,16 @@ import numpy as np
 from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
 from .activation import sigmoid
 from .attention import softmax
+from .dispatch import op
 from .linear import linear
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -70,6 +72,7 @@ class MoEWeights(TypedDict):
     latent_bup: NotRequired[Float[Array, " D"]]
 
 
+@op
 def route(
     logits: Float[Array, "M E"],
     bias: Float[Array, " E"] | None = None,
@@ -112,6 +115,7 @@ def route(
     return index, weights if scale is None else weights * scale
 
 
+@op
 def sparse_mixer(
     logits: Float[Array, "M E"], *, top: int, jitter: float
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
@@ -156,6 +160,7 @@ def _in_best_groups(choice: Array, groups: ExpertGroups) -> Array:
     return np.repeat(within, members.shape[-1], axis=-1)
 
 
+@op
 def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
@@ -175,6 +180,7 @@ def within_capacity(
     return kept
 
 
+@op
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
     """`gated_mlp`, or `plain_mlp` of an expert without a gate."""
     if "gate" in weights:
@@ -183,6 +189,7 @@ def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSw
     return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
 
 
+@op
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
@@ -211,6 +218,7 @@ def mixture(
     return y
 
 
+@op
 def moe(
     x: Float[Array, "B T D"],
     weights: MoEWeights,
@@ -285,6 +293,7 @@ def moe(
     return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 
 
+@op
 def load_balancing_loss(
     logits: Float[Array, "M E"],
     index: Index[Array, "M I", "< E"],
@@ -301,6 +310,7 @@ def load_balancing_loss(
     return np.asarray(experts * np.sum(chosen * mean), logits.dtype)
 
 
+@op
 def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
     """The mean over tokens of (log Σ_e exp(logits_e))², which keeps logits small (ST-MoE, Zoph et al.
     2022, eq. 5). No token at all gives 0."""

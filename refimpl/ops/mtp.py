@@ -43,13 +43,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["MTPInputWeights", "mtp_input"]
 
@@ -62,6 +64,7 @@ class MTPInputWeights(TypedDict):
     project: Float[Array, "2*D D"] | Blocks
 
 
+@op
 def mtp_input(
     x: Float[Array, "B T D"],
     hidden: Float[Array, "B T D"],

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -36,6 +38,7 @@ class NeighbourConvWeights(TypedDict):
     bias: NotRequired[Float[Array, " D"]]
 
 
+@op
 def neighbour_conv(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

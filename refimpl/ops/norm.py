@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["layer_norm", "rms_norm"]
 
 
+@op
 def rms_norm(
     x: Float[Array, "B T D"],
     weight: Float[Array, " D"] | None = None,
@@ -28,6 +32,7 @@ def rms_norm(
     return y if weight is None else y * weight
 
 
+@op
 def layer_norm(
     x: Float[Array, "B T D"],
     weight: Float[Array, " D"] | None = None,

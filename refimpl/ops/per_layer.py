@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ..config import Activation
 from .activation import activation
+from .dispatch import op
 from .embedding import embedding
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -39,6 +41,7 @@ class PerLayerWeights(TypedDict):
     scale: NotRequired[Float[Array, " D"]]
 
 
+@op
 def per_layer_inputs(
     tokens: Index[Array, "B T", "< N"],
     x: Float[Array, "B T D"],
@@ -69,6 +72,7 @@ def per_layer_inputs(
     return (own + rms_norm(seen, weights["norm"], eps=eps)) * 2**-0.5
 
 
+@op
 def per_layer_update(
     x: Float[Array, "B T D"],
     inputs: Float[Array, "B T F"],

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int
-    from numpy import ndarray as Array
 
 __all__ = [
     "Rotary",
@@ -28,6 +31,7 @@ class Rotary(NamedTuple):
     sin: Float[Array, "L J"]
 
 
+@op
 def learned(
     positions: Int[Array, "B T"],
     table: Float[Array, "M D"],
@@ -42,6 +46,7 @@ def learned(
     return table[np.minimum(positions + offset, len(table) - 1)]
 
 
+@op
 def sinusoidal(
     positions: Int[Array, "B T"],
     frequencies: Float[Array, " J"],
@@ -60,6 +65,7 @@ def sinusoidal(
     return np.concatenate([sin, cos], axis=-1)
 
 
+@op
 def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, " J"]:
     """Angle per position of each pair, in radians: theta^(−j / J) (Su et al. 2021, §3.2.2).
 
@@ -68,6 +74,7 @@ def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, "
     return theta ** (-(pairs.astype(np.float64) / len(pairs)))
 
 
+@op
 def rope_tables(
     positions: Int[Array, " M"],
     frequencies: Float[Array, " J"],
@@ -85,6 +92,7 @@ def rope_tables(
     return magnitude * np.cos(angles), magnitude * np.sin(angles)
 
 
+@op
 def rotate(
     x: Float[Array, "B T H K"],
     cos: Float[Array, "B T J"],
@@ -112,6 +120,7 @@ def rotate(
     return np.concatenate([rotated, unrotated], axis=-1)
 
 
+@op
 def query_factors(
     positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
 ) -> Float[Array, "B T"]:

@@ -17,6 +17,7 @@ from ..config import (
     Rope,
     Yarn,
 )
+from .dispatch import op
 from .position import Rotary, rope_frequencies, rope_tables
 from .rope_scaling import (
     dynamic_ntk_scaling,
@@ -28,11 +29,12 @@ from .rope_scaling import (
 )
 
 if TYPE_CHECKING:
-    from numpy import ndarray as Array
+    from typing import Any as Array
 
 __all__ = ["position_tables"]
 
 
+@op
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
     """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
 

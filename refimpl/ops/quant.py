@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .dispatch import op
 from .static_quant import static_dequantize, static_quantize
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int, UInt8, UInt16
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -77,6 +79,7 @@ def _spread(per_block: Array, blocks: Blocks) -> Array:
     return np.take(per_block, index, axis=blocks.axis)
 
 
+@op
 def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
     """Each scale s as the nearest float16 number h, in the type of s, where codes of `bits` bits allow it.
 
@@ -90,6 +93,7 @@ def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]
     return np.where(fits, half, scale)
 
 
+@op
 def quantize(
     weight: Float[Array, "D F"],
     *,
@@ -143,6 +147,7 @@ def quantize(
     )
 
 
+@op
 def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
     """One positive scale max|w| / 127 per column and codes of −127 to 127, for an input of static scale.
 
@@ -155,6 +160,7 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
     return Blocks(codes, scale, None, None, 8, weight.shape[0], 0, "static")
 
 
+@op
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
     """The matrix of the codes: scale · (code − zero) + minimum, in scale's type."""
     w = np.empty(weight.codes.shape, weight.scale.dtype)
@@ -168,6 +174,7 @@ def dequantize(weight: Blocks) -> Float[Array, "D F"]:
     return w if weight.minimum is None else w + _spread(weight.minimum, weight)
 
 
+@op
 def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
     """Chosen rows of a table blocked along axis 1, dequantized."""
     flat = index.reshape(-1)
@@ -182,6 +189,7 @@ def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T 
     return dequantize(chosen).reshape(*index.shape, table.shape[1])
 
 
+@op
 def transpose(weight: Blocks) -> Blocks:
     """The transposed matrix: the same codes, blocked along the other axis."""
     flip = lambda a: None if a is None else a.T  # noqa: E731
@@ -195,6 +203,7 @@ def transpose(weight: Blocks) -> Blocks:
     )
 
 
+@op
 def quantize_activations(
     x: Float[Array, "M D"], *, block: int
 ) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
@@ -219,6 +228,7 @@ def quantize_activations(
     return codes.reshape(padded.shape)[:, :length], np.where(finite, largest / 127, np.nan)[..., 0]
 
 
+@op
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
     """Signed 8-bit codes and one scale s a row: code = rint(x / s), s = max|x| / 127.
 
@@ -232,6 +242,7 @@ def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Arra
     return np.rint(np.where(finite, x, 0) / scale).astype(np.int32), np.where(finite, scale, np.nan)
 
 
+@op
 def dynamic_quantize(
     x: Float[Array, "M D"],
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
@@ -286,6 +297,7 @@ def _block_sums(x: Array, block: int) -> Array:
     return lanes[..., 0]
 
 
+@op
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """x · W for a quantized W (blocked along axis 0), by the weight's rule for activations.
 

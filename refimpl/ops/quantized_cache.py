@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .cache import append
+from .dispatch import op
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int, UInt8
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -47,6 +49,7 @@ class ChannelQuantized(NamedTuple):
     scale: Float[Array, "G K"]
 
 
+@op
 def append_by_head(
     cache: HeadQuantized,
     new: Float[Array, "B T G K"],
@@ -65,6 +68,7 @@ def append_by_head(
     return HeadQuantized(append(cache.codes, codes, start), append(cache.scale, scale, start))
 
 
+@op
 def append_by_channel(
     cache: ChannelQuantized,
     new: Float[Array, "B T G K"],
@@ -81,6 +85,7 @@ def append_by_channel(
     return cache._replace(codes=append(cache.codes, codes, start))
 
 
+@op
 def round_by_channel(
     x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
 ) -> Float[Array, "B T G K"]:
@@ -93,16 +98,19 @@ def _by_channel(x: Array, scale: Array, bits: int) -> Array:
     return np.clip(np.rint(ratio), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+@op
 def read_by_head(cache: HeadQuantized) -> Float[Array, "B G L K"]:
     """The keys or values that attention reads: code · scale, in scale's type."""
     return cache.codes.astype(cache.scale.dtype) * cache.scale
 
 
+@op
 def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
     """The keys or values that attention reads: code · scale, in scale's type."""
     return cache.codes.astype(cache.scale.dtype) * cache.scale[None, :, None, :]
 
 
+@op
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
     """Two codes of 4 bits per byte, as code + 8, the first in the lower half: ONNX Runtime's layout.
 
@@ -112,6 +120,7 @@ def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
     return halves[..., 0::2] | (halves[..., 1::2] << 4)
 
 
+@op
 def unpack_nibbles(packed: UInt8[Array, "B G S J"]) -> Int[Array, "B G S 2*J"]:
     """The codes of 4 bits, as int8, that were packed two per byte."""
     halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from .dispatch import op
 from .flash import flash_attend, merge
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -24,6 +26,7 @@ class Placement(NamedTuple):
     ranks: Int[Array, " X"]
 
 
+@op
 def place(
     positions: Int[Array, " T"],
     ranks: Int[Array, " X"],
@@ -46,6 +49,7 @@ def place(
     return slice_ if layout == "contiguous" else np.minimum(slice_, slices - 1 - slice_)
 
 
+@op
 def ring_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = [
     "dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "proportional_scaling",
@@ -17,11 +20,13 @@ __all__ = [
 ]  # fmt: skip
 
 
+@op
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
     """All frequencies divided by `factor`: position interpolation (Chen et al. 2023)."""
     return frequencies / factor
 
 
+@op
 def dynamic_ntk_scaling(
     frequencies: Float[Array, " J"],
     *,
@@ -42,6 +47,7 @@ def dynamic_ntk_scaling(
     return frequencies * s ** -(np.arange(len(frequencies)) / last).astype(frequencies.dtype)
 
 
+@op
 def yarn_scaling(
     frequencies: Float[Array, " J"],
     *,
@@ -73,6 +79,7 @@ def yarn_scaling(
     return slow * frequencies / factor + (1 - slow) * frequencies
 
 
+@op
 def longrope_scaling(
     frequencies: Float[Array, " J"],
     short: Float[Array, " J"],
@@ -89,6 +96,7 @@ def longrope_scaling(
     return frequencies / (long if context > original_context else short)
 
 
+@op
 def llama3_scaling(
     frequencies: Float[Array, " J"],
     *,
@@ -110,6 +118,7 @@ def llama3_scaling(
     return (1 - kept) * frequencies / factor + kept * frequencies
 
 
+@op
 def proportional_scaling(
     frequencies: Float[Array, " J"],
     *,

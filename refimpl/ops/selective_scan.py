@@ -42,13 +42,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["selective_scan", "selective_scan_chunked"]
 
 
+@op
 def selective_scan(
     x: Float[Array, "B T F"],
     step: Float[Array, "B T F"],
@@ -70,6 +74,7 @@ def selective_scan(
     return y, state
 
 
+@op
 def selective_scan_chunked(
     x: Float[Array, "B T F"],
     step: Float[Array, "B T F"],

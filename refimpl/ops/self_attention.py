@@ -9,19 +9,22 @@ import numpy as np
 from ..config import Attention, BigBirdBlocks
 from .attention import AttentionWeights, attend, from_heads, positioned, project
 from .bigbird import bigbird_attend
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
 __all__ = ["self_attention"]
 
 
+@op
 def self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

@@ -9,14 +9,16 @@ import numpy as np
 from ..config import Attention
 from .attention import attend, from_heads, heads, normalized
 from .cache import KVCache
+from .dispatch import op
 from .linear import linear
 from .mask import seen_by
 from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -59,6 +61,7 @@ class SharedKV(NamedTuple):
         return np.zeros_like(written)
 
 
+@op
 def shared_attention(
     x: Float[Array, "B T D"],
     cache: KVCache,

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from ..config import Attention
+from .dispatch import op
 from .linear import linear
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -99,6 +101,7 @@ class MatrixState(NamedTuple):
         return written
 
 
+@op
 def causal_conv(
     x: Float[Array, "B T F"],
     kernel: Float[Array, "A+1 F"],
@@ -119,6 +122,7 @@ def causal_conv(
     return y if bias is None else y + bias
 
 
+@op
 def short_conv(
     x: Float[Array, "B T D"],
     cache: ConvState,
@@ -138,6 +142,7 @@ def short_conv(
     return linear(y, weights["wo"], weights.get("bo")), state
 
 
+@op
 def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
     """The last A of tail [B, A, F] and of the first `lengths` [B] inputs [B, T, F], or of all of them."""
     count = np.full(len(inputs), inputs.shape[1]) if lengths is None else lengths
@@ -145,6 +150,7 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
     return np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)
 
 
+@op
 def begun(kept: Array, past: Array) -> Array:
     """What a cache holds [B, …], zeros in rows with no token before the call, whatever is there."""
     there = (past > 0).reshape(-1, *(1,) * (kept.ndim - 1))

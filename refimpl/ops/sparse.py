@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .attention import attend
+from .dispatch import op
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Bool, Float, Int
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -33,6 +35,7 @@ class BlockPairs(NamedTuple):
     mask: Bool[Array, "M A A"] | None = None
 
 
+@op
 def sparse_attend(
     q: Float[Array, "B Y A H K"],
     k: Float[Array, "B Z A G K"],
@@ -68,12 +71,14 @@ def sparse_attend(
     return out
 
 
+@op
 def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
     """The pairs of blocks of a layout, row by row: what `sparse_attend` takes."""
     rows, columns = np.nonzero(layout)
     return rows, columns
 
 
+@op
 def block_mask(
     queries: Index[Array, "B T", "< Y"],
     keys: Index[Array, " S", "< Z"],
@@ -83,6 +88,7 @@ def block_mask(
     return layout[queries][:, :, keys]
 
 
+@op
 def bigbird_layout(
     rows: Int[Array, " Y"],
     columns: Int[Array, " Z"],
@@ -104,6 +110,7 @@ def bigbird_layout(
     return layout
 
 
+@op
 def longformer_mask(
     queries: Int[Array, "B T"],
     keys: Int[Array, "B S"],
@@ -122,6 +129,7 @@ def longformer_mask(
     return near | query_global[:, :, None] | key_global[:, None, :]
 
 
+@op
 def longformer_layout(
     is_global: Bool[Array, "Y A"],
     *,

@@ -52,13 +52,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
 __all__ = ["ssd_chunked", "ssd_quadratic", "ssd_recurrent"]
 
 
+@op
 def ssd_recurrent(
     x: Float[Array, "B T H V"],
     decay: Float[Array, "B T H"],
@@ -80,6 +84,7 @@ def ssd_recurrent(
     return y, state
 
 
+@op
 def ssd_quadratic(
     x: Float[Array, "B T H V"],
     decay: Float[Array, "B T H"],
@@ -110,6 +115,7 @@ def ssd_quadratic(
     return y.transpose(0, 2, 1, 3), since[:, :, -1:] * state + written
 
 
+@op
 def ssd_chunked(
     x: Float[Array, "B T H V"],
     decay: Float[Array, "B T H"],

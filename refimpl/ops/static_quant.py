@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dispatch import op
+
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int
-    from numpy import ndarray as Array
 
 __all__ = ["integer_matmul", "static_dequantize", "static_quantize"]
 
 
+@op
 def static_quantize(
     x: Float[Array, "M D"],
     scale: Float[Array, " D"],
@@ -31,6 +35,7 @@ def static_quantize(
     return np.clip(np.rint(steps) + zero, low, low + 2**bits - 1).astype(np.int32)
 
 
+@op
 def static_dequantize(
     codes: Int[Array, "M D"],
     scale: Float[Array, " D"],
@@ -40,6 +45,7 @@ def static_dequantize(
     return (codes - zero).astype(scale.dtype) * scale
 
 
+@op
 def integer_matmul(
     a: Int[Array, "M D"],
     b: Int[Array, "D F"],

@@ -21,11 +21,13 @@ import numpy as np
 from ..config import Attention
 from .attention import attend
 from .cache import select
+from .dispatch import op
 from .position import Rotary, rotate
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float, Int
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -62,6 +64,7 @@ def _slot(position: int, slots: int, sinks: int) -> int:
     return position if position < sinks else sinks + (position - sinks) % (slots - sinks)
 
 
+@op
 def window_positions(
     past: Float[Array, "B G S K"], lengths: Index[Array, " B", "< O+1"], *, sinks: int = 0
 ) -> Int[Array, "B S"]:
@@ -73,6 +76,7 @@ def window_positions(
     return positions
 
 
+@op
 def window_append(
     past: Float[Array, "B G S K"],
     new: Float[Array, "B T G K"],
@@ -92,6 +96,7 @@ def window_append(
     return cache
 
 
+@op
 def window_floor(
     past: Float[Array, "B G S K"], written: Index[Array, " B", "< O+1"], *, slack: int = 0
 ) -> Int[Array, " B"]:
@@ -103,6 +108,7 @@ def window_floor(
     return np.where(written > past.shape[2], written - slack - 1, 0)
 
 
+@op
 def window_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],

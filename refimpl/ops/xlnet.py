@@ -29,14 +29,16 @@ import numpy as np
 from ..config import XLNetAttention
 from .attention import attend, heads
 from .disentangled import distance_scores
+from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
 from .position import rope_frequencies, sinusoidal
 from .quant import Blocks
 
 if TYPE_CHECKING:
+    from typing import Any as Array
+
     from jaxtyping import Float
-    from numpy import ndarray as Array
 
     from ..axes import Index
 
@@ -58,6 +60,7 @@ class XLNetWeights(TypedDict):
     segments: NotRequired[Float[Array, "2 H*K"]]
 
 
+@op
 def xlnet_attention(
     x: Float[Array, "B T 2*J"],
     lengths: Index[Array, " B", "< T+1"],

@@ -1,73 +1,103 @@
-"""Replaceable functions: replaced inside `exporting`, themselves everywhere else."""
+"""Ops run their own bodies, PyTorch's, or a table's, by the innermost `use` alone."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tfm.export import dispatch
-from tfm.export.dispatch import body, exporting, extra_inputs
-from tfm.export.ops import attention, block, embedding, linear, mlp, model, norm
+from helpers import tiny_models
+from tfm.export.dispatch import body, exporting, extra_inputs, on_torch
+from tfm.export.targets.emits import emits
+from tfm.export.torch_bodies import TORCH, torch_body
+from tfm.refimpl.ops.dispatch import NOTHING, OPS, in_use, op, use
+from tfm.refimpl.ops.embedding import unembedding
+from tfm.refimpl.ops.linear import linear
 from tfm.runtime.bundle.targets import find
 
 X, W = torch.ones(1, 1, 2), torch.ones(2, 3)
 
 
 def twice(x: torch.Tensor, weight: torch.Tensor, bias: object = None) -> torch.Tensor:
-    return 2 * body(linear.linear)(x, weight)
+    return 2 * body(linear)(x, weight)
 
 
 def test_a_function_is_replaced_inside_only():
-    assert (linear.linear(X, W) == 2).all()
-    with exporting({"linear": twice}):
-        assert (linear.linear(X, W) == 4).all()
-        assert (embedding.unembedding(X, W.T) == 4).all()
-        with exporting({}):
-            assert (linear.linear(X, W) == 2).all()
-        assert (linear.linear(X, W) == 4).all()
-    assert (linear.linear(X, W) == 2).all()
+    with on_torch():
+        assert (linear(X, W) == 2).all()
+        with exporting({"linear": twice}):
+            assert (linear(X, W) == 4).all()
+            assert (unembedding(X, W.T) == 4).all()
+            with on_torch():
+                assert (linear(X, W) == 2).all()
+            assert (linear(X, W) == 4).all()
+        assert (linear(X, W) == 2).all()
+    assert type(linear(X.numpy(), W.numpy())) is np.ndarray
+
+
+def test_arrays_can_be_computed_inside():
+    """Who is called back by a computation over tensors clears the table."""
+    with on_torch(), use({}):
+        assert type(linear(X.numpy(), W.numpy())) is np.ndarray
 
 
 def test_a_replacement_may_take_extra_inputs():
     """Inside another with, and only for functions that are replaced."""
-    with exporting({"linear": lambda x, weight, by=1: by * twice(x, weight)}):
+
+    def times(x: torch.Tensor, weight: torch.Tensor, by: int = 1) -> torch.Tensor:
+        return by * twice(x, weight)
+
+    with exporting({"linear": times}):
         with extra_inputs("linear", by=5):
-            assert (linear.linear(X, W) == 20).all()
-        assert (linear.linear(X, W) == 4).all()
-        with pytest.raises(KeyError, match="embedding"), extra_inputs("embedding", by=5):
-            pass
+            assert (linear(X, W) == 20).all()
+        assert (linear(X, W) == 4).all()
+    with pytest.raises(KeyError, match="linear"), extra_inputs("linear", by=5):
+        pass
 
 
 def test_an_error_inside_leaves_nothing_replaced():
     with pytest.raises(ZeroDivisionError), exporting({"linear": twice}):
         raise ZeroDivisionError
-    assert (linear.linear(X, W) == 2).all()
+    assert in_use() is NOTHING
 
 
 def test_an_unknown_name_is_an_error():
     """A replacement that nothing calls would be ignored silently."""
-    with pytest.raises(KeyError, match=r"\['rotate'\] can't be replaced"), exporting({"rotate": twice}):
+    with pytest.raises(KeyError, match=r"\['turn'\] can't be replaced"), exporting({"turn": twice}):
         pass
 
 
 def test_another_thread_sees_no_replacement():
-    results = []
+    tables = []
     with exporting({"linear": twice}):
-        thread = threading.Thread(target=lambda: results.append(linear.linear(X, W).max().item()))
+        thread = threading.Thread(target=lambda: tables.append(in_use()))
         thread.start()
         thread.join()
-    assert results == [2.0]
+    assert tables == [NOTHING]
 
 
-def test_functions_that_targets_replace_are_replaceable():
-    """The functions that the contract of targets names, and all that today's targets replace."""
-    assert dispatch._names >= {
-        "linear", "embedding", "unembedding", "rms_norm", "layer_norm", "activation",
-        "gated_mlp", "plain_mlp", "attention", "cached_attention", "softmax",
-    }  # fmt: skip
-    for module in (attention, block, embedding, linear, mlp, model, norm):
-        for name in dispatch._names & set(module.__all__):
-            function = getattr(module, name)
-            assert body(function) is not function, f"{name} is replaced by name, but not replaceable"
-    assert find("ort-cpu").name == "ort-cpu"
+def test_two_ops_have_two_names():
+    def linear() -> None: ...
+
+    with pytest.raises(AssertionError, match="another op called linear"):
+        op(linear)
+
+
+def test_a_body_has_its_ops_signature():
+    def relu(x: Any, again: bool = False) -> Any: ...
+
+    relu.__module__ = "tfm.export.ops.activation"
+    with pytest.raises(AssertionError, match="relu takes"):
+        torch_body(relu)
+
+
+def test_an_op_has_one_body_in_pytorch():
+    with pytest.raises(AssertionError, match="relu has another body"):
+        torch_body(TORCH["relu"])
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "standard"])
+def test_targets_replace_ops(target: str):
+    assert set(emits(find(target), tiny_models.llama())) <= set(OPS)

@@ -1,17 +1,17 @@
-"""A function of refimpl/ops against its mirror: the same draws, the computed budget, three legs."""
+"""An op's two bodies, NumPy's and PyTorch's: the same draws, the computed budget, three legs."""
 
 from __future__ import annotations
 
-import importlib
+import functools
 from collections.abc import Callable
 from dataclasses import fields
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import example, given, settings
-from tfm.export import ops as mirror_ops
-from tfm.export.ops.quant import Blocks as TorchBlocks
+from tfm.export.dispatch import on_torch
 from tfm.export.torch_engine import tensors
 from tfm.refimpl import laws
 from tfm.refimpl.laws import Call
@@ -35,10 +35,25 @@ from tfm.refimpl.ops.quant import Blocks
 from helpers.onnx_graph import FIXED, FREE, TRACED, Graph, export
 
 
-def mirror(name: str) -> Any:
-    """The function of export/ops with that `module.name`."""
-    module, function = name.split(".")
-    return getattr(importlib.import_module(f"{mirror_ops.__name__}.{module}"), function)
+def over_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An op, or a function of ops, with PyTorch's bodies."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with on_torch():
+            return function(*args, **kwargs)
+
+    return call
+
+
+class OverTensors:
+    """The functions of a module of refimpl/ops with PyTorch's bodies."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return over_tensors(getattr(self._module, name))
 
 
 def tensor(value: Any) -> Any:
@@ -66,16 +81,18 @@ def variants_of(name: str) -> list[Variant]:
 
 
 def check_values(name: str, g: Callable[..., Any]) -> None:
-    """Spec against mirror in float64 and in float32, over all variants."""
+    """NumPy against PyTorch in float64 and in float32, over all variants."""
     few = settings.default.max_examples  # pyright: ignore[reportOptionalMemberAccess]
     # Codes differ only at ties, so rounding needs many draws.
     for dtype, draws in ((np.float64, few), (np.float32, few * 6 if name.startswith("quant.") else few)):
         short = name.split(".")[1]
-        laws.check(short, g, dtype=dtype, arrays=tensor, quantized=True, only=EQUALS, examples=draws)
+        laws.check(
+            short, over_tensors(g), dtype=dtype, arrays=tensor, quantized=True, only=EQUALS, examples=draws
+        )
 
 
 def check_graph(name: str, g: Callable[..., Any], variant: Variant, opset: int) -> None:
-    """Spec against the mirror's graph on ONNX Runtime; one token (T = 1) always, else as drawn."""
+    """NumPy against the graph of PyTorch's body on ONNX Runtime; one token (T = 1) always, else as drawn."""
     f = declared(name)
     fixed = {k: v for k, v in FIXED.items() if k not in FREE}
     traced = sizes(f.letters, {**FIXED, **TRACED}.__getitem__)
@@ -116,9 +133,9 @@ def graph(f: Function, function: Callable[..., Any], call: Call, opset: int) -> 
             if not isinstance(value, Blocks):
                 return value if leaf.setting else named[name]
             statics = {x.name: getattr(value, x.name) for x in fields(value)}
-            return TorchBlocks(**{n: named.get(f"{name}.{n}", v) for n, v in statics.items()})
+            return Blocks(**{n: named.get(f"{name}.{n}", v) for n, v in statics.items()})
 
         arrays = (mapped(p, call.arrays[p.name], one) for p in f.parameters if not p.setting)
-        return [a for _, a in flat(function(*arrays, **call.settings))]
+        return [a for _, a in flat(over_tensors(function)(*arrays, **call.settings))]
 
     return export(rebuilt, inputs, opset)

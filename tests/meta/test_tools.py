@@ -9,13 +9,25 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from helpers.mirror import check_graph, check_values, declared, mirror
+from helpers.mirror import check_graph, check_values, declared
 from helpers.onnx_graph import export
-from tfm.export.ops import activation, attention, cache, mask, mlp, moe, norm, position, quant, self_attention
 from tfm.refimpl.config import FullAttention
 from tfm.refimpl.laws.kit.declare import Declared, UnfedError, read, sizes
 from tfm.refimpl.laws.kit.draw import factors, make, singly
 from tfm.refimpl.laws.kit.results import check_result
+from tfm.refimpl.ops import (
+    activation,
+    attention,
+    cache,
+    mask,
+    mlp,
+    moe,
+    norm,
+    position,
+    quant,
+    self_attention,
+)
+from tfm.refimpl.ops.linear import linear
 
 
 def eps_outside(x: Any, weight: Any, *, eps: float) -> Any:
@@ -114,7 +126,7 @@ def half_away(x: Any, *, block: int) -> Any:
 
 
 def bfloat(x: Any, weight: Any, bias: Any = None) -> Any:
-    y = mirror("linear.linear")(x, weight, bias)
+    y = linear(x, weight, bias)
     return y.to(torch.bfloat16).to(y.dtype)
 
 

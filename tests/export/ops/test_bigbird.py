@@ -1,12 +1,12 @@
-"""The mirror of BigBird's attention on texts of many blocks, longer than those that are drawn for each op."""
+"""BigBird's attention in PyTorch on texts of many blocks, longer than those that are drawn for each op."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from helpers.mirror import over_tensors
 from helpers.tolerances import equal
-from tfm.export.ops import bigbird as mirror
 from tfm.refimpl.ops.bigbird import bigbird_attend
 
 
@@ -19,5 +19,5 @@ def test_each_length_of_a_text(block_size: int, random_blocks: int) -> None:
     rng, rows, time = np.random.default_rng(limit), len(lengths), lengths[-1] + 4
     q, k, v = (rng.standard_normal((rows, time, heads, 5)) for heads in (4, 2, 2))
     settings = {"block_size": block_size, "random_blocks": random_blocks}
-    got = mirror.bigbird_attend(*map(torch.from_numpy, (q, k, v, lengths)), **settings)
+    got = over_tensors(bigbird_attend)(*map(torch.from_numpy, (q, k, v, lengths)), **settings)
     equal(got.numpy(), bigbird_attend(q, k, v, lengths, **settings))

@@ -10,16 +10,12 @@ import pytest
 import torch
 from helpers import tiny_models
 from helpers.config_strategies import encoders, pairs
+from helpers.mirror import OverTensors, over_tensors
 from helpers.onnx_graph import TRACED, Graph, export
 from helpers.tree_inputs import budget, flat_inputs, quantized, tensor
 from helpers.tree_inputs import inputs as decoder_inputs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tfm.export.ops import block as mirror_block
-from tfm.export.ops import encoder as mirror
-from tfm.export.ops import model as mirror_model
-from tfm.export.ops.cache import KVCache
-from tfm.export.ops.position import Rotary as MirrorRotary
 from tfm.export.targets import multi_head_attention
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.config import (
@@ -50,9 +46,11 @@ from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops import block as spec_block
 from tfm.refimpl.ops import encoder as spec
 from tfm.refimpl.ops import model as spec_model
+from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.position_tables import position_tables
 
+mirror, mirror_block, mirror_model = map(OverTensors, (spec, spec_block, spec_model))
 seeds = st.integers(0, 2**32 - 1)
 few = st.integers(1, 4)
 
@@ -117,7 +115,7 @@ def test_the_score_that_hides_a_key_is_finite(dtype: torch.dtype, monkeypatch: p
     x, square = torch.ones(1, 4, 8, dtype=dtype), torch.ones(8, 8, dtype=dtype)
     leaves: Any = dict.fromkeys(("wq", "wk", "wv", "wo"), square)
     attention = Attention(2, 2, 4, mask=Window(2))
-    multi_head_attention.self_attention(x, torch.tensor([4]), leaves, settings=attention)
+    over_tensors(multi_head_attention.self_attention)(x, torch.tensor([4]), leaves, settings=attention)
     [((*_, bias), attributes)] = seen
     padding = torch.tensor(attributes["mask_filter_value"], dtype=dtype)
     assert bias.min() == padding < -1e4
@@ -246,7 +244,7 @@ def encoder_graph(config: Config, tree: Any, opset: int) -> Graph:
     def call(tokens: Any, lengths: Any, *others: torch.Tensor) -> list[torch.Tensor]:
         *tables, types = others
         pairs = zip(tables[0::2], tables[1::2], strict=True)
-        near = {rope: MirrorRotary(*pair) for rope, pair in zip(config.ropes, pairs, strict=True)}
+        near = {rope: Rotary(*pair) for rope, pair in zip(config.ropes, pairs, strict=True)}
         states = mirror.encode(tokens, lengths, near, weights, types, config=config)
         return [states, mirror.predict(states, lengths, weights, config=config)]
 

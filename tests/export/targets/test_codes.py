@@ -8,16 +8,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from helpers.mirror import OverTensors
 from helpers.onnx_graph import TRACED, export
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.export.ops import quant as mirror
 from tfm.export.targets import ort_ops, standard
 from tfm.export.targets.packed_weights import Static
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.ops import quant as spec
 from tfm.refimpl.ops.linear import linear
 
+mirror = OverTensors(spec)
 seeds = st.integers(0, 2**32 - 1)
 types = st.sampled_from((np.float32, np.float64))
 

@@ -1,0 +1,28 @@
+"""The ops' bodies in PyTorch, as the files of `export/ops` register them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..refimpl import ops
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TORCH: dict[str, Callable[..., Any]] = {}  # name of an op -> its body
+
+
+def torch_body(function: F) -> F:
+    """Registers the body of the op that has this name, in the file of this name; gives the op itself.
+
+    The body must have the op's signature, to the annotations.
+    """
+    name, file = function.__name__, function.__module__.rpartition(".")[2]
+    op = getattr(importlib.import_module(f"{ops.__name__}.{file}"), name)
+    wanted, signature = inspect.signature(op), inspect.signature(function)
+    assert signature == wanted, f"{file}.{name} takes {wanted}, and its body in PyTorch {signature}"
+    assert name not in TORCH, f"{name} has another body in PyTorch"
+    TORCH[name] = function
+    return op

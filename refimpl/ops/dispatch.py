@@ -1,0 +1,63 @@
+"""Which function a call of an op runs: the specification's own, or another library's.
+
+`@op` marks a function of the specification. A call runs its body, which computes with NumPy. Inside
+`use(table)` a call runs the table's function of that name instead, also a call in the body of another op. So
+an op that only combines others, a composite, is written once for every library; one that computes by itself,
+a primitive, has a body for each.
+
+The table belongs to the thread, or to the task, that entered `use`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+__all__: list[str] = []
+
+F = TypeVar("F", bound=Callable[..., Any])
+Table = Mapping[str, Callable[..., Any]]
+
+OPS: dict[str, Callable[..., Any]] = {}  # name -> op
+NOTHING: Table = MappingProxyType({})
+
+_table: ContextVar[Table] = ContextVar("table", default=NOTHING)
+
+
+def op(function: F) -> F:
+    """The function, in whose place a table may put another one of its name."""
+    name, table = function.__name__, _table.get
+    assert name not in OPS, f"there is another op called {name}"
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return table().get(name, function)(*args, **kwargs)
+
+    OPS[name] = call
+    return call  # pyright: ignore[reportReturnType]
+
+
+def body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An op's own function, which no table replaces."""
+    return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def in_use() -> Table:
+    """The table of the innermost `use`, empty outside of any."""
+    return _table.get()
+
+
+@contextmanager
+def use(table: Table) -> Iterator[None]:
+    """Calls of ops run the functions of this table alone; KeyError for a name that no op has."""
+    if unknown := sorted(set(table) - set(OPS)):
+        raise KeyError(f"{unknown} can't be replaced, since no op has that name")
+    token = _table.set(table)
+    try:
+        yield
+    finally:
+        _table.reset(token)
