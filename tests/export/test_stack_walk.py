@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_models
+from helpers.mirror import OverTensors
 from tfm.export.stack_walk import StackWalk
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config, QuestionTokens
@@ -37,7 +38,7 @@ def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
     tokens, lengths = np.array([[13, 9, 60, 2, 31, 7], [4, 4, 8, 1, 90, 0]]), np.array([6, 4])
     states, mirrored_states = None, None
     for stack in config.stacks:
-        walk, theirs = specification.StackWalk(config, stack), StackWalk(config, stack)
+        walk, theirs = specification.StackWalk(config, stack), OverTensors(StackWalk(config, stack))
         weights, mirrored_weights = params[stack], mirrored[stack]
         ids = walk.shifted(tokens)
         mirrored_ids = theirs.shifted(torch.from_numpy(tokens))

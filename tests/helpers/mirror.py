@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import fields
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -47,13 +46,13 @@ def over_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class OverTensors:
-    """The functions of a module of refimpl/ops with PyTorch's bodies."""
+    """The functions of a module, or the methods of an object, with PyTorch's bodies."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
 
     def __getattr__(self, name: str) -> Any:
-        return over_tensors(getattr(self._module, name))
+        return over_tensors(getattr(self._owner, name))
 
 
 def tensor(value: Any) -> Any:
