@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from tfm.export.dispatch import exporting
 from tfm.export.graph.module import GraphModule
-from tfm.export.ops.position_tables import position_tables
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config, QuestionAnswering
 from tfm.refimpl.engine.cache_kinds import cache_kinds
+from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten, map_leaves, unflatten
 from tfm.runtime.bundle.graph_io import graphs
@@ -67,9 +67,9 @@ def head_logits(parts: list[GraphModule], rows: list[Row]) -> torch.Tensor:
 def _run(part: GraphModule, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
     tables = {}
     at = torch.arange(inputs["tokens"].shape[1])
-    for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
-        tables |= {f"cos.{i}": cos.float(), f"sin.{i}": sin.float()}
     with exporting({"lstm": _lstm}):
+        for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
+            tables |= {f"cos.{i}": cos.float(), f"sin.{i}": sin.float()}
         return part(*[(inputs | tables)[port.name] for port in part.graph.inputs])
 
 
