@@ -72,10 +72,11 @@ def _parquet(path: Path, column: str) -> Iterator[object]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                names = ", ".join(file.schema_arrow.names)
-                raise ArgumentError(f"{path.name} must have the column {column!r:.80}, it has {names:.200}")
+            names = file.schema_arrow.names
+            if (count := names.count(column)) != 1:
+                has = f"{count} of that name" if count else f"{names!r:.200}"
+                raise ArgumentError(f"{path.name} must have one column {column!r:.80}, it has {has}")
             for batch in file.iter_batches(FEW, columns=[column]):
                 yield from batch.column(0).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path.name} must be Parquet: {error!s:.200}") from None
+        raise ArgumentError(f"{path.name} must be Parquet: {' '.join(str(error).split()):.200}") from None

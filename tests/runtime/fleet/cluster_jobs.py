@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import sys
@@ -15,11 +16,15 @@ from typing import Any
 
 import httpx
 import psutil
+import pyarrow as pa  # pyright: ignore[reportMissingImports]
+import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 import ray.cluster_utils  # pyright: ignore[reportMissingImports]  (in an environment of its own)
 from ray import serve  # pyright: ignore[reportMissingImports]
+from tfm.refimpl.errors import ArgumentError
 from tfm.runtime.fleet import app
 from tfm.runtime.fleet.job import Job
 from tfm.runtime.fleet.pipeline import run
+from tfm.runtime.fleet.rows import texts
 
 MEMORY = 80 * 2**20
 
@@ -109,7 +114,30 @@ def _kill(http: httpx.Client, chat: dict[str, Any], waiting: int) -> dict[str, A
     }
 
 
+def parquet(folder: str) -> dict[str, Any]:
+    """What `texts` says of Parquet files: a good one, two columns of one name, none, and damaged bytes."""
+    draw, path = random.Random(1), Path(folder) / "in.parquet"
+
+    def said() -> list[str] | str:
+        try:
+            return list(texts(path, "text"))
+        except ArgumentError as error:
+            return str(error)
+
+    told: dict[str, Any] = {}
+    for names in (["text", "text"], ["x\n", "y"], ["x", "text"]):
+        pq.write_table(pa.table([["a", "b"], ["c", "d"]], names=names), path)
+        told[" ".join(names)] = said()
+    whole = path.read_bytes()
+    told["damaged"] = []
+    for _ in range(200):
+        at = draw.randrange(len(whole))
+        path.write_bytes(whole[:at] + draw.randbytes(2) + whole[at + 2 :])
+        told["damaged"].append(said())
+    return told
+
+
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    told = killed(**given) if sys.argv[1] == "killed" else broken(**given)
+    told = {"killed": killed, "broken": broken, "parquet": parquet}[sys.argv[1]](**given)
     sys.stdout.write(f"\n{json.dumps(told)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +212,48 @@ def test_hostile_rows_are_refused(tmp_path: Path, data: bytes, error: type[TfmEr
     (tmp_path / "in.jsonl").write_bytes(data)
     with pytest.raises(error, match=message):
         list(texts(tmp_path / "in.jsonl", "text"))
+
+
+@pytest.mark.parametrize(
+    ("names", "failure", "message"),
+    [
+        (["x", "text"], None, None),
+        (["text", "text"], None, "must have one column 'text', it has 2 of that name"),
+        (["x\n"], None, r"must have one column 'text', it has ['x\n']"),
+        (
+            ["text"],
+            "Couldn't deserialize thrift:\n bad\n",
+            "must be Parquet: Couldn't deserialize thrift: bad",
+        ),
+    ],
+)
+def test_parquet_is_refused_in_one_line(tmp_path: Path, monkeypatch, names, failure, message):
+    """Over a stand-in for pyarrow; `test_ray` has the library itself."""
+
+    class ParquetFile:
+        def __init__(self, path: Path) -> None:
+            self.schema_arrow = SimpleNamespace(names=names)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing is open."""
+
+        def iter_batches(self, size: int, columns: list[str]):
+            if failure:
+                raise OSError(failure)
+            yield SimpleNamespace(column=lambda _: SimpleNamespace(to_pylist=lambda: ["a", "b"]))
+
+    parquet = SimpleNamespace(ParquetFile=ParquetFile)
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(parquet=parquet, ArrowException=ValueError))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+    if message is None:
+        assert list(texts(tmp_path / "in.parquet", "text")) == ["a", "b"]
+        return
+    with pytest.raises(ArgumentError) as error:
+        list(texts(tmp_path / "in.parquet", "text"))
+    assert str(error.value) == f"in.parquet {message}"
 
 
 def test_other_files_are_refused(job: Job, tmp_path: Path):

@@ -71,6 +71,16 @@ def test_no_row_is_lost_where_an_actor_and_a_node_are_killed(python: Path, bundl
     assert [one.read_bytes() for one in made] == want
 
 
+def test_parquet_that_cant_be_read_is_one_line(python: Path, tmp_path: Path):
+    told = json.loads(peers.run([python, JOBS, "parquet"], {"folder": str(tmp_path)}).splitlines()[-1])
+    assert told["x text"] == ["c", "d"]
+    assert "one column 'text', it has 2" in told["text text"]
+    assert "one column 'text', it has ['x\\n', 'y']" in told["x\n y"]
+    refused = [one for one in told["damaged"] if isinstance(one, str)]
+    assert len(refused) > 50
+    assert [one for one in refused if len(one.splitlines()) != 1] == []
+
+
 @pytest.mark.usefixtures("temporary")
 def test_a_replica_is_killed(python: Path, tmp_path: Path):
     """Its stream ends with an error; who waited for it is answered by the one that takes its place."""
