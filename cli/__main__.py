@@ -1,9 +1,47 @@
-"""`python -m tfm.cli` is `tfm-cli`."""
+"""The process `tfm-cli`, also as `python -m tfm.cli`: Ctrl-C ends it with one line, however early or late."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
-from .main import main
 
-sys.exit(main())
+def run() -> None:
+    """Run the command line and leave with its exit code, 130 after Ctrl-C.
+
+    A command gets Ctrl-C as a KeyboardInterrupt. Before it and after it there is nothing to undo, and Python
+    would show where it was.
+    """
+    listens = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell has it for a job behind &
+    if listens:
+        signal.signal(signal.SIGINT, _stop)
+        # The last of all: then Python gives signals back to the system, which would end the process silently.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    from .main import INTERRUPTED, main
+
+    try:
+        if listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = main()
+    except KeyboardInterrupt:
+        _stop()
+    finally:
+        if listens:
+            signal.signal(signal.SIGINT, _stop)
+    if code == INTERRUPTED:
+        os._exit(code)  # Python would end by the signal instead, where the code of an `exec` was interrupted
+    sys.exit(code)
+
+
+def _stop(*_: object) -> NoReturn:
+    with suppress(OSError):  # stderr is closed
+        os.write(2, b"tfm-cli: stopped\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -283,6 +283,54 @@ def test_a_signal_ends_a_generation_at_once(bundle, tmp_path, number, code, said
         assert (process.returncode, err) == (code, said)
 
 
+# Sends Ctrl-C to itself where the first module of a name is imported, or, with "exit" before the name, in a
+# function that this import leaves for the interpreter's end; then it is the console script.
+INTERRUPTED_AT = """
+import atexit, os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == where[-1]:
+            sys.meta_path.remove(self)
+            atexit.register(interrupt) if where[0] == "exit" else interrupt()
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+where = sys.argv.pop(1).split()
+if where == ["exit"]:
+    atexit.register(interrupt)
+sys.meta_path.insert(0, Finder())
+from tfm.cli.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("where", ["tfm.cli.main", "typer", "numpy", "exit numpy"])
+def test_ctrl_c_before_and_after_a_command_is_one_line(bundle, tmp_path, where):
+    command = [sys.executable, "-c", INTERRUPTED_AT, where, "verify", str(bundle)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"TFM_CACHE": str(tmp_path)}
+    )
+    assert ran.returncode == 130, ran
+    assert ran.stderr.removeprefix("checking the bundle\n") == "tfm-cli: stopped\n"
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_changes_nothing_once_the_process_only_ends(tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED_AT, "exit", "--version"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"TFM_CACHE": str(tmp_path)}
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("tfm-cli ")
+
+
+def test_ctrl_c_that_a_shell_ignores_stays_ignored():
+    """As behind & in a script."""
+    code = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); exec({INTERRUPTED_AT!r})"
+    ran = subprocess.run([sys.executable, "-c", code, "typer", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_a_closed_pipe_ends_it_quietly(bundle, tmp_path):
     with talk(bundle, tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

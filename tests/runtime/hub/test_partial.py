@@ -37,6 +37,7 @@ def part_of(name: str) -> Path | None:
     return next(partial_path(name).rglob(f"*{SUFFIX}"), None)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("name", "number", "code"),
     [(NAME, signal.SIGINT, 130), (NAME, signal.SIGKILL, -9), ("pypi:pkg", signal.SIGTERM, 143)],
