@@ -394,8 +394,11 @@ def feed(x: Vector, w: Weights, kind: Any, m: Any = None) -> Vector:
     return linear(hidden, w, "down", "bdown")
 
 
-def routed(logits: Vector, w: Weights, m: c.MoE) -> dict[int, float]:
-    """The experts of a token, and how much of each."""
+def routed(x: Vector, w: Weights, m: c.MoE) -> dict[int, float]:
+    """The experts of a token, the best first, and how much of each."""
+    own = m.own_norms is not None
+    asked = rms(x, m.own_norms.eps, w["router_norm"]) / math.sqrt(len(x)) if own else x
+    logits = linear(asked, w, "router", "router_bias")
     if isinstance(m.score, c.SparseMixer):
         left, chosen = dict(enumerate(logits)), {}
         for _ in range(m.top):
@@ -418,14 +421,26 @@ def routed(logits: Vector, w: Weights, m: c.MoE) -> dict[int, float]:
     return {e: scores[e] / total * (1.0 if m.scale is None else m.scale) for e in chosen}
 
 
-def mixture(x: Vector, w: Weights, m: c.MoE) -> Vector:
+def with_room(choices: list[dict[int, float]], m: c.MoE, capacity: int) -> list[dict[int, float]]:
+    """What is left of tokens' choices where an expert takes `capacity` % of an even share of them."""
+    room = dict.fromkeys(range(m.experts), math.ceil(capacity * m.top * len(choices) / (100 * m.experts)))
+    kept: list[dict[int, float]] = [{} for _ in choices]
+    for rank in range(m.top):
+        for mine, choice in zip(kept, choices, strict=True):
+            expert = list(choice)[rank]
+            if room[expert] > 0:
+                room[expert] -= 1
+                mine[expert] = choice[expert]
+    return kept
+
+
+def mixture(x: Vector, w: Weights, m: c.MoE, chosen: dict[int, float]) -> Vector:
     own, eps = m.own_norms is not None, 0.0 if m.own_norms is None else m.own_norms.eps
-    asked = rms(x, eps, w["router_norm"]) / math.sqrt(len(x)) if own else x
     read = rms(x, eps, w["experts_pre"]) if own else x
     if m.latent is not None:
         read = linear(read, w, "latent_down", "latent_bdown")
     y = np.zeros_like(read)
-    for e, share in routed(linear(asked, w, "router", "router_bias"), w, m).items():
+    for e, share in chosen.items():
         share, expert = share * (w["expert_scale"][e] if m.expert_scale else 1.0), w["experts"][e]
         y = y + (
             feed(share * read, expert, m.activation)
@@ -444,7 +459,7 @@ def mixture(x: Vector, w: Weights, m: c.MoE) -> Vector:
 
 def mlp(x: Vector, w: Weights, m: Any) -> Vector:
     if isinstance(m, c.MoE):
-        return mixture(x, w, m)
+        return mixture(x, w, m, routed(x, w, m))
     if isinstance(m, c.Plain):
         return feed(x, w, m.activation)
     return feed(x, w, m.activation, m) * (1.0 if m.scale is None else m.scale)

@@ -47,7 +47,7 @@ JUDGES = [
     f"{FAMILIES}::test_decoders_that_read_in_both_directions",
     "tests/refimpl/families/test_mtp.py",
 ]
-NAMED = 3  # judges of a branch
+NAMED = 3  # judges of a branch beside the plain model
 COMPOSITES = (
     "adaptive_softmax", "altup", "attention", "bigbird", "block", "cross_attention", "disentangled",
     "encoder", "gated_delta", "head", "latent_attention", "laurel", "linear_attention", "longformer",
@@ -55,7 +55,6 @@ COMPOSITES = (
     "self_attention", "shared_attention", "short_conv", "xlnet",
 )  # fmt: skip
 TYPES = "for the type checker: a Config with the other value is refused"
-CAPACITY = "no Config has a capacity: `within_capacity` is held to Switch's, and a law states what is dropped"
 # Branches that no judge takes, each with what holds it in their place.
 UNTAKEN = {
     "attention.cached_attention: not (cache.v_scale is not None)": TYPES,
@@ -67,8 +66,6 @@ UNTAKEN = {
     "linear_attention.linear_chunked: call": "no model has it: its law states the formula",
     "linear_attention.linear_parallel: call": "no model has it: its law states the formula",
     "mask.prefix_mask: call": "no model has it: the union of two masks that are held to transformers'",
-    "moe.mixture: not (kept is None)": CAPACITY,
-    "moe.moe: capacity is not None": CAPACITY,
 }
 TAKEN = "__taken__"
 
@@ -259,8 +256,13 @@ def run(judges: Sequence[str]) -> dict[str, list[str]]:
 
 
 def write(taken: Mapping[str, list[str]]) -> None:
-    """Store these judges of the branches that there are."""
-    kept = {name: taken[name] for name in composites() if taken.get(name)}
+    """Store some judges of the branches that there are, and the tests of the plain model."""
+    kept: dict[str, list[str]] = {}
+    for name in composites():
+        plain = [test for test in taken.get(name, ()) if test.startswith(PLAIN)]
+        others = [test for test in taken.get(name, ()) if not test.startswith(PLAIN)]
+        if plain or others:
+            kept[name] = [*others[:NAMED], *plain]
     tests = sorted({test for judges in kept.values() for test in judges})
     found = {name: [tests.index(test) for test in judges] for name, judges in kept.items()}
     lines = ",\n".join(f"{json.dumps(name)}: {judges}" for name, judges in found.items())
@@ -278,8 +280,7 @@ def main() -> None:
     after = run(judges or JUDGES)
     names = composites()
     both = {name: [*dict.fromkeys([*before.get(name, []), *after.get(name, [])])] for name in names}
-    both = {name: sorted(tests, key=lambda t: t.startswith(PLAIN)) for name, tests in both.items()}
-    write({name: tests[:NAMED] for name, tests in both.items()})
+    write(both)
     print(*(f"no judge takes {name}" for name, tests in both.items() if not tests), sep="\n")
 
 

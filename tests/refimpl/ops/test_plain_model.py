@@ -19,12 +19,14 @@ from tfm.refimpl.config import (
     EncoderDecoder,
     HeadNorm,
     Layer,
+    MoE,
     Pool,
     QueryScale,
     RMSNorm,
     Rope,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.ops.moe import moe
 
 UNSHRUNK = (Phase.explicit, Phase.generate)  # a model of many layers shrinks for minutes
 seeds = st.integers(0, 2**32 - 1)
@@ -146,3 +148,19 @@ def test_encoders(configs: list[Any], seed: int):
             equal(vectors[i, : len(text)], np.array(plain_model.encoded(config, *own)), LARGEST_ERROR)
             got = results[i] if isinstance(config.head, Pool | Classify) else results[i, : len(text)]
             equal(got, plain_model.predicted(config, *own), LARGEST_ERROR)
+
+
+@given(drawn_configs.mixtures(), seeds, st.integers(20, 150))
+def test_mixtures_with_a_capacity(mixture: MoE, seed: int, capacity: int):
+    """A row of tokens, of which an expert drops those that it has no room for; no Config asks for it."""
+    decoder = tiny_models.llama(width=7, layers=1)
+    layer = replace(decoder.layers[0], mlp=mixture)
+    decoder = replace(decoder, stack=replace(decoder.stack, layers=(layer,)))
+    leaves = tiny_models.weights(decoder, seed, np.float64)["decoder"]["layers"][0]["mlp"]
+    xs = np.random.default_rng(seed).standard_normal((2, 4, 7))
+    flat = list(xs.reshape(8, 7))
+    choices = [plain_model.routed(x, leaves, mixture) for x in flat]
+    kept = plain_model.with_room(choices, mixture, capacity)
+    expected = [plain_model.mixture(x, leaves, mixture, k) for x, k in zip(flat, kept, strict=True)]
+    got = moe(xs, leaves, settings=mixture, capacity=capacity)
+    equal(got, np.reshape(expected, xs.shape), LARGEST_ERROR)
