@@ -189,6 +189,8 @@ def read_config(
     if task is None and len(named) > 1:
         raise _architecture(keys, family)
     chosen = task or named.pop()
+    if chosen == "lm" and keys.values.get("is_causal") is False and "pool" in family.ARCHITECTURES.values():
+        chosen = "pool"  # it can't write: gte-Qwen2, whose config.json names the class that does
     config = family.config(keys, chosen)
     pair = isinstance(config, EncoderDecoder)
     stated = keys.get("is_encoder_decoder", bool, pair)

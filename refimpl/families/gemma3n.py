@@ -54,6 +54,10 @@ from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma3n_text", "gemma3n")
 ARCHITECTURES: dict[str, Task] = {"Gemma3nForCausalLM": "lm", "Gemma3nForConditionalGeneration": "lm"}
+UNREAD_ARCHITECTURES = dict.fromkeys(
+    ("Gemma3nModel", "Gemma3nTextModel"),
+    "reads whole texts, and several vectors of a token are only in models that write here",
+)
 PREFIX = ("model.language_model.", "language_model.model.", "model.")
 
 

@@ -29,8 +29,11 @@ from .bamba import NAMES
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("jamba",)
-# Those that read whole texts would be encoders, which have no recurrences here.
 ARCHITECTURES: dict[str, Task] = {"JambaForCausalLM": "lm"}
+UNREAD_ARCHITECTURES = dict.fromkeys(
+    ("JambaModel", "JambaForSequenceClassification"),
+    "reads whole texts, and recurrences are only in models that write here",
+)
 PREFIX = "model."
 
 

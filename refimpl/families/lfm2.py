@@ -16,8 +16,10 @@ from .llama import QK_NORM, TRUNK
 from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("lfm2",)
-# Those that read whole texts would be encoders, which have no convolutions here.
 ARCHITECTURES: dict[str, Task] = {"Lfm2ForCausalLM": "lm"}
+UNREAD_ARCHITECTURES = {
+    "Lfm2Model": "reads whole texts, and short convolutions are only in models that write here"
+}
 PREFIX = "model."
 KINDS = ("full_attention", "conv")
 THETA = 1_000_000.0

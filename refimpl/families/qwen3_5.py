@@ -28,6 +28,16 @@ from .qwen3_next import (
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text")
 ARCHITECTURES: dict[str, Task] = {"Qwen3_5ForConditionalGeneration": "lm", "Qwen3_5ForCausalLM": "lm"}
+UNREAD_ARCHITECTURES = dict.fromkeys(
+    (
+        "Qwen3_5Model",
+        "Qwen3_5TextModel",
+        "Qwen3_5ForSequenceClassification",
+        "Qwen3_5TextForSequenceClassification",
+        "Qwen3_5ForTokenClassification",
+    ),
+    "reads whole texts, and recurrences are only in models that write here",
+)
 PREFIX = ("model.language_model.", "language_model.", "model.")
 
 

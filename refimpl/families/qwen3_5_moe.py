@@ -20,6 +20,10 @@ __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"
 
 MODEL_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
 ARCHITECTURES: dict[str, Task] = {"Qwen3_5MoeForConditionalGeneration": "lm", "Qwen3_5MoeForCausalLM": "lm"}
+UNREAD_ARCHITECTURES = dict.fromkeys(
+    ("Qwen3_5MoeModel", "Qwen3_5MoeTextModel"),
+    "reads whole texts, and recurrences are only in models that write here",
+)
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -379,6 +379,20 @@ class ZerosAfter(Step):
         return np.concatenate([weight, np.zeros_like(weight)])
 
 
+class ZeroFirst(Step):
+    """A row of zeros before those of a map, or a zero before a bias: the logit of what isn't named (ELECTRA).
+
+    The softmax of a logit and of a zero is the logit's sigmoid.
+    """
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[0] - 1, *result[1:]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return np.concatenate([np.zeros_like(weight[:1]), weight])
+
+
 @dataclass(frozen=True)
 class Part(Step):
     """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
@@ -440,6 +454,7 @@ STEPS: dict[str, Step] = {
     "taps": Taps(),
     "kernel": Kernel(),
     "zeros_after": ZerosAfter(),
+    "zero_first": ZeroFirst(),
 }
 
 

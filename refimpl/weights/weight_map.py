@@ -45,6 +45,7 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     taps          the kernel of a convolution of each channel on its own, [F, 1, length]
     kernel        the kernel of a convolution that mixes channels, [F, D, length]
     zeros_after   a bias, and then one of zeros, of a map that has none (DeBERTa)
+    zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 
 Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
 The lines of a decoder are also used for a decoder that only reads (`DecoderReader`), and for an encoder that

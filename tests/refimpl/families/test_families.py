@@ -2,15 +2,24 @@
 
 import copy
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import ROWS
 from families.kit import SIZES
 from helpers import tiny_models
-from helpers.hf_oracle import compare_with_transformers, make_model
+from helpers.hf_oracle import (
+    LARGEST_ERROR,
+    compare_with_transformers,
+    make_inputs,
+    make_model,
+    specification_outputs,
+    transformers_outputs,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -20,6 +29,7 @@ from tfm.refimpl.config_readers.keys import HARMLESS
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import families, read_config
+from tfm.refimpl.params.tree import map_leaves
 
 HF = sorted(set(families()) - {"tfm"})
 HEADS = [(name, kind) for name in HF for kind in range(1, len(ROWS[name].models))]
@@ -59,10 +69,53 @@ def test_decoders_that_read_in_both_directions(name, more, data):
     compare_with_transformers(name, 1, data, **more)
 
 
+@pytest.mark.parametrize("name", [name for name in HF if hasattr(families()[name], "UNREAD_ARCHITECTURES")])
+def test_classes_that_are_not_read_are_refused_with_a_reason(name):
+    for unread, why in families()[name].UNREAD_ARCHITECTURES.items():
+        assert hasattr(transformers, unread)
+        with pytest.raises(ConfigError, match=f"architectures must be .*; {unread} {re.escape(why)}"):
+            read_config({"model_type": name, **ROWS[name].sizes, "architectures": [unread]})
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_a_decoder_that_sees_later_tokens_embeds_whatever_class_is_named(name):
+    """gte-Qwen2 names the class that writes."""
+    keys = {"model_type": name, **ROWS[name].sizes, "is_causal": False}
+    writes, embeds = (model.__name__ for model in ROWS[name].models[:2])
+    assert embeds.endswith("Model")
+    config = read_config({**keys, "architectures": [writes]})[0]
+    assert config == read_config({**keys, "architectures": [embeds]})[0]
+    assert not config.stack.causal
+
+
+@given(data=st.data())
+@settings(max_examples=3)
+def test_electras_discriminator_is_a_logit_beside_zero(data):
+    row = ROWS["electra"]
+    keys = data.draw(row.keys) | {"num_labels": 2, "problem_type": None}
+    model = transformers.ElectraForPreTraining(row.config(**keys)).eval()
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=noise) * 0.3)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        checkpoint = open_checkpoint(folder)
+        params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    arguments = make_inputs(model, checkpoint.config, 0, 7)
+    [want] = transformers_outputs(model, arguments)
+    [got] = specification_outputs(NumpyEngine(checkpoint.config, params), arguments, vectors=False)
+    assert checkpoint.labels == ("LABEL_0", "LABEL_1")
+    assert not got[..., 0].any()
+    real = arguments["attention_mask"] == 1
+    assert np.abs(got[..., 1] - want)[real].max() <= LARGEST_ERROR * np.abs(want).max()
+
+
 def test_a_decoder_with_biases_of_distances_is_causal():
     keys = {"model_type": "bloom", **ROWS["bloom"].sizes, "is_causal": False}
     with pytest.raises(ConfigError, match="is_causal must be true where biases follow from the distance"):
-        read_config(keys, task="pool")
+        read_config(keys)
+    keys = {"model_type": "lfm2", **ROWS["lfm2"].sizes, "is_causal": False}
     with pytest.raises(ConfigError, match="is_causal must be true for a model that writes"):
         read_config(keys)
 
@@ -118,7 +171,6 @@ NOMICS = (
         ("llama", "max_window_layers", 28, "28"),
         ("llama", "layer_types", ["full_attention"] * 2, ["full_attention", "sliding_attention"]),
         ("mistral", "layer_types", ["sliding_attention"] * 2, ["full_attention"] * 2),
-        ("mistral", "is_causal", True, False),
         ("phi3", "full_attn_mod", 1, 2),
         ("phi3", "interpolate_factor", 1, 2),
         ("qwen3_moe", "qkv_bias", False, True),
