@@ -46,6 +46,7 @@ from ..runtime.bundle.manifest import (
     MANIFEST,
     TEMPLATE,
     TOKENIZER,
+    TOOL_USE,
     File,
     Manifest,
     MergedAdapter,
@@ -115,8 +116,9 @@ class _Export:
 
     @property
     def needed_bytes(self) -> int:
-        texts = (self.checkpoint.tokenizer, self.checkpoint.chat_template)
-        others = sum(len(text or "") for text in (*texts, *self.checkpoint.licence.files.values()))
+        model = self.checkpoint
+        texts = (model.tokenizer, model.chat_template, model.tool_use_template)
+        others = sum(len(text or "") for text in (*texts, *model.licence.files.values()))
         return manifest.size(self.tensors) + OVERHEAD_BYTES + others
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
@@ -244,7 +246,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], p
         _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
     write_graphs(Halves(job.half_cache, job.half_scales))
-    write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
+    write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template, checkpoint.tool_use_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
     written = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -278,10 +280,12 @@ def _build_kernels(progress: Progress) -> None:
         progress(f"{error}; ONNX Runtime's operators take their place: {again}", 0, 0)
 
 
-def write_texts(folder: Path, tokenizer: str | None, template: str | None) -> None:
-    """tokenizer.json and chat_template.jinja, each where the checkpoint has one."""
+def write_texts(
+    folder: Path, tokenizer: str | None, template: str | None, tool_use: str | None = None
+) -> None:
+    """tokenizer.json and the chat templates, each where the checkpoint has one."""
     quick = None if tokenizer is None else quick_to_load(tokenizer)
-    for name, text in ((TOKENIZER, quick), (TEMPLATE, template)):
+    for name, text in ((TOKENIZER, quick), (TEMPLATE, template), (TOOL_USE, tool_use)):
         if text is not None:
             (folder / name).write_bytes(text.encode("utf-8"))
 

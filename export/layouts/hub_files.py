@@ -79,7 +79,7 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
     types = bundle.config.embedding.token_types is not None
     tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items()}
     longest = config.text_context if isinstance(config := bundle.config, EncoderDecoder) else config.context
-    stated = {"chat_template": bundle.chat_template, "model_max_length": longest}
+    stated = {"chat_template": _templates(bundle), "model_max_length": longest}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         # What generates appends a token to each row, so the rows of a batch end together.
@@ -88,6 +88,14 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
         "clean_up_tokenization_spaces": False,  # tokenizer.json does what is to be done
         **{name: value for name, value in (tokens | stated).items() if value},
     }
+
+
+def _templates(bundle: Bundle) -> str | list[dict[str, str]] | None:
+    """The chat template, or both by name where there is another one for tools."""
+    if bundle.chat_template is None or bundle.tool_use_template is None:
+        return bundle.chat_template
+    templates = {"default": bundle.chat_template, "tool_use": bundle.tool_use_template}
+    return [{"name": name, "template": text} for name, text in templates.items()]
 
 
 def config(bundle: Bundle) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     model.onnx        the bundle's graph; each axis has its size
     model.onnx.data   the bundle's weights
-    tokenizer.json    as in the bundle, and chat_template.jinja
+    tokenizer.json    as in the bundle, and its chat templates
 
 It takes `time` tokens a run, a shorter row filled up on the right, and gives logits of the one place `at`. A
 decoder's cache has room for `capacity` tokens, what fills up rows included: a text may have capacity − time +

@@ -98,6 +98,7 @@ class Checkpoint:
     code_replaced_by: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()
+    tool_use_template: str | None = None  # the chat template where there are tools, if it is another one
 
     @property
     def licence(self) -> Licence:
@@ -237,6 +238,7 @@ def _open_gguf(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mt
         leaves=leaves,
         tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
         chat_template=chat_template(file.metadata, str(path)),
+        tool_use_template=chat_template(file.metadata, str(path), ".tool_use"),
         generation=read_generation(stated, None, config, str(path)),
         files={part.name: part for part in parts_of(path)},
         labels=read_labels(stated, config, str(path)),
@@ -286,15 +288,16 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     tokenizer = None if applied is None else applied.text
     special_tokens = {} if applied is None else applied.special_tokens
     mask = mask_id(about, special_tokens, tokenizer, config, str(path / "tokenizer_config.json"))
-    template = directory.text("chat_template.jinja") or directory.old_template(about)
-    if template is not None and raw.get("model_type") != "tfm":  # tfm's own files name no tokens
-        template = with_special_tokens(template, special_tokens)
+    templates = directory.chat_templates(about)
+    if raw.get("model_type") != "tfm":  # tfm's own files name no tokens
+        templates = {name: with_special_tokens(text, special_tokens) for name, text in templates.items()}
     return Checkpoint(
         path=path,
         config=config,
         leaves=leaves,
         tokenizer=tokenizer,
-        chat_template=template,
+        chat_template=templates.get("default"),
+        tool_use_template=templates.get("tool_use"),
         generation=replace(
             generation, mask=mask, languages=read_languages(tokenizer, generation.start, config)
         ),

@@ -23,6 +23,8 @@ LIMITS = {
     "generation_config.json": 1024 * KILO,
     "hf_quant_config.json": 1024 * KILO,
     "chat_template.jinja": 256 * KILO,
+    "tool_use.jinja": 256 * KILO,
+    "chat_template.json": 1024 * KILO,
     "tokenizer_config.json": 16 * 1024 * KILO,
     "special_tokens_map.json": 1024 * KILO,
     "added_tokens.json": 16 * 1024 * KILO,
@@ -94,21 +96,39 @@ class Directory:
             raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {value!r:.80}")
         return value
 
-    def old_template(self, about: dict[str, Any]) -> str | None:
-        """The chat template where older checkpoints have it, in tokenizer_config.json: a string, or a list of
-        named ones."""
-        template, where = about.get("chat_template"), self.path / "tokenizer_config.json"
-        if isinstance(template, list):
-            if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in template):
-                raise CheckpointError(
-                    f"{where}: chat_template must name each of its templates, got {template!r:.80}"
-                )
-            template = {item["name"]: item.get("template") for item in template}.get("default")
-        if template is None:
-            return None
-        if not isinstance(template, str) or len(template) > LIMITS["chat_template.jinja"]:
-            raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
-        return template
+    def chat_templates(self, about: dict[str, Any]) -> dict[str, str]:
+        """The chat templates by name: `default`, and `tool_use` for chats with tools.
+
+        Each is a file; or they are in tokenizer_config.json (`about`), a text or a list of named ones; or a
+        processor's chat_template.json has the one.
+        """
+        files = {
+            "default": self.text("chat_template.jinja"),
+            "tool_use": self.text("tool_use.jinja", "additional_chat_templates"),
+        }
+        found: dict[str, Any] = {name: text for name, text in files.items() if text}
+        if "default" not in found:
+            found = {**self._templates(about, "tokenizer_config.json"), **found}
+        if "default" not in found:
+            stated = self.object("chat_template.json") or {}
+            found = {**self._templates(stated, "chat_template.json"), **found}
+        return found
+
+    def _templates(self, stated: dict[str, Any], name: str) -> dict[str, Any]:
+        """The templates that an object states."""
+        value, where = stated.get("chat_template"), self.path / name
+        if not isinstance(value, list):
+            value = [{"name": "default", "template": value}]
+        if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
+            raise CheckpointError(
+                f"{where}: chat_template must name each of its templates, got {value!r:.80}"
+            )
+        named = {item["name"]: item.get("template") for item in value}
+        found = {name: named[name] for name in ("default", "tool_use") if named.get(name) is not None}
+        for text in found.values():
+            if not isinstance(text, str) or len(text) > LIMITS["chat_template.jinja"]:
+                raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
+        return found
 
 
 def _is_there(path: Path) -> bool:

@@ -13,11 +13,11 @@ and, if its model is a decoder that reads an encoder, and only then,
 
 and MAY hold, for ort-cpu and weights in blocks, kernels.onnx (and encoder.kernels.onnx beside encoder.onnx):
 these graphs over tfm's own kernels (`runtime.bundle.kernel_layout`); and tokenizer.json, chat_template.jinja,
-certificate.json, and the licences, notices and model card of its source under their own names
-(`refimpl.checkpoint.licence`). These MUST be regular files, not links. Other files MAY lie beside them and
-are never read. A graph MUST have the inputs and outputs that `runtime.bundle.graph_io` names for the kind of
-model: a decoder, an encoder alone, or a decoder that reads an encoder; and it MUST have the form that
-`runtime.bundle.graph_check` holds it to.
+tool_use.jinja (the template of chats with tools), certificate.json, and the licences, notices and model card
+of its source under their own names (`refimpl.checkpoint.licence`). These MUST be regular files, not links.
+Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
+`runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that reads an
+encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.
@@ -58,6 +58,7 @@ from .manifest import (
     OPTIONAL,
     TEMPLATE,
     TOKENIZER,
+    TOOL_USE,
     File,
     Manifest,
     Tensor,
@@ -74,6 +75,7 @@ LIMITS: dict[str, int] = {
     **dict.fromkeys(golden_files.FILES, 2**24),
     TOKENIZER: 2**26,
     TEMPLATE: 2**18,
+    TOOL_USE: 2**18,
 }
 # Bytes that are hashed at a time, and looked at while they are in the processor's cache.
 CHUNK = 2**18
@@ -140,6 +142,11 @@ class Bundle:
     def chat_template(self) -> str | None:
         """The text of chat_template.jinja."""
         return self._text(TEMPLATE)
+
+    @property
+    def tool_use_template(self) -> str | None:
+        """The text of tool_use.jinja."""
+        return self._text(TOOL_USE)
 
     @cached_property
     def _data(self) -> FileBytes:

@@ -75,8 +75,9 @@ from .weight_layout import Group, Spec
 # 2: the names of graph inputs and of the Config's fields changed. 3: each golden array is a file.
 FORMAT = 3
 MANIFEST, DATA = "tfm.json", "model.onnx.data"
-TOKENIZER, TEMPLATE, CERTIFICATE = "tokenizer.json", "chat_template.jinja", "certificate.json"
-OPTIONAL = (TOKENIZER, TEMPLATE)
+TOKENIZER, CERTIFICATE = "tokenizer.json", "certificate.json"
+TEMPLATE, TOOL_USE = "chat_template.jinja", "tool_use.jinja"
+OPTIONAL = (TOKENIZER, TEMPLATE, TOOL_USE)
 NAMES = (
     MANIFEST,
     GRAPH,

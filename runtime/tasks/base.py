@@ -124,7 +124,9 @@ class TaskModel:
         self.template: ChatTemplate | None = None
         if self.tokenizer is not None and source.chat_template is not None:
             bos, eos = source.generation.bos, source.generation.eos
-            self.template = ChatTemplate(source.chat_template, self.tokenizer, bos=bos, eos=eos)
+            self.template = ChatTemplate(
+                source.chat_template, self.tokenizer, tool_use=source.tool_use_template, bos=bos, eos=eos
+            )
 
     @property
     def config(self) -> Config:

@@ -2,7 +2,8 @@
 
 Jinja renders in a child process. What a template gets is as in transformers, down to the keys of a message:
 those that are null are left out, and what a model thought has each of the names that templates know it by. A
-developer's message is a system message to templates that don't know that role.
+developer's message is a system message to templates that don't know that role, and a message is a list of
+parts to those that show it in no other way, as templates of models with images do.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...refimpl.errors import ArgumentError, LimitError
+from ...refimpl.errors import ArgumentError, CheckpointError, LimitError
 from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer, check_text
 from .tool_calls import reads_calls_of
 
 LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "developer", "user", "assistant", "tool")
+MARK = "\ue000mark\ue001"  # what no template says by itself
 EXAMPLE = '{"role": "user", "content": "hi"}'
 
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of what a model thought before its answer
@@ -29,20 +31,24 @@ Variables = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """A chat template and the tokenizer for its text."""
+    """A chat template and the tokenizer for its text. `tool_use` is the template where there are tools, if it
+    is another one."""
 
     def __init__(
         self,
         source: str,
         tokenizer: Tokenizer,
         *,
+        tool_use: str | None = None,
         bos: int | None = None,
         eos: Sequence[int] = (),
         limits: Limits = LIMITS,
     ) -> None:
-        if len(source) > LONGEST:
-            raise LimitError(f"chat template may have {LONGEST} characters, it has {len(source)}")
-        self._source = source
+        self._source, self._with_tools = source, source if tool_use is None else tool_use
+        longest = max(len(source), len(self._with_tools))
+        if longest > LONGEST:
+            raise LimitError(f"chat template may have {LONGEST} characters, it has {longest}")
+        self._takes_parts: dict[tuple[str, str], bool] = {}  # of a source and a role
         self._tokenizer = tokenizer
         self._limits = limits
         self._special_tokens = {
@@ -53,7 +59,7 @@ class ChatTemplate:
     @property
     def takes_tools(self) -> bool:
         """Whether the template writes tools, and calls as tfm reads them (`runtime.text.tool_calls`)."""
-        return "tools" in self._source and reads_calls_of(self._source)
+        return "tools" in self._with_tools and reads_calls_of(self._with_tools)
 
     def render(
         self,
@@ -70,38 +76,58 @@ class ChatTemplate:
         ArgumentError for one that it doesn't have.
         """
         check_messages(messages)
-        stated = self._checked(chat_template_kwargs or {})
+        source = self._source if tools is None else self._with_tools
         variables = {
-            "messages": [self._shown(message) for message in messages],
             "tools": None if tools is None else [dict(tool) for tool in tools],
-            "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            **self._special_tokens,
-            **stated,
+            **self._checked(chat_template_kwargs or {}, source),
         }
-        return SHARED.render(self._source, variables, self._limits)
+        return self._rendered(source, [self._shown(message, source) for message in messages], variables)
 
-    def _checked(self, variables: Variables) -> Variables:
-        """Variables of the template, as a user states them."""
+    def _rendered(self, source: str, messages: Sequence[Message], variables: Variables) -> str:
+        usual = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": False}
+        return SHARED.render(source, {**usual, **self._special_tokens, **variables}, self._limits)
+
+    def _checked(self, variables: Variables, source: str) -> Variables:
+        """Variables of a template, as a user states them."""
         for name in variables:
             if name in ("messages", "tools", "add_generation_prompt", *self._special_tokens):
                 raise ArgumentError(f"chat_template_kwargs can't have {name!r}: leave it out")
-            if not re.search(rf"\b{re.escape(str(name))}\b", self._source):
+            if not re.search(rf"\b{re.escape(str(name))}\b", source):
                 raise ArgumentError(
                     f"chat_template_kwargs may have what the model's chat template uses, got {name!r:.80}: "
                     "leave it out"
                 )
         return variables
 
-    def _shown(self, message: Message) -> Message:
-        """A message as the template is given it."""
+    def _shown(self, message: Message, source: str) -> Message:
+        """A message as a template is given it."""
         shown = {key: item for key, item in message.items() if item is not None}
-        if shown["role"] == "developer" and "developer" not in self._source:
+        if shown["role"] == "developer" and "developer" not in source:
             shown["role"] = "system"
+        if self._wants_parts(source, shown["role"]):
+            shown["content"] = _parts(shown["content"])
         reasoning = next((shown[name] for name in REASONING if name in shown), None)
         return (
             shown if reasoning is None else {"thinking": reasoning, **shown, "reasoning_content": reasoning}
         )
+
+    def _wants_parts(self, source: str, role: str) -> bool:
+        """Whether a template shows a role's messages only where their content is a list of parts."""
+        if (source, role) not in self._takes_parts:
+            may = role == "user" or self._wants_parts(source, "user")
+            wants = may and not self._shows(source, role, MARK) and self._shows(source, role, _parts(MARK))
+            self._takes_parts[source, role] = wants
+        return self._takes_parts[source, role]
+
+    def _shows(self, source: str, role: str, content: object) -> bool:
+        """Whether a template shows a role's message of this content, which has MARK."""
+        asked, message = {"role": "user", "content": _parts("hi")}, {"role": role, "content": content}
+        messages = [message] if role == "user" else [message, asked] if role == "system" else [asked, message]
+        try:
+            return MARK in self._rendered(source, messages, {})
+        except (CheckpointError, LimitError):
+            return False
 
     def encode(
         self,
@@ -174,6 +200,11 @@ def check_messages(messages: object) -> None:
                 f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
             )
         check_text(message["content"])
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    """A message's content as a list of parts."""
+    return [{"type": "text", "text": text}]
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -287,7 +287,8 @@ def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
     text = source.tokenizer  # a bundle reads its file for it
     if text is None:
         return None
-    template, ids = source.chat_template or "", source.generation.special_ids
+    template = f"{source.chat_template or ''}\n{source.tool_use_template or ''}"
+    ids = source.generation.special_ids
     return Tokenizer(text, config.embedding.vocabulary, template=template, special_ids=ids)
 
 

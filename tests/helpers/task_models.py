@@ -30,6 +30,7 @@ class ModelFiles:
     chat_template: str | None = None
     generation: Generation = field(default_factory=Generation)
     labels: tuple[str, ...] = ()
+    tool_use_template: str | None = None
 
 
 class Oracle:

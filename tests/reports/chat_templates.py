@@ -4,13 +4,15 @@
 
 Each file of FOLDER is a template. It renders six conversations, with and without tools and the start of an
 answer. What transformers renders must be rendered equally, where a developer's message is a system message to
-templates that don't know that role; exit code 1: something wasn't.
+templates that don't know that role, and a message a list of parts to those that show it in no other way;
+exit code 1: something wasn't.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections import Counter
@@ -67,6 +69,32 @@ TOKENIZER = Tokenizer(LIBRARY.to_str(), LIBRARY.get_vocab_size())
 REFERENCE = PreTrainedTokenizerFast(tokenizer_object=LIBRARY, **SPECIAL_TOKENS)
 
 
+def reference(source: str, messages: list[dict[str, Any]], asked: Mapping[str, Any]) -> Any:
+    """What transformers renders, None where it refuses."""
+    try:
+        return REFERENCE.apply_chat_template(messages, chat_template=source, tokenize=False, **asked)
+    except Exception:  # whatever ends a template there
+        return None
+
+
+@functools.cache
+def wants_parts(source: str) -> bool:
+    """Whether a template shows a message only as a list of parts."""
+    text, parts = (
+        reference(source, [{"role": "user", "content": content}], {})
+        for content in ("hi there", [{"type": "text", "text": "hi there"}])
+    )
+    return text is not None and "hi there" not in text and parts is not None and "hi there" in parts
+
+
+def known(message: dict[str, Any], source: str) -> dict[str, Any]:
+    """A message as a template knows it."""
+    role = message["role"]
+    role = "system" if role == "developer" and "developer" not in source else role
+    content = [{"type": "text", "text": message["content"]}] if wants_parts(source) else message["content"]
+    return {**message, "role": role, "content": content}
+
+
 def compared(source: str) -> Iterator[tuple[str, str]]:
     """Each rendering of a template: what was asked, and `equal`, `refused by both`, `rendered by tfm alone`,
     or what tfm does instead of what transformers renders."""
@@ -75,14 +103,7 @@ def compared(source: str) -> Iterator[tuple[str, str]]:
         CONVERSATIONS.items(), (None, TOOLS), (False, True)
     ):
         asked: Any = {"tools": tools, "add_generation_prompt": prompt}
-        known = [
-            {**one, "role": "system"} if one["role"] == "developer" and "developer" not in source else one
-            for one in messages
-        ]
-        try:
-            want = REFERENCE.apply_chat_template(known, chat_template=source, tokenize=False, **asked)
-        except Exception:  # whatever ends a template there
-            want = None
+        want = reference(source, [known(one, source) for one in messages], asked)
         try:
             got = ours.render(messages, **asked)
         except TfmError as error:

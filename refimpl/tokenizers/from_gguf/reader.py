@@ -41,9 +41,10 @@ def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str |
     return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
 
 
-def chat_template(metadata: Mapping[str, Any], where: str) -> str | None:
-    """The chat template or None; CheckpointError if it isn't a text of at most 256 KB."""
-    template = metadata.get("tokenizer.chat_template")
+def chat_template(metadata: Mapping[str, Any], where: str, kind: str = "") -> str | None:
+    """The chat template or None; `kind` is `.tool_use` for the one where there are tools. CheckpointError if
+    it isn't a text of at most 256 KB."""
+    template = metadata.get(f"tokenizer.chat_template{kind}")
     if template is not None and (not isinstance(template, str) or len(template) > TEMPLATE_LIMIT):
         raise CheckpointError(f"{where}: tokenizer.chat_template must be a text of at most 256 KB")
     return template

@@ -278,9 +278,11 @@ def test_not_a_checkpoint(model, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in LIMITS if "index" not in n])
 def test_side_files_are_bounded(model, name):
-    with open(model / name, "wb") as file:
+    folder = model / ("additional_chat_templates" if name == "tool_use.jinja" else "")
+    folder.mkdir(exist_ok=True)
+    with open(folder / name, "wb") as file:
         file.truncate(LIMITS[name] + 1)
-    if name == "tokenizer_config.json":
+    if name in ("tokenizer_config.json", "chat_template.json"):
         (model / "chat_template.jinja").unlink()
     if name in TOKENIZERS:
         (model / "tokenizer.json").unlink()
@@ -363,21 +365,39 @@ def test_generation_config_goes_before_config(model):
     assert open_checkpoint(model).generation == Generation(5, (7,))
 
 
+NAMED = [{"name": name, "template": name[0]} for name in ("tool_use", "default", "rag")]
+
+
 @pytest.mark.parametrize(
-    ("found", "want"),
+    ("files", "want"),
     [
-        ("old", "old"),
-        ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], "d"),
-        (None, None),
-        ([], None),
+        ({"tokenizer_config.json": "old"}, ("old", None)),
+        ({"tokenizer_config.json": NAMED}, ("d", "t")),
+        ({"tokenizer_config.json": NAMED[:1]}, (None, "t")),
+        ({"tokenizer_config.json": None}, (None, None)),
+        ({"tokenizer_config.json": []}, (None, None)),
+        ({"tokenizer_config.json": [], "chat_template.json": "processor"}, ("processor", None)),
+        ({"tokenizer_config.json": "old", "chat_template.json": "processor"}, ("old", None)),
+        ({"tokenizer_config.json": NAMED, "chat_template.jinja": "new"}, ("new", None)),
+        ({"tokenizer_config.json": NAMED, "tool_use.jinja": "tools"}, ("d", "tools")),
+        ({"chat_template.jinja": "new", "tool_use.jinja": "tools"}, ("new", "tools")),
+        ({"chat_template.json": "processor", "tool_use.jinja": "tools"}, ("processor", "tools")),
     ],
 )
-def test_templates_of_older_checkpoints(model, found, want):
+def test_where_templates_are(model, files, want):
     (model / "chat_template.jinja").unlink()
-    write(model / "tokenizer_config.json", {"chat_template": found})
-    assert open_checkpoint(model).chat_template == want
+    (model / "additional_chat_templates").mkdir()
+    for name, stated in files.items():
+        if name.endswith(".json"):
+            write(model / name, {"chat_template": stated})
+        else:
+            folder = "additional_chat_templates" if name == "tool_use.jinja" else ""
+            (model / folder / name).write_text(stated)
+    opened = open_checkpoint(model)
+    assert (opened.chat_template, opened.tool_use_template) == want
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.json"])
 @pytest.mark.parametrize(
     ("found", "must"),
     [
@@ -389,9 +409,9 @@ def test_templates_of_older_checkpoints(model, found, want):
         (["x"], "name each"),
     ],
 )
-def test_bad_templates(model, found, must):
+def test_bad_templates(model, found, must, name):
     (model / "chat_template.jinja").unlink()
-    write(model / "tokenizer_config.json", {"chat_template": found})
+    write(model / name, {"chat_template": found})
     with pytest.raises(CheckpointError, match=f"chat_template must {must}"):
         open_checkpoint(model)
 

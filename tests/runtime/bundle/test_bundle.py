@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export import bundle_writer
 from tfm.export.graph.write import GraphFiles
+from tfm.export.layouts import hub_files
 from tfm.export.tokenizer_text import quick_to_load
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
@@ -45,6 +46,8 @@ def make(path: Path, target: str = "ort-cpu", quant: str = "int8") -> Path:
     checkpoint = path.parent / "checkpoint"
     if not checkpoint.exists():
         save_checkpoint(checkpoint, CONFIG, tiny_models.weights(CONFIG), TOKENIZER, "{{ messages }}")
+        (checkpoint / "additional_chat_templates").mkdir()
+        (checkpoint / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle_writer, "writing", stand_in)
         patch.setattr(bundle_writer, "golden", lambda *_, **__: {"tokens": np.zeros(3, np.int64)})
@@ -128,7 +131,11 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
 
 def test_what_is_written_is_read(made):
     opened = open_bundle(made)
-    assert opened.chat_template == "{{ messages }}"
+    assert (opened.chat_template, opened.tool_use_template) == ("{{ messages }}", "{{ tools }}")
+    stated = hub_files.tokenizer_config(opened)
+    assert stated is not None
+    named = {item["name"]: item["template"] for item in stated["chat_template"]}
+    assert named == {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
     assert opened.tokenizer == quick_to_load(TOKENIZER)
     assert opened.generation == open_checkpoint(made.parent / "checkpoint").generation
     assert manifest.load((made / "tfm.json").read_bytes(), "x") == opened.manifest

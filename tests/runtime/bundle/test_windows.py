@@ -75,8 +75,9 @@ def test_every_driver_makes_the_specifications_text(small: None, engine: OrtEngi
 
 def test_a_chat_whose_past_changes_is_read_again(small: None, engine: OrtEngine) -> None:
     source = SimpleNamespace(
-        tokenizer=WORDS.to_str(), chat_template=COUNTED, generation=Generation(), labels=()
-    )
+        tokenizer=WORDS.to_str(), chat_template=COUNTED, tool_use_template=None, generation=Generation(),
+        labels=(),
+    )  # fmt: skip
     ours, spec = (Conversation(Model(e, source)) for e in (engine, SPEC))
     cached = []
     for message in ("the cat sat on a mat", "and?"):

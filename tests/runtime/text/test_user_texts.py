@@ -85,7 +85,7 @@ def both(name: str, folder: Path) -> Both:
     assert applied is not None
     template = made.template and with_special_tokens(made.template, applied.special_tokens)
     source = SimpleNamespace(
-        tokenizer=applied.text, chat_template=template, labels=(),
+        tokenizer=applied.text, chat_template=template, tool_use_template=None, labels=(),
         generation=Generation(eos=tuple(theirs.convert_tokens_to_ids(list(made.eos)))),
     )  # fmt: skip
     config = tiny_models.llama()

@@ -340,6 +340,8 @@ def test_no_tokenizer_and_the_template():
     assert tokenizer({}, 10, "x") is None
     assert chat_template({}, "x") is None
     assert chat_template({"tokenizer.chat_template": "{{ x }}"}, "x") == "{{ x }}"
+    both = {"tokenizer.chat_template": "x", "tokenizer.chat_template.tool_use": "t"}
+    assert [chat_template(both, "x", kind) for kind in ("", ".tool_use", ".rag")] == ["x", "t", None]
     for bad in (1, "x" * 2**19):
         with pytest.raises(CheckpointError, match="chat_template must be a text"):
             chat_template({"tokenizer.chat_template": bad}, "x")
