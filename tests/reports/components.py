@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python -m reports.components [--json]
 
-A component is a file of refimpl/ops: its functions, mirrors, graphs and laws are found, not listed.
+A component is a file of refimpl/ops: its functions, their bodies in PyTorch, graphs and laws are found, not
+listed.
 What can't be found is stated here: a test with a name of its own that holds a component against somebody
 else's code, and components that are no functions of arrays. A cell without a yes has its reason.
 """
@@ -19,6 +20,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 
 from helpers.mirror import variants_of
 from rich.console import Console
@@ -118,15 +120,16 @@ WHOLE = {
 }
 LOOP = f"{NONE}it chooses tokens outside the graph, and every engine uses this code"
 TEXT = f"{NONE}it works on text, not on arrays"
+ONE_TEXT = f"{NONE}composites, which are written once"
 ONCE = f"{NONE}it runs once, before an export, and its result is in the weights"
 
 
 @dataclass(frozen=True)
 class Other:
-    """A component that isn't functions of arrays: its files, why it has no mirror, its tests."""
+    """A component that isn't functions of arrays: its files, why PyTorch doesn't compute it, its tests."""
 
     files: tuple[str, ...]
-    mirrorless: str
+    unported: str
     laws: str
     oracle: tuple[str, ...] | str
 
@@ -190,7 +193,7 @@ class Row:
 
     component: str
     spec: str
-    mirror: str
+    pytorch: str
     export: str
     runtime: str
     laws: str
@@ -199,11 +202,11 @@ class Row:
 
 def rows() -> list[Row]:
     """All components, those of refimpl/ops first."""
-    return [_row(module.__name__.rsplit(".", 1)[-1]) for module in modules(ops)] + [
+    return [_row(name) for name in ops_files()] + [
         Row(
             name,
             ", ".join(f"refimpl/{f}" for f in other.files),
-            *[other.mirrorless] * 3,
+            *[other.unported] * 3,
             f"tests/{other.laws}: {tests_in(other.laws)}",
             _oracle(other.oracle),
         )
@@ -211,9 +214,14 @@ def rows() -> list[Row]:
     ]
 
 
+def ops_files() -> dict[str, ModuleType]:
+    """The files of refimpl/ops with public functions, by name."""
+    return {m.__name__.rsplit(".", 1)[-1]: m for m in modules(ops) if public(m)}
+
+
 def _row(name: str) -> Row:
     there = public(importlib.import_module(f"{ops.__name__}.{name}"))
-    drawn = [f for f in there if f"{name}.{f}" in specified()]
+    drawn, bodies = [f for f in there if f"{name}.{f}" in specified()], len(TORCH.keys() & there)
     counted = graphs()
     graphs_made = sum(counted[f"{name}.{f}"] for f in drawn)
     export, law = [f"{graphs_made} graphs"] if drawn else [], [str(own_laws(drawn))] if drawn else []
@@ -223,7 +231,7 @@ def _row(name: str) -> Row:
     return Row(
         name,
         f"refimpl/ops/{name}.py: {len(there)}",
-        f"export/ops/{name}.py: {len(TORCH.keys() & there)}",
+        f"export/ops/{name}.py: {bodies}" if bodies else ONE_TEXT,
         ", ".join(export),
         "each graph, " + ("drawn inputs" if drawn else "drawn models"),
         ", ".join(law),
