@@ -26,6 +26,11 @@ MOST_TEXTS = 2048
 MOST_CHOICES = 1000
 MOST_TOKENS = 2**31 - 1
 
+# Fields that servers and clients put beside a message for themselves.
+NOTES = frozenset({"annotations", "cache_control", "provider_specific_fields"})
+# Fields of an answer that ask for something that isn't done: to go on with it, or to use what it refers to.
+ASKS = frozenset({"audio", "function_call", "partial", "prefix"})
+
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -36,9 +41,23 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """A JSON object with these fields and no others."""
+    """A JSON object with these fields and no others, but for null, which asks for nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {key: item for key, item in value.items() if item is not None or key in known}
+
+
+class Said(Part):
+    """A part of an answer, which clients give back as it came, with what any server put there."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class Body(Part):
@@ -121,17 +140,17 @@ class Sampling(Harmless):
         return {} if self.grammar is None else {"grammar": self.grammar}
 
 
-class TextPart(Part):
+class TextPart(Said):
     type: Literal["text"]
     text: str
 
 
-class CalledFunction(Part):
+class CalledFunction(Said):
     name: str
     arguments: str
 
 
-class Call(Part):
+class Call(Said):
     """A call in the model's earlier answer."""
 
     id: str
@@ -140,7 +159,7 @@ class Call(Part):
 
     def for_template(self) -> dict[str, Any]:
         """The call as templates read it: its arguments are an object there."""
-        arguments = parse(self.function.arguments, "arguments of a call", RequestError)
+        arguments = parse(self.function.arguments.strip() or "{}", "arguments of a call", RequestError)
         return {
             "id": self.id,
             "type": "function",
@@ -157,12 +176,24 @@ class Message(Part):
     refusal: None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None  # what the model thought; its template may show it again
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_came(cls, value: Any) -> Any:
+        """An answer without what servers note in it; what asks for something stays, and is refused."""
+        if not isinstance(value, dict):
+            return value
+        asks = ASKS if value.get("role") == "assistant" else value.keys() - NOTES
+        return {key: item for key, item in value.items() if key in cls.model_fields or key in asks}
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
         if self.tool_calls is not None and self.role != "assistant":
             raise ValueError("tool_calls are an assistant's")
-        if self.content is None and not self.tool_calls:
+        if self.reasoning_content is not None and self.role != "assistant":
+            raise ValueError("reasoning_content is an assistant's")
+        if self.content is None and not self.tool_calls and self.reasoning_content is None:
             raise ValueError("a message must have content")
         return self
 
@@ -174,8 +205,8 @@ class Message(Part):
         made: dict[str, Any] = {"role": self.role, "content": content}
         if self.tool_calls:
             made["tool_calls"] = [call.for_template() for call in self.tool_calls]
-        made |= {"name": self.name} if self.name is not None else {}
-        return made | ({"tool_call_id": self.tool_call_id} if self.tool_call_id is not None else {})
+        others = {name: getattr(self, name) for name in ("name", "tool_call_id", "reasoning_content")}
+        return made | {name: value for name, value in others.items() if value is not None}
 
 
 class Function(Part):
@@ -188,6 +219,7 @@ class Function(Part):
 class Tool(Part):
     type: Literal["function"]
     function: Function
+    cache_control: Any = None  # of a cache that another server has
 
     def for_template(self) -> dict[str, Any]:
         """The tool as templates read it."""
@@ -234,7 +266,7 @@ class ChatBody(Sampling):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     response_format: Format | None = None
     modalities: list[Literal["text"]] | None = None
-    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None  # variables of the template, as vLLM has them
@@ -256,20 +288,16 @@ class ChatBody(Sampling):
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             raise ValueError("tools: each function must have a name of its own")
-        if not names and self.tool_choice not in (None, "none"):
+        if not names and self.tool_choice not in (None, "none", "auto"):
             raise ValueError("tool_choice goes with tools")
         if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
             raise ValueError(
                 f"tool_choice must name one of the tools, got {self.tool_choice.function.name!r:.80}"
             )
         if names and self.constraint():
-            raise ValueError("response_format, structured_outputs or grammar takes no tools: leave one out")
-        if names and not self.must_call and self.tool_choice != "none":
-            # These are kept where a call is asked for: it is one, of the function's schema.
-            if any(tool.function.strict for tool in self.tools or ()):
-                raise ValueError("strict goes with a tool_choice that asks for a call")
-            if self.parallel_tool_calls is False:
-                raise ValueError("parallel_tool_calls: false goes with a tool_choice that asks for a call")
+            raise ValueError("tools can't be combined with response_format, structured_outputs or grammar")
+        if self.must_call and self.stop:
+            raise ValueError("stop can't be combined with a tool_choice that asks for a call")
 
     @property
     def must_call(self) -> bool:

@@ -60,8 +60,7 @@ async def chat_completions(request: Request) -> Response:
     stated = options_of(body, model)
     if tools.must_call:
         prompt = Prompt([*prompt.ids, *model.text.encode_template(f"{BEGIN}\n")], None)
-        stated["json_schema"] = tools.schema()
-    options = resolve(model.generation, chat=True, **stated)
+    options = tools.hold(resolve(model.generation, chat=True, **stated))
     await while_connected(request, served.model.prepare(options))
     streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
     answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))

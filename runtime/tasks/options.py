@@ -133,6 +133,7 @@ class Options:
     json_schema: Mapping[str, Any] | None = None
     regex: str | None = None
     grammar: str | None = None
+    calls: str | None = None  # the grammar of a chat's text that may have calls of tools
 
     def __post_init__(self) -> None:
         constraints = [name for name in sorted(CONSTRAINTS) if getattr(self, name) is not None]
@@ -170,6 +171,8 @@ class Options:
     @property
     def language(self) -> Language | None:
         """The language that the text is of, if it is constrained."""
+        if self.calls is not None:
+            return Language("tools", self.calls)
         if self.json_schema is not None:
             return of_schema(self.json_schema)
         if self.regex is not None:

@@ -33,9 +33,10 @@ JsonSchema = Mapping[str, Any]
 
 
 class Language(NamedTuple):
-    """A language by its kind, which is the name of the option, and its text: a schema's is JSON."""
+    """A language by its kind, which is the name of the option, and its text: a schema's is JSON, that of
+    `tools` a grammar of `runtime.text.tool_calls`."""
 
-    kind: Literal["json_schema", "regex", "grammar"]
+    kind: Literal["json_schema", "regex", "grammar", "tools"]
     text: str
 
 
@@ -54,7 +55,7 @@ def check(language: Language) -> None:
 
 def _compiled(process: LanguageProcess, language: Language) -> Connection:
     kind, text = language
-    if kind != "json_schema" and len(text) > LONGEST_TEXT:
+    if kind in ("regex", "grammar") and len(text) > LONGEST_TEXT:
         raise ArgumentError(f"{kind} may have {LONGEST_TEXT} characters, it has {len(text)}")
     try:
         return process.compiled(kind, text)

@@ -24,6 +24,13 @@ LONGEST_SPACE = 20
 FUEL = 200_000
 LENGTH = struct.Struct("=I")
 STEP = struct.Struct("=II?")  # tokens that are taken back, tokens that follow, whether a mask is asked for
+# Last in a schema, which may have options of its own: with `lenient` keywords would be ignored.
+JSON_OPTIONS: dict[str, Any] = {
+    "lenient": False,
+    "coerce_one_of": False,
+    "whitespace_flexible": True,
+    "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{LONGEST_SPACE}}}",
+}
 FAILED, OPEN, COMPLETE = b"\0", b"\1", b"\2"  # how the answer to a step begins; then the reason, or the mask
 
 
@@ -108,15 +115,19 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
     os._exit(0)
 
 
-def _compiled(kind: Any, text: str, tokenizer: Any) -> Any:
+def _compiled(kind: str, text: str, tokenizer: Any) -> Any:
     """The library's matcher of a language, None without a tokenizer; ValueError for a language that it can't
     follow in full."""
     import llguidance
 
-    grammar = _of_schema(text) if kind == "json_schema" else llguidance.grammar_from(kind, text)
+    if kind == "json_schema":
+        options: Any = JSON_OPTIONS
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+    else:
+        grammar = llguidance.grammar_from("regex" if kind == "regex" else "grammar", text)
     failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
-    # A grammar's warning is of a token by its number or name: no text has one.
-    if failed or (messages and kind != "json_schema"):
+    # A user's grammar may name no token, which is what warnings are of: no text has one.
+    if failed or (messages and kind in ("regex", "grammar")):
         raise ValueError(messages[0])
     if tokenizer is None:
         return None
@@ -127,19 +138,6 @@ def _compiled(kind: Any, text: str, tokenizer: Any) -> Any:
     if matcher.is_error():
         raise ValueError(matcher.get_error())
     return matcher
-
-
-def _of_schema(text: str) -> str:
-    import llguidance
-
-    # Last, since a schema may have options of its own: with `lenient` keywords would be ignored.
-    options: Any = {
-        "lenient": False,
-        "coerce_one_of": False,
-        "whitespace_flexible": True,
-        "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{LONGEST_SPACE}}}",
-    }
-    return llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
 
 
 def _step(matcher: Any, request: bytes) -> bytes:

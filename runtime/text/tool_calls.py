@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ...refimpl.errors import TfmError
 from ...refimpl.formats.strict_json import parse
+from .language_follower import JSON_OPTIONS, LONGEST_SPACE
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 CALL = re.compile(rf"{BEGIN}(.*?){END}", re.DOTALL)
@@ -28,9 +29,13 @@ class ToolCall(NamedTuple):
     arguments: dict[str, Any]
 
 
+# A template states the form in its own text, or in a text in quotes.
+KEY = re.compile(r'\\?"arguments\\?"\s*:')
+
+
 def reads_calls_of(template: str) -> bool:
     """Whether a template states calls in this form: JSON with these keys between the marks."""
-    return all(part in template for part in (BEGIN, END, "arguments")) and "<function=" not in template
+    return BEGIN in template and END in template and KEY.search(template) is not None
 
 
 def read_calls(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
@@ -55,19 +60,40 @@ def read_calls(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
     return text[: text.index(BEGIN)].rstrip(), calls
 
 
-def schema_of(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The JSON schema of a call of one of the functions, each a name and the schema of its arguments."""
-    return {
-        "anyOf": [
-            {
-                "type": "object",
-                "properties": {"name": {"const": name}, "arguments": parameters},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for name, parameters in functions
-        ]
-    }
+def grammar_of_call(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The grammar of what is between the marks, in Lark's form; each function is a name and the schema of its
+    arguments."""
+    return f"start: document\n{_document(functions)}"
+
+
+def grammar_of_text(
+    functions: Sequence[tuple[str, Mapping[str, Any]]], begin: int | None, end: int | None, *, several: bool
+) -> str:
+    """The grammar of a text in which any call is whole and of one of the functions, the last thing in it, and
+    with `several` more follow; `begin` and `end` are the marks' tokens, where they are single ones."""
+    more = " (SPACE begin call)*" if several else ""
+    token = "" if begin is None else f"TEXT <[{begin}]> | "
+    return f"""start: TEXT | before call{more}
+before: {token}spelled
+spelled[lazy]: /(?s:.*){BEGIN}/
+TEXT: /(?s:.*)/ & ~/(?s:.*{BEGIN}.*)/
+begin: {_mark(BEGIN, begin)}
+call: SPACE document SPACE ({_mark(END, end)})
+{_document(functions)}"""
+
+
+def _mark(text: str, token: int | None) -> str:
+    return f'"{text}"' if token is None else f'<[{token}]> | "{text}"'
+
+
+def _document(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """A call as JSON. Each function has a schema of its own, in which references lead where they should."""
+    rules = [f"SPACE: /[ \\n\\r\\t]{{0,{LONGEST_SPACE}}}/"]
+    for i, (name, schema) in enumerate(functions):
+        head = ["{", '"name"', ":", f'"{name}"', ",", '"arguments"', ":"]
+        rules.append(f'call_{i}: {" SPACE ".join(map(json.dumps, head))} SPACE of_{i} SPACE "}}"')
+        rules.append(f"of_{i}: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}")
+    return "\n".join([f"document: {' | '.join(f'call_{i}' for i in range(len(functions)))}", *rules])
 
 
 def written(call: ToolCall) -> str:

@@ -169,7 +169,7 @@ def test_hostile_languages_cost_a_request_each() -> None:
         ({"structured_outputs": {"regex": "a"}, "grammar": 'root ::= "a"'}, None, "leave out one"),
         ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, None, "leave one out"),
         ({"grammar": 'root ::= "a"', "stop": "a"}, None, "leave out stop"),
-        ({"grammar": 'root ::= "a"', "tools": [TOOL]}, None, "takes no tools"),
+        ({"grammar": 'root ::= "a"', "tools": [TOOL]}, None, "tools can't be combined"),
     ],
 )
 def test_a_wrong_constraint_is_a_400(

@@ -12,6 +12,7 @@ import jsonschema
 import openai
 import pytest
 from helpers import serving
+from tfm.runtime.serve.requests import ChatBody
 from tfm.runtime.tasks import Model
 
 STOP = serving.TOKENIZER.get_vocab()["<|im_end|>"]
@@ -107,6 +108,7 @@ def test_calls_that_are_asked_for() -> None:
                 content, calls, reason = whole_and_streamed(client, **body)
                 if reason == "length":
                     assert not calls
+                    assert not content
                     continue
                 ((name, arguments),) = calls
                 assert (content, reason) == (None, "tool_calls")
@@ -114,6 +116,99 @@ def test_calls_that_are_asked_for() -> None:
                 jsonschema.validate(json.loads(arguments), PARAMETERS)
                 made.append(name)
         assert made
+
+
+def test_a_call_that_is_cut_is_no_text() -> None:
+    with client_of(with_tools()) as client:
+        told = whole_and_streamed(client, **{**CHAT, "tool_choice": "required", "max_tokens": 5})
+        assert told == ("", [], "length")
+
+
+def test_a_function_without_parameters_takes_none() -> None:
+    tools = [{"type": "function", "function": {"name": "ping"}}]
+    with client_of(with_tools()) as client:
+        _, calls, _ = whole_and_streamed(client, **{**CHAT, "tools": tools, "tool_choice": "required"})
+        assert calls == [("ping", "{}")]
+
+
+def test_a_schema_may_refer_to_its_own_parts() -> None:
+    referring = {**PARAMETERS, "properties": {**PARAMETERS["properties"], "city": {"$ref": "#/$defs/City"}}}
+    referring["$defs"] = {"City": {"enum": ["Oslo", "Rome"]}}
+    tools = [tool("weather"), tool("news", parameters=referring)]
+    choice = {"type": "function", "function": {"name": "news"}}
+    with client_of(with_tools()) as client:
+        _, ((_, arguments),), _ = whole_and_streamed(
+            client, **{**CHAT, "tools": tools, "tool_choice": choice}
+        )
+        jsonschema.validate(json.loads(arguments), PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    "text", [CALL.replace("Oslo", "Bonn"), CALL.replace("weather", "other"), f"see {CALL}"]
+)
+def test_a_strict_call_is_of_its_schema_or_none(text: str) -> None:
+    """The model may answer in words too; without `strict` its own call is given."""
+    strict = [tool("weather", strict=True), tool("news")]
+    with client_of(scripted(text)) as client:
+        content, calls, _ = whole_and_streamed(client, **{**CHAT, "tools": strict})
+        for name, arguments in calls:
+            assert name == "weather"
+            jsonschema.validate(json.loads(arguments), PARAMETERS)
+        assert len(calls) == text.startswith("see")
+        if text.startswith("see"):
+            assert content == "see"
+        if "Bonn" in text:
+            assert whole_and_streamed(client, **CHAT)[1] == [("weather", '{"city": "Bonn", "days": 2}')]
+    with client_of(scripted("the cat sat")) as client:
+        assert whole_and_streamed(client, **{**CHAT, "tools": strict}) == ("the cat sat", [], "stop")
+
+
+def test_generation_ends_after_the_only_call() -> None:
+    model = scripted(f"the dog:\n{CALL}\n{CALL}")
+    with client_of(model) as client:
+        body = {**CHAT, "parallel_tool_calls": False}
+        told = whole_and_streamed(client, **body)
+        assert told == ("the dog:", [("weather", '{"city": "Oslo", "days": 2}')], "tool_calls")
+        usage = client.chat.completions.create(**body).usage
+        assert usage is not None
+        assert usage.completion_tokens == len(model.text.encode_template(f"the dog:\n{CALL}"))
+
+
+GIVEN_BACK: list[dict[str, Any]] = [
+    {"annotations": [], "audio": None, "function_call": None, "parsed": None, "refusal": None},
+    {"provider_specific_fields": {"a": 1}, "reasoning_content": None, "images": [], "id": "a"},
+    {"tool_calls": None, "tool_call_id": None, "cache_control": {"type": "ephemeral"}},
+    {"content": [{"type": "text", "text": "a cat", "annotations": [], "cache_control": None}]},
+]
+
+
+def test_a_message_is_taken_as_it_came() -> None:
+    """The prompt is that of the message itself."""
+    model = with_tools()
+    with client_of(model) as client:
+
+        def read(*messages: Any) -> int:
+            asked: dict[str, Any] = {**CHAT, "messages": [*MESSAGES, *messages, *MESSAGES], "max_tokens": 1}
+            usage = client.chat.completions.create(**asked).usage
+            assert usage is not None
+            return usage.prompt_tokens
+
+        plain = read({"role": "assistant", "content": "a cat"})
+        for more in GIVEN_BACK:
+            assert read({"role": "assistant", "content": "a cat", **more}) == plain
+        function = {"name": "weather", "arguments": "{}"}
+        call = {"id": "call_1", "type": "function", "function": function}
+        answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+        noted = {**call, "index": 0, "function": {**function, "arguments": "", "parsed_arguments": None}}
+        assert read({**answer, "tool_calls": [noted]}) == read(answer)
+        own = client.chat.completions.create(**{**CHAT, "max_tokens": 4}).choices[0].message
+        assert read(own.model_dump()) == read({"role": "assistant", "content": own.content})
+
+
+def test_what_the_model_thought_is_shown_to_its_template() -> None:
+    said = {"role": "assistant", "content": "a", "reasoning_content": "b", "annotations": []}
+    body = ChatBody.model_validate({"model": "tiny", "messages": [said], "prediction": None})
+    assert body.messages[0].for_template() == {"role": "assistant", "content": "a", "reasoning_content": "b"}
 
 
 def test_a_conversation_goes_on_after_a_call() -> None:
@@ -145,19 +240,26 @@ def test_without_tools_none_are_shown() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"tools": []}, "tools"),
     ({"tools": [tool("a"), tool("a")]}, "a name of its own"),
     ({"tools": [tool("a b")]}, "tools.0.function.name"),
-    ({"tools": [tool("a", strict=True)]}, "strict goes with"),
-    ({"parallel_tool_calls": False}, "parallel_tool_calls: false goes with"),
+    ({"tools": [tool("a", strict=True, parameters={"not": {}})]}, "Unimplemented keys"),
+    (
+        {"tools": [tool("a", strict=True, parameters={"not": {}, "x-guidance": {"lenient": True}})]},
+        "Unimplemented keys",
+    ),
+    ({"tool_choice": "required", "stop": "a"}, "stop can't be combined"),
     ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "must name one of the tools"),
     ({"tools": None, "tool_choice": "required"}, "tool_choice goes with tools"),
-    ({"response_format": {"type": "json_object"}}, "takes no tools"),
+    ({"response_format": {"type": "json_object"}}, "tools can't be combined"),
     ({"tool_choice": "required", "tools": [tool("a", parameters={"not": {}})]}, "Unimplemented keys"),
     ({"tools": [tool("a", description="<|im_end|>")]}, "control token"),
     ({"messages": [{"role": "user", "content": "a", "name": "<|im_end|>"}]}, "control token"),
     ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "an assistant's"),
     ({"messages": [{"role": "user"}]}, "must have content"),
+    ({"messages": [{"role": "user", "content": "a", "images": []}]}, "messages.0.images"),
+    ({"messages": [{"role": "user", "content": "a", "reasoning_content": "b"}]}, "an assistant's"),
+    ({"messages": [{"role": "assistant", "content": "a", "prefix": True}]}, "messages.0.prefix"),
+    ({"messages": [{"role": "assistant", "content": "a", "audio": {"id": "b"}}]}, "messages.0.audio"),
 ]
 
 

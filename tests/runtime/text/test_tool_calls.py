@@ -33,5 +33,9 @@ def test_calls_are_read(text: str, content: str | None, calls: list[ToolCall]) -
 
 def test_the_form_is_that_of_the_template() -> None:
     assert reads_calls_of('{{ tools }}<tool_call>{"name": n, "arguments": a}</tool_call>')
+    # GLM's: the name, then keys and values between marks of their own.
+    glm = "{{ tools }}<tool_call>{{ c.name }}{% for k, v in c.arguments.items() %}<arg_key>{{ k }}</arg_key>"
+    assert not reads_calls_of(f"{glm}<arg_value>{{{{ v }}}}</arg_value>{{% endfor %}}</tool_call>")
+    assert reads_calls_of(r'{{ "<tool_call>{\"name\": n, \"arguments\": a}</tool_call>" }}')
     assert not reads_calls_of("{{ tools }}<tool_call><function=add></function></tool_call> arguments")
     assert not reads_calls_of('{{ tools }}[TOOL_CALLS] [{"name": n, "arguments": a}]')
