@@ -128,8 +128,8 @@ def say_toy(name: str) -> None:
 
     if packaged(name) is not None and not Path(name).exists():
         say(
-            f"{name} is a toy that comes with tfm, to try the command: for real texts name a model with "
-            "--model, a directory, a .gguf file or hf:ORG/NAME"
+            f"{name} is a toy that comes with tfm: for real texts choose a model with --model, a directory, "
+            "a .gguf file or hf:ORG/NAME"
         )
 
 

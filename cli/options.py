@@ -111,8 +111,7 @@ Context = Annotated[
         "--context",
         metavar="N",
         min=1,
-        help="Prepare a checkpoint for texts of up to N tokens, also past the trained length. There LongRoPE "
-        "has its long divisors and dynamic NTK a larger theta for short texts too, unlike in transformers.",
+        help="Prepare a checkpoint for texts of up to N tokens, also past the trained length.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -310,10 +309,7 @@ Draft = Annotated[
     typer.Option(
         metavar="FROM",
         help="Speculative decoding: guess tokens from the text so far (prompt), by the model's own module "
-        "(mtp, of a bundle exported with --mtp) or by a smaller MODEL of the same tokenizer, and check "
-        "several in one step. The text stays the same, but where rounding decides nearly tied tokens. "
-        "Where a model promises the same bits, it is done from the text unasked, while that saves time, "
-        "unless this says none.",
+        "(mtp) or by a smaller MODEL, and check several in a step; none switches it off.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -322,9 +318,8 @@ Prefix = Annotated[
     typer.Option(
         metavar="FILE",
         dir_okay=False,
-        help="Keep in this file what the model computes of the prompt, in a chat of the first message with "
-        "what stands before it: a later prompt that begins alike, such as another question to the same text, "
-        "is read from there on. The file is as private as the prompt, and never written over.",
+        help="Keep in this file what the model computes of the prompt, or of a chat's beginning: a later one "
+        "that begins alike is read from there on. The file is as private as the prompt.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -351,8 +346,8 @@ ChatTemplateKwargs = Annotated[
     typer.Option(
         metavar="JSON",
         parser=json_object,
-        help="Variables of the model's chat template, such as '{\"enable_thinking\": false}' or "
-        '\'{"reasoning_effort": "low"}\'; one that it doesn\'t have is an error.',
+        help="Variables of the model's chat template, such as '{\"enable_thinking\": false}'; one that it "
+        "doesn't have is an error.",
     ),
 ]
 

@@ -8,6 +8,8 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 NAMED = 4  # commands that a message lists; the others are counted
+# What other programs call a command of ours.
+ALSO = {"run": "chat", "list": "models", "ls": "models", "ps": "models", "show": "inspect"}
 
 
 def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> str:
@@ -27,6 +29,8 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
             listed = _listed(sorted(commands))
             if len(commands) > NAMED:
                 listed = f"`{path} --help` lists the commands"
+                meant = [own for name, own in ALSO.items() if f"'{name}'" in error.format_message()]
+                listed = "".join(f"did you mean `{path} {own}`? " for own in meant) + listed
             return f"{error.format_message()} ({listed})"
     return error.format_message()
 

@@ -113,7 +113,7 @@ def talk(commands: ChatCommands, banner: str, no_escape: bool) -> None:
                 with stopped_by_interrupt(answer) as stopped:
                     show(answer, no_escape)
                 if stopped:
-                    terminal.note("stopped; what there is of the answer stays in the conversation")
+                    terminal.note("stopped; the partial answer stays in the conversation")
                 elif answer.finish_reason == "length":
                     terminal.note(cut(answer))
             except KeyboardInterrupt:

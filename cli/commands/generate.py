@@ -26,7 +26,7 @@ DRAFTS = ("none", "prompt", "mtp")  # what --draft names beside models
 def command(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="The prompt, before what is piped; else all of --file or stdin is it."),
+        typer.Argument(help="The prompt, before what is piped; or --file, or stdin."),
     ] = None,
     file: Annotated[
         Path | None,
@@ -72,8 +72,7 @@ def command(
         bool,
         typer.Option(
             "--control-tokens",
-            help="With --raw: <fim_prefix>, <extra_id_0> and the like in the prompt are the tokens of these "
-            "names, which no text is otherwise.",
+            help="With --raw: names such as <fim_prefix> in the prompt are their tokens.",
         ),
     ] = False,
     as_json: o.AsJson = False,
@@ -81,8 +80,8 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: for each token ln p of it and of the K likeliest, as \\[id, ln p], before "
-            "penalties, temperature and filters.",
+            help="With --json: for each token ln p of it and of the K likeliest, as \\[id, ln p], "
+            "unfiltered.",
         ),
     ] = None,
     no_escape: o.NoEscape = False,
@@ -113,8 +112,7 @@ def command(
             metavar="N",
             min=1,
             help="Answer many prompts, one on each line, N at a time; each answer is one line, with line "
-            "ends and control characters as escapes. As with --draft, rounding may decide between nearly "
-            "tied tokens.",
+            "ends and control characters as escapes.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,

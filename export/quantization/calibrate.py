@@ -50,7 +50,7 @@ def static_scales(
     factors: dict[smooth.SmoothingSite, Array] = {}
     count = sum(map(len, windows))
     if calibration.alpha is not None:
-        report = partial(progress, f"measuring the largest activations on {count} tokens")
+        report = partial(progress, f"calibrating on {count} tokens")
         sites = smooth.smoothing_sites(checkpoint.config)
         factors = _factors(checkpoint, sites, windows, calibration.alpha, report)
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
@@ -132,7 +132,7 @@ def smoothing_factors(
     On SmolLM2 128 tokens serve as well as 512. KL at alpha 0.4, 0.5, 0.6, 0.75 is 0.0217, 0.0180, 0.0206,
     0.0355 for int8-dynamic; for int8 it is 0.0034 at 0.5, 0.0032 at 0.6.
     """
-    report = partial(progress, f"measuring the largest activations on {SMOOTHING_TOKENS} random tokens")
+    report = partial(progress, f"calibrating on {SMOOTHING_TOKENS} random tokens")
     windows = [_random_tokens(checkpoint, SMOOTHING_TOKENS)]
     return _factors(checkpoint, sites, windows, SMOOTHING_ALPHA, report)
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
@@ -83,14 +84,14 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         )
     chosen = list(models) if choice is None else [model for model in models if _is_chosen(model, choice)]
     if len(chosen) != 1:
-        listed = ", ".join(
-            f"{model} ({sum(sizes[file] for file in files) / 1e6:,.0f} MB)"
-            for model, files in models.items()
-            if model in (chosen or models)
-        )
-        how = f", name it as {where}:FILE" if where.startswith("hf:") else ""
-        what = "one model" if choice is None else f"one model {choice!r:.80}"
-        raise CheckpointError(f"{where} must hold {what}{how}: it holds {listed:.600}")
+        few, on_hub = chosen or list(models), where.startswith("hf:")
+        names = [model if model.endswith(".gguf") else str(PurePosixPath(model) / CONFIG) for model in few]
+        megabytes = [sum(sizes[file] for file in models[model]) / 1e6 for model in few]
+        prefix = f"{where}:" if on_hub else ""
+        listed = ", ".join(f"{prefix}{n} ({mb:,.0f} MB)" for n, mb in zip(names, megabytes, strict=True))
+        has = f"{where} has {len(few)} models" if chosen else f"{where} has no {choice!r:.80}"
+        how = "choose one of" if on_hub else "it must hold one of"
+        raise CheckpointError(f"{has}, {how} {shorten(listed, 600, placeholder=' …')}")
     return chosen[0], models[chosen[0]]
 
 

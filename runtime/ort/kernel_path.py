@@ -119,7 +119,7 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
             if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
                 short = f"the cache {cache_dir()} needs {size} bytes for their weights, {free} are free"
                 return _refused(bundle, short)
-            notify(f"arranging {size / 1e6:.1f} MB of weights for tfm's kernels, once")
+            notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
             with replacing(folder) as new:
                 write(bundle, new)
                 about = {"sha256": FileBytes(new / kernel_layout.DATA, BundleError).sha256(), "size": size}

@@ -287,7 +287,7 @@ def golden(
     def add_digest(name: str, leaf: Array | Blocks) -> None:
         digests[name] = digest(leaf, precision)
 
-    stage, passes = "computing what the specification answers", 1 if quantized is None else 2
+    stage, passes = "computing reference results", 1 if quantized is None else 2
     progress(stage, 0, 1)
     results = outputs(
         config, own, inputs, _runs(config, own, precision, half_cache), add_digest,

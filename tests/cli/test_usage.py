@@ -11,9 +11,13 @@ import pytest
         ("generate --kv int8", "No such option: --kv (an option of export)"),
         ("pull --size 3", "No such option: --size (an option of tokenizer compare, tokenizer train)"),
         ("pull --json", "No such option: --json (an option of answer, attention, bench, classify and "),
-        ("generate --max-tokens 3", "No such option: --max-tokens (Possible options: --max-new-tokens)"),
+        (
+            "generate --max-tokens 3",
+            "No such option: --max-tokens (Possible options: --control-tokens, --max-new-tokens)",
+        ),
         ("generate -v", "No such option: -v (`tfm-cli generate --help` lists the options)"),
         ("help", "No such command 'help'. (`tfm-cli --help` lists the commands)"),
+        ("run x", "No such command 'run'. (did you mean `tfm-cli chat`? `tfm-cli --help` lists"),
         ("context x", "Missing option '--text'. (The text to read)"),
         (
             "export a",

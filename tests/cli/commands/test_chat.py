@@ -61,7 +61,7 @@ def test_typed_text_and_ctrl_c_at_a_terminal(endless: Path, tmp_path: Path) -> N
         terminal.press("zqx\x1b\rjy")  # with Alt-Enter
         answer += terminal.wait_for_bytes(400)
         terminal.press("\x03")
-        answer += terminal.wait_for("stopped; what there is of the answer stays in the conversation")
+        answer += terminal.wait_for("stopped; the partial answer stays in the conversation")
         assert "zqx" not in answer
         terminal.wait_for("jy")
         terminal.press("\r")
