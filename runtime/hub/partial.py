@@ -67,6 +67,13 @@ def size_of(path: Path) -> int:
     return next((p.stat().st_size for p in (path, _part_of(path)) if p.exists()), 0)
 
 
+def begin_with(path: Path, copy: Path, digest: str | None) -> None:
+    """Take a file that lies elsewhere too, if its hash says that it is the same: `fetch` asks nobody then."""
+    if not path.exists() and digest is not None and has_digest(copy, digest):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(copy, _part_of(path))
+
+
 def fetch(
     url: str, path: Path, size: int | None, digest: str | None, headers: Mapping[str, str],
     report: Callable[[int], None],
@@ -89,7 +96,7 @@ def fetch(
     if size_of(path) > (size or 0) and (size is not None or digest is None):  # too long, or nothing checks it
         part.unlink()
     with _Part(part, size, report) as file:
-        if not file.tell() or digest is None or not has_digest(part, digest):
+        if size is not None or digest is None or not has_digest(part, digest):
             # Compressed on its way, a file would have other places than the range that is asked for.
             asked = {**headers, "Accept-Encoding": "identity"}
             http_get(url, file, resume_size=file.tell(), headers=asked, expected_size=size)

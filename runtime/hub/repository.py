@@ -1,6 +1,7 @@
 """Fetches a model from a repository of the Hugging Face hub and runs none of its code.
 
-The user's own client says what the repository holds and brings each file; its size and hash are checked.
+The user's own client says what the repository holds and brings each file, or has it in its own cache. Sizes
+and hashes are checked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ...refimpl.formats.tensor_source import TORCH_FILE
 from ..progress import Progress
 from .cache_dir import require_room
 from .download import CONFIG, model_in, own_folder, require_plain
-from .partial import KEPT, TransferError, cause_of, fetch, keep_only, size_of, stage_of
+from .partial import KEPT, TransferError, begin_with, cause_of, fetch, keep_only, size_of, stage_of
 
 VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
 
@@ -87,6 +88,8 @@ def _fetched(
 
         url, file = client.hf_hub_url(repository, name, revision=commit), files[name]
         digest = file.lfs.sha256 if file.lfs else file.blob_id
+        if isinstance(own := client.try_to_load_from_cache(repository, name, revision=commit), str):
+            begin_with(folder / name, Path(own), digest)
         fetch(url, folder / name, file.size, digest, client.utils.build_hf_headers(), report)
         if name == str(PurePosixPath(model) / CONFIG):
             _require_known(folder / model, f"{where}/{name}")

@@ -160,6 +160,19 @@ def test_what_may_not_be_fetched_says_what_to_do(cache, hub, code, of_files, wor
     assert everything(cache) == []
 
 
+def test_what_the_clients_own_cache_has_is_copied_from_there(cache, hub, monkeypatch, tmp_path):
+    weights = bytes(range(99))
+    hub.files = {"config.json": LLAMA, "model.safetensors": weights}
+    (tmp_path / "own").write_bytes(weights)
+    own = {"model.safetensors": str(tmp_path / "own")}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name, **__: own.get(name))
+    path = fetch("hf:org/name", silent)
+    assert (path / "model.safetensors").read_bytes() == weights
+    assert hub.asked == [("config.json", 0)]
+    (tmp_path / "own").write_bytes(weights[::-1])
+    assert (fetch("hf:org/other", silent) / "model.safetensors").read_bytes() == weights
+
+
 def test_a_path_out_of_the_folder_is_refused(cache, hub):
     for name in ("../x.gguf", "/etc/x.gguf", "a\\x.gguf"):
         hub.files = {name: b"1"}
