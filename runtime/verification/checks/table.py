@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder, has_mtp
 from ...bundle.bundle import Bundle
-from . import caches, files, greedy, kernels, logits, mtp, paths, text, weights
+from . import caches, files, graphs, greedy, kernels, logits, mtp, paths, text, weights
 from .context import Check
 
 
@@ -23,6 +23,7 @@ def _has_module(bundle: Bundle) -> bool:
 CHECKS: dict[str, Check] = {
     "files": Check(files.check_hashes, "hashes of all files"),
     "weights": Check(weights.check_digests, "weights"),
+    "graphs": Check(graphs.check_graphs, graphs.SUBJECT),
     "session": Check(logits.check_session, "the start of ONNX Runtime"),
     "sharp": Check(logits.check_float_products, "outputs with products in float"),
     "numbers": Check(logits.check_golden_outputs, "outputs for the golden tokens"),

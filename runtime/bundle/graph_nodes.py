@@ -1,0 +1,100 @@
+"""What a graph computes: its nodes in their order, with attributes, and the numbers in the graph itself.
+
+The bytes are those that `graph_check` accepted.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .graph_check import ATTRIBUTE, EXTERNAL, GRAPH, MODEL, NODE, TENSOR, TYPES
+from .protobuf import read
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+# Of onnx.proto's AttributeProto.AttributeType: the field that holds each.
+HELD = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
+NUMPY = {number: np.dtype(name) for name, number in TYPES.items() if name not in ("int4", "uint4")}
+
+
+class Node(NamedTuple):
+    """A node; names of inputs that aren't there are empty.
+
+    Attributes are numbers, texts and lists of numbers, as they are stated: one that isn't has its default.
+    """
+
+    operator: str
+    domain: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+
+
+class Content(NamedTuple):
+    """The nodes of a graph, and by their names the numbers that the graph itself holds."""
+
+    nodes: list[Node]
+    numbers: dict[str, Array]
+
+
+def content(data: bytes) -> Content:
+    """The nodes and numbers of a graph's file; ValueError for what `graph_check` refuses."""
+    graph = read(data, GRAPH, read(data, MODEL, (0, len(data)))["graph"])
+    numbers: dict[str, Array] = {}
+    for span in graph["initializer"]:
+        _add(numbers, None, data, span)
+    nodes: list[Node] = []
+    known: dict[bytes, tuple[str, Any]] = {}  # most attributes are equal to others
+    for span in graph["node"]:
+        node = read(data, NODE, span)
+        attributes = dict(_attribute(data, span, known) for span in node["attribute"])
+        if node["op_type"] == "Constant":
+            _add(numbers, node["output"][0], data, attributes["value"])
+        else:
+            nodes.append(
+                Node(node["op_type"], node["domain"] or "", node["input"], node["output"], attributes)
+            )
+    return Content(nodes, numbers)
+
+
+def _add(numbers: dict[str, Array], name: str | None, data: bytes, span: tuple[int, int]) -> None:
+    """Add the numbers of a tensor that lies in the graph, under their own name or another one."""
+    tensor = read(data, TENSOR, span)
+    if tensor["data_location"] == EXTERNAL or tensor["data_type"] not in NUMPY:
+        return
+    values = np.frombuffer(tensor["raw_data"] or b"", NUMPY[tensor["data_type"]])
+    numbers[name or tensor["name"]] = values.reshape([_signed(size) for size in tensor["dims"]])
+
+
+def _attribute(data: bytes, span: tuple[int, int], known: dict[bytes, tuple[str, Any]]) -> tuple[str, Any]:
+    """Name and value; of a tensor where it lies."""
+    stated = data[slice(*span)]
+    if stated not in known:
+        fields = read(data, ATTRIBUTE, span)
+        held = HELD[fields["type"]]
+        value = fields[held]
+        match held:
+            case "f":
+                value = _float(data, value)
+            case "floats":
+                value = [_float(data, one) for one in value]
+            case "i":
+                value = _signed(value or 0)
+            case "ints":
+                value = [_signed(one) for one in value]
+            case _:
+                pass
+        known[stated] = fields["name"], value
+    return known[stated]
+
+
+def _float(data: bytes, span: tuple[int, int] | None) -> float:
+    return 0.0 if span is None else struct.unpack("<f", data[slice(*span)])[0]
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

@@ -1,0 +1,361 @@
+"""The settings in a graph beside those that the Config says: norms, attention, activations, other numbers.
+
+What a node belongs to follows from the stored tensors that it reads, whose names are the Config's leaves, and
+from the ports of caches and rotary tables. Nothing is taken from names of nodes, nor from `export`.
+
+    eps of norms           one by one, by the norm's weight; also where a norm is written out
+    attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
+    products with blocks   sizes, bits, and whether their inputs are rounded
+    activations of mlps    the operators that they are made of
+    any other float        must be a number of its layer, of the next one, or of what isn't in a layer; one
+    and integers of masks  before any weight, as a mask's, a number of the Config
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ...refimpl.config import Activation, Attention, Gated, Layer, Plain, Rope, Stack, has_mtp
+from ...refimpl.params.shapes import parameter_shapes
+from ..bundle.bundle import Bundle
+from ..bundle.graph_io import MTP, Graph
+from ..bundle.graph_nodes import Node, content
+from ..bundle.manifest import Tensor
+from ..bundle.views import stored_name
+from .config_numbers import attention_scale, epsilons, integers, numbers, shared_numbers, stacks
+
+# What any graph may compute with: signs and halves, the least scale of a row of codes and the largest code,
+# and where log(1 + exp x) is x. Scores are hidden by
+# numbers below -HIDDEN.
+COMMON = (0.0, 1.0, 2.0, 0.5, 127.0, 128.0, 1e-30, 40.0)
+HIDDEN = 30_000.0
+NORMS = frozenset(
+    {"RMSNormalization", "LayerNormalization", "RMSNorm", "AddRMSNorm", "LayerNorm", "AddLayerNorm"}
+)
+# What stands between the eps of a norm that is written out and its weight.
+IN_NORMS = frozenset({"Sqrt", "Reciprocal", "Div", "Mul", "Cast", "Reshape", "Transpose", "Pow"})
+# Attention with a cache: which of its inputs are keys and cosines.
+CACHED = {"GroupQueryAttention": (3, 7), "Attention": (1, 6), "SharedAttention": (1, 4)}
+TEXT_ATTENTION = frozenset({"MultiHeadAttention", "TextAttention"})
+# Operators that an activation is made of; another one in an mlp is another activation.
+MADE_OF: dict[Activation, frozenset[str]] = {
+    "relu": frozenset({"Relu"}),
+    "relu_squared": frozenset({"Relu"}),
+    "gelu": frozenset({"Gelu", "Erf"}),
+    "gelu_tanh": frozenset({"Gelu tanh", "Tanh"}),
+    "silu": frozenset({"Sigmoid", "Swish", "SwiGLU", "BlockSwiGLU"}),
+    "quick_gelu": frozenset({"Sigmoid", "Swish"}),
+    "sigmoid": frozenset({"Sigmoid"}),
+    "tanh": frozenset({"Tanh"}),
+    "mish": frozenset({"Softplus", "Tanh", "Mish"}),
+}
+# Where an integer is a number and no axis or shape: in masks, buckets of distances and choices.
+ARITHMETIC = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Clip", "TopK"}
+    | {"Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+)
+ACTIVATIONS = frozenset().union(*MADE_OF.values())
+
+
+class Place(NamedTuple):
+    """The latest stored tensor before a value: which node read it, and its leaf."""
+
+    order: int
+    leaf: str
+
+
+NOWHERE = Place(-1, "")
+
+
+def different_settings(
+    data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]
+) -> tuple[list[str], int]:
+    """The settings of a graph's file that aren't the Config's, and how many were compared.
+
+    `tensors` are those that the graph reads. The file is one that `graph_check` accepts.
+    """
+    settings = _Settings(data, graph, bundle, tensors)
+    settings.compare_all()
+    return settings.different, settings.compared
+
+
+class _Settings:
+    """One graph beside its Config."""
+
+    def __init__(self, data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]) -> None:
+        config = bundle.config
+        self.graph, self.tensors, self.groups = graph, tensors, bundle.manifest.groups
+        self.nodes, self.numbers = content(data)
+        self.config = config.mtp_decoder if graph.file == MTP and has_mtp(config) else config
+        self.stacks = stacks(config)
+        self.shapes = parameter_shapes(config)
+        self.epsilons = epsilons(config)
+        self.compared = 0
+        self.different: list[str] = []
+        self.seen: set[str] = set()  # norms and mlps that were compared
+        self.readers: dict[str, list[Node]] = {}
+        self.places: dict[str, Place] = {}
+        self.tables: dict[str, frozenset[str]] = {p.name: frozenset({p.name}) for p in graph.inputs}
+        self.leaves: dict[str, str] = {}
+        self.allowed: dict[tuple[str, int, str], frozenset[float]] = {}
+        stated = set(integers(self.config))
+        self.integers = {0, 1, 2}.union(*({n - 1, n, n + 1} for n in stated))
+        for order, node in enumerate(self.nodes):
+            self._place(order, node)
+
+    def _place(self, order: int, node: Node) -> None:
+        """Where a node's outputs belong: to the weight that it reads, else to the latest before it."""
+        own = next((leaf for name in node.inputs if (leaf := self.leaf(name))), "")
+        before = max((self.places.get(name, NOWHERE) for name in node.inputs), default=NOWHERE)
+        place = Place(order, own) if own else before
+        tables = frozenset[str]().union(*(self.tables.get(name, ()) for name in node.inputs))
+        for name in node.inputs:
+            self.readers.setdefault(name, []).append(node)
+        for name in node.outputs:
+            self.places[name] = place
+            if place is NOWHERE:  # of tables and lengths, before any weight
+                self.tables[name] = tables
+
+    def leaf(self, name: str) -> str:
+        """The stored tensor that a value is, in whichever shape; empty for another value."""
+        if name not in self.leaves:
+            computed = name in self.places or name in self.tables or name in self.numbers or not name
+            self.leaves[name] = "" if computed else stored_name(name, self.tensors) or ""
+        return self.leaves[name]
+
+    def place(self, node: Node) -> Place:
+        """Where a node belongs."""
+        return self.places.get(next(filter(None, node.outputs)), NOWHERE)
+
+    def layer(self, leaf: str) -> tuple[Stack, int, Layer] | None:
+        """The stack, number and layer of a leaf; None for what isn't in a layer."""
+        match leaf.split(".", 3):
+            case [stack, "layers", number, _]:
+                i = int(number)
+                return self.stacks[stack], i, self.stacks[stack].layers[i]
+            case _:
+                return None
+
+    def compare(self, where: str, found: object, wanted: object) -> None:
+        """One setting; numbers are compared in float32."""
+        if isinstance(found, float) and isinstance(wanted, float):
+            found, wanted = float(np.float32(found)), float(np.float32(wanted))
+        self.require(found == wanted, f"{where} is {_shown(found)} for {_shown(wanted)}")
+
+    def require(self, equal: bool, different: str) -> None:
+        """Count one setting, and say what differs where it isn't equal."""
+        self.compared += 1
+        if not equal:
+            self.different.append(different)
+
+    def compare_all(self) -> None:
+        for node in self.nodes:
+            if node.operator in NORMS:
+                self._norm(node)
+            elif node.operator in CACHED:
+                self._cached_attention(node)
+            elif node.operator in TEXT_ATTENTION:
+                self._text_attention(node)
+            else:
+                self._activation(node)
+                self._product(node)
+                self._others(node)
+        for leaf in self.epsilons:
+            if any(map(self._computes_with, (leaf, f"{leaf}.weight", f"{leaf}.bias"))):
+                self.require(leaf in self.seen, f"{leaf}: no norm has its weight")
+        for name, stack in self.stacks.items():
+            for i, layer in enumerate(stack.layers):
+                mlp = f"{name}.layers.{i}.mlp"
+                if _activation_of(layer) and self._computes_with(f"{mlp}.up"):
+                    self.require(mlp in self.seen, f"{mlp}: no activation")
+
+    def _computes_with(self, leaf: str) -> bool:
+        """Whether this graph does with a leaf of the model."""
+        return leaf in self.shapes and self.graph.owns(leaf)
+
+    def _norm(self, node: Node) -> None:
+        """A norm that is one operator, with a stored weight or bias or without."""
+        own = next((leaf for name in node.inputs[1:] if (leaf := self.leaf(name))), "")
+        key = own.removesuffix(".weight").removesuffix(".bias") if own else self._norm_behind(node)
+        found = node.attributes.get("epsilon", 1e-5)
+        if key in self.epsilons:
+            self.seen.add(key)
+            self.compare(f"{key}: eps", found, self.epsilons[key])
+        else:
+            self._is_allowed(node, "epsilon", np.float32(found))
+
+    def _norm_behind(self, node: Node) -> str:
+        """The norm whose weight multiplies what a node begins; empty where there is none."""
+        values, known = list(node.outputs), set(node.outputs)
+        while values:
+            for reader in self.readers.get(values.pop(), ()):
+                for name in reader.inputs:
+                    key = self.leaf(name).removesuffix(".weight")
+                    if key in self.epsilons:
+                        return key
+                if reader.operator in IN_NORMS:
+                    values += [name for name in reader.outputs if name not in known]
+                    known.update(reader.outputs)
+        return ""
+
+    def _attention_at(self, node: Node) -> tuple[str, Stack, int, Layer] | None:
+        """Name and place of an attention: that of its queries."""
+        leaf = self.places.get(node.inputs[0], NOWHERE).leaf
+        found = self.layer(leaf)
+        self.require(found is not None, f"{node.operator} has queries of no layer")
+        if found is None:
+            return None
+        stack, i, layer = found
+        return f"{leaf.split('.', 1)[0]}.layers.{i}", stack, i, layer
+
+    def _cached_attention(self, node: Node) -> None:
+        if (at := self._attention_at(node)) is None:
+            return
+        name, _, i, layer = at
+        a = layer.attention
+        self.require(isinstance(a, Attention), f"{name}: {node.operator} for {type(a).__name__}")
+        if not isinstance(a, Attention):
+            return
+        keys, cosines = CACHED[node.operator]
+        self.compare(f"{name}: keys", node.inputs[keys], f"k.{i if a.kv_layer is None else a.kv_layer}")
+        self._heads(f"{name}.attn", node, a)
+        stated = node.attributes
+        self.compare(f"{name}.attn: kv_num_heads", stated.get("kv_num_heads"), a.kv_heads)
+        self.compare(f"{name}.attn: softcap", stated.get("softcap", 0.0), a.softcap or 0.0)
+        window = -1 if a.window is None else a.window
+        self.compare(f"{name}.attn: local_window_size", stated.get("local_window_size", -1), window)
+        self.compare(f"{name}.attn: causal", stated.get("causal", 1), 1)
+        table = node.inputs[cosines] if len(node.inputs) > cosines else ""
+        rotates = bool(table)
+        if node.operator == "GroupQueryAttention":
+            self.compare(f"{name}.attn: do_rotary", stated.get("do_rotary", 0), int(rotates))
+        if rotates:
+            self.compare(f"{name}.attn: cosines", self._table(table), self._rope(a))
+            interleaved = stated.get("rotary_interleaved", 0)
+            self.compare(f"{name}.attn: rotary_interleaved", interleaved, int(a.interleaved))
+        elif a.qk_norm is None or not a.qk_norm.rotated:  # else the graph rotates before the norm
+            self.compare(f"{name}.attn: cosines", "", self._rope(a))
+
+    def _table(self, name: str) -> str:
+        return ", ".join(sorted(self.tables.get(name, {"computed ones"})))
+
+    def _rope(self, a: Attention) -> str:
+        """The input with the cosines of an attention; empty where it has none."""
+        return f"cos.{self.config.ropes.index(a.position)}" if isinstance(a.position, Rope) else ""
+
+    def _heads(self, name: str, node: Node, a: Attention) -> None:
+        self.compare(f"{name}: num_heads", node.attributes.get("num_heads"), a.heads)
+        self.compare(f"{name}: scale", node.attributes.get("scale"), attention_scale(a))
+
+    def _text_attention(self, node: Node) -> None:
+        if (at := self._attention_at(node)) is None:
+            return
+        name, stack, _, layer = at
+        crosses = ".cross." in self.places[node.inputs[0]].leaf
+        a, causal = (layer.cross, False) if crosses else (layer.attention, stack.causal)
+        self.compare(f"{name}: unidirectional", node.attributes.get("unidirectional", 0), int(causal))
+        if isinstance(a, Attention):
+            self._heads(f"{name}.{'cross' if crosses else 'attn'}", node, a)
+        else:
+            self.compare(f"{name}: num_heads", node.attributes.get("num_heads"), getattr(a, "heads", None))
+            self._is_allowed(node, "scale", np.float32(node.attributes.get("scale", 0.0)))
+
+    def _activation(self, node: Node) -> None:
+        """An operator of activations in an mlp that has one."""
+        operator = node.operator
+        if operator == "Gelu" and node.attributes.get("approximate") == "tanh":
+            operator = "Gelu tanh"
+        if operator == "RowLinear" and node.attributes.get("gelu"):
+            operator = "Gelu"
+        leaf = self.place(node).leaf
+        if operator not in ACTIVATIONS or ".mlp." not in leaf or (at := self.layer(leaf)) is None:
+            return
+        if (kind := _activation_of(at[2])) is not None:
+            mlp = leaf.partition(".mlp.")[0] + ".mlp"
+            self.seen.add(mlp)
+            sparse = getattr(at[2].mlp, "sparsity", None) is not None  # Relu of the gates above a limit
+            self.require(
+                operator in MADE_OF[kind] or (sparse and operator == "Relu"), f"{mlp}: {operator} for {kind}"
+            )
+
+    def _product(self, node: Node) -> None:
+        """A product with blocks, or a table's rows: their sizes, and whether the input is rounded."""
+        leaf = next((leaf for name in node.inputs if (leaf := self.leaf(name))), "")
+        group = self.groups.get(leaf.rpartition(".")[0])
+        if group is None or (form := group.format) is None:
+            return
+        level = 4 if form.activations == "block" else 0
+        sizes = {"K": group.length, "N": group.width, "bits": form.bits, "block_size": form.block}
+        for name, wanted in {**sizes, "accuracy_level": level}.items():
+            if (found := node.attributes.get(name)) is not None:
+                self.compare(f"{group.name}: {name}", found, wanted)
+
+    def _others(self, node: Node) -> None:
+        """Numbers of any other node: the eps of a norm that is written out, and what the Config states."""
+        for name, value in node.attributes.items():
+            if isinstance(value, float):
+                self._is_allowed(node, name, np.float32(value))
+        for place, name in enumerate(node.inputs):
+            values = self.numbers.get(name)
+            if values is None:
+                continue
+            if values.dtype.kind == "f":
+                if node.operator == "Add" and values.size == 1 and (key := self._eps_of(node)):
+                    self.seen.add(key)
+                    self.compare(f"{key}: eps", float(values.ravel()[0]), self.epsilons[key])
+                    continue
+                for value in np.unique(values):
+                    self._is_allowed(node, f"input {place}", value)
+            elif node.operator in ARITHMETIC and values.size == 1:
+                value = int(values.ravel()[0])
+                self._stated(node, f"input {place}", value, abs(value) in self.integers)
+
+    def _eps_of(self, node: Node) -> str:
+        """The norm whose eps a sum adds; empty for another sum."""
+        (output,) = node.outputs
+        roots = all(reader.operator == "Sqrt" for reader in self.readers.get(output, ()))
+        return self._norm_behind(node) if roots else ""
+
+    def _is_allowed(self, node: Node, name: str, value: np.floating) -> None:
+        if value.dtype == np.float64:  # libraries differ in the last digits of a power
+            value = np.float32(value)
+        number, allowed = float(value), self._allowed(self.place(node).leaf, value.dtype)
+        self._stated(node, name, number, number <= -HIDDEN or abs(number) in allowed)
+
+    def _stated(self, node: Node, name: str, value: float, stated: bool) -> None:
+        """A number that the Config may state."""
+        leaf = self.place(node).leaf or "before any weight"
+        self.require(stated, f"{leaf}: {name} of {node.operator} is {_shown(value)}, none of the Config's")
+
+    def _allowed(self, leaf: str, dtype: np.dtype) -> frozenset[float]:
+        """The numbers of a leaf's layer and the next one, whose own first weight may come later, and of what
+        isn't in a layer; elsewhere all."""
+        at = self.layer(leaf)
+        key = (leaf.split(".", 1)[0], -1 if at is None else at[1], dtype.str)
+        if key not in self.allowed:
+            if at is None:
+                layers = tuple(layer for stack in self.stacks.values() for layer in stack.layers)
+            else:
+                stack, i, _ = at
+                layers = stack.layers[i : i + 2]
+            stated = (*COMMON, *shared_numbers(self.config), *numbers(layers))
+            if not leaf:  # masks divide positions, in floats too
+                stated += (*self.integers,)
+            exact = np.array([abs(x) for x in stated if abs(x) < HIDDEN], dtype)
+            # Powers may be off by the last digit, as libraries have them.
+            near = [np.nextafter(exact, limit, dtype=dtype).tolist() for limit in (-np.inf, np.inf)]
+            self.allowed[key] = frozenset(exact.tolist()).union(*near)
+        return self.allowed[key]
+
+
+def _activation_of(layer: Layer) -> Activation | None:
+    """The activation of a layer's mlp; None where it has none by itself."""
+    mlp = layer.mlp
+    return mlp.activation if isinstance(mlp, Gated | Plain) and isinstance(mlp.activation, str) else None
+
+
+def _shown(value: object) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else repr(value) if value == "" else str(value)

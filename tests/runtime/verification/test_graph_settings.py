@@ -1,0 +1,213 @@
+"""Settings of graphs are compared with the Config: sound bundles pass, each wrong setting is told."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import onnx
+import pytest
+from helpers import tiny_models
+from tfm.export import bundle_writer
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.runtime.bundle import manifest
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.verification.checks.context import VerifyContext
+from tfm.runtime.verification.checks.graphs import check_graphs
+from tfm.runtime.verification.report import Row
+from tfm.runtime.verification.verify import verify
+
+Model = onnx.ModelProto
+Plant = Callable[[Model], None]
+BOTH = ("model.onnx", "kernels.onnx")
+ATTENTIONS = ("GroupQueryAttention", "Attention")
+NORMS = ("RMSNormalization", "RMSNorm", "AddRMSNorm")
+
+
+def mixed() -> Config:
+    """Windows of two sizes, a soft cap, two rotary settings and a layer without; eps of layers differ."""
+    base = tiny_models.mixed_windows()
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, pre=replace(layer.attention.pre, eps=eps)))
+        for layer, eps in zip(base.layers, (1e-5, 1e-5, 1e-6, 1e-5), strict=True)
+    )
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def encoder() -> Config:
+    """Of BERT's form, with its activation."""
+    base = tiny_models.encoder()
+    layers = tuple(replace(layer, mlp=replace(layer.mlp, activation="gelu")) for layer in base.stack.layers)
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+CONFIGS = {"mixed": mixed, "encoder": encoder}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Callable[[str, str, str], Path]:
+    """The bundle of a model, quantization and target, exported once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(name: str, quant: str, target: str) -> Path:
+        source, path = folder / name, folder / f"{name}-{quant}-{target}"
+        if not source.exists():
+            config = CONFIGS[name]()
+            save_checkpoint(source, config, tiny_models.weights(config))
+        bundle_writer.export(open_checkpoint(source), path, quant=quant, target=target, verify=False)
+        return path
+
+    return export
+
+
+def rows(path: Path) -> dict[str, Row]:
+    """What the check says of each graph, by its file."""
+    found = check_graphs(VerifyContext(open_bundle(path), None, None, float("inf"), "cpu", 1))
+    return {row.name.split(":")[0]: row for row in found}
+
+
+def planted(bundle: Path, folder: Path, file: str, plant: Plant) -> Path:
+    """A copy of a bundle with another graph, and the hashes that it then has."""
+    path = Path(copytree(bundle, folder / "planted"))
+    model = onnx.load(path / file, load_external_data=False)
+    before = model.SerializeToString(deterministic=True)
+    plant(model)
+    assert model.SerializeToString(deterministic=True) != before, "the plant found its place"
+    onnx.save(model, path / file)
+    held = manifest.load((path / "tfm.json").read_bytes(), "tfm.json")
+    files = {name: bundle_writer._describe(path / name) for name in held.files}
+    (path / "tfm.json").write_text(manifest.dump(replace(held, files=files)))
+    (path / "certificate.json").unlink()
+    return path
+
+
+def nodes(model: Model, operators: tuple[str, ...]) -> list[onnx.NodeProto]:
+    found = [node for node in model.graph.node if node.op_type in operators]
+    assert found
+    return found
+
+
+def stated(node: onnx.NodeProto, name: str, value: object) -> None:
+    """Give a node an attribute, in the place of the one that it has."""
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def setting(operators: tuple[str, ...], name: str, value: object, which: slice = slice(None)) -> Plant:
+    def plant(model: Model) -> None:
+        for node in nodes(model, operators)[which]:
+            stated(node, name, value)
+
+    return plant
+
+
+def other_input(operators: tuple[str, ...], names: dict[str, str], which: slice = slice(None)) -> Plant:
+    """Nodes read other inputs of the graph."""
+
+    def plant(model: Model) -> None:
+        for node in nodes(model, operators)[which]:
+            for i, name in enumerate(node.input):
+                node.input[i] = names.get(name, name)
+
+    return plant
+
+
+FIRST, THIRD, LAST = slice(0, 1), slice(2, 3), slice(-1, None)
+PLANTS: dict[str, Plant] = {
+    "window 64 in all": setting(ATTENTIONS, "local_window_size", 64),
+    "window 600 in one": setting(ATTENTIONS, "local_window_size", 600, LAST),
+    "a window left out": setting(ATTENTIONS, "local_window_size", -1, FIRST),
+    "eps of one norm": setting(NORMS, "epsilon", 1e-6, FIRST),
+    "eps of the last norm": setting(NORMS, "epsilon", 1e-6, LAST),
+    "eps of all norms": setting(NORMS, "epsilon", 1e-6),
+    "scale in one layer": setting(ATTENTIONS, "scale", 0.126, slice(1, 2)),
+    "scale in the last layer": setting(ATTENTIONS, "scale", 0.1255, LAST),
+    "interleaved": setting(ATTENTIONS, "rotary_interleaved", 1, FIRST),
+    "not interleaved": setting(ATTENTIONS, "rotary_interleaved", 0, THIRD),
+    "soft cap": setting(ATTENTIONS, "softcap", 2.5, THIRD),
+    "another soft cap": setting(ATTENTIONS, "softcap", 30.0, FIRST),
+    "heads": setting(ATTENTIONS, "num_heads", 3, FIRST),
+    "heads of keys": setting(ATTENTIONS, "kv_num_heads", 3, FIRST),
+    "cosines of another setting": other_input(ATTENTIONS, {"cos.0": "cos.1", "sin.0": "sin.1"}),
+    "keys of another layer": other_input(ATTENTIONS, {"k.0": "k.1", "k.1": "k.0"}),
+}
+
+
+@pytest.mark.parametrize("file", BOTH)
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_wrong_setting_is_told(exported, tmp_path, plant, file):
+    found = rows(planted(exported("mixed", "int8", "ort-cpu"), tmp_path, file, PLANTS[plant]))
+    assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
+
+
+def other_number(old: float, new: float, which: slice = slice(None)) -> Plant:
+    """Nodes compute with another number of the graph's own."""
+
+    def plant(model: Model) -> None:
+        inside = [value for value in model.graph.initializer if not value.external_data]
+        held = {value.name: onnx.numpy_helper.to_array(value) for value in inside}
+        kind = "f" if isinstance(old, float) else "i"
+        single = {name: value for name, value in held.items() if value.size == 1 and value.dtype.kind == kind}
+        old_names = {name for name, value in single.items() if value == value.dtype.type(old)}
+        readers = [node for node in model.graph.node if old_names & {*node.input}]
+        assert readers
+        for node in readers[which]:
+            i, name = next((i, name) for i, name in enumerate(node.input) if name in old_names)
+            changed = np.full_like(held[name], new)
+            if f"{name}.new" not in {value.name for value in model.graph.initializer}:
+                model.graph.initializer.append(onnx.numpy_helper.from_array(changed, f"{name}.new"))
+            node.input[i] = f"{name}.new"
+
+    return plant
+
+
+WRITTEN_OUT: dict[str, Plant] = {
+    "eps of one norm": other_number(1e-5, 1e-6, FIRST),
+    "eps of the other one": other_number(1e-6, 1e-5, LAST),
+    "eps of all norms": other_number(1e-5, 1e-4),
+    "scale in one layer": other_number(0.25, 0.126, FIRST),
+    "window 64": other_number(5, 64),
+    "soft cap": other_number(2.0, 2.5),
+}
+
+
+@pytest.mark.parametrize("plant", WRITTEN_OUT)
+def test_a_wrong_number_of_a_plain_graph_is_told(exported, tmp_path, plant):
+    path = planted(exported("mixed", "fp32", "standard"), tmp_path, "model.onnx", WRITTEN_OUT[plant])
+    assert {name: row.ok for name, row in rows(path).items()} == {"model.onnx": False}
+
+
+TEXT_ATTENTION = ("MultiHeadAttention", "TextAttention")
+ENCODER: dict[str, tuple[str, Plant]] = {
+    "scale": ("model.onnx", setting(TEXT_ATTENTION, "scale", 0.35, LAST)),
+    "scale over kernels": ("kernels.onnx", setting(TEXT_ATTENTION, "scale", 0.35, LAST)),
+    "heads": ("model.onnx", setting(TEXT_ATTENTION, "num_heads", 3, FIRST)),
+    "heads over kernels": ("kernels.onnx", setting(TEXT_ATTENTION, "num_heads", 3, FIRST)),
+    "causal": ("model.onnx", setting(TEXT_ATTENTION, "unidirectional", 1)),
+    "activation": ("model.onnx", setting(("Gelu",), "approximate", "tanh", FIRST)),
+    "eps": ("model.onnx", setting(("LayerNormalization",), "epsilon", 1e-12, LAST)),
+    "eps over kernels": ("kernels.onnx", setting(("LayerNorm", "AddLayerNorm"), "epsilon", 1e-12, FIRST)),
+}
+
+
+@pytest.mark.parametrize("plant", ENCODER)
+def test_a_wrong_setting_of_an_encoder_is_told(exported, tmp_path, plant):
+    file, change = ENCODER[plant]
+    found = rows(planted(exported("encoder", "int8-dynamic", "ort-cpu"), tmp_path, file, change))
+    assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
+
+
+LONG = setting(ATTENTIONS, "local_window_size", 600, slice(1, 2))  # of a model that reads 128 tokens
+
+
+@pytest.mark.usefixtures("kernels_on")
+@pytest.mark.parametrize("file", BOTH)
+def test_the_quick_checks_refuse_it(exported, tmp_path, file):
+    """A graph that an exporter's bug could write: all hashes are right, and outputs within their budgets."""
+    path = planted(exported("mixed", "int8", "ort-cpu"), tmp_path, file, LONG)
+    assert [row.name.split(":")[0] for row in verify(path).failed] == [file]
