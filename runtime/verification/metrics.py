@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-# Positions whose logits are held at once: with a vocabulary of 150k, two engines take 300 MB.
+# Positions whose logits are held at once of two engines: with a vocabulary of 150k they take 300 MB.
 CHUNK = 128
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -65,57 +67,75 @@ def fidelity(
     before: Sequence[int] = (),
     enough: Callable[[int], bool] = lambda done: False,
 ) -> Fidelity:
-    """Run both engines over `ids`, in windows that don't see each other, and compare predictions.
+    """`fidelities` of one engine against one reference."""
+    engines, pair = {"model": engine, "reference": reference}, ("reference", "model")
+    return fidelities(engines, [pair], ids, window, before=before, enough=enough)[pair]
 
-    Each window begins with `before`, the tokens that the tokenizer puts before a text, of which no prediction
-    counts. A model that was trained with them computes what no user sees without them, and so unsteadily that
-    rounding decides how far two engines are apart: Gemma 3 270M in int8 had KL divergences of 0.0085 and
-    0.025 over 512 tokens, of weights that differ in the last digit of their scales, and with them 0.0038 and
-    0.0040.
 
-    Both get the text's own tokens (teacher forcing), so that one early difference doesn't change all that
+def fidelities(
+    engines: Mapping[str, Engine],
+    pairs: Sequence[Pair],
+    ids: Sequence[int],
+    window: int = 512,
+    *,
+    before: Sequence[int] = (),
+    enough: Callable[[int], bool] = lambda done: False,
+) -> dict[Pair, Fidelity]:
+    """Run all engines over `ids`, in windows that don't see each other, and compare predictions of pairs.
+
+    A pair names the reference first. Each window begins with `before`, the tokens that the tokenizer puts
+    before a text, of which no prediction counts. A model that was trained with them computes what no user
+    sees without them, and so unsteadily that rounding decides how far two engines are apart: Gemma 3 270M in
+    int8 had KL divergences of 0.0085 and 0.025 over 512 tokens, of weights that differ in the last digit of
+    their scales, and with them 0.0038 and 0.0040.
+
+    All get the text's own tokens (teacher forcing), so that one early difference doesn't change all that
     follows. Where they have an encoder, it reads the window first. `enough` is asked after each chunk of a
     window, with the positions that were compared; True ends the comparison. LimitError for a window without
     room for a text.
     """
     text = np.asarray(ids, np.int64)
-    kl = nll = reference_nll = 0.0
-    same = positions = predicted = 0
-    room = window - len(before)
+    kl, same, nll = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0), dict.fromkeys(engines, 0.0)
+    positions = predicted = 0
+    room, chunk_length = window - len(before), 2 * CHUNK // max(2, len(engines))
     if room < 1:
         raise LimitError(f"a window of {window} has no room for a text after {len(before)} tokens")
     for begin in range(0, len(text), room):
         tokens = text[begin : begin + room]
-        encoder_ids = None if isinstance(engine.config, Decoder) else tokens[None]
-        cache = engine.start(1, encoder_ids)
-        reference_cache = reference.start(1, encoder_ids)
-        for first in range(0, len(tokens), CHUNK):
-            chunk = tokens[first : first + CHUNK]
+        caches = {
+            name: engine.start(1, None if isinstance(engine.config, Decoder) else tokens[None])
+            for name, engine in engines.items()
+        }
+        for first in range(0, len(tokens), chunk_length):
+            chunk = tokens[first : first + chunk_length]
             read = chunk if first else np.concatenate([np.array(before, np.int64), chunk])
             at = np.arange(len(read) - len(chunk), len(read))[None]
-            logits, cache = engine.step(read[None], cache, at=at)
-            model = log_softmax(logits[0])
-            logits, reference_cache = reference.step(read[None], reference_cache, at=at)
-            truth = log_softmax(logits[0])
-            same += int((model.argmax(-1) == truth.argmax(-1)).sum())
             following = tokens[first + 1 : first + 1 + len(chunk)]
-            index = np.arange(len(following)), following
-            nll -= float(model[index].sum())
-            reference_nll -= float(truth[index].sum())
-            kl += kl_divergence(truth, model)
+            logs: dict[str, Array] = {}
+            for name, engine in engines.items():
+                logits, caches[name] = engine.step(read[None], caches[name], at=at)
+                logs[name] = log_softmax(logits[0])
+                nll[name] -= float(logs[name][np.arange(len(following)), following].sum())
+            for truth, model in pairs:
+                same[truth, model] += int((logs[model].argmax(-1) == logs[truth].argmax(-1)).sum())
+                kl[truth, model] += kl_divergence(logs[truth], logs[model])
             positions += len(chunk)
             predicted += len(following)
             if enough(positions):
                 break
         if enough(positions):
             break
-    return Fidelity(
-        kl=kl / max(positions, 1),
-        agreement=same / max(positions, 1),
-        perplexity=float(np.exp(nll / max(predicted, 1))),
-        reference_perplexity=float(np.exp(reference_nll / max(predicted, 1))),
-        positions=positions,
-    )
+    perplexity = {name: float(np.exp(total / max(predicted, 1))) for name, total in nll.items()}
+    return {
+        (truth, model): Fidelity(
+            kl=kl[truth, model] / max(positions, 1),
+            agreement=same[truth, model] / max(positions, 1),
+            perplexity=perplexity[model],
+            reference_perplexity=perplexity[truth],
+            positions=positions,
+        )
+        for truth, model in pairs
+    }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ its budget, the same terms are measured over that text, with the specification a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,38 +16,43 @@ import numpy as np
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.error_budget import TRIES, ULP, ErrorTerms, kl_budget, moved
+from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
-from .streamed_reference import SEED
+from .streamed_reference import SEED, Precision
 
 if TYPE_CHECKING:
-    from numpy import ndarray as Array
+    from .streamed_reference import Leaf
 
 # Another engine's figure against the specification in float32, over the text.
 Figure = Callable[[Engine], float]
+DOUBLE = Precision(np.dtype(np.float64))
 
 
 def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) -> float:
     """4 · (A + J), or `budget` where that is larger.
 
     A is the figure of the specification in float64, J the largest of three tries in which its table of
-    embeddings moves by an ulp. The figure is a distance of outputs; no weight is in blocks.
+    embeddings moves by an ulp. The figure is a distance of outputs; products with blocks are in float.
     """
     shapes = parameter_shapes(specification.config)
 
-    def changed(change: Callable[[str, Array], Array]) -> NumpyEngine:
+    def changed(change: Callable[[str, Leaf], Leaf]) -> NumpyEngine:
         weights = lazily(shapes, lambda name: change(name, _leaf(specification, name)))
         return NumpyEngine(specification.config, weights)
 
-    def move(seed: int) -> Callable[[str, Array], Array]:
-        def change(name: str, weight: Array) -> Array:
+    def move(seed: int) -> Callable[[str, Leaf], Leaf]:
+        def change(name: str, weight: Leaf) -> Leaf:
             if name != "embedding.table":
                 return weight
-            return moved(weight, ULP, np.random.default_rng([SEED, seed]))
+            rng = np.random.default_rng([SEED, seed])
+            if isinstance(weight, Blocks):
+                return replace(weight, scale=moved(weight.scale, ULP, rng))
+            return moved(weight, ULP, rng)
 
         return change
 
-    rounding = figure(changed(lambda name, weight: weight.astype(np.float64)))
+    rounding = figure(changed(lambda _, weight: DOUBLE.cast(weight)))
     jump = max(figure(changed(move(seed))) for seed in range(TRIES))
     return max(budget, ErrorTerms(rounding, jump, 0.0).budget)
 
@@ -60,7 +66,7 @@ def kl_budget_over_text(specification: NumpyEngine, budget: float, kl: Figure) -
     return max(kl_budget(budget), own)
 
 
-def _leaf(specification: NumpyEngine, name: str) -> Array:
+def _leaf(specification: NumpyEngine, name: str) -> Leaf:
     leaf: Any = specification.params
     for key in name.split("."):
         leaf = leaf[int(key)] if isinstance(leaf, list) else leaf[key]

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....refimpl.config import Config
 from ....refimpl.engine.cache_kinds import CHUNK, cache_kinds
-from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.error_budget import largest_difference
-from ....refimpl.ops.quant import Blocks
-from ....refimpl.params.lazy import lazily
-from ....refimpl.params.shapes import parameter_shapes
 from ..metrics import fidelity
 from ..report import NOT_REACHED, Row, judged
 from ..streamed_reference import SEED
 from .context import VerifyContext
+from .rounding_limit import float_products
 from .text import DEFAULT_TEXT, bundle_tokenizer, window_of_text
 
 if TYPE_CHECKING:
-    from numpy import ndarray as Array
+    pass
 
 
 def check_window_caches(context: VerifyContext) -> Iterator[Row]:
@@ -63,14 +58,7 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
         yield Row(name, note="the bundle has no tokenizer")
         return
 
-    def load(leaf_name: str) -> Array | Blocks:
-        leaf = bundle.leaf(leaf_name)
-        return replace(leaf, activations="none") if isinstance(leaf, Blocks) else leaf
-
-    def engine(config: Config) -> NumpyEngine:
-        return NumpyEngine(config, lazily(parameter_shapes(config), load))
-
-    rounded, exact = engine(bundle.config), engine(bundle.config.with_kv("float"))
+    rounded, exact = float_products(bundle), float_products(bundle, bundle.config.with_kv("float"))
     tokenizer = bundle_tokenizer(bundle)
     ids = tokenizer.encode(context.text or DEFAULT_TEXT)
     window, before = window_of_text(bundle.config, tokenizer)

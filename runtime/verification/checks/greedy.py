@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +12,16 @@ from ....refimpl.decoding.loop import GeneratedSequence, generate
 from ....refimpl.decoding.speculative import DraftModel, speculate
 from ....refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ....refimpl.engine.numpy_engine import NumpyEngine
+from ..golden import Golden
 from ..report import NOT_REACHED, Row
 from ..streamed_reference import Inputs, Precision, outputs
 from . import replay
 from .context import VerifyContext
+from .kernels import all_paths
 from .text import bundle_tokenizer, reference_engine, why_no_texts
+
+if TYPE_CHECKING:
+    from ...ort.engine import OrtEngine
 
 GREEDY_TOKENS = 32
 PROMPTS = ("The best way to learn a language is", "A spider isn't an insect, because", "Once upon a time")
@@ -23,20 +29,23 @@ TEXT_TOKENS = 24
 
 
 def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
-    """Each token that the engine chooses is the specification's, given the engine's tokens before it.
+    """Each token that the bundle chooses, on each path, is the specification's, given its tokens before it.
 
     Another token is allowed where the specification's two logits differ by no more than two budgets.
     """
-    name = "greedy tokens equal the specification's"
-    golden, config = context.golden, context.bundle.config
-    first_row = slice(0, 1)
+    with all_paths(context) as paths:
+        for name, (engine, golden) in paths.items():
+            yield _greedy_row(context, f"{name}greedy tokens equal the specification's", engine, golden)
+
+
+def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Golden) -> Row:
+    config, first_row = context.bundle.config, slice(0, 1)
     prompt = golden.tokens[0, : golden.split].tolist()
     sequence = GeneratedSequence(prompt, max_new_tokens=min(GREEDY_TOKENS, config.context - len(prompt)))
-    cache = replay.start(context.engine, golden, first_row)
-    chosen = list(generate(context.engine, sequence, cache))
+    cache = replay.start(engine, golden, first_row)
+    chosen = list(generate(engine, sequence, cache))
     if not chosen:
-        yield Row(name, note="the context has no room")
-        return
+        return Row(name, note="the context has no room")
     ids = np.array([[*prompt, *chosen[:-1]]])
     inputs = Inputs(ids, np.array([ids.shape[1]]))
     if golden.encoder_ids is not None and golden.encoder_lengths is not None:
@@ -57,13 +66,14 @@ def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
         )
     ok = bool(gaps.max() <= most)
     equal = len(chosen) - len(different)
-    yield Row(name, equal, unit="tokens", ok=ok, note=note, of=len(chosen))
+    return Row(name, equal, unit="tokens", ok=ok, note=note, of=len(chosen))
 
 
 def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
-    """What the bundle and the specification write after some prompts, and how many tokens they share.
+    """What the bundle on each path and the specification write after some prompts, and how many tokens they
+    share.
 
-    Both decode on their own, so after the first other token the texts have nothing to do with each other.
+    They decode on their own, so after the first other token the texts have nothing to do with each other.
     """
     name = "greedy text"
     if missing := why_no_texts(context):
@@ -71,36 +81,38 @@ def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
         return
     bundle, reference = context.bundle, reference_engine(context)
     tokenizer = bundle_tokenizer(bundle)
-    for number, prompt in enumerate(PROMPTS, 1):
-        if context.is_over(number - 1, len(PROMPTS)):
-            yield Row(f"{name} {number}", missing=NOT_REACHED)
-            return
-        ids = tokenizer.encode(prompt)
-        room = min(TEXT_TOKENS, bundle.config.context - len(ids))
-        if not ids or room < 1:
-            yield Row(f"{name} {number}", note="the context has no room")
-            continue
+    with all_paths(context) as paths:
+        for number, prompt in enumerate(PROMPTS, 1):
+            if context.is_over(number - 1, len(PROMPTS)):
+                yield Row(f"{name} {number}", missing=NOT_REACHED)
+                return
+            ids = tokenizer.encode(prompt)
+            room = min(TEXT_TOKENS, bundle.config.context - len(ids))
+            if not ids or room < 1:
+                yield Row(f"{name} {number}", note="the context has no room")
+                continue
+            specified = _specified_tokens(context, reference, ids, room)
+            for path, (engine, _) in paths.items():
+                own = list(generate(engine, _sequence(context, ids, room)))
+                longest = max(len(own), len(specified))
+                pairs = zip_longest(own, specified)
+                shared = next((i for i, (one, other) in enumerate(pairs) if one != other), longest)
+                texts = (prompt, tokenizer.decode(own), tokenizer.decode(specified))
+                row_name = f"{path}{name} {number}"
+                yield Row(row_name, shared, unit="tokens shared", of=longest, texts=texts)
 
-        own, specified = _greedy_tokens(context, reference, ids, room)
-        longest = max(len(own), len(specified))
-        pairs = zip_longest(own, specified)
-        shared = next((i for i, (one, other) in enumerate(pairs) if one != other), longest)
-        texts = (prompt, tokenizer.decode(own), tokenizer.decode(specified))
-        yield Row(f"{name} {number}", shared, unit="tokens shared", of=longest, texts=texts)
+
+def _sequence(context: VerifyContext, ids: list[int], count: int) -> GeneratedSequence:
+    stop_ids = frozenset(context.bundle.generation.eos)
+    return GeneratedSequence(ids, stop_ids=stop_ids, max_new_tokens=count)
 
 
-def _greedy_tokens(
+def _specified_tokens(
     context: VerifyContext, reference: NumpyEngine, ids: list[int], count: int
-) -> tuple[list[int], list[int]]:
-    """The bundle's and the specification's greedy tokens after a prompt."""
-
-    def sequence() -> GeneratedSequence:
-        stop_ids = frozenset(context.bundle.generation.eos)
-        return GeneratedSequence(ids, stop_ids=stop_ids, max_new_tokens=count)
-
+) -> list[int]:
+    """The specification's greedy tokens after a prompt."""
+    sequence = _sequence(context, ids, count)
     if recurrent(cache_kinds(context.bundle.config)):  # it can't take tokens back
-        return list(generate(context.engine, sequence())), list(generate(reference, sequence()))
+        return list(generate(reference, sequence))
     # The bundle drafts, so that the specification computes a step only where the two disagree.
-    drafts = DraftModel(context.engine, reference)
-    specified = list(speculate(reference, sequence(), drafts, count))
-    return list(generate(context.engine, sequence())), specified
+    return list(speculate(reference, sequence, DraftModel(context.engine, reference), count))

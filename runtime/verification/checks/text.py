@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,14 +14,19 @@ from ....refimpl.engine.protocol import Engine
 from ....refimpl.error_budget import kl_budget
 from ...bundle.bundle import Bundle
 from ...text.tokenizer import Tokenizer, read_tokenizer
-from ..metrics import fidelity, likeness
+from ..golden import Golden
+from ..metrics import Likeness, Pair, fidelities, fidelity, likeness
 from ..report import Row, judged
 from ..specification_error import Figure, budget_over_text, kl_budget_over_text
 from .context import VerifyContext
-from .logits import output_unit
+from .kernels import all_paths
+from .logits import float_products_here, output_unit
+from .rounding_limit import FLOATS, REFERENCE, pairs, rounding_limit, yardsticks
 
 WINDOW = 512
 KL = "KL divergence over a text"
+PLAIN = "ONNX Runtime, products in float"
+FLOAT_KL = f"products in float: {KL}"
 AGREEMENT, PERPLEXITY = "same best token over a text", "perplexity over a text"
 REFERENCE_PERPLEXITY = "perplexity of the specification"
 DEFAULT_TEXT = (
@@ -87,41 +93,76 @@ def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]
 def _compare_predictions(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """Predictions of the next token."""
+    """Predictions of the next token, on each path that computes the bundle."""
     ids = tokenizer.encode(text)
     if not ids:
         yield Row(KL, note="the text has no token")
         return
     window, before = window_of_text(reference.config, tokenizer)
-    result = fidelity(
-        context.engine,
-        reference,
-        ids,
-        window,
-        before=before,
-        enough=lambda done: context.is_over(done, len(ids)),
-    )
-    note = f"{result.positions} of {len(ids)} tokens, {note}"
+    measured = yardsticks(context, reference)
+    plain = float_products_here(context)
+    own = {} if plain is None else {PLAIN: plain}
+    with all_paths(context) as paths:
+        results = fidelities(
+            {**measured, **own, **{name: engine for name, (engine, _) in paths.items()}},
+            [*pairs(measured), *((FLOATS, name) for name in own), *((REFERENCE, name) for name in paths)],
+            ids,
+            window,
+            before=before,
+            enough=lambda done: context.is_over(done, len(ids)),
+        )
+    kls = {pair: result.kl for pair, result in results.items()}
+    read = ids[: results[REFERENCE, ""].positions]
+    note = f"{len(read)} of {len(ids)} tokens, {note}"
 
-    def kl_of(engine: Engine) -> float:
-        return fidelity(engine, reference, ids[: result.positions], window, before=before).kl
+    def kl_of(truth: Engine) -> Figure:
+        return lambda engine: fidelity(engine, truth, read, window, before=before).kl
 
-    yield _divergence(context, reference, result.kl, kl_of, note, exact)
-    yield Row(AGREEMENT, result.agreement, unit="of positions", note=note)
-    yield Row(PERPLEXITY, result.perplexity, note=note)
-    yield Row(REFERENCE_PERPLEXITY, result.reference_perplexity, note=note)
+    for name, (_, golden) in paths.items():
+        result = results[REFERENCE, name]
+        row = _divergence(context, reference, golden, kls, result.kl, kl_of(reference), note, exact)
+        yield replace(row, name=f"{name}{KL}")
+        yield Row(f"{name}{AGREEMENT}", result.agreement, unit="of positions", note=note)
+        yield Row(f"{name}{PERPLEXITY}", result.perplexity, note=note)
+        if not name:
+            yield Row(REFERENCE_PERPLEXITY, result.reference_perplexity, note=note)
+    if own:
+        yield _float_divergence(context, measured[FLOATS], kls[FLOATS, PLAIN], kl_of(measured[FLOATS]), note)
+
+
+def _float_divergence(
+    context: VerifyContext, specification: NumpyEngine, kl: float, kl_of: Figure, note: str
+) -> Row:
+    """The same graph with products in float, against the specification's: no code flips, so it is sharp."""
+    assert context.golden.plain is not None
+    budget = kl_budget(context.golden.plain.budget)
+    if kl > budget:
+        budget = kl_budget_over_text(specification, context.golden.plain.budget, kl_of)
+    return judged(FLOAT_KL, kl, budget, "nats a token", note)
 
 
 def _divergence(
-    context: VerifyContext, reference: NumpyEngine, kl: float, kl_of: Figure, note: str, exact: bool
+    context: VerifyContext,
+    reference: NumpyEngine,
+    golden: Golden,
+    kls: Mapping[Pair, float],
+    kl: float,
+    kl_of: Figure,
+    note: str,
+    exact: bool,
 ) -> Row:
-    if exact:
-        budget = kl_budget(context.golden.own.budget)
-        if kl > budget and not context.bundle.manifest.schemes:
-            budget = kl_budget_over_text(reference, context.golden.own.budget, kl_of)
-        # Equal probabilities for all tokens are at most log V nats away: a wider budget says nothing.
-        if budget < np.log(reference.config.embedding.vocabulary):
-            return judged(KL, kl, budget, "nats a token", note)
+    """A path's KL divergence: of weights in few bits within what rounding explains, of the same weights in
+    floats within what the golden budget allows."""
+    budget = np.inf
+    if context.bundle.manifest.schemes:
+        budget = rounding_limit(kls, golden)
+    elif exact:
+        budget = kl_budget(golden.own.budget)
+        if kl > budget:
+            budget = kl_budget_over_text(reference, golden.own.budget, kl_of)
+    # Equal probabilities for all tokens are at most log V nats away: a wider budget says nothing.
+    if budget < np.log(reference.config.embedding.vocabulary):
+        return judged(KL, kl, budget, "nats a token", note)
     finite = None if np.isfinite(kl) else False
     return Row(KL, kl, unit="nats a token", ok=finite, note=note)
 
@@ -129,18 +170,33 @@ def _divergence(
 def _compare_encoders(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """Outputs of an encoder's head, sentence by sentence."""
+    """Outputs of an encoder's head, sentence by sentence, on each path that computes the bundle."""
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
     texts = [tokenizer.encode(s, add_special_tokens=True)[: reference.config.context] for s in sentences]
     texts = [ids for ids in texts if ids]
     if not texts:
         yield Row("likeness over a text", note="the text has no token")
         return
-    result = likeness(context.engine, reference, texts, enough=lambda done: context.is_over(done, len(texts)))
-    compared = texts[: result.texts]
-    note, unit = f"{result.texts} of {len(texts)} sentences, {note}", output_unit(reference.config)
+    with all_paths(context) as paths:
+        for name, (engine, golden) in paths.items():
+            result = likeness(engine, reference, texts, enough=lambda done: context.is_over(done, len(texts)))
+            of_all = f"{result.texts} of {len(texts)} sentences, {note}"
+            for row in _encoder_rows(context, reference, golden, result, texts, of_all, exact):
+                yield replace(row, name=f"{name}{row.name}")
+
+
+def _encoder_rows(
+    context: VerifyContext,
+    reference: NumpyEngine,
+    golden: Golden,
+    result: Likeness,
+    texts: list[list[int]],
+    note: str,
+    exact: bool,
+) -> Iterator[Row]:
+    unit, compared = output_unit(reference.config), texts[: result.texts]
     if exact:
-        budget = context.golden.own.rms_budget
+        budget = golden.own.rms_budget
         if result.rms > budget and not context.bundle.manifest.schemes:
             budget = budget_over_text(
                 reference, budget, lambda engine: likeness(engine, reference, compared).rms
@@ -153,10 +209,12 @@ def _compare_encoders(
     yield Row("lowest cosine over a text", result.lowest)
     if result.kl is not None:
 
-        def kl_of(engine: Engine) -> float:
-            kl = likeness(engine, reference, compared).kl
+        def kl_of(engine: Engine, truth: Engine = reference) -> float:
+            kl = likeness(engine, truth, compared).kl
             assert kl is not None, "the head predicts tokens"
             return kl
 
-        yield _divergence(context, reference, result.kl, kl_of, note, exact)
+        engines = yardsticks(context, reference)
+        kls = {(truth, model): kl_of(engines[model], engines[truth]) for truth, model in pairs(engines)}
+        yield _divergence(context, reference, golden, kls, result.kl, kl_of, note, exact)
         yield Row(AGREEMENT, result.agreement, unit="of positions", note=note)

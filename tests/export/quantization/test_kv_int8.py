@@ -65,7 +65,8 @@ def test_kv_int8_end_to_end(config: Config, quant: str, tmp_path: Path):
     assert 1e-6 < rows[COST].figure < 1e-4
     held = json.loads((out / "certificate.json").read_bytes())
     assert COST in [row["name"] for row in held["rows"]]
-    assert rows["KL divergence over a text"].budget is None, "the source's cache doesn't round"
+    # The source's cache doesn't round, and only where weights do is it known what that may cost.
+    assert (rows["KL divergence over a text"].budget is None) == (quant == "fp32")
     graph = onnx.load(out / "model.onnx", load_external_data=False).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)}
     assert {kinds[n] for n in kinds if n.startswith(("k.", "v.", "k_out.", "v_out."))} == {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -66,16 +68,20 @@ def rows(config, scale: float, budget: float, schemes: dict | None = None) -> di
     name = f"{stack}.layers.0.attn.wo"
     leaves = dict(flatten(weights))
     engine = TorchEngine(config, unflatten(leaves | {name: leaves[name] * np.float32(scale)}))
+    golden = SimpleNamespace(own=SimpleNamespace(budget=budget, rms_budget=budget), plain=None)
+    manifest = SimpleNamespace(schemes=schemes or {})
     context = SimpleNamespace(
-        engine=engine,
         is_over=lambda done, total: False,
-        golden=SimpleNamespace(own=SimpleNamespace(budget=budget, rms_budget=budget)),
-        bundle=SimpleNamespace(manifest=SimpleNamespace(schemes=schemes or {})),
+        golden=golden,
+        source=None,
+        bundle=SimpleNamespace(manifest=manifest, config=config, leaf=leaves.__getitem__),
     )
     compare = text._compare_predictions if stack == "decoder" else text._compare_encoders
     tokenizer = Tokenizer(text_strategies.wordpiece().to_str(), config.embedding.vocabulary)
-    reference = NumpyEngine(config, weights)
-    return {row.name: row for row in compare(context, reference, tokenizer, "the cat is catting.", "", True)}
+    reference, paths = NumpyEngine(config, weights), nullcontext({"": (engine, golden)})
+    with mock.patch.object(text, "all_paths", return_value=paths):
+        found = list(compare(context, reference, tokenizer, "the cat is catting.", "", True))
+    return {row.name: row for row in found}
 
 
 @pytest.mark.parametrize("config", [tiny_models.llama(), tiny_models.encoder()], ids=["decoder", "encoder"])
