@@ -50,7 +50,8 @@ def command(
 ) -> None:
     """Check a bundle's files, and its results against the specification; exit with 10 if a check fails.
 
-    Without --full only the quick checks run: files, weights, and outputs for a few tokens.
+    Without --full only the quick checks run: files, weights, settings of the graphs, and outputs for a few
+    tokens.
 
     Example: tfm-cli verify my-bundle --full --source smollm2-135m
     """

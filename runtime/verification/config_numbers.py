@@ -47,6 +47,7 @@ from ...refimpl.config import (
     has_mtp,
 )
 from ...refimpl.config.record import Record
+from ...refimpl.engine.cache_kinds import CHUNK
 from ...refimpl.ops.bias import alibi_slopes
 from ...refimpl.ops.gated_delta import UNIT_EPS
 from ...refimpl.ops.position import rope_frequencies
@@ -102,6 +103,8 @@ def integers(part: object) -> Iterator[int]:
                 yield buckets // 2  # of each direction
             case Distances(span=span):
                 yield 2 * span
+            case GatedDelta() | Mamba() | Mamba2():
+                yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
             case _:
                 pass
 

@@ -28,8 +28,8 @@ from ..bundle.views import stored_name
 from .config_numbers import attention_scale, epsilons, integers, numbers, shared_numbers, stacks
 
 # What any graph may compute with: signs and halves, the least scale of a row of codes and the largest code,
-# and where log(1 + exp x) is x. Scores are hidden by
-# numbers below -HIDDEN.
+# and where log(1 + exp x) is x. Scores are hidden by numbers below -HIDDEN; NaN stands for a run that is too
+# long.
 COMMON = (0.0, 1.0, 2.0, 0.5, 127.0, 128.0, 1e-30, 40.0)
 HIDDEN = 30_000.0
 NORMS = frozenset(
@@ -323,7 +323,8 @@ class _Settings:
         if value.dtype == np.float64:  # libraries differ in the last digits of a power
             value = np.float32(value)
         number, allowed = float(value), self._allowed(self.place(node).leaf, value.dtype)
-        self._stated(node, name, number, number <= -HIDDEN or abs(number) in allowed)
+        hides = number <= -HIDDEN or np.isnan(number)
+        self._stated(node, name, number, hides or abs(number) in allowed)
 
     def _stated(self, node: Node, name: str, value: float, stated: bool) -> None:
         """A number that the Config may state."""
