@@ -257,6 +257,9 @@ class _Settings:
         crosses = ".cross." in self.places[node.inputs[0]].leaf
         a, causal = (layer.cross, False) if crosses else (layer.attention, stack.causal)
         self.compare(f"{name}: unidirectional", node.attributes.get("unidirectional", 0), int(causal))
+        if node.operator == "MultiHeadAttention":
+            hidden = node.attributes.get("mask_filter_value", -1e4)
+            self.require(hidden <= -HIDDEN, f"{name}: padding is hidden by {_shown(hidden)}")
         if isinstance(a, Attention):
             self._heads(f"{name}.{'cross' if crosses else 'attn'}", node, a)
         else:
@@ -276,10 +279,10 @@ class _Settings:
         if (kind := _activation_of(at[2])) is not None:
             mlp = leaf.partition(".mlp.")[0] + ".mlp"
             self.seen.add(mlp)
-            sparse = getattr(at[2].mlp, "sparsity", None) is not None  # Relu of the gates above a limit
-            self.require(
-                operator in MADE_OF[kind] or (sparse and operator == "Relu"), f"{mlp}: {operator} for {kind}"
-            )
+            made_of = MADE_OF[kind]
+            if getattr(at[2].mlp, "sparsity", None) is not None:
+                made_of |= {"Relu"}  # of the gates above their limit
+            self.require(operator in made_of, f"{mlp}: {operator} for {kind}")
 
     def _product(self, node: Node) -> None:
         """A product with blocks, or a table's rows: their sizes, and whether the input is rounded."""

@@ -28,12 +28,17 @@ NORMS = ("RMSNormalization", "RMSNorm", "AddRMSNorm")
 
 
 def mixed() -> Config:
-    """Windows of two sizes, a soft cap, two rotary settings and a layer without; eps of layers differ."""
+    """Windows of two sizes, a soft cap, two rotary settings and a layer without; eps and scales differ."""
     base = tiny_models.mixed_windows()
-    layers = tuple(
-        replace(layer, attention=replace(layer.attention, pre=replace(layer.attention.pre, eps=eps)))
-        for layer, eps in zip(base.layers, (1e-5, 1e-5, 1e-6, 1e-5), strict=True)
+    first, second, third, fourth = (layer.attention for layer in base.layers)
+    attentions = (
+        first,
+        replace(second, scale=0.3),
+        replace(third, softcap=2.5, pre=replace(third.pre, eps=1e-6)),
+        fourth,
     )
+    pairs = zip(base.layers, attentions, strict=True)
+    layers = tuple(replace(layer, attention=attention) for layer, attention in pairs)
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
@@ -117,6 +122,17 @@ def other_input(operators: tuple[str, ...], names: dict[str, str], which: slice 
     return plant
 
 
+def other_operator(operators: tuple[str, ...], operator: str) -> Plant:
+    """The first of some nodes is another operator of the same inputs."""
+
+    def plant(model: Model) -> None:
+        node = nodes(model, operators)[0]
+        node.op_type, node.domain = operator, ""
+        del node.attribute[:]
+
+    return plant
+
+
 FIRST, THIRD, LAST = slice(0, 1), slice(2, 3), slice(-1, None)
 PLANTS: dict[str, Plant] = {
     "window 64 in all": setting(ATTENTIONS, "local_window_size", 64),
@@ -129,12 +145,15 @@ PLANTS: dict[str, Plant] = {
     "scale in the last layer": setting(ATTENTIONS, "scale", 0.1255, LAST),
     "interleaved": setting(ATTENTIONS, "rotary_interleaved", 1, FIRST),
     "not interleaved": setting(ATTENTIONS, "rotary_interleaved", 0, THIRD),
-    "soft cap": setting(ATTENTIONS, "softcap", 2.5, THIRD),
+    "soft cap": setting(ATTENTIONS, "softcap", 2.0, THIRD),
     "another soft cap": setting(ATTENTIONS, "softcap", 30.0, FIRST),
     "heads": setting(ATTENTIONS, "num_heads", 3, FIRST),
     "heads of keys": setting(ATTENTIONS, "kv_num_heads", 3, FIRST),
     "cosines of another setting": other_input(ATTENTIONS, {"cos.0": "cos.1", "sin.0": "sin.1"}),
+    "no rotation": other_input(ATTENTIONS, {"cos.0": "", "sin.0": ""}, FIRST),
     "keys of another layer": other_input(ATTENTIONS, {"k.0": "k.1", "k.1": "k.0"}),
+    "a norm left out": other_operator(("RMSNormalization", "RMSNorm"), "Mul"),
+    "bits": setting(("MatMulNBits", "BlockLinear"), "bits", 4, FIRST),
 }
 
 
@@ -143,6 +162,22 @@ PLANTS: dict[str, Plant] = {
 def test_a_wrong_setting_is_told(exported, tmp_path, plant, file):
     found = rows(planted(exported("mixed", "int8", "ort-cpu"), tmp_path, file, PLANTS[plant]))
     assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
+
+
+OPERATORS: dict[str, Plant] = {
+    "rotation switched off": setting(ATTENTIONS, "do_rotary", 0, FIRST),
+    "not causal": setting(ATTENTIONS, "causal", 0),
+    "inputs of products in float": setting(("MatMulNBits",), "accuracy_level", 0, LAST),
+    "a number in any attribute": setting(("Sigmoid",), "alpha", 0.3, LAST),
+    "another activation": other_operator(("Sigmoid",), "Tanh"),
+    "no activation": other_operator(("Sigmoid",), "Abs"),
+}
+
+
+@pytest.mark.parametrize("plant", OPERATORS)
+def test_a_wrong_setting_of_onnx_runtimes_operators_is_told(exported, tmp_path, plant):
+    found = rows(planted(exported("mixed", "int8", "ort-cpu"), tmp_path, "model.onnx", OPERATORS[plant]))
+    assert {name: row.ok for name, row in found.items()} == {"model.onnx": False, "kernels.onnx": True}
 
 
 def other_number(old: float, new: float, which: slice = slice(None)) -> Plant:
@@ -172,7 +207,8 @@ WRITTEN_OUT: dict[str, Plant] = {
     "eps of all norms": other_number(1e-5, 1e-4),
     "scale in one layer": other_number(0.25, 0.126, FIRST),
     "window 64": other_number(5, 64),
-    "soft cap": other_number(2.0, 2.5),
+    "scale that is another layer's soft cap": other_number(0.25, 2.5, FIRST),
+    "soft cap": other_number(2.5, 2.7),
 }
 
 
@@ -188,6 +224,7 @@ ENCODER: dict[str, tuple[str, Plant]] = {
     "scale over kernels": ("kernels.onnx", setting(TEXT_ATTENTION, "scale", 0.35, LAST)),
     "heads": ("model.onnx", setting(TEXT_ATTENTION, "num_heads", 3, FIRST)),
     "heads over kernels": ("kernels.onnx", setting(TEXT_ATTENTION, "num_heads", 3, FIRST)),
+    "padding": ("model.onnx", setting(TEXT_ATTENTION, "mask_filter_value", -1.0, FIRST)),
     "causal": ("model.onnx", setting(TEXT_ATTENTION, "unidirectional", 1)),
     "activation": ("model.onnx", setting(("Gelu",), "approximate", "tanh", FIRST)),
     "eps": ("model.onnx", setting(("LayerNormalization",), "epsilon", 1e-12, LAST)),
