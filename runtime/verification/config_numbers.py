@@ -16,6 +16,7 @@ from ...refimpl.config import (
     Alibi,
     AltUp,
     Attention,
+    BigBirdBlocks,
     Config,
     DisentangledAttention,
     Distances,
@@ -103,6 +104,8 @@ def integers(part: object) -> Iterator[int]:
                 yield buckets // 2  # of each direction
             case Distances(span=span):
                 yield 2 * span
+            case BigBirdBlocks():
+                yield part.longest_whole
             case GatedDelta() | Mamba() | Mamba2():
                 yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
             case _:
@@ -147,6 +150,8 @@ def _derived(part: Record) -> Iterator[float]:
             yield 1.702
         case Gated(activation="mish") | Plain(activation="mish"):
             yield 20.0  # from where on torch takes x for log(1 + exp x)
+        case BigBirdBlocks(random_blocks=times):
+            yield np.log(1 + times)  # of a block that is seen more than once
         case SparseMixer(jitter=jitter):
             yield 2 * jitter
         case Plain(activation=XIELU()):
