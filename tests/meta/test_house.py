@@ -40,7 +40,10 @@ PLANTED = {
         },
         {"lines of export/ops that are in refimpl/ops": 1, "lines of export/ops": 3},
     ),
-    "mixer": ({"cli/a.py": "Mamba2, NoMamba2\n"}, {"source files that name Mamba2": 1}),
+    "mixer": (
+        {"cli/a.py": "Mamba2\n", "cli/b.py": "NoMamba2\n"},
+        {"source files that name Mamba2": 1},
+    ),
     "isinstance": (
         {"refimpl/x/block.py": "isinstance(a, B)\n"},
         {"isinstance in validate, shapes, smooth, block, inspect, operator_limits": 1},
