@@ -24,14 +24,12 @@ import importlib
 import inspect
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,7 +78,6 @@ RUNS: dict[str, list[list[str]]] = {
 }
 QUIET = ("-q", "-x", "-n", "0", "-p", "no:cacheprovider")
 TIMEOUT = 600
-MOST = 8  # tests of others' code that judge one mutation
 # Whose arguments may stand in any order.
 EITHER = ("max", "min", "np.maximum", "np.minimum", "torch.maximum", "torch.minimum")
 
@@ -299,15 +296,21 @@ def near(mutation: Mutation) -> list[list[str]]:
 
 
 def outside(mutation: Mutation) -> list[list[str]]:
-    """The comparisons that take branches of the mutated function: the plain model, and a few others."""
+    """The comparisons that take branches of the mutated function: the plain model, and of others so many that
+    each branch is taken."""
     function = f"{Path(mutation.file).stem}.{function_of(mutation)}"
-    found = [
-        tests for name, tests in branches.measured().items() if re.match(rf"{re.escape(function)}[.:]", name)
-    ]
-    counted = Counter(test for tests in found for test in tests)
-    plain = sorted(test for test in counted if test.startswith(branches.PLAIN))
-    others = [test for test, _ in counted.most_common() if test not in plain]
-    return [[*plain, *others[:MOST]]]
+    found = {
+        name: tests
+        for name, tests in branches.measured().items()
+        if name.split(":")[0] == function or name.startswith(f"{function}.")
+    }
+    plain = sorted({test for tests in found.values() for test in tests if test.startswith(branches.PLAIN)})
+    others: list[str] = []
+    for tests in found.values():
+        by_others = [test for test in tests if test not in plain]
+        if by_others and not set(by_others) & set(others):
+            others.append(by_others[0])
+    return [tests for tests in (plain, others) if tests]
 
 
 def passes_without_a_bug(chosen: Sequence[Mutation], judges: Judges) -> None:
@@ -346,7 +349,7 @@ def main() -> None:
     chosen = drawn(options.seed, options.count, options.only, options.files, functions=options.outside)
     if options.outside:
         judge = in_fork
-        every = sorted({test for one in chosen for test in judges(one)[0]})
+        every = sorted({test for one in chosen for tests in judges(one) for test in tests})
         if pytest.main([*QUIET, *every]):
             raise SystemExit("the judges must pass before a bug is planted")
     else:
