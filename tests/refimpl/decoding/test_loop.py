@@ -82,6 +82,13 @@ def test_a_stop_token_ends_and_is_not_kept():
     assert row.finish_reason == "stop"
 
 
+def test_the_last_token_that_is_allowed_may_be_forced():
+    free = [*generate(ENGINE, GeneratedSequence([3, 4], Sampler(), max_new_tokens=4))]
+    last = (free[3] + 1) % CONFIG.embedding.vocabulary
+    forced = [*generate(ENGINE, GeneratedSequence([3, 4], Sampler(forced_last=(last,)), max_new_tokens=4))]
+    assert forced == [*free[:3], last]
+
+
 def test_the_reader_may_end_it():
     row, found = GeneratedSequence(PROMPT, max_new_tokens=8), []
     for token in generate(ENGINE, row):

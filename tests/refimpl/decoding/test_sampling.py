@@ -129,6 +129,11 @@ def test_greedy_is_the_largest_and_the_first_of_equals(seed: int, n: int):
     assert not Sampler(temperature=1.0).greedy
 
 
+def test_min_p_keeps_what_is_as_likely_as_its_bound():
+    logits = np.log(np.array([0.5, 0.25, 0.25, 0.5, 0.125], np.float32))
+    assert candidates(logits, Sampler(1.0, min_p=1.0))[0].tolist() == [0, 3]
+
+
 def test_typical_by_hand():
     """The entropy is 1.75 bits: a surprise of two bits is nearest, then one bit, then three."""
     p = np.array([0.5, 0.25, 0.125, 0.125])
@@ -137,6 +142,8 @@ def test_typical_by_hand():
     assert typical(p, 0.75).tolist() == [1, 0]
     assert typical(p, 0.76).tolist() == [1, 0, 2]
     assert typical(p, 1.0).tolist() == [1, 0, 2, 3]
+    # Of equal ones, which are all as near, as many as it takes: more than are sorted at first.
+    assert typical(np.full(5000, 1 / 5000), 0.5).tolist() == [*range(2500)]
     ids, shares = candidates(np.log(p), Sampler(1.0, typical_p=0.7))
     assert ids.tolist() == [0, 1]
     equal(shares, [2 / 3, 1 / 3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from tfm.refimpl.weights import merge as module
@@ -25,3 +27,13 @@ def test_merged_weights_are_the_nearest_float32(monkeypatch: pytest.MonkeyPatch,
     assert (np.abs(whole - exact) <= 0.5001 * np.spacing(np.abs(whole))).all()
     monkeypatch.setattr(module, "SLICE", 100)
     assert np.array_equal(merge(weight, down, up, 0.7, magnitude if dora else None), whole)
+
+
+def test_a_slice_at_a_time_is_in_float64(monkeypatch: pytest.MonkeyPatch):
+    weight, down = np.ones((2**12, 256), np.float32), np.ones((1, 256), np.float32)
+    monkeypatch.setattr(module, "SLICE", 2**14)
+    tracemalloc.start()
+    merge(weight, down, np.ones((len(weight), 1), np.float32), 1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * weight.nbytes

@@ -12,6 +12,8 @@ from tfm.runtime.bundle.manifest import DATA, MANIFEST, File
 from tfm.runtime.hub import checked_bundles
 from tfm.runtime.hub.checked_bundles import checking
 
+TICK_NS = checked_bundles.TICK_NS
+
 
 class StandIn:
     """A bundle of two files that counts how often it was read."""
@@ -117,6 +119,16 @@ def test_a_record_may_hold_anything(bundle, cache, kind):
     assert bundle.reads == 2
     checking(bundle)()
     assert bundle.reads == (3 if kind == "folder" else 2)
+
+
+def test_files_that_changed_within_a_clocks_tick_are_not_recorded(bundle, cache, monkeypatch):
+    """A change so soon after could have the same time; a file system's clock may tick every two seconds."""
+    monkeypatch.setattr(checked_bundles, "TICK_NS", TICK_NS)
+    written = max((bundle.path / name).stat().st_ctime_ns for name in (MANIFEST, DATA))
+    for seconds, reads in ((1, 1), (1.9, 2), (2.1, 3), (2.1, 3)):
+        monkeypatch.setattr("time.time_ns", lambda now=written + int(seconds * 1e9): now)
+        checking(bundle)()
+        assert bundle.reads == reads
 
 
 def test_young_and_small_bundles_and_a_cache_that_is_closed(bundle, cache, monkeypatch):

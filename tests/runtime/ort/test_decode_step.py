@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from tfm.refimpl.errors import NumericError
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
-from tfm.runtime.ort.decode_step import AHEAD
+from tfm.runtime.ort.decode_step import AHEAD, DecodeSteps
+from tfm.runtime.ort.kv_cache import CacheBuffers
 
 CONFIG = tiny_models.mixed_windows(context=60)
 PROMPT = (5, 17, 40)
@@ -237,3 +239,37 @@ def test_captured_steps_give_the_same_tokens_in_as_much_memory(bundle: Path) -> 
         assert text(captured) == expected
         before = before if count else free()
     assert before - free() < 16 * 2**20
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_steps_at_once_each_read_after_one_token_more_wherever_the_circle_begins(first: int):
+    """What is written before the first of several steps, on no device."""
+    filled: dict[str, np.ndarray] = {}
+    runs: list[int] = []
+
+    def buffer(name: str) -> Any:
+        return SimpleNamespace(fill=lambda values: filled.update({name: np.array(values)}))
+
+    steps: Any = DecodeSteps.__new__(DecodeSteps)
+    steps._bindings = [SimpleNamespace(io=i) for i in range(4)]
+    steps._tokens, steps._past, steps._held = buffer("tokens"), buffer("past"), {5: buffer("held")}
+    steps._session = SimpleNamespace(run_with_iobinding=lambda io, options: runs.append(io))
+    steps._captures, steps._captured, steps._options, steps._steps = None, {}, None, 0
+    steps.run(np.zeros((2, 1)), np.array([7, 3]), {5: np.array([4, 3])}, first, 3)
+    assert runs == [(first + i) % 4 for i in range(3)]
+    for i, step in enumerate(runs):
+        assert filled["past"][step].tolist() == [7 + i, 3 + i]
+        assert filled["held"][step].tolist() == [4 + i, 3 + i]
+
+
+def test_a_row_that_is_put_has_dropped_what_its_source_has():
+    """Of layers with a window: a prefix that several texts share may be longer than these hold."""
+
+    def buffers(*dropped: int) -> CacheBuffers:
+        return CacheBuffers((), [], None, 8, 3, {4: np.array(dropped)})
+
+    made = buffers(0, 0)
+    made.put(1, buffers(7), 11)
+    assert made.dropped[4].tolist() == [0, 7]
+    made.put(1, buffers(7), 0)
+    assert made.dropped[4].tolist() == [0, 0]

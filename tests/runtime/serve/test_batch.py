@@ -342,3 +342,25 @@ def test_after_an_error_of_the_engine_the_batch_is_empty() -> None:
     next_one = GeneratedSequence([1], max_new_tokens=2)
     list(batch.step([Row(next_one)]))
     assert next_one.tokens == list(generate(NUMPY, GeneratedSequence([1], max_new_tokens=2)))
+
+
+def test_prompts_with_log_probabilities_are_read_in_shorter_chunks_beside_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their logits are an array over all rows, so its size stays what it is for one."""
+    sizes: list[int] = []
+    step = NumpyEngine.step
+
+    def counted(
+        engine: NumpyEngine, tokens: np.ndarray, cache: Any, lengths: Any = None, at: Any = None
+    ) -> Any:
+        sizes.append(0 if at is None else at.size)
+        return step(engine, tokens, cache, lengths, at)
+
+    monkeypatch.setattr(NumpyEngine, "step", counted)
+    made = [GeneratedSequence([5] * 20, max_new_tokens=1, logprobs=0) for _ in range(4)]
+    batch = Batch(NUMPY, 8)
+    list(batch.step([Row(one, prompt_logprobs=[]) for one in made]))
+    while any(one.finish_reason is None for one in made):
+        list(batch.step())
+    assert max(sizes) == 8
