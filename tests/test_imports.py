@@ -29,7 +29,7 @@ OUTSIDE = {
     # The one part of refimpl that needs more than numpy: the extra [laws].
     "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
     # The one part of runtime that needs the extra [serve].
-    "runtime/serve": {"numpy", "starlette", "uvicorn", "pydantic", "prometheus_client"},
+    "runtime/serve": {"numpy", "starlette", "uvicorn", "h11", "pydantic", "prometheus_client"},
     # The one part that needs the extra [ray], which brings pyarrow; its server those of [serve] too.
     "runtime/fleet": {"numpy", "ray", "pyarrow", "starlette", "prometheus_client"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched; llguidance is of [serve].

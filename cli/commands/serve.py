@@ -106,7 +106,7 @@ def command(
 
     Without a MODEL it is smollm2-135m.
 
-    Ends after Ctrl-C or SIGTERM, once the answers that are being generated are complete.
+    After Ctrl-C or SIGTERM it completes the answers that are being generated, then it ends.
 
     Example: tfm-cli serve smollm2-135m minilm-l6 --port 8000
     """
@@ -115,7 +115,9 @@ def command(
 
     keys = [] if api_key_file is None else read_keys(api_key_file)
     if not keys and not http.is_loopback(host):
-        raise typer.BadParameter(f"--host {host} is reached by others: give --api-key-file, or 127.0.0.1")
+        raise typer.BadParameter(
+            f"--host {host} is reachable from other machines: add --api-key-file FILE, or listen at 127.0.0.1"
+        )
     from ...runtime.serve.models import Server
     from ...runtime.tasks import Model
     from ..model_loading import load

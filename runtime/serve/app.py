@@ -78,7 +78,7 @@ class Keys(AuthenticationBackend):
         scheme, _, token = conn.headers.get("authorization", "").partition(" ")
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
-            raise AuthenticationError("this server takes requests with its key: Authorization: Bearer KEY")
+            raise AuthenticationError("missing or wrong API key: send Authorization: Bearer KEY")
         number = matches.index(True) + 1
         record_of(conn)["key"] = number
         return AuthCredentials(), SimpleUser(str(number))

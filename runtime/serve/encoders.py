@@ -49,7 +49,7 @@ async def embeddings(request: Request) -> JSONResponse:
     server = server_of(request)
     body = await read(request, EmbeddingBody, server.limits)
     served = await server.use(request, body.model)
-    served.model.model.expect(Pool)
+    served.expect(Pool, "embed texts")
     tokens = await _count(request, served, body.texts)
     vectors = await while_connected(request, served.model.embed(body.texts))
     if body.dimensions not in (None, vectors.shape[1]):
@@ -73,7 +73,7 @@ async def classify(request: Request) -> JSONResponse:
     server = server_of(request)
     body = await read(request, InputBody, server.limits)
     served = await server.use(request, body.model)
-    served.model.model.expect(Classify)
+    served.expect(Classify, "classify texts")
     tokens = await _count(request, served, body.texts)
     labels = await while_connected(request, served.model.classify(body.texts))
     data = [
@@ -88,7 +88,7 @@ async def rerank(request: Request) -> JSONResponse:
     server = server_of(request)
     body = await read(request, RerankBody, server.limits)
     served = await server.use(request, body.model)
-    head = served.model.model.expect(Classify)
+    head = served.expect(Classify, "rerank, which takes a classifier with one label")
     if len(served.model.model.labels) != 1:
         raise RequestError(
             f"{served.name} can't rerank: that takes a model with one label, it has "

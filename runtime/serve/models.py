@@ -9,12 +9,12 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...refimpl.config import LM, Classify, Pool
+from ...refimpl.config import LM, Classify, Head, Pool
 from ...refimpl.errors import ConfigError
 from ..ort.engine import OrtEngine
 from ..tasks.base import TASKS
@@ -27,6 +27,8 @@ from .metrics import Metrics
 from .worker import QueueFullError, WorkerOptions
 
 Load = Callable[[], Model]
+H = TypeVar("H", bound=Head)
+ROUTES = {LM: "/v1/chat/completions or /v1/completions", Pool: "/v1/embeddings", Classify: "/v1/classify"}
 
 
 class Served:
@@ -50,6 +52,13 @@ class Served:
         """The model, which is loaded while a request asks it."""
         assert self._model is not None, f"{self.name} isn't loaded"
         return self._model
+
+    def expect(self, kind: type[H], doing: str) -> H:
+        """The model's head; RequestError, with the routes that it answers, where it is of another kind."""
+        head = self.model.model.config.head
+        if not isinstance(head, kind):
+            raise RequestError(f"{self.name} can't {doing}: it answers {ROUTES[type(head)]}", param="model")
+        return head
 
     def load(self) -> AsyncModel:
         """Load the model; ConfigError for one that can't be served."""
@@ -94,7 +103,7 @@ class Server:
         """The model of a name; RequestError 404, with the names that there are."""
         if name not in self.models:
             raise RequestError(
-                f"no model is named {name!r:.80}, there is {', '.join(self.models)}",
+                f"unknown model {name!r:.80}: this server has {', '.join(self.models)}",
                 param="model", code="model_not_found", status=404,
             )  # fmt: skip
         return self.models[name]

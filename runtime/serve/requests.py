@@ -10,7 +10,7 @@ import asyncio
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.requests import Request as HttpRequest
 
 from ...refimpl.formats.strict_json import parse
@@ -22,6 +22,7 @@ B = TypeVar("B", bound="Body")
 
 MOST_ANSWERS = 8
 MOST_LOGPROBS = 20
+MOST_STOPS = 4
 MOST_TEXTS = 2048
 MOST_CHOICES = 1000
 MOST_TOKENS = 2**31 - 1
@@ -116,7 +117,7 @@ class Sampling(Harmless):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | list[Stop] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=300)] | None = None
     max_tokens: Count | None = None
@@ -124,6 +125,13 @@ class Sampling(Harmless):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     grammar: str | None = None  # as llama.cpp's server has it
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > MOST_STOPS:
+            raise ValueError(f"at most {MOST_STOPS} texts, got {len(value)}")
+        return value
 
     @model_validator(mode="after")
     def _streams(self) -> Sampling:
@@ -186,6 +194,14 @@ class Message(Part):
             return value
         asks = ASKS if value.get("role") == "assistant" else value.keys() - NOTES
         return {key: item for key, item in value.items() if key in cls.model_fields or key in asks}
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        for part in value if isinstance(value, list) else ():
+            if isinstance(part, dict) and part.get("type") != "text":
+                raise ValueError(f"this server takes text only, not {part.get('type')!r:.40}")
+        return value
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
@@ -359,7 +375,9 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
             async for chunk in request.stream():
                 received += chunk
                 if len(received) > limits.body:
-                    raise RequestError(f"the body may have {limits.body} bytes, it has more", status=413)
+                    raise RequestError(
+                        f"the body is larger than the limit of {limits.body} bytes", status=413
+                    )
     except TimeoutError:
         raise RequestError(f"the body took more than {limits.read_s:g} s", status=408) from None
     try:
@@ -370,5 +388,5 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
         param = str(first["loc"][0]) if first["loc"] else None
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            reason = "this field isn't known here, so it would be ignored: leave it out"
+            reason = "unknown field, which this server doesn't support: remove it"
         raise RequestError(f"{where:.200}: {reason}" if where else reason, param=param) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ import uvicorn
 
 from .app import LOOPBACK, application
 from .models import Server
+from .protocol import Protocol
 
-HEADER_BYTES = 64 * 2**10
 DRAIN_S = 60  # that answers have to become complete after SIGTERM
 
 
@@ -24,7 +25,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address; OSError where that can't be had. Port 0 is a free one."""
+    """A socket at an address; OSError where that can't be had, such as one in use. Port 0 is a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends small parts at once (TCP_NODELAY) only where the protocol is named; else 40 ms go by.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -32,8 +33,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen()
-    except BaseException:
+    except BaseException as error:
         listening.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise OSError(f"{host}:{port} is already in use: choose another --port") from None
         raise
     return listening
 
@@ -69,12 +72,11 @@ def http_server(
     hosts = [*LOOPBACK, host] if is_loopback(host) else ["*"]
     config = uvicorn.Config(
         application(server, keys, hosts, log),
-        http="h11",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_level="warning",
         server_header=False,
-        h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=DRAIN_S,
     )
     return HttpServer(config, ready)

@@ -47,7 +47,7 @@ async def chat_completions(request: Request) -> Response:
     body = await read(request, ChatBody, server.limits)
     served = await server.use(request, body.model)
     model = served.model.model
-    model.expect(LM)
+    served.expect(LM, "generate texts")
     if not isinstance(model.config, Decoder):
         raise RequestError(
             f"{served.name} has an encoder and can't chat: /v1/completions takes the text that it reads",
@@ -74,7 +74,7 @@ async def completions(request: Request) -> Response:
     body = await read(request, CompletionBody, server.limits)
     served = await server.use(request, body.model)
     model = served.model.model
-    model.expect(LM)
+    served.expect(LM, "generate texts")
     stated = body.prompts()
     _check_room(served, len(stated) * (body.n or 1))
     if body.echo and not isinstance(model.config, Decoder):

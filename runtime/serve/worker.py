@@ -175,8 +175,8 @@ class Worker:
                 raise QueueFullError(f"the queue must have room for {len(requests)}, {max(room, 0)} are free")
             wait = self.expected_wait
             if self.max_wait is not None and wait > self.max_wait:
-                may = f"a request may wait {self.max_wait:g} s for a slot"
-                raise QueueFullError(f"{may}, this one would about {wait:.1f}", wait)
+                would = f"the server is busy: this request would wait about {wait:.1f} s"
+                raise QueueFullError(f"{would}, {self.max_wait:g} s are allowed; try again later", wait)
             self._waiting.extend(requests)
             self._changed.notify()
 

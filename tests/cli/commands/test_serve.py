@@ -16,6 +16,7 @@ import httpx
 import pytest
 from helpers import serving
 from tfm.cli.main import main
+from tfm.runtime.serve.server import listen
 from tfm.runtime.tasks import load
 from tfm.runtime.verification.certificate import certify
 from tfm.runtime.verification.report import Report
@@ -73,14 +74,22 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
     empty = tmp_path / "empty"
     empty.write_text("\n")
     for arguments, code, message in (
-        (["--host", "0.0.0.0"], 2, "give --api-key-file"),
-        (["--host", "127.evil.example"], 2, "give --api-key-file"),
+        (["--host", "0.0.0.0"], 2, "add --api-key-file"),
+        (["--host", "127.evil.example"], 2, "add --api-key-file"),
         (["--api-key-file", str(empty)], 2, "must have keys"),
         ([str(checkpoint), str(checkpoint)], 2, "two models are named tiny"),
         (["demo-tag"], 4, "its head is for tag"),
     ):
         assert main(["serve", *arguments, "--engine", "numpy", "--port", "0"]) == code
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_port_in_use_is_named(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        assert main(["serve", str(checkpoint), "--engine", "numpy", "--port", str(port)]) == 1
+        expected = f"127.0.0.1:{port} is already in use: choose another --port"
+        assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_fingerprint_is_that_of_the_certificate(bundle: Path, tmp_path: Path) -> None:

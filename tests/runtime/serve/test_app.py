@@ -75,10 +75,15 @@ def test_another_host_than_this_machine_is_refused(http: httpx.Client) -> None:
 
 def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:
     for path, body, reason in (
-        ("/v1/chat/completions", {**CHAT, "model": "pool"}, "its head is for embed"),
-        ("/v1/completions", {"model": "pool", "prompt": [1], "echo": True}, "its head is for embed"),
-        ("/v1/embeddings", {"model": "tiny", "input": "a"}, "its head is for generate"),
-        ("/v1/classify", {"model": "tiny", "input": "a"}, "its head is for generate"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "model": "pool"},
+            "pool can't generate texts: it answers /v1/embeddings",
+        ),
+        ("/v1/completions", {"model": "pool", "prompt": [1], "echo": True}, "it answers /v1/embeddings"),
+        ("/v1/embeddings", {"model": "tiny", "input": "a"}, "it answers /v1/chat/completions"),
+        ("/v1/classify", {"model": "tiny", "input": "a"}, "it answers /v1/chat/completions"),
+        ("/v1/rerank", {"model": "pool", "query": "a", "documents": ["a"]}, "pool can't rerank"),
         ("/v1/rerank", {"model": "labels", "query": "a", "documents": ["b"]}, "label"),
     ):
         answer = http.post(path, json=body)

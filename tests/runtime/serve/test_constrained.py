@@ -165,7 +165,7 @@ def test_hostile_languages_cost_a_request_each() -> None:
         ({"structured_outputs": {}}, "structured_outputs", "must have one of"),
         ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs", "must have one of"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs", "choice"),
-        ({"structured_outputs": {"backend": "x"}}, "structured_outputs", "isn't known"),
+        ({"structured_outputs": {"backend": "x"}}, "structured_outputs", "unknown field"),
         ({"structured_outputs": {"regex": "a"}, "grammar": 'root ::= "a"'}, None, "leave out one"),
         ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, None, "leave one out"),
         ({"grammar": 'root ::= "a"', "stop": "a"}, None, "leave out stop"),

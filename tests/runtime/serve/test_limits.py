@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import httpx
 import pytest
 from helpers import serving, tiny_models
-from helpers.served import CHAT, MODEL, OPTIONS
+from helpers.served import CHAT, MODEL, OPTIONS, golden
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.serve.limits import Limits
-from tfm.runtime.serve.server import HEADER_BYTES
+from tfm.runtime.serve.protocol import HEADER_BYTES, MOST_PARTS
 
 
 def test_a_slow_body_ends() -> None:
@@ -85,7 +85,7 @@ def test_who_would_wait_too_long_is_429_with_when_to_come_again(monkeypatch: pyt
         accepted = [asked(1, 0), asked(1, 1)]
         answer = http.post("/v1/chat/completions", json=CHAT)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
-        assert "may wait 3 s for a slot, this one would about 5.0" in answer.text
+        assert "would wait about 5.0 s, 3 s are allowed" in answer.text
         gate.open()
         assert [one.result().status_code for one in accepted] == [200, 200]
 
@@ -128,6 +128,43 @@ def test_50_slow_bodies_and_what_is_too_large_hold_nobody_up() -> None:
         assert http.get("/health").status_code == 200
         for one in slow:
             one.close()
+
+
+def test_a_body_has_few_parts() -> None:
+    """Each is work, even one of one byte; what comes after them isn't read."""
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    body = json.dumps({"model": "tiny", "prompt": [1], "max_tokens": 1}).encode()
+    with serving.running({"tiny": MODEL}) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        for spaces, status in ((MOST_PARTS - len(body), b"200"), (MOST_PARTS - len(body) + 1, b"400")):
+            with socket.create_connection((host, int(port)), timeout=60) as one:
+                chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b" " * spaces + body)
+                one.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks + b"0\r\n\r\n")
+                assert one.recv(1000).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_ends_its_own_side_gets_its_answer(stream: bool) -> None:
+    body = json.dumps({**CHAT, "stream": stream}).encode()
+    gate = serving.Gate()
+    with serving.running({"tiny": serving.model(gate)}) as (url, server):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as one:
+            head = (
+                "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            )
+            one.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            one.shutdown(socket.SHUT_WR)
+            serving.wait_until(lambda: server.models["tiny"].model.worker.running == 1)
+            gate.open()
+            received = b"".join(iter(lambda: one.recv(2**16), b""))
+        answered = received.split(b"HTTP/1.1 102 Processing\r\n\r\n")[-1]
+        assert answered.startswith(b"HTTP/1.1 200")
+        if not stream:
+            assert (
+                json.loads(answered.partition(b"\r\n\r\n")[2])["choices"][0]["message"]["content"] == golden()
+            )
+        assert (b"[DONE]" in answered) == stream
 
 
 def test_100_clients_that_leave_free_their_slots() -> None:

@@ -57,6 +57,25 @@ def test_an_invalid_field_is_named(http: httpx.Client, change: dict[str, Any], p
     assert param in error["message"] or param == "model"
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]},
+            "messages.0.content: this server takes text only, not 'image_url'",
+        ),
+        ({"stop": ["a"] * 6}, "stop: at most 4 texts, got 6"),
+        ({"mirostat": 2}, "mirostat: unknown field"),
+    ],
+)
+def test_what_people_ask_for_is_told_in_their_words(
+    http: httpx.Client, change: dict[str, Any], reason: str
+) -> None:
+    answer = http.post("/v1/chat/completions", json={**CHAT, **change})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(reason)
+
+
 def test_harmless_fields_pass(http: httpx.Client) -> None:
     harmless = {
         "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "n": 1,

@@ -1,0 +1,59 @@
+"""HTTP on a connection, by uvicorn and h11, with what these leave to a server.
+
+That is how many parts a body may have, and what becomes of a client that ended its own side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_BYTES = 64 * 2**10
+MOST_PARTS = 2**14  # of a body: 64 bytes each fill it
+PROBE_S = 0.01  # until a second look at a client that ended its side; the next ones come more slowly
+LONGEST_PROBE_S = 1.0
+
+
+class BoundedConnection(h11.Connection):
+    """A connection whose bodies have at most MOST_PARTS parts: each is work, even one of one byte."""
+
+    _parts = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        self._parts = self._parts + 1 if isinstance(event, h11.Data) else 0
+        if self._parts > MOST_PARTS:
+            raise h11.RemoteProtocolError("a body in too many parts")  # which uvicorn answers with 400
+        return event
+
+
+class Protocol(H11Protocol):
+    """uvicorn's protocol. A client that ended its own side alone gets its answer.
+
+    One that left looks alike, until something is sent to it: so interim answers are, which clients of
+    HTTP/1.1 pass over.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = BoundedConnection(h11.SERVER, HEADER_BYTES)
+
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] (as asyncio has it)
+        if not self._answering():
+            return False
+        self.cycle.keep_alive = False
+        self._probe(PROBE_S)
+        return True
+
+    def _answering(self) -> bool:
+        """Whether a whole request waits for its answer."""
+        waits = self.cycle is not None and not self.cycle.response_complete
+        return waits and self.conn.their_state is h11.DONE and self.conn.their_http_version == b"1.1"
+
+    def _probe(self, wait: float) -> None:
+        if self.transport.is_closing() or not self._answering() or self.cycle.response_started:
+            return
+        self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        self.loop.call_later(wait, self._probe, min(10 * wait, LONGEST_PROBE_S))
