@@ -14,6 +14,7 @@ SPACE = "▁"  # SentencePiece's, which isn't white space to Python
 # The tags among Gemma's pieces. `<img>`, `<video>`, `<p>` and others are control tokens of other models.
 TAGS = "table caption thead tbody tfoot tr th td h1 h2 h3 h4 h5 h6 blockquote strong em b i u s sub sup code"
 TAG = re.compile(rf"<(/?)((?:{TAGS.replace(' ', '|')})>)")
+BETWEEN = re.compile("[ '’.\u200d\U0001f3fb-\U0001f3ff-]")  # of words; emoji are joined and have skin tones
 
 
 def text_pieces(pieces: Collection[str], unused: Collection[str]) -> set[str]:
@@ -39,5 +40,5 @@ def _other_tag(tag: str) -> str:
 
 def _is_word(piece: str) -> bool:
     """Whether there are only letters, digits, emoji and what stands between the parts of a word."""
-    kinds = (unicodedata.category(character) for character in re.sub(r"[ '’.-]", "", piece))
+    kinds = (unicodedata.category(character) for character in BETWEEN.sub("", piece))
     return all(kind[0] in "LMN" or kind == "So" for kind in kinds)

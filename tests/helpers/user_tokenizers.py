@@ -43,7 +43,7 @@ DEEPSEEK = (
     "{{ bos_token }}{% for m in messages %}### Instruction:\n{{ m.content }}\n{% endfor %}### Response:\n"
 )
 PHI3 = "{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n{% endfor %}<|assistant|>\n"
-CODE = "{% for m in messages %}<code>{{ m.content }}</code>{% endfor %}<table>"
+CODE = "{% for m in messages %}<code>{{ m.content }}</code>{% endfor %}<table>▁▁"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def tokenizers() -> dict[str, UserTokenizer]:
     roberta = ("<s>", "</s>", "<pad>", "<mask>")
     return {
         "gemma": _gemma("gemma2", GEMMA, (), ("▁▁", "▁▁▁▁", "\n\n", "<code>", "<h1>", "</s>", "<table>")),
-        # The same tokens, of which the template uses some: these are its marks.
+        # The same tokens, of which the template uses some: these are its marks, but for blanks.
         "gemma with tags": _gemma(
             "gemma", CODE, ("<code>", "</code>", "<table>", "</table>"), ("▁▁", "<h1>", "</s>")
         ),
@@ -212,8 +212,8 @@ def tokenizers() -> dict[str, UserTokenizer]:
         ),
         "albert": _encoder(albert, "albert", ("[CLS]", "[SEP]", "[MASK]", "<pad>"), ("[unused1]",)),
         "deberta": _encoder(deberta, "deberta-v2", ("[CLS]", "[SEP]", "[MASK]", "[PAD]")),
-        "gpt2": _byte_level("gpt2", {**special("<|endoftext|>"), **plain("🙂", "__mark__")},
-                            ("<|endoftext|>", "__mark__"), ("🙂",)),
+        "gpt2": _byte_level("gpt2", {**special("<|endoftext|>"), **plain("🙂", "👩🏽‍💻", "__mark__")},
+                            ("<|endoftext|>", "__mark__"), ("🙂", "👩🏽‍💻")),
         "roberta": _encoder(_bytes("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "roberta", roberta),
         "qwen": _byte_level("qwen2", qwen, (*QWEN_SPECIAL, *QWEN_MARKS), (), CHATML),
         "llama3": UserTokenizer(
@@ -250,7 +250,7 @@ TEXTS = (
     "\tone\t\ttwo\t \tthree", "x = 1  # why  not", "<code>x  = 1</code>",
     "<h1>A  title</h1>\n\n<table><td>1</td></table>",
     "<b>bold</b> <s>gone</s>", "<h1><h1>", "<H1>", "a▁b ▁▁ c▁▁▁", "\u3000wide\u3000 space\u00a0\u2003",
-    "naïveté, naïve covid-19 Covid-19", "über ø ÷ öffnen Ä", "🙂 👍🏽 🙂🙂", "日本語とEnglish  混在",
+    "naïveté, naïve covid-19 Covid-19", "über ø ÷ öffnen Ä", "🙂 👍🏽 🙂🙂 👩🏽‍💻", "日本語とEnglish  混在",
     "привет  мир", "e\u0301 \u017ft ﬁ ①", "a\r\nb\r\n\r\nc", "' s n't  do n't", "0  1   2    3     4",
     "\x00 \x07 \u200b \ufeff",
     # With marks of one tokenizer or another.

@@ -121,19 +121,22 @@ def test_another_rule_is_seen(rule: str, name: str, tmp_path: Path, monkeypatch:
 
 def test_what_the_model_uses_is_control(tmp_path: Path) -> None:
     """The template, the settings, and what is put around a text; a tag with its other one."""
-    text = both("gemma", tmp_path).model.text
+    model = both("gemma", tmp_path).model
+    text = model.text
     code = text.token_to_id("<code>")
     around = json.loads(text.to_json())
     around["post_processor"] = {
         "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<code>", "type_id": 0}}],
         "pair": [], "special_tokens": {"<code>": {"id": "<code>", "ids": [code], "tokens": ["<code>"]}},
     }  # fmt: skip
-    used = [
+    ends = Generation(eos=(code,))
+    source: Any = SimpleNamespace(tokenizer=text.to_json(), chat_template=None, generation=ends)
+    for one in (
         module.Tokenizer(text.to_json(), 50_000, template="{{ x }}<code>"),
-        module.Tokenizer(text.to_json(), 50_000, special_ids=[code]),
+        module.read_tokenizer(source, model.config),
         module.Tokenizer(json.dumps(around), 50_000),
-    ]
-    for one in used:
+    ):
+        assert one is not None
         assert one.control_tokens.keys() - text.control_tokens.keys() == {"<code>", "</code>"}
 
 
