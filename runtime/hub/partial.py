@@ -81,7 +81,8 @@ def fetch(
     """Fetch a file, or what is missing of it, with the hub's client; `report` gets how many bytes are there.
 
     `digest` is a sha256, or the shorter name that git gives a file. The caller's thread does all: a signal
-    ends it at once. CheckpointError for a file of another size or digest; raises what the client raises.
+    ends it at once. Raises TransferError for a file of another digest, of which nothing stays, and
+    CheckpointError where more comes than `size`; and what the client raises.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
@@ -103,7 +104,7 @@ def fetch(
         os.fsync(file.fileno())
         if digest is not None and not has_digest(part, digest):
             part.unlink()
-            raise CheckpointError(f"{path.name} must have the hash {digest}, it has another: fetch it again")
+            raise TransferError(f"{path.name} must have the hash {digest}, it came with another: try again")
     part.rename(path)
 
 

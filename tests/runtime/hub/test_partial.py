@@ -127,6 +127,15 @@ def test_a_damaged_part_isnt_taken_for_the_file(cache, hub, file, hashes):
     assert (path / file if path.is_dir() else path).read_bytes() == whole
 
 
+def test_one_damaged_file_costs_no_other(cache, hub):
+    hub.files = FILES
+    left(NAME, b"x" * CHUNK)
+    with pytest.raises(TransferError, match="safetensors must have the hash"):
+        fetch(NAME, silent)
+    fetch(NAME, silent)
+    assert hub.asked == [("config.json", 0), ("model.safetensors", CHUNK), ("model.safetensors", 0)]
+
+
 def test_a_hub_that_sends_more_than_it_said_is_refused(cache, hub, monkeypatch):
     hub.files = {"model.gguf": WEIGHTS}
     real = hub._about
