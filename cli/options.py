@@ -62,7 +62,7 @@ Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="numpy is the specification, torch its mirror, onnx ONNX Runtime.",
+        help="numpy is the specification, torch the same over tensors, onnx ONNX Runtime.",
         rich_help_panel=SPEED,
     ),
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..refimpl.config import Config, DecoderReader, EncoderDecoder, Stack
 from ..refimpl.engine.cache_kinds import layer_kind
 from ..refimpl.ops.altup import enter_streams, leave_streams
+from ..refimpl.ops.arrays import shifted_right
 from ..refimpl.ops.block import (
     BlockWeights,
     LayerInputs,
@@ -24,7 +25,7 @@ from ..refimpl.ops.block import (
     normalize,
 )
 from ..refimpl.ops.cache import KVCache
-from ..refimpl.ops.encoder import layer_kv, shift_right
+from ..refimpl.ops.encoder import layer_kv
 from ..refimpl.ops.longformer import question_end
 from ..refimpl.ops.model import (
     EmbeddingWeights,
@@ -66,7 +67,7 @@ class StackWalk:
     def shifted(self, tokens: Tensor) -> Tensor:
         """The tokens [B, T] that the stack reads: those of the text, which a reader gets one place later."""
         if isinstance(self.config, EncoderDecoder) and isinstance(self.config.decoder, DecoderReader):
-            return shift_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
+            return shifted_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
         return tokens
 
     def enter(self, tokens: Tensor, embedding: EmbeddingWeights, weights: StackWeights) -> Tensor:

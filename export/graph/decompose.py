@@ -1,7 +1,7 @@
 """What ONNX lacks in a captured program, decomposed without tracing the program again.
 
 The exporter has torch decompose a program, which traces it two more times: more than half of an export's
-time. Few operators of the mirror need that, most of them views that state a shape in another way. Here they
+time. Few operators of a program need that, most of them views that state a shape in another way. Here they
 are replaced where they stand. The others stay as torch would have left them.
 """
 
@@ -89,9 +89,9 @@ class _Place:
         made.meta = {**self.node.meta, "val": value}
         return _first(made, self.lengths)
 
-    def becomes(self, function: Callable[..., Any], *args: Any) -> None:
+    def becomes(self, function: Callable[..., Any], *args: Any, **options: Any) -> None:
         """Another operator computes the node, which keeps its name: it may be that of an output."""
-        self.node.target, self.node.args, self.node.kwargs = function, args, {}
+        self.node.target, self.node.args, self.node.kwargs = function, args, options
 
     def shape(self, x: fx.Node) -> list[Any]:
         """The shape of a value, in numbers and nodes."""
@@ -157,6 +157,11 @@ def _rms_norm(
         place.becomes(aten.mul.Tensor, place.new(aten.mul.Tensor, x, factor), weight)
 
 
+def _tensor_split(place: _Place, x: fx.Node, indices: Sequence[int], dim: int = 0) -> None:
+    sizes = [part.shape[dim] for part in place.node.meta["val"]]
+    place.becomes(aten.split_with_sizes.default, x, sizes, dim)
+
+
 def _transpose(place: _Place, x: fx.Node) -> None:
     place.becomes(aten.permute.default, x, list(reversed(range(x.meta["val"].ndim))))
 
@@ -170,6 +175,9 @@ RULES: dict[Any, Callable[..., None]] = {
     aten.__and__.Tensor: lambda place, a, b: place.becomes(aten.bitwise_and.Tensor, a, b),
     aten.__or__.Tensor: lambda place, a, b: place.becomes(aten.bitwise_or.Tensor, a, b),
     aten.chunk.default: _chunk,
+    aten.clip.default: lambda place, x, *bounds, **named: place.becomes(
+        aten.clamp.default, x, *bounds, **named
+    ),
     aten.detach_.default: lambda place, x: place.becomes(aten.alias.default, x),
     aten.expand_as.default: _expand_as,
     aten.flatten.using_ints: _flatten,
@@ -179,5 +187,7 @@ RULES: dict[Any, Callable[..., None]] = {
     aten.numpy_T.default: _transpose,
     aten.reshape.default: lambda place, x, shape: place.view(x, shape),
     aten.rms_norm.default: _rms_norm,
+    aten.swapaxes.default: lambda place, x, a, b: place.becomes(aten.transpose.int, x, a, b),
+    aten.tensor_split.indices: _tensor_split,
     aten.unflatten.int: _unflatten,
 }

@@ -48,7 +48,7 @@ def mixture(
     kind: Activation | ClampedSwiGLU,
     weighs: Literal["output", "input"] = "output",
 ) -> torch.Tensor:
-    """In place of the mirror's: one expert between the two operators, or all where these aren't alike."""
+    """In place of the op: one expert between the two operators, or all where these aren't alike."""
     if len(experts) > 1:
         return body(moe.mixture)(x, index, weights, experts, kept, kind=kind, weighs=weighs)
     assert kept is None

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional
 
-from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
+from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups
 from ...refimpl.ops.attention import softmax
-from ...refimpl.ops.linear import linear
-from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
-from ...refimpl.ops.moe import ExpertWeights, MoEWeights
-from ...refimpl.ops.norm import rms_norm
+from ...refimpl.ops.moe import ExpertWeights, expert_mlp
 from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
@@ -98,15 +94,6 @@ def within_capacity(
 
 
 @torch_body
-def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
-    """A plain mlp, or a gated one, whose gate and up a target may have joined into one leaf."""
-    if "up" in weights and "gate" not in weights:
-        assert not isinstance(kind, ClampedSwiGLU)
-        return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
-    return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
-
-
-@torch_body
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
@@ -151,63 +138,6 @@ def expert_rows(
     if weighs == "input":
         return token, expert_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
     return token, share * expert_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
-
-
-@torch_body
-def moe(
-    x: Float[Array, "B T D"],
-    weights: MoEWeights,
-    *,
-    settings: MoE,
-    capacity: int | None = None,
-) -> Float[Array, "B T D"]:
-    """Router, mixture and shared expert, each between its norms, and the mixture between the maps of a
-    latent, if it has any."""
-    flat, experts = x.flatten(0, 1), weights["experts"]
-    asked, read, common_input = flat, flat, x
-    norm = settings.own_norms
-    if norm is not None:
-        asked = math.sqrt(1 / x.shape[-1]) * rms_norm(flat, weights.get("router_norm"), eps=norm.eps)
-        read = rms_norm(flat, weights.get("experts_pre"), eps=norm.eps)
-        common_input = rms_norm(x, weights.get("shared_pre"), eps=norm.eps)
-    logits, router_bias = asked @ weights["router"], weights.get("router_bias")
-    logits = logits if router_bias is None else logits + router_bias
-    if isinstance(settings.score, SparseMixer):
-        index, shares = sparse_mixer(logits, top=settings.top, jitter=settings.score.jitter)
-    else:
-        index, shares = route(
-            logits,
-            weights.get("bias"),
-            top=settings.top,
-            score=settings.score,
-            renormalize=settings.renormalize,
-            scale=settings.scale,
-            groups=settings.groups,
-            sum_eps=settings.sum_eps,
-        )
-    if "expert_scale" in weights:
-        shares = weights["expert_scale"][index] * shares
-    kept = None
-    if capacity is not None:
-        # Rounded up without negative numbers, whose division ONNX rounds towards zero.
-        even = 100 * len(experts)
-        most = (capacity * settings.top * flat.shape[0] + even - 1) // even
-        kept = within_capacity(index, torch.full((len(experts),), most, device=x.device))
-    kind, weighs = settings.activation, settings.weighs
-    if "latent_down" in weights:
-        read = linear(read.unsqueeze(0), weights["latent_down"], weights.get("latent_bdown")).squeeze(0)
-    y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs).unflatten(0, x.shape[:2])
-    if "latent_up" in weights:
-        y = linear(y, weights["latent_up"], weights.get("latent_bup"))
-    if norm is not None:
-        y = rms_norm(y, weights.get("experts_post"), eps=norm.eps)
-    shared, gate = weights.get("shared"), weights.get("shared_gate")
-    if shared is None:
-        return y
-    common = expert_mlp(common_input, shared, kind=settings.activation)
-    if norm is not None:
-        common = rms_norm(common, weights.get("shared_post"), eps=norm.eps)
-    return y + (common if gate is None else torch.sigmoid(linear(x, gate)) * common)
 
 
 @torch_body

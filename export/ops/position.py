@@ -5,24 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from ..torch_bodies import torch_body
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
-
-
-@torch_body
-def learned(
-    positions: Int[Array, "B T"],
-    table: Float[Array, "M D"],
-    *,
-    offset: int = 0,
-) -> Float[Array, "B T D"]:
-    """Gather."""
-    return functional.embedding((positions + offset).clamp(max=table.shape[0] - 1), table)
 
 
 @torch_body

@@ -1,4 +1,4 @@
-"""Which functions replace mirror functions while a graph for a target is traced."""
+"""Which functions replace ops while a graph for a target is traced."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from . import (
     xlnet,
 )
 
-# Name of a mirror function -> the target's function in its place, see `export.dispatch`.
+# Name of an op -> the target's function in its place, see `export.dispatch`.
 Emits = Mapping[str, Callable[..., Any]]
 
 
 def emits(target: Target, config: Config) -> Emits:
-    """The target's replacements of mirror functions in one graph, as far as its operators take the Config."""
+    """The target's replacements of ops in one graph, as far as its operators take the Config."""
     return _ort(config) if target.fused else standard.EMITS
 
 
@@ -34,7 +34,7 @@ def _ort(config: Config) -> Emits:
     gqa, mha = group_query_attention, multi_head_attention
     group_query, multi_head = not operator_limits.group_query(config), not operator_limits.multi_head(config)
     operator = gqa.GroupQueryAttention()
-    # In parts the mirror's own body reads another layer's cache.
+    # In parts the op's own body reads another layer's cache.
     fused = {"attention": operator, "shared_attention": operator.read} if group_query else {}
     return {
         "linear": ort_ops.linear,

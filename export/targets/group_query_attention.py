@@ -11,11 +11,17 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ...refimpl.ops.attention import ScoreTerms, cached_attention, from_heads
+from ...refimpl.ops.attention import (
+    ScoreTerms,
+    cached_attention,
+    from_heads,
+    positioned,
+    split_heads,
+    split_values,
+)
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.position import Rotary
-from ..ops.attention import positioned, split_heads, split_values
-from ..ops.shared_attention import queries
+from ...refimpl.ops.shared_attention import queries
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 

@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, BigBirdBlocks, FullAttention
-from ...refimpl.ops.attention import attend, from_heads
+from ...refimpl.ops.attention import attend, from_heads, positioned, split_heads, split_values
 from ...refimpl.ops.bigbird import bigbird_attend
 from ...refimpl.ops.cross_attention import EncoderKV
 from ...refimpl.ops.mask import padding_mask, seen_by
 from ...refimpl.ops.position import Rotary, rotate
-from ..ops.attention import positioned, split_heads, split_values
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 

@@ -1,7 +1,7 @@
-"""ONNX Runtime's operators in place of mirror functions: products, tables and gated mlps.
+"""ONNX Runtime's operators in place of ops: products, tables and gated mlps.
 
 MatMulNBits multiplies packed codes, and products with one input are merged. An emit has the signature of the
-mirror function that it replaces, but its leaves are those of this target's layout
+op that it replaces, but its leaves are those of this target's layout
 (`runtime.bundle.weight_layout`): packed, and joined where one input is multiplied by several.
 """
 

@@ -1,7 +1,7 @@
 """Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and
 rules of a state as one chunk or ONNX Runtime's operator.
 
-Convolutions over few tokens stay the mirror's products and sums, which kernels of our own take as one node
+Convolutions over few tokens stay products and sums, which kernels of our own take as one node
 (`graph.recurrences`). ONNX Runtime 1.31's CausalConvWithState has the same numbers, but not sooner where it
 counts. Medians with SiLU, two threads of a Xeon with AMX:
 
@@ -59,7 +59,7 @@ def _gates_as_rows(a: Tensor) -> Tensor:
 def linear_attention(
     x: Tensor, cache: LinearState, past: Tensor, weights: AttentionLeaves, *, settings: LinearAttention
 ) -> tuple[Tensor, LinearState]:
-    """The mirror's form over the leaves of this layout."""
+    """The op's own form over the leaves of this layout."""
     a = settings
     if "wqkv" in weights:
         widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]

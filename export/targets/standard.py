@@ -1,6 +1,6 @@
 """Target `standard`: only operators of ai.onnx, for any runtime.
 
-The mirror's own bodies are primitives already; quantized weights and float16 need these replacements. In
+PyTorch's bodies are ai.onnx operators already; quantized weights and float16 need these replacements. In
 float16, norms and softmax are computed in float32.
 """
 

@@ -15,6 +15,7 @@ from ..ops.bigbird import bigbird_mask
 from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
 from ..ops.cache import KVCache
 from ..ops.disentangled import DisentangledWeights, queries_and_keys
+from ..ops.linear import linear
 from ..ops.mask import seen_by
 from ..ops.position import rotate
 from ..ops.shared_attention import SharedAttentionWeights, queries
@@ -97,7 +98,8 @@ def _shared_map(
     """The same of a sublayer that reads the keys of an earlier layer."""
     at = np.arange(x.shape[1])
     rotary = positions.angles(settings.position)
-    q = queries(x, at[None], weights, rotary, settings=settings)
+    y = linear(x, weights["wq"], weights.get("bq"))
+    q = queries(y, at[None], weights.get("q_norm"), rotary, settings=settings)
     mask = seen_by(at[None], at, settings=settings, causal=True)
     keys = cache.keys.transpose(0, 2, 1, 3)
     return attention_weights(q, keys, mask, None, weights.get("sink_logits"), **settings.scoring)[0]

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..config import Config, DecoderReader, EncoderDecoder, Stack
 from ..ops.altup import enter_streams, leave_streams
+from ..ops.arrays import shifted_right
 from ..ops.block import (
     BlockWeights,
     LayerInputs,
@@ -30,7 +31,7 @@ from ..ops.block import (
     normalize,
 )
 from ..ops.cache import KVCache
-from ..ops.encoder import layer_kv, shift_right
+from ..ops.encoder import layer_kv
 from ..ops.longformer import question_end
 from ..ops.model import (
     EmbeddingWeights,
@@ -82,7 +83,7 @@ class StackWalk:
     def shifted(self, tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
         """The tokens that the stack reads; a reader gets those of the text one position later."""
         if isinstance(self.config, EncoderDecoder) and isinstance(self.config.decoder, DecoderReader):
-            return shift_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
+            return shifted_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
         return tokens
 
     def enter(

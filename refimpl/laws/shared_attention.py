@@ -47,10 +47,8 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
     """Token t of a row sees the keys up to its own place, in its window, row by row and token by token."""
     call = draw(shared_attention.calls())
     x, settings, past = call["x"].astype(np.float64), call["settings"], call["past"]
-    names = ("wq", "bq", "q_norm")
-    weights: Any = {n: call[n] for n in names if call[n] is not None}
     at = past[:, None] + np.arange(x.shape[1])
-    q = queries(x, at, weights, call["rotary"], settings=settings)
+    q = queries(linear(x, call["wq"], call["bq"]), at, call["q_norm"], call["rotary"], settings=settings)
     y, terms = np.zeros_like(q), {**settings.scoring, "sink_logits": call["sink_logits"]}
     keys, values = (call["cache"][i].astype(np.float64).swapaxes(1, 2) for i in (0, 1))
     for row, length in enumerate(past):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention, LayerNorm, Norm, RMSNorm
+from ..config import Attention, LayerNorm, Norm
 from .activation import sigmoid
+from .arrays import as_type, following, indices, join_last, split_last
 from .cache import KVCache, append
 from .dispatch import op
 from .linear import linear
@@ -181,50 +182,62 @@ def cached_attention(
     later one. Outputs at padding are unspecified, and so are entries past a row's valid length. `append`
     says how much room the cache must have.
     """
-    at = past[:, None] + np.arange(q.shape[1])[None, :]
+    at = following(past, q.shape[1])
     if rotary is not None:
-        q = rotate(q, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
-        k = rotate(k, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+        cos, sin = rotary.at(at)
+        q = rotate(q, cos, sin, interleaved=settings.interleaved)
+        k = rotate(k, cos, sin, interleaved=settings.interleaved)
     if cache.k_scale is not None and cache.v_scale is not None:
         k = round_by_channel(k, cache.k_scale, bits=8)
         v = round_by_channel(v, cache.v_scale, bits=8)
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
-    mask = seen_by(at, np.arange(cache.keys.shape[2]), settings=settings, causal=True)
-    keys, values = (a.transpose(0, 2, 1, 3).astype(q.dtype, copy=False) for a in (cache.keys, cache.values))
+    mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
+    keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
     return attend(q, keys, values, mask, *terms, **settings.scoring), cache
 
 
 @op
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
     """A linear map of x [B, T, D], its result split into heads [B, T, H, K] of `size`."""
-    return linear(x, weight, bias).reshape(*x.shape[:2], -1, size)
+    return split_last(linear(x, weight, bias), size)
 
 
 @op
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
     """Queries [B, T, H, K], keys and values [B, T, G, K] of x [B, T, D], before `positioned`."""
-    size, clip = settings.head_size, settings.clip
-    q = heads(x, weights["wq"], weights.get("bq"), size=size)
-    k = heads(x, weights["wk"], weights.get("bk"), size=size)
+
+    def side(weight: Array | Blocks, bias: Array | None) -> Array:
+        y, clip = linear(x, weight, bias), settings.clip
+        return y if clip is None else y.clip(-clip, clip)
+
+    q, k = side(weights["wq"], weights.get("bq")), side(weights["wk"], weights.get("bk"))
     v = k
     if not settings.keys_as_values:
         assert "wv" in weights
-        v = heads(x, weights["wv"], weights.get("bv"), size=size)
-    if clip is not None:
-        q, k, v = np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip)
-    if settings.qk_norm is not None and not settings.qk_norm.rotated:
-        q = normalized(q, weights.get("q_norm"), settings.qk_norm.norm)
-        k = normalized(k, weights.get("k_norm"), settings.qk_norm.norm)
-    if settings.value_norm is not None:
-        v = normalized(v, None, settings.value_norm)
-    return q, k, v
+        v = side(weights["wv"], weights.get("bv"))
+    q = split_heads(q, weights.get("q_norm"), settings=settings)
+    k = split_heads(k, weights.get("k_norm"), settings=settings)
+    return q, k, split_values(v, settings=settings)
+
+
+def split_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
+    """What a map gives [B, T, H·K] as heads, normalized unless a rotation comes first."""
+    if settings.qk_norm is None or settings.qk_norm.rotated:
+        return split_last(y, settings.head_size)
+    return normalized(y, weight, settings=settings)
+
+
+def split_values(y: Array, *, settings: Attention) -> Array:
+    """What a map gives [B, T, G·K] as heads of values, normalized where they have a norm."""
+    y = split_last(y, settings.head_size)
+    return y if settings.value_norm is None else rms_norm(y, eps=settings.value_norm.eps)
 
 
 def positioned(
     q: Array,
     k: Array,
     at: Array,
-    weights: AttentionWeights,
+    weights: Mapping[str, Any],
     rotary: Rotary | None = None,
     *,
     settings: Attention,
@@ -237,26 +250,33 @@ def positioned(
     norm = settings.qk_norm
     if norm is not None and norm.rotated:
         if rotary is not None:
-            cos, sin, rotary = rotary.cos[at], rotary.sin[at], None
+            (cos, sin), rotary = rotary.at(at), None
             q = rotate(q, cos, sin, interleaved=settings.interleaved)
             k = rotate(k, cos, sin, interleaved=settings.interleaved)
-        q = normalized(q, weights.get("q_norm"), norm.norm)
-        k = normalized(k, weights.get("k_norm"), norm.norm)
+        q = normalized(join_last(q), weights.get("q_norm"), settings=settings)
+        k = normalized(join_last(k), weights.get("k_norm"), settings=settings)
     if (scale := settings.query_scale) is not None:
         factors = query_factors(at, **scale.settings)
-        q = q * factors[:, :, None, None].astype(q.dtype)
+        q = q * as_type(factors, q.dtype)[:, :, None, None]
     return q, k, rotary
 
 
-def normalized(x: Array, weight: Array | None, norm: Norm) -> Array:
-    """Heads [B, T, H, K], normalized over the last axis of the weight: each head alone, or all together."""
-    y = x if weight is None else x.reshape(*x.shape[:2], -1, weight.shape[-1])
-    match norm:
-        case RMSNorm(eps):
-            y = rms_norm(y, weight, eps=eps)
-        case LayerNorm(eps):
-            y = layer_norm(y, weight, eps=eps)
-    return y.reshape(x.shape)
+def normalized(y: Array, weight: Array | None, *, settings: Attention) -> Array:
+    """Heads [B, T, H, K] of y [B, T, H·K], normalized over the last axis of the weight: each head alone, or
+    all together."""
+    qk_norm, size = settings.qk_norm, settings.head_size
+    assert qk_norm is not None
+    width = size if weight is None else weight.shape[-1]
+    y = _norm_of_heads(split_last(y, width), weight, qk_norm.norm)
+    return y if width == size else split_last(join_last(y), size)
+
+
+def _norm_of_heads(y: Array, weight: Array | None, norm: Norm) -> Array:
+    """The norm over the last axis, times the weight, which each head may have one of [H, K]."""
+    function = layer_norm if isinstance(norm, LayerNorm) else rms_norm
+    if weight is None or weight.ndim == 1:
+        return function(y, weight, eps=norm.eps)
+    return function(y, eps=norm.eps) * weight
 
 
 @op
@@ -288,14 +308,12 @@ def attention(
     A token then is looked for and read by the same numbers, and a map less is stored and computed. The cache
     isn't smaller: keys are rotated, values aren't.
     """
-    b, t, _ = x.shape
     q, k, v = project(x, weights, settings=settings)
-    q, k, rotary = positioned(q, k, past[:, None] + np.arange(t), weights, rotary, settings=settings)
+    q, k, rotary = positioned(q, k, following(past, x.shape[1]), weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    return linear(
-        from_heads(y.reshape(b, t, -1), x, weights, settings=settings), weights["wo"], weights.get("bo")
-    ), cache
+    y = from_heads(join_last(y), x, weights, settings=settings)
+    return linear(y, weights["wo"], weights.get("bo")), cache
 
 
 @op
@@ -304,8 +322,8 @@ def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Atte
     if "wg" in weights:
         y = y * sigmoid(linear(x, weights["wg"], weights.get("bg")))
     if "w_head_gate" in weights:
-        gate = sigmoid(linear(x, weights["w_head_gate"]))[..., None]
-        y = (y.reshape(*gate.shape[:-1], -1) * gate).reshape(y.shape)
+        gate = sigmoid(linear(x, weights["w_head_gate"]))
+        y = join_last(split_last(y, y.shape[-1] // gate.shape[-1]) * gate[..., None])
     if settings.out_norm is not None:
         y = rms_norm(y, weights["out_norm"], eps=settings.out_norm.eps)
     return y

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
-
-import numpy as np
 
 from ..config import (
     LSTM,
@@ -37,6 +35,7 @@ from ..config import (
 )
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
+from .arrays import concatenate, tokens_at
 from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
@@ -73,7 +72,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-Sublayer = Callable[["Array"], "Array"]
 # What a layer keeps of earlier tokens.
 MixerCache = (
     KVCache
@@ -247,29 +245,19 @@ def _feed(
 
 
 class _Norms(NamedTuple):
-    """The leaves of a sublayer's norms."""
+    """The leaves of the norms after a sublayer."""
 
-    pre: NormWeights | None
     post: NormWeights | None
     after: NormWeights | None
 
 
-def _add(
-    x: Array, inputs: Array, norms: _Norms, layer: Layer, config: TokenMixer | Mlp, sublayer: Sublayer
-) -> Array:
-    """after(x + scale · post(sublayer(pre(inputs)))): a sublayer between its norms, and the residual sum.
+def _sum(x: Array, read: Array, y: Array, norms: _Norms, layer: Layer, config: TokenMixer | Mlp) -> Array:
+    """after(x + scale · post(y)): the residual sum of a sublayer that read `read` and made y of it.
 
-    With the layer's `residual` at the norm, x is pre(inputs).
+    With the layer's `residual` at the norm y is added to `read`.
     """
-    inputs = normalize(inputs, norms.pre, norm=config.pre)
-    y = _times(normalize(sublayer(inputs), norms.post, norm=config.post), layer.scale)
-    total = y + (inputs if layer.residual == "norm" else x)
-    return normalize(total, norms.after, norm=config.after)
-
-
-def _attend(x: Array, weights: BlockWeights, layer: Layer, sublayer: Sublayer) -> Array:
-    norms = _Norms(weights.get("attn_pre"), weights.get("attn_post"), weights.get("attn_after"))
-    return _add(x, x, norms, layer, layer.attention, sublayer)
+    y = _times(normalize(y, norms.post, norm=config.post), layer.scale)
+    return normalize((read if layer.residual == "norm" else x) + y, norms.after, norm=config.after)
 
 
 def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer: Layer) -> Array:
@@ -277,25 +265,26 @@ def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer:
     cross, leaves = layer.cross, weights.get("cross")
     if cross is None or leaves is None or encoder_kv is None:
         return x
-    norms = _Norms(weights.get("cross_pre"), weights.get("cross_post"), weights.get("cross_after"))
-    return _add(
-        x, x, norms, layer, cross, lambda inputs: cross_attention(inputs, encoder_kv, leaves, settings=cross)
-    )
+    read = normalize(x, weights.get("cross_pre"), norm=cross.pre)
+    y = cross_attention(read, encoder_kv, leaves, settings=cross)
+    norms = _Norms(weights.get("cross_post"), weights.get("cross_after"))
+    return _sum(x, read, y, norms, layer, cross)
 
 
-def _mlp(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
-    """The mlp over h; a parallel one over x, normalized by the attention's norm unless it has its own.
+def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
+    """The mlp over h; a parallel one over x, or over `mixed`, which the mixer read, if it has no norm.
 
     Without an mlp this is h.
     """
     mlp, leaves = layer.mlp, weights.get("mlp")
     if isinstance(mlp, NoMlp) or leaves is None:
         return h
-    norms = _Norms(weights.get("mlp_pre"), weights.get("mlp_post"), weights.get("mlp_after"))
-    inputs = h
+    source = h
     if layer.parallel:
-        inputs = x if mlp.pre else normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-    return _add(h, inputs, norms, layer, mlp, lambda y: _feed(y, leaves, mlp))
+        source = mixed if mlp.pre is None else x
+    read = normalize(source, weights.get("mlp_pre"), norm=mlp.pre)
+    norms = _Norms(weights.get("mlp_post"), weights.get("mlp_after"))
+    return _sum(h, read, _feed(read, leaves, mlp), norms, layer, mlp)
 
 
 def _mix(
@@ -348,20 +337,11 @@ def _mix_both(
     both = layer.beside
     assert both is not None
     assert "beside" in weights
+    z, states = mamba2(_times(x, both.scale_in), cache.states, past, weights["beside"], settings=both.mixer)
     read = _times(x, both.attention_in)
     y, kv = _mix(read, cache.attention, past, positions, weights, layer.attention)
-    z, states = mamba2(_times(x, both.scale_in), cache.states, past, weights["beside"], settings=both.mixer)
     assert isinstance(kv, KVCache)
     return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
-
-
-def _with_laurel(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
-    """The sum h of a mixer and its residual, averaged with the learned residual of what the mixer reads."""
-    if layer.laurel is None:
-        return h
-    assert "laurel" in weights
-    read = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-    return laurel(read, h, weights["laurel"], eps=layer.laurel.norm.eps)
 
 
 def _own_update(y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer) -> Array | None:
@@ -386,9 +366,9 @@ def _corrected(
     assert "altup" in weights
     streams = altup_correct(predictions, y, weights["altup"], settings=layer.altup)
     update = _own_update(streams[:, :, layer.altup.active], vectors, weights, layer)
-    if update is not None:
-        streams[:, :, 1:] += update[:, :, None]
-    return streams
+    if update is None:
+        return streams
+    return concatenate([streams[:, :, :1], streams[:, :, 1:] + update[:, :, None]], axis=2)
 
 
 def _scaled(y: Array, weights: BlockWeights) -> Array:
@@ -424,42 +404,35 @@ def block(
     makes of e is added to all but the first (both Gemma 3n). A layer with a `scalar` multiplies y by it. One
     with a `kv_layer` gets that layer's new cache, and gives it back as it is.
     """
-    vectors, chosen, predictions = inputs.per_layer, inputs.chosen, None
+    mixer, vectors, chosen, predictions = config.attention, inputs.per_layer, inputs.chosen, None
     if config.altup is not None:
         assert "altup" in weights
         predictions = altup_predict(x, weights["altup"], settings=config.altup)
         x = predictions[:, :, config.altup.active]
-
-    def mix(read: Array) -> Array:
-        nonlocal cache, chosen
-        if isinstance(cache, HybridCache):
-            y, cache = _mix_both(read, cache, past, positions, weights, config)
-        elif isinstance(mixer := config.attention, LatentAttention):
-            assert isinstance(cache, LatentCache)
-            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(mixer.position)
-            y, cache, seen = latent_attention(read, cache, past, leaves, rotary, chosen, settings=mixer)
-            chosen = chosen if mixer.indexer is None else seen
-        else:
-            y, cache = _mix(read, cache, past, positions, weights, config.attention)
-        return y
-
-    h = _with_laurel(x, _attend(x, weights, config, mix), weights, config)
+    read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)
+    if isinstance(cache, HybridCache):
+        y, cache = _mix_both(read, cache, past, positions, weights, config)
+    elif isinstance(mixer, LatentAttention):
+        assert isinstance(cache, LatentCache)
+        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(mixer.position)
+        y, cache, seen = latent_attention(read, cache, past, leaves, rotary, chosen, settings=mixer)
+        chosen = chosen if mixer.indexer is None else seen
+    else:
+        y, cache = _mix(read, cache, past, positions, weights, mixer)
+    h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)
+    if config.laurel is not None:
+        assert "laurel" in weights
+        h = laurel(read, h, weights["laurel"], eps=config.laurel.norm.eps)
     if at is not None:
-        x, h, vectors, predictions = (_at(values, at) for values in (x, h, vectors, predictions))
+        x, read, h = (tokens_at(values, at) for values in (x, read, h))
+        vectors, predictions = (None if v is None else tokens_at(v, at) for v in (vectors, predictions))
     h = _cross(h, inputs.encoder_kv, weights, config)
-    y = _mlp(x, h, weights, config)
+    y = _mlp(x, read, h, weights, config)
     if predictions is not None:
         y = _corrected(predictions, y, vectors, weights, config)
     elif (update := _own_update(y, vectors, weights, config)) is not None:
         y = y + update
     return _scaled(y, weights), cache, chosen
-
-
-def _at(values: Array | None, at: Array) -> Any:
-    """What there is for each token of a call, [B, T, ...], of the tokens at [B, P]."""
-    if values is None:
-        return None
-    return np.take_along_axis(values, np.expand_dims(at, tuple(range(2, values.ndim))), axis=1)
 
 
 @op
@@ -478,37 +451,41 @@ def encoder_block(
     As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
     [1, H, T, T] for all. A convolution of the layer's input is added to its output, and the sum normalized.
     """
-    a = config.attention
-
-    def attend(inputs: Array) -> Array:
-        if isinstance(a, DisentangledAttention):
-            assert positions.distances is not None
-            leaves = cast(DisentangledWeights, weights["attn"])
-            return disentangled_attention(inputs, lengths, leaves, positions.distances, settings=a)
-        if isinstance(a, LongformerAttention):
-            leaves = cast(LongformerWeights, weights["attn"])
-            return longformer_attention(inputs, lengths, leaves, positions.question, settings=a)
-        if isinstance(a, LongT5Attention):
-            assert positions.distance_biases is not None
-            leaves = cast(LongT5Weights, weights["attn"])
-            return longt5_attention(inputs, lengths, leaves, positions.distance_biases, settings=a)
-        if isinstance(a, XLNetAttention):
-            leaves = cast(XLNetWeights, weights["attn"])
-            return xlnet_attention(inputs, lengths, leaves, positions.token_types, settings=a)
-        if isinstance(a, LatentAttention):
-            leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(a.position)
-            return latent_self_attention(inputs, lengths, leaves, rotary, settings=a, causal=causal)
-        assert isinstance(a, Attention)
-        leaves = cast(CachedAttentionWeights, weights["attn"])
-        rotary, bias = rotary_and_bias(a, positions, leaves)
-        return self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
-
-    h = _attend(x, weights, config, attend)
+    mixer = config.attention
+    read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)
+    y = _mix_whole(read, lengths, positions, weights, mixer, causal)
+    h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)
     h = _cross(h, encoder_kv, weights, config)
-    y = _mlp(x, h, weights, config)
+    y = _mlp(x, read, h, weights, config)
     if config.conv is not None:
         assert "conv" in weights
         near = neighbour_conv(x, lengths, weights["conv"], neighbours=config.conv.neighbours)
-        total = y + activation(near, kind=config.conv.activation)
+        total = activation(near, kind=config.conv.activation) + y
         y = normalize(total, weights.get("conv_after"), norm=config.conv.after)
     return _scaled(y, weights)
+
+
+def _mix_whole(
+    x: Array, lengths: Array, positions: Positions, weights: BlockWeights, mixer: TokenMixer, causal: bool
+) -> Array:
+    """The sublayer that moves information from token to token of whole texts."""
+    attn: Any = weights["attn"]
+    match mixer:
+        case DisentangledAttention():
+            assert positions.distances is not None
+            return disentangled_attention(x, lengths, attn, positions.distances, settings=mixer)
+        case LongformerAttention():
+            return longformer_attention(x, lengths, attn, positions.question, settings=mixer)
+        case LongT5Attention():
+            assert positions.distance_biases is not None
+            return longt5_attention(x, lengths, attn, positions.distance_biases, settings=mixer)
+        case XLNetAttention():
+            return xlnet_attention(x, lengths, attn, positions.token_types, settings=mixer)
+        case LatentAttention():
+            rotary = positions.angles(mixer.position)
+            return latent_self_attention(x, lengths, attn, rotary, settings=mixer, causal=causal)
+        case Attention():
+            rotary, bias = rotary_and_bias(mixer, positions, attn)
+            return self_attention(x, lengths, attn, rotary, bias, settings=mixer, causal=causal)
+        case _:
+            raise AssertionError("a Config's check keeps this mixer for decoders")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .arrays import rows_at
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks, rows, transpose
@@ -28,7 +29,7 @@ def embedding(
     Conventions: ids are in [0, N). A caller that can't be sure must check, since NumPy and ONNX Runtime both
     read negative ids from the end. A quantized table is dequantized row by row.
     """
-    return rows(table, tokens) if isinstance(table, Blocks) else table[tokens]
+    return rows(table, tokens) if isinstance(table, Blocks) else rows_at(table, tokens)
 
 
 @op

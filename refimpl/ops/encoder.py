@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..config import (
     LM,
     Classify,
@@ -24,6 +22,7 @@ from ..config import (
     Tag,
 )
 from .activation import activation
+from .arrays import indices, shifted_right, zeros_like
 from .block import BlockWeights, Positions, encoder_block, normalize
 from .cross_attention import EncoderKV, cross_keys
 from .dispatch import op
@@ -69,9 +68,9 @@ def encode(
     stack = config.stacks["encoder"]
     assert "encoder" in params
     if config.embedding.token_types is not None and token_types is None:
-        token_types = np.zeros_like(tokens)
+        token_types = zeros_like(tokens)
     entry = params["embedding"]
-    at = np.arange(tokens.shape[1])[None]
+    at = indices(tokens.shape[1], tokens)[None]
     table_types, segments = (None, token_types) if stack.segments else (token_types, None)
     x = embed(tokens, at, entry, params["encoder"], table_types, config=config.embedding, stack=stack)
     question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
@@ -79,15 +78,9 @@ def encode(
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
     assert "reader" in params
-    stack, shifted = config.decoder.stack, shift_right(tokens, config.decoder.start)
+    stack, shifted = config.decoder.stack, shifted_right(tokens, config.decoder.start)
     x = embed(shifted, at, entry, params["reader"], config=config.embedding, stack=stack)
     return _layers(x, lengths, rotary, params["reader"], states, stack=stack)
-
-
-@op
-def shift_right(tokens: Array, start: int) -> Array:
-    """The text shifted by one position, with the token `start` first, as a reader takes it."""
-    return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
 
 def _layers(
@@ -102,7 +95,7 @@ def _layers(
     stack: Stack,
 ) -> Array:
     """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`."""
-    at = np.arange(x.shape[1])
+    at = indices(x.shape[1], x)
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
     table, local = distance_table(at, weights, stack=stack), distance_biases(weights, stack=stack)
     positions = Positions(rotary, biases, table, question, local, segments)
@@ -173,13 +166,13 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
             return _labels(_head_mlp(head_dense(states, weights, dense), weights, mlp), weights)
         case Classify(_, pooling, dense, late=True):
             pooled = pool(head_dense(states, weights, dense), lengths, pooling=pooling)[:, None]
-            return _labels(pooled, weights)[:, 0]
+            return _labels(pooled, weights).squeeze(1)
         case Classify(_, pooling, dense):
             pooled = pool(states, lengths, pooling=pooling)[:, None]
-            return _labels(head_dense(pooled, weights, dense), weights)[:, 0]
+            return _labels(head_dense(pooled, weights, dense), weights).squeeze(1)
         case Pool(pooling, dense, normalized, projections):
             pooled = head_dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)
-            vector = _projected(pooled, weights, projections)[:, 0]
+            vector = _projected(pooled, weights, projections).squeeze(1)
             return unit(vector) if normalized else vector
         case LM():
             raise AssertionError("a Config's check keeps LM for decoders")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..config import Attention, BlockSparse, Chunked
+from .arrays import all_true
 from .dispatch import op
 
 if TYPE_CHECKING:
@@ -42,9 +41,12 @@ def causal_mask(
     Both are positions in the text, so that a cache changes nothing. Conventions: `window` counts the
     current token, as transformers' sliding_window does: window = 1 sees only itself.
     """
-    distance = queries[:, :, None] - keys[None, None, :]
-    seen = distance >= 0
-    return seen if window is None else seen & ((distance < window) | (keys < sinks))
+    last = queries[:, :, None]
+    seen = keys <= last
+    if window is None:
+        return seen
+    near = keys > last - window
+    return seen & (near | (keys < sinks) if sinks else near)
 
 
 @op
@@ -59,8 +61,10 @@ def window_mask(
     Conventions: `window` counts one side and the token itself, so that the earlier half is
     `causal_mask`'s; a width w written as w/2 on each side is window = w/2 + 1. None sees all.
     """
-    distance = queries[:, :, None] - keys[None, None, :]
-    return np.ones(distance.shape, bool) if window is None else np.abs(distance) < window
+    middle = queries[:, :, None]
+    if window is None:
+        return all_true(keys - middle)
+    return (keys > middle - window) & (keys < middle + window)
 
 
 @op
@@ -82,7 +86,7 @@ def block_sparse_mask(
     `sparse.bigbird_layout` without random blocks, over tokens (Zaheer et al. 2020, §2).
     """
     query_blocks, key_blocks = queries[:, :, None] // block, keys // block
-    near = np.abs(query_blocks - key_blocks) <= reach
+    near = abs(query_blocks - key_blocks) <= reach
     return near | (query_blocks < first) | (key_blocks < first)
 
 
@@ -124,7 +128,7 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
 @op
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
     """True for the keys that stand within their row: rows are padded on the right."""
-    return keys[None, :] < lengths[:, None]
+    return lengths[:, None] > keys
 
 
 @op

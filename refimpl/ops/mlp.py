@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import XIELU, Activation, ClampedSwiGLU
 from .activation import activation, sigmoid, xielu
 from .dispatch import op
@@ -76,7 +74,7 @@ def clamped_swiglu(
     Conventions: σ(1.702 g) · g is quick GELU; the experts' gate and up are stored in turn in checkpoints, and
     apart here.
     """
-    g, u = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    g, u = gate.clip(max=limit), up.clip(-limit, limit)
     return g * sigmoid(alpha * g) * (u + 1)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import (
     LM,
     Alibi,
@@ -20,9 +18,10 @@ from ..config import (
     Sinusoidal,
     Stack,
 )
-from .activation import activation
+from .activation import activation, tanh
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .altup import StreamWeights, enter_streams, leave_streams
+from .arrays import as_type, filled, following, indices, tokens_at, where
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import (
     NO_INPUTS,
@@ -160,13 +159,11 @@ def embed(
     if token_types is not None:
         assert "token_types" in weights
         x = x + embedding(token_types, weights["token_types"])
-    first_norm = stack_weights.get("first_norm")
+    if not stack.norm_before_positions:
+        x = _add_positions(x, positions, stack_weights, stack=stack)
+    x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
     if stack.norm_before_positions:
-        x = normalize(x, first_norm, norm=stack.first_norm)
         x = _add_positions(x, positions, stack_weights, stack=stack)
-    else:
-        x = _add_positions(x, positions, stack_weights, stack=stack)
-        x = normalize(x, first_norm, norm=stack.first_norm)
     if config.projection is not None and config.projection.late:
         x = _to_model_width(x, weights)
     return x
@@ -178,8 +175,9 @@ def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: 
             assert "positions" in weights
             return x + learned(positions, weights["positions"], offset=offset)
         case Sinusoidal(theta, interleaved, offset):
-            frequencies = rope_frequencies(np.arange(x.shape[-1] // 2), theta=theta)
-            return x + sinusoidal(positions + offset, frequencies, interleaved=interleaved).astype(x.dtype)
+            frequencies = rope_frequencies(indices(x.shape[-1] // 2, x), theta=theta)
+            waves = sinusoidal(positions + offset, frequencies, interleaved=interleaved)
+            return x + as_type(waves, x.dtype)
         case None:
             return x
 
@@ -198,9 +196,8 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
     if config.per_layer is None:
         return None
     assert "per_layer" in weights
-    own = weights["per_layer"]
-    known = np.where(tokens < own["table"].shape[0], tokens, 0)
-    return per_layer_inputs(known, x, own, eps=config.per_layer.norm.eps)
+    known = where(tokens < config.per_layer.rows, tokens, 0)
+    return per_layer_inputs(known, x, weights["per_layer"], eps=config.per_layer.norm.eps)
 
 
 @op
@@ -215,8 +212,8 @@ def score_biases(
     for a in dict.fromkeys(stack.attentions):
         match a.position:
             case Alibi(max_bias, scale):
-                slopes = (scale * alibi_slopes(np.arange(a.heads), max_bias=max_bias)).astype(dtype)
-                biases[a.position, a.heads] = alibi_bias(slopes, queries, keys)
+                slopes = scale * alibi_slopes(indices(a.heads, keys), max_bias=max_bias)
+                biases[a.position, a.heads] = alibi_bias(as_type(slopes, dtype), queries, keys)
             case RelativeBias(count, distance, shared):
                 buckets = relative_buckets(
                     queries, keys, buckets=count, max_distance=distance, bidirectional=bidirectional
@@ -253,14 +250,15 @@ def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | 
         return None
 
     def by_distance(longest: int, table: Array) -> Array:
+        keys = indices(2 * longest + 1, table)
         buckets = relative_buckets(
-            np.array([[longest]]),
-            np.arange(2 * longest + 1),
+            filled(1, longest, table)[None],
+            keys,
             buckets=local.position.buckets,
             max_distance=local.position.max_distance,
             bidirectional=True,
         )
-        return relative_bias(buckets, table)[0, :, 0]
+        return relative_bias(buckets, table).squeeze(2).squeeze(0)
 
     assert "relative_bias" in weights
     near = by_distance(local.radius, weights["relative_bias"])
@@ -307,7 +305,7 @@ def model_with_hidden(
     """As `model`, and between the two the vectors [B, T, D] of all tokens after the last norm, which a module
     that predicts further tokens reads (`ops.mtp`)."""
     hidden, new_cache = _hidden(tokens, past, None, rotary, cache, params, config=config)
-    return _logits(_at(hidden, at), params, config=config), hidden, new_cache
+    return _logits(tokens_at(hidden, at), params, config=config), hidden, new_cache
 
 
 @op
@@ -335,7 +333,7 @@ def mtp_model(
     x = embed(tokens, past, params["embedding"], weights, config=config.embedding, stack=decoder.stack)
     x = mtp_input(x, hidden, weights, eps=config.mtp.norm.eps)
     x, new_cache = _layers(x, past, None, rotary, cache, weights, [NO_INPUTS], stack=decoder.stack)
-    return _logits(_at(x, at), params, config=config), x, new_cache
+    return _logits(tokens_at(x, at), params, config=config), x, new_cache
 
 
 def _hidden(
@@ -353,7 +351,7 @@ def _hidden(
     stack = config.stacks["decoder"]
     assert "decoder" in params
     weights = params["decoder"]
-    queries = past[:, None] + np.arange(tokens.shape[1])
+    queries = following(past, tokens.shape[1])
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
     inputs = [
@@ -379,7 +377,7 @@ def _layers(
     """The layers of a decoder and the norm after them over x [B, T, D]: vectors at the positions `at`, or at
     all, and the new cache of each layer."""
     capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
-    queries, keys = past[:, None] + np.arange(x.shape[1]), np.arange(capacity)
+    queries, keys = following(past, x.shape[1]), indices(capacity, past)
     if stack.altup is not None:
         assert "streams" in weights
         x = enter_streams(x, weights["streams"])
@@ -395,11 +393,6 @@ def _layers(
         assert "streams" in weights
         x = leave_streams(x, weights["streams"])
     return normalize(x, weights.get("norm"), norm=stack.final_norm), new_cache
-
-
-def _at(x: Array, at: Array) -> Array:
-    """The vectors [B, P, D] of x [B, T, D] at the positions `at` [B, P]."""
-    return np.take_along_axis(x, at[:, :, None], axis=1)
 
 
 def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
@@ -440,4 +433,4 @@ def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) 
         logits = logits * head.scale
     if bias is not None:
         logits = logits + bias
-    return logits if head.softcap is None else head.softcap * np.tanh(logits / head.softcap)
+    return logits if head.softcap is None else head.softcap * tanh(logits / head.softcap)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
 from .activation import sigmoid
+from .arrays import filled, join_rows, split_rows
 from .attention import softmax
 from .dispatch import op
 from .linear import linear
@@ -182,11 +183,11 @@ def within_capacity(
 
 @op
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
-    """`gated_mlp`, or `plain_mlp` of an expert without a gate."""
-    if "gate" in weights:
-        return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
-    assert not isinstance(kind, ClampedSwiGLU)
-    return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
+    """`gated_mlp`, or `plain_mlp` of an expert without a gate; a target may have joined gate and up."""
+    if "up" in weights and "gate" not in weights:
+        assert not isinstance(kind, ClampedSwiGLU)
+        return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
+    return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
 
 
 @op
@@ -248,12 +249,13 @@ def moe(
     tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). It is in
     per cent because with a factor such as 0.7 engines would round the number of tokens differently.
     """
-    flat, experts, norm = x.reshape(-1, x.shape[-1]), weights["experts"], settings.own_norms
+    flat, experts, norm = join_rows(x), weights["experts"], settings.own_norms
 
     def normed(x: Array, weight: Array | None) -> Array:
         return x if norm is None else rms_norm(x, weight, eps=norm.eps)
 
-    asked = normed(flat, weights.get("router_norm")) * (1 if norm is None else x.shape[-1] ** -0.5)
+    asked = normed(flat, weights.get("router_norm"))
+    asked = asked if norm is None else asked * x.shape[-1] ** -0.5
     logits, router_bias = asked @ weights["router"], weights.get("router_bias")
     logits = logits if router_bias is None else logits + router_bias
     if isinstance(settings.score, SparseMixer):
@@ -274,14 +276,15 @@ def moe(
     kept = None
     if capacity is not None:
         even = 100 * len(experts)
-        most = (capacity * settings.top * len(flat) + even - 1) // even
-        kept = within_capacity(index, np.full(len(experts), most))
+        # Rounded up without negative numbers, whose division ONNX rounds towards zero.
+        most = (capacity * settings.top * flat.shape[0] + even - 1) // even
+        kept = within_capacity(index, filled(len(experts), most, x))
     kind, weighs = settings.activation, settings.weighs
     read = normed(flat, weights.get("experts_pre"))
     if "latent_down" in weights:
-        read = linear(read[None], weights["latent_down"], weights.get("latent_bdown"))[0]
+        read = linear(read[None], weights["latent_down"], weights.get("latent_bdown")).squeeze(0)
     y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs)
-    y = y.reshape(*x.shape[:2], y.shape[1])
+    y = split_rows(y, x)
     if "latent_up" in weights:
         y = linear(y, weights["latent_up"], weights.get("latent_bup"))
     y = normed(y, weights.get("experts_post"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .arrays import rows_at
 from .dispatch import op
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Rotary(NamedTuple):
     cos: Float[Array, "L J"]
     sin: Float[Array, "L J"]
 
+    def at(self, positions: Array) -> tuple[Array, Array]:
+        """Cosines and sines [B, T, J] of the positions [B, T]."""
+        return rows_at(self.cos, positions), rows_at(self.sin, positions)
+
 
 @op
 def learned(
@@ -43,7 +48,7 @@ def learned(
     Conventions: OPT and BART have two rows before the first position's, RoBERTa one more than its
     padding id. A position past the end reads the last row: only padding is there.
     """
-    return table[np.minimum(positions + offset, len(table) - 1)]
+    return rows_at(table, (positions + offset).clip(max=table.shape[0] - 1))
 
 
 @op

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..config import Attention, BigBirdBlocks
+from .arrays import indices, join_last
 from .attention import AttentionWeights, attend, from_heads, positioned, project
 from .bigbird import bigbird_attend
 from .dispatch import op
@@ -41,8 +40,7 @@ def self_attention(
     reaches both ways. Rows are padded on the right: no token sees padding, and what comes out at padding
     is unspecified. `rotary` has a row for each of the T positions.
     """
-    b, t, _ = x.shape
-    at = np.arange(t)
+    at = indices(x.shape[1], x)
     q, k, v = project(x, weights, settings=settings)
     q, k, rotary = positioned(q, k, at[None], weights, rotary, settings=settings)
     if rotary is not None:
@@ -54,6 +52,5 @@ def self_attention(
         near = seen_by(at[None], at, settings=settings, causal=causal)
         mask = near & padding_mask(at, lengths)[:, None]
         y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
-    return linear(
-        from_heads(y.reshape(b, t, -1), x, weights, settings=settings), weights["wo"], weights.get("bo")
-    )
+    y = from_heads(join_last(y), x, weights, settings=settings)
+    return linear(y, weights["wo"], weights.get("bo"))

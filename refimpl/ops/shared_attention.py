@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from ..config import Attention
-from .attention import attend, from_heads, heads, normalized
+from .arrays import as_type, following, indices, join_last
+from .attention import attend, from_heads, normalized, split_heads
 from .cache import KVCache
 from .dispatch import op
 from .linear import linear
@@ -91,31 +92,30 @@ def shared_attention(
     same as in `attention`; the keys in the cache are normalized and rotated, so that queries alone are here.
     A layer reads one with the same heads of keys, window and rotation, since the keys are made for these.
     """
-    b, t, _ = x.shape
-    at = past[:, None] + np.arange(t)
-    q = queries(x, at, weights, rotary, settings=settings)
-    keys, values = (a.transpose(0, 2, 1, 3).astype(q.dtype, copy=False) for a in (cache.keys, cache.values))
-    mask = seen_by(at, np.arange(keys.shape[1]), settings=settings, causal=True)
+    at = following(past, x.shape[1])
+    y = linear(x, weights["wq"], weights.get("bq"))
+    q = queries(y, at, weights.get("q_norm"), rotary, settings=settings)
+    keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
+    mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
     y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
-    return linear(
-        from_heads(y.reshape(b, t, -1), x, weights, settings=settings), weights["wo"], weights.get("bo")
-    )
+    y = from_heads(join_last(y), x, weights, settings=settings)
+    return linear(y, weights["wo"], weights.get("bo"))
 
 
 def queries(
-    x: Array, at: Array, weights: SharedAttentionWeights, rotary: Rotary | None, *, settings: Attention
+    y: Array, at: Array, weight: Array | None, rotary: Rotary | None, *, settings: Attention
 ) -> Array:
-    """Queries [B, T, H, K] of x [B, T, D] at the positions `at` [B, T], normalized and rotated."""
-    norm = settings.qk_norm
-    q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
-    if settings.clip is not None:
-        q = np.clip(q, -settings.clip, settings.clip)
-    if norm is not None and not norm.rotated:
-        q = normalized(q, weights.get("q_norm"), norm.norm)
+    """The result [B, T, H·K] of the map to queries, as heads at the positions `at` [B, T].
+
+    They are normalized, with the weight if there is one, and rotated.
+    """
+    clip, norm = settings.clip, settings.qk_norm
+    q = split_heads(y if clip is None else y.clip(-clip, clip), weight, settings=settings)
     if rotary is not None:
-        q = rotate(q, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+        cos, sin = rotary.at(at)
+        q = rotate(q, cos, sin, interleaved=settings.interleaved)
     if norm is not None and norm.rotated:
-        q = normalized(q, weights.get("q_norm"), norm.norm)
+        q = normalized(join_last(q), weight, settings=settings)
     if (scale := settings.query_scale) is not None:
-        q = q * query_factors(at, **scale.settings)[:, :, None, None].astype(q.dtype)
+        q = q * as_type(query_factors(at, **scale.settings), q.dtype)[:, :, None, None]
     return q

@@ -60,6 +60,7 @@ def marked(name: str, kind: int, quants: tuple[str, ...]) -> Any:
     return pytest.param(name, kind, quants, marks=marks, id=f"{name}-{kind}-{quants[-1]}")
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(("name", "kind", "quants"), [marked(*case) for case in CASES])
 def test_exports_equal_transformers(tmp_path: Path, name: str, kind: int, quants: tuple[str, ...]):
     keys = draw_keys(name, 12 * max(COUNT, 1))

@@ -17,7 +17,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal
 
 import jaxtyping
@@ -79,7 +79,7 @@ class Structure:
     fields: tuple[Parameter, ...]
     mapping: bool
     many: bool = False
-    kind: Any = field(default=None, compare=False)  # a mirror's class is another one
+    kind: Any = None
 
     def of(self, values: Mapping[str, Any]) -> Any:
         """The structure with these values; a mapping leaves out None."""

@@ -43,6 +43,8 @@ SINKS = tiny_models.sinks()
 RARE, RARER = tiny_models.rare(), tiny_models.rare(head_size=12)
 PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 MERGED = natives(dict.fromkeys(("table", "wq", "wk", "wv", "wo", "gate", "up", "down"), (True, 4)))
 MIXED = natives({"table": (False, 8), "wq": (True, 4), "wk": (False, 4), "gate": (True, 4), "up": (False, 8)})

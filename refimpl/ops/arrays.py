@@ -1,0 +1,109 @@
+"""What composites need of an array library beside arithmetic, comparisons and indexing.
+
+NumPy and the others spell these differently, or mean something else by one spelling. What both spell alike
+is used as it is: `abs`, `@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`, `squeeze`, `clip` and `sum`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dispatch import op
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+    from typing import Any as DType
+
+__all__: list[str] = []
+
+
+@op
+def indices(count: int, like: Array | None = None) -> Array:
+    """0, 1, … count − 1 as whole numbers, on the device of `like`."""
+    return np.arange(count)
+
+
+def following(past: Array, count: int) -> Array:
+    """The positions [B, T] of `count` tokens, before which a row has `past` [B] others."""
+    return past[:, None] + indices(count, past)
+
+
+@op
+def rows_at(table: Array, index: Array) -> Array:
+    """table[index]: the rows [..., D] of a table [N, D]."""
+    return table[index]
+
+
+@op
+def tokens_at(x: Array, at: Array) -> Array:
+    """Of x [B, T, …] what belongs to the tokens `at` [B, P] of each row, [B, P, …]."""
+    return np.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+@op
+def shifted_right(tokens: Array, start: int) -> Array:
+    """The tokens [B, T] one place later: `start` is the first, and the last is gone."""
+    return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
+
+
+@op
+def split_last(x: Array, size: int) -> Array:
+    """The last axis as an axis of heads and one of `size`: [..., H·K] becomes [..., H, K]."""
+    return x.reshape(*x.shape[:-1], -1, size)
+
+
+@op
+def join_last(x: Array) -> Array:
+    """The last two axes as one: [..., H, K] becomes [..., H·K]."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+@op
+def join_rows(x: Array) -> Array:
+    """The tokens of all rows in one axis: [B, T, D] becomes [B·T, D]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+@op
+def split_rows(x: Array, like: Array) -> Array:
+    """The inverse: [B·T, D] becomes [B, T, D], with B and T of `like` [B, T, …]."""
+    return x.reshape(*like.shape[:2], x.shape[-1])
+
+
+@op
+def as_type(x: Array, dtype: DType) -> Array:
+    """x rounded to a type of its library."""
+    return x.astype(dtype, copy=False)
+
+
+@op
+def where(condition: Array, x: Array | float, y: Array | float) -> Array:
+    """x where the condition holds, else y."""
+    return np.where(condition, x, y)
+
+
+@op
+def concatenate(parts: Sequence[Array], axis: int) -> Array:
+    """The parts one after the other along an axis."""
+    return np.concatenate(parts, axis=axis)
+
+
+@op
+def filled(count: int, value: int, like: Array) -> Array:
+    """A whole number `count` times, on the device of `like`."""
+    return np.full(count, value)
+
+
+@op
+def zeros_like(x: Array) -> Array:
+    """Zeros of the type and shape of x."""
+    return np.zeros_like(x)
+
+
+@op
+def all_true(like: Array) -> Array:
+    """True in the shape of `like`."""
+    return np.ones(like.shape, bool)
