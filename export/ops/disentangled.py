@@ -43,7 +43,7 @@ def distance_rows(
 
     table = torch.tensor([shared(d) for d in range(log_until + 1)])
     steps = table[behind.abs().clamp(max=log_until)]
-    return torch.where(behind < 0, span - steps, (span + steps).clamp(max=2 * span - 1))
+    return torch.where(behind < 0, -steps + span, (span + steps).clamp(max=2 * span - 1))
 
 
 @torch_body
