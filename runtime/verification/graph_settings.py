@@ -28,8 +28,8 @@ from ..bundle.views import stored_name
 from .config_numbers import attention_scale, epsilons, integers, numbers, shared_numbers, stacks
 
 # What any graph may compute with: signs and halves, the least scale of a row of codes and the largest code,
-# and where log(1 + exp x) is x. Scores are hidden by numbers below -HIDDEN; NaN stands for a run that is too
-# long.
+# and where log(1 + exp x) is x. Numbers beyond HIDDEN hide scores, or are the largest of a type; NaN marks
+# a run that is too long.
 COMMON = (0.0, 1.0, 2.0, 0.5, 127.0, 128.0, 1e-30, 40.0)
 HIDDEN = 30_000.0
 NORMS = frozenset(
@@ -220,7 +220,10 @@ class _Settings:
         if not isinstance(a, Attention):
             return
         keys, cosines = CACHED[node.operator]
-        self.compare(f"{name}: keys", node.inputs[keys], f"k.{i if a.kv_layer is None else a.kv_layer}")
+        port = node.inputs[keys].replace(
+            "_out.", "."
+        )  # a cache that isn't shared holds new keys after a layer
+        self.compare(f"{name}: keys", port, f"k.{i if a.kv_layer is None else a.kv_layer}")
         self._heads(f"{name}.attn", node, a)
         stated = node.attributes
         self.compare(f"{name}.attn: kv_num_heads", stated.get("kv_num_heads"), a.kv_heads)
@@ -326,8 +329,8 @@ class _Settings:
         if value.dtype == np.float64:  # libraries differ in the last digits of a power
             value = np.float32(value)
         number, allowed = float(value), self._allowed(self.place(node).leaf, value.dtype)
-        hides = number <= -HIDDEN or np.isnan(number)
-        self._stated(node, name, number, hides or abs(number) in allowed)
+        beyond = abs(number) >= HIDDEN or np.isnan(number)
+        self._stated(node, name, number, beyond or abs(number) in allowed)
 
     def _stated(self, node: Node, name: str, value: float, stated: bool) -> None:
         """A number that the Config may state."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +96,10 @@ def tfm(
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: object, stdin: bytes = b"") -> Ran:
-        (tmp_path / "stdin").write_bytes(stdin)
         capsys.readouterr()
-        with (tmp_path / "stdin").open() as file:
+        with tempfile.TemporaryFile("w+b") as piped, io.TextIOWrapper(piped) as file:
+            piped.write(stdin)
+            piped.seek(0)
             monkeypatch.setattr(sys, "stdin", file)
             code = main([str(a) for a in arguments])
         return Ran(code, *capsys.readouterr())
