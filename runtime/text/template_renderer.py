@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,8 +60,7 @@ def close_doors() -> None:
     """From here on nothing in this process opens a file, a socket or another process."""
     for name in LATE:
         importlib.import_module(name)
-    time.localtime()  # reads the file of the time zone
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
         resource.setrlimit(limit, (0, 0))
     sys.addaudithook(_refuse)
 

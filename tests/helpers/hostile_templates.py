@@ -135,6 +135,7 @@ ESCAPES = {
         "{% macro f() %}{{ caller.__call__.__globals__ }}{% endmacro %}{% call f() %}{% endcall %}"
     ),
     "the generation block": "{% generation %}{{ caller.__globals__ }}{% endgeneration %}",
+    "the bases of dict": "{{ dict.mro() }}",
     "the type of dict": "{{ dict.fromkeys.__func__.__globals__ }}",
     "a write": "{{ joiner.__init__.__globals__.__builtins__.open('{new}', 'w').write('x') }}",
 }

@@ -63,6 +63,7 @@ def metadata(writer: gguf.GGUFWriter, config) -> None:
     """What the converter writes of a config; of windows, for the families that llama.cpp reads them of."""
     rope, size = config.rope_parameters, config.hidden_size // config.num_attention_heads
     size = getattr(config, "head_dim", None) or size
+    writer.add_chat_template([{"name": name, "template": name} for name in ("default", "tool_use", "rag")])
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -175,6 +176,7 @@ def test_both_dialects_give_equal_leaves(tmp_path, name):
     write_gguf(tmp_path / "model.gguf", model)
     one, other = open_checkpoint(tmp_path / "hf"), open_checkpoint(tmp_path / "model.gguf")
     assert one.config == other.config
+    assert (other.chat_template, other.tool_use_template) == ("default", "tool_use")
     want = dict(flatten(one.params))
     for name, leaf in flatten(other.params):
         assert np.array_equal(leaf, want[name]), name

@@ -266,6 +266,11 @@ def test_a_raw_text_may_name_control_tokens() -> None:
         MODEL.ask(text, control_tokens=True)
 
 
+def test_a_template_for_tools_is_the_files() -> None:
+    files = ModelFiles(TEXT, CHAT, tool_use_template="{{ tools | length }}")
+    assert Model(ENGINE, files).chat_template.render([], tools=[{}]) == "1"
+
+
 def test_conversation_reads_only_what_is_new() -> None:
     talk = Conversation(MODEL, system="be kind")
     for question in ("the cat", "the dog"):

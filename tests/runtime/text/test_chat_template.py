@@ -247,6 +247,7 @@ def test_a_template_that_repeats_its_placeholders_takes_no_memory() -> None:
         ("{{ messages.append(1) }}", "unsafe"),
         ("{% for i in range(40) %}{{ messages.extend(messages) }}{% endfor %}", "unsafe"),
         ("{{ messages[0].update(x=1) }}", "unsafe"),
+        ("{{ dict.update(messages[0], x=1) }}", "no attribute 'update'"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% set ns = namespace(_a=1) %}", "underscore"),
         ("{% set ns = namespace() %}{% set ns._a = 1 %}", "underscore"),
@@ -314,6 +315,7 @@ def test_tools_and_calls_equal_transformers(kind: str) -> None:
 # Where engines that aren't Jinja have rendered otherwise, or nothing.
 SUBTLE = {
     "floats": "{{ tools | tojson }}{{ messages[1].tool_calls | tojson }}{{ 1.0 }} {{ 1e16 }} {{ 1e-7 }}",
+    "arguments by their place": "{{ messages | tojson(true, 2) }}{{ tools | tojson(true, 2, [';', '=']) }}",
     "none isn't iterable": "{% if tools is iterable and tools | length > 0 %}{{ tools | length }}{% endif %}",
     "blanks before the first block": "  {% if bos_token %}\n  {{ eos_token }}\n  {% endif %}\n",
     "empty lines at the beginning": "\n\r\n{{ bos_token }}\n\n",
@@ -329,6 +331,8 @@ SUBTLE = {
     "a block of the answer": """{% set x = 1 %}{% for m in messages %}
         {%- generation -%} {% set x = 2 %} {{ x }} {%- endgeneration %}{{ x }}{% endfor %}""",
     "loop controls": "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m }}{% endfor %}",
+    "filters that import late": """{{ messages | pprint }}{{ messages[0].content | wordwrap(9) }}
+        {{- messages[0].content | striptags }}{{ lipsum(1) | length > 9 }}""",
     "special tokens": "{{ bos_token }}{{ pad_token }}{{ unk_token }}{{ sep_token is defined }}",
     "a developer's role": "{% for m in messages %}{{ m.role }}{{ m.role == 'developer' }}{% endfor %}",
     "parts alone": """{% for m in messages %}{{ m.role }}{% for part in m.content %}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from helpers import tiny_models
+from helpers.task_models import ModelFiles
 from helpers.user_tokenizers import TEXTS, UserTokenizer, tokenizers
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer, with_special_tokens
@@ -129,12 +130,12 @@ def test_what_the_model_uses_is_control(tmp_path: Path) -> None:
         "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<code>", "type_id": 0}}],
         "pair": [], "special_tokens": {"<code>": {"id": "<code>", "ids": [code], "tokens": ["<code>"]}},
     }  # fmt: skip
-    ends = Generation(eos=(code,))
-    source: Any = SimpleNamespace(tokenizer=text.to_json(), chat_template=None, generation=ends)
+    source = ModelFiles(text.to_json(), generation=Generation(eos=(code,)))
     for one in (
         module.Tokenizer(text.to_json(), 50_000, template="{{ x }}<code>"),
         module.read_tokenizer(source, model.config),
         module.Tokenizer(json.dumps(around), 50_000),
+        module.read_tokenizer(ModelFiles(text.to_json(), tool_use_template="<code>"), model.config),
     ):
         assert one is not None
         assert one.control_tokens.keys() - text.control_tokens.keys() == {"<code>", "</code>"}
