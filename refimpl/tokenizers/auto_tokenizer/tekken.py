@@ -34,7 +34,7 @@ def of_tekken(text: str, where: str) -> tuple[dict[str, Any], dict[str, str]]:
     special = _special_tokens(stated, config, where)
     tokens = _tokens(stated, _count(config, "default_vocab_size", where), len(special), where)
     ranks = {token: rank for rank, token in enumerate(tokens)}
-    merges = [split for token in tokens for split in _splits(token, ranks, where)]
+    merges = [split for token in tokens for split in splits_of(token, ranks, where)]
     ids = {token: len(special) + rank for token, rank in ranks.items()}
     ids |= {token: id for id, token in enumerate(special)}
     begin = [{"SpecialToken": {"id": "<s>", "type_id": 0}}] if "<s>" in special else []
@@ -106,11 +106,6 @@ def _spelled(entries: list[Any], where: str) -> Iterator[str]:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: vocab[{rank}] isn't a token: {error!s:.80}") from None
         yield "".join(BYTE_TO_UNICODE[byte] for byte in data)
-
-
-def _splits(token: str, ranks: dict[str, int], where: str) -> list[tuple[str, str]]:
-    """The pairs that make a token, those of the lowest ranks first."""
-    return sorted(splits_of(token, ranks, where), key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
 
 
 def _count(config: dict[str, Any], key: str, where: str) -> int | None:
