@@ -69,14 +69,13 @@ def _both(
 ) -> dict[str, Any]:
     """What rope_scaling and rope_parameters state together, which must be the same but for their spelling.
 
-    Either may leave theta and the partial factor to the keys beside them. Without those the older key's
-    `default` counts in transformers, so another theta in the newer one alone is refused.
+    Either may leave theta to the key beside them. Without that the older one's `default` counts in
+    transformers, so another theta in the newer one alone is refused.
     """
     one, other = (
         {"rope_type" if key == "type" else key: v for key, v in each.items()} for each in (old, new)
     )
-    beside = {"rope_theta", "partial_rotary_factor"}
-    alone = (one.keys() ^ other.keys()) - beside
+    alone = (one.keys() ^ other.keys()) - {"rope_theta"}
     if alone or any(one[key] != other[key] for key in one.keys() & other.keys()):
         raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
     if default is not None and "rope_theta" not in one and other.get("rope_theta", default) != default:

@@ -158,6 +158,7 @@ def test_rotations_stated_in_both_styles(tmp_path, old, new, theta):
         {"rope_type": "dynamic", "factor": 2.0},
         {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0},  # transformers would take its default
         {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 16},
+        {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5},
     ],
 )
 def test_rotations_stated_differently_are_refused(tmp_path, new):
