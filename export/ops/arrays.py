@@ -91,6 +91,12 @@ def filled(count: int, value: int, like: Array) -> Array:
 
 
 @torch_body
+def repeated(x: Array, count: int, axis: int) -> Array:
+    """Expand."""
+    return x.expand(*(count if a == axis else -1 for a in range(x.ndim)))
+
+
+@torch_body
 def zeros_like(x: Array) -> Array:
     """Expand."""
     return torch.zeros_like(x)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from ..config import AltUp
+from .activation import tanh
+from .arrays import concatenate, split_last
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -48,8 +50,8 @@ class StreamWeights(TypedDict):
 @op
 def modalities(x: Float[Array, "B T D"], weights: AltUpWeights, *, eps: float) -> Float[Array, "B T X"]:
     """m = tanh(rms_norm(x) / D · router): X numbers between −1 and 1, of which coefficients are made."""
-    normed = rms_norm(x, weights["norm"], eps=eps) / x.shape[-1]
-    return np.tanh(linear(normed, weights["router"]))
+    normed = rms_norm(x, weights["norm"], eps=eps) * (1 / x.shape[-1])
+    return tanh(linear(normed, weights["router"]))
 
 
 @op
@@ -75,9 +77,8 @@ def altup_predict(
     Conventions: p_ij stands in column i · X + j of `predict`. What the layer keeps of a token in its cache is
     made of the active stream alone.
     """
-    b, t, streams, _ = x.shape
     m = modalities(x[:, :, settings.active], weights, eps=settings.norm.eps)
-    coefficients = linear(m, weights["predict"]).reshape(b, t, streams, streams)
+    coefficients = split_last(linear(m, weights["predict"]), settings.streams)
     return x + coefficients @ x
 
 
@@ -116,14 +117,13 @@ def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Flo
     (Gemma 3n, Google 2025. In Baykal et al. 2023 the table of embeddings is as wide as all streams together.)
     """
     others = [same_magnitude(linear(x, stream["enter"]), x) for stream in streams]
-    return np.stack([x, *others], 2)
+    return concatenate([stream[:, :, None] for stream in (x, *others)], axis=2)
 
 
 @op
 def leave_streams(x: Float[Array, "B T X D"], streams: list[StreamWeights]) -> Float[Array, "B T D"]:
     """The mean of the first stream and of a map of each other one, made as long as the first (Gemma 3n)."""
-    first = x[:, :, 0]
-    others = [
-        same_magnitude(linear(x[:, :, i], stream["leave"]), first) for i, stream in enumerate(streams, 1)
-    ]
-    return np.mean(np.stack([first, *others]), 0)
+    first = total = x[:, :, 0]
+    for i, stream in enumerate(streams, 1):
+        total = total + same_magnitude(linear(x[:, :, i], stream["leave"]), first)
+    return total / (1 + len(streams))

@@ -98,6 +98,12 @@ def filled(count: int, value: int, like: Array) -> Array:
 
 
 @op
+def repeated(x: Array, count: int, axis: int) -> Array:
+    """x, which has one entry along an axis, as if that were there `count` times."""
+    return np.broadcast_to(x, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
+
+
+@op
 def zeros_like(x: Array) -> Array:
     """Zeros of the type and shape of x."""
     return np.zeros_like(x)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import Attention
+from .arrays import indices, join_last, repeated
 from .attention import attend, heads
 from .dispatch import op
 from .linear import linear
@@ -60,7 +59,7 @@ def cross_keys(
     """Keys and values of the encoder's output, computed once: each step of a decoder reads the same."""
     k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
     v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
-    return k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
 @op
@@ -75,10 +74,9 @@ def cross_attention(
 
     Conventions: neither positions nor a causal mask, since the other text is there as a whole.
     """
-    b, t, _ = x.shape
     q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
-    seen = padding_mask(np.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
-    mask = np.broadcast_to(seen[:, None], (b, t, seen.shape[1]))
-    keys, values = encoder_kv.keys.transpose(0, 2, 1, 3), encoder_kv.values.transpose(0, 2, 1, 3)
+    seen = padding_mask(indices(encoder_kv.keys.shape[2], x), encoder_kv.lengths)
+    keys, values = encoder_kv.keys.swapaxes(1, 2), encoder_kv.values.swapaxes(1, 2)
+    mask = repeated(seen[:, None], x.shape[1], axis=1)
     y = attend(q, keys, values, mask, **settings.scoring)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
+    return linear(join_last(y), weights["wo"], weights.get("bo"))

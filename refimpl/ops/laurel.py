@@ -44,4 +44,4 @@ def laurel(
     attention's output. Two sums of like size are added, hence √2.
     """
     learned = rms_norm(linear(linear(x, weights["left"]), weights["right"]), weights["norm"], eps=eps)
-    return (h + x + learned) * 2**-0.5
+    return (learned + x + h) * 2**-0.5

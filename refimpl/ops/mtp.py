@@ -41,8 +41,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-import numpy as np
-
+from .arrays import concatenate
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -75,4 +74,4 @@ def mtp_input(
     """M [norm(x); norm(h)]: what the module's layer reads, of the vectors x of tokens and the model's vectors
     h of the tokens before them (equation 21, its halves in the order of the checkpoints)."""
     both = (rms_norm(x, weights["token_norm"], eps=eps), rms_norm(hidden, weights["hidden_norm"], eps=eps))
-    return linear(np.concatenate(both, axis=-1), weights["project"])
+    return linear(concatenate(both, axis=-1), weights["project"])

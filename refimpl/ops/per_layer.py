@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ..config import Activation
 from .activation import activation
+from .arrays import split_last
 from .dispatch import op
 from .embedding import embedding
 from .linear import linear
@@ -65,10 +66,9 @@ def per_layer_inputs(
     Conventions: x is what enters the first layer. The norm is over the F numbers of one layer, its weight the
     same for all.
     """
-    b, t, d = x.shape
-    width = len(weights["norm"])
-    own = embedding(tokens, weights["table"]).reshape(b, t, -1, width) * width**0.5
-    seen = linear(x, weights["project"]).reshape(b, t, -1, width) * d**-0.5
+    width = weights["norm"].shape[0]
+    own = split_last(embedding(tokens, weights["table"]), width) * width**0.5
+    seen = split_last(linear(x, weights["project"]) * x.shape[-1] ** -0.5, width)
     return (own + rms_norm(seen, weights["norm"], eps=eps)) * 2**-0.5
 
 

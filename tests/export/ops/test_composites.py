@@ -67,6 +67,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "where": (X > 5, X, 0.0),
     "concatenate": ([X, X[:, :1]], 1),
     "filled": (3, 4, X),
+    "repeated": (X[:, :1], 5, 1),
     "zeros_like": (X,),
     "all_true": (X,),
 }
