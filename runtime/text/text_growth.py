@@ -40,9 +40,12 @@ class Growth:
         if len(definitions) > STEPS:
             raise LimitError(f"tokenizer.json: a normalizer may have {STEPS} steps, got {len(definitions)}")
         self._steps = [_step(definition) for definition in definitions]
+        self._borders = re.compile("(?!)")  # at which the library splits a text before it normalizes
         for tokens in _stated(tokenizer_json, "added_tokens") if self._steps else ():
             if isinstance(tokens, list):
                 self.check(*(token["content"] for token in tokens if token.get("normalized", True)))
+                whole = [re.escape(token["content"]) for token in tokens if token["content"]]
+                self._borders = re.compile("|".join(sorted(whole, key=len, reverse=True)) or "(?!)")
 
     def check(self, *texts: str) -> None:
         """LimitError for texts that become too long together."""
@@ -51,12 +54,12 @@ class Growth:
         longest, added = float(length), 0.0
         for step in self._steps:
             longest, added = longest * step.factor, added * step.factor + step.added
-        if longest + added * len(texts) <= most:
+        if longest + added * (length + len(texts)) <= most:  # each character may be a part of its own
             return
-        for text in texts:
+        for part in (part for text in texts for part in self._borders.split(text)):
             for step in self._steps:
-                text = step.normalized(text, most)
-            most -= len(text)
+                part = step.normalized(part, most)
+            most -= len(part)
 
 
 class Step(NamedTuple):

@@ -69,6 +69,16 @@ def test_added_tokens_are_normalized_when_the_file_is_read(normalized: bool) -> 
         Tokenizer(made, 400)
 
 
+def test_each_part_between_added_tokens_is_normalized_by_itself() -> None:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "special": False, "normalized": False}
+    added = [{"id": 300, "content": "zz", **flags}]
+    prepended = sequence({"type": "Prepend", "prepend": "a" * 100}, replace("a", "b" * 100))
+    made = Tokenizer(with_parts(normalizer=prepended, added_tokens=added), 400)
+    assert len(made.encode("xzzx")) == 2 * 10_001 + 1
+    with pytest.raises(LimitError):
+        made.encode("xzz" * 500)
+
+
 @pytest.mark.parametrize(
     "parts",
     [
