@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -40,12 +41,11 @@ class Growth:
         if len(definitions) > STEPS:
             raise LimitError(f"tokenizer.json: a normalizer may have {STEPS} steps, got {len(definitions)}")
         self._steps = [_step(definition) for definition in definitions]
-        self._borders = re.compile("(?!)")  # at which the library splits a text before it normalizes
+        self._added: tuple[str, ...] = ()
         for tokens in _stated(tokenizer_json, "added_tokens") if self._steps else ():
             if isinstance(tokens, list):
                 self.check(*(token["content"] for token in tokens if token.get("normalized", True)))
-                whole = [re.escape(token["content"]) for token in tokens if token["content"]]
-                self._borders = re.compile("|".join(sorted(whole, key=len, reverse=True)) or "(?!)")
+                self._added = tuple(token["content"] for token in tokens if token["content"])
 
     def check(self, *texts: str) -> None:
         """LimitError for texts that become too long together."""
@@ -56,7 +56,7 @@ class Growth:
             longest, added = longest * step.factor, added * step.factor + step.added
         if longest + added * (length + len(texts)) <= most:  # each character may be a part of its own
             return
-        for part in (part for text in texts for part in self._borders.split(text)):
+        for part in (part for text in texts for part in _borders(self._added).split(text)):
             for step in self._steps:
                 part = step.normalized(part, most)
             most -= len(part)
@@ -90,6 +90,12 @@ class Step(NamedTuple):
             done += self.normalizer.normalize_str(text[start : start + size])
             _check_length(len(done), most)
         return done
+
+
+@lru_cache(4)  # few texts need it, and of Gemma's tokens it takes 0.2 s
+def _borders(added: tuple[str, ...]) -> re.Pattern[str]:
+    """Where the library splits a text before it normalizes the parts."""
+    return re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
 
 
 def _check_length(length: int, most: int) -> None:
