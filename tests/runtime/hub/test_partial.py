@@ -150,7 +150,9 @@ def test_what_came_of_another_commit_is_dropped(cache, hub):
     other = partial_path(NAME) / "beef"
     other.mkdir(parents=True)
     (other / f"model.gguf{SUFFIX}").write_bytes(WEIGHTS[:CHUNK])
-    assert fetch(NAME, silent).read_bytes() == WEIGHTS
+    stays = []
+    assert fetch(NAME, lambda *_: stays.append(other.exists())).read_bytes() == WEIGHTS
+    assert stays[-1] is False
     assert hub.asked == [("model.gguf", 0)]
     assert not partial_path(NAME).exists()
 
