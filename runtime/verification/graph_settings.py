@@ -114,6 +114,8 @@ class _Settings:
         tables = frozenset[str]().union(*(self.tables.get(name, ()) for name in node.inputs))
         for name in node.inputs:
             self.readers.setdefault(name, []).append(node)
+        if node.operator == "Cast" and own:  # norms of float16 are in float32
+            self.leaves[node.outputs[0]] = own
         for name in node.outputs:
             self.places[name] = place
             if place is NOWHERE:  # of tables and lengths, before any weight

@@ -218,6 +218,12 @@ def test_a_wrong_number_of_a_plain_graph_is_told(exported, tmp_path, plant):
     assert {name: row.ok for name, row in rows(path).items()} == {"model.onnx": False}
 
 
+def test_norms_in_float32_of_a_bundle_in_float16(exported, tmp_path):
+    bundle, plant = exported("encoder", "fp16", "standard"), setting(("LayerNormalization",), "epsilon", 1e-6)
+    assert [row.ok for row in rows(bundle).values()] == [True]
+    assert [row.ok for row in rows(planted(bundle, tmp_path, "model.onnx", plant)).values()] == [False]
+
+
 TEXT_ATTENTION = ("MultiHeadAttention", "TextAttention")
 ENCODER: dict[str, tuple[str, Plant]] = {
     "scale": ("model.onnx", setting(TEXT_ATTENTION, "scale", 0.35, LAST)),
