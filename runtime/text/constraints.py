@@ -59,10 +59,10 @@ def _compiled(process: LanguageProcess, language: Language) -> Connection:
         raise ArgumentError(f"{kind} may have {LONGEST_TEXT} characters, it has {len(text)}")
     try:
         return process.compiled(kind, text)
-    except EndedError:
+    except EndedError as error:
         limits = process.limits
-        most = f"{limits.compile_s:g} s or {limits.memory // 2**20} MB of memory"
-        raise _refused(kind, f"it takes more than {most}") from None
+        most = f"it takes more than {limits.compile_s:g} s or {limits.memory // 2**20} MB of memory"
+        raise _refused(kind, str(error) or most) from None
     except (ValueError, UnicodeError) as error:
         reason = str(error)
         raise _refused(kind, "it matches no text" if reason.startswith("NoExtension") else reason) from None
@@ -124,8 +124,8 @@ class ConstrainedText:
         head = STEP.pack(len(self._read) - same, len(new), masked)
         try:
             answer = self._process.ask(head + struct.pack(f"={len(new)}I", *new))
-        except EndedError:
-            raise self._too_complex("a step takes too long, or too much memory") from None
+        except EndedError as error:
+            raise self._too_complex(str(error) or "a step takes too long, or too much memory") from None
         if answer[:1] == FAILED:
             raise self._too_complex(answer[1:].decode())
         self._read, self._complete = [*tokens], answer[:1] == COMPLETE

@@ -37,7 +37,7 @@ LIMITS = Limits()
 
 
 class EndedError(Exception):
-    """The process ended, or didn't answer."""
+    """The process ended, or says nothing; the text, if there is one, says which."""
 
 
 class Connection:
@@ -53,6 +53,8 @@ class Connection:
         try:
             send(self._socket, request)
             answer = receive(self._socket)
+        except TimeoutError:
+            raise EndedError(f"its process says nothing for {WAIT_S:g} s") from None
         except OSError as error:
             raise EndedError from error
         if answer is None:
@@ -138,19 +140,11 @@ class LanguageProcess:
         Raises ValueError for a language that the library can't follow in full, EndedError for one that takes
         more than it may, and TfmError where no process can be started.
         """
-        first = self._running()
-        try:
-            return first.compiled(kind, text)
-        except EndedError:
-            if first.runs:
-                raise
-        return self._running().compiled(kind, text)
-
-    def _running(self) -> FirstProcess:
         with self._lock:
             if not self._first.runs:
                 self._first = FirstProcess(self._settings)
-            return self._first
+            first = self._first
+        return first.compiled(kind, text)
 
 
 def _end(child: subprocess.Popen[bytes], owner: int) -> None:
