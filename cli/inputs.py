@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import stat
@@ -67,7 +68,10 @@ def is_piped() -> bool:
 
     Not what other programs connect stdin with and leave open: a terminal, a device, a silent socket.
     """
-    mode = os.fstat(sys.stdin.fileno()).st_mode
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except io.UnsupportedOperation:  # a notebook's: no text is led there
+        return False
     if stat.S_ISFIFO(mode) and not _comes(PATIENCE_S):
         say("waiting for the text on stdin; </dev/null says that there is none")
     leads = stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or (stat.S_ISSOCK(mode) and _comes(0))

@@ -330,9 +330,18 @@ class _Settings:
     def _is_allowed(self, node: Node, name: str, value: np.floating) -> None:
         if value.dtype == np.float64:  # libraries differ in the last digits of a power
             value = np.float32(value)
-        number, allowed = float(value), self._allowed(self.place(node).leaf, value.dtype)
+        number, leaf = float(value), self.place(node).leaf
         beyond = abs(number) >= HIDDEN or np.isnan(number)
+        allowed = self._allowed(leaf, value.dtype) | self._of_codes(leaf)
         self._stated(node, name, number, beyond or abs(number) in allowed)
+
+    def _of_codes(self, leaf: str) -> frozenset[float]:
+        """The numbers that take rows of a table out of its codes: two of 4 bits are in a byte, and codes
+        without zero points lie around the middle."""
+        group = self.groups.get(leaf.rpartition(".")[0])
+        if group is None or (form := group.format) is None:
+            return frozenset()
+        return frozenset({16.0, 1 / 16, 2.0 ** (form.bits - 1)})
 
     def _stated(self, node: Node, name: str, value: float, stated: bool) -> None:
         """A number that the Config may state."""

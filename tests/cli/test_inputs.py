@@ -1,5 +1,6 @@
 """What stdin is beside texts that are given elsewhere: read, refused or nothing."""
 
+import io
 import os
 import socket
 import sys
@@ -56,6 +57,11 @@ def test_what_a_shell_leads_to_stdin_is_seen_and_left_there(stdin, tmp_path, ope
         assert inputs.is_piped() is piped
         assert not piped or inputs.read_all(None, "text") == "text"
     assert capsys.readouterr().err == ""
+
+
+def test_a_stdin_without_a_file_leads_no_text(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a notebook's"))
+    assert not inputs.is_piped()
 
 
 def test_a_slow_pipe_is_waited_for_and_that_is_said(stdin, monkeypatch):

@@ -90,7 +90,7 @@ def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
     bundle_writer.export(checkpoint, out, verify=False, progress=lambda *report: messages.append(report))
     first = open_bundle(out, check_hashes=True).manifest
     assert first.source.sha256 == checkpoint.source["sha256"]
-    for stage in ("measuring", "writing"):
+    for stage in ("calibrating", "writing"):
         shares = [done / total for name, done, total in messages if name.startswith(stage)]
         assert shares == sorted(set(shares))
         assert (shares[0], shares[-1]) == (0, 1)

@@ -375,7 +375,7 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         ("roberta", {"pad_token_id": -1}, "pad_token_id must be 0 to 510"),
         (
             "electra",
-            {"architectures": ["ElectraForPreTraining"]},
+            {"architectures": ["ElectraForMultipleChoice"]},
             "architectures must be one of ElectraModel",
         ),
         ("distilbert", {"dim": 65}, "dim must be a multiple of n_heads"),
