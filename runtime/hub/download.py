@@ -19,7 +19,6 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import TextIO
@@ -139,6 +138,8 @@ def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> 
 
 def _found(requirement: str) -> tuple[str, str | None] | None:
     """Where pip finds a wheel on the web, and its sha256; None where only pip's download would tell."""
+    from importlib.metadata import PackageNotFoundError, version  # 9 ms, which a run on a bundle needn't pay
+
     try:
         if tuple(map(int, re.findall(r"\d+", version("pip"))[:2])) < FINDS_ALONE:
             return None
