@@ -12,13 +12,11 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import tokenizers
 import tokenizers.models
 
-from ...refimpl.checkpoint.protocol import ModelSource
-from ...refimpl.config import Config
 from ...refimpl.errors import CheckpointError, LimitError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
@@ -26,6 +24,10 @@ from ..silence import silent_stderr
 from .control_tokens import Encoding, SecretSpelling
 from .text_growth import Growth, check_decoder
 from .text_pieces import text_pieces
+
+if TYPE_CHECKING:
+    from ...refimpl.checkpoint.protocol import ModelSource
+    from ...refimpl.config import Config
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20, "unknown token": 1024}
 

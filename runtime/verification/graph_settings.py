@@ -332,8 +332,8 @@ class _Settings:
             value = np.float32(value)
         number, leaf = float(value), self.place(node).leaf
         beyond = abs(number) >= HIDDEN or np.isnan(number)
-        allowed = self._allowed(leaf, value.dtype) | self._of_codes(leaf)
-        self._stated(node, name, number, beyond or abs(number) in allowed)
+        stated = abs(number) in self._allowed(leaf, value.dtype) or abs(number) in self._of_codes(leaf)
+        self._stated(node, name, number, beyond or stated)
 
     def _of_codes(self, leaf: str) -> frozenset[float]:
         """The numbers that take rows of a table out of its codes: two of 4 bits are in a byte, and codes
