@@ -17,12 +17,20 @@ TORCH: dict[str, Callable[..., Any]] = {}  # name of an op -> its body
 def torch_body(function: F) -> F:
     """Registers the body of the op that has this name, in the file of this name; gives the op itself.
 
-    The body must have the op's signature, to the annotations.
+    The body takes what the op takes, by the same names and with the same defaults. Shapes stand in the op's
+    annotations alone.
     """
     name, file = function.__name__, function.__module__.rpartition(".")[2]
     op = getattr(importlib.import_module(f"{ops.__name__}.{file}"), name)
-    wanted, signature = inspect.signature(op), inspect.signature(function)
-    assert signature == wanted, f"{file}.{name} takes {wanted}, and its body in PyTorch {signature}"
+    wanted, taken = _parameters(op), _parameters(function)
+    assert taken == wanted, f"{file}.{name} takes {wanted}, and its body in PyTorch {taken}"
     assert name not in TORCH, f"{name} has another body in PyTorch"
     TORCH[name] = function
     return op
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    """A function's parameters without annotations."""
+    signature, empty = inspect.signature(function), inspect.Signature.empty
+    bare = [parameter.replace(annotation=empty) for parameter in signature.parameters.values()]
+    return str(inspect.Signature(bare))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.ops.adaptive_softmax import Tail
@@ -12,31 +11,22 @@ from ...refimpl.ops.linear import linear
 from ...refimpl.ops.quant import Blocks
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
+def log_softmax(logits: Tensor) -> Tensor:
     """LogSoftmax."""
     return functional.log_softmax(logits, -1)
 
 
-def _inside(x: Array, tail: Tail) -> Array:
+def _inside(x: Tensor, tail: Tail) -> Tensor:
     """log p of a cluster's words, given the cluster."""
     return log_softmax(linear(linear(x, tail["down"]), tail["up"]))
 
 
 @torch_body
 def adaptive_log_probs(
-    x: Float[Array, "B T D"],
-    head: Float[Array, "D F"] | Blocks,
-    tails: list[Tail],
-    bias: Float[Array, " F"] | None = None,
-) -> Float[Array, "B T N"]:
+    x: Tensor, head: Tensor | Blocks, tails: list[Tail], bias: Tensor | None = None
+) -> Tensor:
     """The log-probabilities of all clusters, joined."""
     first = log_softmax(linear(x, head, bias))
     short = first.shape[-1] - len(tails)
@@ -46,12 +36,8 @@ def adaptive_log_probs(
 
 @torch_body
 def adaptive_target_log_probs(
-    x: Float[Array, "B T D"],
-    targets: Index[Array, "B T", "< N"],
-    head: Float[Array, "D F"] | Blocks,
-    tails: list[Tail],
-    bias: Float[Array, " F"] | None = None,
-) -> Float[Array, "B T"]:
+    x: Tensor, targets: Tensor, head: Tensor | Blocks, tails: list[Tail], bias: Tensor | None = None
+) -> Tensor:
     """The tokens of each cluster are gathered, whatever their number."""
     first = log_softmax(linear(x, head, bias)).flatten(0, 1)
     rows, words = x.flatten(0, 1), targets.flatten()
@@ -69,11 +55,8 @@ def adaptive_target_log_probs(
 
 @torch_body
 def adaptive_predict(
-    x: Float[Array, "B T D"],
-    head: Float[Array, "D F"] | Blocks,
-    tails: list[Tail],
-    bias: Float[Array, " F"] | None = None,
-) -> Index[Array, "B T", "< N"]:
+    x: Tensor, head: Tensor | Blocks, tails: list[Tail], bias: Tensor | None = None
+) -> Tensor:
     """The tokens that enter a cluster are gathered, whatever their number, also none.
 
     Axes count from the front: along axis −1 ONNX Runtime reduces an empty tensor to a wrong shape.

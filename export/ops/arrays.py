@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch import dtype as DType
 from torch.nn import functional
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from torch import Tensor as Array
-    from torch import dtype as DType
-
 
 @torch_body
-def indices(count: int, like: Array | None = None) -> Array:
+def indices(count: int, like: Tensor | None = None) -> Tensor:
     """Range."""
     return torch.arange(count, device=None if like is None else like.device)
 
 
 @torch_body
-def rows_at(table: Array, index: Array) -> Array:
+def rows_at(table: Tensor, index: Tensor) -> Tensor:
     """Gather, where an index by a tensor would be several operators."""
     return functional.embedding(index, table)
 
 
 @torch_body
-def tokens_at(x: Array, at: Array) -> Array:
+def tokens_at(x: Tensor, at: Tensor) -> Tensor:
     """GatherElements, with all axes after that of the tokens as one."""
     flat = x if x.ndim == 3 else x.flatten(2)
     y = flat.gather(1, at.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
@@ -36,73 +33,73 @@ def tokens_at(x: Array, at: Array) -> Array:
 
 
 @torch_body
-def shifted_right(tokens: Array, start: int) -> Array:
+def shifted_right(tokens: Tensor, start: int) -> Tensor:
     """A roll, so that every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(at > 0, tokens.roll(1, dims=1), start)
 
 
 @torch_body
-def split_last(x: Array, size: int) -> Array:
+def split_last(x: Tensor, size: int) -> Tensor:
     """Reshape."""
     return x.unflatten(-1, (-1, size))
 
 
 @torch_body
-def join_last(x: Array) -> Array:
+def join_last(x: Tensor) -> Tensor:
     """Reshape."""
     return x.flatten(-2)
 
 
 @torch_body
-def join_rows(x: Array) -> Array:
+def join_rows(x: Tensor) -> Tensor:
     """Reshape."""
     return x.flatten(0, 1)
 
 
 @torch_body
-def split_rows(x: Array, like: Array) -> Array:
+def split_rows(x: Tensor, like: Tensor) -> Tensor:
     """Reshape."""
     return x.unflatten(0, like.shape[:2])
 
 
 @torch_body
-def as_type(x: Array, dtype: DType) -> Array:
+def as_type(x: Tensor, dtype: DType) -> Tensor:
     """Cast; of the same type x itself, since `to` would be a node that does nothing."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
 @torch_body
-def where(condition: Array, x: Array | float, y: Array | float) -> Array:
+def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
     """Where."""
     return torch.where(condition, x, y)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 @torch_body
-def concatenate(parts: Sequence[Array], axis: int) -> Array:
+def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
     """Concat."""
     return torch.cat(tuple(parts), axis)
 
 
 @torch_body
-def filled(count: int, value: int, like: Array) -> Array:
+def filled(count: int, value: int, like: Tensor) -> Tensor:
     """Expand."""
     return torch.full((count,), value, device=like.device)
 
 
 @torch_body
-def repeated(x: Array, count: int, axis: int) -> Array:
+def repeated(x: Tensor, count: int, axis: int) -> Tensor:
     """Expand."""
     return x.expand(*(count if a == axis else -1 for a in range(x.ndim)))
 
 
 @torch_body
-def zeros_like(x: Array) -> Array:
+def zeros_like(x: Tensor) -> Tensor:
     """Expand."""
     return torch.zeros_like(x)
 
 
 @torch_body
-def all_true(like: Array) -> Array:
+def all_true(like: Tensor) -> Tensor:
     """Expand."""
     return torch.ones_like(like, dtype=torch.bool)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
-
 
 @torch_body
-def softmax(
-    scores: Float[Array, "B T S"],
-    mask: Bool[Array, "B T S"] | None = None,
-    sink: Float[Array, "B T 1"] | None = None,
-) -> Float[Array, "B T S"]:
+def softmax(scores: Tensor, mask: Tensor | None = None, sink: Tensor | None = None) -> Tensor:
     """Softmax; the mask is applied before, as the lowest finite score, and after, as zero. A sink is one more
     column, which is cut off."""
     if mask is not None:
@@ -32,15 +23,15 @@ def softmax(
 
 @torch_body
 def attention_weights(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    mask: Bool[Array, "B T S"] | None = None,
-    bias: Float[Array, "B H T S"] | None = None,
-    sink_logits: Float[Array, " H"] | None = None,
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    sink_logits: Tensor | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B H T S"]:
+) -> Tensor:
     """Query heads are split into an axis of groups and one of members; keys broadcast over the members."""
     size = q.shape[-1]
     q = q * (size**-0.5 if scale is None else scale)
@@ -57,16 +48,16 @@ def attention_weights(
 
 @torch_body
 def attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G V"],
-    mask: Bool[Array, "B T S"] | None = None,
-    bias: Float[Array, "B H T S"] | None = None,
-    sink_logits: Float[Array, " H"] | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    sink_logits: Tensor | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B T H V"]:
+) -> Tensor:
     """The heads of the weights are split like those of the queries; values broadcast over a group's
     members."""
     weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)

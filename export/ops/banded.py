@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.ops.attention import softmax
 from ..scan import last_index, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
-
 
 @torch_body
 def banded_attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T G V"],
-    keys: Bool[Array, "B T"] | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor | None = None,
     *,
     band: tuple[int, int],
     sinks: int = 0,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B T H V"]:
+) -> Tensor:
     """Queries in chunks as long as the band, each with the keys around it, gathered by position."""
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
     before, after = band

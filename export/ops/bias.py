@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
+def alibi_slopes(heads: Tensor, *, max_bias: float = 8.0) -> Tensor:
     """Powers of two: integer steps for the first heads, half steps for the others."""
     power = 1
     while 2 * power <= heads.shape[0]:
@@ -29,11 +23,7 @@ def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Arr
 
 
 @torch_body
-def alibi_bias(
-    slopes: Float[Array, " H"],
-    queries: Int[Array, "B T"],
-    keys: Int[Array, " S"],
-) -> Float[Array, "B H T S"]:
+def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     """Slopes times the negative distance, the smaller of the two differences."""
     ahead = keys - queries.unsqueeze(-1)
     nearer = torch.minimum(ahead, -ahead).to(slopes.dtype)
@@ -42,13 +32,8 @@ def alibi_bias(
 
 @torch_body
 def relative_buckets(
-    queries: Int[Array, "B T"],
-    keys: Int[Array, " S"],
-    *,
-    buckets: int,
-    max_distance: int,
-    bidirectional: bool,
-) -> Index[Array, "B T S", "< W"]:
+    queries: Tensor, keys: Tensor, *, buckets: int, max_distance: int, bidirectional: bool
+) -> Tensor:
     """A lookup in a constant table with the bucket of each distance up to the largest."""
     count = buckets // 2 if bidirectional else buckets
     exact = count // 2
@@ -67,9 +52,6 @@ def relative_buckets(
 
 
 @torch_body
-def relative_bias(
-    bucket_ids: Index[Array, "B T S", "< W"],
-    table: Float[Array, "W H"],
-) -> Float[Array, "B H T S"]:
+def relative_bias(bucket_ids: Tensor, table: Tensor) -> Tensor:
     """Gather."""
     return functional.embedding(bucket_ids, table).permute(0, 3, 1, 2)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def append(
-    past: Float[Array, "B G L K"],
-    new: Float[Array, "B T G K"],
-    start: Index[Array, " B", "< O+1"],
-) -> Float[Array, "B G L K"]:
+def append(past: Tensor, new: Tensor, start: Tensor) -> Tensor:
     """ScatterElements along the cache's time axis."""
     entries = new.transpose(1, 2)
     at = start[:, None] + torch.arange(new.shape[1], device=new.device)
@@ -28,12 +17,12 @@ def append(
 
 
 @torch_body
-def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
+def grow(past: Tensor, new: Tensor) -> Tensor:
     """Concat along the cache's time axis."""
     return torch.cat([past, new.transpose(1, 2)], 2)
 
 
 @torch_body
-def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
+def select(past: Tensor, rows: Tensor) -> Tensor:
     """Gather along the batch."""
     return past.index_select(0, rows)

@@ -3,34 +3,29 @@ delta rule token by token and in chunks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
 
 @torch_body
 def delta_attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T G V"],
-    state: Float[Array, "B G K V"],
-    decay: Float[Array, "B T G K"] | None = None,
-    beta: Float[Array, "B T G"] | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    decay: Tensor | None = None,
+    beta: Tensor | None = None,
     *,
     scale: float | None = None,
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B G K V"]]:
+) -> tuple[Tensor, Tensor]:
     """Scan over the tokens."""
     inputs = {"q": q.unflatten(2, (k.shape[2], -1)), "k": k, "v": v, "decay": decay, "beta": beta}
     there = {n: a.transpose(0, 1) for n, a in inputs.items() if a is not None}
 
-    def step(state: Array, *slices: Array) -> list[Array]:
+    def step(state: Tensor, *slices: Tensor) -> list[Tensor]:
         at = dict(zip(there, slices, strict=True))
         if "decay" in at:
             state = torch.exp(at["decay"]).unsqueeze(-1) * state
@@ -47,32 +42,20 @@ def delta_attend(
 
 @torch_body
 def gated_delta_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H V"],
-    state: Float[Array, "B H K V"],
-    decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
-    beta: Float[Array, "B T H"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor]:
     """Scan over the tokens."""
     return delta_attend(q, k, v, state, _by_channel(decay).expand(k.shape), beta)
 
 
 @torch_body
 def gated_delta_chunked(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H V"],
-    state: Float[Array, "B H K V"],
-    decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
-    beta: Float[Array, "B T H"],
-    *,
-    chunk: int,
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
     """Scan over the chunks; a token past the end neither decays nor writes."""
     length = q.shape[1]
 
-    def step(*operands: Array) -> list[Array]:
+    def step(*operands: Tensor) -> list[Tensor]:
         state, at, real, *shared = operands
         q, k, v, decay, beta = (a.index_select(1, at) for a in shared)
         real = real[:, None]
@@ -86,8 +69,8 @@ def gated_delta_chunked(
 
 
 def one_chunk(
-    q: Array, k: Array, v: Array, state: Array, decay: Array, beta: Array, *, longest: int
-) -> tuple[Array, Array]:
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor, *, longest: int
+) -> tuple[Tensor, Tensor]:
     """The gated delta rule over T tokens as one chunk, without a loop; T may be `longest` at most. Decays are
     [B, T, H], or [B, T, H, K], for which T · T · K numbers of each head are made.
 
@@ -117,12 +100,12 @@ def one_chunk(
     return y.transpose(1, 2), state
 
 
-def _by_channel(decay: Array) -> Array:
+def _by_channel(decay: Tensor) -> Tensor:
     """Decays [B, T, H, K], or [B, T, H, 1] where a head has one."""
     return decay.unsqueeze(-1) if decay.dim() == 3 else decay
 
 
-def _decayed_products(a: Array, keys: Array, between: Array) -> Array:
+def _decayed_products(a: Tensor, keys: Tensor, between: Tensor) -> Tensor:
     """Σ_c a_tc k_sc between_tsc of each head, for `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
     if between.shape[-1] == 1:
         return (a @ keys.mT) * between.squeeze(-1)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.ops.flash import Saved
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
-
 
 @torch_body
 def flash_attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G V"],
-    mask: Bool[Array, "B T S"] | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
     *,
     tile: int,
     causal: bool = False,
     scale: float | None = None,
     softcap: float | None = None,
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
+) -> tuple[Tensor, Tensor]:
     """Scan over tiles of keys; each step has the scores of all queries with one tile."""
     t, s = q.shape[1], k.shape[1]
     queries, keys, values = _queries(q, k.shape[2]), _keys(k), _keys(v)
@@ -34,7 +29,7 @@ def flash_attend(
     low = torch.full_like(queries[..., 0], -torch.inf)
     start = [low, torch.zeros_like(low), torch.zeros_like(low).unsqueeze(-1) * values[:, :, :, :1]]
 
-    def step(*operands: Array) -> list[Array]:
+    def step(*operands: Tensor) -> list[Tensor]:
         top, total, sums, at, real, queries, keys, values, last, *masks = operands
         seen = _seen(masks, at, real, last, causal)
         scores = _scores(queries, keys.index_select(3, at), seen, scale, softcap)
@@ -54,13 +49,13 @@ def flash_attend(
 @torch_body
 def flash_backward(
     saved: Saved,
-    grad: Float[Array, "B T H V"],
+    grad: Tensor,
     *,
     tile: int,
     causal: bool = False,
     scale: float | None = None,
     softcap: float | None = None,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scan over tiles of keys: the gradient of the queries is carried, those of keys and values come out
     by tile."""
     q, k, v, out, lse, mask = saved
@@ -72,7 +67,7 @@ def flash_backward(
     dot = (grads * _queries(out, groups)).sum(-1, keepdim=True)
     last = torch.arange(t, device=q.device) + (s - t)
 
-    def step(*operands: Array) -> list[Array]:
+    def step(*operands: Tensor) -> list[Tensor]:
         dq, at, real, queries, keys, values, grads, sums, dot, last, *masks = operands
         near_k, near_v = keys.index_select(3, at), values.index_select(3, at)
         seen = _seen(masks, at, real, last, causal)
@@ -95,12 +90,7 @@ def flash_backward(
 
 
 @torch_body
-def merge(
-    out: Float[Array, "B T H V"],
-    lse: Float[Array, "B H T"],
-    other: Float[Array, "B T H V"],
-    other_lse: Float[Array, "B H T"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
+def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of both sides, relative to the larger log-sum-exp."""
     top = torch.maximum(lse, other_lse)
     base = _finite(top)
@@ -110,26 +100,26 @@ def merge(
     return share(a) * out + share(b) * other, top + torch.log(total)
 
 
-def _finite(x: Array) -> Array:
+def _finite(x: Tensor) -> Tensor:
     return x.masked_fill(x == -torch.inf, 0)
 
 
-def _queries(x: Array, groups: int) -> Array:
+def _queries(x: Tensor, groups: int) -> Tensor:
     """[B, T, H, K] -> [B, G, R, T, K]."""
     return x.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
 
 
-def _keys(x: Array) -> Array:
+def _keys(x: Tensor) -> Tensor:
     """[B, S, G, K] -> [B, G, 1, S, K]."""
     return x.transpose(1, 2).unsqueeze(2)
 
 
-def _heads(x: Array) -> Array:
+def _heads(x: Tensor) -> Tensor:
     """[B, G, R, T, V] -> [B, T, G·R, V]."""
     return x.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
-def _seen(masks: list[Array], at: Array, real: Array, last: Array, causal: bool) -> Array:
+def _seen(masks: list[Tensor], at: Tensor, real: Tensor, last: Tensor, causal: bool) -> Tensor:
     """Which keys of a tile each query sees, up to its `last` key: [B or 1, 1, 1, T, tile]."""
     seen = (at <= last.unsqueeze(-1)) & real if causal else real.expand(last.shape[0], -1)
     for mask in masks:
@@ -137,7 +127,7 @@ def _seen(masks: list[Array], at: Array, real: Array, last: Array, causal: bool)
     return seen.reshape(-1, 1, 1, *seen.shape[-2:])
 
 
-def _scores(q: Array, k: Array, seen: Array | None, scale: float | None, softcap: float | None) -> Array:
+def _scores(q: Tensor, k: Tensor, seen: Tensor | None, scale: float | None, softcap: float | None) -> Tensor:
     """scale · q kᵀ, soft-capped; −∞ for keys that aren't visible."""
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:

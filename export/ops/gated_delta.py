@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ...refimpl.config import GatedDelta
 from ...refimpl.ops.activation import silu
@@ -16,22 +17,11 @@ from ...refimpl.ops.short_conv import MatrixState, begun, causal_conv, last_inpu
 from ..torch_bodies import torch_body
 from .activation import softplus
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
 def gated_delta(
-    x: Float[Array, "B T D"],
-    cache: MatrixState,
-    past: Index[Array, " B", "< O+1"],
-    weights: GatedDeltaWeights,
-    *,
-    settings: GatedDelta,
-) -> tuple[Float[Array, "B T D"], MatrixState]:
+    x: Tensor, cache: MatrixState, past: Tensor, weights: GatedDeltaWeights, *, settings: GatedDelta
+) -> tuple[Tensor, MatrixState]:
     """Products, the convolution and norms around the replaceable rule."""
     a = settings
     tail, state = begun(cache.tail, past), begun(cache.state, past)
@@ -62,13 +52,13 @@ def gated_delta(
     return linear(y, weights["wo"]), cache._replace(tail=tail, state=state, lengths=None)
 
 
-def _through(x: Array, weights: GatedDeltaWeights, name: Literal["wa", "wz"]) -> Array:
+def _through(x: Tensor, weights: GatedDeltaWeights, name: Literal["wa", "wz"]) -> Tensor:
     """A product with a weight, or two where there is another one before it."""
     first = weights.get(f"{name}_a")
     return linear(x if first is None else linear(x, first), weights[name])
 
 
-def _unit_heads(y: Array, *, settings: GatedDelta) -> Array:
+def _unit_heads(y: Tensor, *, settings: GatedDelta) -> Tensor:
     """The last axis as heads of length 1, each as often as values share it."""
     a = settings
     y = y.unflatten(-1, (a.key_heads, a.key_size))

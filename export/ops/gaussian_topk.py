@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
 
 @torch_body
-def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B T F"]:
+def gaussian_topk(x: Tensor, *, share: float) -> Tensor:
     """Two ReduceMeans, and Relu."""
     apart = x - x.mean(-1, keepdim=True)
     deviation = torch.sqrt((apart * apart).mean(-1, keepdim=True))

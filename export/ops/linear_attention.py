@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.config import LinearAttention
 from ...refimpl.ops.attention import heads
@@ -13,42 +12,28 @@ from ...refimpl.ops.linear_attention import LinearAttentionWeights, LinearState
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+def elu_features(x: Tensor) -> Tensor:
     """torch's elu."""
     return torch.nn.functional.elu(x) + 1
 
 
 @torch_body
-def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+def relu_features(x: Tensor) -> Tensor:
     """torch's relu."""
     return torch.relu(x)
 
 
 @torch_body
-def random_features(
-    x: Float[Array, "B T H K"],
-    projection: Float[Array, "Q K"],
-) -> Float[Array, "B T H Q"]:
+def random_features(x: Tensor, projection: Tensor) -> Tensor:
     """The projection as a linear map."""
     square = (x**2).sum(-1, keepdim=True) / 2
     return torch.exp(torch.nn.functional.linear(x, projection) - square) * projection.shape[0] ** -0.5
 
 
 @torch_body
-def linear_attend(
-    q: Float[Array, "B T H Q"],
-    k: Float[Array, "B S G Q"],
-    v: Float[Array, "B S G V"],
-    keys: Bool[Array, "B S"] | None = None,
-) -> Float[Array, "B T H V"]:
+def linear_attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
     """Sums over keys, then one product."""
     if keys is not None:
         k = k * keys[:, :, None, None]
@@ -59,11 +44,7 @@ def linear_attend(
 
 
 @torch_body
-def linear_parallel(
-    q: Float[Array, "B T H Q"],
-    k: Float[Array, "B T G Q"],
-    v: Float[Array, "B T G V"],
-) -> Float[Array, "B T H V"]:
+def linear_parallel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The lower triangle by comparing places."""
     at = torch.arange(q.shape[1], device=q.device)
     grouped = q.unflatten(2, (k.shape[2], -1)).permute(0, 2, 3, 1, 4)
@@ -74,15 +55,11 @@ def linear_parallel(
 
 @torch_body
 def linear_recurrent(
-    q: Float[Array, "B T H Q"],
-    k: Float[Array, "B T G Q"],
-    v: Float[Array, "B T G V"],
-    state: Float[Array, "B G Q V"],
-    norm: Float[Array, "B G Q"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, norm: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scan over the tokens."""
 
-    def step(*operands: Array) -> list[Array]:
+    def step(*operands: Tensor) -> list[Tensor]:
         state, norm, q, k, v = operands
         state = state + k.unsqueeze(-1) * v.unsqueeze(-2)
         norm = norm + k
@@ -95,18 +72,12 @@ def linear_recurrent(
 
 @torch_body
 def linear_chunked(
-    q: Float[Array, "B T H Q"],
-    k: Float[Array, "B T G Q"],
-    v: Float[Array, "B T G V"],
-    state: Float[Array, "B G Q V"],
-    norm: Float[Array, "B G Q"],
-    *,
-    chunk: int,
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, norm: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scan over the chunks; a token past the end has features of zero."""
     length, g = q.shape[1], k.shape[2]
 
-    def step(*operands: Array) -> list[Array]:
+    def step(*operands: Tensor) -> list[Tensor]:
         state, norm, at, real, q, k, v = operands
         some = q.index_select(3, at)
         near_k, near_v = k.index_select(2, at) * real.unsqueeze(-1), v.index_select(2, at)
@@ -127,13 +98,8 @@ def linear_chunked(
 
 @torch_body
 def linear_attention(
-    x: Float[Array, "B T D"],
-    cache: LinearState,
-    past: Index[Array, " B", "< O+1"],
-    weights: LinearAttentionWeights,
-    *,
-    settings: LinearAttention,
-) -> tuple[Float[Array, "B T D"], LinearState]:
+    x: Tensor, cache: LinearState, past: Tensor, weights: LinearAttentionWeights, *, settings: LinearAttention
+) -> tuple[Tensor, LinearState]:
     """Projections around `attend_from`."""
     size = settings.head_size
     q = heads(x, weights["wq"], weights.get("bq"), size=size)
@@ -144,8 +110,8 @@ def linear_attention(
 
 
 def attend_from(
-    q: Array, k: Array, v: Array, cache: LinearState, past: Array, *, settings: LinearAttention
-) -> tuple[Array, LinearState]:
+    q: Tensor, k: Tensor, v: Tensor, cache: LinearState, past: Tensor, *, settings: LinearAttention
+) -> tuple[Tensor, LinearState]:
     """The tokens of the call as one chunk: their lower triangle, and one product with the earlier sums.
 
     A graph needs no loop then; who runs it keeps the chunks short. q [B, T, H, K], k and v [B, T, G, K].
@@ -166,5 +132,5 @@ def attend_from(
     return y, cache._replace(state=state + k.mT @ v, norm=norm + k.sum(2), lengths=None)
 
 
-def _normed(sums: Array, total: Array) -> Array:
+def _normed(sums: Tensor, total: Tensor) -> Tensor:
     return sums / total.masked_fill(total == 0, 1).unsqueeze(-1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.ops.linear import linear
@@ -12,14 +11,8 @@ from ...refimpl.ops.lstm import LstmLayerWeights, LstmState, LstmWeights
 from ..scan import scan
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
 
-    from ...refimpl.axes import Index
-
-
-def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array, Array]:
+def _step(gates: Tensor, c: Tensor, peephole: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The new h and c from the four pre-activations of the gates."""
     i, f, g, o = gates.chunk(4, -1)
     seen = None if peephole is None else peephole.chunk(3)
@@ -32,12 +25,7 @@ def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array,
 
 
 @torch_body
-def lstm_cell(
-    x: Float[Array, "B D"],
-    h: Float[Array, "B F"],
-    c: Float[Array, "B F"],
-    weights: LstmWeights,
-) -> tuple[Float[Array, "B F"], Float[Array, "B F"]]:
+def lstm_cell(x: Tensor, h: Tensor, c: Tensor, weights: LstmWeights) -> tuple[Tensor, Tensor]:
     """Two products and pointwise gates."""
     gates, bias = x @ weights["wx"] + h @ weights["wh"], weights.get("bias")
     return _step(gates if bias is None else gates + bias, c, weights.get("peephole"))
@@ -45,14 +33,14 @@ def lstm_cell(
 
 @torch_body
 def lstm(
-    x: Float[Array, "B T D"],
+    x: Tensor,
     weights: LstmWeights,
-    h0: Float[Array, "B F"] | None = None,
-    c0: Float[Array, "B F"] | None = None,
-    lengths: Index[Array, " B", "< T+1"] | None = None,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    lengths: Tensor | None = None,
     *,
     reverse: bool = False,
-) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"]]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scan, since a Python loop would freeze the number of tokens; one product before it projects all inputs.
 
     The exporter would unroll torch's own LSTM.
@@ -71,7 +59,7 @@ def lstm(
     h = x.new_zeros(batch, wh.shape[0]) if h0 is None else h0
     c = x.new_zeros(batch, wh.shape[0]) if c0 is None else c0
 
-    def step(h: Array, c: Array, gates: Array, real: Array, *recurrent: Array) -> list[Array]:
+    def step(h: Tensor, c: Tensor, gates: Tensor, real: Tensor, *recurrent: Tensor) -> list[Tensor]:
         new_h, new_c = _step(gates + h @ recurrent[0], c, *recurrent[1:])
         return [torch.where(real, new_h, h), torch.where(real, new_c, c), torch.where(real, new_h, 0)]
 
@@ -82,13 +70,13 @@ def lstm(
 
 @torch_body
 def bidirectional_lstm(
-    x: Float[Array, "B T D"],
+    x: Tensor,
     forward: LstmWeights,
     backward: LstmWeights,
-    h0: Float[Array, "2 B F"] | None = None,
-    c0: Float[Array, "2 B F"] | None = None,
-    lengths: Index[Array, " B", "< T+1"] | None = None,
-) -> tuple[Float[Array, "B T 2*F"], Float[Array, "2 B F"], Float[Array, "2 B F"]]:
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Two scans."""
     h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
     ahead = lstm(x, forward, h[0], c[0], lengths)
@@ -99,11 +87,8 @@ def bidirectional_lstm(
 
 @torch_body
 def lstm_layer(
-    x: Float[Array, "B T D"],
-    cache: LstmState,
-    past: Index[Array, " B", "< O+1"],
-    weights: LstmLayerWeights,
-) -> tuple[Float[Array, "B T D"], LstmState]:
+    x: Tensor, cache: LstmState, past: Tensor, weights: LstmLayerWeights
+) -> tuple[Tensor, LstmState]:
     """A recurrence and a product."""
     begun = (past > 0).unsqueeze(-1)
     h, c = torch.where(begun, cache.h, 0), torch.where(begun, cache.c, 0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.config import Mamba
 from ...refimpl.ops.activation import silu
@@ -16,22 +15,11 @@ from ...refimpl.ops.short_conv import begun, causal_conv, last_inputs
 from ..torch_bodies import torch_body
 from .activation import softplus
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
 def mamba(
-    x: Float[Array, "B T D"],
-    cache: ChannelState,
-    past: Index[Array, " B", "< O+1"],
-    weights: MambaWeights,
-    *,
-    settings: Mamba,
-) -> tuple[Float[Array, "B T D"], ChannelState]:
+    x: Tensor, cache: ChannelState, past: Tensor, weights: MambaWeights, *, settings: Mamba
+) -> tuple[Tensor, ChannelState]:
     """Products, the convolution and norms around the replaceable scan."""
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.config import Mamba2
 from ...refimpl.ops.activation import silu
@@ -16,22 +15,11 @@ from ...refimpl.ops.ssd import ssd_recurrent
 from ..torch_bodies import torch_body
 from .activation import softplus
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
 def mamba2(
-    x: Float[Array, "B T D"],
-    cache: MatrixState,
-    past: Index[Array, " B", "< O+1"],
-    weights: Mamba2Weights,
-    *,
-    settings: Mamba2,
-) -> tuple[Float[Array, "B T D"], MatrixState]:
+    x: Tensor, cache: MatrixState, past: Tensor, weights: Mamba2Weights, *, settings: Mamba2
+) -> tuple[Tensor, MatrixState]:
     """Products, the convolution and the norm around the replaceable recurrence."""
     m = settings
     tail, state = begun(cache.tail, past), begun(cache.state, past)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups
@@ -12,14 +13,8 @@ from ...refimpl.ops.attention import softmax
 from ...refimpl.ops.moe import ExpertWeights, expert_mlp
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
 
-    from ...refimpl.axes import Index
-
-
-def _sigmoid(x: Array) -> Array:
+def _sigmoid(x: Tensor) -> Tensor:
     """By exp: ONNX Runtime's Sigmoid is off by 6e-8, too much where small scores are divided by their sum."""
     e = torch.exp(-x.abs())
     return torch.where(x >= 0, 1, e) / (1 + e)
@@ -27,8 +22,8 @@ def _sigmoid(x: Array) -> Array:
 
 @torch_body
 def route(
-    logits: Float[Array, "M E"],
-    bias: Float[Array, " E"] | None = None,
+    logits: Tensor,
+    bias: Tensor | None = None,
     *,
     top: int,
     score: Literal["softmax", "sigmoid"],
@@ -36,7 +31,7 @@ def route(
     scale: float | None = None,
     groups: ExpertGroups = ONE_GROUP,
     sum_eps: float | None = None,
-) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
+) -> tuple[Tensor, Tensor]:
     """The best experts; those of other groups are masked before."""
     scores = softmax(logits) if score == "softmax" else _sigmoid(logits)
     choice = logits if bias is None else scores + bias
@@ -57,9 +52,7 @@ def route(
 
 
 @torch_body
-def sparse_mixer(
-    logits: Float[Array, "M E"], *, top: int, jitter: float
-) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
+def sparse_mixer(logits: Tensor, *, top: int, jitter: float) -> tuple[Tensor, Tensor]:
     """One choice after the other."""
     left, index, weights = logits, [], []
     for _ in range(top):
@@ -72,7 +65,7 @@ def sparse_mixer(
     return torch.cat(index, 1), torch.cat(weights, 1)
 
 
-def _best(values: Array, count: int) -> Array:
+def _best(values: Tensor, count: int) -> Tensor:
     """`count` times the best remaining one: of equal ones argmax takes the first, topk any."""
     best = []
     for _ in range(count):
@@ -82,10 +75,7 @@ def _best(values: Array, count: int) -> Array:
 
 
 @torch_body
-def within_capacity(
-    index: Index[Array, "M I", "< E"],
-    capacity: Index[Array, " E", "< M+1"],
-) -> Bool[Array, "M I"]:
+def within_capacity(index: Tensor, capacity: Tensor) -> Tensor:
     """A choice's rank among those of its expert, from a running count."""
     queue = index.mT.flatten()
     count = functional.one_hot(queue, capacity.shape[0]).cumsum(0)
@@ -95,15 +85,15 @@ def within_capacity(
 
 @torch_body
 def mixture(
-    x: Float[Array, "M D"],
-    index: Index[Array, "M I", "< E"],
-    weights: Float[Array, "M I"],
+    x: Tensor,
+    index: Tensor,
+    weights: Tensor,
     experts: list[ExpertWeights],
-    kept: Bool[Array, "M I"] | None = None,
+    kept: Tensor | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
     weighs: Literal["output", "input"] = "output",
-) -> Float[Array, "M D"]:
+) -> Tensor:
     """Every expert is in the graph; each gathers its tokens, whatever their number, also none.
 
     Half precision is summed in float32, since ONNX Runtime can't scatter-add float16.
@@ -116,20 +106,20 @@ def mixture(
     return y.to(x.dtype)
 
 
-def no_sum(x: Array) -> Array:
+def no_sum(x: Tensor) -> Tensor:
     """Zeros, to which the rows of experts are added."""
     return torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
 
 
 def expert_rows(
-    x: Array,
-    chosen: Array,
-    weights: Array,
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
     expert: ExpertWeights,
     *,
     kind: Activation | ClampedSwiGLU,
     weighs: Literal["output", "input"],
-) -> tuple[Array, Array]:
+) -> tuple[Tensor, Tensor]:
     """The tokens that chose an expert, and what it gives for each."""
     # Rows of what NonZero gives: columns are transposed first, and ONNX Runtime's optimizer takes time that
     # grows with the square of a graph's transposes, one for each expert.
@@ -141,10 +131,7 @@ def expert_rows(
 
 
 @torch_body
-def load_balancing_loss(
-    logits: Float[Array, "M E"],
-    index: Index[Array, "M I", "< E"],
-) -> Float[Array, ""]:
+def load_balancing_loss(logits: Tensor, index: Tensor) -> Tensor:
     """Counts from one-hot rows; a sum over no token is 0."""
     tokens, experts = logits.shape
     count = functional.one_hot(index.flatten(), experts).sum(0)
@@ -153,7 +140,7 @@ def load_balancing_loss(
 
 
 @torch_body
-def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
+def router_z_loss(logits: Tensor) -> Tensor:
     """LogSumExp, squared."""
     size = torch.full((), logits.shape[0], dtype=logits.dtype, device=logits.device).clamp(min=1)
     return torch.logsumexp(logits, 1).square().sum() / size

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.ops.linear import linear
@@ -12,21 +11,9 @@ from ...refimpl.ops.mask import padding_mask
 from ...refimpl.ops.neighbour_conv import NeighbourConvWeights
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def neighbour_conv(
-    x: Float[Array, "B T D"],
-    lengths: Index[Array, " B", "< T+1"],
-    weights: NeighbourConvWeights,
-    *,
-    neighbours: int,
-) -> Float[Array, "B T D"]:
+def neighbour_conv(x: Tensor, lengths: Tensor, weights: NeighbourConvWeights, *, neighbours: int) -> Tensor:
     """Tokens moved by each distance, side by side, and one product."""
     t = x.shape[1]
     real = padding_mask(torch.arange(t, device=x.device), lengths).unsqueeze(2)

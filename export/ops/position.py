@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor as Array
-
 
 @torch_body
-def sinusoidal(
-    positions: Int[Array, "B T"],
-    frequencies: Float[Array, " J"],
-    *,
-    interleaved: bool = False,
-) -> Float[Array, "B T 2*J"]:
+def sinusoidal(positions: Tensor, frequencies: Tensor, *, interleaved: bool = False) -> Tensor:
     """Sines and cosines along an axis of their own, before the pairs or after them, then flattened."""
     angles = positions.to(frequencies.dtype).unsqueeze(-1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
 
 
 @torch_body
-def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, " J"]:
+def rope_frequencies(pairs: Tensor, *, theta: float) -> Tensor:
     """1 / theta^(j / J), in float64."""
     return 1 / theta ** (pairs.double() / pairs.shape[0])
 
 
 @torch_body
-def rope_tables(
-    positions: Int[Array, " M"],
-    frequencies: Float[Array, " J"],
-    *,
-    magnitude: float = 1.0,
-) -> tuple[Float[Array, "M J"], Float[Array, "M J"]]:
+def rope_tables(positions: Tensor, frequencies: Tensor, *, magnitude: float = 1.0) -> tuple[Tensor, Tensor]:
     """Cosine and sine of an outer product."""
     angles = torch.outer(positions.to(frequencies.dtype), frequencies)
     return angles.cos() * magnitude, angles.sin() * magnitude
 
 
 @torch_body
-def rotate(
-    x: Float[Array, "B T H K"],
-    cos: Float[Array, "B T J"],
-    sin: Float[Array, "B T J"],
-    *,
-    interleaved: bool = False,
-) -> Float[Array, "B T H K"]:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     """Pairs become an axis of their own, (…, J, 2) or (…, 2, J), are rotated, and flattened again."""
     pairs = cos.shape[-1]
     turned, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
@@ -62,9 +41,7 @@ def rotate(
 
 
 @torch_body
-def query_factors(
-    positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
-) -> Float[Array, "B T"]:
+def query_factors(positions: Tensor, *, beta: float, original_context: int, offset: int = 0) -> Tensor:
     """The logarithm of a whole number, in float64."""
     spans = torch.div(positions + offset, original_context, rounding_mode="floor") + 1
     return spans.double().log() * beta + 1

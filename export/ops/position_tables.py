@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ...refimpl.config import (
     Config,
@@ -28,11 +28,8 @@ from ...refimpl.ops.rope_scaling import (
 )
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from torch import Tensor as Array
 
-
-def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
+def _scaled(base: Tensor, rope: Rope, context: int) -> tuple[Tensor, float]:
     """Frequencies, and the magnitude of cosines and sines."""
     match rope.scaling:
         case Llama3Scaling() as s:
@@ -72,7 +69,7 @@ def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
 
 
 @torch_body
-def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
+def position_tables(positions: Tensor, *, config: Config) -> dict[Rope, Rotary]:
     """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config."""
     tables = {}
     for rope in config.ropes:

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.ops.static_quant import static_dequantize, static_quantize
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
-    from torch import Tensor as Array
 
-    from ...refimpl.axes import Index
-
-
-def _split(x: Array, block: int) -> Array:
+def _split(x: Tensor, block: int) -> Tensor:
     """The last axis as blocks, (…, C, block); the last block is padded with zeros."""
     return functional.pad(x, (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
 
 
-def _spread(per_block: Array, blocks: Blocks) -> Array:
+def _spread(per_block: Tensor, blocks: Blocks) -> Tensor:
     """One value per block -> one value per element."""
     length = blocks.codes.shape[blocks.axis]
     return per_block.repeat_interleave(blocks.block, dim=blocks.axis).narrow(blocks.axis, 0, length)
 
 
-def _centred(weight: Blocks) -> Array:
+def _centred(weight: Blocks) -> Tensor:
     """Codes minus their zero point, int32."""
     zero = 2 ** (weight.bits - 1) if weight.zero is None else _spread(weight.zero, weight).int()
     return weight.codes.int() - zero
 
 
 @torch_body
-def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
+def half_scales(scale: Tensor, *, bits: int) -> Tensor:
     """The nearest float16 number, or the scale itself where it isn't finite or too far off."""
     half = scale.float().half().to(scale.dtype)
     off = (half - scale).abs() * 2 ** (bits + 1)
@@ -46,7 +41,7 @@ def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]
 
 @torch_body
 def quantize(
-    weight: Float[Array, "D F"],
+    weight: Tensor,
     *,
     bits: int,
     block: int,
@@ -85,7 +80,7 @@ def quantize(
 
 
 @torch_body
-def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
+def quantize_columns(weight: Tensor) -> Blocks:
     """`quantize_rows` of the transposed matrix."""
     codes, scale = quantize_rows(weight.mT)
     codes, scale = (codes.mT + 128).to(torch.uint8), scale.mT
@@ -93,17 +88,17 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
 
 
 @torch_body
-def dequantize(weight: Blocks) -> Float[Array, "D F"]:
+def dequantize(weight: Blocks) -> Tensor:
     """Each block's scale and zero point repeated over its elements."""
     w = _centred(weight).to(weight.scale.dtype) * _spread(weight.scale, weight)
     return w if weight.minimum is None else w + _spread(weight.minimum, weight)
 
 
 @torch_body
-def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
+def rows(table: Blocks, index: Tensor) -> Tensor:
     """Gather of codes and scales, then dequantized."""
 
-    def pick(per_row: Array) -> Array:
+    def pick(per_row: Tensor) -> Tensor:
         return per_row.index_select(0, index.flatten())
 
     chosen = replace(
@@ -130,9 +125,7 @@ def transpose(weight: Blocks) -> Blocks:
 
 
 @torch_body
-def quantize_activations(
-    x: Float[Array, "M D"], *, block: int
-) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
+def quantize_activations(x: Tensor, *, block: int) -> tuple[Tensor, Tensor]:
     """One scale per block of a row, from its largest magnitude."""
     parts = _split(x, block)
     largest = parts.abs().amax(-1, keepdim=True)
@@ -145,7 +138,7 @@ def quantize_activations(
 
 
 @torch_body
-def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """One scale per row, from its largest magnitude."""
     largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
     finite = torch.isfinite(largest)
@@ -155,9 +148,7 @@ def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Arra
 
 
 @torch_body
-def dynamic_quantize(
-    x: Float[Array, "M D"],
-) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
+def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """DynamicQuantizeLinear by its formula."""
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / 255
@@ -167,7 +158,7 @@ def dynamic_quantize(
     return codes.to(torch.uint8), scale, zero.to(torch.uint8)
 
 
-def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
+def _input_codes(x: Tensor, weight: Blocks) -> tuple[Tensor, Tensor]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
     if weight.activations in ("row", "smoothed"):
         return quantize_rows(x)
@@ -178,7 +169,7 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     return codes - zero, weight.input_scale.expand(x.shape[0], weight.scale.shape[0])
 
 
-def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Array, Array, Array]:
+def _static_codes(x: Tensor, scale: Tensor | None, zero: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Codes of rows by one scale and zero point, and these two repeated for a row's elements."""
     assert scale is not None
     assert zero is not None
@@ -187,7 +178,7 @@ def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Ar
 
 
 @torch_body
-def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
+def linear_blocks(x: Tensor, weight: Blocks) -> Tensor:
     """Blocks as a batch axis: C products of integers, exact in float64, scaled and summed."""
     if weight.input_factor is not None:
         x = x * weight.input_factor

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ...refimpl.ops.flash import flash_attend, merge
 from ...refimpl.ops.ring import Placement
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor as Array
-
 
 @torch_body
-def place(
-    positions: Int[Array, " T"],
-    ranks: Int[Array, " X"],
-    *,
-    layout: Literal["contiguous", "zigzag", "striped"],
-) -> Int[Array, " T"]:
+def place(positions: Tensor, ranks: Tensor, *, layout: Literal["contiguous", "zigzag", "striped"]) -> Tensor:
     """Integer arithmetic on the positions."""
     count = ranks.shape[0]
     if layout == "striped":
@@ -33,16 +25,16 @@ def place(
 
 @torch_body
 def ring_attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T G V"],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     placement: Placement,
     *,
     tile: int,
     causal: bool = False,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B T H V"]:
+) -> Tensor:
     """Every query with the keys of every rank, the ranks side by side in the batch; then merged."""
     count, at = placement.ranks.shape[0], torch.arange(q.shape[1], device=q.device)
     seen = placement.owner == torch.arange(count, device=q.device)[:, None, None]

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
 
 @torch_body
-def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
+def linear_scaling(frequencies: Tensor, *, factor: float) -> Tensor:
     """Div."""
     return frequencies / factor
 
 
 @torch_body
-def dynamic_ntk_scaling(
-    frequencies: Float[Array, " J"],
-    *,
-    factor: float,
-    original_context: int,
-    context: int,
-) -> Float[Array, " J"]:
+def dynamic_ntk_scaling(frequencies: Tensor, *, factor: float, original_context: int, context: int) -> Tensor:
     """Divisors in a geometric sequence, from 1 to s."""
     if context <= original_context:
         return frequencies
@@ -40,7 +30,7 @@ def dynamic_ntk_scaling(
 
 @torch_body
 def yarn_scaling(
-    frequencies: Float[Array, " J"],
+    frequencies: Tensor,
     *,
     theta: float,
     factor: float,
@@ -48,7 +38,7 @@ def yarn_scaling(
     beta_slow: float,
     original_context: int,
     truncate: bool = True,
-) -> Float[Array, " J"]:
+) -> Tensor:
     """A blend by constant weights."""
     pairs = frequencies.shape[0]
     waves = math.log(original_context / (2 * math.pi))
@@ -64,13 +54,8 @@ def yarn_scaling(
 
 @torch_body
 def longrope_scaling(
-    frequencies: Float[Array, " J"],
-    short: Float[Array, " J"],
-    long: Float[Array, " J"],
-    *,
-    original_context: int,
-    context: int,
-) -> Float[Array, " J"]:
+    frequencies: Tensor, short: Tensor, long: Tensor, *, original_context: int, context: int
+) -> Tensor:
     """Division by one of two sets of factors."""
     divisors = short if context <= original_context else long
     return frequencies / divisors
@@ -78,13 +63,13 @@ def longrope_scaling(
 
 @torch_body
 def llama3_scaling(
-    frequencies: Float[Array, " J"],
+    frequencies: Tensor,
     *,
     factor: float,
     low_freq_factor: float,
     high_freq_factor: float,
     original_context: int,
-) -> Float[Array, " J"]:
+) -> Tensor:
     """Three cases by the number of turns of a pair in the original context."""
     turns = frequencies * (original_context / (2 * math.pi))
     blend = frequencies
@@ -96,12 +81,7 @@ def llama3_scaling(
 
 
 @torch_body
-def proportional_scaling(
-    frequencies: Float[Array, " J"],
-    *,
-    turned: int,
-    factor: float,
-) -> Float[Array, " J"]:
+def proportional_scaling(frequencies: Tensor, *, turned: int, factor: float) -> Tensor:
     """The first frequencies, and zeros for the rest."""
     first = frequencies[:turned] / factor
     return functional.pad(first, (0, len(frequencies) - len(first)))

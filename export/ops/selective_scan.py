@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
 
 @torch_body
 def selective_scan(
-    x: Float[Array, "B T F"],
-    step: Float[Array, "B T F"],
-    rates: Float[Array, "F K"],
-    b: Float[Array, "B T K"],
-    c: Float[Array, "B T K"],
-    state: Float[Array, "B F K"],
-) -> tuple[Float[Array, "B T F"], Float[Array, "B F K"]]:
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """Scan over the tokens."""
 
-    def one(state: Array, step: Array, value: Array, b: Array, c: Array, rates: Array) -> list[Array]:
+    def one(state: Tensor, step: Tensor, value: Tensor, b: Tensor, c: Tensor, rates: Tensor) -> list[Tensor]:
         state = torch.exp(step.unsqueeze(2) * rates) * state + value.unsqueeze(2) * b.unsqueeze(1)
         return [state, (state @ c.unsqueeze(2)).squeeze(2)]
 
@@ -36,19 +26,12 @@ def selective_scan(
 
 @torch_body
 def selective_scan_chunked(
-    x: Float[Array, "B T F"],
-    step: Float[Array, "B T F"],
-    rates: Float[Array, "F K"],
-    b: Float[Array, "B T K"],
-    c: Float[Array, "B T K"],
-    state: Float[Array, "B F K"],
-    *,
-    chunk: int,
-) -> tuple[Float[Array, "B T F"], Float[Array, "B F K"]]:
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
     """Scan over the chunks; a token past the end has a step of no length."""
     length = x.shape[1]
 
-    def one(*operands: Array) -> list[Array]:
+    def one(*operands: Tensor) -> list[Tensor]:
         state, at, real, *shared, rates = operands
         x, step, b, c = (a.index_select(1, at) for a in shared)
         y, state = in_parallel(x, step * real[:, None], rates, b, c, state, longest=chunk)
@@ -60,8 +43,8 @@ def selective_scan_chunked(
 
 
 def in_parallel(
-    x: Array, step: Array, rates: Array, b: Array, c: Array, state: Array, *, longest: int
-) -> tuple[Array, Array]:
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor, *, longest: int
+) -> tuple[Tensor, Tensor]:
     """The scan over T tokens without a loop, in rounds that double their reach; T may be `longest` at most.
 
     A map before the first is h → h.

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.short_conv import ConvState, ShortConvWeights
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def causal_conv(
-    x: Float[Array, "B T F"],
-    kernel: Float[Array, "A+1 F"],
-    tail: Float[Array, "B A F"] | None = None,
-    bias: Float[Array, " F"] | None = None,
-) -> Float[Array, "B T F"]:
+def causal_conv(x: Tensor, kernel: Tensor, tail: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """A product and a sum for each row of the kernel, which has few."""
     before = x.new_zeros(x.shape[0], kernel.shape[0] - 1, x.shape[2]) if tail is None else tail
     inputs, tokens = torch.cat((before, x), 1), x.shape[1]
@@ -35,11 +23,8 @@ def causal_conv(
 
 @torch_body
 def short_conv(
-    x: Float[Array, "B T D"],
-    cache: ConvState,
-    past: Index[Array, " B", "< O+1"],
-    weights: ShortConvWeights,
-) -> tuple[Float[Array, "B T D"], ConvState]:
+    x: Tensor, cache: ConvState, past: Tensor, weights: ShortConvWeights
+) -> tuple[Tensor, ConvState]:
     """Two products around the convolution; the new tail is gathered row by row."""
     b, c, v = linear(x, weights["wi"], weights.get("bi")).chunk(3, -1)
     inputs = b * v
@@ -50,7 +35,7 @@ def short_conv(
 
 
 @torch_body
-def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
+def last_inputs(tail: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
     """The last of the tail and of the first `lengths` inputs, gathered row by row."""
     every = torch.full((inputs.shape[0],), inputs.shape[1], device=inputs.device)
     count = every if lengths is None else lengths
@@ -59,6 +44,6 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
 
 
 @torch_body
-def begun(kept: Array, past: Array) -> Array:
+def begun(kept: Tensor, past: Tensor) -> Tensor:
     """What a cache holds, zeros in rows with no token before the call."""
     return torch.where((past > 0).view(-1, *(1,) * (kept.ndim - 1)), kept, 0)

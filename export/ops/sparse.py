@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.ops.sparse import BlockPairs
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
 def sparse_attend(
-    q: Float[Array, "B Y A H K"],
-    k: Float[Array, "B Z A G K"],
-    v: Float[Array, "B Z A G V"],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     pairs: BlockPairs,
-    keys: Bool[Array, "B Z A"] | None = None,
+    keys: Tensor | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B Y A H V"]:
+) -> Tensor:
     """All pairs at once; maxima and sums over the pairs of a row by scattering."""
     rows, columns, mask = pairs
     size, g = q.shape[4], k.shape[3]
@@ -56,31 +49,20 @@ def sparse_attend(
 
 
 @torch_body
-def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
+def block_pairs(layout: Tensor) -> tuple[Tensor, Tensor]:
     """The indices at which the layout is true."""
     places = torch.nonzero(layout)
     return places[:, 0], places[:, 1]
 
 
 @torch_body
-def block_mask(
-    queries: Index[Array, "B T", "< Y"],
-    keys: Index[Array, " S", "< Z"],
-    layout: Bool[Array, "Y Z"],
-) -> Bool[Array, "B T S"]:
+def block_mask(queries: Tensor, keys: Tensor, layout: Tensor) -> Tensor:
     """Rows of the layout, then columns."""
     return layout[queries].index_select(2, keys)
 
 
 @torch_body
-def bigbird_layout(
-    rows: Int[Array, " Y"],
-    columns: Int[Array, " Z"],
-    chosen: Index[Array, "Y I", "< Z"],
-    *,
-    reach: int,
-    first: int,
-) -> Bool[Array, "Y Z"]:
+def bigbird_layout(rows: Tensor, columns: Tensor, chosen: Tensor, *, reach: int, first: int) -> Tensor:
     """Comparisons of block numbers, broadcast."""
     window = abs(rows[:, None] - columns) <= reach
     spread = (rows[:, None] < first) | (columns < first)
@@ -90,24 +72,15 @@ def bigbird_layout(
 
 @torch_body
 def longformer_mask(
-    queries: Int[Array, "B T"],
-    keys: Int[Array, "B S"],
-    query_global: Bool[Array, "B T"],
-    key_global: Bool[Array, "B S"],
-    *,
-    reach: int,
-) -> Bool[Array, "B T S"]:
+    queries: Tensor, keys: Tensor, query_global: Tensor, key_global: Tensor, *, reach: int
+) -> Tensor:
     """Comparisons of positions, broadcast."""
     near = abs(queries.unsqueeze(-1) - keys.unsqueeze(-2)) <= reach
     return near | query_global.unsqueeze(-1) | key_global.unsqueeze(-2)
 
 
 @torch_body
-def longformer_layout(
-    is_global: Bool[Array, "Y A"],
-    *,
-    reach: int,
-) -> Bool[Array, "Y Y"]:
+def longformer_layout(is_global: Tensor, *, reach: int) -> Tensor:
     """Comparisons of block numbers, broadcast."""
     y, a = is_global.shape
     block = torch.arange(y, device=is_global.device)

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from ...refimpl.ops.delta import delta_attend
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
 
 @torch_body
-def ssd_recurrent(
-    x: Float[Array, "B T H V"],
-    decay: Float[Array, "B T H"],
-    b: Float[Array, "B T G K"],
-    c: Float[Array, "B T G K"],
-    state: Float[Array, "B H K V"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+def ssd_recurrent(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Scan over the tokens: linear attention with decay, whose keys and queries are repeated."""
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return delta_attend(c, b, x, state, decay.unsqueeze(-1).expand(b.shape), scale=1.0)
 
 
 @torch_body
-def ssd_quadratic(
-    x: Float[Array, "B T H V"],
-    decay: Float[Array, "B T H"],
-    b: Float[Array, "B T G K"],
-    c: Float[Array, "B T G K"],
-    state: Float[Array, "B H K V"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+def ssd_quadratic(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Products of matrices, without a loop. Heads of a group share its product of keys."""
     groups, share = b.shape[2], x.shape[2] // b.shape[2]
     b, c, decay = b.transpose(1, 2), c.transpose(1, 2), decay.transpose(1, 2)
@@ -55,18 +38,12 @@ def ssd_quadratic(
 
 @torch_body
 def ssd_chunked(
-    x: Float[Array, "B T H V"],
-    decay: Float[Array, "B T H"],
-    b: Float[Array, "B T G K"],
-    c: Float[Array, "B T G K"],
-    state: Float[Array, "B H K V"],
-    *,
-    chunk: int,
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
     """Scan over the chunks; a token past the end neither decays nor writes."""
     length = x.shape[1]
 
-    def step(*operands: Array) -> list[Array]:
+    def step(*operands: Tensor) -> list[Tensor]:
         state, at, real, *shared = operands
         x, decay, b, c = (a.index_select(1, at) for a in shared)
         real = real[:, None]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.config import Attention
@@ -13,17 +12,9 @@ from ...refimpl.ops.position import Rotary, rotate
 from ...refimpl.ops.window_cache import WindowCache
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
-def window_positions(
-    past: Float[Array, "B G S K"], lengths: Index[Array, " B", "< O+1"], *, sinks: int = 0
-) -> Int[Array, "B S"]:
+def window_positions(past: Tensor, lengths: Tensor, *, sinks: int = 0) -> Tensor:
     """In closed form, by the distance from the last token's slot modulo the ring."""
     slot, last = torch.arange(past.shape[2], device=past.device), lengths[:, None] - 1
     ring = torch.full_like(last, past.shape[2] - sinks)  # a number known at run time isn't exported
@@ -33,14 +24,7 @@ def window_positions(
 
 
 @torch_body
-def window_append(
-    past: Float[Array, "B G S K"],
-    new: Float[Array, "B T G K"],
-    start: Index[Array, " B", "< O+1"],
-    count: Index[Array, " B", "< T+1"],
-    *,
-    sinks: int = 0,
-) -> Float[Array, "B G S K"]:
+def window_append(past: Tensor, new: Tensor, start: Tensor, count: Tensor, *, sinks: int = 0) -> Tensor:
     """A gather by slot: the new entry if the slot gets one, else the old entry."""
     new_at = window_positions(past, start + count, sinks=sinks) - start[:, None]
     index = new_at.clamp(min=0)[:, None, :, None].expand_as(past)
@@ -48,25 +32,23 @@ def window_append(
 
 
 @torch_body
-def window_floor(
-    past: Float[Array, "B G S K"], written: Index[Array, " B", "< O+1"], *, slack: int = 0
-) -> Int[Array, " B"]:
+def window_floor(past: Tensor, written: Tensor, *, slack: int = 0) -> Tensor:
     """The formula of the specification."""
     return torch.where(written > past.shape[2], written - slack - 1, 0)
 
 
 @torch_body
 def window_attention(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T G K"],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     cache: WindowCache,
-    past: Index[Array, " B", "< O+1"],
-    count: Index[Array, " B", "< T+1"],
+    past: Tensor,
+    count: Tensor,
     rotary: Rotary | None = None,
     *,
     settings: Attention,
-) -> tuple[Float[Array, "B T H K"], WindowCache]:
+) -> tuple[Tensor, WindowCache]:
     """In this order: rotary, mask by the slots' tokens, attention, writes."""
     at = past[:, None] + torch.arange(q.shape[1], device=past.device)
     if rotary is not None:
