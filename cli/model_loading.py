@@ -107,11 +107,11 @@ def check_packages(name: str) -> None:
 
 
 def check_catalogue(name: str, task: str) -> None:
-    """ConfigError for a model of the catalogue that is for another task: nothing needs to be fetched."""
+    """ConfigError for a model that is known to be for another task: nothing needs to be fetched."""
     from ..refimpl.errors import ConfigError
-    from ..runtime.hub.model_names import CATALOGUE
+    from ..runtime.hub.model_names import ALIASES, CATALOGUE
 
-    known = CATALOGUE.get(name)
+    known = CATALOGUE.get(name) or ALIASES.get(name)
     if known is None or Path(name).exists():
         return
     from ..runtime.tasks.base import head_of

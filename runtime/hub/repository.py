@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,19 +19,28 @@ from ...refimpl.formats.model_directory import Directory
 from ...refimpl.formats.tensor_source import TORCH_FILE
 from ..progress import Progress
 from .cache_dir import require_room
-from .download import CONFIG, model_in, own_folder, require_plain
+from .download import CONFIG, USUAL, has_usual, model_in, own_folder, require_plain
 from .partial import KEPT, TransferError, begin_with, cause_of, fetch, keep_only, size_of, stage_of
 
 VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
 
 
 def from_hub(
-    repository: str, revision: str | None, choice: str | None, partial: Path, into: Path, progress: Progress
-) -> tuple[str, str]:
-    """Fetch `ORG/NAME` of the Hugging Face hub into a new folder: (where the model lies in it, the commit).
+    repository: str,
+    revision: str | None,
+    choice: str | None,
+    partial: Path,
+    into: Path,
+    progress: Progress,
+    compare: Callable[[Mapping[str, str]], None] = lambda _: None,
+) -> tuple[str, str, dict[str, str]]:
+    """Fetch `ORG/NAME` of the Hugging Face hub into a new folder: (where the model lies in it, the commit,
+    the hash of each of its files).
 
-    `choice` says which of its models, see `model_in`. What is there of a file lies in `partial` until all
-    are whole. Raises TransferError when it can't be fetched, CheckpointError or ConfigError when it may not.
+    `choice` says which of its models, see `model_in`; without one it is USUAL among several GGUF models. What
+    is there of a file lies in `partial` until all are whole. `compare` gets the hashes that the hub states
+    before anything is fetched, and raises where they may not be. Raises TransferError when it can't be
+    fetched, CheckpointError or ConfigError when it may not.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
@@ -41,7 +50,7 @@ def from_hub(
         raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
     progress(f"fetching {repository} from the hub", 0, 0)
     try:
-        return _fetched(client, repository, revision, choice, partial, into, progress)
+        return _fetched(client, repository, revision, choice, partial, into, progress, compare)
     except TfmError:
         raise
     except GatedRepoError:
@@ -63,16 +72,21 @@ def from_hub(
 
 def _fetched(
     client: Any, repository: str, revision: str | None, choice: str | None, partial: Path, into: Path,
-    progress: Progress,
-) -> tuple[str, str]:  # fmt: skip
+    progress: Progress, compare: Callable[[Mapping[str, str]], None],
+) -> tuple[str, str, dict[str, str]]:  # fmt: skip
     info = client.HfApi().model_info(repository, revision=revision, files_metadata=True)
     files, where = {file.rfilename: file for file in info.siblings or []}, f"hf:{repository}"
     sizes = {name: file.size or 0 for name, file in files.items()}
+    if choice is None and (count := has_usual(sizes)):
+        choice = USUAL
+        progress(f"{where} has {count} models: {USUAL} is taken, {where}:Q8_0 would be another", 0, 0)
     (model, parts), commit = model_in(sizes, where, choice), str(info.sha)
     notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
     wanted = _wanted(model, parts, sizes, notices)
     for name in (commit, *wanted):
         require_plain(name, where)
+    hashes = {name: str(_digest(files[name])) for name in wanted if name not in notices}
+    compare(hashes)
     folder = keep_only(partial, commit)
     come = {name: size_of(folder / name) for name in wanted}
     there = sum(come.values())
@@ -87,7 +101,7 @@ def _fetched(
             progress(stage, max(0, sum(come.values()) - there), total)
 
         url, file = client.hf_hub_url(repository, name, revision=commit), files[name]
-        digest = file.lfs.sha256 if file.lfs else file.blob_id
+        digest = _digest(file)
         if isinstance(own := client.try_to_load_from_cache(repository, name, revision=commit), str):
             begin_with(folder / name, Path(own), digest)
         fetch(url, folder / name, file.size, digest, client.utils.build_hf_headers(), report)
@@ -98,7 +112,12 @@ def _fetched(
     for name in notices:  # they lie at the top of a repository, its model perhaps in a folder
         if not (target := own_folder(into, model) / name).exists():
             (into / name).rename(target)
-    return model, commit
+    return model, commit, hashes
+
+
+def _digest(file: Any) -> str | None:
+    """What the hub says identifies a file: a sha256, or the shorter name that git gives it."""
+    return file.lfs.sha256 if file.lfs else file.blob_id
 
 
 def _wanted(model: str, parts: list[str], names: Iterable[str], notices: list[str]) -> list[str]:

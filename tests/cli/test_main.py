@@ -195,8 +195,8 @@ def test_without_arguments_there_is_help(tfm):
     [
         ("tfm-cli sca", {"scaling"}),
         ("tfm-cli bench --mark", {"--markdown"}),
-        ("tfm-cli generate --model smol", {"smollm2-135m"}),
-        ("tfm-cli context mini", {"minilm-l6"}),
+        ("tfm-cli generate --model smollm2-1", {"smollm2-135m", "smollm2-1.7b"}),
+        ("tfm-cli context minil", {"minilm-l6"}),
         ("tfm-cli export m out --quant int8-", {"int8-dynamic", "int8-static"}),
     ],
 )

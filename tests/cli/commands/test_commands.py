@@ -33,7 +33,7 @@ from tfm.runtime.bundle import atomic_dir
 from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.hub import checked_bundles, locate
 from tfm.runtime.hub.cache_dir import bundle_path
-from tfm.runtime.hub.model_names import CATALOGUE
+from tfm.runtime.hub.model_names import ALIASES, CATALOGUE
 from tfm.runtime.kernels import build, compilers, probe
 from tfm.runtime.ort import kernel_path, providers
 from tfm.runtime.progress import silent
@@ -618,13 +618,18 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
 
 
 def test_pull_prints_the_path_alone(tfm, monkeypatch):
-    def fetch(name, progress):
+    updates = []
+
+    def fetch(name, progress, *, update):
         progress("fetching", 0, 0)
+        updates.append(update)
         return Path("/x") / name
 
     monkeypatch.setattr(locate, "fetch", fetch)
-    ran = tfm("pull", "smollm2-135m")
-    assert (ran.code, ran.out, ran.err) == (0, "/x/smollm2-135m\n", "fetching\n")
+    for more in ([], ["--update"]):
+        ran = tfm("pull", "smollm2-135m", *more)
+        assert (ran.code, ran.out, ran.err) == (0, "/x/smollm2-135m\n", "fetching\n")
+    assert updates == [False, True]
 
 
 def test_models_lists_the_catalogue(tfm):
@@ -636,10 +641,23 @@ def test_models_lists_the_catalogue(tfm):
         assert re.fullmatch("[0-9a-f]{64}", one["sha256"])
         assert tfm(one["task"], "--help").code == 0, "the task is a command"
         assert one["licence"]
-        shown = (console.size(one.pop("bytes")), *one.values())
-        assert [value for value in shown if value not in text] == []
+        assert len(re.findall(rf"(?m)(?:^|[ ]){re.escape(one['name'])}(?:,|$| )", text)) == 1
+    assert not re.search("[0-9a-f]{40}", text), "hashes are for --json"
     assert "0 B in" in text
     tfm("models", "--remove", "nothing").failed(3, "nothing")
+
+
+def test_models_lists_what_fits_first(tfm, monkeypatch):
+    """Each alias once, above or below the memory that is free."""
+    told = {one["name"]: one["megabytes"] for one in tfm("models", "--json").json["aliases"]}
+    assert told.keys() == ALIASES.keys()
+    for free in (2e9, 1e12, 0, None):
+        monkeypatch.setattr("tfm.runtime.hardware.memory", lambda free=free: free)
+        rows = re.split("FITS HERE|TOO LARGE HERE", tfm("models").out)[1:]
+        listed = [re.findall(r"(?m)^(\S+) .* hf:\S+$", part) for part in rows]
+        fits = [name for name, megabytes in told.items() if free is None or megabytes * 1e6 <= free]
+        too_large = [name for name in told if name not in fits]
+        assert listed == [part for part in (fits, too_large) if part]
 
 
 def test_doctor_says_that_the_cache_cannot_be_written(tfm, monkeypatch):

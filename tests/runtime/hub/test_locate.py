@@ -98,11 +98,13 @@ def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
         locate("odd", silent)
     with pytest.raises(CheckpointError, match=r"odd\.bin: it can run code .*save_pretrained\(OUT\)"):
         locate("odd.bin", silent)
-    with pytest.raises(CheckpointError, match=r"no model 'nothing': .*smollm2-135m"):
+    with pytest.raises(CheckpointError, match=r"no model 'nothing': "):
         locate("nothing", silent)
-    with pytest.raises(CheckpointError, match=r"no model 'smollm-135m' \(did you mean smollm2-135m\?\): "):
+    with pytest.raises(
+        CheckpointError, match=r"no model 'smollm-135m' \(did you mean smollm2-135m\b.*\?\): "
+    ):
         locate("smollm-135m", silent)
-    with pytest.raises(CheckpointError, match=r"'TINYY' \(did you mean tiny\?\): .* one of tiny, more"):
+    with pytest.raises(CheckpointError, match=r"'TINYY' \(did you mean tiny\?\): "):
         locate("TINYY", silent, ("tiny", "more"))
 
 

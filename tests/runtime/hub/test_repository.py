@@ -64,6 +64,15 @@ def test_one_of_many_models_of_a_hub_repository(cache, hub, choice, files):
     assert fetch(f"hf:org/name:{choice}", silent) == path
 
 
+def test_of_several_quantizations_q4_k_m_is_taken_and_said(cache, hub):
+    hub.files = {name: data for name, data in QUANTIZED.items() if "/" not in name}
+    said = []
+    path = fetch("hf:org/name", lambda stage, done, total: said.append(stage))
+    assert path.name == "m-Q4_K_M.gguf"
+    assert any("2 models" in line and "Q4_K_M" in line and "hf:org/name:Q8_0" in line for line in said)
+    assert fetch("hf.co/org/name:q8_0", silent).name == "m-Q8_0.gguf"
+
+
 @pytest.mark.parametrize("choice", ["", ":Q4_K_M", ":Q5_0", ":K_M"])
 def test_a_repository_of_many_models_lists_them(cache, hub, choice):
     hub.files = QUANTIZED

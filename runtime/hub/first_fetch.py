@@ -1,0 +1,53 @@
+"""What an alias stood for when it was first fetched: a later fetch must bring the same files.
+
+    CACHE/aliases/NAME.json    the commit, and the hash of each file
+
+It stays where the model is removed. `tfm-cli pull NAME --update` takes what is there now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...refimpl.errors import CheckpointError
+from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.strict_json import parse
+from .aliases import ALIASES
+from .cache_dir import cache_dir
+
+LARGEST = 2**20  # bytes of a record
+
+
+def compare(name: str, hashes: Mapping[str, str]) -> None:
+    """CheckpointError where files of an alias have other hashes than at its first fetch."""
+    path = _record(name)
+    if name not in ALIASES or not path.exists():
+        return
+    stated = parse(read_file(path, LARGEST), str(path))
+    before = stated.get("files") if isinstance(stated, dict) else None
+    if not isinstance(before, dict):
+        raise CheckpointError(f"{path} must state the files of {name}: remove it")
+    if changed := sorted(file for file in {*before, *hashes} if before.get(file) != hashes.get(file)):
+        raise CheckpointError(
+            f"{name} is no longer what it was at its first fetch: {', '.join(changed):.200} changed; "
+            f"`tfm-cli pull {name} --update` takes what is there now"
+        )
+
+
+def record(name: str, commit: str, hashes: Mapping[str, str]) -> None:
+    """Record what an alias stands for."""
+    if name in ALIASES:
+        path = _record(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"commit": commit, "files": dict(hashes)}, indent=1) + "\n")
+
+
+def forget(name: str) -> None:
+    """Let the next fetch be the first one."""
+    _record(name).unlink(missing_ok=True)
+
+
+def _record(name: str) -> Path:
+    return cache_dir() / "aliases" / f"{name}.json"
