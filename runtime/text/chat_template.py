@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ...refimpl.errors import ArgumentError, CheckpointError, LimitError
+from .call_detection import find_format
+from .call_formats import CallFormat
 from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer, check_text
 from .tool_calls import reads_calls_of
@@ -60,6 +63,16 @@ class ChatTemplate:
     def takes_tools(self) -> bool:
         """Whether the template writes tools, and calls as tfm reads them (`runtime.text.tool_calls`)."""
         return "tools" in self._with_tools and reads_calls_of(self._with_tools)
+
+    @cached_property
+    def answers(self) -> CallFormat:
+        """How the model writes its calls and its thoughts."""
+        source = self._with_tools
+
+        def render(messages: Sequence[Message], variables: Variables) -> str:
+            return self._rendered(source, [self._shown(message, source) for message in messages], variables)
+
+        return find_format(source, self._source, render)
 
     def render(
         self,

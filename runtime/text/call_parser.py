@@ -1,0 +1,335 @@
+"""What a model's text holds: thoughts, words and calls, read as they come.
+
+Wherever the text is cut into pieces, the events joined are the same. A call's name is told once its arguments
+begin, and these as they come, as JSON. What isn't a call is text; if its name was told before, that is taken
+back (`broken`), and so is a call in which the answer is cut, whose text is nobody's.
+
+The time is linear in the text: what was read once as a call isn't read again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from .argument_types import Schema, type_of_json, types_of_property
+from .call_formats import JSON, CallFormat, Item, Keywords, Marked, Parameters, Values
+from .call_values import ValueReader, to_json
+from .text_reader import Marks, Reading, UnreadableError
+
+NAME = re.compile(r"[\w.-]+", re.ASCII)
+Kind = Literal["thought", "text", "name", "arguments", "end", "broken"]
+
+
+class Event(NamedTuple):
+    """A piece of an answer. `name` begins a call, whose pieces of `arguments` follow until its `end`
+    or until it is `broken`."""
+
+    kind: Kind
+    text: str = ""
+
+
+class Call(NamedTuple):
+    """A function's name and its arguments, an object of JSON."""
+
+    name: str
+    arguments: str
+
+
+class Answer(NamedTuple):
+    """All of an answer."""
+
+    thoughts: str
+    text: str
+    calls: list[Call]
+
+
+class AnswerParser(ValueReader):
+    """The events of one answer. `functions` are the schemas of those that it may call, by their names;
+    `thinking`: the prompt ends where the model thinks."""
+
+    def __init__(self, form: CallFormat, functions: Mapping[str, Schema], *, thinking: bool = False) -> None:
+        super().__init__()
+        self._form, self._functions = form, functions
+        self._cut = False
+        self._call_at = 0  # where what is read as a call begins
+        self._begun = self._after_call = False
+        self._blanks = ""  # at the end of the text so far: nothing, if a call follows
+        self._events: list[Event] = []
+        self._marks = Marks([*form.silent, *self._beginnings(form)])
+        self._reading = self._answer(thinking)
+
+    def _beginnings(self, form: CallFormat) -> Iterable[str]:
+        if self._functions:
+            yield from filter(None, form.begin)
+        if form.thoughts is not None and form.thoughts.anywhere:
+            yield form.thoughts.begin.strip()
+
+    def feed(self, text: str) -> list[Event]:
+        """What a piece of the text adds."""
+        self._buffer += text
+        return self._read()
+
+    def finish(self, *, cut: bool = False) -> list[Event]:
+        """What the end adds; `cut`: the model would have gone on."""
+        self._ended, self._cut = True, cut
+        return self._read()
+
+    def _read(self) -> list[Event]:
+        next(self._reading, None)
+        events, self._events = self._events, []
+        return events
+
+    def _tell(self, kind: Kind, text: str) -> None:
+        if text:
+            self._events.append(Event(kind, text))
+
+    def _tell_json(self, piece: str) -> None:
+        self._tell("arguments", piece)
+
+    # The parts of an answer.
+
+    def _answer(self, thinking: bool) -> Reading[None]:
+        thoughts = self._form.thoughts
+        if thoughts is not None and (thinking or (yield from self._next_is(thoughts.begin))):
+            yield from self._think(thoughts.end)
+        if self._functions and "" in self._form.begin:
+            yield from self._calls(self._at)
+        while (found := (yield from self._say_until_mark())) is not None:
+            if thoughts is not None and found[0] == thoughts.begin.strip():
+                yield from self._think(thoughts.end)
+            elif found[0] in self._form.begin:
+                yield from self._calls(found.start())
+        if not self._after_call:
+            self._tell("text", self._blanks)
+
+    def _think(self, end: str) -> Reading[None]:
+        """Thoughts, whose beginning is read, without blanks around them."""
+        yield from self._skip_blanks()
+        blanks, marks, found = "", Marks([end.strip()]), None
+        while found is None:
+            found, certain = self._find(marks)
+            text = blanks + self._buffer[self._at : certain]
+            thought = text.rstrip()
+            blanks = text[len(thought) :]
+            self._tell("thought", thought)
+            self._at = certain if found is None else found.end()
+            if found is None and self._ended:
+                return
+            if found is None:
+                self._forget()
+                yield
+        yield from self._skip_blanks()
+
+    def _say_until_mark(self) -> Reading[re.Match[str] | None]:
+        """Tell the text before the next mark, which is read; None at the end."""
+        while True:
+            found, certain = self._find(self._marks)
+            self._say(self._buffer[self._at : certain])
+            self._at = certain if found is None else found.end()
+            if found is not None or self._ended:
+                return found
+            self._forget()
+            yield
+
+    def _say(self, text: str) -> None:
+        """Tell a text, but for blanks at its end: they belong to a call that follows."""
+        text = self._blanks + text
+        said = text.rstrip() if self._functions else text
+        self._blanks = text[len(said) :]
+        self._after_call = self._after_call and not said
+        self._tell("text", said)
+
+    def _calls(self, start: int) -> Reading[None]:
+        """The calls after one mark, which begins at `start` and is read."""
+        self._call_at = start
+        try:
+            yield from self._expect(self._form.opening)
+            while True:
+                yield from self._call()
+                self._call_at = self._at
+                if not (yield from self._another_follows()):
+                    break
+        except UnreadableError:
+            self._give_up()
+
+    def _another_follows(self) -> Reading[bool]:
+        form = self._form
+        apart = form.separator is not None and bool(form.separator.strip())
+        if apart and (yield from self._next_is(form.separator or "")):
+            return True
+        yield from self._next_is(form.closing)
+        if form.end and (yield from self._next_is(form.end)):
+            return False
+        return form.separator is not None and not apart and (yield from self._call_begins())
+
+    def _call_begins(self) -> Reading[bool]:
+        """Whether what follows could be a call."""
+        assert isinstance(self._form.call, Marked)
+        at, before = self._at, self._form.call.before
+        if before:
+            found = yield from self._next_is(before)
+        else:
+            yield from self._skip_blanks()
+            found = NAME.match((yield from self._peek())) is not None
+        self._at = at
+        return found
+
+    def _give_up(self) -> None:
+        """What was read of a call is text; but nothing, where the answer is cut in what is surely a call."""
+        surely = self._begun or "" not in self._form.begin
+        if self._begun:
+            self._events.append(Event("broken"))
+        self._begun, self._captured = False, None
+        if self._cut and self._short and surely:
+            self._at, self._after_call = len(self._buffer), True
+        else:
+            self._say(self._buffer[self._call_at : self._at])
+
+    def _call(self) -> Reading[None]:
+        call = self._form.call
+        yield from self._item(call) if isinstance(call, Item) else self._marked(call)
+        self._events.append(Event("end"))
+        self._begun, self._blanks, self._after_call = False, "", True
+
+    def _begin(self, name: str) -> None:
+        self._tell("name", name)
+        self._begun = True
+
+    def _item(self, call: Item) -> Reading[None]:
+        """A call as an object of JSON, its parts in any order."""
+        name, arguments, seen = "", "", set()
+        yield from self._expect("{")
+        while True:
+            key = json.loads((yield from self._key(JSON, seen)))
+            yield from self._expect(":")
+            if key == call.name:
+                name = self._known(json.loads((yield from self._capture(self._value(JSON, 1)))))
+            elif key == call.arguments:
+                yield from self._expect_object()
+                if name:
+                    self._begin(name)
+                    yield from self._value(JSON, 1)
+                else:
+                    arguments = yield from self._capture(self._value(JSON, 1))
+            elif key in call.others:
+                yield from self._capture(self._value(JSON, 1))
+            else:
+                raise UnreadableError
+            if not (yield from self._next_is(",")):
+                break
+        if name and arguments:
+            self._begin(name)
+            self._put(arguments)
+        yield from self._expect("}")
+        if not self._begun:
+            raise UnreadableError
+
+    def _marked(self, call: Marked) -> Reading[None]:
+        yield from self._expect(call.before)
+        name = self._known((yield from self._run(NAME)))
+        if call.asides == ("",):
+            yield from self._expect(call.middle)
+        else:
+            yield from self._until(call.middle)
+        match call.arguments:
+            case Values() as values:
+                yield from self._expect_object()
+                self._begin(name)
+                yield from self._value(values, 1)
+            case Keywords(values):
+                self._begin(name)
+                yield from self._keywords(values, call.after)
+            case Parameters() as marks:
+                yield from self._expect_one(marks.before, call.after)
+                self._begin(name)
+                yield from self._parameters(marks, self._functions[name])
+        yield from self._expect(call.after)
+
+    def _known(self, name: object) -> str:
+        if not isinstance(name, str) or name not in self._functions:
+            raise UnreadableError
+        return name
+
+    def _expect_object(self) -> Reading[None]:
+        yield from self._expect_one("{")
+
+    def _expect_one(self, *marks: str) -> Reading[None]:
+        """One of these marks follows; it isn't read."""
+        at = self._at
+        for mark in marks:
+            if (yield from self._next_is(mark)):
+                self._at = at
+                return
+        raise UnreadableError
+
+    def _parameters(self, marks: Parameters, schema: Schema) -> Reading[None]:
+        first, *rest = marks.middle.split()
+        seen: set[str] = set()
+        self._put("{")
+        while (yield from self._next_is(marks.before)):
+            self._put(", " if seen else "")
+            key = (yield from self._until(first)).strip()
+            self._put_key(key, seen)
+            types = types_of_property(schema, key)
+            if marks.value_middle is None:
+                yield from self._expect(" ".join(rest))
+            elif (yield from self._next_is(" ".join(marks.value_middle.split()[1:]))):
+                types = frozenset()
+            else:
+                yield from self._expect(" ".join(rest))
+                types = frozenset({"string"})
+            yield from self._as_it_is(marks, types)
+        self._put("}")
+
+    def _as_it_is(self, marks: Parameters, types: Collection[str] | None) -> Reading[None]:
+        """A value without quotes; `types` say what it may be."""
+        if marks.middle.endswith("\n") and (yield from self._peek()) == "\n":
+            self._at += 1
+        end = Marks([marks.after.strip()], "\n" if marks.after.startswith("\n") else "")
+        if types == {"string"}:
+            self._put('"')
+            yield from self._pieces(end)
+            self._put('"')
+            return
+        text = yield from self._capture(self._pieces(end, escaped=False))
+        value = to_json(text)
+        self._put(
+            json.dumps(text, ensure_ascii=False) if value is None or not _may_be(value, types) else value
+        )
+
+
+def _may_be(value: str, types: Collection[str] | None) -> bool:
+    """Whether what could be a value of JSON is one, and not a text; quotes belong to a text."""
+    own = type_of_json(value)
+    if types is None or "string" in types:
+        return "string" not in own and (types is None or not own.isdisjoint(types))
+    return True
+
+
+def read_answer(
+    text: str, form: CallFormat, functions: Mapping[str, Schema], *, thinking: bool = False, cut: bool = False
+) -> Answer:
+    """All of an answer; what is broken is text."""
+    parser = AnswerParser(form, functions, thinking=thinking)
+    return joined([*parser.feed(text), *parser.finish(cut=cut)])
+
+
+def joined(events: Iterable[Event]) -> Answer:
+    """What events tell together."""
+    thoughts, text, calls, call = "", "", [], Call("", "")
+    for kind, piece in events:
+        match kind:
+            case "thought":
+                thoughts += piece
+            case "text":
+                text += piece
+            case "name":
+                call = Call(piece, "")
+            case "arguments":
+                call = Call(call.name, call.arguments + piece)
+            case "end":
+                calls.append(call)
+    return Answer(thoughts, text, calls)
