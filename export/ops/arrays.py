@@ -103,3 +103,21 @@ def zeros_like(x: Tensor) -> Tensor:
 def all_true(like: Tensor) -> Tensor:
     """Expand."""
     return torch.ones_like(like, dtype=torch.bool)
+
+
+@torch_body
+def sqrt(x: Tensor) -> Tensor:
+    """Sqrt."""
+    return torch.sqrt(x)
+
+
+@torch_body
+def largest(x: Tensor, axis: int) -> Tensor:
+    """ReduceMax."""
+    return x.amax(axis)
+
+
+@torch_body
+def each_row(x: Tensor, weight: Tensor) -> Tensor:
+    """MatMul."""
+    return x @ weight

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-import numpy as np
-
 from ..config import AltUp
 from .activation import tanh
-from .arrays import concatenate, split_last
+from .arrays import concatenate, split_last, sqrt
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -102,12 +100,12 @@ def altup_correct(
 
 @op
 def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """x · √mean(like²) / √max(mean(x²), 1e-5): the direction of x with the size of `like`.
+    """√mean(like²) / √max(mean(x²), 1e-5) · x: the direction of x with the size of `like`.
 
     Conventions: the bound is Gemma 3n's, so that a vector of zeros stays one.
     """
-    size = np.sqrt(np.mean(like * like, -1, keepdims=True))
-    return x * size / np.sqrt(np.maximum(np.mean(x * x, -1, keepdims=True), 1e-5))
+    wanted, own = ((a * a).mean(-1, keepdims=True) for a in (like, x))
+    return sqrt(wanted) / sqrt(own.clip(min=1e-5)) * x
 
 
 @op

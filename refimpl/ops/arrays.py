@@ -1,7 +1,7 @@
 """What composites need of an array library beside arithmetic, comparisons and indexing.
 
 NumPy and the others spell these differently, or mean something else by one spelling. What both spell alike
-is used as it is: `abs`, `@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`, `squeeze`, `clip` and `sum`.
+is used as it is: `abs`, `@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`, `squeeze`, `clip`, `sum` and `mean`.
 """
 
 from __future__ import annotations
@@ -113,3 +113,22 @@ def zeros_like(x: Array) -> Array:
 def all_true(like: Array) -> Array:
     """True in the shape of `like`."""
     return np.ones(like.shape, bool)
+
+
+@op
+def sqrt(x: Array) -> Array:
+    """√x."""
+    return np.sqrt(x)
+
+
+@op
+def largest(x: Array, axis: int) -> Array:
+    """The largest number along an axis, which is gone then."""
+    return np.max(x, axis=axis)
+
+
+@op
+def each_row(x: Array, weight: Array) -> Array:
+    """x @ weight: each row [D] of x [..., D] times a matrix [D, F]."""
+    # One product for all rows: NumPy computes a stack of B small products without BLAS.
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
+from .arrays import as_type, indices, largest, sqrt, tokens_at, where
 from .dispatch import op
 from .mask import padding_mask
 
@@ -31,20 +31,24 @@ def pool(
     Conventions: padding doesn't count; `last` is the last token before it. A text without tokens
     gives zeros.
     """
-    real = padding_mask(np.arange(x.shape[1]), lengths)[:, :, None]
     match pooling:
         case "first":
             y = x[:, 0]
         case "last":
-            y = x[np.arange(len(x)), np.maximum(lengths - 1, 0)]
+            y = tokens_at(x, (lengths - 1).clip(min=0)[:, None])[:, 0]
         case "mean":
-            y = np.sum(np.where(real, x, 0), axis=1) / np.maximum(lengths, 1)[:, None].astype(x.dtype)
+            y = _real(x, lengths, 0.0).sum(1) / as_type(lengths.clip(min=1)[:, None], x.dtype)
         case "max":
-            y = np.max(np.where(real, x, -np.inf), axis=1)
-    return np.where(lengths[:, None] > 0, y, 0)
+            y = largest(_real(x, lengths, -math.inf), 1)
+    return where(lengths[:, None] > 0, y, 0.0)
+
+
+def _real(x: Array, lengths: Array, padding: float) -> Array:
+    """The vectors of tokens, and at padding the same number everywhere."""
+    return where(padding_mask(indices(x.shape[1], x), lengths)[:, :, None], x, padding)
 
 
 @op
 def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
     """x / max(‖x‖, eps): vectors whose dot product is their cosine."""
-    return x / np.maximum(np.sqrt(np.sum(x * x, axis=-1, keepdims=True)), eps)
+    return x / sqrt((x * x).sum(-1, keepdims=True)).clip(min=eps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .arrays import each_row
 from .dispatch import op
 from .quant import Blocks, linear_blocks
 
@@ -26,9 +27,5 @@ def linear(
     Conventions: the weight is [input, output], so that the formula is `x @ weight`; checkpoints
     store the transpose. A quantized weight (`Blocks`) has its own rule for the activations.
     """
-    if isinstance(weight, Blocks):
-        y = linear_blocks(x, weight)
-    else:
-        # One product for all rows: NumPy computes a stack of B small products without BLAS.
-        y = (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])
+    y = linear_blocks(x, weight) if isinstance(weight, Blocks) else each_row(x, weight)
     return y if bias is None else y + bias

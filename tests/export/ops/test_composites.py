@@ -19,7 +19,7 @@ from tfm.refimpl.ops import arrays
 from tfm.refimpl.ops.dispatch import OPS, body, op
 
 # What composites may ask of an array by name; both libraries have it, and mean the same.
-SHARED = {"T", "clip", "dtype", "ndim", "shape", "squeeze", "swapaxes"}
+SHARED = {"T", "clip", "dtype", "mean", "ndim", "shape", "squeeze", "sum", "swapaxes"}
 # Names of settings, mappings and caches that arrays have too.
 OTHERS = {"cos", "cross", "norm", "sin", "size", "values"}
 ARRAYS = {name for kind in (np.ndarray, torch.Tensor) for name in dir(kind) if not name.startswith("_")}
@@ -70,6 +70,9 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "repeated": (X[:, :1], 5, 1),
     "zeros_like": (X,),
     "all_true": (X,),
+    "sqrt": (X,),
+    "largest": (-X, 1),
+    "each_row": (X, X[0].T),
 }
 EXPECTED = {
     "tokens_at": X[np.arange(2)[:, None], AT],
