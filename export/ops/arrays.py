@@ -19,6 +19,12 @@ def indices(count: int, like: Tensor | None = None) -> Tensor:
 
 
 @torch_body
+def between(first: int, end: int, like: Tensor) -> Tensor:
+    """Range."""
+    return torch.arange(first, end, device=like.device)
+
+
+@torch_body
 def rows_at(table: Tensor, index: Tensor) -> Tensor:
     """Gather, where an index by a tensor would be several operators."""
     return functional.embedding(index, table)
@@ -115,6 +121,12 @@ def sqrt(x: Tensor) -> Tensor:
 def largest(x: Tensor, axis: int) -> Tensor:
     """ReduceMax."""
     return x.amax(axis)
+
+
+@torch_body
+def smallest(x: Tensor, axis: int) -> Tensor:
+    """ReduceMin."""
+    return x.amin(axis)
 
 
 @torch_body

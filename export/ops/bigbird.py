@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ...refimpl.config import BigBirdBlocks
 from ...refimpl.ops.attention import attend
 from ...refimpl.ops.mask import padding_mask
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
 def bigbird_attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T G V"],
-    lengths: Index[Array, " B", "< T+1"],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
     *,
     block_size: int,
     random_blocks: int,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B T H V"]:
+) -> Tensor:
     """Three parts, of which each token takes its own: the ends of the text, the blocks between them, and the
     text as a whole where it is short."""
     size, limit = block_size, BigBirdBlocks(block_size, random_blocks).longest_whole
@@ -60,7 +54,7 @@ def bigbird_attend(
     return torch.where(padding_mask(at, lengths)[:, :, None, None], y, 0)
 
 
-def ends(a: Array, last: Array, size: int) -> tuple[Array, Array]:
+def ends(a: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The first block of each row and its last one, each [B, A, G, K]."""
     inside = torch.arange(size, device=a.device)
     # The index of the last token as a tensor, which a GPU takes as it is, and not as a number of the shape.
@@ -70,15 +64,8 @@ def ends(a: Array, last: Array, size: int) -> tuple[Array, Array]:
 
 
 def middle(
-    q: Array,
-    k: Array,
-    v: Array,
-    lengths: Array,
-    last: Array,
-    *,
-    size: int,
-    extra: int,
-) -> tuple[Array, Array, Array, Array, Array]:
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, last: Tensor, *, size: int, extra: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """All queries in blocks, each as between the ends with the keys of five: the first, three near, the last.
 
     Arguments of `attend`: queries, keys and values, what is seen, and the bias, with blocks as rows.
@@ -89,7 +76,7 @@ def middle(
     near = starts + torch.arange(-size, 2 * size, device=q.device)
     places, block = torch.minimum(near.clamp(min=0), at[-1:]), near.div(size, rounding_mode="floor")
 
-    def five(a: Array) -> Array:
+    def five(a: Tensor) -> Tensor:
         """[B · n, 5 · A, G, K], the blocks of queries as rows."""
         first, final = (part.unsqueeze(1).expand(-1, n, -1, -1, -1) for part in ends(a, last, size))
         return torch.cat([first, a[:, places], final], 2).flatten(0, 1)

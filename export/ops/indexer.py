@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
-
 
 @torch_body
-def index_scores(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S K"],
-    weights: Float[Array, "B T H"],
-) -> Float[Array, "B T S"]:
+def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
     """Heads and queries are the rows of one product; the sum over heads is another."""
     products = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]).relu()
     return (weights.unsqueeze(2) @ products).squeeze(2)
 
 
 @torch_body
-def best_keys(
-    scores: Float[Array, "B T S"],
-    mask: Bool[Array, "B T S"],
-    *,
-    topk: int,
-) -> Bool[Array, "B T S"]:
+def best_keys(scores: Tensor, mask: Tensor, *, topk: int) -> Tensor:
     """All above the lowest score that is seen, and of those that equal it the first for which there is room.
 
     topk takes any of equal scores, so only its values are used. It needs as many keys as it takes: `topk`

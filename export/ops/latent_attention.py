@@ -4,9 +4,10 @@ keys and values."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.config import Indexer, LatentAttention, SharedIndexer
@@ -20,28 +21,22 @@ from ...refimpl.ops.norm import layer_norm, rms_norm
 from ...refimpl.ops.position import Rotary, query_factors, rotate
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor as Array
 
-    from ...refimpl.axes import Index
-
-
-def _by_head(weight: Array, heads: int) -> Array:
+def _by_head(weight: Tensor, heads: int) -> Tensor:
     """[C, H·F] as [H, C, F]."""
     return weight.unflatten(1, (heads, weight.shape[1] // heads)).transpose(0, 1)
 
 
 @torch_body
 def expanded_attend(
-    q: Float[Array, "B T H K"],
-    latents: Float[Array, "B S C+2*J"],
-    wk_b: Float[Array, "C H*U"],
-    wv_b: Float[Array, "C H*V"],
-    mask: Bool[Array, "B T S"] | None = None,
+    q: Tensor,
+    latents: Tensor,
+    wk_b: Tensor,
+    wv_b: Tensor,
+    mask: Tensor | None = None,
     *,
     scale: float | None = None,
-) -> Float[Array, "B T H V"]:
+) -> Tensor:
     """A product for each head; the rotary key is repeated."""
     h, rank = q.shape[2], wk_b.shape[0]
     latent = latents[..., :rank].unsqueeze(1)
@@ -52,14 +47,14 @@ def expanded_attend(
 
 @torch_body
 def absorbed_attend(
-    q: Float[Array, "B T H K"],
-    latents: Float[Array, "B S C+2*J"],
-    wk_b: Float[Array, "C H*U"],
-    wv_b: Float[Array, "C H*V"],
-    mask: Bool[Array, "B T S"] | None = None,
+    q: Tensor,
+    latents: Tensor,
+    wk_b: Tensor,
+    wv_b: Tensor,
+    mask: Tensor | None = None,
     *,
     scale: float | None = None,
-) -> Float[Array, "B T H V"]:
+) -> Tensor:
     """Heads and tokens are the rows of one product with the latents, which all heads read."""
     h, rank = q.shape[2], wk_b.shape[0]
     wk = _by_head(wk_b, h)
@@ -75,15 +70,15 @@ def absorbed_attend(
 
 @torch_body
 def latent_attention(
-    x: Float[Array, "B T D"],
+    x: Tensor,
     cache: LatentCache,
-    past: Index[Array, " B", "< O+1"],
+    past: Tensor,
     weights: LatentAttentionWeights,
     rotary: Rotary | None,
-    chosen: Bool[Array, "B T L"] | None = None,
+    chosen: Tensor | None = None,
     *,
     settings: LatentAttention,
-) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
+) -> tuple[Tensor, LatentCache, Tensor]:
     """Projections around `absorbed_attend`."""
     at = past[:, None] + torch.arange(x.shape[1], device=past.device)
     angles = None if rotary is None else Rotary(*(functional.embedding(at, table) for table in rotary))
@@ -101,7 +96,7 @@ def latent_attention(
         assert index_keys is not None
         assert angles is not None
         # Where there is an indexer, all of its leaves are there.
-        leaves = cast("Mapping[str, Array]", weights)
+        leaves = cast("Mapping[str, Tensor]", weights)
         index_q, new_key = _index_queries_keys(x, source, leaves, angles, indexer)
         index_keys = append(index_keys, new_key, past)
         scores = index_scores(index_q, index_keys.squeeze(1), linear(x, leaves["w_index"]))
@@ -117,14 +112,14 @@ def latent_attention(
 
 @torch_body
 def latent_self_attention(
-    x: Float[Array, "B T D"],
-    lengths: Index[Array, " B", "< T+1"],
+    x: Tensor,
+    lengths: Tensor,
     weights: LatentAttentionWeights,
     rotary: Rotary | None,
     *,
     settings: LatentAttention,
     causal: bool = False,
-) -> Float[Array, "B T D"]:
+) -> Tensor:
     """Projections around `expanded_attend`."""
     at = torch.arange(x.shape[1], device=x.device)
     angles = None if rotary is None else Rotary(rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0))
@@ -138,7 +133,7 @@ def latent_self_attention(
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))
 
 
-def _gathered(latents: Array, mask: Array, topk: int) -> tuple[Array, Array]:
+def _gathered(latents: Tensor, mask: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     """Those of the latents [B, S, C+2J] that may be seen, and the mask [B, T, S] over them.
 
     T tokens that choose `topk` each see T·`topk` at most together: of a long text one token reads few, a
@@ -151,7 +146,7 @@ def _gathered(latents: Array, mask: Array, topk: int) -> tuple[Array, Array]:
     return latents[rows, places], mask.mT[rows, places].mT
 
 
-def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAttention) -> Array:
+def _query_source(x: Tensor, weights: LatentAttentionWeights, settings: LatentAttention) -> Tensor:
     """What queries are made of: x, or a latent of their own."""
     if "wq_a" not in weights:
         return x
@@ -160,8 +155,8 @@ def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAtt
 
 
 def _queries(
-    source: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
-) -> Array:
+    source: Tensor, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
+) -> Tensor:
     """Queries [B, T, H, K], of which the last part is rotated where there are angles."""
     queries = linear(source, weights["wq"]).unflatten(-1, (settings.heads, settings.head_size))
     if angles is None:
@@ -170,7 +165,7 @@ def _queries(
     return torch.cat((plain, rotate(turned, *angles, interleaved=settings.interleaved)), -1)
 
 
-def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
+def _scaled(q: Tensor, at: Tensor, settings: LatentAttention) -> Tensor:
     """Queries times the factor of their position `at` [B, T]."""
     if (scale := settings.query_scale) is None:
         return q
@@ -178,8 +173,8 @@ def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
 
 
 def _latents(
-    x: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
-) -> Array:
+    x: Tensor, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
+) -> Tensor:
     """Normalized latents and shared keys [B, T, 1, C+2J]."""
     both = linear(x, weights["wkv_a"], weights.get("bkv_a")).unsqueeze(2)
     latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
@@ -190,11 +185,11 @@ def _latents(
 
 
 def _index_queries_keys(
-    x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary, indexer: Indexer
-) -> tuple[Array, Array]:
+    x: Tensor, source: Tensor, weights: Mapping[str, Tensor], rotary: Rotary, indexer: Indexer
+) -> tuple[Tensor, Tensor]:
     """The indexer's queries [B, T, X, P], made of the queries' latent, and keys [B, T, 1, P], made of x."""
 
-    def turned(y: Array) -> Array:
+    def turned(y: Tensor) -> Tensor:
         return rotate(y, rotary.cos, rotary.sin, interleaved=indexer.interleaved)
 
     norm, bias = weights["index_norm"], weights["index_bias"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.config import LongT5Attention
@@ -16,22 +15,11 @@ from ...refimpl.ops.norm import rms_norm
 from ..scan import last_index, tiles
 from ..torch_bodies import torch_body
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor as Array
-
-    from ...refimpl.axes import Index
-
 
 @torch_body
 def longt5_attention(
-    x: Float[Array, "B T D"],
-    lengths: Index[Array, " B", "< T+1"],
-    weights: LongT5Weights,
-    biases: DistanceBiases,
-    *,
-    settings: LongT5Attention,
-) -> Float[Array, "B T D"]:
+    x: Tensor, lengths: Tensor, weights: LongT5Weights, biases: DistanceBiases, *, settings: LongT5Attention
+) -> Tensor:
     """Projections of tokens and summaries, in one product each, and the window in tiles."""
     read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
     q = heads(read, weights["wq"], size=settings.head_size)
@@ -41,7 +29,7 @@ def longt5_attention(
     return linear(y.flatten(-2), weights["wo"])
 
 
-def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: LongT5Attention) -> Array:
+def with_summaries(x: Tensor, lengths: Tensor, norm: Tensor | None, *, settings: LongT5Attention) -> Tensor:
     """The tokens, and after them a summary for each block, and two that no token sees.
 
     Sums of whole blocks, of which the last gets what stands after it.
@@ -62,13 +50,13 @@ def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: Lo
 
 
 def near_and_far(
-    projected: tuple[Array, Array, Array],
-    lengths: Array,
+    projected: tuple[Tensor, Tensor, Tensor],
+    lengths: Tensor,
     biases: DistanceBiases,
     t: int,
     *,
     settings: LongT5Attention,
-) -> Array:
+) -> Tensor:
     """What the heads give [B, T, H, K]: queries in tiles of radius + 1 tokens, each with the keys of its own
     and of both neighbours, and with those of all summaries.
 
@@ -90,7 +78,7 @@ def near_and_far(
     some_k, some_v = (a[:, places].flatten(0, 1).transpose(1, 2) for a in (k, v))
     scores = some_q @ some_k.transpose(-1, -2) + biases.near[:, apart.clamp(-radius, radius) + radius]
 
-    def in_order(tiled: Array) -> Array:
+    def in_order(tiled: Tensor) -> Tensor:
         """[B · n, H, tile, ...] token by token, [B, H, T, ...]."""
         return tiled.unflatten(0, (rows, count))[:, tokens // tile, head.unsqueeze(1), tokens % tile]
 
@@ -111,8 +99,8 @@ def near_and_far(
 
 
 def _far_bias(
-    lengths: Array, biases: DistanceBiases, tokens: Array, blocks: Array, *, settings: LongT5Attention
-) -> Array:
+    lengths: Tensor, biases: DistanceBiases, tokens: Tensor, blocks: Tensor, *, settings: LongT5Attention
+) -> Tensor:
     """The bias of each token and block [B, H, T, G], the lowest number where the row has no such block."""
     size, table = settings.global_block_size, biases.far
     assert size is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...refimpl.config import XLNetAttention
 from ...refimpl.ops.cross_attention import EncoderKV
-from ..ops.xlnet import distance_vectors, relative_scores
+from ...refimpl.ops.xlnet import distance_vectors, relative_scores
 from .group_query_attention import three_products
 from .multi_head_attention import multi_head
 from .ort_ops import linear
@@ -28,7 +28,8 @@ def xlnet_attention(
         q, k, v = three_products(x, weights, clip=None)
     size = settings.head_size
     k_pos = linear(distance_vectors(x, settings=settings), weights["wk_pos"])[0].unflatten(-1, (-1, size))
-    bias = relative_scores(q.unflatten(-1, (-1, size)), k_pos, weights, token_types, settings=settings)
+    q_heads, k_heads = (y.unflatten(-1, (-1, size)) for y in (q, k))
+    bias = relative_scores(q_heads, k_heads, k_pos, weights, token_types, settings=settings)
     q = q + weights["content_bias"]
     y = multi_head(q, EncoderKV(k, v, lengths), heads=settings.heads, scale=size**-0.5, bias=bias)
     return linear(y, weights["wo"])

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..config import FirstToken
 from ..ops.attention import attend
-from ..ops.banded import banded_attend
 from ..ops.linear import linear
+from ..ops.sparse import longformer_mask
 from . import Call, Draw, Subject, law
 
 
@@ -30,8 +30,8 @@ def the_question_ends_before_the_first_separator(question_end: Subject, draw: Dr
 
 
 @law("longformer_attention")
-def it_is_bands_and_rows(longformer_attention: Subject, draw: Draw) -> None:
-    """Row by row: banded attention, in which global tokens are sinks, and a row of scores for each."""
+def it_is_attention_under_the_mask(longformer_attention: Subject, draw: Draw) -> None:
+    """Row by row: attention under `longformer_mask`; rows of global tokens have maps of their own."""
     call = draw(longformer_attention.calls())
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape
@@ -45,7 +45,8 @@ def it_is_bands_and_rows(longformer_attention: Subject, draw: Draw) -> None:
         if length == 0:
             continue
         q, k, v = (part[row : row + 1, :length] for part in local)
-        near = banded_attend(q, k, v, band=(a.reach + 1, a.reach), sinks=int(spread))
+        at = np.arange(length)[None]
+        near = attend(q, k, v, longformer_mask(at, at, at < spread, at < spread, reach=a.reach))
         if spread:
             q, k, v = (part[row : row + 1, :length] for part in heads("_global"))
             near[:, :spread] = attend(q[:, :spread], k, v)

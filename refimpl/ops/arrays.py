@@ -26,6 +26,12 @@ def indices(count: int, like: Array | None = None) -> Array:
     return np.arange(count)
 
 
+@op
+def between(first: int, end: int, like: Array) -> Array:
+    """The whole numbers from `first` up to `end`, which isn't one of them, on the device of `like`."""
+    return np.arange(first, end)
+
+
 def following(past: Array, count: int) -> Array:
     """The positions [B, T] of `count` tokens, before which a row has `past` [B] others."""
     return past[:, None] + indices(count, past)
@@ -125,6 +131,12 @@ def sqrt(x: Array) -> Array:
 def largest(x: Array, axis: int) -> Array:
     """The largest number along an axis, which is gone then."""
     return np.max(x, axis=axis)
+
+
+@op
+def smallest(x: Array, axis: int) -> Array:
+    """The smallest number along an axis, which is gone then."""
+    return np.min(x, axis=axis)
 
 
 @op

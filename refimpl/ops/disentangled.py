@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from ..config import DisentangledAttention
+from .arrays import indices, join_last, repeated
 from .attention import attend, heads
 from .dispatch import op
 from .linear import linear
@@ -147,12 +148,12 @@ def disentangled_attention(
     Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and what comes
     out at padding is unspecified. Where maps are `shared`, distances take those of queries and keys.
     """
-    b, t, _ = x.shape
     q, k, bias = queries_and_keys(x, weights, table, settings=settings)
     v = heads(x, weights["wv"], weights.get("bv"), size=settings.head_size)
-    mask = np.broadcast_to(padding_mask(np.arange(t), lengths)[:, None], (b, t, t))
+    t = x.shape[1]
+    mask = repeated(padding_mask(indices(t, x), lengths)[:, None], t, 1)
     y = attend(q, k, v, mask, bias, scale=settings.factor)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
+    return linear(join_last(y), weights["wo"], weights.get("bo"))
 
 
 def queries_and_keys(

@@ -32,12 +32,12 @@ def pool(
     gives zeros.
     """
     match pooling:
+        case "mean":
+            return _real(x, lengths, 0.0).sum(1) / as_type(lengths.clip(min=1)[:, None], x.dtype)
         case "first":
             y = x[:, 0]
         case "last":
             y = tokens_at(x, (lengths - 1).clip(min=0)[:, None])[:, 0]
-        case "mean":
-            y = _real(x, lengths, 0.0).sum(1) / as_type(lengths.clip(min=1)[:, None], x.dtype)
         case "max":
             y = largest(_real(x, lengths, -math.inf), 1)
     return where(lengths[:, None] > 0, y, 0.0)

@@ -20,12 +20,13 @@ T · (2 · reach + 1 + 2 · G) scores, not T · T.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import FirstToken, LongformerAttention
+from .arrays import indices, join_last, repeated, smallest, where
 from .attention import attend, heads
+from .banded import banded_attend
 from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
@@ -67,8 +68,8 @@ def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index
 
     Conventions: a row without one is all question. The separator itself isn't part of it.
     """
-    found = tokens == separator
-    return np.where(found.any(axis=1), found.argmax(axis=1), tokens.shape[1])
+    at = indices(tokens.shape[1], tokens)
+    return smallest(where(tokens == separator, at, at[-1:] + 1), 1)
 
 
 @op
@@ -86,25 +87,41 @@ def longformer_attention(
     as in `self_attention`, rows are padded on the right: no token sees padding, and what comes out at padding
     is unspecified. transformers pads texts to a multiple of the widest window, which changes nothing.
     """
-    b, t, _ = x.shape
-    at = np.broadcast_to(np.arange(t), (b, t))
-    real = padding_mask(at[0], lengths)[:, None]
-    spread = global_tokens(at, question, settings=settings)
-    q, k, v = (heads(x, weights[f"w{n}"], weights[f"b{n}"], size=settings.head_size) for n in "qkv")
-    y = attend(q, k, v, longformer_mask(at, at, spread, spread, reach=settings.reach) & real)
-    if settings.global_tokens is not None:
-        q, k, v = (
-            heads(x, weights[f"w{n}_global"], weights[f"b{n}_global"], size=settings.head_size) for n in "qkv"
-        )
-        y = np.where(spread[:, :, None, None], attend(q, k, v, np.broadcast_to(real, (b, t, t))), y)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights["bo"])
+    local = [heads(x, weights[f"w{n}"], weights[f"b{n}"], size=settings.head_size) for n in "qkv"]
+    y = local_and_global(x, lengths, local, weights, question, settings=settings)
+    return linear(join_last(y), weights["wo"], weights["bo"])
 
 
-def global_tokens(at: Array, question: Array | None, *, settings: LongformerAttention) -> Array:
-    """Which of the tokens at the positions [B, T] are global."""
+def local_and_global(
+    x: Array,
+    lengths: Array,
+    local: Sequence[Array],
+    weights: LongformerWeights,
+    question: Array | None,
+    *,
+    settings: LongformerAttention,
+) -> Array:
+    """What the heads give [B, T, H, K], of the window's queries, keys and values.
+
+    The window is computed in bands, in which a global first token is a sink. As the length of a question
+    differs from text to text, there all scores are computed.
+    """
+    t, reach = x.shape[1], settings.reach
+    at = indices(t, x)
+    real = padding_mask(at, lengths)
     if settings.global_tokens is None:
-        return np.zeros(at.shape, bool)
+        return banded_attend(*local, real, band=(reach + 1, reach))
+
+    def own(x: Array, name: str) -> Array:
+        return heads(x, weights[f"w{name}_global"], weights[f"b{name}_global"], size=settings.head_size)
+
+    k, v = own(x, "k"), own(x, "v")
     if isinstance(settings.global_tokens, FirstToken):
-        return at == 0
+        y = banded_attend(*local, real, band=(reach + 1, reach), sinks=1)
+        first = attend(own(x[:, :1], "q"), k, v, real[:, None])
+        return where((at == 0)[:, None, None], first, y)
     assert question is not None
-    return at < question[:, None]
+    spread = at < question[:, None]
+    seen = longformer_mask(at[None], at[None], spread, spread, reach=reach) & real[:, None]
+    every = attend(own(x, "q"), k, v, repeated(real[:, None], t, 1))
+    return where(spread[:, :, None, None], every, attend(*local, seen))

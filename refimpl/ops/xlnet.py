@@ -24,9 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import XLNetAttention
+from .arrays import as_type, between, indices, join_last, repeated, split_last, where
 from .attention import attend, heads
 from .disentangled import distance_scores
 from .dispatch import op
@@ -77,12 +76,10 @@ def xlnet_attention(
     out at padding is unspecified. XLNet itself pads on the left, where distances are the same. Its memory of
     earlier segments is empty, and no token is hidden by an order of prediction.
     """
-    b, t, _ = x.shape
     q, k, bias = queries_and_keys(x, weights, token_types, settings=settings)
-    v = heads(x, weights["wv"], size=settings.head_size)
-    mask = np.broadcast_to(padding_mask(np.arange(t), lengths)[:, None], (b, t, t))
-    y = attend(q, k, v, mask, bias)
-    return linear(y.reshape(b, t, -1), weights["wo"])
+    v, t = heads(x, weights["wv"], size=settings.head_size), x.shape[1]
+    mask = repeated(padding_mask(indices(t, x), lengths)[:, None], t, 1)
+    return linear(join_last(attend(q, k, v, mask, bias)), weights["wo"])
 
 
 def queries_and_keys(
@@ -90,29 +87,44 @@ def queries_and_keys(
 ) -> tuple[Array, Array, Array]:
     """Queries with u and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] of distances and
     segments."""
-    t, size = x.shape[1], settings.head_size
-
-    def asking(bias: Array) -> Array:
-        return heads(x, weights["wq"], bias, size=size)
-
-    k = heads(x, weights["wk"], size=size)
-    at = np.arange(t)
-    vectors = distance_vectors(np.arange(1 - t, t), x.shape[2], settings=settings).astype(x.dtype)
-    k_pos = heads(vectors, weights["wk_pos"], size=size)[0]
-    rows = at[:, None] - at + t - 1
-    bias = distance_scores(asking(weights["position_bias"]), k, rows, None, k_pos)
-    if token_types is not None and settings.segments:
-        assert "segment_bias" in weights
-        assert "segments" in weights
-        ends = weights["segments"].reshape(2, settings.heads, size)
-        same, across = np.einsum("bthk,shk->sbht", asking(weights["segment_bias"]), ends) * size**-0.5
-        apart = token_types[:, :, None] != token_types[:, None, :]
-        bias = bias + np.where(apart[:, None], across[..., None], same[..., None])
-    return asking(weights["content_bias"]), k, bias
+    size = settings.head_size
+    q, k = (heads(x, weights[name], size=size) for name in ("wq", "wk"))
+    k_pos = heads(distance_vectors(x, settings=settings), weights["wk_pos"], size=size)[0]
+    bias = relative_scores(q, k, k_pos, weights, token_types, settings=settings)
+    return q + split_last(weights["content_bias"], size), k, bias
 
 
-def distance_vectors(distances: Array, width: int, *, settings: XLNetAttention) -> Array:
-    """r(d) [1, W, D] of the distances [W], in float64; those beyond `clamp` have its vector."""
+def distance_vectors(x: Array, *, settings: XLNetAttention) -> Array:
+    """r(d) [1, 2·T − 1, D] of the distances of x [B, T, D], from 1 − T on; those beyond `clamp` have its
+    vector."""
+    _, t, width = x.shape
+    distances = between(1 - t, t, x)
     if settings.clamp is not None:
-        distances = np.clip(distances, -settings.clamp, settings.clamp)
-    return sinusoidal(distances[None], rope_frequencies(np.arange(width // 2), theta=10_000.0))
+        distances = distances.clip(-settings.clamp, settings.clamp)
+    frequencies = rope_frequencies(indices(width // 2, x), theta=10_000.0)
+    return as_type(sinusoidal(distances[None], frequencies), x.dtype)
+
+
+def relative_scores(
+    q: Array,
+    k: Array,
+    k_pos: Array,
+    weights: XLNetWeights,
+    token_types: Array | None,
+    *,
+    settings: XLNetAttention,
+) -> Array:
+    """The terms [B, H, T, T] of distances and segments, of queries and keys [B, T, H, K] as the maps give
+    them and the keys of distances [W, H, K]."""
+    size, at = settings.head_size, indices(q.shape[1], q)
+    asking = q + split_last(weights["position_bias"], size)
+    bias = distance_scores(asking, k, at[:, None] - at + at[-1:], None, k_pos)
+    if token_types is None or not settings.segments:
+        return bias
+    assert "segment_bias" in weights
+    assert "segments" in weights
+    asking = (q + split_last(weights["segment_bias"], size)) * size**-0.5
+    ends = split_last(weights["segments"], size).swapaxes(0, 1).swapaxes(1, 2)
+    terms = asking.swapaxes(1, 2) @ ends
+    apart = (token_types[:, :, None] != token_types[:, None])[:, None]
+    return bias + where(apart, terms[..., 1:], terms[..., :1])

@@ -21,7 +21,7 @@ from tfm.refimpl.ops.dispatch import OPS, body, op
 # What composites may ask of an array by name; both libraries have it, and mean the same.
 SHARED = {"T", "clip", "dtype", "mean", "ndim", "shape", "squeeze", "sum", "swapaxes"}
 # Names of settings, mappings and caches that arrays have too.
-OTHERS = {"cos", "cross", "norm", "sin", "size", "values"}
+OTHERS = {"clamp", "cos", "cross", "norm", "sin", "size", "values"}
 ARRAYS = {name for kind in (np.ndarray, torch.Tensor) for name in dir(kind) if not name.startswith("_")}
 COMPOSITES = sorted(OPS.keys() - TORCH.keys())
 
@@ -57,6 +57,7 @@ X = np.arange(24.0).reshape(2, 3, 4)
 AT = np.array([[2, 0], [1, 1]])
 CALLS: dict[str, tuple[Any, ...]] = {
     "indices": (5, X),
+    "between": (-2, 3, X),
     "rows_at": (X[0], AT),
     "tokens_at": (X, AT),
     "shifted_right": (AT, 7),
@@ -72,6 +73,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "all_true": (X,),
     "sqrt": (X,),
     "largest": (-X, 1),
+    "smallest": (-X, 1),
     "each_row": (X, X[0].T),
 }
 EXPECTED = {
