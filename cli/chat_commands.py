@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import checked
+from .options import CONTEXT, checked
 
 if TYPE_CHECKING:
     from ..runtime.tasks import Conversation, GenerateOptions
     from ..runtime.text.chat_template import Message
 
+LEAVE = ("/quit", "/exit", "/bye")
 HELP = """\
 /system TEXT      set the system message, which the model reads first; /system alone removes it
 /clear            forget the conversation, but for the system message
@@ -24,7 +25,7 @@ HELP = """\
 /set NAME default leave an option to the model; /set alone lists what is set
 /save FILE        write the conversation as JSON; --overwrite before FILE replaces a file
 /load FILE        go on with the conversation of a file
-/help, /quit      show this; leave, as /exit and Ctrl-D do
+/help, /quit      show this; leave, as /exit, /bye and Ctrl-D do
 Enter sends a message, Alt-Enter begins a new line of it, the arrow up brings earlier ones. Ctrl-C stops an
 answer: what there is of it stays in the conversation. A space before a slash makes it part of a message."""
 
@@ -40,8 +41,9 @@ class ChatCommands:
     ) -> None:
         self.conversation, self.options = conversation, options
         app = typer.Typer(add_completion=False)
-        app.command(add_help_option=False)(command)
+        app.command(add_help_option=False, context_settings=CONTEXT)(command)
         self._declared: Any = typer.main.get_command(app)
+        self._declared.params = [one for one in self._declared.params if one.param_type_name == "option"]
         self._commands: Mapping[str, Callable[[str], str]] = {
             "help": lambda _: HELP,
             "system": self.system,
@@ -59,7 +61,7 @@ class ChatCommands:
         """
         name, _, rest = line.removeprefix("/").partition(" ")
         if name not in self._commands:
-            near = difflib.get_close_matches(name, [*self._commands, "quit", "exit"], 1)
+            near = difflib.get_close_matches(name, [*self._commands, *(one[1:] for one in LEAVE)], 1)
             advice = f"did you mean /{near[0]}" if near else "/help lists them"
             raise typer.BadParameter(
                 f"there is no /{name:.60}: {advice}; a space before the slash makes it a message"

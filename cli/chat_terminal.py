@@ -7,6 +7,7 @@ imported here alone, once a person is there to type: its import takes a tenth of
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,60 @@ class ChatTerminal:
     def error(self, message: str) -> None:
         """Show an error as the command line does."""
         self.note(f"tfm-cli: {message}", ERROR)
+
+
+class Wrapping:
+    """A text that comes in parts, with a line end before each word that has no room on its line.
+
+    A word is held back until it is complete, or as wide as a line. A character as wide as two, of Chinese or
+    Japanese, is a word.
+    """
+
+    def __init__(self) -> None:
+        self._word, self._column = "", 0
+        self._inside = False  # the beginning of the word has been shown
+
+    def push(self, text: str) -> str:
+        """What can be shown once this text has come."""
+        return "".join(map(self._added, text))
+
+    def finish(self) -> str:
+        """What was held back, at the end of a word."""
+        shown, self._inside = self._shown(), False
+        return shown
+
+    def _added(self, character: str) -> str:
+        if character == "\n":
+            shown, self._column = self.finish(), 0
+            return shown + character
+        if character.isspace():
+            shown = self.finish()
+            self._column += 8 - self._column % 8 if character == "\t" else 1
+            return shown + character
+        if _width(character) > 1:
+            shown, self._word = self.finish(), character
+            return shown + self.finish()
+        self._word += character
+        if _width(self._word) < shutil.get_terminal_size().columns:
+            return ""
+        shown, self._inside = self._shown(), True
+        return shown
+
+    def _shown(self) -> str:
+        """The word, or what has come of it, in its place."""
+        word, self._word = self._word, ""
+        columns, end = shutil.get_terminal_size().columns, self._column + _width(word)
+        breaks = 0 < self._column < end and columns < end and not self._inside
+        end -= self._column * breaks
+        self._column = end if end <= columns else (end - 1) % columns + 1  # the terminal breaks a long word
+        return "\n" * breaks + word
+
+
+def _width(text: str) -> int:
+    """The columns of a terminal that a text takes."""
+    from prompt_toolkit.utils import get_cwidth
+
+    return get_cwidth(text)
 
 
 def _keys() -> KeyBindings:

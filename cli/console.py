@@ -80,6 +80,15 @@ class _Line:
 LINE = _Line()
 
 
+class _Detail:
+    """How much is said beside results: `verbose` is what --verbose says."""
+
+    verbose = False
+
+
+DETAIL = _Detail()
+
+
 def say(message: str = "") -> None:
     """Print one line of progress or a warning."""
     LINE.end()
@@ -90,6 +99,43 @@ def duration(seconds: float) -> str:
     """A time for a person: 45 s, 2 min 5 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rewrites() -> bool:
+    """Whether a line on stderr can be rewritten in place: at a terminal, and below a notebook's cell."""
+    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+
+
+def work_in_one_line(what: str) -> Progress:
+    """A Progress that shows all stages of some work as one line: `what`, and the stage that it is at.
+
+    Where no line can be rewritten one says that it begins, and then one in QUIET_S how far it is. With
+    --verbose each stage has its line, as `progress` shows it.
+    """
+    return progress() if DETAIL.verbose else _Work(what)
+
+
+class _Work:
+    """What `work_in_one_line` gives."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._stage, self._shown = what, "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now, line = time.monotonic(), f"{self._what}: {stage}"
+        if 0 < done < total:
+            line += f", {100 * done // total} %"
+        if rewrites():
+            if stage == self._stage and now - self._shown < REWRITE_S:
+                return
+            LINE.rewrite(line)
+        elif not self._stage:
+            say(self._what)
+        elif now - self._shown < QUIET_S:
+            return
+        else:
+            say(line)
+        self._stage, self._shown = stage, now
 
 
 def progress() -> Progress:
@@ -117,7 +163,7 @@ class _Stages:
             self._begin = self._shown = now if done == 0 else self._called
         self._stage, self._done, self._called = stage, done, now
         finished = 0 < total <= done
-        if total and sys.stderr.isatty():
+        if total and rewrites():
             if LINE.is_open or not finished:
                 if begins or finished or now - self._shown >= REWRITE_S:
                     LINE.rewrite(self._text(stage, done, total))
@@ -175,10 +221,21 @@ def shorten(text: str, room: int = 60) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
+def speed(answer: TextStream) -> str:
+    """How long an answer took, for a person."""
+    t = answer.timings
+    read = t["prompt_tokens"] - t["cached_tokens"]
+    return (
+        f"prompt: {read:.0f} tokens in {t['first_token_s']:.2f} s, {t['prefill_tokens_per_s']:.1f} tokens/s; "
+        f"answer: {t['new_tokens']:.0f} tokens, {t['decode_tokens_per_s']:.1f} tokens/s; {t['total_s']:.2f} s"
+    )
+
+
 def out_answer(
     answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float, by: dict[str, str]
 ) -> None:
-    """Print an answer while it is generated, or at its end as one JSON object; say if it was cut."""
+    """Print an answer while it is generated, or at its end as one JSON object; say if it was cut, and with
+    --verbose how fast it was."""
     for part in answer:
         if not as_json:
             out(generated(part, no_escape), end="")
@@ -186,6 +243,8 @@ def out_answer(
         out()
     else:
         out_json({**answer_fields(answer), **by, "timings": {"load_s": load_s, **answer.timings}})
+    if DETAIL.verbose and not as_json:
+        say(speed(answer))
     if answer.finish_reason != "length":
         return
     count = len(answer.tokens)

@@ -19,7 +19,7 @@ from ..refimpl.errors import BundleError, CheckpointError, ExportError, NumericE
 from . import commands
 from .console import LINE, out, say
 from .model_loading import EXPORT_PACKAGES
-from .options import with_flags
+from .options import CONTEXT, with_flags
 from .usage import explain
 
 # The groups of commands in the order of the help; inside a group commands are sorted by name.
@@ -36,7 +36,7 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
         name="tfm-cli",
         help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], **CONTEXT},
         callback=_options,
     )
     modules = {name: importlib.import_module(f"{commands.__name__}.{name}") for name in names}

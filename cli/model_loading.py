@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .console import progress, say, size
+from .console import progress, say, size, work_in_one_line
 
 if TYPE_CHECKING:
     from ..refimpl.checkpoint.open import Checkpoint
@@ -199,7 +199,8 @@ def bundle(
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
 
         try:
-            export(checkpoint, path, target=target, quant=quant, progress=progress())
+            stages = work_in_one_line(f"exporting {source.name} to {quant}, the first time only")
+            export(checkpoint, path, target=target, quant=quant, progress=stages)
         except BusyError:
             continue  # another process began meanwhile
         for old in remove_outdated(path):

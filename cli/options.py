@@ -12,6 +12,7 @@ import typer
 from ..refimpl.config import KVFormat
 from ..runtime.bundle.schemes import SCHEMES, SchemeName
 from ..runtime.bundle.targets import TargetName
+from .console import DETAIL
 
 if TYPE_CHECKING:
     from ..export.layouts.layout import BundleLayout
@@ -41,6 +42,16 @@ def limit_threads(count: int | None) -> int | None:
     return count
 
 
+# What the OpenAI API calls one of our options.
+CONTEXT = {"token_normalize_func": lambda name: {"max-tokens": "max-new-tokens"}.get(name, name)}
+
+
+def set_verbose(verbose: bool) -> bool:
+    """Say more beside results, or not."""
+    DETAIL.verbose = verbose
+    return verbose
+
+
 def catalogue() -> list[str]:
     """The names that `tfm-cli models` lists, for a shell that completes a model's name."""
     from ..runtime.hub.model_names import ALIASES, CATALOGUE
@@ -55,7 +66,7 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         autocompletion=catalogue,
-        help="A path, a name that `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.",
+        help="A path, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
     ),
 ]
 Engine = Annotated[
@@ -196,6 +207,15 @@ MaxNewTokens = Annotated[
         help="The most tokens of the answer; by default as many as the model asks for, or 256.",
     ),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=set_verbose,
+        help="Show speed and stages of exports.",
+    ),
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message, read first.")]
 Seed = Annotated[
     int,
     typer.Option(
@@ -386,6 +406,7 @@ FLAGS = {
     "takes no grammar": "takes no --grammar",
     "strict=True": "--strict",
     "raw=True": "--raw",
+    "system is": "--system is",
     "chat_template_kwargs": "--chat-template-kwargs",
     "calibration.method": "--ranges",
     "calibration.alpha": "--smooth",

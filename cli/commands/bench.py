@@ -39,6 +39,7 @@ def command(
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
     ignore_key: o.IgnoreKey = None,
+    verbose: o.Verbose = False,
     device: o.Device = "cpu",
     threads: Annotated[
         list[int] | None,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from .. import options as o
-from ..chat_commands import ChatCommands
+from ..chat_commands import LEAVE, ChatCommands
 from ..chat_terminal import (
     ChatTerminal,
+    Wrapping,
     history_file,
     ignored_interrupts,
     is_interactive,
     silent_keys,
     stopped_by_interrupt,
 )
-from ..console import generated, out, say
+from ..console import generated, out, say, speed
 from ..inputs import messages
 
 if TYPE_CHECKING:
@@ -27,10 +29,13 @@ GROUP = "Write texts"
 
 
 def command(
-    model: o.Model = "smollm2-135m",
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A system message, which the model reads first.")
+    ctx: typer.Context,
+    named: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", autocompletion=o.catalogue, help="The model, as --model."),
     ] = None,
+    model: o.Model = "smollm2-135m",
+    system: o.System = None,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
     context: o.Context = None,
@@ -49,6 +54,7 @@ def command(
     seed: o.Seed = 0,
     stop: o.Stop = None,
     no_escape: o.NoEscape = False,
+    verbose: o.Verbose = False,
     prefix: o.Prefix = None,
     chat_template_kwargs: o.ChatTemplateKwargs = None,
 ) -> None:
@@ -59,8 +65,12 @@ def command(
 
     A model whose files don't say how tokens are chosen samples as `tfm-cli generate --help` says.
 
-    Example: tfm-cli chat --system "Answer in one sentence."
+    Example: tfm-cli chat smollm2-135m --system "Answer in one sentence."
     """
+    source = ctx.get_parameter_source("model")
+    if named is not None and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("give the model as argument or as --model, not both")
+    model = named or model
     from ...runtime.text import template_process
 
     template_process.SHARED.start()  # it becomes ready while the rest is imported
@@ -80,11 +90,13 @@ def command(
     conversation = Conversation(loaded, system, prefix=prefix, chat_template_kwargs=chat_template_kwargs)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
-        talk(ChatCommands(conversation, options, command), banner, no_escape)
+        talk(ChatCommands(conversation, options, command), banner, no_escape, verbose=verbose)
         return
     for message in messages():
         answer = conversation.say(message, **options)
         show(answer, no_escape)
+        if verbose:
+            say(speed(answer))
         if answer.finish_reason == "length":
             say(f"(ended after {len(answer.tokens)} tokens)")
 
@@ -97,21 +109,23 @@ def describe(loaded: Model) -> str:
     return engine.quant if isinstance(engine, OrtEngine) else type(engine).__name__
 
 
-def talk(commands: ChatCommands, banner: str, no_escape: bool) -> None:
+def talk(commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool = False) -> None:
     """A conversation at a terminal, until Ctrl-D or /quit. Errors are shown, and it goes on."""
     from ...refimpl.errors import TfmError
 
     terminal = ChatTerminal(history_file())
     terminal.note(f"{banner}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D or /quit leaves")
     with silent_keys(), ignored_interrupts():
-        while (text := terminal.read()) is not None and text.strip() not in ("/quit", "/exit"):
+        while (text := terminal.read()) is not None and text.strip() not in LEAVE:
             try:
                 if text.startswith("/"):
                     terminal.note(commands.run(text))
                     continue
                 answer = commands.conversation.say(text, **commands.options)
                 with stopped_by_interrupt(answer) as stopped:
-                    show(answer, no_escape)
+                    show(answer, no_escape, wrap=sys.stdout.isatty() and not no_escape)
+                if verbose:
+                    terminal.note(speed(answer))
                 if stopped:
                     terminal.note("stopped; the partial answer stays in the conversation")
                 elif answer.finish_reason == "length":
@@ -125,11 +139,13 @@ def talk(commands: ChatCommands, banner: str, no_escape: bool) -> None:
                 terminal.error(error.format_message())
 
 
-def show(answer: TextStream, no_escape: bool) -> None:
-    """Print an answer as it comes."""
+def show(answer: TextStream, no_escape: bool, *, wrap: bool = False) -> None:
+    """Print an answer as it comes, with line ends before words that have no room."""
+    wrapping = Wrapping() if wrap else None
     for part in answer:
-        out(generated(part, no_escape), end="")
-    out()
+        text = generated(part, no_escape)
+        out(text if wrapping is None else wrapping.push(text), end="")
+    out("" if wrapping is None else wrapping.finish())
 
 
 def cut(answer: TextStream) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,16 +23,17 @@ BUILD_S = 600.0  # for compilers, where somebody asked for kernels and nothing e
 
 
 class Report(TypedDict):
-    """The report of `doctor`, by topic."""
+    """The report of `doctor`, by topic: what works first."""
 
-    versions: dict[str, str]
+    works: str
+    problems: list[str]
     providers: dict[str, str]
+    kernels: dict[str, str]
     int8: dict[str, str]
     memory: str
     threads: int
-    kernels: dict[str, str]
     cache: dict[str, str]
-    problems: list[str]
+    versions: dict[str, str]
 
 
 def command(
@@ -53,7 +55,8 @@ def command(
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Report versions, providers that really start, int8 instructions, memory, threads, kernels and cache."""
+    """Report what works here: providers that really start, kernels, int8 instructions, memory, threads, cache
+    and versions."""
     from ...refimpl.errors import DeviceError
 
     if build_kernels:
@@ -106,7 +109,7 @@ def report() -> Report:
     from ...refimpl.errors import ExportError
     from ...runtime import hardware
     from ...runtime.hub.cache_dir import cache_dir, cached, require_writable
-    from ...runtime.ort.providers import providers
+    from ...runtime.ort.providers import STARTS, providers
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
 
     versions, free = _versions(), hardware.memory()
@@ -119,16 +122,28 @@ def report() -> Report:
     except ExportError as error:
         problems.append(str(error))
     flags = [flag for flag in INT8_FLAGS if flag in hardware.flags()]
+    tried, kernels = providers(), _kernels()
     return {
-        "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},
-        "providers": providers(),
+        "works": _works(tried, kernels),
+        "problems": problems,
+        "providers": dict(sorted(tried.items(), key=lambda provider: provider[1] != STARTS)),
+        "kernels": kernels,
         "int8": {"instructions": " ".join(flags) or "none known", "path": int8_path()},
         "memory": "unknown" if free is None else f"{size(free)} free",
         "threads": hardware.threads(),
-        "kernels": _kernels(),
         "cache": {"at": str(cache_dir()), "holds": size(sum(entry.bytes for entry in cached()))},
-        "problems": problems,
+        "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},
     }
+
+
+def _works(providers: Mapping[str, str], kernels: Mapping[str, str]) -> str:
+    """In a sentence, where models run and by what."""
+    from ...runtime.ort.providers import STARTS
+
+    by = f"tfm's kernels for {kernels['instructions']}" if "instructions" in kernels else "ONNX Runtime alone"
+    places = {"CUDAExecutionProvider": "on CUDA", "CPUExecutionProvider": f"on the CPU by {by}"}
+    works = [place for provider, place in places.items() if providers.get(provider) == STARTS]
+    return f"models run {' and '.join(works)}" if works else "nothing: no provider starts that tfm uses"
 
 
 def _kernels() -> dict[str, str]:

@@ -38,6 +38,7 @@ def command(
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
+    system: o.System = None,
     max_new_tokens: o.MaxNewTokens = None,
     stop: o.Stop = None,
     json_schema: Annotated[
@@ -46,14 +47,12 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Answer by a JSON document of this schema; a line says where one is cut.",
+            help="Answer by a JSON document of this schema.",
         ),
     ] = None,
     regex: Annotated[
         str | None,
-        typer.Option(
-            metavar="REGEX", help="Answer by a text that matches, as a whole; a line says where one is cut."
-        ),
+        typer.Option(metavar="REGEX", help="Answer by a text that matches as a whole."),
     ] = None,
     grammar: Annotated[
         Path | None,
@@ -103,6 +102,7 @@ def command(
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
     ignore_key: o.IgnoreKey = None,
+    verbose: o.Verbose = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     engine: o.Engine = "onnx",
@@ -161,7 +161,7 @@ def command(
             options={**given, "raw": raw, "batch": 8 if batch is None else batch},
             refused={
                 "PROMPT": prompt, "--json": as_json, "--logprobs": logprobs is not None, "--draft": draft,
-                "--prefix": prefix, "--beams": beams, "--length-penalty": length_penalty,
+                "--prefix": prefix, "--system": system, "--beams": beams, "--length-penalty": length_penalty,
                 "--engine": engine != "onnx", "--chat-template-kwargs": chat_template_kwargs,
                 "--control-tokens": control_tokens,
             },
@@ -199,6 +199,7 @@ def command(
         answer = loaded.generate(
             prompts[0],
             raw=raw,
+            system=system,
             prefix=prefix,
             chat_template_kwargs=chat_template_kwargs,
             control_tokens=control_tokens,
@@ -209,6 +210,7 @@ def command(
     answers = loaded.generate_many(
         prompts,
         raw=raw,
+        system=system,
         batch=batch,
         progress=progress(),
         chat_template_kwargs=chat_template_kwargs,

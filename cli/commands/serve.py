@@ -98,6 +98,7 @@ def command(
     ] = False,
     quant: o.Quantization = None,
     context: o.Context = None,
+    verbose: o.Verbose = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     engine: o.Engine = "onnx",

@@ -23,6 +23,7 @@ def command(
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
     ignore_key: o.IgnoreKey = None,
+    verbose: o.Verbose = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,

@@ -267,7 +267,10 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     if (path / IN_LAYOUT / MANIFEST).exists() and not (path / MANIFEST).exists():
         raise BundleError(f"{path}: is a model for another runtime; name the bundle that it was made of")
     if not path.is_dir() or not any((path / name).exists() for name in manifest.NAMES):
-        state = "has none of its files" if path.is_dir() else "is none"
+        if (path / "config.json").exists():
+            state = "is a checkpoint"
+        else:
+            state = f"has no {MANIFEST}" if path.is_dir() else "is no directory"
         raise BundleError(f"{path}: must be a bundle, the directory that `tfm-cli export` writes; it {state}")
     _regular(path, MANIFEST)
     contents = manifest.load(read_file(path / MANIFEST, LIMITS[MANIFEST], BundleError), str(path / MANIFEST))

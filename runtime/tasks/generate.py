@@ -42,6 +42,7 @@ def generate(
     text: str,
     *,
     raw: bool = False,
+    system: str | None = None,
     task: str | None = None,
     prefix: Path | str | None = None,
     chat_template_kwargs: Variables | None = None,
@@ -53,6 +54,7 @@ def generate(
         model,
         text,
         raw=raw,
+        system=system,
         task=task,
         chat_template_kwargs=chat_template_kwargs,
         control_tokens=control_tokens,
@@ -113,28 +115,32 @@ def prompt_of(
     text: str,
     *,
     raw: bool = False,
+    system: str | None = None,
     task: str | None = None,
     chat_template_kwargs: Variables | None = None,
     control_tokens: bool = False,
 ) -> Prompt:
     """The ids that the model reads of a text, and those that the answer begins with.
 
-    `raw` leaves out the chat template, or the prefix of an encoder's text, so that the model continues the
-    text itself; with `control_tokens` names such as `<fim_prefix>` and `<extra_id_0>` in it are these tokens.
-    `task` is one that the checkpoint names, with its own prefix and options. ArgumentError for control tokens
-    without `raw`, and variables of a chat template where none is used.
+    `system` is a message before it. `raw` leaves out the chat template, or the prefix of an encoder's text,
+    so that the model continues the text itself; with `control_tokens` names such as `<fim_prefix>` and
+    `<extra_id_0>` in it are these tokens. `task` is one that the checkpoint names, with its own prefix and
+    options. ArgumentError for control tokens without `raw`, and for a system message and variables of a chat
+    template where none is used.
     """
     if not isinstance(text, str):
         raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
     model.expect(LM)
-    if chat_template_kwargs and not is_chat(model, raw=raw):
-        raise ArgumentError("chat_template_kwargs are for a model's chat template, which isn't used here")
+    for_templates = {"system is a message": system, "chat_template_kwargs are": chat_template_kwargs}
+    for what, value in for_templates.items():
+        if value and not is_chat(model, raw=raw):
+            raise ArgumentError(f"{what} for a model's chat template, which isn't used here")
     if control_tokens and not raw:
         raise ArgumentError("control_tokens goes with raw=True: in a chat the template writes them")
     if control_tokens:
         ids = model.text.with_special_tokens(model.text.encode_template(text))
     elif isinstance(model.config, Decoder):
-        ids = prompt_ids(model, text, raw=raw, chat_template_kwargs=chat_template_kwargs)
+        ids = prompt_ids(model, text, raw=raw, system=system, chat_template_kwargs=chat_template_kwargs)
     else:
         prefix = "" if raw else generation_of(model, task).prefix
         ids = model.text.encode(prefix + text, add_special_tokens=True)
@@ -144,14 +150,20 @@ def prompt_of(
 
 
 def prompt_ids(
-    model: TaskModel, text: str, *, raw: bool = False, chat_template_kwargs: Variables | None = None
+    model: TaskModel,
+    text: str,
+    *,
+    raw: bool = False,
+    system: str | None = None,
+    chat_template_kwargs: Variables | None = None,
 ) -> list[int]:
     """Ids that ask a decoder for an answer; with `raw`, or without a template, those of the text to
     continue."""
     if raw or model.template is None:
         return model.text.encode(text, add_special_tokens=True)
-    message = {"role": "user", "content": text}
-    return model.template.encode([message], chat_template_kwargs=chat_template_kwargs)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": text})
+    return model.template.encode(messages, chat_template_kwargs=chat_template_kwargs)
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:

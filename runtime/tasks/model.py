@@ -48,6 +48,7 @@ class Model(TaskModel):
         text: str,
         *,
         raw: bool = False,
+        system: str | None = None,
         task: str | None = None,
         prefix: Path | str | None = None,
         chat_template_kwargs: Variables | None = None,
@@ -56,7 +57,8 @@ class Model(TaskModel):
     ) -> TextStream:
         """The answer to a text, streamed: iterate over it.
 
-        `raw` leaves out the chat template: the model continues the text. `task` is one that the checkpoint
+        `system` is a message that a chat model reads first. `raw` leaves out the chat template: the model
+        continues the text. `task` is one that the checkpoint
         names, with its own prefix and options. `prefix` is a file with the cache of a text that begins alike,
         which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are variables
         of the chat template; `control_tokens` reads their names in a raw text as these tokens.
@@ -65,6 +67,7 @@ class Model(TaskModel):
             self,
             text,
             raw=raw,
+            system=system,
             task=task,
             prefix=prefix,
             chat_template_kwargs=chat_template_kwargs,
@@ -94,6 +97,7 @@ class Model(TaskModel):
         prompts: Sequence[str],
         *,
         raw: bool = False,
+        system: str | None = None,
         task: str | None = None,
         numbers: Sequence[int] | None = None,
         batch: int = generate_batch.BATCH,
@@ -114,6 +118,7 @@ class Model(TaskModel):
             self.ask(
                 text,
                 raw=raw,
+                system=system,
                 task=task,
                 chat_template_kwargs=chat_template_kwargs,
                 control_tokens=control_tokens,
@@ -218,6 +223,7 @@ class Model(TaskModel):
         text: str,
         *,
         raw: bool = False,
+        system: str | None = None,
         task: str | None = None,
         chat_template_kwargs: Variables | None = None,
         control_tokens: bool = False,
@@ -228,6 +234,7 @@ class Model(TaskModel):
             self,
             text,
             raw=raw,
+            system=system,
             task=task,
             chat_template_kwargs=chat_template_kwargs,
             control_tokens=control_tokens,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from tfm.cli import console
 
@@ -71,3 +73,39 @@ def test_a_line_is_cut_to_the_terminal_and_ends_before_the_result(capsys, second
     shown = capsys.readouterr()
     assert shown.err == "\rx\\x1b" + 54 * "y" + "\n"
     assert shown.out == "result\n"
+
+
+def test_work_is_one_line_and_its_stages_with_verbose(capsys, seconds, monkeypatch) -> None:
+    def work() -> str:
+        show = console.work_in_one_line("exporting tiny")
+        for seconds[0], stage, done in (
+            (0, "tracing", 0),
+            (1, "rounding", 0),
+            (12, "rounding", 1),
+            (13, "w", 0),
+        ):
+            show(stage, done, 4)
+        return capsys.readouterr().err
+
+    assert work() == "exporting tiny\nexporting tiny: rounding, 25 %\n"
+    monkeypatch.setattr(console.DETAIL, "verbose", True)
+    assert work().splitlines() == ["tracing", "rounding", "rounding: 25 %, 11 s, 33 s left", "w"]
+
+
+@pytest.mark.parametrize("shows", ["terminal", "notebook"])
+def test_work_is_one_line_that_is_rewritten(shows, capsys, seconds, monkeypatch) -> None:
+    if shows == "terminal":
+        pretend_terminal(monkeypatch)
+    else:
+        monkeypatch.setattr(type(sys.stderr), "__module__", "ipykernel.iostream", raising=False)
+    show = console.work_in_one_line("exporting tiny")
+    for seconds[0], stage, done in (
+        (0, "tracing", 0),
+        (1, "rounding", 0),
+        (1.01, "rounding", 1),
+        (2, "rounding", 2),
+    ):
+        show(stage, done, 4)
+    console.say("done")
+    first, second, third = (f"exporting tiny: {rest}" for rest in ("tracing", "rounding", "rounding, 50 %"))
+    assert capsys.readouterr().err == f"\r{first}\r{second}\r{third}\ndone\n"

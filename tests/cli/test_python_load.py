@@ -16,7 +16,8 @@ def test_bundles_and_checkpoints_load_alike(tfm, bundle, checkpoint, monkeypatch
     """A checkpoint is exported once; the bundle then needs no package of the extra [export]."""
     exported = []
 
-    def export(opened, path, **_):
+    def export(opened, path, *, progress, **_):
+        progress("tracing", 0, 0)
         exported.append(path)
         shutil.copytree(bundle, path)
 
@@ -25,7 +26,9 @@ def test_bundles_and_checkpoints_load_alike(tfm, bundle, checkpoint, monkeypatch
     for model in (bundle, str(bundle), checkpoint):
         assert str(package.load(model).generate("hello", **GREEDY)) + "\n" == expected
     assert len(exported) == 1
-    assert "exported to" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"exporting {checkpoint} to int8" in said
+    assert "exported to" in said
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     # Reading a checkpoint takes time, which a start from the cache saves.
     monkeypatch.delattr("tfm.refimpl.checkpoint.open.open_checkpoint")

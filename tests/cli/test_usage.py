@@ -12,8 +12,8 @@ import pytest
         ("pull --size 3", "No such option: --size (an option of tokenizer compare, tokenizer train)"),
         ("pull --json", "No such option: --json (an option of answer, attention, bench, classify and "),
         (
-            "generate --max-tokens 3",
-            "No such option: --max-tokens (Possible options: --control-tokens, --max-new-tokens)",
+            "generate --maximal-tokens 3",
+            "No such option: --maximal-tokens (Possible options: --control-tokens, --max-new-tokens)",
         ),
         ("generate -v", "No such option: -v (`tfm-cli generate --help` lists the options)"),
         ("help", "No such command 'help'. (`tfm-cli --help` lists the commands)"),

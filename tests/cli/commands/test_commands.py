@@ -52,6 +52,18 @@ def test_generate_streams_text_alone(tfm, bundle):
     assert told.err == ""
 
 
+def test_generate_takes_a_system_message_and_says_how_fast_it_was(tfm, bundle):
+    options = ("--model", bundle, "--greedy", "--max-tokens", 4)
+    talk = tfm("chat", "--system", "be brief", *options, stdin=b"hello\n").out
+    ran = tfm("generate", "hello", "--system", "be brief", *options, "--verbose")
+    assert (ran.code, ran.out) == (0, talk)
+    assert re.search(r"answer: 4 tokens, [\d.]+ tokens/s", ran.err)
+    assert talk != tfm("generate", "hello", *options).out
+    [batch] = tfm("generate", "--batch", 1, "--system", "be brief", *options, "--json", stdin=b"hello").json
+    assert batch["text"] == talk.removesuffix("\n")
+    tfm("generate", "hello", "--system", "x", "--raw", *options).failed(2, "--system")
+
+
 def test_generate_json_has_its_fixed_fields(tfm, bundle):
     ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json")
     assert set(ran.json) == {"tokens", "text", "finish_reason", "path", "same_bits", "timings"}
@@ -682,10 +694,28 @@ def test_doctor_tries_the_providers(tfm):
     assert told["versions"]["tfm-cli"]
     assert told["threads"] >= 1
     assert told["problems"] == []
+    assert next(iter(told)) == "works"
+    assert next(iter(told["providers"].values())) == "starts", "those that start are first"
     text = tfm("doctor")
     assert (text.code, text.err) == (0, "")
     assert "CPUExecutionProvider: starts" in text.out
     assert "EP Error" not in text.out
+
+
+@pytest.mark.parametrize(
+    ("starting", "kernels", "places"),
+    [
+        ("CPU", {"instructions": "avx2"}, ["CPU", "avx2"]),
+        ("CPU", {"unused": "none"}, ["CPU", "ONNX Runtime"]),
+        ("CUDA CPU", {"instructions": "avx2"}, ["CUDA", "CPU", "avx2"]),
+        ("Dml", {"instructions": "avx2"}, ["nothing"]),
+    ],
+)
+def test_doctor_leads_with_what_works(starting, kernels, places):
+    providers = dict.fromkeys(("CUDAExecutionProvider", "CPUExecutionProvider"), "falls back")
+    providers |= {f"{name}ExecutionProvider": "starts" for name in starting.split()}
+    works = doctor._works(providers, kernels)
+    assert [word for word in ("CUDA", "CPU", "avx2", "ONNX Runtime", "nothing") if word in works] == places
 
 
 def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp_path):
@@ -732,6 +762,7 @@ def test_doctor_reports_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, mon
     monkeypatch.setattr(providers, "IDENTITY", b"not a model")
     ran = tfm("doctor")
     assert ran.code == 6
+    assert ran.out.startswith("works      nothing")
     assert "CPUExecutionProvider: fails" in ran.out
 
 

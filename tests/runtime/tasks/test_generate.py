@@ -252,6 +252,19 @@ def test_a_templates_variables() -> None:
             other.ask("the cat", chat_template_kwargs=variables, **options)
 
 
+def test_a_system_message_comes_first() -> None:
+    """However an answer is asked for; where no template is used it is refused."""
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}]
+    want = MODEL.chat_template.encode(messages)
+    assert MODEL.ask("the cat", system="be brief").ids == want
+    assert MODEL.generate("the cat", system="be brief", max_new_tokens=1).prompt == want
+    [many] = MODEL.generate_many(["the cat"], system="be brief", max_new_tokens=6)
+    assert many.tokens == plain(want, 6) != plain(MODEL.prompt("the cat"), 6)
+    for other, options in ((MODEL, {"raw": True}), (model(template=None), {})):
+        with pytest.raises(ArgumentError, match="system"):
+            other.ask("the cat", system="be brief", **options)
+
+
 def test_a_raw_text_may_name_control_tokens() -> None:
     """Where it is asked for, with the tokens around a text as always; never in a chat."""
     text = "<|im_start|>the cat"
