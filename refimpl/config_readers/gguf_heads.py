@@ -63,6 +63,19 @@ def gguf_encoder(
     return Encoder(decoder.embedding, replace(decoder.stack, causal=causal), head, decoder.context)
 
 
+def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
+    """The encoder, whose vectors are pooled as the file says, unless it has a classifier."""
+    if keys.get("attention.causal", bool, False):
+        raise keys.fail("attention.causal", "false: tokens then see no later ones")
+    if isinstance(config.head, Classify):
+        return config
+    number = keys.get("pooling_type", int)
+    if number not in POOLINGS:
+        raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
+    projections = gguf_projections(keys, source, config.embedding.width)
+    return replace(config, head=Pool(POOLINGS[number], projections=projections))
+
+
 def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dense, ...]:
     """The Dense modules of a sentence encoder: llama.cpp has two, without biases and activations."""
     projections: list[Dense] = []

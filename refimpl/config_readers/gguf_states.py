@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..config import LM, Decoder, Embedding, Layer, Mamba, Mamba2, NoMlp, RMSNorm, Stack
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
+from .gguf_keys import Row, Table
 from .gguf_metadata import embedding_rows
 from .keys import Keys
 from .layers import layer_count
@@ -50,6 +51,28 @@ def gguf_mamba2(keys: Keys, source: TensorSource, eps: float) -> Mamba2:
         norm="after_gate" if in_some_layer(source, "ssm_norm.weight") else None,
         eps=eps,
     )
+
+
+def _expand(keys: Keys, _: TensorSource) -> int:
+    width, inner = keys.size("embedding_length"), keys.size("ssm.inner_size")
+    if inner % width:
+        raise keys.fail("ssm.inner_size", f"a multiple of embedding_length, {width}")
+    return inner // width
+
+
+def _biased(tensor: str) -> Row:
+    return Row(lambda _, source: in_some_layer(source, tensor))
+
+
+# Mamba 2's layers among others.
+MAMBA2: Table = {
+    "mamba_expand": Row(_expand, "ssm.inner_size"),
+    "mamba_n_heads": "ssm.time_step_rank",
+    "mamba_n_groups": "ssm.group_count",
+    "mamba_d_state": "ssm.state_size",
+    "mamba_d_conv": "ssm.conv_kernel",
+    "mamba_conv_bias": _biased("ssm_conv1d.bias"),
+}
 
 
 def alone(keys: Keys, source: TensorSource, mixer: Mamba | Mamba2, norm: RMSNorm) -> Decoder:

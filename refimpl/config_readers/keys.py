@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from ..config import Activation
 from ..errors import ConfigError
 
 ANY = object()
+ABSENT: Any = object()  # instead of the value of a key that isn't there
 _REQUIRED = object()
+_LAYER = re.compile(r"^(enc\.|dec\.)?blk\.\d+\.")  # before a tensor's name, in GGUF
 
 # Keys without effect on the outputs, with the values, or types of values, for which that holds.
 HARMLESS: dict[str, Any] = {
@@ -84,7 +87,8 @@ class Keys:
     """The keys of a config file, with a record of those that were read; the others must be harmless.
 
     `tensors` are the names of the checkpoint's tensors, if any: they tell what a config leaves open. `ignore`
-    are keys that nobody needs to know, None where no caller can name any.
+    are keys that nobody needs to know, None where no caller can name any. Those made of a GGUF file know how
+    its metadata spell them, and which tensors its layers have.
     """
 
     def __init__(
@@ -96,6 +100,8 @@ class Keys:
     ) -> None:
         self.values, self.where, self.tensors, self.ignore = values, where, tensors, ignore
         self._read: set[str] = set()
+        self._names: Mapping[str, str] = {}
+        self._of_layers: frozenset[str] | None = None
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -108,18 +114,44 @@ class Keys:
     def replaced(self, values: Mapping[str, Any]) -> Keys:
         """Other values in the same place: a key that is read of them counts as read here."""
         keys = Keys(values, self.where, self.tensors, self.ignore)
-        keys._read = self._read
+        keys._read, keys._names, keys._of_layers = self._read, self._names, self._of_layers
         return keys
 
+    def in_config_json(
+        self, values: Mapping[str, Any], names: Mapping[str, str], tensors: Collection[str]
+    ) -> Keys:
+        """What a GGUF file's metadata and tensors say, under the keys of config.json."""
+        keys = Keys(values, self.where)
+        keys._names = names
+        keys._of_layers = frozenset(_LAYER.sub("", name) for name in tensors)
+        return keys
+
+    @property
+    def of_gguf(self) -> bool:
+        """Whether they were made of a GGUF file's metadata."""
+        return self._of_layers is not None
+
+    def shows(self, tensor: str, *, stated: bool) -> bool:
+        """Whether a GGUF file has a tensor for its layers; `stated` where keys are config.json's own."""
+        return stated if self._of_layers is None else tensor in self._of_layers
+
+    def name(self, key: str) -> str:
+        """The key as the file spells it."""
+        return self._names.get(key, key)
+
     def fail(self, key: str, must: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {key} must be {must}, got {self.values.get(key)!r:.80}")
+        return ConfigError(f"{self.where}: {self.name(key)} must be {must}, got {self.values.get(key)!r:.80}")
+
+    def stated(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The key's value, whatever it is. ConfigError if it is missing and has no default."""
+        return self.get(key, type(self.values.get(key)), default)
 
     def get(self, key: str, kind: type, default: Any = _REQUIRED, *, null: bool = False) -> Any:
         """The key's value; `null` says that null is a value. ConfigError if it isn't of its kind."""
         self._read.add(key)
         if key not in self.values:
             if default is _REQUIRED:
-                raise ConfigError(f"{self.where}: {key} is missing")
+                raise ConfigError(f"{self.where}: {self.name(key)} is missing")
             return default
         value = self.values[key]
         if value is None and (null or default is None):
@@ -195,7 +227,7 @@ class Keys:
             if key in harmless and harmless[key] is not ANY:
                 self._check(key, harmless[key])
             elif key not in harmless and key not in (self.ignore or ()):
-                raise unknown(self.where, key, self.ignore)
+                raise unknown(self.where, self.name(key), self.ignore)
 
 
 def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:

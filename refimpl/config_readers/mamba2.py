@@ -61,6 +61,7 @@ def mamba_mixer(keys: Keys, width: int, eps: float) -> Mamba2:
         length=keys.size("mamba_d_conv", 4),
         conv_bias=keys.get("mamba_conv_bias", bool, True),
         bias=keys.get("mamba_proj_bias", bool, False),
+        norm="after_gate" if keys.shows("ssm_norm.weight", stated=True) else None,
         eps=eps,
     )
 

@@ -48,6 +48,8 @@ def rope(
     family's defaults; without `partial` it rotates whole heads. `names` are the keys of theta and of the
     partial factor outside of rope_parameters, `kinds` maps its names of types to ours.
     """
+    if keys.of_gguf:  # llama.cpp scales positions alike in all families
+        kinds, original = ROPE_TYPES, None
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
     stated = new or old or {}
     if old and new:

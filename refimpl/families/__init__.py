@@ -42,7 +42,8 @@ from ..config import (
 from ..config_readers.decoder import map_attention
 from ..config_readers.generation_keys import UNREAD
 from ..config_readers.gguf_heads import READING as GGUF_READING
-from ..config_readers.gguf_heads import gguf_reading
+from ..config_readers.gguf_heads import gguf_pooled, gguf_reading
+from ..config_readers.gguf_keys import Table, in_config_json
 from ..config_readers.heads import reading
 from ..config_readers.keys import Keys, unknown
 from ..config_readers.quantization import read_quantization
@@ -114,9 +115,10 @@ class Gguf:
     """
 
     architecture: str
-    config: Callable[[Keys, TensorSource], Config]
+    config: Callable[[Keys, TensorSource], Config | Table] | Table
     weights: WeightMap
     other: Gguf | None = None
+    task: Task = "lm"
     by_layer: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
 
@@ -357,7 +359,15 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
             )
     family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
     keys = Keys(family_metadata, f"{where}: {dialect.architecture}", ignore=ignore)
-    config = dialect.config(keys, source)
+    table = dialect.config if isinstance(dialect.config, Mapping) else dialect.config(keys, source)
+    if isinstance(table, Decoder | Encoder | EncoderDecoder):
+        config = table
+    else:
+        stated = in_config_json(table, keys, source)
+        config = families()[stated.get("model_type", str)].config(stated, dialect.task)
+        stated.finish({})
+        if isinstance(config, Encoder):
+            config = gguf_pooled(config, keys, source)
     if isinstance(config, Decoder):
         config = gguf_reading(config, keys)
     keys.finish({})

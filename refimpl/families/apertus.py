@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..config import XIELU, Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, without_gates
+from ..config_readers.decoder import decoder, without_gates
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
@@ -56,11 +56,6 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata: llama.cpp has no activation but xIELU."""
-    return without_gates(with_qk_norm(gguf_decoder(keys, source)), XIELU())
-
-
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.mlp.alpha_p <- xielu.alpha_p.{i}
     decoder.layers.{i}.mlp.alpha_n <- xielu.alpha_n.{i}
@@ -68,4 +63,4 @@ GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     xielu_eps == xielu.eps.{i}
     rope_freqs == rope_freqs.weight
 """)
-GGUF = Gguf("apertus", gguf_config, GGUF_WEIGHTS)
+GGUF = Gguf("apertus", {**DECODER, "model_type": fixed("apertus")}, GGUF_WEIGHTS)

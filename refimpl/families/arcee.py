@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, without_gates
+from ..config_readers.decoder import decoder, without_gates
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -30,9 +30,4 @@ def config(keys: Keys, task: Task) -> Decoder:
     return without_gates(base, keys.choice("hidden_act", ACTIVATIONS, "relu2"))
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another activation."""
-    return without_gates(gguf_decoder(keys, source), "relu_squared")
-
-
-GGUF = Gguf("arcee", gguf_config, PERMUTED_QK_WEIGHTS)
+GGUF = Gguf("arcee", {**DECODER, "model_type": fixed("arcee")}, PERMUTED_QK_WEIGHTS)

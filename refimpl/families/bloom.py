@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
+from ..config_readers.gguf_keys import EPS, TRUNK, fixed, restated, without
 from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_count
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -89,20 +88,14 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for BLOOM's other residual."""
-    width, size = keys.size("embedding_length"), gguf_head_size(keys)
-    keys.restated("attention.head_count_kv", width // size, f"{width // size}")
-    keys.restated("feed_forward_length", 4 * width, f"{4 * width}")
-    return _build(
-        Embedding(embedding_rows(keys, source), width),
-        size,
-        layer_count(keys, "block_count"),
-        LayerNorm(keys.positive("attention.layer_norm_epsilon")),
-        normed=False,
-        context=keys.size("context_length"),
-        tied="output.weight" not in source.names,
-    )
-
-
-GGUF = Gguf("bloom", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **without(TRUNK, "max_position_embeddings"),
+    "model_type": fixed("bloom"),
+    "seq_length": "context_length",
+    "layer_norm_epsilon": EPS,
+    "attention.head_count_kv": restated(
+        "attention.head_count_kv", lambda keys: keys.size("attention.head_count")
+    ),
+    "feed_forward_length": restated("feed_forward_length", lambda keys: 4 * keys.size("embedding_length")),
+}
+GGUF = Gguf("bloom", KEYS, GGUF_WEIGHTS)

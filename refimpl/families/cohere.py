@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, embedding_rows, own_head_size
-from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.gguf_keys import DECODER, EPS, fixed, has, without
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
@@ -42,8 +41,8 @@ def decoder(keys: Keys, *, theta: float, qk_norm: bool | None) -> Decoder:
             keys.size("num_key_value_heads", None) or heads,
             size,
             position,
-            qkv_bias=bias,
-            out_bias=bias,
+            qkv_bias=keys.shows("attn_q.bias", stated=bias),
+            out_bias=keys.shows("attn_output.bias", stated=bias),
             qk_norm=HeadNorm(norm, "each") if qk_norm else None,
             pre=norm,
         ),
@@ -67,28 +66,11 @@ def _build(
 WEIGHTS = LLAMA + QK_NORM
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """Queries and keys are stored as on the hub; the tensors show what the metadata leave open."""
-    size = own_head_size(keys)
-    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False)
-    position, heads = gguf_rope(keys, source, size), keys.size("attention.head_count")
-    return _build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        Attention(
-            heads,
-            keys.size("attention.head_count_kv", heads),
-            size,
-            position,
-            qkv_bias="blk.0.attn_q.bias" in source.names,
-            out_bias="blk.0.attn_output.bias" in source.names,
-            qk_norm=HeadNorm(norm, "each") if "blk.0.attn_q_norm.weight" in source.names else None,
-            pre=norm,
-        ),
-        Gated(keys.size("feed_forward_length"), "silu"),
-        layer_count(keys, "block_count"),
-        LM("output.weight" not in source.names, scale=keys.positive("logit_scale")),
-        exact_context(keys.size("context_length"), position),
-    )
-
-
-GGUF = Gguf("command-r", gguf_config, UNPERMUTED_QK_WEIGHTS)
+KEYS = {
+    **without(DECODER, "rms_norm_eps"),
+    "model_type": fixed("cohere"),
+    "layer_norm_eps": EPS,
+    "logit_scale": "logit_scale",
+    "use_qk_norm": has("blk.0.attn_q_norm.weight"),
+}
+GGUF = Gguf("command-r", KEYS, UNPERMUTED_QK_WEIGHTS)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ..config import Decoder, FullAttention, Window
 from ..config_readers.decoder import map_attention
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, read_gguf_sliding_layers
+from ..config_readers.gguf_keys import fixed, sliding_layers, without
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, cohere, decoders
 from .llama import WEIGHTS
 
@@ -47,10 +47,10 @@ def _masked(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:
     )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base, window = cohere.gguf_config(keys, source), keys.size("attention.sliding_window")
-    slides = read_gguf_sliding_layers(keys, len(base.layers), 4)
-    return _masked(base, [Window(window) if mark else FullAttention() for mark in slides])
-
-
-GGUF = Gguf("cohere2", gguf_config, UNPERMUTED_QK_WEIGHTS, by_layer=("attention.sliding_window_pattern",))
+KEYS = {
+    **without(cohere.KEYS, "use_qk_norm"),
+    "model_type": fixed("cohere2"),
+    "layer_types": sliding_layers(4),
+    "sliding_window": "attention.sliding_window",
+}
+GGUF = Gguf("cohere2", KEYS, UNPERMUTED_QK_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, SIGMOID_EXPERTS, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .glm4_moe import WITHOUT_MTP as WEIGHTS
 from .glm4_moe import with_sigmoid_experts
@@ -51,8 +51,10 @@ def config(keys: Keys, task: Task) -> Decoder:
     return map_attention(with_qk_norm(base), lambda i, a: replace(a, mask=masks[i]))
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return with_gguf_sigmoid_experts(with_qk_norm(gguf_decoder(keys, source)), keys)
-
-
-GGUF = Gguf("dots1", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)
+KEYS = {
+    **DECODER,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("dots1"),
+    "sliding_window": fixed(None),
+}
+GGUF = Gguf("dots1", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

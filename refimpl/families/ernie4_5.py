@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, interleaved
+from ..config_readers.decoder import decoder, interleaved
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -34,8 +34,4 @@ def config(keys: Keys, task: Task) -> Decoder:
     return interleaved(base)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return interleaved(gguf_decoder(keys, source))
-
-
-GGUF = Gguf("ernie4_5", gguf_config, UNPERMUTED_QK_WEIGHTS)
+GGUF = Gguf("ernie4_5", {**DECODER, "model_type": fixed("ernie4_5")}, UNPERMUTED_QK_WEIGHTS)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, FullAttention, HeadNorm, Layer, Window
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers
-from ..config_readers.gguf_metadata import read_gguf_sliding_layers, read_gguf_window
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, fixed, optional, sliding_layers
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .olmo2 import GGUF_WEIGHTS as OLMO2_GGUF_WEIGHTS
@@ -65,17 +64,14 @@ def _build(base: Decoder, masks: list[FullAttention | Window], *, everywhere: bo
     return map_layers(base, change)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata. A stated window counts; llama.cpp has windows only in models of 64 layers."""
-    base, window = gguf_decoder(keys, source), read_gguf_window(keys)
-    layers = len(base.layers)
-    if window is None:
-        return _build(base, [FullAttention()] * layers, everywhere=True)
-    slides = read_gguf_sliding_layers(keys, layers, 4)
-    return _build(base, [Window(window) if mark else FullAttention() for mark in slides], everywhere=False)
-
-
 GGUF_WEIGHTS = OLMO2_GGUF_WEIGHTS + weight_map("""
     rope_freqs == rope_freqs.weight
 """)
-GGUF = Gguf("exaone4", gguf_config, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))
+# A stated window counts; llama.cpp has windows only in models of 64 layers.
+KEYS = {
+    **DECODER,
+    "model_type": fixed("exaone4"),
+    "layer_types": sliding_layers(4, windowless=True),
+    "sliding_window": optional("attention.sliding_window", None),
+}
+GGUF = Gguf("exaone4", KEYS, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

@@ -20,11 +20,11 @@ from ..config import (
     Rope,
     Stack,
 )
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
+from ..config_readers.gguf_keys import EPS, TRUNK, Row, either, fixed, only, rotary
+from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -140,27 +140,6 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which know rotary positions and parallel layers only."""
-    keys.choice("tensor_data_layout", {"jploski": None}, "jploski")  # groups are undone
-    size, width = gguf_head_size(keys), keys.size("embedding_length")
-    heads = width // size
-    return _build(
-        Embedding(embedding_rows(keys, source), width),
-        (heads, keys.size("attention.head_count_kv", heads)),
-        layer_count(keys, "block_count"),
-        Rope(keys.positive("rope.freq_base", 10_000.0), size),
-        LayerNorm(keys.positive("attention.layer_norm_epsilon")),
-        norms=2 if "blk.0.attn_norm_2.weight" in source.names else 1,
-        parallel=True,
-        inner=keys.size("feed_forward_length"),
-        activation="gelu",
-        bias=False,
-        context=keys.size("context_length"),
-        tied="output.weight" not in source.names,
-    )
-
-
 GGUF_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.(attn_norm_2|attn_norm).weight
@@ -175,4 +154,15 @@ GGUF_WEIGHTS = weight_map("""
     decoder.norm.bias <- output_norm.bias
     head.table <- output.weight
 """)
-GGUF = Gguf("falcon", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **TRUNK,
+    **rotary(gguf_head_size),
+    "model_type": fixed("falcon"),
+    "new_decoder_architecture": fixed(True),
+    "num_kv_heads": either("attention.head_count_kv", "attention.head_count"),
+    "num_ln_in_parallel_attn": Row(lambda _, source: 1 + ("blk.0.attn_norm_2.weight" in source.names)),
+    "ffn_hidden_size": "feed_forward_length",
+    "layer_norm_epsilon": EPS,
+    "tensor_data_layout": only(tensor_data_layout=("jploski",)),  # they are undone
+}
+GGUF = Gguf("falcon", KEYS, GGUF_WEIGHTS)

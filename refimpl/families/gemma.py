@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Activation, Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import WeightMap
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -63,9 +63,5 @@ def add_one_to_norms(table: WeightMap) -> WeightMap:
 WEIGHTS = add_one_to_norms(LLAMA)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return _scaled(gguf_decoder(keys, source), "gelu_tanh")
-
-
 # One is added to the norms' weights already.
-GGUF = Gguf("gemma", gguf_config, UNPERMUTED_QK_WEIGHTS)
+GGUF = Gguf("gemma", {**DECODER, "model_type": fixed("gemma")}, UNPERMUTED_QK_WEIGHTS)

@@ -4,7 +4,6 @@ second layer."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..config import (
     LM,
@@ -20,10 +19,10 @@ from ..config import (
     Stack,
     Window,
 )
-from ..config_readers.decoder import gguf_decoder, map_layers
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, read_gguf_window
+from ..config_readers.gguf_keys import DECODER, Row, fixed, optional
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, own_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import layer_masks, layer_types, read_window
+from ..config_readers.layers import layer_count, layer_masks, layer_types, read_window
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
@@ -78,8 +77,8 @@ def sandwich(
             head_size=keys.size("head_dim", 256),
             position=positions(kind),
             mask=pattern,
-            qkv_bias=bias,
-            out_bias=bias,
+            qkv_bias=keys.shows("attn_q.bias", stated=bias),
+            out_bias=keys.shows("attn_output.bias", stated=bias),
             qk_norm=HeadNorm(norm) if qk_norm else None,
             scale=keys.positive("query_pre_attn_scalar", 256.0) ** -0.5,
             softcap=score_cap,
@@ -108,48 +107,31 @@ WEIGHTS = add_one_to_norms(
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """Every second layer has a window; missing keys have llama.cpp's defaults."""
-    size = read_gguf_window(keys) or 4096
-    return gguf_sandwich(
-        gguf_decoder(keys, source),
-        lambda i, a: a if i % 2 else replace(a, mask=Window(size)),
-        largest=46,
-        score_cap=keys.positive("attn_logit_softcapping", 50.0),
-        logit_cap=keys.positive("final_logit_softcapping", 30.0),
-    )
-
-
-def gguf_sandwich(
-    base: Decoder,
-    change: Callable[[int, Attention], Attention],
-    *,
-    largest: int,
-    score_cap: float | None,
-    logit_cap: float | None,
-) -> Decoder:
-    """The decoder with norms on both sides; `change` turns each attention into the family's own.
-
-    The metadata don't state the scale of scores: llama.cpp takes the head size, and in the model of most
-    layers, `largest`, the width divided by the heads.
-    """
-    width, first = base.embedding.width, base.stack.attentions[0]
-    scalar = width // first.heads if len(base.layers) == largest else first.head_size
-
-    def layer(i: int, layer: Layer) -> Layer:
-        attention = base.stack.attentions[i]
-        norm = attention.pre
-        attention = replace(attention, post=norm, scale=scalar**-0.5, softcap=score_cap)
-        mlp = replace(layer.mlp, activation="gelu_tanh", post=norm)
-        return replace(layer, attention=change(i, attention), mlp=mlp)
-
-    embedding, head = replace(base.embedding, scale=width**0.5), replace(base.head, softcap=logit_cap)
-    return replace(map_layers(base, layer), embedding=embedding, head=head)
-
-
 # One is added to the norms' weights already.
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
     decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
 """)
-GGUF = Gguf("gemma2", gguf_config, GGUF_WEIGHTS)
+
+
+def scalar(largest: int) -> Row:
+    """What divides scores, which no key states: llama.cpp takes the head size, and in the model of most
+    layers, `largest`, the width divided by the heads."""
+
+    def read(keys: Keys, _: TensorSource) -> int:
+        if layer_count(keys, "block_count") != largest:
+            return own_head_size(keys)
+        return keys.size("embedding_length") // keys.size("attention.head_count")
+
+    return Row(read)
+
+
+KEYS = {
+    **DECODER,
+    "model_type": fixed("gemma2"),
+    "sliding_window": optional("attention.sliding_window", 4096),
+    "query_pre_attn_scalar": scalar(46),
+    "attn_logit_softcapping": optional("attn_logit_softcapping", 50.0),
+    "final_logit_softcapping": optional("final_logit_softcapping", 30.0),
+}
+GGUF = Gguf("gemma2", KEYS, GGUF_WEIGHTS)

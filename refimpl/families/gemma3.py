@@ -3,20 +3,18 @@ another rotary theta in layers with a window. EmbeddingGemma reads in both direc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import Attention, Config, Decoder, Encoder, HeadNorm, Rope, Window
-from ..config_readers.decoder import gguf_decoder, map_attention
-from ..config_readers.gguf_heads import gguf_encoder, gguf_projections
-from ..config_readers.gguf_metadata import read_gguf_window, read_gguf_window_pattern
+from ..config import Attention, Config, Decoder, Window
+from ..config_readers.decoder import map_attention
+from ..config_readers.gguf_keys import fixed, optional, sliding_layers, without
 from ..config_readers.heads import reading
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types
 from ..config_readers.rope import exact_context, ropes
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task
-from .gemma2 import GGUF_WEIGHTS, WEIGHTS, gguf_sandwich, sandwich
+from .gemma2 import GGUF_WEIGHTS, WEIGHTS, sandwich, scalar
+from .gemma2 import KEYS as GEMMA2
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -64,44 +62,24 @@ def _both_ways(decoder: Decoder, keys: Keys, task: Task) -> Config:
     return reading(decoder, keys, task, causal=False)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    cap = keys.positive("final_logit_softcapping", None)
-    return _gguf_decoder(keys, source, lambda window: window, largest=62, logit_cap=cap)
-
-
-def _gguf_decoder(
-    keys: Keys,
-    source: TensorSource,
-    seen: Callable[[int], int],
-    *,
-    largest: int,
-    logit_cap: float | None,
-) -> Decoder:
-    """Layers slide by a number, five of six where it isn't stated; their theta is their own.
-
-    `seen` turns the file's window into the Config's; `largest` is that of `gguf_sandwich`.
-    """
-    size, every = read_gguf_window(keys), read_gguf_window_pattern(keys, 6)
-    theta = keys.positive("rope.freq_base_swa", 10_000.0)
-
-    def change(i: int, a: Attention) -> Attention:
-        a = replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre))
-        if size is None or (i + 1) % every == 0:
-            return a
-        return replace(a, mask=Window(seen(size)), position=Rope(theta, a.head_size))
-
-    base = gguf_decoder(keys, source)
-    return gguf_sandwich(base, change, largest=largest, score_cap=None, logit_cap=logit_cap)
-
-
-def gguf_embedding_config(keys: Keys, source: TensorSource) -> Encoder:
-    """EmbeddingGemma: the same in both directions, with half of a window on either side."""
-    decoder = _gguf_decoder(keys, source, lambda window: window // 2 + 1, largest=0, logit_cap=None)
-    if keys.get("attention.causal", bool, False):
-        raise keys.fail("attention.causal", "false: tokens then see no later ones")
-    projections = gguf_projections(keys, source, decoder.embedding.width)
-    return gguf_encoder(decoder, keys, causal=False, projections=projections)
-
-
-EMBEDDING = Gguf("gemma-embedding", gguf_embedding_config, GGUF_WEIGHTS)
-GGUF = Gguf("gemma3", gguf_config, GGUF_WEIGHTS, EMBEDDING)
+KEYS = {
+    **without(GEMMA2, "attn_logit_softcapping"),
+    "model_type": fixed("gemma3_text"),
+    "rope_local_base_freq": optional("rope.freq_base_swa", 10_000.0),
+    "layer_types": sliding_layers(6, windowless=True),
+    "sliding_window": optional("attention.sliding_window", None),
+    "query_pre_attn_scalar": scalar(62),
+    "final_logit_softcapping": optional("final_logit_softcapping"),
+}
+# The same in both directions.
+EMBEDDING = Gguf(
+    "gemma-embedding",
+    {
+        **without(KEYS, "final_logit_softcapping"),
+        "use_bidirectional_attention": fixed(True),
+        "query_pre_attn_scalar": scalar(0),
+    },
+    GGUF_WEIGHTS,
+    task="pool",
+)
+GGUF = Gguf("gemma3", KEYS, GGUF_WEIGHTS, EMBEDDING)

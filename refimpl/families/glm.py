@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import partial
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, interleaved, map_attention
+from ..config_readers.decoder import decoder, interleaved, map_attention
+from ..config_readers.gguf_keys import PARTIAL, fixed
 from ..config_readers.gguf_metadata import FUSED_QKV, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -35,19 +35,15 @@ def config(keys: Keys, task: Task) -> Decoder:
         head=128,
         positions=partial(rope, partial=0.5),
     )
-    return interleaved(map_attention(base, lambda _, a: replace(a, out_bias=False)))
+    qkv_bias = base.stack.attentions[0].qkv_bias or keys.shows("attn_qkv.bias", stated=False)
+    out_bias = keys.shows("attn_output.bias", stated=False)
+    return interleaved(map_attention(base, lambda _, a: replace(a, qkv_bias=qkv_bias, out_bias=out_bias)))
 
 
 GATE_AND_UP = ("decoder.layers.{i}.mlp.gate", "decoder.layers.{i}.mlp.up")
 WEIGHTS = LLAMA.without(*GATE_AND_UP) + weight_map("""
     decoder.layers.{i}.mlp.gate, up <- layers.{i}.mlp.gate_up_proj.weight : transpose
 """)
-
-
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = interleaved(gguf_decoder(keys, source, partial=True))
-    biased = bool({"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"} & set(source.names))
-    return map_attention(base, lambda _, a: replace(a, qkv_bias=biased))
 
 
 GGUF_WEIGHTS = (
@@ -57,4 +53,5 @@ GGUF_WEIGHTS = (
     decoder.layers.{i}.mlp.gate, up <- blk.{i}.ffn_up.weight : transpose
 """)
 )
-GGUF = Gguf("chatglm", gguf_config, GGUF_WEIGHTS)
+KEYS = {**PARTIAL, "model_type": fixed("glm")}
+GGUF = Gguf("chatglm", KEYS, GGUF_WEIGHTS)

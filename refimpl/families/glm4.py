@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ..config import Decoder, Layer
 from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import fixed
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders, glm
 
@@ -32,12 +32,8 @@ WEIGHTS = glm.WEIGHTS + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return map_layers(glm.gguf_config(keys, source), _sandwiched)
-
-
 GGUF_WEIGHTS = glm.GGUF_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
     decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
 """)
-GGUF = Gguf("glm4", gguf_config, GGUF_WEIGHTS)
+GGUF = Gguf("glm4", {**glm.KEYS, "model_type": fixed("glm4")}, GGUF_WEIGHTS)

@@ -13,18 +13,25 @@ from functools import partial
 from ..config import Decoder, ExpertGroups, Layer, MoE
 from ..config_readers.decoder import (
     decoder,
-    gguf_decoder,
-    gguf_trunk,
     map_attention,
     sigmoid_experts,
     with_experts,
     with_mtp,
 )
+from ..config_readers.gguf_keys import (
+    FURTHER,
+    PARTIAL,
+    SIGMOID_EXPERTS,
+    Row,
+    fixed,
+    has,
+    optional,
+    trunk_layers,
+)
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
@@ -47,7 +54,8 @@ def config(keys: Keys, task: Task) -> Decoder:
         eps=1e-5,
         positions=partial(rope, partial=0.5),
     )
-    base = map_attention(base, lambda _, a: replace(a, out_bias=False))
+    out_bias = keys.shows("attn_output.bias", stated=False)
+    base = map_attention(base, lambda _, a: replace(a, out_bias=out_bias))
     base = with_sigmoid_experts(
         base,
         keys,
@@ -113,13 +121,6 @@ WITHOUT_MTP = (
 WEIGHTS = with_mtp_layer(WITHOUT_MTP)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = gguf_trunk(gguf_decoder(keys, source, partial=True), keys)
-    base = with_gguf_sigmoid_experts(base, keys)
-    base = with_qk_norm(base) if "blk.0.attn_q_norm.weight" in source.names else base
-    return with_mtp(base, keys.get("nextn_predict_layers", int, 0), sparse_layer(base))
-
-
 GGUF_LAYERS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}) + EXPERTS
 # By the names of llama.cpp, which says where `MTP_INPUT` has DeepSeek's.
 GGUF_MTP_INPUT = MTP_INPUT.renamed(
@@ -137,4 +138,12 @@ GGUF_WEIGHTS = (
     left out <- blk.{n}.*
 """)
 )
-GGUF = Gguf("glm4moe", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **PARTIAL,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("glm4_moe"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "num_nextn_predict_layers": optional(FURTHER, 0),
+    "use_qk_norm": has("blk.0.attn_q_norm.weight"),
+}
+GGUF = Gguf("glm4moe", KEYS, GGUF_WEIGHTS)

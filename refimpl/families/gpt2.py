@@ -4,11 +4,10 @@ matrices."""
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..config_readers.gguf_keys import EPS, TRUNK, fixed
 from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -100,18 +99,10 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another scale or activation."""
-    return _build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        gguf_head_size(keys),
-        [None] * layer_count(keys, "block_count"),
-        inner=keys.size("feed_forward_length"),
-        activation="gelu_tanh",
-        norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
-        context=keys.size("context_length"),
-        tied="output.weight" not in source.names,
-    )
-
-
-GGUF = Gguf("gpt2", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **TRUNK,
+    "model_type": fixed("gpt2"),
+    "n_inner": "feed_forward_length",
+    "layer_norm_epsilon": EPS,
+}
+GGUF = Gguf("gpt2", KEYS, GGUF_WEIGHTS)

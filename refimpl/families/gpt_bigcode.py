@@ -4,8 +4,8 @@ head for all query heads."""
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..config_readers.gguf_keys import EPS, TRUNK, Row, fixed
 from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..formats.tensor_source import TensorSource
@@ -72,26 +72,20 @@ WEIGHTS = GPT2.then("transpose", lambda tensor: ".c_" in tensor and tensor.endsw
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another scale or activation."""
-    size, width = gguf_head_size(keys), keys.size("embedding_length")
-    heads = width // size
-    return _build(
-        Embedding(embedding_rows(keys, source), width),
-        Attention(
-            heads,
-            keys.size("attention.head_count_kv", heads),
-            size,
-            qkv_bias=True,
-            out_bias=True,
-            pre=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
-        ),
-        layer_count(keys, "block_count"),
-        inner=keys.size("feed_forward_length"),
-        activation="gelu_tanh",
-        context=keys.size("context_length"),
-        tied="output.weight" not in source.names,
-    )
+def _shared(keys: Keys, _: TensorSource) -> bool:
+    """Whether all heads share keys and values."""
+    heads = keys.size("attention.head_count")
+    count = keys.size("attention.head_count_kv", heads)
+    if count not in (1, heads):
+        raise keys.fail("attention.head_count_kv", f"1, or that of all heads, {heads}")
+    return count == 1
 
 
-GGUF = Gguf("starcoder", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **TRUNK,
+    "model_type": fixed("gpt_bigcode"),
+    "multi_query": Row(_shared),
+    "n_inner": "feed_forward_length",
+    "layer_norm_epsilon": EPS,
+}
+GGUF = Gguf("starcoder", KEYS, GGUF_WEIGHTS)

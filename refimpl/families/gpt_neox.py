@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
+from ..config_readers.gguf_keys import EPS, TRUNK, fixed, has, optional, rotary
 from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
+from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -92,23 +92,13 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another activation."""
-    size, width = gguf_head_size(keys), keys.size("embedding_length")
-    dims = keys.size("rope.dimension_count")
-    return _build(
-        Embedding(embedding_rows(keys, source), width),
-        width // size,
-        layer_count(keys, "block_count"),
-        Rope(keys.positive("rope.freq_base", 10_000.0), dims),
-        inner=keys.size("feed_forward_length"),
-        activation="gelu",
-        norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
-        bias="blk.0.attn_qkv.bias" in source.names,
-        parallel=keys.get("use_parallel_residual", bool, True),
-        context=keys.size("context_length"),
-        tied="output.weight" not in source.names,
-    )
-
-
-GGUF = Gguf("gptneox", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **TRUNK,
+    **rotary(gguf_head_size, partial=True, names=OLDER),
+    "model_type": fixed("gpt_neox"),
+    "intermediate_size": "feed_forward_length",
+    "layer_norm_eps": EPS,
+    "attention_bias": has("blk.0.attn_qkv.bias"),
+    "use_parallel_residual": optional("use_parallel_residual"),
+}
+GGUF = Gguf("gptneox", KEYS, GGUF_WEIGHTS)

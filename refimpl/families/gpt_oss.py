@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import ClampedSwiGLU, Decoder, FullAttention, Gated, Layer, MoE, Window
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers, with_experts
+from ..config import ClampedSwiGLU, Decoder, FullAttention, Gated, MoE, Window
+from ..config_readers.decoder import decoder, map_attention, with_experts
+from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -75,23 +75,6 @@ WEIGHTS = LLAMA + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = gguf_decoder(keys, source)
-    window = Window(keys.size("attention.sliding_window"))
-    mixed = with_gguf_experts(base, keys, source, lambda width, _: width, renormalize=True)
-
-    def clamped(_: int, layer: Layer) -> Layer:
-        mlp = layer.mlp
-        if not isinstance(mlp, MoE):
-            raise keys.fail("expert_count", "that of each layer: a layer has no router")
-        return replace(
-            layer, mlp=replace(mlp, activation=ClampedSwiGLU(), router_bias=True, expert_bias=True)
-        )
-
-    masks = [FullAttention() if i % 2 else window for i in range(len(base.layers))]
-    return _with_sinks(map_layers(mixed, clamped), masks)
-
-
 GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"})
     + EXPERTS
@@ -103,4 +86,12 @@ GGUF_WEIGHTS = (
     decoder.layers.{i}.mlp.experts.{e}.bdown <- blk.{i}.ffn_down_exps.bias[{e}]
 """)
 )
-GGUF = Gguf("gpt-oss", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **DECODER,
+    **experts("num_local_experts"),
+    "model_type": fixed("gpt_oss"),
+    "intermediate_size": experts_width(lambda width, _: width),
+    "sliding_window": "attention.sliding_window",
+    "expert_weights_norm": always("expert_weights_norm", True, told=False),
+}
+GGUF = Gguf("gpt-oss", KEYS, GGUF_WEIGHTS)

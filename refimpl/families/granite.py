@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Decoder, Layer, MoE
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, Row, Table, always, experts, experts_width, fixed, optional
 from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import with_gguf_experts
 from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
@@ -36,7 +37,7 @@ def granite(keys: Keys, *, mlp_bias: bool) -> Decoder:
     return _with_multipliers(
         base,
         embedding=keys.positive("embedding_multiplier", 1.0),
-        scores=keys.positive("attention_multiplier", 1.0),
+        scores=keys.positive("attention_multiplier", None if keys.of_gguf else 1.0),
         sublayers=keys.positive("residual_multiplier", 1.0),
         logits=keys.positive("logits_scaling", 1.0),
     )
@@ -69,30 +70,54 @@ def with_shared_expert(layer: Layer, width: int | None) -> Layer:
     return replace(layer, mlp=replace(mlp, shared=width))
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, also of a Granite 4 without state layers, which the converter gives this name.
-
-    Such a file has the sizes of state layers all the same.
-    """
-    keys.unused(*(f"ssm.{size}" for size in STATE_SIZES))
-    base = gguf_decoder(keys, source)
-    if not keys.get("rope.scaling.finetuned", bool, True):  # here it says whether there are positions
-        base = map_attention(base, lambda _, attention: replace(attention, position=None))
-    if keys.get("expert_count", int, 0):
-        base = with_gguf_experts(base, keys, source, lambda width, _: width, renormalize=True)
-        shared = keys.size("expert_shared_feed_forward_length", None)
-        base = map_layers(base, lambda _, layer: with_shared_expert(layer, shared))
-    else:
-        keys.unused("expert_used_count", "expert_shared_feed_forward_length")
-    return _with_multipliers(
-        base,
-        embedding=keys.positive("embedding_scale", 1.0),
-        scores=keys.positive("attention.scale", None),
-        sublayers=keys.positive("residual_scale", 1.0),
-        logits=keys.positive("logit_scale", 1.0),
-    )
-
-
 STATE_SIZES = ("conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank")
 BY_LAYER = ("attention.head_count_kv",)
-GGUF = Gguf("granite", gguf_config, PERMUTED_QK_WEIGHTS, by_layer=BY_LAYER)
+
+
+def _positions(keys: Keys, _: TensorSource) -> str:
+    """Here a key of scalings says whether there are positions."""
+    return "rope" if keys.get(ROTATED, bool, True) else "nope"
+
+
+ROTATED, SHARED = "rope.scaling.finetuned", "expert_shared_feed_forward_length"
+GRANITE = {
+    **DECODER,
+    "model_type": fixed("granite"),
+    "embedding_multiplier": optional("embedding_scale"),
+    "attention_multiplier": optional("attention.scale"),
+    "residual_multiplier": optional("residual_scale"),
+    "logits_scaling": optional("logit_scale"),
+}
+MOE = {
+    **GRANITE,
+    **experts("num_local_experts"),
+    "model_type": fixed("granitemoe"),
+    "intermediate_size": experts_width(lambda width, _: width),
+    "expert_weights_norm": always("expert_weights_norm", True, told=False),
+}
+HYBRID = {
+    "model_type": fixed("granitemoehybrid"),
+    "position_embedding_type": Row(_positions),
+    "layer_types": Row(lambda keys, _: ["attention"] * layer_count(keys, "block_count")),
+}
+HYBRID_MOE = {**MOE, **HYBRID, "shared_intermediate_size": SHARED}
+HYBRID_DENSE = {
+    **GRANITE,
+    **HYBRID,
+    "num_local_experts": fixed(0),
+    "shared_intermediate_size": "feed_forward_length",
+}
+
+
+def table(keys: Keys, _: TensorSource) -> Table:
+    """That of the family which the file holds, also a Granite 4 without state layers. The converter gives all
+    of them this name; the last has the sizes of state layers all the same."""
+    keys.unused(*(f"ssm.{size}" for size in STATE_SIZES))
+    mixed, rotated = keys.get("expert_count", int, 0), keys.get(ROTATED, bool, True)
+    if mixed:
+        return MOE if rotated and SHARED not in keys else HYBRID_MOE
+    keys.unused("expert_used_count", SHARED)
+    return GRANITE if rotated else HYBRID_DENSE
+
+
+GGUF = Gguf("granite", table, PERMUTED_QK_WEIGHTS, by_layer=BY_LAYER)

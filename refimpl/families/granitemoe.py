@@ -11,7 +11,7 @@ from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .granite import BY_LAYER, gguf_config, granite
+from .granite import BY_LAYER, granite, table
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("granitemoe",)
@@ -45,4 +45,4 @@ WEIGHTS = LLAMA + weight_map("""
     decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.moe.output_linear.weight[{e}] : transpose
 """).renamed({".moe.": ".block_sparse_moe."})
 
-GGUF = Gguf("granitemoe", gguf_config, PERMUTED_QK_WEIGHTS + EXPERTS, by_layer=BY_LAYER)
+GGUF = Gguf("granitemoe", table, PERMUTED_QK_WEIGHTS + EXPERTS, by_layer=BY_LAYER)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, Gated, Layer, RMSNorm
+from ..config import Decoder, Gated, Layer
 from ..config_readers.decoder import map_attention, map_layers
+from ..config_readers.gguf_keys import Row, Table
 from ..config_readers.gguf_metadata import kv_heads_by_layer
-from ..config_readers.gguf_states import GGUF_MAMBA2, gguf_mamba2, in_some_layer
+from ..config_readers.gguf_states import GGUF_MAMBA2, MAMBA2
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba2 import MIXER, with_mamba2
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .granite import BY_LAYER, granite, with_shared_expert
-from .granite import gguf_config as granite_gguf
+from .granite import BY_LAYER, HYBRID_DENSE, HYBRID_MOE, SHARED, granite, with_shared_expert
 from .granitemoe import GGUF as WITHOUT_STATES
 from .granitemoe import WEIGHTS as GRANITE_MOE
 from .granitemoe import mixed, unused_in_training
@@ -89,19 +89,18 @@ WEIGHTS = GRANITE_MOE.without(*MLP) + weight_map("""
 WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata of a model with states: they are in the layers without key/value heads."""
-    kv_heads = kv_heads_by_layer(keys)
-    base = granite_gguf(keys.replaced({**keys.values, "attention.head_count_kv": max(kv_heads)}), source)
-    norm = base.layers[0].attention.pre
-    assert isinstance(norm, RMSNorm)
-    mixer = replace(gguf_mamba2(keys, source, norm.eps), pre=norm)
-    biases = {"qkv_bias": in_some_layer(source, "attn_q.bias")}
-    biases["out_bias"] = in_some_layer(source, "attn_output.bias")
-    biased = map_attention(base, lambda _, attention: replace(attention, **biases))
-    return map_layers(biased, lambda i, layer: layer if kv_heads[i] else replace(layer, attention=mixer))
+def table(keys: Keys, _: TensorSource) -> Table:
+    """A model with states: they are in the layers without key/value heads."""
+    if keys.get("expert_count", int, 0):
+        return {**HYBRID_MOE, **STATES_TABLE}
+    keys.unused("expert_used_count", SHARED)
+    return {**HYBRID_DENSE, **STATES_TABLE}
 
 
-GGUF = Gguf(
-    "granitehybrid", gguf_config, WITHOUT_STATES.weights + GGUF_MAMBA2, WITHOUT_STATES, by_layer=BY_LAYER
-)
+KV_HEADS = "attention.head_count_kv"
+STATES_TABLE = {
+    **MAMBA2,
+    "layer_types": Row(lambda keys, _: [ATTENTION[0] if n else STATES[0] for n in kv_heads_by_layer(keys)]),
+    "num_key_value_heads": Row(lambda keys, _: max(kv_heads_by_layer(keys)), KV_HEADS),
+}
+GGUF = Gguf("granitehybrid", table, WITHOUT_STATES.weights + GGUF_MAMBA2, WITHOUT_STATES, by_layer=BY_LAYER)

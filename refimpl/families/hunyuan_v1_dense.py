@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, HeadNorm
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -94,8 +94,4 @@ WEIGHTS = LLAMA + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return _with_norms(gguf_decoder(keys, source))
-
-
-GGUF = Gguf("hunyuan-dense", gguf_config, UNPERMUTED_QK_WEIGHTS)
+GGUF = Gguf("hunyuan-dense", {**DECODER, "model_type": fixed("hunyuan_v1_dense")}, UNPERMUTED_QK_WEIGHTS)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
@@ -55,4 +56,4 @@ WEIGHTS = weight_map("""
     nothing <- output.weight
 """)
 
-GGUF = Gguf("internlm2", gguf_decoder, PERMUTED_QK_WEIGHTS)
+GGUF = Gguf("internlm2", {**DECODER, "model_type": fixed("internlm2")}, PERMUTED_QK_WEIGHTS)

@@ -6,9 +6,10 @@ Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 from __future__ import annotations
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, with_window
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS, read_gguf_window
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import DECODER, Table, always, experts, experts_width, fixed, optional
+from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
@@ -73,12 +74,22 @@ QK_NORM = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base, window = gguf_decoder(keys, source), read_gguf_window(keys)
+LLAMA = {**DECODER, "model_type": fixed("llama")}
+MISTRAL = {**LLAMA, "model_type": fixed("mistral"), "sliding_window": optional("attention.sliding_window")}
+MIXTRAL = {
+    **MISTRAL,
+    **experts("num_local_experts"),
+    "model_type": fixed("mixtral"),
+    "intermediate_size": experts_width(lambda width, _: width),
+    "expert_weights_norm": always("expert_weights_norm", True, told=False),
+}
+
+
+def table(keys: Keys, _: TensorSource) -> Table:
+    """That of the family which the file holds, as they share the name."""
     if keys.get("expert_count", int, 0):
-        # Mixtral: the width is each expert's.
-        base = with_gguf_experts(base, keys, source, lambda width, _: width, renormalize=True)
-    return base if window is None else with_window(base, window)
+        return MIXTRAL
+    return MISTRAL if "attention.sliding_window" in keys else LLAMA
 
 
-GGUF = Gguf("llama", gguf_config, PERMUTED_QK_WEIGHTS + EXPERTS)
+GGUF = Gguf("llama", table, PERMUTED_QK_WEIGHTS + EXPERTS)

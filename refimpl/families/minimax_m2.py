@@ -4,12 +4,12 @@ queries and keys, and part of each head rotated."""
 from __future__ import annotations
 
 from ..config import Decoder, Rope
-from ..config_readers.decoder import decoder, gguf_decoder, sigmoid_experts, with_experts
+from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
+from ..config_readers.gguf_keys import PARTIAL, Row, always, experts, fixed, sigmoid, unused
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
@@ -68,9 +68,17 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = with_joint_qk_norm(gguf_decoder(keys, source, partial=True))
-    return with_gguf_sigmoid_experts(base, keys, renormalize=True)
-
-
-GGUF = Gguf("minimax-m2", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)
+KEYS = {
+    **PARTIAL,
+    **experts("num_local_experts"),
+    "model_type": fixed("minimax_m2"),
+    "intermediate_size": "expert_feed_forward_length",
+    "feed_forward_length": unused("feed_forward_length", int),
+    "expert_gating_func": Row(sigmoid),
+    "expert_weights_scale": always("expert_weights_scale", 1.0, told=False),
+    "expert_shared_count": always("expert_shared_count", 0, told=False),
+    "expert_group_count": always("expert_group_count", 1, told=False),
+    "expert_group_used_count": always("expert_group_used_count", 1, told=False),
+    "leading_dense_block_count": always("leading_dense_block_count", 0, told=False),
+}
+GGUF = Gguf("minimax-m2", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from ..config import Attention, Decoder, LayerNorm, Plain
 from ..config_readers.decoder import build
-from ..config_readers.gguf_metadata import embedding_rows, own_head_size
-from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.gguf_keys import EPS, PARTIAL, agreeing, fixed, without
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .gemma import add_one_to_norms
@@ -37,14 +35,14 @@ def config(keys: Keys, task: Task) -> Decoder:
             keys.size("num_key_value_heads", None) or heads,
             size,
             position,
-            qkv_bias=bias,
-            out_bias=bias,
+            qkv_bias=keys.shows("attn_q.bias", stated=bias),
+            out_bias=keys.shows("attn_output.bias", stated=bias),
             pre=norm,
         ),
         mlp=Plain(
             keys.size("intermediate_size"),
             keys.choice("hidden_act", ACTIVATIONS, "relu2"),
-            bias=keys.get("mlp_bias", bool, False),
+            bias=keys.shows("ffn_up.bias", stated=keys.get("mlp_bias", bool, False)),
             pre=norm,
         ),
         tied=keys.get("tie_word_embeddings", bool, False),
@@ -59,36 +57,9 @@ WEIGHTS = add_one_to_norms(LLAMA) + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another activation; one is added to the norms' weights.
-
-    Newer converters write the epsilon under the name of another norm's too: they must agree.
-    """
-    eps = keys.positive(keys.spelled("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"))
-    size, heads, norm = own_head_size(keys), keys.size("attention.head_count"), LayerNorm(eps)
-    position = gguf_rope(keys, source, size, partial=True)
-    return build(
-        vocabulary=embedding_rows(keys, source),
-        width=keys.size("embedding_length"),
-        layers=layer_count(keys, "block_count"),
-        attention=Attention(
-            heads,
-            keys.size("attention.head_count_kv", heads),
-            size,
-            position,
-            qkv_bias="blk.0.attn_q.bias" in source.names,
-            out_bias="blk.0.attn_output.bias" in source.names,
-            pre=norm,
-        ),
-        mlp=Plain(
-            keys.size("feed_forward_length"),
-            "relu_squared",
-            bias="blk.0.ffn_up.bias" in source.names,
-            pre=norm,
-        ),
-        tied="output.weight" not in source.names,
-        context=exact_context(keys.size("context_length"), position),
-    )
-
-
-GGUF = Gguf("nemotron", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **without(PARTIAL, "rms_norm_eps"),
+    "model_type": fixed("nemotron"),
+    "norm_eps": agreeing(EPS, "attention.layer_norm_rms_epsilon"),
+}
+GGUF = Gguf("nemotron", KEYS, GGUF_WEIGHTS)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from ..config import Decoder, HeadNorm, Layer, Window
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, read_gguf_sliding_layers, read_gguf_window
+from ..config import Decoder, HeadNorm, Layer
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, Row, Table, fixed, sliding_layers, without
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, own_head_size
+from ..config_readers.gguf_rope import rope_scaling, share_of_dims
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
@@ -49,24 +52,36 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """A file of OLMo 3 states a window, and which layers have it; their positions aren't scaled."""
-    base, window = map_layers(gguf_decoder(keys, source), after), read_gguf_window(keys)
-    if window is None:
-        return base
-    slides = read_gguf_sliding_layers(keys, len(base.layers), 4)
-    far = base.ropes[0]
-    if keys.positive("rope.freq_base_swa", far.theta) != far.theta:
-        raise keys.fail("rope.freq_base_swa", f"the same as rope.freq_base, {far.theta}")
-    near = replace(far, scaling=None)
-
-    return map_attention(
-        base, lambda i, a: replace(a, mask=Window(window), position=near) if slides[i] else a
-    )
-
-
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
     decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
 """)
-GGUF = Gguf("olmo2", gguf_config, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))
+
+
+def _thetas(keys: Keys, source: TensorSource) -> dict[str, Any]:
+    """Positions of layers with a window aren't scaled."""
+    theta, size = keys.positive(THETA, 10_000.0), own_head_size(keys)
+    if keys.positive("rope.freq_base_swa", theta) != theta:
+        raise keys.fail("rope.freq_base_swa", f"the same as {THETA}, {theta}")
+    share_of_dims(keys, size, partial=False)
+    far = {"rope_theta": theta, **rope_scaling(keys, source, size)}
+    return {"full_attention": far, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}
+
+
+THETA = "rope.freq_base"
+OLMO2 = {**DECODER, "model_type": fixed("olmo2")}
+OLMO3 = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    "model_type": fixed("olmo3"),
+    "layer_types": sliding_layers(4),
+    "sliding_window": "attention.sliding_window",
+    "rope_parameters": Row(_thetas),
+}
+
+
+def table(keys: Keys, _: TensorSource) -> Table:
+    """A file of OLMo 3 states a window, and which layers have it."""
+    return OLMO3 if "attention.sliding_window" in keys else OLMO2
+
+
+GGUF = Gguf("olmo2", table, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, Gated, HeadNorm, MoE
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, with_experts
+from ..config_readers.decoder import decoder, map_attention, with_experts
+from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
@@ -53,9 +53,11 @@ def with_joint_qk_norm(base: Decoder) -> Decoder:
 WEIGHTS = QWEN2 + QK_NORM
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = with_joint_qk_norm(gguf_decoder(keys, source))
-    return with_gguf_experts(base, keys, source, lambda width, _: width, renormalize=False)
-
-
-GGUF = Gguf("olmoe", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)
+KEYS = {
+    **DECODER,
+    **experts(),
+    "model_type": fixed("olmoe"),
+    "intermediate_size": experts_width(lambda width, _: width),
+    "norm_topk_prob": always("expert_weights_norm", False),
+}
+GGUF = Gguf("olmoe", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
-from ..config_readers.gguf_metadata import FUSED_QKV, UNPERMUTED_QK_WEIGHTS, embedding_rows, gguf_head_size
-from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.gguf_keys import EPS, PARTIAL, fixed, rotary, without
+from ..config_readers.gguf_metadata import FUSED_QKV, UNPERMUTED_QK_WEIGHTS, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -71,21 +70,6 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another activation."""
-    heads, size = keys.size("attention.head_count"), gguf_head_size(keys)
-    position = gguf_rope(keys, source, size, partial=True)
-    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"))
-    return _build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        Attention(heads, keys.size("attention.head_count_kv", heads), size, position, pre=norm),
-        Plain(keys.size("feed_forward_length"), "gelu_tanh"),
-        layer_count(keys, "block_count"),
-        tied="output.weight" not in source.names,
-        context=exact_context(keys.size("context_length"), position),
-    )
-
-
 GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS
     + FUSED_QKV
@@ -95,4 +79,10 @@ GGUF_WEIGHTS = (
     head.bias <- output.bias
 """)
 )
-GGUF = Gguf("phi2", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **without(PARTIAL, "head_dim", "rms_norm_eps"),
+    **rotary(gguf_head_size, partial=True),
+    "model_type": fixed("phi"),
+    "layer_norm_eps": EPS,
+}
+GGUF = Gguf("phi2", KEYS, GGUF_WEIGHTS)

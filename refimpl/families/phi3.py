@@ -8,12 +8,11 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, with_window
-from ..config_readers.gguf_metadata import read_gguf_window
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import PARTIAL, Row, fixed
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
 from ..config_readers.rope import rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -59,12 +58,6 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """Files that say nothing of a window are older than the key, and may have one."""
-    base, window = gguf_decoder(keys, source, partial=True), read_gguf_window(keys, required=True)
-    return base if window is None else with_window(base, window)
-
-
 GGUF_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
@@ -78,4 +71,11 @@ GGUF_WEIGHTS = weight_map("""
     short_divisors == rope_factors_short.weight
     long_divisors == rope_factors_long.weight
 """)
-GGUF = Gguf("phi3", gguf_config, GGUF_WEIGHTS)
+WINDOW = "attention.sliding_window"
+# Files that say nothing of a window are older than the key, and may have one.
+KEYS = {
+    **PARTIAL,
+    "model_type": fixed("phi3"),
+    "sliding_window": Row(lambda keys, _: keys.get(WINDOW, int) or None, WINDOW),
+}
+GGUF = Gguf("phi3", KEYS, GGUF_WEIGHTS)

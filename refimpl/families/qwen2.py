@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, FullAttention, Window
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
@@ -28,8 +29,8 @@ def config(keys: Keys, task: Task) -> Decoder:
         attention_bias=True,
         mlp_bias=False,
     )
-    masks = windows(keys)
-    return map_attention(base, lambda i, a: replace(a, out_bias=False, mask=masks[i]))
+    masks, out_bias = windows(keys), keys.shows("attn_output.bias", stated=False)
+    return map_attention(base, lambda i, a: replace(a, out_bias=out_bias, mask=masks[i]))
 
 
 def windows(keys: Keys) -> list[FullAttention | Window]:
@@ -41,4 +42,5 @@ def windows(keys: Keys) -> list[FullAttention | Window]:
 
 
 # Windows have no key there, llama.cpp doesn't know of them.
-GGUF = Gguf("qwen2", gguf_decoder, UNPERMUTED_QK_WEIGHTS)
+KEYS = {**DECODER, "model_type": fixed("qwen2")}
+GGUF = Gguf("qwen2", KEYS, UNPERMUTED_QK_WEIGHTS)

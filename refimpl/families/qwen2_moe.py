@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Decoder, FullAttention, Gated, Layer, MoE, Window
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, always, either, experts, experts_width, fixed, layers_without
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -43,8 +43,8 @@ def config(keys: Keys, task: Task) -> Decoder:
         shared_gate=True,
         pre=dense.pre,
     )
-    attention = replace(attention, qkv_bias=keys.get("qkv_bias", bool, True))
-    return with_experts(base, keys, attention, _patterns(keys), mixture)
+    qkv_bias = keys.shows("attn_q.bias", stated=keys.get("qkv_bias", bool, True))
+    return with_experts(base, keys, replace(attention, qkv_bias=qkv_bias), _patterns(keys), mixture)
 
 
 def _patterns(keys: Keys) -> list[FullAttention | Window]:
@@ -86,9 +86,13 @@ WEIGHTS = LLAMA + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = gguf_decoder(keys, source)
-    return with_gguf_experts(base, keys, source, lambda f, top: f // top, renormalize=False, shared=True)
-
-
-GGUF = Gguf("qwen2moe", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)
+KEYS = {
+    **DECODER,
+    **experts(),
+    "model_type": fixed("qwen2_moe"),
+    "moe_intermediate_size": experts_width(lambda width, top: width // top),
+    "shared_expert_intermediate_size": either("expert_shared_feed_forward_length", "feed_forward_length"),
+    "norm_topk_prob": always("expert_weights_norm", False),
+    "mlp_only_layers": layers_without("ffn_gate_inp.weight"),
+}
+GGUF = Gguf("qwen2moe", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

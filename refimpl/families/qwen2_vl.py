@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import SECTIONED
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_rope import SECTIONS, check_sections
+from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
 from ..config_readers.text_part import TextModel, text_model, without_sections
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
-from .qwen2 import windows
+from .qwen2 import KEYS, windows
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
 ARCHITECTURES: dict[str, Task] = {
@@ -71,9 +71,4 @@ LEFT_OUT = weight_map("""
 WEIGHTS = LLAMA + LEFT_OUT
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    check_sections(keys)
-    return gguf_decoder(keys, source)
-
-
-GGUF = Gguf("qwen2vl", gguf_config, UNPERMUTED_QK_WEIGHTS, arrays=(SECTIONS,))
+GGUF = Gguf("qwen2vl", {**KEYS, **SECTIONED}, UNPERMUTED_QK_WEIGHTS, arrays=(SECTIONS,))

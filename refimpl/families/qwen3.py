@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, HeadNorm
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
@@ -40,8 +40,5 @@ def with_qk_norm(base: Decoder) -> Decoder:
 WEIGHTS = LLAMA + QK_NORM
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return with_qk_norm(gguf_decoder(keys, source))
-
-
-GGUF = Gguf("qwen3", gguf_config, UNPERMUTED_QK_WEIGHTS)
+KEYS = {**DECODER, "model_type": fixed("qwen3")}
+GGUF = Gguf("qwen3", KEYS, UNPERMUTED_QK_WEIGHTS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..config import Decoder, FullAttention, Gated, MoE, Window
-from ..config_readers.decoder import decoder, gguf_decoder
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed, layers_without
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count, read_window
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
@@ -57,9 +57,12 @@ def _experts(keys: Keys) -> int:
 WEIGHTS = QWEN2 + QK_NORM
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = with_qk_norm(gguf_decoder(keys, source))
-    return with_gguf_experts(base, keys, source, lambda f, top: f // top, renormalize=True)
-
-
-GGUF = Gguf("qwen3moe", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)
+KEYS = {
+    **DECODER,
+    **experts(),
+    "model_type": fixed("qwen3_moe"),
+    "moe_intermediate_size": experts_width(lambda width, top: width // top),
+    "norm_topk_prob": always("expert_weights_norm", True),
+    "mlp_only_layers": layers_without("ffn_gate_inp.weight"),
+}
+GGUF = Gguf("qwen3moe", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..config import Decoder
 from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import SECTIONED, unused
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_rope import SECTIONS, check_sections
+from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, qwen3
 from .qwen2_vl import LEFT_OUT, PREFIX, ignore_image_keys
 from .qwen3 import with_qk_norm
@@ -46,15 +46,6 @@ TEXT = TextModel(
 WEIGHTS = qwen3.WEIGHTS + LEFT_OUT
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    ignore_deepstack(keys)
-    check_sections(keys)
-    return qwen3.gguf_config(keys, source)
-
-
-def ignore_deepstack(keys: Keys) -> None:
-    """Mark the number of layers to whose outputs vectors of images are added: there are none of a text."""
-    keys.get("n_deepstack_layers", int, 0)
-
-
-GGUF = Gguf("qwen3vl", gguf_config, UNPERMUTED_QK_WEIGHTS, arrays=(SECTIONS,))
+# The number of layers to whose outputs vectors of images are added: there are none of a text.
+DEEPSTACK = {"n_deepstack_layers": unused("n_deepstack_layers", int, 0)}
+GGUF = Gguf("qwen3vl", {**qwen3.KEYS, **SECTIONED, **DEEPSTACK}, UNPERMUTED_QK_WEIGHTS, arrays=(SECTIONS,))

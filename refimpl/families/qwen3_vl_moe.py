@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ..config import Decoder
+from ..config_readers.gguf_keys import SECTIONED
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS
-from ..config_readers.gguf_rope import SECTIONS, check_sections
+from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, qwen3_moe
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
 from .qwen2_vl import LEFT_OUT, PREFIX, ignore_image_keys
-from .qwen3_vl import ignore_deepstack
+from .qwen3_vl import DEEPSTACK
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -57,10 +57,9 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    ignore_deepstack(keys)
-    check_sections(keys)
-    return qwen3_moe.gguf_config(keys, source)
-
-
-GGUF = Gguf("qwen3vlmoe", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS, arrays=(SECTIONS,))
+GGUF = Gguf(
+    "qwen3vlmoe",
+    {**qwen3_moe.KEYS, **SECTIONED, **DEEPSTACK},
+    UNPERMUTED_QK_WEIGHTS + EXPERTS,
+    arrays=(SECTIONS,),
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
@@ -31,7 +32,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         mlp_bias=keys.get("mlp_bias", bool, False),
         head=keys.size("head_dim", 128, null=True),
     )
-    out_bias = keys.get("attention_out_bias", bool, False)
+    out_bias = keys.shows("attn_output.bias", stated=keys.get("attention_out_bias", bool, False))
     return map_attention(base, lambda _, attention: replace(attention, out_bias=out_bias))
 
 
@@ -39,4 +40,4 @@ def config(keys: Keys, task: Task) -> Decoder:
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS.without("decoder.layers.{i}.mlp_pre.weight") + weight_map("""
     decoder.layers.{i}.mlp_pre.weight <- blk.{i}.post_attention_norm.weight
 """)
-GGUF = Gguf("seed_oss", gguf_decoder, GGUF_WEIGHTS)
+GGUF = Gguf("seed_oss", {**DECODER, "model_type": fixed("seed_oss")}, GGUF_WEIGHTS)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count, layer_masks, layer_types, read_window
-from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -52,10 +52,4 @@ def _rotary_layers(keys: Keys) -> list[bool]:
     return [mark == 1 for mark in marks]
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """In GGUF every fourth layer has no positions, whatever config.json said."""
-    base = gguf_decoder(keys, source)
-    return map_attention(base, lambda i, a: a if (i + 1) % 4 else replace(a, position=None))
-
-
-GGUF = Gguf("smollm3", gguf_config, PERMUTED_QK_WEIGHTS)
+GGUF = Gguf("smollm3", {**DECODER, "model_type": fixed("smollm3")}, PERMUTED_QK_WEIGHTS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, embedding_rows, gguf_head_size
-from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.gguf_keys import Row, fixed, has
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
@@ -17,6 +17,7 @@ from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
+from .phi import KEYS as PHI
 
 MODEL_TYPES = ("stablelm",)
 ARCHITECTURES: dict[str, Task] = decoders("StableLm", tasks=("classify", "tag"))
@@ -78,30 +79,24 @@ WEIGHTS = LLAMA + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """The tensors show what the metadata leave open; `use_parallel_residual` is wrong in many files."""
-    keys.get("use_parallel_residual", bool, True)
-    norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
-    size = gguf_head_size(keys)
-    position = gguf_rope(keys, source, size, partial=True)
-    bias = "blk.0.attn_q.bias" in source.names
-    groups = keys.size("attention.head_count_kv", heads)
-    return build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        Attention(heads, groups, size, position, qkv_bias=bias, pre=norm),
-        Gated(keys.size("feed_forward_length"), "silu", pre=norm),
-        layer_count(keys, "block_count"),
-        norm,
-        qk_norm="blk.0.attn_q_norm.weight" in source.names,
-        parallel="blk.0.ffn_norm.weight" not in source.names,
-        tied="output.weight" not in source.names,
-        context=exact_context(keys.size("context_length"), position),
-    )
-
-
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
     decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
     decoder.norm.bias <- output_norm.bias
 """)
-GGUF = Gguf("stablelm", gguf_config, GGUF_WEIGHTS)
+
+
+def _parallel(keys: Keys, source: TensorSource) -> bool:
+    """Whether one norm is for both sublayers: many files' key says it wrongly."""
+    keys.get("use_parallel_residual", bool, True)
+    return "blk.0.ffn_norm.weight" not in source.names
+
+
+KEYS = {
+    **PHI,
+    "model_type": fixed("stablelm"),
+    "use_qkv_bias": has("blk.0.attn_q.bias"),
+    "qk_layernorm": has("blk.0.attn_q_norm.weight"),
+    "use_parallel_residual": Row(_parallel),
+}
+GGUF = Gguf("stablelm", KEYS, GGUF_WEIGHTS)

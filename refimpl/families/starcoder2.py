@@ -6,12 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, FullAttention, Layer, LayerNorm, Plain, Stack, Window
-from ..config_readers.gguf_metadata import embedding_rows, own_head_size, read_gguf_window
-from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.gguf_keys import DECODER, EPS, fixed, has, optional, without
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count, read_window
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -72,22 +70,13 @@ WEIGHTS = LLAMA.renamed({"up_proj": "c_fc", "down_proj": "c_proj"}) + weight_map
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which have no key for another activation."""
-    # llama.cpp's converter drops the window and its graph has none: in texts longer than the window, tokens
-    # of such a file see further than the original's. A stated window counts.
-    norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
-    size = own_head_size(keys)
-    position, bias = gguf_rope(keys, source, size), "blk.0.ffn_up.bias" in source.names
-    return _build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        Attention(heads, keys.size("attention.head_count_kv", heads), size, position, pre=norm),
-        Plain(keys.size("feed_forward_length"), "gelu_tanh", bias=bias, pre=norm),
-        layer_count(keys, "block_count"),
-        read_gguf_window(keys),
-        tied="output.weight" not in source.names,
-        context=exact_context(keys.size("context_length"), position),
-    )
-
-
-GGUF = Gguf("starcoder2", gguf_config, GGUF_WEIGHTS)
+# llama.cpp's converter drops the window and its graph has none: in texts longer than the window, tokens of
+# such a file see further than the original's. A stated window counts.
+KEYS = {
+    **without(DECODER, "rms_norm_eps"),
+    "model_type": fixed("starcoder2"),
+    "norm_epsilon": EPS,
+    "sliding_window": optional("attention.sliding_window"),
+    "use_bias": has("blk.0.ffn_up.bias"),
+}
+GGUF = Gguf("starcoder2", KEYS, GGUF_WEIGHTS)

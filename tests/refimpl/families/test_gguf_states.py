@@ -286,7 +286,7 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("nemotron_h", {"feed_forward_length": [0, 24, 0, 0, 12, 0, 0]}, "each 0 or the same number"),
         ("nemotron_h", {"rope.scaling.finetuned": True}, "rope.scaling.finetuned must be false, got True"),
         ("nemotron_h, with experts", {"expert_gating_func": 1}, "expert_gating_func must be 2, got 1"),
-        ("granitehybrid", {"ssm.time_step_rank": 7}, "ssm.inner_size must be a multiple of ssm.time_step_ra"),
+        ("granitehybrid", {"ssm.time_step_rank": 7}, "ssm.time_step_rank must be a divisor of .* 64, got 7"),
         ("granitehybrid, of Bamba", {"rope.dimension_count": 8}, "must be the head's size, 16, got 8"),
     ],
 )

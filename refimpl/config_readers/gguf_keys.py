@@ -1,0 +1,235 @@
+"""GGUF's metadata in config.json's words: a table for each architecture says where each key comes from.
+
+    "hidden_size": "embedding_length"                          the key of the metadata, which must be there
+    "sliding_window": optional("attention.sliding_window")     left out where the file leaves it out
+    "vocab_size": Row(embedding_rows)                          what several keys, or tensors, say
+
+A family's `config` then reads both formats, and its errors name the keys that the file has. The table also
+states llama.cpp's constants, and its defaults where they aren't transformers'. What a row only checks has the
+metadata's own name. Biases show in the tensors' names alone: `Keys.shows` tells of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..formats.tensor_source import TensorSource
+from .gguf_metadata import embedding_rows, gguf_rows, own_head_size, read_gguf_sliding_layers
+from .gguf_rope import check_sections, rope_scaling, share_of_dims
+from .keys import ABSENT, Keys
+from .layers import LAYER_TYPES, layer_count
+
+SOFTMAX, SIGMOID = 1, 2  # llama.cpp's numbers of scores
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a key is read; `key` is the metadata's, which messages name."""
+
+    read: Callable[[Keys, TensorSource], Any]
+    key: str | None = None
+
+
+Table = Mapping[str, str | Row]
+
+
+def in_config_json(table: Table, keys: Keys, source: TensorSource) -> Keys:
+    """The keys of config.json that metadata and tensors state by a table. Raises ConfigError."""
+    rows = {name: required(row) if isinstance(row, str) else row for name, row in table.items()}
+    values = {name: row.read(keys, source) for name, row in rows.items()}
+    stated = {name: value for name, value in values.items() if value is not ABSENT}
+    return keys.in_config_json(stated, {name: row.key for name, row in rows.items() if row.key}, source.names)
+
+
+def required(key: str) -> Row:
+    """A key that must be there."""
+    return Row(lambda keys, _: keys.stated(key), key)
+
+
+def optional(key: str, default: Any = ABSENT) -> Row:
+    """A key that llama.cpp does without, and its default; without one it is left out."""
+    return Row(lambda keys, _: keys.stated(key, default), key)
+
+
+def fixed(value: Any) -> Row:
+    """What llama.cpp has as a constant."""
+    return Row(lambda *_: value)
+
+
+def without(table: Table, *names: str) -> Table:
+    """The table without rows of these names."""
+    return {name: row for name, row in table.items() if name not in names}
+
+
+def lacks(tensor: str) -> Row:
+    """Whether the file has no tensor of this name."""
+    return Row(lambda _, source: tensor not in source.names)
+
+
+def has(*tensors: str) -> Row:
+    """Whether the file has a tensor of one of these names."""
+    return Row(lambda _, source: not set(tensors).isdisjoint(source.names))
+
+
+def unused(key: str, kind: type, *default: Any) -> Row:
+    """A key that doesn't matter at any value of its kind; without a default it must be there."""
+
+    def read(keys: Keys, _: TensorSource) -> Any:
+        keys.get(key, kind, *default)
+        return ABSENT
+
+    return Row(read)
+
+
+def only(**allowed: tuple[Any, ...]) -> Row:
+    """Keys that must have one of these values where they are there; a dot of a key is two underscores."""
+
+    def read(keys: Keys, _: TensorSource) -> Any:
+        keys.harmless(**{key.replace("__", "."): values for key, values in allowed.items()})
+        return ABSENT
+
+    return Row(read)
+
+
+def rows_of(tensor: str) -> Row:
+    """The number of rows of a matrix that must be there, where no key states it."""
+    return Row(lambda keys, source: gguf_rows(keys, source, tensor))
+
+
+def either(*keys: str) -> Row:
+    """The first of these keys that is there, one must be."""
+    return Row(lambda own, _: own.stated(next((k for k in keys if k in own), keys[0])), keys[0])
+
+
+def rotary(
+    size: Callable[[Keys], int] = own_head_size,
+    *,
+    partial: bool = False,
+    names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
+) -> dict[str, Row]:
+    """Rotary positions of heads of a `size`; with `partial` they may cover a part of each head. `names` are
+    config.json's."""
+    return {
+        names[0]: optional("rope.freq_base", 10_000.0),
+        "rope_scaling": Row(lambda keys, source: rope_scaling(keys, source, size(keys))),
+        names[1]: Row(
+            lambda keys, _: share_of_dims(keys, size(keys), partial=partial), "rope.dimension_count"
+        ),
+    }
+
+
+def sliding_layers(every: int, *, windowless: bool = False) -> Row:
+    """The type of each layer: a list marks those with a window, or all have one but the last of each so many,
+    `every` where the file doesn't say. With `windowless` none has where the file states no window."""
+
+    def read(keys: Keys, _: TensorSource) -> list[str]:
+        count = layer_count(keys, "block_count")
+        if windowless and "attention.sliding_window" not in keys:
+            return [LAYER_TYPES[0]] * count
+        return [LAYER_TYPES[mark] for mark in read_gguf_sliding_layers(keys, count, every)]
+
+    return Row(read, "attention.sliding_window_pattern")
+
+
+def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dict[str, str | Row]:
+    """How many experts there are, and how many of them a token takes; these are config.json's keys."""
+    return {count: Row(lambda keys, _: keys.size("expert_count"), "expert_count"), top: "expert_used_count"}
+
+
+def sigmoid(keys: Keys, _: TensorSource) -> Any:
+    """Check that the scores of experts are sigmoids."""
+    if keys.get("expert_gating_func", int) != SIGMOID:
+        raise keys.fail("expert_gating_func", f"{SIGMOID}, a sigmoid")
+    return ABSENT
+
+
+def experts_width(dense: Callable[[int, int], int]) -> Row:
+    """The width of an expert, or what is computed of the dense width and the number of chosen experts."""
+
+    def read(keys: Keys, _: TensorSource) -> int:
+        width, top = keys.size("feed_forward_length"), keys.size("expert_used_count")
+        return keys.size("expert_feed_forward_length", None) or dense(width, top)
+
+    return Row(read, "expert_feed_forward_length")
+
+
+def layers_without(tensor: str) -> Row:
+    """The layers that don't have a tensor of this name."""
+
+    def read(keys: Keys, source: TensorSource) -> list[int]:
+        names = set(source.names)
+        return [i for i in range(layer_count(keys, "block_count")) if f"blk.{i}.{tensor}" not in names]
+
+    return Row(read)
+
+
+def always(key: str, value: bool | float, *, told: bool = True) -> Row:
+    """What llama.cpp has as a constant, which the file may only confirm; `told` says whether config.json has
+    a key for it."""
+
+    def read(keys: Keys, _: TensorSource) -> Any:
+        if keys.get(key, type(value), value) != value:
+            raise keys.fail(key, f"{str(value).lower()}, as llama.cpp runs it")
+        return value if told else ABSENT
+
+    return Row(read, key)
+
+
+def trunk_layers(keys: Keys, _: TensorSource) -> int:
+    """The number of layers without those that predict further tokens, which `block_count` counts too."""
+    further, count = keys.get(FURTHER, int, 0), layer_count(keys, "block_count")
+    if not 0 <= further < count:
+        raise keys.fail(FURTHER, f"0 or more, and fewer than block_count, {count}")
+    return count - further
+
+
+def agreeing(key: str, other: str) -> Row:
+    """A key that newer converters write under another's name too: they must agree."""
+    return Row(lambda keys, _: keys.stated(keys.spelled(key, other)), key)
+
+
+def restated(key: str, size: Callable[[Keys], int]) -> Row:
+    """A size that follows from others, which the file may only confirm."""
+
+    def read(keys: Keys, _: TensorSource) -> Any:
+        keys.restated(key, size(keys), f"{size(keys)}")
+        return ABSENT
+
+    return Row(read, key)
+
+
+SECTIONED: Table = {"rope.dimension_sections": Row(lambda keys, _: check_sections(keys))}
+FURTHER = "nextn_predict_layers"
+# Decoders: what all have, those of Llama's form, and the same where a part of a head is rotated.
+TRUNK: Table = {
+    "vocab_size": Row(embedding_rows),
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+    "tie_word_embeddings": lacks("output.weight"),
+}
+DECODER: Table = {
+    **TRUNK,
+    "intermediate_size": "feed_forward_length",
+    "num_key_value_heads": either("attention.head_count_kv", "attention.head_count"),
+    "head_dim": Row(lambda keys, _: own_head_size(keys), "attention.key_length"),
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    **rotary(),
+}
+PARTIAL: Table = {**DECODER, **rotary(partial=True)}
+EPS = "attention.layer_norm_epsilon"  # of LayerNorm
+# Experts chosen by sigmoids and biases (DeepSeek-V3).
+SIGMOID_EXPERTS: Table = {
+    **experts("n_routed_experts"),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "norm_topk_prob": optional("expert_weights_norm", False),
+    "routed_scaling_factor": optional("expert_weights_scale", 1.0),
+    "n_shared_experts": optional("expert_shared_count", 0),
+    "n_group": optional("expert_group_count", 1),
+    "topk_group": optional("expert_group_used_count", 1),
+    "first_k_dense_replace": optional("leading_dense_block_count", 0),
+    "expert_gating_func": Row(sigmoid),
+}
