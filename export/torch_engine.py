@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from ..refimpl.config import Config
 from ..refimpl.engine.numpy_engine import ArrayEngine, Forward
 from ..refimpl.ops.quant import Blocks
-from ..refimpl.params.tree import map_leaves
+from ..refimpl.params.tree import like, map_leaves
 from .dispatch import on_torch
 
 
@@ -32,22 +32,18 @@ def _shared(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def _like(value: Any, items: Iterable[Any]) -> Any:
-    """These items as a list, tuple or NamedTuple of the value's type."""
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-
-
 def _to_numpy(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return _like(value, map(_to_numpy, value))
+        return like(value, map(_to_numpy, value))
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _to_torch(value: Any) -> Any:
+def to_torch(value: Any) -> Any:
+    """Arrays over tensors, in tuples, lists and dicts too."""
     if isinstance(value, tuple | list):
-        return _like(value, map(_to_torch, value))
+        return like(value, map(to_torch, value))
     if isinstance(value, dict):
-        return {key: _to_torch(item) for key, item in value.items()}
+        return {key: to_torch(item) for key, item in value.items()}
     return _shared(value) if isinstance(value, np.ndarray) else value
 
 
@@ -60,7 +56,7 @@ class TorchEngine(ArrayEngine):
         def on_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
             @torch.no_grad()
             def call(*arguments: Any, config: Config) -> Any:
-                mapped = (leaves if value is params else _to_torch(value) for value in arguments)
+                mapped = (leaves if value is params else to_torch(value) for value in arguments)
                 with on_torch():
                     return _to_numpy(function(*mapped, config=config))
 

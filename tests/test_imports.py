@@ -78,7 +78,6 @@ STAGES = (
     ("export.dispatch",),
     (
         "export.distributed_ring",
-        "export.stack_walk",
         "export.targets",
         "export.tokenizer_text",
         "export.torch_engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,10 +54,8 @@ def command(
     import numpy as np
 
     from ...refimpl.config import Decoder
-    from ...refimpl.engine.attention_maps import attention_maps
     from ...refimpl.errors import LimitError
     from ...runtime.analysis.attention import chosen_heads, subject, view_of, words_of
-    from ...runtime.progress import tracked
     from ..inputs import refuse_piped
     from ..model_loading import specified
 
@@ -76,9 +75,8 @@ def command(
         index = subject(words, word)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
-    maps = attention_maps(config, params, np.array(encoding.ids))
-    maps = tracked(maps, layers, "computing attention weights", progress())
-    weights = chosen_heads(maps, layer, head)
+    report = partial(progress(), "computing attention weights")
+    weights = chosen_heads(config, params, encoding.ids, layer, head, report)
     mean = np.mean([*weights.values()], axis=0)
     view = view_of(words, index, weights, decoder=isinstance(config, Decoder))
     names, title = labels(text, encoding), f"Attention of {model}, {which_heads(layer, head, weights)}"

@@ -26,7 +26,7 @@ from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.position_tables import position_tables
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.tree import flatten
+from ...refimpl.params.tree import flatten, map_leaves
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.io_binding import row_lengths
@@ -84,6 +84,10 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     return parts
 
 
+def _cast(run: Precision, weights: Any) -> Any:
+    return map_leaves(lambda _, leaf: run.cast(leaf), weights)
+
+
 def first(parts: list[Part]) -> Part | None:
     """The first part over its budget."""
     return next((part for part in parts if not part.ok), None)
@@ -105,15 +109,15 @@ def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Va
         in_single = Precision(np.dtype(np.float32), plain=not rounds_output)
         single = [truth[name].astype(np.float32) for name in part.inputs]
         double = [x.astype(np.float64) for x in single]
-        weights = in_double.cast_all(part.weights)
+        weights = _cast(in_double, part.weights)
         exact = part.compute(*double, weights)
-        rounded = part.compute(*single, in_single.cast_all(part.weights))
+        rounded = part.compute(*single, _cast(in_single, part.weights))
         rounds_cache = "k_scale" in part.weights.get("attn", {})
         move = CODE_MOVE if rounds_output or rounds_cache else eps
         tries = TRIES if part.inputs else 0
         outputs = [part.compute(*(moved(x, move, rng) for x in double), weights) for _ in range(tries)]
         budgets[part.name] = error_terms(exact, rounded, outputs, eps=eps).budget
-        truth[part.name] = part.compute(*single, FLOAT32.cast_all(part.weights)).astype(dtype)
+        truth[part.name] = part.compute(*single, _cast(FLOAT32, part.weights)).astype(dtype)
     return truth, budgets
 
 
@@ -162,7 +166,7 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
     index = int(part.name.split(",")[0].removeprefix("layer "))
     layer = config.layers[index]
     x = truth[part.inputs[0]].astype(np.float32)
-    weights = cast(HeadsWeights, FLOAT32.cast_all(part.weights))
+    weights = cast(HeadsWeights, _cast(FLOAT32, part.weights))
     settings, walk = layer.attention, StackWalk(config, "decoder")
     assert isinstance(settings, Attention), "only attention has heads"
     q, k, v, cache, past, rotary, terms = attention_arguments(x, weights, layer, walk)

@@ -199,7 +199,7 @@ class ArrayEngine:
         self.params = params
         self._weights = cast(ModelWeights, params)
         self.kinds = cache_kinds(config)
-        self.dtype = _dtype(params)
+        self.dtype = dtype_of(params)
         self._tables: dict[Rope, Rotary] = {}
         self._positions = 0
 
@@ -335,7 +335,7 @@ class _Step(NamedTuple):
         return ArrayCache(self.kinds, self.past + self.lengths, self.need, layers, self.encoder_kv)
 
 
-def _dtype(params: Mapping[str, Any]) -> np.dtype:
+def dtype_of(params: Mapping[str, Any]) -> np.dtype:
     """The type that the weights compute in, from the smallest leaf that every model has or may have."""
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):

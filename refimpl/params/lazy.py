@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from ..ops.quant import Blocks
 from .tree import Tree, unflatten
 
 
 class Lazy(Mapping[str, Any]):
     """A nested mapping whose leaves are loaded each time they are asked for."""
 
-    def __init__(self, tree: Mapping[str, Any], load: Callable[[str], np.ndarray | Blocks]) -> None:
+    def __init__(self, tree: Mapping[str, Any], load: Callable[[str], Any]) -> None:
         self._tree, self._load = tree, load
 
     def __getitem__(self, key: str) -> Any:
@@ -24,6 +21,10 @@ class Lazy(Mapping[str, Any]):
         if isinstance(item, list):
             return [self._wrap(i) for i in item]
         return self._load(item) if isinstance(item, str) else Lazy(item, self._load)
+
+    def loaded_by(self, load: Callable[[str], Any]) -> Lazy:
+        """The same names, with leaves that `load` gives."""
+        return Lazy(self._tree, load)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tree)
@@ -35,7 +36,7 @@ class Lazy(Mapping[str, Any]):
         return key in self._tree
 
 
-def lazily(names: Iterable[str], load: Callable[[str], np.ndarray | Blocks]) -> Lazy:
+def lazily(names: Iterable[str], load: Callable[[str], Any]) -> Lazy:
     """The tree of these dotted names, each leaf loaded by its name."""
     return Lazy(unflatten({name: name for name in names}), load)
 

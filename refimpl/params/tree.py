@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 Tree = Mapping[str, Any]
@@ -52,3 +52,8 @@ def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any
         return function(name, item)
 
     return {key: mapped(tree[key], key) for key in tree}
+
+
+def like(value: Any, items: Iterable[Any]) -> Any:
+    """These items as a list, tuple or NamedTuple of the value's type."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

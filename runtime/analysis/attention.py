@@ -4,11 +4,14 @@ heads."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ...refimpl.config import Config
+from ...refimpl.engine.attention_maps import attention_maps
 from ...refimpl.errors import LimitError
 from ...refimpl.tokenizers.tokenizer import Encoding
 
@@ -74,14 +77,27 @@ def subject(words: list[Word], target: str | None) -> int:
     return max((i for i, (word, _) in enumerate(words) if WORD.fullmatch(word)), default=len(words) - 1)
 
 
-def chosen_heads(maps: Iterator[np.ndarray], layer: int | None, head: int | None) -> Heads:
-    """The weights of one head or of all, in one layer or in all; later layers aren't computed."""
+def chosen_heads(
+    config: Config,
+    params: Mapping[str, Any],
+    ids: list[int],
+    layer: int | None,
+    head: int | None,
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> Heads:
+    """The weights of one head or of all, in one layer or in all; later layers aren't computed.
+
+    `on_layer` is called with how many layers have been computed, and how many will be.
+    """
     heads: Heads = {}
-    for i, weights in enumerate(maps):
+    total = len(next(iter(config.stacks.values())).layers) if layer is None else layer + 1
+
+    def choose(i: int, weights: np.ndarray) -> None:
         if layer in (None, i):
-            heads |= {(i, h): weights[h] for h in range(len(weights)) if head in (None, h)}
-        if layer == i:
-            break
+            heads.update({(i, h): weights[h] for h in range(len(weights)) if head in (None, h)})
+        on_layer(i + 1, total)
+
+    attention_maps(config, params, np.array(ids), choose, layers=total)
     return heads
 
 

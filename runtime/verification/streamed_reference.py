@@ -1,66 +1,43 @@
-"""The specification's outputs, layer by layer: each leaf is loaded once, used by all runs, and dropped.
+"""The specification's outputs in several precisions: each leaf is loaded once, used by all runs, and dropped.
 Of the embedding's tables the rows of the text's tokens stay.
 
-So no more than one layer is ever in memory in float64, whatever the size of the model.
+So no more than one layer is ever in memory, and one leaf of it in float64, whatever the size of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...refimpl.config import LM, Config, Decoder, MaskedLM
-from ...refimpl.engine.stack_walk import StackWalk
+from ...refimpl.config import LM, Config
+from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, given
+from ...refimpl.engine.passes import Text as Inputs
 from ...refimpl.error_budget import moved
-from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
-from ...refimpl.ops.block import BlockWeights, MixerCache
-from ...refimpl.ops.encoder import predict
-from ...refimpl.ops.linear import linear
-from ...refimpl.ops.model import (
-    EmbeddingWeights,
-    HeadWeights,
-    ModelWeights,
-    StackWeights,
-    head_dense,
-    lm_logits,
-)
+from ...refimpl.ops import altup, model
+from ...refimpl.ops import block as blocks
+from ...refimpl.ops import embedding as embeddings
+from ...refimpl.ops.block import MixerCache
+from ...refimpl.ops.dispatch import body, use
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.shapes import ENTRY
-from ...refimpl.params.tree import Tree, flatten, map_leaves, unflatten
+from ...refimpl.params.tree import Tree
 from ..parallel import in_threads
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from numpy import ndarray as Array
 
     Leaf = Array | Blocks
     OnLeaf = Callable[[str, Leaf], None]
-    OnLayer = Callable[[int, int], None]
     OnCache = Callable[[int, MixerCache], None]
 
 __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
 SEED = 2017
 ROWS = 8192  # rows of an output table that are converted at a time
-Weights = TypeVar("Weights", bound=Tree)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a model is given: tokens [B, T] and how many of each row are real, [B].
-
-    A decoder that reads an encoder has `encoder_ids` [B, S] and `encoder_lengths` [B] too, an encoder alone
-    may have `token_types` [B, T].
-    """
-
-    tokens: Array
-    lengths: Array
-    encoder_ids: Array | None = None
-    encoder_lengths: Array | None = None
-    token_types: Array | None = None
+TABLES = ("embedding.table", "embedding.per_layer.table", "head.table")
 
 
 @dataclass(frozen=True)
@@ -80,22 +57,15 @@ class Precision:
     plain: bool = False
     half_cache: bool = False
 
-    def start(self, x: Array) -> Array:
-        """The embedded tokens, followed by the moved copies."""
-        rng = np.random.default_rng(SEED)
-        return self.round(np.concatenate([x, *(moved(x, self.move, rng) for _ in range(self.tries))]))
-
-    def repeat(self, values: Array) -> Array:
-        """Numbers of each row, repeated for all copies of the batch."""
-        return np.tile(values, 1 + self.tries)
+    def repeat(self, inputs: Inputs) -> Inputs:
+        """The batch, and its copies."""
+        arrays = (getattr(inputs, field.name) for field in fields(inputs))
+        times = 1 + self.tries
+        return Inputs(*(None if a is None else np.tile(a, (times,) + (1,) * (a.ndim - 1)) for a in arrays))
 
     def round(self, x: Array) -> Array:
         """The vectors as the residual stream holds them."""
         return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
-
-    def cast_all(self, weights: Weights) -> Weights:
-        """A tree of leaves in this run's type."""
-        return cast(Weights, map_leaves(lambda _, leaf: self.cast(leaf), weights))
 
     def cast(self, leaf: Leaf) -> Leaf:
         """A leaf in this run's type."""
@@ -122,202 +92,87 @@ def outputs(
 ) -> list[Array]:
     """Logits of all positions [B, T, N], or the output of an encoder's head: one array for each run.
 
-    Each leaf is loaded once, and `on_leaf` is called with its name and value; `on_layer` with how many layers
-    have been computed, and how many there are; `on_cache` with what each layer of a decoder keeps in the
-    first run.
+    Leaves are loaded in the order of their use, and `on_leaf` is called once with the name and the value of
+    each; `on_layer` with how many layers have been computed, and how many there are; `on_cache` with what
+    each layer of a decoder keeps in the first run.
     """
-    forward = StreamedForward(config, params, runs, on_leaf, on_layer, on_cache)
-    if isinstance(config, Decoder):
-        return forward.decode(inputs.tokens, None, inputs.lengths)
-    if not isinstance(config.head, LM):
-        states = forward.encode(inputs.tokens, inputs.lengths, inputs.token_types)
-        return forward.predict(states, inputs.lengths)
-    assert inputs.encoder_ids is not None
-    assert inputs.encoder_lengths is not None
-    states = forward.encode(inputs.encoder_ids, inputs.encoder_lengths)
-    return forward.decode(inputs.tokens, states, inputs.encoder_lengths)
+    together, observed = SideBySide(config, in_threads), set[str]()
+
+    def load(name: str) -> Leaf:
+        leaf: Any = params
+        for key in name.split("."):
+            leaf = leaf[int(key) if isinstance(leaf, list) else key]
+        if name not in observed:
+            observed.add(name)
+            on_leaf(name, leaf)
+        return leaf
+
+    def once(name: str, rows: Array | None = None) -> Leaf:
+        return together.once(name, lambda: load(name) if rows is None else _rows(load(name), rows))
+
+    def one_pass(run: Precision) -> Pass:
+        taken = given(run.repeat(inputs), run.dtype, config=config, half=run.half_cache)
+        table = _replaced(run, once)
+        return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
+
+    def first(number: int, layer: int, cache: MixerCache) -> None:
+        if number == 0:
+            on_cache(layer, cache)
+
+    results = together.run([one_pass(run) for run in runs], on_layer, first)
+    return [y.astype(np.float64) for y in results]
 
 
-class StreamedForward:
-    """One pass through all weights, for all runs at once."""
+def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[..., Any]]:
+    """The ops in which a run differs from the specification: those that read tables, known by their names,
+    and those after which the stream is moved or rounded."""
 
-    def __init__(
-        self,
-        config: Config,
-        params: Tree,
-        runs: list[Precision],
-        on_leaf: OnLeaf,
-        on_layer: OnLayer,
-        on_cache: OnCache,
-    ) -> None:
-        self.config = config
-        self.params = params
-        self.runs = runs
-        self._on_leaf = on_leaf
-        self._on_layer = on_layer
-        self._on_cache = on_cache
-        self._computed = 0
+    def embed(tokens: Array, at: Array, *weights: Any, **settings: Any) -> Array:
+        rows, rng = len(tokens) // (1 + run.tries), np.random.default_rng(SEED)
+        own = (None if one is None else one[:rows] for one in weights[2:])  # types of tokens
+        x = body(model.embed)(tokens[:rows], at[:rows], *weights[:2], *own, **settings)
+        return run.round(np.concatenate([x, *(moved(x, run.move, rng) for _ in range(run.tries))]))
 
-    def encode(self, tokens: Array, lengths: Array, token_types: Array | None = None) -> list[Array]:
-        """The encoder's vectors, or those of a decoder that reads it for a head."""
-        states = self._run_stack("encoder", tokens, lengths, token_types)
-        if "reader" in self.config.stacks:
-            states = self._run_stack("reader", tokens, lengths, states=states)
-        return states
+    def enter_streams(x: Array, streams: Any) -> Array:
+        return run.round(body(altup.enter_streams)(x, streams))
 
-    def decode(
-        self, tokens: Array, states: list[Array] | None, lengths: Array
-    ) -> list[Float[Array, "B T N"]]:
-        """Logits of a decoder, which may read an encoder's vectors; `lengths` are then the encoder's."""
-        head = self.config.head
-        assert isinstance(head, LM)
-        streams = self._run_stack("decoder", tokens, lengths, states=states)
-        if self.config.embedding.projection is not None:
-            project = self._load({"project": self.params["head"]["project"]}, "head.")["project"]
-            streams = [linear(x, run.cast(project)) for x, run in zip(streams, self.runs, strict=True)]
-        if head.dense is not None:
-            params = self.params["head"]
-            dense = self._load({name: params[name] for name in ("dense", "norm") if name in params}, "head.")
-            streams = [
-                head_dense(x.astype(run.dtype), cast(HeadWeights, run.cast_all(dense)), head.dense)
-                for x, run in zip(streams, self.runs, strict=True)
-            ]
+    def block(*arguments: Any, **settings: Any) -> tuple[Array, MixerCache, Array | None]:
+        if not run.half_cache:
+            y, cache, chosen = body(blocks.block)(*arguments, **settings)
+            return run.round(y), cache, chosen
+        # What is too large gives infinity here, and then nothing that anybody compares.
+        with np.errstate(all="ignore"):
+            y, cache, chosen = body(blocks.block)(*arguments, **settings)
+        return np.where(np.isfinite(y), y, 0), cache, chosen
 
-        if head.adaptive is not None:
-            params = self.params["head"]
-            leaves = self._load({n: params[n] for n in params if n != "project"}, "head.")
+    def encoder_block(*arguments: Any, **settings: Any) -> Array:
+        return run.round(body(blocks.encoder_block)(*arguments, **settings))
 
-            def log_probs(run: Precision, x: Array) -> Array:
-                weights = run.cast_all(leaves)
-                y = adaptive_log_probs(x, weights["frequent"], weights["tails"], weights.get("bias"))
-                return y.astype(np.float64)
+    def embedding(tokens: Array, table: Any) -> Array:
+        if isinstance(table, str):
+            used, index = np.unique(tokens, return_inverse=True)
+            tokens, table = index.reshape(tokens.shape), run.cast(once(table, used))
+        return body(embeddings.embedding)(tokens, table)
 
-            return [log_probs(run, x.astype(run.dtype)) for run, x in zip(self.runs, streams, strict=True)]
+    def by_rows(product: Callable[[Leaf, slice], Array], table: str) -> Array:
+        """Logits, for which a few rows of the table at a time are converted to the run's type."""
+        whole = once(table)
+        starts = range(0, whole.shape[0], ROWS)
+        parts = (slice(start, start + ROWS) for start in starts)
+        return np.concatenate([product(run.cast(_rows(whole, part)), part) for part in parts], axis=-1)
 
-        def logits(run: Precision, x: Array, table: Leaf, bias: Array | None) -> Array:
-            return lm_logits(x, table, bias, head=head)
+    def unembedding(x: Array, table: Any) -> Array:
+        product = partial(body(embeddings.unembedding), x)
+        return by_rows(lambda rows, _: product(rows), table) if isinstance(table, str) else product(table)
 
-        return self._by_table_rows(streams, head, logits)
+    def lm_logits(x: Array, table: str, bias: Array | None, *, head: LM) -> Array:
+        def product(rows: Leaf, part: slice) -> Array:
+            return body(model.lm_logits)(x, rows, None if bias is None else bias[part], head=head)
 
-    def predict(self, states: list[Array], lengths: Array) -> list[Array]:
-        """The head's output for an encoder's vectors."""
-        head = self.config.head
-        params = self.params.get("head", {})
-        loaded = self._load({n: params[n] for n in params if n not in ("table", "bias")}, "head.")
+        return by_rows(product, table)
 
-        def output(run: Precision, x: Array, table: Leaf | None, bias: Array | None) -> Array:
-            weights = {**run.cast_all(loaded), "table": table, "bias": bias}
-            model = cast(ModelWeights, {"embedding": {"table": table}, "head": weights})
-            return predict(x, run.repeat(lengths), model, config=self.config)
-
-        if isinstance(head, MaskedLM):
-            return self._by_table_rows(states, head, output)
-        return [
-            output(run, x.astype(run.dtype), None, None).astype(np.float64)
-            for run, x in zip(self.runs, states, strict=True)
-        ]
-
-    def _by_table_rows(
-        self,
-        streams: list[Array],
-        head: LM | MaskedLM,
-        logits: Callable[[Precision, Array, Leaf, Array | None], Array],
-    ) -> list[Array]:
-        """Logits over the output table, of which a few rows at a time are converted to a run's type."""
-        table = self.params["embedding" if head.tied else "head"]["table"]
-        bias = self.params["head"]["bias"] if head.bias else None
-        if not head.tied:
-            self._on_leaf("head.table", table)
-        if bias is not None:
-            self._on_leaf("head.bias", bias)
-        parts: list[list[Array]] = [[] for _ in self.runs]
-        for start in range(0, self.config.embedding.vocabulary, ROWS):
-            rows = slice(start, start + ROWS)
-            some_rows = _rows(table, rows)
-
-            def compute(index: int, rows: slice = rows, some_rows: Leaf = some_rows) -> None:
-                run, x = self.runs[index], streams[index]
-                some_bias = None if bias is None else bias[rows].astype(run.dtype)
-                parts[index].append(logits(run, x.astype(run.dtype), run.cast(some_rows), some_bias))
-
-            in_threads(compute, range(len(self.runs)))
-        return [np.concatenate(part, axis=-1).astype(np.float64) for part in parts]
-
-    def _run_stack(
-        self,
-        name: str,
-        tokens: Array,
-        lengths: Array,
-        token_types: Array | None = None,
-        states: list[Array] | None = None,
-    ) -> list[Array]:
-        """The last vectors of a stack, which may read an encoder's `states`."""
-        walk = StackWalk(self.config, name)
-        stack_params = self.params[name]
-        first = name == next(iter(self.config.stacks))
-        used, index = np.unique(walk.shifted(tokens), return_inverse=True)
-        index = index.reshape(tokens.shape)
-        embedding = self._embedding(used, observe=first)
-        entry_names = [n for n in ENTRY if n in stack_params]
-        entry = cast(StackWeights, self._load({n: stack_params[n] for n in entry_names}, f"{name}."))
-        streams, positions, shared, question = [], [], [], walk.question(tokens)
-        for run in self.runs:
-            weights, tables = run.cast_all(entry), run.cast_all(embedding)
-            x = run.start(walk.enter(index, tables, weights, token_types))
-            streams.append(x)
-            shared.append(walk.shared(np.tile(index, (1 + run.tries, 1)), x, tables))
-            near = walk.positions(tokens.shape[1], weights, run.dtype)
-            near = near._replace(question=None if question is None else run.repeat(question))
-            if token_types is not None and walk.stack.segments:
-                near = near._replace(token_types=np.tile(token_types, (1 + run.tries, 1)))
-            positions.append(near)
-        for i in range(len(walk.stack.layers)):
-            leaves = self._load(stack_params["layers"][i], f"{name}.layers.{i}.")
-            layer_weights = cast(BlockWeights, leaves)
-
-            def after_layer(
-                j: int, i: int = i, x: list[Array] = streams, layer_weights: BlockWeights = layer_weights
-            ) -> Array:
-                run, read = self.runs[j], None if states is None else states[j]
-                weights, near = run.cast_all(layer_weights), positions[j]
-                if run.half_cache:
-                    own_walk = replace(walk, half_cache=True)
-                    # What is too large gives infinity here, and then nothing that anybody compares.
-                    with np.errstate(all="ignore"):
-                        y, _ = own_walk.layer(i, x[j], run.repeat(lengths), near, weights, shared[j], read)
-                    return np.where(np.isfinite(y), y, 0)
-                y, cache = walk.layer(i, x[j], run.repeat(lengths), near, weights, shared[j], read)
-                if j == 0 and cache is not None:
-                    self._on_cache(i, cache)
-                return run.round(y)
-
-            streams = in_threads(after_layer, range(len(self.runs)))
-            self._computed += 1
-            self._on_layer(self._computed, sum(len(stack.layers) for stack in self.config.stacks.values()))
-        norm = self._load(stack_params["norm"], f"{name}.norm.") if "norm" in stack_params else {}
-        last = cast(StackWeights, {**entry, "norm": norm})
-        return [walk.leave(x, run.cast_all(last)) for x, run in zip(streams, self.runs, strict=True)]
-
-    def _embedding(self, tokens: Array, observe: bool) -> EmbeddingWeights:
-        """The embedding's leaves, of the tables only the rows of these tokens: each whole table is dropped
-        before the next one is loaded."""
-        leaves = {}
-        for name, leaf in flatten(self.params["embedding"], "embedding."):
-            if observe:
-                self._on_leaf(name, leaf)
-            if name == "embedding.table":
-                leaf = _rows(leaf, tokens)
-            elif name == "embedding.per_layer.table":
-                leaf = _rows(leaf, np.where(tokens < leaf.shape[0], tokens, 0))
-            leaves[name.removeprefix("embedding.")] = leaf
-        return cast(EmbeddingWeights, unflatten(leaves))
-
-    def _load(self, params: Tree, prefix: str) -> dict[str, Any]:
-        """The leaves of a part of the model, each loaded once."""
-        leaves = dict(flatten(params, prefix))
-        for name, leaf in leaves.items():
-            self._on_leaf(name, leaf)
-        return unflatten({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})
+    changed = (embed, enter_streams, block, encoder_block, embedding, unembedding, lm_logits)
+    return {function.__name__: function for function in changed}
 
 
 def _rows(table: Leaf, index: Array | slice) -> Leaf:

@@ -23,7 +23,7 @@ SOURCES = ("refimpl", "export", "runtime", "cli")
 MIXERS = ("Mamba2", "XLNetAttention", "LatentAttention", "ShortConv")
 BRANCHING = ("validate", "shapes", "smooth", "block", "inspect", "operator_limits")
 WALKS = (
-    "export/stack_walk.py", "refimpl/engine/stack_walk.py", "refimpl/engine/attention_maps.py",
+    "refimpl/engine/stack_walk.py", "refimpl/engine/attention_maps.py",
     "export/diagnose/reference_parts.py", "runtime/verification/streamed_reference.py",
     "export/quantization/activation_recorder.py", "refimpl/engine/passes.py",
 )  # fmt: skip

@@ -22,7 +22,9 @@ def encoder(checkpoint, tmp_path_factory):
 def maps(path, told):
     opened = open_checkpoint(path)
     ids = np.array([token["id"] for token in told["tokens"]])
-    return np.stack([*attention_maps(opened.config, opened.params, ids)])
+    found: dict[int, np.ndarray] = {}
+    attention_maps(opened.config, opened.params, ids, found.__setitem__)
+    return np.stack([*found.values()])
 
 
 @pytest.mark.parametrize("options", [(), ("--layer", 1), ("--head", 4), ("--layer", 0, "--head", 5)])

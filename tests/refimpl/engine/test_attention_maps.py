@@ -21,9 +21,18 @@ from tfm.refimpl.engine.attention_maps import attention_maps
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops import attention
-from tfm.refimpl.params.tree import map_leaves
+from tfm.refimpl.params.lazy import lazily
+from tfm.refimpl.params.tree import flatten, map_leaves
 
 TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
+
+
+def maps_of(config, params, layers: int | None = None) -> list[np.ndarray]:
+    """The maps of all layers, or of the first ones."""
+    maps: dict[int, np.ndarray] = {}
+    attention_maps(config, params, TOKENS, maps.__setitem__, layers=layers)
+    assert [*maps] == [*range(len(maps))]
+    return [*maps.values()]
 
 
 # Where transformers' eager way isn't the model (Falcon's ALiBi), its weights are nobody's.
@@ -55,7 +64,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     model.save_pretrained(folder)
     checkpoint = open_checkpoint(folder)
     leaves = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
-    got = list(attention_maps(checkpoint.config, leaves, TOKENS))
+    got = maps_of(checkpoint.config, leaves)
     with Float64(), torch.no_grad():
         exact = row.models[0](in_float64(model.config)).double().eval()
         exact.load_state_dict(model.state_dict())
@@ -65,8 +74,8 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     assert len(got) == len(want)
     for ours, theirs in zip(got, want, strict=True):
         assert np.abs(ours - theirs[0].numpy()).max() <= 1e-9
-    lazy = attention_maps(checkpoint.config, checkpoint.params, TOKENS)
-    assert np.abs(next(lazy) - got[0]).max() <= 1e-4, "leaf by leaf, in float32"
+    [lazy] = maps_of(checkpoint.config, checkpoint.params, layers=1)
+    assert np.abs(lazy - got[0]).max() <= 1e-4, "leaf by leaf, in float32"
 
 
 MODELS: dict[str, Config] = {
@@ -100,7 +109,7 @@ def test_weights_are_those_that_the_layers_use(monkeypatch, name):
     """The weights that `attend` computes inside an ordinary run of the same model."""
     config = MODELS[name]
     leaves = tiny_models.weights(config, dtype=np.float64)
-    got = list(attention_maps(config, leaves, TOKENS))
+    got = maps_of(config, leaves)
     used = []
     plain = attention.attention_weights
 
@@ -128,7 +137,7 @@ def test_minilm_is_transformers(minilm):
     model = transformers.BertModel.from_pretrained(minilm, attn_implementation="eager").eval()
     with torch.no_grad():
         want = model(torch.from_numpy(TOKENS)[None], output_attentions=True)
-    maps = list(attention_maps(checkpoint.config, checkpoint.params, TOKENS))
+    maps = maps_of(checkpoint.config, checkpoint.params)
     for ours, theirs in zip(maps, want.attentions, strict=True):
         assert np.abs(ours - theirs[0].numpy()).max() <= 1e-5
     engine = NumpyEngine(checkpoint.config, map_leaves(lambda _, leaf: leaf, checkpoint.params))
@@ -137,5 +146,23 @@ def test_minilm_is_transformers(minilm):
 
 def test_a_recurrence_has_no_attention_weights():
     config = tiny_models.recurrent()
-    with pytest.raises(ConfigError, match="need attention in each layer, layer 0 has LinearAttention"):
-        next(attention_maps(config, tiny_models.weights(config), TOKENS))
+    with pytest.raises(ConfigError, match="layer 0 has LinearAttention"):
+        maps_of(config, tiny_models.weights(config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [tiny_models.llama(layers=3, tied=False), tiny_models.encoder_decoder()],
+    ids=["decoder", "pair"],
+)
+def test_nothing_is_computed_after_the_last_map(config: Config):
+    """No later leaf is loaded: not the rest of its layer, nor the next, nor the head."""
+    leaves, loaded = dict(flatten(tiny_models.weights(config))), []
+    params = lazily(leaves, lambda name: loaded.append(name) or leaves[name])
+    assert len(maps_of(config, params, layers=2)) == 2
+    stack = next(iter(config.stacks))
+    last = [name for name in loaded if name.startswith(f"{stack}.layers.1.")]
+    assert last[-1].endswith(("wk", "wv")), last
+    layers = {name.split(".layers.")[1][0] for name in loaded if ".layers." in name}
+    assert layers == {"0", "1"}
+    assert not any(name.startswith("head.") for name in loaded)

@@ -85,7 +85,10 @@ def test_maps_have_keys_as_often_as_they_count(tmp_path: Path):
     first = config.stack.layers[0]
     whole = replace(first, attention=replace(first.attention, mask=FullAttention()))
     full = replace(config, stack=replace(config.stack, layers=(whole, whole)))
-    got, seen = (next(attention_maps(c, params, texts["input_ids"][0])) for c in (config, full))
+    maps: list[np.ndarray] = []
+    for c in (config, full):
+        attention_maps(c, params, texts["input_ids"][0], lambda _, weights: maps.append(weights), layers=1)
+    got, seen = maps
     count = np.zeros(23)
     count[:2], count[2:8], count[22:] = 2, 1, 1
     expected = seen[:, 4:6] * count

@@ -1,0 +1,274 @@
+"""Passes of a model over whole texts: one, or several side by side that load each weight once.
+
+    y = read(given(text, dtype, config=config), params, config=config)
+
+`ops.model.model` and `ops.encoder.encode` alone say what a pass computes. To see or to change a value inside
+of it, replace an op (`ops.dispatch.use`); to hold few weights at a time, give a lazy tree.
+
+Several passes go through the model together. Each value of the model is then one of each pass, and an op on
+it runs once for each pass:
+
+    pass 0   embed ──┐         ┌── block 0 ──┐         ┌── block 1 ──┐
+    pass 1   embed ──┤ values  ├── block 0 ──┤ values  ├── block 1 ──┤ …
+    pass 2   embed ──┘         └── block 0 ──┘         └── block 1 ──┘
+             loads the          loads the leaves       loads the leaves
+             tables             of layer 0             of layer 1
+
+So a leaf is loaded once, and no more leaves are in memory than one op asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from operator import add, getitem
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..config import LM, Config, Layer, Rope
+from ..ops.block import MixerCache
+from ..ops.dispatch import OPS, use
+from ..ops.encoder import encode, encoder_kv, layer_kv, predict
+from ..ops.model import model
+from ..ops.position import Rotary
+from ..ops.position_tables import position_tables
+from ..ops.shared_attention import SharedKV
+from ..params.lazy import Lazy, lazily
+from ..params.shapes import parameter_shapes
+from ..params.tree import like
+from .cache_kinds import cache_kinds
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+
+__all__ = ["Given", "OnCache", "OnLayer", "Pass", "SideBySide", "Text", "given", "read"]
+
+T = TypeVar("T")
+# Called with how many layers have been computed, and how many there are.
+OnLayer = Callable[[int, int], None]
+# Called with the number of a pass, the index of a decoder's layer, and what the layer keeps of the text.
+OnCache = Callable[[int, int, MixerCache], None]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model is given: tokens [B, T] and how many of each row are real, [B].
+
+    A decoder that reads an encoder has `encoder_ids` [B, S] and `encoder_lengths` [B] too, an encoder alone
+    may have `token_types` [B, T].
+    """
+
+    tokens: Array
+    lengths: Array
+    encoder_ids: Array | None = None
+    encoder_lengths: Array | None = None
+    token_types: Array | None = None
+
+
+class EncoderGiven(NamedTuple):
+    """What `encode` takes beside weights."""
+
+    tokens: Array
+    lengths: Array
+    rotary: Mapping[Rope, Rotary]
+    token_types: Array | None
+
+
+class DecoderGiven(NamedTuple):
+    """What `model` takes beside weights and an encoder's text."""
+
+    tokens: Array
+    past: Array
+    at: Array
+    rotary: Mapping[Rope, Rotary]
+    cache: list[MixerCache]
+
+
+class Given(NamedTuple):
+    """What a pass takes beside weights."""
+
+    encoder: EncoderGiven | None
+    decoder: DecoderGiven | None
+
+
+def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
+    """What a model that computes in `dtype` takes of a text; its caches are float16 with `half`."""
+    encoder = decoder = None
+    if "encoder" in config.stacks:
+        ids = text.tokens if text.encoder_ids is None else text.encoder_ids
+        lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
+        encoder = EncoderGiven(ids, lengths, _rotary(ids.shape[1], dtype, config), text.token_types)
+    if isinstance(config.head, LM):
+        batch, time = text.tokens.shape
+        at = np.tile(np.arange(time), (batch, 1))
+        cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
+        past = np.zeros(batch, np.int64)
+        decoder = DecoderGiven(text.tokens, past, at, _rotary(time, dtype, config), cache)
+    return Given(encoder, decoder)
+
+
+def _rotary(time: int, dtype: np.dtype, config: Config) -> dict[Rope, Rotary]:
+    tables = position_tables(np.arange(time), config=config)
+    return {rope: Rotary(cos.astype(dtype), sin.astype(dtype)) for rope, (cos, sin) in tables.items()}
+
+
+def read(given: Given, params: Any, *, config: Config) -> Array:
+    """Logits of all positions [B, T, N], or the output of an encoder's head."""
+    read_by_layers = None
+    if given.encoder is not None:
+        tokens, lengths, rotary, token_types = given.encoder
+        states = encode(tokens, lengths, rotary, params, token_types, config=config)
+        if given.decoder is None:
+            return predict(states, lengths, params, config=config)
+        read_by_layers = encoder_kv(states, lengths, params, config=config)
+    assert given.decoder is not None
+    logits, _ = model(*given.decoder, params, read_by_layers, config=config)
+    return logits
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One of several passes: what it takes of its text, what it makes of a leaf's name, and the context in
+    which each op runs for it."""
+
+    given: Given
+    leaf: Callable[[str], Any]
+    inside: Callable[[], AbstractContextManager[None]]
+
+
+class SideBySide:
+    """Passes of one model that go through it together.
+
+    `each` calls a function with the number of each pass, and gives the results in their order.
+    """
+
+    def __init__(self, config: Config, each: Callable[[Callable[[int], Any], range], list[Any]]) -> None:
+        self.config = config
+        self._each = each
+        self._loaded: dict[str, Any] = {}
+        self._loading = Lock()
+
+    def once(self, name: str, load: Callable[[], T]) -> T:
+        """What `load` gives, which no pass loads again for the same op."""
+        with self._loading:
+            if name not in self._loaded:
+                with use({}):  # who loads may compute with NumPy
+                    self._loaded[name] = load()
+            return self._loaded[name]
+
+    def run(
+        self,
+        passes: Sequence[Pass],
+        on_layer: OnLayer = lambda done, total: None,
+        on_cache: OnCache = lambda number, layer, cache: None,
+    ) -> list[Array]:
+        """What `read` gives in each pass."""
+        stacks = self.config.stacks.values()
+        total, last = sum(len(stack.layers) for stack in stacks), [*stacks][-1]
+        done = 0
+
+        def in_each(name: str) -> Callable[..., Any]:
+            def call(*args: Any, **settings: Any) -> Any:
+                def of_one(i: int) -> Any:
+                    with use({}), passes[i].inside():
+                        own = [_part(arg, i, passes[i].leaf) for arg in args]
+                        named = {key: _part(arg, i, passes[i].leaf) for key, arg in settings.items()}
+                        return OPS[name](*own, **named)
+
+                results = self._each(of_one, range(len(passes)))
+                self._loaded.clear()
+                return _together(results)
+
+            return call
+
+        def after_layer() -> None:
+            nonlocal done
+            done += 1
+            with use({}):
+                on_layer(done, total)
+
+        def block(*args: Any, config: Layer) -> tuple[Any, Any, Any]:
+            y, cache, chosen = in_each("block")(*args, config=config)
+            layer, own = done - total + len(last.layers), SharedKV() if config.kv_layer is not None else cache
+            for i in range(len(passes)):
+                with use({}):
+                    on_cache(i, layer, _part(own, i, passes[i].leaf))
+            after_layer()
+            return y, cache if layer in last.shared_kv else SharedKV(), chosen  # which no other layer reads
+
+        def encoder_block(*args: Any, **settings: Any) -> Any:
+            y = in_each("encoder_block")(*args, **settings)
+            after_layer()
+            return y
+
+        whole = {"model", "encode", "encoder_kv"}  # which only hand values from op to op
+        table = {name: in_each(name) for name in OPS.keys() - whole}
+        table |= {"block": block, "encoder_block": encoder_block, "layer_kv": _Later}
+        params = lazily(parameter_shapes(self.config), _Name)
+        with use(table):
+            y = read(_together([one.given for one in passes]), params, config=self.config)
+        return y.of
+
+
+class _Name(str):
+    """The name of a leaf, in the place of the leaf."""
+
+    __slots__ = ()
+
+
+class _Later:
+    """Keys and values of an encoder's text that a layer makes when it is computed; those of all layers would
+    be too many to keep."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.args, self.settings = args, settings
+
+
+class _Values:
+    """A value in each pass. Attributes, items and sums of it are again one of each pass."""
+
+    def __init__(self, of: list[Any]) -> None:
+        self.of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return _together([getattr(one, name) for one in self.of])
+
+    def __getitem__(self, index: Any) -> Any:
+        return _together([getitem(one, index) for one in self.of])
+
+    def __add__(self, other: _Values) -> Any:
+        return _together([add(*pair) for pair in zip(self.of, other.of, strict=True)])
+
+
+def _together(results: Sequence[Any]) -> Any:
+    """The results of all passes as one: its arrays are those of each pass."""
+    first = results[0]
+    if isinstance(first, tuple | list):
+        kind = first if hasattr(first, "_fields") or isinstance(first, list) else ()  # also of a shape
+        return like(kind, map(_together, zip(*results, strict=True)))
+    if isinstance(first, dict):
+        return {key: _together([one[key] for one in results]) for key in first}
+    return None if first is None else _Values(list(results))
+
+
+def _part(value: Any, number: int, leaf: Callable[[str], Any]) -> Any:
+    """What one pass has of a value, and of weights by `leaf`."""
+    match value:
+        case _Values():
+            return value.of[number]
+        case _Name():
+            return leaf(value)
+        case Lazy():
+            return value.loaded_by(leaf)
+        case _Later():
+            settings = value.settings
+            return layer_kv(*(_part(one, number, leaf) for one in value.args), **settings)
+        case tuple() | list():
+            return like(value, (_part(one, number, leaf) for one in value))
+        case dict():
+            return {key: _part(one, number, leaf) for key, one in value.items()}
+        case _:
+            return value
