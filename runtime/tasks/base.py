@@ -113,6 +113,7 @@ class TaskModel:
         same_bits: SameBits = SameBits("its engine doesn't say so"),  # noqa: B008 (it can't be changed)
     ) -> None:
         self.engine = engine
+        self.name = ""  # as its user calls it
         self.same_bits = same_bits
         # Where drafts change no bit and can be taken back, they are made by default, on this engine.
         self.drafting: TimedEngine | None = None
@@ -131,6 +132,11 @@ class TaskModel:
     @property
     def config(self) -> Config:
         return self.engine.config
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a text."""
+        return self.config.context
 
     @property
     def text(self) -> Tokenizer:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 
 from ...refimpl.errors import ArgumentError
+from .documents import is_class
 
 F = TypeVar("F", bound=Callable[..., Any])
 # What counts as a value of each type, and how a message names it. Options of other types are not checked.
@@ -24,6 +25,7 @@ KINDS: dict[Any, tuple[str, Callable[[object], bool]]] = {
     int: ("a whole number", lambda value: isinstance(value, numbers.Integral) and type(value) is not bool),
     float: ("a number", lambda value: isinstance(value, numbers.Real) and type(value) is not bool),
     str: ("a text", lambda value: isinstance(value, str)),
+    type: ("a pydantic class", is_class),
     Mapping: ("a mapping", lambda value: isinstance(value, Mapping)),
     Sequence: ("a list", lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes)),
 }
@@ -42,9 +44,9 @@ def given_values(options: Mapping[str, object], declared: type) -> dict[str, obj
             advice = f"did you mean {near[0]}?" if near else "help() of the function lists them"
             raise ArgumentError(f"no option is named {name!r:.60}: {advice}")
         types = [kind for kind in get_args(hints[name]) if kind is not type(None)]
-        kind, fits = KINDS.get(get_origin(types[0]) or types[0], ("", lambda _: True))
-        if value is not None and len(types) == 1 and not fits(value):
-            raise ArgumentError(f"{name} must be {kind}, got {value!r:.80}")
+        kinds = [KINDS.get(get_origin(one) or one, ("", lambda _: True)) for one in types]
+        if value is not None and not any(fits(value) for _, fits in kinds):
+            raise ArgumentError(f"{name} must be {' or '.join(kind for kind, _ in kinds)}, got {value!r:.80}")
     values = {name: value for name, value in options.items() if value is not None}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ..ort.kv_cache import OrtCache
 from ..text.chat_template import Message, Variables, common_prefix
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
+from .documents import parsed
 from .options import GenerateOptions, Options, resolve
 from .timed_engine import LONGEST_DRAFT
 
@@ -94,9 +95,14 @@ def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
     return isinstance(model.config, Decoder) and model.template is not None and not raw
 
 
+def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
+    """Messages as they are; a text is one of the user's."""
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
 def chat(
     model: TaskModel,
-    messages: Sequence[Message],
+    messages: str | Sequence[Message],
     *,
     chat_template_kwargs: Variables | None = None,
     **options: Unpack[GenerateOptions],
@@ -106,7 +112,7 @@ def chat(
     CheckpointError for a model without one, ArgumentError for messages of another form and a variable that
     the template doesn't have.
     """
-    ids = model.chat_template.encode(messages, chat_template_kwargs=chat_template_kwargs)
+    ids = model.chat_template.encode(as_messages(messages), chat_template_kwargs=chat_template_kwargs)
     return TextStream(model, Prompt(ids, None), resolve(model.generation, chat=True, **options))
 
 
@@ -161,9 +167,8 @@ def prompt_ids(
     continue."""
     if raw or model.template is None:
         return model.text.encode(text, add_special_tokens=True)
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": text})
-    return model.template.encode(messages, chat_template_kwargs=chat_template_kwargs)
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return model.template.encode([*before, *as_messages(text)], chat_template_kwargs=chat_template_kwargs)
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:
@@ -247,6 +252,12 @@ class TextStream:
     def logprobs(self) -> list[TokenLogprob] | None:
         """For each of `tokens` its log-probability and the likeliest tokens, where options asked for them."""
         return None if self._options.logprobs is None else self._sequence.token_logprobs
+
+    @property
+    def parsed(self) -> Any:
+        """The document of `json_schema`, see `documents.parsed`; what is missing of the text is generated
+        first."""
+        return parsed(str(self), self._options.json_schema, self.finish_reason)
 
     @property
     def max_new_tokens(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.stop import FinishReason
@@ -11,6 +11,7 @@ from ...refimpl.errors import LimitError
 from ..progress import Progress, silent
 from .base import TaskModel
 from .continuous_batching import run
+from .documents import Schema, parsed
 from .generate import Prompt, StreamedText, sequence
 from .options import Options
 
@@ -18,16 +19,22 @@ BATCH = 8
 
 
 class Completion(NamedTuple):
-    """A text that was generated, its tokens, why it ended, and the tokens' log-probabilities where they were
-    asked for; without a tokenizer the text is empty. It prints as its text."""
+    """A text that was generated, its tokens, why it ended, and, where they were asked for, the tokens'
+    log-probabilities and the schema; without a tokenizer the text is empty. It prints as its text."""
 
     tokens: list[int]
     text: str
     finish_reason: FinishReason | None
     logprobs: list[TokenLogprob] | None = None
+    json_schema: Schema | None = None
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def parsed(self) -> Any:
+        """The document of `json_schema`; see `documents.parsed`."""
+        return parsed(self.text, self.json_schema, self.finish_reason)
 
 
 def generate_many(
@@ -74,6 +81,7 @@ def generate_many(
             "" if text is None else text.text,
             one.finish_reason,
             None if options.logprobs is None else one.token_logprobs,
+            options.json_schema,
         )
         for one, text in zip(sequences, texts, strict=True)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,7 @@ from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.mtp import MTPDrafter
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
-from ...refimpl.engine.protocol import Cache, MTPEngine
+from ...refimpl.engine.protocol import Cache, Engine, MTPEngine
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
 from ..hardware import trim
@@ -26,21 +26,47 @@ from ..progress import Progress, silent
 from ..text.chat_template import Message, Variables
 from ..text.template_process import SHARED
 from ..text.tokenizer import read_tokenizer
-from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, tag, translate
+from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, rerank, tag, translate
 from . import logits as logits_of
 from . import options as generate_options
-from .base import TaskModel
+from .base import TASKS, TaskModel
 from .declared_options import spelled_out
 from .encoder_batches import Texts
 from .generate import Prompt, TextStream
 from .options import GenerateOptions, Options, SamplingOptions
 
 
+class ClosedEngine:
+    """In the place of the engine of a model that was closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ArgumentError("the model was closed: load it again")
+
+
 class Model(TaskModel):
     """A model with a method for each task; a task that its head isn't for is a ConfigError.
 
-    Options of generation are keywords; `help()` of a method that takes them lists all.
+    Options of generation are keywords; `help()` of a method that takes them lists all. At the end of a `with`
+    block it is closed.
     """
+
+    def __repr__(self) -> str:
+        if isinstance(self.engine, ClosedEngine):
+            return f"<Model {self.name}, closed>"
+        engine, task = self.engine, TASKS[type(self.config.head)]
+        how = f"{engine.quant} on {engine.path}" if isinstance(engine, OrtEngine) else type(engine).__name__
+        return f"<Model {self.name}, to {task}: {how}, context of {self.context} tokens>"
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory of the weights back; whatever computes after it is an ArgumentError."""
+        self.engine, self.drafting = cast(Engine, ClosedEngine()), None
+        trim()
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def generate(
@@ -78,7 +104,7 @@ class Model(TaskModel):
     @spelled_out(GenerateOptions, SamplingOptions)
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: str | Sequence[Message],
         *,
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
@@ -86,8 +112,8 @@ class Model(TaskModel):
         """The model's next message in a conversation, streamed; see `generate.chat`.
 
         Messages are `{"role": "user", "content": "hi"}`, with the roles system, developer, user, assistant
-        and tool. All of them are read each time: a `Conversation` keeps what was read. `chat_template_kwargs`
-        are variables of the chat template, such as `{"enable_thinking": False}`.
+        and tool; a text is one of the user's. All of them are read each time: a `Conversation` keeps what was
+        read. `chat_template_kwargs` are variables of the chat template, such as `{"enable_thinking": False}`.
         """
         return generate.chat(self, messages, chat_template_kwargs=chat_template_kwargs, **options)
 
@@ -190,6 +216,32 @@ class Model(TaskModel):
     ) -> np.ndarray:
         """An embedding of each text or pair of texts, [texts, D]; see `embed.embed`."""
         return embed.embed(self, texts, batch=batch, progress=progress)
+
+    def similarity(
+        self, texts: Texts, others: Texts | None = None, *, batch: int = encoder_batches.BATCH
+    ) -> np.ndarray:
+        """Cosines of the embeddings of texts and others, by default themselves, [texts, others]."""
+        vectors = self.embed(texts, batch=batch)
+        return embed.similarity(vectors, vectors if others is None else self.embed(others, batch=batch))
+
+    def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        top: int | None = None,
+        batch: int = encoder_batches.BATCH,
+        progress: Progress = silent,
+    ) -> list[rerank.Ranked]:
+        """The texts, or the `top` of them, the most relevant to the query first; see `rerank.rerank`."""
+        return rerank.rerank(self, query, texts, top=top, batch=batch, progress=progress)
+
+    def count_tokens(self, text: str | Sequence[Message]) -> int:
+        """How many tokens a text has, without those that a model wants around it; of messages, as `chat`
+        reads them."""
+        if isinstance(text, str):
+            return len(self.text.encode(text))
+        return len(self.chat_template.encode(text))
 
     def answer(
         self,
@@ -312,6 +364,7 @@ def load(
         over = None if isinstance(kernels, str) else kernels
         engine = OrtEngine(bundle, device, threads, notify, prepack=True, kernels=over)
         model = Model(engine, bundle, tokenizer, engine.same_bits)
+        model.name = bundle.path.name
     except TfmError:
         checked()  # a damaged file explains it better
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from ...refimpl.checkpoint.generation_config import LONGEST_STOP, MOST_BEAMS, MOST_STOPS, Generation
 from ...refimpl.decoding.beam import BeamSearch
@@ -13,6 +13,7 @@ from ...refimpl.decoding.speculative import Drafter
 from ...refimpl.errors import LimitError
 from ..text.constraints import Language, of_schema
 from .declared_options import given_values
+from .documents import Schema, schema_of
 
 MOST_LOGPROBS = 1000
 # Options that make the sampler draw.
@@ -79,7 +80,7 @@ class GenerateOptions(SamplingOptions, total=False):
     """How a text is generated: those of SamplingOptions, and these.
 
     max_new_tokens: ≥ 1; the most tokens of the answer, by default as the model asks or 256.
-    stop: up to 16 strings of 1 to 1024 characters; the answer ends before the first of them.
+    stop: one or up to 16 strings of 1 to 1024 characters; the answer ends before the first of them.
     stop_on_eos: whether a stop token ends the answer, by default yes.
     seed: of the random numbers, by default 0; the same seed, options and machine give the same text.
     beams: 1 … 64; search for the likeliest whole text with so many beams. It comes at once, at the end.
@@ -93,15 +94,17 @@ class GenerateOptions(SamplingOptions, total=False):
         model.
     logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
         with theirs, of the model's own distribution, before penalties, temperature and filters.
-    json_schema: the answer is a JSON document of this schema, unless it ends at max_new_tokens; {} allows
-        any. Needs llguidance (`pip install 'tfm-cli[serve]'`).
+    json_schema: the answer is a JSON document of this schema, or of that of a pydantic class, unless it ends
+        at max_new_tokens; {} allows any, and so may objects without "additionalProperties": false have more
+        keys than they name. `parsed` of an answer is the document. Needs llguidance
+        (`pip install 'tfm-cli[serve]'`).
     regex: the answer matches this regular expression, of Rust's syntax, as a whole, unless it ends at
         max_new_tokens; otherwise as json_schema, of which a text has one.
     grammar: the answer is a sentence of this grammar, in llama.cpp's GBNF or Lark's form; the same.
     """
 
     max_new_tokens: int | None
-    stop: Sequence[str] | None
+    stop: str | Sequence[str] | None
     stop_on_eos: bool | None
     seed: int | None
     beams: int | None
@@ -110,7 +113,7 @@ class GenerateOptions(SamplingOptions, total=False):
     renormalize: bool | None
     draft: Drafter | Literal[False] | None
     logprobs: int | None
-    json_schema: Mapping[str, Any] | None
+    json_schema: Schema | None
     regex: str | None
     grammar: str | None
 
@@ -130,7 +133,7 @@ class Options:
     renormalize: bool = False
     draft: Drafter | Literal[False] | None = None
     logprobs: int | None = None
-    json_schema: Mapping[str, Any] | None = None
+    json_schema: Schema | None = None
     regex: str | None = None
     grammar: str | None = None
     calls: str | None = None  # the grammar of a chat's text that may have calls of tools
@@ -174,7 +177,7 @@ class Options:
         if self.calls is not None:
             return Language("tools", self.calls)
         if self.json_schema is not None:
-            return of_schema(self.json_schema)
+            return of_schema(schema_of(self.json_schema))
         if self.regex is not None:
             return Language("regex", self.regex)
         return None if self.grammar is None else Language("grammar", self.grammar)
@@ -235,8 +238,11 @@ def check(**options: Unpack[GenerateOptions]) -> None:
 
 
 def _given(options: Mapping[str, object], declared: type) -> dict[str, object]:
-    """The options that are given; temperature 0 is greedy, as every filter leaves the likeliest token."""
+    """The options that are given; temperature 0 is greedy, as every filter leaves the likeliest token, and a
+    string is the only one to stop at."""
     given = given_values(options, declared)
+    if isinstance(stop := given.get("stop"), str):
+        given["stop"] = (stop,)
     if given.get("temperature") == 0:
         given = {name: value for name, value in given.items() if name not in DRAWS} | {"greedy": True}
     return given

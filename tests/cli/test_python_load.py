@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tfm as package
+from tfm.refimpl import errors
 from tfm.refimpl.errors import BundleError, CheckpointError, ExportError, TfmError
 
 GREEDY = {"greedy": True, "max_new_tokens": 6}
@@ -62,3 +65,27 @@ def test_what_cannot_be_loaded_is_a_named_error(tfm, checkpoint, bundle, tmp_pat
     for no_bundle in (checkpoint, "smollm2-135m"):
         with pytest.raises(BundleError, match=r"is no bundle: tfm\.load takes names and checkpoints too"):
             load(no_bundle)
+
+
+def test_the_package_offers_its_names_and_no_others():
+    """Without importing what they are in: a start would pay for it."""
+    script = "import sys, tfm; print([m for m in sys.modules if m.startswith('tfm.')], dir(tfm))"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("[] ")
+    assert set(dir(package)) == {*package.__all__, "__version__", "cli", "export", "refimpl", "runtime"}
+    offered: dict[str, object] = {}
+    exec("from tfm import *", offered)
+    assert set(package.__all__) == offered.keys() - {"__builtins__"}
+    kinds = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, TfmError)}
+    named = {one for one in offered.values() if isinstance(one, type) and issubclass(one, TfmError)}
+    assert named == kinds | {package.QueueFullError}
+    assert package.Error is TfmError
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
+
+
+def test_a_loaded_model_is_named_as_it_was_asked_for(bundle):
+    assert f"<Model {bundle}, to generate: int8 on " in repr(package.load(bundle))
+    from tfm.runtime import load
+
+    assert load(bundle).name == bundle.name

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.task_models import chat_model, tiny_reader
+from tfm.refimpl.config import Tag
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -51,6 +53,24 @@ def test_add_a_family(tmp_path: Path):
     shown = run("add_a_family", tmp_path)
     assert "kv_heads=4" in shown
     assert "the likeliest next token: " in shown
+
+
+def test_the_readmes_lines_are_the_examples_and_run(monkeypatch: pytest.MonkeyPatch, capsys):
+    """Which pyright reads beside the other tests; here on a tiny model."""
+    section = (ROOT / "README.md").read_text().partition("## From Python")[2].partition("\n## ")[0]
+    indented = [line for line in section.splitlines() if line.startswith("    ") or not line]
+    readme = [line.strip() for line in indented if line]
+    example = (FOLDER / "from_python.py").read_text().partition("noqa: E402, T201")[2].splitlines()
+    assert readme == [line.strip() for line in example if line]
+    tags = tiny_reader(Tag(3), ("O", "B-PER", "I-PER"))
+    models = {"smollm2-135m": chat_model(ends=True), "demo-tag": tags}
+    monkeypatch.setattr("tfm.load", models.__getitem__)
+    ran = runpy.run_path(str(FOLDER / "from_python.py"))
+    assert type(ran["reply"]).__name__ == "Reply"
+    assert type(ran["reply"].agrees) is bool
+    assert len(ran["labels"]) == 1
+    assert len(ran["talk"].messages) == 5
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["add_a_family", "export_and_run", "read_a_layer"])

@@ -59,6 +59,19 @@ def reader(
     return Model(engine, ModelFiles(tokenizer.to_str(), generation=Generation(mask=mask), labels=labels))
 
 
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+
+
+def chat_model(template: str | None = CHAT, context: int = 1024, *, ends: bool = False) -> Model:
+    """A Model on the NumPy engine that chats, with random weights; `ends` gives it a token that ends an
+    answer."""
+    text = text_strategies.byte_level()
+    eos = (text.token_to_id("<|im_end|>"),) if ends else ()
+    tiny = tiny_models.llama(vocabulary=text.get_vocab_size(), context=context, layers=1)
+    engine = NumpyEngine(tiny, tiny_models.weights(tiny, seed=3))
+    return Model(engine, ModelFiles(text.to_str(), template, Generation(eos=eos)))
+
+
 def tiny_reader(head: Head, labels: tuple[str, ...] = ()) -> Model:
     """A Model on the NumPy engine, with random weights."""
     tiny = config(head)

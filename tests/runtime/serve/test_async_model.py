@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import serving
-from helpers.task_models import tiny_reader
+from helpers.task_models import chat_model, tiny_reader
 from tfm.refimpl.config import Classify, Pool
-from tfm.refimpl.errors import ConfigError, LimitError, NumericError, TfmError
+from tfm.refimpl.errors import ArgumentError, ConfigError, LimitError, NumericError, TfmError
 from tfm.runtime.serve import AsyncModel, AsyncTextStream, QueueFullError
-from tfm.runtime.tasks import Model, load
+from tfm.runtime.tasks import Completion, Model, load
 from tfm.runtime.tasks.generate import Prompt, prompt_of
 
 OPTIONS: list[dict[str, Any]] = [
@@ -61,6 +61,23 @@ def check_against_chat(model: Model, answers: list[Any], *, exactly: bool) -> No
         )  # fmt: skip
         if exactly:
             assert answer.logprobs == expected.logprobs
+
+
+def test_a_stream_is_awaited_whole_and_parsed() -> None:
+    async def ask() -> tuple[Completion, Completion, str]:
+        async with AsyncModel(chat_model(ends=True)) as served:
+            reply = await (await served.chat("hi", json_schema={"enum": [True, 22]}))
+            again = await served.generate("hi", max_new_tokens=4, greedy=True)
+            first = await anext(aiter(again))
+            return reply, await again, first
+
+    reply, again, first = asyncio.run(ask())
+    assert reply.parsed in (True, 22)
+    model = chat_model(ends=True)
+    assert str(again) == str(model.chat("hi", max_new_tokens=4, greedy=True))
+    assert str(again).startswith(first)
+    with pytest.raises(ArgumentError, match="json_schema"):
+        _ = again.parsed
 
 
 @pytest.mark.parametrize(("slots", "chunk"), [(1, 7), (3, 5), (8, 128)])

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import json
+import math
+from typing import Any, Literal
 
 import numpy as np
+import pydantic
 import pytest
-from helpers import text_strategies, tiny_models
-from helpers.task_models import ModelFiles
-from tfm.refimpl.checkpoint.open import Generation
-from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError, TfmError
+from helpers.task_models import CHAT, chat_model, tiny_reader
+from tfm.refimpl.config import Classify, Pool
+from tfm.refimpl.errors import ArgumentError, CheckpointError, ConfigError, LimitError, TfmError
 from tfm.runtime.tasks import Conversation, GenerateOptions, Model
+from tfm.runtime.tasks.documents import schema_of
 from tfm.runtime.tasks.options import SamplingOptions
-
-TEXT = text_strategies.byte_level()
-CONFIG = tiny_models.llama(vocabulary=TEXT.get_vocab_size(), context=256, layers=1)
-CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
 
 
 def model(template: str | None = CHAT) -> Model:
-    engine = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=3))
-    return Model(engine, ModelFiles(TEXT.to_str(), template, Generation()))
+    return chat_model(template, context=256)
 
 
 MODEL = model()
@@ -96,9 +93,128 @@ def test_chat_asks_by_the_template() -> None:
     assert str(talk.say("why?", **GREEDY)) == str(answer)
 
 
+def test_a_text_is_a_message_and_a_string_is_one_to_stop_at() -> None:
+    assert str(MODEL.chat("the cat", **GREEDY)) == str(MODEL.chat(HELLO, **GREEDY))
+    text = str(MODEL.chat(HELLO, **GREEDY))
+    assert str(MODEL.chat(HELLO, stop=text[3], **GREEDY)) == text[: text.index(text[3])]
+    assert MODEL.options(stop="ab").stop == ("ab",)
+    assert MODEL.options(stop=["ab"]).stop == ["ab"]
+
+
+class Reply(pydantic.BaseModel):
+    agrees: bool
+    count: Literal[1, 22]
+
+
+@pytest.mark.parametrize("given", [Reply, Reply.model_json_schema(), {"enum": [7]}])
+def test_an_answer_of_a_schema_is_parsed(given: Any) -> None:
+    options = {"json_schema": given, "max_new_tokens": 400}
+    ends = chat_model(ends=True)
+    answer = ends.chat("the cat", **options)
+    first = answer.parsed  # what is missing is generated
+    [many] = ends.generate_many(["the cat"], **options)
+    again = json.loads(answer.text)
+    assert json.loads(many.text) == again
+    for value in (first, many.parsed):
+        assert value == (Reply(**again) if given is Reply else again)
+
+
+def test_parsed_says_why_there_is_no_document() -> None:
+    with pytest.raises(ArgumentError, match="json_schema"):
+        _ = MODEL.chat("the cat", **GREEDY).parsed
+    with pytest.raises(LimitError, match="max_new_tokens"):
+        _ = chat_model(ends=True).chat("the cat", json_schema=Reply, max_new_tokens=3).parsed
+
+
+class Inner(pydantic.BaseModel):
+    x: int
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    one: Inner
+    many: list[Inner]
+    table: dict[str, int]
+
+
+def test_the_objects_of_a_class_have_its_fields_alone() -> None:
+    """Unless it says that they may have others; a mapping is taken as it is."""
+    schema = schema_of(Open)
+    assert schema["additionalProperties"] is True
+    assert schema["$defs"]["Inner"]["additionalProperties"] is False
+    assert schema["properties"]["table"]["additionalProperties"] == {"type": "integer"}
+    assert schema_of(plain := {"type": "object", "properties": {}}) is plain
+
+
+def test_a_model_says_what_it_is_and_counts_tokens() -> None:
+    named = model()
+    named.name = "tiny"
+    assert repr(named) == "<Model tiny, to generate: NumpyEngine, context of 256 tokens>"
+    assert named.context == 256
+    assert named.count_tokens("the cat") == len(named.prompt("the cat", raw=True)) - 1, (
+        "without what begins a text"
+    )
+    assert named.count_tokens(HELLO) == len(named.prompt("the cat"))
+    assert named.count_tokens("") == 0
+
+
+def test_a_model_is_closed_at_the_end_of_a_block() -> None:
+    with model() as opened:
+        assert str(opened.chat("hi", **GREEDY))
+    assert "closed" in repr(opened)
+    for use in (lambda: opened.chat("hi", **GREEDY), lambda: opened.context, lambda: opened.logits([1])):
+        with pytest.raises(ArgumentError, match="closed"):
+            use()
+    assert opened.count_tokens("hi") == 2, "which computes nothing"
+
+
+def test_similarity_is_the_cosine_of_embeddings() -> None:
+    reader = tiny_reader(Pool("mean"))
+    texts = ["the cat", "a dog", "the cat"]
+    vectors = reader.embed(texts)
+    cosines = vectors @ vectors.T / np.outer(*2 * [np.linalg.norm(vectors, axis=1)])
+    assert reader.similarity(texts) == pytest.approx(cosines, abs=1e-6)
+    assert reader.similarity("the cat", texts) == pytest.approx(cosines[:1], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression"])
+def test_texts_are_ranked_by_their_one_label(kind: Any) -> None:
+    reader = tiny_reader(Classify(1, kind=kind), ("relevant",))
+    texts = ["the cat", "a dog", "on the mat", "a dog"]
+    scores = [row[0].score for row in reader.classify([("who", text) for text in texts])]
+    want = scores if kind == "multi" else [1 / (1 + math.exp(-score)) for score in scores]
+    ranked = reader.rerank("who", texts)
+    assert [one.index for one in ranked] == sorted(range(4), key=lambda i: -want[i])
+    assert [one.score for one in ranked] == pytest.approx(sorted(want, reverse=True))
+    assert [one.text for one in ranked] == [texts[one.index] for one in ranked]
+    assert reader.rerank("who", texts, top=2) == ranked[:2]
+    with pytest.raises(ConfigError, match="one label"):
+        tiny_reader(Classify(2), ("a", "b")).rerank("who", texts)
+
+
+def test_ctrl_c_leaves_model_and_conversation_usable() -> None:
+    """As in a notebook: the cell ends where it was, and the next one goes on from the last whole answer."""
+    talk = Conversation(model())
+    engine = talk.model.engine
+    str(talk.say("the cat", **GREEDY))
+    before, step, calls = list(talk.messages), engine.step, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    engine.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        str(talk.say("the dog", **GREEDY))
+    assert talk.messages == before
+    engine.step = step
+    fresh = talk.model.chat([*before, user("the cow")], **GREEDY)
+    assert str(talk.say("the cow", **GREEDY)) == str(fresh)
+
+
 def test_wrong_arguments_are_named() -> None:
     for wrong, kind, words in (
-        ("hi", ArgumentError, r"messages must be a list of \{.*\}, got 'hi'"),
         (HELLO[0], ArgumentError, "messages must be a list"),
         (["hi"], ArgumentError, "message 0 must be like"),
         ([*HELLO, {"role": "user"}], ArgumentError, "message 1 must be like"),
@@ -128,7 +244,9 @@ def test_wrong_arguments_are_named() -> None:
         ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, got 2.5"),
         ({"max_new_tokens": True}, "max_new_tokens must be a whole number, got True"),
         ({"greedy": 1}, "greedy must be True or False, got 1"),
-        ({"stop": "end"}, "stop must be a list, got 'end'"),
+        ({"stop": 5}, "stop must be a text or a list, got 5"),
+        ({"json_schema": 5}, "json_schema must be .* or .*, got 5"),
+        ({"json_schema": dict}, "json_schema must be .* or .*, got <class 'dict'>"),
         ({"suppress_tokens": 5}, "suppress_tokens must be a list, got 5"),
     ],
 )
