@@ -57,7 +57,7 @@ STAGES = (
     ("refimpl.axes", "refimpl.errors", "refimpl.error_budget"),
     ("refimpl.config",),
     ("refimpl.ops",),
-    ("refimpl.params",),
+    ("refimpl.components", "refimpl.params"),
     ("refimpl.calibrate", "refimpl.engine", "refimpl.formats", "refimpl.laws"),
     ("refimpl.decoding", "refimpl.tokenizers", "refimpl.weights"),
     ("refimpl.config_readers",),

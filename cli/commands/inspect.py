@@ -13,7 +13,7 @@ from .. import options as o
 from ..console import escape, out, out_json, progress, size, table
 
 if TYPE_CHECKING:
-    from ...refimpl.config import Config, Gated, Mlp, MoE, Plain, Stack, TokenMixer
+    from ...refimpl.config import Config, Gated, Mlp, MoE, Plain, Stack
     from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
@@ -213,53 +213,18 @@ def describe(config: Config) -> str:
 
 
 def _stack(name: str, stack: Stack, width: int) -> str:
-    from ...refimpl.config import (
-        Alibi,
-        Attention,
-        DisentangledAttention,
-        Distances,
-        Gated,
-        LatentAttention,
-        Learned,
-        LongT5Attention,
-        RelativeBias,
-        Rope,
-        SharedIndexer,
-        Sinusoidal,
-        XLNetAttention,
-    )
+    from ...refimpl.config import Gated
 
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ","
     norm = type(stack.final_norm or a.pre or a.after).__name__
-    own = a.distances if isinstance(a, DisentangledAttention) else None
-    own = a.position if isinstance(a, Attention | LatentAttention | LongT5Attention) else own
-    match own or stack.positions:
-        case Rope(theta):
-            position = f"rotary {theta:g}"
-        case Alibi():
-            position = "ALiBi"
-        case Distances(span):
-            position = f"vectors of {2 * span} distances"
-        case RelativeBias(buckets):
-            position = f"relative bias of {buckets} buckets"
-        case Learned(size):
-            position = f"{size} learned positions"
-        case Sinusoidal():
-            position = "sinusoidal positions"
-        case None:
-            relative = isinstance(a, XLNetAttention)
-            position = "sines and cosines of distances" if relative else "no positions"
+    added = None if stack.positions is None else stack.positions.describe()
+    position = a.describe_positions() or added or "no positions"
     mlp = _mlp(first.mlp)
-    mixer = _mixer(a) if first.beside is None else f"{_mixer(a)}, beside {_mixer(first.beside.mixer)}"
-    sharing = sum(layer.kv_layer is not None for layer in layers)
-    if sharing:
-        mixed = f", {sharing} of them with the keys and values of earlier ones,{mixed}"
-    mixers = (layer.attention for layer in layers)
-    choosing = sum(isinstance(m, LatentAttention) and isinstance(m.indexer, SharedIndexer) for m in mixers)
-    if choosing:
-        mixed = f", {choosing} of them with the indexer of an earlier one,{mixed}"
+    beside = "" if first.beside is None else f", beside {first.beside.mixer.describe()}"
+    for what, count in Counter(mixer.borrows() for mixer in stack.mixers).items():
+        mixed = mixed if what is None else f", {count} of them with {what},{mixed}"
     own = first.per_layer
     vectors = "" if own is None else f", {own.width} numbers of each token for each layer"
     if stack.altup is not None:
@@ -269,6 +234,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     sparse = [m.sparsity for layer in layers if isinstance(m := layer.mlp, Gated) and m.sparsity is not None]
     if sparse:
         vectors += f", {len(sparse)} layers with {max(sparse):.0%} of the mlp's units at 0"
+    mixer = a.describe() + beside
     return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}{vectors}"
 
 
@@ -292,74 +258,3 @@ def _mlp(m: Mlp) -> str:
         return f"{m.top} of {m.experts} {form} mlps {m.width} ({_activation(m)}){latent}"
     normed = " with a norm of the units" if isinstance(m, Gated) and m.down_norm else ""
     return f"{type(m).__name__.lower()} mlp {m.width} ({_activation(m)}){normed}"
-
-
-def _mixer(mixer: TokenMixer) -> str:
-    from ...refimpl.config import (
-        LSTM,
-        BigBirdBlocks,
-        BlockSparse,
-        Chunked,
-        DisentangledAttention,
-        GatedDelta,
-        Indexer,
-        LatentAttention,
-        LinearAttention,
-        LongformerAttention,
-        LongT5Attention,
-        Mamba,
-        Mamba2,
-        ShortConv,
-        XLNetAttention,
-    )
-
-    if isinstance(mixer, LSTM):
-        return f"LSTM of {mixer.width} units"
-    if isinstance(mixer, ShortConv):
-        return f"convolution over {mixer.length} tokens in {mixer.width} channels"
-    if isinstance(mixer, GatedDelta):
-        states = f"{mixer.heads} states of {mixer.key_size} x {mixer.value_size}"
-        kind = "gated delta network" if mixer.rank is None else f"Kimi delta attention of rank {mixer.rank}"
-        return f"{kind}, {states}, convolution over {mixer.length} tokens"
-    if isinstance(mixer, Mamba):
-        states = f"{mixer.width} states of {mixer.state_size}"
-        return f"Mamba, {states}, convolution over {mixer.length} tokens"
-    if isinstance(mixer, Mamba2):
-        states = f"{mixer.heads} states of {mixer.state_size} x {mixer.head_size}"
-        return f"Mamba 2, {states}, convolution over {mixer.length} tokens"
-    if isinstance(mixer, LatentAttention):
-        best = f", the {i.topk} best tokens of an indexer" if isinstance(i := mixer.indexer, Indexer) else ""
-        return f"{mixer.heads} heads of {mixer.head_size} over latents of {mixer.rank}{best}"
-    if isinstance(mixer, DisentangledAttention):
-        return f"disentangled attention, {mixer.heads} heads of {mixer.head_size}"
-    if isinstance(mixer, LongformerAttention):
-        around = f"within {mixer.reach} tokens on each side"
-        return f"Longformer's attention, {mixer.heads} heads of {mixer.head_size}, {around}"
-    if isinstance(mixer, LongT5Attention):
-        size = mixer.global_block_size
-        around = f"within {mixer.radius} tokens on each side"
-        far = "" if size is None else f", and to sums of {size} tokens"
-        return f"LongT5's attention, {mixer.heads} heads of {mixer.head_size}, {around}{far}"
-    if isinstance(mixer, XLNetAttention):
-        return f"XLNet's attention, {mixer.heads} heads of {mixer.head_size}"
-    heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
-    if isinstance(mixer, LinearAttention):
-        return f"linear attention ({mixer.features}), {heads}"
-    if mixer.sink_logits:
-        heads += " with sinks"
-    if mixer.output_gate:
-        heads += " with a gate"
-    if mixer.head_gate:
-        heads += " with a gate each"
-    if mixer.out_norm:
-        heads += " with a norm of the output"
-    if mixer.keys_as_values:
-        heads += " whose values are the keys"
-    if isinstance(mixer.mask, BlockSparse):
-        return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
-    if isinstance(mixer.mask, BigBirdBlocks):
-        blocks = f"blocks of {mixer.mask.block_size} from {mixer.mask.longest_whole + 1} tokens on"
-        return f"{heads}, in {blocks}"
-    if isinstance(mixer.mask, Chunked):
-        return f"{heads}, within chunks of {mixer.mask.size}"
-    return heads

@@ -22,7 +22,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-from ...refimpl.config import Config, from_json, to_json
+from ...refimpl.components import from_json
+from ...refimpl.config import Config, to_json
 from ...refimpl.errors import ExportError, TfmError
 from ...runtime.bundle import kernel_layout, manifest, operator_limits, targets, weight_layout
 from ...runtime.bundle.graph_io import graphs

@@ -11,15 +11,10 @@ from ...refimpl.config import (
     LM,
     Attention,
     Classify,
-    DisentangledAttention,
     EncoderDecoder,
-    LatentAttention,
-    LongformerAttention,
-    LongT5Attention,
     MaskedLM,
     Pool,
     Tag,
-    XLNetAttention,
 )
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
@@ -31,15 +26,6 @@ ARCHITECTURES = {
     Tag: "BertForTokenClassification",
     Classify: "BertForSequenceClassification",
 }
-# Mixers of the models that layouts take.
-HEADED = (
-    Attention,
-    DisentangledAttention,
-    LatentAttention,
-    LongformerAttention,
-    LongT5Attention,
-    XLNetAttention,
-)
 PROBLEMS = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -109,8 +95,8 @@ def config(bundle: Bundle) -> dict[str, Any]:
     if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
         return _reader(bundle, config)
     (stack, *_) = config.stacks.values()
-    attention = stack.layers[0].attention
-    assert isinstance(attention, HEADED)
+    attention: Any = stack.layers[0].attention
+    assert attention.keeps != "state"  # of the models that layouts take
     stated: dict[str, Any] = {
         "hidden_size": config.embedding.width,
         "num_hidden_layers": len(stack.layers),

@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...refimpl.config import GatedDelta
 from ...refimpl.ops.activation import silu
 from ...refimpl.ops.delta import gated_delta_rule
-from ...refimpl.ops.gated_delta import UNIT_EPS, GatedDeltaWeights
+from ...refimpl.ops.gated_delta import UNIT_EPS, GatedDelta, GatedDeltaWeights
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.norm import rms_norm
 from ...refimpl.ops.short_conv import MatrixState, begun, causal_conv, last_inputs

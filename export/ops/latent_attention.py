@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...refimpl.config import Indexer, LatentAttention, SharedIndexer
+from ...refimpl.config import Indexer, SharedIndexer
 from ...refimpl.ops.attention import attend, softmax
 from ...refimpl.ops.cache import append
 from ...refimpl.ops.indexer import best_keys, index_scores
-from ...refimpl.ops.latent_attention import LatentAttentionWeights, LatentCache
+from ...refimpl.ops.latent_attention import LatentAttention, LatentAttentionWeights, LatentCache
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.mask import causal_mask, padding_mask
 from ...refimpl.ops.norm import layer_norm, rms_norm

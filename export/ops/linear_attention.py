@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...refimpl.config import LinearAttention
 from ...refimpl.ops.attention import heads
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.linear_attention import LinearAttentionWeights, LinearState
+from ...refimpl.ops.linear_attention import LinearAttention, LinearAttentionWeights, LinearState
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...refimpl.config import LongT5Attention
 from ...refimpl.ops.attention import heads, softmax
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.longt5 import DistanceBiases, LongT5Weights
+from ...refimpl.ops.longt5 import DistanceBiases, LongT5Attention, LongT5Weights
 from ...refimpl.ops.mask import padding_mask
 from ...refimpl.ops.norm import rms_norm
 from ..scan import last_index, tiles

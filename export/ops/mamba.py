@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...refimpl.config import Mamba
 from ...refimpl.ops.activation import silu
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.mamba import ChannelState, MambaWeights
+from ...refimpl.ops.mamba import ChannelState, Mamba, MambaWeights
 from ...refimpl.ops.norm import rms_norm
 from ...refimpl.ops.selective_scan import selective_scan
 from ...refimpl.ops.short_conv import begun, causal_conv, last_inputs

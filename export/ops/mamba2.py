@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...refimpl.config import Mamba2
 from ...refimpl.ops.activation import silu
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.mamba2 import Mamba2Weights
+from ...refimpl.ops.mamba2 import Mamba2, Mamba2Weights
 from ...refimpl.ops.norm import rms_norm
 from ...refimpl.ops.short_conv import MatrixState, begun, causal_conv, last_inputs
 from ...refimpl.ops.ssd import ssd_recurrent

@@ -6,9 +6,8 @@ from typing import NotRequired
 
 from torch import Tensor
 
-from ...refimpl.config import DisentangledAttention
 from ...refimpl.ops.cross_attention import EncoderKV
-from ...refimpl.ops.disentangled import DistanceTable, distance_scores
+from ...refimpl.ops.disentangled import DisentangledAttention, DistanceTable, distance_scores
 from .group_query_attention import AttentionLeaves, three_products
 from .multi_head_attention import multi_head
 from .ort_ops import Leaf, linear

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...refimpl.config import LongformerAttention
-from ...refimpl.ops.longformer import local_and_global
+from ...refimpl.ops.longformer import LongformerAttention, local_and_global
 from .group_query_attention import three_products
 from .ort_ops import linear
 

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import LinearAttention
 from ...refimpl.engine.cache_kinds import CHUNK
-from ...refimpl.ops.linear_attention import LinearState
+from ...refimpl.ops.linear_attention import LinearAttention, LinearState
 from ...refimpl.ops.lstm import LstmWeights
 from ..ops.delta import one_chunk
 from ..ops.linear_attention import attend_from

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...refimpl.config import XLNetAttention
 from ...refimpl.ops.cross_attention import EncoderKV
-from ...refimpl.ops.xlnet import distance_vectors, relative_scores
+from ...refimpl.ops.xlnet import XLNetAttention, distance_vectors, relative_scores
 from .group_query_attention import three_products
 from .multi_head_attention import multi_head
 from .ort_ops import linear

@@ -9,36 +9,24 @@ before it. The model computes the same, and the difficulty of quantization moves
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config import (
-    LSTM,
-    Attention,
     ClampedSwiGLU,
     Config,
-    DisentangledAttention,
     Gated,
-    GatedDelta,
-    Indexer,
-    LatentAttention,
     Layer,
     LayerNorm,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     Mlp,
     MoE,
     NoMlp,
     Norm,
     Plain,
     RMSNorm,
-    ShortConv,
+    SmoothingSite,
     TokenMixer,
-    XLNetAttention,
 )
 from ..errors import NumericError
 
@@ -56,23 +44,6 @@ __all__ = [
     "smoothing_factors",
     "smoothing_sites",
 ]
-
-
-STATE_INPUTS = ("wi", "wz", "wdt")  # the matrices that read the input of Mamba 2's layer
-
-
-class SmoothingSite(NamedTuple):
-    """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
-
-    Producers are divided along their last axis, consumers multiplied along their first. Without producers the
-    matrix product divides its own input. Where query heads share a value head, `repeats` blocks of
-    `head_size` channels share their factors.
-    """
-
-    producers: tuple[str, ...]
-    consumers: tuple[str, ...]
-    repeats: int = 1
-    head_size: int = 1
 
 
 def smoothing_sites(config: Config) -> list[SmoothingSite]:
@@ -113,75 +84,42 @@ def post_norm_sites(config: Config) -> list[SmoothingSite]:
             a, m, prefix = layer.attention, layer.mlp, f"{name}.layers.{i}."
             normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
             if normed and not layer.parallel and not isinstance(m, MoE):
-                if not isinstance(a, LSTM):
-                    sites.append(SmoothingSite((), _projections(prefix, a)))
+                if readers := _readers(f"{prefix}attn", a):
+                    sites.append(SmoothingSite((), readers))
                 sites.append(SmoothingSite((), _mlp_input_matrices(f"{prefix}mlp.", m)))
     return sites
 
 
 def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite]:
-    mixer = layer.attention
+    mixer, readers = layer.attention, _readers(f"{prefix}attn", layer.attention)
     mlp_matrices = _mlp_input_matrices(f"{prefix}mlp.", layer.mlp)
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
-    beside = () if layer.beside is None else tuple(f"{prefix}beside.{leaf}" for leaf in STATE_INPUTS)
-    normed = isinstance(mixer, Attention) and mixer.out_norm is not None
+    beside = () if layer.beside is None else _readers(f"{prefix}beside", layer.beside.mixer)
     sites = []
     if layer.residual == "input":
-        if not isinstance(mixer, LSTM) and not _reads_more(mixer) and layer.laurel is None:
-            sites += _normed(
-                f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *beside, *parallel)
-            )
+        if readers and not mixer.reads_more and layer.laurel is None:
+            sites += _normed(f"{prefix}attn_pre", mixer.pre, (*readers, *beside, *parallel))
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    if isinstance(mixer, LatentAttention):
-        sites += _latent(f"{prefix}attn", mixer)
-    elif isinstance(mixer, Mamba2):
-        sites += _state_output(f"{prefix}attn", mixer)
-    elif not isinstance(mixer, LSTM | ShortConv | GatedDelta | Mamba) and (normed or not read_later):
-        sites += _values(f"{prefix}attn", mixer)
+    sites += _inside(f"{prefix}attn", mixer, read_later=read_later)
     if layer.beside is not None:
-        sites += _state_output(f"{prefix}beside", layer.beside.mixer)
+        sites += _inside(f"{prefix}beside", layer.beside.mixer)
     if layer.cross is not None:
-        sites += _values(f"{prefix}cross", layer.cross)
+        sites += _inside(f"{prefix}cross", layer.cross)
     return sites + _hidden(f"{prefix}mlp", layer.mlp)
 
 
-def _state_output(prefix: str, mixer: Mamba2) -> list[SmoothingSite]:
-    return [] if mixer.norm is None else [SmoothingSite((f"{prefix}.norm",), (f"{prefix}.wo",))]
+def _readers(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{leaf}" for leaf in mixer.readers())
 
 
-def _reads_more(mixer: TokenMixer) -> bool:
-    """Whether the matrices that read a sublayer's input read distances too, or norms of its sums."""
-    if isinstance(mixer, LongT5Attention):
-        return mixer.global_block_size is not None
-    return isinstance(mixer, DisentangledAttention) and mixer.shared
+def _inside(prefix: str, mixer: TokenMixer, *, read_later: bool = False) -> list[SmoothingSite]:
+    def named(leaves: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{prefix}.{leaf}" for leaf in leaves)
 
-
-def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
-    """The matrices that make queries, keys and values, their latents, or gates and values of other mixers."""
-    if isinstance(mixer, LatentAttention):
-        leaves = "wq" if mixer.query_rank is None else "wq_a", "wkv_a"
-        index = ("wk_index", "w_index") if isinstance(mixer.indexer, Indexer) else ()
-        return tuple(f"{prefix}attn.{leaf}" for leaf in (*leaves, *index))
-    if isinstance(mixer, ShortConv):
-        return (f"{prefix}attn.wi",)
-    if isinstance(mixer, GatedDelta):
-        through = "" if mixer.rank is None else "_a"
-        return tuple(f"{prefix}attn.{n}" for n in ("wi", f"wz{through}", "wb", f"wa{through}"))
-    if isinstance(mixer, Mamba):
-        return (f"{prefix}attn.wi", f"{prefix}attn.wz")
-    if isinstance(mixer, Mamba2):
-        return tuple(f"{prefix}attn.{n}" for n in STATE_INPUTS)
-    if isinstance(mixer, LongformerAttention) and mixer.global_tokens is not None:
-        return tuple(f"{prefix}attn.w{n}{end}" for end in ("", "_global") for n in "qkv")
-    maps = "qkv"
-    if isinstance(mixer, Attention):
-        maps = "q" if mixer.kv_layer is not None else "qk" if mixer.keys_as_values else "qkv"
-        maps += "g" if mixer.output_gate else ""
-    head_gate = isinstance(mixer, Attention) and mixer.head_gate
-    names = *(f"w{n}" for n in maps), *(["w_head_gate"] if head_gate else [])
-    return tuple(f"{prefix}attn.{name}" for name in names)
+    sites = mixer.smoothing(read_later=read_later)
+    return [one._replace(producers=named(one.producers), consumers=named(one.consumers)) for one in sites]
 
 
 def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:
@@ -189,41 +127,6 @@ def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[
         return []
     bias = [f"{prefix}.bias"] if isinstance(norm, LayerNorm) and norm.bias else []
     return [SmoothingSite((f"{prefix}.weight", *bias), consumers)]
-
-
-def _values(
-    prefix: str,
-    a: Attention
-    | LinearAttention
-    | DisentangledAttention
-    | LongformerAttention
-    | LongT5Attention
-    | XLNetAttention,
-) -> list[SmoothingSite]:
-    if isinstance(a, LongformerAttention):
-        ends = ("",) if a.global_tokens is None else ("", "_global")
-        producers = tuple(f"{prefix}.{leaf}v{end}" for end in ends for leaf in "wb")
-        return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
-    if isinstance(a, LongT5Attention | XLNetAttention):
-        return [SmoothingSite((f"{prefix}.wv",), (f"{prefix}.wo",), 1, a.head_size)]
-    if isinstance(a, DisentangledAttention):
-        producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.bias else []))
-        return [SmoothingSite(producers, (f"{prefix}.wo",), 1, a.head_size)]
-    scales = []
-    if isinstance(a, Attention) and a.out_norm is not None:
-        return [SmoothingSite((f"{prefix}.out_norm",), (f"{prefix}.wo",))]
-    if isinstance(a, Attention):
-        if a.clip is not None or a.keys_as_values or a.value_norm is not None or a.kv_layer is not None:
-            return []
-        scales = [f"{prefix}.v_scale"] if a.kv == "int8" else []
-    producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.qkv_bias else []), *scales)
-    return [SmoothingSite(producers, (f"{prefix}.wo",), a.heads // a.kv_heads, a.head_size)]
-
-
-def _latent(prefix: str, a: LatentAttention) -> list[SmoothingSite]:
-    read = (f"{prefix}.wq", *((f"{prefix}.wq_index",) if isinstance(a.indexer, Indexer) else ()))
-    queries = [] if a.query_rank is None else [SmoothingSite((f"{prefix}.q_norm",), read)]
-    return [*queries, SmoothingSite((f"{prefix}.wv_b",), (f"{prefix}.wo",))]
 
 
 def _experts(m: MoE) -> list[str]:

@@ -1,10 +1,12 @@
 """The blueprint of a model: frozen dataclasses, standard library only.
 
 A Config is a Decoder, an Encoder or an EncoderDecoder. Nothing is stored that can be derived, and unions of
-small types rule out combinations that make no sense. `to_json` and `from_json` are exact inverses: each value
-carries its class name as `type`, and an unknown field is a `ConfigError`.
+small types rule out combinations that make no sense. `to_json` and `refimpl.components.from_json` are exact
+inverses: each value carries its class name as `type`, and an unknown field is a `ConfigError`. Token mixers
+other than attention are in `ops`, with their functions.
 """
 
+from .bounds import LIMITS
 from .heads import (
     LM,
     AdaptiveSoftmax,
@@ -18,7 +20,7 @@ from .heads import (
     ReadingHead,
     Tag,
 )
-from .json_form import TYPES, from_json, to_json
+from .json_form import to_json
 from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import (
@@ -55,37 +57,25 @@ from .positions import (
 )
 from .stack import DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
 from .token_mixers import (
-    LSTM,
     Attention,
-    DisentangledAttention,
     Distances,
     FeatureMap,
     FirstToken,
-    GatedDelta,
     GlobalTokens,
     Indexer,
     KVFormat,
-    LatentAttention,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     QuestionTokens,
     SharedIndexer,
-    ShortConv,
+    SmoothingSite,
+    StateSpace,
     TokenMixer,
-    XLNetAttention,
 )
-from .validate import LIMITS
 
 __all__ = [
     "LIMITS",
     "LM",
-    "LSTM",
     "MTP",
     "ONE_GROUP",
-    "TYPES",
     "XIELU",
     "Activation",
     "AdaptiveSoftmax",
@@ -102,7 +92,6 @@ __all__ = [
     "Decoder",
     "DecoderReader",
     "Dense",
-    "DisentangledAttention",
     "Distances",
     "DynamicNTK",
     "Embedding",
@@ -114,25 +103,18 @@ __all__ = [
     "FirstToken",
     "FullAttention",
     "Gated",
-    "GatedDelta",
     "GlobalTokens",
     "Head",
     "HeadNorm",
     "Indexer",
     "KVFormat",
-    "LatentAttention",
     "Laurel",
     "Layer",
     "LayerNorm",
     "Learned",
-    "LinearAttention",
     "LinearScaling",
     "Llama3Scaling",
     "LongRope",
-    "LongT5Attention",
-    "LongformerAttention",
-    "Mamba",
-    "Mamba2",
     "Mask",
     "MaskedLM",
     "Mlp",
@@ -156,16 +138,15 @@ __all__ = [
     "Rope",
     "Scaling",
     "SharedIndexer",
-    "ShortConv",
     "Sinusoidal",
+    "SmoothingSite",
     "SparseMixer",
     "Stack",
+    "StateSpace",
     "Tag",
     "TokenMixer",
     "Window",
-    "XLNetAttention",
     "Yarn",
-    "from_json",
     "has_mtp",
     "longer_context",
     "to_json",

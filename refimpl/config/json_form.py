@@ -9,62 +9,8 @@ from functools import cache
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
-from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
-from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Window
-from .mlps import XIELU, ClampedSwiGLU, ExpertGroups, Gated, MoE, NoMlp, Plain, SparseMixer
-from .model import Config, Decoder, Encoder, EncoderDecoder
-from .mtp import MTP
-from .norms import HeadNorm, LayerNorm, RMSNorm
-from .positions import (
-    Alibi,
-    DynamicNTK,
-    Learned,
-    LinearScaling,
-    Llama3Scaling,
-    LongRope,
-    ProportionalScaling,
-    QueryScale,
-    RelativeBias,
-    Rope,
-    Sinusoidal,
-    Yarn,
-)
-from .stack import DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
-from .token_mixers import (
-    LSTM,
-    Attention,
-    DisentangledAttention,
-    Distances,
-    FirstToken,
-    GatedDelta,
-    Indexer,
-    LatentAttention,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
-    QuestionTokens,
-    SharedIndexer,
-    ShortConv,
-    XLNetAttention,
-)
-
-TYPES: dict[str, type] = {
-    t.__name__: t
-    for t in (
-        RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
-        LSTM, ShortConv, GatedDelta, Mamba2, LatentAttention, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE,
-        NoMlp, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense,
-        AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
-        EncoderDecoder, XIELU, Distances, DisentangledAttention, NeighbourConv, Chunked,
-        FirstToken, QuestionTokens, LongformerAttention, Beside,
-        ProportionalScaling, Mamba, PerLayerInput, PerLayerEmbedding, Indexer, Laurel, AltUp, MTP,
-        BigBirdBlocks, SharedIndexer, LongT5Attention, SparseMixer, XLNetAttention,
-    )
-}  # fmt: skip
+from .model import Config
+from .record import Record, kinds
 
 
 def to_json(value: Any) -> Any:
@@ -78,7 +24,10 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Config:
-    """The Config that `to_json` wrote; ConfigError for anything that it can't have written."""
+    """The Config that `to_json` wrote; ConfigError for anything that it can't have written.
+
+    Classes are known from when their modules are imported, so others call `refimpl.components.from_json`.
+    """
     config = _read(value, Config, "config")
     assert isinstance(config, Config)
     return config
@@ -93,7 +42,7 @@ def _read(value: Any, kind: Any, path: str) -> Any:
         return tuple(_read(v, item, f"{path}[{i}]") for i, v in enumerate(value))
     options = typing.get_args(kind) if origin in (typing.Union, types.UnionType) else (kind,)
     if isinstance(value, dict):
-        named = {o.__name__: o for o in options if o in TYPES.values()}
+        named = {kind.__name__: kind for o in options for kind in _records(o)}
         name = value.get("type")
         if not isinstance(name, str) or name not in named:
             raise ConfigError(f"{path}.type must be one of {sorted(named)}, got {name!r:.80}")
@@ -117,6 +66,10 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     if origin is Literal:
         raise ConfigError(f"{path} must be one of {typing.get_args(kind)}, got {value!r:.80}")
     raise ConfigError(f"{path} must be {kind}, got {value!r:.80}")
+
+
+def _records(option: Any) -> tuple[type, ...]:
+    return kinds(option) if isinstance(option, type) and issubclass(option, Record) else ()
 
 
 # A Config has hundreds of parts of few classes, and hints are evaluated from texts.

@@ -7,7 +7,7 @@ from typing import Literal
 from .mlps import Activation, Mlp
 from .norms import Norm, RMSNorm
 from .record import Record
-from .token_mixers import Attention, Mamba2, TokenMixer
+from .token_mixers import Attention, StateSpace, TokenMixer
 
 
 class NeighbourConv(Record):
@@ -27,7 +27,7 @@ class Beside(Record):
     attention.
     """
 
-    mixer: Mamba2
+    mixer: StateSpace
     scale_in: float | None = None
     scale_out: float | None = None
     attention_in: float | None = None
@@ -68,9 +68,7 @@ class Laurel(Record):
 class Layer(Record):
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    Latent attention may stand in the place of attention; in a decoder linear attention, an LSTM, a short
-    convolution, a gated delta network or Mamba's layer; in an encoder disentangled attention, Longformer's,
-    LongT5's or XLNet's.
+    Another mixer may be in the place of attention; its `place` says whether in a decoder or in an encoder.
     A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`

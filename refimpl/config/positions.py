@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from .record import Record
+from .bounds import LIMITS, check_bounds, need, within
+from .record import Record, bounded
 
 
-class LinearScaling(Record):
+class RotaryScaling(Record):
+    """A change of the frequencies of rotary positions."""
+
+    def check(self, at: str, theta: float, pairs: int) -> None:
+        """Raise ConfigError where it can't change `pairs` frequencies that `theta` makes."""
+        check_bounds(at, self)
+
+
+class LinearScaling(RotaryScaling):
     """Positions divided by `factor` (position interpolation)."""
 
     factor: float
 
 
-class DynamicNTK(Record):
+class DynamicNTK(RotaryScaling):
     """A larger theta, according to the ratio of the Config's `context` and the trained one.
 
     All texts have the theta of a text of `context` tokens. In transformers theta depends on the length so
@@ -25,24 +34,28 @@ class DynamicNTK(Record):
     """
 
     factor: float
-    original_context: int
+    original_context: int = bounded("context", "original context of the rotary scaling")
 
 
-class Yarn(Record):
+class Yarn(RotaryScaling):
     """Low frequencies divided by `factor`, high ones kept, a ramp over the pairs between the two.
 
     `magnitude` multiplies cosines and sines; None means 0.1 ln(factor) + 1.
     """
 
     factor: float
-    original_context: int
+    original_context: int = bounded("context", "original context of the rotary scaling")
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
     magnitude: float | None = None
 
+    def check(self, at: str, theta: float, pairs: int) -> None:
+        super().check(at, theta, pairs)
+        need(theta > 1, f"{at}yarn needs a rotary theta above 1, got {theta!r}")
 
-class LongRope(Record):
+
+class LongRope(RotaryScaling):
     """A divisor for each pair: `short` where the Config's `context` is at most the trained one, else `long`.
 
     All texts have the same ones. transformers switches once a text is longer than `original_context`.
@@ -50,36 +63,71 @@ class LongRope(Record):
 
     short: tuple[float, ...]
     long: tuple[float, ...]
-    original_context: int
+    original_context: int = bounded("context", "original context of the rotary scaling")
     magnitude: float = 1.0
 
+    def check(self, at: str, theta: float, pairs: int) -> None:
+        super().check(at, theta, pairs)
+        for divisors in (self.short, self.long):
+            fit = len(divisors) == pairs
+            need(fit, f"{at}the rotary scaling needs {pairs} divisors, got {divisors!r:.80}")
 
-class Llama3Scaling(Record):
+
+class Llama3Scaling(RotaryScaling):
     """Low frequencies divided by `factor`, high ones kept, a linear blend between the two."""
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
-    original_context: int
+    original_context: int = bounded("context", "original context of the rotary scaling")
+
+    def check(self, at: str, theta: float, pairs: int) -> None:
+        super().check(at, theta, pairs)
+        low, high = self.low_freq_factor, self.high_freq_factor
+        need(low <= high, f"{at}low_freq_factor must be at most high_freq_factor, got {low!r} and {high!r}")
 
 
-class ProportionalScaling(Record):
+class ProportionalScaling(RotaryScaling):
     """The first `turned` pairs alone are rotated, by the frequencies of a whole head divided by `factor`."""
 
     turned: int
     factor: float = 1.0
 
+    def check(self, at: str, theta: float, pairs: int) -> None:
+        within(at + "rotated pairs", self.turned, pairs)
+
 
 Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | ProportionalScaling
 
 
-class Rope(Record):
+class HeadPosition(Record):
+    """How the scores of heads know positions."""
+
+    def check(self, at: str, head_size: int) -> None:
+        """Raise ConfigError where heads of this size can't have it."""
+        check_bounds(at, self)
+
+    def describe(self) -> str:
+        """What `inspect` says of it."""
+        raise NotImplementedError
+
+
+class Rope(HeadPosition):
     """Rotary positions over the first `dims` elements of a head."""
 
     theta: float
     dims: int
     interleaved: bool = False
     scaling: Scaling | None = None
+
+    def check(self, at: str, head_size: int) -> None:
+        within(at + "rotary dims", self.dims, head_size)
+        need(self.dims % 2 == 0, f"{at}rotary dims must be even, got {self.dims}")
+        if self.scaling is not None:
+            self.scaling.check(at, self.theta, self.dims // 2)
+
+    def describe(self) -> str:
+        return f"rotary {self.theta:g}"
 
 
 class QueryFactors(TypedDict):
@@ -98,8 +146,8 @@ class QueryScale(Record):
     """
 
     beta: float
-    original_context: int
-    offset: int = 0
+    original_context: int = bounded("context", "original context of the scale of queries")
+    offset: int = bounded("context", "offset of the scale of queries", least=0, default=0)
 
     @property
     def settings(self) -> QueryFactors:
@@ -107,7 +155,7 @@ class QueryScale(Record):
         return {"beta": self.beta, "original_context": self.original_context, "offset": self.offset}
 
 
-class Alibi(Record):
+class Alibi(HeadPosition):
     """Scores lowered in proportion to the distance, with slopes that follow from the number of heads.
 
     `scale` multiplies the slopes: Falcon divides the sum of score and bias by sqrt(head_size).
@@ -116,29 +164,59 @@ class Alibi(Record):
     max_bias: float = 8.0
     scale: float = 1.0
 
+    def describe(self) -> str:
+        return "ALiBi"
 
-class RelativeBias(Record):
+
+class RelativeBias(HeadPosition):
     """A learned number for each head and bucket of distances, added to scores.
 
     One table is `shared` by all layers of a stack (T5), or each layer has its own (UMT5).
     """
 
-    buckets: int
+    buckets: int = bounded("context", "buckets of the relative bias", least=4)
     max_distance: int
     shared: bool = True
+
+    def check(self, at: str, head_size: int) -> None:
+        super().check(at, head_size)
+        name, least = "max_distance of the relative bias", self.buckets // 2 + 1
+        within(at + name, self.max_distance, LIMITS["context"], least)
+
+    def describe(self) -> str:
+        return f"relative bias of {self.buckets} buckets"
 
 
 Position = Rope | Alibi | RelativeBias
 
 
-class Learned(Record):
+class AddedPosition(Record):
+    """Vectors of positions, added to those of a stack's tokens."""
+
+    def check(self, at: str, context: int, width: int) -> None:
+        """Raise ConfigError where a stack of this context and width can't have them; `at` names the stack."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What `inspect` says of them."""
+        raise NotImplementedError
+
+
+class Learned(AddedPosition):
     """A vector for each of `size` positions, added to the tokens'; the first is row `offset`."""
 
     size: int
     offset: int = 0
 
+    def check(self, at: str, context: int, width: int) -> None:
+        within(at + "number of learned positions", self.size, LIMITS["context"], context)
+        within(at + "offset of the learned positions", self.offset, LIMITS["context"], 0)
 
-class Sinusoidal(Record):
+    def describe(self) -> str:
+        return f"{self.size} learned positions"
+
+
+class Sinusoidal(AddedPosition):
     """Sines and cosines of the position, added to the tokens' vectors, side by side or in turn.
 
     The first token's position is `offset`.
@@ -147,3 +225,10 @@ class Sinusoidal(Record):
     theta: float = 10_000.0
     interleaved: bool = False
     offset: int = 0
+
+    def check(self, at: str, context: int, width: int) -> None:
+        within(at + "offset of the sinusoidal positions", self.offset, LIMITS["context"], 0)
+        need(width % 2 == 0, f"{at}sinusoidal positions need an even width, got {width}")
+
+    def describe(self) -> str:
+        return "sinusoidal positions"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, FrozenInstanceError, dataclass, field, fields
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from operator import attrgetter
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+Kind = TypeVar("Kind")
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def bounded(limit: str, name: str = "", *, least: int = 1, default: Any = MISSING) -> Any:
+    """A field that is `least` to `LIMITS[limit]` (`config.bounds`), or None; errors call it `name`."""
+    return field(default=default, metadata={"bound": (limit, name, least)})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, bounded))
 class Record:
     """A subclass is a frozen dataclass: equal where class and fields are, hashable, and never changed.
 
@@ -42,3 +49,12 @@ class Record:
     def __repr__(self) -> str:
         stated = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
         return f"{type(self).__qualname__}({stated})"
+
+
+def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
+    """The classes that a value of `base` may have: those below it that have none below themselves, or itself.
+
+    A class is one of them from when its module is imported.
+    """
+    below = base.__subclasses__()
+    return tuple(kind for one in below for kind in kinds(one)) if below else (base,)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from .layers import AltUp, Layer
 from .norms import Norm, RMSNorm
 from .positions import Learned, Rope, Sinusoidal
 from .record import Record
-from .token_mixers import (
-    Attention,
-    DisentangledAttention,
-    Distances,
-    KVFormat,
-    LatentAttention,
-    LongformerAttention,
-    LongT5Attention,
-    QuestionTokens,
-    XLNetAttention,
-)
+from .token_mixers import Attention, Distances, KVFormat, QuestionTokens, TokenMixer
 
 
 class EmbeddingProjection(Record):
@@ -78,9 +70,18 @@ class Stack(Record):
     norm_before_positions: bool = False
 
     @property
+    def mixers(self) -> tuple[TokenMixer, ...]:
+        """The mixer of each layer."""
+        return tuple(layer.attention for layer in self.layers)
+
+    @property
     def attentions(self) -> tuple[Attention, ...]:
         """The attention of each layer that has one, and not another mixer."""
-        return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
+        return tuple(mixer for mixer in self.mixers if isinstance(mixer, Attention))
+
+    def _settings(self, name: str) -> Iterator[Any]:
+        """The setting of that name of each layer whose mixer has it."""
+        return (getattr(mixer, name) for mixer in self.mixers if hasattr(mixer, name))
 
     @property
     def shared_kv(self) -> frozenset[int]:
@@ -95,33 +96,22 @@ class Stack(Record):
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotary settings, in the order of their first layer."""
-        mixers = (layer.attention for layer in self.layers)
-        positions = (m.position for m in mixers if isinstance(m, Attention | LatentAttention))
-        return tuple(dict.fromkeys(p for p in positions if isinstance(p, Rope)))
+        return tuple(dict.fromkeys(p for p in self._settings("position") if isinstance(p, Rope)))
 
     @property
     def distances(self) -> Distances | None:
         """The table of distances that the layers share, if any has disentangled attention."""
-        mixers = (layer.attention for layer in self.layers)
-        return next((m.distances for m in mixers if isinstance(m, DisentangledAttention)), None)
-
-    @property
-    def longt5(self) -> LongT5Attention | None:
-        """LongT5's attention of the first layer that has it: the tables of biases are those of all."""
-        mixers = (layer.attention for layer in self.layers)
-        return next((m for m in mixers if isinstance(m, LongT5Attention)), None)
+        return next(self._settings("distances"), None)
 
     @property
     def segments(self) -> bool:
         """Whether layers compare token types, which have no table then."""
-        mixers = (layer.attention for layer in self.layers)
-        return any(isinstance(m, XLNetAttention) and m.segments for m in mixers)
+        return any(self._settings("segments"))
 
     @property
     def separator(self) -> int | None:
         """The token that ends the question, in a stack that lets all tokens see the question."""
-        mixers = (layer.attention for layer in self.layers)
-        seen = (m.global_tokens for m in mixers if isinstance(m, LongformerAttention))
+        seen = self._settings("global_tokens")
         return next((g.separator for g in seen if isinstance(g, QuestionTokens)), None)
 
     def with_kv(self, kv: KVFormat) -> Stack:

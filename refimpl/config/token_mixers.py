@@ -1,13 +1,21 @@
-"""What moves information from token to token: attention and what stands in its place."""
+"""What moves information from token to token: the base of all mixers, and attention.
+
+A mixer is one class in one file of `ops`. It has its settings, its weights, its cache, its function and all
+that other rooms ask of it: these call the methods of `TokenMixer`, and don't know which mixers there are.
+`refimpl.components` imports all of them. `Attention` is here, since a layer's other parts are made of it;
+`ops.block` calls its function.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
-from .masks import FULL, Mask, Window
+from .bounds import check_bounds, need
+from .masks import FULL, BigBirdBlocks, Mask, Window
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
-from .positions import Position, QueryScale, RelativeBias, Rope
-from .record import Record
+from .positions import Alibi, Position, QueryScale, RelativeBias, Rope
+from .record import Record, bounded
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
 KVFormat = Literal["float", "int8"]
@@ -22,7 +30,157 @@ class Scoring(TypedDict):
     softcap: float | None
 
 
-class Attention(Record):
+class SmoothingSite(NamedTuple):
+    """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
+
+    Producers are divided along their last axis, consumers multiplied along their first. Without producers the
+    matrix product divides its own input. Where query heads share a value head, `repeats` blocks of
+    `head_size` channels share their factors.
+    """
+
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    repeats: int = 1
+    head_size: int = 1
+
+
+class Sublayer:
+    """What a layer's sublayers have: norms before it, of its output, and of the sum."""
+
+    pre: Norm | None
+    post: Norm | None
+    after: Norm | None
+
+
+class TokenMixer(Record, Sublayer):
+    """The settings of a mixer, and what other rooms ask of it.
+
+    Leaves are named as in `weights`, without the path of the layer. `context` is the Config's.
+    """
+
+    # The leaves that it may have, a TypedDict with their shapes as jaxtyping has them.
+    weights: ClassVar[type] = dict
+    # Its name in errors, and where it may be: an "encoder", or also a decoder that reads a "text".
+    title: ClassVar[str] = ""
+    place: ClassVar[Literal["decoder", "text", "encoder"] | None] = None
+    # What a decoder's layer keeps of earlier tokens: something of each, a state of all, or nothing.
+    keeps: ClassVar[Literal["tokens", "state", "nothing"]] = "nothing"
+    # Whether a step computes several tokens at once, in parts of a power of two.
+    in_parts: ClassVar[bool] = False
+    # Whether it is one softmax over all tokens, whose weights `ops.attention.attention_weights` computes.
+    has_map: ClassVar[bool] = False
+    # The base of the wavelengths of sines and cosines that it computes itself, over the model's width.
+    wavelengths: ClassVar[float | None] = None
+    # The values of settings that laws draw, beside those that follow from the arrays (`drawn`).
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def check(self, at: str) -> None:
+        """Raise ConfigError, which begins with `at`, where its sizes contradict each other."""
+        check_bounds(at, self)
+
+    def check_before(self, at: str, before: Sequence[TokenMixer]) -> None:
+        """Raise ConfigError where it can't stand behind the mixers of the layers before."""
+
+    @classmethod
+    def check_together(cls, name: str, mixers: Sequence[Any], width: int, vocabulary: int) -> None:
+        """Raise ConfigError where these mixers of its kind can't be in one stack, called `name`."""
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        """The letters of the axes in `weights`, in a model of this width, which is D itself."""
+        raise NotImplementedError
+
+    def leaves(self) -> Sequence[str]:
+        """The leaves that these settings have of those that are `NotRequired`."""
+        return ()
+
+    def form(self, leaf: str) -> int:
+        """Which shape a leaf has of those that `weights` says."""
+        return 0
+
+    def tables(self) -> dict[str, tuple[int, ...]]:
+        """The tables that it shares with the other mixers of a stack, and their shapes."""
+        return {}
+
+    def kept(self) -> Any:
+        """What a decoder's layer keeps, an `ops.cache_kind.CacheKind`."""
+        raise AssertionError("a Config's check keeps this attention for encoders")
+
+    def mix(
+        self, x: Any, cache: Any, past: Any, weights: Any, positions: Any, chosen: Any
+    ) -> tuple[Any, Any, Any]:
+        """The sublayer in a decoder: its output, its new cache, and the tokens that an indexer chose.
+
+        `positions` are `ops.block.Positions`; `chosen` are the tokens of the nearest indexer before.
+        """
+        raise AssertionError("a Config's check keeps this attention for encoders")
+
+    def mix_whole(self, x: Any, lengths: Any, weights: Any, positions: Any, causal: bool) -> Any:
+        """The sublayer over whole texts."""
+        raise AssertionError("a Config's check keeps this mixer for decoders")
+
+    def readers(self) -> tuple[str, ...]:
+        """The matrices that read its input, if it can be smoothed for them."""
+        return ()
+
+    @property
+    def reads_more(self) -> bool:
+        """Whether these read distances too, or norms of sums, so that no norm can divide their input."""
+        return False
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        """The activations inside that can be smoothed; `read_later` where other layers read its values."""
+        return []
+
+    def group_query_limit(self) -> str | None:
+        """Why GroupQueryAttention can't be a decoder's attention beside it; None where it can.
+
+        Usually a step reads a state before it writes the next one to its place.
+        """
+        if self.keeps == "nothing":
+            raise AssertionError("a Config's check keeps this attention for encoders")
+        return None
+
+    def float16_limit(self) -> str | None:
+        """Why a bundle in float16 can't have it, beside what it keeps; None where it can."""
+        return None
+
+    def describe(self) -> str:
+        """What `inspect` says of it."""
+        raise NotImplementedError
+
+    def describe_positions(self) -> str | None:
+        """What `inspect` says of its positions; None where it has none of its own."""
+        return None
+
+    def borrows(self) -> str | None:
+        """What it has from an earlier layer, for `inspect`; None where it has all of its own."""
+        return None
+
+    def numbers(self) -> Iterator[float]:
+        """The numbers that it computes with and that aren't among its settings, for the check of a graph."""
+        yield from ()
+
+    def epsilons(self) -> dict[str, float]:
+        """The eps of the norms inside, by their leaves."""
+        return {}
+
+    def plain_numbers(self) -> int:
+        """Numbers a token that it would keep if each head had its own keys and values."""
+        return 0
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> TokenMixer:
+        """The settings for `chosen` values of `choices`, and chosen arrays or None, of these sizes."""
+        raise NotImplementedError
+
+
+class StateSpace(TokenMixer):
+    """A mixer that may also stand beside a decoder's attention (`Beside`)."""
+
+    keeps = "state"
+
+
+class Attention(TokenMixer):
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
 
     `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
@@ -37,9 +195,9 @@ class Attention(Record):
     keys and values, but reads those of that layer of its stack, and keeps nothing (`ops.shared_attention`).
     """
 
-    heads: int
-    kv_heads: int
-    head_size: int
+    heads: int = bounded("heads")
+    kv_heads: int = bounded("heads")
+    head_size: int = bounded("width")
     position: Position | None = None
     mask: Mask = FULL
     qkv_bias: bool = False
@@ -76,134 +234,124 @@ class Attention(Record):
         """Whether rotary positions turn neighbours (2j, 2j + 1) of a head, not (j, j + J)."""
         return isinstance(self.position, Rope) and self.position.interleaved
 
+    keeps, has_map = "tokens", True
 
-class LinearAttention(Record):
-    """Linear attention, φ(q)·φ(k) in the place of exp(q·k); `features` says what φ is.
+    def check(self, at: str) -> None:
+        super().check(at)
+        check_groups(at, self.heads, self.kv_heads)
+        self._check_head_norm(at)
+        if self.query_scale is not None:
+            check_bounds(at, self.query_scale)
+        alone = self.out_norm is None or not (self.output_gate or self.head_gate)
+        need(alone, f"{at}what heads give is multiplied by a gate or normalized, got a gate and out_norm")
+        check_bounds(at, self.mask)
+        if isinstance(self.mask, BigBirdBlocks):
+            plain = not isinstance(self.position, Alibi | RelativeBias) and not self.sink_logits
+            need(plain, f"{at}BigBird's blocks have scores without biases and sinks")
+        if self.position is not None:
+            self.position.check(at, self.head_size)
 
-    What it keeps of earlier tokens doesn't grow with their number. It has no positions of its own.
-    """
+    def _check_head_norm(self, at: str) -> None:
+        one = self.qk_norm
+        if one is None:
+            return
+        fits = not isinstance(one.norm, LayerNorm) or (one.norm.weight and not one.norm.bias)
+        need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {one.norm}")
+        bare = one.weight or (one.over == "head" and one.rotated)
+        need(bare, f"{at}a norm of queries and keys without a weight is over each head, after the rotation")
+        turned = not one.rotated or isinstance(self.position, Rope)
+        need(turned, f"{at}a norm after the rotation needs rotary positions, got {self.position}")
 
-    heads: int
-    kv_heads: int
-    head_size: int
-    features: FeatureMap = "elu"
-    qkv_bias: bool = False
-    out_bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
+    def sizes(self, width: int) -> Mapping[str, float]:
+        buckets = {"W": self.position.buckets} if isinstance(self.position, RelativeBias) else {}
+        return {"H": self.heads, "G": self.kv_heads, "K": self.head_size, **buckets}
+
+    def leaves(self) -> Sequence[str]:
+        own = self.kv_layer is None
+        values = own and not self.keys_as_values
+        biases = self.qkv_bias
+        normed = self.qk_norm is not None and self.qk_norm.weight
+        there = {
+            "wk": own, "wv": values, "bq": biases, "bk": biases and own, "bv": biases and values,
+            "bo": self.out_bias, "q_norm": normed, "k_norm": normed and own, "sink_logits": self.sink_logits,
+            "wg": self.output_gate, "bg": self.output_gate and biases, "w_head_gate": self.head_gate,
+            "out_norm": self.out_norm is not None,
+            "relative_bias": isinstance(self.position, RelativeBias) and not self.position.shared,
+            **dict.fromkeys(("k_scale", "v_scale"), self.kv == "int8" and own),
+        }  # fmt: skip
+        return [leaf for leaf, has in there.items() if has]
+
+    def form(self, leaf: str) -> int:
+        if self.qk_norm is None or leaf not in ("q_norm", "k_norm"):
+            return 0
+        return ("head", "each", "all").index(self.qk_norm.over)
+
+    def tables(self) -> dict[str, tuple[int, ...]]:
+        if not isinstance(self.position, RelativeBias) or not self.position.shared:
+            return {}
+        return {"relative_bias": (self.position.buckets, self.heads)}
+
+    def readers(self) -> tuple[str, ...]:
+        maps = "q" if self.kv_layer is not None else "qk" if self.keys_as_values else "qkv"
+        maps += "g" if self.output_gate else ""
+        return *(f"w{n}" for n in maps), *(["w_head_gate"] if self.head_gate else [])
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        if self.out_norm is not None:
+            return [SmoothingSite(("out_norm",), ("wo",))]
+        of_others = read_later or self.kv_layer is not None
+        if of_others or self.clip is not None or self.keys_as_values or self.value_norm is not None:
+            return []
+        producers = ("wv", *(["bv"] if self.qkv_bias else []), *(["v_scale"] if self.kv == "int8" else []))
+        return [SmoothingSite(producers, ("wo",), self.heads // self.kv_heads, self.head_size)]
+
+    def group_query_limit(self) -> str | None:
+        position = self.position
+        if self.mask.kernel_limit is not None:
+            return self.mask.kernel_limit
+        if isinstance(position, Alibi | RelativeBias):
+            return f"scores with a bias need the standard form, got {type(position).__name__}"
+        if isinstance(position, Rope):
+            if self.head_size % 16:
+                return f"head size with rotary positions must be a multiple of 16, got {self.head_size}"
+            if position.dims % 16:
+                return f"rotary dims must be a multiple of 16, got {position.dims}"
+        elif self.head_size % 8:
+            return f"head size must be a multiple of 8, got {self.head_size}"
+        return None
+
+    def describe(self) -> str:
+        said = {
+            " with sinks": self.sink_logits,
+            " with a gate": self.output_gate,
+            " with a gate each": self.head_gate,
+            " with a norm of the output": self.out_norm,
+            " whose values are the keys": self.keys_as_values,
+        }
+        heads = f"{self.heads} heads of {self.head_size} in {self.kv_heads} groups"
+        return heads + "".join(text for text, has in said.items() if has) + self.mask.describe()
+
+    def describe_positions(self) -> str | None:
+        return None if self.position is None else self.position.describe()
+
+    def borrows(self) -> str | None:
+        return None if self.kv_layer is None else "the keys and values of earlier ones"
+
+    def numbers(self) -> Iterator[float]:
+        yield self.head_size**-0.5 if self.scale is None else self.scale
+
+    def epsilons(self) -> dict[str, float]:
+        of_heads = {} if self.qk_norm is None else dict.fromkeys(("q_norm", "k_norm"), self.qk_norm.norm.eps)
+        return of_heads | ({} if self.out_norm is None else {"out_norm": self.out_norm.eps})
+
+    def plain_numbers(self) -> int:
+        return 2 * self.heads * self.head_size
 
 
-class LSTM(Record):
-    """A long short-term memory of `width` units, and a linear map back to the model's width (`ops.lstm`).
-
-    `bias` is that of the gates.
-    """
-
-    width: int
-    bias: bool = True
-    out_bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-
-class ShortConv(Record):
-    """A convolution over the `length` latest tokens, in `width` channels between gates (`ops.short_conv`).
-
-    `bias` is that of the convolution and of both maps.
-    """
-
-    width: int
-    length: int = 3
-    bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-
-class GatedDelta(Record):
-    """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
-
-    `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
-    convolution. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a token may write up
-    to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number of a key decays by
-    itself, and decay and the output's gate, which is a sigmoid, are each made through `rank` numbers.
-    """
-
-    heads: int
-    key_heads: int
-    key_size: int
-    value_size: int
-    length: int = 4
-    eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-    allow_neg_eigval: bool = False
-    rank: int | None = None
-
-    @property
-    def channels(self) -> int:
-        """How many numbers of a token the convolution takes: queries, keys and values."""
-        return 2 * self.key_heads * self.key_size + self.heads * self.value_size
-
-
-class Mamba(Record):
-    """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
-
-    Each channel sees the `length` latest tokens by a convolution, with a bias or without (`conv_bias`). Its
-    steps are made through `rank` numbers. `bias` is that of the maps in and back. `norms` says that what
-    steps, keys and queries are made of is normalized, with weights or without (Jamba, Falcon Mamba).
-    """
-
-    width: int
-    state_size: int
-    rank: int
-    length: int = 4
-    conv_bias: bool = True
-    bias: bool = False
-    norms: Literal["weighted", "bare"] | None = None
-    eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-
-class Mamba2(Record):
-    """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
-
-    `groups` of keys and queries are shared by `heads` of values. Each sees the `length` latest tokens by a
-    convolution, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias` that of the
-    map back. `norm` says where each group's output is normalized: after the gate multiplied it, before, or
-    not at all. `multipliers` are numbers by which gate, values, keys, queries and steps are multiplied as
-    they leave their maps, in this order (Falcon-H1).
-    """
-
-    heads: int
-    groups: int
-    state_size: int
-    head_size: int
-    length: int = 4
-    conv_bias: bool = True
-    bias: bool = False
-    out_bias: bool = False
-    norm: Literal["after_gate", "before_gate"] | None = "after_gate"
-    eps: float = 1e-5
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-    multipliers: tuple[float, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """The numbers of all heads."""
-        return self.heads * self.head_size
-
-    @property
-    def channels(self) -> int:
-        """How many numbers of a token the convolution takes: values, keys and queries."""
-        return self.width + 2 * self.groups * self.state_size
+def check_groups(at: str, heads: int, kv_heads: int) -> None:
+    """Raise ConfigError unless as many heads share each key-value head."""
+    divisible = heads % kv_heads == 0
+    need(divisible, f"{at}heads must be a multiple of kv_heads, got {heads} and {kv_heads}")
 
 
 class Indexer(Record):
@@ -213,9 +361,9 @@ class Indexer(Record):
     neighbours where `interleaved`. `eps` is that of the norm of keys.
     """
 
-    heads: int
-    size: int
-    topk: int
+    heads: int = bounded("heads", "heads of the indexer")
+    size: int = bounded("width", "size of the indexer's heads")
+    topk: int = bounded("context", "topk of the indexer")
     interleaved: bool = False
     eps: float = 1e-6
 
@@ -224,49 +372,6 @@ class SharedIndexer(Record):
     """The `topk` tokens that the indexer of the nearest layer before chose, without maps (GLM-5)."""
 
     topk: int
-
-
-class LatentAttention(Record):
-    """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
-
-    A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
-    which all heads share; its value has `value_size`. Without a `position` those that are shared are
-    `shared_size`, and nothing is rotated (Kimi Linear). Queries come from a latent of their own of
-    `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
-    `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
-    `query_scale` multiplies queries by a factor of their position (Mistral Small 4).
-    """
-
-    heads: int
-    rank: int
-    key_size: int
-    value_size: int
-    position: Rope | None
-    query_rank: int | None = None
-    bias: bool = False
-    norm_eps: float = 1e-6
-    scale: float | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-    indexer: Indexer | SharedIndexer | None = None
-    query_scale: QueryScale | None = None
-    shared_size: int | None = None
-
-    @property
-    def key_dims(self) -> int:
-        """The numbers of the key that all heads share."""
-        return (self.shared_size or 0) if self.position is None else self.position.dims
-
-    @property
-    def head_size(self) -> int:
-        """The numbers of a query, and of a key with its shared part."""
-        return self.key_size + self.key_dims
-
-    @property
-    def interleaved(self) -> bool:
-        """Whether rotary positions turn neighbours (2j, 2j + 1), not (j, j + J)."""
-        return self.position is not None and self.position.interleaved
 
 
 class Distances(Record):
@@ -283,35 +388,6 @@ class Distances(Record):
     norm: LayerNorm | None = None
 
 
-class DisentangledAttention(Record):
-    """Attention whose scores have terms of content and position apart (`ops.disentangled`).
-
-    Beside a query and a key there may be the products of a query and a distance (`content_to_position`) and
-    of a key and a distance (`position_to_content`). Distances are mapped by matrices of their own, or those
-    of queries and keys with `shared`. `bias` is that of all maps, but for distances as keys only with
-    `position_bias`. `scale` None means 1/sqrt(head_size · number of terms).
-    """
-
-    heads: int
-    head_size: int
-    distances: Distances
-    content_to_position: bool = True
-    position_to_content: bool = True
-    shared: bool = False
-    bias: bool = True
-    position_bias: bool = True
-    scale: float | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-    @property
-    def factor(self) -> float:
-        """What scores are multiplied by: each term adds to their variance."""
-        terms = 1 + self.content_to_position + self.position_to_content
-        return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
-
-
 class FirstToken(Record):
     """The first token of a text is global."""
 
@@ -323,71 +399,3 @@ class QuestionTokens(Record):
 
 
 GlobalTokens = FirstToken | QuestionTokens
-
-
-class LongformerAttention(Record):
-    """Attention within a window, and of global tokens with all (`ops.longformer`).
-
-    A token sees the `reach` tokens on each side of it. Global tokens see all and are seen by all, with maps
-    of their own to queries, keys and values. All maps have a bias.
-    """
-
-    heads: int
-    head_size: int
-    reach: int
-    global_tokens: GlobalTokens | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-
-class LongT5Attention(Record):
-    """T5's attention within a window, and of summaries of the text's blocks (`ops.longt5`).
-
-    A token sees the `radius` tokens on each side of it, and with `global_block_size` the sum of each block of
-    that many tokens, normalized with a weight (`norm_eps`). `position` are the biases of both; one table of
-    each is shared by all layers, which have one radius and block size. Maps have no bias and scores no scale.
-    """
-
-    heads: int
-    head_size: int
-    radius: int
-    position: RelativeBias
-    global_block_size: int | None = None
-    norm_eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-
-class XLNetAttention(Record):
-    """Attention with terms of the distance, of its sines and cosines, and of segments (`ops.xlnet`).
-
-    Distances beyond `clamp` are as that one. With `segments` scores also have a term of whether two tokens
-    are of one segment: the embedding's token types, which have no table then. Maps have no bias.
-    """
-
-    heads: int
-    head_size: int
-    clamp: int | None = None
-    segments: bool = True
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
-
-
-# What moves information from token to token.
-TokenMixer = (
-    Attention
-    | LinearAttention
-    | LSTM
-    | ShortConv
-    | GatedDelta
-    | Mamba
-    | Mamba2
-    | LatentAttention
-    | DisentangledAttention
-    | LongformerAttention
-    | LongT5Attention
-    | XLNetAttention
-)

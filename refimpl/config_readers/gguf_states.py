@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Decoder, Embedding, Layer, Mamba, Mamba2, NoMlp, RMSNorm, Stack
+from ..config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ..formats.tensor_source import TensorSource
+from ..ops.mamba import Mamba
+from ..ops.mamba2 import Mamba2
 from ..weights.weight_map import weight_map
 from .gguf_keys import Row, Table
 from .gguf_metadata import embedding_rows

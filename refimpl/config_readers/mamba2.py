@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from ..config import Decoder, Mamba2, RMSNorm
+from ..config import Decoder, RMSNorm
+from ..ops.mamba2 import Mamba2
 from ..weights.weight_map import weight_map
 from .decoder import map_layers
 from .keys import Keys

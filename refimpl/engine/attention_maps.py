@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import Attention, Config, DisentangledAttention, XLNetAttention
+from ..config import Config
 from ..errors import ConfigError
 from ..ops.attention import attention_weights
 from ..ops.dispatch import body, use
@@ -44,7 +44,7 @@ def attention_maps(
     """
     wanted = next(iter(config.stacks.values())).layers[:layers]
     for i, layer in enumerate(wanted):
-        if not isinstance(layer.attention, Attention | DisentangledAttention | XLNetAttention):
+        if not layer.attention.has_map:
             got = type(layer.attention).__name__
             raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
     done = 0

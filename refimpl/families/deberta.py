@@ -11,7 +11,6 @@ from __future__ import annotations
 from ..config import (
     Attention,
     Dense,
-    DisentangledAttention,
     Distances,
     Embedding,
     Encoder,
@@ -27,6 +26,7 @@ from ..config import (
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
+from ..ops.disentangled import DisentangledAttention
 from ..weights.weight_map import weight_map
 from . import Task, encoders
 from .bert import PREDICTIONS, TRUNK

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ..config import ONE_GROUP, Decoder, ExpertGroups, Gated, LatentAttention, MoE, RMSNorm, Rope, Yarn
+from ..config import ONE_GROUP, Decoder, ExpertGroups, Gated, MoE, RMSNorm, Rope, Yarn
 from ..config_readers.decoder import decoder, gguf_decoder, map_layers, with_experts
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope, yarn_magnitude
 from ..formats.tensor_source import TensorSource
+from ..ops.latent_attention import LatentAttention
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .glm4_moe import WITHOUT_MTP as GLM4_MOE

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import Decoder, Indexer, LatentAttention, TokenMixer
+from ..config import Decoder, Indexer, TokenMixer
 from ..config_readers.decoder import gguf_trunk, map_layers
 from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import TensorSource
+from ..ops.latent_attention import LatentAttention
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS

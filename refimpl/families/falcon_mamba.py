@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, Mamba
+from ..config import Decoder
 from ..config_readers.decoder import map_layers
 from ..config_readers.keys import Keys
+from ..ops.mamba import Mamba
 from . import Task
 from .mamba import GGUF, PREFIX, WEIGHTS
 from .mamba import config as mamba

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, LatentAttention, Layer, SharedIndexer
+from ..config import Decoder, Layer, SharedIndexer
 from ..config_readers.decoder import map_layers
 from ..config_readers.gguf_moe import SIGMOID
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import TensorSource
+from ..ops.latent_attention import LatentAttention
 from . import Gguf, Task
 from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder, indexed_gguf_decoder
 

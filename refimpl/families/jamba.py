@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, Decoder, Gated, Layer, Mamba, MoE, RMSNorm
+from ..config import Attention, Decoder, Gated, Layer, MoE, RMSNorm
 from ..config_readers.decoder import build, map_layers
 from ..config_readers.gguf_metadata import (
     UNPERMUTED_QK_WEIGHTS,
@@ -23,6 +23,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.mamba import MIXER, convolved, step_rank
 from ..formats.tensor_source import TensorSource
+from ..ops.mamba import Mamba
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .bamba import NAMES

@@ -7,13 +7,14 @@ computes them.
 
 from __future__ import annotations
 
-from ..config import Decoder, GatedDelta, RMSNorm
+from ..config import Decoder, RMSNorm
 from ..config_readers.decoder import map_layers
 from ..config_readers.gguf_metadata import kv_heads_by_layer
 from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
+from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS

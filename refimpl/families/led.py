@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, EncoderDecoder, Layer, LongformerAttention
+from ..config import Attention, EncoderDecoder, Layer
 from ..config_readers.keys import Keys
+from ..ops.longformer import LongformerAttention
 from ..weights.weight_map import weight_map
 from . import Task, bart
 from .longformer import GLOBAL, windows

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, Layer, RMSNorm, ShortConv
+from ..config import Decoder, Layer, RMSNorm
 from ..config_readers.decoder import decoder, gguf_decoder, map_layers
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, kv_heads_by_layer
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
+from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .llama import QK_NORM, TRUNK

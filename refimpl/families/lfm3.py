@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, RMSNorm, ShortConv, Stack
+from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, RMSNorm, Stack
 from ..config_readers.keys import Keys
 from ..config_readers.layers import LAYER_TYPES, layer_count, layer_masks, read_window
 from ..config_readers.rope import exact_context, nested_ropes
+from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
 from . import Task
 from .lfm2 import CONVOLUTIONS, LAYER_NAMES, THETA

@@ -15,13 +15,13 @@ from ..config import (
     GlobalTokens,
     Layer,
     Learned,
-    LongformerAttention,
     Plain,
     QuestionTokens,
     Stack,
 )
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
+from ..ops.longformer import LongformerAttention
 from ..weights.weight_map import weight_map
 from . import Task, encoders
 from .bert import TRUNK, bert_head, layer_norm

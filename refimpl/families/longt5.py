@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, EncoderDecoder, Layer, LongT5Attention, RelativeBias, RMSNorm
+from ..config import Attention, EncoderDecoder, Layer, RelativeBias, RMSNorm
 from ..config_readers.keys import Keys
+from ..ops.longt5 import LongT5Attention
 from ..weights.weight_map import weight_map
 from . import Task, t5
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ..config import LM, Decoder, Embedding, Layer, Mamba, NoMlp, RMSNorm, Stack
+from ..config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA, alone, gguf_mamba
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba import ALONE, CONTEXT, MIXER, convolved, step_rank
 from ..formats.tensor_source import TensorSource
+from ..ops.mamba import Mamba
 from . import Gguf, Task
 
 MODEL_TYPES = ("mamba",)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ..config import LM, Decoder, Embedding, Layer, Mamba2, NoMlp, RMSNorm, Stack
+from ..config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA2, alone, gguf_mamba2
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba import ALONE, CONTEXT
 from ..config_readers.mamba2 import MIXER, check_steps
 from ..formats.tensor_source import TensorSource
+from ..ops.mamba2 import Mamba2
 from . import Gguf, Task
 
 MODEL_TYPES = ("mamba2",)

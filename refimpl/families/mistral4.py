@@ -10,12 +10,13 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from ..config import Decoder, ExpertGroups, Gated, LatentAttention, MoE, QueryScale
+from ..config import Decoder, ExpertGroups, Gated, MoE, QueryScale
 from ..config_readers.decoder import map_layers, sigmoid_experts, with_experts
 from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
 from ..config_readers.rope import ORIGINAL
 from ..formats.tensor_source import TensorSource
+from ..ops.latent_attention import LatentAttention
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .deepseek_v2 import GGUF_WEIGHTS, LATENTS, latent_decoder, latent_gguf_decoder

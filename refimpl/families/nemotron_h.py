@@ -21,7 +21,6 @@ from ..config import (
     Embedding,
     ExpertGroups,
     Layer,
-    Mamba2,
     MoE,
     NoMlp,
     Plain,
@@ -36,6 +35,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size
 from ..config_readers.mamba2 import MIXER, check_steps
 from ..formats.tensor_source import TensorSource
+from ..ops.mamba2 import Mamba2
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, GatedDelta, Layer
+from ..config import Decoder, Layer
 from ..config_readers.decoder import decoder, map_attention, map_layers
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
+from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
 from . import Task
 from .olmo2 import WEIGHTS as OLMO2

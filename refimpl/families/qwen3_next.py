@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..config import Attention, Decoder, FullAttention, GatedDelta, HeadNorm, Layer, MoE, RMSNorm
+from ..config import Attention, Decoder, FullAttention, HeadNorm, Layer, MoE, RMSNorm
 from ..config_readers.decoder import decoder, gguf_decoder, map_layers, with_mtp
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
@@ -17,6 +17,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.rope import rope
 from ..formats.tensor_source import TensorSource
+from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task
 from .llama import QK_NORM

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import Config, from_json
+from ..components import from_json
+from ..config import Config
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Task

@@ -10,21 +10,11 @@ a text of 4,096 is as long as its square of scores should be.
 
 from __future__ import annotations
 
-from ..config import (
-    Dense,
-    Embedding,
-    Encoder,
-    Layer,
-    MaskedLM,
-    Plain,
-    Pooling,
-    ReadingHead,
-    Stack,
-    XLNetAttention,
-)
+from ..config import Dense, Embedding, Encoder, Layer, MaskedLM, Plain, Pooling, ReadingHead, Stack
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
+from ..ops.xlnet import XLNetAttention
 from ..weights.weight_map import weight_map
 from . import Task
 from .bert import layer_norm

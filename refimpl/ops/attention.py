@@ -43,8 +43,8 @@ class AttentionWeights(TypedDict):
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D G*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
     wv: NotRequired[Float[Array, "D G*K"] | Blocks]
+    wo: Float[Array, "H*K D"] | Blocks
     bq: NotRequired[Float[Array, " H*K"]]
     bk: NotRequired[Float[Array, " G*K"]]
     bv: NotRequired[Float[Array, " G*K"]]

@@ -6,20 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 from ..config import (
-    LSTM,
     Alibi,
     Attention,
-    DisentangledAttention,
     Gated,
-    GatedDelta,
-    LatentAttention,
     Layer,
     LayerNorm,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     Mlp,
     MoE,
     NoMlp,
@@ -29,9 +20,7 @@ from ..config import (
     RelativeBias,
     RMSNorm,
     Rope,
-    ShortConv,
     TokenMixer,
-    XLNetAttention,
 )
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
@@ -40,22 +29,11 @@ from .attention import AttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
-from .disentangled import DisentangledWeights, DistanceTable, disentangled_attention
+from .disentangled import DistanceTable
 from .dispatch import op
-from .gated_delta import GatedDeltaWeights, gated_delta
-from .latent_attention import (
-    LatentAttentionWeights,
-    LatentCache,
-    latent_attention,
-    latent_self_attention,
-)
 from .laurel import LaurelWeights, laurel
-from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
-from .longformer import LongformerWeights, longformer_attention
-from .longt5 import DistanceBiases, LongT5Weights, longt5_attention
-from .lstm import LstmLayerWeights, LstmState, lstm_layer
-from .mamba import ChannelState, MambaWeights, mamba
-from .mamba2 import HybridCache, Mamba2Weights, mamba2
+from .longt5 import DistanceBiases
+from .mamba2 import HybridCache
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
@@ -63,27 +41,15 @@ from .norm import layer_norm, rms_norm
 from .per_layer import PerLayerWeights, per_layer_update
 from .position import Rotary
 from .self_attention import self_attention
-from .shared_attention import SharedAttentionWeights, SharedKV, shared_attention
-from .short_conv import ConvState, MatrixState, ShortConvWeights, short_conv
-from .xlnet import XLNetWeights, xlnet_attention
+from .shared_attention import SharedAttentionWeights, shared_attention
 
 if TYPE_CHECKING:
     from typing import Any as Array
 
     from jaxtyping import Float
 
-# What a layer keeps of earlier tokens.
-MixerCache = (
-    KVCache
-    | LinearState
-    | LstmState
-    | ConvState
-    | MatrixState
-    | ChannelState
-    | LatentCache
-    | HybridCache
-    | SharedKV
-)
+MixerCache = Any  # what a layer keeps of earlier tokens: the value of its mixer's `CacheKind`
+MixerWeights = Mapping[str, Any]  # the leaves of its mixer, which `TokenMixer.weights` names
 
 __all__ = [
     "BlockWeights", "LayerInputs", "NormWeights", "Positions", "block", "encoder_block", "normalize",
@@ -112,23 +78,6 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
     """The leaves of cross-attention."""
 
 
-MixerWeights = (
-    CachedAttentionWeights
-    | SharedAttentionWeights
-    | LinearAttentionWeights
-    | LstmLayerWeights
-    | ShortConvWeights
-    | GatedDeltaWeights
-    | MambaWeights
-    | Mamba2Weights
-    | LatentAttentionWeights
-    | DisentangledWeights
-    | LongformerWeights
-    | LongT5Weights
-    | XLNetWeights
-)
-
-
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution,
     the state space beside its attention, the maps by which it reads its own vectors of tokens, its learned
@@ -148,7 +97,7 @@ class BlockWeights(TypedDict):
     mlp_after: NotRequired[NormWeights]
     conv: NotRequired[NeighbourConvWeights]
     conv_after: NotRequired[NormWeights]
-    beside: NotRequired[Mamba2Weights]
+    beside: NotRequired[MixerWeights]
     scalar: NotRequired[Float[Array, " 1"]]
     per_layer: NotRequired[PerLayerWeights]
     per_layer_post: NotRequired[NormWeights]
@@ -288,43 +237,26 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
 
 
 def _mix(
-    x: Array, cache: MixerCache, past: Array, positions: Positions, weights: BlockWeights, mixer: TokenMixer
-) -> tuple[Array, MixerCache]:
-    """The sublayer that moves information from token to token, and its new cache."""
-    match mixer:
-        case LinearAttention():
-            assert isinstance(cache, LinearState)
-            leaves = cast(LinearAttentionWeights, weights["attn"])
-            return linear_attention(x, cache, past, leaves, settings=mixer)
-        case LSTM():
-            assert isinstance(cache, LstmState)
-            return lstm_layer(x, cache, past, cast(LstmLayerWeights, weights["attn"]))
-        case ShortConv():
-            assert isinstance(cache, ConvState)
-            return short_conv(x, cache, past, cast(ShortConvWeights, weights["attn"]))
-        case GatedDelta():
-            assert isinstance(cache, MatrixState)
-            return gated_delta(x, cache, past, cast(GatedDeltaWeights, weights["attn"]), settings=mixer)
-        case Mamba():
-            assert isinstance(cache, ChannelState)
-            return mamba(x, cache, past, cast(MambaWeights, weights["attn"]), settings=mixer)
-        case Mamba2():
-            assert isinstance(cache, MatrixState)
-            return mamba2(x, cache, past, cast(Mamba2Weights, weights["attn"]), settings=mixer)
-        case DisentangledAttention() | LongformerAttention() | LongT5Attention() | XLNetAttention():
-            raise AssertionError("a Config's check keeps this attention for encoders")
-        case LatentAttention():
-            raise AssertionError("`block` calls latent attention itself, which gives back a choice too")
-        case Attention():
-            assert isinstance(cache, KVCache)
-            if mixer.kv_layer is not None:
-                queries = cast(SharedAttentionWeights, weights["attn"])
-                rotary = positions.angles(mixer.position)
-                return shared_attention(x, cache, past, queries, rotary, settings=mixer), cache
-            leaves = cast(CachedAttentionWeights, weights["attn"])
-            rotary, bias = rotary_and_bias(mixer, positions, leaves)
-            cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
-            return attention(x, cache, past, leaves, rotary, bias, settings=mixer)
+    x: Array,
+    cache: MixerCache,
+    past: Array,
+    positions: Positions,
+    weights: MixerWeights,
+    mixer: TokenMixer,
+    chosen: Array | None,
+) -> tuple[Array, MixerCache, Array | None]:
+    """The sublayer that moves information from token to token, its new cache, and what an indexer chose."""
+    if not isinstance(mixer, Attention):
+        return mixer.mix(x, cache, past, weights, positions, chosen)
+    assert isinstance(cache, KVCache)
+    if mixer.kv_layer is not None:
+        queries = cast(SharedAttentionWeights, weights)
+        rotary = positions.angles(mixer.position)
+        return shared_attention(x, cache, past, queries, rotary, settings=mixer), cache, chosen
+    leaves = cast(CachedAttentionWeights, weights)
+    rotary, bias = rotary_and_bias(mixer, positions, leaves)
+    cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
+    return *attention(x, cache, past, leaves, rotary, bias, settings=mixer), chosen
 
 
 def _mix_both(
@@ -332,15 +264,15 @@ def _mix_both(
 ) -> tuple[Array, HybridCache]:
     """The sum of attention and of the state space beside it, each between its multipliers, and both caches.
 
-    y = attention_out · attention(attention_in · x) + scale_out · mamba2(scale_in · x)
+    y = attention_out · attention(attention_in · x) + scale_out · state_space(scale_in · x)
     """
     both = layer.beside
     assert both is not None
     assert "beside" in weights
-    z, states = mamba2(_times(x, both.scale_in), cache.states, past, weights["beside"], settings=both.mixer)
+    inner = _times(x, both.scale_in)
+    z, states, _ = _mix(inner, cache.states, past, positions, weights["beside"], both.mixer, None)
     read = _times(x, both.attention_in)
-    y, kv = _mix(read, cache.attention, past, positions, weights, layer.attention)
-    assert isinstance(kv, KVCache)
+    y, kv, _ = _mix(read, cache.attention, past, positions, weights["attn"], layer.attention, None)
     return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
 
 
@@ -412,13 +344,8 @@ def block(
     read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)
     if isinstance(cache, HybridCache):
         y, cache = _mix_both(read, cache, past, positions, weights, config)
-    elif isinstance(mixer, LatentAttention):
-        assert isinstance(cache, LatentCache)
-        leaves, rotary = cast(LatentAttentionWeights, weights["attn"]), positions.angles(mixer.position)
-        y, cache, seen = latent_attention(read, cache, past, leaves, rotary, chosen, settings=mixer)
-        chosen = chosen if mixer.indexer is None else seen
     else:
-        y, cache = _mix(read, cache, past, positions, weights, mixer)
+        y, cache, chosen = _mix(read, cache, past, positions, weights["attn"], mixer, chosen)
     h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)
     if config.laurel is not None:
         assert "laurel" in weights
@@ -470,22 +397,7 @@ def _mix_whole(
 ) -> Array:
     """The sublayer that moves information from token to token of whole texts."""
     attn: Any = weights["attn"]
-    match mixer:
-        case DisentangledAttention():
-            assert positions.distances is not None
-            return disentangled_attention(x, lengths, attn, positions.distances, settings=mixer)
-        case LongformerAttention():
-            return longformer_attention(x, lengths, attn, positions.question, settings=mixer)
-        case LongT5Attention():
-            assert positions.distance_biases is not None
-            return longt5_attention(x, lengths, attn, positions.distance_biases, settings=mixer)
-        case XLNetAttention():
-            return xlnet_attention(x, lengths, attn, positions.token_types, settings=mixer)
-        case LatentAttention():
-            rotary = positions.angles(mixer.position)
-            return latent_self_attention(x, lengths, attn, rotary, settings=mixer, causal=causal)
-        case Attention():
-            rotary, bias = rotary_and_bias(mixer, positions, attn)
-            return self_attention(x, lengths, attn, rotary, bias, settings=mixer, causal=causal)
-        case _:
-            raise AssertionError("a Config's check keeps this mixer for decoders")
+    if not isinstance(mixer, Attention):
+        return mixer.mix_whole(x, lengths, attn, positions, causal)
+    rotary, bias = rotary_and_bias(mixer, positions, attn)
+    return self_attention(x, lengths, attn, rotary, bias, settings=mixer, causal=causal)

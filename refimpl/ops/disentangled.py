@@ -23,11 +23,14 @@ and Qʳ depend on no text.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from ..config import DisentangledAttention
+from ..config import LIMITS, Distances, Norm, SmoothingSite, TokenMixer
+from ..config.bounds import need, within
+from ..config.record import bounded
 from .arrays import indices, join_last, repeated
 from .attention import attend, heads
 from .dispatch import op
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from ..axes import Index
 
 __all__ = [
+    "DisentangledAttention",
     "DisentangledWeights",
     "DistanceTable",
     "disentangled_attention",
@@ -66,8 +70,8 @@ class DisentangledWeights(TypedDict):
     bv: NotRequired[Float[Array, " H*K"]]
     bo: NotRequired[Float[Array, " D"]]
     wk_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
-    wq_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
     bk_pos: NotRequired[Float[Array, " H*K"]]
+    wq_pos: NotRequired[Float[Array, "D H*K"] | Blocks]
     bq_pos: NotRequired[Float[Array, " H*K"]]
 
 
@@ -76,6 +80,105 @@ class DistanceTable(NamedTuple):
 
     rows: Index[Array, "T T", "< W"]
     vectors: Float[Array, "W D"]
+
+
+class DisentangledAttention(TokenMixer):
+    """Attention whose scores have terms of content and position apart (`ops.disentangled`).
+
+    Beside a query and a key there may be the products of a query and a distance (`content_to_position`) and
+    of a key and a distance (`position_to_content`). Distances are mapped by matrices of their own, or those
+    of queries and keys with `shared`. `bias` is that of all maps, but for distances as keys only with
+    `position_bias`. `scale` None means 1/sqrt(head_size · number of terms).
+    """
+
+    heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    distances: Distances
+    content_to_position: bool = True
+    position_to_content: bool = True
+    shared: bool = False
+    bias: bool = True
+    position_bias: bool = True
+    scale: float | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by: each term adds to their variance."""
+        terms = 1 + self.content_to_position + self.position_to_content
+        return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
+
+    weights = DisentangledWeights
+    title, place, has_map = "disentangled attention", "text", True
+    choices: ClassVar = {"scale": (None, 0.7), "shared": (False, False, True)}
+
+    def check(self, at: str) -> None:
+        super().check(at)
+        span, until = self.distances.span, self.distances.log_until
+        within(at + "span of the distances", span, LIMITS["context"])
+        if until is not None:
+            need(span % 2 == 0, f"{at}span of distances that share vectors must be even, got {span}")
+            within(at + "log_until of the distances", until, LIMITS["context"], span // 2 + 2)
+        some = self.content_to_position or self.position_to_content
+        need(some, f"{at}disentangled attention must have a term with positions, else it is attention")
+
+    @classmethod
+    def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
+        tables = {mixer.distances for mixer in mixers}
+        need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "K": self.head_size}
+
+    def leaves(self) -> Sequence[str]:
+        to_position = self.content_to_position and not self.shared
+        to_content = self.position_to_content and not self.shared
+        there = {
+            **dict.fromkeys(("bq", "bk", "bv", "bo"), self.bias),
+            "wk_pos": to_position, "bk_pos": to_position and self.bias and self.position_bias,
+            "wq_pos": to_content, "bq_pos": to_content and self.bias,
+        }  # fmt: skip
+        return [leaf for leaf, has in there.items() if has]
+
+    def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
+        return disentangled_attention(x, lengths, weights, positions.distances, settings=self)
+
+    def readers(self) -> tuple[str, ...]:
+        return "wq", "wk", "wv"
+
+    @property
+    def reads_more(self) -> bool:
+        return self.shared
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        return [SmoothingSite(("wv", "bv") if self.bias else ("wv",), ("wo",), 1, self.head_size)]
+
+    def describe(self) -> str:
+        return f"disentangled attention, {self.heads} heads of {self.head_size}"
+
+    def describe_positions(self) -> str | None:
+        return f"vectors of {2 * self.distances.span} distances"
+
+    def numbers(self) -> Iterator[float]:
+        yield self.factor
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
+        """Terms are those whose maps are there; with shared maps, both."""
+        shared = chosen["shared"]
+        return cls(
+            heads=size["H"],
+            head_size=size["K"],
+            distances=Distances(size["W"]),
+            content_to_position=shared or chosen["wk_pos"] is not None,
+            position_to_content=shared or chosen["wq_pos"] is not None,
+            shared=shared,
+            bias=chosen["bq"] is not None,
+            position_bias=chosen["bk_pos"] is not None,
+            scale=chosen["scale"],
+        )
 
 
 @op

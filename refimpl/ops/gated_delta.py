@@ -45,18 +45,21 @@ attention in every fourth layer has no positions for that reason.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import GatedDelta
+from ..config import Norm, TokenMixer
+from ..config.bounds import need
+from ..config.record import bounded
 from .activation import sigmoid, silu
 from .delta import gated_delta_rule
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
-from .short_conv import MatrixState, begun, causal_conv, last_inputs
+from .short_conv import MatrixState, MatrixStates, begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
     from typing import Any as Array
@@ -65,7 +68,11 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["GatedDeltaWeights", "gated_delta"]
+__all__ = [
+    "GatedDelta",
+    "GatedDeltaWeights",
+    "gated_delta",
+]
 
 UNIT_EPS = 1e-6
 
@@ -81,14 +88,96 @@ class GatedDeltaWeights(TypedDict):
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
     conv: Float[Array, "A+1 2*G*K+H*V"]
     wz_a: NotRequired[Float[Array, "D F"] | Blocks]
+    wa_a: NotRequired[Float[Array, "D F"]]
     wz: Float[Array, "F H*V"] | Blocks | Float[Array, "D H*V"]
     wb: Float[Array, "D H"]
-    wa_a: NotRequired[Float[Array, "D F"]]
     wa: Float[Array, "F H*K"] | Float[Array, "D H"]
     a_log: Float[Array, " H"]
     dt_bias: Float[Array, " H*K"] | Float[Array, " H"]
     norm: Float[Array, " V"]
     wo: Float[Array, "H*V D"] | Blocks
+
+
+class GatedDelta(TokenMixer):
+    """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
+
+    `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
+    convolution. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a token may write up
+    to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number of a key decays by
+    itself, and decay and the output's gate, which is a sigmoid, are each made through `rank` numbers.
+    """
+
+    heads: int = bounded("heads")
+    key_heads: int = bounded("heads")
+    key_size: int = bounded("width")
+    value_size: int = bounded("width")
+    length: int = bounded("kernel", "length of the convolution", least=2, default=4)
+    eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+    allow_neg_eigval: bool = False
+    rank: int | None = bounded("width", "rank of decay and gate", default=None)
+
+    @property
+    def channels(self) -> int:
+        """How many numbers of a token the convolution takes: queries, keys and values."""
+        return 2 * self.key_heads * self.key_size + self.heads * self.value_size
+
+    weights = GatedDeltaWeights
+    title, place, keeps, in_parts = "a gated delta network", "decoder", "state", True
+    choices: ClassVar = {"eps": (1e-6, 0.1), "allow_neg_eigval": (False, True)}
+
+    def check(self, at: str) -> None:
+        super().check(at)
+        divisible = self.heads % self.key_heads == 0
+        need(divisible, f"{at}heads must be a multiple of key_heads, got {self.heads} and {self.key_heads}")
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        heads = {"H": self.heads, "G": self.key_heads, "K": self.key_size, "V": self.value_size}
+        return {"A": self.length - 1, "F": self.rank or 0, **heads}
+
+    def leaves(self) -> Sequence[str]:
+        return () if self.rank is None else ("wz_a", "wa_a")
+
+    def form(self, leaf: str) -> int:
+        return int(self.rank is None and leaf in ("wz", "wa", "dt_bias"))
+
+    def kept(self) -> MatrixStates:
+        return MatrixStates(self.length - 1, self.channels, self.heads, self.key_size, self.value_size)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, MatrixState, Array | None]:
+        return *gated_delta(x, cache, past, weights, settings=self), chosen
+
+    def readers(self) -> tuple[str, ...]:
+        through = "" if self.rank is None else "_a"
+        return "wi", f"wz{through}", "wb", f"wa{through}"
+
+    def describe(self) -> str:
+        states = f"{self.heads} states of {self.key_size} x {self.value_size}"
+        kind = "gated delta network" if self.rank is None else f"Kimi delta attention of rank {self.rank}"
+        return f"{kind}, {states}, convolution over {self.length} tokens"
+
+    def numbers(self) -> Iterator[float]:
+        yield from (self.key_size**-0.5, UNIT_EPS)
+
+    def epsilons(self) -> dict[str, float]:
+        return {"norm": self.eps}
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> GatedDelta:
+        return cls(
+            heads=size["H"],
+            key_heads=size["G"],
+            key_size=size["K"],
+            value_size=size["V"],
+            length=size["A"] + 1,
+            eps=chosen["eps"],
+            allow_neg_eigval=chosen["allow_neg_eigval"],
+            rank=None if chosen["wz_a"] is None else size["F"],
+        )
 
 
 @op

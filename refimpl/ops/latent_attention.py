@@ -29,14 +29,28 @@ a token, and r is still one key for all heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ..config import Attention, Indexer, LatentAttention, SharedIndexer
+from ..config import (
+    LIMITS,
+    Attention,
+    Indexer,
+    Norm,
+    QueryScale,
+    Rope,
+    SharedIndexer,
+    SmoothingSite,
+    TokenMixer,
+)
+from ..config.bounds import check_bounds, need, within
+from ..config.record import bounded
 from .attention import attend, heads
 from .cache import append, places, select
+from .cache_kind import CacheArray, CacheKind
 from .dispatch import op
 from .indexer import best_keys, index_scores
 from .linear import linear
@@ -53,9 +67,15 @@ if TYPE_CHECKING:
     from ..axes import Index
 
 __all__ = [
-    "LatentAttentionWeights", "LatentCache", "absorbed_attend", "expanded_attend", "latent_attention",
+    "LatentAttention",
+    "LatentAttentionWeights",
+    "LatentCache",
+    "Latents",
+    "absorbed_attend",
+    "expanded_attend",
+    "latent_attention",
     "latent_self_attention",
-]  # fmt: skip
+]
 
 
 class LatentAttentionWeights(TypedDict):
@@ -66,22 +86,25 @@ class LatentAttentionWeights(TypedDict):
     makes its queries of that latent, and one key and the weights of its heads of x.
     """
 
+    wq_a: NotRequired[Float[Array, "D F"] | Blocks]
+    q_norm: NotRequired[Float[Array, " F"]]
+    bq_a: NotRequired[Float[Array, " F"]]
     wq: Float[Array, "F H*K"] | Blocks | Float[Array, "D H*K"]
     wkv_a: Float[Array, "D C+2*J"] | Blocks
     kv_norm: Float[Array, " C"]
     wk_b: Float[Array, "C H*U"]
     wv_b: Float[Array, "C H*V"]
     wo: Float[Array, "H*V D"] | Blocks
-    wq_a: NotRequired[Float[Array, "D F"] | Blocks]
-    q_norm: NotRequired[Float[Array, " F"]]
-    bq_a: NotRequired[Float[Array, " F"]]
-    bkv_a: NotRequired[Float[Array, " C+2*J"]]
-    bo: NotRequired[Float[Array, " D"]]
     wq_index: NotRequired[Float[Array, "F X*W+2*X*J"]]
     wk_index: NotRequired[Float[Array, "D W+2*J"]]
     w_index: NotRequired[Float[Array, "D X"]]
     index_norm: NotRequired[Float[Array, " W+2*J"]]
     index_bias: NotRequired[Float[Array, " W+2*J"]]
+    bkv_a: NotRequired[Float[Array, " C+2*J"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+INDEXER_LEAVES = ("wq_index", "wk_index", "w_index", "index_norm", "index_bias")
 
 
 class LatentCache(NamedTuple):
@@ -110,6 +133,204 @@ class LatentCache(NamedTuple):
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """Any row can be truncated to nothing."""
         return np.zeros_like(written)
+
+
+@dataclass(frozen=True)
+class Latents(CacheKind):
+    """One vector of `size` numbers a token, which all heads read, and one of `index` for an indexer."""
+
+    holds = LatentCache
+
+    size: int
+    index: int | None = None
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        latent = CacheArray("latent", ("batch", 1, self.tokens_axis, self.size))
+        if self.index is None:
+            return (latent,)
+        return latent, CacheArray("index", ("batch", 1, self.tokens_axis, self.index))
+
+
+class LatentAttention(TokenMixer):
+    """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
+
+    A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
+    which all heads share; its value has `value_size`. Without a `position` those that are shared are
+    `shared_size`, and nothing is rotated (Kimi Linear). Queries come from a latent of their own of
+    `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
+    `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
+    `query_scale` multiplies queries by a factor of their position (Mistral Small 4).
+    """
+
+    heads: int = bounded("heads")
+    rank: int = bounded("width", "rank of the latent")
+    key_size: int = bounded("width")
+    value_size: int = bounded("width")
+    position: Rope | None
+    query_rank: int | None = bounded("width", "rank of the queries' latent", default=None)
+    bias: bool = False
+    norm_eps: float = 1e-6
+    scale: float | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+    indexer: Indexer | SharedIndexer | None = None
+    query_scale: QueryScale | None = None
+    shared_size: int | None = None
+
+    @property
+    def key_dims(self) -> int:
+        """The numbers of the key that all heads share."""
+        return (self.shared_size or 0) if self.position is None else self.position.dims
+
+    @property
+    def head_size(self) -> int:
+        """The numbers of a query, and of a key with its shared part."""
+        return self.key_size + self.key_dims
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether rotary positions turn neighbours (2j, 2j + 1), not (j, j + J)."""
+        return self.position is not None and self.position.interleaved
+
+    weights = LatentAttentionWeights
+    keeps = "tokens"
+    choices: ClassVar = {
+        "scale": (None, 0.7),
+        "interleaved": (False, True),
+        "norm_eps": (1e-6, 0.1),
+        "topk": (1, 3),
+        "query_scale": (None, QueryScale(0.5, 2)),
+    }
+
+    def check(self, at: str) -> None:
+        super().check(at)
+        if self.query_scale is not None:
+            check_bounds(at, self.query_scale)
+        if self.position is None:
+            within(at + "shared_size", self.shared_size or 0, LIMITS["width"])
+            need(self.indexer is None, f"{at}an indexer has positions, got attention without")
+        else:
+            self.position.check(at, LIMITS["width"])
+            need(self.shared_size is None, f"{at}shared_size is for attention without positions, got both")
+        if isinstance(self.indexer, Indexer):
+            need(self.query_rank is not None, f"{at}an indexer reads the latent of queries, got none")
+            check_bounds(at, self.indexer)
+            size, name = self.indexer.size, "size of the indexer's heads"
+            within(at + name, size, LIMITS["width"], self.key_dims)
+
+    def check_before(self, at: str, before: Sequence[TokenMixer]) -> None:
+        if not isinstance(self.indexer, SharedIndexer):
+            return
+        indexers = [mixer.indexer for mixer in before if isinstance(mixer, LatentAttention)]
+        shared = next((one for one in reversed(indexers) if one is not None), None)
+        need(shared is not None, f"{at}a shared indexer needs a layer before it with an indexer of its own")
+        assert shared is not None
+        same, got = shared.topk == self.indexer.topk, self.indexer.topk
+        need(same, f"{at}a shared indexer must have the topk {shared.topk} of it, got {got!r:.40}")
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        sizes: dict[str, float] = {"H": self.heads, "C": self.rank, "V": self.value_size, "U": self.key_size}
+        sizes |= {"K": self.head_size, "J": self.key_dims / 2, "F": self.query_rank or 0}
+        if isinstance(self.indexer, Indexer):
+            sizes |= {"X": self.indexer.heads, "W": self.indexer.size - self.key_dims}
+        return sizes
+
+    def leaves(self) -> Sequence[str]:
+        there = {
+            **dict.fromkeys(("wq_a", "q_norm"), self.query_rank is not None),
+            "bq_a": self.query_rank is not None and self.bias,
+            **dict.fromkeys(("bkv_a", "bo"), self.bias),
+            **dict.fromkeys(INDEXER_LEAVES, isinstance(self.indexer, Indexer)),
+        }
+        return [leaf for leaf, has in there.items() if has]
+
+    def form(self, leaf: str) -> int:
+        return int(self.query_rank is None and leaf == "wq")
+
+    def kept(self) -> Latents:
+        index = self.indexer.size if isinstance(self.indexer, Indexer) else None
+        return Latents(self.rank + self.key_dims, index)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, LatentCache, Array | None]:
+        rotary = positions.angles(self.position)
+        y, cache, seen = latent_attention(x, cache, past, weights, rotary, chosen, settings=self)
+        return y, cache, chosen if self.indexer is None else seen
+
+    def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
+        rotary = positions.angles(self.position)
+        return latent_self_attention(x, lengths, weights, rotary, settings=self, causal=causal)
+
+    def readers(self) -> tuple[str, ...]:
+        index = ("wk_index", "w_index") if isinstance(self.indexer, Indexer) else ()
+        return "wq" if self.query_rank is None else "wq_a", "wkv_a", *index
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        read = ("wq", *(("wq_index",) if isinstance(self.indexer, Indexer) else ()))
+        queries = [] if self.query_rank is None else [SmoothingSite(("q_norm",), read)]
+        return [*queries, SmoothingSite(("wv_b",), ("wo",))]
+
+    def group_query_limit(self) -> str | None:
+        return "latent attention keeps one vector a token, which is the key and the value of all heads"
+
+    def float16_limit(self) -> str | None:
+        if self.indexer is None:
+            return None
+        return "an indexer's scores are too near to each other for float16, which would choose other tokens"
+
+    def describe(self) -> str:
+        best = f", the {i.topk} best tokens of an indexer" if isinstance(i := self.indexer, Indexer) else ""
+        return f"{self.heads} heads of {self.head_size} over latents of {self.rank}{best}"
+
+    def describe_positions(self) -> str | None:
+        return None if self.position is None else self.position.describe()
+
+    def borrows(self) -> str | None:
+        return "the indexer of an earlier one" if isinstance(self.indexer, SharedIndexer) else None
+
+    def numbers(self) -> Iterator[float]:
+        yield self.head_size**-0.5 if self.scale is None else self.scale
+
+    def epsilons(self) -> dict[str, float]:
+        index = {"index_norm": self.indexer.eps} if isinstance(self.indexer, Indexer) else {}
+        return {"q_norm": self.norm_eps, "kv_norm": self.norm_eps, **index}
+
+    def plain_numbers(self) -> int:
+        return self.heads * (self.head_size + self.value_size)
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
+        """With positions where there are angles."""
+        position = None
+        if chosen["rotary"] is not None:
+            position = Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"])
+        return cls(
+            heads=size["H"],
+            rank=size["C"],
+            key_size=size["U"],
+            value_size=size["V"],
+            position=position,
+            shared_size=2 * size["J"] if position is None else None,
+            query_rank=None if chosen["wq_a"] is None else size["F"],
+            norm_eps=chosen["norm_eps"],
+            scale=chosen["scale"],
+            indexer=_drawn_indexer(chosen, size),
+            query_scale=chosen["query_scale"],
+        )
+
+
+def _drawn_indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | SharedIndexer | None:
+    """An indexer, where its maps are there, and the latent of queries that it reads; another layer's, where
+    what it chose is there."""
+    if chosen.get("chosen") is not None:
+        return SharedIndexer(chosen["topk"])
+    if chosen["wq_index"] is None or chosen["wq_a"] is None:
+        return None
+    width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
+    return Indexer(size["X"], width, chosen["topk"], interleaved, eps=0.01)
 
 
 @op

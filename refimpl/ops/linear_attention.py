@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import LinearAttention
+from ..config import Attention, FeatureMap, Norm, SmoothingSite, TokenMixer
+from ..config.record import bounded
+from ..config.token_mixers import check_groups
 from .attention import heads
+from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -18,11 +23,12 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from ..axes import Index
-    from ..config import Attention
 
 __all__ = [
+    "LinearAttention",
     "LinearAttentionWeights",
     "LinearState",
+    "LinearSums",
     "elu_features",
     "linear_attend",
     "linear_chunked",
@@ -72,6 +78,78 @@ class LinearState(NamedTuple):
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """No row can be truncated, but to nothing."""
         return written
+
+
+@dataclass(frozen=True)
+class LinearSums(RecurrentState):
+    """The sums over keys and values that linear attention keeps."""
+
+    holds = LinearState
+
+    kv_heads: int
+    head_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """A step takes the square of its tokens."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        axes = ("batch", self.kv_heads, self.head_size)
+        return CacheArray("state", (*axes, self.head_size)), CacheArray("norm", axes)
+
+
+class LinearAttention(TokenMixer):
+    """Linear attention, φ(q)·φ(k) in the place of exp(q·k); `features` says what φ is.
+
+    What it keeps of earlier tokens doesn't grow with their number. It has no positions of its own.
+    """
+
+    heads: int = bounded("heads")
+    kv_heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    features: FeatureMap = "elu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = LinearAttentionWeights
+    title, place, keeps = "linear attention", "decoder", "state"
+
+    def check(self, at: str) -> None:
+        super().check(at)
+        check_groups(at, self.heads, self.kv_heads)
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "G": self.kv_heads, "K": self.head_size}
+
+    def leaves(self) -> Sequence[str]:
+        return *(("bq", "bk", "bv") if self.qkv_bias else ()), *(("bo",) if self.out_bias else ())
+
+    def kept(self) -> LinearSums:
+        return LinearSums(self.kv_heads, self.head_size)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, LinearState, Array | None]:
+        return *linear_attention(x, cache, past, weights, settings=self), chosen
+
+    def readers(self) -> tuple[str, ...]:
+        return "wq", "wk", "wv"
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        producers = ("wv", "bv") if self.qkv_bias else ("wv",)
+        return [SmoothingSite(producers, ("wo",), self.heads // self.kv_heads, self.head_size)]
+
+    def describe(self) -> str:
+        heads = f"{self.heads} heads of {self.head_size} in {self.kv_heads} groups"
+        return f"linear attention ({self.features}), {heads}"
+
+    def numbers(self) -> Iterator[float]:
+        yield self.head_size**-0.5
 
 
 @op

@@ -20,10 +20,12 @@ T · (2 · reach + 1 + 2 · G) scores, not T · T.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self, TypedDict
 
-from ..config import FirstToken, LongformerAttention
+from ..config import FirstToken, GlobalTokens, Norm, QuestionTokens, SmoothingSite, TokenMixer
+from ..config.bounds import need, within
+from ..config.record import bounded
 from .arrays import indices, join_last, repeated, smallest, where
 from .attention import attend, heads
 from .banded import banded_attend
@@ -40,7 +42,12 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["LongformerWeights", "longformer_attention", "question_end"]
+__all__ = [
+    "LongformerAttention",
+    "LongformerWeights",
+    "longformer_attention",
+    "question_end",
+]
 
 
 class LongformerWeights(TypedDict):
@@ -49,17 +56,78 @@ class LongformerWeights(TypedDict):
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks
     wv: Float[Array, "D H*K"] | Blocks
-    wo: Float[Array, "H*K D"] | Blocks
-    bq: Float[Array, " H*K"]
-    bk: Float[Array, " H*K"]
-    bv: Float[Array, " H*K"]
-    bo: Float[Array, " D"]
     wq_global: NotRequired[Float[Array, "D H*K"] | Blocks]
     wk_global: NotRequired[Float[Array, "D H*K"] | Blocks]
     wv_global: NotRequired[Float[Array, "D H*K"] | Blocks]
+    bq: Float[Array, " H*K"]
+    bk: Float[Array, " H*K"]
+    bv: Float[Array, " H*K"]
     bq_global: NotRequired[Float[Array, " H*K"]]
     bk_global: NotRequired[Float[Array, " H*K"]]
     bv_global: NotRequired[Float[Array, " H*K"]]
+    wo: Float[Array, "H*K D"] | Blocks
+    bo: Float[Array, " D"]
+
+
+class LongformerAttention(TokenMixer):
+    """Attention within a window, and of global tokens with all (`ops.longformer`).
+
+    A token sees the `reach` tokens on each side of it. Global tokens see all and are seen by all, with maps
+    of their own to queries, keys and values. All maps have a bias.
+    """
+
+    heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    reach: int = bounded("context", "reach of the window")
+    global_tokens: GlobalTokens | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = LongformerWeights
+    title, place = "Longformer's attention", "encoder"
+    choices: ClassVar = {"reach": (1, 2)}
+
+    @classmethod
+    def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
+        seen = {mixer.global_tokens for mixer in mixers}
+        need(len(seen) <= 1, f"{name}: layers have the same global tokens, got {len(seen)} kinds")
+        for one in seen:
+            if isinstance(one, QuestionTokens):
+                within(f"{name}: separator of the question", one.separator, vocabulary - 1, 0)
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "K": self.head_size}
+
+    def leaves(self) -> Sequence[str]:
+        return () if self.global_tokens is None else [f"{part}{n}_global" for part in "wb" for n in "qkv"]
+
+    def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
+        return longformer_attention(x, lengths, weights, positions.question, settings=self)
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        return ("",) if self.global_tokens is None else ("", "_global")
+
+    def readers(self) -> tuple[str, ...]:
+        return tuple(f"w{n}{end}" for end in self._ends for n in "qkv")
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        producers = tuple(f"{leaf}v{end}" for end in self._ends for leaf in "wb")
+        return [SmoothingSite(producers, ("wo",), 1, self.head_size)]
+
+    def describe(self) -> str:
+        around = f"within {self.reach} tokens on each side"
+        return f"Longformer's attention, {self.heads} heads of {self.head_size}, {around}"
+
+    def numbers(self) -> Iterator[float]:
+        yield self.head_size**-0.5
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongformerAttention:
+        """Global tokens where their maps are there: the question's where its end is given, else the first."""
+        seen = FirstToken() if chosen["question"] is None else QuestionTokens(0)
+        return cls(size["H"], size["K"], chosen["reach"], None if chosen["wq_global"] is None else seen)
 
 
 @op

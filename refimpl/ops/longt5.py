@@ -26,11 +26,14 @@ a tenth at 8,192 tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from ..config import LongT5Attention
+from ..config import Norm, RelativeBias, SmoothingSite, TokenMixer
+from ..config.bounds import need
+from ..config.record import bounded
 from .attention import attend, heads
 from .dispatch import op
 from .linear import linear
@@ -45,7 +48,12 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["DistanceBiases", "LongT5Weights", "longt5_attention"]
+__all__ = [
+    "DistanceBiases",
+    "LongT5Attention",
+    "LongT5Weights",
+    "longt5_attention",
+]
 
 
 class LongT5Weights(TypedDict):
@@ -67,6 +75,85 @@ class DistanceBiases(NamedTuple):
 
     near: Float[Array, "H 2*A+1"]
     far: Float[Array, "H 2*C+1"] | None = None
+
+
+class LongT5Attention(TokenMixer):
+    """T5's attention within a window, and of summaries of the text's blocks (`ops.longt5`).
+
+    A token sees the `radius` tokens on each side of it, and with `global_block_size` the sum of each block of
+    that many tokens, normalized with a weight (`norm_eps`). `position` are the biases of both; one table of
+    each is shared by all layers, which have one radius and block size. Maps have no bias and scores no scale.
+    """
+
+    heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    radius: int = bounded("context", "radius of the window")
+    position: RelativeBias
+    global_block_size: int | None = bounded("context", default=None)
+    norm_eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = LongT5Weights
+    title, place = "LongT5's attention", "encoder"
+    choices: ClassVar = {"global_block_size": (1, 2, 3), "norm_eps": (1e-6, 0.1)}
+
+    def check(self, at: str) -> None:
+        super().check(at)
+        need(self.position.shared, f"{at}layers of LongT5's attention share their biases")
+        self.position.check(at, self.head_size)
+
+    @classmethod
+    def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
+        sizes = {(mixer.radius, mixer.global_block_size) for mixer in mixers}
+        need(len(sizes) <= 1, f"{name}: layers have one radius and global_block_size, got {len(sizes)} kinds")
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "K": self.head_size}
+
+    def leaves(self) -> Sequence[str]:
+        return () if self.global_block_size is None else ("global_norm",)
+
+    def tables(self) -> dict[str, tuple[int, ...]]:
+        far = () if self.global_block_size is None else ("global_relative_bias",)
+        return dict.fromkeys(("relative_bias", *far), (self.position.buckets, self.heads))
+
+    def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
+        return longt5_attention(x, lengths, weights, positions.distance_biases, settings=self)
+
+    def readers(self) -> tuple[str, ...]:
+        return "wq", "wk", "wv"
+
+    @property
+    def reads_more(self) -> bool:
+        return self.global_block_size is not None
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        return [SmoothingSite(("wv",), ("wo",), 1, self.head_size)]
+
+    def describe(self) -> str:
+        around = f"within {self.radius} tokens on each side"
+        far = "" if self.global_block_size is None else f", and to sums of {self.global_block_size} tokens"
+        return f"LongT5's attention, {self.heads} heads of {self.head_size}, {around}{far}"
+
+    def describe_positions(self) -> str | None:
+        return self.position.describe()
+
+    def epsilons(self) -> dict[str, float]:
+        return {"global_norm": self.norm_eps}
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongT5Attention:
+        """Summaries where their biases are there."""
+        return cls(
+            heads=size["H"],
+            head_size=size["K"],
+            radius=size["A"],
+            position=RelativeBias(4, 3),
+            global_block_size=None if chosen["far"] is None else chosen["global_block_size"],
+            norm_eps=chosen["norm_eps"],
+        )
 
 
 @op

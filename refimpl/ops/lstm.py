@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from ..config import Attention, Norm, TokenMixer
+from ..config.record import bounded
 from .activation import sigmoid
+from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -17,11 +22,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from ..axes import Index
-    from ..config import Attention
 
 __all__ = [
+    "LSTM",
     "LstmLayerWeights",
     "LstmState",
+    "LstmStates",
     "LstmWeights",
     "bidirectional_lstm",
     "lstm",
@@ -74,6 +80,53 @@ class LstmState(NamedTuple):
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """No row can be truncated, but to nothing."""
         return written
+
+
+@dataclass(frozen=True)
+class LstmStates(RecurrentState):
+    """The output and the cell of an LSTM after the last token."""
+
+    holds = LstmState
+
+    width: int
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return CacheArray("h", ("batch", self.width)), CacheArray("c", ("batch", self.width))
+
+
+class LSTM(TokenMixer):
+    """A long short-term memory of `width` units, and a linear map back to the model's width (`ops.lstm`).
+
+    `bias` is that of the gates.
+    """
+
+    width: int = bounded("width", "width of the LSTM")
+    bias: bool = True
+    out_bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = LstmLayerWeights
+    title, place, keeps = "an LSTM", "decoder", "state"
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"F": self.width}
+
+    def leaves(self) -> Sequence[str]:
+        return *(("bias",) if self.bias else ()), *(("bo",) if self.out_bias else ())
+
+    def kept(self) -> LstmStates:
+        return LstmStates(self.width)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, LstmState, Array | None]:
+        return *lstm_layer(x, cache, past, weights), chosen
+
+    def describe(self) -> str:
+        return f"LSTM of {self.width} units"
 
 
 @op

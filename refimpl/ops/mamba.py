@@ -17,12 +17,16 @@ of any length. Jamba (AI21 2024) normalizes what Δ, b and c are made of, so tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention, Mamba
+from ..config import Attention, Norm, TokenMixer
+from ..config.record import bounded
 from .activation import silu
+from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -37,7 +41,13 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["ChannelState", "MambaWeights", "mamba"]
+__all__ = [
+    "ChannelState",
+    "ChannelStates",
+    "Mamba",
+    "MambaWeights",
+    "mamba",
+]
 
 
 class MambaWeights(TypedDict):
@@ -94,6 +104,84 @@ class ChannelState(NamedTuple):
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """No row can be truncated, but to nothing: what has faded is gone."""
         return written
+
+
+@dataclass(frozen=True)
+class ChannelStates(RecurrentState):
+    """The last inputs of a convolution, `count` tokens of `channels`, and a state of each channel: of
+    Mamba."""
+
+    holds = ChannelState
+
+    count: int
+    channels: int
+    state_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """A step has all tokens' states at once."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        state = CacheArray("state", ("batch", self.channels, self.state_size))
+        return CacheArray("conv", ("batch", self.count, self.channels)), state
+
+
+class Mamba(TokenMixer):
+    """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
+
+    Each channel sees the `length` latest tokens by a convolution, with a bias or without (`conv_bias`). Its
+    steps are made through `rank` numbers. `bias` is that of the maps in and back. `norms` says that what
+    steps, keys and queries are made of is normalized, with weights or without (Jamba, Falcon Mamba).
+    """
+
+    width: int = bounded("width", "width of the channels")
+    state_size: int = bounded("width")
+    rank: int = bounded("width", "rank of the steps")
+    length: int = bounded("kernel", "length of the convolution", least=2, default=4)
+    conv_bias: bool = True
+    bias: bool = False
+    norms: Literal["weighted", "bare"] | None = None
+    eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = MambaWeights
+    title, place, keeps, in_parts = "Mamba's layer", "decoder", "state", True
+    choices: ClassVar = {"eps": (1e-6, 0.1), "bare_norm": (False, True)}
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"F": self.width, "A": self.length - 1, "C": self.rank, "K": self.state_size}
+
+    def leaves(self) -> Sequence[str]:
+        norms = ("dt_norm", "b_norm", "c_norm") if self.norms == "weighted" else ()
+        biases = ("bi", "bz", "bo") if self.bias else ()
+        return *norms, *(("conv_bias",) if self.conv_bias else ()), *biases
+
+    def kept(self) -> ChannelStates:
+        return ChannelStates(self.length - 1, self.width, self.state_size)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, ChannelState, Array | None]:
+        return *mamba(x, cache, past, weights, settings=self), chosen
+
+    def readers(self) -> tuple[str, ...]:
+        return "wi", "wz"
+
+    def describe(self) -> str:
+        states = f"{self.width} states of {self.state_size}"
+        return f"Mamba, {states}, convolution over {self.length} tokens"
+
+    def epsilons(self) -> dict[str, float]:
+        return dict.fromkeys(("dt_norm", "b_norm", "c_norm"), self.eps)
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> Mamba:
+        norms = "weighted" if chosen["dt_norm"] is not None else "bare" if chosen["bare_norm"] else None
+        return cls(size["F"], size["K"], size["C"], size["A"] + 1, norms=norms, eps=chosen["eps"])
 
 
 @op

@@ -17,18 +17,21 @@ layer keeps H · K · V numbers and the convolution's last A inputs, for a text 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention, Mamba2
+from ..config import Attention, Norm, SmoothingSite, StateSpace
+from ..config.bounds import need
+from ..config.record import bounded
 from .activation import silu
 from .cache import KVCache
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
 from .quant import Blocks
-from .short_conv import MatrixState, begun, causal_conv, last_inputs
+from .short_conv import MatrixState, MatrixStates, begun, causal_conv, last_inputs
 from .ssd import ssd_recurrent
 
 if TYPE_CHECKING:
@@ -38,7 +41,12 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["HybridCache", "Mamba2Weights", "mamba2"]
+__all__ = [
+    "HybridCache",
+    "Mamba2",
+    "Mamba2Weights",
+    "mamba2",
+]
 
 
 class Mamba2Weights(TypedDict):
@@ -55,8 +63,8 @@ class Mamba2Weights(TypedDict):
     a_log: Float[Array, " H"]
     dt_bias: Float[Array, " H"]
     skip: Float[Array, " H"]
-    wo: Float[Array, "H*V D"] | Blocks
     norm: NotRequired[Float[Array, " H*V"]]
+    wo: Float[Array, "H*V D"] | Blocks
     conv_bias: NotRequired[Float[Array, " 2*G*K+H*V"]]
     bi: NotRequired[Float[Array, " 2*G*K+H*V"]]
     bz: NotRequired[Float[Array, " H*V"]]
@@ -104,6 +112,102 @@ class HybridCache(NamedTuple):
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """No row can be truncated, but to nothing: what a token overwrote in the state is gone."""
         return written
+
+
+class Mamba2(StateSpace):
+    """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
+
+    `groups` of keys and queries are shared by `heads` of values. Each sees the `length` latest tokens by a
+    convolution, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias` that of the
+    map back. `norm` says where each group's output is normalized: after the gate multiplied it, before, or
+    not at all. `multipliers` are numbers by which gate, values, keys, queries and steps are multiplied as
+    they leave their maps, in this order (Falcon-H1).
+    """
+
+    heads: int = bounded("heads")
+    groups: int = bounded("heads")
+    state_size: int = bounded("width")
+    head_size: int = bounded("width")
+    length: int = bounded("kernel", "length of the convolution", least=2, default=4)
+    conv_bias: bool = True
+    bias: bool = False
+    out_bias: bool = False
+    norm: Literal["after_gate", "before_gate"] | None = "after_gate"
+    eps: float = 1e-5
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+    multipliers: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """The numbers of all heads."""
+        return self.heads * self.head_size
+
+    @property
+    def channels(self) -> int:
+        """How many numbers of a token the convolution takes: values, keys and queries."""
+        return self.width + 2 * self.groups * self.state_size
+
+    weights = Mamba2Weights
+    title, place, in_parts = "Mamba 2's layer", "decoder", True
+    choices: ClassVar = {
+        "eps": (1e-6, 0.1),
+        "norm_place": ("after_gate", "before_gate"),
+        "multipliers": ((), (0.5, 1.5, 0.75, 1.25, 2.0)),
+    }
+
+    def check(self, at: str) -> None:
+        super().check(at)
+        divisible = self.heads % self.groups == 0
+        need(divisible, f"{at}heads must be a multiple of groups, got {self.heads} and {self.groups}")
+        count = len(self.multipliers)
+        need(count in (0, 5), f"{at}multipliers must be five or none, got {count}")
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        heads = {"H": self.heads, "G": self.groups, "K": self.state_size, "V": self.head_size}
+        return {"A": self.length - 1, **heads}
+
+    def leaves(self) -> Sequence[str]:
+        there = {
+            "norm": self.norm is not None, "conv_bias": self.conv_bias, "bo": self.out_bias,
+            **dict.fromkeys(("bi", "bz", "bdt"), self.bias),
+        }  # fmt: skip
+        return [leaf for leaf, has in there.items() if has]
+
+    def kept(self) -> MatrixStates:
+        return MatrixStates(self.length - 1, self.channels, self.heads, self.state_size, self.head_size)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, MatrixState, Array | None]:
+        return *mamba2(x, cache, past, weights, settings=self), chosen
+
+    def readers(self) -> tuple[str, ...]:
+        return "wi", "wz", "wdt"
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        return [] if self.norm is None else [SmoothingSite(("norm",), ("wo",))]
+
+    def describe(self) -> str:
+        states = f"{self.heads} states of {self.state_size} x {self.head_size}"
+        return f"Mamba 2, {states}, convolution over {self.length} tokens"
+
+    def epsilons(self) -> dict[str, float]:
+        return {"norm": self.eps}
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> Mamba2:
+        return cls(
+            size["H"],
+            size["G"],
+            size["K"],
+            size["V"],
+            size["A"] + 1,
+            norm=None if chosen["norm"] is None else chosen["norm_place"],
+            eps=chosen["eps"],
+            multipliers=chosen["multipliers"],
+        )
 
 
 @op

@@ -39,7 +39,7 @@ from .disentangled import DistanceTable, distance_rows
 from .dispatch import op
 from .embedding import embedding, unembedding
 from .linear import linear
-from .longt5 import DistanceBiases
+from .longt5 import DistanceBiases, LongT5Attention
 from .mamba2 import HybridCache
 from .mlp import PlainMlpWeights
 from .mtp import MTPInputWeights, mtp_input
@@ -245,7 +245,7 @@ def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | 
 
     From max_distance on all distances have one bucket, so no more of them are needed.
     """
-    local = stack.longt5
+    local = next((mixer for mixer in stack.mixers if isinstance(mixer, LongT5Attention)), None)
     if local is None:
         return None
 

@@ -15,11 +15,15 @@ of a text of any length are the last length − 1 products: two vectors, where a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention
+from ..config import Attention, Norm, TokenMixer
+from ..config.record import bounded
+from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -31,7 +35,16 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["ConvState", "MatrixState", "ShortConvWeights", "causal_conv", "short_conv"]
+__all__ = [
+    "ConvState",
+    "ConvTail",
+    "MatrixState",
+    "MatrixStates",
+    "ShortConv",
+    "ShortConvWeights",
+    "causal_conv",
+    "short_conv",
+]
 
 
 class ShortConvWeights(TypedDict):
@@ -99,6 +112,85 @@ class MatrixState(NamedTuple):
     def floor(self, written: Array, *, settings: Attention) -> Array:
         """No row can be truncated, but to nothing: what a token overwrote is gone."""
         return written
+
+
+@dataclass(frozen=True)
+class ConvTail(RecurrentState):
+    """The last inputs of a short convolution, `count` tokens."""
+
+    holds = ConvState
+    adds_up = False
+
+    count: int
+    width: int
+
+    def why_not_shorter(self) -> str:
+        return "a convolution keeps its last inputs alone"
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return (CacheArray("conv", ("batch", self.count, self.width)),)
+
+
+@dataclass(frozen=True)
+class MatrixStates(RecurrentState):
+    """The last inputs of a convolution, `count` tokens of `channels`, and a state of each head: of a gated
+    delta network, or of Mamba 2."""
+
+    holds = MatrixState
+
+    count: int
+    channels: int
+    heads: int
+    key_size: int
+    value_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """Where a step is one chunk, it takes the square of its tokens."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        state = CacheArray("state", ("batch", self.heads, self.key_size, self.value_size))
+        return CacheArray("conv", ("batch", self.count, self.channels)), state
+
+
+class ShortConv(TokenMixer):
+    """A convolution over the `length` latest tokens, in `width` channels between gates (`ops.short_conv`).
+
+    `bias` is that of the convolution and of both maps.
+    """
+
+    width: int = bounded("width", "width of the convolution")
+    length: int = bounded("kernel", "length of the convolution", least=2, default=3)
+    bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = ShortConvWeights
+    title, place, keeps = "a short convolution", "decoder", "state"
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"F": self.width, "A": self.length - 1}
+
+    def leaves(self) -> Sequence[str]:
+        return ("bi", "conv_bias", "bo") if self.bias else ()
+
+    def kept(self) -> ConvTail:
+        return ConvTail(self.length - 1, self.width)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, ConvState, Array | None]:
+        return *short_conv(x, cache, past, weights), chosen
+
+    def readers(self) -> tuple[str, ...]:
+        return ("wi",)
+
+    def describe(self) -> str:
+        return f"convolution over {self.length} tokens in {self.width} channels"
 
 
 @op

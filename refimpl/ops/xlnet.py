@@ -22,9 +22,12 @@ segment the last term is the same for all keys, and the softmax drops it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self, TypedDict
 
-from ..config import XLNetAttention
+from ..config import Norm, SmoothingSite, TokenMixer
+from ..config.bounds import need
+from ..config.record import bounded
 from .arrays import as_type, between, indices, join_last, repeated, split_last, where
 from .attention import attend, heads
 from .disentangled import distance_scores
@@ -41,7 +44,11 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["XLNetWeights", "xlnet_attention"]
+__all__ = [
+    "XLNetAttention",
+    "XLNetWeights",
+    "xlnet_attention",
+]
 
 
 class XLNetWeights(TypedDict):
@@ -57,6 +64,58 @@ class XLNetWeights(TypedDict):
     position_bias: Float[Array, " H*K"]
     segment_bias: NotRequired[Float[Array, " H*K"]]
     segments: NotRequired[Float[Array, "2 H*K"]]
+
+
+class XLNetAttention(TokenMixer):
+    """Attention with terms of the distance, of its sines and cosines, and of segments (`ops.xlnet`).
+
+    Distances beyond `clamp` are as that one. With `segments` scores also have a term of whether two tokens
+    are of one segment: the embedding's token types, which have no table then. Maps have no bias.
+    """
+
+    heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    clamp: int | None = bounded("context", "clamp of distances", default=None)
+    segments: bool = True
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = XLNetWeights
+    title, place, has_map, wavelengths = "XLNet's attention", "encoder", True, 10_000.0
+    choices: ClassVar = {"clamp": (None, 1, 3)}
+
+    @classmethod
+    def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
+        need(width % 2 == 0, f"{name}: sines and cosines of distances need an even width, got {width}")
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "K": self.head_size, "J": width // 2}
+
+    def leaves(self) -> Sequence[str]:
+        return ("segment_bias", "segments") if self.segments else ()
+
+    def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
+        return xlnet_attention(x, lengths, weights, positions.token_types, settings=self)
+
+    def readers(self) -> tuple[str, ...]:
+        return "wq", "wk", "wv"
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        return [SmoothingSite(("wv",), ("wo",), 1, self.head_size)]
+
+    def describe(self) -> str:
+        return f"XLNet's attention, {self.heads} heads of {self.head_size}"
+
+    def describe_positions(self) -> str | None:
+        return "sines and cosines of distances"
+
+    def numbers(self) -> Iterator[float]:
+        yield self.head_size**-0.5
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> XLNetAttention:
+        return cls(size["H"], size["K"], chosen["clamp"], segments=chosen["token_types"] is not None)
 
 
 @op

@@ -64,27 +64,16 @@ from __future__ import annotations
 
 from ..config import (
     LM,
-    LSTM,
     XIELU,
     AdaptiveSoftmax,
     Attention,
     Classify,
     Config,
-    DisentangledAttention,
     Embedding,
     Gated,
-    GatedDelta,
     Head,
-    HeadNorm,
-    Indexer,
-    LatentAttention,
     LayerNorm,
     Learned,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MaskedLM,
     Mlp,
     MoE,
@@ -92,16 +81,14 @@ from ..config import (
     Norm,
     Pool,
     QuestionAnswering,
-    RelativeBias,
-    ShortConv,
     Stack,
     Tag,
     TokenMixer,
-    XLNetAttention,
     has_mtp,
 )
-
-Shapes = dict[str, tuple[int, ...]]
+from ..ops.block import CachedAttentionWeights
+from ..ops.shared_attention import SharedAttentionWeights
+from .annotations import Shapes, annotated
 
 # Small tables whose rows are added to vectors or scores, or are inputs of products: they stay in float.
 ADDED = ("positions", "token_types", "relative_bias", "global_relative_bias", "distances", "segments")
@@ -174,13 +161,8 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     if isinstance(stack.positions, Learned):
         shapes["positions"] = (stack.positions.offset + stack.positions.size, entry)
     shapes |= _norm("first_norm.", stack.first_norm, entry)
-    for a in stack.attentions:
-        if isinstance(a.position, RelativeBias) and a.position.shared:
-            shapes["relative_bias"] = (a.position.buckets, a.heads)
-    if (local := stack.longt5) is not None:
-        shapes["relative_bias"] = (local.position.buckets, local.heads)
-        if local.global_block_size is not None:
-            shapes["global_relative_bias"] = shapes["relative_bias"]
+    for mixer in stack.mixers:
+        shapes |= mixer.tables()
     if (distances := stack.distances) is not None:
         shapes["distances"] = (2 * distances.span, d)
         shapes |= _norm("distances_norm.", distances.norm, d)
@@ -188,7 +170,7 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
         shapes |= {f"streams.{i}.enter": (d, d), f"streams.{i}.leave": (d, d)}
     for i, layer in enumerate(stack.layers):
         at = f"layers.{i}."
-        cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
+        cross = () if layer.cross is None else (("cross", layer.cross, _mixer(layer.cross, d)),)
         for part, sublayer, leaves in (
             ("attn", layer.attention, _mixer(layer.attention, d)),
             *cross,
@@ -199,7 +181,7 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
             shapes |= _norm(f"{at}{part}_post.", sublayer.post, d)
             shapes |= _norm(f"{at}{part}_after.", sublayer.after, d)
         if layer.beside is not None:
-            leaves = _mamba2(layer.beside.mixer, d)
+            leaves = _mixer(layer.beside.mixer, d)
             shapes |= {f"{at}beside.{name}": shape for name, shape in leaves.items()}
         if layer.conv is not None:
             shapes |= {f"{at}conv.weight": ((2 * layer.conv.neighbours + 1) * d, d), f"{at}conv.bias": (d,)}
@@ -270,142 +252,13 @@ def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
     return shapes | ({f"{prefix}bias": (d,)} if bias else {})
 
 
-def _projections(a: Attention | LinearAttention, d: int) -> Shapes:
-    q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
-    shapes: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
-    if a.qkv_bias:
-        shapes |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
-    if a.out_bias:
-        shapes["bo"] = (d,)
-    return shapes
-
-
-def _attention(a: Attention, d: int) -> Shapes:
-    shapes = _projections(a, d)
-    if a.kv_layer is not None:
-        shapes = {name: shape for name, shape in shapes.items() if name not in ("wk", "bk", "wv", "bv")}
-    elif a.keys_as_values:
-        shapes = {name: shape for name, shape in shapes.items() if name not in ("wv", "bv")}
-    for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
-        if name == "k_norm" and a.kv_layer is not None:
-            continue
-        match a.qk_norm:
-            case HeadNorm(weight=False):
-                pass
-            case HeadNorm(over="head"):
-                shapes[name] = (a.head_size,)
-            case HeadNorm(over="each"):
-                shapes[name] = (heads, a.head_size)
-            case HeadNorm(over="all"):
-                shapes[name] = (heads * a.head_size,)
-            case _:
-                pass
-    if a.sink_logits:
-        shapes["sink_logits"] = (a.heads,)
-    if a.output_gate:
-        shapes["wg"] = (d, a.heads * a.head_size)
-        shapes |= {"bg": (a.heads * a.head_size,)} if a.qkv_bias else {}
-    if a.head_gate:
-        shapes["w_head_gate"] = (d, a.heads)
-    if a.out_norm is not None:
-        shapes["out_norm"] = (a.heads * a.head_size,)
-    if isinstance(a.position, RelativeBias) and not a.position.shared:
-        shapes["relative_bias"] = (a.position.buckets, a.heads)
-    if a.kv == "int8" and a.kv_layer is None:
-        shapes |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
-    return shapes
-
-
 def _mixer(mixer: TokenMixer, d: int) -> Shapes:
-    match mixer:
-        case Attention():
-            return _attention(mixer, d)
-        case LinearAttention():
-            return _projections(mixer, d)
-        case LSTM(width, bias, out_bias):
-            shapes: Shapes = {"wx": (d, 4 * width), "wh": (width, 4 * width), "wo": (width, d)}
-            shapes |= {"bias": (4 * width,)} if bias else {}
-            return shapes | ({"bo": (d,)} if out_bias else {})
-        case ShortConv(width, length, bias):
-            shapes = {"wi": (d, 3 * width), "conv": (length, width), "wo": (width, d)}
-            biases: Shapes = {"bi": (3 * width,), "conv_bias": (width,), "bo": (d,)}
-            return shapes | (biases if bias else {})
-        case GatedDelta(heads=heads, value_size=size):
-            out, rank, rates = heads * size, mixer.rank, heads
-            shapes = {"wi": (d, mixer.channels), "conv": (mixer.length, mixer.channels)}
-            if rank is not None:
-                rates = heads * mixer.key_size
-                shapes |= {"wz_a": (d, rank), "wa_a": (d, rank)}
-            shapes |= {"wz": (rank or d, out), "wb": (d, heads), "wa": (rank or d, rates)}
-            shapes |= {"a_log": (heads,), "dt_bias": (rates,)}
-            return shapes | {"norm": (size,), "wo": (out, d)}
-        case Mamba():
-            return _mamba(mixer, d)
-        case Mamba2():
-            return _mamba2(mixer, d)
-        case LatentAttention():
-            return _latent_attention(mixer, d)
-        case DisentangledAttention():
-            return _disentangled_attention(mixer, d)
-        case LongformerAttention(heads, head_size, global_tokens=global_tokens):
-            inner = heads * head_size
-            ends = ("",) if global_tokens is None else ("", "_global")
-            shapes = {f"w{part}{end}": (d, inner) for end in ends for part in "qkv"}
-            shapes |= {f"b{part}{end}": (inner,) for end in ends for part in "qkv"}
-            return shapes | {"wo": (inner, d), "bo": (d,)}
-        case LongT5Attention(heads, head_size, global_block_size=size):
-            inner = heads * head_size
-            shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d)}
-            return shapes | ({} if size is None else {"global_norm": (d,)})
-        case XLNetAttention(heads, head_size, segments=segments):
-            inner = heads * head_size
-            shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d), "wk_pos": (d, inner)}
-            shapes |= dict.fromkeys(("content_bias", "position_bias"), (inner,))
-            return shapes | ({"segment_bias": (inner,), "segments": (2, inner)} if segments else {})
+    weights = _attention_weights(mixer) if isinstance(mixer, Attention) else mixer.weights
+    return annotated(weights, {"D": d, **mixer.sizes(d)}, mixer.leaves(), mixer.form)
 
 
-def _mamba(m: Mamba, d: int) -> Shapes:
-    f, k, rank = m.width, m.state_size, m.rank
-    shapes: Shapes = {"wi": (d, f), "conv": (m.length, f), "wz": (d, f), "wdt_a": (f, rank), "wdt": (rank, f)}
-    shapes |= {"wb": (f, k), "wc": (f, k), "a_log": (f, k), "dt_bias": (f,), "skip": (f,), "wo": (f, d)}
-    shapes |= {"dt_norm": (rank,), "b_norm": (k,), "c_norm": (k,)} if m.norms == "weighted" else {}
-    shapes |= {"conv_bias": (f,)} if m.conv_bias else {}
-    return shapes | ({"bi": (f,), "bz": (f,), "bo": (d,)} if m.bias else {})
-
-
-def _mamba2(m: Mamba2, d: int) -> Shapes:
-    shapes: Shapes = {"wi": (d, m.channels), "conv": (m.length, m.channels), "wz": (d, m.width)}
-    shapes |= {"wdt": (d, m.heads)} | dict.fromkeys(("a_log", "dt_bias", "skip"), (m.heads,))
-    shapes |= {} if m.norm is None else {"norm": (m.width,)}
-    shapes |= {"wo": (m.width, d)} | ({"conv_bias": (m.channels,)} if m.conv_bias else {})
-    shapes |= {"bi": (m.channels,), "bz": (m.width,), "bdt": (m.heads,)} if m.bias else {}
-    return shapes | ({"bo": (d,)} if m.out_bias else {})
-
-
-def _latent_attention(a: LatentAttention, d: int) -> Shapes:
-    h, rank, joint = a.heads, a.rank, a.rank + a.key_dims
-    shapes: Shapes = {}
-    if (f := a.query_rank) is not None:
-        shapes = {"wq_a": (d, f), "q_norm": (f,)} | ({"bq_a": (f,)} if a.bias else {})
-    shapes |= {"wq": (f or d, h * a.head_size), "wkv_a": (d, joint), "kv_norm": (rank,)}
-    shapes |= {"wk_b": (rank, h * a.key_size), "wv_b": (rank, h * a.value_size), "wo": (h * a.value_size, d)}
-    if f is not None and isinstance(indexer := a.indexer, Indexer):
-        heads, size = indexer.heads, indexer.size
-        shapes |= {"wq_index": (f, heads * size), "wk_index": (d, size), "w_index": (d, heads)}
-        shapes |= {"index_norm": (size,), "index_bias": (size,)}
-    return shapes | ({"bkv_a": (joint,), "bo": (d,)} if a.bias else {})
-
-
-def _disentangled_attention(a: DisentangledAttention, d: int) -> Shapes:
-    inner = a.heads * a.head_size
-    shapes: Shapes = {**dict.fromkeys(("wq", "wk", "wv"), (d, inner)), "wo": (inner, d)}
-    if a.bias:
-        shapes |= {**dict.fromkeys(("bq", "bk", "bv"), (inner,)), "bo": (d,)}
-    if a.content_to_position and not a.shared:
-        shapes |= {"wk_pos": (d, inner)} | ({"bk_pos": (inner,)} if a.bias and a.position_bias else {})
-    if a.position_to_content and not a.shared:
-        shapes |= {"wq_pos": (d, inner)} | ({"bq_pos": (inner,)} if a.bias else {})
-    return shapes
+def _attention_weights(a: Attention) -> type:
+    return CachedAttentionWeights if a.kv_layer is None else SharedAttentionWeights
 
 
 def _mixture(m: MoE, d: int) -> Shapes:

@@ -13,15 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import (
-    Attention,
-    DisentangledAttention,
-    GatedDelta,
-    LatentAttention,
-    Mamba2,
-    TokenMixer,
-    XLNetAttention,
-)
+from ..config import Attention, TokenMixer
+from ..ops.gated_delta import GatedDelta
 from ..ops.quant import Blocks, transpose
 
 Shape = tuple[int, ...]
@@ -51,6 +44,12 @@ class Step:
     def bound(self, leaf: str, mixer: TokenMixer) -> Step:
         """The step for a leaf of a layer with this attention, or another mixer."""
         return self
+
+    def _with(self, mixer: TokenMixer, **settings: str) -> Step:
+        """The step with these settings of a mixer; without them where the mixer hasn't all of them."""
+        if not all(hasattr(mixer, name) for name in settings.values()):
+            return self
+        return replace(self, **{field: getattr(mixer, name) for field, name in settings.items()})
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         """The shapes that the input may have to give `result`."""
@@ -124,10 +123,9 @@ class Ungroup(Step):
     kv_heads: int = 0
     head_size: int = 0
 
-    def bound(self, leaf: str, mixer: TokenMixer) -> Ungroup:
-        if isinstance(mixer, DisentangledAttention):
-            return Ungroup(mixer.heads, mixer.head_size)
-        return Ungroup(mixer.kv_heads, mixer.head_size) if isinstance(mixer, Attention) else self
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        groups = "kv_heads" if hasattr(mixer, "kv_heads") else "heads"
+        return self._with(mixer, kv_heads=groups, head_size="head_size")
 
     def apply(self, weight: Weight) -> Weight:
         return _by_kind(weight, self.kv_heads, [-2 * self.head_size, -self.head_size])
@@ -139,8 +137,8 @@ class GateByHead(Step):
 
     head_size: int = 0
 
-    def bound(self, leaf: str, mixer: TokenMixer) -> GateByHead:
-        return GateByHead(mixer.head_size) if isinstance(mixer, Attention) else self
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, head_size="head_size")
 
     def apply(self, weight: Weight) -> Weight:
         return _by_kind(weight, weight.shape[-1] // (2 * self.head_size), [self.head_size])
@@ -259,8 +257,8 @@ class Flatten(Step):
 
     groups: int | None = None
 
-    def bound(self, leaf: str, mixer: TokenMixer) -> Flatten:
-        return Flatten(mixer.groups) if isinstance(mixer, Mamba2) and leaf.endswith(".norm") else self
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, groups="groups") if leaf.endswith(".norm") else self
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         rows = self.groups or result[0]
@@ -291,8 +289,8 @@ class KeysThenValues(Step):
     heads: int = 0
     key_size: int = 0
 
-    def bound(self, leaf: str, mixer: TokenMixer) -> KeysThenValues:
-        return KeysThenValues(mixer.heads, mixer.key_size) if isinstance(mixer, LatentAttention) else self
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, heads="heads", key_size="key_size")
 
     def apply(self, weight: Weight) -> Weight:
         return _by_kind(weight, self.heads, [self.key_size])
@@ -304,8 +302,8 @@ class ByHead(Step):
 
     heads: int = 0
 
-    def bound(self, leaf: str, mixer: TokenMixer) -> ByHead:
-        return ByHead(mixer.heads) if isinstance(mixer, LatentAttention) else self
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, heads="heads")
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((self.heads, result[0], result[1] // self.heads),)
@@ -321,8 +319,8 @@ class MergeHeads(Step):
 
     heads: int = 1
 
-    def bound(self, leaf: str, mixer: TokenMixer) -> MergeHeads:
-        return MergeHeads(mixer.heads) if isinstance(mixer, XLNetAttention) else self
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, heads="heads")
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((*result[:-1], self.heads, result[-1] // self.heads),)

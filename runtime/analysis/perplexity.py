@@ -9,11 +9,9 @@ from itertools import pairwise
 import numpy as np
 
 from ...refimpl.config import (
-    Attention,
     Config,
     Decoder,
     DynamicNTK,
-    LatentAttention,
     LinearScaling,
     Llama3Scaling,
     ProportionalScaling,
@@ -105,8 +103,9 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
     layers = []
     for layer in config.layers:
         attention = layer.attention
-        if isinstance(attention, Attention | LatentAttention) and isinstance(attention.position, Rope):
-            attention = replace(attention, position=change(attention.position))
+        position = getattr(attention, "position", None)
+        if isinstance(position, Rope):
+            attention = replace(attention, position=change(position))
         layers.append(replace(layer, attention=attention))
     return replace(config, stack=replace(config.stack, layers=tuple(layers)))
 
@@ -121,8 +120,7 @@ def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]
     tables = {}
     for name, config in models.items():
         by_rope = position_tables(np.array([1, length - 1]), config=config)
-        mixers = (layer.attention for layer in config.layers)
-        ropes = (m.position for m in mixers if isinstance(m, Attention | LatentAttention))
+        ropes = (getattr(mixer, "position", None) for mixer in config.stack.mixers)
         tables[name] = [by_rope[rope] for rope in ropes if isinstance(rope, Rope)]
 
     def alike(a: str, b: str) -> bool:

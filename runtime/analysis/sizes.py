@@ -13,10 +13,8 @@ from math import prod
 from ...refimpl.config import (
     Attention,
     Config,
-    LatentAttention,
     Layer,
     MoE,
-    TokenMixer,
     Window,
 )
 from ...refimpl.engine.cache_kinds import cache_kinds, layer_kind
@@ -122,7 +120,7 @@ def plain_cache_bytes(config: Config, context: int, width: int) -> int:
 
     A layer that keeps a state counts as the model's attention does, and as nothing where there is none.
     """
-    own = sum(_own_keys_and_values(layer.attention) for layer in _attending(config))
+    own = sum(layer.attention.plain_numbers() for layer in _attending(config))
     return own * context * width
 
 
@@ -131,21 +129,10 @@ def _attending(config: Config) -> list[Layer]:
     attention = next((x.attention for x in config.layers if isinstance(x.attention, Attention)), None)
     return [
         layer
-        if attention is None or isinstance(layer.attention, Attention | LatentAttention)
+        if attention is None or layer.attention.keeps == "tokens"
         else replace(layer, attention=attention)
         for layer in config.layers
     ]
-
-
-def _own_keys_and_values(mixer: TokenMixer) -> int:
-    """Numbers a token that a layer keeps where each head has its own keys and values."""
-    match mixer:
-        case LatentAttention():
-            return mixer.heads * (mixer.head_size + mixer.value_size)
-        case Attention():
-            return 2 * mixer.heads * mixer.head_size
-        case _:
-            return 0
 
 
 def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
@@ -195,9 +182,9 @@ def _spec_cache_bytes(
     if layer.beside is not None:
         alone = _spec_cache_bytes(replace(layer, beside=None), context, grouped, latent, windowed, bits)
         return alone + layer_kind(replace(layer, attention=layer.beside.mixer), context).nbytes(context, 2)
-    if isinstance(attention, LatentAttention) and not latent:
-        return 2 * tokens * _own_keys_and_values(attention)
     if not isinstance(attention, Attention):
+        if not latent and attention.keeps == "tokens":
+            return 2 * tokens * attention.plain_numbers()
         return layer_kind(layer, context).nbytes(context, 2)
     if windowed and isinstance(attention.mask, Window):
         tokens = min(attention.mask.size, context)

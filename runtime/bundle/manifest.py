@@ -57,7 +57,8 @@ from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import LONGEST_STOP, MOST_BEAMS, MOST_STOPS, Generation
 from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
-from ...refimpl.config import LM, Classify, Config, Tag, from_json, to_json
+from ...refimpl.components import from_json
+from ...refimpl.config import LM, Classify, Config, Tag, to_json
 from ...refimpl.config_readers.generation_keys import KEYS
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler

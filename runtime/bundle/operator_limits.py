@@ -2,30 +2,8 @@
 
 from __future__ import annotations
 
-from ...refimpl.config import (
-    LSTM,
-    Alibi,
-    Attention,
-    BlockSparse,
-    Chunked,
-    Config,
-    DisentangledAttention,
-    GatedDelta,
-    LatentAttention,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
-    MoE,
-    RelativeBias,
-    Rope,
-    ShortConv,
-    TokenMixer,
-    XLNetAttention,
-    has_mtp,
-)
-from ...refimpl.engine.cache_kinds import ConvTail, cache_kinds, recurrent, windows
+from ...refimpl.config import Attention, Config, MoE, has_mtp
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from .targets import CacheLayout, FloatType, Target
 
 
@@ -80,7 +58,7 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     kinds = cache_kinds(config)
     if not recurrent(kinds):
         return None
-    if floats == "float16" and recurrent(kind for kind in kinds if not isinstance(kind, ConvTail)):
+    if floats == "float16" and any(kind.adds_up for kind in kinds):
         return "a recurrence adds up its rounding token by token, for which float16 has too few bits"
     return None
 
@@ -88,10 +66,10 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
 def selection(config: Config, floats: FloatType) -> str | None:
     """The reason why a bundle with this type of floats can't choose the tokens that attention sees; None
     where it can."""
-    indexed = (isinstance(a := layer.attention, LatentAttention) and a.indexer for layer in config.layers)
-    if floats == "float16" and any(indexed):
-        return "an indexer's scores are too near to each other for float16, which would choose other tokens"
-    return None
+    if floats != "float16":
+        return None
+    limits = (layer.attention.float16_limit() for layer in config.layers)
+    return next((limit for limit in limits if limit is not None), None)
 
 
 def untried(target: Target, config: Config) -> str | None:
@@ -107,7 +85,7 @@ def untried(target: Target, config: Config) -> str | None:
 def group_query(config: Config) -> list[str]:
     """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
     for i, layer in enumerate(config.layers):
-        reason = _group_query(layer.attention)
+        reason = layer.attention.group_query_limit()
         if reason is None:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
@@ -115,36 +93,6 @@ def group_query(config: Config) -> list[str]:
             reasons.append("caches as short as windows: they need GroupQueryAttention")
         return reasons
     return []
-
-
-def _group_query(attention: TokenMixer) -> str | None:
-    match attention:
-        case LinearAttention() | LSTM() | ShortConv() | GatedDelta() | Mamba() | Mamba2():
-            return None  # a step reads a state before it writes the next one to its place
-        case LatentAttention():
-            return "latent attention keeps one vector a token, which is the key and the value of all heads"
-        case DisentangledAttention() | LongformerAttention() | LongT5Attention() | XLNetAttention():
-            raise AssertionError("a Config's check keeps this attention for encoders")
-        case Attention():
-            return _softmax_attention(attention)
-
-
-def _softmax_attention(attention: Attention) -> str | None:
-    position = attention.position
-    if isinstance(attention.mask, BlockSparse):
-        return "a block-sparse mask needs the standard form"
-    if isinstance(attention.mask, Chunked):
-        return "chunks that don't see each other need the standard form"
-    if isinstance(position, Alibi | RelativeBias):
-        return f"scores with a bias need the standard form, got {type(position).__name__}"
-    if isinstance(position, Rope):
-        if attention.head_size % 16:
-            return f"head size with rotary positions must be a multiple of 16, got {attention.head_size}"
-        if position.dims % 16:
-            return f"rotary dims must be a multiple of 16, got {position.dims}"
-    elif attention.head_size % 8:
-        return f"head size must be a multiple of 8, got {attention.head_size}"
-    return None
 
 
 def multi_head(config: Config) -> list[str]:

@@ -18,20 +18,12 @@ from ...refimpl.config import (
     Attention,
     BigBirdBlocks,
     Config,
-    DisentangledAttention,
     Distances,
     Embedding,
     Gated,
-    GatedDelta,
-    LatentAttention,
     Laurel,
     Layer,
     Learned,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MoE,
     PerLayerEmbedding,
     PerLayerInput,
@@ -44,13 +36,11 @@ from ...refimpl.config import (
     SparseMixer,
     Stack,
     TokenMixer,
-    XLNetAttention,
     has_mtp,
 )
 from ...refimpl.config.record import Record
 from ...refimpl.engine.cache_kinds import CHUNK
 from ...refimpl.ops.bias import alibi_slopes
-from ...refimpl.ops.gated_delta import UNIT_EPS
 from ...refimpl.ops.position import rope_frequencies
 
 
@@ -58,11 +48,6 @@ def stacks(config: Config) -> dict[str, Stack]:
     """The stacks by the first part of their leaves' names, that of a module for drafts too."""
     module = {"mtp": config.mtp_decoder.stack} if has_mtp(config) else {}
     return {**config.stacks, **module}
-
-
-def attention_scale(a: Attention | LatentAttention) -> float:
-    """What products of queries and keys are multiplied by."""
-    return a.head_size**-0.5 if a.scale is None else a.scale
 
 
 def shared_numbers(config: Config) -> Iterator[float]:
@@ -82,8 +67,8 @@ def shared_numbers(config: Config) -> Iterator[float]:
 def _frequencies(stack: Stack, width: int) -> Iterator[float]:
     """Those of the sines and cosines that a graph computes itself."""
     thetas = [stack.positions.theta] if isinstance(stack.positions, Sinusoidal) else []
-    thetas += [10_000.0] if any(isinstance(layer.attention, XLNetAttention) for layer in stack.layers) else []
-    for theta in thetas:
+    thetas += [mixer.wavelengths for mixer in stack.mixers if mixer.wavelengths is not None]
+    for theta in dict.fromkeys(thetas):
         yield from rope_frequencies(np.arange(width // 2), theta=theta).tolist()
 
 
@@ -106,7 +91,7 @@ def integers(part: object) -> Iterator[int]:
                 yield 2 * span
             case BigBirdBlocks():
                 yield part.longest_whole
-            case GatedDelta() | Mamba() | Mamba2():
+            case TokenMixer(in_parts=True):
                 yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
             case _:
                 pass
@@ -129,17 +114,11 @@ def numbers(part: object) -> Iterator[float]:
 def _derived(part: Record) -> Iterator[float]:
     """What follows from the settings of one part, by the formulas of `refimpl.ops`."""
     match part:
-        case Attention() | LatentAttention():
-            yield attention_scale(part)
+        case TokenMixer():
+            yield from part.numbers()
             if isinstance(part, Attention) and isinstance(part.position, Alibi):
                 slopes = alibi_slopes(np.arange(part.heads), max_bias=part.position.max_bias)
                 yield from (slopes * part.position.scale).tolist()
-        case DisentangledAttention():
-            yield part.factor
-        case LinearAttention() | LongformerAttention() | XLNetAttention():
-            yield part.head_size**-0.5
-        case GatedDelta():
-            yield from (part.key_size**-0.5, UNIT_EPS)
         case AltUp():
             yield from (1e-5, float(part.streams))
         case Laurel():
@@ -201,9 +180,9 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
     for part, sublayer in (("attn", layer.attention), ("cross", layer.cross), ("mlp", layer.mlp)):
         if sublayer is not None:
             yield from _around(part, sublayer)
-    yield from ((f"attn.{leaf}", eps) for leaf, eps in _of_mixer(layer.attention).items())
+    yield from ((f"attn.{leaf}", eps) for leaf, eps in layer.attention.epsilons().items())
     if layer.beside is not None:
-        yield "beside.norm", layer.beside.mixer.eps
+        yield from ((f"beside.{leaf}", eps) for leaf, eps in layer.beside.mixer.epsilons().items())
     if layer.conv is not None:
         yield "conv_after", layer.conv.after.eps
     if layer.per_layer is not None and layer.per_layer.post is not None:
@@ -223,22 +202,3 @@ def _around(part: str, sublayer: Record) -> Iterator[tuple[str, float]]:
     """The norms before and after a sublayer."""
     norms = ((side, getattr(sublayer, side)) for side in ("pre", "post", "after"))
     yield from ((f"{part}_{side}", norm.eps) for side, norm in norms if norm is not None)
-
-
-def _of_mixer(mixer: TokenMixer) -> dict[str, float]:
-    """The norms inside of a mixer."""
-    match mixer:
-        case Attention(qk_norm=qk_norm, out_norm=out_norm):
-            of_heads = {} if qk_norm is None else dict.fromkeys(("q_norm", "k_norm"), qk_norm.norm.eps)
-            return of_heads | ({} if out_norm is None else {"out_norm": out_norm.eps})
-        case LatentAttention(norm_eps=eps, indexer=indexer):
-            index = getattr(indexer, "eps", None)
-            return {"q_norm": eps, "kv_norm": eps} | ({} if index is None else {"index_norm": index})
-        case GatedDelta(eps=eps) | Mamba2(eps=eps):
-            return {"norm": eps}
-        case Mamba(eps=eps):
-            return dict.fromkeys(("dt_norm", "b_norm", "c_norm"), eps)
-        case LongT5Attention(norm_eps=eps):
-            return {"global_norm": eps}
-        case _:
-            return {}

@@ -25,7 +25,7 @@ from ..bundle.graph_io import MTP, Graph
 from ..bundle.graph_nodes import Node, content
 from ..bundle.manifest import Tensor
 from ..bundle.views import stored_name
-from .config_numbers import attention_scale, epsilons, integers, numbers, shared_numbers, stacks
+from .config_numbers import epsilons, integers, numbers, shared_numbers, stacks
 
 # What any graph may compute with: signs and halves, the least scale of a row of codes and the largest code,
 # and where log(1 + exp x) is x. Numbers beyond HIDDEN hide scores, or are the largest of a type; NaN marks
@@ -253,7 +253,7 @@ class _Settings:
 
     def _heads(self, name: str, node: Node, a: Attention) -> None:
         self.compare(f"{name}: num_heads", node.attributes.get("num_heads"), a.heads)
-        self.compare(f"{name}: scale", node.attributes.get("scale"), attention_scale(a))
+        self.compare(f"{name}: scale", node.attributes.get("scale"), next(a.numbers()))
 
     def _text_attention(self, node: Node) -> None:
         if (at := self._attention_at(node)) is None:

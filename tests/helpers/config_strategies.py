@@ -8,7 +8,6 @@ from typing import get_args
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
-    LSTM,
     XIELU,
     Activation,
     AdaptiveSoftmax,
@@ -24,7 +23,6 @@ from tfm.refimpl.config import (
     Decoder,
     DecoderReader,
     Dense,
-    DisentangledAttention,
     Distances,
     DynamicNTK,
     Embedding,
@@ -36,22 +34,15 @@ from tfm.refimpl.config import (
     FirstToken,
     FullAttention,
     Gated,
-    GatedDelta,
     HeadNorm,
     Indexer,
-    LatentAttention,
     Laurel,
     Layer,
     LayerNorm,
     Learned,
-    LinearAttention,
     LinearScaling,
     Llama3Scaling,
-    LongformerAttention,
     LongRope,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MaskedLM,
     Mlp,
     MoE,
@@ -72,15 +63,24 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     Scaling,
-    ShortConv,
     Sinusoidal,
     Stack,
     Tag,
     TokenMixer,
     Window,
-    XLNetAttention,
     Yarn,
 )
+from tfm.refimpl.ops.disentangled import DisentangledAttention
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.linear_attention import LinearAttention
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.longt5 import LongT5Attention
+from tfm.refimpl.ops.lstm import LSTM
+from tfm.refimpl.ops.mamba import Mamba
+from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.xlnet import XLNetAttention
 
 CONTEXT = 32
 

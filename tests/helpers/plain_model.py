@@ -14,6 +14,13 @@ from typing import Any
 
 import numpy as np
 from tfm.refimpl import config as c
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.linear_attention import LinearAttention
+from tfm.refimpl.ops.lstm import LSTM
+from tfm.refimpl.ops.mamba import Mamba
+from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.short_conv import ShortConv
 
 Vector = np.ndarray
 Vectors = list[np.ndarray]  # one of each token
@@ -212,7 +219,7 @@ def cross_attention(x: Vector, states: Vectors, w: Weights, a: c.Attention) -> V
     return linear(np.concatenate(heads), w, "wo", "bo")
 
 
-def linear_attention(xs: Vectors, w: Weights, a: c.LinearAttention) -> Vectors:
+def linear_attention(xs: Vectors, w: Weights, a: LinearAttention) -> Vectors:
     """Each query's product with each key before it, of features that are positive."""
     phi = (lambda x: np.where(x > 0, x + 1, np.exp(x))) if a.features == "elu" else ACTIVATIONS["relu"]
     qs = [phi(linear(x, w, "wq", "bq")).reshape(a.heads, -1) for x in xs]
@@ -230,7 +237,7 @@ def linear_attention(xs: Vectors, w: Weights, a: c.LinearAttention) -> Vectors:
     return out
 
 
-def lstm(xs: Vectors, w: Weights, a: c.LSTM) -> Vectors:
+def lstm(xs: Vectors, w: Weights, a: LSTM) -> Vectors:
     h = cell = np.zeros(a.width)
     out = []
     for x in xs:
@@ -250,13 +257,13 @@ def convolved(xs: Vectors, w: Weights) -> Vectors:
     return out
 
 
-def short_conv(xs: Vectors, w: Weights, a: c.ShortConv) -> Vectors:
+def short_conv(xs: Vectors, w: Weights, a: ShortConv) -> Vectors:
     parts = [linear(x, w, "wi", "bi").reshape(3, a.width) for x in xs]
     mixed = convolved([b * v for b, _, v in parts], w)
     return [linear(parts[t][1] * y, w, "wo", "bo") for t, y in enumerate(mixed)]
 
 
-def gated_delta(xs: Vectors, w: Weights, a: c.GatedDelta) -> Vectors:
+def gated_delta(xs: Vectors, w: Weights, a: GatedDelta) -> Vectors:
     """What a key is, is read before it is written: a state's error for it is taken out."""
     keys, state, out = a.key_heads * a.key_size, np.zeros((a.heads, a.key_size, a.value_size)), []
     mixed = convolved([x @ w["wi"] for x in xs], w)
@@ -278,7 +285,7 @@ def gated_delta(xs: Vectors, w: Weights, a: c.GatedDelta) -> Vectors:
     return out
 
 
-def mamba(xs: Vectors, w: Weights, a: c.Mamba) -> Vectors:
+def mamba(xs: Vectors, w: Weights, a: Mamba) -> Vectors:
     state, out = np.zeros((a.width, a.state_size)), []
     mixed = convolved([linear(x, w, "wi", "bi") for x in xs], w)
     for x, u in zip(xs, map(silu, mixed), strict=True):
@@ -296,7 +303,7 @@ def mamba(xs: Vectors, w: Weights, a: c.Mamba) -> Vectors:
     return out
 
 
-def mamba2(xs: Vectors, w: Weights, a: c.Mamba2) -> Vectors:
+def mamba2(xs: Vectors, w: Weights, a: Mamba2) -> Vectors:
     width, keys = a.heads * a.head_size, a.groups * a.state_size
     of_z, of_v, of_b, of_c, of_dt = a.multipliers or (1.0,) * 5
     factors = np.array([of_v] * width + [of_b] * keys + [of_c] * keys)
@@ -336,7 +343,7 @@ def best_keys(xs: Vectors, sources: Vectors, w: Weights, i: c.Indexer, rope: c.R
     return chosen
 
 
-def latent_attention(xs: Vectors, w: Weights, a: c.LatentAttention, causal: bool, memo: dict) -> Vectors:
+def latent_attention(xs: Vectors, w: Weights, a: LatentAttention, causal: bool, memo: dict) -> Vectors:
     """Each head's keys and values are made of a latent, with one rotated part of the key for all heads."""
     latents, rotary, sources, out = [], [], [], []
 
@@ -472,13 +479,13 @@ def mixed(xs: Vectors, w: Weights, a: c.TokenMixer, memo: dict, causal: bool) ->
             kv = memo["kv"][a.kv_layer] if a.kv_layer is not None else keys_and_values(xs, w, a)
             memo["kv"].append(kv)
             return attention(xs, w, a, kv, memo.get("relative_bias"), causal)
-        case c.LatentAttention():
+        case LatentAttention():
             memo["kv"].append(None)
             return latent_attention(xs, w, a, causal, memo)
     memo["kv"].append(None)
     others: dict[type, Callable[..., Vectors]] = {
-        c.LinearAttention: linear_attention, c.LSTM: lstm, c.ShortConv: short_conv, c.GatedDelta: gated_delta,
-        c.Mamba: mamba, c.Mamba2: mamba2,
+        LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
+        Mamba: mamba, Mamba2: mamba2,
     }  # fmt: skip
     return others[type(a)](xs, w, a)
 

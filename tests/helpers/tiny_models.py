@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 from tfm.refimpl.config import (
     LM,
-    LSTM,
     MTP,
     Activation,
     AdaptiveSoftmax,
@@ -21,7 +20,6 @@ from tfm.refimpl.config import (
     Decoder,
     DecoderReader,
     Dense,
-    DisentangledAttention,
     Distances,
     Embedding,
     EmbeddingProjection,
@@ -30,20 +28,13 @@ from tfm.refimpl.config import (
     ExpertGroups,
     FullAttention,
     Gated,
-    GatedDelta,
     GlobalTokens,
     HeadNorm,
     Indexer,
-    LatentAttention,
     Laurel,
     Layer,
     LayerNorm,
     Learned,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MaskedLM,
     MoE,
     NeighbourConv,
@@ -60,12 +51,21 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     SharedIndexer,
-    ShortConv,
     Sinusoidal,
     Stack,
     Window,
-    XLNetAttention,
 )
+from tfm.refimpl.ops.disentangled import DisentangledAttention
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.linear_attention import LinearAttention
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.longt5 import LongT5Attention
+from tfm.refimpl.ops.lstm import LSTM
+from tfm.refimpl.ops.mamba import Mamba
+from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
 
 

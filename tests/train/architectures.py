@@ -11,19 +11,19 @@ from positions import TRAINED, perplexities
 from task import HEADS, NORM, WIDTH, attention
 from tfm.refimpl.config import (
     LM,
-    LSTM,
     AdaptiveSoftmax,
     BlockSparse,
     Config,
     Decoder,
     Embedding,
     Layer,
-    LinearAttention,
     Plain,
     Sinusoidal,
     Stack,
     TokenMixer,
 )
+from tfm.refimpl.ops.linear_attention import LinearAttention
+from tfm.refimpl.ops.lstm import LSTM
 from tfm.runtime.tasks import Model
 
 MIXERS: dict[str, TokenMixer] = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ...components import mixers
 from ...config import (
     ONE_GROUP,
     XIELU,
@@ -18,31 +19,17 @@ from ...config import (
     AltUp,
     Attention,
     ClampedSwiGLU,
-    DisentangledAttention,
-    Distances,
     ExpertGroups,
-    FirstToken,
     FullAttention,
-    GatedDelta,
     HeadNorm,
-    Indexer,
-    LatentAttention,
     LayerNorm,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MoE,
     Position,
     QueryScale,
-    QuestionTokens,
-    RelativeBias,
     RMSNorm,
     Rope,
-    SharedIndexer,
     SparseMixer,
     Window,
-    XLNetAttention,
 )
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -159,73 +146,6 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
     )
 
 
-def _latent(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
-    """Attention with positions where there are angles."""
-    position = None
-    if chosen["rotary"] is not None:
-        position = Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"])
-    return LatentAttention(
-        heads=size["H"],
-        rank=size["C"],
-        key_size=size["U"],
-        value_size=size["V"],
-        position=position,
-        shared_size=2 * size["J"] if position is None else None,
-        query_rank=None if chosen["wq_a"] is None else size["F"],
-        norm_eps=chosen["norm_eps"],
-        scale=chosen["scale"],
-        indexer=_indexer(chosen, size),
-        query_scale=chosen["query_scale"],
-    )
-
-
-def _indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | SharedIndexer | None:
-    """An indexer, where its maps are there, and the latent of queries that it reads; another layer's, where
-    what it chose is there."""
-    if chosen.get("chosen") is not None:
-        return SharedIndexer(chosen["topk"])
-    if chosen["wq_index"] is None or chosen["wq_a"] is None:
-        return None
-    width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
-    return Indexer(size["X"], width, chosen["topk"], interleaved, eps=0.01)
-
-
-def _disentangled(chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
-    """Terms are those whose maps are there; with shared maps, both."""
-    shared = chosen["shared"]
-    return DisentangledAttention(
-        heads=size["H"],
-        head_size=size["K"],
-        distances=Distances(size["W"]),
-        content_to_position=shared or chosen["wk_pos"] is not None,
-        position_to_content=shared or chosen["wq_pos"] is not None,
-        shared=shared,
-        bias=chosen["bq"] is not None,
-        position_bias=chosen["bk_pos"] is not None,
-        scale=chosen["scale"],
-    )
-
-
-def _longformer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongformerAttention:
-    """Global tokens where their maps are there: the question's where its end is given, else the first."""
-    seen = FirstToken() if chosen["question"] is None else QuestionTokens(0)
-    return LongformerAttention(
-        size["H"], size["K"], chosen["reach"], None if chosen["wq_global"] is None else seen
-    )
-
-
-def _longt5(chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongT5Attention:
-    """Summaries where their biases are there."""
-    return LongT5Attention(
-        heads=size["H"],
-        head_size=size["K"],
-        radius=size["A"],
-        position=RelativeBias(4, 3),
-        global_block_size=None if chosen["far"] is None else chosen["global_block_size"],
-        norm_eps=chosen["norm_eps"],
-    )
-
-
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
     """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
     if chosen["groups"] not in ("max", "top2"):
@@ -260,6 +180,7 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
 
 
 DRAWN: dict[type, Drawn] = {
+    **{kind: Drawn(kind.choices, kind.drawn) for kind in mixers() if kind.choices},
     Attention: Drawn(
         {
             "window": SETTINGS["window"],
@@ -277,69 +198,6 @@ DRAWN: dict[type, Drawn] = {
             "out_eps": (0.1, 1.0),
         },
         _attention,
-    ),
-    GatedDelta: Drawn(
-        {"eps": SETTINGS["norm_eps"], "allow_neg_eigval": (False, True)},
-        lambda chosen, size: GatedDelta(
-            heads=size["H"],
-            key_heads=size["G"],
-            key_size=size["K"],
-            value_size=size["V"],
-            length=size["A"] + 1,
-            eps=chosen["eps"],
-            allow_neg_eigval=chosen["allow_neg_eigval"],
-            rank=None if chosen["wz_a"] is None else size["F"],
-        ),
-    ),
-    LatentAttention: Drawn(
-        {
-            "scale": SETTINGS["scale"],
-            "interleaved": (False, True),
-            "norm_eps": SETTINGS["norm_eps"],
-            "topk": SETTINGS["topk"],
-            "query_scale": (None, QueryScale(0.5, 2)),
-        },
-        _latent,
-    ),
-    DisentangledAttention: Drawn({"scale": SETTINGS["scale"], "shared": (False, False, True)}, _disentangled),
-    LongformerAttention: Drawn({"reach": SETTINGS["reach"]}, _longformer),
-    LongT5Attention: Drawn(
-        {"global_block_size": (1, 2, 3), "norm_eps": SETTINGS["norm_eps"]},
-        _longt5,
-    ),
-    XLNetAttention: Drawn(
-        {"clamp": (None, 1, 3)},
-        lambda chosen, size: XLNetAttention(
-            size["H"], size["K"], chosen["clamp"], segments=chosen["token_types"] is not None
-        ),
-    ),
-    Mamba: Drawn(
-        {"eps": SETTINGS["norm_eps"], "bare_norm": (False, True)},
-        lambda chosen, size: Mamba(
-            size["F"],
-            size["K"],
-            size["C"],
-            size["A"] + 1,
-            norms="weighted" if chosen["dt_norm"] is not None else "bare" if chosen["bare_norm"] else None,
-            eps=chosen["eps"],
-        ),
-    ),
-    Mamba2: Drawn(
-        {
-            "eps": SETTINGS["norm_eps"],
-            "norm_place": ("after_gate", "before_gate"),
-            "multipliers": ((), (0.5, 1.5, 0.75, 1.25, 2.0)),
-        },
-        lambda chosen, size: Mamba2(
-            size["H"],
-            size["G"],
-            size["K"],
-            size["V"],
-            size["A"] + 1,
-            norm=None if chosen["norm"] is None else chosen["norm_place"],
-            eps=chosen["eps"],
-            multipliers=chosen["multipliers"],
-        ),
     ),
     MoE: Drawn(
         {

@@ -25,31 +25,31 @@ from tfm.refimpl.calibrate.smooth import (
 )
 from tfm.refimpl.config import (
     LM,
-    LSTM,
     Attention,
     ClampedSwiGLU,
     Config,
     Decoder,
-    DisentangledAttention,
     Gated,
-    GatedDelta,
     Indexer,
-    LatentAttention,
-    LinearAttention,
-    LongformerAttention,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MoE,
     NoMlp,
     Plain,
     RMSNorm,
-    ShortConv,
     TokenMixer,
-    XLNetAttention,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
+from tfm.refimpl.ops.disentangled import DisentangledAttention
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.linear_attention import LinearAttention
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.longt5 import LongT5Attention
+from tfm.refimpl.ops.lstm import LSTM
+from tfm.refimpl.ops.mamba import Mamba
+from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves

@@ -14,9 +14,9 @@ from helpers import tiny_models
 from helpers.config_strategies import configs, encoders, pairs
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.components import from_json
 from tfm.refimpl.config import (
     LM,
-    LSTM,
     AdaptiveSoftmax,
     Alibi,
     AltUp,
@@ -29,7 +29,6 @@ from tfm.refimpl.config import (
     Config,
     DecoderReader,
     Dense,
-    DisentangledAttention,
     Distances,
     DynamicNTK,
     Embedding,
@@ -38,22 +37,15 @@ from tfm.refimpl.config import (
     ExpertGroups,
     FirstToken,
     Gated,
-    GatedDelta,
     HeadNorm,
     Indexer,
-    LatentAttention,
     Laurel,
     Layer,
     LayerNorm,
     Learned,
-    LinearAttention,
     LinearScaling,
     Llama3Scaling,
-    LongformerAttention,
     LongRope,
-    LongT5Attention,
-    Mamba,
-    Mamba2,
     MaskedLM,
     MoE,
     NeighbourConv,
@@ -70,19 +62,27 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     SharedIndexer,
-    ShortConv,
     Sinusoidal,
     SparseMixer,
     Stack,
     Tag,
     Window,
-    XLNetAttention,
     Yarn,
-    from_json,
     to_json,
 )
 from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.ops.disentangled import DisentangledAttention
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.linear_attention import LinearAttention
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.longt5 import LongT5Attention
+from tfm.refimpl.ops.lstm import LSTM
+from tfm.refimpl.ops.mamba import Mamba
+from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.position_tables import position_tables
+from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
 

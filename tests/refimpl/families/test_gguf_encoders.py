@@ -16,7 +16,8 @@ from helpers import gguf_writer, tiny_models
 from helpers.float64 import randomize
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
-from tfm.refimpl.config import Classify, Config, Encoder, Learned, Pool, from_json, to_json
+from tfm.refimpl.components import from_json
+from tfm.refimpl.config import Classify, Config, Encoder, Learned, Pool, to_json
 from tfm.refimpl.config_readers.gguf_heads import gguf_reading
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.engine.numpy_engine import NumpyEngine

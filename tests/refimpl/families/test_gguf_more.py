@@ -18,8 +18,10 @@ from families import ROWS
 from helpers.gguf_writer import renamed
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import GatedDelta, LatentAttention, to_json
+from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.quant import dequantize, quantize
 from tfm.refimpl.params.tree import flatten
 from tfm.refimpl.weights.steps import STEPS

@@ -33,17 +33,13 @@ from tfm.refimpl.config import (
     ExpertGroups,
     FullAttention,
     Gated,
-    GatedDelta,
     HeadNorm,
     Indexer,
-    LatentAttention,
     Laurel,
     Layer,
     LayerNorm,
     Llama3Scaling,
     LongRope,
-    Mamba,
-    Mamba2,
     MoE,
     NoMlp,
     PerLayerEmbedding,
@@ -53,7 +49,6 @@ from tfm.refimpl.config import (
     QueryScale,
     RMSNorm,
     Rope,
-    ShortConv,
     SparseMixer,
     Window,
     Yarn,
@@ -61,6 +56,11 @@ from tfm.refimpl.config import (
 from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.mamba import Mamba
+from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.short_conv import ShortConv
 
 COMMON = {
     "torch_dtype": "bfloat16", "transformers_version": "4.53.0", "use_cache": True, "initializer_range": 0.02,

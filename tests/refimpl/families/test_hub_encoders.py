@@ -13,7 +13,6 @@ from tfm.refimpl.config import (
     BigBirdBlocks,
     Classify,
     Dense,
-    DisentangledAttention,
     Distances,
     DynamicNTK,
     EmbeddingProjection,
@@ -24,7 +23,6 @@ from tfm.refimpl.config import (
     LayerNorm,
     Learned,
     LinearScaling,
-    LongformerAttention,
     MaskedLM,
     NeighbourConv,
     Pool,
@@ -34,10 +32,12 @@ from tfm.refimpl.config import (
     Rope,
     Tag,
     Window,
-    XLNetAttention,
 )
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
+from tfm.refimpl.ops.disentangled import DisentangledAttention
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.xlnet import XLNetAttention
 
 BASE: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768,

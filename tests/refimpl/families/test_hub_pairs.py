@@ -25,8 +25,6 @@ from tfm.refimpl.config import (
     EncoderDecoder,
     LayerNorm,
     Learned,
-    LongformerAttention,
-    LongT5Attention,
     Pool,
     RelativeBias,
     RMSNorm,
@@ -37,6 +35,8 @@ from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
 from tfm.refimpl.families import read_config
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.params.tree import map_leaves
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 

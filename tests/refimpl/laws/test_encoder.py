@@ -16,20 +16,20 @@ from tfm.refimpl.config import (
     Attention,
     Classify,
     Config,
-    DisentangledAttention,
     Encoder,
     FullAttention,
     Learned,
-    LongformerAttention,
-    LongT5Attention,
     MaskedLM,
     Pool,
     TokenMixer,
-    XLNetAttention,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
+from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.encoder import predict
+from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.longt5 import LongT5Attention
+from tfm.refimpl.ops.xlnet import XLNetAttention
 
 seeds = st.integers(0, 2**32 - 1)
 # Two passes of one model in float64: norms of tiny vectors and softcaps amplify rounding.

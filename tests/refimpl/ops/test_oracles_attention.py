@@ -17,12 +17,18 @@ import torch
 from helpers.tolerances import equal, largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.config import Attention, BlockSparse, LinearAttention
+from tfm.refimpl.config import Attention, BlockSparse
 from tfm.refimpl.ops.attention import attend, cached_attention
 from tfm.refimpl.ops.banded import banded_attend
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.flash import Saved, flash_attend, flash_backward
-from tfm.refimpl.ops.linear_attention import LinearState, linear_attend, linear_attention, random_features
+from tfm.refimpl.ops.linear_attention import (
+    LinearAttention,
+    LinearState,
+    linear_attend,
+    linear_attention,
+    random_features,
+)
 from tfm.refimpl.ops.ring import Placement, place, ring_attend
 from tfm.refimpl.ops.sparse import (
     BlockPairs,

@@ -10,8 +10,9 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import DisentangledAttention, Distances
+from tfm.refimpl.config import Distances
 from tfm.refimpl.ops.disentangled import (
+    DisentangledAttention,
     DistanceTable,
     disentangled_attention,
     distance_rows,

@@ -10,9 +10,9 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Indexer, LatentAttention, Rope
+from tfm.refimpl.config import Indexer, Rope
 from tfm.refimpl.ops.indexer import best_keys, index_scores
-from tfm.refimpl.ops.latent_attention import LatentCache, latent_attention
+from tfm.refimpl.ops.latent_attention import LatentAttention, LatentCache, latent_attention
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
 from transformers import DeepseekV32Config
 from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Attention

@@ -11,8 +11,13 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import LatentAttention, QueryScale, Rope
-from tfm.refimpl.ops.latent_attention import LatentCache, latent_attention, latent_self_attention
+from tfm.refimpl.config import QueryScale, Rope
+from tfm.refimpl.ops.latent_attention import (
+    LatentAttention,
+    LatentCache,
+    latent_attention,
+    latent_self_attention,
+)
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
 from transformers import DeepseekV2Config, DeepseekV3Config, Mistral4Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention

@@ -11,8 +11,8 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import FirstToken, GlobalTokens, LongformerAttention, QuestionTokens
-from tfm.refimpl.ops.longformer import longformer_attention, question_end
+from tfm.refimpl.config import FirstToken, GlobalTokens, QuestionTokens
+from tfm.refimpl.ops.longformer import LongformerAttention, longformer_attention, question_end
 from transformers import LongformerConfig
 from transformers.models.longformer import modeling_longformer as theirs
 

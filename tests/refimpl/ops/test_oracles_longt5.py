@@ -11,8 +11,8 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Layer, LongT5Attention, Plain, RelativeBias, Stack
-from tfm.refimpl.ops.longt5 import longt5_attention
+from tfm.refimpl.config import Layer, Plain, RelativeBias, Stack
+from tfm.refimpl.ops.longt5 import LongT5Attention, longt5_attention
 from tfm.refimpl.ops.model import distance_biases
 from transformers import LongT5Config
 from transformers.models.longt5 import modeling_longt5 as theirs

@@ -13,12 +13,11 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.config import GatedDelta, Mamba, Mamba2
 from tfm.refimpl.ops import ssd
-from tfm.refimpl.ops.gated_delta import gated_delta
+from tfm.refimpl.ops.gated_delta import GatedDelta, gated_delta
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
-from tfm.refimpl.ops.mamba import ChannelState, mamba
-from tfm.refimpl.ops.mamba2 import mamba2
+from tfm.refimpl.ops.mamba import ChannelState, Mamba, mamba
+from tfm.refimpl.ops.mamba2 import Mamba2, mamba2
 from tfm.refimpl.ops.selective_scan import selective_scan, selective_scan_chunked
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, short_conv
 from torch.nn import functional

@@ -11,9 +11,8 @@ from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import XLNetAttention
 from tfm.refimpl.ops.norm import layer_norm
-from tfm.refimpl.ops.xlnet import xlnet_attention
+from tfm.refimpl.ops.xlnet import XLNetAttention, xlnet_attention
 from transformers import XLNetConfig, XLNetModel
 
 H, K, T = 3, 4, 7

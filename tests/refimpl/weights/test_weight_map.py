@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.refimpl.config import Attention, GatedDelta, LatentAttention, Mamba2, Rope
+from tfm.refimpl.config import Attention, Rope
+from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.weights import steps
 from tfm.refimpl.weights.weight_map import weight_map
 
