@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..runtime.progress import InBytes
+
 if TYPE_CHECKING:
     from ..runtime.progress import Progress
     from ..runtime.tasks import Completion, TextStream
@@ -181,6 +183,8 @@ class _Stages:
         if not total:
             return f"{stage}: {done:,}, {duration(took)}"
         left = f", {duration(took * (total - done) / done)} left" if 0 < done < total else ""
+        if isinstance(stage, InBytes) and took > 0:
+            left = f", {size(done / took)}/s{left}"
         return f"{stage}: {100 * done // total} %, {duration(took)}{left}"
 
 

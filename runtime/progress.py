@@ -11,6 +11,12 @@ Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
 
+class InBytes(str):
+    """A stage whose amounts are bytes: how many a second can be shown."""
+
+    __slots__ = ()
+
+
 def silent(stage: str, done: int, total: int) -> None:
     """A Progress that shows nothing."""
 

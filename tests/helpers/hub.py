@@ -17,15 +17,16 @@ BLOCK = 2**16
 class Hub:
     """One repository, whatever its name, and one project, `pkg`, of which the test may change everything.
 
-    `rate` bounds bytes a second, `cuts` is how many answers end after half of what was asked. The codes name
-    the error that the API answers, that files are, and that they are after a cut. `asked` records each
-    request for a file and where it began.
+    `rate` bounds bytes a second, `cuts` is how many answers end after half of what was asked, `stalls` how
+    many then wait for ever. The codes name the error that the API answers, that files are, and that they are
+    after a cut; a number is the status itself. `asked` records each request for a file and where it began.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.wheels: dict[str, bytes] = {}
-        self.rate, self.cuts = float("inf"), 0
+        self.rate, self.cuts, self.stalls = float("inf"), 0, 0
+        self.ended = threading.Event()
         self.code = self.code_of_files = self.code_after_cuts = ""
         self.hashes = self.ranges = True
         self.asked: list[tuple[str, int]] = []
@@ -86,6 +87,11 @@ def serving() -> Iterator[Hub]:
                 self._file(name, hub.files.get(name))
 
         def _refuse(self, code: str) -> None:
+            if code.isdigit():
+                self.send_response(int(code))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self.send_response(401 if code == "RepoNotFound" else 403 if code == "GatedRepo" else 404)
             self.send_header("X-Error-Code", code)
             self.send_header("Content-Length", "0")
@@ -119,7 +125,11 @@ def serving() -> Iterator[Hub]:
                 hub.cuts -= 1
                 hub.code_of_files = hub.code_after_cuts
                 data, self.close_connection = data[: len(data) // 2], True
+            stalls, hub.stalls = hub.stalls > 0, max(0, hub.stalls - 1)
             for at in range(0, len(data), BLOCK):
+                if stalls and at >= len(data) // 2:
+                    self.close_connection = hub.ended.wait()
+                    return
                 block = data[at : at + BLOCK]
                 try:
                     self.wfile.write(block)
@@ -136,5 +146,6 @@ def serving() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         server.server_close()

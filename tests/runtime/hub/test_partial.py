@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.hub import COMMIT
 from helpers.wheels import everything
+from huggingface_hub import constants
 from tfm.refimpl.errors import CheckpointError
 from tfm.runtime.bundle.atomic_dir import locked
 from tfm.runtime.hub.cache_dir import cached, model_path, partial_path, remove
@@ -86,10 +87,53 @@ def test_a_connection_that_is_cut_is_taken_up_within_a_run(cache, hub, monkeypat
     assert len(set(begins)) == 3
 
 
+@pytest.mark.parametrize("stalls", [1, 99])
+def test_a_connection_that_stalls_is_taken_up_or_given_up(cache, hub, monkeypatch, stalls):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.files, hub.stalls = {"model.gguf": WEIGHTS}, stalls
+    if stalls > 1:
+        with pytest.raises(TransferError, match="what has come is kept"):
+            fetch(NAME, silent)
+        assert part_of(NAME).stat().st_size > 0
+        hub.stalls = 0
+    assert fetch(NAME, silent).read_bytes() == WEIGHTS
+    begins = [begin for _, begin in hub.asked]
+    assert begins == sorted(begins)
+    assert begins[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "does", "where"),
+    [
+        ("429", "HF_TOKEN", "code"),
+        ("500", "later", "code"),
+        ("429", "HF_TOKEN", "code_after_cuts"),
+        ("503", "later", "code_after_cuts"),
+        ("404", "later", "code_after_cuts"),
+    ],
+)
+def test_a_hub_that_answers_an_error_is_named_and_what_came_is_kept(
+    cache, hub, monkeypatch, status, does, where
+):
+    """The API, or a file of which some has come."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.files = {"model.gguf": WEIGHTS}
+    hub.cuts = int(where != "code")
+    setattr(hub, where, status)
+    with pytest.raises(TransferError) as error:
+        fetch(NAME, silent)
+    assert status in str(error.value)
+    assert does in str(error.value)
+    hub.code = hub.code_of_files = hub.code_after_cuts = ""
+    assert fetch(NAME, silent).read_bytes() == WEIGHTS
+    assert [begin > 0 for _, begin in hub.asked] == ([False] if where == "code" else [False, True])
+
+
 def test_what_a_dead_hub_sent_is_kept(cache, hub, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     hub.files, hub.cuts, hub.code_after_cuts = {"model.gguf": WEIGHTS}, 1, "Broken"
-    with pytest.raises(TransferError, match="What has come is kept"):
+    with pytest.raises(TransferError, match="what has come is kept"):
         fetch(NAME, silent)
     there = part_of(NAME).stat().st_size
     hub.code_of_files = hub.code_after_cuts = ""
