@@ -235,7 +235,7 @@ class AsyncModel:
             stream.prompt_logprobs = [] if scored else None
             stream.json_schema = options.json_schema
             row = Row(generated, owner, options.draft is not False, stream.prompt_logprobs)
-            request = TextRequest(row, StreamedText(model.text, options.stop), stream.emit)
+            request = TextRequest(row, StreamedText(model.text, options.stop, options.shown), stream.emit)
             stream._cancel = lambda request=request: self.worker.cancel(request)
             streams.append(stream)
             requests.append(request)

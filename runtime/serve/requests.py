@@ -252,6 +252,18 @@ class ToolChoice(Part):
     function: NamedFunction
 
 
+class Allowed(Part):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolChoice], Field(min_length=1, max_length=128)]
+
+
+class AllowedTools(Part):
+    """Some of the tools, all of which the model is shown."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
 class TextFormat(Part):
     type: Literal["text"]
 
@@ -283,8 +295,9 @@ class ChatBody(Sampling):
     response_format: Format | None = None
     modalities: list[Literal["text"]] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None  # variables of the template, as vLLM has them
 
     @model_validator(mode="after")
@@ -306,26 +319,42 @@ class ChatBody(Sampling):
             raise ValueError("tools: each function must have a name of its own")
         if not names and self.tool_choice not in (None, "none", "auto"):
             raise ValueError("tool_choice goes with tools")
-        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
-            raise ValueError(
-                f"tool_choice must name one of the tools, got {self.tool_choice.function.name!r:.80}"
-            )
-        if names and self.constraint():
-            raise ValueError("tools can't be combined with response_format, structured_outputs or grammar")
+        for name in self._chosen():
+            if name not in names:
+                raise ValueError(f"tool_choice must name one of the tools, got {name!r:.80}")
+        if names and super().constraint():
+            raise ValueError("tools can't be combined with structured_outputs or grammar")
         if self.must_call and self.stop:
             raise ValueError("stop can't be combined with a tool_choice that asks for a call")
 
     @property
     def must_call(self) -> bool:
         """Whether the answer must be a call."""
-        return self.tool_choice == "required" or isinstance(self.tool_choice, ToolChoice)
+        match self.tool_choice:
+            case AllowedTools(allowed_tools=allowed):
+                return allowed.mode == "required"
+            case choice:
+                return choice == "required" or isinstance(choice, ToolChoice)
+
+    def _chosen(self) -> list[str]:
+        """The names of tools that the choice has."""
+        match self.tool_choice:
+            case ToolChoice(function=function):
+                return [function.name]
+            case AllowedTools(allowed_tools=allowed):
+                return [tool.function.name for tool in allowed.tools]
+            case _:
+                return []
 
     def offered(self) -> list[Tool]:
         """The tools that the answer may call."""
-        if isinstance(self.tool_choice, ToolChoice):
-            chosen = self.tool_choice.function.name
-            return [tool for tool in self.tools or () if tool.function.name == chosen]
-        return [] if self.tool_choice == "none" else list(self.tools or ())
+        chosen = self._chosen()
+        tools = [] if self.tool_choice == "none" else list(self.tools or ())
+        return [tool for tool in tools if not chosen or tool.function.name in chosen]
+
+    def shown(self) -> list[Tool]:
+        """The tools that the model is shown."""
+        return list(self.tools or ()) if isinstance(self.tool_choice, AllowedTools) else self.offered()
 
     def constraint(self) -> GenerateOptions:
         """The option that says what the answer must be; none where it may be any."""

@@ -14,6 +14,7 @@ from ..text.tokenizer import REPLACEMENT_CHARACTER, Tokenizer
 from .tools import Tools
 
 DONE = "data: [DONE]\n\n"
+FIELDS = {"text": "content", "thought": "reasoning_content"}  # of a message, by the kinds of events
 
 
 def event(value: object) -> str:
@@ -53,20 +54,21 @@ class ChatResponse(Response):
     def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer, tools: Tools) -> None:
         super().__init__("chatcmpl", "chat.completion", model, fingerprint)
         self._tokenizer, self._tools = tokenizer, tools
-        self._texts: dict[int, str] = {}  # so far, and what of it was sent, by the number of the answer
-        self._sent: dict[int, str] = {}
+        self._streams: dict[int, _Streamed] = {}  # by the number of the answer
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
         """One of the whole answers."""
-        text, calls = self._tools.read(answer.text, answer.finish_reason)
+        thoughts, text, calls = self._tools.read(answer.text, answer.finish_reason)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if thoughts:
+            message["reasoning_content"] = thoughts
         if calls:
-            message |= {"content": text or None, "tool_calls": calls}
+            message |= {"content": text or None, "tool_calls": [_call(*call) for call in calls]}
         return {
             "index": index,
             "message": message,
             "logprobs": None if answer.logprobs is None else self.logprobs(answer.logprobs),
-            "finish_reason": "tool_calls" if calls else answer.finish_reason,
+            "finish_reason": _reason(answer.finish_reason, called=bool(calls)),
         }
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
@@ -79,21 +81,14 @@ class ChatResponse(Response):
 
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
-    ) -> dict[str, Any]:
-        """The choice of a later chunk: a text that follows the ones before. Calls come whole, at the end."""
-        whole = self._texts[index] = self._texts.get(index, "") + text
-        certain, calls = self._tools.certain(whole), []
-        if finish_reason is not None:
-            certain, calls = self._tools.read(whole, finish_reason)
-        sent = self._sent.get(index, "")
-        self._sent[index] = certain
-        text = certain[len(sent) :]
-        delta: dict[str, Any] = {"content": text} if text or logprobs else {}
-        if calls:
-            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
-            finish_reason = "tool_calls"
+    ) -> dict[str, Any] | None:
+        """The choice of a later chunk, what a text that follows the ones before adds; None for nothing."""
+        streamed = self._streams.setdefault(index, _Streamed(self._tools))
+        delta = streamed.delta(text, finish_reason)
+        if not (delta or logprobs or finish_reason):
+            return None
         listed = None if logprobs is None else self.logprobs(logprobs)
-        return self._delta(index, delta, listed, finish_reason)
+        return self._delta(index, delta, listed, _reason(finish_reason, called=streamed.called))
 
     def _delta(
         self,
@@ -120,6 +115,52 @@ class ChatResponse(Response):
         # A part of a character has no text; its bytes aren't known here.
         known = None if REPLACEMENT_CHARACTER in text else list(text.encode())
         return {"token": text, "logprob": logprob, "bytes": known}
+
+
+class _Streamed:
+    """One answer as it comes."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._parser = tools.parser()
+        self._begun = 0
+        self.called = False  # whether a call is whole
+
+    def delta(self, text: str, finish_reason: str | None) -> dict[str, Any]:
+        """What a text adds to the message, and its end."""
+        events = self._parser.feed(text)
+        if finish_reason is not None:
+            events += self._parser.finish(cut=finish_reason != "stop")
+        delta: dict[str, Any] = {}
+        for kind, piece in events:
+            if kind in FIELDS:
+                delta[FIELDS[kind]] = delta.get(FIELDS[kind], "") + piece
+            elif kind == "name":
+                delta.setdefault("tool_calls", []).append({"index": self._begun, **_call(piece, "")})
+                self._begun += 1
+            elif kind == "arguments":
+                self._add(delta.setdefault("tool_calls", []), piece)
+            self.called |= kind == "end"
+        return delta
+
+    def _add(self, calls: list[dict[str, Any]], piece: str) -> None:
+        """Add a piece to the arguments of the last call."""
+        last = self._begun - 1
+        if not calls or calls[-1]["index"] != last:
+            calls.append({"index": last, "function": {"arguments": ""}})
+        calls[-1]["function"]["arguments"] += piece
+
+
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    return {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _reason(finish_reason: str | None, *, called: bool) -> str | None:
+    """Why an answer ended, as the API has it."""
+    return "tool_calls" if called and finish_reason == "stop" else finish_reason
 
 
 class Echo(NamedTuple):

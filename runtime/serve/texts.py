@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from ...refimpl.config import LM, Decoder
 from ..tasks.generate import Prompt, prompt_of
 from ..tasks.options import resolve
-from ..text.tool_calls import BEGIN
 from .answers import Answers
 from .errors import RequestError, body_of
 from .models import Served, Server, owner_of, server_of
@@ -22,7 +21,7 @@ from .options import options_of
 from .request_log import record_of
 from .requests import ChatBody, CompletionBody, Sampling, read
 from .responses import DONE, ChatResponse, CompletionResponse, Echo, event, usage
-from .tools import Tools
+from .tools import Tools, effort
 
 R = TypeVar("R")
 
@@ -54,13 +53,14 @@ async def chat_completions(request: Request) -> Response:
             param="model",
         )
     _check_room(served, body.n or 1)
+    # What a template says of calls takes some renderings, once.
+    await asyncio.to_thread(lambda: model.chat_template.answers)
     tools = Tools(body, served)
-    messages = [message.for_template() for message in body.messages]
-    prompt = await served.model.chat_prompt(messages, tools.for_template, body.chat_template_kwargs)
-    stated = options_of(body, model)
-    if tools.must_call:
-        prompt = Prompt([*prompt.ids, *model.text.encode_template(f"{BEGIN}\n")], None)
-    options = tools.hold(resolve(model.generation, chat=True, **stated))
+    messages, shown = tools.prepared([message.for_template() for message in body.messages])
+    variables = {**effort(body, model.chat_template), **(body.chat_template_kwargs or {})}
+    prompt = await served.model.chat_prompt(messages, shown, variables)
+    stated = resolve(model.generation, chat=True, **options_of(body, model))
+    prompt, options = tools.begin(prompt, stated)
     await while_connected(request, served.model.prepare(options))
     streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
     answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
@@ -153,7 +153,8 @@ async def _events(
             logprobs = None if answers.streams[i].logprobs is None else part.logprobs
             if part.text or part.finish_reason or logprobs:
                 delta = made.delta(i, part.text, logprobs, part.finish_reason)
-                yield event(made.chunk([delta], **none))
+                if delta is not None:
+                    yield event(made.chunk([delta], **none))
     except Exception as error:  # the status has been sent
         yield event(body_of(error))
         return

@@ -1,104 +1,124 @@
-"""Tools in a chat: what the model is asked, and the calls in its answer.
+"""Tools and thoughts in a chat: what the model is asked, and what its answer holds.
 
-Where a call is asked for (`tool_choice`), the prompt ends with the beginning of one, and the answer is the
-rest of it. Else the model may call, and its text is read. With `strict`, or where only one call may come, a
-call that it begins is held to a grammar.
+The model's own format of calls, found from its chat template, is read; a model without one is told a
+format. Where a call is asked for (`tool_choice`), with `strict`, or where only one call or some of the tools
+may come, a call is held to a grammar from where it begins.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...refimpl.decoding.stop import split_at_stop_string
+from ..tasks.generate import Prompt
 from ..tasks.options import Options
-from ..text.tool_calls import (
-    BEGIN,
-    END,
-    ToolCall,
-    grammar_of_call,
-    grammar_of_text,
-    read_calls,
-    written,
-)
+from ..text.call_formats import TEXT, CallFormat
+from ..text.call_grammar import Asked, grammar_of_answer
+from ..text.call_parser import Answer, AnswerParser, joined
+from ..text.chat_template import ChatTemplate
+from ..text.explained_tools import explained, form_of_explained
 from .errors import RequestError
 from .models import Served
-from .requests import ChatBody, Function
+from .requests import ChatBody
 
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class Tools:
-    """The tools that the answers to one request may call, and what of them is in a text."""
+    """The tools that the answers to one request may call, and what is in these answers."""
 
     def __init__(self, body: ChatBody, served: Served) -> None:
-        """RequestError for a model whose template has no tools, or calls in another form."""
-        offered = body.offered()
-        self.for_template = [tool.for_template() for tool in offered] or None
-        self.must_call = bool(offered) and body.must_call
+        """RequestError for a model whose tokenizer can't write the marks of its calls."""
+        model = served.model.model
+        template, self._text = model.chat_template, model.text
+        offered, self._must_call = body.offered(), body.must_call
+        self._explains = template.answers.begin == TEXT.begin
+        self._shown = body.shown()
+        self._form = form_of_explained(template.answers) if self._explains and offered else template.answers
+        # Of a call that is asked for there is one, unless more are asked for too.
+        several = body.parallel_tool_calls or (body.parallel_tool_calls is None and not self._must_call)
+        some = len(offered) < len(self._shown)
         strict = any(tool.function.strict for tool in offered)
-        self._several = body.parallel_tool_calls is not False
-        self._holds = bool(offered) and (self.must_call or strict or not self._several)
-        self._functions = [
-            (tool.function.name, _schema(tool.function, held=self.must_call or bool(tool.function.strict)))
+        self._holds = bool(offered) and (self._must_call or strict or some or not several)
+        self._functions = {each.function.name: each.function.parameters or NO_PARAMETERS for each in offered}
+        held = {
+            tool.function.name
             for tool in offered
-        ]
-        self._names = {name for name, _ in self._functions}
-        self._text = text = served.model.model.text
-        if not offered:
-            return
-        # A mark that isn't in texts couldn't be read there.
-        marks = text.encode_template(BEGIN)
-        if not served.model.model.chat_template.takes_tools or text.decode(marks).strip() != BEGIN:
-            raise RequestError(
-                f"{served.name} can't call tools: its chat template must have them, with calls in the form "
-                f'that is read, {BEGIN}{{"name": …, "arguments": …}}{END}',
-                param="tools",
-            )
+            if self._must_call or tool.function.strict or not tool.function.parameters
+        }
+        functions = [(name, schema if name in held else None) for name, schema in self._functions.items()]
+        self._asked = Asked(functions, must_call=self._must_call, several=bool(several))
+        self._stops = frozenset(model.generation.eos)
+        self._tokens = self._form.tokens_of(self._text.control_tokens)
+        self._thinking = False
+        if offered:
+            self._check(served.name, self._form)
 
-    def hold(self, options: Options) -> Options:
-        """The options of a text whose calls are as the request asks."""
-        if not self._holds:
-            return options
-        if self.must_call:
-            return replace(options, stop=(), calls=grammar_of_call(self._functions))
-        begin, end = (_single(self._text.encode_template(mark)) for mark in (BEGIN, END))
-        return replace(options, calls=grammar_of_text(self._functions, begin, end, several=self._several))
+    def _check(self, name: str, form: CallFormat) -> None:
+        """A mark that isn't in texts couldn't be read there."""
+        for mark in filter(None, form.begin):
+            ids = self._text.encode_template(mark)
+            if self._text.decode(ids, self.marks).strip() != mark.strip():
+                raise RequestError(
+                    f"{name} can't call tools: its tokenizer doesn't keep {mark.strip()!r}, with which its "
+                    "calls begin",
+                    param="tools",
+                )
 
-    def certain(self, text: str) -> str:
-        """As much of an answer's text so far as can't be the beginning of a call."""
-        if not self._functions:
-            return text
-        return "" if self.must_call else split_at_stop_string(text, [BEGIN])[0].rstrip()
+    @property
+    def marks(self) -> frozenset[int]:
+        """The tokens of the format's marks, which an answer's text has in it."""
+        return frozenset(self._tokens.values())
 
-    def read(self, text: str, finish_reason: str | None) -> tuple[str, list[dict[str, Any]]]:
-        """The text of a complete answer, and its calls in the form of the API; a call that is cut is text,
-        but for one that was asked for, whose text nobody else's is."""
-        calls: list[ToolCall] = []
-        if self.must_call and finish_reason != "stop":
-            return "", []
-        if self._functions and finish_reason == "stop":
-            whole = f"{BEGIN}{text}</tool_call>" if self.must_call else text
-            content, calls = read_calls(whole, self._names)
-            text = content if calls else text
-        return text, [
-            {
-                "id": f"call_{secrets.token_hex(12)}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": written(call)},
-            }
-            for call in calls
-        ]
+    def prepared(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
+        """The messages and the tools as the model's template takes them."""
+        tools = [tool.for_template() for tool in self._shown] or None
+        calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+        if self._explains and (tools or calls):
+            return explained(messages, tools), None
+        return messages, tools
+
+    def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
+        """The prompt, and the options of a text whose calls are as the request asks."""
+        thoughts = self._form.thoughts
+        if thoughts is not None:
+            tail = self._text.decode(prompt.ids[-32:], frozenset(self._text.control_tokens.values()))
+            self._thinking = tail.rstrip().endswith(thoughts.begin.strip())
+        options = replace(options, shown=self.marks)
+        constrained = options.language is not None
+        if self._thinking and constrained and options.json_schema is None and thoughts is not None:
+            # A text of such a language has no thoughts in it.
+            end = self._text.encode_template(f"{thoughts.end}{thoughts.then}")
+            self._thinking = False
+            return Prompt([*prompt.ids, *end], None), options
+        document = options.json_schema
+        if not self._holds and (document is None or not (self._thinking or self._functions)):
+            return prompt, options
+        asked = replace(self._asked, document=document, thinking=self._thinking)
+        grammar = grammar_of_answer(self._form, asked, self._tokens, self._stops)
+        stop = () if self._must_call else options.stop
+        return prompt, replace(options, json_schema=None, stop=stop, calls=grammar)
+
+    def parser(self) -> AnswerParser:
+        """What reads one answer."""
+        return AnswerParser(self._form, self._functions, thinking=self._thinking)
+
+    def read(self, text: str, finish_reason: str | None) -> Answer:
+        """What a complete answer holds. A call in which it is cut is left out."""
+        parser = self.parser()
+        return joined([*parser.feed(text), *parser.finish(cut=finish_reason != "stop")])
 
 
-def _schema(function: Function, *, held: bool) -> Mapping[str, Any]:
-    """The schema that a call's arguments are held to."""
-    if not function.parameters:
-        return NO_PARAMETERS
-    return function.parameters if held else {"type": "object"}
-
-
-def _single(ids: Sequence[int]) -> int | None:
-    return ids[0] if len(ids) == 1 else None
+def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
+    """The variables of the template that say how much the model thinks; RequestError where it has none."""
+    stated = body.reasoning_effort
+    if stated is None:
+        return {}
+    if template.uses("reasoning_effort"):
+        return {"reasoning_effort": stated}
+    if template.uses("enable_thinking"):
+        return {"enable_thinking": stated != "none"}
+    raise RequestError(
+        "reasoning_effort: the model's chat template has nothing that says how much it thinks: leave it out",
+        param="reasoning_effort",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -331,7 +331,7 @@ class TextStream:
         return None
 
     def _generate(self) -> Iterator[str]:
-        stream = StreamedText(self._model.text, self._options.stop)
+        stream = StreamedText(self._model.text, self._options.stop, self._options.shown)
         for token in self.ids():
             yield from self._emit(stream, stream.push(token))
             if self._stopped:
@@ -348,10 +348,11 @@ class TextStream:
 
 
 class StreamedText:
-    """The text of tokens as they come, as far as it is certain; it ends before a stop string."""
+    """The text of tokens as they come, as far as it is certain; it ends before a stop string. Special tokens
+    that are `shown` are in it."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._stream, self._stops, self._held_back = DecodeStream(tokenizer), stops, ""
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], shown: Collection[int] = ()) -> None:
+        self._stream, self._stops, self._held_back = DecodeStream(tokenizer, shown), stops, ""
         self.text, self.ended = "", False
 
     def push(self, token: int) -> str:

@@ -137,6 +137,7 @@ class Options:
     regex: str | None = None
     grammar: str | None = None
     calls: str | None = None  # the grammar of a chat's text that may have calls of tools
+    shown: frozenset[int] = frozenset()  # special tokens that the text has in it
 
     def __post_init__(self) -> None:
         constraints = [name for name in sorted(CONSTRAINTS) if getattr(self, name) is not None]

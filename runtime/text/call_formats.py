@@ -116,9 +116,10 @@ class CallFormat:
     thoughts: Thoughts | None = None
     signs: tuple[str, ...] = ()
 
-    def marks(self) -> Iterator[str]:
-        """All texts of the format."""
-        yield from _texts(self)
+    def tokens_of(self, known: Mapping[str, int]) -> dict[str, int]:
+        """Those of the known tokens that marks have in them."""
+        marks = [*_texts(self)]
+        return {token: id for token, id in known.items() if any(token in mark for mark in marks)}
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 
-from ...refimpl.errors import TfmError
-from ...refimpl.formats.strict_json import DEPTH, parse
+from ...refimpl.formats.strict_json import DEPTH
 from .call_formats import PYTHON, Values
 from .text_reader import Marks, Reading, TextReader, UnreadableError
 
+WORDS = ("true", "false", "null")
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 WORD = re.compile(r"[\w.+-]+", re.ASCII)
 KEYWORD = re.compile(r"[^\s=(),]+")
 # What may follow a backslash: characters that JSON has too, digits of a number, and JSON for the others.
@@ -184,10 +185,8 @@ class ValueReader(TextReader):
         """A number, or a word as true."""
         word = yield from self._run(WORD)
         word = values.words.get(word, word)
-        try:
-            parse(word, "a value", TfmError)
-        except TfmError:
-            raise UnreadableError from None
+        if not (word in WORDS or NUMBER.fullmatch(word)):
+            raise UnreadableError
         self._put(word)
 
 

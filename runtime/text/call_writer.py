@@ -43,9 +43,9 @@ def _call(call: Item | Marked, index: int, name: str, arguments: Mapping[str, An
 def _arguments(form: Values | Keywords | Parameters, arguments: Mapping[str, Any]) -> str:
     match form:
         case Values():
-            return _value(form, arguments)
+            return write_value(form, arguments)
         case Keywords(values):
-            return ", ".join(f"{key}={_value(values, value)}" for key, value in arguments.items())
+            return ", ".join(f"{key}={write_value(values, value)}" for key, value in arguments.items())
         case Parameters():
             return "".join(_parameter(form, key, value) for key, value in arguments.items())
 
@@ -56,17 +56,17 @@ def _parameter(marks: Parameters, key: str, value: object) -> str:
     return f"{marks.before}{key}{marks.value_middle or marks.middle}{_json(value)}{marks.after}"
 
 
-def _value(values: Values, value: object) -> str:
+def write_value(values: Values, value: object) -> str:
+    """A value in a notation."""
     if isinstance(value, str):
         quote = values.quotes[0]
         return f"{quote}{value}{quote}" if values.escapes is None else _json(value)
     if isinstance(value, Mapping):
-        pairs = [
-            (key if values.bare_keys else _json(key), _value(values, item)) for key, item in value.items()
-        ]
-        return f"{{{', '.join(f'{key}: {item}' for key, item in pairs)}}}"
+        keys = [key if values.bare_keys else _json(key) for key in value]
+        items = [write_value(values, item) for item in value.values()]
+        return f"{{{', '.join(f'{key}: {item}' for key, item in zip(keys, items, strict=True))}}}"
     if isinstance(value, Sequence):
-        return f"[{', '.join(_value(values, item) for item in value)}]"
+        return f"[{', '.join(write_value(values, item) for item in value)}]"
     written = _json(value)
     return next((word for word, meaning in values.words.items() if meaning == written), written)
 

@@ -19,7 +19,6 @@ from .call_detection import find_format
 from .call_formats import CallFormat
 from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer, check_text
-from .tool_calls import reads_calls_of
 
 LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -58,11 +57,6 @@ class ChatTemplate:
             "bos_token": tokenizer.id_to_token(bos),
             "eos_token": tokenizer.id_to_token(eos[0] if eos else None),
         }
-
-    @property
-    def takes_tools(self) -> bool:
-        """Whether the template writes tools, and calls as tfm reads them (`runtime.text.tool_calls`)."""
-        return "tools" in self._with_tools and reads_calls_of(self._with_tools)
 
     @cached_property
     def answers(self) -> CallFormat:
@@ -106,12 +100,16 @@ class ChatTemplate:
         for name in variables:
             if name in ("messages", "tools", "add_generation_prompt", *self._special_tokens):
                 raise ArgumentError(f"chat_template_kwargs can't have {name!r}: leave it out")
-            if not re.search(rf"\b{re.escape(str(name))}\b", source):
+            if not _uses(source, str(name)):
                 raise ArgumentError(
                     f"chat_template_kwargs may have what the model's chat template uses, got {name!r:.80}: "
                     "leave it out"
                 )
         return variables
+
+    def uses(self, name: str) -> bool:
+        """Whether the template has a variable of this name."""
+        return _uses(self._source, name)
 
     def _shown(self, message: Message, source: str) -> Message:
         """A message as a template is given it."""
@@ -213,6 +211,10 @@ def check_messages(messages: object) -> None:
                 f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
             )
         check_text(message["content"])
+
+
+def _uses(source: str, name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", source) is not None
 
 
 def _parts(text: str) -> list[dict[str, str]]:

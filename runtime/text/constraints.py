@@ -3,8 +3,8 @@
 The library llguidance (the extra [serve]) says at each step which tokens may follow, in a child process. What
 it doesn't implement is an error, never ignored, and so is what would take it too much time or memory.
 
-- Between two tokens of a JSON document there may be up to `LONGEST_SPACE` characters of white space: where
-  any number may, a model can write nothing else.
+- In a JSON document there may be a blank after a comma or a colon, and no other white space: where any may
+  be, a model can write nothing else.
 - A regular expression, of Rust's syntax, matches the whole text.
 - A grammar is llama.cpp's GBNF, which begins at `root`, or Lark's, which begins at `start`. A token of Lark's
   takes the longest match, so some sentences of an ambiguous grammar are never written.
@@ -34,7 +34,7 @@ JsonSchema = Mapping[str, Any]
 
 class Language(NamedTuple):
     """A language by its kind, which is the name of the option, and its text: a schema's is JSON, that of
-    `tools` a grammar of `runtime.text.tool_calls`."""
+    `tools` a grammar of `runtime.text.call_grammar`."""
 
     kind: Literal["json_schema", "regex", "grammar", "tools"]
     text: str

@@ -10,7 +10,7 @@ R = TypeVar("R")
 Reading = Generator[None, None, R]  # waits for more text where it yields
 
 LONGEST_ASIDE = 256  # characters of a key, and of what stands beside a name
-LONGEST_RUN = 8192  # of a name, a number, a word
+LONGEST_RUN = 4096  # of a name, a word, a number: of 4,300 digits Python reads none
 BLANKS = re.compile(r"\s*")
 
 

@@ -144,6 +144,7 @@ class Tokenizer:
             token.content: id for id, token in added.items() if token.content not in ordinary
         }
         self._control_ids = frozenset(self.control_tokens.values())
+        self._special_ids = frozenset(id for id, token in added.items() if token.special)
 
     def to_json(self) -> str:
         """The tokenizer as a tokenizer.json. The one that was read isn't kept: few texts need it, and
@@ -236,10 +237,12 @@ class Tokenizer:
             self._growth.check(whole)
         return self._check_ids(self._secret_spelling.encode(parts).ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
+        """The text of ids, without special tokens but those that are `shown`."""
+        if shown:
+            ids = [id for id in ids if id in shown or id not in self._special_ids]
         with convert_errors("can't decode"):
-            return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+            return self._tokenizer.decode(list(ids), skip_special_tokens=not shown)
 
     @cached_property
     def _single_template(self) -> list[TemplatePart]:
@@ -300,10 +303,11 @@ class DecodeStream:
     The chunks joined are what decoding all ids at once gives. A chunk is the difference of two decodings that
     begin at the previous chunk's tokens, since a decoder may treat its first token differently. Where the
     decoder cleans up, all tokens are decoded each time, and the characters that may still change held back.
+    Special tokens that are `shown` are in the text.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
+        self._tokenizer, self._shown = tokenizer, shown
         self._ids: list[int] = []
         self._previous_start = 0  # first token of the previous chunk
         self._previous_end = 0  # first token after it
@@ -312,14 +316,14 @@ class DecodeStream:
     def push(self, id: int) -> str:
         """The text that becomes certain with this token."""
         self._ids.append(id)
-        text = self._tokenizer.decode(self._ids[self._previous_start :])
+        text = self._tokenizer.decode(self._ids[self._previous_start :], self._shown)
         if self._tokenizer.cleans_up:
             text = text[: max(len(text) - UNSETTLED, 0)]
         return "" if text.endswith(REPLACEMENT_CHARACTER) else self._emit(text)
 
     def finish(self) -> str:
         """The text that was held back."""
-        return self._emit(self._tokenizer.decode(self._ids[self._previous_start :]))
+        return self._emit(self._tokenizer.decode(self._ids[self._previous_start :], self._shown))
 
     def _emit(self, text: str) -> str:
         chunk = text[len(self._previous_text) :]
@@ -328,5 +332,5 @@ class DecodeStream:
         elif chunk:
             self._previous_start = self._previous_end
             self._previous_end = len(self._ids)
-            self._previous_text = self._tokenizer.decode(self._ids[self._previous_start :])
+            self._previous_text = self._tokenizer.decode(self._ids[self._previous_start :], self._shown)
         return chunk

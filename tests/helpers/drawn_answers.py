@@ -54,7 +54,8 @@ def answer(rng: random.Random, form: CallFormat) -> Drawn:
 def _stated(rng: random.Random, value: Any) -> Any:
     """A type that the value has, alone or beside one that it can't be mistaken for."""
     own = rng.choice(sorted(type_of(value)))
-    return rng.choice([own, [own, "null"]]) if own != "string" or value != "null" else own
+    mistaken = isinstance(value, str) and value.strip() in ("null", "None")
+    return own if mistaken else rng.choice([own, [own, "null"]])
 
 
 def _said(rng: random.Random, form: CallFormat, *, after_thoughts: bool, before_calls: bool) -> str:

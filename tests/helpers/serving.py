@@ -15,6 +15,7 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.serve import server as server_module
 from tfm.runtime.serve.models import Server
 from tfm.runtime.tasks import Model
+from tokenizers import Tokenizer
 
 from helpers import text_strategies, tiny_models
 from helpers.task_models import ModelFiles
@@ -50,13 +51,14 @@ def model(
     eos: tuple[int, ...] = (),
     defaults: Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
+    tokenizer: Tokenizer = TOKENIZER,
 ) -> Model:
     """A chat model with random weights, on the NumPy engine unless it gets another one."""
     engine = engine or NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=3))
     return Model(
         engine,
         ModelFiles(
-            TOKENIZER.to_str(),
+            tokenizer.to_str(),
             template,
             Generation(None, eos, dict(defaults or {}), max_new_tokens=max_new_tokens),
         ),
@@ -105,8 +107,8 @@ class Gate(NumpyEngine):
 class Scripted(NumpyEngine):
     """The NumPy engine, for which after so many tokens the next one is as `script` says."""
 
-    def __init__(self) -> None:
-        config = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size(), context=1024, layers=1)
+    def __init__(self, tokenizer: Tokenizer = TOKENIZER) -> None:
+        config = tiny_models.llama(vocabulary=tokenizer.get_vocab_size(), context=1024, layers=1)
         super().__init__(config, tiny_models.weights(config, seed=3))
         self.script: dict[int, int] = {}
 

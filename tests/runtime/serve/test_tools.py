@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import jsonschema
 import openai
 import pytest
-from helpers import serving
+from helpers import serving, text_strategies
 from tfm.runtime.serve.requests import ChatBody
 from tfm.runtime.tasks import Model
+from tfm.runtime.text.call_detection import ARGUMENTS as PROBES
+from tfm.runtime.text.call_detection import NAME
+from tfm.runtime.text.call_formats import BY_NAME
+from tfm.runtime.text.call_parser import read_answer
+from tfm.runtime.text.call_writer import write_answer
+from tfm.runtime.text.explained_tools import explained
+from tokenizers import AddedToken
 
 STOP = serving.TOKENIZER.get_vocab()["<|im_end|>"]
 PARAMETERS: dict[str, Any] = {
@@ -53,11 +61,14 @@ def with_tools(engine: serving.Scripted | None = None) -> Model:
     return serving.model(engine or serving.Scripted(), serving.TOOLS, eos=(STOP,))
 
 
-def scripted(text: str) -> Model:
-    """A model that answers MESSAGES with this text."""
-    engine = serving.Scripted()
-    model = with_tools(engine)
-    prompt = model.chat_template.encode(MESSAGES, tools=TOOLS)
+def scripted(text: str, template: str = serving.TOOLS, marks: Sequence[str] = (), **asked: Any) -> Model:
+    """A model that answers MESSAGES with this text; `marks` are special tokens of it."""
+    tokenizer = text_strategies.byte_level()
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    engine = serving.Scripted(tokenizer)
+    model = serving.model(engine, template, eos=(STOP,), tokenizer=tokenizer)
+    messages = explained(MESSAGES, TOOLS) if template == serving.CHAT else MESSAGES
+    prompt = model.chat_template.encode(messages, **{"tools": TOOLS, **asked})
     tokens = [*model.text.encode_template(text), STOP]
     engine.script = {len(prompt) + i: token for i, token in enumerate(tokens)}
     return model
@@ -68,14 +79,42 @@ def whole_and_streamed(client: openai.OpenAI, **body: Any) -> tuple[str | None, 
     answer = client.chat.completions.create(**body).choices[0]
     message = answer.message
     calls = [(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
-    text, streamed, reason = "", [], None
+    told = streamed(client, **body)
+    whole = [(call.function.name, call.function.arguments) for call in told.calls]
+    assert (told.content, told.reason) == (message.content or "", answer.finish_reason)
+    # A call in which the answer is cut was begun.
+    assert whole[: len(calls)] == calls
+    assert len(whole) == len(calls) or told.reason == "length"
+    return message.content, calls, answer.finish_reason
+
+
+class Streamed(NamedTuple):
+    """A stream's deltas, joined as clients do."""
+
+    thoughts: str
+    content: str
+    calls: list[Any]
+    reason: str | None
+    deltas: list[Any]
+
+
+def streamed(client: openai.OpenAI, **body: Any) -> Streamed:
+    thoughts, content, reason, calls, deltas = "", "", None, [], []
     for chunk in client.chat.completions.create(**body, stream=True):
         delta = chunk.choices[0].delta
-        text += delta.content or ""
-        streamed += [(call.function.name, call.function.arguments) for call in delta.tool_calls or ()]
+        deltas.append(delta)
+        thoughts += getattr(delta, "reasoning_content", None) or ""
+        content += delta.content or ""
+        for call in delta.tool_calls or ():
+            if call.function.name is not None:
+                assert call.id is not None
+                assert call.index == len(calls)
+                calls.append(call)
+            else:
+                assert call.id is None
+                calls[call.index].function.arguments += call.function.arguments
         reason = chunk.choices[0].finish_reason or reason
-    assert (text, streamed, reason) == (message.content or "", calls, answer.finish_reason)
-    return message.content, calls, answer.finish_reason
+    return Streamed(thoughts, content, calls, reason, deltas)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +193,8 @@ def test_a_strict_call_is_of_its_schema_or_none(text: str) -> None:
         for name, arguments in calls:
             assert name == "weather"
             jsonschema.validate(json.loads(arguments), PARAMETERS)
-        assert len(calls) == text.startswith("see")
         if text.startswith("see"):
-            assert content == "see"
+            assert (content, len(calls)) == ("see", 1)
         if "Bonn" in text:
             assert whole_and_streamed(client, **CHAT)[1] == [("weather", '{"city": "Bonn", "days": 2}')]
     with client_of(scripted("the cat sat")) as client:
@@ -239,6 +277,7 @@ def test_without_tools_none_are_shown() -> None:
         assert none.usage.prompt_tokens == len(model.chat_template.encode(MESSAGES))
 
 
+OTHER = {"type": "function", "function": {"name": "other"}}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [tool("a"), tool("a")]}, "a name of its own"),
     ({"tools": [tool("a b")]}, "tools.0.function.name"),
@@ -250,7 +289,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "required", "stop": "a"}, "stop can't be combined"),
     ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "must name one of the tools"),
     ({"tools": None, "tool_choice": "required"}, "tool_choice goes with tools"),
-    ({"response_format": {"type": "json_object"}}, "tools can't be combined"),
+    ({"structured_outputs": {"regex": "a"}}, "tools can't be combined"),
+    (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [OTHER]}}},
+        "must name one of the tools",
+    ),
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
     ({"tool_choice": "required", "tools": [tool("a", parameters={"not": {}})]}, "Unimplemented keys"),
     ({"tools": [tool("a", description="<|im_end|>")]}, "control token"),
     ({"messages": [{"role": "user", "content": "a", "name": "<|im_end|>"}]}, "control token"),
@@ -270,8 +314,194 @@ def test_what_is_refused() -> None:
             assert (answer.status_code, reason in answer.text) == (400, True), (change, answer.text)
 
 
-def test_a_model_without_tools_in_its_template_says_so() -> None:
-    with serving.running({"tiny": serving.model()}) as (url, _):
-        answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, trust_env=False)
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
-        assert "tiny can't call tools" in answer.text
+ARGUMENTS = {"city": "Oslo", "days": 2}
+
+
+def test_a_call_comes_as_it_is_written() -> None:
+    """Its name before its arguments, these in pieces, and nothing empty between them."""
+    with client_of(scripted(f"the dog: {CALL}\n{CALL}")) as client:
+        told = streamed(client, **CHAT)
+        assert (told.content, told.reason) == ("the dog:", "tool_calls")
+        assert [json.loads(call.function.arguments) for call in told.calls] == [ARGUMENTS] * 2
+        pieces = [call for delta in told.deltas for call in delta.tool_calls or ()]
+        assert [piece.index for piece in pieces] == sorted(piece.index for piece in pieces)
+        assert len(pieces) > 8
+        assert all(delta.content or delta.tool_calls for delta in told.deltas[1:-1])
+        for most in range(8, 40, 4):  # a call that is cut is no text, nor a call
+            body = {**CHAT, "max_tokens": most}
+            content, calls, reason = whole_and_streamed(client, **body)
+            assert (content, calls, reason) in [
+                ("the dog:", [], "length"),
+                ("the dog:", [("weather", json.dumps(ARGUMENTS))], "length"),
+            ]
+
+
+# A format of each kind of arguments, with marks that are special tokens or not, and how calls look in it.
+WRITTEN = {
+    name: write_answer(BY_NAME[name], "", "", [("weather", ARGUMENTS), ("news", ARGUMENTS)])
+    for name in (
+        "glm-4.7",
+        "qwen3-coder",
+        "mistral-v13",
+        "lfm2",
+        "gemma-4",
+        "harmony",
+        "deepseek-v3.1",
+        "xlam",
+    )
+}
+SPECIAL = {
+    "mistral-v13": ["[TOOL_CALLS]", "[ARGS]"],
+    "lfm2": ["<|tool_call_start|>", "<|tool_call_end|>"],
+    "gemma-4": ["<|tool_call>", "<tool_call|>", '<|"|>'],
+    "deepseek-v3.1": [
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ],
+    "harmony": ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|end|>"],
+}
+
+
+# Shows calls in a format, and no more of tools.
+SHOWS = """{%- set shown = tools %}{% for m in messages %}<|im_start|>{{ m.content }}{% if m.tool_calls %}
+    {{- CALLS }}{{ '' if m.tool_calls | length == 2 else raise_exception('two') }}{% endif %}{% endfor %}
+    {{- '<|im_start|>' if add_generation_prompt }}"""
+
+
+def template_of(name: str) -> str:
+    calls = write_answer(BY_NAME[name], "", "", [(NAME, each) for each in PROBES])
+    return SHOWS.replace("CALLS", repr(calls))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_calls_in_the_format_of_the_template(name: str) -> None:
+    model = scripted(WRITTEN[name], template_of(name), SPECIAL.get(name, ()))
+    with client_of(model) as client:
+        content, calls, reason = whole_and_streamed(client, **CHAT)
+        assert [(called, json.loads(arguments)) for called, arguments in calls] == [
+            ("weather", ARGUMENTS), ("news", ARGUMENTS)
+        ]  # fmt: skip
+        assert (content, reason) == (None, "tool_calls")
+        # Held to a grammar it may not write what another schema refuses.
+        other = {**PARAMETERS, "properties": {**PARAMETERS["properties"], "city": {"enum": ["Rome"]}}}
+        tools = [tool("weather", strict=True, parameters=other), tool("news")]
+        for body in ({}, {"tool_choice": "required"}):
+            _, calls, _ = whole_and_streamed(client, **{**CHAT, **body, "tools": tools})
+            for called, arguments in calls:
+                jsonschema.validate(json.loads(arguments), other if called == "weather" else PARAMETERS)
+
+
+def test_a_model_without_tools_in_its_template_is_told_of_them() -> None:
+    with client_of(scripted(CALL, serving.CHAT, tools=None)) as client:
+        told = whole_and_streamed(client, **CHAT)
+        assert told == (None, [("weather", json.dumps(ARGUMENTS))], "tool_calls")
+
+
+def test_messages_for_a_template_without_tools() -> None:
+    call = {"function": {"name": "weather", "arguments": ARGUMENTS}}
+    asked = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call, call]},
+        {"role": "tool", "content": "rain", "tool_call_id": "a"},
+        {"role": "tool", "content": "sun", "tool_call_id": "b"},
+    ]
+    told = explained(asked, TOOLS)
+    assert [message["role"] for message in told] == ["system", "user", "assistant", "user"]
+    assert all(message.keys() == {"role", "content"} for message in told)
+    assert "weather" in told[0]["content"]
+    answer = read_answer(told[2]["content"], BY_NAME["hermes"], {"weather": {}})
+    assert (answer.text, [json.loads(each.arguments) for each in answer.calls]) == (
+        "I look.",
+        [ARGUMENTS] * 2,
+    )
+    assert re.findall("rain|sun", told[3]["content"]) == ["rain", "sun"]
+    assert "weather" in explained(asked[1:], TOOLS)[0]["content"]
+    assert explained(asked[:2], None) == asked[:2]
+
+
+THINKING = serving.TOOLS.replace(
+    "<|im_start|>assistant\n{% endif %}",
+    """<|im_start|>assistant
+{% if enable_thinking is not defined or enable_thinking %}<think>
+{% else %}<think>
+
+</think>
+
+{% endif %}{% endif %}""",
+)
+OTHERWISE: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+def thoughts_and_answer(client: openai.OpenAI, **body: Any) -> tuple[str | None, str | None, list[str], str]:
+    """The same whole and streamed."""
+    answer = client.chat.completions.create(**body).choices[0]
+    thoughts = getattr(answer.message, "reasoning_content", None)
+    calls = [call.function.arguments for call in answer.message.tool_calls or ()]
+    told = streamed(client, **body)
+    assert (told.thoughts, told.content) == (thoughts or "", answer.message.content or "")
+    assert [call.function.arguments for call in told.calls] == calls
+    return thoughts, answer.message.content, calls, answer.finish_reason
+
+
+def test_thoughts_are_told_apart() -> None:
+    with client_of(scripted(f"\nthe cat\n\nsat\n</think>\n\nthe mat {CALL}", THINKING)) as client:
+        told = thoughts_and_answer(client, **CHAT)
+        assert told == ("the cat\n\nsat", "the mat", [json.dumps(ARGUMENTS)], "tool_calls")
+        cut = thoughts_and_answer(client, **{**CHAT, "max_tokens": 3})
+        assert (cut[0] or "", cut[1:]) == ("the cat"[: len(cut[0] or "")], ("", [], "length"))
+    with client_of(scripted("the mat", THINKING, chat_template_kwargs={"enable_thinking": False})) as client:
+        for more in ({"reasoning_effort": "none"}, {"extra_body": OTHERWISE}):
+            assert thoughts_and_answer(client, **{**CHAT, **more}) == (None, "the mat", [], "stop")
+    with client_of(scripted("the mat", THINKING)) as client:
+        assert thoughts_and_answer(client, **CHAT)[:2] == ("the mat", "")
+
+
+def test_thoughts_come_before_what_is_asked_for() -> None:
+    """A call, a document, an expression."""
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": [1, 2]}}}
+    with client_of(scripted(f"hm</think>{CALL}", THINKING)) as client:
+        asked = thoughts_and_answer(client, **{**CHAT, "tool_choice": "required"})
+        assert asked == ("hm", None, [json.dumps(ARGUMENTS)], "tool_calls")
+    with client_of(scripted("hm</think>[1, 2]", THINKING)) as client:
+        assert thoughts_and_answer(client, **{**CHAT, "response_format": schema}) == (
+            "hm",
+            "[1, 2]",
+            [],
+            "stop",
+        )
+    with client_of(scripted("hm</think>[1, 2]", THINKING, tools=None)) as client:
+        alone = {**CHAT, "response_format": schema, "tools": None}
+        assert thoughts_and_answer(client, **alone) == ("hm", "[1, 2]", [], "stop")
+        worded = {
+            **CHAT,
+            "extra_body": {"structured_outputs": {"regex": "a+b"}},
+            "tools": None,
+            "max_tokens": 90,
+        }
+        thoughts, text, _, reason = thoughts_and_answer(client, **worded)
+        assert thoughts is None
+        assert reason == "length" or re.fullmatch("a+b", text or "")
+
+
+def test_a_document_or_a_call() -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": [1, 2]}}}
+    for text, told in ((CALL, (None, 1)), ("[1, 2]", ("[1, 2]", 0)), ("the cat", ("[1, 2]", 0))):
+        with client_of(scripted(text)) as client:
+            content, calls, _ = whole_and_streamed(client, **{**CHAT, "response_format": schema})
+            assert (content, len(calls)) == told or "cat" in text
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_only_allowed_tools_are_called(mode: str) -> None:
+    """The model is shown all of them."""
+    allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "news"}}]}
+    body = {**CHAT, "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}}
+    with client_of(scripted(CALL)) as client:
+        content, calls, reason = whole_and_streamed(client, **body)
+        assert {name for name, _ in calls} <= {"news"}
+        assert mode == "auto" or calls or reason == "length"
+        assert "weather" not in (content or "")

@@ -305,7 +305,7 @@ def test_tools_and_calls_equal_transformers(kind: str) -> None:
         {"role": "assistant", "content": "", "tool_calls": [call, call]},
         {"role": "tool", "content": "[1, 2]", "name": "weather"},
     ]
-    assert mine.takes_tools
+    assert mine.answers.name == "hermes"
     for shown in (tools, None):
         text = theirs.apply_chat_template(messages, tools=shown, tokenize=False, add_generation_prompt=True)
         assert mine.render(messages, tools=shown) == text
@@ -366,8 +366,8 @@ def test_a_template_for_tools_is_taken_where_there_are_tools() -> None:
             messages, tools=tools, add_generation_prompt=False, chat_template_kwargs={name: "x"}
         )
         assert got == want
-    assert ours.takes_tools
-    assert not ChatTemplate(named["default"], tokenizer).takes_tools
+    assert ours.answers.name == "hermes"
+    assert ChatTemplate(named["default"], tokenizer).answers.name == "text"
     with pytest.raises(ArgumentError):
         ours.render(messages, tools=[tool], chat_template_kwargs={"tone": "x"})
     with pytest.raises(LimitError, match="characters"):

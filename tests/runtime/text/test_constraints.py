@@ -26,7 +26,6 @@ from tfm.runtime.text.constraints import (
     check,
     of_schema,
 )
-from tfm.runtime.text.language_follower import LONGEST_SPACE
 from tfm.runtime.text.tokenizer import Tokenizer
 
 
@@ -276,16 +275,13 @@ def test_tokens_can_be_taken_back() -> None:
         assert one.is_complete(texts[i]) == made.constraint(of_schema(schema)).is_complete(texts[i])
 
 
-def test_white_space_comes_to_an_end() -> None:
+def test_there_is_a_blank_after_a_comma_or_a_colon_and_no_other() -> None:
     tokenizer, made, _ = MADE["bytes"]
-    space = tokenizer.encode(" ")[0]
     one = made.constraint(of_schema({"type": "object"}))
-    tokens = tokenizer.encode("{")
-    count = 0
-    while one.allowed(tokens)[space]:
-        tokens, count = [*tokens, space], count + 1
-        assert count <= LONGEST_SPACE
-    assert count == LONGEST_SPACE
+    space, newline = (tokenizer.encode(blank)[0] for blank in " \n")
+    for text, blank in (("{", 0), ('{"a"', 0), ('{"a":', 1), ('{"a": ', 0), ('{"a":1,', 1), ('{"a":[', 0)):
+        allowed = one.allowed(tokenizer.encode(text))
+        assert (allowed[space], allowed[newline]) == (blank, 0), text
 
 
 def test_models_that_cannot_be_constrained() -> None:
