@@ -46,8 +46,9 @@ class Tools:
             for tool in offered
             if self._must_call or tool.function.strict or not tool.function.parameters
         }
+        loose = {tool.function.name for tool in offered if not tool.function.strict}
         functions = [(name, schema if name in held else None) for name, schema in self._functions.items()]
-        self._asked = Asked(functions, must_call=self._must_call, several=bool(several))
+        self._asked = Asked(functions, must_call=self._must_call, several=bool(several), loose=loose)
         self._stops = frozenset(model.generation.eos)
         self._tokens = self._form.tokens_of(self._text.control_tokens)
         self._thinking = False

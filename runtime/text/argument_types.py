@@ -17,11 +17,14 @@ def types_of_property(schema: Schema, key: str) -> frozenset[str] | None:
     return types_of(stated, schema) if isinstance(stated, Mapping) else None
 
 
-def types_of(part: Schema, schema: Schema, depth: int = 0) -> frozenset[str] | None:
-    """The types that a part of a schema allows; None for any."""
-    part = resolved(part, schema)
-    if depth > MOST_REFERENCES:
-        return None
+def types_of(part: Schema, schema: Schema, seen: set[str] | None = None) -> frozenset[str] | None:
+    """The types that a part of a schema allows; None for any. Each reference is followed once (`seen`)."""
+    seen = set() if seen is None else seen
+    if isinstance(reference := part.get("$ref"), str):
+        if reference in seen:
+            return frozenset()
+        seen.add(reference)
+        part = resolved(part, schema)
     match part:
         case {"type": str(name)}:
             return frozenset({name})
@@ -31,12 +34,10 @@ def types_of(part: Schema, schema: Schema, depth: int = 0) -> frozenset[str] | N
             return frozenset().union(*map(type_of, values))
         case {"const": value}:
             return type_of(value)
-    for word in ("anyOf", "oneOf", "allOf"):
+    for word in ("anyOf", "oneOf"):
         if isinstance(parts := part.get(word), list):
-            types = [types_of(each, schema, depth + 1) for each in parts if isinstance(each, Mapping)]
+            types = [types_of(each, schema, seen) for each in parts if isinstance(each, Mapping)]
             known = [each for each in types if each is not None]
-            if word == "allOf" and known:
-                return frozenset.intersection(*known)
             return frozenset().union(*known) if len(known) == len(parts) else None
     return None
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...refimpl.errors import ArgumentError
-from .argument_types import Schema, resolved, types_of
+from .argument_types import Schema, resolved, type_of, types_of
 from .call_formats import CallFormat, Item, Keywords, Marked, Parameters, Values
+from .call_values import KEYWORD
 from .call_writer import write_value
 from .language_follower import JSON_OPTIONS
+from .text_reader import LONGEST_ASIDE
 
 # Keywords that hold no value to anything.
 NOTES = frozenset(
@@ -26,7 +28,9 @@ NOTES = frozenset(
 )
 OF_OBJECTS = NOTES | {"type", "properties", "required", "additionalProperties"}
 ASIDES = {"{index}": "[0-9]{1,3}", "{id}": "[a-zA-Z0-9]{9}"}
+LONGEST = 4 * 2**20  # characters of a grammar: a part of a schema stands in it with all that it may refer to
 ANY: Schema = {"type": "object"}
+BARE = re.compile(r"[^\s:{}\[\],<>\"](?:[^\n:{}\[\],<>\"]*[^\s:{}\[\],<>\"])?")  # a key without quotes
 NOTHING = '""'
 PYTHON_WORDS = {"boolean": '"True" | "False"', "null": '"None"'}
 
@@ -37,12 +41,14 @@ class Asked:
 
     must_call: it is calls; else it may be a text, or a document of a schema.
     several: more than one call may come.
+    loose: functions of which any arguments may come, where their schema can't be followed.
     thinking: it begins within thoughts.
     """
 
     functions: Sequence[tuple[str, Schema | None]] = ()
     must_call: bool = False
     several: bool = True
+    loose: Collection[str] = ()
     document: Schema | None = None
     thinking: bool = False
 
@@ -64,6 +70,7 @@ class _Grammar:
         self._pattern = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
         self._rules: dict[str, str] = {}
         self._names: dict[tuple[str, str], str] = {}
+        self._length = 0
 
     def of(self, asked: Asked) -> str:
         thought = self._thought(asked)
@@ -76,6 +83,10 @@ class _Grammar:
 
     def _rule(self, kind: str, body: str, attributes: str = "") -> str:
         """The name of a rule, the same one for the same body."""
+        if (kind, body) not in self._names:
+            self._length += len(body)
+            if self._length > LONGEST:
+                raise ArgumentError(f"the grammar of tools may have {LONGEST} characters: give fewer of them")
         known = self._names.setdefault((kind, body), f"{kind}_{len(self._names)}")
         self._rules[known + attributes] = body
         return known
@@ -144,7 +155,7 @@ class _Grammar:
     def _rest(self, asked: Asked) -> str:
         """The calls after the first mark."""
         form = self._form
-        call = self._rule("calls", " | ".join(self._call(*each) for each in asked.functions))
+        call = self._rule("calls", " | ".join(self._call(asked, *each) for each in asked.functions))
         more = asked.several and not self._ends_answer(form.end)
         listed = more and form.separator is not None
         calls = f"{call} ({self._mark(form.separator)} {call})*" if listed else call
@@ -160,7 +171,15 @@ class _Grammar:
     def _ends_answer(self, mark: str) -> bool:
         return any(id in self._stops and token in mark for token, id in self._tokens.items())
 
-    def _call(self, name: str, schema: Schema | None) -> str:
+    def _call(self, asked: Asked, name: str, schema: Schema | None) -> str:
+        try:
+            return self._call_of(name, schema)
+        except ArgumentError:
+            if name not in asked.loose:
+                raise
+            return self._call_of(name, None)
+
+    def _call_of(self, name: str, schema: Schema | None) -> str:
         call = self._form.call
         if schema is not None and "$ref" not in schema:
             schema = {"type": "object", **schema}
@@ -190,15 +209,22 @@ class _Grammar:
             case Values() as values:
                 return self._noted(values, schema or ANY, schema or ANY, name, {})
             case Keywords():
-                return self._listed(schema, name, self._keyword, "/, ?/")
+                return self._listed(schema, name, KEYWORD, self._keyword, "/, ?/")
             case Parameters() as marks:
-                return self._listed(schema, name, lambda *each: self._parameter(marks, *each), "")
+                ends = re.escape(marks.middle.split()[0])
+                key = re.compile(rf"(?!.*{ends})\S(.*\S)?")
+                return self._listed(schema, name, key, lambda *each: self._parameter(marks, *each), "")
 
     def _listed(
-        self, schema: Schema | None, name: str, write: Callable[[str, Schema, Schema, str], str], comma: str
+        self,
+        schema: Schema | None,
+        name: str,
+        readable: re.Pattern[str],
+        write: Callable[[str, Schema, Schema, str], str],
+        comma: str,
     ) -> str:
         """Arguments beside each other; those of any names where there is no schema of them."""
-        own, properties = _object(schema or {}, schema or {}, name)
+        own, properties = _object(schema or {}, schema or {}, name, readable)
         if not properties and own.get("additionalProperties") is not False:
             one = write("", {}, {}, name)
             return f"({one} ({comma} {one})*)?" if comma else f"({one})*"
@@ -226,6 +252,7 @@ class _Grammar:
         return _literal(key) if key else self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 
     def _keyword(self, key: str, part: Schema, schema: Schema, where: str) -> str:
+        part = _mapping(part, where)
         types = types_of(part, schema) or frozenset()
         words = [PYTHON_WORDS[each] for each in PYTHON_WORDS if each in types and _is_plain(part, schema)]
         if not words or not types <= set(PYTHON_WORDS):
@@ -234,6 +261,7 @@ class _Grammar:
 
     def _parameter(self, marks: Parameters, key: str, part: Schema, schema: Schema, where: str) -> str:
         """A value that stands as it is; `key` is any where it is empty."""
+        part = _mapping(part, where)
         types = types_of(part, schema)
         own = resolved(part, schema)
         named = f"{self._mark(marks.before)} {self._key(key)}"
@@ -242,8 +270,9 @@ class _Grammar:
         as_value = f"{named} {self._mark(marks.value_middle or marks.middle)}"
         if types is not None and "string" not in types:
             return f"{as_value} {self._json(_with_parts(part, schema))} {after}"
-        if types == {"string"} and (values := own.get("enum", [own["const"]] if "const" in own else [])):
-            if any(end in value for value in values):
+        if types == {"string"} and ("enum" in own or "const" in own):
+            values = [one for one in _values(own) if isinstance(one, str)]
+            if not values or any(end in value for value in values):
                 raise _refused(where, "a value with the mark that ends it")
             return f"{as_text} ({' | '.join(map(_literal, values))}) {after}"
         if not _is_plain(part, schema):
@@ -256,18 +285,19 @@ class _Grammar:
 
     def _noted(self, values: Values, part: Schema, schema: Schema, where: str, seen: dict[str, str]) -> str:
         """A value of a schema in a notation that isn't JSON; a rule for each part that is referred to."""
+        part = _mapping(part, where)
         reference = part.get("$ref")
         if isinstance(reference, str):
+            _check(part, {"$ref"}, where)
             if reference not in seen:
                 seen[reference] = name = f"reference_{len(self._rules)}"
                 self._rules[name] = self._noted(values, resolved(part, schema), schema, where, seen)
             return seen[reference]
         match part:
-            case {"enum": [*choices]}:
-                return f"({' | '.join(self._mark(write_value(values, each)) for each in choices)})"
-            case {"const": value}:
-                return self._mark(write_value(values, value))
+            case {"enum": _} | {"const": _}:
+                return self._chosen(values, part, where)
             case {"anyOf": [*parts]} | {"oneOf": [*parts]}:
+                _check(part, {"anyOf", "oneOf"}, where)
                 return f"({' | '.join(self._noted(values, each, schema, where, seen) for each in parts)})"
             case {"type": [*names]}:
                 each = [self._noted(values, {**part, "type": name}, schema, where, seen) for name in names]
@@ -286,10 +316,18 @@ class _Grammar:
         _check(part, set(), where)
         return self._any(values, seen)
 
+    def _chosen(self, values: Values, part: Schema, where: str) -> str:
+        _check(part, {"enum", "const", "type"}, where)
+        types = types_of({"type": part["type"]}, {}) if "type" in part else None
+        allowed = [each for each in _values(part) if types is None or not types.isdisjoint(type_of(each))]
+        if not allowed:
+            raise _refused(where, "no value")
+        return f"({' | '.join(self._mark(write_value(values, each)) for each in allowed)})"
+
     def _noted_object(
         self, values: Values, part: Schema, schema: Schema, where: str, seen: dict[str, str]
     ) -> str:
-        own, properties = _object(part, schema, where)
+        own, properties = _object(part, schema, where, BARE)
         if not properties and own.get("additionalProperties") is not False:
             return self._any_object(values, seen)
         written = []
@@ -355,23 +393,57 @@ def _regex(text: str) -> str:
     return re.escape(text).replace("/", r"\/").replace("\n", "n")
 
 
-def _object(part: Schema, schema: Schema, where: str) -> tuple[Schema, Mapping[str, Any]]:
-    """A schema of objects, and its properties; ArgumentError for what isn't followed."""
+def _object(
+    part: Schema, schema: Schema, where: str, readable: re.Pattern[str]
+) -> tuple[Schema, Mapping[str, Any]]:
+    """A schema of objects, and its properties, whose names are `readable`.
+
+    Raises ArgumentError for what isn't followed.
+    """
     own = resolved(part, schema)
     _check(own, OF_OBJECTS, where)
+    for word, kind in (("properties", dict), ("required", list)):
+        if not isinstance(own.get(word, kind()), kind):
+            raise _refused(where, f"{word} that are no {kind.__name__}")
     properties = own.get("properties", {})
-    if missing := set(own.get("required", ())) - set(properties):
-        raise _refused(where, f"{min(missing)!r:.40} required, but no property")
+    if unread := [name for name in properties if not readable.fullmatch(name) or len(name) > LONGEST_ASIDE]:
+        raise _refused(where, f"the name {unread[0]!r:.40}")
+    if missing := [name for name in own.get("required", ()) if name not in [*properties]]:
+        raise _refused(where, f"{missing[0]!r:.40} required, but no property")
     if not properties and isinstance(own.get("additionalProperties"), dict) and own["additionalProperties"]:
         raise _refused(where, "a schema of additionalProperties")
     return own, properties
 
 
-def _is_plain(part: Schema, schema: Schema) -> bool:
-    """Whether a part says types alone."""
+def _is_plain(part: Schema, schema: Schema, seen: set[str] | None = None) -> bool:
+    """Whether a part says types alone; each reference is followed once (`seen`)."""
+    seen = set() if seen is None else seen
+    if isinstance(reference := part.get("$ref"), str):
+        if reference in seen:
+            return True
+        seen.add(reference)
     own = resolved(part, schema)
-    parts = [each for word in ("anyOf", "oneOf") for each in own.get(word, ())]
-    return own.keys() <= NOTES | {"type", "anyOf", "oneOf"} and all(_is_plain(each, schema) for each in parts)
+    parts = [each for word in ("anyOf", "oneOf") for each in _listed_parts(own.get(word, []))]
+    plain = own.keys() <= NOTES | {"type", "anyOf", "oneOf"}
+    return plain and all(_is_plain(each, schema, seen) for each in parts)
+
+
+def _values(part: Schema) -> list[Any]:
+    """The values that a part names."""
+    stated = part.get("enum", [part["const"]] if "const" in part else [])
+    return stated if isinstance(stated, list) else []
+
+
+def _mapping(part: object, where: str) -> Schema:
+    if not isinstance(part, Mapping):
+        raise _refused(where, "a part that is no schema")
+    return part
+
+
+def _listed_parts(parts: object) -> list[Schema]:
+    if not isinstance(parts, list) or not all(isinstance(each, Mapping) for each in parts):
+        raise _refused("a part", "a choice that is no list of schemas")
+    return parts
 
 
 def _with_parts(part: Schema, schema: Schema) -> Schema:

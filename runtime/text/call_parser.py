@@ -296,6 +296,8 @@ class AnswerParser(ValueReader):
             return
         text = yield from self._capture(self._pieces(end, escaped=False))
         value = to_json(text)
+        if value is None and types and "string" not in types and text.lstrip().startswith(("{", "[")):
+            raise UnreadableError
         self._put(
             json.dumps(text, ensure_ascii=False) if value is None or not _may_be(value, types) else value
         )

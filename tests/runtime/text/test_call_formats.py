@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from helpers.drawn_answers import Drawn, answer, cuttings, mutant
@@ -82,3 +84,8 @@ def check_mutants(name: str, seeds: Iterable[int]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_any_text_is_read(name: str) -> None:
     check_mutants(name, range(20))
+
+
+def test_each_format_is_documented() -> None:
+    table = (Path(__file__).parents[3] / "FAMILIES.md").read_text().partition("## Calls and thoughts")[2]
+    assert re.findall("^[|] `(.*?)`", table, re.MULTILINE) == NAMES

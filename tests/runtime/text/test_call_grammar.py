@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -12,7 +13,7 @@ import jsonschema
 import llguidance
 import numpy as np
 import pytest
-from helpers import text_strategies
+from helpers import drawn_schemas, text_strategies
 from helpers.drawn_answers import mutant
 from tfm.refimpl.errors import ArgumentError
 from tfm.runtime.text.call_formats import BY_NAME, CallFormat
@@ -175,6 +176,62 @@ def test_calls_of_a_sentence_are_of_their_schemas(name: str) -> None:
     assert check_sentences(name, range(4))
 
 
+JUNK: list[Any] = [None, 5, "a", [], [5], {}, True, {"type": "string"}, {"$ref": "#/$defs/a"}]
+
+
+def junk(rng: random.Random, part: Any) -> Any:
+    """A schema in which something is anything."""
+    if rng.random() < 0.1 or not isinstance(part, dict | list) or not part:
+        return rng.choice(JUNK) if rng.random() < 0.5 else part
+    keys = [*part] if isinstance(part, dict) else range(len(part))
+    made = part.copy()
+    key = rng.choice([*keys])
+    made[key] = junk(rng, part[key])
+    return made
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3-coder", "deepseek-v3.2", "gemma-4", "lfm2"])
+def test_any_schema_is_followed_or_refused(name: str) -> None:
+    """With arguments of any schema a call is of it, or the schema is an error; none is too much work."""
+    followed = 0
+    for seed in range(60):
+        rng = random.Random(f"schema {name} {seed}")
+        parts = {key: drawn_schemas.schema(rng) for key in "abc"}
+        schema: Any = {
+            "type": "object",
+            "properties": parts,
+            "required": ["a"],
+            "additionalProperties": False,
+        }
+        schema["$defs"] = {
+            key: value for part in parts.values() for key, value in part.get("$defs", {}).items()
+        }
+        schema = schema if seed % 2 else junk(rng, schema)
+        if not isinstance(schema, dict):
+            continue
+        asked = Asked([("f", schema)], must_call=True)
+        try:
+            grammar = grammar_of_answer(BY_NAME[name], asked, {})
+            if seed < 6:
+                check(Language("tools", grammar))
+            followed += 1
+        except ArgumentError:
+            continue
+    assert followed
+
+
+def test_references_in_circles_come_to_an_end() -> None:
+    circle = {"anyOf": [{"$ref": f"#/$defs/{key}"} for key in "abcdefgh"]}
+    schema = {"type": "object", "properties": {"x": circle}, "$defs": dict.fromkeys("abcdefgh", circle)}
+    for name in ("qwen3-coder", "gemma-4", "lfm2"):
+        with contextlib.suppress(ArgumentError):
+            grammar_of_answer(BY_NAME[name], Asked([("f", schema)]), {})
+    parts = {f"k{i}": {"type": "integer", "minimum": i} for i in range(1500)}
+    large = {"type": "object", "properties": parts, "$defs": parts}
+    with pytest.raises(ArgumentError, match="characters"):
+        grammar_of_answer(BY_NAME["qwen3-coder"], Asked([("f", large)]), {})
+
+
 REFUSED = {
     "a pattern": {"type": "string", "pattern": "a+"},
     "a text or a bounded number": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]},
@@ -191,6 +248,11 @@ def test_a_schema_that_is_not_followed_is_an_error(case: str) -> None:
             grammar_of_answer(BY_NAME[name], asked, {})
     for name in ("hermes", "lfm2"):
         check(Language("tools", grammar_of_answer(BY_NAME[name], asked, {})))
-    for more in ({"minProperties": 1}, {"required": ["b"]}, {"additionalProperties": {"type": "null"}}):
+    loose = Asked([("f", schema)], loose={"f"})
+    check(Language("tools", grammar_of_answer(BY_NAME["glm-4.7"], loose, {})))
+    for more in (
+        {"minProperties": 1}, {"required": ["b"]}, {"additionalProperties": {"type": "null"}},
+        {"properties": {"a</arg_key><arg_value>": {}}}, {"properties": {"a": {"enum": ["</arg_value>"]}}},
+    ):  # fmt: skip
         with pytest.raises(ArgumentError):
             grammar_of_answer(BY_NAME["glm-4.7"], Asked([("f", {"type": "object", **more})]), {})
