@@ -1,35 +1,51 @@
-"""All components of a model. A class is one from when its module is imported, and this imports every module.
+"""All components of a model, by the modules of `ops` that they are in.
 
-So a Config that is read from JSON may have any of them.
+A class is a component from when its module is imported. A run needs few of them, so reading a Config imports
+those that it names.
 """
 
 from __future__ import annotations
 
-from .config import TokenMixer
-from .config.json_form import from_json
-from .config.record import kinds
-from .ops import (
-    disentangled,
-    gated_delta,
-    latent_attention,
-    linear_attention,
-    longformer,
-    longt5,
-    lstm,
-    mamba,
-    mamba2,
-    short_conv,
-    xlnet,
-)
+from collections.abc import Collection, Iterator
+from importlib import import_module
+from typing import Any
 
-_MODULES = (
-    disentangled, gated_delta, latent_attention, linear_attention, longformer, longt5, lstm, mamba, mamba2,
-    short_conv, xlnet,
-)  # fmt: skip
+from .config import Config, TokenMixer, json_form
+from .config.record import Record, kinds
 
 __all__ = ["from_json", "mixers"]
+
+# The name of a mixer begins with that of its module, in one word.
+MODULES = (
+    "disentangled", "gated_delta", "latent_attention", "linear_attention", "longformer", "longt5", "lstm",
+    "mamba", "mamba2", "short_conv", "xlnet",
+)  # fmt: skip
 
 
 def mixers() -> tuple[type[TokenMixer], ...]:
     """All token mixers."""
+    _load(MODULES)
     return kinds(TokenMixer)
+
+
+def from_json(value: Any) -> Config:
+    """The Config that `to_json` wrote; ConfigError for anything that it can't have written."""
+    named = {name.lower() for name in _types(value)}
+    _load([one for one in MODULES if any(name.startswith(one.replace("_", "")) for name in named)])
+    if named - {kind.__name__.lower() for kind in kinds(Record)}:
+        _load(MODULES)  # so that the error names what there is
+    return json_form.from_json(value)
+
+
+def _load(modules: Collection[str]) -> None:
+    for module in modules:
+        import_module(f".ops.{module}", __package__)
+
+
+def _types(value: Any) -> Iterator[str]:
+    """The names of classes in a JSON value."""
+    if isinstance(value, dict) and isinstance(value.get("type"), str):
+        yield value["type"]
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _types(one)

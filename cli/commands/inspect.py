@@ -13,7 +13,7 @@ from .. import options as o
 from ..console import escape, out, out_json, progress, size, table
 
 if TYPE_CHECKING:
-    from ...refimpl.config import Config, Gated, Mlp, MoE, Plain, Stack
+    from ...refimpl.config import Config, Stack
     from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
@@ -213,15 +213,13 @@ def describe(config: Config) -> str:
 
 
 def _stack(name: str, stack: Stack, width: int) -> str:
-    from ...refimpl.config import Gated
-
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ","
     norm = type(stack.final_norm or a.pre or a.after).__name__
     added = None if stack.positions is None else stack.positions.describe()
     position = a.describe_positions() or added or "no positions"
-    mlp = _mlp(first.mlp)
+    mlp = first.mlp.describe()
     beside = "" if first.beside is None else f", beside {first.beside.mixer.describe()}"
     for what, count in Counter(mixer.borrows() for mixer in stack.mixers).items():
         mixed = mixed if what is None else f", {count} of them with {what},{mixed}"
@@ -231,30 +229,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         vectors += f", {stack.altup.streams} streams of each token"
     if first.laurel is not None:
         vectors += f", learned residuals of rank {first.laurel.rank}"
-    sparse = [m.sparsity for layer in layers if isinstance(m := layer.mlp, Gated) and m.sparsity is not None]
+    sparse = [share for layer in layers if (share := getattr(layer.mlp, "sparsity", None)) is not None]
     if sparse:
         vectors += f", {len(sparse)} layers with {max(sparse):.0%} of the mlp's units at 0"
     mixer = a.describe() + beside
     return f"{name}, {len(layers)} layers{mixed} width {width}, {mixer}, {mlp}, {norm}, {position}{vectors}"
-
-
-def _activation(mlp: Gated | Plain | MoE) -> str:
-    from ...refimpl.config import XIELU, ClampedSwiGLU
-
-    a = mlp.activation
-    if isinstance(a, XIELU):
-        return "xIELU"
-    return f"SwiGLU clamped to {a.limit:g}" if isinstance(a, ClampedSwiGLU) else a
-
-
-def _mlp(m: Mlp) -> str:
-    from ...refimpl.config import Gated, MoE, NoMlp
-
-    if isinstance(m, NoMlp):
-        return "no mlp"
-    if isinstance(m, MoE):
-        form = "gated" if m.gated else "plain"
-        latent = "" if m.latent is None else f", through a latent of {m.latent}"
-        return f"{m.top} of {m.experts} {form} mlps {m.width} ({_activation(m)}){latent}"
-    normed = " with a norm of the units" if isinstance(m, Gated) and m.down_norm else ""
-    return f"{type(m).__name__.lower()} mlp {m.width} ({_activation(m)}){normed}"

@@ -13,8 +13,14 @@ from ...refimpl.config import LM, Attention, Config, Gated, Layer, Mlp, MoE, NoM
 from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
-from ...refimpl.ops.attention import ScoreTerms, cached_attention, positioned, project
-from ...refimpl.ops.block import BlockWeights, CachedAttentionWeights, NormWeights, normalize, rotary_and_bias
+from ...refimpl.ops.attention import (
+    CachedAttentionWeights,
+    ScoreTerms,
+    cached_attention,
+    positioned,
+    project,
+)
+from ...refimpl.ops.block import BlockWeights, NormWeights, normalize, rotary_and_bias
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights, hidden_units

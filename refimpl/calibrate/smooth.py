@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import (
-    ClampedSwiGLU,
     Config,
-    Gated,
     Layer,
-    LayerNorm,
     Mlp,
     MoE,
-    NoMlp,
     Norm,
-    Plain,
-    RMSNorm,
     SmoothingSite,
     TokenMixer,
 )
@@ -86,13 +80,13 @@ def post_norm_sites(config: Config) -> list[SmoothingSite]:
             if normed and not layer.parallel and not isinstance(m, MoE):
                 if readers := _readers(f"{prefix}attn", a):
                     sites.append(SmoothingSite((), readers))
-                sites.append(SmoothingSite((), _mlp_input_matrices(f"{prefix}mlp.", m)))
+                sites.append(SmoothingSite((), _readers(f"{prefix}mlp", m)))
     return sites
 
 
 def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite]:
     mixer, readers = layer.attention, _readers(f"{prefix}attn", layer.attention)
-    mlp_matrices = _mlp_input_matrices(f"{prefix}mlp.", layer.mlp)
+    mlp_matrices = _readers(f"{prefix}mlp", layer.mlp)
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
     beside = () if layer.beside is None else _readers(f"{prefix}beside", layer.beside.mixer)
     sites = []
@@ -102,80 +96,30 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    sites += _inside(f"{prefix}attn", mixer, read_later=read_later)
+    sites += _named(f"{prefix}attn", mixer.smoothing(read_later=read_later))
     if layer.beside is not None:
-        sites += _inside(f"{prefix}beside", layer.beside.mixer)
+        sites += _named(f"{prefix}beside", layer.beside.mixer.smoothing(read_later=False))
     if layer.cross is not None:
-        sites += _inside(f"{prefix}cross", layer.cross)
-    return sites + _hidden(f"{prefix}mlp", layer.mlp)
+        sites += _named(f"{prefix}cross", layer.cross.smoothing(read_later=False))
+    return sites + _named(f"{prefix}mlp", layer.mlp.smoothing())
 
 
-def _readers(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
-    return tuple(f"{prefix}.{leaf}" for leaf in mixer.readers())
+def _readers(prefix: str, part: TokenMixer | Mlp) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{leaf}" for leaf in part.readers())
 
 
-def _inside(prefix: str, mixer: TokenMixer, *, read_later: bool = False) -> list[SmoothingSite]:
+def _named(prefix: str, sites: list[SmoothingSite]) -> list[SmoothingSite]:
     def named(leaves: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{prefix}.{leaf}" for leaf in leaves)
 
-    sites = mixer.smoothing(read_later=read_later)
     return [one._replace(producers=named(one.producers), consumers=named(one.consumers)) for one in sites]
 
 
 def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:
-    if norm is None or (isinstance(norm, LayerNorm) and not norm.weight):
+    leaves = () if norm is None else norm.leaves()
+    if "weight" not in leaves:
         return []
-    bias = [f"{prefix}.bias"] if isinstance(norm, LayerNorm) and norm.bias else []
-    return [SmoothingSite((f"{prefix}.weight", *bias), consumers)]
-
-
-def _experts(m: MoE) -> list[str]:
-    return [f"experts.{i}" for i in range(m.experts)] + ([] if m.shared is None else ["shared"])
-
-
-def _mlp_input_matrices(prefix: str, mlp: Mlp) -> tuple[str, ...]:
-    """The matrices that read an mlp's input."""
-    match mlp:
-        case MoE():
-            read = _experts(mlp) if mlp.latent is None else ["shared"] * (mlp.shared is not None)
-            first = ("gate", "up") if mlp.gated else ("up",)
-            inner = [f"{e}.{leaf}" for e in read for leaf in first]
-            inner += ["latent_down"] * (mlp.latent is not None)
-            leaves = ["router", *inner, *(["shared_gate"] if mlp.shared_gate else [])]
-        case Gated():
-            leaves = ["gate", "up"]
-        case Plain():
-            leaves = ["up"]
-        case NoMlp():
-            leaves = []
-    return tuple(prefix + leaf for leaf in leaves)
-
-
-def _hidden(prefix: str, mlp: Mlp) -> list[SmoothingSite]:
-    match mlp:
-        case MoE(activation=ClampedSwiGLU()):
-            return []
-        case MoE(gated=False) if mlp.activation != "relu":
-            return []
-        case MoE():
-            biased = ("experts",) * mlp.expert_bias + ("shared",) * mlp.shared_bias
-            return [
-                SmoothingSite(
-                    (f"{prefix}.{e}.up", *([f"{prefix}.{e}.bup"] if e.startswith(biased) else [])),
-                    (f"{prefix}.{e}.down",),
-                )
-                for e in _experts(mlp)
-            ]
-        case NoMlp():
-            return []
-        case Plain() if mlp.activation != "relu":
-            return []
-        case Gated(down_norm=RMSNorm()):
-            return [SmoothingSite((f"{prefix}.down_norm",), (f"{prefix}.down",))]
-        case _:
-            return [
-                SmoothingSite((f"{prefix}.up", *([f"{prefix}.bup"] if mlp.bias else [])), (f"{prefix}.down",))
-            ]
+    return [SmoothingSite(tuple(f"{prefix}.{leaf}" for leaf in leaves), consumers)]
 
 
 def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:

@@ -55,6 +55,7 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
+from .record import SmoothingSite
 from .stack import DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
 from .token_mixers import (
     Attention,
@@ -66,7 +67,6 @@ from .token_mixers import (
     KVFormat,
     QuestionTokens,
     SharedIndexer,
-    SmoothingSite,
     StateSpace,
     TokenMixer,
 )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from .mlps import Activation, Plain
 from .norms import Norm
-from .record import Record
+from .record import Record, bounded
 
 Pooling = Literal["first", "last", "mean", "max"]
 
@@ -69,7 +69,7 @@ class Classify(Record):
     passes through `dense` before the text is pooled (EuroBERT).
     """
 
-    labels: int
+    labels: int = bounded("vocabulary")
     pooling: Pooling = "first"
     dense: Dense | None = None
     bias: bool = True
@@ -80,7 +80,7 @@ class Classify(Record):
 class Tag(Record):
     """Logits of each token's labels."""
 
-    labels: int
+    labels: int = bounded("vocabulary")
     dense: Dense | None = None
     bias: bool = True
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-from .norms import Norm, RMSNorm
-from .record import Record
+from .bounds import check_bounds, need, within
+from .norms import Norm, RMSNorm, Sublayer
+from .record import Record, SmoothingSite, bounded
 
 Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
@@ -29,7 +31,46 @@ class XIELU(Record):
     eps: ClassVar[float] = -1e-6
 
 
-class Gated(Record):
+def describe_activation(activation: Activation | ClampedSwiGLU | XIELU) -> str:
+    """What `inspect` says of an activation."""
+    match activation:
+        case XIELU():
+            return "xIELU"
+        case ClampedSwiGLU(limit=limit):
+            return f"SwiGLU clamped to {limit:g}"
+        case _:
+            return activation
+
+
+class FeedForward(Record, Sublayer):
+    """The settings of an mlp, and what other rooms ask of it: leaves are named as in its weights."""
+
+    def check(self, at: str, *, parallel: bool) -> None:
+        """Raise ConfigError, which begins with `at`, where its sizes contradict each other."""
+        check_bounds(at, self)
+
+    def sizes(self) -> Mapping[str, int]:
+        """The letters of the axes in its weights, beside the model's width D."""
+        return {}
+
+    def leaves(self) -> Sequence[str]:
+        """The leaves that it has of those that are `NotRequired`."""
+        return ()
+
+    def readers(self) -> Sequence[str]:
+        """The matrices that read its input."""
+        return ()
+
+    def smoothing(self) -> list[SmoothingSite]:
+        """The activations inside that can be smoothed."""
+        return []
+
+    def describe(self) -> str:
+        """What `inspect` says of it."""
+        raise NotImplementedError
+
+
+class Gated(FeedForward):
     """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE).
 
     `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1). With `sparsity`
@@ -37,7 +78,7 @@ class Gated(Record):
     `down_norm` normalizes the hidden units (BitNet).
     """
 
-    width: int
+    width: int = bounded("width", "mlp width")
     activation: Activation
     bias: bool = False
     pre: Norm | None = None
@@ -49,16 +90,60 @@ class Gated(Record):
     sparsity: float | None = None
     down_norm: RMSNorm | None = None
 
+    def check(self, at: str, *, parallel: bool) -> None:
+        super().check(at, parallel=parallel)
+        once = not (self.bias and self.down_bias)
+        need(once, f"{at}a bias of `down` alone means no other bias, got bias and down_bias")
+        share = self.sparsity is None or self.sparsity < 1
+        need(share, f"{at}sparsity must be a share below 1, got {self.sparsity!r}")
 
-class Plain(Record):
+    def sizes(self) -> Mapping[str, int]:
+        return {"F": self.width}
+
+    def leaves(self) -> Sequence[str]:
+        biases = ("bgate", "bup", "bdown") if self.bias else ("bdown",) if self.down_bias else ()
+        return *biases, *(() if self.down_norm is None else ("down_norm",))
+
+    def readers(self) -> Sequence[str]:
+        return "gate", "up"
+
+    def smoothing(self) -> list[SmoothingSite]:
+        if self.down_norm is not None:
+            return [SmoothingSite(("down_norm",), ("down",))]
+        return [SmoothingSite(("up", "bup") if self.bias else ("up",), ("down",))]
+
+    def describe(self) -> str:
+        normed = "" if self.down_norm is None else " with a norm of the units"
+        return f"gated mlp {self.width} ({self.activation}){normed}"
+
+
+class Plain(FeedForward):
     """down(act(up(x)))."""
 
-    width: int
+    width: int = bounded("width", "mlp width")
     activation: Activation | XIELU
     bias: bool = True
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+
+    def sizes(self) -> Mapping[str, int]:
+        return {"F": self.width}
+
+    def leaves(self) -> Sequence[str]:
+        curves = ("alpha_p", "alpha_n") if isinstance(self.activation, XIELU) else ()
+        return *(("bup", "bdown") if self.bias else ()), *curves
+
+    def readers(self) -> Sequence[str]:
+        return ("up",)
+
+    def smoothing(self) -> list[SmoothingSite]:
+        if self.activation != "relu":
+            return []
+        return [SmoothingSite(("up", "bup") if self.bias else ("up",), ("down",))]
+
+    def describe(self) -> str:
+        return f"plain mlp {self.width} ({describe_activation(self.activation)})"
 
 
 class ExpertGroups(Record):
@@ -85,7 +170,7 @@ class SparseMixer(Record):
     jitter: float = 0.01
 
 
-class MoE(Record):
+class MoE(FeedForward):
     """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
     Their outputs are summed with the weights of `ops.moe.route`, or of a `SparseMixer` as `score`, which has
@@ -104,9 +189,9 @@ class MoE(Record):
     row must not.
     """
 
-    experts: int
+    experts: int = bounded("experts")
     top: int
-    width: int
+    width: int = bounded("width", "mlp width")
     activation: Activation | ClampedSwiGLU
     score: Literal["softmax", "sigmoid"] | SparseMixer = "softmax"
     renormalize: bool = True
@@ -114,7 +199,7 @@ class MoE(Record):
     choice_bias: bool = False
     router_bias: bool = False
     expert_bias: bool = False
-    shared: int | None = None
+    shared: int | None = bounded("width", "width of the shared expert", default=None)
     shared_gate: bool = False
     groups: ExpertGroups = ONE_GROUP
     weighs: Literal["output", "input"] = "output"
@@ -125,16 +210,103 @@ class MoE(Record):
     own_norms: RMSNorm | None = None
     expert_scale: bool = False
     gated: bool = True
-    latent: int | None = None
+    latent: int | None = bounded("width", "numbers of the experts' latent", default=None)
     shared_bias: bool = False
 
+    def check(self, at: str, *, parallel: bool) -> None:
+        super().check(at, parallel=parallel)
+        within(at + "chosen experts", self.top, self.experts)
+        self._check_groups(at)
+        gated = self.shared is not None or not self.shared_gate
+        need(gated, f"{at}a shared expert's gate needs a shared expert, got none")
+        between = self.latent is None or self.own_norms is None
+        need(between, f"{at}experts between norms of their own have no latent")
+        clamped = isinstance(self.activation, ClampedSwiGLU)
+        need(self.gated or not clamped, f"{at}a clamped SwiGLU needs gated experts")
+        need(
+            not self.shared_bias or (self.shared, self.latent) != (None, None),
+            f"{at}biases of what all tokens take need a shared expert or a latent, got neither",
+        )
+        need(
+            self.own_norms is None or (self.pre is None and not parallel),
+            f"{at}a mixture with norms of its own has no norm before it, and isn't parallel",
+        )
 
-class NoMlp(Record):
+    def _check_groups(self, at: str) -> None:
+        if isinstance(self.score, SparseMixer):
+            settings = self.renormalize, self.scale, self.choice_bias, self.groups, self.sum_eps
+            plain = settings == (False, None, False, ONE_GROUP, None)
+            need(plain, f"{at}a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps")
+        count, top = self.groups.count, self.groups.top
+        within(at + "groups of experts", count, self.experts)
+        within(at + "chosen groups of experts", top, count)
+        size, left = divmod(self.experts, count)
+        need(left == 0, f"{at}experts must be a multiple of their groups, got {self.experts} and {count}")
+        most = top * size
+        fit = f"{at}chosen experts must be at most those of the chosen groups, {most}, got {self.top}"
+        need(self.top <= most, fit)
+        pair = count == 1 or self.groups.by != "top2" or size > 1
+        need(pair, f"{at}groups by their two best experts must have two at least, got {size}")
+
+    def sizes(self) -> Mapping[str, int]:
+        return {"E": self.experts, "C": self.latent or 0}
+
+    def leaves(self) -> Sequence[str]:
+        latent, normed = self.latent is not None, self.own_norms is not None
+        there = {
+            "shared": self.shared is not None, "shared_gate": self.shared_gate,
+            **dict.fromkeys(("latent_down", "latent_up"), latent),
+            **dict.fromkeys(("latent_bdown", "latent_bup"), latent and self.shared_bias),
+            "router_bias": self.router_bias, "bias": self.choice_bias, "expert_scale": self.expert_scale,
+            **dict.fromkeys(("router_norm", "experts_pre", "experts_post"), normed),
+            **dict.fromkeys(("shared_pre", "shared_post"), normed and self.shared is not None),
+        }  # fmt: skip
+        return [leaf for leaf, has in there.items() if has]
+
+    def expert_leaves(self, *, biased: bool) -> Sequence[str]:
+        """The leaves of an expert, or of the shared one, beside its two matrices."""
+        biases = ("bup", "bdown") if biased else ()
+        gate = ("gate", "bgate") if biased else ("gate",)
+        return *biases, *(gate if self.gated else ())
+
+    @property
+    def _all(self) -> list[str]:
+        return [f"experts.{i}" for i in range(self.experts)] + ([] if self.shared is None else ["shared"])
+
+    def readers(self) -> Sequence[str]:
+        read = self._all if self.latent is None else ["shared"] * (self.shared is not None)
+        inner = [f"{one}.{leaf}" for one in read for leaf in (("gate", "up") if self.gated else ("up",))]
+        latent = ["latent_down"] * (self.latent is not None)
+        return "router", *inner, *latent, *(["shared_gate"] if self.shared_gate else [])
+
+    def smoothing(self) -> list[SmoothingSite]:
+        linear = self.gated and not isinstance(self.activation, ClampedSwiGLU)
+        if not linear and (self.gated or self.activation != "relu"):
+            return []
+        biased = ("experts",) * self.expert_bias + ("shared",) * self.shared_bias
+        return [
+            SmoothingSite(
+                (f"{one}.up", *([f"{one}.bup"] if one.startswith(biased) else [])), (f"{one}.down",)
+            )
+            for one in self._all
+        ]
+
+    def describe(self) -> str:
+        form = "gated" if self.gated else "plain"
+        latent = "" if self.latent is None else f", through a latent of {self.latent}"
+        kind = describe_activation(self.activation)
+        return f"{self.top} of {self.experts} {form} mlps {self.width} ({kind}){latent}"
+
+
+class NoMlp(FeedForward):
     """The layer ends with its mixer (Mamba 2)."""
 
     pre: ClassVar[None] = None
     post: ClassVar[None] = None
     after: ClassVar[None] = None
+
+    def describe(self) -> str:
+        return "no mlp"
 
 
 Mlp = Gated | Plain | MoE | NoMlp

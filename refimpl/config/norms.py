@@ -12,6 +12,10 @@ class RMSNorm(Record):
 
     eps: float
 
+    def leaves(self) -> tuple[str, ...]:
+        """What it has learned: a factor and a shift."""
+        return ("weight",)
+
 
 class LayerNorm(Record):
     """Layer normalization; `weight` and `bias` say whether it has a learned factor and a learned shift."""
@@ -20,8 +24,20 @@ class LayerNorm(Record):
     bias: bool = True
     weight: bool = True
 
+    def leaves(self) -> tuple[str, ...]:
+        """What it has learned: a factor and a shift."""
+        return *(("weight",) if self.weight else ()), *(("bias",) if self.bias else ())
+
 
 Norm = RMSNorm | LayerNorm
+
+
+class Sublayer:
+    """What a layer's sublayers have: norms before it, of its output, and of the sum."""
+
+    pre: Norm | None
+    post: Norm | None
+    after: Norm | None
 
 
 class HeadNorm(Record):

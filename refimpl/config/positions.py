@@ -197,6 +197,10 @@ class AddedPosition(Record):
         """Raise ConfigError where a stack of this context and width can't have them; `at` names the stack."""
         raise NotImplementedError
 
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The table of those that are learned."""
+        return {}
+
     def describe(self) -> str:
         """What `inspect` says of them."""
         raise NotImplementedError
@@ -211,6 +215,9 @@ class Learned(AddedPosition):
     def check(self, at: str, context: int, width: int) -> None:
         within(at + "number of learned positions", self.size, LIMITS["context"], context)
         within(at + "offset of the learned positions", self.offset, LIMITS["context"], 0)
+
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
+        return {"positions": (self.offset + self.size, width)}
 
     def describe(self) -> str:
         return f"{self.size} learned positions"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from operator import attrgetter
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 Kind = TypeVar("Kind")
 
@@ -58,3 +58,17 @@ def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
     """
     below = base.__subclasses__()
     return tuple(kind for one in below for kind in kinds(one)) if below else (base,)
+
+
+class SmoothingSite(NamedTuple):
+    """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
+
+    Producers are divided along their last axis, consumers multiplied along their first. Without producers the
+    matrix product divides its own input. Where query heads share a value head, `repeats` blocks of
+    `head_size` channels share their factors.
+    """
+
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    repeats: int = 1
+    head_size: int = 1

@@ -9,13 +9,13 @@ that other rooms ask of it: these call the methods of `TokenMixer`, and don't kn
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from .bounds import check_bounds, need
 from .masks import FULL, BigBirdBlocks, Mask, Window
-from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
+from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer
 from .positions import Alibi, Position, QueryScale, RelativeBias, Rope
-from .record import Record, bounded
+from .record import Record, SmoothingSite, bounded
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
 KVFormat = Literal["float", "int8"]
@@ -28,28 +28,6 @@ class Scoring(TypedDict):
 
     scale: float | None
     softcap: float | None
-
-
-class SmoothingSite(NamedTuple):
-    """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
-
-    Producers are divided along their last axis, consumers multiplied along their first. Without producers the
-    matrix product divides its own input. Where query heads share a value head, `repeats` blocks of
-    `head_size` channels share their factors.
-    """
-
-    producers: tuple[str, ...]
-    consumers: tuple[str, ...]
-    repeats: int = 1
-    head_size: int = 1
-
-
-class Sublayer:
-    """What a layer's sublayers have: norms before it, of its output, and of the sum."""
-
-    pre: Norm | None
-    post: Norm | None
-    after: Norm | None
 
 
 class TokenMixer(Record, Sublayer):
@@ -97,8 +75,8 @@ class TokenMixer(Record, Sublayer):
         """Which shape a leaf has of those that `weights` says."""
         return 0
 
-    def tables(self) -> dict[str, tuple[int, ...]]:
-        """The tables that it shares with the other mixers of a stack, and their shapes."""
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The tables that it shares with the other mixers of a stack, in a model of this width."""
         return {}
 
     def kept(self) -> Any:
@@ -178,6 +156,10 @@ class StateSpace(TokenMixer):
     """A mixer that may also stand beside a decoder's attention (`Beside`)."""
 
     keeps = "state"
+
+    def kept_beside(self, attention: Any) -> Any:
+        """What a layer keeps that has it beside attention, which keeps the `CacheKind` given."""
+        raise NotImplementedError
 
 
 class Attention(TokenMixer):
@@ -286,7 +268,7 @@ class Attention(TokenMixer):
             return 0
         return ("head", "each", "all").index(self.qk_norm.over)
 
-    def tables(self) -> dict[str, tuple[int, ...]]:
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
         if not isinstance(self.position, RelativeBias) or not self.position.shared:
             return {}
         return {"relative_bias": (self.position.buckets, self.heads)}

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from .bounds import LIMITS, need, within
-from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
+from .bounds import LIMITS, check_bounds, need, within
+from .heads import LM, AdaptiveSoftmax, Head, MaskedLM, Pool, QuestionAnswering
 from .layers import Layer
 from .masks import BigBirdBlocks, FullAttention
-from .mlps import ONE_GROUP, ClampedSwiGLU, Gated, Mlp, MoE, NoMlp, SparseMixer
+from .mlps import NoMlp
 from .mtp import MTP
 from .positions import Alibi, RelativeBias
 from .stack import DecoderReader, Embedding, Stack
@@ -76,8 +76,7 @@ def check(
     _check_head(head, embedding.width, table_width)
     if isinstance(head, LM) and head.adaptive is not None:
         _check_adaptive(head, head.adaptive, embedding.vocabulary, table_width)
-    if isinstance(head, Classify | Tag):
-        within("labels", head.labels, LIMITS["vocabulary"])
+    check_bounds("", head)
     for name, stack in stacks.items():
         longest = context if encoder_context is None or name != "encoder" else encoder_context
         _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
@@ -156,7 +155,7 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         at = f"{name} layer {i}: "
         _check_mixers(at, layer, name, stack.layers[:i], both_ways=name != "decoder" and not stack.causal)
         _check_residuals(at, layer, decodes=name == "decoder")
-        _check_mlp(at, layer.mlp, parallel=layer.parallel)
+        layer.mlp.check(at, parallel=layer.parallel)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.cross is not None:
@@ -252,7 +251,7 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     need(len(streams) == 1, f"{name}: all layers have as many streams, or none has alternating updates")
     if embedding.per_layer is not None:
         within("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])
-    experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
+    experts = sum(getattr(layer.mlp, "experts", 0) for layer in stack.layers)
     within(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     mixers: tuple[Any, ...] = stack.mixers
     relative = {(m.position, m.heads) for m in mixers if _shares_biases(m)}
@@ -313,55 +312,3 @@ def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, .
     need(rotary, f"{at}kv_layer needs rotary positions or none, got {type(a.position).__name__}")
     plain = a.value_norm is None and not a.keys_as_values
     need(plain, f"{at}kv_layer means that it makes no values, got a norm of values or keys as values")
-
-
-def _check_mlp(at: str, mlp: Mlp, *, parallel: bool) -> None:
-    if isinstance(mlp, NoMlp):
-        return
-    within(at + "mlp width", mlp.width, LIMITS["width"])
-    if isinstance(mlp, Gated):
-        once = not (mlp.bias and mlp.down_bias)
-        need(once, f"{at}a bias of `down` alone means no other bias, got bias and down_bias")
-        share = mlp.sparsity is None or mlp.sparsity < 1
-        need(share, f"{at}sparsity must be a share below 1, got {mlp.sparsity!r}")
-    if isinstance(mlp, MoE):
-        within(at + "experts", mlp.experts, LIMITS["experts"])
-        within(at + "chosen experts", mlp.top, mlp.experts)
-        _check_groups(at, mlp)
-        if mlp.shared is not None:
-            within(at + "width of the shared expert", mlp.shared, LIMITS["width"])
-        need(
-            mlp.shared is not None or not mlp.shared_gate,
-            f"{at}a shared expert's gate needs a shared expert, got none",
-        )
-        if mlp.latent is not None:
-            within(at + "numbers of the experts' latent", mlp.latent, LIMITS["width"])
-            need(mlp.own_norms is None, f"{at}experts between norms of their own have no latent")
-        need(
-            mlp.gated or not isinstance(mlp.activation, ClampedSwiGLU),
-            f"{at}a clamped SwiGLU needs gated experts",
-        )
-        need(
-            not mlp.shared_bias or (mlp.shared, mlp.latent) != (None, None),
-            f"{at}biases of what all tokens take need a shared expert or a latent, got neither",
-        )
-        need(
-            mlp.own_norms is None or (mlp.pre is None and not parallel),
-            f"{at}a mixture with norms of its own has no norm before it, and isn't parallel",
-        )
-
-
-def _check_groups(at: str, mlp: MoE) -> None:
-    if isinstance(mlp.score, SparseMixer):
-        settings = mlp.renormalize, mlp.scale, mlp.choice_bias, mlp.groups, mlp.sum_eps
-        plain = settings == (False, None, False, ONE_GROUP, None)
-        need(plain, f"{at}a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps")
-    count, top = mlp.groups.count, mlp.groups.top
-    within(at + "groups of experts", count, mlp.experts)
-    within(at + "chosen groups of experts", top, count)
-    size, left = divmod(mlp.experts, count)
-    need(left == 0, f"{at}experts must be a multiple of their groups, got {mlp.experts} and {count}")
-    fit = mlp.top <= top * size
-    need(fit, f"{at}chosen experts must be at most those of the chosen groups, {top * size}, got {mlp.top}")
-    pair = count == 1 or mlp.groups.by != "top2" or size > 1
-    need(pair, f"{at}groups by their two best experts must have two at least, got {size}")

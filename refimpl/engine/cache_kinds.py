@@ -39,12 +39,11 @@ import numpy as np
 from ..config import Attention, Config, KVFormat, Layer, Window
 from ..errors import LimitError
 from ..ops.cache import KVCache
-from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheKind, RecurrentState, kept
-from ..ops.mamba2 import HybridCache
+from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheKind, kept
 from ..ops.shared_attention import SharedKV
 
 __all__ = [
-    "CHUNK", "SLACK", "ArrayType", "Arrays", "CacheArray", "CacheKind", "EncoderKeysValues", "HybridStates",
+    "CHUNK", "SLACK", "ArrayType", "Arrays", "CacheArray", "CacheKind", "EncoderKeysValues",
     "KeysValues", "NothingKept", "array_names", "cache_kinds", "check_lengths", "encoder_kinds", "floor",
     "kept", "layer_kind", "recurrent", "windows",
 ]  # fmt: skip
@@ -80,24 +79,6 @@ class NothingKept(CacheKind):
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
         return ()
-
-
-@dataclass(frozen=True)
-class HybridStates(RecurrentState):
-    """Keys and values of a layer's attention, and the states of what stands beside it."""
-
-    holds = HybridCache
-
-    attention: KeysValues
-    states: RecurrentState
-
-    @property
-    def in_chunks(self) -> bool:
-        return self.attention.in_chunks or self.states.in_chunks
-
-    @property
-    def arrays(self) -> tuple[CacheArray, ...]:
-        return (*self.attention.arrays, *self.states.arrays)
 
 
 @dataclass(frozen=True)
@@ -146,7 +127,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
     if layer.beside is not None:
         # Windows beside a state were never tried (`operator_limits.cache`).
         whole = KeysValues(attention.kv_heads, attention.head_size, kv)
-        return HybridStates(whole, layer.beside.mixer.kept())
+        return layer.beside.mixer.kept_beside(whole)
     return KeysValues(attention.kv_heads, attention.head_size, kv, window)
 
 

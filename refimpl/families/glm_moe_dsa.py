@@ -6,13 +6,13 @@ Some layers may have no indexer, and take the tokens that the one of the nearest
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..config import Decoder, Layer, SharedIndexer
 from ..config_readers.decoder import map_layers
 from ..config_readers.gguf_moe import SIGMOID
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import TensorSource
-from ..ops.latent_attention import LatentAttention
 from . import Gguf, Task
 from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder, indexed_gguf_decoder
 
@@ -43,10 +43,8 @@ def _with_types(base: Decoder, types: list[str]) -> Decoder:
     def shared(i: int, layer: Layer) -> Layer:
         if types[i] == "full":
             return layer
-        assert isinstance(layer.attention, LatentAttention)
-        assert layer.attention.indexer is not None
-        topk = layer.attention.indexer.topk
-        return replace(layer, attention=replace(layer.attention, indexer=SharedIndexer(topk)))
+        latent: Any = layer.attention
+        return replace(layer, attention=replace(latent, indexer=SharedIndexer(latent.indexer.topk)))
 
     return map_layers(base, shared)
 

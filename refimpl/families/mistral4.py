@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ..config import Decoder, ExpertGroups, Gated, MoE, QueryScale
 from ..config_readers.decoder import map_layers, sigmoid_experts, with_experts
@@ -16,7 +17,6 @@ from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
 from ..config_readers.rope import ORIGINAL
 from ..formats.tensor_source import TensorSource
-from ..ops.latent_attention import LatentAttention
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .deepseek_v2 import GGUF_WEIGHTS, LATENTS, latent_decoder, latent_gguf_decoder
@@ -63,12 +63,8 @@ def _rotated_in_part(keys: Keys) -> Keys:
 
 def _scaled(config: Decoder, scale: QueryScale | None) -> Decoder:
     """The decoder with this scale of queries in each layer."""
-
-    def scaled(attention: object) -> LatentAttention:
-        assert isinstance(attention, LatentAttention)
-        return replace(attention, query_scale=scale)
-
-    return map_layers(config, lambda _, layer: replace(layer, attention=scaled(layer.attention)))
+    changed: dict[str, Any] = {"query_scale": scale}
+    return map_layers(config, lambda _, layer: replace(layer, attention=replace(layer.attention, **changed)))
 
 
 def _mixture(keys: Keys, mlp: Gated) -> MoE:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..axes import Index
 
 __all__ = [
-    "AttentionWeights", "ScoreTerms", "attend", "attention", "attention_weights", "cached_attention",
-    "softmax",
+    "AttentionWeights", "CachedAttentionWeights", "ScoreTerms", "attend", "attention", "attention_weights",
+    "cached_attention", "softmax",
 ]  # fmt: skip
 
 
@@ -56,6 +56,17 @@ class AttentionWeights(TypedDict):
     bg: NotRequired[Float[Array, " H*K"]]
     w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
     out_norm: NotRequired[Float[Array, " H*K"]]
+
+
+class CachedAttentionWeights(AttentionWeights):
+    """The leaves of an attention in a layer: its relative biases, if they are its own (`RelativeBias`).
+
+    In a decoder also the scales of keys and values, if the cache has 8 bits.
+    """
+
+    relative_bias: NotRequired[Float[Array, "W H"]]
+    k_scale: NotRequired[Float[Array, "G K"]]
+    v_scale: NotRequired[Float[Array, "G K"]]
 
 
 class ScoreTerms(NamedTuple):

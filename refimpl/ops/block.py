@@ -25,7 +25,7 @@ from ..config import (
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
 from .arrays import concatenate, tokens_at
-from .attention import AttentionWeights, attention
+from .attention import CachedAttentionWeights, attention
 from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
@@ -61,17 +61,6 @@ class NormWeights(TypedDict, total=False):
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
-
-
-class CachedAttentionWeights(AttentionWeights):
-    """The leaves of an attention in a layer: its relative biases, if they are its own (`RelativeBias`).
-
-    In a decoder also the scales of keys and values, if the cache has 8 bits.
-    """
-
-    relative_bias: NotRequired[Float[Array, "W H"]]
-    k_scale: NotRequired[Float[Array, "G K"]]
-    v_scale: NotRequired[Float[Array, "G K"]]
 
 
 class CrossWeights(CrossKeyWeights, CrossAttentionWeights):

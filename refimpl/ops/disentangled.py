@@ -142,6 +142,9 @@ class DisentangledAttention(TokenMixer):
         }  # fmt: skip
         return [leaf for leaf, has in there.items() if has]
 
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
+        return {"distances": (2 * self.distances.span, width)}
+
     def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
         return disentangled_attention(x, lengths, weights, positions.distances, settings=self)
 

@@ -115,7 +115,7 @@ class LongT5Attention(TokenMixer):
     def leaves(self) -> Sequence[str]:
         return () if self.global_block_size is None else ("global_norm",)
 
-    def tables(self) -> dict[str, tuple[int, ...]]:
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
         far = () if self.global_block_size is None else ("global_relative_bias",)
         return dict.fromkeys(("relative_bias", *far), (self.position.buckets, self.heads))
 

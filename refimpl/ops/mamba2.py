@@ -18,6 +18,7 @@ layer keeps H · K · V numbers and the convolution's last A inputs, for a text 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..config.bounds import need
 from ..config.record import bounded
 from .activation import silu
 from .cache import KVCache
+from .cache_kind import CacheArray, CacheKind, RecurrentState
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HybridCache",
+    "HybridStates",
     "Mamba2",
     "Mamba2Weights",
     "mamba2",
@@ -114,6 +117,24 @@ class HybridCache(NamedTuple):
         return written
 
 
+@dataclass(frozen=True)
+class HybridStates(RecurrentState):
+    """Keys and values of a layer's attention, and the states of what stands beside it."""
+
+    holds = HybridCache
+
+    attention: CacheKind
+    states: MatrixStates
+
+    @property
+    def in_chunks(self) -> bool:
+        return self.attention.in_chunks or self.states.in_chunks
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return (*self.attention.arrays, *self.states.arrays)
+
+
 class Mamba2(StateSpace):
     """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
 
@@ -177,6 +198,9 @@ class Mamba2(StateSpace):
 
     def kept(self) -> MatrixStates:
         return MatrixStates(self.length - 1, self.channels, self.heads, self.state_size, self.head_size)
+
+    def kept_beside(self, attention: CacheKind) -> HybridStates:
+        return HybridStates(attention, self.kept())
 
     def mix(
         self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None

@@ -40,9 +40,9 @@ class ExpertWeights(TypedDict):
     """The leaves of an expert: a gated mlp's, or without a gate a plain one's."""
 
     gate: NotRequired[Float[Array, "D F"] | Blocks]
+    bgate: NotRequired[Float[Array, " F"]]
     up: Float[Array, "D F"] | Blocks
     down: Float[Array, "F D"] | Blocks
-    bgate: NotRequired[Float[Array, " F"]]
     bup: NotRequired[Float[Array, " F"]]
     bdown: NotRequired[Float[Array, " D"]]
 
@@ -57,20 +57,20 @@ class MoEWeights(TypedDict):
 
     router: Float[Array, "D E"]
     experts: list[ExpertWeights]
+    shared: NotRequired[ExpertWeights]
+    latent_down: NotRequired[Float[Array, "D C"] | Blocks]
+    latent_up: NotRequired[Float[Array, "C D"] | Blocks]
+    latent_bdown: NotRequired[Float[Array, " C"]]
+    latent_bup: NotRequired[Float[Array, " D"]]
     router_bias: NotRequired[Float[Array, " E"]]
     bias: NotRequired[Float[Array, " E"]]
-    shared: NotRequired[ExpertWeights]
-    shared_gate: NotRequired[Float[Array, "D 1"]]
     expert_scale: NotRequired[Float[Array, " E"]]
     router_norm: NotRequired[Float[Array, " D"]]
     experts_pre: NotRequired[Float[Array, " D"]]
     experts_post: NotRequired[Float[Array, " D"]]
     shared_pre: NotRequired[Float[Array, " D"]]
     shared_post: NotRequired[Float[Array, " D"]]
-    latent_down: NotRequired[Float[Array, "D C"] | Blocks]
-    latent_up: NotRequired[Float[Array, "C D"] | Blocks]
-    latent_bdown: NotRequired[Float[Array, " C"]]
-    latent_bup: NotRequired[Float[Array, " D"]]
+    shared_gate: NotRequired[Float[Array, "D 1"]]
 
 
 @op

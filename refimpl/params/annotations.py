@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from math import prod
+from types import MappingProxyType
 
 SHAPE = re.compile(
     r"Float\[Array, '([^']*)'\]"
@@ -19,16 +20,19 @@ def annotated(
     sizes: Mapping[str, float],
     optional: Collection[str] = (),
     form: Callable[[str], int] = lambda leaf: 0,
+    inner: Mapping[str, Shapes] = MappingProxyType({}),
 ) -> Shapes:
     """Leaf -> shape, in the order of the annotations: all required leaves, and these `optional` ones.
 
-    `sizes` are those of letters. `form` says of a leaf with several shapes which one it has.
+    `sizes` are those of letters. `form` says of a leaf with several shapes which one it has. `inner` are the
+    leaves of what isn't a leaf itself.
     """
-    return {
-        leaf: _size(shapes[form(leaf)], sizes)
-        for leaf, (required, shapes) in _read(weights).items()
-        if required or leaf in optional
-    }
+    found: Shapes = {}
+    for leaf, (required, shapes) in _read(weights).items():
+        if shapes and (required or leaf in optional):
+            found[leaf] = _size(shapes[form(leaf)], sizes)
+        found |= {f"{leaf}.{name}": shape for name, shape in inner.get(leaf, {}).items()}
+    return found
 
 
 @cache
