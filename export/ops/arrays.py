@@ -76,6 +76,12 @@ def as_type(x: Tensor, dtype: DType) -> Tensor:
 
 
 @torch_body
+def whole(x: Tensor) -> Tensor:
+    """Cast."""
+    return x.int()
+
+
+@torch_body
 def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
     """Where."""
     return torch.where(condition, x, y)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -6,37 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...refimpl.ops.attention import heads, softmax
-from ...refimpl.ops.linear import linear
-from ...refimpl.ops.longt5 import DistanceBiases, LongT5Attention, LongT5Weights
+from ...refimpl.ops.attention import softmax
+from ...refimpl.ops.longt5 import DistanceBiases, LongT5Attention
 from ...refimpl.ops.mask import padding_mask
-from ...refimpl.ops.norm import rms_norm
 from ..scan import last_index, tiles
 from ..torch_bodies import torch_body
 
 
 @torch_body
-def longt5_attention(
-    x: Tensor, lengths: Tensor, weights: LongT5Weights, biases: DistanceBiases, *, settings: LongT5Attention
-) -> Tensor:
-    """Projections of tokens and summaries, in one product each, and the window in tiles."""
-    read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
-    q = heads(read, weights["wq"], size=settings.head_size)
-    k = heads(read, weights["wk"], size=settings.head_size)
-    v = heads(read, weights["wv"], size=settings.head_size)
-    y = near_and_far((q, k, v), lengths, biases, x.shape[1], settings=settings)
-    return linear(y.flatten(-2), weights["wo"])
-
-
-def with_summaries(x: Tensor, lengths: Tensor, norm: Tensor | None, *, settings: LongT5Attention) -> Tensor:
-    """The tokens, and after them a summary for each block, and two that no token sees.
-
-    Sums of whole blocks, of which the last gets what stands after it.
-    """
-    size = settings.global_block_size
-    if size is None:
-        return x
-    assert norm is not None
+def sums_of_blocks(x: Tensor, lengths: Tensor, *, size: int) -> Tensor:
+    """Sums of whole blocks, of which the last gets what stands after it; and two that no token sees."""
     t = x.shape[1]
     blocks = torch.arange(t // size + 2, device=x.device)
     places = blocks.unsqueeze(1) * size + torch.arange(size, device=x.device)
@@ -45,9 +24,10 @@ def with_summaries(x: Tensor, lengths: Tensor, norm: Tensor | None, *, settings:
     sums = torch.where(inside, x[:, torch.minimum(places, end)], 0).sum(2)
     last = (blocks == lengths.unsqueeze(1) // size - 1).unsqueeze(2)
     after = sums[:, torch.minimum(blocks + 1, blocks[-1:])]
-    return torch.cat([x, rms_norm(sums + torch.where(last, after, 0), norm, eps=settings.norm_eps)], 1)
+    return sums + torch.where(last, after, 0)
 
 
+@torch_body
 def near_and_far(
     projected: tuple[Tensor, Tensor, Tensor],
     lengths: Tensor,
@@ -56,8 +36,8 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Tensor:
-    """What the heads give [B, T, H, K]: queries in tiles of radius + 1 tokens, each with the keys of its own
-    and of both neighbours, and with those of all summaries.
+    """Queries in tiles of radius + 1 tokens, each with the keys of its own and of both neighbours, and with
+    those of all summaries.
 
     Axes change places by indices: an exporter asks of a copied transpose which of its axes is the longer one.
     """

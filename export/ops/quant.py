@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.ops.static_quant import static_dequantize, static_quantize
 from ..torch_bodies import torch_body
 
 
@@ -95,36 +93,6 @@ def dequantize(weight: Blocks) -> Tensor:
 
 
 @torch_body
-def rows(table: Blocks, index: Tensor) -> Tensor:
-    """Gather of codes and scales, then dequantized."""
-
-    def pick(per_row: Tensor) -> Tensor:
-        return per_row.index_select(0, index.flatten())
-
-    chosen = replace(
-        table,
-        codes=pick(table.codes),
-        scale=pick(table.scale),
-        zero=None if table.zero is None else pick(table.zero),
-        minimum=None if table.minimum is None else pick(table.minimum),
-    )
-    return dequantize(chosen).reshape(*index.shape, table.codes.shape[1])
-
-
-@torch_body
-def transpose(weight: Blocks) -> Blocks:
-    """The transposed matrix: views of the same codes, blocked along the other axis."""
-    return replace(
-        weight,
-        codes=weight.codes.mT,
-        scale=weight.scale.mT,
-        zero=None if weight.zero is None else weight.zero.mT,
-        minimum=None if weight.minimum is None else weight.minimum.mT,
-        axis=1 - weight.axis,
-    )
-
-
-@torch_body
 def quantize_activations(x: Tensor, *, block: int) -> tuple[Tensor, Tensor]:
     """One scale per block of a row, from its largest magnitude."""
     parts = _split(x, block)
@@ -158,40 +126,11 @@ def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return codes.to(torch.uint8), scale, zero.to(torch.uint8)
 
 
-def _input_codes(x: Tensor, weight: Blocks) -> tuple[Tensor, Tensor]:
-    """Signed codes of a product's input and their scales, by the weight's rule."""
-    if weight.activations in ("row", "smoothed"):
-        return quantize_rows(x)
-    if weight.activations == "block":
-        return quantize_activations(x, block=weight.block)
-    assert weight.input_scale is not None
-    codes, _, zero = _static_codes(x, weight.input_scale, weight.input_zero)
-    return codes - zero, weight.input_scale.expand(x.shape[0], weight.scale.shape[0])
-
-
-def _static_codes(x: Tensor, scale: Tensor | None, zero: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of rows by one scale and zero point, and these two repeated for a row's elements."""
-    assert scale is not None
-    assert zero is not None
-    scales, zeros = scale.expand(x.shape[1]), zero.int().expand(x.shape[1])
-    return static_quantize(x, scales, zeros, bits=8 * zero.element_size(), signed=False), scales, zeros
-
-
 @torch_body
-def linear_blocks(x: Tensor, weight: Blocks) -> Tensor:
+def blocks_of_products(x: Tensor, codes: Tensor, scale: Tensor, weight: Blocks) -> Tensor:
     """Blocks as a batch axis: C products of integers, exact in float64, scaled and summed."""
-    if weight.input_factor is not None:
-        x = x * weight.input_factor
-    if weight.activations == "none":
-        return x @ dequantize(weight)
-    flat = x.flatten(0, 1)
-    codes, scale_x = _input_codes(flat, weight)
     left = _split(codes.double(), weight.block).movedim(1, 0)
     right = _split(_centred(weight).mT.double(), weight.block).permute(1, 2, 0)
-    scale = scale_x.mT.unsqueeze(2) * weight.scale.unsqueeze(1)
-    y = ((left @ right).to(x.dtype) * scale.to(x.dtype)).sum(0)
-    if weight.minimum is not None:
-        y = y + _split(flat, weight.block).sum(-1) @ weight.minimum
-    if weight.output_scale is not None:
-        y = static_dequantize(*_static_codes(y, weight.output_scale, weight.output_zero))
-    return y.reshape(*x.shape[:-1], weight.codes.shape[1])
+    both = scale.mT.unsqueeze(2) * weight.scale.unsqueeze(1)
+    y = ((left @ right).to(x.dtype) * both.to(x.dtype)).sum(0)
+    return y if weight.minimum is None else y + _split(x, weight.block).sum(-1) @ weight.minimum

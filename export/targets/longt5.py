@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...refimpl.ops.longt5 import DistanceBiases, LongT5Attention
-from ..ops.longt5 import near_and_far, with_summaries
+from ...refimpl.ops.longt5 import DistanceBiases, LongT5Attention, near_and_far, with_summaries
 from .group_query_attention import three_products
 from .ort_ops import linear
 

@@ -86,6 +86,12 @@ def as_type(x: Array, dtype: DType) -> Array:
 
 
 @op
+def whole(x: Array) -> Array:
+    """Whole numbers in 32 bits."""
+    return x.astype(np.int32)
+
+
+@op
 def where(condition: Array, x: Array | float, y: Array | float) -> Array:
     """x where the condition holds, else y."""
     return np.where(condition, x, y)

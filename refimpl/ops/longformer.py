@@ -20,7 +20,7 @@ T · (2 · reach + 1 + 2 · G) scores, not T · T.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self, TypedDict
 
 from ..config import FirstToken, GlobalTokens, Norm, QuestionTokens, SmoothingSite, TokenMixer
@@ -155,15 +155,15 @@ def longformer_attention(
     as in `self_attention`, rows are padded on the right: no token sees padding, and what comes out at padding
     is unspecified. transformers pads texts to a multiple of the widest window, which changes nothing.
     """
-    local = [heads(x, weights[f"w{n}"], weights[f"b{n}"], size=settings.head_size) for n in "qkv"]
-    y = local_and_global(x, lengths, local, weights, question, settings=settings)
+    q, k, v = (heads(x, weights[f"w{n}"], weights[f"b{n}"], size=settings.head_size) for n in "qkv")
+    y = local_and_global(x, lengths, (q, k, v), weights, question, settings=settings)
     return linear(join_last(y), weights["wo"], weights["bo"])
 
 
 def local_and_global(
     x: Array,
     lengths: Array,
-    local: Sequence[Array],
+    local: tuple[Array, Array, Array],
     weights: LongformerWeights,
     question: Array | None,
     *,

@@ -34,6 +34,7 @@ import numpy as np
 from ..config import Norm, RelativeBias, SmoothingSite, TokenMixer
 from ..config.bounds import need
 from ..config.record import bounded
+from .arrays import concatenate, join_last
 from .attention import attend, heads
 from .dispatch import op
 from .linear import linear
@@ -174,29 +175,53 @@ def longt5_attention(
     some k that are no powers of two (25, of those up to 30) puts a token into a neighbour's block; here token
     s is in block ⌊s/k⌋.
     """
-    b, t, _ = x.shape
+    read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
+    q, k, v = (heads(read, weights[name], size=settings.head_size) for name in ("wq", "wk", "wv"))
+    y = near_and_far((q, k, v), lengths, biases, x.shape[1], settings=settings)
+    return linear(join_last(y), weights["wo"])
+
+
+def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: LongT5Attention) -> Array:
+    """The tokens [B, T, D], and after them the summaries of their blocks."""
+    if settings.global_block_size is None:
+        return x
+    assert norm is not None
+    sums = sums_of_blocks(x, lengths, size=settings.global_block_size)
+    return concatenate([x, rms_norm(sums, norm, eps=settings.norm_eps)], 1)
+
+
+@op
+def sums_of_blocks(x: Array, lengths: Array, *, size: int) -> Array:
+    """Σ x_s over the tokens of each block [B, G, D]: as many as the longest row could have, or more."""
+    at, full = np.arange(x.shape[1]), lengths[:, None] // size
+    own = np.minimum(at // size, full - 1)
+    inside = own[:, None] == np.arange(x.shape[1] // size)[:, None]
+    return inside.astype(x.dtype) @ np.where(padding_mask(at, lengths)[:, :, None], x, 0)
+
+
+@op
+def near_and_far(
+    projected: tuple[Array, Array, Array],
+    lengths: Array,
+    biases: DistanceBiases,
+    t: int,
+    *,
+    settings: LongT5Attention,
+) -> Array:
+    """What the heads give [B, T, H, K], of the queries, keys and values of t tokens and of the summaries
+    after them."""
+    q, k, v = projected
     at, radius = np.arange(t), settings.radius
-    real = padding_mask(at, lengths)
     apart = at - at[:, None]
-    read, mask = x, real[:, None] & (abs(apart) <= radius)
-    bias = np.broadcast_to(
-        biases.near[:, np.clip(apart, -radius, radius) + radius], (b, settings.heads, t, t)
-    )
+    shape = len(q), settings.heads, t, t
+    mask = padding_mask(at, lengths)[:, None] & (abs(apart) <= radius)
+    bias = np.broadcast_to(biases.near[:, np.clip(apart, -radius, radius) + radius], shape)
     if (size := settings.global_block_size) is not None:
         assert biases.far is not None
-        assert "global_norm" in weights
-        full = lengths[:, None] // size
-        own = np.minimum(at // size, full - 1)
-        blocks = np.arange(t // size)
-        inside = own[:, None] == blocks[:, None]
-        sums = inside.astype(x.dtype) @ np.where(real[:, :, None], x, 0)
-        read = np.concatenate([x, rms_norm(sums, weights["global_norm"], eps=settings.norm_eps)], axis=1)
+        full, blocks = lengths[:, None, None] // size, np.arange(k.shape[1] - t)
+        own = np.minimum(at[:, None] // size, full - 1)
         farthest = biases.far.shape[1] // 2
-        steps = np.clip(blocks - own[:, :, None], -farthest, farthest) + farthest
-        bias = np.concatenate([bias, biases.far[:, steps].transpose(1, 0, 2, 3)], axis=-1)
-        exist = np.broadcast_to((blocks < full)[:, None], (b, t, len(blocks)))
-        mask = np.concatenate([mask, exist], axis=-1)
-    q = heads(x, weights["wq"], size=settings.head_size)
-    k, v = (heads(read, weights[name], size=settings.head_size) for name in ("wk", "wv"))
-    y = attend(q, k, v, mask, bias, scale=1.0)
-    return linear(y.reshape(b, t, -1), weights["wo"])
+        steps = np.clip(blocks - own, -farthest, farthest) + farthest
+        bias = np.concatenate([bias, biases.far[:, steps].swapaxes(0, 1)], axis=-1)
+        mask = np.concatenate([mask, np.broadcast_to(blocks < full, steps.shape)], axis=-1)
+    return attend(q[:, :t], k, v, mask, bias, scale=1.0)

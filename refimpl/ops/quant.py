@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .arrays import each_row, join_rows, repeated, rows_at, split_rows, whole
 from .dispatch import op
 from .static_quant import static_dequantize, static_quantize
 
@@ -177,16 +178,15 @@ def dequantize(weight: Blocks) -> Float[Array, "D F"]:
 @op
 def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
     """Chosen rows of a table blocked along axis 1, dequantized."""
-    flat = index.reshape(-1)
-    pick = lambda a: None if a is None else a[flat]  # noqa: E731
+    pick = lambda a: None if a is None else join_rows(rows_at(a, index))  # noqa: E731
     chosen = replace(
         table,
-        codes=table.codes[flat],
-        scale=table.scale[flat],
+        codes=pick(table.codes),
+        scale=pick(table.scale),
         zero=pick(table.zero),
         minimum=pick(table.minimum),
     )
-    return dequantize(chosen).reshape(*index.shape, table.shape[1])
+    return split_rows(dequantize(chosen), index)
 
 
 @op
@@ -269,14 +269,14 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None
     codes, _, zero = _static_codes(x, weight.input_scale, weight.input_zero)
-    return codes - zero, np.broadcast_to(weight.input_scale, (len(x), weight.scale.shape[0]))
+    return codes - zero, repeated(weight.input_scale[None, None], x.shape[0], 0)
 
 
 def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Array, Array, Array]:
     """Codes of rows by one scale and zero point, and these two repeated for a row's elements."""
     assert scale is not None
     assert zero is not None
-    scales, zeros = np.full(x.shape[1], scale), np.full(x.shape[1], zero, np.int32)
+    scales, zeros = (repeated(a[None], x.shape[1], 0) for a in (scale, whole(zero)))
     return static_quantize(x, scales, zeros, bits=8 * zero.itemsize, signed=False), scales, zeros
 
 
@@ -316,27 +316,33 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum of
     x over a block is that of `_block_sums`. So a row's bits depend on that row alone.
     """
-    flat = x.reshape(-1, x.shape[-1])
     if weight.input_factor is not None:
-        flat = flat * weight.input_factor
+        x = x * weight.input_factor
     if weight.activations == "none":
-        return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
-    codes, scale_x = _input_codes(flat, weight)
+        return each_row(x, dequantize(weight))
+    flat = join_rows(x)
+    y = blocks_of_products(flat, *_input_codes(flat, weight), weight)
+    if weight.output_scale is not None:
+        y = static_dequantize(*_static_codes(y, weight.output_scale, weight.output_zero))
+    return split_rows(y, x)
+
+
+@op
+def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
+    """The terms of all blocks, added up, of rows x [M, D], their codes [M, D] and scales [M, C]."""
     # BLAS computes sums of whole numbers exactly, below 2^24 in float32 and below 2^53 in float64.
     largest = 255 if weight.input_zero is None else np.iinfo(weight.input_zero.dtype).max
     exact = np.float32 if weight.block * 255 * int(largest) < 2**24 else np.float64
     codes = codes.astype(exact)
-    sums = None if weight.minimum is None else _block_sums(flat, weight.block)
-    y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
+    sums = None if weight.minimum is None else _block_sums(x, weight.block)
+    y = np.zeros((len(x), weight.codes.shape[1]), x.dtype)
     for c in range(weight.scale.shape[0]):
         part = slice(c * weight.block, (c + 1) * weight.block)
         zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c].astype(np.int32)
         dots = codes[:, part] @ np.subtract(weight.codes[part], zero, dtype=exact)
-        scale = (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype, copy=False)
-        term = np.multiply(scale, dots.astype(x.dtype, copy=False), out=scale)
+        both = (scale[:, c, None] * weight.scale[c]).astype(x.dtype, copy=False)
+        term = np.multiply(both, dots.astype(x.dtype, copy=False), out=both)
         if sums is not None and weight.minimum is not None:
             term += (sums[:, c, None] * weight.minimum[c]).astype(x.dtype, copy=False)
         y += term
-    if weight.output_scale is not None:
-        y = static_dequantize(*_static_codes(y, weight.output_scale, weight.output_zero))
-    return y.reshape(*x.shape[:-1], weight.shape[1])
+    return y

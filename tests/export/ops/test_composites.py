@@ -15,13 +15,14 @@ import torch
 from helpers.mirror import over_tensors
 from tfm.export.dispatch import on_torch
 from tfm.export.torch_bodies import TORCH
+from tfm.refimpl import ops
 from tfm.refimpl.ops import arrays
 from tfm.refimpl.ops.dispatch import OPS, body, op
 
 # What composites may ask of an array by name; both libraries have it, and mean the same.
-SHARED = {"T", "clip", "dtype", "mean", "ndim", "shape", "squeeze", "sum", "swapaxes"}
+SHARED = {"T", "clip", "dtype", "itemsize", "mean", "ndim", "shape", "squeeze", "sum", "swapaxes"}
 # Names of settings, mappings and caches that arrays have too.
-OTHERS = {"clamp", "cos", "cross", "norm", "sin", "size", "values"}
+OTHERS = {"clamp", "cos", "cross", "minimum", "norm", "sin", "size", "values"}
 ARRAYS = {name for kind in (np.ndarray, torch.Tensor) for name in dir(kind) if not name.startswith("_")}
 COMPOSITES = sorted(OPS.keys() - TORCH.keys())
 
@@ -35,7 +36,8 @@ def parts(function: Callable[..., Any], seen: set[Callable[..., Any]]) -> Iterat
     yield tree
     for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
         other = function.__globals__.get(name)
-        if isinstance(other, FunctionType) and other is not op and not hasattr(other, "__wrapped__"):
+        plain = isinstance(other, FunctionType) and other is not op and not hasattr(other, "__wrapped__")
+        if plain and other.__module__.startswith(ops.__name__):
             yield from parts(other, seen)
 
 
@@ -65,6 +67,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "join_last": (X,),
     "join_rows": (X,),
     "split_rows": (X.reshape(6, 4), X),
+    "whole": (AT.astype(np.uint8),),
     "where": (X > 5, X, 0.0),
     "concatenate": ([X, X[:, :1]], 1),
     "filled": (3, 4, X),
