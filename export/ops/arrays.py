@@ -88,6 +88,12 @@ def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
 
 
 @torch_body
+def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Split, of equal parts by their number."""
+    return list(x.chunk(len(sizes), -1) if len(set(sizes)) == 1 else x.split(list(sizes), -1))
+
+
+@torch_body
 def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
     """Concat."""
     return torch.cat(tuple(parts), axis)

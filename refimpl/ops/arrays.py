@@ -98,6 +98,12 @@ def where(condition: Array, x: Array | float, y: Array | float) -> Array:
 
 
 @op
+def split(x: Array, sizes: Sequence[int]) -> list[Array]:
+    """The last axis in parts of these sizes."""
+    return np.split(x, np.cumsum(sizes[:-1]), axis=-1)
+
+
+@op
 def concatenate(parts: Sequence[Array], axis: int) -> Array:
     """The parts one after the other along an axis."""
     return np.concatenate(parts, axis=axis)

@@ -48,6 +48,7 @@ from ..config import (
 )
 from ..config.bounds import check_bounds, need, within
 from ..config.record import bounded
+from .arrays import as_type, concatenate, following, indices, join_last, repeated, split
 from .attention import attend, heads
 from .cache import append, places, select
 from .cache_kind import CacheArray, CacheKind
@@ -401,30 +402,40 @@ def latent_attention(
     `chosen` and have nothing of one, no key either. A scale of queries counts for both of their parts, but
     not for an indexer's. Without positions there is no `rotary`.
     """
-    b, t, _ = x.shape
-    at = past[:, None] + np.arange(t)
-    angles = None if rotary is None else Rotary(rotary.cos[at], rotary.sin[at])
-    source, q, new = _projected(x, weights, angles, settings)
-    q = _scaled(q, at, settings)
-    latents = append(cache.latents, new, past)
-    mask, index_keys = causal_mask(at, np.arange(latents.shape[2])), cache.index_keys
+    at = following(past, x.shape[1])
+    angles = None if rotary is None else Rotary(*rotary.at(at))
+    source = _query_source(x, weights, settings)
+    q = _scaled(_queries(source, weights, angles, settings), at, settings)
+    latents = append(cache.latents, _latents(x, weights, angles, settings), past)
+    mask, index_keys = causal_mask(at, indices(latents.shape[2], at)), cache.index_keys
     if isinstance(indexer := settings.indexer, Indexer):
         assert index_keys is not None
         assert angles is not None
-        leaves = cast(
-            "Mapping[str, Array]", weights
-        )  # where there is an indexer, all of its leaves are there
+        # Where there is an indexer, all of its leaves are there.
+        leaves = cast("Mapping[str, Array]", weights)
         index_q, new_key = _index_queries_keys(x, source, leaves, angles, indexer)
         index_keys = append(index_keys, new_key, past)
-        scores = index_scores(index_q, index_keys[:, 0], linear(x, leaves["w_index"]))
+        scores = index_scores(index_q, index_keys.squeeze(1), linear(x, leaves["w_index"]))
         mask = best_keys(scores, mask, topk=indexer.topk)
     elif isinstance(indexer, SharedIndexer):
         assert chosen is not None
-        mask = mask & chosen
-    wk_b, wv_b = weights["wk_b"], weights["wv_b"]
-    y = absorbed_attend(q, latents[:, 0], wk_b, wv_b, mask, scale=settings.scale)
+        mask = chosen & mask
+    read, seen = latents.squeeze(1), mask
+    if indexer is not None:
+        read, seen = chosen_latents(read, seen, topk=indexer.topk)
+    y = absorbed_attend(q, read, weights["wk_b"], weights["wv_b"], seen, scale=settings.scale)
     new_cache = LatentCache(latents, index_keys)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), new_cache, mask
+    return linear(join_last(y), weights["wo"], weights.get("bo")), new_cache, mask
+
+
+@op
+def chosen_latents(latents: Array, mask: Array, *, topk: int) -> tuple[Array, Array]:
+    """The latents [B, S, C+2J] that a token may see by the mask [B, T, S], and the mask over them.
+
+    With an indexer T tokens see T · topk together at most, so a library may leave out the others, and change
+    the order. Here all are given back.
+    """
+    return latents, mask
 
 
 @op
@@ -445,41 +456,55 @@ def latent_self_attention(
     `causal` a token sees later ones too. `rotary`, if it is there, has a row for each of the T positions.
     There is no indexer.
     """
-    b, t, _ = x.shape
-    at = np.arange(t)
+    t = x.shape[1]
+    at = indices(t, x)
     angles = None if rotary is None else Rotary(rotary.cos[None], rotary.sin[None])
-    _, q, new = _projected(x, weights, angles, settings)
-    mask = padding_mask(at, lengths)[:, None]
-    mask = mask & causal_mask(at[None], at) if causal else np.broadcast_to(mask, (b, t, t))
+    q = _queries(_query_source(x, weights, settings), weights, angles, settings)
     q = _scaled(q, at[None], settings)
-    y = expanded_attend(q, new[:, :, 0], weights["wk_b"], weights["wv_b"], mask, scale=settings.scale)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))
+    latents = _latents(x, weights, angles, settings).squeeze(2)
+    mask = repeated(padding_mask(at, lengths)[:, None], t, 1)
+    if causal:
+        mask = causal_mask(at[None], at) & mask
+    y = expanded_attend(q, latents, weights["wk_b"], weights["wv_b"], mask, scale=settings.scale)
+    return linear(join_last(y), weights["wo"], weights.get("bo"))
 
 
-def _projected(
+def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAttention) -> Array:
+    """What queries are made of [B, T, F]: x, or a latent of their own."""
+    if "wq_a" not in weights:
+        return x
+    latent = linear(x, weights["wq_a"], weights.get("bq_a"))
+    return rms_norm(latent, weights.get("q_norm"), eps=settings.norm_eps)
+
+
+def _queries(
+    source: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
+) -> Array:
+    """Queries [B, T, H, K], of which the last part is rotated where there are angles."""
+    q, size = heads(source, weights["wq"], size=settings.head_size), settings.key_size
+    if angles is None:
+        return q
+    plain, turned = split(q, [size, settings.head_size - size])
+    return concatenate([plain, rotate(turned, *angles, interleaved=settings.interleaved)], -1)
+
+
+def _latents(
     x: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
-) -> tuple[Array, Array, Array]:
-    """What queries are made of [B, T, F], the queries [B, T, H, K], and of each token the normalized latent
-    and the shared key [B, T, 1, C+2J]."""
-    rank, plain = settings.rank, settings.key_size
-    source, wq_a = x, weights.get("wq_a")
-    if wq_a is not None:
-        source = rms_norm(linear(x, wq_a, weights.get("bq_a")), weights.get("q_norm"), eps=settings.norm_eps)
-    q = heads(source, weights["wq"], size=settings.head_size)
-    latent, key = np.split(linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None], [rank], axis=-1)
-    latent = rms_norm(latent, weights["kv_norm"], eps=settings.norm_eps)
+) -> Array:
+    """Normalized latents and shared keys [B, T, 1, C+2J]."""
+    both = linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None]
+    latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
+    key = both[..., settings.rank :]
     if angles is not None:
-        turned = rotate(q[..., plain:], angles.cos, angles.sin, interleaved=settings.interleaved)
-        q = np.concatenate([q[..., :plain], turned], -1)
-        key = rotate(key, angles.cos, angles.sin, interleaved=settings.interleaved)
-    return source, q, np.concatenate([latent, key], -1)
+        key = rotate(key, *angles, interleaved=settings.interleaved)
+    return concatenate([latent, key], -1)
 
 
 def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
     """Queries [B, T, H, K] times the factor of their position `at` [B, T]: a head's both parts."""
     if (scale := settings.query_scale) is None:
         return q
-    return q * query_factors(at, **scale.settings)[:, :, None, None].astype(q.dtype)
+    return q * as_type(query_factors(at, **scale.settings), q.dtype)[:, :, None, None]
 
 
 def _index_queries_keys(

@@ -20,7 +20,7 @@ T · (2 · reach + 1 + 2 · G) scores, not T · T.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self, TypedDict
 
 from ..config import FirstToken, GlobalTokens, Norm, QuestionTokens, SmoothingSite, TokenMixer

@@ -22,7 +22,7 @@ from tfm.refimpl.ops.dispatch import OPS, body, op
 # What composites may ask of an array by name; both libraries have it, and mean the same.
 SHARED = {"T", "clip", "dtype", "itemsize", "mean", "ndim", "shape", "squeeze", "sum", "swapaxes"}
 # Names of settings, mappings and caches that arrays have too.
-OTHERS = {"clamp", "cos", "cross", "minimum", "norm", "sin", "size", "values"}
+OTHERS = {"clamp", "cos", "cross", "minimum", "norm", "sin", "size", "topk", "values"}
 ARRAYS = {name for kind in (np.ndarray, torch.Tensor) for name in dir(kind) if not name.startswith("_")}
 COMPOSITES = sorted(OPS.keys() - TORCH.keys())
 
@@ -97,6 +97,14 @@ def test_array_ops_are_the_same_in_both(name: str):
         np.testing.assert_array_equal(spec, EXPECTED[name])
 
 
+@pytest.mark.parametrize("sizes", [(1, 3), (2, 2)])
+def test_parts_are_the_same_in_both(sizes: tuple[int, int]):
+    spec, got = OPS["split"](X, sizes), over_tensors(OPS["split"])(torch.from_numpy(X), sizes)
+    for part, other, expected in zip(spec, got, (X[..., : sizes[0]], X[..., sizes[0] :]), strict=True):
+        np.testing.assert_array_equal(part, expected)
+        np.testing.assert_array_equal(other.numpy(), expected)
+
+
 def test_a_type_is_the_librarys_own():
     with on_torch():
         assert OPS["as_type"](torch.ones(2), torch.float16).dtype == torch.float16
@@ -112,4 +120,8 @@ def test_tokens_of_streams_are_found():
 
 
 def test_each_array_op_has_a_call():
-    assert {name for name, f in OPS.items() if f.__module__ == arrays.__name__} == {*CALLS, "as_type"}
+    assert {name for name, f in OPS.items() if f.__module__ == arrays.__name__} == {
+        *CALLS,
+        "as_type",
+        "split",
+    }
