@@ -95,12 +95,12 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
     return chosen[0], models[chosen[0]]
 
 
-def has_usual(names: Iterable[str]) -> int:
-    """How many GGUF models there are, where there are several, nothing else, and one of them is USUAL."""
+def beside_usual(names: Iterable[str]) -> list[str]:
+    """The other models, where one is USUAL and all are GGUF; else none."""
     models = models_in(names)
-    usual = [model for model in models if _is_chosen(model, USUAL)]
+    others = [model for model in models if not _is_chosen(model, USUAL)]
     are_gguf = all(model.endswith(".gguf") for model in models)
-    return len(models) if len(models) > 1 and len(usual) == 1 and are_gguf else 0
+    return others if len(models) - len(others) == 1 and are_gguf else []
 
 
 def _is_chosen(model: str, choice: str) -> bool:

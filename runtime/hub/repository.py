@@ -19,7 +19,7 @@ from ...refimpl.formats.model_directory import Directory
 from ...refimpl.formats.tensor_source import TORCH_FILE
 from ..progress import Progress
 from .cache_dir import require_room
-from .download import CONFIG, USUAL, has_usual, model_in, own_folder, require_plain
+from .download import CONFIG, USUAL, beside_usual, model_in, own_folder, require_plain
 from .partial import GOES_ON, TransferError, begin_with, cause_of, fetch, keep_only, size_of, stage_of
 
 VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
@@ -77,9 +77,13 @@ def _fetched(
     info = client.HfApi().model_info(repository, revision=revision, files_metadata=True)
     files, where = {file.rfilename: file for file in info.siblings or []}, f"hf:{repository}"
     sizes = {name: file.size or 0 for name, file in files.items()}
-    if choice is None and (count := has_usual(sizes)):
+    if choice is None and (others := beside_usual(sizes)):
         choice = USUAL
-        progress(f"{where} has {count} models: {USUAL} is taken, {where}:Q8_0 would be another", 0, 0)
+        progress(
+            f"{where} has {len(others) + 1} models: {USUAL} is taken, {where}:{others[0]} would be another",
+            0,
+            0,
+        )
     (model, parts), commit = model_in(sizes, where, choice), str(info.sha)
     notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
     wanted = _wanted(model, parts, sizes, notices)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tfm.refimpl.families import read_config, with_model_type
 from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.hub.aliases import ALIASES
+from tfm.runtime.hub.cache_dir import remove
 from tfm.runtime.hub.locate import fetch, is_stored
 from tfm.runtime.hub.model_names import CATALOGUE, HUB
 from tfm.runtime.progress import silent
@@ -87,7 +87,7 @@ def test_a_later_fetch_must_bring_the_same_files(cache, hub):
     path = fetch("qwen3-0.6b", silent)
     hub.files = files(**{"README.md": b"y", "model.safetensors": b"2"})
     assert fetch("qwen3-0.6b", silent) == path
-    remove(cache)
+    remove("qwen3-0.6b")
     with pytest.raises(CheckpointError) as error:
         fetch("qwen3-0.6b", silent)
     assert "model.safetensors" in str(error.value)
@@ -97,11 +97,11 @@ def test_a_later_fetch_must_bring_the_same_files(cache, hub):
     fetch("hf:Qwen/Qwen3-0.6B", silent)  # nothing is compared for who names the place
     hub.files = files(**{"README.md": b"z", "model.safetensors": b"3"})
     assert (fetch("qwen3-0.6b", silent, update=True) / "model.safetensors").read_bytes() == b"3"
-    remove(cache)
+    remove("qwen3-0.6b")
     hub.files = files(**{"model.safetensors": b"3"})
     fetch("qwen3-0.6b", silent)
     (cache / "aliases" / "qwen3-0.6b.json").write_text("[]")
-    remove(cache)
+    remove("qwen3-0.6b")
     with pytest.raises(CheckpointError, match=r"aliases/qwen3-0\.6b\.json"):
         fetch("qwen3-0.6b", silent)
 
@@ -111,11 +111,6 @@ def test_a_file_more_or_less_is_another_model(cache, hub, more):
     hub.files = files()
     fetch("bge-small", silent)
     hub.files = {name: data for name, data in files(**more).items() if data is not None}
-    remove(cache)
+    remove("bge-small")
     with pytest.raises(CheckpointError, match=next(iter(more))):
         fetch("bge-small", silent)
-
-
-def remove(cache):
-    """Remove what was fetched, not what was recorded of it."""
-    shutil.rmtree(cache / "models")

@@ -69,7 +69,7 @@ def test_of_several_quantizations_q4_k_m_is_taken_and_said(cache, hub):
     said = []
     path = fetch("hf:org/name", lambda stage, done, total: said.append(stage))
     assert path.name == "m-Q4_K_M.gguf"
-    assert any("2 models" in line and "Q4_K_M" in line and "hf:org/name:Q8_0" in line for line in said)
+    assert any("2 models" in line and "Q4_K_M" in line and "hf:org/name:m-Q8_0.gguf" in line for line in said)
     assert fetch("hf.co/org/name:q8_0", silent).name == "m-Q8_0.gguf"
 
 
@@ -88,13 +88,13 @@ def test_a_repository_of_many_models_lists_them(cache, hub, choice):
 
 
 def test_a_folder_of_a_repository_beside_gguf_files(cache, hub):
-    hub.files = {"config.json": LLAMA, "model.safetensors": b"1", "m-Q8_0.gguf": b"2"}
+    hub.files = {"config.json": LLAMA, "model.safetensors": b"1", "m-Q8_0.gguf": b"2", "m-Q4_K_M.gguf": b"3"}
     assert everything(fetch("hf:org/name:config.json", silent)) == ["config.json", "model.safetensors"]
     assert fetch("hf:org/name:Q8_0", silent).name == "m-Q8_0.gguf"
     with pytest.raises(CheckpointError) as error:
         fetch("hf:org/name", silent)
     listed = str(error.value).partition("choose one of ")[2].replace(" (0 MB)", "").split(", ")
-    assert {fetch(name, silent).name for name in listed} == {"files", "m-Q8_0.gguf"}
+    assert {fetch(name, silent).name for name in listed} == {"files", "m-Q8_0.gguf", "m-Q4_K_M.gguf"}
 
 
 def test_a_hub_repositorys_licence_and_card_come_along(cache, hub):
