@@ -109,7 +109,8 @@ def check_packages(name: str) -> None:
 def check_catalogue(name: str, task: str) -> None:
     """ConfigError for a model that is known to be for another task: nothing needs to be fetched."""
     from ..refimpl.errors import ConfigError
-    from ..runtime.hub.model_names import ALIASES, CATALOGUE
+    from ..runtime.hub.aliases import ALIASES
+    from ..runtime.hub.model_names import CATALOGUE
 
     known = CATALOGUE.get(name) or ALIASES.get(name)
     if known is None or Path(name).exists():

@@ -54,7 +54,8 @@ def set_verbose(verbose: bool) -> bool:
 
 def catalogue() -> list[str]:
     """The names that `tfm-cli models` lists, for a shell that completes a model's name."""
-    from ..runtime.hub.model_names import ALIASES, CATALOGUE
+    from ..runtime.hub.aliases import ALIASES
+    from ..runtime.hub.model_names import CATALOGUE
 
     return [*CATALOGUE, *ALIASES]
 

@@ -24,9 +24,10 @@ def command(
 
     Example: tfm-cli models --remove smollm2-135m
     """
+    from ...runtime.hub.aliases import ALIASES
     from ...runtime.hub.cache_dir import cache_dir, cached
     from ...runtime.hub.cache_dir import remove as remove_cached
-    from ...runtime.hub.model_names import ALIASES, CATALOGUE
+    from ...runtime.hub.model_names import CATALOGUE
 
     if remove is not None:
         for entry in remove_cached(remove):
@@ -50,9 +51,8 @@ def command(
         ("CATALOGUE", "FOR", "SIZE", "LICENCE", "ORIGIN", "WHAT"),
         [(n, m.task, size(m.bytes), m.licence, m.origin, m.about) for n, m in CATALOGUE.items() if m.wheel],
     )
-    toys = {m.task: name for name, m in CATALOGUE.items() if not m.wheel}
-    out(f"and toys that come with tfm, of {size(sum(CATALOGUE[n].bytes for n in toys.values()))} in all: "
-        f"{', '.join(toys.values())}\n")  # fmt: skip
+    toys = {name: m.bytes for name, m in CATALOGUE.items() if not m.wheel}
+    out(f"and toys of {size(sum(toys.values()))} in all that come with tfm: {', '.join(toys)}\n")
     _out_aliases()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])
     if any(entry.kind == "prepacked" for entry in entries):
@@ -84,5 +84,5 @@ def _out_aliases() -> None:
             out()
     out(f"{'unknown' if free is None else size(free)} of memory is free. MEMORY is that of int8 weights and "
         "of a text of 4,096 tokens; the first export takes more.\n"
-        "What stands for hf: isn't pinned and wasn't tried. Its first fetch records which files come: later "
-        "ones must bring the same.\n")  # fmt: skip
+        "Names that stand for hf: aren't pinned and weren't tried. The first fetch of one records its files: "
+        "later ones must bring the same.\n")  # fmt: skip

@@ -8,6 +8,7 @@ It stays where the model is removed. `tfm-cli pull NAME --update` takes what is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,12 +42,9 @@ def record(name: str, commit: str, hashes: Mapping[str, str]) -> None:
     if name in ALIASES:
         path = _record(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"commit": commit, "files": dict(hashes)}, indent=1) + "\n")
-
-
-def forget(name: str) -> None:
-    """Let the next fetch be the first one."""
-    _record(name).unlink(missing_ok=True)
+        new = path.with_suffix(".new")  # who fetches the alias holds its lock
+        new.write_text(json.dumps({"commit": commit, "files": dict(hashes)}, indent=1) + "\n")
+        os.replace(new, path)
 
 
 def _record(name: str) -> Path:

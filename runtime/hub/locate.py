@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download, first_fetch
-from .aliases import ALIASES
 from .cache_dir import model_path, partial_path, require_writable
 from .model_names import (
     CATALOGUE,
@@ -148,8 +146,6 @@ def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
     """
     if (path := packaged(name)) is not None:
         return path
-    if update and name in ALIASES:
-        first_fetch.forget(name)
     return _fetched(name, progress, update=update)[0]
 
 
@@ -161,7 +157,7 @@ def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Pa
         require_writable(folder.parent, 0 if pinned is None else 2 * pinned.bytes)
         try:
             with replacing(folder) as new, kept(partial_path(name)) as partial:
-                _download(name, partial, new, progress)
+                _download(name, partial, new, progress, update=update)
             update = False
         except BusyError:
             wait_for(folder, progress)
@@ -193,8 +189,11 @@ def _stored(name: str) -> tuple[Path, Note] | None:
     return None
 
 
-def _download(name: str, partial: Path, folder: Path, progress: Progress) -> None:
-    """Fetch a model into a new folder, with the note of what it is; what has come of it lies in `partial`."""
+def _download(name: str, partial: Path, folder: Path, progress: Progress, *, update: bool) -> None:
+    """Fetch a model into a new folder, with the note of what it is; what has come of it lies in `partial`.
+
+    An `update` of an alias may bring other files than its first fetch.
+    """
     files, pinned = folder / "files", CATALOGUE.get(name)
     files.mkdir()
     if pinned is not None:
@@ -206,8 +205,10 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress) -> Non
         assert match is not None  # model_path refuses other names
         if address(name) != name:
             progress(f"{name} stands for {address(name)}", 0, 0)
-        compare = functools.partial(first_fetch.compare, name)
-        model, digest, hashes = from_hub(match[1], match[2], match[3], partial, files, progress, compare)
+        model, digest, hashes = from_hub(
+            match[1], match[2], match[3], partial, files, progress,
+            lambda hashes: None if update else first_fetch.compare(name, hashes),
+        )  # fmt: skip
         first_fetch.record(name, digest, hashes)
     note = Note(name=name, model=model, digest=digest)
     (folder / "source.json").write_text(json.dumps(note, indent=1) + "\n")

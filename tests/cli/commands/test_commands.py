@@ -32,8 +32,9 @@ from tfm.runtime.analysis import speed
 from tfm.runtime.bundle import atomic_dir
 from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.hub import checked_bundles, locate
+from tfm.runtime.hub.aliases import ALIASES
 from tfm.runtime.hub.cache_dir import bundle_path
-from tfm.runtime.hub.model_names import ALIASES, CATALOGUE
+from tfm.runtime.hub.model_names import CATALOGUE
 from tfm.runtime.kernels import build, compilers, probe
 from tfm.runtime.ort import kernel_path, providers
 from tfm.runtime.progress import silent

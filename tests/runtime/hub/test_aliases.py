@@ -96,6 +96,13 @@ def test_a_later_fetch_must_bring_the_same_files(cache, hub):
     assert not is_stored("qwen3-0.6b")
     fetch("hf:Qwen/Qwen3-0.6B", silent)  # nothing is compared for who names the place
     hub.files = files(**{"README.md": b"z", "model.safetensors": b"3"})
+    hub.code_of_files = "500"
+    with pytest.raises(CheckpointError, match="500"):
+        fetch("qwen3-0.6b", silent, update=True)
+    hub.code_of_files = ""
+    remove("qwen3-0.6b")
+    with pytest.raises(CheckpointError, match="--update"):  # one that failed took nothing
+        fetch("qwen3-0.6b", silent)
     assert (fetch("qwen3-0.6b", silent, update=True) / "model.safetensors").read_bytes() == b"3"
     remove("qwen3-0.6b")
     hub.files = files(**{"model.safetensors": b"3"})
