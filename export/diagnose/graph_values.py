@@ -1,19 +1,16 @@
-"""The values of a decoder's graph that are its parts' outputs, found by the names of its weights."""
+"""The values of a decoder's graph that the specification observes, found by the names of weights."""
 
 from __future__ import annotations
 
 import onnx
 
-from ...refimpl.config import LM, Config, MoE
+from ...refimpl.config import LM, Attention, Config, MoE, NoMlp, Norm
 from ...refimpl.errors import BundleError
 from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
-from .reference_parts import has_plain_residual, is_scaled, plain_attention
 
 CODES = ("DequantizeLinear", "QuantizeLinear")
-SUMS = ("Add", "Sum")  # the stream is a Sum's first input
-# Operators between a product and the residual sum.
-PASSED = (*SUMS, *CODES, "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
+NORMS = ("RMSNormalization", "LayerNormalization")
 
 
 class _Graph:
@@ -57,46 +54,85 @@ class _Graph:
             return self.makers[name].input[0]
         return name
 
-    def residual_sum(self, node: onnx.NodeProto) -> tuple[str, str]:
-        """The residual sum after a product, and the product's operand of it; empty names if there is none."""
-        name = node.output[0]
-        total = operand = ""
-        while len(self._uses.get(name, [])) == 1 and self._uses[name][0].op_type in PASSED:
-            node = self._uses[name][0]
-            if node.op_type in SUMS:
-                operand, total = name, node.output[0]
-            name = node.output[0]
-        return total, operand
+    def normed(self, weight: str) -> str | None:
+        """What the norm with this weight gives; None where no norm is found by it."""
+        cast = next(iter(self._casts(weight)), weight)
+        users = self._uses.get(cast, [])
+        if len(users) != 1 or users[0].op_type not in (*NORMS, "Mul"):
+            return None
+        value = users[0].output[0]
+        return value if cast == weight else next(iter(self._casts(value)), value)
+
+    def before_norm(self, value: str) -> str | None:
+        """What the norm reads that gives a value; None where another operator gives it."""
+        node = self.makers.get(self._uncast(value))
+        if node is not None and node.op_type == "Mul" and self._is_normed(node.input[0]):
+            node = self.makers[node.input[0]]  # the norm without its weight
+        if node is None or not (node.op_type in NORMS or self._is_normed(node.output[0])):
+            return None
+        return self._uncast(node.input[0])
+
+    def _is_normed(self, value: str) -> bool:
+        """Whether a value is x · 1/√(mean of x²), as standard operators compute a norm."""
+        node = self.makers.get(value)
+        if node is None or node.op_type != "Mul":
+            return False
+        factor = self.makers.get(node.input[1])
+        return factor is not None and factor.op_type == "Reciprocal"
+
+    def _casts(self, value: str) -> list[str]:
+        return [node.output[0] for node in self._uses.get(value, []) if node.op_type == "Cast"]
+
+    def _uncast(self, value: str) -> str:
+        node = self.makers.get(value)
+        return node.input[0] if node is not None and node.op_type == "Cast" else value
 
 
 def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
-    """Name of a part -> name of the graph's value; empty where no residual sum can be found."""
-    nodes = _Graph(graph)
-    values: dict[str, str] = {}
-    for i, layer in enumerate(config.layers):
-        if plain_attention(layer) is None:
-            return values
+    """Name of a value as the specification observes it -> the graph's name of it, as far as they are found.
+
+    A sublayer's input is found by the leaf of its norm, or of its first product; what the norm reads is the
+    residual stream. Where two names are one value, the first stays.
+    """
+    nodes, stack, found = _Graph(graph), config.stacks["decoder"], dict[str, str]()
+
+    def cut(name: str, value: str | None) -> None:
+        if value is not None:
+            found.setdefault(value, name)
+
+    def input_of(*leaves: str) -> str:
+        return nodes.product_input(nodes.product(*leaves))
+
+    def stream(read: str | None, norm: Norm | None) -> str | None:
+        return read if read is None or norm is None else nodes.before_norm(read)
+
+    for i, layer in enumerate(stack.layers):
         part, leaf = f"layer {i}, ", f"decoder.layers.{i}."
-        out = nodes.product(f"{leaf}attn.wo")
-        qkv = nodes.product(f"{leaf}attn.wqkv", f"{leaf}attn.wq")
-        values[f"{part}attention, input"] = nodes.product_input(qkv)
-        values[f"{part}attention, heads"] = nodes.product_input(out)
-        total, operand = nodes.residual_sum(out) if has_plain_residual(layer) else ("", "")
-        if not total:
-            return values if i else {}  # the embedding is found by the first sum only
-        values[f"{part}attention, output"] = total
-        if i == 0:
-            values["embedding"] = next(name for name in nodes.makers[total].input if name != operand)
-        if isinstance(layer.mlp, MoE) or is_scaled(layer.mlp):
-            break
-        down = nodes.product(f"{leaf}mlp.down")
-        up = nodes.product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up")
-        values[f"{part}mlp, input"] = nodes.product_input(up)
-        values[f"{part}mlp, hidden"] = nodes.product_input(down)
-        values[f"{part}mlp, output"], _ = nodes.residual_sum(down)
-    if isinstance(config.head, LM) and config.head.adaptive is not None:
-        return values
-    tied = "head.table" not in parameter_shapes(config)
-    values["head, input"] = nodes.product_input(nodes.product("embedding.table" if tied else "head.table"))
-    values["logits"] = "logits"
-    return values
+        read = nodes.normed(f"{leaf}attn_pre.weight")
+        if read is None and isinstance(layer.attention, Attention):
+            read = input_of(f"{leaf}attn.wqkv", f"{leaf}attn.wq")
+        if stack.altup is None:
+            cut("embedding" if i == 0 else f"layer {i - 1}, output", stream(read, layer.attention.pre))
+        cut(f"{part}attention, input", read)
+        if isinstance(layer.attention, Attention):
+            cut(f"{part}attention, heads", input_of(f"{leaf}attn.wo"))
+        if isinstance(layer.mlp, NoMlp):
+            continue
+        read = nodes.normed(f"{leaf}mlp_pre.weight")
+        if read is None and not isinstance(layer.mlp, MoE):
+            read = input_of(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up")
+        if not layer.parallel:
+            cut(f"{part}attention, output", stream(read, layer.mlp.pre))
+        cut(f"{part}mlp, input", read)
+        if not isinstance(layer.mlp, MoE):
+            cut(f"{part}mlp, hidden", input_of(f"{leaf}mlp.down"))
+    assert isinstance(config.head, LM)
+    read, table = nodes.normed("decoder.norm.weight"), None
+    if config.head.adaptive is None:
+        table = input_of("embedding.table" if "head.table" not in parameter_shapes(config) else "head.table")
+        if read is None and config.head.dense is None and config.embedding.projection is None:
+            read = table
+    if stack.altup is None:
+        cut(f"layer {len(stack.layers) - 1}, output", stream(read, stack.final_norm))
+    cut("head, input", table)
+    return {name: value for value, name in found.items()} | {"logits": "logits"}

@@ -1,8 +1,7 @@
 """Finds the first part of a graph that is over its budget, by name.
 
-The graph is cut at the values between its parts, and every part gets the specification's inputs. So errors
-don't accumulate; and as equal numbers round to equal codes, quantized parts too are held to budgets of float
-rounding. One run shows the error of each part.
+The graph is cut at values that the specification names (`ops.dispatch.observe`), and every part gets the
+specification's values as its inputs. One run shows the error of each part.
 """
 
 from __future__ import annotations
@@ -10,36 +9,31 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
-from ...refimpl.config import Attention, Config, Decoder
+from ...refimpl.config import Decoder
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
-from ...refimpl.engine.stack_walk import StackWalk
-from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
+from ...refimpl.error_budget import largest_difference
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.attention import ScoreTerms, cached_attention
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.position_tables import position_tables
-from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.tree import flatten, map_leaves
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.io_binding import row_lengths
 from ...runtime.ort.session import one_line, open_session, options
-from ...runtime.verification.streamed_reference import SEED, Precision
 from ..dispatch import on_torch
 from ..graph.trace import quiet
 from .graph_values import graph_values
-from .reference_parts import HeadsWeights, ReferencePart, attention_arguments, reference_parts
+from .reference_values import AttentionCall, reference_values
 
 Array = np.ndarray
 Values = dict[str, Array]
-FLOAT32 = Precision(np.dtype(np.float32))  # activations are rounded to codes where a product rounds them
 
 
 @dataclass(frozen=True)
@@ -66,59 +60,23 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
         raise BundleError("only a decoder's graph can be taken apart, this model has an encoder")
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
     values = graph_values(model.graph, config)
-    if not values:
-        return []
-    references = list(reference_parts(config, bundle.params(), tokens))
-    truth, budgets = _specification(references, np.dtype(bundle.dtype))
-    values = {name: value for name, value in values.items() if name in truth}
+    reference = reference_values(config, bundle.params(), tokens, values, np.dtype(bundle.dtype))
+    truth = reference.values
+    values = {name: values[name] for name in truth}
     outputs = _run_parts(bundle, model, values, truth, tokens)
     parts = []
-    for reference in references:
-        name = reference.name
-        if name not in outputs:
-            continue
-        part = Part(name, largest_difference(outputs[name], truth[name]), budgets[name])
+    for name, value in truth.items():
+        part = Part(name, largest_difference(outputs[name], value), reference.budgets[name])
         if not part.ok and name.endswith("attention, heads") and bundle.cache != "copied":
-            part = replace(part, note=_compare_as_standard(config, reference, truth, budgets[name]))
+            layer = int(name.split(",")[0].removeprefix("layer "))
+            part = replace(part, note=_compare_as_standard(reference.attentions[layer], part.budget))
         parts.append(part)
     return parts
-
-
-def _cast(run: Precision, weights: Any) -> Any:
-    return map_leaves(lambda _, leaf: run.cast(leaf), weights)
 
 
 def first(parts: list[Part]) -> Part | None:
     """The first part over its budget."""
     return next((part for part in parts if not part.ok), None)
-
-
-def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
-    """The specification's outputs and budgets.
-
-    The budgets are computed without rounding activations to codes, but for products that round their
-    outputs: what they round are sums, which differ in their last digits.
-    """
-    truth: Values = {}
-    budgets = {}
-    eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)
-    for part in references:
-        leaves = dict(flatten(part.weights)).values()
-        rounds_output = any(isinstance(leaf, Blocks) and leaf.output_scale is not None for leaf in leaves)
-        in_double = Precision(np.dtype(np.float64), plain=not rounds_output)
-        in_single = Precision(np.dtype(np.float32), plain=not rounds_output)
-        single = [truth[name].astype(np.float32) for name in part.inputs]
-        double = [x.astype(np.float64) for x in single]
-        weights = _cast(in_double, part.weights)
-        exact = part.compute(*double, weights)
-        rounded = part.compute(*single, _cast(in_single, part.weights))
-        rounds_cache = "k_scale" in part.weights.get("attn", {})
-        move = CODE_MOVE if rounds_output or rounds_cache else eps
-        tries = TRIES if part.inputs else 0
-        outputs = [part.compute(*(moved(x, move, rng) for x in double), weights) for _ in range(tries)]
-        budgets[part.name] = error_terms(exact, rounded, outputs, eps=eps).budget
-        truth[part.name] = part.compute(*single, _cast(FLOAT32, part.weights)).astype(dtype)
-    return truth, budgets
 
 
 def _run_parts(
@@ -160,16 +118,10 @@ def _run_parts(
     return {name: np.asarray(value).astype(np.float64) for name, value in zip(cuts, values, strict=True)}
 
 
-def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, budget: float) -> str:
+def _compare_as_standard(call: AttentionCall, budget: float) -> str:
     """Says whether the fused operator or its inputs are wrong, by the same attention in standard
     operators."""
-    index = int(part.name.split(",")[0].removeprefix("layer "))
-    layer = config.layers[index]
-    x = truth[part.inputs[0]].astype(np.float32)
-    weights = cast(HeadsWeights, _cast(FLOAT32, part.weights))
-    settings, walk = layer.attention, StackWalk(config, "decoder")
-    assert isinstance(settings, Attention), "only attention has heads"
-    q, k, v, cache, past, rotary, terms = attention_arguments(x, weights, layer, walk)
+    q, k, v, cache, past, rotary, terms = call.arguments
     cos, sin = (None, None) if rotary is None else rotary
     arrays = [q, k, v, *cache, past, cos, sin, *terms]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
@@ -179,7 +131,7 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
             *cache, past, cos, sin, bias, sink_logits = optional
             rotary = None if cos is None else Rotary(cos, sin)
             terms = ScoreTerms(bias, sink_logits)
-            y, _ = cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, settings=settings)
+            y, _ = cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, **call.settings)
             return y
 
     with warnings.catch_warnings(), quiet(), on_torch():
@@ -190,6 +142,6 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
     names = [v.name for v in session.get_inputs()]
     feeds = dict(zip(names, [a for a in arrays if a is not None], strict=True))
     (y,) = session.run(None, feeds)
-    error = largest_difference(np.asarray(y).reshape(truth[part.name].shape), truth[part.name])
+    error = largest_difference(np.asarray(y), call.output)
     cause = "the fused operator or its attributes" if error <= budget else "not the fused operator alone"
     return f"{cause}: exported as standard, its error is {error:.2g}"

@@ -1,6 +1,6 @@
 """Quantization parameters from running the model: ranges, smoothing factors, importance, cache scales.
 
-The mirror runs layer by layer over windows of the text that don't see each other, so memory holds one layer's
+The model reads windows of the text that don't see each other, side by side, so memory holds one layer's
 weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
 """
 

@@ -11,7 +11,7 @@ from ..config import Attention, LayerNorm, Norm
 from .activation import sigmoid
 from .arrays import as_type, following, indices, join_last, split_last
 from .cache import KVCache, append
-from .dispatch import op
+from .dispatch import observe, op
 from .linear import linear
 from .mask import seen_by
 from .norm import layer_norm, rms_norm
@@ -323,7 +323,7 @@ def attention(
     q, k, rotary = positioned(q, k, following(past, x.shape[1]), weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
-    y = from_heads(join_last(y), x, weights, settings=settings)
+    y = observe("attention, heads", from_heads(join_last(y), x, weights, settings=settings))
     return linear(y, weights["wo"], weights.get("bo")), cache
 
 

@@ -30,7 +30,7 @@ from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .disentangled import DistanceTable
-from .dispatch import op
+from .dispatch import observe, op
 from .laurel import LaurelWeights, laurel
 from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
@@ -220,7 +220,7 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
     source = h
     if layer.parallel:
         source = mixed if mlp.pre is None else x
-    read = normalize(source, weights.get("mlp_pre"), norm=mlp.pre)
+    read = observe("mlp, input", normalize(source, weights.get("mlp_pre"), norm=mlp.pre))
     norms = _Norms(weights.get("mlp_post"), weights.get("mlp_after"))
     return _sum(h, read, _feed(read, leaves, mlp), norms, layer, mlp)
 
@@ -330,7 +330,7 @@ def block(
         assert "altup" in weights
         predictions = altup_predict(x, weights["altup"], settings=config.altup)
         x = predictions[:, :, config.altup.active]
-    read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)
+    read = observe("attention, input", normalize(x, weights.get("attn_pre"), norm=mixer.pre))
     if isinstance(cache, HybridCache):
         y, cache = _mix_both(read, cache, past, positions, weights, config)
     else:
@@ -339,6 +339,7 @@ def block(
     if config.laurel is not None:
         assert "laurel" in weights
         h = laurel(read, h, weights["laurel"], eps=config.laurel.norm.eps)
+    h = observe("attention, output", h)
     if at is not None:
         x, read, h = (tokens_at(values, at) for values in (x, read, h))
         vectors, predictions = (None if v is None else tokens_at(v, at) for v in (vectors, predictions))
@@ -348,7 +349,7 @@ def block(
         y = _corrected(predictions, y, vectors, weights, config)
     elif (update := _own_update(y, vectors, weights, config)) is not None:
         y = y + update
-    return _scaled(y, weights), cache, chosen
+    return observe("output", _scaled(y, weights)), cache, chosen
 
 
 @op

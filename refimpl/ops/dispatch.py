@@ -61,3 +61,9 @@ def use(table: Table) -> Iterator[None]:
         yield
     finally:
         _table.reset(token)
+
+
+@op
+def observe(name: str, x: Any) -> Any:
+    """x itself, a value that has a name: who replaces this op sees each of them, and may hand on another."""
+    return x

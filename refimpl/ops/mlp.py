@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ..config import XIELU, Activation, ClampedSwiGLU
 from .activation import activation, sigmoid, xielu
-from .dispatch import op
+from .dispatch import observe, op
 from .gaussian_topk import gaussian_topk
 from .linear import linear
 from .norm import rms_norm
@@ -59,7 +59,7 @@ def plain_mlp(
 ) -> Float[Array, "B T D"]:
     """act(x · up) · down (Vaswani et al. 2017, eq. 2, there with ReLU)."""
     hidden = hidden_units(linear(x, weights["up"], weights.get("bup")), weights, kind)
-    return linear(hidden, weights["down"], weights.get("bdown"))
+    return linear(observe("mlp, hidden", hidden), weights["down"], weights.get("bdown"))
 
 
 @op
@@ -108,4 +108,4 @@ def gated_mlp(
     hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     if "down_norm" in weights:
         hidden = rms_norm(hidden, weights["down_norm"], eps=norm_eps)
-    return linear(hidden, weights["down"], weights.get("bdown"))
+    return linear(observe("mlp, hidden", hidden), weights["down"], weights.get("bdown"))

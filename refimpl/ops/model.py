@@ -36,7 +36,7 @@ from .block import (
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
-from .dispatch import op
+from .dispatch import observe, op
 from .embedding import embedding, unembedding
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
@@ -353,6 +353,7 @@ def _hidden(
     weights = params["decoder"]
     queries = following(past, tokens.shape[1])
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
+    x = observe("embedding", x)
     vectors = layer_vectors(tokens, x, params["embedding"], config=config.embedding)
     inputs = [
         LayerInputs(
@@ -403,7 +404,7 @@ def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
     if config.embedding.projection is not None:
         assert "project" in leaves
         x = linear(x, leaves["project"])
-    x = head_dense(x, leaves, head.dense)
+    x = observe("head, input", head_dense(x, leaves, head.dense))
     if head.adaptive is not None:
         assert "frequent" in leaves
         assert "tails" in leaves

@@ -10,7 +10,7 @@ from ..config import Attention
 from .arrays import as_type, following, indices, join_last
 from .attention import attend, from_heads, normalized, split_heads
 from .cache import KVCache
-from .dispatch import op
+from .dispatch import observe, op
 from .linear import linear
 from .mask import seen_by
 from .position import Rotary, query_factors, rotate
@@ -98,7 +98,7 @@ def shared_attention(
     keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
     mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
     y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
-    y = from_heads(join_last(y), x, weights, settings=settings)
+    y = observe("attention, heads", from_heads(join_last(y), x, weights, settings=settings))
     return linear(y, weights["wo"], weights.get("bo"))
 
 

@@ -41,6 +41,14 @@ def _lists(tree: Any) -> Any:
     return level
 
 
+def leaf_of(tree: Tree, name: str) -> Any:
+    """The leaf of a dotted name."""
+    leaf: Any = tree
+    for key in name.split("."):
+        leaf = leaf[int(key) if isinstance(leaf, list) else key]
+    return leaf
+
+
 def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any]:
     """The same tree with `function(dotted name, leaf)` in place of each leaf."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ...refimpl.error_budget import TRIES, ULP, ErrorTerms, kl_budget, moved
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.tree import leaf_of
 from .streamed_reference import SEED, Precision
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) 
     shapes = parameter_shapes(specification.config)
 
     def changed(change: Callable[[str, Leaf], Leaf]) -> NumpyEngine:
-        weights = lazily(shapes, lambda name: change(name, _leaf(specification, name)))
+        weights = lazily(shapes, lambda name: change(name, leaf_of(specification.params, name)))
         return NumpyEngine(specification.config, weights)
 
     def move(seed: int) -> Callable[[str, Leaf], Leaf]:
@@ -64,10 +65,3 @@ def kl_budget_over_text(specification: NumpyEngine, budget: float, kl: Figure) -
     """
     own = budget_over_text(specification, 0.0, lambda engine: kl(engine) ** 0.5) ** 2
     return max(kl_budget(budget), own)
-
-
-def _leaf(specification: NumpyEngine, name: str) -> Leaf:
-    leaf: Any = specification.params
-    for key in name.split("."):
-        leaf = leaf[int(key)] if isinstance(leaf, list) else leaf[key]
-    return leaf

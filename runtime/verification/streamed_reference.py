@@ -23,7 +23,7 @@ from ...refimpl.ops import embedding as embeddings
 from ...refimpl.ops.block import MixerCache
 from ...refimpl.ops.dispatch import body, use
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.tree import Tree
+from ...refimpl.params.tree import Tree, leaf_of
 from ..parallel import in_threads
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ def outputs(
     together, observed = SideBySide(config, in_threads), set[str]()
 
     def load(name: str) -> Leaf:
-        leaf: Any = params
-        for key in name.split("."):
-            leaf = leaf[int(key) if isinstance(leaf, list) else key]
+        leaf = leaf_of(params, name)
         if name not in observed:
             observed.add(name)
             on_leaf(name, leaf)

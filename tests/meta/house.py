@@ -23,9 +23,8 @@ SOURCES = ("refimpl", "export", "runtime", "cli")
 MIXERS = ("Mamba2", "XLNetAttention", "LatentAttention", "ShortConv")
 BRANCHING = ("validate", "shapes", "smooth", "block", "inspect", "operator_limits")
 WALKS = (
-    "refimpl/engine/stack_walk.py", "refimpl/engine/attention_maps.py",
-    "export/diagnose/reference_parts.py", "runtime/verification/streamed_reference.py",
-    "export/quantization/activation_recorder.py", "refimpl/engine/passes.py",
+    "refimpl/engine/passes.py", "refimpl/engine/attention_maps.py", "export/diagnose/reference_values.py",
+    "runtime/verification/streamed_reference.py", "export/quantization/activation_recorder.py",
 )  # fmt: skip
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 NEARLY = 0.85  # of the edges of two syntax trees

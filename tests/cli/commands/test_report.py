@@ -15,7 +15,7 @@ from tfm.cli.report_page import Facts, LayerError, page
 from tfm.runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from tfm.runtime.verification.report import NOT_YET, Basis, CheckResult, Report, Row, judged
 
-LAYERS = [LayerError(str(i), 0.1 + i / 20, f"layer {i}, mlp, output") for i in range(12)]
+LAYERS = [LayerError(str(i), 0.1 + i / 20, f"layer {i}, output") for i in range(12)]
 SIZES = [("the bundle, all files", 130_000_000), ("its parameters as 32-bit floats", 520_000_000)]
 FACTS = Facts(LAYERS, SIZES, [("writing 64 tokens", "30.1 tokens/s")], ["Linux x86_64"])
 
@@ -75,7 +75,7 @@ def test_a_page_says_what_was_found_and_what_was_not():
         "On a text that no calibration saw: 300 of 300 tokens",
         "the specification over the checkpoint's weights",
         "5 of 24 tokens shared",
-        "layer 11, mlp, output: 65.0% of its budget",
+        "layer 11, output: 65.0% of its budget",
         "130.0 MB",
         "30.1 tokens/s",
         "later m.gguf: not checked yet",

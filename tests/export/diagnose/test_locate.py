@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny_models
 from tfm.cli.commands.verify import divergence
 from tfm.export.bundle_writer import _describe, export
-from tfm.export.diagnose.locate import first, locate
+from tfm.export.diagnose.locate import Part, first, locate
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Decoder
 from tfm.refimpl.errors import BundleError
@@ -30,6 +30,16 @@ def sandwich() -> Decoder:
     return replace(config, stack=replace(config.stack, layers=layers))
 
 
+def gated_and_parallel() -> Decoder:
+    """A gate of each head's output, and an mlp beside the attention with its own norm (GPT-NeoX)."""
+    config = tiny_models.llama()
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, output_gate=True), parallel=True)
+        for layer in config.layers
+    )
+    return replace(config, stack=replace(config.stack, layers=layers))
+
+
 TOKENS = np.random.default_rng(5).integers(0, 97, (2, 7))
 CONFIGS = {
     "llama": tiny_models.llama(),
@@ -39,6 +49,9 @@ CONFIGS = {
     "mixture": tiny_models.mixture(),
     "rare": tiny_models.rare(),
     "sandwich": sandwich(),
+    "gated and parallel": gated_and_parallel(),
+    "states": tiny_models.state_spaces(),
+    "streams": tiny_models.altup(),
     "codes": tiny_models.llama(qk_norm=True).with_kv("int8"),
 }
 MADE = [
@@ -53,6 +66,7 @@ RARER = [
     ("plain", "standard", "int8"),
     ("added", "ort-cpu", "int8"),
     ("sandwich", "ort-cpu", "fp32"),
+    ("sandwich", "standard", "fp32"),
 ]
 
 
@@ -103,34 +117,48 @@ def test_every_part_of_a_correct_graph_is_within_budget(bundles, made):
         "layer 0, attention, input",
         "layer 0, attention, heads",
     ]
-    assert [part.name for part in parts[-3:]] == [f"layer {layers - 1}, mlp, output", "head, input", "logits"]
+    assert [part.name for part in parts[-3:]] == [f"layer {layers - 1}, output", "head, input", "logits"]
     assert len(parts) == 1 + layers * 6 + 2
     assert first(parts) is None, first(parts)
     assert any(part.error > 0 for part in parts)
 
 
-def test_parts_end_at_the_first_mixture(bundles):
-    """A mixture has no single hidden value: parts before the first mixture are compared."""
+def names(parts: list[Part]) -> list[str]:
+    return [part.name for part in parts]
+
+
+def layer(i: int, *kinds: str) -> list[str]:
+    return [f"layer {i}, {kind}" for kind in kinds]
+
+
+ATTENTION = ("attention, input", "attention, heads")
+
+
+def test_a_mixture_is_one_part(bundles):
+    """It has no single hidden value."""
     parts = locate(open_bundle(bundles("mixture", "ort-cpu", "int8")), TOKENS)
-    assert [part.name for part in parts] == [
-        "embedding",
-        *(f"layer 0, attention, {part}" for part in ("input", "heads", "output")),
-    ]
+    each = (*ATTENTION, "attention, output", "mlp, input", "output")
+    assert names(parts) == ["embedding", *layer(0, *each), *layer(1, *each), "head, input", "logits"]
+    assert first(parts) is None, first(parts)
+
+
+def test_a_parallel_layer_has_no_value_between_its_sublayers(bundles):
+    parts = locate(open_bundle(bundles("gated and parallel", "ort-cpu", "fp32")), TOKENS)
+    each = (*ATTENTION, "mlp, input", "mlp, hidden", "output")
+    assert names(parts) == ["embedding", *layer(0, *each), *layer(1, *each), "head, input", "logits"]
     assert first(parts) is None, first(parts)
 
 
 @pytest.mark.long
-def test_parts_end_where_there_is_no_plain_residual(bundles):
-    """A residual at the norm ends the parts, and so does a norm of many operators."""
-    parts = locate(open_bundle(bundles("rare", "ort-cpu", "int8")), TOKENS)
-    assert [part.name for part in parts[-3:]] == [
-        "layer 0, mlp, output",
-        "layer 1, attention, input",
-        "layer 1, attention, heads",
-    ]
-    assert len(parts) == 1 + 6 + 2
+@pytest.mark.parametrize("made", [("rare", "int8"), ("states", "int8"), ("streams", "fp32")], ids="-".join)
+def test_every_kind_of_layer_is_taken_apart(bundles, made):
+    """Residuals at the norm, recurrences without heads, several streams of a token."""
+    name, quant = made
+    parts = locate(open_bundle(bundles(name, "ort-cpu", quant)), TOKENS)
+    for i in range(len(CONFIGS[name].layers)):
+        assert f"layer {i}, attention, input" in names(parts)
+    assert names(parts)[-1] == "logits"
     assert first(parts) is None, first(parts)
-    assert locate(open_bundle(bundles("sandwich", "standard", "fp32")), TOKENS) == []
 
 
 def wrong_eps(graph: onnx.GraphProto) -> None:
@@ -162,7 +190,7 @@ def wrong_head(graph: onnx.GraphProto) -> None:
         (wrong_eps, "layer 1, attention, input"),
         (wrong_scale, "layer 1, attention, heads"),
         (swapped_gate, "layer 0, mlp, hidden"),
-        (lost_residual, "layer 0, mlp, output"),
+        (lost_residual, "layer 0, output"),
         (wrong_head, "head, input"),
     ],
 )
@@ -173,6 +201,38 @@ def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
     found = first(parts)
     assert found is not None
     assert ("fused operator or its attributes: exported as standard" in found.note) == (bug is wrong_scale)
+
+
+def swapped_experts(graph: onnx.GraphProto) -> None:
+    """Expert 1 of layer 1 takes the tokens of expert 0."""
+    equal = [node for node in nodes(graph, "Equal") if node.name.startswith("decoder.layers.1.mlp")]
+    asked = [node for node in equal if node.input[1].startswith("expert.")]
+    asked[1].input[1] = asked[0].input[1]
+
+
+def wrong_gate(graph: onnx.GraphProto) -> None:
+    """The gate of layer 0 is a tanh."""
+    nodes(graph, "Sigmoid")[0].op_type = "Tanh"
+
+
+def lost_mlp(graph: onnx.GraphProto) -> None:
+    """The last sum of layer 0 takes what the attention gave twice."""
+    sums = [node for node in nodes(graph, "Add") if node.output[0].startswith("decoder.layers.0.")]
+    sums[-1].input[1] = sums[-1].input[0]
+
+
+@pytest.mark.parametrize(
+    ("made", "bug", "place"),
+    [
+        (("mixture", "int8"), swapped_experts, "layer 1, output"),
+        (("gated and parallel", "fp32"), wrong_gate, "layer 0, attention, heads"),
+        (("gated and parallel", "fp32"), lost_mlp, "layer 0, output"),
+    ],
+)
+def test_a_bug_is_named_beside_a_mixture_a_gate_or_a_parallel_mlp(bundles, tmp_path, made, bug, place):
+    name, quant = made
+    parts = locate(open_bundle(plant(bundles(name, "ort-cpu", quant), tmp_path / "out", bug)), TOKENS)
+    assert [part.name for part in parts if not part.ok] == [place]
 
 
 def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
