@@ -121,7 +121,7 @@ def _run_parts(
 def _compare_as_standard(call: AttentionCall, budget: float) -> str:
     """Says whether the fused operator or its inputs are wrong, by the same attention in standard
     operators."""
-    q, k, v, cache, past, rotary, terms = call.arguments
+    (q, k, v, cache, past, rotary, terms), settings, given = call
     cos, sin = (None, None) if rotary is None else rotary
     arrays = [q, k, v, *cache, past, cos, sin, *terms]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
@@ -131,7 +131,7 @@ def _compare_as_standard(call: AttentionCall, budget: float) -> str:
             *cache, past, cos, sin, bias, sink_logits = optional
             rotary = None if cos is None else Rotary(cos, sin)
             terms = ScoreTerms(bias, sink_logits)
-            y, _ = cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, **call.settings)
+            y, _ = cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, **settings)
             return y
 
     with warnings.catch_warnings(), quiet(), on_torch():
@@ -142,6 +142,6 @@ def _compare_as_standard(call: AttentionCall, budget: float) -> str:
     names = [v.name for v in session.get_inputs()]
     feeds = dict(zip(names, [a for a in arrays if a is not None], strict=True))
     (y,) = session.run(None, feeds)
-    error = largest_difference(np.asarray(y), call.output)
+    error = largest_difference(np.asarray(y), given)
     cause = "the fused operator or its attributes" if error <= budget else "not the fused operator alone"
     return f"{cause}: exported as standard, its error is {error:.2g}"

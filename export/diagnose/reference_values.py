@@ -23,18 +23,11 @@ from ...runtime.verification.streamed_reference import SEED, Precision
 Array = np.ndarray
 # Called with the name of a value and with what the specification has for it; gives what it goes on with.
 OnValue = Callable[[str, Array], Array]
+# Arguments and settings of a call of `cached_attention`, and what it gave.
+AttentionCall = tuple[tuple[Any, ...], dict[str, Any], Array]
 
 SINGLE = Precision(np.dtype(np.float32))
 DOUBLE = Precision(np.dtype(np.float64))
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """A call of `cached_attention`, and what it gave."""
-
-    arguments: tuple[Any, ...]
-    settings: dict[str, Any]
-    output: Array
 
 
 @dataclass
@@ -80,7 +73,7 @@ def reference_values(
 
         def attend(*arguments: Any, **settings: Any) -> Any:
             y, cache = body(cached_attention)(*arguments, **settings)
-            reference.attentions.setdefault(layer, AttentionCall(arguments, settings, y))
+            reference.attentions[layer] = arguments, settings, y
             return y, cache
 
         taken = given(Text(tokens, np.full(len(tokens), tokens.shape[1])), run.dtype, config=config)

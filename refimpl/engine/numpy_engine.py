@@ -207,11 +207,7 @@ class ArrayEngine:
         """The tables of the first `count` positions."""
         if count > self._positions:
             self._positions = max(count, 2 * self._positions, 64)
-            tables = position_tables(np.arange(self._positions), config=self.config)
-            self._tables = {
-                rope: Rotary(cos.astype(self.dtype), sin.astype(self.dtype))
-                for rope, (cos, sin) in tables.items()
-            }
+            self._tables = rotary_tables(self._positions, self.dtype, config=self.config)
         return {rope: Rotary(cos[:count], sin[:count]) for rope, (cos, sin) in self._tables.items()}
 
     def start(
@@ -333,6 +329,12 @@ class _Step(NamedTuple):
     def cache(self, layers: Layers) -> ArrayCache:
         """The cache after the step."""
         return ArrayCache(self.kinds, self.past + self.lengths, self.need, layers, self.encoder_kv)
+
+
+def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, Rotary]:
+    """The cosines and sines of the first `count` positions."""
+    tables = position_tables(np.arange(count), config=config)
+    return {rope: Rotary(cos.astype(dtype), sin.astype(dtype)) for rope, (cos, sin) in tables.items()}
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:

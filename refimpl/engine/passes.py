@@ -19,27 +19,27 @@ So a leaf is loaded once, and no more leaves are in memory than one op asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from operator import add, getitem
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..config import LM, Config, Layer, Rope
+from ..config import LM, Config, Layer
 from ..ops.block import MixerCache
 from ..ops.dispatch import OPS, use
-from ..ops.encoder import encode, encoder_kv, layer_kv, predict
+from ..ops.encoder import encode, encoder_kv, predict
 from ..ops.model import model
-from ..ops.position import Rotary
-from ..ops.position_tables import position_tables
 from ..ops.shared_attention import SharedKV
 from ..params.lazy import Lazy, lazily
 from ..params.shapes import parameter_shapes
 from ..params.tree import like
 from .cache_kinds import cache_kinds
+from .numpy_engine import rotary_tables
 
 if TYPE_CHECKING:
     from typing import Any as Array
@@ -68,30 +68,15 @@ class Text:
     token_types: Array | None = None
 
 
-class EncoderGiven(NamedTuple):
-    """What `encode` takes beside weights."""
-
-    tokens: Array
-    lengths: Array
-    rotary: Mapping[Rope, Rotary]
-    token_types: Array | None
-
-
-class DecoderGiven(NamedTuple):
-    """What `model` takes beside weights and an encoder's text."""
-
-    tokens: Array
-    past: Array
-    at: Array
-    rotary: Mapping[Rope, Rotary]
-    cache: list[MixerCache]
-
-
 class Given(NamedTuple):
-    """What a pass takes beside weights."""
+    """What a pass takes beside weights, in the order in which the functions do.
 
-    encoder: EncoderGiven | None
-    decoder: DecoderGiven | None
+    encoder: of `encode`, tokens, lengths and rotary tables, then the types of tokens.
+    decoder: of `model`, tokens, how many came before, positions, rotary tables and caches.
+    """
+
+    encoder: tuple[Any, ...] | None
+    decoder: tuple[Any, ...] | None
 
 
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
@@ -100,19 +85,13 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
     if "encoder" in config.stacks:
         ids = text.tokens if text.encoder_ids is None else text.encoder_ids
         lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
-        encoder = EncoderGiven(ids, lengths, _rotary(ids.shape[1], dtype, config), text.token_types)
+        encoder = ids, lengths, rotary_tables(ids.shape[1], dtype, config=config), text.token_types
     if isinstance(config.head, LM):
         batch, time = text.tokens.shape
         at = np.tile(np.arange(time), (batch, 1))
         cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
-        past = np.zeros(batch, np.int64)
-        decoder = DecoderGiven(text.tokens, past, at, _rotary(time, dtype, config), cache)
+        decoder = text.tokens, np.zeros(batch, np.int64), at, rotary_tables(time, dtype, config=config), cache
     return Given(encoder, decoder)
-
-
-def _rotary(time: int, dtype: np.dtype, config: Config) -> dict[Rope, Rotary]:
-    tables = position_tables(np.arange(time), config=config)
-    return {rope: Rotary(cos.astype(dtype), sin.astype(dtype)) for rope, (cos, sin) in tables.items()}
 
 
 def read(given: Given, params: Any, *, config: Config) -> Array:
@@ -125,8 +104,8 @@ def read(given: Given, params: Any, *, config: Config) -> Array:
             return predict(states, lengths, params, config=config)
         read_by_layers = encoder_kv(states, lengths, params, config=config)
     assert given.decoder is not None
-    logits, _ = model(*given.decoder, params, read_by_layers, config=config)
-    return logits
+    tokens, past, at, rotary, cache = given.decoder
+    return model(tokens, past, at, rotary, cache, params, read_by_layers, config=config)[0]
 
 
 @dataclass(frozen=True)
@@ -170,61 +149,52 @@ class SideBySide:
         total, last = sum(len(stack.layers) for stack in stacks), [*stacks][-1]
         done = 0
 
-        def in_each(name: str) -> Callable[..., Any]:
-            def call(*args: Any, **settings: Any) -> Any:
-                def of_one(i: int) -> Any:
-                    with use({}), passes[i].inside():
-                        own = [_part(arg, i, passes[i].leaf) for arg in args]
-                        named = {key: _part(arg, i, passes[i].leaf) for key, arg in settings.items()}
-                        return OPS[name](*own, **named)
-
-                results = self._each(of_one, range(len(passes)))
-                self._loaded.clear()
-                return _together(results)
-
-            return call
-
-        def after_layer() -> None:
+        def layer_done() -> None:
             nonlocal done
             done += 1
             with use({}):
                 on_layer(done, total)
 
         def block(*args: Any, config: Layer) -> tuple[Any, Any, Any]:
-            y, cache, chosen = in_each("block")(*args, config=config)
+            y, cache, chosen = self._in_each(passes, "block", *args, config=config)
             layer, own = done - total + len(last.layers), SharedKV() if config.kv_layer is not None else cache
-            for i in range(len(passes)):
-                with use({}):
-                    on_cache(i, layer, _part(own, i, passes[i].leaf))
-            after_layer()
+            with use({}):
+                for i, one in enumerate(passes):
+                    on_cache(i, layer, _part(own, i, one.leaf))
+            layer_done()
             return y, cache if layer in last.shared_kv else SharedKV(), chosen  # which no other layer reads
 
         def encoder_block(*args: Any, **settings: Any) -> Any:
-            y = in_each("encoder_block")(*args, **settings)
-            after_layer()
+            y = self._in_each(passes, "encoder_block", *args, **settings)
+            layer_done()
             return y
 
         whole = {"model", "encode", "encoder_kv"}  # which only hand values from op to op
-        table = {name: in_each(name) for name in OPS.keys() - whole}
-        table |= {"block": block, "encoder_block": encoder_block, "layer_kv": _Later}
+        later = partial(partial, OPS["layer_kv"])  # the keys of all layers would be too many to keep
+        table: dict[str, Any] = {name: partial(self._in_each, passes, name) for name in OPS.keys() - whole}
+        table |= {"block": block, "encoder_block": encoder_block, "layer_kv": later}
         params = lazily(parameter_shapes(self.config), _Name)
         with use(table):
             y = read(_together([one.given for one in passes]), params, config=self.config)
         return y.of
+
+    def _in_each(self, passes: Sequence[Pass], name: str, /, *args: Any, **settings: Any) -> Any:
+        """What the op of this name gives in each pass."""
+
+        def in_one(i: int) -> Any:
+            with use({}), passes[i].inside():
+                own, named = _part((args, settings), i, passes[i].leaf)
+                return OPS[name](*own, **named)
+
+        results = self._each(in_one, range(len(passes)))
+        self._loaded.clear()
+        return _together(results)
 
 
 class _Name(str):
     """The name of a leaf, in the place of the leaf."""
 
     __slots__ = ()
-
-
-class _Later:
-    """Keys and values of an encoder's text that a layer makes when it is computed; those of all layers would
-    be too many to keep."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        self.args, self.settings = args, settings
 
 
 class _Values:
@@ -255,7 +225,7 @@ def _together(results: Sequence[Any]) -> Any:
 
 
 def _part(value: Any, number: int, leaf: Callable[[str], Any]) -> Any:
-    """What one pass has of a value, and of weights by `leaf`."""
+    """What one pass has of a value, of weights by `leaf`, and of what is left for later."""
     match value:
         case _Values():
             return value.of[number]
@@ -263,9 +233,8 @@ def _part(value: Any, number: int, leaf: Callable[[str], Any]) -> Any:
             return leaf(value)
         case Lazy():
             return value.loaded_by(leaf)
-        case _Later():
-            settings = value.settings
-            return layer_kv(*(_part(one, number, leaf) for one in value.args), **settings)
+        case partial():
+            return value.func(*(_part(one, number, leaf) for one in value.args), **value.keywords)
         case tuple() | list():
             return like(value, (_part(one, number, leaf) for one in value))
         case dict():

@@ -6,7 +6,7 @@ So no more than one layer is ever in memory, and one leaf of it in float64, what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -71,14 +71,9 @@ class Precision:
         """A leaf in this run's type."""
         if not isinstance(leaf, Blocks):
             return leaf.astype(self.dtype, copy=False)
-        return replace(
-            leaf,
-            scale=leaf.scale.astype(self.dtype, copy=False),
-            minimum=None if leaf.minimum is None else leaf.minimum.astype(self.dtype),
-            input_scale=None if leaf.input_scale is None else leaf.input_scale.astype(self.dtype),
-            output_scale=None if leaf.output_scale is None else leaf.output_scale.astype(self.dtype),
-            activations="none" if self.plain else leaf.activations,
-        )
+        names = ("scale", "minimum", "input_scale", "output_scale")
+        floats = {name: x.astype(self.dtype, copy=False) for name, x in _arrays(leaf, names)}
+        return replace(leaf, **floats, activations="none" if self.plain else leaf.activations)
 
 
 def outputs(
@@ -135,13 +130,10 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
         return run.round(body(altup.enter_streams)(x, streams))
 
     def block(*arguments: Any, **settings: Any) -> tuple[Array, MixerCache, Array | None]:
-        if not run.half_cache:
+        # What is too large for float16 gives infinity here, and then nothing that anybody compares.
+        with np.errstate(all="ignore" if run.half_cache else None):
             y, cache, chosen = body(blocks.block)(*arguments, **settings)
-            return run.round(y), cache, chosen
-        # What is too large gives infinity here, and then nothing that anybody compares.
-        with np.errstate(all="ignore"):
-            y, cache, chosen = body(blocks.block)(*arguments, **settings)
-        return np.where(np.isfinite(y), y, 0), cache, chosen
+        return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, chosen
 
     def encoder_block(*arguments: Any, **settings: Any) -> Array:
         return run.round(body(blocks.encoder_block)(*arguments, **settings))
@@ -177,10 +169,10 @@ def _rows(table: Leaf, index: Array | slice) -> Leaf:
     """Some rows of a table."""
     if not isinstance(table, Blocks):
         return table[index]
-    return replace(
-        table,
-        codes=table.codes[index],
-        scale=table.scale[index],
-        zero=None if table.zero is None else table.zero[index],
-        minimum=None if table.minimum is None else table.minimum[index],
-    )
+    names = ("codes", "scale", "zero", "minimum")
+    return replace(table, **{name: x[index] for name, x in _arrays(table, names)})
+
+
+def _arrays(leaf: Blocks, names: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
+    """Those of the arrays that the leaf has."""
+    return ((name, x) for name in names if (x := getattr(leaf, name)) is not None)
