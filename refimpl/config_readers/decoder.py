@@ -27,9 +27,6 @@ from ..config import (
     Stack,
     Window,
 )
-from ..formats.tensor_source import TensorSource
-from .gguf_metadata import embedding_rows, own_head_size
-from .gguf_rope import gguf_rope
 from .keys import ACTIVATIONS, Keys
 from .layers import head_size, layer_count
 from .rope import exact_context, rope
@@ -149,15 +146,6 @@ def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
     return replace(config, mtp=MTP(layer, norm))
 
 
-def gguf_trunk(config: Decoder, keys: Keys) -> Decoder:
-    """The decoder of a GGUF file without the layers after the last, which predict further tokens: there
-    `block_count` counts them too."""
-    further, count = keys.get("nextn_predict_layers", int, 0), len(config.layers)
-    if not 0 <= further < count:
-        raise keys.fail("nextn_predict_layers", f"0 or more, and fewer than block_count, {count}")
-    return replace(config, stack=replace(config.stack, layers=config.layers[: count - further]))
-
-
 def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
     """The decoder with the attention of each layer i replaced by `change(i, attention)`."""
 
@@ -179,11 +167,6 @@ def interleaved(config: Decoder) -> Decoder:
     return map_attention(config, change)
 
 
-def with_window(config: Decoder, window: int) -> Decoder:
-    """The decoder with a window in each layer."""
-    return map_attention(config, lambda _, a: replace(a, mask=Window(window)))
-
-
 def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
     """The decoder with plain mlps of this activation in place of gated ones."""
 
@@ -193,36 +176,3 @@ def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
         return replace(layer, mlp=Plain(mlp.width, activation, mlp.bias, pre=mlp.pre, post=mlp.post))
 
     return map_layers(config, plain)
-
-
-def gguf_decoder(
-    keys: Keys, source: TensorSource, *, norm: Norm | None = None, partial: bool = False, rotates: bool = True
-) -> Decoder:
-    """The same form from GGUF's metadata. Biases and tying show only in the tensors' names.
-
-    `norm` stands in the place of RMSNorm; `partial` says that the family may rotate a part of a head, and
-    `rotates` that it rotates any.
-    """
-    size, heads = own_head_size(keys), keys.size("attention.head_count")
-    vocabulary = embedding_rows(keys, source)
-    norm = norm or RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
-    position = gguf_rope(keys, source, size, partial=partial) if rotates else None
-    return build(
-        vocabulary=vocabulary,
-        width=keys.size("embedding_length"),
-        layers=layer_count(keys, "block_count"),
-        attention=Attention(
-            heads=heads,
-            kv_heads=keys.size("attention.head_count_kv", heads),
-            head_size=size,
-            position=position,
-            qkv_bias="blk.0.attn_q.bias" in source.names,
-            out_bias="blk.0.attn_output.bias" in source.names,
-            pre=norm,
-        ),
-        mlp=Gated(
-            keys.size("feed_forward_length"), "silu", bias="blk.0.ffn_up.bias" in source.names, pre=norm
-        ),
-        tied="output.weight" not in source.names,
-        context=exact_context(keys.size("context_length"), position),
-    )

@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..config import Attention, Classify, Config, Decoder, Dense, Encoder, Pool, Pooling, Window
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
+from .gguf_keys import Row, Table
 from .gguf_metadata import rows
-from .keys import Keys
+from .keys import ABSENT, Keys
 
 POOLINGS: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}  # a classifier has the first two only
 RANK = 4  # a classifier; also stated where the file has no tensors of one
 OUT = "cls.output.weight"
 
 
-def gguf_head(keys: Keys, source: TensorSource, dense: Dense, pooling: int | None = 2) -> Pool | Classify:
-    """The stated pooling, or else the classifier, which begins with `dense` on the vector that `pooling`
-    gives.
+def labelled(keys: Keys, source: TensorSource) -> bool:
+    """Whether the file has a classifier; the pooling may say so, or nothing."""
+    return OUT in source.names and keys.values.get("pooling_type", RANK) not in POOLINGS
 
-    The file doesn't state how a classifier's logits are read, so they stay as they are, as in llama.cpp.
-    """
-    if keys.get("attention.causal", bool, False):
-        raise keys.fail("attention.causal", "false: tokens then see no later ones")
-    labelled = OUT in source.names
-    allowed = (*POOLINGS, RANK) if labelled else tuple(POOLINGS)
-    number = keys.get("pooling_type", int, RANK) if labelled else keys.get("pooling_type", int)
-    if number not in allowed:
-        raise keys.fail("pooling_type", f"one of {', '.join(map(str, allowed))}")
-    labels = keys.get("classifier.output_labels", list, None)  # of a head that the file may not hold
-    if number in POOLINGS:
-        return Pool(POOLINGS[number])
-    if pooling not in (1, 2):
-        raise keys.fail("classifier.pooling_type", "1 or 2")
+
+def _labels(keys: Keys, source: TensorSource) -> Any:
+    """The number of labels; their names may be those of a head that the file doesn't hold."""
+    names = keys.get("classifier.output_labels", list, None)
+    if not labelled(keys, source):
+        return ABSENT
     count = rows(source, OUT)
-    if labels is not None and len(labels) != count:
+    if names is not None and len(names) != count:
         raise keys.fail("classifier.output_labels", f"as many names as {OUT} has rows, {count}")
-    return Classify(count, POOLINGS[pooling], dense, kind="regression")
+    return count
+
+
+# The file doesn't state how a classifier's logits are read, so they stay as they are, as in llama.cpp.
+CLASSES: Table = {
+    "num_labels": Row(_labels),
+    "problem_type": Row(lambda keys, source: "regression" if labelled(keys, source) else ABSENT),
+}
 
 
 def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
@@ -49,30 +50,26 @@ def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
     if not causal and any(isinstance(mask, Window) for mask in masks):
         # llama.cpp's windows then reach back alone, while later tokens are all seen.
         raise keys.fail("attention.causal", "true where layers have a window")
-    return gguf_encoder(decoder, keys, causal=causal)
-
-
-def gguf_encoder(
-    decoder: Decoder, keys: Keys, *, causal: bool, projections: tuple[Dense, ...] = ()
-) -> Encoder:
-    """The encoder of a decoder's layers, whose vectors are pooled as the file says."""
-    number = keys.get("pooling_type", int)
-    if number not in POOLINGS:
-        raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
-    head = Pool(POOLINGS[number], projections=projections)
-    return Encoder(decoder.embedding, replace(decoder.stack, causal=causal), head, decoder.context)
+    encoder = Encoder(decoder.embedding, replace(decoder.stack, causal=causal), Pool("last"), decoder.context)
+    return pooled(encoder, keys)
 
 
 def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
-    """The encoder, whose vectors are pooled as the file says, unless it has a classifier."""
+    """An encoder, whose vectors are pooled as the file says, unless it has a classifier."""
     if keys.get("attention.causal", bool, False):
         raise keys.fail("attention.causal", "false: tokens then see no later ones")
-    if isinstance(config.head, Classify):
-        return config
+    if not isinstance(config.head, Classify):
+        return pooled(config, keys, gguf_projections(keys, source, config.embedding.width))
+    if keys.get("pooling_type", int, RANK) != RANK:
+        raise keys.fail("pooling_type", f"one of {', '.join(map(str, (*POOLINGS, RANK)))}")
+    return config
+
+
+def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> Encoder:
+    """The encoder with the pooling that the file states."""
     number = keys.get("pooling_type", int)
     if number not in POOLINGS:
         raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
-    projections = gguf_projections(keys, source, config.embedding.width)
     return replace(config, head=Pool(POOLINGS[number], projections=projections))
 
 

@@ -16,12 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..formats.tensor_source import TensorSource
-from .gguf_metadata import embedding_rows, gguf_rows, own_head_size, read_gguf_sliding_layers
+from .gguf_metadata import (
+    embedding_rows,
+    gguf_rows,
+    kv_heads_by_layer,
+    own_head_size,
+    read_gguf_sliding_layers,
+)
 from .gguf_rope import check_sections, rope_scaling, share_of_dims
 from .keys import ABSENT, Keys
 from .layers import LAYER_TYPES, layer_count
 
-SOFTMAX, SIGMOID = 1, 2  # llama.cpp's numbers of scores
+SOFTMAX, SIGMOID = 1, 2
+SCORES = {SOFTMAX: "a softmax", SIGMOID: "a sigmoid"}
+GATING = "expert_gating_func"
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,11 @@ def unused(key: str, kind: type, *default: Any) -> Row:
     return Row(read)
 
 
-def only(**allowed: tuple[Any, ...]) -> Row:
-    """Keys that must have one of these values where they are there; a dot of a key is two underscores."""
+def only(key: str, *values: Any) -> Row:
+    """A key that must have one of these values where it is there."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
-        keys.harmless(**{key.replace("__", "."): values for key, values in allowed.items()})
+        keys.harmless(**{key: values})
         return ABSENT
 
     return Row(read)
@@ -112,11 +120,21 @@ def rotary(
     """Rotary positions of heads of a `size`; with `partial` they may cover a part of each head. `names` are
     config.json's."""
     return {
-        names[0]: optional("rope.freq_base", 10_000.0),
+        names[0]: optional(THETA, 10_000.0),
         "rope_scaling": Row(lambda keys, source: rope_scaling(keys, source, size(keys))),
         names[1]: Row(
             lambda keys, _: share_of_dims(keys, size(keys), partial=partial), "rope.dimension_count"
         ),
+    }
+
+
+def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attention")) -> dict[str, Row]:
+    """Layers without key/value heads are of another kind, the others have the same number; `kinds` are
+    config.json's names."""
+    key = "attention.head_count_kv"
+    return {
+        "layer_types": Row(lambda keys, _: [kinds[n > 0] for n in kv_heads_by_layer(keys)], key),
+        "num_key_value_heads": Row(lambda keys, _: max(kv_heads_by_layer(keys)), key),
     }
 
 
@@ -138,19 +156,25 @@ def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dic
     return {count: Row(lambda keys, _: keys.size("expert_count"), "expert_count"), top: "expert_used_count"}
 
 
-def sigmoid(keys: Keys, _: TensorSource) -> Any:
-    """Check that the scores of experts are sigmoids."""
-    if keys.get("expert_gating_func", int) != SIGMOID:
-        raise keys.fail("expert_gating_func", f"{SIGMOID}, a sigmoid")
-    return ABSENT
+def scores(*allowed: int, default: int | None = None) -> Row:
+    """Check how the scores of experts are made: by llama.cpp's numbers, `default` where no key says it."""
+
+    def read(keys: Keys, _: TensorSource) -> Any:
+        if keys.get(GATING, int, *(() if default is None else (default,))) not in allowed:
+            raise keys.fail(GATING, " or ".join(f"{n}, {SCORES[n]}" for n in allowed))
+        return ABSENT
+
+    return Row(read)
 
 
-def experts_width(dense: Callable[[int, int], int]) -> Row:
-    """The width of an expert, or what is computed of the dense width and the number of chosen experts."""
+def experts_width(dense: Callable[[int, int], int], *keys: str) -> Row:
+    """The width of an expert, or what is computed of the dense width, by the first of `keys` that is there,
+    and the number of chosen experts."""
 
-    def read(keys: Keys, _: TensorSource) -> int:
-        width, top = keys.size("feed_forward_length"), keys.size("expert_used_count")
-        return keys.size("expert_feed_forward_length", None) or dense(width, top)
+    def read(own: Keys, _: TensorSource) -> int:
+        width = own.size(next((key for key in keys if key in own), "feed_forward_length"))
+        top = own.size("expert_used_count")
+        return own.size("expert_feed_forward_length", None) or dense(width, top)
 
     return Row(read, "expert_feed_forward_length")
 
@@ -177,6 +201,36 @@ def always(key: str, value: bool | float, *, told: bool = True) -> Row:
     return Row(read, key)
 
 
+def quotient(key: str, by: str) -> Row:
+    """One size as a multiple of another."""
+
+    def read(keys: Keys, _: TensorSource) -> int:
+        size, part = keys.size(key), keys.size(by)
+        if size % part:
+            raise keys.fail(key, f"a multiple of {by}, {part}")
+        return size // part
+
+    return Row(read, key)
+
+
+def somewhere(tensor: str) -> Row:
+    """Whether some layer has a tensor of this name; the first one may be of another kind."""
+    return Row(lambda _, source: any(name.endswith(f".{tensor}") for name in source.names))
+
+
+def thetas(size: Callable[[Keys], int]) -> Row:
+    """Rotary positions by type of layer: those of layers with a window have a theta of their own, and aren't
+    scaled."""
+
+    def read(keys: Keys, source: TensorSource) -> dict[str, Any]:
+        share_of_dims(keys, size(keys), partial=False)
+        far = {"rope_theta": keys.positive(THETA, 10_000.0), **rope_scaling(keys, source, size(keys))}
+        near = {"rope_type": "default", "rope_theta": keys.positive(THETA_NEAR, 10_000.0)}
+        return {"full_attention": far, "sliding_attention": near}
+
+    return Row(read)
+
+
 def trunk_layers(keys: Keys, _: TensorSource) -> int:
     """The number of layers without those that predict further tokens, which `block_count` counts too."""
     further, count = keys.get(FURTHER, int, 0), layer_count(keys, "block_count")
@@ -201,9 +255,11 @@ def restated(key: str, size: Callable[[Keys], int]) -> Row:
 
 
 SECTIONED: Table = {"rope.dimension_sections": Row(lambda keys, _: check_sections(keys))}
+EPS, RMS_EPS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
+THETA, THETA_NEAR = "rope.freq_base", "rope.freq_base_swa"
 FURTHER = "nextn_predict_layers"
 # Decoders: what all have, those of Llama's form, and the same where a part of a head is rotated.
-TRUNK: Table = {
+COMMON: Table = {
     "vocab_size": Row(embedding_rows),
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",
@@ -212,15 +268,14 @@ TRUNK: Table = {
     "tie_word_embeddings": lacks("output.weight"),
 }
 DECODER: Table = {
-    **TRUNK,
+    **COMMON,
     "intermediate_size": "feed_forward_length",
     "num_key_value_heads": either("attention.head_count_kv", "attention.head_count"),
     "head_dim": Row(lambda keys, _: own_head_size(keys), "attention.key_length"),
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rms_norm_eps": RMS_EPS,
     **rotary(),
 }
 PARTIAL: Table = {**DECODER, **rotary(partial=True)}
-EPS = "attention.layer_norm_epsilon"  # of LayerNorm
 # Experts chosen by sigmoids and biases (DeepSeek-V3).
 SIGMOID_EXPERTS: Table = {
     **experts("n_routed_experts"),
@@ -231,5 +286,5 @@ SIGMOID_EXPERTS: Table = {
     "n_group": optional("expert_group_count", 1),
     "topk_group": optional("expert_group_used_count", 1),
     "first_k_dense_replace": optional("leading_dense_block_count", 0),
-    "expert_gating_func": Row(sigmoid),
+    "expert_gating_func": scores(SIGMOID),
 }

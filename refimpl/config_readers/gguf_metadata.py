@@ -1,4 +1,4 @@
-"""GGUF metadata and weight maps that several families share."""
+"""What keys of a GGUF file's metadata say together, and with its tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..formats.tensor_source import TensorSource
-from ..weights.weight_map import weight_map
 from .keys import Keys
 from .layers import head_size, layer_count
 
@@ -70,17 +69,6 @@ def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {**stated, "top_k": top_k, "do_sample": draws}
 
 
-def read_gguf_window(keys: Keys, *, required: bool = False) -> int | None:
-    """How many tokens a layer with a window sees, None where the file states no window.
-
-    Where the key is `required`, no window is a window of 0.
-    """
-    key = "attention.sliding_window"
-    if required and keys.get(key, int) == 0:
-        return None
-    return keys.size(key, None)
-
-
 def read_gguf_window_pattern(keys: Keys, default: int) -> int:
     """Of how many layers one sees all, where the others have a window."""
     return keys.size("attention.sliding_window_pattern", default)
@@ -123,65 +111,3 @@ def own_head_size(keys: Keys) -> int:
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
     keys.restated("attention.value_length", size, f"the head's size, {size}")
     return size
-
-
-# Queries, keys and values as one tensor. The converter has undone the interleaving of heads.
-FUSED_QKV = weight_map("""
-    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
-    decoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
-""")
-# Decoders that always have them so: GPT-2, GPT-NeoX, BLOOM, MPT.
-FUSED_QKV_WEIGHTS = FUSED_QKV + weight_map("""
-    embedding.table <- token_embd.weight
-    decoder.positions <- position_embd.weight
-    decoder.first_norm.weight <- token_embd_norm.weight
-    decoder.first_norm.bias <- token_embd_norm.bias
-    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
-    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
-    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
-    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
-    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
-    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
-    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
-    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
-    decoder.norm.weight <- output_norm.weight
-    decoder.norm.bias <- output_norm.bias
-    head.table <- output.weight
-""")
-
-# Decoders of Llama's form, without their queries and keys.
-_WITHOUT_QK = weight_map("""
-    embedding.table <- token_embd.weight
-    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
-    decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
-    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    decoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
-    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
-    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
-    decoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
-    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
-    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
-    decoder.layers.{i}.mlp.bgate <- blk.{i}.ffn_gate.bias
-    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
-    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
-    decoder.norm.weight <- output_norm.weight
-    head.table <- output.weight
-""")
-# Queries and keys as stored by Qwen; the converter permutes those of Llama, SmolLM3 and Granite.
-UNPERMUTED_QK_WEIGHTS = _WITHOUT_QK + weight_map("""
-    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : transpose
-    decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : transpose
-    decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias
-    decoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias
-    decoder.layers.{i}.attn.q_norm <- blk.{i}.attn_q_norm.weight
-    decoder.layers.{i}.attn.k_norm <- blk.{i}.attn_k_norm.weight
-""")
-PERMUTED_QK_WEIGHTS = _WITHOUT_QK + weight_map("""
-    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : unpermute transpose
-    decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : unpermute transpose
-    decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias : unpermute
-    decoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias : unpermute
-    rope_freqs == rope_freqs.weight
-""")

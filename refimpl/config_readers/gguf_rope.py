@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..config import LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
 from ..errors import ConfigError
 from ..formats.tensor_source import TensorSource
 from . import rope
@@ -16,16 +15,6 @@ SCALING_TYPES = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
 ORIGINAL = "rope.scaling.original_context_length"
 SECTIONS = "rope.dimension_sections"
 SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"
-
-
-def gguf_rope(keys: Keys, source: TensorSource, head_size: int, *, partial: bool = False) -> Rope:
-    """The rotary positions of all layers; with `partial` they may cover a part of each head."""
-    dims = keys.size("rope.dimension_count", head_size)
-    if dims > head_size or (dims < head_size and not partial):
-        raise keys.fail(
-            "rope.dimension_count", f"{'at most ' if partial else ''}the head's size, {head_size}"
-        )
-    return Rope(keys.positive("rope.freq_base", 10_000.0), dims, scaling=_scaling(keys, source, dims // 2))
 
 
 def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
@@ -88,33 +77,8 @@ def check_sections(keys: Keys) -> Any:
     return ABSENT
 
 
-def _scaling(keys: Keys, source: TensorSource, pairs: int) -> Scaling | None:
-    """The scalings of LongRoPE and Llama 3.1 are tensors with a divisor per pair; others are numbers."""
-    keys.get("rope.scaling.finetuned", bool, True)
-    kind = keys.choice("rope.scaling.type", SCALING_TYPES, "linear")  # llama.cpp's default with a factor
-    factor, context = keys.positive("rope.scaling.factor", 1.0), keys.size("context_length")
-    divided = [name for name in (SHORT, LONG, DIVISORS) if name in source.names]
-    if divided and factor != 1:
-        raise keys.fail("rope.scaling.factor", f"1 beside {divided[0]}")
-    if DIVISORS in divided:
-        # The converter keeps only the divisors: the largest is the factor, the other numbers are Llama 3's.
-        factor = max(_divisors(keys, source, DIVISORS, pairs))
-        return Llama3Scaling(factor, 1.0, 4.0, keys.size(ORIGINAL, 8192))
-    original = keys.size(ORIGINAL, context)
-    if divided or kind == "longrope":
-        short, long = (_divisors(keys, source, name, pairs) for name in (SHORT, LONG))
-        return LongRope(short, long, original, keys.positive("rope.scaling.attn_factor", 1.0))
-    if kind == "yarn":
-        for name in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
-            if keys.get(f"rope.scaling.{name}", float, 1.0) != 1:
-                raise keys.fail(f"rope.scaling.{name}", "1")
-        fast = keys.positive("rope.scaling.yarn_beta_fast", 32.0)
-        return Yarn(factor, original, fast, keys.positive("rope.scaling.yarn_beta_slow", 1.0))
-    return None if kind == "none" or factor == 1 else LinearScaling(factor)
-
-
 def _divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
     divisors = source.load(name) if name in source.names else np.zeros(0)
-    if divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
+    if not pairs or divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
         raise ConfigError(f"{keys.where}: {name} must hold {pairs} positive divisors, got {divisors.shape}")
     return tuple(map(float, divisors))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from ..weights.weight_map import weight_map
 from .keys import Keys
 
-# Of a stack of such layers alone: no key states one, and what the layers keep doesn't grow with the text.
-CONTEXT = 2**20
+
+def context(keys: Keys) -> int:
+    """That of a stack of such layers alone: config.json has no key for it, and what the layers keep doesn't
+    grow with the text."""
+    return keys.size("max_position_embeddings") if keys.of_gguf else 2**20
 
 
 def step_rank(keys: Keys, key: str, width: int) -> int:

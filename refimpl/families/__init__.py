@@ -11,7 +11,7 @@ A family states
                      of these, of which the first that a name begins with counts
     WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
                      decoders that read whole texts are left out: they are `READING`
-    GGUF             its dialect in that format, or None
+    GGUF             its dialect in that format, or None: a table of config.json's keys, and a weight map
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ..config import (
 from ..config_readers.decoder import map_attention
 from ..config_readers.generation_keys import UNREAD
 from ..config_readers.gguf_heads import READING as GGUF_READING
-from ..config_readers.gguf_heads import gguf_pooled, gguf_reading
+from ..config_readers.gguf_heads import gguf_pooled, gguf_reading, labelled
 from ..config_readers.gguf_keys import Table, in_config_json
 from ..config_readers.heads import reading
 from ..config_readers.keys import Keys, unknown
@@ -106,16 +106,17 @@ DENSE_MODULE = """
 
 @dataclass(frozen=True)
 class Gguf:
-    """A family in GGUF: its architecture's name, the reader of its metadata, and its weight map.
+    """A family in GGUF: its architecture's name, the table of its metadata, and its weight map.
 
-    `other` is the dialect of its encoder alone, or of a kin of the same model_type, if GGUF has an
-    architecture for it. `by_layer` are the keys of its metadata that may hold an array, with an element for
-    each layer; `config` gets a list then, or the number that all layers have. `arrays` are those that hold
-    another array.
+    `keys` is a function where several families share the name: it gives the table of the one that the
+    metadata hold. `task` is "pool" for encoders. `other` is the dialect of its encoder alone, or of a kin of
+    the same model_type, if GGUF has an architecture for it. `by_layer` are the keys of its metadata that may
+    hold an array, with an element for each layer; the table gets a list then, or the number that all layers
+    have. `arrays` are those that hold another array.
     """
 
     architecture: str
-    config: Callable[[Keys, TensorSource], Config | Table] | Table
+    keys: Table | Callable[[Keys], Table]
     weights: WeightMap
     other: Gguf | None = None
     task: Task = "lm"
@@ -359,19 +360,24 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
             )
     family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
     keys = Keys(family_metadata, f"{where}: {dialect.architecture}", ignore=ignore)
-    table = dialect.config if isinstance(dialect.config, Mapping) else dialect.config(keys, source)
-    if isinstance(table, Decoder | Encoder | EncoderDecoder):
-        config = table
-    else:
-        stated = in_config_json(table, keys, source)
-        config = families()[stated.get("model_type", str)].config(stated, dialect.task)
-        stated.finish({})
-        if isinstance(config, Encoder):
-            config = gguf_pooled(config, keys, source)
-    if isinstance(config, Decoder):
-        config = gguf_reading(config, keys)
+    config = _read_dialect(dialect, keys, source)
     keys.finish({})
-    config = _with_module(config, where, mtp)
     if isinstance(config, Encoder) and dialect.weights.has("decoder"):
         dialect = replace(dialect, weights=dialect.weights + GGUF_READING)
-    return config, dialect
+    return _with_module(config, where, mtp), dialect
+
+
+def _read_dialect(dialect: Gguf, keys: Keys, source: TensorSource) -> Config:
+    """What the family's `config` reads of a file's metadata, and the head that the file states."""
+    table = dialect.keys(keys) if callable(dialect.keys) else dialect.keys
+    stated = in_config_json(table, keys, source)
+    task = "classify" if dialect.task == "pool" and labelled(keys, source) else dialect.task
+    config = families()[stated.get("model_type", str)].config(stated, task)
+    stated.finish({})
+    match config:
+        case Decoder():
+            return gguf_reading(config, keys)
+        case Encoder():
+            return gguf_pooled(config, keys, source)
+        case _:
+            return config if task == "lm" else reading(config, stated, task)

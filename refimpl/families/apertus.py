@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import XIELU, Decoder
 from ..config_readers.decoder import decoder, without_gates
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import Decoder
 from ..config_readers.decoder import decoder, without_gates
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS

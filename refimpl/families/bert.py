@@ -7,11 +7,11 @@ in both directions (ALiBi) in the place of learned positions, and mlps are gated
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..config import (
     Alibi,
     Attention,
-    Classify,
     Dense,
     Embedding,
     Encoder,
@@ -24,13 +24,13 @@ from ..config import (
     Pool,
     ReadingHead,
     RelativeBias,
-    Rope,
     Stack,
 )
-from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
+from ..config_readers.gguf_heads import CLASSES, CLASSIFIER, labelled
+from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed, without
+from ..config_readers.gguf_metadata import rows
 from ..config_readers.heads import head
-from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.keys import ABSENT, ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
@@ -49,7 +49,9 @@ def config(keys: Keys, task: Task) -> Encoder:
     keys.unused(*(f"pooler_{key}" for key in POOLER))
     width, norm = keys.size("hidden_size"), layer_norm(keys)
     dense = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=norm)
-    embedding = Embedding(keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2))
+    embedding = Embedding(
+        keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2, null=keys.of_gguf)
+    )
     context = keys.size("max_position_embeddings", 512)
     if "feed_forward_type" in keys or keys.values.get("position_embedding_type") == "alibi":
         return _jinas(keys, embedding, bert_head(keys, task, dense), task, context)
@@ -183,61 +185,6 @@ WEIGHTS = GATED + TRUNK + HEADS
 TYPES = "token_types.weight"
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
-    """The encoder of BERT, DistilBERT or RoBERTa, from GGUF's metadata.
-
-    The converter drops RoBERTa's rows of positions before the first.
-    """
-    head, positions = gguf_head(keys, source, Dense("tanh")), Learned(keys.size("context_length"))
-    if isinstance(head, Classify) and not {TYPES, "cls.weight"} <= {*source.names}:
-        must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
-        raise keys.fail("pooling_type", must)
-    mlp = Plain(keys.size("feed_forward_length"), "gelu", after=gguf_norm(keys))
-    return gguf_encoder(keys, source, head, mlp, positions=positions)
-
-
-def gguf_jinas(keys: Keys, source: TensorSource) -> Encoder:
-    """Jina's BERT, whose slopes llama.cpp knows without a key."""
-    mlp = Gated(keys.size("feed_forward_length"), "gelu", after=gguf_norm(keys), down_bias=True)
-    return gguf_encoder(keys, source, gguf_pool(keys, source), mlp, position=Alibi())
-
-
-def gguf_norm(keys: Keys) -> LayerNorm:
-    return LayerNorm(keys.positive("attention.layer_norm_epsilon"))
-
-
-def gguf_pool(keys: Keys, source: TensorSource) -> Pool:
-    """The head of an architecture that has vectors alone."""
-    head = gguf_head(keys, source, Dense("tanh"))
-    if isinstance(head, Classify):
-        raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
-    return head
-
-
-def gguf_encoder(
-    keys: Keys,
-    source: TensorSource,
-    head: ReadingHead,
-    mlp: Plain | Gated,
-    *,
-    positions: Learned | None = None,
-    position: Rope | Alibi | None = None,
-    bias: bool = True,
-) -> Encoder:
-    """BERT's encoder from GGUF's metadata, with one kind of positions; `bias` is that of attention."""
-    types = rows(source, TYPES) if TYPES in source.names else None
-    heads, size, norm = keys.size("attention.head_count"), gguf_head_size(keys), gguf_norm(keys)
-    return build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
-        Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, after=norm),
-        mlp,
-        head,
-        layers=layer_count(keys, "block_count"),
-        context=keys.size("context_length"),
-        positions=positions,
-    )
-
-
 GGUF_WEIGHTS = (
     weight_map("""
     embedding.table <- token_embd.weight
@@ -272,5 +219,27 @@ JINAS_WEIGHTS = (
 """)
     + GGUF_WEIGHTS
 )
-ENCODER = Gguf("bert", gguf_config, GGUF_WEIGHTS)
-GGUF = replace(ENCODER, other=Gguf("jina-bert-v2", gguf_jinas, JINAS_WEIGHTS))
+
+
+def _whole_head(keys: Keys, source: TensorSource) -> Any:
+    """Check that a classifier is whole."""
+    if labelled(keys, source) and not {TYPES, "cls.weight"} <= {*source.names}:
+        must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
+        raise keys.fail("pooling_type", must)
+    return ABSENT
+
+
+# Encoders of BERT's form, with vectors alone.
+KEYS = {
+    **without(COMMON, "tie_word_embeddings"),
+    "model_type": fixed("bert"),
+    "intermediate_size": "feed_forward_length",
+    "layer_norm_eps": EPS,
+    "type_vocab_size": Row(lambda _, source: rows(source, TYPES) if TYPES in source.names else None),
+    "num_labels": CLASSES["num_labels"],
+}
+# BERT, DistilBERT or RoBERTa, whose rows of positions before the first the converter drops.
+ENCODER = Gguf("bert", {**KEYS, **CLASSES, "pooling_type": Row(_whole_head)}, GGUF_WEIGHTS, task="pool")
+# llama.cpp knows the slopes without a key.
+JINA = {**KEYS, "position_embedding_type": fixed("alibi"), "feed_forward_type": fixed("geglu")}
+GGUF = replace(ENCODER, other=Gguf("jina-bert-v2", JINA, JINAS_WEIGHTS, task="pool"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
-from ..config_readers.gguf_keys import EPS, TRUNK, fixed, restated, without
-from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.gguf_keys import COMMON, EPS, fixed, restated, without
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
@@ -89,7 +89,7 @@ WEIGHTS = weight_map("""
 
 
 KEYS = {
-    **without(TRUNK, "max_position_embeddings"),
+    **without(COMMON, "max_position_embeddings"),
     "model_type": fixed("bloom"),
     "seq_length": "context_length",
     "layer_norm_epsilon": EPS,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
 from ..config_readers.gguf_keys import DECODER, EPS, fixed, has, without
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope

@@ -10,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ..config import ONE_GROUP, Decoder, ExpertGroups, Gated, MoE, RMSNorm, Rope, Yarn
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers, with_experts
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
-from ..config_readers.keys import Keys
+from ..config_readers.decoder import decoder, map_layers, with_experts
+from ..config_readers.gguf_keys import (
+    DECODER,
+    SIGMOID,
+    SIGMOID_EXPERTS,
+    SOFTMAX,
+    Row,
+    Table,
+    fixed,
+    optional,
+    scores,
+    without,
+)
+from ..config_readers.gguf_rope import rope_scaling
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import ABSENT, Keys
 from ..config_readers.rope import rope, yarn_magnitude
 from ..formats.tensor_source import TensorSource
 from ..ops.latent_attention import LatentAttention
@@ -30,7 +43,9 @@ PREFIX = "model."
 
 def config(keys: Keys, task: Task) -> Decoder:
     # What DeepSeek's own code could do otherwise: no class reads these.
-    keys.harmless(scoring_func=("softmax",), norm_topk_prob=(False, None), mlp_bias=(False,))
+    keys.harmless(scoring_func=("softmax",), mlp_bias=(False,))
+    if not keys.of_gguf:
+        keys.harmless(norm_topk_prob=(False, None))
     harmless_of_training(keys)
     base = latent_decoder(keys, context=2048, rope_interleave=True)
     return with_experts(base, partial(_mixture, keys), keys.get("first_k_dense_replace", int, 0))
@@ -54,7 +69,7 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE:
         keys.size("num_experts_per_tok"),
         width,
         mlp.activation,
-        renormalize=False,
+        renormalize=keys.of_gguf and keys.get("norm_topk_prob", bool),
         scale=None if scale == 1 else scale,
         shared=width * keys.size("n_shared_experts", 2),
         groups=groups,
@@ -82,7 +97,8 @@ def latent_decoder(
         head=rotated,
         positions=positions,
     )
-    position = base.ropes[0] if base.ropes else None
+    position, pre = base.ropes[0] if base.ropes else None, base.layers[0].attention.pre
+    assert isinstance(pre, RMSNorm)
     return with_latents(
         base,
         LatentAttention(
@@ -95,7 +111,8 @@ def latent_decoder(
             query_rank=keys.size("q_lora_rank", 1536, null=True),
             bias=keys.get("attention_bias", bool, False),
             scale=_scale(position, plain + rotated, _all_dims(keys)),
-            pre=base.layers[0].attention.pre,
+            norm_eps=pre.eps if keys.of_gguf else 1e-6,  # llama.cpp has one for all norms
+            pre=pre,
         ),
     )
 
@@ -131,52 +148,6 @@ LATENTS = weight_map("""
 WEIGHTS = GLM4_MOE + LATENTS
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return with_gguf_sigmoid_experts(latent_gguf_decoder(keys, source), keys, softmax=True)
-
-
-def latent_gguf_decoder(keys: Keys, source: TensorSource, *, rotates: bool = True) -> Decoder:
-    """`latent_decoder` from GGUF's metadata; newer files state a head's sizes apart, and call the latent a
-    single head. Without `rotates` what would be rotated stays as it is."""
-    rank, rotated = keys.size("attention.kv_lora_rank"), keys.size("rope.dimension_count")
-    heads, newer = keys.size("attention.head_count"), "attention.key_length_mla" in keys.values
-    if newer:
-        keys.restated("attention.key_length", rank + rotated, f"latent and rotary key, {rank + rotated}")
-        keys.restated("attention.value_length", rank, f"the latent, {rank}")
-        keys.restated("attention.head_count_kv", 1, "1, the latent")
-    else:
-        keys.restated("attention.head_count_kv", heads, f"the number of heads, {heads}")
-    end = "_mla" if newer else ""
-    size, values = keys.size(f"attention.key_length{end}"), keys.size(f"attention.value_length{end}")
-    if size <= rotated:
-        raise keys.fail(f"attention.key_length{end}", f"greater than rope.dimension_count, {rotated}")
-    own = dict.fromkeys(("attention.key_length", "attention.value_length"), rotated)
-    own_keys = keys.replaced({**keys.values, **own, "attention.head_count_kv": heads})
-    base = gguf_decoder(own_keys, source, rotates=rotates)
-    position, norm = base.ropes[0] if rotates else None, base.layers[0].attention.pre
-    multiplier = keys.get("rope.scaling.yarn_log_multiplier", float, 0.0)
-    if position is not None:
-        position = replace(position, interleaved=True)
-        if isinstance(position.scaling, Yarn):
-            # The multiplier is a tenth of mscale_all_dim. llama.cpp scales scores by it, not the rotation.
-            multiplier = keys.positive("rope.scaling.yarn_log_multiplier")
-            position = replace(position, scaling=replace(position.scaling, magnitude=1.0))
-    assert isinstance(norm, RMSNorm)
-    attention = LatentAttention(
-        heads=heads,
-        rank=rank,
-        key_size=size - rotated,
-        value_size=values,
-        position=position,
-        shared_size=None if rotates else rotated,
-        query_rank=keys.size("attention.q_lora_rank", None),
-        norm_eps=norm.eps,
-        scale=_scale(position, size, 10 * multiplier),
-        pre=norm,
-    )
-    return with_latents(base, attention)
-
-
 GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS
     + EXPERTS
@@ -191,4 +162,82 @@ GGUF_WEIGHTS = (
     decoder.layers.{i}.attn.wv_b <- blk.{i}.attn_v_b.weight : swap by_head
 """)
 )
-GGUF = Gguf("deepseek2", gguf_config, GGUF_WEIGHTS)
+
+
+def _end(keys: Keys) -> str:
+    """Newer files state a head's sizes apart, and call the latent a single head."""
+    return "_mla" if "attention.key_length_mla" in keys else ""
+
+
+def _plain(keys: Keys, _: TensorSource) -> int:
+    """The size of the part of a head that isn't rotated."""
+    key, rotated = f"attention.key_length{_end(keys)}", keys.size(ROTATED)
+    if keys.size(key) <= rotated:
+        raise keys.fail(key, f"greater than {ROTATED}, {rotated}")
+    return keys.size(key) - rotated
+
+
+def _latent_sizes(keys: Keys, _: TensorSource) -> Any:
+    """Check what newer files say of the latent."""
+    if _end(keys):
+        rank, rotated = keys.size(RANK), keys.size(ROTATED)
+        keys.restated("attention.key_length", rank + rotated, f"latent and rotary key, {rank + rotated}")
+        keys.restated("attention.value_length", rank, f"the latent, {rank}")
+    return ABSENT
+
+
+def latent_heads(keys: Keys, stated: int | None) -> Any:
+    """Check the number of key/value heads, where it is stated."""
+    heads = 1 if _end(keys) else keys.size("attention.head_count")
+    if stated not in (None, heads):
+        must = "1, the latent" if _end(keys) else f"the number of heads, {heads}"
+        raise keys.fail("attention.head_count_kv", must)
+    return ABSENT
+
+
+def _scaling(keys: Keys, source: TensorSource) -> dict[str, Any]:
+    """With YaRN llama.cpp scales scores, and not the rotation, by a multiplier: a tenth of mscale_all_dim."""
+    stated = rope_scaling(keys, source, keys.size(ROTATED))
+    keys.get(MULTIPLIER, float, 0.0)
+    if stated["rope_type"] != "yarn":
+        return stated
+    scale = 10 * keys.positive(MULTIPLIER)
+    return {**stated, "mscale": scale, "mscale_all_dim": scale}
+
+
+ROTATED, RANK = "rope.dimension_count", "attention.kv_lora_rank"
+MULTIPLIER = "rope.scaling.yarn_log_multiplier"
+LATENT_KEYS: Table = {
+    **without(DECODER, "head_dim", "num_key_value_heads", "partial_rotary_factor"),
+    "rope_scaling": Row(_scaling),
+    "kv_lora_rank": RANK,
+    "q_lora_rank": optional("attention.q_lora_rank", None),
+    "qk_rope_head_dim": ROTATED,
+    "qk_nope_head_dim": Row(_plain),
+    "v_head_dim": Row(lambda keys, _: keys.size(f"attention.value_length{_end(keys)}")),
+    "attention.key_length": Row(_latent_sizes),
+    "attention.head_count_kv": Row(
+        lambda keys, _: latent_heads(keys, keys.size("attention.head_count_kv", None))
+    ),
+}
+V2 = {
+    **LATENT_KEYS,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("deepseek_v2"),
+    "topk_method": fixed("group_limited_greedy"),
+    "expert_gating_func": scores(SIGMOID, SOFTMAX, default=SOFTMAX),
+}
+V3 = {
+    **LATENT_KEYS,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("deepseek_v3"),
+    "num_nextn_predict_layers": fixed(0),
+}
+
+
+def table(keys: Keys) -> Table:
+    """DeepSeek-V3, which shares the name, chooses experts by sigmoids; no key says softmax, as in V2."""
+    return V3 if keys.get("expert_gating_func", int, SOFTMAX) == SIGMOID else V2
+
+
+GGUF = Gguf("deepseek2", table, GGUF_WEIGHTS)

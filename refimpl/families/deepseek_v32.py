@@ -12,16 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import Decoder, Indexer, TokenMixer
-from ..config_readers.decoder import gguf_trunk, map_layers
-from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
+from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import SIGMOID_EXPERTS, Row, fixed, trunk_layers
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from ..ops.latent_attention import LatentAttention
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
+from .deepseek_v2 import LATENT_KEYS, harmless_of_training, latent_decoder
 from .deepseek_v2 import WEIGHTS as LATENTS
-from .deepseek_v2 import harmless_of_training, latent_decoder, latent_gguf_decoder
 from .deepseek_v3 import DEFAULTS
 from .glm4_moe import with_sigmoid_experts
 
@@ -55,7 +54,7 @@ def indexed_decoder(
         interleaved,
     )
     base = latent_decoder(keys, context=context, rope_interleave=True)
-    base = _with_indexer(base, indexer, keys, ("q_lora_rank", "index_head_dim", "qk_rope_head_dim"))
+    base = _with_indexer(base, indexer, keys)
     count = len(base.layers)
     if keys.get("layer_types", list, None) not in (None, [INDEXED] * count):
         raise keys.fail("layer_types", f"{INDEXED} for each of {count} layers")
@@ -70,17 +69,17 @@ def indexed_decoder(
     )
 
 
-def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys, names: tuple[str, str, str]) -> Decoder:
-    """The decoder with an indexer in each layer; `names` are those of the rank of queries, the size of the
-    indexer's heads and the size of what is rotated."""
-    rank, size, rotated = names
+def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:
+    """The decoder with an indexer in each layer."""
 
     def indexed(attention: TokenMixer) -> LatentAttention:
         assert isinstance(attention, LatentAttention)
         if attention.query_rank is None:
-            raise keys.fail(rank, "a number: the indexer reads the latent of queries")
+            raise keys.fail("q_lora_rank", "a number: the indexer reads the latent of queries")
         if indexer.size < attention.key_dims:
-            raise keys.fail(size, f"{rotated}, {attention.key_dims}, or more")
+            raise keys.fail(
+                "index_head_dim", f"{keys.name('qk_rope_head_dim')}, {attention.key_dims}, or more"
+            )
         return replace(attention, indexer=indexer)
 
     return map_layers(base, lambda _, layer: replace(layer, attention=indexed(layer.attention)))
@@ -107,23 +106,6 @@ WEIGHTS = LATENTS + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    return indexed_gguf_decoder(keys, source, interleaved=False)
-
-
-def indexed_gguf_decoder(keys: Keys, source: TensorSource, *, interleaved: bool) -> Decoder:
-    """`indexed_decoder` from GGUF's metadata."""
-    indexer = Indexer(
-        keys.size("attention.indexer.head_count"),
-        keys.size("attention.indexer.key_length"),
-        keys.size("attention.indexer.top_k"),
-        interleaved,
-    )
-    base = gguf_trunk(latent_gguf_decoder(keys, source), keys)
-    names = "attention.q_lora_rank", "attention.indexer.key_length", "rope.dimension_count"
-    return with_gguf_sigmoid_experts(_with_indexer(base, indexer, keys, names), keys)
-
-
 GGUF_WEIGHTS = GGUF_LATENTS + weight_map("""
     decoder.layers.{i}.attn.wq_index <- blk.{i}.indexer.attn_q_b.weight : transpose
     decoder.layers.{i}.attn.wk_index <- blk.{i}.indexer.attn_k.weight : transpose
@@ -132,4 +114,13 @@ GGUF_WEIGHTS = GGUF_LATENTS + weight_map("""
     decoder.layers.{i}.attn.index_bias <- blk.{i}.indexer.k_norm.bias
     left out <- blk.{n}.*
 """)
-GGUF = Gguf("deepseek32", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **LATENT_KEYS,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("deepseek_v32"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "index_n_heads": "attention.indexer.head_count",
+    "index_head_dim": "attention.indexer.key_length",
+    "index_topk": "attention.indexer.top_k",
+}
+GGUF = Gguf("deepseek32", KEYS, GGUF_WEIGHTS)

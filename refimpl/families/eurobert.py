@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ..config import Dense, Encoder, MaskedLM
-from ..config_readers.decoder import decoder, gguf_decoder
-from ..config_readers.gguf_heads import gguf_encoder
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import DECODER, fixed
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, encoders
 from .llama import WEIGHTS as LLAMA
@@ -60,11 +59,4 @@ WEIGHTS = LLAMA.without("embedding.table", "head.table").renamed({"decoder.": "e
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
-    """From GGUF's metadata: the architecture has vectors alone."""
-    if keys.get("attention.causal", bool, False):
-        raise keys.fail("attention.causal", "false: tokens then see no later ones")
-    return gguf_encoder(gguf_decoder(keys, source), keys, causal=False)
-
-
-GGUF = Gguf("eurobert", gguf_config, UNPERMUTED_QK_WEIGHTS)
+GGUF = Gguf("eurobert", {**DECODER, "model_type": fixed("eurobert")}, UNPERMUTED_QK_WEIGHTS, task="pool")

@@ -20,7 +20,7 @@ from ..config import (
     Rope,
     Stack,
 )
-from ..config_readers.gguf_keys import EPS, TRUNK, Row, either, fixed, only, rotary
+from ..config_readers.gguf_keys import COMMON, EPS, Row, either, fixed, only, rotary
 from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
@@ -155,7 +155,7 @@ GGUF_WEIGHTS = weight_map("""
     head.table <- output.weight
 """)
 KEYS = {
-    **TRUNK,
+    **COMMON,
     **rotary(gguf_head_size),
     "model_type": fixed("falcon"),
     "new_decoder_architecture": fixed(True),
@@ -163,6 +163,6 @@ KEYS = {
     "num_ln_in_parallel_attn": Row(lambda _, source: 1 + ("blk.0.attn_norm_2.weight" in source.names)),
     "ffn_hidden_size": "feed_forward_length",
     "layer_norm_epsilon": EPS,
-    "tensor_data_layout": only(tensor_data_layout=("jploski",)),  # they are undone
+    "tensor_data_layout": only("tensor_data_layout", "jploski"),  # they are undone
 }
 GGUF = Gguf("falcon", KEYS, GGUF_WEIGHTS)

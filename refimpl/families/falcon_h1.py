@@ -9,13 +9,13 @@ import math
 import sys
 from dataclasses import replace
 
-from ..config import LM, Beside, Decoder, Gated, Layer, RMSNorm
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_states import GGUF_MAMBA2, gguf_mamba2
+from ..config import LM, Beside, Decoder, Gated, Layer
+from ..config_readers.decoder import decoder, map_attention, map_layers
+from ..config_readers.gguf_keys import DECODER, fixed, somewhere
+from ..config_readers.gguf_states import GGUF_MAMBA2, MAMBA2
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.mamba2 import MIXER, mamba_mixer
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .bamba import NAMES
@@ -99,20 +99,20 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata. The converter multiplies the weights, so no multiplier is left; llama.cpp has the
-    norm of states after the gate, whatever the checkpoint says."""
-    base = gguf_decoder(keys, source)
-    norm = base.layers[0].mlp.pre
-    assert isinstance(norm, RMSNorm)
-    beside = Beside(gguf_mamba2(keys, source, norm.eps))
-    return map_layers(base, lambda _, layer: replace(layer, beside=beside))
-
-
 MLP_NORM = "decoder.layers.{i}.mlp_pre.weight"
 GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS.without(MLP_NORM)
     + GGUF_MAMBA2.renamed({".attn.": ".beside."})
     + weight_map(f"{MLP_NORM} <- blk.{{i}}.ffn_norm(|.weight)")  # the converter's has no ending
 )
-GGUF = Gguf("falcon-h1", gguf_config, GGUF_WEIGHTS)
+# The converter multiplies the weights, so no multiplier is left; llama.cpp has the norm of states after the
+# gate, whatever the checkpoint says.
+KEYS = {
+    **DECODER,
+    **MAMBA2,
+    "model_type": fixed("falcon_h1"),
+    "mamba_d_ssm": "ssm.inner_size",
+    "mamba_rms_norm": somewhere("ssm_norm.weight"),
+    "mamba_norm_before_gate": fixed(False),
+}
+GGUF = Gguf("falcon-h1", KEYS, GGUF_WEIGHTS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import Activation, Decoder
 from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import WeightMap
 from . import Gguf, Task, decoders

@@ -20,7 +20,8 @@ from ..config import (
     Window,
 )
 from ..config_readers.gguf_keys import DECODER, Row, fixed, optional
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, own_head_size
+from ..config_readers.gguf_metadata import own_head_size
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import layer_count, layer_masks, layer_types, read_window
 from ..config_readers.rope import exact_context, rope

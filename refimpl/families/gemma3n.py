@@ -11,7 +11,6 @@ table: as in its text model alone these are rows of the usual table here.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from statistics import NormalDist
 
 from ..config import (
@@ -27,16 +26,13 @@ from ..config import (
     PerLayerEmbedding,
     PerLayerInput,
     RMSNorm,
-    Rope,
     Stack,
-    Window,
 )
-from ..config_readers.decoder import gguf_decoder
-from ..config_readers.gguf_metadata import gguf_rows, read_gguf_sliding_layers, read_gguf_window
+from ..config_readers.gguf_keys import DECODER, THETA_NEAR, Row, fixed, optional, rows_of, sliding_layers
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import (
-    LAYER_TYPES,
     kv_sources,
+    layer_count,
     layer_masks,
     layer_sizes,
     layer_types,
@@ -59,6 +55,7 @@ UNREAD_ARCHITECTURES = dict.fromkeys(
     "reads whole texts, and several vectors of a token are only in models that write here",
 )
 PREFIX = ("model.language_model.", "language_model.model.", "model.")
+STREAM_COUNT = "altup_num_inputs"
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -122,14 +119,12 @@ def _text(keys: Keys, task: Task) -> Decoder:
     )
 
 
-def _altup(
-    keys: Keys, norm: RMSNorm, count: str = "altup_num_inputs", index: str = "altup_active_idx"
-) -> AltUp:
-    streams, active = keys.size(count, 4), keys.get(index, int, 0)
+def _altup(keys: Keys, norm: RMSNorm) -> AltUp:
+    streams, active = keys.size(STREAM_COUNT, 4), keys.get("altup_active_idx", int, 0)
     if streams < 2:
-        raise keys.fail(count, "at least 2: the first stream gets nothing of a layer's own vectors")
+        raise keys.fail(STREAM_COUNT, "at least 2: the first stream gets nothing of a layer's own vectors")
     if not 0 <= active < streams:
-        raise keys.fail(index, f"0 to {streams - 1}, below {count}")
+        raise keys.fail("altup_active_idx", f"0 to {streams - 1}, below {keys.name(STREAM_COUNT)}")
     return AltUp(streams, active, norm)
 
 
@@ -169,59 +164,7 @@ WEIGHTS = TRUNK + QK_NORM + SANDWICH + PER_LAYER + STREAMS + FACTOR + UNREAD + L
 
 
 SCALES, SLIDES = "activation_sparsity_scale", "attention.sliding_window_pattern"
-RANK, ROWS = "blk.0.laurel_l.weight", "per_layer_token_embd.weight"
-
-
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """Missing keys have llama.cpp's defaults: the layers from the 20th on read keys and values of others.
-
-    llama.cpp runs no other than 20 layers with keys and values and 10 sparse ones, and divides the variance
-    of gates by one less than their number. Here is what the file states, and what transformers computes.
-    """
-    base, first_layer = gguf_decoder(keys, source), 20
-    first, count = base.stack.attentions[0], len(base.layers)
-    norm, dense = first.pre, base.layers[0].mlp
-    assert isinstance(norm, RMSNorm)
-    assert isinstance(dense, Gated)
-    types = [LAYER_TYPES[slides] for slides in read_gguf_sliding_layers(keys, count, 5)]
-    sources = kv_sources(keys, types, max(count - first_layer, 0), "attention.shared_kv_layers")
-    window, theta = read_gguf_window(keys), keys.positive("rope.freq_base_swa", 10_000.0)
-    if window is None and "sliding_attention" in types:
-        raise keys.fail("attention.sliding_window", "there: layers have a window")
-    own = PerLayerInput(keys.size("embedding_length_per_layer_input"), "gelu_tanh", norm, scaled=True)
-    laurel = Laurel(gguf_rows(keys, source, RANK), norm)
-    altup = _altup(keys, norm, "altup.num_inputs", "altup.active_idx")
-    layers = []
-    for kind, source_layer, sparsity in zip(types, sources, _gguf_sparsity(keys, count), strict=True):
-        attention = replace(
-            first,
-            qk_norm=HeadNorm(norm),
-            scale=1.0,
-            value_norm=norm if source_layer is None else None,
-            kv_layer=source_layer,
-            post=norm,
-        )
-        if window is not None and kind == "sliding_attention":
-            attention = replace(attention, mask=Window(window), position=Rope(theta, first.head_size))
-        mlp = replace(dense, activation="gelu_tanh", post=norm, sparsity=sparsity)
-        layers.append(Layer(attention, mlp, per_layer=own, laurel=laurel, altup=altup))
-    table = PerLayerEmbedding(gguf_rows(keys, source, ROWS), norm)
-    width = base.embedding.width
-    return replace(
-        base,
-        embedding=replace(base.embedding, scale=width**0.5, per_layer=table),
-        stack=replace(base.stack, layers=tuple(layers)),
-        head=replace(base.head, softcap=keys.positive("final_logit_softcapping", 30.0)),
-    )
-
-
-def _gguf_sparsity(keys: Keys, layers: int) -> list[float | None]:
-    """The share of hidden units that are 0 in each layer; the file has its quantile, −∞ for none."""
-    stated = keys.values.get(SCALES)
-    scales = keys.get(SCALES, list) if isinstance(stated, list) else [keys.get(SCALES, float)] * layers
-    if len(scales) != layers or any(type(n) is not float or not n < 8 for n in scales):
-        raise keys.fail(SCALES, f"a list of {layers} numbers, each a quantile of the normal distribution")
-    return [_share(scale) for scale in scales]
+READERS = "attention.shared_kv_layers"
 
 
 def _share(scale: float) -> float | None:
@@ -244,9 +187,39 @@ GGUF_STREAMS = weight_map("""
     decoder.layers.{i}.laurel.right <- blk.{i}.laurel_r.weight : transpose
     decoder.layers.{i}.laurel.norm <- blk.{i}.laurel_post_norm.weight
 """)
+
+
+def _sparsities(keys: Keys, _: TensorSource) -> list[float]:
+    """The share of hidden units that are 0 in each layer; the file has its quantile, −∞ for none."""
+    layers, stated = layer_count(keys, "block_count"), keys.values.get(SCALES)
+    scales = keys.get(SCALES, list) if isinstance(stated, list) else [keys.get(SCALES, float)] * layers
+    if len(scales) != layers or any(type(n) is not float or not n < 8 for n in scales):
+        raise keys.fail(SCALES, f"a list of {layers} numbers, each a quantile of the normal distribution")
+    return [_share(scale) or 0.0 for scale in scales]
+
+
+# llama.cpp runs no other than 20 layers with keys and values and 10 sparse ones, and divides the variance of
+# gates by one less than their number. Here is what the file states, and what transformers computes.
+KEYS = {
+    **DECODER,
+    "model_type": fixed("gemma3n_text"),
+    "rope_local_base_freq": optional(THETA_NEAR, 10_000.0),
+    "layer_types": sliding_layers(5),
+    "sliding_window": optional("attention.sliding_window", None),
+    "num_kv_shared_layers": Row(
+        lambda keys, _: keys.stated(READERS, max(layer_count(keys, "block_count") - 20, 0)), READERS
+    ),
+    "hidden_size_per_layer_input": "embedding_length_per_layer_input",
+    "vocab_size_per_layer_input": rows_of("per_layer_token_embd.weight"),
+    "laurel_rank": rows_of("blk.0.laurel_l.weight"),
+    "altup_num_inputs": optional("altup.num_inputs"),
+    "altup_active_idx": optional("altup.active_idx"),
+    "activation_sparsity_pattern": Row(_sparsities, SCALES),
+    "final_logit_softcapping": optional("final_logit_softcapping"),
+}
 GGUF = Gguf(
     "gemma3n",
-    gguf_config,
+    KEYS,
     SANDWICHED + GGUF_PER_LAYER + GGUF_STREAMS + GGUF_UNREAD,
     by_layer=("feed_forward_length", "attention.head_count_kv", SLIDES, SCALES),
 )

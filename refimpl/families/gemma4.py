@@ -20,31 +20,32 @@ from ..config import (
     Attention,
     Decoder,
     Embedding,
-    FullAttention,
     Gated,
     HeadNorm,
     Layer,
     MoE,
     PerLayerEmbedding,
     PerLayerInput,
-    ProportionalScaling,
     RMSNorm,
-    Rope,
     Stack,
-    Window,
 )
-from ..config_readers.gguf_metadata import (
-    embedding_rows,
-    gguf_rows,
-    read_gguf_sliding_layers,
-    read_gguf_window,
+from ..config_readers.gguf_keys import (
+    COMMON,
+    RMS_EPS,
+    THETA,
+    THETA_NEAR,
+    Row,
+    fixed,
+    has,
+    optional,
+    sliding_layers,
 )
-from ..config_readers.gguf_moe import EXPERTS as EXPERT_TENSORS
-from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.gguf_metadata import gguf_rows
+from ..config_readers.gguf_weights import EXPERTS as EXPERT_TENSORS
+from ..config_readers.keys import ABSENT, ACTIVATIONS, Keys
 from ..config_readers.layers import (
     LAYER_TYPES,
     kv_sources,
-    layer_count,
     layer_masks,
     layer_sizes,
     layer_types,
@@ -95,8 +96,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
     # "vision": tokens of one image see each other, of which a text has none.
     if keys.get("use_bidirectional_attention", str, None) not in (None, "vision"):
         raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')
-    # Whatever is stated, the last layer sees the whole text.
-    types = [*layer_types(keys, lambda i: (i + 1) % 6 != 0)[:-1], "full_attention"]
+    types = layer_types(keys, lambda i: (i + 1) % 6 != 0)
+    if not keys.of_gguf:  # for transformers the last layer sees the whole text, whatever is stated
+        types = [*types[:-1], "full_attention"]
     sources = kv_sources(keys, types, 0)
     if task != "lm" and any(source is not None for source in sources):
         raise keys.fail("num_kv_shared_layers", "0 in a model that gives vectors and doesn't generate")
@@ -107,12 +109,13 @@ def _text(keys: Keys, task: Task) -> Decoder:
     norm, width = RMSNorm(keys.positive("rms_norm_eps", 1e-6)), keys.size("hidden_size")
     bias = keys.get("attention_bias", bool, False)
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
-    mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)
+    widths = layer_sizes(keys, "intermediate_size", len(types))
+    mlp = Gated(widths[0], activation, pre=norm, post=norm)
     twice = keys.get("use_double_wide_mlp", bool, False)
     vectors, mixture = _per_layer(keys, task), _mixture(keys, mlp)
     masks = layer_masks(keys, types, read_window(keys, 512, everywhere=False))
     layers = []
-    for kind, mask, source in zip(types, masks, sources, strict=True):
+    for kind, mask, source, width_of_mlp in zip(types, masks, sources, widths, strict=True):
         own = source is None
         attention = Attention(
             heads=keys.size("num_attention_heads"),
@@ -130,7 +133,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
             pre=norm,
             post=norm,
         )
-        inner = mlp.width * (2 if twice and not own else 1)
+        inner = width_of_mlp * (2 if twice and not own else 1)
         feed = replace(mlp, width=inner) if mixture is None else replace(mixture, shared=inner)
         per_layer = None if vectors is None else PerLayerInput(vectors.width, activation, norm)
         layers.append(Layer(attention, feed, scalar=True, per_layer=per_layer))
@@ -278,71 +281,6 @@ SLIDES, KV_HEADS, WIDTHS = (
 ROWS, DIVISORS = "per_layer_token_embd.weight", "rope_freqs.weight"
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """Sizes with `_swa` are those of layers with a window; missing keys have llama.cpp's defaults."""
-    count, width, names = layer_count(keys, "block_count"), keys.size("embedding_length"), set(source.names)
-    types = [LAYER_TYPES[slides] for slides in read_gguf_sliding_layers(keys, count, 6)]
-    sources = kv_sources(keys, types, 0, "attention.shared_kv_layers")
-    window, norm = read_gguf_window(keys), RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
-    if window is None and "sliding_attention" in types:
-        raise keys.fail("attention.sliding_window", "there: layers have a window")
-    positions = _gguf_ropes(keys, source)
-    vectors = keys.get("embedding_length_per_layer_input", int, 0)
-    per_layer = PerLayerInput(vectors, "gelu_tanh", norm) if vectors else None
-    layers, heads = [], keys.size("attention.head_count")
-    sizes = (layer_sizes(keys, key, count) for key in (KV_HEADS, WIDTHS))
-    for i, (kv_heads, inner) in enumerate(zip(*sizes, strict=True)):
-        own, position = sources[i] is None, positions[types[i]]
-        attention = Attention(
-            heads=heads,
-            kv_heads=kv_heads,
-            head_size=position.dims,
-            position=position,
-            mask=FullAttention() if window is None or types[i] == "full_attention" else Window(window),
-            qk_norm=HeadNorm(norm),
-            scale=1.0,
-            value_norm=norm if own else None,
-            keys_as_values=own and f"blk.{i}.attn_v.weight" not in names,
-            kv_layer=sources[i],
-            pre=norm,
-            post=norm,
-        )
-        mlp = Gated(inner, "gelu_tanh", pre=norm, post=norm)
-        has_experts = f"blk.{i}.ffn_gate_inp.weight" in names
-        feed = _with_experts(mlp, keys, EXPERT_KEYS) if has_experts else mlp
-        layers.append(Layer(attention, feed, scalar=True, per_layer=per_layer))
-    table = PerLayerEmbedding(gguf_rows(keys, source, ROWS), norm) if vectors else None
-    return Decoder(
-        embedding=Embedding(embedding_rows(keys, source), width, scale=width**0.5, per_layer=table),
-        stack=Stack(tuple(layers), norm),
-        head=LM("output.weight" not in names, softcap=keys.positive("final_logit_softcapping", 30.0)),
-        context=keys.size("context_length"),
-    )
-
-
-def _gguf_ropes(keys: Keys, source: TensorSource) -> dict[str, Rope]:
-    """The rotary positions of both types of layers, of whole heads.
-
-    Where the whole text is seen, frequencies of pairs that aren't rotated are divided by nearly infinity.
-    """
-    by_type = {}
-    for kind, end in (("full_attention", ""), ("sliding_attention", "_swa")):
-        size = keys.size(f"attention.key_length{end}")
-        for key in (f"attention.value_length{end}", f"rope.dimension_count{end}"):
-            keys.restated(key, size, f"the head's size, {size}")
-        by_type[kind] = Rope(keys.positive(f"rope.freq_base{end}", 10_000.0), size)
-    pairs = by_type["full_attention"].dims // 2
-    divisors = source.load(DIVISORS) if DIVISORS in source.names else np.zeros(0)
-    turned = int(np.sum(divisors == 1))
-    if divisors.shape != (pairs,) or not turned or not (divisors[turned:] >= 1e29).all():
-        raise ConfigError(
-            f"{keys.where}: {DIVISORS} must hold {pairs} divisors, ones and then some near infinity"
-        )
-    full = replace(by_type["full_attention"], scaling=ProportionalScaling(turned))
-    return by_type | {"full_attention": full}
-
-
-EXPERT_KEYS = ("expert_count", "expert_used_count", "expert_feed_forward_length")
 GGUF_PER_LAYER = weight_map("""
     embedding.per_layer.table <- per_layer_token_embd.weight
     embedding.per_layer.project <- per_layer_model_proj.weight : transpose
@@ -371,9 +309,89 @@ GGUF_UNREAD = weight_map("""
     nothing <- blk.{i}.attn_v.weight
     nothing <- blk.{i}.attn_k_norm.weight
 """)
+
+
+def _sizes(keys: Keys) -> dict[str, int]:
+    """The size of heads by type of layer: `_swa` stands for those with a window."""
+    sizes = {}
+    for kind, end in zip(LAYER_TYPES, ("", "_swa"), strict=True):
+        sizes[kind] = size = keys.size(f"attention.key_length{end}")
+        for key in (f"attention.value_length{end}", f"rope.dimension_count{end}"):
+            keys.restated(key, size, f"the head's size, {size}")
+    return sizes
+
+
+def _heads_by_layer(keys: Keys, source: TensorSource) -> dict[str, dict[str, int]]:
+    types, sizes = TYPES.read(keys, source), _sizes(keys)
+    counts = layer_sizes(keys, KV_HEADS, len(types))
+    return {
+        str(i): {"num_key_value_heads": count, "head_dim": sizes[kind]}
+        for i, (count, kind) in enumerate(zip(counts, types, strict=True))
+    }
+
+
+def _rotary(keys: Keys, source: TensorSource) -> dict[str, dict[str, Any]]:
+    """Of heads that see the whole text, frequencies of pairs that aren't rotated are divided by nearly
+    infinity."""
+    pairs = _sizes(keys)["full_attention"] // 2
+    divisors = source.load(DIVISORS) if DIVISORS in source.names else np.zeros(0)
+    turned = int(np.sum(divisors == 1))
+    if divisors.shape != (pairs,) or not turned or not (divisors[turned:] >= 1e29).all():
+        raise ConfigError(
+            f"{keys.where}: {DIVISORS} must hold {pairs} divisors, ones and then some near infinity"
+        )
+    near, far = keys.positive(THETA_NEAR, 10_000.0), keys.positive(THETA, 10_000.0)
+    # Whoever rounds a product with the pairs down gets the number back.
+    share = min((turned + 0.5) / pairs, 1.0)
+    return {
+        "full_attention": {"rope_type": "proportional", "rope_theta": far, "partial_rotary_factor": share},
+        "sliding_attention": {"rope_type": "default", "rope_theta": near},
+    }
+
+
+def _same(keys: Keys, source: TensorSource) -> bool:
+    """Whether layers that see the whole text have no values of their own."""
+    types, names = TYPES.read(keys, source), set(source.names)
+    own = types[: len(types) - keys.get(READERS, int, 0)]
+    return any(
+        kind == "full_attention" and f"blk.{i}.attn_v.weight" not in names for i, kind in enumerate(own)
+    )
+
+
+def _of_experts(key: str) -> Row:
+    """A key of a file that has experts."""
+    return Row(lambda keys, source: keys.stated(key) if ROUTER in source.names else ABSENT, key)
+
+
+def _rows(keys: Keys, source: TensorSource) -> Any:
+    return gguf_rows(keys, source, ROWS) if keys.get(VECTORS, int, 0) else ABSENT
+
+
+TYPES = sliding_layers(6)
+READERS, VECTORS = "attention.shared_kv_layers", "embedding_length_per_layer_input"
+ROUTER = "blk.0.ffn_gate_inp.weight"
+KEYS = {
+    **COMMON,
+    "model_type": fixed("gemma4_text"),
+    "intermediate_size": WIDTHS,
+    "rms_norm_eps": RMS_EPS,
+    "layer_types": TYPES,
+    "sliding_window": optional("attention.sliding_window", None),
+    "num_kv_shared_layers": optional(READERS, 0),
+    "per_layer_config": Row(_heads_by_layer, KV_HEADS),
+    "attention_k_eq_v": Row(_same),
+    "rope_parameters": Row(_rotary),
+    "hidden_size_per_layer_input": optional(VECTORS, 0),
+    "vocab_size_per_layer_input": Row(_rows),
+    "enable_moe_block": has(ROUTER),
+    "num_experts": _of_experts("expert_count"),
+    "top_k_experts": _of_experts("expert_used_count"),
+    "moe_intermediate_size": _of_experts("expert_feed_forward_length"),
+    "final_logit_softcapping": optional("final_logit_softcapping", 30.0),
+}
 GGUF = Gguf(
     "gemma4",
-    gguf_config,
+    KEYS,
     SANDWICHED + GGUF_EXPERTS + EXPERT_TENSORS + GGUF_PER_LAYER + GGUF_SCALAR + GGUF_UNREAD,
     by_layer=(WIDTHS, KV_HEADS, SLIDES),
 )

@@ -12,7 +12,7 @@ from functools import partial
 from ..config import Decoder
 from ..config_readers.decoder import decoder, interleaved, map_attention
 from ..config_readers.gguf_keys import PARTIAL, fixed
-from ..config_readers.gguf_metadata import FUSED_QKV, UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import FUSED_QKV, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..weights.weight_map import weight_map

@@ -28,8 +28,7 @@ from ..config_readers.gguf_keys import (
     optional,
     trunk_layers,
 )
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..weights.weight_map import WeightMap, weight_map

@@ -10,11 +10,12 @@ from typing import Any
 
 from ..config import Decoder, Layer, SharedIndexer
 from ..config_readers.decoder import map_layers
-from ..config_readers.gguf_moe import SIGMOID
-from ..config_readers.keys import Keys
+from ..config_readers.gguf_keys import SIGMOID, Row, fixed, scores, trunk_layers
+from ..config_readers.keys import ABSENT, Keys
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task
-from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder, indexed_gguf_decoder
+from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder
+from .deepseek_v32 import KEYS as DEEPSEEK
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -77,16 +78,28 @@ def _by_period(count: int, period: int, offset: int) -> list[str]:
     return ["shared" if max(i - offset + 1, 0) % period else "full" for i in range(count)]
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    keys = keys.replaced({"expert_gating_func": SIGMOID, **keys.values})  # as llama.cpp without it
-    base = indexed_gguf_decoder(keys, source, interleaved=True)
-    count, name = len(base.layers), "attention.indexer.types"
-    full = keys.get(name, list, None)
-    if full is None:  # files older than the key: llama.cpp knows GLM-5.2 by its context
-        return _with_types(base, _by_period(count, *((4, 3) if base.context >= 2**20 else (1, 1))))
+def _types(keys: Keys, source: TensorSource) -> Any:
+    """Which layers have an indexer: true in the file."""
+    full, count = keys.get(TYPES, list, None), trunk_layers(keys, source)
+    if full is None:
+        return ABSENT
     if len(full) < count or full[0] is not True or any(type(one) is not bool for one in full):
-        raise keys.fail(name, f"true or false for each of {count} layers, true for the first")
-    return _with_types(base, ["full" if one else "shared" for one in full])
+        raise keys.fail(TYPES, f"true or false for each of {count} layers, true for the first")
+    return ["full" if one else "shared" for one in full]
 
 
-GGUF = Gguf("glm-dsa", gguf_config, GGUF_WEIGHTS, arrays=("attention.indexer.types",))
+def _period(newer: int) -> Row:
+    """Of files older than the key: llama.cpp knows GLM-5.2 by its context."""
+    return Row(lambda keys, _: newer if keys.size("context_length") >= 2**20 else 1)
+
+
+TYPES = "attention.indexer.types"
+KEYS = {
+    **DEEPSEEK,
+    "model_type": fixed("glm_moe_dsa"),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
+    "indexer_types": Row(_types, TYPES),
+    "index_topk_freq": _period(4),
+    "index_skip_topk_offset": _period(3),
+}
+GGUF = Gguf("glm-dsa", KEYS, GGUF_WEIGHTS, arrays=(TYPES,))

@@ -4,8 +4,8 @@ matrices."""
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
-from ..config_readers.gguf_keys import EPS, TRUNK, fixed
-from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.gguf_keys import COMMON, EPS, fixed
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
@@ -100,7 +100,7 @@ WEIGHTS = weight_map("""
 
 
 KEYS = {
-    **TRUNK,
+    **COMMON,
     "model_type": fixed("gpt2"),
     "n_inner": "feed_forward_length",
     "layer_norm_epsilon": EPS,

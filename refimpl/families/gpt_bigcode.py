@@ -4,8 +4,8 @@ head for all query heads."""
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
-from ..config_readers.gguf_keys import EPS, TRUNK, Row, fixed
-from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..formats.tensor_source import TensorSource
@@ -82,7 +82,7 @@ def _shared(keys: Keys, _: TensorSource) -> bool:
 
 
 KEYS = {
-    **TRUNK,
+    **COMMON,
     "model_type": fixed("gpt_bigcode"),
     "multi_query": Row(_shared),
     "n_inner": "feed_forward_length",

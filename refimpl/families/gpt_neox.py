@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
-from ..config_readers.gguf_keys import EPS, TRUNK, fixed, has, optional, rotary
-from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.gguf_keys import COMMON, EPS, fixed, has, optional, rotary
 from ..config_readers.gguf_metadata import gguf_head_size
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
@@ -93,7 +93,7 @@ WEIGHTS = weight_map("""
 
 
 KEYS = {
-    **TRUNK,
+    **COMMON,
     **rotary(gguf_head_size, partial=True, names=OLDER),
     "model_type": fixed("gpt_neox"),
     "intermediate_size": "feed_forward_length",

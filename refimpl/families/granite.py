@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import LM, Decoder, Layer, MoE
 from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, Row, Table, always, experts, experts_width, fixed, optional
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
@@ -109,7 +109,7 @@ HYBRID_DENSE = {
 }
 
 
-def table(keys: Keys, _: TensorSource) -> Table:
+def table(keys: Keys) -> Table:
     """That of the family which the file holds, also a Granite 4 without state layers. The converter gives all
     of them this name; the last has the sizes of state layers all the same."""
     keys.unused(*(f"ssm.{size}" for size in STATE_SIZES))

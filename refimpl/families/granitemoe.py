@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from ..config import Decoder, Gated, Layer, MoE
 from ..config_readers.decoder import map_layers
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_weights import EXPERTS, PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders

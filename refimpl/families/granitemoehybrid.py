@@ -9,13 +9,11 @@ from dataclasses import replace
 
 from ..config import Decoder, Gated, Layer
 from ..config_readers.decoder import map_attention, map_layers
-from ..config_readers.gguf_keys import Row, Table
-from ..config_readers.gguf_metadata import kv_heads_by_layer
-from ..config_readers.gguf_states import GGUF_MAMBA2, MAMBA2
+from ..config_readers.gguf_keys import Table, layers_with_heads
+from ..config_readers.gguf_states import EXPANDED, GGUF_MAMBA2, MAMBA2
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba2 import MIXER, with_mamba2
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .granite import BY_LAYER, HYBRID_DENSE, HYBRID_MOE, SHARED, granite, with_shared_expert
@@ -89,7 +87,7 @@ WEIGHTS = GRANITE_MOE.without(*MLP) + weight_map("""
 WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})
 
 
-def table(keys: Keys, _: TensorSource) -> Table:
+def table(keys: Keys) -> Table:
     """A model with states: they are in the layers without key/value heads."""
     if keys.get("expert_count", int, 0):
         return {**HYBRID_MOE, **STATES_TABLE}
@@ -97,10 +95,9 @@ def table(keys: Keys, _: TensorSource) -> Table:
     return {**HYBRID_DENSE, **STATES_TABLE}
 
 
-KV_HEADS = "attention.head_count_kv"
 STATES_TABLE = {
     **MAMBA2,
-    "layer_types": Row(lambda keys, _: [ATTENTION[0] if n else STATES[0] for n in kv_heads_by_layer(keys)]),
-    "num_key_value_heads": Row(lambda keys, _: max(kv_heads_by_layer(keys)), KV_HEADS),
+    **EXPANDED,
+    **layers_with_heads(),
 }
 GGUF = Gguf("granitehybrid", table, WITHOUT_STATES.weights + GGUF_MAMBA2, WITHOUT_STATES, by_layer=BY_LAYER)

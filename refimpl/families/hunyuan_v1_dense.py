@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..config import Decoder, HeadNorm
 from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
 from ..weights.weight_map import weight_map

@@ -11,7 +11,7 @@ from functools import partial
 from ..config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
 from ..config_readers.rope import rope

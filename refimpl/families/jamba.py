@@ -6,23 +6,27 @@ the weights of the chosen ones aren't divided by their sum.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 
 from ..config import Attention, Decoder, Gated, Layer, MoE, RMSNorm
 from ..config_readers.decoder import build, map_layers
-from ..config_readers.gguf_metadata import (
-    UNPERMUTED_QK_WEIGHTS,
-    embedding_rows,
-    kv_heads_by_layer,
-    own_head_size,
+from ..config_readers.gguf_keys import (
+    DECODER,
+    always,
+    experts,
+    fixed,
+    layers_with_heads,
+    layers_without,
+    somewhere,
+    without,
 )
-from ..config_readers.gguf_moe import EXPERTS as GGUF_EXPERTS
-from ..config_readers.gguf_moe import with_gguf_experts
-from ..config_readers.gguf_states import GGUF_MAMBA, gguf_mamba
+from ..config_readers.gguf_states import EXPANDED, GGUF_MAMBA
+from ..config_readers.gguf_weights import EXPERTS as GGUF_EXPERTS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.mamba import MIXER, convolved, step_rank
-from ..formats.tensor_source import TensorSource
 from ..ops.mamba import Mamba
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
@@ -66,7 +70,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     experts, top = keys.size("num_experts", 16), keys.size("num_experts_per_tok", 2)
     mixture = MoE(experts, top, mlp.width, mlp.activation, renormalize=False, pre=norm)
-    attends, mixes = _every(keys, "attn_layer", 8, 4), _every(keys, "expert_layer", 2, 1)
+    attends, mixes = _places(keys)
     base = build(
         vocabulary=keys.size("vocab_size", 65_536),
         width=width,
@@ -82,6 +86,15 @@ def config(keys: Keys, task: Task) -> Decoder:
         return replace(layer, mlp=mixture) if experts > 1 and i in mixes else layer
 
     return map_layers(base, change)
+
+
+def _places(keys: Keys) -> tuple[Container[int], Container[int]]:
+    """The layers with attention, and those with experts: a GGUF file lists them."""
+    if not keys.of_gguf:
+        return _every(keys, "attn_layer", 8, 4), _every(keys, "expert_layer", 2, 1)
+    kinds, dense = keys.get("layer_types", list), keys.get("dense_layers", list)
+    attends = [i for i, kind in enumerate(kinds) if kind == "attention"]
+    return attends, [i for i in range(len(kinds)) if i not in dense]
 
 
 def _every(keys: Keys, name: str, period: int, offset: int) -> range:
@@ -111,22 +124,18 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata; layers without key/value heads have a state, those with a router experts."""
-    norm, kv_heads = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon")), kv_heads_by_layer(keys)
-    base = build(
-        vocabulary=embedding_rows(keys, source),
-        width=keys.size("embedding_length"),
-        layers=len(kv_heads),
-        attention=Attention(keys.size("attention.head_count"), max(kv_heads), own_head_size(keys), pre=norm),
-        mlp=Gated(keys.size("feed_forward_length"), "silu", pre=norm),
-        tied="output.weight" not in source.names,
-        context=keys.size("context_length"),
-    )
-    mixer = replace(gguf_mamba(keys, source, norm.eps), pre=norm)
-    mixed = map_layers(base, lambda i, layer: layer if kv_heads[i] else replace(layer, attention=mixer))
-    return with_gguf_experts(mixed, keys, source, lambda width, _: width, renormalize=False)
-
-
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + GGUF_MAMBA + GGUF_EXPERTS
-GGUF = Gguf("jamba", gguf_config, GGUF_WEIGHTS, by_layer=("attention.head_count_kv",))
+KEYS = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    **layers_with_heads(("mamba", "attention")),
+    **experts(),
+    **EXPANDED,
+    "model_type": fixed("jamba"),
+    "dense_layers": layers_without("ffn_gate_inp.weight"),
+    "mamba_d_state": "ssm.state_size",
+    "mamba_dt_rank": "ssm.time_step_rank",
+    "mamba_d_conv": "ssm.conv_kernel",
+    "mamba_conv_bias": somewhere("ssm_conv1d.bias"),
+    "expert_weights_norm": always("expert_weights_norm", False, told=False),
+}
+GGUF = Gguf("jamba", KEYS, GGUF_WEIGHTS, by_layer=("attention.head_count_kv",))

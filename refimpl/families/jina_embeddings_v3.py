@@ -7,15 +7,16 @@ is refused by the family of its `model_type`, XLM-RoBERTa's.
 from __future__ import annotations
 
 from ..config import Attention, Dense, Embedding, Encoder, LayerNorm, Plain
+from ..config_readers.gguf_keys import fixed, rotary
+from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, encoders
+from .bert import KEYS as BERT
 from .bert import bert_head, build
 from .nomic_bert import GGUF_WEIGHTS as GATED
-from .nomic_bert import gguf_rotary_encoder
 from .roberta import HEADS
 
 MODEL_TYPES = ("jina_embeddings_v3",)
@@ -30,7 +31,9 @@ def config(keys: Keys, task: Task) -> Encoder:
     position = rope(keys, size, context, theta=20_000.0)
     return build(
         Embedding(
-            keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 1)
+            keys.size("vocab_size"),
+            keys.size("hidden_size"),
+            token_types=keys.size("type_vocab_size", 1, null=keys.of_gguf),
         ),
         Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
         Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), after=norm),
@@ -63,15 +66,12 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
-    """The base alone, as the converter writes each adapter to a file of its own."""
-    return gguf_rotary_encoder(keys, source, lambda width, norm: Plain(width, "gelu", after=norm), bias=True)
-
-
 GGUF_WEIGHTS = GATED + weight_map("""
     encoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
     encoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
     encoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
     encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
 """)
-GGUF = Gguf("jina-bert-v3", gguf_config, GGUF_WEIGHTS)
+# The base alone, as the converter writes each adapter to a file of its own.
+KEYS = {**BERT, **rotary(gguf_head_size), "model_type": fixed("jina_embeddings_v3")}
+GGUF = Gguf("jina-bert-v3", KEYS, GGUF_WEIGHTS, task="pool")

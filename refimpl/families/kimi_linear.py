@@ -7,18 +7,28 @@ computes them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..config import Decoder, RMSNorm
 from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import (
+    SIGMOID_EXPERTS,
+    Row,
+    always,
+    experts,
+    fixed,
+    layers_with_heads,
+    without,
+)
 from ..config_readers.gguf_metadata import kv_heads_by_layer
-from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
-from ..config_readers.keys import Keys
+from ..config_readers.keys import ABSENT, Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
-from .deepseek_v2 import LATENTS, harmless_of_training, latent_decoder, latent_gguf_decoder
+from .deepseek_v2 import LATENT_KEYS, LATENTS, harmless_of_training, latent_decoder, latent_heads
 from .glm4_moe import with_sigmoid_experts
 from .mixtral import WEIGHTS as MIXTRAL
 from .qwen3_next import attending_layers, mixed
@@ -47,7 +57,8 @@ def config(keys: Keys, task: Task) -> Decoder:
         ),
         "n_group": keys.size(keys.spelled("num_expert_group", "n_group"), 1),
     }
-    own = {key: value for key, value in keys.values.items() if key not in ("head_dim", "tie_word_embeddings")}
+    never = ("head_dim",) if keys.of_gguf else ("head_dim", "tie_word_embeddings")
+    own = {key: value for key, value in keys.values.items() if key not in never}
     usual = keys.replaced({**DEFAULTS, **own, **renamed})
     dense = latent_decoder(usual, context=1, rope_interleave=False, positions=lambda *_, **__: None)
     sparse = with_sigmoid_experts(
@@ -137,23 +148,6 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    kv_heads, heads = kv_heads_by_layer(keys), keys.size("attention.head_count")
-    # The converter states the size of a head that isn't used, and of a rotation that isn't done.
-    keys.unused("attention.value_length", "rope.freq_base")
-    values = {key: value for key, value in keys.values.items() if key != "attention.value_length"}
-    latents = keys.replaced({**values, "attention.head_count_kv": max(kv_heads)})
-    if not keys.get("expert_weights_norm", bool, True):
-        raise keys.fail("expert_weights_norm", "true, as llama.cpp runs it")
-    base = with_gguf_sigmoid_experts(
-        latent_gguf_decoder(latents, source, rotates=False), keys, renormalize=True
-    )
-    size, norm = keys.size("kda.head_dim"), base.layers[0].attention.pre
-    assert isinstance(norm, RMSNorm)
-    mixer = GatedDelta(heads, heads, size, size, keys.size("ssm.conv_kernel"), norm.eps, rank=size)
-    return mixed(base, mixer, [count > 0 for count in kv_heads])
-
-
 GGUF_DELTA = (
     _joined("wi", "blk.{{i}}.attn_{}.weight", "transpose")
     + _joined("conv", "blk.{{i}}.ssm_conv1d_{}.weight", "taps")
@@ -169,4 +163,27 @@ GGUF_DELTA = (
     decoder.layers.{i}.attn.norm <- blk.{i}.ssm_norm.weight
 """)
 )
-GGUF = Gguf("kimi-linear", gguf_config, GGUF_LATENTS + GGUF_DELTA, by_layer=("attention.head_count_kv",))
+
+
+def _unused(keys: Keys, _: TensorSource) -> Any:
+    """The converter states the size of a head that isn't used, and of a rotation that isn't done."""
+    rank, rotated = keys.size("attention.kv_lora_rank"), keys.size("rope.dimension_count")
+    keys.restated("attention.key_length", rank + rotated, f"latent and rotary key, {rank + rotated}")
+    keys.unused("attention.value_length", "rope.freq_base")
+    return ABSENT
+
+
+KEYS = {
+    **without(LATENT_KEYS, "rope_theta", "rope_scaling", "attention.key_length"),
+    **without(SIGMOID_EXPERTS, "n_routed_experts"),
+    **experts(),
+    "model_type": fixed("kimi_linear"),
+    "layer_types": layers_with_heads()["layer_types"],
+    "attention.head_count_kv": Row(lambda keys, _: latent_heads(keys, max(kv_heads_by_layer(keys)))),
+    "attention.key_length": Row(_unused),
+    "norm_topk_prob": always("expert_weights_norm", True),
+    "linear_num_heads": "attention.head_count",
+    "linear_head_dim": "kda.head_dim",
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+}
+GGUF = Gguf("kimi-linear", KEYS, GGUF_LATENTS + GGUF_DELTA, by_layer=("attention.head_count_kv",))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, Layer, RMSNorm
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, kv_heads_by_layer
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, RMS_EPS, fixed, layers_with_heads, without
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..formats.tensor_source import TensorSource
 from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
@@ -119,15 +119,17 @@ CONVOLUTIONS = weight_map("""
 WEIGHTS = (TRUNK + QK_NORM).renamed(NAMES).without("decoder.norm.weight") + CONVOLUTIONS
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    by_layer = kv_heads_by_layer(keys)
-    base = gguf_decoder(keys.replaced({**keys.values, "attention.head_count_kv": max(by_layer)}), source)
-    return with_convolutions(with_qk_norm(base), [n == 0 for n in by_layer], keys.size("shortconv.l_cache"))
-
-
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS.renamed({"output_norm": "token_embd_norm"}) + weight_map("""
     decoder.layers.{i}.attn.wi <- blk.{i}.shortconv.in_proj.weight : transpose
     decoder.layers.{i}.attn.conv <- blk.{i}.shortconv.conv.weight : transpose
     decoder.layers.{i}.attn.wo <- blk.{i}.shortconv.out_proj.weight : transpose
 """)
-GGUF = Gguf("lfm2", gguf_config, GGUF_WEIGHTS, by_layer=("attention.head_count_kv",))
+KEYS = {
+    **without(DECODER, "rms_norm_eps"),
+    **layers_with_heads(("conv", "full_attention")),
+    "model_type": fixed("lfm2"),
+    "norm_eps": RMS_EPS,
+    "conv_L_cache": "shortconv.l_cache",
+    "block_auto_adjust_ff_dim": fixed(False),
+}
+GGUF = Gguf("lfm2", KEYS, GGUF_WEIGHTS, by_layer=("attention.head_count_kv",))

@@ -7,14 +7,14 @@ from functools import partial
 
 from ..config import Decoder, Gated, MoE
 from ..config_readers.decoder import sigmoid_experts, with_experts
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
+from ..config_readers.gguf_keys import SIGMOID, experts, fixed, optional, scores, without
+from ..config_readers.gguf_weights import EXPERTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .lfm2 import GGUF as LFM2_GGUF
+from .lfm2 import KEYS as LFM2_KEYS
 from .lfm2 import WEIGHTS as LFM2
-from .lfm2 import gguf_config as lfm2_gguf_config
 from .lfm2 import hybrid
 
 MODEL_TYPES = ("lfm2_moe",)
@@ -51,15 +51,14 @@ WEIGHTS = LFM2 + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """As in LFM2's files; llama.cpp always lets the weights of the chosen experts sum to one."""
-    base = with_gguf_sigmoid_experts(lfm2_gguf_config(keys, source), keys, renormalize=True)
-    experts = [layer.mlp for layer in base.layers]
-    layers = tuple(
-        replace(layer, mlp=replace(mlp, sum_eps=SUM_EPS)) if isinstance(mlp, MoE) else layer
-        for layer, mlp in zip(base.layers, experts, strict=True)
-    )
-    return replace(base, stack=replace(base.stack, layers=layers))
-
-
-GGUF = Gguf("lfm2moe", gguf_config, LFM2_GGUF.weights + EXPERTS, by_layer=LFM2_GGUF.by_layer)
+# llama.cpp always lets the weights of the chosen experts sum to one.
+KEYS = {
+    **without(LFM2_KEYS, "block_auto_adjust_ff_dim"),
+    **experts(),
+    "model_type": fixed("lfm2_moe"),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "routed_scaling_factor": optional("expert_weights_scale", 1.0),
+    "num_dense_layers": optional("leading_dense_block_count", 0),
+    "expert_gating_func": scores(SIGMOID),
+}
+GGUF = Gguf("lfm2moe", KEYS, LFM2_GGUF.weights + EXPERTS, by_layer=LFM2_GGUF.by_layer)

@@ -8,11 +8,9 @@ from __future__ import annotations
 from ..config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import DECODER, Table, always, experts, experts_width, fixed, optional
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_weights import EXPERTS, PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -85,7 +83,7 @@ MIXTRAL = {
 }
 
 
-def table(keys: Keys, _: TensorSource) -> Table:
+def table(keys: Keys) -> Table:
     """That of the family which the file holds, as they share the name."""
     if keys.get("expert_count", int, 0):
         return MIXTRAL

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..config import (
     Attention,
@@ -19,15 +20,15 @@ from ..config import (
     Gated,
     HeadNorm,
     Layer,
-    Llama3Scaling,
     MoE,
     QueryScale,
     Rope,
 )
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
-from ..config_readers.gguf_rope import DIVISORS
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, Row, always, experts, fixed
+from ..config_readers.gguf_metadata import own_head_size
+from ..config_readers.gguf_rope import DIVISORS, rope_scaling
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from ..formats.tensor_source import TensorSource
@@ -174,32 +175,6 @@ WEIGHTS = LLAMA.renamed(MLP) + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata, which lack what llama.cpp has as constants: chunks of 8,192 tokens in three of
-    four layers, which are rotated, how queries of the others are scaled, and which models have norms of
-    queries and keys (not those with 128 experts)."""
-    if keys.get("attention.sliding_window", int, CHUNK) != CHUNK:
-        raise keys.fail("attention.sliding_window", f"{CHUNK}, the chunks that llama.cpp runs it with")
-    base = gguf_decoder(keys, source)
-    position = base.ropes[0]
-    if isinstance(scaling := position.scaling, Llama3Scaling):
-        # Scout's has no frequencies between those that are kept and those that are divided.
-        between = set(source.load(DIVISORS).tolist()) - {1.0, scaling.factor}
-        position = replace(position, scaling=scaling if between else replace(scaling, high_freq_factor=1.0))
-        base = map_attention(base, lambda _, a: replace(a, position=position))
-    rotated = [(i + 1) % 4 != 0 for i in range(len(base.layers))]
-    every, experts = keys.size("interleave_moe_layer_step"), keys.size("expert_count")
-    top, width = keys.size("expert_used_count"), keys.size("expert_feed_forward_length")
-
-    def mlp(i: int, mlp: Gated) -> Gated | MoE:
-        return _mixture(mlp, experts, top, width) if (i + 1) % every == 0 else mlp
-
-    masks = [Chunked(CHUNK) if turned else FullAttention() for turned in rotated]
-    scale = QueryScale(0.1, CHUNK, offset=1)
-    return _build(base, masks, rotated, mlp, normed=experts != 128, scale=scale)
-
-
-CHUNK = 8192
 GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS
     + EXPERTS
@@ -207,4 +182,27 @@ GGUF_WEIGHTS = (
     rope_freqs == rope_freqs.weight
 """)
 )
-GGUF = Gguf("llama4", gguf_config, GGUF_WEIGHTS)
+
+
+def _scaling(keys: Keys, source: TensorSource) -> dict[str, Any]:
+    """Scout's has no frequencies between those that are kept and those that are divided."""
+    stated = rope_scaling(keys, source, own_head_size(keys))
+    if stated["rope_type"] == "llama3" and not set(source.load(DIVISORS).tolist()) - {1.0, stated["factor"]}:
+        return {**stated, "high_freq_factor": 1.0}
+    return stated
+
+
+# The metadata lack what llama.cpp has as constants: chunks of 8,192 tokens in three of four layers, which are
+# rotated, how queries of the others are scaled, and which models have norms of queries and keys.
+KEYS = {
+    **DECODER,
+    **experts("num_local_experts"),
+    "model_type": fixed("llama4_text"),
+    "rope_scaling": Row(_scaling),
+    "intermediate_size": "expert_feed_forward_length",
+    "intermediate_size_mlp": "feed_forward_length",
+    "interleave_moe_layer_step": "interleave_moe_layer_step",
+    "use_qk_norm": Row(lambda keys, _: keys.size("expert_count") != 128),
+    "attention.sliding_window": always("attention.sliding_window", 8192, told=False),
+}
+GGUF = Gguf("llama4", KEYS, GGUF_WEIGHTS)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
-from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA, alone, gguf_mamba
+from ..config_readers.gguf_keys import RMS_EPS, Table, fixed
+from ..config_readers.gguf_states import ALONE as STACK
+from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..config_readers.mamba import ALONE, CONTEXT, MIXER, convolved, step_rank
-from ..formats.tensor_source import TensorSource
+from ..config_readers.mamba import ALONE, MIXER, context, convolved, step_rank
 from ..ops.mamba import Mamba
 from . import Gguf, Task
 
@@ -41,16 +42,23 @@ def config(keys: Keys, task: Task) -> Decoder:
         embedding=Embedding(keys.size("vocab_size", 50_280), width),
         stack=Stack((Layer(mixer, NoMlp()),) * layers, norm),
         head=LM(keys.get("tie_word_embeddings", bool, True)),
-        context=CONTEXT,
+        context=context(keys),
     )
 
 
 WEIGHTS = MIXER + ALONE
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
-    return alone(keys, source, gguf_mamba(keys, source, norm.eps), norm)
+def table(keys: Keys) -> Table:
+    """Falcon Mamba, which shares the name, has norms."""
+    return FALCON if keys.get("ssm.dt_b_c_rms", bool, False) else MAMBA
 
 
-GGUF = Gguf("mamba", gguf_config, GGUF_MAMBA + GGUF_ALONE)
+MAMBA = {
+    **STACK,
+    "model_type": fixed("mamba"),
+    "intermediate_size": "ssm.inner_size",
+    "time_step_rank": "ssm.time_step_rank",
+}
+FALCON = {**MAMBA, "model_type": fixed("falcon_mamba"), "mixer_rms_eps": RMS_EPS}
+GGUF = Gguf("mamba", table, GGUF_MAMBA + GGUF_ALONE)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
-from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA2, alone, gguf_mamba2
+from ..config_readers.gguf_keys import fixed, quotient
+from ..config_readers.gguf_states import ALONE as STACK
+from ..config_readers.gguf_states import GGUF_ALONE, GGUF_MAMBA2
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..config_readers.mamba import ALONE, CONTEXT
+from ..config_readers.mamba import ALONE, context
 from ..config_readers.mamba2 import MIXER, check_steps
-from ..formats.tensor_source import TensorSource
 from ..ops.mamba2 import Mamba2
 from . import Gguf, Task
 
@@ -47,16 +48,19 @@ def config(keys: Keys, task: Task) -> Decoder:
         embedding=Embedding(keys.size("vocab_size", 32_768), width),
         stack=Stack((Layer(mixer, NoMlp()),) * layer_count(keys, default=64), norm),
         head=LM(keys.get("tie_word_embeddings", bool, False)),
-        context=CONTEXT,
+        context=context(keys),
     )
 
 
 WEIGHTS = MIXER + ALONE
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
-    return alone(keys, source, gguf_mamba2(keys, source, norm.eps), norm)
-
-
-GGUF = Gguf("mamba2", gguf_config, GGUF_MAMBA2 + GGUF_ALONE)
+KEYS = {
+    **STACK,
+    "model_type": fixed("mamba2"),
+    "num_heads": "ssm.time_step_rank",
+    "head_dim": quotient("ssm.inner_size", "ssm.time_step_rank"),
+    "expand": quotient("ssm.inner_size", "embedding_length"),
+    "n_groups": "ssm.group_count",
+}
+GGUF = Gguf("mamba2", KEYS, GGUF_MAMBA2 + GGUF_ALONE)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from ..config import Decoder, Rope
 from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
-from ..config_readers.gguf_keys import PARTIAL, Row, always, experts, fixed, sigmoid, unused
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_keys import PARTIAL, SIGMOID, always, experts, fixed, scores, unused
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..weights.weight_map import weight_map
@@ -74,7 +73,7 @@ KEYS = {
     "model_type": fixed("minimax_m2"),
     "intermediate_size": "expert_feed_forward_length",
     "feed_forward_length": unused("feed_forward_length", int),
-    "expert_gating_func": Row(sigmoid),
+    "expert_gating_func": scores(SIGMOID),
     "expert_weights_scale": always("expert_weights_scale", 1.0, told=False),
     "expert_shared_count": always("expert_shared_count", 0, told=False),
     "expert_group_count": always("expert_group_count", 1, told=False),

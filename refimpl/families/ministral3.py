@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import Decoder, QueryScale, Yarn
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config import Decoder, QueryScale
+from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import DECODER, THETA, Row, fixed, without
+from ..config_readers.gguf_metadata import own_head_size
+from ..config_readers.gguf_rope import ORIGINAL as TRAINED
+from ..config_readers.gguf_rope import rope_scaling, share_of_dims
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
-from ..config_readers.rope import ORIGINAL, magnitude_ratio
+from ..config_readers.rope import ORIGINAL
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
@@ -66,21 +70,34 @@ def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, Quer
     return keys.replaced({**values, "rope_parameters": rotary}), scale
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata. llama.cpp takes a span of YaRN's original context for the scale of queries."""
-    base = gguf_decoder(keys, source)
+def query_scaling(keys: Keys, source: TensorSource, size: int) -> dict[str, Any]:
+    """The rotary keys with the scale of queries, as config.json has them: llama.cpp takes a span of YaRN's
+    original context for it."""
     beta = keys.get("attention.temperature_scale", float, 0.0)
-    multiplier = keys.get("rope.scaling.yarn_log_multiplier", float, 0.0)
-    rope = base.ropes[0]
-    yarn = rope.scaling
-    if isinstance(yarn, Yarn) and multiplier:
-        magnitude = magnitude_ratio(yarn.factor, 1.0, keys.positive("rope.scaling.yarn_log_multiplier"))
-        rope = replace(rope, scaling=replace(yarn, magnitude=magnitude))
-    scale = None
-    if beta:
-        original = keys.size("rope.scaling.original_context_length", keys.size("context_length"))
-        scale = QueryScale(keys.positive("attention.temperature_scale"), original)
-    return map_attention(base, lambda _, a: replace(a, position=rope, query_scale=scale))
+    own = {"llama_4_scaling_beta": keys.positive("attention.temperature_scale") if beta else 0.0}
+    trained = {ORIGINAL: keys.size(TRAINED, keys.size("context_length"))} if beta else {}
+    return {
+        "rope_theta": keys.positive(THETA, 10_000.0),
+        **trained,
+        **rope_scaling(keys, source, size),
+        **own,
+    }
 
 
-GGUF = Gguf("mistral3", gguf_config, PERMUTED_QK_WEIGHTS)
+def _rotary(keys: Keys, source: TensorSource) -> dict[str, Any]:
+    """With a multiplier YaRN's magnitude is that of 1 over its own."""
+    size, multiplier = own_head_size(keys), keys.get(MULTIPLIER, float, 0.0)
+    share_of_dims(keys, size, partial=False)
+    rotary = query_scaling(keys, source, size)
+    if rotary["rope_type"] == "yarn" and multiplier:
+        rotary |= {"mscale": 1.0, "mscale_all_dim": keys.positive(MULTIPLIER)}
+    return rotary
+
+
+MULTIPLIER = "rope.scaling.yarn_log_multiplier"
+KEYS = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    "model_type": fixed("ministral3"),
+    "rope_parameters": Row(_rotary),
+}
+GGUF = Gguf("mistral3", KEYS, PERMUTED_QK_WEIGHTS)

@@ -13,14 +13,14 @@ from typing import Any
 
 from ..config import Decoder, ExpertGroups, Gated, MoE, QueryScale
 from ..config_readers.decoder import map_layers, sigmoid_experts, with_experts
-from ..config_readers.gguf_moe import with_gguf_sigmoid_experts
+from ..config_readers.gguf_keys import SIGMOID_EXPERTS, SOFTMAX, Row, fixed, scores, without
 from ..config_readers.keys import Keys
 from ..config_readers.rope import ORIGINAL
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .deepseek_v2 import GGUF_WEIGHTS, LATENTS, latent_decoder, latent_gguf_decoder
-from .ministral3 import with_query_scale
+from .deepseek_v2 import GGUF_WEIGHTS, LATENT_KEYS, LATENTS, MULTIPLIER, ROTATED, latent_decoder
+from .ministral3 import query_scaling, with_query_scale
 from .qwen2_moe import WEIGHTS as QWEN2
 
 MODEL_TYPES = ("mistral4",)
@@ -89,20 +89,25 @@ JOINED_EXPERTS = weight_map("""
 WEIGHTS = QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."}) + LATENTS + JOINED_EXPERTS
 
 
-MULTIPLIER = "rope.scaling.yarn_log_multiplier"
-
-
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+def _rotary(keys: Keys, source: TensorSource) -> dict[str, Any]:
     if not math.isclose(keys.get(MULTIPLIER, float, 0.1), 0.1, rel_tol=1e-6):
         # llama.cpp takes it for YaRN's magnitude too, and then scales scores otherwise than the checkpoint.
         raise keys.fail(MULTIPLIER, "0.1, a tenth of mscale_all_dim")
-    keys = keys.replaced({**keys.values, **({MULTIPLIER: 0.1} if MULTIPLIER in keys.values else {})})
-    base = with_gguf_sigmoid_experts(latent_gguf_decoder(keys, source), keys, softmax=True, softmax_by="top2")
-    scale = None
-    if keys.get("attention.temperature_scale", float, 0.0):
-        length = keys.size("attention.temperature_length")
-        scale = QueryScale(keys.positive("attention.temperature_scale"), length)
-    return _scaled(base, scale)
+    rotary = query_scaling(keys, source, keys.size(ROTATED))
+    if rotary["rope_type"] == "yarn":
+        keys.stated(MULTIPLIER)
+        rotary |= {"mscale": 1.0, "mscale_all_dim": 1.0}
+    if rotary["llama_4_scaling_beta"]:
+        keys.restated("attention.temperature_length", rotary[ORIGINAL], f"{rotary[ORIGINAL]}")
+    return rotary
 
 
-GGUF = Gguf("mistral4", gguf_config, GGUF_WEIGHTS)
+# llama.cpp chooses by a softmax where no key says how.
+KEYS = {
+    **without(LATENT_KEYS, "rope_theta", "rope_scaling"),
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("mistral4"),
+    "rope_parameters": Row(_rotary),
+    "expert_gating_func": scores(SOFTMAX, default=SOFTMAX),
+}
+GGUF = Gguf("mistral4", KEYS, GGUF_WEIGHTS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..config import (
     Attention,
@@ -22,18 +23,24 @@ from ..config import (
     Stack,
     Window,
 )
-from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
-from ..config_readers.gguf_metadata import (
-    FUSED_QKV_WEIGHTS,
-    embedding_rows,
-    gguf_head_size,
-    read_gguf_window,
-    read_gguf_window_pattern,
+from ..config_readers.gguf_heads import CLASSES, CLASSIFIER, labelled
+from ..config_readers.gguf_keys import (
+    COMMON,
+    EPS,
+    RMS_EPS,
+    Row,
+    agreeing,
+    fixed,
+    has,
+    optional,
+    thetas,
+    without,
 )
-from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.gguf_metadata import gguf_head_size, read_gguf_window_pattern
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS
 from ..config_readers.heads import head
-from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import head_size, layer_count, layer_types
+from ..config_readers.keys import ABSENT, ACTIVATIONS, Keys
+from ..config_readers.layers import LAYER_TYPES, head_size, layer_count, layer_types
 from ..config_readers.rope import exact_context, ropes
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
@@ -160,47 +167,6 @@ WEIGHTS = TRUNK + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
-    """From GGUF's metadata, which have no key for another activation of a classifier; tensors show the
-    biases.
-
-    The converter writes the original's epsilon under the name of another norm's, and llama.cpp reads one that
-    the original doesn't: they must agree.
-    """
-    eps = keys.positive(keys.spelled("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"))
-    names, norm = set(source.names), LayerNorm(eps, bias="output_norm.bias" in source.names)
-    size, heads = gguf_head_size(keys), keys.size("attention.head_count")
-    global_rope, local_rope = (
-        gguf_rope(keys, source, size),
-        Rope(keys.positive("rope.freq_base_swa", 10_000.0), size),
-    )
-    window = read_gguf_window(keys)
-    every = read_gguf_window_pattern(keys, 3)
-    masks = [
-        FullAttention() if window is None or i % every == 0 else _both_ways(window)
-        for i in range(layer_count(keys, "block_count"))
-    ]
-    bias = "blk.0.attn_qkv.bias" in names
-    stack = _stack(
-        Attention(heads, heads, size, qkv_bias=bias, out_bias=bias),
-        Gated(
-            keys.size("feed_forward_length"),
-            keys.choice("hidden_activation", ACTIVATIONS, "gelu"),
-            bias="blk.0.ffn_up.bias" in names,
-            pre=norm,
-        ),
-        norm,
-        [(local_rope, mask) if isinstance(mask, Window) else (global_rope, mask) for mask in masks],
-    )
-    dense = Dense("gelu", bias="cls.bias" in names, norm=norm)
-    return Encoder(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        stack,
-        gguf_head(keys, source, dense, keys.get("classifier.pooling_type", int, None)),
-        exact_context(keys.size("context_length"), global_rope),
-    )
-
-
 # Both halves of the gated mlp are one tensor.
 GGUF_WEIGHTS = (
     FUSED_QKV_WEIGHTS.renamed({"decoder.": "encoder."}).without(
@@ -212,4 +178,40 @@ GGUF_WEIGHTS = (
 """)
     + CLASSIFIER
 )
-GGUF = Gguf("modern-bert", gguf_config, GGUF_WEIGHTS)
+
+
+def _types(keys: Keys, _: TensorSource) -> list[str]:
+    """All layers but each so many have a window, if any is stated."""
+    every, stated = read_gguf_window_pattern(keys, 3), "attention.sliding_window" in keys
+    return [LAYER_TYPES[stated and i % every != 0] for i in range(layer_count(keys, "block_count"))]
+
+
+def _pooling(keys: Keys, source: TensorSource) -> Any:
+    """What a classifier reads: the mean of vectors, or the first."""
+    number = keys.get("classifier.pooling_type", int, None)
+    if not labelled(keys, source):
+        return ABSENT
+    if number not in (1, 2):
+        raise keys.fail("classifier.pooling_type", "1 or 2")
+    return {1: "mean", 2: "cls"}[number]
+
+
+# The converter writes the original's epsilon under the name of another norm's, and llama.cpp reads one that
+# the original doesn't: they must agree.
+KEYS = {
+    **without(COMMON, "tie_word_embeddings"),
+    **CLASSES,
+    "model_type": fixed("modernbert"),
+    "intermediate_size": "feed_forward_length",
+    "norm_eps": agreeing(EPS, RMS_EPS),
+    "norm_bias": has("output_norm.bias"),
+    "attention_bias": has("blk.0.attn_qkv.bias"),
+    "mlp_bias": has("blk.0.ffn_up.bias"),
+    "classifier_bias": has("cls.bias"),
+    "classifier_pooling": Row(_pooling),
+    "hidden_activation": optional("hidden_activation"),
+    "rope_parameters": thetas(gguf_head_size),
+    "layer_types": Row(_types),
+    "local_attention": optional("attention.sliding_window"),
+}
+GGUF = Gguf("modern-bert", KEYS, GGUF_WEIGHTS, task="pool")

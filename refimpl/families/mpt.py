@@ -6,8 +6,8 @@ alibi_bias_max is used as in MosaicML's code and llama.cpp; transformers reads t
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
-from ..config_readers.gguf_keys import EPS, TRUNK, Row, fixed, restated, without
-from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed, restated, without
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_count
 from ..formats.tensor_source import TensorSource
@@ -105,7 +105,7 @@ def _attention(keys: Keys, _: TensorSource) -> dict[str, float | None]:
 
 
 KEYS = {
-    **without(TRUNK, "max_position_embeddings"),
+    **without(COMMON, "max_position_embeddings"),
     "model_type": fixed("mpt"),
     "max_seq_len": "context_length",
     "layer_norm_epsilon": EPS,

@@ -11,7 +11,7 @@ the last block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 from ..config import (
     LM,
@@ -27,11 +27,27 @@ from ..config import (
     RMSNorm,
     Stack,
 )
-from ..config_readers.gguf_metadata import embedding_rows, numbers_by_layer, own_head_size
-from ..config_readers.gguf_moe import EXPERTS as EXPERT_LEAVES
-from ..config_readers.gguf_moe import SIGMOID
-from ..config_readers.gguf_states import GGUF_MAMBA2, gguf_mamba2, in_some_layer
-from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.gguf_keys import (
+    COMMON,
+    EPS,
+    FURTHER,
+    RMS_EPS,
+    SIGMOID,
+    SIGMOID_EXPERTS,
+    Row,
+    Table,
+    fixed,
+    only,
+    optional,
+    quotient,
+    somewhere,
+    unused,
+    without,
+)
+from ..config_readers.gguf_metadata import numbers_by_layer, own_head_size
+from ..config_readers.gguf_states import GGUF_MAMBA2
+from ..config_readers.gguf_weights import EXPERTS as EXPERT_LEAVES
+from ..config_readers.keys import ABSENT, ACTIVATIONS, Keys
 from ..config_readers.layers import head_size
 from ..config_readers.mamba2 import MIXER, check_steps
 from ..formats.tensor_source import TensorSource
@@ -53,7 +69,6 @@ def config(keys: Keys, task: Task) -> Decoder:
     where a token follows; NVIDIA's own code has none."""
     check_steps(keys)
     keys.unused("time_step_rank", "rescale_prenorm_residual", "residual_in_fp32", "num_logits_to_keep")
-    keys.unused("tie_word_embeddings")  # its class never does
     keys.unused("use_mamba_kernels", "mamba_ssm_cache_dtype", "expand", "hidden_dropout")
     keys.unused("moe_shared_expert_overlap", "output_router_logits")
     keys.unused("n_shared_experts")  # its class has one, of a width of its own
@@ -94,7 +109,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return Decoder(
         embedding=Embedding(keys.size("vocab_size", 131_072), width),
         stack=Stack(_layers(kinds, mixers, mlps), norm),
-        head=LM(tied=False),
+        head=LM(keys.get("tie_word_embeddings", bool, False) and keys.of_gguf),  # its class never ties them
         context=keys.size("max_position_embeddings", 4096),
     )
 
@@ -190,62 +205,6 @@ WEIGHTS = MIXER.renamed({"layers.{i}.mixer": "layers.{s}.mixer"}) + weight_map("
 """)
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    """From GGUF's metadata: a layer with a width is an mlp, or a mixture where there are experts; one with
-    key/value heads attends, others have a state."""
-    eps = keys.positive("attention.layer_norm_epsilon")
-    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon", eps))
-    # Positions, which no layer has.
-    keys.unused("rope.dimension_count", "rope.freq_base")
-    keys.harmless(**{"rope.scaling.finetuned": (False,)})
-    widths, kv_heads = (numbers_by_layer(keys, key) for key in ("feed_forward_length", KV_HEADS))
-    experts, after = keys.size("expert_count", None), keys.get("nextn_predict_layers", int, 0)
-    kinds = [
-        ("moe" if experts else "mlp") if width else "attention" if heads else "mamba"
-        for width, heads in zip(widths, kv_heads, strict=True)
-    ][: -after or None]
-    if not _follow(kinds):
-        raise keys.fail("feed_forward_length", "widths of mlps, each after a layer that isn't one")
-    heads = keys.size("attention.head_count")
-    mixers = {
-        "attention": Attention(heads, max(kv_heads) or heads, own_head_size(keys), pre=norm),
-        "mamba": replace(gguf_mamba2(keys, source, norm.eps), pre=norm),
-    }
-    biased = in_some_layer(source, "ffn_up.bias")
-    mlp = Plain(max(widths) or 1, "relu_squared", bias=biased, pre=norm)
-    mlps: dict[str, Plain | MoE] = {"mlp": mlp}
-    if experts:
-        mlps["moe"] = _gguf_mixture(keys, mlp)
-    return Decoder(
-        embedding=Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
-        stack=Stack(_layers(kinds, mixers, mlps), norm),
-        head=LM("output.weight" not in source.names),
-        context=keys.size("context_length"),
-    )
-
-
-def _gguf_mixture(keys: Keys, mlp: Plain) -> MoE:
-    """The experts, which llama.cpp always chooses by sigmoids; none of their maps has a bias there."""
-    keys.harmless(expert_gating_func=(SIGMOID,))
-    keys.unused("expert_shared_count")
-    scale = keys.positive("expert_weights_scale", 1.0)
-    return MoE(
-        keys.size("expert_count"),
-        keys.size("expert_used_count"),
-        keys.size("expert_feed_forward_length"),
-        "relu_squared",
-        "sigmoid",
-        keys.get("expert_weights_norm", bool, False),
-        scale=None if scale == 1 else scale,
-        choice_bias=True,
-        shared=keys.size("expert_shared_feed_forward_length"),
-        groups=ExpertGroups(keys.size("expert_group_count", 1), keys.size("expert_group_used_count", 1)),
-        pre=mlp.pre,
-        gated=False,
-        latent=keys.size("moe_latent_size", None),
-    )
-
-
 KV_HEADS = "attention.head_count_kv"
 BY_LAYER = (KV_HEADS, "feed_forward_length")
 GGUF_WEIGHTS = (GGUF_MAMBA2 + EXPERT_LEAVES).renamed({"blk.{i}": "blk.{s}"}) + weight_map("""
@@ -270,10 +229,70 @@ AND_AFTER = GGUF_WEIGHTS + weight_map("""
     decoder.layers.{i}.mlp.latent_up <- blk.{s}.ffn_latent_up.weight : transpose
     left out <- blk.{s}.*
 """)
+
+
+def _blocks(keys: Keys, _: TensorSource) -> list[str]:
+    """A layer with a width is an mlp, or a mixture where there are experts; one with key/value heads attends,
+    others have a state. With experts those after the last are left out."""
+    experts, after = keys.size("expert_count", None), keys.get(FURTHER, int, 0)
+    sizes = (numbers_by_layer(keys, key) for key in (WIDTHS, KV_HEADS))
+    return [
+        ("moe" if experts else "mlp") if width else "attention" if heads else "mamba"
+        for width, heads in zip(*sizes, strict=True)
+    ][: -after or None]
+
+
+def _eps(keys: Keys, _: TensorSource) -> float:
+    """Where both are there, that of RMSNorm counts."""
+    eps = keys.positive(EPS)
+    return keys.positive(RMS_EPS, eps)
+
+
+def _positionless(keys: Keys, _: TensorSource) -> Any:
+    """Check what is said of positions, which no layer has."""
+    keys.unused("rope.dimension_count", "rope.freq_base")
+    keys.harmless(**{"rope.scaling.finetuned": (False,)})
+    return ABSENT
+
+
+WIDTHS = "feed_forward_length"
+DENSE = {
+    **COMMON,
+    "model_type": fixed("nemotron_h"),
+    "layers_block_type": Row(_blocks, WIDTHS),
+    "num_key_value_heads": Row(
+        lambda keys, _: max(numbers_by_layer(keys, KV_HEADS)) or keys.size("attention.head_count"), KV_HEADS
+    ),
+    "head_dim": Row(lambda keys, _: own_head_size(keys), "attention.key_length"),
+    "intermediate_size": Row(lambda keys, _: max(numbers_by_layer(keys, WIDTHS)) or 1, WIDTHS),
+    "mlp_bias": somewhere("ffn_up.bias"),
+    "layer_norm_epsilon": Row(_eps, RMS_EPS),
+    "mamba_num_heads": "ssm.time_step_rank",
+    "mamba_head_dim": quotient("ssm.inner_size", "ssm.time_step_rank"),
+    "n_groups": "ssm.group_count",
+    "ssm_state_size": "ssm.state_size",
+    "conv_kernel": "ssm.conv_kernel",
+    "use_conv_bias": somewhere("ssm_conv1d.bias"),
+    "rope.freq_base": Row(_positionless),
+}
+MIXED = {
+    **DENSE,
+    **without(SIGMOID_EXPERTS, "n_shared_experts", "first_k_dense_replace"),
+    "moe_shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    "moe_latent_size": optional("moe_latent_size"),
+    "expert_gating_func": only("expert_gating_func", SIGMOID),
+    "expert_shared_count": unused("expert_shared_count", int, 0),
+}
+
+
+def table(keys: Keys) -> Table:
+    return MIXED if "expert_count" in keys else DENSE
+
+
 GGUF = Gguf(
     "nemotron_h",
-    gguf_config,
+    table,
     GGUF_WEIGHTS,
-    other=Gguf("nemotron_h_moe", gguf_config, AND_AFTER, by_layer=BY_LAYER),
+    other=Gguf("nemotron_h_moe", table, AND_AFTER, by_layer=BY_LAYER),
     by_layer=BY_LAYER,
 )

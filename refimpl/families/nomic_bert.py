@@ -7,7 +7,6 @@ otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, ot
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from ..config import (
@@ -19,19 +18,18 @@ from ..config import (
     Gated,
     LayerNorm,
     MaskedLM,
-    Plain,
     Rope,
 )
+from ..config_readers.gguf_keys import fixed, rotary
 from ..config_readers.gguf_metadata import gguf_head_size
-from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, encoders
-from .bert import HEADS, build, gguf_encoder, gguf_norm, gguf_pool
+from .bert import HEADS, build
+from .bert import KEYS as BERT
 
 MODEL_TYPES = ("nomic_bert",)
 ARCHITECTURES = encoders("NomicBert", without=("answer",))
@@ -48,7 +46,11 @@ def config(keys: Keys, task: Task) -> Encoder:
     count = keys.size(heads)
     dense = Dense(activation, norm=norm)
     return build(
-        Embedding(keys.size("vocab_size"), keys.size(width), token_types=keys.size("type_vocab_size", 2)),
+        Embedding(
+            keys.size("vocab_size"),
+            keys.size(width),
+            token_types=keys.size("type_vocab_size", 2, null=keys.of_gguf),
+        ),
         Attention(count, count, size, position, after=norm),
         Gated(keys.size(keys.spelled("intermediate_size", "n_inner")), activation, after=norm),
         head(
@@ -112,23 +114,6 @@ WEIGHTS = weight_map("""
 """) + HEADS.renamed({"transform.LayerNorm": "transform.layer_norm"})
 
 
-def gguf_rotary_encoder(
-    keys: Keys, source: TensorSource, mlp: Callable[[int, LayerNorm], Plain | Gated], *, bias: bool
-) -> Encoder:
-    """BERT's encoder with rotary positions, from GGUF's metadata: it has vectors alone and no classifier.
-
-    `mlp` makes one of its width and the norm after it; `bias` is that of attention.
-    """
-    position = gguf_rope(keys, source, gguf_head_size(keys))
-    gated = mlp(keys.size("feed_forward_length"), gguf_norm(keys))
-    encoder = gguf_encoder(keys, source, gguf_pool(keys, source), gated, position=position, bias=bias)
-    return replace(encoder, context=exact_context(encoder.context, position))
-
-
-def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
-    return gguf_rotary_encoder(keys, source, lambda width, norm: Gated(width, "silu", after=norm), bias=False)
-
-
 GGUF_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     embedding.token_types <- token_types.weight : table
@@ -144,4 +129,9 @@ GGUF_WEIGHTS = weight_map("""
     encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
     encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
 """)
-GGUF = Gguf("nomic-bert", gguf_config, GGUF_WEIGHTS)
+KEYS = {
+    **BERT,
+    **rotary(gguf_head_size, names=("rope_theta", "rotary_emb_fraction")),
+    "model_type": fixed("nomic_bert"),
+}
+GGUF = Gguf("nomic-bert", KEYS, GGUF_WEIGHTS, task="pool")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..config import Decoder, LayerNorm
 from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import DECODER, fixed, optional, without
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from . import Gguf, Task, decoders
 from .llama import TRUNK as WEIGHTS

@@ -8,8 +8,9 @@ from typing import Any
 from ..config import Decoder, HeadNorm, Layer
 from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, Row, Table, fixed, sliding_layers, without
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, own_head_size
+from ..config_readers.gguf_metadata import own_head_size
 from ..config_readers.gguf_rope import rope_scaling, share_of_dims
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
@@ -79,7 +80,7 @@ OLMO3 = {
 }
 
 
-def table(keys: Keys, _: TensorSource) -> Table:
+def table(keys: Keys) -> Table:
     """A file of OLMo 3 states a window, and which layers have it."""
     return OLMO3 if "attention.sliding_window" in keys else OLMO2
 

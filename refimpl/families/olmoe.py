@@ -8,8 +8,7 @@ from dataclasses import replace
 from ..config import Decoder, Gated, HeadNorm, MoE
 from ..config_readers.decoder import decoder, map_attention, with_experts
 from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from . import Gguf, Task, decoders
 from .llama import QK_NORM

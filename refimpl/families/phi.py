@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import EPS, PARTIAL, fixed, rotary, without
-from ..config_readers.gguf_metadata import FUSED_QKV, UNPERMUTED_QK_WEIGHTS, gguf_head_size
+from ..config_readers.gguf_metadata import gguf_head_size
+from ..config_readers.gguf_weights import FUSED_QKV, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope

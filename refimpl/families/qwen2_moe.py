@@ -10,8 +10,7 @@ from dataclasses import replace
 from ..config import Attention, Decoder, FullAttention, Gated, Layer, MoE, Window
 from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, always, either, experts, experts_width, fixed, layers_without
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..weights.weight_map import weight_map

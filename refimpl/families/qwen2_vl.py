@@ -7,8 +7,8 @@ from dataclasses import replace
 from ..config import Decoder
 from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import SECTIONED
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_rope import SECTIONS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
 from ..config_readers.text_part import TextModel, text_model, without_sections

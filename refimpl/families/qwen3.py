@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import Decoder, HeadNorm
 from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from . import Gguf, Task, decoders
 from .llama import QK_NORM

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from ..config import Decoder
 from ..config_readers.decoder import with_mtp
-from ..config_readers.gguf_rope import SECTIONS, check_sections
+from ..config_readers.gguf_keys import SECTIONED, fixed
+from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen3_next import (
+    GATED_KEYS,
     GGUF_DELTA,
     GGUF_GATED_WEIGHTS,
     attending_layer,
     gated_decoder,
     gated_weights,
-    gguf_gated_decoder,
     with_delta,
 )
 
@@ -89,14 +89,10 @@ PROJECTIONS = weight_map("""
 WEIGHTS = gated_weights(LLAMA) + PROJECTIONS + LEFT_OUT
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    check_sections(keys)
-    return gguf_gated_decoder(keys, source)
-
-
 RATES = weight_map("""
     decoder.layers.{i}.attn.wb <- blk.{i}.ssm_beta.weight : transpose
     decoder.layers.{i}.attn.wa <- blk.{i}.ssm_alpha.weight : transpose
 """)
 GGUF_WEIGHTS = GGUF_GATED_WEIGHTS + (GGUF_DELTA + RATES).then("values_by_key_head", lambda _: True)
-GGUF = Gguf("qwen35", gguf_config, GGUF_WEIGHTS, arrays=(SECTIONS,))
+KEYS = {**GATED_KEYS, **SECTIONED, "model_type": fixed("qwen3_5_text")}
+GGUF = Gguf("qwen35", KEYS, GGUF_WEIGHTS, arrays=(SECTIONS,))

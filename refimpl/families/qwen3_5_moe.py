@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from ..config import Decoder, Gated, MoE
 from ..config_readers.decoder import with_experts
-from ..config_readers.gguf_moe import EXPERTS
-from ..config_readers.gguf_rope import SECTIONS, check_sections
+from ..config_readers.gguf_keys import SECTIONED, fixed, without
+from ..config_readers.gguf_rope import SECTIONS
+from ..config_readers.gguf_weights import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel
-from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Gguf, Task, qwen3_next
+from . import Gguf, Task
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_vl import LEFT_OUT
 from .qwen3_5 import GGUF_WEIGHTS, PREFIX, PROJECTIONS, text_keys, text_or_images, with_module
-from .qwen3_next import gated_decoder, gated_weights, with_delta
+from .qwen3_next import MIXED_KEYS, gated_decoder, gated_weights, with_delta
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -67,9 +67,5 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    check_sections(keys)
-    return qwen3_next.gguf_config(keys, source)
-
-
-GGUF = Gguf("qwen35moe", gguf_config, GGUF_WEIGHTS + EXPERTS, arrays=(SECTIONS,))
+KEYS = {**without(MIXED_KEYS, "mlp_only_layers"), **SECTIONED, "model_type": fixed("qwen3_5_moe_text")}
+GGUF = Gguf("qwen35moe", KEYS, GGUF_WEIGHTS + EXPERTS, arrays=(SECTIONS,))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..config import Decoder, FullAttention, Gated, MoE, Window
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed, layers_without
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count, read_window
 from . import Gguf, Task, decoders

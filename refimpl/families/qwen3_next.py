@@ -9,14 +9,25 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..config import Attention, Decoder, FullAttention, HeadNorm, Layer, MoE, RMSNorm
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers, with_mtp
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config import Attention, Decoder, FullAttention, HeadNorm, Layer, MoE
+from ..config_readers.decoder import decoder, map_layers, with_mtp
+from ..config_readers.gguf_keys import (
+    PARTIAL,
+    Row,
+    always,
+    either,
+    experts,
+    experts_width,
+    fixed,
+    layers_without,
+    optional,
+    quotient,
+    trunk_layers,
+)
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.rope import rope
-from ..formats.tensor_source import TensorSource
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task
@@ -156,32 +167,6 @@ WEIGHTS = gated_weights(QWEN2_MOE) + weight_map("""
 """)
 
 
-def gguf_gated_decoder(keys: Keys, source: TensorSource) -> Decoder:
-    """The decoder with both kinds of layers, from GGUF's metadata; layers after the last are left out."""
-    dense = {"feed_forward_length": keys.values.get("expert_shared_feed_forward_length")}
-    base = gguf_decoder(keys.replaced({**dense, **keys.values}), source, partial=True)
-    layers = base.layers[: -keys.get("nextn_predict_layers", int, 0) or None]
-    base = map_layers(replace(base, stack=replace(base.stack, layers=layers)), gated)
-    heads, inner, norm = keys.size("ssm.time_step_rank"), keys.size("ssm.inner_size"), base.layers[0].mlp.pre
-    if inner % heads:
-        raise keys.fail("ssm.inner_size", f"a multiple of ssm.time_step_rank, {heads}")
-    assert isinstance(norm, RMSNorm)
-    mixer = GatedDelta(
-        heads=heads,
-        key_heads=keys.size("ssm.group_count"),
-        key_size=keys.size("ssm.state_size"),
-        value_size=inner // heads,
-        length=keys.size("ssm.conv_kernel"),
-        eps=norm.eps,
-    )
-    return mixed(base, mixer, _every(keys, len(layers)))
-
-
-def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
-    base = gguf_gated_decoder(keys, source)
-    return with_gguf_experts(base, keys, source, lambda f, top: f // top, renormalize=True, shared=True)
-
-
 GGUF_GATED_WEIGHTS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}).without(
     "decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq"
 ) + weight_map("""
@@ -203,4 +188,25 @@ BY_KEY_HEAD = weight_map("""
     decoder.layers.{i}.attn.wi, wz <- blk.{i}.ssm_in.weight : transpose by_key_head
     decoder.layers.{i}.attn.wb, wa <- blk.{i}.ssm_ba.weight : transpose by_key_head
 """)
-GGUF = Gguf("qwen3next", gguf_config, GGUF_GATED_WEIGHTS + GGUF_DELTA + BY_KEY_HEAD + EXPERTS)
+GATED_KEYS = {
+    **PARTIAL,
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_key_head_dim": "ssm.state_size",
+    "linear_value_head_dim": quotient("ssm.inner_size", "ssm.time_step_rank"),
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+    "full_attention_interval": optional("full_attention_interval"),
+}
+SHARED = "expert_shared_feed_forward_length"
+MIXED_KEYS = {
+    **GATED_KEYS,
+    **experts(),
+    "intermediate_size": either("feed_forward_length", SHARED),
+    "moe_intermediate_size": experts_width(lambda width, top: width // top, "feed_forward_length", SHARED),
+    "shared_expert_intermediate_size": either(SHARED, "feed_forward_length"),
+    "norm_topk_prob": always("expert_weights_norm", True),
+    "mlp_only_layers": layers_without("ffn_gate_inp.weight"),
+}
+KEYS = {**MIXED_KEYS, "model_type": fixed("qwen3_next")}
+GGUF = Gguf("qwen3next", KEYS, GGUF_GATED_WEIGHTS + GGUF_DELTA + BY_KEY_HEAD + EXPERTS)

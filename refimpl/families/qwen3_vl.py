@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import SECTIONED, unused
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_rope import SECTIONS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
 from . import Gguf, Task, qwen3

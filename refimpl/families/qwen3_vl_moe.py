@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..config import Decoder
 from ..config_readers.gguf_keys import SECTIONED
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
-from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_rope import SECTIONS
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
 from ..weights.weight_map import weight_map

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import Decoder
 from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import DECODER, fixed
-from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count, layer_masks, layer_types, read_window
 from . import Gguf, Task, decoders

@@ -15,17 +15,16 @@ from ..config import (
     LM,
     Attention,
     Embedding,
-    Encoder,
     EncoderDecoder,
     Gated,
     Layer,
     Plain,
-    Pool,
     RelativeBias,
     RMSNorm,
     Stack,
 )
-from ..config_readers.gguf_metadata import embedding_rows, own_head_size
+from ..config_readers.gguf_keys import COMMON, EPS, RMS_EPS, Row, agreeing, either, lacks, unused
+from ..config_readers.gguf_metadata import own_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
@@ -165,42 +164,6 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> EncoderDecoder:
-    keys.get("decoder_start_token_id", int, None)  # of generation
-    return _gguf(keys, source, layer_count(keys, "decoder_block_count", layer_count(keys, "block_count")))
-
-
-def gguf_encoder(keys: Keys, source: TensorSource) -> Encoder:
-    both = _gguf(keys, source, 1)
-    return Encoder(both.embedding, both.encoder, Pool("mean"), both.context)
-
-
-def _gguf(keys: Keys, source: TensorSource, decoder: int) -> EncoderDecoder:
-    """From GGUF's metadata, which state neither the activation nor the largest distance: both are
-    llama.cpp's.
-
-    Nor do they say which version it is. An mlp without a gate is 1.0's, and a table of its own must then
-    equal the input's; a gated one is 1.1's, and the table must be there. 1.0's logits are scaled as in the
-    original; llama.cpp leaves the scale out, which changes no greedy text.
-    """
-    eps = keys.positive(keys.spelled("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"))
-    norm, size, heads = RMSNorm(eps), own_head_size(keys), keys.size("attention.head_count")
-    width, inner = keys.size("embedding_length"), keys.size("feed_forward_length")
-    others = {f"{side}.blk.1.attn_rel_b.weight" for side in ("enc", "dec")}  # UMT5's
-    shared = others.isdisjoint(source.names)
-    position = RelativeBias(keys.size("attention.relative_buckets_count"), 128, shared)
-    gated = "enc.blk.0.ffn_gate.weight" in source.names
-    return _build(
-        Embedding(embedding_rows(keys, source), width),
-        Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
-        Gated(inner, "gelu_tanh", pre=norm) if gated else Plain(inner, "relu", bias=False, pre=norm),
-        layer_count(keys, "block_count"),
-        decoder,
-        LM(tied=not gated, scale=None if gated else width**-0.5),
-        keys.size("context_length"),
-    )
-
-
 _GGUF_STACK = weight_map("""
     encoder.relative_bias <- enc.blk.0.attn_rel_b.weight
     encoder.layers.{i}.attn.relative_bias <- enc.blk.{i}.attn_rel_b.weight
@@ -232,4 +195,36 @@ GGUF_WEIGHTS = (
     nothing <- dec.blk.0.cross_attn_rel_b.weight
 """)
 )
-GGUF = Gguf("t5", gguf_config, GGUF_WEIGHTS, Gguf("t5encoder", gguf_encoder, GGUF_WEIGHTS))
+
+
+def _kind(_: Keys, source: TensorSource) -> str:
+    """UMT5's layers have tables of positions of their own."""
+    own = {f"{side}.blk.1.attn_rel_b.weight" for side in ("enc", "dec")}
+    return "t5" if own.isdisjoint(source.names) else "umt5"
+
+
+# The metadata state neither the activation nor the largest distance: both are llama.cpp's. Nor do they say
+# which version it is. An mlp without a gate is 1.0's, and a table of its own must then equal the input's; a
+# gated one is 1.1's, and the table must be there. 1.0's logits are scaled as in the original; llama.cpp
+# leaves the scale out, which changes no greedy text.
+GATE = "enc.blk.0.ffn_gate.weight"
+ENCODER = {
+    "model_type": Row(_kind),
+    "vocab_size": COMMON["vocab_size"],
+    "d_model": "embedding_length",
+    "num_layers": "block_count",
+    "num_heads": "attention.head_count",
+    "n_positions": "context_length",
+    "d_kv": Row(lambda keys, _: own_head_size(keys), "attention.key_length"),
+    "d_ff": "feed_forward_length",
+    "feed_forward_proj": Row(lambda _, source: "gated-gelu" if GATE in source.names else "relu"),
+    "layer_norm_epsilon": agreeing(RMS_EPS, EPS),
+    "relative_attention_num_buckets": "attention.relative_buckets_count",
+    "tie_word_embeddings": lacks(GATE),
+}
+KEYS = {
+    **ENCODER,
+    "num_decoder_layers": either("decoder_block_count", "block_count"),
+    "decoder_start_token_id": unused("decoder_start_token_id", int, None),
+}
+GGUF = Gguf("t5", KEYS, GGUF_WEIGHTS, Gguf("t5encoder", ENCODER, GGUF_WEIGHTS, task="pool"))

@@ -12,9 +12,9 @@ from families.kit import CONTEXT, ropes
 from helpers.float64 import in_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.config import DynamicNTK, LinearScaling, LongRope, Rope
+from tfm.refimpl.config import DynamicNTK, LongRope, Rope
 from tfm.refimpl.config_readers import rope as rope_keys
-from tfm.refimpl.config_readers.gguf_rope import gguf_rope
+from tfm.refimpl.config_readers.gguf_rope import rope_scaling
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops.position_tables import position_tables
@@ -220,9 +220,10 @@ def test_refused_of_types_of_layers(keys: dict, message: str):
 
 
 @pytest.mark.parametrize(
-    ("kind", "scaling"), [({}, LinearScaling(4.0)), ({"rope.scaling.type": "none"}, None)]
+    ("kind", "scaling"),
+    [({}, {"rope_type": "linear", "factor": 4.0}), ({"rope.scaling.type": "none"}, {"rope_type": "default"})],
 )
-def test_a_factor_alone_is_linear_in_gguf(kind: dict[str, Any], scaling: LinearScaling | None):
+def test_a_factor_alone_is_linear_in_gguf(kind: dict[str, Any], scaling: dict[str, Any]):
     keys = Keys({"context_length": 64, "rope.scaling.factor": 4.0, **kind}, "gguf")
 
     class Bare:
@@ -230,4 +231,4 @@ def test_a_factor_alone_is_linear_in_gguf(kind: dict[str, Any], scaling: LinearS
 
         names = ()
 
-    assert gguf_rope(keys, Bare(), HEAD).scaling == scaling
+    assert rope_scaling(keys, Bare(), HEAD) == scaling

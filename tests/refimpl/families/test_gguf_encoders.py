@@ -267,15 +267,15 @@ def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels
     [
         ({"classifier.pooling_type": 3}, "classifier.pooling_type must be 1 or 2, got 3"),
         ({}, "classifier.pooling_type must be 1 or 2, got None"),
-        ({"attention.causal": True}, "attention.causal must be false"),
+        ({"attention.causal": True, "pooling_type": 1}, "attention.causal must be false"),
         (
             {"attention.layer_norm_rms_epsilon": 0.5},
             "layer_norm_rms_epsilon must be the same as attention.layer_norm_epsilon",
         ),
-        ({"hidden_activation": "geglu"}, "hidden_activation must be one of"),
-        ({"attention.sliding_window": 0}, "attention.sliding_window must be at least 1"),
+        ({"hidden_activation": "geglu", "pooling_type": 1}, "hidden_activation must be one of"),
+        ({"attention.sliding_window": 0, "pooling_type": 1}, "attention.sliding_window must be at least 1"),
         ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern' must be one value"),
-        ({"rope.freq_base_swa": 0.0}, "rope.freq_base_swa must be greater than 0"),
+        ({"rope.freq_base_swa": 0.0, "pooling_type": 1}, "rope.freq_base_swa must be greater than 0"),
         ({"vocab_size": 60}, "vocab_size must be the rows of token_embd.weight, 61"),
         ({"attention.head_count_kv": 3, "pooling_type": 1}, "'attention.head_count_kv' isn't known"),
     ],
@@ -319,7 +319,7 @@ def test_vectors_of_rotary_encoders(tmp_path: Path, name: str, pooling: str):
     ("metadata", "message"),
     [
         ({"pooling_type": 4}, "pooling_type must be one of 1, 2, 3, got 4"),
-        ({"attention.causal": True}, "attention.causal must be false"),
+        ({"attention.causal": True, "pooling_type": 1}, "attention.causal must be false"),
         ({"moe_every_n_layers": 2}, "'moe_every_n_layers' isn't known"),
         ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor must be 1"),
     ],

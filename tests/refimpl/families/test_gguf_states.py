@@ -282,7 +282,11 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("jamba", {"attention.head_count_kv": [0, 2]}, "must be a number, or a list of 3"),
         ("jamba", {"expert_weights_norm": True}, "expert_weights_norm must be false, as llama.cpp runs it"),
         ("jamba", {"rope.freq_base": 1e4}, "'rope.freq_base' isn't known"),
-        ("nemotron_h", {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]}, "each after a layer that isn't one"),
+        (
+            "nemotron_h",
+            {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]},
+            "each mlp or mixture after one that is neither",
+        ),
         ("nemotron_h", {"feed_forward_length": [0, 24, 0, 0, 12, 0, 0]}, "each 0 or the same number"),
         ("nemotron_h", {"rope.scaling.finetuned": True}, "rope.scaling.finetuned must be false, got True"),
         ("nemotron_h, with experts", {"expert_gating_func": 1}, "expert_gating_func must be 2, got 1"),
