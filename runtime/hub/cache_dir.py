@@ -60,6 +60,12 @@ def model_path(name: str) -> Path:
     return cache_dir() / "models" / folder_name(name)
 
 
+def files_of(repository: str) -> list[Path]:
+    """The folders with files of a repository of the hub, of any revision and choice of its models."""
+    name = folder_name(f"hf:{repository}").partition("@")[0]
+    return sorted((cache_dir() / "models").glob(f"{name}@*/files"))
+
+
 def partial_path(name: str) -> Path:
     """The folder of what has come of a model that is being fetched, or whose fetching was interrupted."""
     return cache_dir() / "partial" / folder_name(name)

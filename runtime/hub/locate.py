@@ -17,7 +17,7 @@ from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download, first_fetch
-from .cache_dir import model_path, partial_path, require_writable
+from .cache_dir import files_of, model_path, partial_path, require_writable
 from .model_names import (
     CATALOGUE,
     HUB,
@@ -208,6 +208,7 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress, *, upd
         model, digest, hashes = from_hub(
             match[1], match[2], match[3], partial, files, progress,
             lambda hashes: None if update else first_fetch.compare(name, hashes),
+            files_of(match[1]),
         )  # fmt: skip
         first_fetch.record(name, digest, hashes)
     note = Note(name=name, model=model, digest=digest)

@@ -11,7 +11,7 @@ import io
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,11 +68,22 @@ def size_of(path: Path) -> int:
     return next((p.stat().st_size for p in (path, _part_of(path)) if p.exists()), 0)
 
 
-def begin_with(path: Path, copy: Path, digest: str | None) -> None:
-    """Take a file that lies elsewhere too, if its hash says that it is the same: `fetch` asks nobody then."""
-    if not path.exists() and digest is not None and has_digest(copy, digest):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(copy, _part_of(path))
+def begin_with(path: Path, copies: Iterable[Path], digest: str | None) -> None:
+    """Take a file that may lie elsewhere too, if its hash says that it is the same: `fetch` asks nobody then.
+
+    On one disk it is stored once: it gets a second name, and nobody writes to a whole file.
+    """
+    if path.exists() or digest is None:
+        return
+    if (same := next((one for one in copies if one.is_file() and has_digest(one, digest)), None)) is None:
+        return
+    part = _part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.unlink(missing_ok=True)
+    try:
+        os.link(same.resolve(), part)  # the client's own cache has links to its files
+    except OSError:  # another disk, or one without second names
+        shutil.copyfile(same, part)
 
 
 def fetch(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,14 +33,15 @@ def from_hub(
     into: Path,
     progress: Progress,
     compare: Callable[[Mapping[str, str]], None] = lambda _: None,
+    fetched: Iterable[Path] = (),
 ) -> tuple[str, str, dict[str, str]]:
     """Fetch `ORG/NAME` of the Hugging Face hub into a new folder: (where the model lies in it, the commit,
     the hash of each of its files).
 
     `choice` says which of its models, see `model_in`; without one it is USUAL among several GGUF models. What
     is there of a file lies in `partial` until all are whole. `compare` gets the hashes that the hub states
-    before anything is fetched, and raises where they may not be. Raises TransferError when it can't be
-    fetched, CheckpointError or ConfigError when it may not.
+    before anything is fetched, and raises where they may not be. `fetched` are folders that may have some of
+    the files. Raises TransferError when it can't be fetched, CheckpointError or ConfigError when it may not.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
@@ -50,7 +51,7 @@ def from_hub(
         raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
     progress(f"fetching {repository} from the hub", 0, 0)
     try:
-        return _fetched(client, repository, revision, choice, partial, into, progress, compare)
+        return _fetched(client, repository, revision, choice, partial, into, progress, compare, [*fetched])
     except TfmError:
         raise
     except GatedRepoError:
@@ -72,7 +73,7 @@ def from_hub(
 
 def _fetched(
     client: Any, repository: str, revision: str | None, choice: str | None, partial: Path, into: Path,
-    progress: Progress, compare: Callable[[Mapping[str, str]], None],
+    progress: Progress, compare: Callable[[Mapping[str, str]], None], fetched: Sequence[Path],
 ) -> tuple[str, str, dict[str, str]]:  # fmt: skip
     info = client.HfApi().model_info(repository, revision=revision, files_metadata=True)
     files, where = {file.rfilename: file for file in info.siblings or []}, f"hf:{repository}"
@@ -92,6 +93,10 @@ def _fetched(
     hashes = {name: str(_digest(files[name])) for name in wanted if name not in notices}
     compare(hashes)
     folder = keep_only(partial, commit)
+    for name in wanted:
+        own = client.try_to_load_from_cache(repository, name, revision=commit)
+        places = [*([Path(own)] if isinstance(own, str) else []), *(place / name for place in fetched)]
+        begin_with(folder / name, places, _digest(files[name]))
     come = {name: size_of(folder / name) for name in wanted}
     there = sum(come.values())
     total = sum(sizes[name] for name in wanted) - there
@@ -106,8 +111,6 @@ def _fetched(
 
         url, file = client.hf_hub_url(repository, name, revision=commit), files[name]
         digest = _digest(file)
-        if isinstance(own := client.try_to_load_from_cache(repository, name, revision=commit), str):
-            begin_with(folder / name, Path(own), digest)
         fetch(url, folder / name, file.size, digest, client.utils.build_hf_headers(), report)
         if name == str(PurePosixPath(model) / CONFIG):
             _require_known(folder / model, f"{where}/{name}")

@@ -169,17 +169,41 @@ def test_what_may_not_be_fetched_says_what_to_do(cache, hub, code, of_files, wor
     assert everything(cache) == []
 
 
-def test_what_the_clients_own_cache_has_is_copied_from_there(cache, hub, monkeypatch, tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_what_the_clients_own_cache_has_is_taken_from_there(cache, hub, monkeypatch, tmp_path, links):
+    """By a second name on one disk, else as a copy."""
+
+    def fails(*_):
+        raise OSError
+
+    if not links:
+        monkeypatch.setattr("os.link", fails)
     weights = bytes(range(99))
     hub.files = {"config.json": LLAMA, "model.safetensors": weights}
-    (tmp_path / "own").write_bytes(weights)
+    (tmp_path / "blob").write_bytes(weights)
+    (tmp_path / "own").symlink_to("blob")
     own = {"model.safetensors": str(tmp_path / "own")}
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name, **__: own.get(name))
     path = fetch("hf:org/name", silent)
     assert (path / "model.safetensors").read_bytes() == weights
     assert hub.asked == [("config.json", 0)]
+    assert (path / "model.safetensors").samefile(tmp_path / "blob") is links
+    assert not (path / "model.safetensors").is_symlink()
+    (tmp_path / "own").unlink()
     (tmp_path / "own").write_bytes(weights[::-1])
     assert (fetch("hf:org/other", silent) / "model.safetensors").read_bytes() == weights
+
+
+def test_what_another_revision_or_choice_brought_is_not_fetched_again(cache, hub):
+    hub.files = QUANTIZED
+    first = fetch("hf:org/name:Q8_0", silent)
+    asked = list(hub.asked)
+    again = fetch("hf:org/name@v1:m-Q8_0.gguf", silent)
+    assert hub.asked == asked
+    assert again != first
+    assert again.samefile(first)
+    fetch("hf:org/names:Q8_0", silent)  # another repository
+    assert len(hub.asked) == len(asked) + 1
 
 
 def test_a_path_out_of_the_folder_is_refused(cache, hub):
