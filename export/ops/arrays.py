@@ -88,9 +88,39 @@ def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
 
 
 @torch_body
+def exp(x: Tensor) -> Tensor:
+    """Exp."""
+    return torch.exp(x)
+
+
+@torch_body
+def softplus(x: Tensor) -> Tensor:
+    """Softplus; torch gives x itself above a threshold, and its own of 20 means an error of 2e-9."""
+    return functional.softplus(x, threshold=40)
+
+
+@torch_body
 def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Split, of equal parts by their number."""
     return list(x.chunk(len(sizes), -1) if len(set(sizes)) == 1 else x.split(list(sizes), -1))
+
+
+@torch_body
+def each_repeated(x: Tensor, count: int, axis: int) -> Tensor:
+    """Unsqueeze, Expand and Reshape."""
+    return x.repeat_interleave(count, dim=axis)
+
+
+@torch_body
+def padded(x: Tensor, before: int, after: int) -> Tensor:
+    """Pad."""
+    return functional.pad(x, (0, 0, before, after))
+
+
+@torch_body
+def vector(values: Sequence[float], like: Tensor) -> Tensor:
+    """A constant."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 @torch_body

@@ -14,15 +14,3 @@ def append(past: Tensor, new: Tensor, start: Tensor) -> Tensor:
     entries = new.transpose(1, 2)
     at = start[:, None] + torch.arange(new.shape[1], device=new.device)
     return past.scatter(2, at[:, None, :, None].expand_as(entries), entries)
-
-
-@torch_body
-def grow(past: Tensor, new: Tensor) -> Tensor:
-    """Concat along the cache's time axis."""
-    return torch.cat([past, new.transpose(1, 2)], 2)
-
-
-@torch_body
-def select(past: Tensor, rows: Tensor) -> Tensor:
-    """Gather along the batch."""
-    return past.index_select(0, rows)

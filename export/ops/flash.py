@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...refimpl.ops.flash import Saved
 from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
@@ -44,49 +43,6 @@ def flash_attend(
     top, total, sums = scan(step, start, tiles(s, tile, q.device), shared)
     some = total.masked_fill(total == 0, 1)
     return _heads(sums / some.unsqueeze(-1)), (top + torch.log(some)).flatten(1, 2)
-
-
-@torch_body
-def flash_backward(
-    saved: Saved,
-    grad: Tensor,
-    *,
-    tile: int,
-    causal: bool = False,
-    scale: float | None = None,
-    softcap: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scan over tiles of keys: the gradient of the queries is carried, those of keys and values come out
-    by tile."""
-    q, k, v, out, lse, mask = saved
-    t, s, groups = q.shape[1], k.shape[1], k.shape[2]
-    factor = q.shape[3] ** -0.5 if scale is None else scale
-    queries, keys, values = _queries(q, groups), _keys(k), _keys(v)
-    grads = _queries(grad, groups)
-    sums = _finite(lse.unflatten(1, (groups, -1))).unsqueeze(-1)
-    dot = (grads * _queries(out, groups)).sum(-1, keepdim=True)
-    last = torch.arange(t, device=q.device) + (s - t)
-
-    def step(*operands: Tensor) -> list[Tensor]:
-        dq, at, real, queries, keys, values, grads, sums, dot, last, *masks = operands
-        near_k, near_v = keys.index_select(3, at), values.index_select(3, at)
-        seen = _seen(masks, at, real, last, causal)
-        scores = _scores(queries, near_k, seen, scale, softcap)
-        weights = torch.exp(scores - sums)
-        slope = weights * (grads @ near_v.transpose(-1, -2) - dot)
-        if softcap is not None:
-            # ONNX Runtime's tanh is a little off 1 where it saturates: no slope from it.
-            away = torch.exp(-2 / softcap * abs(_scores(queries, near_k, None, scale, None)))
-            slope = slope * 4 * away / (1 + away) ** 2
-        dk = factor * (slope.transpose(-1, -2) @ queries).sum(2)
-        dv = (weights.transpose(-1, -2) @ grads).sum(2)
-        return [dq + factor * slope @ near_k, dk, dv]
-
-    shared = [queries, keys, values, grads, sums, dot, last, *([] if mask is None else [mask])]
-    dq, dk, dv = scan(step, [torch.zeros_like(queries)], tiles(s, tile, q.device), shared)
-    real = torch.arange(s, device=q.device)
-    join_tiles = lambda a: a.movedim(0, 2).flatten(2, 3).index_select(2, real).transpose(1, 2)  # noqa: E731
-    return _heads(dq), join_tiles(dk), join_tiles(dv)
 
 
 @torch_body

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...refimpl.ops.linear import linear
-from ...refimpl.ops.lstm import LstmLayerWeights, LstmState, LstmWeights
+from ...refimpl.ops.lstm import LstmWeights
 from ..scan import scan
 from ..torch_bodies import torch_body
 
@@ -22,13 +21,6 @@ def _step(gates: Tensor, c: Tensor, peephole: Tensor | None = None) -> tuple[Ten
     if seen is not None:
         o = o + seen[2] * c
     return torch.sigmoid(o) * torch.tanh(c), c
-
-
-@torch_body
-def lstm_cell(x: Tensor, h: Tensor, c: Tensor, weights: LstmWeights) -> tuple[Tensor, Tensor]:
-    """Two products and pointwise gates."""
-    gates, bias = x @ weights["wx"] + h @ weights["wh"], weights.get("bias")
-    return _step(gates if bias is None else gates + bias, c, weights.get("peephole"))
 
 
 @torch_body
@@ -66,34 +58,3 @@ def lstm(
     recurrent = (wh,) if peephole is None else (wh, peephole)
     h, c, y = scan(step, [h, c], [gates, real], recurrent)
     return (y.flip(0) if reverse else y)[:tokens].transpose(0, 1), h, c
-
-
-@torch_body
-def bidirectional_lstm(
-    x: Tensor,
-    forward: LstmWeights,
-    backward: LstmWeights,
-    h0: Tensor | None = None,
-    c0: Tensor | None = None,
-    lengths: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Two scans."""
-    h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
-    ahead = lstm(x, forward, h[0], c[0], lengths)
-    back = lstm(x, backward, h[1], c[1], lengths, reverse=True)
-    y = torch.cat((ahead[0], back[0]), -1)
-    return y, torch.stack((ahead[1], back[1])), torch.stack((ahead[2], back[2]))
-
-
-@torch_body
-def lstm_layer(
-    x: Tensor, cache: LstmState, past: Tensor, weights: LstmLayerWeights
-) -> tuple[Tensor, LstmState]:
-    """A recurrence and a product."""
-    begun = (past > 0).unsqueeze(-1)
-    h, c = torch.where(begun, cache.h, 0), torch.where(begun, cache.c, 0)
-    gates: LstmWeights = {"wx": weights["wx"], "wh": weights["wh"]}
-    if "bias" in weights:
-        gates["bias"] = weights["bias"]
-    y, h, c = lstm(x, gates, h, c, cache.lengths)
-    return linear(y, weights["wo"], weights.get("bo")), cache._replace(h=h, c=c, lengths=None)

@@ -128,19 +128,3 @@ def expert_rows(
     if weighs == "input":
         return token, expert_mlp((share * rows).unsqueeze(0), expert, kind=kind).squeeze(0)
     return token, share * expert_mlp(rows.unsqueeze(0), expert, kind=kind).squeeze(0)
-
-
-@torch_body
-def load_balancing_loss(logits: Tensor, index: Tensor) -> Tensor:
-    """Counts from one-hot rows; a sum over no token is 0."""
-    tokens, experts = logits.shape
-    count = functional.one_hot(index.flatten(), experts).sum(0)
-    size = torch.full((), tokens, dtype=logits.dtype, device=logits.device).clamp(min=1)
-    return experts * (count / size * (softmax(logits).sum(0) / size)).sum()
-
-
-@torch_body
-def router_z_loss(logits: Tensor) -> Tensor:
-    """LogSumExp, squared."""
-    size = torch.full((), logits.shape[0], dtype=logits.dtype, device=logits.device).clamp(min=1)
-    return torch.logsumexp(logits, 1).square().sum() / size

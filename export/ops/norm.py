@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,6 +13,12 @@ from ..torch_bodies import torch_body
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     """RMSNormalization from opset 23 on, primitives before."""
     return functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+@torch_body
+def l2_norm(x: Tensor, *, eps: float) -> Tensor:
+    """Reciprocal of the root, and Mul."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + eps)
 
 
 @torch_body

@@ -22,13 +22,6 @@ def rope_frequencies(pairs: Tensor, *, theta: float) -> Tensor:
 
 
 @torch_body
-def rope_tables(positions: Tensor, frequencies: Tensor, *, magnitude: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of an outer product."""
-    angles = torch.outer(positions.to(frequencies.dtype), frequencies)
-    return angles.cos() * magnitude, angles.sin() * magnitude
-
-
-@torch_body
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     """Pairs become an axis of their own, (…, J, 2) or (…, 2, J), are rotated, and flattened again."""
     pairs = cos.shape[-1]

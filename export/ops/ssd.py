@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ...refimpl.ops.delta import delta_attend
-from ..scan import scan, tiles
 from ..torch_bodies import torch_body
 
 
@@ -34,22 +33,3 @@ def ssd_quadratic(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor)
     left = mask.index_select(2, last).transpose(2, 3) * x
     written = (b.mT.unsqueeze(2) @ left.unflatten(1, (groups, share))).flatten(1, 2)
     return y.transpose(1, 2), since.index_select(2, last) * state + written
-
-
-@torch_body
-def ssd_chunked(
-    x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, *, chunk: int
-) -> tuple[Tensor, Tensor]:
-    """Scan over the chunks; a token past the end neither decays nor writes."""
-    length = x.shape[1]
-
-    def step(*operands: Tensor) -> list[Tensor]:
-        state, at, real, *shared = operands
-        x, decay, b, c = (a.index_select(1, at) for a in shared)
-        real = real[:, None]
-        y, state = ssd_quadratic(x * real.unsqueeze(-1), decay * real, b, c, state)
-        return [state, y]
-
-    state, out = scan(step, [state], tiles(length, chunk, x.device), [x, decay, b, c])
-    padded = out.transpose(0, 1).flatten(1, 2)  # [n, B, chunk, H, V] -> [B, n · chunk, H, V]
-    return padded.index_select(1, torch.arange(length, device=x.device)), state

@@ -21,9 +21,3 @@ def static_quantize(x: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed
 def static_dequantize(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """Centred codes times their scales."""
     return (codes - zero).to(scale.dtype) * scale
-
-
-@torch_body
-def integer_matmul(a: Tensor, b: Tensor, zero_a: Tensor, zero_b: Tensor) -> Tensor:
-    """A product of centred integers."""
-    return (a - zero_a[:, None]).int() @ (b - zero_b).int()

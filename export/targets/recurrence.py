@@ -19,11 +19,8 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.engine.cache_kinds import CHUNK
-from ...refimpl.ops.linear_attention import LinearAttention, LinearState
+from ...refimpl.ops.linear_attention import LinearAttention, LinearState, attend_from
 from ...refimpl.ops.lstm import LstmWeights
-from ..ops.delta import one_chunk
-from ..ops.linear_attention import attend_from
-from ..ops.selective_scan import in_parallel
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, linear
 
@@ -79,6 +76,50 @@ def gated_delta_chunk(
     return one_chunk(q, k, v, state, decay, beta, longest=CHUNK)
 
 
+def one_chunk(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor, *, longest: int
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule over T tokens as one chunk, without a loop; T may be `longest` at most. Decays are
+    [B, T, H], or [B, T, H, K], for which T · T · K numbers of each head are made.
+
+    The inverse of a lower triangle with ones on its diagonal is made from those of its two halves,
+    [[P, 0], [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a time.
+    Unlike a series of powers, each step has the inverse's own numbers, which stay small.
+    """
+    q, k, v = (a.transpose(1, 2) for a in (q * q.shape[3] ** -0.5, k, v))
+    decay, beta = _by_channel(decay).transpose(1, 2), beta.transpose(1, 2).unsqueeze(-1)
+    at = torch.arange(q.shape[2], device=q.device)
+    before, upto = at < at[:, None], at <= at[:, None]
+    sums = torch.cumsum(decay.unsqueeze(-2) * before.unsqueeze(-1), 2)
+    between = torch.exp(sums) * upto.unsqueeze(-1)
+    since = torch.exp(torch.cumsum(decay, 2))
+    reads = beta * _decayed_products(k, k, between) * before
+    inverse = (at == at[:, None]).to(q.dtype).expand(reads.shape)
+    for level in range((longest - 1).bit_length()):
+        half, whole = at // 2**level, at // 2 ** (level + 1)
+        corner = reads * ((whole == whole[:, None]) & (half != half[:, None]))
+        inverse = inverse - inverse @ corner @ inverse
+    new = inverse @ (beta * (v - (since * k) @ state))
+    y = (since * q) @ state + _decayed_products(q, k, between) @ new
+    # The last row, which index_select finds for any T.
+    last = at[-1:]
+    kept = k * between.index_select(2, last).squeeze(2)
+    state = since.index_select(2, last).mT * state + kept.mT @ new
+    return y.transpose(1, 2), state
+
+
+def _by_channel(decay: Tensor) -> Tensor:
+    """Decays [B, T, H, K], or [B, T, H, 1] where a head has one."""
+    return decay.unsqueeze(-1) if decay.dim() == 3 else decay
+
+
+def _decayed_products(a: Tensor, keys: Tensor, between: Tensor) -> Tensor:
+    """Σ_c a_tc k_sc between_tsc of each head, for `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
+    if between.shape[-1] == 1:
+        return (a @ keys.mT) * between.squeeze(-1)
+    return (a.unsqueeze(-2) * keys.unsqueeze(2) * between).sum(-1)
+
+
 def gated_delta_operator(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -100,6 +141,27 @@ def selective_scan_chunk(
     count = torch.arange(x.shape[1])[-1:] + 1
     x = torch.where(count <= CHUNK, x, torch.nan)
     return in_parallel(x, step, rates, b, c, state, longest=CHUNK)
+
+
+def in_parallel(
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor, *, longest: int
+) -> tuple[Tensor, Tensor]:
+    """The scan over T tokens without a loop, in rounds that double their reach; T may be `longest` at most.
+
+    A map before the first is h → h.
+    """
+    kept = torch.exp(step.unsqueeze(3) * rates)
+    written = (step * x).unsqueeze(3) * b.unsqueeze(2)
+    at = torch.arange(x.shape[1], device=x.device)
+    for level in range((longest - 1).bit_length()):
+        before = (at - 2**level).clamp(min=0)
+        there = (at >= 2**level)[:, None, None]
+        written = written + kept * torch.where(there, written.index_select(1, before), 0)
+        kept = kept * torch.where(there, kept.index_select(1, before), 1)
+    states = kept * state.unsqueeze(1) + written
+    y = (states @ c.unsqueeze(3)).squeeze(3)
+    # The last token's, which index_select finds for any T.
+    return y, states.index_select(1, at[-1:]).squeeze(1)
 
 
 def selective_scan_operator(

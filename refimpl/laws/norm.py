@@ -59,3 +59,12 @@ def a_scale_of_the_token_changes_nothing(rms_norm: Subject, draw: Draw) -> None:
     call = draw(rms_norm.calls(eps=1e-30))
     larger = call.but(x=4 * call["x"])
     rms_norm.near(rms_norm(larger), rms_norm(call), larger, call)
+
+
+@law("l2_norm")
+def the_length_is_one(l2_norm: Subject, draw: Draw) -> None:
+    """The square of the length is m / (m + eps), m that of the vector."""
+    call = draw(l2_norm.calls())
+    square = (call["x"].astype(np.float64) ** 2).sum(-1)
+    y = l2_norm(call)
+    l2_norm.near((y * y).sum(-1), square / (square + call["eps"]), call, times=2 * y.shape[-1])

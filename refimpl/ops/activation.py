@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import XIELU
+from .arrays import softplus
 from .dispatch import op
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 @op
 def relu_squared(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """max(x, 0)² (So et al. 2021, Primer)."""
-    return np.maximum(x, 0) ** 2
+    positive = relu(x)
+    return positive * positive
 
 
 @op
@@ -76,7 +78,7 @@ def quick_gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 @op
 def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · tanh(ln(1 + exp(x))) (Misra 2019)."""
-    return x * np.tanh(np.logaddexp(0, x))
+    return x * tanh(softplus(x))
 
 
 @op
@@ -108,7 +110,7 @@ def xielu(
     Conventions: as in the authors' code, exp sees min(x, ε) with ε = −1e-6, so at 0 the result is about
     −1e-6 b.
     """
-    a, b = np.logaddexp(0, alpha_p), beta + np.logaddexp(0, alpha_n)
+    a, b = softplus(alpha_p), beta + softplus(alpha_n)
     curved = np.where(x > 0, a * x * x, b * (np.expm1(np.minimum(x, XIELU.eps)) - x))
     return (curved + beta * x).astype(x.dtype)
 

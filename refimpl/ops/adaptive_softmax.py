@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from .arrays import concatenate
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -59,7 +60,7 @@ def adaptive_log_probs(
     for c, tail in enumerate(tails):
         inside = log_softmax(linear(linear(x, tail["down"]), tail["up"]))
         parts.append(first[..., short + c, None] + inside)
-    return np.concatenate(parts, axis=-1)
+    return concatenate(parts, -1)
 
 
 @op

@@ -58,13 +58,13 @@ def shifted_right(tokens: Array, start: int) -> Array:
 @op
 def split_last(x: Array, size: int) -> Array:
     """The last axis as an axis of heads and one of `size`: [..., H·K] becomes [..., H, K]."""
-    return x.reshape(*x.shape[:-1], -1, size)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
 
 
 @op
 def join_last(x: Array) -> Array:
     """The last two axes as one: [..., H, K] becomes [..., H·K]."""
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 @op
@@ -98,9 +98,39 @@ def where(condition: Array, x: Array | float, y: Array | float) -> Array:
 
 
 @op
+def exp(x: Array) -> Array:
+    """eˣ."""
+    return np.exp(x)
+
+
+@op
+def softplus(x: Array) -> Array:
+    """log(1 + eˣ)."""
+    return np.logaddexp(0, x)
+
+
+@op
 def split(x: Array, sizes: Sequence[int]) -> list[Array]:
     """The last axis in parts of these sizes."""
     return np.split(x, np.cumsum(sizes[:-1]), axis=-1)
+
+
+@op
+def each_repeated(x: Array, count: int, axis: int) -> Array:
+    """Each entry along an axis `count` times in a row: a, b becomes a, a, b, b."""
+    return np.repeat(x, count, axis=axis)
+
+
+@op
+def padded(x: Array, before: int, after: int) -> Array:
+    """x [B, T, D] with this many vectors of zeros before and after the tokens of each row."""
+    return np.pad(x, ((0, 0), (before, after), (0, 0)))
+
+
+@op
+def vector(values: Sequence[float], like: Array) -> Array:
+    """The numbers in one axis, in the type and on the device of `like`."""
+    return np.array(values, like.dtype)
 
 
 @op

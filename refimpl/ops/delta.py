@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .arrays import repeated
 from .dispatch import op
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def gated_delta_rule(
     everything, or of each row of S its own share, take out what is stored under the key k_t, write v_t there.
     Conventions: those of `delta_attend`, and the paper's S of the first is the transposed one.
     """
-    return delta_attend(q, k, v, state, np.broadcast_to(_by_channel(decay), k.shape), beta)
+    each = decay if decay.ndim == 4 else repeated(decay[..., None], k.shape[-1], 3)
+    return delta_attend(q, k, v, state, each, beta)
 
 
 @op

@@ -48,16 +48,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import Norm, TokenMixer
 from ..config.bounds import need
 from ..config.record import bounded
 from .activation import sigmoid, silu
+from .arrays import each_repeated, exp, indices, join_last, softplus, split, split_last
 from .delta import gated_delta_rule
 from .dispatch import op
 from .linear import linear
-from .norm import rms_norm
+from .norm import l2_norm, rms_norm
 from .quant import Blocks
 from .short_conv import MatrixState, MatrixStates, begun, causal_conv, last_inputs
 
@@ -202,26 +201,24 @@ def gated_delta(
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
     changes no state; what comes out at padding is unspecified.
     """
-    a, (b, t, _) = settings, x.shape
+    a, width = settings, settings.key_heads * settings.key_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"])
     mixed = silu(causal_conv(inputs, weights["conv"], tail))
-    width = a.key_heads * a.key_size
-    q, k, v = np.split(mixed, [width, 2 * width], axis=-1)
-    q, k = (_unit(y.reshape(b, t, a.key_heads, a.key_size)) for y in (q, k))
-    q, k = (np.repeat(y, a.heads // a.key_heads, axis=2) for y in (q, k))
-    rate, gate = _through(x, weights, "wa"), _through(x, weights, "wz")
-    rate, a_log = np.logaddexp(0, rate + weights["dt_bias"]), weights["a_log"]
-    if a.rank is not None:
-        rate, a_log = rate.reshape(b, t, a.heads, a.key_size), a_log[:, None]
-    decay = -np.exp(a_log) * rate
-    beta = sigmoid(linear(x, weights["wb"])) * (2 if a.allow_neg_eigval else 1)
+    q, k, v = split(mixed, (width, width, a.heads * a.value_size))
+    q, k = (l2_norm(split_last(y, a.key_size), eps=UNIT_EPS) for y in (q, k))
+    q, k = (each_repeated(y, a.heads // a.key_heads, 2) for y in (q, k))
+    rate, gate = softplus(_through(x, weights, "wa") + weights["dt_bias"]), _through(x, weights, "wz")
+    beta = sigmoid(linear(x, weights["wb"]))
+    if a.allow_neg_eigval:
+        beta = 2 * beta
     if cache.lengths is not None:
-        real = (np.arange(t) < cache.lengths[:, None])[:, :, None]
-        decay = np.where(real if a.rank is None else real[..., None], decay, 0)
-        beta = np.where(real, beta, 0)
-    y, state = gated_delta_rule(q, k, v.reshape(b, t, a.heads, a.value_size), state, decay, beta)
-    y = rms_norm(y, weights["norm"], eps=a.eps).reshape(b, t, a.heads * a.value_size)
+        real = (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
+        rate, beta = rate * real, beta * real
+    rates = -exp(weights["a_log"])
+    decay = rates * rate if a.rank is None else rates[:, None] * split_last(rate, a.key_size)
+    y, state = gated_delta_rule(q, k, split_last(v, a.value_size), state, decay, beta)
+    y = join_last(rms_norm(y, weights["norm"], eps=a.eps))
     y = y * (silu(gate) if a.rank is None else sigmoid(gate))
     return linear(y, weights["wo"]), MatrixState(last_inputs(tail, inputs, cache.lengths), state)
 
@@ -230,8 +227,3 @@ def _through(x: Array, weights: GatedDeltaWeights, name: Literal["wa", "wz"]) ->
     """The product of x with a weight, through the few numbers that another one makes, if it is there."""
     first = weights.get(f"{name}_a")
     return linear(x if first is None else linear(x, first), weights[name])
-
-
-def _unit(x: Array) -> Array:
-    """Vectors of length 1 along the last axis."""
-    return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + UNIT_EPS)

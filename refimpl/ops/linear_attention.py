@@ -11,6 +11,8 @@ import numpy as np
 from ..config import Attention, FeatureMap, Norm, SmoothingSite, TokenMixer
 from ..config.record import bounded
 from ..config.token_mixers import check_groups
+from .activation import relu
+from .arrays import indices, join_last, where
 from .attention import heads
 from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
@@ -161,7 +163,7 @@ def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
 @op
 def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
     """φ(x) = max(x, 0) (Choromanski et al. 2021, §4: the generalized kernel that they found best)."""
-    return np.maximum(x, 0)
+    return relu(x)
 
 
 @op
@@ -279,17 +281,26 @@ def linear_attention(
     Conventions: a row with no token before the call begins with sums of zero, whatever its cache holds.
     Padding adds nothing to the sums; what comes out at padding is unspecified.
     """
-    b, t, _ = x.shape
+    size = settings.head_size
+    q = heads(x, weights["wq"], weights.get("bq"), size=size)
+    k = heads(x, weights["wk"], weights.get("bk"), size=size)
+    v = heads(x, weights["wv"], weights.get("bv"), size=size)
+    y, cache = attend_from(q, k, v, cache, past, settings=settings)
+    return linear(join_last(y), weights["wo"], weights.get("bo")), cache
+
+
+def attend_from(
+    q: Array, k: Array, v: Array, cache: LinearState, past: Array, *, settings: LinearAttention
+) -> tuple[Array, LinearState]:
+    """`linear_recurrent` over the features of queries [B, T, H, K] and keys [B, T, G, K], from a cache on."""
     features = elu_features if settings.features == "elu" else relu_features
-    q = features(heads(x, weights["wq"], weights.get("bq"), size=settings.head_size))
-    k = features(heads(x, weights["wk"], weights.get("bk"), size=settings.head_size))
-    v = heads(x, weights["wv"], weights.get("bv"), size=settings.head_size)
+    q, k = features(q), features(k)
     if cache.lengths is not None:
-        k = np.where((np.arange(t) < cache.lengths[:, None])[:, :, None, None], k, 0)
-    state = np.where((past > 0)[:, None, None, None], cache.state, 0)
-    norm = np.where((past > 0)[:, None, None], cache.norm, 0)
+        k = k * (indices(k.shape[1], past) < cache.lengths[:, None])[..., None, None]
+    there = (past > 0)[:, None, None]
+    state, norm = where(there[..., None], cache.state, 0), where(there, cache.norm, 0)
     y, state, norm = linear_recurrent(q, k, v, state, norm)
-    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), LinearState(state, norm)
+    return y, LinearState(state, norm)
 
 
 def _read(q: Array, state: Array, norm: Array) -> Array:

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..config import Attention, Norm, TokenMixer
 from ..config.record import bounded
-from .activation import sigmoid
+from .activation import sigmoid, tanh
+from .arrays import concatenate, split, where
 from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
@@ -148,12 +149,13 @@ def lstm_cell(
     gates = x @ weights["wx"] + h @ weights["wh"]
     if "bias" in weights:
         gates = gates + weights["bias"]
-    i, f, g, o = np.split(gates, 4, axis=-1)
+    width = c.shape[-1]
+    i, f, g, o = split(gates, (width,) * 4)
     pi, pf, po = 0, 0, 0
     if "peephole" in weights:
-        pi, pf, po = np.split(weights["peephole"], 3)
-    new_c = sigmoid(f + pf * c) * c + sigmoid(i + pi * c) * np.tanh(g)
-    return sigmoid(o + po * new_c) * np.tanh(new_c), new_c
+        pi, pf, po = split(weights["peephole"], (width,) * 3)
+    new_c = sigmoid(f + pf * c) * c + sigmoid(i + pi * c) * tanh(g)
+    return sigmoid(o + po * new_c) * tanh(new_c), new_c
 
 
 @op
@@ -203,8 +205,8 @@ def bidirectional_lstm(
     h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
     ahead = lstm(x, forward, h[0], c[0], lengths)
     back = lstm(x, backward, h[1], c[1], lengths, reverse=True)
-    y = np.concatenate((ahead[0], back[0]), axis=-1)
-    return y, np.stack((ahead[1], back[1])), np.stack((ahead[2], back[2]))
+    h, c = (concatenate((ahead[i][None], back[i][None]), 0) for i in (1, 2))
+    return concatenate((ahead[0], back[0]), -1), h, c
 
 
 @op
@@ -219,7 +221,8 @@ def lstm_layer(
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
     no state; what comes out at padding is unspecified.
     """
-    h, c = (np.where((past > 0)[:, None], kept, 0) for kept in cache[:2])
+    there = (past > 0)[:, None]
+    h, c = where(there, cache.h, 0), where(there, cache.c, 0)
     gates: LstmWeights = {"wx": weights["wx"], "wh": weights["wh"]}
     if "bias" in weights:
         gates["bias"] = weights["bias"]

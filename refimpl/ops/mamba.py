@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import Attention, Norm, TokenMixer
 from ..config.record import bounded
 from .activation import silu
+from .arrays import exp, indices, softplus
 from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
@@ -205,15 +204,15 @@ def mamba(
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))
     u = silu(causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias")))
-    made = [linear(u, weights[name]) for name in ("wdt_a", "wb", "wc")]
+    dt, b, c = (linear(u, weights[name]) for name in ("wdt_a", "wb", "wc"))
     if settings.norms is not None:
-        norms = [weights.get("dt_norm"), weights.get("b_norm"), weights.get("c_norm")]
-        made = [rms_norm(a, norm, eps=settings.eps) for a, norm in zip(made, norms, strict=True)]
-    dt, b, c = made
-    step = np.logaddexp(0, linear(dt, weights["wdt"]) + weights["dt_bias"])
+        dt = rms_norm(dt, weights.get("dt_norm"), eps=settings.eps)
+        b = rms_norm(b, weights.get("b_norm"), eps=settings.eps)
+        c = rms_norm(c, weights.get("c_norm"), eps=settings.eps)
+    step = softplus(linear(dt, weights["wdt"]) + weights["dt_bias"])
     if cache.lengths is not None:
-        step = np.where((np.arange(x.shape[1]) < cache.lengths[:, None])[:, :, None], step, 0)
-    y, state = selective_scan(u, step, -np.exp(weights["a_log"]), b, c, state)
+        step = step * (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
+    y, state = selective_scan(u, step, -exp(weights["a_log"]), b, c, state)
     y = (y + weights["skip"] * u) * silu(linear(x, weights["wz"], weights.get("bz")))
     last = ChannelState(last_inputs(tail, inputs, cache.lengths), state)
     return linear(y, weights["wo"], weights.get("bo")), last

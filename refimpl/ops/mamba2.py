@@ -21,12 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import Attention, Norm, SmoothingSite, StateSpace
 from ..config.bounds import need
 from ..config.record import bounded
 from .activation import silu
+from .arrays import exp, indices, join_last, softplus, split, split_last, vector
 from .cache import KVCache
 from .cache_kind import CacheArray, CacheKind, RecurrentState
 from .dispatch import op
@@ -254,25 +253,22 @@ def mamba2(
     changes no state; what comes out at padding is unspecified. The settings' multipliers stand behind the
     biases of the maps, so that the convolution keeps its inputs multiplied.
     """
-    m, (rows, tokens, _) = settings, x.shape
+    m, keys = settings, settings.groups * settings.state_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))
-    z, dt = linear(x, weights["wz"], weights.get("bz")), linear(x, weights["wdt"], weights.get("bdt"))
+    dt, z = linear(x, weights["wdt"], weights.get("bdt")), linear(x, weights["wz"], weights.get("bz"))
     if m.multipliers:
         of_z, of_v, of_b, of_c, of_dt = m.multipliers
-        keys = m.groups * m.state_size
-        inputs = inputs * np.repeat([of_v, of_b, of_c], [m.width, keys, keys]).astype(inputs.dtype)
-        z, dt = z * of_z, dt * of_dt
+        inputs = inputs * vector([of_v] * m.width + [of_b] * keys + [of_c] * keys, inputs)
+        z, dt = of_z * z, of_dt * dt
     mixed = silu(causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias")))
-    keys = m.groups * m.state_size
-    v, b, c = np.split(mixed, [m.width, m.width + keys], axis=-1)
-    v = v.reshape(rows, tokens, m.heads, m.head_size)
-    b, c = (a.reshape(rows, tokens, m.groups, m.state_size) for a in (b, c))
-    step = np.logaddexp(0, dt + weights["dt_bias"])
+    v, b, c = split(mixed, (m.width, keys, keys))
+    v, b, c = split_last(v, m.head_size), split_last(b, m.state_size), split_last(c, m.state_size)
+    step = softplus(dt + weights["dt_bias"])
     if cache.lengths is not None:
-        step = np.where((np.arange(tokens) < cache.lengths[:, None])[:, :, None], step, 0)
-    y, state = ssd_recurrent(v * step[..., None], -np.exp(weights["a_log"]) * step, b, c, state)
-    y = (y + weights["skip"][:, None] * v).reshape(rows, tokens, m.width)
+        step = step * (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
+    y, state = ssd_recurrent(v * step[..., None], -exp(weights["a_log"]) * step, b, c, state)
+    y = join_last(y + weights["skip"][:, None] * v)
     y = _gated(y, silu(z), weights.get("norm"), settings=m)
     last = MatrixState(last_inputs(tail, inputs, cache.lengths), state)
     return linear(y, weights["wo"], weights.get("bo")), last
@@ -283,8 +279,6 @@ def _gated(y: Array, gate: Array, norm: Array | None, *, settings: Mamba2) -> Ar
     if settings.norm is None:
         return y * gate
     before = settings.norm == "before_gate"
-    grouped = (y if before else y * gate).reshape(
-        *y.shape[:2], settings.groups, settings.width // settings.groups
-    )
-    y = rms_norm(grouped, eps=settings.eps).reshape(y.shape) * norm
+    grouped = split_last(y if before else y * gate, settings.width // settings.groups)
+    y = join_last(rms_norm(grouped, eps=settings.eps)) * norm
     return y * gate if before else y

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-import numpy as np
-
+from .arrays import concatenate, indices, padded, where
 from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
@@ -53,7 +52,7 @@ def neighbour_conv(
     Conventions: rows are padded on the right; what comes out at padding is unspecified.
     """
     t = x.shape[1]
-    real = padding_mask(np.arange(t), lengths)[:, :, None]
-    around = np.pad(np.where(real, x, 0), ((0, 0), (neighbours, neighbours), (0, 0)))
-    beside = np.concatenate([around[:, j : j + t] for j in range(2 * neighbours + 1)], axis=-1)
+    real = padding_mask(indices(t, x), lengths)[..., None]
+    around = padded(where(real, x, 0), neighbours, neighbours)
+    beside = concatenate([around[:, j : j + t] for j in range(2 * neighbours + 1)], -1)
     return linear(beside, weights["weight"], weights.get("bias"))

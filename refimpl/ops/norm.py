@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["layer_norm", "rms_norm"]
+__all__ = ["l2_norm", "layer_norm", "rms_norm"]
 
 
 @op
@@ -30,6 +30,16 @@ def rms_norm(
     """
     y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     return y if weight is None else y * weight
+
+
+@op
+def l2_norm(x: Float[Array, "B T H K"], *, eps: float) -> Float[Array, "B T H K"]:
+    """y = x / sqrt(Σ_k x² + eps), of length 1.
+
+    Conventions: eps is added to the sum inside the root, as in flash-linear-attention's `l2norm`; torch's
+    `normalize` bounds the length from below instead.
+    """
+    return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + eps)
 
 
 @op

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .arrays import as_type
 from .cache import append
 from .dispatch import op
 
@@ -101,13 +102,13 @@ def _by_channel(x: Array, scale: Array, bits: int) -> Array:
 @op
 def read_by_head(cache: HeadQuantized) -> Float[Array, "B G L K"]:
     """The keys or values that attention reads: code · scale, in scale's type."""
-    return cache.codes.astype(cache.scale.dtype) * cache.scale
+    return as_type(cache.codes, cache.scale.dtype) * cache.scale
 
 
 @op
 def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
     """The keys or values that attention reads: code · scale, in scale's type."""
-    return cache.codes.astype(cache.scale.dtype) * cache.scale[None, :, None, :]
+    return as_type(cache.codes, cache.scale.dtype) * cache.scale[None, :, None, :]
 
 
 @op

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..config import Attention, Norm, TokenMixer
 from ..config.record import bounded
+from .arrays import concatenate, filled, following, padded, split, tokens_at
 from .cache_kind import CacheArray, RecurrentState
 from .dispatch import op
 from .linear import linear
@@ -205,12 +206,11 @@ def causal_conv(
     Conventions: the inputs before the call are `tail`, the oldest first, zeros without one; the last row of
     the kernel meets the token itself, as in torch's Conv1d with A zeros on the left, and in causal_conv1d.
     """
-    m, tokens = len(kernel) - 1, x.shape[1]
-    before = np.zeros((x.shape[0], m, x.shape[2]), x.dtype) if tail is None else tail
-    inputs = np.concatenate([before, x], axis=1)
-    y = np.zeros_like(x)
-    for j, weights in enumerate(kernel):
-        y = y + weights * inputs[:, j : j + tokens]
+    tokens, length = x.shape[1], kernel.shape[0]
+    inputs = padded(x, length - 1, 0) if tail is None else concatenate((tail, x), 1)
+    y = inputs[:, :tokens] * kernel[0]
+    for j in range(1, length):
+        y = y + inputs[:, j : j + tokens] * kernel[j]
     return y if bias is None else y + bias
 
 
@@ -226,7 +226,8 @@ def short_conv(
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
     no state; what comes out at padding is unspecified.
     """
-    b, c, v = np.split(linear(x, weights["wi"], weights.get("bi")), 3, axis=-1)
+    made = linear(x, weights["wi"], weights.get("bi"))
+    b, c, v = split(made, (made.shape[-1] // 3,) * 3)
     inputs = b * v
     tail = begun(cache.tail, past)
     y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
@@ -237,9 +238,8 @@ def short_conv(
 @op
 def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
     """The last A of tail [B, A, F] and of the first `lengths` [B] inputs [B, T, F], or of all of them."""
-    count = np.full(len(inputs), inputs.shape[1]) if lengths is None else lengths
-    latest = count[:, None] + np.arange(tail.shape[1])
-    return np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)
+    count = filled(inputs.shape[0], inputs.shape[1], inputs) if lengths is None else lengths
+    return tokens_at(concatenate((tail, inputs), 1), following(count, tail.shape[1]))
 
 
 @op

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import functools
-from collections.abc import Callable
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from hypothesis import example, given, settings
 from tfm.export.dispatch import on_torch
+from tfm.export.torch_bodies import TORCH
 from tfm.export.torch_engine import tensors
 from tfm.refimpl import laws
 from tfm.refimpl.laws import Call
@@ -29,6 +34,8 @@ from tfm.refimpl.laws.kit.declare import (
 )
 from tfm.refimpl.laws.kit.draw import Variant, calls, factors, make, singly
 from tfm.refimpl.laws.kit.results import compare, flat
+from tfm.refimpl.ops import dispatch
+from tfm.refimpl.ops.dispatch import OPS, op
 from tfm.refimpl.ops.quant import Blocks
 
 from helpers.onnx_graph import FIXED, FREE, TRACED, Graph, export
@@ -53,6 +60,78 @@ class OverTensors:
 
     def __getattr__(self, name: str) -> Any:
         return over_tensors(getattr(self._owner, name))
+
+
+class Source(NamedTuple):
+    """The syntax tree of a function, or of a module, and what its names stand for."""
+
+    tree: ast.AST
+    names: dict[str, Any]
+
+    def ops(self) -> set[str]:
+        """The ops that it names."""
+        return {name for name in self._used() & OPS.keys() if self.names.get(name) is OPS[name]}
+
+    def functions(self) -> Iterator[FunctionType]:
+        """The plain functions of this project that it names."""
+        for name in self._used():
+            match self.names.get(name):
+                case FunctionType(__module__=module) as other if module.startswith("tfm."):
+                    if other not in (op, *OPS.values()):
+                        yield other
+
+    def _used(self) -> set[str]:
+        return {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+
+
+def sources(function: Callable[..., Any], seen: set[Callable[..., Any]] | None = None) -> Iterator[Source]:
+    """The source of a function and of the plain functions that it calls, without those of ops."""
+    seen = set() if seen is None else seen
+    if function in seen:
+        return
+    seen.add(function)
+    source = Source(ast.parse(textwrap.dedent(inspect.getsource(function))), function.__globals__)
+    yield source
+    for other in source.functions():
+        yield from sources(other, seen)
+
+
+@functools.cache
+def is_composite(name: str) -> bool:
+    """Does the specification's body of an op do without NumPy?"""
+    return not any(
+        isinstance(node, ast.Name) and node.id in ("np", "numpy")
+        for source in sources(dispatch.body(OPS[name]))
+        for node in ast.walk(source.tree)
+    )
+
+
+@functools.cache
+def called(name: str) -> frozenset[str]:
+    """The ops that an op's body over tensors calls."""
+    body = TORCH.get(name) or dispatch.body(OPS[name])
+    return frozenset().union(*(source.ops() for source in sources(body))) - {name}
+
+
+def reached(names: Iterable[str]) -> set[str]:
+    """These ops, and all that run over tensors when they do."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        if (name := left.pop()) not in found:
+            found.add(name)
+            left += called(name)
+    return found
+
+
+def runs_over_tensors(name: str) -> bool:
+    """Has an op, and each that it calls, a body for tensors?"""
+    return all(other in TORCH or is_composite(other) for other in reached([name]))
+
+
+def over_both() -> list[str]:
+    """The functions that laws draw inputs for, as `module.name`, that run over tensors too."""
+    return [name for name in specified() if runs_over_tensors(name.split(".")[1])]
 
 
 def tensor(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.mirror import check_graph, check_values, declared, variants_of
+from helpers.mirror import check_graph, check_values, declared, over_both, variants_of
 from hypothesis import given
 from tfm.refimpl import ops
 from tfm.refimpl.laws import Call
@@ -17,11 +17,12 @@ from tfm.refimpl.laws.kit.draw import Variant, calls
 from tfm.refimpl.laws.kit.results import check_result
 
 FUNCTIONS = list(specified())
+OVER_BOTH = over_both()
 
 
 def graphs() -> list[Any]:
     """One graph for each function and variant, by default of the first; opsets 21 and 23 take turns."""
-    cases = [(name, i, variant) for name in FUNCTIONS for i, variant in enumerate(variants_of(name))]
+    cases = [(name, i, variant) for name in OVER_BOTH for i, variant in enumerate(variants_of(name))]
     return [
         pytest.param(name, variant, (21, 23)[turn % 2], id=f"{name}-{i}", marks=[pytest.mark.long] * (i > 0))
         for turn, (name, i, variant) in enumerate(cases)
@@ -51,7 +52,7 @@ def test_declared_results(name: str):
     check()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", OVER_BOTH)
 def test_values(name: str):
     check_values(name, specified()[name])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from helpers.config_strategies import configs
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Config, Decoder, Learned, RMSNorm
+from tfm.refimpl.config import Config, Decoder, Learned, RMSNorm, Yarn
 from tfm.refimpl.engine.cache_kinds import cache_kinds, recurrent
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError, TfmError
@@ -151,6 +152,20 @@ def test_each_layer_has_its_cache(count: int):
     weights: Any = tiny_models.weights(config)
     with pytest.raises(ValueError, match="zip"):
         model(ids, np.array([0]), ids * 0, tables, [one] * count, weights, config=config)
+
+
+@pytest.mark.parametrize(
+    ("factor", "stated", "magnitude"), [(4.0, None, 1 + 0.1 * math.log(4)), (0.5, None, 1), (4.0, 1.3, 1.3)]
+)
+def test_magnitude_of_yarn(factor: float, stated: float | None, magnitude: float):
+    """Where none is stated it is 0.1 ln(factor) + 1, and 1 for a factor below 1."""
+    config = tiny_models.llama()
+    layer = config.layers[0]
+    rope = replace(layer.attention.position, scaling=Yarn(factor, 64, magnitude=stated))
+    layer = replace(layer, attention=replace(layer.attention, position=rope))
+    config = replace(config, stack=replace(config.stack, layers=(layer,)))
+    cos, sin = position_tables(np.array([0, 77]), config=config)[rope]
+    equal(np.hypot(cos, sin), np.full(cos.shape, magnitude))
 
 
 def test_position_tables_are_of_each_rope():
