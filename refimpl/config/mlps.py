@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from .bounds import check_bounds, need, within
-from .norms import Norm, RMSNorm, Sublayer
+from .norms import Norm, RMSNorm
 from .record import Record, SmoothingSite, bounded
 
 Activation = Literal[
@@ -42,7 +42,7 @@ def describe_activation(activation: Activation | ClampedSwiGLU | XIELU) -> str:
             return activation
 
 
-class FeedForward(Record, Sublayer):
+class FeedForward(Record):
     """The settings of an mlp, and what other rooms ask of it: leaves are named as in its weights."""
 
     def check(self, at: str, *, parallel: bool) -> None:

@@ -318,20 +318,19 @@ class LatentAttention(TokenMixer):
             query_rank=None if chosen["wq_a"] is None else size["F"],
             norm_eps=chosen["norm_eps"],
             scale=chosen["scale"],
-            indexer=_drawn_indexer(chosen, size),
+            indexer=cls._drawn_indexer(chosen, size),
             query_scale=chosen["query_scale"],
         )
 
-
-def _drawn_indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | SharedIndexer | None:
-    """An indexer, where its maps are there, and the latent of queries that it reads; another layer's, where
-    what it chose is there."""
-    if chosen.get("chosen") is not None:
-        return SharedIndexer(chosen["topk"])
-    if chosen["wq_index"] is None or chosen["wq_a"] is None:
-        return None
-    width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
-    return Indexer(size["X"], width, chosen["topk"], interleaved, eps=0.01)
+    @staticmethod
+    def _drawn_indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | SharedIndexer | None:
+        """An indexer where its maps are there; another layer's where the tokens that it chose are."""
+        if chosen.get("chosen") is not None:
+            return SharedIndexer(chosen["topk"])
+        if chosen["wq_index"] is None or chosen["wq_a"] is None:
+            return None
+        width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
+        return Indexer(size["X"], width, chosen["topk"], interleaved, eps=0.01)
 
 
 @op

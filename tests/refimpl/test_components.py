@@ -1,0 +1,141 @@
+"""Components: their settings, leaves and bounds, asked of each without knowing which there are."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from dataclasses import fields, replace
+from importlib import import_module
+from typing import NotRequired, TypedDict
+
+import pytest
+from helpers import tiny_models
+from jaxtyping import Float
+from numpy import ndarray as Array
+from tfm.refimpl import ops
+from tfm.refimpl.components import MODULES, from_json, mixers
+from tfm.refimpl.config import Attention, Config, MoE, TokenMixer, to_json
+from tfm.refimpl.config.bounds import LIMITS
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.params.annotations import annotated
+from tfm.refimpl.params.shapes import parameter_shapes
+
+MODELS = (
+    tiny_models.convolutions, tiny_models.gated_deltas, tiny_models.kimi, tiny_models.selective_scans,
+    tiny_models.state_spaces, tiny_models.recurrent, tiny_models.indexed, tiny_models.distant,
+    tiny_models.windowed, tiny_models.summarized, tiny_models.relative, tiny_models.mixture,
+)  # fmt: skip
+
+
+def configs() -> list[Config]:
+    return [model() for model in MODELS]
+
+
+def used() -> list[TokenMixer]:
+    """A mixer of each kind at least."""
+    found = {layer.attention for one in configs() for s in one.stacks.values() for layer in s.layers}
+    assert {type(mixer) for mixer in found} == set(mixers())
+    return sorted(found, key=repr)
+
+
+def test_every_module_with_a_mixer_is_listed_and_gives_it_its_name():
+    for module in pkgutil.iter_modules(ops.__path__):
+        import_module(f"{ops.__name__}.{module.name}")
+    there = {kind.__module__.rpartition(".")[2]: kind for kind in mixers() if kind is not Attention}
+    assert sorted(there) == sorted(MODULES)
+    for module, kind in there.items():
+        assert kind.__name__.lower().startswith(module.replace("_", ""))
+
+
+@pytest.mark.parametrize("model", [tiny_models.convolutions, tiny_models.distant])
+def test_reading_a_config_imports_the_mixers_that_it_names(model):
+    code = (
+        "import json, sys; from tfm.refimpl.components import from_json; "
+        "from_json(json.load(sys.stdin)); print(*sys.modules)"
+    )
+    value = json.dumps(to_json(model()))
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=value, capture_output=True, text=True, check=True
+    )
+    mixer = model().stacks.popitem()[1].layers[0].attention
+    loaded = {one.removeprefix("tfm.refimpl.ops.") for one in done.stdout.split()} & set(MODULES)
+    assert loaded == {type(mixer).__module__.rpartition(".")[2]}
+
+
+def test_an_unknown_mixer_is_refused_with_the_names_of_all():
+    value = to_json(tiny_models.convolutions())
+    value["stack"]["layers"][0]["attention"]["type"] = "LSTMs"
+    with pytest.raises(ConfigError) as raised:
+        from_json(value)
+    assert all(kind.__name__ in str(raised.value) for kind in mixers())
+
+
+def test_leaves_that_settings_name_have_shapes():
+    """A name that is misspelled would be a leaf less, without an error."""
+    for config in configs():
+        shapes = parameter_shapes(config)
+        for name, stack in config.stacks.items():
+            for i, layer in enumerate(stack.layers):
+                at, leaves = f"{name}.layers.{i}.", set(layer.mlp.leaves()) - {"shared"}
+                assert {f"{at}attn.{leaf}" for leaf in layer.attention.leaves()} <= set(shapes)
+                assert {f"{at}mlp.{leaf}" for leaf in leaves} <= set(shapes)
+
+
+def test_smoothing_names_leaves_that_are_there():
+    for config in configs():
+        shapes = parameter_shapes(config)
+        for name, stack in config.stacks.items():
+            for i, layer in enumerate(stack.layers):
+                at = f"{name}.layers.{i}."
+                sites = layer.attention.smoothing(read_later=False)
+                named = {leaf for site in sites for leaf in site.producers + site.consumers}
+                assert {f"{at}attn.{leaf}" for leaf in named | set(layer.attention.readers())} <= set(shapes)
+                assert {f"{at}mlp.{leaf}" for leaf in layer.mlp.readers()} <= set(shapes)
+
+
+def test_each_bound_is_held():
+    """One more than a limit, or one less than the least, is refused by the field's name."""
+    count = 0
+    for mixer in used():
+        for one in (f for f in fields(mixer) if "bound" in f.metadata):
+            limit, name, least = one.metadata["bound"]
+            if getattr(mixer, one.name) is None:
+                continue
+            for value in (LIMITS[limit] + 1, least - 1, True):
+                with pytest.raises(ConfigError, match=f"at {name or one.name} must be {least} to"):
+                    replace(mixer, **{one.name: value}).check("at ")
+                count += 1
+        mixer.check("at ")
+    assert count > 100
+
+
+def test_shapes_of_annotations():
+    class Inner(TypedDict):
+        up: Float[Array, "D F"]
+
+    class Weights(TypedDict):
+        first: Float[Array, "D 2*G*K+H*V"]
+        parts: list[Inner]
+        one: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, "2 H*K"]]
+        rest: NotRequired[Float[Array, " D"]]
+
+    sizes = {"D": 3, "G": 2, "K": 5, "H": 4, "V": 7, "J": 1.5}
+    shapes = annotated(
+        Weights, sizes, ("one",), {"first": 0, "one": 2}.__getitem__, {"parts": {"0.up": (3, 4)}}
+    )
+    assert list(shapes.items()) == [("first", (3, 48)), ("parts.0.up", (3, 4)), ("one", (2, 20))]
+
+
+def test_experts_of_a_latent_have_its_width():
+    mlp = MoE(2, 1, 6, "silu", shared=7, latent=5, shared_bias=True, gated=False)
+    config = tiny_models.mixture()
+    layer = replace(config.stack.layers[0], mlp=mlp)
+    shapes = parameter_shapes(replace(config, stack=replace(config.stack, layers=(layer,))))
+    found = {n.partition(".mlp.")[2]: shape for n, shape in shapes.items() if ".mlp." in n}
+    d = config.embedding.width
+    assert found["experts.1.up"] == (5, 6)
+    assert found["shared.bup"] == (7,)
+    assert found["latent_up"] == (5, d)
+    assert "experts.0.gate" not in found
