@@ -26,5 +26,5 @@ def best_keys(scores: Tensor, mask: Tensor, *, topk: int) -> Tensor:
     hidden = scores.masked_fill(~mask, -torch.inf)
     lowest = functional.pad(hidden, (0, topk), value=-torch.inf).topk(topk, dim=-1).values[..., -1:]
     above, equal = hidden > lowest, hidden == lowest
-    room = topk - above.sum(-1, keepdim=True)
-    return (above | (equal & (equal.cumsum(-1) <= room))) & mask
+    place = above.sum(-1, keepdim=True) + equal.cumsum(-1)
+    return (above | (equal & (place <= topk))) & mask
