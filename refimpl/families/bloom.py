@@ -30,38 +30,19 @@ def config(keys: Keys, task: Task) -> Decoder:
     width = keys.size(named)
     if keys.size("n_inner", None) not in (None, 4 * width):
         raise keys.fail("n_inner", f"null or four times the width, {4 * width}")
-    return _build(
-        Embedding(keys.size("vocab_size"), width),
-        size,
-        layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")),
-        LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
-        normed=keys.get("apply_residual_connection_post_layernorm", bool, False),
-        context=keys.size("seq_length", 2048),
-        tied=keys.get("tie_word_embeddings", bool, True),
-    )
-
-
-def _build(
-    embedding: Embedding,
-    size: int,
-    layers: int,
-    norm: LayerNorm,
-    *,
-    normed: bool,
-    context: int,
-    tied: bool,
-) -> Decoder:
-    heads = embedding.width // size
+    heads, norm = width // size, LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    normed = keys.get("apply_residual_connection_post_layernorm", bool, False)
     layer = Layer(
         Attention(heads, heads, size, Alibi(), qkv_bias=True, out_bias=True, pre=norm),
-        Plain(4 * embedding.width, "gelu_tanh", pre=norm),
+        Plain(4 * width, "gelu_tanh", pre=norm),
         residual="norm" if normed else "input",
     )
+    layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
     return Decoder(
-        embedding=embedding,
+        embedding=Embedding(keys.size("vocab_size"), width),
         stack=Stack((layer,) * layers, norm, first_norm=norm),
-        head=LM(tied),
-        context=context,
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=keys.size("seq_length", 2048),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ..config import (
     LM,
-    Activation,
     Alibi,
     Attention,
     Decoder,
@@ -17,7 +16,6 @@ from ..config import (
     Layer,
     LayerNorm,
     Plain,
-    Rope,
     Stack,
 )
 from ..config_readers.gguf_keys import COMMON, EPS, Row, either, fixed, only, rotary
@@ -46,20 +44,22 @@ def config(keys: Keys, task: Task) -> Decoder:
     if keys.size("ff_factor", None) not in (None, inner / width):
         raise keys.fail("ff_factor", f"ffn_hidden_size over hidden_size, {inner / width}")
     norms, parallel = _norms(keys)
-    return _build(
-        Embedding(keys.size("vocab_size"), width),
-        (heads, _groups(keys, heads)),
-        layer_count(keys, keys.spelled("num_hidden_layers", "n_layer")),
-        # The sum of score and bias is divided by sqrt(size), so the bias is too.
-        Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position,
-        LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
-        norms=norms,
-        parallel=parallel,
-        inner=inner,
-        activation=keys.choice("activation", ACTIVATIONS, "gelu"),
-        bias=keys.get("bias", bool, False, null=True) or False,
+    norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    bias = keys.get("bias", bool, False, null=True) or False
+    # The sum of score and bias is divided by sqrt(size), so the bias is too.
+    own = Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position
+    activation = keys.choice("activation", ACTIVATIONS, "gelu")
+    layer = Layer(
+        Attention(heads, _groups(keys, heads), size, own, qkv_bias=bias, out_bias=bias, pre=norm),
+        Plain(inner, activation, bias, pre=norm if norms == 2 else None),
+        parallel,
+    )
+    layers = layer_count(keys, keys.spelled("num_hidden_layers", "n_layer"))
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        stack=Stack((layer,) * layers, norm),
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
         context=exact_context(context, position),
-        tied=keys.get("tie_word_embeddings", bool, True),
     )
 
 
@@ -88,35 +88,6 @@ def _norms(keys: Keys) -> tuple[int, bool]:
     if norms not in ((1, 2) if new else (1,)):
         raise keys.fail("num_ln_in_parallel_attn", "1 or 2" if new else "1 in the older architecture")
     return norms, True
-
-
-def _build(
-    embedding: Embedding,
-    heads: tuple[int, int],
-    layers: int,
-    position: Rope | Alibi,
-    norm: LayerNorm,
-    *,
-    norms: int,
-    parallel: bool,
-    inner: int,
-    activation: Activation,
-    bias: bool,
-    context: int,
-    tied: bool,
-) -> Decoder:
-    size = embedding.width // heads[0]
-    layer = Layer(
-        Attention(*heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm),
-        Plain(inner, activation, bias, pre=norm if norms == 2 else None),
-        parallel,
-    )
-    return Decoder(
-        embedding=embedding,
-        stack=Stack((layer,) * layers, norm),
-        head=LM(tied),
-        context=context,
-    )
 
 
 WEIGHTS = weight_map("""

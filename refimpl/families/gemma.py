@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Activation, Decoder
+from ..config import Decoder
 from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
@@ -39,11 +39,6 @@ def config(keys: Keys, task: Task) -> Decoder:
     activation = keys.choice("hidden_act", names, "gelu_pytorch_tanh")
     if keys.get("hidden_activation", str, None) and keys.choice("hidden_activation", names) != activation:
         raise keys.fail("hidden_activation", f"the same as hidden_act, {activation}")
-    return _scaled(base, activation)
-
-
-def _scaled(base: Decoder, activation: Activation) -> Decoder:
-    """The decoder with embeddings times the square root of their width."""
     embedding = replace(base.embedding, scale=base.embedding.width**0.5)
     changed = map_layers(base, lambda _, layer: replace(layer, mlp=replace(layer.mlp, activation=activation)))
     return replace(changed, embedding=embedding)

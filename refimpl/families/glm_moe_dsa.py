@@ -35,13 +35,10 @@ LETTERS = {"F": "full", "S": "shared"}  # of a pattern
 def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(indexer_rope_interleave=(True,))
     base = indexed_decoder(keys, DEFAULTS, context=202_752, index_heads=32, interleaved=True)
-    return _with_types(base, _indexer_types(keys, len(base.layers)))
-
-
-def _with_types(base: Decoder, types: list[str]) -> Decoder:
-    """The decoder whose layers have an indexer where their type is full, and else share one."""
+    types = _indexer_types(keys, len(base.layers))
 
     def shared(i: int, layer: Layer) -> Layer:
+        """One whose type isn't full has no indexer of its own."""
         if types[i] == "full":
             return layer
         latent: Any = layer.attention

@@ -3,7 +3,7 @@ matrices."""
 
 from __future__ import annotations
 
-from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -27,17 +27,21 @@ def config(keys: Keys, task: Task) -> Decoder:
     width = keys.size(named)
     scaled = keys.get("scale_attn_weights", bool, True)
     inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
-    scale = size**-0.5 if scaled else 1.0
+    scale, heads = size**-0.5 if scaled else 1.0, width // size
     layers = range(layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")))
-    return _build(
-        Embedding(keys.size("vocab_size"), width),
-        size,
-        [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in layers],
-        inner=keys.size("n_inner", None) or 4 * width,
-        activation=keys.choice("activation_function", ACTIVATIONS, "gelu_new"),
-        norm=LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
-        context=keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024),
-        tied=keys.get("tie_word_embeddings", bool, True),
+    scales = [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in layers]
+    context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024)
+    norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    activation = keys.choice("activation_function", ACTIVATIONS, "gelu_new")
+    mlp = Plain(keys.size("n_inner", None) or 4 * width, activation, pre=norm)
+    attentions = [
+        Attention(heads, heads, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm) for scale in scales
+    ]
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        stack=Stack(tuple(Layer(a, mlp) for a in attentions), norm, Learned(context)),
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=context,
     )
 
 
@@ -49,30 +53,6 @@ def unused(keys: Keys) -> None:
     keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "output_past", "_num_labels")
     keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
     keys.unused("summary_first_dropout", "task_specific_params")
-
-
-def _build(
-    embedding: Embedding,
-    size: int,
-    scales: list[float | None],
-    *,
-    inner: int,
-    activation: Activation,
-    norm: LayerNorm,
-    context: int,
-    tied: bool,
-) -> Decoder:
-    heads = embedding.width // size
-    attentions = [
-        Attention(heads, heads, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm) for scale in scales
-    ]
-    mlp = Plain(inner, activation, pre=norm)
-    return Decoder(
-        embedding=embedding,
-        stack=Stack(tuple(Layer(a, mlp) for a in attentions), norm, Learned(context)),
-        head=LM(tied),
-        context=context,
-    )
 
 
 WEIGHTS = weight_map("""

@@ -3,7 +3,7 @@ head for all query heads."""
 
 from __future__ import annotations
 
-from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -33,37 +33,22 @@ def config(keys: Keys, task: Task) -> Decoder:
     width, heads, size = keys.size(width_key), keys.size(heads_key), head_size(keys, width_key, heads_key)
     shared = keys.get("multi_query", bool, True)
     keys.restated("num_key_value_heads", 1 if shared else heads, "what multi_query says")
-    return _build(
-        Embedding(keys.size("vocab_size"), width),
-        Attention(
-            heads,
-            1 if shared else heads,
-            size,
-            qkv_bias=True,
-            out_bias=True,
-            scale=None if keys.get("scale_attn_weights", bool, True) else 1.0,
-            pre=LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
-        ),
-        layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")),
-        inner=keys.size("n_inner", None) or 4 * width,
-        activation=keys.choice("activation_function", ACTIVATIONS, "gelu_pytorch_tanh"),
-        context=keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024),
-        tied=keys.get("tie_word_embeddings", bool, True),
+    norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    scale = None if keys.get("scale_attn_weights", bool, True) else 1.0
+    groups = 1 if shared else heads
+    activation = keys.choice("activation_function", ACTIVATIONS, "gelu_pytorch_tanh")
+    layer = Layer(
+        Attention(heads, groups, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm),
+        Plain(keys.size("n_inner", None) or 4 * width, activation, pre=norm),
     )
-
-
-def _build(
-    embedding: Embedding,
-    attention: Attention,
-    layers: int,
-    *,
-    inner: int,
-    activation: Activation,
-    context: int,
-    tied: bool,
-) -> Decoder:
-    layer = Layer(attention, Plain(inner, activation, pre=attention.pre))
-    return Decoder(embedding, Stack((layer,) * layers, attention.pre, Learned(context)), LM(tied), context)
+    layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
+    context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024)
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        stack=Stack((layer,) * layers, norm, Learned(context)),
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=context,
+    )
 
 
 # Linear maps are stored output first; where heads have keys of their own, the three stand head by head.

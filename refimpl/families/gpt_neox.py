@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
+from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed, has, optional, rotary
 from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
@@ -20,50 +20,24 @@ OLDER = ("rotary_emb_base", "rotary_pct")
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("hidden_dropout")
-    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    heads, size = keys.size("num_attention_heads"), head_size(keys)
     context = keys.size("max_position_embeddings", 2048)
-    position = rope(keys, head_size(keys), context, partial=0.25, names=OLDER)
+    position = rope(keys, size, context, partial=0.25, names=OLDER)
     # Some versions wrote these numbers under both of their names.
     for key, older, default in zip(("rope_theta", "partial_rotary_factor"), OLDER, (1e4, 0.25), strict=True):
         if keys.get(key, float, None) not in (None, want := keys.get(older, float, default)):
             raise keys.fail(key, f"the same as {older}, {want}")
-    return _build(
-        Embedding(keys.size("vocab_size"), width),
-        heads,
-        layer_count(keys),
-        position,
-        inner=keys.size("intermediate_size"),
-        activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
-        norm=LayerNorm(keys.positive("layer_norm_eps", 1e-5)),
-        bias=keys.get("attention_bias", bool, True),
-        parallel=keys.get("use_parallel_residual", bool, True),
-        context=exact_context(context, position),
-        tied=keys.get("tie_word_embeddings", bool, False),
+    bias, norm = keys.get("attention_bias", bool, True), LayerNorm(keys.positive("layer_norm_eps", 1e-5))
+    layer = Layer(
+        Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm),
+        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), pre=norm),
+        keys.get("use_parallel_residual", bool, True),
     )
-
-
-def _build(
-    embedding: Embedding,
-    heads: int,
-    layers: int,
-    position: Rope,
-    *,
-    inner: int,
-    activation: Activation,
-    norm: LayerNorm,
-    bias: bool,
-    parallel: bool,
-    context: int,
-    tied: bool,
-) -> Decoder:
-    size = embedding.width // heads
-    attention = Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm)
-    layer = Layer(attention, Plain(inner, activation, pre=norm), parallel)
     return Decoder(
-        embedding=embedding,
-        stack=Stack((layer,) * layers, norm),
-        head=LM(tied),
-        context=context,
+        embedding=Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
+        stack=Stack((layer,) * layer_count(keys), norm),
+        head=LM(keys.get("tie_word_embeddings", bool, False)),
+        context=exact_context(context, position),
     )
 
 

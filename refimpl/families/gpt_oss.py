@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import ClampedSwiGLU, Decoder, FullAttention, Gated, MoE, Window
+from ..config import ClampedSwiGLU, Decoder, Gated, MoE
 from ..config_readers.decoder import decoder, map_attention, with_experts
 from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
@@ -55,12 +55,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
     types = layer_types(keys, lambda i: i % 2 == 0)
     masks = layer_masks(keys, types, read_window(keys, 128, everywhere=False))
-    return _with_sinks(with_experts(base, mixture), masks)
-
-
-def _with_sinks(config: Decoder, masks: list[FullAttention | Window]) -> Decoder:
-    """The decoder with a sink in each head, and each layer's mask."""
-    return map_attention(config, lambda i, a: replace(a, mask=masks[i], sink_logits=True))
+    mixed = with_experts(base, mixture)
+    return map_attention(mixed, lambda i, a: replace(a, mask=masks[i], sink_logits=True))
 
 
 WEIGHTS = LLAMA + weight_map("""

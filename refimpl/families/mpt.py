@@ -44,44 +44,21 @@ def config(keys: Keys, task: Task) -> Decoder:
         if inner.get(key, bool, False):
             raise inner.fail(key, "false")
     clip = inner.get("clip_qkv", float, None) or None  # 0 doesn't clip
-    model = _build(
-        Embedding(keys.size("vocab_size"), keys.size(width)),
-        head_size(keys, width, heads),
-        layer_count(keys, keys.spelled("n_layers", "num_hidden_layers")),
-        LayerNorm(keys.positive("layer_norm_epsilon", 1e-5), bias=False),
-        Alibi(inner.positive("alibi_bias_max", 8.0)),
-        clip=clip,
-        scale=inner.positive("softmax_scale", None),
-        context=keys.size("max_seq_len", 2048),
-        tied=keys.get("tie_word_embeddings", bool, True),
+    size, count = head_size(keys, width, heads), keys.size(heads)
+    norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5), bias=False)
+    position, scale = Alibi(inner.positive("alibi_bias_max", 8.0)), inner.positive("softmax_scale", None)
+    layer = Layer(
+        Attention(count, count, size, position, clip=clip, scale=scale, pre=norm),
+        Plain(4 * keys.size(width), "gelu", bias=False, pre=norm),
     )
+    layers = layer_count(keys, keys.spelled("n_layers", "num_hidden_layers"))
     # transformers once wrote all keys that any config has into this part too.
     inner.finish(UNREAD | {"is_encoder_decoder": (False,)})
-    return model
-
-
-def _build(
-    embedding: Embedding,
-    size: int,
-    layers: int,
-    norm: LayerNorm,
-    position: Alibi,
-    *,
-    clip: float | None,
-    scale: float | None,
-    context: int,
-    tied: bool,
-) -> Decoder:
-    heads = embedding.width // size
-    layer = Layer(
-        Attention(heads, heads, size, position, clip=clip, scale=scale, pre=norm),
-        Plain(4 * embedding.width, "gelu", bias=False, pre=norm),
-    )
     return Decoder(
-        embedding=embedding,
+        embedding=Embedding(keys.size("vocab_size"), keys.size(width)),
         stack=Stack((layer,) * layers, norm),
-        head=LM(tied),
-        context=context,
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=keys.size("max_seq_len", 2048),
     )
 
 

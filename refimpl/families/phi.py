@@ -3,8 +3,6 @@ part of each head rotated, biases everywhere."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import EPS, PARTIAL, fixed, rotary, without
 from ..config_readers.gguf_metadata import gguf_head_size
@@ -28,23 +26,15 @@ def config(keys: Keys, task: Task) -> Decoder:
     context = keys.size("max_position_embeddings", 2048)
     position = rope(keys, size, context, partial=0.5)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5))
-    return _build(
-        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
-        Attention(heads, keys.size("num_key_value_heads", None) or heads, size, position, pre=norm),
-        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu_new")),
-        layer_count(keys),
-        tied=keys.get("tie_word_embeddings", bool, False),
+    groups = keys.size("num_key_value_heads", None) or heads
+    attention = Attention(heads, groups, size, position, qkv_bias=True, out_bias=True, pre=norm)
+    mlp = Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu_new"))
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
+        stack=Stack((Layer(attention, mlp, parallel=True),) * layer_count(keys), norm),
+        head=LM(keys.get("tie_word_embeddings", bool, False), bias=True),
         context=exact_context(context, position),
     )
-
-
-def _build(
-    embedding: Embedding, attention: Attention, mlp: Plain, layers: int, *, tied: bool, context: int
-) -> Decoder:
-    """A decoder of equal layers; the mlp takes what the attention's norm gives."""
-    attention = replace(attention, qkv_bias=True, out_bias=True)
-    stack = Stack((Layer(attention, mlp, parallel=True),) * layers, attention.pre)
-    return Decoder(embedding, stack, LM(tied, bias=True), context)
 
 
 WEIGHTS = weight_map("""

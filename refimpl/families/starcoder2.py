@@ -3,9 +3,8 @@ or nowhere; all layers may have a window."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..config import LM, Attention, Decoder, Embedding, FullAttention, Layer, LayerNorm, Plain, Stack, Window
+from ..config import Attention, Decoder, FullAttention, LayerNorm, Plain, Window
+from ..config_readers.decoder import build
 from ..config_readers.gguf_keys import DECODER, EPS, fixed, has, optional, without
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count, read_window
@@ -34,33 +33,24 @@ def config(keys: Keys, task: Task) -> Decoder:
     norm, bias = LayerNorm(keys.positive("norm_epsilon", 1e-5)), keys.get("use_bias", bool, True)
     position, window = rope(keys, size, context), read_window(keys)
     activation = keys.choice("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
-    return _build(
-        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
-        Attention(
-            keys.size("num_attention_heads"), keys.size("num_key_value_heads", 2), size, position, pre=norm
+    return build(
+        vocabulary=keys.size("vocab_size"),
+        width=keys.size("hidden_size"),
+        layers=layer_count(keys),
+        attention=Attention(
+            keys.size("num_attention_heads"),
+            keys.size("num_key_value_heads", 2),
+            size,
+            position,
+            mask=FullAttention() if window is None else Window(window),
+            qkv_bias=bias,
+            out_bias=bias,
+            pre=norm,
         ),
-        Plain(keys.size("intermediate_size"), activation, bias=bias, pre=norm),
-        layer_count(keys),
-        window,
+        mlp=Plain(keys.size("intermediate_size"), activation, bias=bias, pre=norm),
         tied=keys.get("tie_word_embeddings", bool, True),
         context=exact_context(context, position),
     )
-
-
-def _build(
-    embedding: Embedding,
-    attention: Attention,
-    mlp: Plain,
-    layers: int,
-    window: int | None,
-    *,
-    tied: bool,
-    context: int,
-) -> Decoder:
-    """A decoder of equal layers, with biases in both sublayers or in none."""
-    pattern = FullAttention() if window is None else Window(window)
-    attention = replace(attention, mask=pattern, qkv_bias=mlp.bias, out_bias=mlp.bias)
-    return Decoder(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
 
 
 WEIGHTS = LLAMA.renamed({"up_proj": "c_fc", "down_proj": "c_proj"}) + weight_map("""
