@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Decoder, FullAttention, HeadNorm, Layer, Window
+from ..config import Decoder, HeadNorm, Layer, Window
 from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, fixed, optional, sliding_layers
 from ..config_readers.keys import Keys
@@ -40,16 +40,12 @@ def config(keys: Keys, task: Task) -> Decoder:
     else:
         every = keys.size("sliding_window_pattern", 4)
     masks = layer_masks(keys, layer_types(keys, lambda i: (i + 1) % every != 0), window)
-    return _build(base, masks, everywhere=window is None)
-
-
-def _build(base: Decoder, masks: list[FullAttention | Window], *, everywhere: bool) -> Decoder:
-    """The decoder with the norms of this family; layers without a window have positions if `everywhere`."""
+    everywhere = window is None
 
     def change(i: int, layer: Layer) -> Layer:
         norm = layer.mlp.pre
         assert norm is not None
-        rotated = everywhere or isinstance(masks[i], Window)
+        rotated = everywhere or isinstance(masks[i], Window)  # others have no positions
         attention = base.stack.attentions[i]
         attention = replace(
             attention,

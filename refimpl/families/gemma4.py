@@ -154,18 +154,11 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
     if not keys.get("enable_moe_block", bool, False):
         keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
         return None
-    return _with_experts(mlp, keys, ("num_experts", "top_k_experts", "moe_intermediate_size"))
-
-
-def _with_experts(mlp: Gated, keys: Keys, names: tuple[str, str, str]) -> MoE:
-    """The mixture whose shared expert is the mlp; keys of these names say how many other experts there are,
-    how many of them a token takes, and how wide each is."""
-    experts, top, width = map(keys.size, names)
     assert isinstance(mlp.post, RMSNorm)
     return MoE(
-        experts=experts,
-        top=top,
-        width=width,
+        experts=keys.size("num_experts"),
+        top=keys.size("top_k_experts"),
+        width=keys.size("moe_intermediate_size"),
         activation=mlp.activation,
         shared=mlp.width,
         own_norms=mlp.post,

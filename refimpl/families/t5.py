@@ -66,34 +66,15 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     buckets = keys.size("relative_attention_num_buckets", 32)
     distance = keys.size("relative_attention_max_distance", 128)
     position = RelativeBias(buckets, distance, shared=kind != "umt5")
-    return _build(
-        Embedding(keys.size("vocab_size"), width),
-        Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
-        _mlp(keys, norm, "gated-gelu" if kind in ("mt5", "umt5") else "relu"),
-        depth,
-        layer_count(keys, "num_decoder_layers", depth),
-        _output(keys, kind == "mt5", width),
-        keys.size("n_positions", 512),
-    )
-
-
-def _build(
-    embedding: Embedding,
-    attention: Attention,
-    mlp: Gated | Plain,
-    encoder: int,
-    decoder: int,
-    head: LM,
-    trained: int,
-) -> EncoderDecoder:
-    """Two stacks of equal layers. Cross-attention has no positions."""
-    reads = Layer(attention, mlp, cross=replace(attention, position=None))
+    attention = Attention(heads, heads, size, position=position, scale=1.0, pre=norm)
+    mlp = _mlp(keys, norm, "gated-gelu" if kind in ("mt5", "umt5") else "relu")
+    reads = Layer(attention, mlp, cross=replace(attention, position=None))  # that has no positions
     return EncoderDecoder(
-        embedding=embedding,
-        encoder=Stack((Layer(attention, mlp),) * encoder, attention.pre),
-        decoder=Stack((reads,) * decoder, attention.pre),
-        head=head,
-        context=max(CONTEXT, trained),
+        embedding=Embedding(keys.size("vocab_size"), width),
+        encoder=Stack((Layer(attention, mlp),) * depth, norm),
+        decoder=Stack((reads,) * layer_count(keys, "num_decoder_layers", depth), norm),
+        head=_output(keys, kind == "mt5", width),
+        context=max(CONTEXT, keys.size("n_positions", 512)),
     )
 
 
