@@ -55,8 +55,7 @@ def command(
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Report what works here: providers that really start, kernels, int8 instructions, memory, threads, cache
-    and versions."""
+    """Report what works here: providers that start, kernels, int8 instructions, memory, cache, versions."""
     from ...refimpl.errors import DeviceError
 
     if build_kernels:

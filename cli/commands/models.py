@@ -19,8 +19,7 @@ def command(
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the models that can be fetched by name, those that fit this machine first, and what the cache
-    holds.
+    """List the models that can be fetched by name, what fits this machine first, and what the cache holds.
 
     Example: tfm-cli models --remove smollm2-135m
     """
