@@ -8,17 +8,23 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from importlib import import_module
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import pytest
 from helpers import tiny_models
 from jaxtyping import Float
 from numpy import ndarray as Array
 from tfm.refimpl import ops
+from tfm.refimpl.calibrate.smooth import smoothing_sites
 from tfm.refimpl.components import MODULES, from_json, mixers
-from tfm.refimpl.config import Attention, Config, MoE, TokenMixer, to_json
+from tfm.refimpl.config import Attention, Config, Indexer, LayerNorm, MoE, SharedIndexer, TokenMixer, to_json
 from tfm.refimpl.config.bounds import LIMITS
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.ops.dispatch import body, use
+from tfm.refimpl.ops.latent_attention import latent_attention
+from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.params.annotations import annotated
 from tfm.refimpl.params.shapes import parameter_shapes
 
@@ -93,6 +99,52 @@ def test_smoothing_names_leaves_that_are_there():
                 named = {leaf for site in sites for leaf in site.producers + site.consumers}
                 assert {f"{at}attn.{leaf}" for leaf in named | set(layer.attention.readers())} <= set(shapes)
                 assert {f"{at}mlp.{leaf}" for leaf in layer.mlp.readers()} <= set(shapes)
+
+
+def test_a_map_is_smoothed_together_with_its_bias():
+    for mixer in used():
+        for site in mixer.smoothing(read_later=False):
+            biases = {f"b{leaf[1:]}" for leaf in site.producers if leaf.startswith("w")}
+            there = {"bv", "bv_global"} if type(mixer) is LongformerAttention else set(mixer.leaves())
+            assert biases & there <= set(site.producers), mixer
+
+
+def test_a_norm_is_not_divided_where_its_output_is_also_a_distance():
+    """Shared maps read distances too, so only the product could divide."""
+    for shared in (True, False):
+        config = tiny_models.distant(log_until=None, shared=shared)
+        norm = LayerNorm(1e-5)
+        mixer = replace(config.stack.layers[0].attention, pre=norm, after=None)
+        layer = replace(config.stack.layers[0], attention=mixer)
+        sites = smoothing_sites(replace(config, stack=replace(config.stack, layers=(layer,))))
+        assert any("attn_pre.weight" in site.producers[0] for site in sites if site.producers) is not shared
+
+
+def test_segments_are_leaves_where_they_are_compared():
+    mixer = tiny_models.relative().stack.layers[0].attention
+    assert set(mixer.leaves()) - set(replace(mixer, segments=False).leaves()) == {"segment_bias", "segments"}
+
+
+def test_a_shared_indexer_has_the_choice_of_the_nearest_indexer():
+    """A layer of latent attention without one in between hands that on."""
+    config = tiny_models.indexed()
+    own = next(m for m in config.stack.mixers if isinstance(m.indexer, Indexer))
+    layer = config.stack.layers[0]
+    kinds = (own, replace(own, indexer=None), replace(own, indexer=SharedIndexer(own.indexer.topk)))
+    layers = tuple(replace(layer, attention=mixer) for mixer in kinds)
+    changed = replace(config, stack=replace(config.stack, layers=layers))
+    engine = NumpyEngine(changed, tiny_models.weights(changed))
+    given: list[Any] = []
+
+    def noted(*arguments: Any, **settings: Any) -> Any:
+        given.append(arguments[5])
+        return body(latent_attention)(*arguments, **settings)
+
+    with use({"latent_attention": noted}):
+        engine.step(np.arange(24)[None], engine.start(1))
+    assert given[0] is None
+    assert given[1].sum(-1).max() == own.indexer.topk
+    np.testing.assert_array_equal(given[2], given[1])
 
 
 def test_each_bound_is_held():
