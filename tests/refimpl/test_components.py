@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 from tfm.refimpl import ops
 from tfm.refimpl.calibrate.smooth import smoothing_sites
-from tfm.refimpl.components import MODULES, from_json, mixers
+from tfm.refimpl.components import MODULES, mixers
 from tfm.refimpl.config import Attention, Config, Indexer, LayerNorm, MoE, SharedIndexer, TokenMixer, to_json
 from tfm.refimpl.config.bounds import LIMITS
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -71,11 +71,20 @@ def test_reading_a_config_imports_the_mixers_that_it_names(model):
 
 
 def test_an_unknown_mixer_is_refused_with_the_names_of_all():
+    """Also in a process that has imported none."""
+    code = (
+        "import json, sys; from tfm.refimpl.components import from_json, mixers; "
+        "from tfm.refimpl.errors import ConfigError\n"
+        "try: from_json(json.load(sys.stdin))\n"
+        "except ConfigError as error: print(error, *(kind.__name__ for kind in mixers()), sep=chr(10))"
+    )
     value = to_json(tiny_models.convolutions())
     value["stack"]["layers"][0]["attention"]["type"] = "LSTMs"
-    with pytest.raises(ConfigError) as raised:
-        from_json(value)
-    assert all(kind.__name__ in str(raised.value) for kind in mixers())
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=json.dumps(value), capture_output=True, text=True, check=True)
+    error, *names = done.stdout.splitlines()
+    assert len(names) == len(mixers())
+    assert all(f"'{name}'" in error for name in names)
 
 
 def test_leaves_that_settings_name_have_shapes():
