@@ -12,7 +12,7 @@ import pytest
 from helpers.drawn_answers import Drawn, answer, cuttings, mutant
 from tfm.refimpl.formats.strict_json import parse
 from tfm.runtime.text.call_formats import BY_NAME, FORMATS, CallFormat
-from tfm.runtime.text.call_parser import AnswerParser, Event, joined
+from tfm.runtime.text.call_parser import AnswerParser, Event, joined, read_answer
 from tfm.runtime.text.call_writer import write_answer
 
 NAMES = [form.name for form in FORMATS]
@@ -89,3 +89,70 @@ def test_any_text_is_read(name: str) -> None:
 def test_each_format_is_documented() -> None:
     table = (Path(__file__).parents[3] / "FAMILIES.md").read_text().partition("## Calls and thoughts")[2]
     assert re.findall("^[|] `(.*?)`", table, re.MULTILINE) == NAMES
+
+
+ADD = {"add": {"type": "object"}}
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+DEEP = CALL.replace("1", "[" * 40 + "]" * 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "count"),
+    [
+        ("", "", 0),
+        (f" I add.\n\n{CALL}\n{CALL}\n", " I add.", 2),
+        (f"{CALL} and then", " and then", 1),
+        (CALL.replace("</tool_call>", ""), "", 1),
+        (CALL + CALL[:30], CALL[:30], 1),
+        (CALL.replace("add", "other"), None, 0),
+        (CALL.replace('{"a": 1}', "[]"), None, 0),
+        (CALL.replace("1", "NaN"), None, 0),
+        (CALL.replace("1", "01"), None, 0),
+        (CALL.replace("1", '1, "a": 2'), None, 0),
+        (CALL.replace('"name": "add"', '"name": "add", "name": "add"'), None, 0),
+        (CALL.replace("}}", '}, "more": 1}'), None, 0),
+        (CALL.replace("}}", '}, "id": "b"}'), "", 1),
+        (CALL.replace('"name": "add", "arguments": {"a": 1}', '"arguments": {"a": 1}, "name": "add"'), "", 1),
+        (CALL.replace('"name": "add", ', ""), None, 0),
+        (CALL.replace("1", r'"\x41"'), None, 0),
+        (DEEP, None, 0),
+        (f"<tool_call>{CALL}", "<tool_call>", 1),
+    ],
+)
+def test_what_is_no_call_is_text(text: str, content: str | None, count: int) -> None:
+    read = read_answer(text, BY_NAME["hermes"], ADD)
+    assert (read.text, len(read.calls)) == (text if content is None else content, count)
+    assert all(json.loads(call.arguments) == {"a": 1} for call in read.calls)
+
+
+def test_values_that_python_writes_otherwise() -> None:
+    text = (
+        r"""[add(a='\x41\u00e9"\'\q', b="\ud83d\ude00", c=(1), d=[True, None,  -2.5e3], e={'k': False},)]"""
+    )
+    for form in ("lfm2", "llama-pythonic"):
+        marked = text if form != "lfm2" else f"<|tool_call_start|>{text}<|tool_call_end|>"
+        assert not read_answer(marked, BY_NAME[form], ADD).calls  # a tuple
+        (call,) = read_answer(marked.replace("c=(1), ", ""), BY_NAME[form], ADD).calls
+        assert json.loads(call.arguments) == {
+            "a": "Aé\"'\\q", "b": "😀", "d": [True, None, -2500.0], "e": {"k": False}
+        }  # fmt: skip
+    half = read_answer(CALL.replace("1", r'"\ud83d"'), BY_NAME["hermes"], ADD)
+    assert half.calls[0].arguments == r'{"a": "\ud83d"}'
+
+
+def test_a_value_that_may_be_a_text_or_not() -> None:
+    """As the function's schema says."""
+    types = {"n": "integer", "s": "string", "m": ["string", "null"], "o": "object"}
+    schema = {"type": "object", "properties": {key: {"type": one} for key, one in types.items()}}
+
+    def value(key: str, written: str) -> object:
+        call = f"<function=add>\n<parameter={key}>\n{written}\n</parameter>\n</function>"
+        answer = read_answer(f"<tool_call>\n{call}\n</tool_call>", BY_NAME["qwen3-coder"], {"add": schema})
+        return json.loads(answer.calls[0].arguments)[key] if answer.calls else None
+
+    assert [value(key, "5") for key in ("n", "s", "m", "other")] == [5, "5", "5", 5]
+    assert [value(key, "null") for key in ("s", "m")] == ["null", None]
+    assert value("o", "{'a': True}") == {"a": True}
+    assert value("n", "five") == "five"
+    assert value("o", "{'a': ") is None
+    assert value("s", "\n a\n") == "\n a\n"
