@@ -56,7 +56,7 @@ async def chat_completions(request: Request) -> Response:
     # What a template says of calls takes some renderings, once.
     await asyncio.to_thread(lambda: model.chat_template.answers)
     tools = Tools(body, served)
-    messages, shown = tools.prepared([message.for_template() for message in body.messages])
+    messages, shown = tools.asked([message.for_template() for message in body.messages])
     variables = {**effort(body, model.chat_template), **(body.chat_template_kwargs or {})}
     prompt = await served.model.chat_prompt(messages, shown, variables)
     stated = resolve(model.generation, chat=True, **options_of(body, model))

@@ -12,16 +12,13 @@ from typing import Any
 
 from ..tasks.generate import Prompt
 from ..tasks.options import Options
-from ..text.call_formats import TEXT, CallFormat
 from ..text.call_grammar import Asked, grammar_of_answer
-from ..text.call_parser import Answer, AnswerParser, joined
+from ..text.call_parser import Answer, AnswerParser
+from ..text.chat_answers import ChatAnswers, schemas
 from ..text.chat_template import ChatTemplate
-from ..text.explained_tools import explained, form_of_explained
 from .errors import RequestError
 from .models import Served
 from .requests import ChatBody
-
-NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class Tools:
@@ -30,84 +27,62 @@ class Tools:
     def __init__(self, body: ChatBody, served: Served) -> None:
         """RequestError for a model whose tokenizer can't write the marks of its calls."""
         model = served.model.model
-        template, self._text = model.chat_template, model.text
-        offered, self._must_call = body.offered(), body.must_call
-        self._explains = template.answers.begin == TEXT.begin
-        self._shown = body.shown()
-        self._form = form_of_explained(template.answers) if self._explains and offered else template.answers
+        offered, shown = body.offered(), body.shown()
+        self._shown = [tool.for_template() for tool in shown] or None
+        functions = schemas([tool.for_template() for tool in offered])
+        self._answers = ChatAnswers(model.chat_template, model.text, functions)
+        self._text, self._stops = model.text, frozenset(model.generation.eos)
+        self._thinking = False
+        if offered and (mark := self._answers.lost_mark):
+            raise RequestError(
+                f"{served.name} can't call tools: its tokenizer doesn't keep {mark!r}, with which its calls "
+                "begin",
+                param="tools",
+            )
+        strict = {tool.function.name for tool in offered if tool.function.strict}
+        self._must_call = body.must_call
         # Of a call that is asked for there is one, unless more are asked for too.
         several = body.parallel_tool_calls or (body.parallel_tool_calls is None and not self._must_call)
-        some = len(offered) < len(self._shown)
-        strict = any(tool.function.strict for tool in offered)
-        self._holds = bool(offered) and (self._must_call or strict or some or not several)
-        self._functions = {each.function.name: each.function.parameters or NO_PARAMETERS for each in offered}
-        held = {
-            tool.function.name
-            for tool in offered
-            if self._must_call or tool.function.strict or not tool.function.parameters
-        }
-        loose = {tool.function.name for tool in offered if not tool.function.strict}
-        functions = [(name, schema if name in held else None) for name, schema in self._functions.items()]
-        self._asked = Asked(functions, must_call=self._must_call, several=bool(several), loose=loose)
-        self._stops = frozenset(model.generation.eos)
-        self._tokens = self._form.tokens_of(self._text.control_tokens)
-        self._thinking = False
-        if offered:
-            self._check(served.name, self._form)
+        some = len(offered) < len(shown)
+        self._holds = bool(offered) and (self._must_call or bool(strict) or some or not several)
+        bare = {tool.function.name for tool in offered if not tool.function.parameters}
+        held = functions.keys() if self._must_call else strict | bare
+        self._asked = Asked(
+            [(name, schema if name in held else None) for name, schema in functions.items()],
+            must_call=self._must_call,
+            several=bool(several),
+            loose=functions.keys() - strict,
+        )
 
-    def _check(self, name: str, form: CallFormat) -> None:
-        """A mark that isn't in texts couldn't be read there."""
-        for mark in filter(None, form.begin):
-            ids = self._text.encode_template(mark)
-            if self._text.decode(ids, self.marks).strip() != mark.strip():
-                raise RequestError(
-                    f"{name} can't call tools: its tokenizer doesn't keep {mark.strip()!r}, with which its "
-                    "calls begin",
-                    param="tools",
-                )
-
-    @property
-    def marks(self) -> frozenset[int]:
-        """The tokens of the format's marks, which an answer's text has in it."""
-        return frozenset(self._tokens.values())
-
-    def prepared(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any]:
+    def asked(self, messages: list[dict[str, Any]]) -> tuple[Any, Any]:
         """The messages and the tools as the model's template takes them."""
-        tools = [tool.for_template() for tool in self._shown] or None
-        calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
-        if self._explains and (tools or calls):
-            return explained(messages, tools), None
-        return messages, tools
+        return self._answers.asked(messages, self._shown)
 
     def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
         """The prompt, and the options of a text whose calls are as the request asks."""
-        thoughts = self._form.thoughts
-        if thoughts is not None:
-            tail = self._text.decode(prompt.ids[-32:], frozenset(self._text.control_tokens.values()))
-            self._thinking = tail.rstrip().endswith(thoughts.begin.strip())
-        options = replace(options, shown=self.marks)
-        constrained = options.language is not None
-        if self._thinking and constrained and options.json_schema is None and thoughts is not None:
+        answers, document = self._answers, options.json_schema
+        self._thinking = answers.thinks_after(prompt.ids)
+        options = replace(options, shown=answers.marks)
+        thoughts = answers.form.thoughts
+        if self._thinking and thoughts is not None and options.language is not None and document is None:
             # A text of such a language has no thoughts in it.
             end = self._text.encode_template(f"{thoughts.end}{thoughts.then}")
             self._thinking = False
             return Prompt([*prompt.ids, *end], None), options
-        document = options.json_schema
-        if not self._holds and (document is None or not (self._thinking or self._functions)):
+        if not self._holds and (document is None or not (self._thinking or answers.functions)):
             return prompt, options
         asked = replace(self._asked, document=document, thinking=self._thinking)
-        grammar = grammar_of_answer(self._form, asked, self._tokens, self._stops)
+        grammar = grammar_of_answer(answers.form, asked, answers.tokens, self._stops)
         stop = () if self._must_call else options.stop
         return prompt, replace(options, json_schema=None, stop=stop, calls=grammar)
 
     def parser(self) -> AnswerParser:
         """What reads one answer."""
-        return AnswerParser(self._form, self._functions, thinking=self._thinking)
+        return self._answers.parser(thinking=self._thinking)
 
     def read(self, text: str, finish_reason: str | None) -> Answer:
         """What a complete answer holds. A call in which it is cut is left out."""
-        parser = self.parser()
-        return joined([*parser.feed(text), *parser.finish(cut=finish_reason != "stop")])
+        return self._answers.read(text, finish_reason, thinking=self._thinking)
 
 
 def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -23,7 +24,9 @@ from ...refimpl.errors import ArgumentError, LimitError
 from ..ort import prefix_file
 from ..ort.engine import OrtEngine
 from ..ort.kv_cache import OrtCache
-from ..text.chat_template import Message, Variables, common_prefix
+from ..text.call_parser import Answer
+from ..text.chat_answers import ChatAnswers, schemas
+from ..text.chat_template import Message, Tool, Variables, common_prefix
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .documents import parsed
@@ -104,16 +107,26 @@ def chat(
     model: TaskModel,
     messages: str | Sequence[Message],
     *,
+    tools: Sequence[Tool] | None = None,
     chat_template_kwargs: Variables | None = None,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
     """The next message of a conversation, asked for by the model's chat template and its variables.
 
+    With `tools`, functions as the OpenAI API describes them, the text has the marks of the model's calls and
+    thoughts in it, and `answer` of the stream tells them apart.
+
     CheckpointError for a model without one, ArgumentError for messages of another form and a variable that
     the template doesn't have.
     """
-    ids = model.chat_template.encode(as_messages(messages), chat_template_kwargs=chat_template_kwargs)
-    return TextStream(model, Prompt(ids, None), resolve(model.generation, chat=True, **options))
+    template, resolved = model.chat_template, resolve(model.generation, chat=True, **options)
+    asked, answers = as_messages(messages), None
+    if tools is not None:
+        answers = ChatAnswers(template, model.text, schemas(tools))
+        asked, tools = answers.asked(asked, tools)
+        resolved = replace(resolved, shown=answers.marks)
+    ids = template.encode(asked, tools=tools, chat_template_kwargs=chat_template_kwargs)
+    return TextStream(model, Prompt(ids, None), resolved, answers=answers)
 
 
 def prompt_of(
@@ -206,10 +219,15 @@ class TextStream:
     """
 
     def __init__(
-        self, model: TaskModel, prompt: Prompt, options: Options, cache: Cache | None = None
+        self,
+        model: TaskModel,
+        prompt: Prompt,
+        options: Options,
+        cache: Cache | None = None,
+        answers: ChatAnswers | None = None,
     ) -> None:
         limit_new_tokens(model.config, len(prompt.ids), options.max_new_tokens)
-        self._model, self._options = model, options
+        self._model, self._options, self._answers = model, options, answers
         self._sequence = sequence(model, prompt, options)
         self._cached_tokens = 0 if cache is None else int(cache.lengths[0])
         self._times: list[float] = []
@@ -252,6 +270,15 @@ class TextStream:
     def logprobs(self) -> list[TokenLogprob] | None:
         """For each of `tokens` its log-probability and the likeliest tokens, where options asked for them."""
         return None if self._options.logprobs is None else self._sequence.token_logprobs
+
+    @property
+    def answer(self) -> Answer:
+        """The thoughts, the text and the calls of a chat with `tools`; what is missing of it is generated
+        first. ArgumentError for another text."""
+        if self._answers is None:
+            raise ArgumentError("a text is read as an answer where chat has tools: give them")
+        text, thinking = str(self), self._answers.thinks_after(self.prompt)
+        return self._answers.read(text, self.finish_reason, thinking=thinking)
 
     @property
     def parsed(self) -> Any:

@@ -23,7 +23,7 @@ from ..hub.checked_bundles import checking
 from ..ort import kernel_path
 from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
-from ..text.chat_template import Message, Variables
+from ..text.chat_template import Message, Tool, Variables
 from ..text.template_process import SHARED
 from ..text.tokenizer import read_tokenizer
 from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, rerank, tag, translate
@@ -106,6 +106,7 @@ class Model(TaskModel):
         self,
         messages: str | Sequence[Message],
         *,
+        tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> TextStream:
@@ -114,8 +115,11 @@ class Model(TaskModel):
         Messages are `{"role": "user", "content": "hi"}`, with the roles system, developer, user, assistant
         and tool; a text is one of the user's. All of them are read each time: a `Conversation` keeps what was
         read. `chat_template_kwargs` are variables of the chat template, such as `{"enable_thinking": False}`.
+        With `tools` the stream's `answer` has the model's thoughts, text and calls.
         """
-        return generate.chat(self, messages, chat_template_kwargs=chat_template_kwargs, **options)
+        return generate.chat(
+            self, messages, tools=tools, chat_template_kwargs=chat_template_kwargs, **options
+        )
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def generate_many(

@@ -52,10 +52,9 @@ def answer(rng: random.Random, form: CallFormat) -> Drawn:
 
 
 def _stated(rng: random.Random, value: Any) -> Any:
-    """A type that the value has, alone or beside one that it can't be mistaken for."""
+    """A type that the value has; a text's alone, since a text may read as null."""
     own = rng.choice(sorted(type_of(value)))
-    mistaken = isinstance(value, str) and value.strip() in ("null", "None")
-    return own if mistaken else rng.choice([own, [own, "null"]])
+    return own if own == "string" else rng.choice([own, [own, "null"]])
 
 
 def _said(rng: random.Random, form: CallFormat, *, after_thoughts: bool, before_calls: bool) -> str:

@@ -13,6 +13,7 @@ import jsonschema
 import openai
 import pytest
 from helpers import serving, text_strategies
+from tfm.refimpl.errors import ArgumentError
 from tfm.runtime.serve.requests import ChatBody
 from tfm.runtime.tasks import Model
 from tfm.runtime.text.call_detection import ARGUMENTS as PROBES
@@ -398,6 +399,16 @@ def test_a_model_without_tools_in_its_template_is_told_of_them() -> None:
     with client_of(scripted(CALL, serving.CHAT, tools=None)) as client:
         told = whole_and_streamed(client, **CHAT)
         assert told == (None, [("weather", json.dumps(ARGUMENTS))], "tool_calls")
+
+
+@pytest.mark.parametrize("template", [serving.TOOLS, serving.CHAT])
+def test_a_chat_in_python_has_tools(template: str) -> None:
+    asked = {} if template == serving.TOOLS else {"tools": None}
+    model = scripted(f"the dog: {CALL}", template, **asked)
+    answer = model.chat(MESSAGES, tools=TOOLS, greedy=True).answer
+    assert (answer.text, answer.calls) == ("the dog:", [("weather", json.dumps(ARGUMENTS))])
+    with pytest.raises(ArgumentError):
+        _ = model.chat(MESSAGES, greedy=True, max_new_tokens=1).answer
 
 
 def test_messages_for_a_template_without_tools() -> None:

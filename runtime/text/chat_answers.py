@@ -1,0 +1,74 @@
+"""One chat with tools: how the model is asked, and how its answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .argument_types import Schema
+from .call_formats import TEXT
+from .call_parser import Answer, AnswerParser, joined
+from .chat_template import ChatTemplate, Message, Tool
+from .explained_tools import explained, form_of_explained
+from .tokenizer import Tokenizer
+
+NO_PARAMETERS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+TAIL = 32  # tokens at the end of a prompt, in which thoughts may begin
+
+
+class ChatAnswers:
+    """The format of a model's answers, in which it may call `functions`: their schemas by their names."""
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, functions: Mapping[str, Schema]) -> None:
+        answers = template.answers
+        self._explains = answers.begin == TEXT.begin
+        self.form = form_of_explained(answers) if self._explains and functions else answers
+        self.functions = functions
+        self._tokenizer = tokenizer
+        self.tokens = self.form.tokens_of(tokenizer.control_tokens)
+
+    @property
+    def marks(self) -> frozenset[int]:
+        """The tokens of the format's marks, which an answer's text must have in it."""
+        return frozenset(self.tokens.values())
+
+    @property
+    def lost_mark(self) -> str | None:
+        """A mark of calls that isn't in texts, as the tokenizer doesn't keep it; None where all are."""
+        for mark in filter(None, self.form.begin):
+            ids = self._tokenizer.encode_template(mark)
+            if self._tokenizer.decode(ids, self.marks).strip() != mark.strip():
+                return mark.strip()
+        return None
+
+    def asked(
+        self, messages: Sequence[Message], tools: Sequence[Tool] | None
+    ) -> tuple[Sequence[Message], Sequence[Tool] | None]:
+        """The messages and the tools as the model's template takes them."""
+        calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+        if self._explains and (tools or calls):
+            return explained(messages, tools), None
+        return messages, tools
+
+    def thinks_after(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt ends where thoughts begin."""
+        if self.form.thoughts is None:
+            return False
+        control = frozenset(self._tokenizer.control_tokens.values())
+        tail = self._tokenizer.decode(ids[-TAIL:], control)
+        return tail.rstrip().endswith(self.form.thoughts.begin.strip())
+
+    def parser(self, *, thinking: bool) -> AnswerParser:
+        """What reads one answer; `thinking`: it begins within thoughts."""
+        return AnswerParser(self.form, self.functions, thinking=thinking)
+
+    def read(self, text: str, finish_reason: str | None, *, thinking: bool) -> Answer:
+        """What a complete answer holds. A call in which it is cut is left out."""
+        parser = self.parser(thinking=thinking)
+        return joined([*parser.feed(text), *parser.finish(cut=finish_reason != "stop")])
+
+
+def schemas(tools: Sequence[Tool]) -> dict[str, Any]:
+    """The schemas of functions by their names; one without parameters takes none."""
+    functions = [tool["function"] for tool in tools]
+    return {function["name"]: function.get("parameters") or NO_PARAMETERS for function in functions}
