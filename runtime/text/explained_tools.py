@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .call_formats import BY_NAME, TEXT, CallFormat
+from .call_formats import BY_NAME, CallFormat
 from .call_writer import write_answer
 
 FORM = BY_NAME["hermes"]
@@ -50,7 +50,7 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     if calls := message.get("tool_calls"):
         functions = [call["function"] for call in calls]
         made = [(function["name"], function["arguments"]) for function in functions]
-        plain["content"] = write_answer(replace(FORM, thoughts=TEXT.thoughts), "", message["content"], made)
+        plain["content"] = write_answer(FORM, "", message["content"], made)
     return plain
 
 

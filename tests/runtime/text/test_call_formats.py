@@ -117,6 +117,7 @@ DEEP = CALL.replace("1", "[" * 40 + "]" * 40)
         (CALL.replace("1", r'"\x41"'), None, 0),
         (DEEP, None, 0),
         (f"<tool_call>{CALL}", "<tool_call>", 1),
+        (f'<tool_call>{{"arguments": {{"a": x}}}}{CALL}', '<tool_call>{"arguments": {"a": x}}', 1),
     ],
 )
 def test_what_is_no_call_is_text(text: str, content: str | None, count: int) -> None:
