@@ -157,3 +157,19 @@ def test_a_value_that_may_be_a_text_or_not() -> None:
     assert value("n", "five") == "five"
     assert value("o", "{'a': ") is None
     assert value("s", "\n a\n") == "\n a\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "content"),
+    [
+        ("hermes", f"I add. {CALL[:40]}", "I add."),
+        ("hermes", CALL[:14], ""),
+        ("hermes", "I <tool_", "I <tool_"),
+        ("hermes", "a <tool_call> is one", "a <tool_call> is one"),
+        ("llama-3", '{"name": "Bo', '{"name": "Bo'),
+        ("llama-3", '{"name": "add", "parameters": {"a"', ""),
+        ("glm-4.7", "<tool_call>add<arg_key>a</arg_key><arg_val", ""),
+    ],
+)
+def test_a_call_in_which_the_answer_is_cut_is_left_out(form: str, text: str, content: str) -> None:
+    assert read_answer(text, BY_NAME[form], ADD, cut=True)[1:] == (content, [])
