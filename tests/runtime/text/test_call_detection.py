@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers import serving
 from tfm.refimpl.errors import CheckpointError
-from tfm.runtime.text.call_detection import find_format, thoughts_of
+from tfm.runtime.text.call_detection import ARGUMENTS, NAME, find_format, thoughts_of
 from tfm.runtime.text.call_formats import BY_NAME, FORMATS
 from tfm.runtime.text.call_writer import write_answer
 from tfm.runtime.text.chat_template import ChatTemplate
@@ -77,6 +77,13 @@ TEMPLATES = {
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_format_of_a_template(name: str) -> None:
     assert ChatTemplate(TEMPLATES[name], TOKENIZER).answers.name == name
+
+
+def test_calls_between_marks_that_are_not_known_are_not_read() -> None:
+    """Though a list of objects is a format of its own."""
+    calls = write_answer(BY_NAME["xlam"], "", "", [(NAME, each) for each in ARGUMENTS])
+    template = f"{{{{ tools }}}}{{% for m in messages %}}<m>{{% if m.tool_calls %}}<calls>{calls}</calls>"
+    assert ChatTemplate(template + "{% endif %}{% endfor %}", TOKENIZER).answers.name == "text"
 
 
 def test_a_template_without_tools_has_no_calls() -> None:

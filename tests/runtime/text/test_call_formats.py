@@ -102,6 +102,7 @@ DEEP = CALL.replace("1", "[" * 40 + "]" * 40)
         ("", "", 0),
         (f" I add.\n\n{CALL}\n{CALL}\n", " I add.", 2),
         (f"{CALL} and then", " and then", 1),
+        (f"I add.\n\n{CALL} and then", "I add. and then", 1),
         (CALL.replace("</tool_call>", ""), "", 1),
         (CALL + CALL[:30], CALL[:30], 1),
         (CALL.replace("add", "other"), None, 0),
@@ -173,3 +174,18 @@ def test_a_value_that_may_be_a_text_or_not() -> None:
 )
 def test_a_call_in_which_the_answer_is_cut_is_left_out(form: str, text: str, content: str) -> None:
     assert read_answer(text, BY_NAME[form], ADD, cut=True)[1:] == (content, [])
+
+
+def test_a_mark_tells_a_text_from_a_value() -> None:
+    """Whatever the schema says."""
+    form = BY_NAME["deepseek-v3.2"]
+    text = write_answer(form, "", "", [("add", {"a": "5", "b": 5})])
+    for schema in ({}, {"properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}):
+        (call,) = read_answer(text, form, {"add": schema}).calls
+        assert json.loads(call.arguments) == {"a": "5", "b": 5}
+
+
+def test_no_name_is_told_in_a_text_about_calls() -> None:
+    for form in ("glm-4.5", "glm-4.7"):
+        told = events(BY_NAME[form], ADD, "write <tool_call>add and the rest")
+        assert {event.kind for event in told} == {"text"}

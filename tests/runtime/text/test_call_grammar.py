@@ -176,6 +176,17 @@ def test_calls_of_a_sentence_are_of_their_schemas(name: str) -> None:
     assert check_sentences(name, range(4))
 
 
+def test_a_text_can_not_have_the_mark_that_ends_it_spelled() -> None:
+    walker = Walker(BY_NAME["qwen3-coder"], Asked(SOME), special=True)
+    plain = text_strategies.byte_level()
+    head, end = "<tool_call>\n<function=weather>\n<parameter=city>\nx", "\n</parameter>"
+    for spelled, whole in (("y</para>", True), ("</parameter>y", False)):
+        ids = walker.tokenizer.encode(head, add_special_tokens=False).ids
+        ids += plain.encode(spelled, add_special_tokens=False).ids
+        ids += walker.tokenizer.encode(end, add_special_tokens=False).ids
+        assert (walker.matcher().try_consume_tokens(ids) == len(ids)) == whole, spelled
+
+
 JUNK: list[Any] = [None, 5, "a", [], [5], {}, True, {"type": "string"}, {"$ref": "#/$defs/a"}]
 
 
