@@ -183,7 +183,7 @@ OTHERS = {
 MIXED = ("decoding",)
 # What is no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
-    "axes.py", "checkpoint", "config", "config_readers", "engine",
+    "axes.py", "checkpoint", "components.py", "config", "config_readers", "engine",
     "error_budget.py", "errors.py", "families", "formats", "laws", "ops", "params", "weights",
 }  # fmt: skip
 
