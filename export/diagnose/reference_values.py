@@ -21,8 +21,7 @@ from ...refimpl.params.tree import Tree, leaf_of
 from ...runtime.verification.streamed_reference import SEED, Precision
 
 Array = np.ndarray
-# Called with the name of a value and with what the specification has for it; gives what it goes on with.
-OnValue = Callable[[str, Array], Array]
+Change = Callable[[str, Array], Array]  # a value, by its name, to another one
 # Arguments and settings of a call of `cached_attention`, and what it gave.
 AttentionCall = tuple[tuple[Any, ...], dict[str, Any], Array]
 
@@ -32,8 +31,7 @@ DOUBLE = Precision(np.dtype(np.float64))
 
 @dataclass
 class Reference:
-    """The specification's values by name, in the order of a forward pass, with their budgets, and the calls
-    of attention by layer."""
+    """Values by name, in the order of a forward pass, their budgets, and the calls of attention by layer."""
 
     values: dict[str, Array] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)
@@ -53,7 +51,7 @@ def reference_values(
     reference, eps = Reference(), float(np.finfo(dtype).eps)
     values, rounds, codes = reference.values, dict[str, bool](), False
 
-    def run(run: Precision, on_value: OnValue, on_leaf: Callable[[str, Any], Precision]) -> None:
+    def run(dtype: np.dtype, on_value: Change, on_leaf: Callable[[str, Any], Precision]) -> None:
         layer, within = -1, ""
 
         def leaf(name: str) -> Any:
@@ -73,10 +71,10 @@ def reference_values(
 
         def attend(*arguments: Any, **settings: Any) -> Any:
             y, cache = body(cached_attention)(*arguments, **settings)
-            reference.attentions[layer] = arguments, settings, y
+            reference.attentions.setdefault(layer, (arguments, settings, y))
             return y, cache
 
-        taken = given(Text(tokens, np.full(len(tokens), tokens.shape[1])), run.dtype, config=config)
+        taken = given(Text(tokens, np.full(len(tokens), tokens.shape[1])), dtype, config=config)
         with use({"observe": observe, "block": block, "cached_attention": attend}):
             logits = read(taken, lazily(parameter_shapes(config), leaf), config=config)
         on_value("logits", logits)
@@ -91,7 +89,7 @@ def reference_values(
         codes = codes or rounds_output(leaf) or name.endswith("k_scale")
         return SINGLE
 
-    def compared(precision: Precision, change: Callable[[str, Array], Array]) -> dict[str, Array]:
+    def compared(precision: Precision, change: Change) -> dict[str, Array]:
         found: dict[str, Array] = {}
 
         def noted(name: str, x: Array) -> Array:
@@ -99,10 +97,10 @@ def reference_values(
             return change(name, values[name].astype(precision.dtype))
 
         plain = replace(precision, plain=True)
-        run(precision, noted, lambda _, leaf: precision if rounds_output(leaf) else plain)
+        run(precision.dtype, noted, lambda _, leaf: precision if rounds_output(leaf) else plain)
         return found
 
-    run(SINGLE, first, with_codes)
+    run(SINGLE.dtype, first, with_codes)
     following, rng = dict(zip(values, [*values][1:], strict=False)), np.random.default_rng(SEED)
 
     def nearby(name: str, x: Array) -> Array:

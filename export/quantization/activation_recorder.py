@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...refimpl.config import LM, Config
+from ...refimpl.config import Config
 from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, Text, given
 from ...refimpl.ops.block import MixerCache
 from ...refimpl.ops.cache import KVCache
@@ -33,8 +33,6 @@ OnInput = Callable[[tuple[str, ...], np.ndarray], None]
 OnOutput = Callable[[str, np.ndarray], None]
 # Called with the index of a decoder's layer, its rotated keys and its values, [G, T, K] each.
 OnCache = Callable[[int, np.ndarray, np.ndarray], None]
-
-OUTPUT_TABLES = ("embedding.table", "head.table")
 
 
 @contextmanager
@@ -101,8 +99,7 @@ def record(
                     on_output(name, y.flatten(0, 1).numpy())
             return y
 
-        replaced = {"linear": recorded, "embedding": rows, "unembedding": product, "lm_logits": logits}
-        with exporting(replaced):
+        with exporting({"linear": recorded, "embedding": rows, "unembedding": product, "lm_logits": logits}):
             yield
         for x, users in read:
             on_input(tuple(users), x.flatten(0, 1).numpy())
@@ -114,9 +111,9 @@ def record(
 
     def one_pass(window: Sequence[int]) -> Pass:
         tokens, lengths = np.array([window]), np.array([len(window)])
-        own = (tokens, lengths) if isinstance(config.head, LM) and "encoder" in config.stacks else ()
-        taken = to_torch(given(Text(tokens, lengths, *own), np.dtype(np.float32), config=config))
-        return Pass(taken, lambda name: name if name in OUTPUT_TABLES else loaded(name), recording)
+        taken = to_torch(given(Text(tokens, lengths), np.dtype(np.float32), config=config))
+        tables = ("embedding.table", "head.table")  # which `rows` loads, and `product`
+        return Pass(taken, lambda name: name if name in tables else loaded(name), recording)
 
     on_layer(0, sum(len(stack.layers) for stack in config.stacks.values()))
     together.run([one_pass(window) for window in windows], on_layer, keys_and_values)

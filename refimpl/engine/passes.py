@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import add, getitem
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,11 +46,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Given", "OnCache", "OnLayer", "Pass", "SideBySide", "Text", "given", "read"]
 
-T = TypeVar("T")
 # Called with how many layers have been computed, and how many there are.
 OnLayer = Callable[[int, int], None]
 # Called with the number of a pass, the index of a decoder's layer, and what the layer keeps of the text.
 OnCache = Callable[[int, int, MixerCache], None]
+# What `encode` and what `model` take beside weights, in their order; None where a pass doesn't call it.
+Given = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,6 @@ class Text:
     token_types: Array | None = None
 
 
-class Given(NamedTuple):
-    """What a pass takes beside weights, in the order in which the functions do.
-
-    encoder: of `encode`, tokens, lengths and rotary tables, then the types of tokens.
-    decoder: of `model`, tokens, how many came before, positions, rotary tables and caches.
-    """
-
-    encoder: tuple[Any, ...] | None
-    decoder: tuple[Any, ...] | None
-
-
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
     """What a model that computes in `dtype` takes of a text; its caches are float16 with `half`."""
     encoder = decoder = None
@@ -91,20 +81,20 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
         at = np.tile(np.arange(time), (batch, 1))
         cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
         decoder = text.tokens, np.zeros(batch, np.int64), at, rotary_tables(time, dtype, config=config), cache
-    return Given(encoder, decoder)
+    return encoder, decoder
 
 
 def read(given: Given, params: Any, *, config: Config) -> Array:
     """Logits of all positions [B, T, N], or the output of an encoder's head."""
-    read_by_layers = None
-    if given.encoder is not None:
-        tokens, lengths, rotary, token_types = given.encoder
+    (encoder, decoder), read_by_layers = given, None
+    if encoder is not None:
+        tokens, lengths, rotary, token_types = encoder
         states = encode(tokens, lengths, rotary, params, token_types, config=config)
-        if given.decoder is None:
+        if decoder is None:
             return predict(states, lengths, params, config=config)
         read_by_layers = encoder_kv(states, lengths, params, config=config)
-    assert given.decoder is not None
-    tokens, past, at, rotary, cache = given.decoder
+    assert decoder is not None
+    tokens, past, at, rotary, cache = decoder
     return model(tokens, past, at, rotary, cache, params, read_by_layers, config=config)[0]
 
 
@@ -130,7 +120,7 @@ class SideBySide:
         self._loaded: dict[str, Any] = {}
         self._loading = Lock()
 
-    def once(self, name: str, load: Callable[[], T]) -> T:
+    def once(self, name: str, load: Callable[[], Any]) -> Any:
         """What `load` gives, which no pass loads again for the same op."""
         with self._loading:
             if name not in self._loaded:
@@ -145,9 +135,8 @@ class SideBySide:
         on_cache: OnCache = lambda number, layer, cache: None,
     ) -> list[Array]:
         """What `read` gives in each pass."""
-        stacks = self.config.stacks.values()
-        total, last = sum(len(stack.layers) for stack in stacks), [*stacks][-1]
-        done = 0
+        *_, last = stacks = [*self.config.stacks.values()]
+        total, done = sum(len(stack.layers) for stack in stacks), 0
 
         def layer_done() -> None:
             nonlocal done
@@ -193,8 +182,6 @@ class SideBySide:
 
 class _Name(str):
     """The name of a leaf, in the place of the leaf."""
-
-    __slots__ = ()
 
 
 class _Values:

@@ -38,7 +38,7 @@ from ...refimpl.formats.file_bytes import read_file
 from ...refimpl.formats.npy import read_array
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.shapes import parameter_shapes
-from ...refimpl.params.tree import Tree, flatten
+from ...refimpl.params.tree import Tree, leaf_of
 from ..bundle.bundle import LIMITS, Bundle
 from ..bundle.golden_files import (
     COMMON,
@@ -293,9 +293,9 @@ def golden(
         config, own, inputs, _runs(config, own, precision, half_cache), add_digest,
         lambda done, total: progress(stage, done, passes * total), on_cache,
     )  # fmt: skip
-    # No golden token goes through a module for drafts, but its weights have digests too.
-    for name, leaf in flatten(own.get("mtp", {}), "mtp."):
-        add_digest(name, leaf)
+    # Leaves that no golden token goes through have digests too, such as those of a module for drafts.
+    for name in parameter_shapes(config).keys() - digests.keys():
+        add_digest(name, leaf_of(own, name))
     exact = results[0][: len(inputs.tokens)]
     if quantized is None:
         floats = exact

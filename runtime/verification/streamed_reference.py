@@ -6,7 +6,7 @@ So no more than one layer is ever in memory, and one leaf of it in float64, what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,8 @@ class Precision:
         if not isinstance(leaf, Blocks):
             return leaf.astype(self.dtype, copy=False)
         names = ("scale", "minimum", "input_scale", "output_scale")
-        floats = {name: x.astype(self.dtype, copy=False) for name, x in _arrays(leaf, names)}
+        arrays = ((name, x) for name in names if (x := getattr(leaf, name)) is not None)
+        floats = {name: x.astype(self.dtype, copy=False) for name, x in arrays}
         return replace(leaf, **floats, activations="none" if self.plain else leaf.activations)
 
 
@@ -108,11 +109,8 @@ def outputs(
         table = _replaced(run, once)
         return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
 
-    def first(number: int, layer: int, cache: MixerCache) -> None:
-        if number == 0:
-            on_cache(layer, cache)
-
-    results = together.run([one_pass(run) for run in runs], on_layer, first)
+    passes = [one_pass(run) for run in runs]
+    results = together.run(passes, on_layer, lambda i, *kept: on_cache(*kept) if i == 0 else None)
     return [y.astype(np.float64) for y in results]
 
 
@@ -126,17 +124,14 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
         x = body(model.embed)(tokens[:rows], at[:rows], *weights[:2], *own, **settings)
         return run.round(np.concatenate([x, *(moved(x, run.move, rng) for _ in range(run.tries))]))
 
-    def enter_streams(x: Array, streams: Any) -> Array:
-        return run.round(body(altup.enter_streams)(x, streams))
+    def rounded(function: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda *arguments, **settings: run.round(body(function)(*arguments, **settings))
 
     def block(*arguments: Any, **settings: Any) -> tuple[Array, MixerCache, Array | None]:
         # What is too large for float16 gives infinity here, and then nothing that anybody compares.
         with np.errstate(all="ignore" if run.half_cache else None):
             y, cache, chosen = body(blocks.block)(*arguments, **settings)
         return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, chosen
-
-    def encoder_block(*arguments: Any, **settings: Any) -> Array:
-        return run.round(body(blocks.encoder_block)(*arguments, **settings))
 
     def embedding(tokens: Array, table: Any) -> Array:
         if isinstance(table, str):
@@ -147,8 +142,7 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
     def by_rows(product: Callable[[Leaf, slice], Array], table: str) -> Array:
         """Logits, for which a few rows of the table at a time are converted to the run's type."""
         whole = once(table)
-        starts = range(0, whole.shape[0], ROWS)
-        parts = (slice(start, start + ROWS) for start in starts)
+        parts = (slice(start, start + ROWS) for start in range(0, whole.shape[0], ROWS))
         return np.concatenate([product(run.cast(_rows(whole, part)), part) for part in parts], axis=-1)
 
     def unembedding(x: Array, table: Any) -> Array:
@@ -161,8 +155,9 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
 
         return by_rows(product, table)
 
-    changed = (embed, enter_streams, block, encoder_block, embedding, unembedding, lm_logits)
-    return {function.__name__: function for function in changed}
+    changed = {function.__name__: function for function in (embed, block, embedding, unembedding, lm_logits)}
+    after = (altup.enter_streams, blocks.encoder_block)
+    return changed | {function.__name__: rounded(function) for function in after}
 
 
 def _rows(table: Leaf, index: Array | slice) -> Leaf:
@@ -170,9 +165,4 @@ def _rows(table: Leaf, index: Array | slice) -> Leaf:
     if not isinstance(table, Blocks):
         return table[index]
     names = ("codes", "scale", "zero", "minimum")
-    return replace(table, **{name: x[index] for name, x in _arrays(table, names)})
-
-
-def _arrays(leaf: Blocks, names: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
-    """Those of the arrays that the leaf has."""
-    return ((name, x) for name in names if (x := getattr(leaf, name)) is not None)
+    return replace(table, **{n: x[index] for n in names if (x := getattr(table, n)) is not None})
