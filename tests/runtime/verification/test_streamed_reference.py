@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import numpy as np
+import pytest
 from helpers import tiny_models
+from tfm.refimpl.config import LM, Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.ops.dispatch import OPS, body, use
 from tfm.refimpl.ops.encoder import encode, predict
 from tfm.refimpl.params.lazy import lazily
 from tfm.refimpl.params.tree import flatten
@@ -51,3 +56,28 @@ def test_layers_that_compare_token_types_get_them() -> None:
         encode(ids, lengths, {}, weights, types, config=config), lengths, weights, config=config
     )
     np.testing.assert_allclose(got[:, :3], expected[:, :3], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [tiny_models.llama(), tiny_models.encoder()], ids=["decoder", "encoder"])
+def test_the_stream_is_rounded_after_the_embedding_and_each_layer(config: Config) -> None:
+    weights = tiny_models.weights(config)
+    ids, lengths = np.array([[13, 9, 60, 2], [4, 8, 90, 5]]), np.array([4, 4])
+    run = Precision(np.dtype(np.float32), stream=np.dtype(np.float16))
+    (got,) = outputs(config, weights, Inputs(ids, lengths), [run])
+
+    def rounded(name: str) -> Any:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            y = body(OPS[name])(*arguments, **settings)
+            x, *others = y if isinstance(y, tuple) else (y,)
+            x = x.astype(np.float16).astype(np.float32)
+            return (x, *others) if others else x
+
+        return call
+
+    engine = NumpyEngine(config, weights)
+    with use({name: rounded(name) for name in ("embed", "block", "encoder_block")}):
+        if isinstance(config.head, LM):
+            expected, _ = engine.step(ids, engine.start(2), at=np.tile(np.arange(4), (2, 1)))
+        else:
+            expected = engine.predict(ids)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
