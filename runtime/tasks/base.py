@@ -102,7 +102,8 @@ def check_task(task: str, config: Config, source: ModelSource) -> None:
 class TaskModel:
     """An engine with the tokenizer, the chat template and the labels of its model.
 
-    The tokenizer of `source` is read unless it is passed in. `same_bits` is what the engine promises.
+    The tokenizer of `source` is read unless it is passed in. `same_bits` is what the engine promises, `name`
+    what its user calls it.
     """
 
     def __init__(
@@ -111,9 +112,10 @@ class TaskModel:
         source: ModelSource,
         tokenizer: Tokenizer | None = None,
         same_bits: SameBits = SameBits("its engine doesn't say so"),  # noqa: B008 (it can't be changed)
+        name: str = "",
     ) -> None:
         self.engine = engine
-        self.name = ""  # as its user calls it
+        self.name = name
         self.same_bits = same_bits
         # Where drafts change no bit and can be taken back, they are made by default, on this engine.
         self.drafting: TimedEngine | None = None

@@ -367,8 +367,7 @@ def load(
         kernels = "" if device == "cuda" else kernel_path.choose(bundle, notify)
         over = None if isinstance(kernels, str) else kernels
         engine = OrtEngine(bundle, device, threads, notify, prepack=True, kernels=over)
-        model = Model(engine, bundle, tokenizer, engine.same_bits)
-        model.name = bundle.path.name
+        model = Model(engine, bundle, tokenizer, engine.same_bits, bundle.path.name)
     except TfmError:
         checked()  # a damaged file explains it better
         raise

@@ -106,7 +106,9 @@ class Reply(pydantic.BaseModel):
     count: Literal[1, 22]
 
 
-@pytest.mark.parametrize("given", [Reply, Reply.model_json_schema(), {"enum": [7]}])
+@pytest.mark.parametrize(
+    "given", [Reply, {**Reply.model_json_schema(), "additionalProperties": False}, {"enum": [7]}]
+)
 def test_an_answer_of_a_schema_is_parsed(given: Any) -> None:
     options = {"json_schema": given, "max_new_tokens": 400}
     ends = chat_model(ends=True)
