@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tfm.refimpl.config_readers import gguf_keys, rope
 from tfm.refimpl.config_readers.gguf_keys import COMMON, always, either, in_config_json, optional
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.errors import ConfigError
-from tfm.refimpl.families import families, read_gguf
+from tfm.refimpl.families import falcon, families, gemma3n, read_gguf
 
 FALCON = {
     "block_count": 2, "context_length": 64, "embedding_length": 32, "feed_forward_length": 64,
@@ -109,12 +110,25 @@ def test_every_number_of_rotated_dims_comes_back(size: int):
         assert rope.rope(stated, size, 64, partial=0.25).dims == dims
 
 
+def test_a_row_that_its_family_doesnt_read_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    keys = {**falcon.KEYS, "rope_local_base_freq": optional("rope.freq_base_swa")}
+    monkeypatch.setattr(falcon, "GGUF", replace(falcon.GGUF, keys=keys))
+    with pytest.raises(ConfigError, match=r"'rope.freq_base_swa' isn't known"):
+        read_gguf(File("falcon", {**FALCON, "rope.freq_base_swa": 1e4}))
+
+
 def test_each_dialect_says_which_family_reads_it():
     """A table without one would fail in the reader alone; those that are chosen have it each."""
     for family in families().values():
         for dialect in family.GGUF.dialects.values() if family.GGUF else ():
             assert callable(dialect.keys) or "model_type" in dialect.keys, dialect.architecture
     assert "model_type" not in COMMON
+
+
+@pytest.mark.parametrize(("layers", "readers"), [(4, 0), (20, 0), (30, 10)])
+def test_gemma_3n_reads_others_keys_from_the_20th_layer_on_where_no_key_says_so(layers: int, readers: int):
+    _, stated = spelled({"block_count": layers}, {"n": gemma3n.KEYS["num_kv_shared_layers"]})
+    assert stated.values == {"n": readers}
 
 
 def test_falcons_positions_may_be_scaled():
