@@ -43,9 +43,13 @@ def _load(modules: Collection[str]) -> None:
 
 
 def _types(value: Any) -> Iterator[str]:
-    """The names of classes in a JSON value."""
-    if isinstance(value, dict) and isinstance(value.get("type"), str):
-        yield value["type"]
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _types(one)
+    """The names of classes in a JSON value, which may be nested as deeply as a file can be."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            if isinstance(name := one.get("type"), str):
+                yield name
+            left += one.values()
+        elif isinstance(one, list):
+            left += one

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 from tfm.refimpl import ops
 from tfm.refimpl.calibrate.smooth import smoothing_sites
-from tfm.refimpl.components import MODULES, mixers
+from tfm.refimpl.components import MODULES, from_json, mixers
 from tfm.refimpl.config import Attention, Config, Indexer, LayerNorm, MoE, SharedIndexer, TokenMixer, to_json
 from tfm.refimpl.config.bounds import LIMITS
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -85,6 +85,14 @@ def test_an_unknown_mixer_is_refused_with_the_names_of_all():
     error, *names = done.stdout.splitlines()
     assert len(names) == len(mixers())
     assert all(f"'{name}'" in error for name in names)
+
+
+def test_a_value_of_any_depth_is_refused():
+    nested: Any = {"type": "Deeper"}
+    for _ in range(10_000):
+        nested = [nested]
+    with pytest.raises(ConfigError, match="unknown fields"):
+        from_json({"type": "Decoder", "more": nested})
 
 
 def test_leaves_that_settings_name_have_shapes():
