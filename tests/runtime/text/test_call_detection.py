@@ -107,3 +107,10 @@ def test_the_marks_of_thoughts(source: str, begin: str | None) -> None:
     found = thoughts_of(source)
     assert (found and found.begin) == begin
     assert ChatTemplate(source + "{{ messages[0].content }}", TOKENIZER).answers.thoughts == found
+
+
+def test_of_special_tokens_a_text_shows_those_alone_that_are_asked_for() -> None:
+    begin, end = (TOKENIZER.control_tokens[token] for token in ("<|im_start|>", "<|im_end|>"))
+    ids = [begin, *TOKENIZER.encode("the cat"), end]
+    assert TOKENIZER.decode(ids) == "the cat"
+    assert TOKENIZER.decode(ids, {begin}) == "<|im_start|>the cat"
