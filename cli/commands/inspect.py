@@ -55,7 +55,8 @@ def command(
     weights = sizes.weight_bytes(config)
     needs = {quant: sizes.need(config, count, free, kind) for quant, count in weights.items()}
     savings = sizes.savings(config, weights)
-    if config.layers:
+    keeps = "decoder" in config.stacks
+    if keeps:
         facts["cache"] = kind
     contexts = sorted({c for c in CONTEXTS if c < config.context} | {config.context})
     widths = {"int8": 1} if config.rounds_cache else {"fp32": 4, "fp16": 2}
@@ -85,7 +86,7 @@ def command(
         ],
     )
     out(f"{'unknown' if free is None else size(free)} of memory is free\n")
-    if config.layers:  # an encoder keeps no keys and values
+    if keeps:  # an encoder keeps no keys and values
         table(
             ("CACHE AT", *(name.upper() for name in widths), "PLAIN FP16"),
             [(f"{c} tokens", *map(size, counts.values()), size(plain[c])) for c, counts in cache.items()],
@@ -95,7 +96,7 @@ def command(
         ("WHAT SAVES", "WITHOUT", "WITH", "TIMES LESS"),
         [(n, size(s.without), size(s.used), f"{s.without / s.used:.1f}") for n, s in savings.items()],
     )
-    out(f"beside 16-bit numbers; caches of {config.context} tokens" if config.layers else "beside 16 bits")
+    out(f"beside 16-bit numbers; caches of {config.context} tokens" if keeps else "beside 16 bits")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -61,8 +61,9 @@ def over_kernels(
         for name, group in groups.items()
         if kernel_layout.is_tiled(group)
     }
+    keeps = any(value.name == "past" for value in copy.graph.inputs)
     for node in list(copy.graph):
-        if node.op_type == "GroupQueryAttention":
+        if node.op_type == "GroupQueryAttention" and keeps:  # the kernel writes to a cache that is kept
             _replace_attention(copy.graph, node, half_cache=half_cache)
         elif (name := _weights(node, tensors)) in tiled:
             replace = _replace_rows if node.op_type == "MatMulIntegerToFloat" else _replace_blocks

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config, Decoder, has_mtp
+from ...refimpl.config import Config, Decoder, Encoder, has_mtp
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
 from ...refimpl.ops.cross_attention import EncoderKV
-from ...refimpl.ops.encoder import encode, encoder_kv, predict
+from ...refimpl.ops.encoder import encode, encoder_kv, pooled_lengths, predict
 from ...refimpl.ops.model import model, model_with_hidden, mtp_model
 from ...refimpl.ops.position import Rotary
 from ...runtime.bundle.graph_io import MTP, Graph, row_length_names
@@ -63,10 +63,13 @@ class GraphModule(nn.Module):
     float16 model gives its logits, or what its head says, in float32; caches keep their type.
     """
 
-    def __init__(self, config: Config, graph: Graph, weights: Any) -> None:
+    def __init__(
+        self, config: Config, graph: Graph, weights: Any, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.config = config
         self.graph = graph
+        self.dtype = dtype
         self.leaves = Weights(weights)
 
     @property
@@ -90,9 +93,13 @@ class GraphModule(nn.Module):
 
     def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
-        lengths = inputs["lengths"]
-        states = encode(inputs["tokens"], lengths, rotary, weights, inputs.get("token_types"), config=config)
+        tokens, lengths, cache = inputs["tokens"], inputs["lengths"], None
+        if isinstance(config, Encoder):
+            kinds = [(kind, kind.shapes(*tokens.shape)) for kind in cache_kinds(config)]
+            cache = [k.value([tokens.new_zeros(shape, dtype=self.dtype) for shape in of]) for k, of in kinds]
+        states = encode(tokens, lengths, rotary, weights, inputs.get("token_types"), cache, config=config)
         if "decoder" not in config.stacks:
+            lengths = pooled_lengths(tokens, lengths, head=config.head)
             return [_float32(predict(states, lengths, weights, config=config))]
         layers = encoder_kv(states, lengths, weights, config=config)
         return [side for layer in layers for side in (layer.keys, layer.values)]

@@ -63,7 +63,7 @@ def trace(
     with FakeTensorMode():
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}
         leaves = unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
-        module = GraphModule(config, graph, leaves).eval()
+        module = GraphModule(config, graph, leaves, DTYPES[dtype]).eval()
         with exporting(emits), warnings.catch_warnings(), quiet(), decomposed_in_place():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(

@@ -39,7 +39,7 @@ def tokens_at(x: Tensor, at: Tensor) -> Tensor:
 
 
 @torch_body
-def shifted_right(tokens: Tensor, start: int) -> Tensor:
+def shifted_right(tokens: Tensor, start: int | Tensor) -> Tensor:
     """A roll, so that every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(at > 0, tokens.roll(1, dims=1), start)

@@ -66,7 +66,8 @@ class Classify(Record):
     """Logits of a whole text's labels.
 
     `kind` says how they are read: by softmax, by a sigmoid each, or as they are. With `late` each token
-    passes through `dense` before the text is pooled (EuroBERT).
+    passes through `dense` before the text is pooled (EuroBERT). Where a text has a token `end`, what stands
+    behind the last one isn't pooled: the language that mBART's texts end with.
     """
 
     labels: int = bounded("vocabulary")
@@ -75,6 +76,7 @@ class Classify(Record):
     bias: bool = True
     kind: Literal["single", "multi", "regression"] = "single"
     late: bool = False
+    end: int | None = None
 
 
 class Tag(Record):

@@ -29,7 +29,7 @@ class _Model(Record):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that keep a cache: those of a decoder that generates."""
+        """The layers that keep a cache: those of a decoder."""
         stacks = self.stacks
         return stacks["decoder"].layers if "decoder" in stacks else ()
 
@@ -80,7 +80,10 @@ class Decoder(_Model):
 
 
 class Encoder(_Model):
-    """An encoder alone: reads a whole text at once. A decoder that only reads is one with a causal stack."""
+    """An encoder alone: reads a whole text at once. A decoder that only reads is one with a causal stack.
+
+    Where its stack is `stepwise`, it computes what a decoder does from an empty cache.
+    """
 
     embedding: Embedding
     stack: Stack
@@ -93,6 +96,10 @@ class Encoder(_Model):
     @property
     def stacks(self) -> dict[str, Stack]:
         return {"encoder": self.stack}
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.stack.layers if self.stack.stepwise else ()
 
     def with_kv(self, kv: KVFormat) -> Encoder:
         """The same model, as an encoder keeps no cache."""

@@ -94,6 +94,17 @@ class Stack(Record):
         return self.layers[0].altup
 
     @property
+    def stepwise(self) -> bool:
+        """Whether only a decoder's pass computes a layer of it: one with a state, an indexer, streams of a
+        token, a learned residual, vectors of its own, or the keys and values of another."""
+        return any(
+            layer.attention.keeps == "state"
+            or (layer.beside, layer.altup, layer.laurel, layer.per_layer, layer.kv_layer) != (None,) * 5
+            or getattr(layer.attention, "indexer", None) is not None
+            for layer in self.layers
+        )
+
+    @property
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotary settings, in the order of their first layer."""
         return tuple(dict.fromkeys(p for p in self._settings("position") if isinstance(p, Rope)))
@@ -128,9 +139,10 @@ class Stack(Record):
 class DecoderReader(Record):
     """A decoder that reads the encoder's text for a head, instead of generating (Lewis et al. 2020, §3.1).
 
-    Its input is the token `start` followed by the text without its last token, and the encoder's output.
-    So its last vector depends on all tokens of the text: through the encoder on the last one.
+    Its input is the token `start`, or without one the text's own last token (mBART), followed by the text
+    without that, and the encoder's output. So its last vector depends on all tokens of the text: through the
+    encoder on the last one.
     """
 
     stack: Stack
-    start: int
+    start: int | None

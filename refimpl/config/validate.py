@@ -6,11 +6,11 @@ They run before any weight is read, so a hostile file can't ask for absurd memor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from .bounds import LIMITS, check_bounds, need, within
-from .heads import LM, AdaptiveSoftmax, Head, MaskedLM, Pool, QuestionAnswering
+from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, QuestionAnswering
 from .layers import Layer
 from .masks import BigBirdBlocks, FullAttention
 from .mlps import NoMlp
@@ -77,6 +77,12 @@ def check(
     if isinstance(head, LM) and head.adaptive is not None:
         _check_adaptive(head, head.adaptive, embedding.vocabulary, table_width)
     check_bounds("", head)
+    if isinstance(head, Classify) and head.end is not None:
+        within("the end token", head.end, embedding.vocabulary - 1, 0)
+    if stacks.keys() == {"encoder"} and (stack := stacks["encoder"]).causal and stack.stepwise:
+        types = embedding.token_types
+        need(types is None, f"a decoder that reads has no token types, got {types}")
+        stacks = {"decoder": replace(stack, causal=False)}
     for name, stack in stacks.items():
         longest = context if encoder_context is None or name != "encoder" else encoder_context
         _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
@@ -84,7 +90,8 @@ def check(
 
 def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
     """Raise ConfigError unless the reader's first token is one of the vocabulary."""
-    within("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
+    if reader.start is not None:
+        within("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
 
 
 def check_mtp(mtp: MTP, embedding: Embedding, stack: Stack) -> None:

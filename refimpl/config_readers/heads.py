@@ -127,8 +127,15 @@ def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Co
             own = Tag(labels(keys)) if task == "tag" else Pool("mean")
             return Encoder(embedding, encoder, own, config.text_context)
         case EncoderDecoder(decoder=Stack() as decoder):
-            start = keys.get("decoder_start_token_id", int, *STARTS.get(keys.values["model_type"], ()))
-            head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
+            kind, start, end = keys.values["model_type"], None, None
+            if kind == "mbart":  # texts end with their language, with which the reader begins
+                end = keys.get("eos_token_id", int, 2)
+            else:
+                start = keys.get("decoder_start_token_id", int, *STARTS.get(kind, ()))
+            if task == "classify":
+                head = replace(_classify(keys, "last", Dense("tanh")), end=end)
+            else:
+                head = _answer(keys, None)
             return replace(
                 config,
                 decoder=DecoderReader(replace(decoder, causal=True), start),

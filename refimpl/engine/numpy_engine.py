@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from ..config import Config, Decoder, Rope
+from ..config import Config, Decoder, Encoder, Rope
 from ..ops.block import MixerCache
 from ..ops.cross_attention import EncoderKV
-from ..ops.encoder import encode, encoder_kv, predict
+from ..ops.encoder import encode, encoder_kv, pooled_lengths, predict
 from ..ops.model import ModelWeights, model, model_with_hidden, mtp_model
 from ..ops.position import Rotary
 from ..ops.position_tables import position_tables
@@ -157,6 +157,7 @@ class _Encode(Protocol):
         rotary: Mapping[Rope, Rotary],
         params: ModelWeights,
         token_types: np.ndarray | None = None,
+        cache: Layers | None = None,
         /,
         *,
         config: Config,
@@ -240,14 +241,20 @@ class ArrayEngine:
         """What an encoder's head computes from the ids: see `ops.encoder.predict`."""
         check_predict(self.config)
         states, lengths = self._encoded(ids, lengths, token_types)
-        return self.forward.predict(states, lengths, self._weights, config=self.config)
+        read = pooled_lengths(np.asarray(ids), lengths, head=self.config.head)
+        return self.forward.predict(states, read, self._weights, config=self.config)
 
     def _encoded(
         self, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
-        rotary = self._rotary(ids.shape[1])
-        states = self.forward.encode(ids, lengths, rotary, self._weights, token_types, config=self.config)
+        rotary, cache = self._rotary(ids.shape[1]), None
+        if isinstance(self.config, Encoder):
+            batch, time = ids.shape
+            cache = [kind.empty(batch, time, self.dtype) for kind in self.kinds]
+        states = self.forward.encode(
+            ids, lengths, rotary, self._weights, token_types, cache, config=self.config
+        )
         return states, lengths
 
     def step(

@@ -32,7 +32,7 @@ import numpy as np
 from ..config import LM, Config, Layer
 from ..ops.block import MixerCache
 from ..ops.dispatch import OPS, use
-from ..ops.encoder import encode, encoder_kv, predict
+from ..ops.encoder import encode, encoder_kv, pooled_lengths, predict
 from ..ops.model import model
 from ..ops.shared_attention import SharedKV
 from ..params.lazy import Lazy, lazily
@@ -72,15 +72,16 @@ class Text:
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
     """What a model that computes in `dtype` takes of a text; its caches are float16 with `half`."""
     encoder = decoder = None
+    batch, time = text.tokens.shape
+    cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
     if "encoder" in config.stacks:
         ids = text.tokens if text.encoder_ids is None else text.encoder_ids
         lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
-        encoder = ids, lengths, rotary_tables(ids.shape[1], dtype, config=config), text.token_types
+        rotary = rotary_tables(ids.shape[1], dtype, config=config)
+        encoder = ids, lengths, rotary, text.token_types, cache
     if isinstance(config.head, LM):
-        batch, time = text.tokens.shape
-        at = np.tile(np.arange(time), (batch, 1))
-        cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
-        decoder = text.tokens, np.zeros(batch, np.int64), at, rotary_tables(time, dtype, config=config), cache
+        at, past = np.tile(np.arange(time), (batch, 1)), np.zeros(batch, np.int64)
+        decoder = text.tokens, past, at, rotary_tables(time, dtype, config=config), cache
     return encoder, decoder
 
 
@@ -88,9 +89,10 @@ def read(given: Given, params: Any, *, config: Config) -> Array:
     """Logits of all positions [B, T, N], or the output of an encoder's head."""
     (encoder, decoder), read_by_layers = given, None
     if encoder is not None:
-        tokens, lengths, rotary, token_types = encoder
-        states = encode(tokens, lengths, rotary, params, token_types, config=config)
+        tokens, lengths, rotary, token_types, cache = encoder
+        states = encode(tokens, lengths, rotary, params, token_types, cache, config=config)
         if decoder is None:
+            lengths = pooled_lengths(tokens, lengths, head=config.head)
             return predict(states, lengths, params, config=config)
         read_by_layers = encoder_kv(states, lengths, params, config=config)
     assert decoder is not None

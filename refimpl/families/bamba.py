@@ -16,12 +16,11 @@ from ..config_readers.layers import layer_count
 from ..config_readers.mamba2 import MIXER, with_mamba2
 from ..config_readers.rope import rope
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Task, decoders
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("bamba",)
-# Those that read whole texts would be encoders, which have no recurrences here.
-ARCHITECTURES: dict[str, Task] = {"BambaForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Bamba", tasks=())
 PREFIX = "model."
 GGUF = None
 

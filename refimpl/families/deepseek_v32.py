@@ -17,7 +17,7 @@ from ..config_readers.gguf_keys import SIGMOID_EXPERTS, Row, fixed, trunk_layers
 from ..config_readers.keys import Keys
 from ..ops.latent_attention import LatentAttention
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
 from .deepseek_v2 import LATENT_KEYS, harmless_of_training, latent_decoder
 from .deepseek_v2 import WEIGHTS as LATENTS
@@ -25,7 +25,7 @@ from .deepseek_v3 import DEFAULTS
 from .glm4_moe import with_sigmoid_experts
 
 MODEL_TYPES = ("deepseek_v32",)
-ARCHITECTURES: dict[str, Task] = {"DeepseekV32ForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("DeepseekV32", tasks=())
 PREFIX = "model."
 INDEXED = "indexed_attention"
 

@@ -17,13 +17,12 @@ from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.mamba2 import MIXER, mamba_mixer
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .bamba import NAMES
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("falcon_h1",)
-# Those that read whole texts would be encoders, which have no recurrences here.
-ARCHITECTURES: dict[str, Task] = {"FalconH1ForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("FalconH1", tasks=())
 PREFIX = "model."
 
 

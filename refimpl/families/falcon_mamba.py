@@ -11,14 +11,14 @@ from ..config import Decoder
 from ..config_readers.decoder import map_layers
 from ..config_readers.keys import Keys
 from ..ops.mamba import Mamba
-from . import Task
+from . import Task, decoders
 from .mamba import GGUF, PREFIX, WEIGHTS
 from .mamba import config as mamba
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("falcon_mamba",)
-ARCHITECTURES: dict[str, Task] = {"FalconMambaForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("FalconMamba", tasks=())
 
 
 def config(keys: Keys, task: Task) -> Decoder:

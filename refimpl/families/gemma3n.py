@@ -49,12 +49,13 @@ from .gemma4 import GGUF_PER_LAYER, GGUF_UNREAD, LEFT_OUT, PER_LAYER, SANDWICH, 
 from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma3n_text", "gemma3n")
-ARCHITECTURES: dict[str, Task] = {"Gemma3nForCausalLM": "lm", "Gemma3nForConditionalGeneration": "lm"}
-UNREAD_ARCHITECTURES = dict.fromkeys(
-    ("Gemma3nModel", "Gemma3nTextModel"),
-    "reads whole texts, and several vectors of a token are only in models that write here",
-)
-PREFIX = ("model.language_model.", "language_model.model.", "model.")
+ARCHITECTURES: dict[str, Task] = {
+    "Gemma3nForCausalLM": "lm",
+    "Gemma3nForConditionalGeneration": "lm",
+    "Gemma3nTextModel": "pool",
+    "Gemma3nModel": "pool",
+}
+PREFIX = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 STREAM_COUNT = "altup_num_inputs"
 
 

@@ -100,8 +100,6 @@ def _text(keys: Keys, task: Task) -> Decoder:
     if not keys.of_gguf:  # for transformers the last layer sees the whole text, whatever is stated
         types = [*types[:-1], "full_attention"]
     sources = kv_sources(keys, types, 0)
-    if task != "lm" and any(source is not None for source in sources):
-        raise keys.fail("num_kv_shared_layers", "0 in a model that gives vectors and doesn't generate")
     same = keys.get("attention_k_eq_v", bool, False)
     heads = _heads(keys, types, same)
     context = keys.size("max_position_embeddings", 131_072)
@@ -112,7 +110,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     widths = layer_sizes(keys, "intermediate_size", len(types))
     mlp = Gated(widths[0], activation, pre=norm, post=norm)
     twice = keys.get("use_double_wide_mlp", bool, False)
-    vectors, mixture = _per_layer(keys, task), _mixture(keys, mlp)
+    vectors, mixture = _per_layer(keys), _mixture(keys, mlp)
     masks = layer_masks(keys, types, read_window(keys, 512, everywhere=False))
     layers = []
     for kind, mask, source, width_of_mlp in zip(types, masks, sources, widths, strict=True):
@@ -174,14 +172,12 @@ class Vectors(NamedTuple):
     width: int
 
 
-def _per_layer(keys: Keys, task: Task) -> Vectors | None:
+def _per_layer(keys: Keys) -> Vectors | None:
     width = keys.get("hidden_size_per_layer_input", int, 256, null=True)
     rows = keys.size("vocab_size_per_layer_input", 262_144)
     if not width:
         return None
     width = keys.size("hidden_size_per_layer_input", 256)
-    if task != "lm":
-        raise keys.fail("hidden_size_per_layer_input", "0 in a model that gives vectors and doesn't generate")
     if rows < (vocabulary := keys.size("vocab_size")):
         raise keys.fail("vocab_size_per_layer_input", f"at least vocab_size, {vocabulary}")
     return Vectors(rows, width)

@@ -29,16 +29,12 @@ from ..config_readers.layers import head_size, layer_count
 from ..config_readers.mamba import MIXER, convolved, step_rank
 from ..ops.mamba import Mamba
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .bamba import NAMES
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("jamba",)
-ARCHITECTURES: dict[str, Task] = {"JambaForCausalLM": "lm"}
-UNREAD_ARCHITECTURES = dict.fromkeys(
-    ("JambaModel", "JambaForSequenceClassification"),
-    "reads whole texts, and recurrences are only in models that write here",
-)
+ARCHITECTURES: dict[str, Task] = decoders("Jamba", tasks=("classify",))
 PREFIX = "model."
 
 

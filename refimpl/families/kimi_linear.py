@@ -26,7 +26,7 @@ from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
 from .deepseek_v2 import LATENT_KEYS, LATENTS, harmless_of_training, latent_decoder, latent_heads
 from .glm4_moe import with_sigmoid_experts
@@ -34,8 +34,7 @@ from .mixtral import WEIGHTS as MIXTRAL
 from .qwen3_next import attending_layers, mixed
 
 MODEL_TYPES = ("kimi_linear",)
-# Those that read whole texts would be encoders, which have no recurrences here.
-ARCHITECTURES: dict[str, Task] = {"KimiLinearForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("KimiLinear", tasks=())
 PREFIX = "model."
 DEFAULTS = {"rms_norm_eps": 1e-5, "q_lora_rank": None, "n_group": 1, "topk_group": 1}
 DEFAULTS |= {"moe_intermediate_size": 1024, "routed_scaling_factor": 2.446}

@@ -12,15 +12,12 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import QK_NORM, TRUNK
 from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("lfm2",)
-ARCHITECTURES: dict[str, Task] = {"Lfm2ForCausalLM": "lm"}
-UNREAD_ARCHITECTURES = {
-    "Lfm2Model": "reads whole texts, and short convolutions are only in models that write here"
-}
+ARCHITECTURES: dict[str, Task] = decoders("Lfm2", tasks=())
 PREFIX = "model."
 KINDS = ("full_attention", "conv")
 THETA = 1_000_000.0

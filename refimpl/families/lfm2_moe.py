@@ -11,7 +11,7 @@ from ..config_readers.gguf_keys import SIGMOID, experts, fixed, optional, scores
 from ..config_readers.gguf_weights import EXPERTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .lfm2 import GGUF as LFM2_GGUF
 from .lfm2 import KEYS as LFM2_KEYS
 from .lfm2 import WEIGHTS as LFM2
@@ -19,7 +19,7 @@ from .lfm2 import hybrid
 
 MODEL_TYPES = ("lfm2_moe",)
 # Those that read whole texts would be encoders, which have no convolutions here.
-ARCHITECTURES: dict[str, Task] = {"Lfm2MoeForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Lfm2Moe", tasks=())
 PREFIX = "model."
 SUM_EPS = 1e-6
 

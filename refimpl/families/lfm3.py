@@ -13,13 +13,13 @@ from ..config_readers.layers import LAYER_TYPES, layer_count, layer_masks, read_
 from ..config_readers.rope import exact_context, nested_ropes
 from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Task, decoders
 from .lfm2 import CONVOLUTIONS, LAYER_NAMES, THETA
 from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("lfm3",)
 # Those that read whole texts would be encoders, which have no convolutions here.
-ARCHITECTURES: dict[str, Task] = {"Lfm3ForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Lfm3", tasks=())
 PREFIX = "model."
 GGUF = None  # llama.cpp has no architecture for it
 KINDS = (*LAYER_TYPES, "conv")

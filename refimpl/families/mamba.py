@@ -10,10 +10,10 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..config_readers.mamba import ALONE, MIXER, context, convolved, step_rank
 from ..ops.mamba import Mamba
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("mamba",)
-ARCHITECTURES: dict[str, Task] = {"MambaForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Mamba", tasks=())
 PREFIX = "backbone."
 
 

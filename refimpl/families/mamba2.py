@@ -11,10 +11,10 @@ from ..config_readers.layers import layer_count
 from ..config_readers.mamba import ALONE, context
 from ..config_readers.mamba2 import MIXER, check_steps
 from ..ops.mamba2 import Mamba2
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("mamba2",)
-ARCHITECTURES: dict[str, Task] = {"Mamba2ForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Mamba2", tasks=())
 PREFIX = "backbone."
 
 

@@ -10,11 +10,11 @@ from .bart import PREFIX, WEIGHTS, pair
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mbart",)
-ARCHITECTURES: dict[str, Task] = {"MBartForConditionalGeneration": "lm"}
-UNREAD_ARCHITECTURES = dict.fromkeys(
-    ("MBartForSequenceClassification", "MBartForQuestionAnswering"),
-    "begins its decoder with the text's last token, where readers here have one token for all texts",
-)
+ARCHITECTURES: dict[str, Task] = {
+    "MBartForConditionalGeneration": "lm",
+    "MBartForSequenceClassification": "classify",
+    "MBartForQuestionAnswering": "answer",
+}
 GGUF = None
 
 

@@ -53,10 +53,10 @@ from ..config_readers.mamba2 import MIXER, check_steps
 from ..formats.tensor_source import TensorSource
 from ..ops.mamba2 import Mamba2
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("nemotron_h",)
-ARCHITECTURES: dict[str, Task] = {"NemotronHForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("NemotronH", tasks=())
 PREFIX = ("model.", "backbone.")
 
 LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}

@@ -14,14 +14,13 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
-from . import Task
+from . import Task, decoders
 from .olmo2 import WEIGHTS as OLMO2
 from .olmo2 import after
 from .qwen3_next import DELTA, attending_layers
 
 MODEL_TYPES = ("olmo_hybrid",)
-# Those that read whole texts would be encoders, which have no recurrences here.
-ARCHITECTURES: dict[str, Task] = {"OlmoHybridForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("OlmoHybrid", tasks=())
 PREFIX = "model."
 GGUF = None
 NORM_EPS = 1e-5  # of what a gated delta network's heads give, whatever rms_norm_eps is

@@ -13,7 +13,7 @@ from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen3_next import (
@@ -27,17 +27,12 @@ from .qwen3_next import (
 )
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text")
-ARCHITECTURES: dict[str, Task] = {"Qwen3_5ForConditionalGeneration": "lm", "Qwen3_5ForCausalLM": "lm"}
-UNREAD_ARCHITECTURES = dict.fromkeys(
-    (
-        "Qwen3_5Model",
-        "Qwen3_5TextModel",
-        "Qwen3_5ForSequenceClassification",
-        "Qwen3_5TextForSequenceClassification",
-        "Qwen3_5ForTokenClassification",
-    ),
-    "reads whole texts, and recurrences are only in models that write here",
-)
+ARCHITECTURES: dict[str, Task] = {
+    "Qwen3_5ForConditionalGeneration": "lm",
+    "Qwen3_5TextModel": "pool",
+    "Qwen3_5TextForSequenceClassification": "classify",
+    **decoders("Qwen3_5", tasks=("classify", "tag")),
+}
 PREFIX = ("model.language_model.", "language_model.", "model.")
 
 

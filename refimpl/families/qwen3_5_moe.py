@@ -10,7 +10,7 @@ from ..config_readers.gguf_weights import EXPERTS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel
 from ..weights.weight_map import weight_map
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_vl import LEFT_OUT
 from .qwen3_5 import GGUF_WEIGHTS, PREFIX, PROJECTIONS, text_keys, text_or_images, with_module
@@ -19,11 +19,11 @@ from .qwen3_next import MIXED_KEYS, gated_decoder, gated_weights, with_delta
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
-ARCHITECTURES: dict[str, Task] = {"Qwen3_5MoeForConditionalGeneration": "lm", "Qwen3_5MoeForCausalLM": "lm"}
-UNREAD_ARCHITECTURES = dict.fromkeys(
-    ("Qwen3_5MoeModel", "Qwen3_5MoeTextModel"),
-    "reads whole texts, and recurrences are only in models that write here",
-)
+ARCHITECTURES: dict[str, Task] = {
+    "Qwen3_5MoeForConditionalGeneration": "lm",
+    "Qwen3_5MoeTextModel": "pool",
+    **decoders("Qwen3_5Moe", tasks=()),
+}
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -50,8 +50,8 @@ def tokens_at(x: Array, at: Array) -> Array:
 
 
 @op
-def shifted_right(tokens: Array, start: int) -> Array:
-    """The tokens [B, T] one place later: `start` is the first, and the last is gone."""
+def shifted_right(tokens: Array, start: int | Array) -> Array:
+    """The tokens [B, T] one place later: `start`, one or [B, 1], is the first, and the last is gone."""
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
 

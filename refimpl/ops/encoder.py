@@ -12,6 +12,7 @@ from ..config import (
     DecoderReader,
     Dense,
     EncoderDecoder,
+    Head,
     Layer,
     MaskedLM,
     Plain,
@@ -22,14 +23,15 @@ from ..config import (
     Tag,
 )
 from .activation import activation
-from .arrays import indices, shifted_right, zeros_like
-from .block import BlockWeights, Positions, encoder_block, normalize
+from .arrays import indices, largest, shifted_right, tokens_at, where, zeros_like
+from .block import BlockWeights, MixerCache, Positions, encoder_block, normalize
 from .cross_attention import EncoderKV, cross_keys
 from .dispatch import op
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
 from .longformer import question_end
+from .mask import padding_mask
 from .mlp import plain_mlp
 from .model import (
     HeadWeights,
@@ -39,6 +41,7 @@ from .model import (
     distance_table,
     embed,
     head_dense,
+    hidden,
     score_biases,
 )
 from .position import Rotary
@@ -46,7 +49,7 @@ from .position import Rotary
 if TYPE_CHECKING:
     from typing import Any as Array
 
-__all__ = ["encode", "encoder_kv", "predict"]
+__all__ = ["encode", "encoder_kv", "pooled_lengths", "predict", "reader_tokens"]
 
 
 @op
@@ -56,6 +59,7 @@ def encode(
     rotary: Mapping[Rope, Rotary],
     params: ModelWeights,
     token_types: Array | None = None,
+    cache: list[MixerCache] | None = None,
     *,
     config: Config,
 ) -> Array:
@@ -63,9 +67,13 @@ def encode(
 
     `token_types` [B, T] says to which text of a pair a token belongs; without it all belong to the first.
     `rotary` has a row for each of the positions 0 … T − 1. With a reader in the Config they are the reader's
-    vectors.
+    vectors. Layers that only a decoder's pass computes (`Stack.stepwise`) begin with the empty `cache`, which
+    has room for T tokens: rows are padded on the right, so what padding leaves there no token reads.
     """
     stack = config.stacks["encoder"]
+    if stack.stepwise:
+        assert cache is not None
+        return hidden(tokens, zeros_like(lengths), None, rotary, cache, params, config=config)[0]
     assert "encoder" in params
     if config.embedding.token_types is not None and token_types is None:
         token_types = zeros_like(tokens)
@@ -78,9 +86,29 @@ def encode(
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
     assert "reader" in params
-    stack, shifted = config.decoder.stack, shifted_right(tokens, config.decoder.start)
+    stack, shifted = config.decoder.stack, reader_tokens(tokens, lengths, reader=config.decoder)
     x = embed(shifted, at, entry, params["reader"], config=config.embedding, stack=stack)
     return _layers(x, lengths, rotary, params["reader"], states, stack=stack)
+
+
+@op
+def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Array:
+    """The tokens [B, T] that a reader gets of a text's."""
+    if reader.start is not None:
+        return shifted_right(tokens, reader.start)
+    last = (lengths - 1).clip(0)[:, None]
+    return shifted_right(tokens, tokens_at(tokens[:, :, None], last).squeeze(2))
+
+
+@op
+def pooled_lengths(tokens: Array, lengths: Array, *, head: Head) -> Array:
+    """How many tokens of each text [B] a head reads, for `predict`: all, or those up to its last `end`."""
+    if not isinstance(head, Classify) or head.end is None:
+        return lengths
+    at = indices(tokens.shape[1], tokens)
+    ends = (tokens == head.end) & padding_mask(at, lengths)
+    found = largest(where(ends, at + 1, 0), 1)
+    return where(found > 0, found, lengths)
 
 
 def _layers(
@@ -148,7 +176,8 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
     """What the head makes of an encoder's output [B, T, D].
 
     MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
-    [B, labels]. Pool: [B, D], or the width of its last projection. What stands at padding is unspecified.
+    [B, labels], of texts of the `pooled_lengths`. Pool: [B, D], or the width of its last projection. What
+    stands at padding is unspecified.
     """
     weights = params.get("head", {})
     match config.head:

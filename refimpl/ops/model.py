@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from ..config import (
     LM,
@@ -62,6 +62,7 @@ __all__ = [
     "distance_biases",
     "distance_table",
     "embed",
+    "hidden",
     "layer_vectors",
     "lm_logits",
     "model",
@@ -287,7 +288,7 @@ def model(
     each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one a layer. A layer
     that reads the keys and values of an earlier one gets its new cache, and has none of its own.
     """
-    x, new_cache = _hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
+    x, new_cache = hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
     return _logits(x, params, config=config), new_cache
 
 
@@ -304,8 +305,8 @@ def model_with_hidden(
 ) -> tuple[Array, Array, list[MixerCache]]:
     """As `model`, and between the two the vectors [B, T, D] of all tokens after the last norm, which a module
     that predicts further tokens reads (`ops.mtp`)."""
-    hidden, new_cache = _hidden(tokens, past, None, rotary, cache, params, config=config)
-    return _logits(tokens_at(hidden, at), params, config=config), hidden, new_cache
+    vectors, new_cache = hidden(tokens, past, None, rotary, cache, params, config=config)
+    return _logits(tokens_at(vectors, at), params, config=config), vectors, new_cache
 
 
 @op
@@ -336,7 +337,7 @@ def mtp_model(
     return _logits(tokens_at(x, at), params, config=config), x, new_cache
 
 
-def _hidden(
+def hidden(
     tokens: Array,
     past: Array,
     at: Array | None,
@@ -347,10 +348,9 @@ def _hidden(
     *,
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
-    """What `model` computes before its head."""
-    stack = config.stacks["decoder"]
-    assert "decoder" in params
-    weights = params["decoder"]
+    """What `model` computes before its head; also of an encoder that is read as a decoder."""
+    *_, name = config.stacks
+    stack, weights = config.stacks[name], cast(Mapping[str, StackWeights], params)[name]
     queries = following(past, tokens.shape[1])
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     x = observe("embedding", x)

@@ -103,7 +103,7 @@ def multi_head(config: Config) -> list[str]:
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
             attention = layer.attention
-            if name == "decoder" or not isinstance(attention, Attention):
+            if stack.layers is config.layers or not isinstance(attention, Attention):
                 continue
             if attention.softcap is not None:
                 return [_softcap(f"{name} layer {i}", attention)]

@@ -96,6 +96,7 @@ class _Settings:
         self.compared = 0
         self.different: list[str] = []
         self.seen: set[str] = set()  # norms and mlps that were compared
+        self.writers: dict[str, int] = {}  # which layer made the keys of a cache that the graph begins
         self.readers: dict[str, list[Node]] = {}
         self.places: dict[str, Place] = {}
         self.tables: dict[str, frozenset[str]] = {p.name: frozenset({p.name}) for p in graph.inputs}
@@ -222,10 +223,13 @@ class _Settings:
         if not isinstance(a, Attention):
             return
         keys, cosines = CACHED[node.operator]
-        port = node.inputs[keys].replace(
-            "_out.", "."
-        )  # a cache that isn't shared holds new keys after a layer
-        self.compare(f"{name}: keys", port, f"k.{i if a.kv_layer is None else a.kv_layer}")
+        read = node.inputs[keys]
+        if self.graph.encodes:  # it begins empty, and a layer may read what another one wrote
+            self.compare(f"{name}: keys", self.writers.get(read), a.kv_layer)
+            self.writers |= dict.fromkeys(node.outputs[1:2], i)
+        else:
+            port = read.replace("_out.", ".")  # a cache that isn't shared holds new keys after a layer
+            self.compare(f"{name}: keys", port, f"k.{i if a.kv_layer is None else a.kv_layer}")
         self._heads(f"{name}.attn", node, a)
         stated = node.attributes
         self.compare(f"{name}.attn: kv_num_heads", stated.get("kv_num_heads"), a.kv_heads)

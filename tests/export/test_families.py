@@ -23,7 +23,8 @@ HERE = [
     ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("umt5", 1), ("qwen3", 2), ("bart", 1),
     ("opt", 1), ("t5", 5), ("gpt_oss", 0), ("deepseek_v3", 0),
     ("deberta-v2", 1), ("longformer", 2), ("longformer", 4), ("gemma3n_text", 0),
-    ("longt5", 0), ("phimoe", 0), ("xlnet", 1), ("bitnet", 0), ("deepseek_v32", 0),
+    ("longt5", 0), ("phimoe", 0), ("xlnet", 1), ("bitnet", 0), ("deepseek_v32", 0), ("jamba", 2), ("lfm2", 1),
+    ("gemma3n_text", 1),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
@@ -49,6 +50,8 @@ RARE = {
     ("xlnet", 1),
     ("bitnet", 0),
     ("deepseek_v32", 0),
+    ("jamba", 2),
+    ("gemma3n_text", 1),
 }
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))

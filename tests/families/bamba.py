@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import SIZES, Row, ropes, sizes
+from .kit import SIZES, decoder, ropes, sizes
 
 
 @st.composite
@@ -40,4 +40,4 @@ def _bamba(draw: st.DrawFn) -> dict[str, Any]:
 
 
 SIZES_OF_STATES = {**SIZES, "mamba_n_heads": 4}
-ROWS = {"bamba": Row(transformers.BambaConfig, (transformers.BambaForCausalLM,), _bamba(), SIZES_OF_STATES)}
+ROWS = {"bamba": decoder(transformers.BambaConfig, transformers.BambaForCausalLM, _bamba(), SIZES_OF_STATES)}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from .deepseek_v2 import latents
 from .deepseek_v3 import GROUPS
 from .glm4_moe import choice_biases
-from .kit import SIZES, Row
+from .kit import SIZES, decoder
 
 
 @st.composite
@@ -26,9 +26,9 @@ def indexed(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "deepseek_v32": Row(
+    "deepseek_v32": decoder(
         transformers.DeepseekV32Config,
-        (transformers.DeepseekV32ForCausalLM,),
+        transformers.DeepseekV32ForCausalLM,
         indexed(),
         {**SIZES, "num_attention_heads": 128},
         amend=choice_biases,

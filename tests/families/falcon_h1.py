@@ -6,7 +6,7 @@ import transformers
 from hypothesis import strategies as st
 
 from .bamba import SIZES_OF_STATES, mamba_keys
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 MULTIPLIERS = (
     "lm_head_multiplier", "embedding_multiplier", "key_multiplier", "attention_out_multiplier",
@@ -35,9 +35,9 @@ def _falcon_h1(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "falcon_h1": Row(
+    "falcon_h1": decoder(
         transformers.FalconH1Config,
-        (transformers.FalconH1ForCausalLM,),
+        transformers.FalconH1ForCausalLM,
         _falcon_h1(),
         {**SIZES_OF_STATES, "mamba_d_ssm": 64},
     )

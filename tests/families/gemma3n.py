@@ -68,6 +68,14 @@ class Gemma3nForConditionalGeneration(transformers.Gemma3nForConditionalGenerati
             super().__init__(config)
 
 
+class Gemma3nModel(transformers.Gemma3nModel):
+    """The same without a head."""
+
+    def __init__(self, config: Any) -> None:
+        with mock.patch.object(modeling_gemma3n, "AutoModel", SimpleNamespace(from_config=tower)):
+            super().__init__(config)
+
+
 VISION: dict[str, Any] = {
     "model_type": "gemma3n_vision",
     "hidden_size": 6,
@@ -79,11 +87,14 @@ AUDIO: dict[str, Any] = {"model_type": "gemma3n_audio", "hidden_size": 6, "vocab
 TEXT = SIZES | {"num_kv_shared_layers": 0}
 ROWS = {
     "gemma3n_text": Row(
-        transformers.Gemma3nTextConfig, (transformers.Gemma3nForCausalLM,), text_keys(), TEXT
+        transformers.Gemma3nTextConfig,
+        (transformers.Gemma3nForCausalLM, transformers.Gemma3nTextModel),
+        text_keys(),
+        TEXT,
     ),
     "gemma3n": Row(
         transformers.Gemma3nConfig,
-        (Gemma3nForConditionalGeneration,),
+        (Gemma3nForConditionalGeneration, Gemma3nModel),
         wrapped(text_keys(), VISION, audio_config=AUDIO),
         {"text_config": TEXT, "vision_config": VISION, "audio_config": AUDIO},
     ),

@@ -66,13 +66,6 @@ def text_keys(draw: st.DrawFn) -> dict[str, Any]:
 EAGER = {"experts_implementation": "eager"}  # transformers' usual one has no float64
 
 
-def plain(keys: dict[str, Any]) -> dict[str, Any]:
-    """The keys without what only a model that generates can have."""
-    if "text_config" in keys:
-        return keys | {"text_config": plain(keys["text_config"])}
-    return keys | {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
-
-
 def amend(model: Any) -> None:
     """The layers' numbers are buffers, which aren't drawn."""
     for i, layer in enumerate(model.get_decoder().layers):
@@ -90,7 +83,6 @@ ROWS = {
         (transformers.Gemma4ForCausalLM, transformers.Gemma4TextModel),
         text_keys().map(lambda keys: keys | EAGER),
         amend=amend,
-        reading=plain,
     ),
     "gemma4": Row(
         transformers.Gemma4Config,
@@ -98,6 +90,5 @@ ROWS = {
         wrapped(text_keys(), TOWER, **EAGER),
         {"text_config": SIZES, "vision_config": TOWER},
         amend=amend,
-        reading=plain,
     ),
 }

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from .bamba import SIZES_OF_STATES, mamba_keys
 from .granitemoe import EXPERTS, MULTIPLIERS
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 
 @st.composite
@@ -27,10 +27,9 @@ def _keys(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    # The class that reads whole texts has no layers with states here.
-    "granitemoehybrid": Row(
+    "granitemoehybrid": decoder(
         transformers.GraniteMoeHybridConfig,
-        (transformers.GraniteMoeHybridForCausalLM,),
+        transformers.GraniteMoeHybridForCausalLM,
         _keys(),
         SIZES_OF_STATES,
     )

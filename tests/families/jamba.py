@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import SIZES, Row, sizes
+from .kit import SIZES, decoder, sizes
 from .mixtral import EAGER
 
 
@@ -29,4 +29,4 @@ def _jamba(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-ROWS = {"jamba": Row(transformers.JambaConfig, (transformers.JambaForCausalLM,), _jamba(), SIZES)}
+ROWS = {"jamba": decoder(transformers.JambaConfig, transformers.JambaForCausalLM, _jamba(), SIZES)}

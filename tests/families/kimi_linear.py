@@ -6,7 +6,7 @@ import transformers
 from hypothesis import strategies as st
 
 from .glm4_moe import choice_biases
-from .kit import IDS, SIZES, Row, sizes
+from .kit import IDS, SIZES, decoder, sizes
 from .mixtral import EAGER
 
 KINDS = ("linear_attention", "full_attention")
@@ -65,9 +65,9 @@ def _kimi_linear(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "kimi_linear": Row(
+    "kimi_linear": decoder(
         transformers.KimiLinearConfig,
-        (transformers.KimiLinearForCausalLM,),
+        transformers.KimiLinearForCausalLM,
         _kimi_linear(),
         {**SIZES, "num_attention_heads": 32},  # as many as heads with keys by default
         amend=choice_biases,

@@ -135,8 +135,7 @@ class Row:
     other families. With `alone` transformers computes each row without a batch, which changes rows there.
     `amend` sets what isn't random, in float32 or float64. `restate` rewrites a saved directory in the
     spelling of another library. `stays` says that a key means the same when transformers has written the
-    config anew. `reading` makes keys for the models after the first of those drawn, where these can't have
-    all of them.
+    config anew.
     """
 
     config: Any
@@ -149,4 +148,3 @@ class Row:
     amend: Callable[[Any], None] = lambda _: None
     restate: Callable[[Path], None] = lambda _: None
     stays: bool = True
-    reading: Callable[[dict[str, Any]], dict[str, Any]] = lambda keys: keys

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, ropes, sizes
+from .kit import decoder, ropes, sizes
 
 
 @st.composite
@@ -33,4 +33,4 @@ def _lfm2(draw: st.DrawFn) -> dict[str, Any]:
     return keys | draw(st.sampled_from([{"layer_types": types}, {"full_attn_idxs": places}]))
 
 
-ROWS = {"lfm2": Row(transformers.Lfm2Config, (transformers.Lfm2ForCausalLM,), _lfm2())}
+ROWS = {"lfm2": decoder(transformers.Lfm2Config, transformers.Lfm2ForCausalLM, _lfm2())}

@@ -6,7 +6,7 @@ import torch
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, ropes, sizes
+from .kit import decoder, ropes, sizes
 from .mixtral import EAGER
 
 
@@ -45,7 +45,7 @@ def choice_biases(model: Any) -> None:
 
 
 ROWS = {
-    "lfm2_moe": Row(
-        transformers.Lfm2MoeConfig, (transformers.Lfm2MoeForCausalLM,), _lfm2_moe(), amend=choice_biases
+    "lfm2_moe": decoder(
+        transformers.Lfm2MoeConfig, transformers.Lfm2MoeForCausalLM, _lfm2_moe(), amend=choice_biases
     )
 }

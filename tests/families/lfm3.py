@@ -6,7 +6,7 @@ import transformers
 from hypothesis import strategies as st
 
 from .gemma4 import proportional
-from .kit import IDS, Row, ropes, sizes
+from .kit import IDS, decoder, ropes, sizes
 
 KINDS = ("full_attention", "sliding_attention", "conv")
 
@@ -40,4 +40,4 @@ def _lfm3(draw: st.DrawFn) -> dict[str, Any]:
     return keys if types is None else {**keys, "layer_types": types}
 
 
-ROWS = {"lfm3": Row(transformers.Lfm3Config, (transformers.Lfm3ForCausalLM,), _lfm3())}
+ROWS = {"lfm3": decoder(transformers.Lfm3Config, transformers.Lfm3ForCausalLM, _lfm3())}

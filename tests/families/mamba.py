@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row
+from .kit import decoder
 
 
 @st.composite
@@ -29,4 +29,4 @@ def mamba_keys(draw: st.DrawFn) -> dict[str, Any]:
 
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
-ROWS = {"mamba": Row(transformers.MambaConfig, (transformers.MambaForCausalLM,), mamba_keys(), SIZES)}
+ROWS = {"mamba": decoder(transformers.MambaConfig, transformers.MambaForCausalLM, mamba_keys(), SIZES)}

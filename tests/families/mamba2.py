@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row
+from .kit import decoder
 
 
 @st.composite
@@ -33,4 +33,4 @@ def _mamba2(draw: st.DrawFn) -> dict[str, Any]:
 
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_heads": 8, "head_dim": 8, "num_hidden_layers": 2}
-ROWS = {"mamba2": Row(transformers.Mamba2Config, (transformers.Mamba2ForCausalLM,), _mamba2(), SIZES)}
+ROWS = {"mamba2": decoder(transformers.Mamba2Config, transformers.Mamba2ForCausalLM, _mamba2(), SIZES)}

@@ -6,7 +6,7 @@ import transformers
 from hypothesis import strategies as st
 
 from .glm4_moe import choice_biases
-from .kit import ACTIVATIONS, CONTEXT, Row
+from .kit import ACTIVATIONS, CONTEXT, decoder
 from .mixtral import EAGER
 
 
@@ -65,9 +65,9 @@ def _experts(draw: st.DrawFn) -> dict[str, Any]:
 
 SIZES = {"hybrid_override_pattern": "M-*", "vocab_size": 50, "hidden_size": 32}
 ROWS = {
-    "nemotron_h": Row(
+    "nemotron_h": decoder(
         transformers.NemotronHConfig,
-        (transformers.NemotronHForCausalLM,),
+        transformers.NemotronHForCausalLM,
         _nemotron_h(),
         SIZES,
         amend=choice_biases,

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import IDS, SIZES, Row, ropes, sizes
+from .kit import IDS, SIZES, decoder, ropes, sizes
 
 KINDS = ("linear_attention", "full_attention")
 
@@ -41,9 +41,9 @@ def _olmo_hybrid(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "olmo_hybrid": Row(
+    "olmo_hybrid": decoder(
         transformers.OlmoHybridConfig,
-        (transformers.OlmoHybridForCausalLM,),
+        transformers.OlmoHybridForCausalLM,
         _olmo_hybrid(),
         {**SIZES, "num_hidden_layers": 4},
     )

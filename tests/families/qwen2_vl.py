@@ -1,11 +1,12 @@
 """Qwen2-VL and Qwen2.5-VL."""
 
+import operator
 from typing import Any
 
 import transformers
 from hypothesis import strategies as st
 
-from .kit import IDS, SIZES, Row, ropes, wrapped
+from .kit import IDS, SIZES, Row, labelled, ropes, wrapped
 from .qwen2 import windowed
 
 
@@ -38,19 +39,25 @@ TOWERS = {
 
 
 def row(
-    name: str, text: st.SearchStrategy[dict[str, Any]], tower: dict[str, Any], stated: Any, **more: Any
+    name: str,
+    text: st.SearchStrategy[dict[str, Any]],
+    tower: dict[str, Any],
+    stated: Any,
+    reads: str = "",
+    **more: Any,
 ) -> Row:
-    """The row of one of Qwen's models that read images. One class without a head stands for the others."""
-    kinds = ("ForConditionalGeneration", "Model")[: 2 if name == "Qwen2VL" else 1]
+    """The row of one of Qwen's models that read images. Classes that read whole texts, whose names end as
+    `reads` says, stand for those of the others."""
+    kinds = ("ForConditionalGeneration", *reads.split())
     return Row(
         getattr(transformers, f"{name}Config"),
         tuple(getattr(transformers, f"{name}{kind}") for kind in kinds),
-        wrapped(text, tower, **more),
+        st.builds(operator.or_, wrapped(text, tower, **more), labelled()),
         {"text_config": stated, "vision_config": tower},
     )
 
 
 ROWS = {
-    "qwen2_vl": row("Qwen2VL", text_keys(), TOWERS["Qwen2VL"], SIZES),
+    "qwen2_vl": row("Qwen2VL", text_keys(), TOWERS["Qwen2VL"], SIZES, "Model"),
     "qwen2_5_vl": row("Qwen2_5_VL", text_keys(), TOWERS["Qwen2_5_VL"], SIZES),
 }

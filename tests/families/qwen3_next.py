@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import IDS, SIZES, Row, ropes, sizes
+from .kit import IDS, SIZES, Row, decoder, ropes, sizes
 from .mixtral import EAGER
 from .qwen2_vl import row, sections
 from .qwen3_vl import VISION
@@ -76,21 +76,23 @@ def text_keys(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]
 
 def alone(name: str, keys: st.SearchStrategy[dict[str, Any]]) -> Row:
     config, model = (getattr(transformers, f"{name}{end}") for end in ("TextConfig", "ForCausalLM"))
-    return Row(config, (model,), keys)
+    return decoder(config, model, keys, reads=f"{name}Text")
 
 
 DENSE_SIZES = {**SIZES, "num_attention_heads": 16}
 ROWS = {
-    "qwen3_next": Row(
+    "qwen3_next": decoder(
         transformers.Qwen3NextConfig,
-        (transformers.Qwen3NextForCausalLM,),
+        transformers.Qwen3NextForCausalLM,
         hybrid(**MIXED),
         {**SIZES, "num_attention_heads": 16},
     ),
     "qwen3_5_text": alone("Qwen3_5", hybrid()),
     "qwen3_5_moe_text": alone("Qwen3_5Moe", hybrid(**EXPERTS)),
-    "qwen3_5": row("Qwen3_5", text_keys(), VISION, DENSE_SIZES),
+    "qwen3_5": row(
+        "Qwen3_5", text_keys(), VISION, DENSE_SIZES, "Model ForSequenceClassification ForTokenClassification"
+    ),
     "qwen3_5_moe": row(
-        "Qwen3_5Moe", text_keys(**EXPERTS), VISION, DENSE_SIZES, experts_implementation="eager"
+        "Qwen3_5Moe", text_keys(**EXPERTS), VISION, DENSE_SIZES, "Model", experts_implementation="eager"
     ),
 }

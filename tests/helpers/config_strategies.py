@@ -522,7 +522,7 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
     head = draw(fitting(embedding))
     reader = None
     if embedding.projection is None and draw(st.booleans()):
-        start = draw(st.integers(0, embedding.vocabulary - 1))
+        start = draw(st.none() | st.integers(0, embedding.vocabulary - 1))
         reader = DecoderReader(replace(draw(stacks(width=width, crossed=True)), causal=True), start)
     stack = draw(stacks(width=entry(embedding), reads=True))
     if reader is None:

@@ -46,11 +46,12 @@ def make_model(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) ->
     Vectors have few digits, so that a norm's weight plus one (Gemma) is exact in float32.
     """
     model_class = ROWS[name].models[kind]
-    keys = ROWS[name].reading(keys) if kind else keys
     if model_class.__name__.removesuffix("Simple").endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
-    if model_class.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:
-        keys = keys | {"pad_token_id": 0}  # a decoder finds the end of a text by it
+    text = keys.get("text_config", keys)
+    if model_class.__name__.endswith("SequenceClassification") and text.get("pad_token_id") is None:
+        text = text | {"pad_token_id": 0}  # a decoder finds the end of a text by it
+        keys = keys | ({"text_config": text} if "text_config" in keys else text)
     config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
     model = model_class(config).eval()
     noise = torch.Generator().manual_seed(len(json.dumps(keys)) + 1000 * seed)
@@ -70,7 +71,7 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     if isinstance(config, Decoder):
         return {"input_ids": tokens, "use_cache": np.array(False)}
     # The text doesn't contain the padding token: RoBERTa doesn't count it as a position.
-    padding = getattr(model.config, "pad_token_id", None)
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)
     tokens[tokens == padding] = 2
     real = np.arange(12) < [[12], [length]]
     if padding is not None:
@@ -82,7 +83,10 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
             row[rng.choice(12, 3, replace=False)] = separator
     if "reader" in config.stacks:  # its head reads the last position, that of the end token
         tokens[tokens == model.config.eos_token_id] = 3
-        tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id
+        ends = np.array([11, length - 1])
+        if getattr(config.head, "end", None) is not None:  # the last one, wherever it is
+            ends = rng.integers(0, ends + 1)
+        tokens[[0, 1], ends] = model.config.eos_token_id
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if isinstance(config.head, LM):
         written = rng.integers(0, config.embedding.vocabulary, (2, 9))
@@ -90,6 +94,8 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
         arguments |= {"decoder_input_ids": written}
     elif config.embedding.token_types is not None:
         arguments |= {"token_type_ids": rng.integers(0, config.embedding.token_types, (2, 12))}
+    elif config.layers:  # those that a decoder's pass computes
+        arguments |= {"use_cache": np.array(False)}
     return arguments
 
 

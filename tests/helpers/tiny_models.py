@@ -314,10 +314,14 @@ def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
+def reader(base: Decoder) -> Encoder:
+    """The layers of a decoder over a whole text."""
+    return Encoder(base.embedding, replace(base.stack, causal=True), Pool("last"), base.context)
+
+
 def reading_latents() -> Encoder:
     """The layers of `latents` over a whole text, without a cache."""
-    base = latents()
-    return Encoder(base.embedding, replace(base.stack, causal=True), Pool(), base.context)
+    return reader(latents())
 
 
 def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:

@@ -362,8 +362,14 @@ WRONG: list[tuple[Any, str]] = [
         "layer 1: kv_layer needs rotary positions or none, got Alibi",
     ),
     (
-        lambda: Encoder(SHARED.embedding, replace(SHARED.stack, causal=True), Pool("last"), 128),
+        lambda: Encoder(SHARED.embedding, SHARED.stack, Pool("last"), 128),
         "encoder layer 2: only a decoder's layer reads the keys and values of another",
+    ),
+    (
+        lambda: Encoder(
+            replace(SHARED.embedding, token_types=2), replace(SHARED.stack, causal=True), Pool("last"), 128
+        ),
+        "token types",
     ),
     (
         lambda: replace(SHARED, embedding=replace(SHARED.embedding, per_layer=None)),
@@ -684,6 +690,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda: replace(LLAMA, stack=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
     (lambda: read_twice(DecoderReader(PAIR.decoder, 3)), "a reader's stack must be causal"),
+    (lambda: replace(read_twice(LAST), head=Classify(2, "last", end=97)), "the end token must be 0 to 96"),
     (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
     (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
     (lambda: distant(heads=0), "encoder layer 1: heads must be 1 to"),

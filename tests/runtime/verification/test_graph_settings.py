@@ -49,7 +49,12 @@ def encoder() -> Config:
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
-CONFIGS = {"mixed": mixed, "encoder": encoder}
+def reader() -> Config:
+    """Of a decoder's layers over a whole text, some with the keys and values of earlier ones."""
+    return tiny_models.reader(tiny_models.shared_kv())
+
+
+CONFIGS = {"mixed": mixed, "encoder": encoder, "reader": reader}
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +247,20 @@ ENCODER: dict[str, tuple[str, Plant]] = {
 def test_a_wrong_setting_of_an_encoder_is_told(exported, tmp_path, plant):
     file, change = ENCODER[plant]
     found = rows(planted(exported("encoder", "int8-dynamic", "ort-cpu"), tmp_path, file, change))
+    assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
+
+
+def keys_of_another(model: Model) -> None:
+    """The last attention reads the keys and values that the first has made."""
+    first, *_, last = nodes(model, ("GroupQueryAttention",))
+    last.input[3], last.input[4] = first.output[1], first.output[2]
+
+
+@pytest.mark.parametrize("file", BOTH)
+def test_keys_of_another_layer_are_told_where_the_graph_makes_them(exported, tmp_path, file):
+    bundle = exported("reader", "int8", "ort-cpu")
+    assert all(row.ok for row in rows(bundle).values())
+    found = rows(planted(bundle, tmp_path, file, keys_of_another))
     assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
 
 
