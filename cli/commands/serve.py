@@ -97,6 +97,7 @@ def command(
         ),
     ] = False,
     quant: o.Quantization = None,
+    ignore_key: o.IgnoreKey = None,
     context: o.Context = None,
     verbose: o.Verbose = False,
     device: o.Device = "cpu",
@@ -124,13 +125,16 @@ def command(
     from ..model_loading import load
 
     names = models or ["smollm2-135m"]
+    if ignore_key and len(names) > 1:
+        raise typer.BadParameter("--ignore-key is for one model: export this one with it, and serve its bundle")
     loads: dict[str, partial[Model]] = {}
     with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
         for name in names:
             served = Path(name).name if Path(name).exists() else name
             if served in loads:
                 raise typer.BadParameter(f"two models are named {served}: rename one of them")
-            loads[served] = partial(load, name, engine, quant, device, threads, context, task=None)
+            settings = (engine, quant, device, threads, context)
+            loads[served] = partial(load, name, *settings, task=None, ignore_keys=ignore_key or ())
         server = Server(
             loads,
             models_max=models_max,

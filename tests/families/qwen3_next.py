@@ -90,7 +90,7 @@ ROWS = {
     "qwen3_5_text": alone("Qwen3_5", hybrid()),
     "qwen3_5_moe_text": alone("Qwen3_5Moe", hybrid(**EXPERTS)),
     "qwen3_5": row(
-        "Qwen3_5", text_keys(), VISION, DENSE_SIZES, "Model ForSequenceClassification ForTokenClassification"
+        "Qwen3_5", text_keys(), VISION, DENSE_SIZES, "Model ForTokenClassification"
     ),
     "qwen3_5_moe": row(
         "Qwen3_5Moe", text_keys(**EXPERTS), VISION, DENSE_SIZES, "Model", experts_implementation="eager"

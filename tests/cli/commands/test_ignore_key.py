@@ -38,9 +38,14 @@ def test_commands_pass_the_keys_on(tfm, odd, tmp_path):
     commands = [(task, "hello", "--model", odd) for task in tasks]
     commands += [("bench", "--model", odd), ("chat", "--model", odd), ("context", odd, "--text", text)]
     commands += [("answer", "who?", "hello", "--model", odd), ("inspect", odd)]
+    commands += [("serve", odd, "--port", 0)]
     for command in commands:
         tfm(*command).failed(4, "--ignore-key odd")
         tfm(*command, "--ignore-key", "odd", "--ignore-key", "even").failed(4, "no key 'even'")
+
+
+def test_of_several_models_on_a_server_none_has_the_key(tfm, odd):
+    tfm("serve", odd, "demo-tag", "--ignore-key", "odd", "--port", 0).failed(2, "one model")
 
 
 def test_what_is_computed_without_a_key_is_kept_apart(tfm, odd):
