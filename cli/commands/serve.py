@@ -126,7 +126,7 @@ def command(
 
     names = models or ["smollm2-135m"]
     if ignore_key and len(names) > 1:
-        raise typer.BadParameter("--ignore-key is for one model: export this one with it, and serve its bundle")
+        raise typer.BadParameter("--ignore-key is for one model: export it with it, and serve its bundle")
     loads: dict[str, partial[Model]] = {}
     with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
         for name in names:

@@ -13,14 +13,14 @@ from ..config_readers.decoder import map_layers
 from ..config_readers.gguf_keys import SIGMOID, Row, fixed, scores, trunk_layers
 from ..config_readers.keys import ABSENT, Keys
 from ..formats.tensor_source import TensorSource
-from . import Gguf, Task, decoders
+from . import Gguf, Task
 from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder
 from .deepseek_v32 import KEYS as DEEPSEEK
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("glm_moe_dsa",)
-ARCHITECTURES: dict[str, Task] = decoders("GlmMoeDsa", tasks=())
+ARCHITECTURES: dict[str, Task] = {"GlmMoeDsaForCausalLM": "lm"}
 DEFAULTS = {
     "moe_intermediate_size": 2048,
     "routed_scaling_factor": 2.5,

@@ -30,13 +30,13 @@ from ..config_readers.layers import layer_count
 from ..config_readers.rope import rope
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
-from . import Gguf, Task, decoders
+from . import Gguf, Task
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_moe import with_experts
 
 MODEL_TYPES = ("qwen3_next",)
-ARCHITECTURES: dict[str, Task] = decoders("Qwen3Next")
+ARCHITECTURES: dict[str, Task] = {"Qwen3NextForCausalLM": "lm"}
 PREFIX = "model."
 KINDS = ("linear_attention", "full_attention")
 

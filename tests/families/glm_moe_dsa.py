@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from .deepseek_v32 import indexed
 from .glm4_moe import choice_biases
-from .kit import SIZES, decoder
+from .kit import SIZES, Row
 
 # What says which layers share an indexer; without any of it, none.
 SHARING = (
@@ -39,9 +39,9 @@ def as_stated(folder: Path) -> None:
 
 
 ROWS = {
-    "glm_moe_dsa": decoder(
+    "glm_moe_dsa": Row(
         transformers.GlmMoeDsaConfig,
-        transformers.GlmMoeDsaForCausalLM,
+        (transformers.GlmMoeDsaForCausalLM,),
         shared(),
         {**SIZES, "num_attention_heads": 64},
         amend=choice_biases,

@@ -74,24 +74,22 @@ def text_keys(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]
     return {**IDS, **keys, "rope_parameters": turned}
 
 
-def alone(name: str, keys: st.SearchStrategy[dict[str, Any]]) -> Row:
+def alone(name: str, keys: st.SearchStrategy[dict[str, Any]], reads: str) -> Row:
     config, model = (getattr(transformers, f"{name}{end}") for end in ("TextConfig", "ForCausalLM"))
-    return decoder(config, model, keys, reads=f"{name}Text")
+    return decoder(config, model, keys, reads=reads)
 
 
 DENSE_SIZES = {**SIZES, "num_attention_heads": 16}
 ROWS = {
-    "qwen3_next": decoder(
+    "qwen3_next": Row(
         transformers.Qwen3NextConfig,
-        transformers.Qwen3NextForCausalLM,
+        (transformers.Qwen3NextForCausalLM,),
         hybrid(**MIXED),
         {**SIZES, "num_attention_heads": 16},
     ),
-    "qwen3_5_text": alone("Qwen3_5", hybrid()),
-    "qwen3_5_moe_text": alone("Qwen3_5Moe", hybrid(**EXPERTS)),
-    "qwen3_5": row(
-        "Qwen3_5", text_keys(), VISION, DENSE_SIZES, "Model ForTokenClassification"
-    ),
+    "qwen3_5_text": alone("Qwen3_5", hybrid(), "Qwen3_5Text"),
+    "qwen3_5_moe_text": alone("Qwen3_5Moe", hybrid(**EXPERTS), "none"),
+    "qwen3_5": row("Qwen3_5", text_keys(), VISION, DENSE_SIZES),
     "qwen3_5_moe": row(
         "Qwen3_5Moe", text_keys(**EXPERTS), VISION, DENSE_SIZES, "Model", experts_implementation="eager"
     ),
