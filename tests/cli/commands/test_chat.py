@@ -148,8 +148,7 @@ def test_the_model_may_be_the_argument_and_verbose_says_how_fast(tfm, bundle) ->
 
 def wrapped(parts: list[str], columns: int, monkeypatch) -> str:
     """What a terminal of so many columns is shown of a text in parts."""
-    size = os.terminal_size((columns, 24))
-    monkeypatch.setattr(chat_terminal.shutil, "get_terminal_size", lambda: size)
+    monkeypatch.setenv("COLUMNS", str(columns))
     wrapping = Wrapping()
     return "".join(map(wrapping.push, parts)) + wrapping.finish()
 
@@ -192,8 +191,7 @@ def test_wrapping_adds_line_ends_where_words_have_no_room_and_nothing_else(text,
 
 
 def test_a_held_back_word_is_shown_once_it_is_as_wide_as_a_line(monkeypatch) -> None:
-    size = os.terminal_size((4, 24))
-    monkeypatch.setattr(chat_terminal.shutil, "get_terminal_size", lambda: size)
+    monkeypatch.setenv("COLUMNS", "4")
     assert Wrapping().push("a bcdefghij") == "a \nbcdefghi"
 
 
