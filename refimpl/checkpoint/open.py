@@ -250,7 +250,7 @@ def _open_gguf(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mt
 
 
 def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], *, mtp: bool) -> Checkpoint:
-    adapter, untied = _chosen(path, choice, mtp=mtp), ()
+    adapter = _chosen(path, choice, mtp=mtp)
     directory = Directory(path)
     raw = directory.object("config.json")
     if raw is None:
@@ -268,11 +268,10 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     if adapter is None:
         config, family = read_config(raw, where, source.names, task, mtp=mtp, ignore=ignore)
         config = sentence.of(config) if sentence else config
-        config, leaves, untied = _leaves(config, source, family)
     else:
         config, family, raw = read_adapted_config(raw, where, source, adapter, task, ignore)
         config = sentence.of(config) if sentence else config
-        config, leaves = merge_directory(config, source, family, adapter)
+    config, leaves, untied = _leaves(config, source, family, adapter)
     generation_json = directory.object(GENERATION_JSON)
     generation = read_generation(
         with_text_ids(raw),
@@ -328,23 +327,27 @@ def _unwrapped(files: RawShards) -> tuple[RawShards | Unwrapped, tuple[str, ...]
     return files, ()
 
 
-def _leaves(config: Config, source: TensorSource, family: Family) -> tuple[Config, Leaves, tuple[str, ...]]:
+def _leaves(
+    config: Config, source: TensorSource, family: Family, adapter: Adapter | None
+) -> tuple[Config, Leaves | MergedLeaves, tuple[str, ...]]:
     """The leaves, their Config, and a note where the file has an output table of its own that config.json
     ties: it counts, as in transformers."""
+
+    def read(config: Config) -> tuple[Config, Leaves | MergedLeaves]:
+        if adapter is None:
+            return config, read_leaves(config, source, family)
+        return merge_directory(config, source, family, adapter)
+
     try:
-        return config, read_leaves(config, source, family), ()
+        return *read(config), ()
     except OtherTableError as error:
         assert isinstance(config.head, LM | MaskedLM)
-        untied: Config = replace(config, head=replace(config.head, tied=False))
         try:
-            leaves = read_leaves(untied, source, family)
+            config, leaves = read(replace(config, head=replace(config.head, tied=False)))
         except CheckpointError:
             raise error from None
-        return (
-            untied,
-            leaves,
-            ("config.json ties the output table to the input's, the file has another: it counts",),
-        )
+        told = "config.json ties the output table to the input's, the file has another: it counts"
+        return config, leaves, (told,)
 
 
 def save_checkpoint(

@@ -45,11 +45,16 @@ def peft_logits(model: Any, folder: Path, arguments: dict[str, np.ndarray]) -> n
         exact = type(model)(model.config).double().eval()
         exact.load_state_dict(model.state_dict())
         ROWS[model.config.model_type].amend(exact)
+    inputs = {name: torch.from_numpy(value) for name, value in arguments.items()}
+    return in_float64(with_adapter(exact, folder), **inputs).logits.numpy()
+
+
+def with_adapter(exact: Any, folder: Path) -> Any:
+    """A model in float64 with peft's adapter on it, nothing merged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapted = peft.PeftModel.from_pretrained(exact, str(folder), autocast_adapter_dtype=False)
-    inputs = {name: torch.from_numpy(value) for name, value in arguments.items()}
-    return in_float64(adapted.double().eval(), **inputs).logits.numpy()
+    return adapted.double().eval()
 
 
 def compare_with_peft(model: Any, folder: Path, checkpoint: Checkpoint, seed: int = 0) -> float:

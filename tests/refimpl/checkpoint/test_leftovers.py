@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.peft_oracle import with_adapter, write_adapter
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -42,9 +43,14 @@ def restate(folder: Path, **keys: Any) -> None:
     (folder / "config.json").write_text(json.dumps({k: v for k, v in stated.items() if v is not ...}))
 
 
-def error(checkpoint: Checkpoint, oracle: Any, folder: Path, **given: Any) -> float:
-    """How far the specification is from transformers' class, which opens the same files; in float64."""
+def error(
+    checkpoint: Checkpoint, oracle: Any, folder: Path, adapter: Path | None = None, **given: Any
+) -> float:
+    """How far the specification is from transformers' class, which opens the same files, and from peft's
+    where there is an adapter; in float64."""
     model = oracle.from_pretrained(folder, dtype=torch.float64).eval()
+    if adapter is not None:
+        model = with_adapter(model, adapter)
     with torch.no_grad():
         want = model(torch.from_numpy(TOKENS), **given).logits.numpy()
     params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
@@ -66,6 +72,37 @@ def test_another_output_table_than_a_tied_config_says(tmp_path):
     assert not opened.config.head.tied
     assert any("output table" in note for note in opened.notes)
     assert error(opened, transformers.LlamaForCausalLM, tmp_path) < 1e-5
+
+
+# Settings of an adapter, and the tables that it changes.
+ADAPTERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "no table": ({"target_modules": ["v_proj"]}, set()),
+    "output": ({"target_modules": ["lm_head"]}, {"head.table"}),
+    "input": ({"target_modules": ["embed_tokens"]}, {"embedding.table"}),
+    "both": (
+        {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True},
+        {"embedding.table", "head.table"},
+    ),
+    "output follows": (
+        {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+        {"embedding.table", "head.table"},
+    ),
+    "saved": ({"target_modules": ["v_proj"], "modules_to_save": ["embed_tokens"]}, {"embedding.table"}),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_an_adapter_of_another_output_table_than_a_tied_config_says(tmp_path, case):
+    settings, changed = ADAPTERS[case]
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tensors = llama(base, tie_word_embeddings=True)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    write_adapter(transformers.LlamaForCausalLM.from_pretrained(base), adapter, r=3, **settings)
+    opened = open_checkpoint(base, adapter)
+    assert any("output table" in note for note in opened.notes)
+    assert {name for name in opened.changed if name.endswith("table")} == changed
+    assert error(opened, transformers.LlamaForCausalLM, base, adapter) < 1e-5
 
 
 def test_another_output_table_of_an_encoder(tmp_path):
