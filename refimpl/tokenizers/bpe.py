@@ -124,8 +124,11 @@ def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int
 def _make(vocab: dict[str, int], merges: list[list[str]], dropout: None, **options: Any) -> BPE:
     del dropout
     prefix = options["continuing_subword_prefix"] or ""
-    if prefix and options["byte_fallback"]:
-        raise CheckpointError("model: byte_fallback and continuing_subword_prefix exclude each other")
+    if options["byte_fallback"] and (prefix or options["end_of_word_suffix"]):
+        raise CheckpointError(
+            "model.byte_fallback can't be combined with continuing_subword_prefix or end_of_word_suffix: "
+            "their bytes would be tokens that stand for no character of the text"
+        )
     ranks: dict[tuple[int, int], tuple[int, int]] = {}
     for rank, (left, right) in enumerate(merges):
         joined = left + right.removeprefix(prefix)

@@ -86,6 +86,17 @@ def _check_subword_prefix(text: str) -> None:
             )
 
 
+def _check_affixes(model: tokenizers.models.Model) -> None:
+    """Raises CheckpointError where the bytes of a prefix or suffix would be tokens of a text: the library
+    puts these beyond the text's end."""
+    affixes = (getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
+    if getattr(model, "byte_fallback", False) and any(affixes):
+        raise CheckpointError(
+            "tokenizer.json: model.byte_fallback can't be combined with continuing_subword_prefix or "
+            "end_of_word_suffix"
+        )
+
+
 class TemplatePart(NamedTuple):
     """A part of the post-processor's template: a text by its number, or a token if `sequence` is None."""
 
@@ -122,6 +133,7 @@ class Tokenizer:
             # The prefix of tokens that continue a word; empty where the model has none.
             prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
             self.continuing_subword_prefix: str = prefix or ""
+            _check_affixes(self._tokenizer.model)
             self.unknown_ids = {self._tokenizer.token_to_id(token) for token in unknown if token}
             decoder = self._tokenizer.decoder and json.loads(self._tokenizer.decoder.__getstate__())
             check_decoder(decoder)

@@ -159,6 +159,16 @@ def test_an_unknown_token_that_is_not_there_is_an_error_when_it_is_needed() -> N
             made.encode("b")
 
 
+@pytest.mark.parametrize("affix", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_bytes_of_affixes_are_no_tokens(affix: str) -> None:
+    """They would stand for characters beyond the word's end."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    model = {"type": "BPE", "byte_fallback": True, "vocab": vocabulary, "merges": []}
+    assert Tokenizer({"model": {**model, affix: ""}}).encode("aé").offsets == [(0, 1), (1, 2), (1, 2)]
+    with pytest.raises(CheckpointError, match=affix):
+        Tokenizer({"model": {**model, affix: "##"}})
+
+
 def test_limits_of_texts_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = Tokenizer(PLAN)
     with pytest.raises(LimitError, match="lone surrogates"):

@@ -113,6 +113,15 @@ def test_broken_files_are_one_error(broken: str, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("affix", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_bytes_of_affixes_are_no_tokens(affix: str) -> None:
+    """The library puts them beyond the text's end, where no character of a user's text is."""
+    definition = json.loads(text_strategies.sentencepiece().to_str())
+    definition["model"] |= {affix: "@", "merges": []}
+    with pytest.raises(CheckpointError, match=affix):
+        Tokenizer(json.dumps(definition), 400).encode("the <s> é")
+
+
 def test_panic_is_an_error_and_ctrl_c_is_not(capfd: pytest.CaptureFixture[str]) -> None:
     class Panic(BaseException):
         """Like pyo3's PanicException, which is no Exception."""
