@@ -118,6 +118,17 @@ def test_smoothing_names_leaves_that_are_there():
                 assert {f"{at}mlp.{leaf}" for leaf in layer.mlp.readers()} <= set(shapes)
 
 
+def test_every_norm_inside_of_a_mixer_has_its_eps():
+    """Else the check of a graph wouldn't compare it."""
+    for config in (*configs(), tiny_models.normed_outputs()):
+        shapes = parameter_shapes(config)
+        for name, stack in config.stacks.items():
+            for i, layer in enumerate(stack.layers):
+                at, mixer = f"{name}.layers.{i}.attn.", layer.attention
+                norms = {leaf.removeprefix(at).split(".")[0] for leaf in shapes if leaf.startswith(at)}
+                assert {leaf for leaf in norms if "norm" in leaf} <= mixer.epsilons().keys(), mixer
+
+
 def test_a_map_is_smoothed_together_with_its_bias():
     for mixer in used():
         for site in mixer.smoothing(read_later=False):
