@@ -187,6 +187,22 @@ def test_a_text_can_not_have_the_mark_that_ends_it_spelled() -> None:
         assert (walker.matcher().try_consume_tokens(ids) == len(ids)) == whole, spelled
 
 
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_text_is_without_marks(name: str) -> None:
+    """A mark begins calls or thoughts, spelled too: what isn't one of these whole isn't a text either."""
+    form = BY_NAME[name]
+    texts = [f"a cat {mark} sat" for mark in form.begin if mark]
+    texts += [f" {form.opening.strip() or '{'}a cat"] if "" in form.begin else []
+    texts += [f" {form.thoughts.begin}a cat"] if form.thoughts and not form.thoughts.anywhere else []
+    for asked in (Asked(SOME), Asked()):
+        walker = Walker(form, asked, special=False)
+        for text in ("a cat sat", *texts):
+            ids = [id for sign in text for id in walker.tokenizer.encode(sign, add_special_tokens=False).ids]
+            matcher = walker.matcher()
+            taken = matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+            assert taken == (text not in texts), text
+
+
 JUNK: list[Any] = [None, 5, "a", [], [5], {}, True, {"type": "string"}, {"$ref": "#/$defs/a"}]
 
 
