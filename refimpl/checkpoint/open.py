@@ -62,7 +62,7 @@ from .labels import mask_id, read_labels
 from .languages import read_languages
 from .licence import Licence, read_licence
 from .sentence_transformers import read_sentence
-from .tokenizer_files import read_tokenizer, unread_tokenizer, with_special_tokens
+from .tokenizer_files import missing_template, read_tokenizer, unread_tokenizer, with_special_tokens
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
@@ -311,6 +311,7 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
             *leaves.notes,
             *(() if quantization is None else quantization.notes),
             *(unread_tokenizer(directory, raw) if applied is None else applied.notes),
+            *missing_template(directory, templates),
             *(() if adapter is None else notes(adapter, path, raw)),
             *((describe(leaves.left_out),) if leaves.left_out else ()),
             *generation.notes,

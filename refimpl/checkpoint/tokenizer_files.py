@@ -75,6 +75,16 @@ def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[s
     )
 
 
+def missing_template(directory: Directory, templates: Mapping[str, str]) -> tuple[str, ...]:
+    """A note where tekken.json comes without a chat template.
+
+    None is made from its version: models for chats and those that only continue texts have the same file.
+    """
+    if templates or TEKKEN not in directory.files:
+        return ()
+    return ("tekken.json has no chat template: to chat, put its repository's chat_template.jinja beside it",)
+
+
 def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabulary | None:
     """The vocabulary that a class reads, None where it isn't there."""
     kind = None if made_by is None else made_by.model

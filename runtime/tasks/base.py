@@ -70,7 +70,10 @@ def expect_template(source: ModelSource) -> str:
 
 def no_template() -> CheckpointError:
     """The error for a model without a chat template, with what to do."""
-    return CheckpointError("the model has no chat template: use generate, which continues a text")
+    return CheckpointError(
+        "the model has no chat template: put its repository's chat_template.jinja beside its weights, "
+        "or use generate, which continues a text"
+    )
 
 
 def no_tokenizer() -> CheckpointError:

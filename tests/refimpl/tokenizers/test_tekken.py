@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import mutators
+from helpers import mutators, tiny_models
 from helpers.gguf_tokenizers import TEXT, learned, mixed
 from helpers.text_strategies import byte_tokenizer
 from helpers.user_tokenizers import TEXTS
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.formats.model_directory import Directory
 from tfm.refimpl.tokenizers.auto_tokenizer.apply import AppliedTokenizer
 from tfm.refimpl.tokenizers.normalizers import BYTE_TO_UNICODE
+from tfm.runtime.tasks.base import expect_template
 from tfm.runtime.text.tokenizer import Tokenizer
 from transformers import AutoTokenizer
 
@@ -97,6 +99,21 @@ def test_older_files_state_no_special_tokens(tmp_path: Path) -> None:
 def test_a_tokenizer_json_comes_first(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(byte_tokenizer())
     assert applied(tmp_path, tekken()).text == byte_tokenizer()
+
+
+def test_no_chat_template_is_made_of_it(tmp_path: Path) -> None:
+    """Which file to add is said when the model is opened, and when somebody chats."""
+    config = tiny_models.llama(vocabulary=900)
+    save_checkpoint(tmp_path, config, tiny_models.weights(config))
+    (tmp_path / "tekken.json").write_text(json.dumps(tekken()))
+    opened = open_checkpoint(tmp_path)
+    assert opened.tokenizer is not None
+    assert [note for note in opened.notes if "chat_template.jinja" in note]
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja"):
+        expect_template(opened)
+    (tmp_path / "chat_template.jinja").write_text("[INST]")
+    opened = open_checkpoint(tmp_path)
+    assert (expect_template(opened), opened.notes) == ("[INST]", ())
 
 
 VOCAB = tekken()["vocab"]
