@@ -66,10 +66,11 @@ def head_logits(parts: list[GraphModule], rows: list[Row]) -> torch.Tensor:
 
 def _run(part: GraphModule, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
     tables = {}
-    at = torch.arange(inputs["tokens"].shape[1])
+    at = np.arange(inputs["tokens"].shape[1])
+    for i, rotary in enumerate(position_tables(at, config=part.config).values()):
+        cos, sin = (torch.from_numpy(table).float() for table in rotary)
+        tables |= {f"cos.{i}": cos, f"sin.{i}": sin}
     with exporting({"lstm": _lstm}):
-        for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
-            tables |= {f"cos.{i}": cos.float(), f"sin.{i}": sin.float()}
         return part(*[(inputs | tables)[port.name] for port in part.graph.inputs])
 
 
