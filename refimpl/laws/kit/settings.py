@@ -289,7 +289,7 @@ HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
         "encoder.encode", "encoder.encoder_kv", "encoder.predict",
-        "model.distance_biases", "model.distance_table", "model.embed", "model.layer_vectors",
+        "model.distance_biases", "model.distance_table", "model.embed", "model.hidden", "model.layer_vectors",
         "model.lm_logits", "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
         "position_tables.position_tables",
     }
