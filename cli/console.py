@@ -256,7 +256,7 @@ def out_answer(
         room = len(answer.prompt) + count
         say(f"clipped to {count} tokens: the prompt leaves no more of the context of {room}")
     elif not as_json:  # there finish_reason says it
-        say(f"cut after {count} tokens: --max-new-tokens allows more")
+        say(f"the answer reached its limit of {count} tokens: raise --max-new-tokens for a longer one")
 
 
 def answer_fields(answer: TextStream | Completion) -> dict[str, object]:

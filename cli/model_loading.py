@@ -119,7 +119,7 @@ def check_catalogue(name: str, task: str) -> None:
 
     if head_of(known.task) is not head_of(task):
         raise ConfigError(
-            f"{name} can't {task}, it is for {known.task}: `tfm-cli models` lists what each model is for"
+            f"{name} can {known.task}, not {task}: `tfm-cli models` lists what each model can do"
         )
 
 
@@ -206,7 +206,7 @@ def bundle(
             continue  # another process began meanwhile
         for old in remove_outdated(path):
             say(f"removed {old}, it was made by an older version")
-        say(f"exported to {written(path)}; the next run starts from there")
+        say(f"saved {written(path)}; later runs load it from there")
         return path
 
 

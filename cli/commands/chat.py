@@ -152,5 +152,5 @@ def cut(answer: TextStream) -> str:
     """What to do about an answer that was cut at a limit."""
     count = len(answer.tokens)
     if count < answer.max_new_tokens:
-        return f"cut after {count} tokens: the context is full, /undo and /clear make room"
-    return f"cut after {count} tokens: /set max-new-tokens allows more"
+        return f"the context is full after {count} tokens of the answer: /undo or /clear gives room"
+    return f"the answer reached its limit of {count} tokens: /set max-new-tokens raises it"

@@ -1,4 +1,4 @@
-"""`tfm-cli convert`: a bundle in the form of another runtime."""
+"""`tfm-cli convert`: a bundle rewritten for another runtime."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(
     time: FixedTime = None,
     capacity: FixedCapacity = None,
 ) -> None:
-    """Write a bundle in the form of another runtime, or with fixed shapes; the weights are the same.
+    """Rewrite a bundle for another runtime, or with fixed shapes, with the same weights.
 
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """

@@ -159,7 +159,7 @@ def _kernels() -> dict[str, str]:
         return {
             "instructions": found.instruction_set,
             "library": str(found.path),
-            "same bits": "whatever is computed with a token, in models of which `inspect` says so",
+            "same bits": "in any batch and chunk, for models whose same_bits are promised by `inspect`",
         }
     if not found.buildable:
         return {"unused": found.reason}

@@ -119,7 +119,7 @@ def command(
     layout: Annotated[
         LayoutName | None,
         typer.Option(
-            help=f"Write it in the form of another runtime, into an empty directory: {LAYOUTS}. By default a "
+            help=f"Write the files of another runtime, into an empty directory: {LAYOUTS}. By default a "
             "bundle of tfm's own."
         ),
     ] = None,

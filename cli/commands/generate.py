@@ -258,4 +258,4 @@ def say_ends(answers: Sequence[Completion], limit: int, context: int, *, as_json
         )
     if len(cut) > clipped and not as_json:
         share = f"{len(cut) - clipped} of {len(answers)} answers"
-        say(f"cut {share} after {limit} tokens: --max-new-tokens allows more")
+        say(f"{share} reached the limit of {limit} tokens: raise --max-new-tokens for longer ones")

@@ -74,7 +74,8 @@ def command(
         out_json(facts)
         return
     for name, value in facts.items():
-        out(f"{name:13} {escape(_shown(name, value))}")
+        if shown := _shown(name, value):
+            out(f"{name:13} {escape(shown)}")
     out(f"{'architecture':13} {describe(config)}\n")
     table(("PARAMETERS", "COUNT", "SHARE"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()])
     out(f"{total:,} in all{'' if active == total else f', {active:,} of them for a token'}\n")
@@ -119,7 +120,7 @@ def _shown(name: str, value: Any) -> str:
         case "notices" | "ignored_keys":
             return ", ".join(value) or "none"
         case "refused":
-            return "; ".join(value) or "nothing"
+            return "; ".join(value)
         case _:
             return value
 

@@ -170,8 +170,8 @@ def expect_served(name: str, model: Model) -> None:
     head = model.config.head
     if not isinstance(head, LM | Pool | Classify):
         raise ConfigError(
-            f"{name} can't be served, its head is for {TASKS[type(head)]}: models that generate, embed or "
-            "classify can"
+            f"{name} can't be served, since it can only {TASKS[type(head)]}: name a model that generates, "
+            "embeds or classifies"
         )
 
 

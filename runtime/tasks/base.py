@@ -36,7 +36,8 @@ def expect_head(config: Config, kind: type[H]) -> H:
     """The head of a model; ConfigError unless it is of this kind, with the task that it is for."""
     head = config.head
     if not isinstance(head, kind):
-        raise ConfigError(f"this model can't {TASKS[kind]}, its head is for {TASKS[type(head)]}: use that")
+        can = TASKS[type(head)]
+        raise ConfigError(f"this model can {can}, not {TASKS[kind]}: use {can}, or name another model")
     return head
 
 
@@ -49,8 +50,7 @@ def expect_both(config: Config, task: str) -> None:
     """ConfigError unless the model has an encoder, and a decoder that writes."""
     if not (isinstance(config, EncoderDecoder) and isinstance(config.head, LM)):
         raise ConfigError(
-            f"only a model with an encoder and a decoder can {task}, its head is for "
-            f"{TASKS[type(config.head)]}: use that"
+            f"this model can {TASKS[type(config.head)]}, not {task}: name one with an encoder and a decoder"
         )
 
 

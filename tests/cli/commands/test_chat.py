@@ -109,9 +109,9 @@ def test_answers_alone_are_on_stdout_and_history_is_kept(tfm, bundle: Path, tmp_
         terminal.press("\x1b[A")  # arrow up
         shown += terminal.wait_for("from before")
         terminal.press("\r")
-        shown += terminal.wait_for("cut after 5 tokens: /set max-new-tokens allows more")
+        shown += terminal.wait_for("5 tokens: /set max-new-tokens")
         terminal.press("again\r")
-        shown += terminal.wait_for("cut after 5 tokens: /set max-new-tokens allows more")
+        shown += terminal.wait_for("5 tokens: /set max-new-tokens")
         terminal.press("/set tempratur 1\r")
         shown += terminal.wait_for("tfm-cli: No such option: --tempratur")
         terminal.press("/load " + str(tmp_path / "none") + "\r")
@@ -119,7 +119,7 @@ def test_answers_alone_are_on_stdout_and_history_is_kept(tfm, bundle: Path, tmp_
         terminal.press("/set max-new-tokens 1\r")
         shown += terminal.wait_for("\x1b[0mmax-new-tokens 1")
         terminal.press("two\x1b\rlines\r")  # Alt-Enter
-        shown += terminal.wait_for("cut after 1 tokens")
+        shown += terminal.wait_for("limit of 1 tokens")
         terminal.press("/bye\r")
         assert terminal.wait_for_end() == 0
     assert not COLOUR.search(shown)

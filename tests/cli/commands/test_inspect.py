@@ -297,6 +297,7 @@ def test_parts_that_are_left_out_are_named(tfm, bundle, tmp_path):
     told = tfm("inspect", bundle, "--json").json
     assert "left_out" not in told
     assert told["refused"] == []
+    assert "refused" not in tfm("inspect", bundle).out
 
 
 def test_the_example_ships():

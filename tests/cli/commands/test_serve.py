@@ -78,7 +78,7 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
         (["--host", "127.evil.example"], 2, "add --api-key-file"),
         (["--api-key-file", str(empty)], 2, "must have keys"),
         ([str(checkpoint), str(checkpoint)], 2, "two models are named tiny"),
-        (["demo-tag"], 4, "its head is for tag"),
+        (["demo-tag"], 4, "can only tag"),
     ):
         assert main(["serve", *arguments, "--engine", "numpy", "--port", "0"]) == code
         assert message in " ".join(capsys.readouterr().err.split())

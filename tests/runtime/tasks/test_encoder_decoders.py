@@ -123,7 +123,7 @@ def test_a_translation_by_tokens_of_languages() -> None:
     decoder = tiny_models.llama(vocabulary=SIZE, layers=1)
     other = model(Generation(), NumpyEngine(decoder, tiny_models.weights(decoder)))
     for task in (other.translate, other.summarize):
-        with pytest.raises(ConfigError, match="only a model with an encoder and a decoder can"):
+        with pytest.raises(ConfigError, match="name one with an encoder and a decoder"):
             task("the cat")
 
 

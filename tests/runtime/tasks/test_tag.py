@@ -88,5 +88,5 @@ def test_what_is_refused() -> None:
         model.tag([("cat", "the cat")])
     assert model.tag(("cat", "the cat")) == model.tag(["cat", "the cat"])
     for name in ("classify", "fill", "embed", "answer", "generate"):
-        with pytest.raises(ConfigError, match=f"can't {name}, its head is for tag: use that"):
+        with pytest.raises(ConfigError, match=f"can tag, not {name}: use tag"):
             getattr(model, name)("cat")
