@@ -89,7 +89,7 @@ def page(report: Report, facts: Facts) -> bytes:
     body = _node(
         "body",
         _node("h1", title(report)),
-        _node("p", "Is the exported model still what its specification says?", {"class": "soft"}),
+        _node("p", "How far the exported model is from its reference implementation", {"class": "soft"}),
         _verdict(report),
         *_layers(facts.layers),
         *_over_a_text(report),
@@ -211,8 +211,7 @@ def _over_a_text(report: Report) -> list[Element]:
         return _perplexity(report, before, after)
     rows = [row for check in report.checks if check.name == "text" for row in check.rows]
     lines = [_node("li", sentence(row)) for row in rows if row.figure is not None]  # of an encoder
-    heading = _node("h2", "Outputs over a text")
-    return [heading, _node("ul", *lines) if lines else _node("p", "Not checked: see below.")]
+    return [_node("h2", "Outputs over a text"), _node("ul", *lines)] if lines else []
 
 
 def _perplexity(report: Report, before: Row, after: Row) -> list[Element]:
@@ -245,12 +244,9 @@ def _perplexity(report: Report, before: Row, after: Row) -> list[Element]:
 
 
 def _greedy_texts(report: Report) -> list[Element]:
-    if not any(check.name == "texts" for check in report.checks):
-        return []  # the model doesn't continue texts
-    heading = _node("h2", "Greedy texts, side by side")
     rows = [row for row in report.rows if len(row.texts) == 3]
     if not rows:
-        return [heading, _node("p", "Not checked: see below.")]
+        return []
     cells = []
     for row in rows:
         prompt, own, specified = row.texts
@@ -258,6 +254,7 @@ def _greedy_texts(report: Report) -> list[Element]:
         cells.append((prompt, _marked(specified, same), _marked(own, same), _number(found(row))))
     table = _table(("PROMPT", "SPECIFICATION", "THIS BUNDLE", "SHARED"), cells)
     caption = "Each decodes on its own, so after the first other token the two texts go their own ways."
+    heading = _node("h2", "What each writes after a prompt, by the likeliest tokens")
     return [heading, table, _node("p", caption, {"class": "soft"})]
 
 

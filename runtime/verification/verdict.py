@@ -88,7 +88,7 @@ def _judgement(report: Report) -> str:
     means = (
         "It doesn't compute what the specification says; don't use it"
         if report.failed
-        else "It computes what the specification says, as far as this was checked"
+        else "These checks found no difference from the specification beyond rounding"
     )
     return f"{model}, {day(report.date)}: {judgement(report)}. {means}."
 
@@ -100,8 +100,7 @@ def _details(report: Report) -> list[str]:
     if (row := nearest(report)) is not None and not report.failed:
         limit = figure(row.budget, row.unit)
         lines.append(
-            f"Nearest to its limit: {row.name}, {found(row)}; the largest allowed is {limit}, {used(row)} of "
-            "it is used."
+            f"Least room to a limit: {row.name}, {found(row)} of the {limit} that are allowed ({used(row)})."
         )
     for cost in filter(None, (vector_cost(report), prediction_cost(report))):
         lines.append(f"On the golden tokens {cost}.")

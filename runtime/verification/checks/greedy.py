@@ -61,8 +61,8 @@ def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Go
     if len(different):
         i = different[0]
         note = (
-            f"token {i}: {chosen[i]} for {best[i]}, which the specification has {gaps[i]:.2g} logits ahead; "
-            f"up to {most:.2g} count as a tie"
+            f"token {i}: {chosen[i]} instead of {best[i]}, which is {gaps[i]:.2g} logits better for the "
+            f"specification; rounding explains up to {most:.2g}"
         )
     ok = bool(gaps.max() <= most)
     equal = len(chosen) - len(different)

@@ -64,7 +64,7 @@ def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, path:
     """
     all_outputs = context.paths[path] = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
-    yield from _errors("whole", outputs, golden.own, unit)
+    yield from _errors("in one pass", outputs, golden.own, unit)
     if isinstance(engine.config.head, LM | MaskedLM):
         yield _best_tokens(all_outputs, golden)
     if context.bundle.manifest.schemes:
@@ -101,7 +101,7 @@ def _best_tokens(outputs: Array, golden: Golden) -> Row:
     note = ""
     if len(different):
         gap = golden.gap[different].max()
-        note = f"the specification's best is up to {gap:.2g} logits ahead; up to {most:.2g} count as a tie"
+        note = f"the specification's are up to {gap:.2g} logits better; rounding explains up to {most:.2g}"
     ok = bool((golden.gap[different] <= most).all())
     equal = len(chosen) - len(different)
     return Row("likeliest tokens equal", equal, unit="tokens", ok=ok, note=note, of=len(chosen))

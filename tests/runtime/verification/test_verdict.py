@@ -21,7 +21,7 @@ from tfm.runtime.verification.verdict import (
 )
 
 DATE = "2026-11-26T05:00:00+00:00"
-WHOLE = judged("whole: largest error", 0.117, 0.52, "logits")
+WHOLE = judged("in one pass: largest error", 0.117, 0.52, "logits")
 COUNT = Row("greedy tokens", 30, unit="tokens", ok=True, of=32)
 
 
@@ -87,10 +87,9 @@ def test_a_verdict_that_passed():
     )
     title = "m.gguf in int8 for ort-cpu, 26 November 2026: "
     assert verdict(report(*rows, notes=("the repository's own code was not run",))) == [
-        f"{title}PASSED the checks that were reached. It computes what the specification says, as far as "
-        "this was checked.",
-        "Nearest to its limit: whole: largest error, 0.117 logits; the largest allowed is 0.52 logits, 22% "
-        "of it is used.",
+        f"{title}PASSED the checks that were reached. These checks found no difference from the "
+        "specification beyond rounding.",
+        f"Least room to a limit: {WHOLE.name}, 0.117 logits of the 0.52 logits that are allowed (22%).",
         "Over a text: perplexity 21.46 (the specification's is 21.39), KL divergence 0.0031 nats a token, "
         "the same best token at 97.0% of positions.",
         "Not reached: cache (in 5 s).",
@@ -99,7 +98,7 @@ def test_a_verdict_that_passed():
         "Not checked: weights (no source given).",
         "Note: the repository's own code was not run.",
     ]
-    assert verdict(report(WHOLE))[0].startswith(f"{title}PASSED all checks. It computes")
+    assert verdict(report(WHOLE))[0].startswith(f"{title}PASSED all checks. ")
 
 
 def test_a_verdict_that_failed():
@@ -115,7 +114,7 @@ def test_a_verdict_that_failed():
 
 def test_what_an_earlier_run_found_is_said():
     (line,) = [x for x in verdict(report(WHOLE, date="2026-11-25T05:00:00+00:00")) if "earlier" in x]
-    assert line == "Found by an earlier run, 25 November 2026: whole: largest error."
+    assert line == "Found by an earlier run, 25 November 2026: in one pass: largest error."
     nothing = report(Row("weights", note="no source given"), date="2026-11-25T05:00:00+00:00")
     assert not any("earlier" in line for line in verdict(nothing))
     assert "earlier" not in " ".join(verdict(report(WHOLE)))
