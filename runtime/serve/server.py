@@ -14,6 +14,9 @@ from .models import Server
 from .protocol import Protocol
 
 DRAIN_S = 60  # that answers have to become complete after SIGTERM
+# That a connection may wait for its next request: longer than clients keep one, since a request that comes
+# while the server closes is lost. httpx keeps it 5 s, as uvicorn does by itself, aiohttp 15 s.
+KEEP_ALIVE_S = 75
 
 
 def is_loopback(host: str) -> bool:
@@ -77,6 +80,7 @@ def http_server(
         lifespan="on",
         log_level="warning",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
     return HttpServer(config, ready)

@@ -14,7 +14,9 @@ from helpers import serving, tiny_models
 from helpers.served import CHAT, MODEL, OPTIONS, golden
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.serve.limits import Limits
+from tfm.runtime.serve.models import Server
 from tfm.runtime.serve.protocol import HEADER_BYTES, MOST_PARTS
+from tfm.runtime.serve.server import http_server
 
 
 def test_a_slow_body_ends() -> None:
@@ -165,6 +167,13 @@ def test_a_client_that_ends_its_own_side_gets_its_answer(stream: bool) -> None:
                 json.loads(answered.partition(b"\r\n\r\n")[2])["choices"][0]["message"]["content"] == golden()
             )
         assert (b"[DONE]" in answered) == stream
+
+
+def test_clients_end_idle_connections_before_the_server_does() -> None:
+    """A client that sends while the server closes gets an error instead of an answer."""
+    kept = httpx.Limits().keepalive_expiry
+    assert kept is not None
+    assert 3 * kept <= http_server(Server({}), "127.0.0.1").config.timeout_keep_alive
 
 
 def test_100_clients_that_leave_free_their_slots() -> None:
