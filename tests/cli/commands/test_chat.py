@@ -420,3 +420,13 @@ def test_a_line_editor_needs_a_terminal_on_stdin_and_stderr(monkeypatch) -> None
         monkeypatch.setattr(chat_terminal.sys, "stderr", Stream(stderr))
         monkeypatch.setenv("TERM", term)
         assert chat_terminal.is_interactive() is expected
+
+
+def test_a_full_context_is_told_from_a_limit() -> None:
+    class Answer:
+        tokens, max_new_tokens = (1, 2), 5
+
+    answer: Any = Answer()
+    assert "/clear" in chat.cut(answer)
+    answer.max_new_tokens = 2
+    assert "/set max-new-tokens" in chat.cut(answer)
