@@ -187,6 +187,9 @@ RULES: dict[Any, Callable[..., None]] = {
     aten.numpy_T.default: _transpose,
     aten.reshape.default: lambda place, x, shape: place.view(x, shape),
     aten.rms_norm.default: _rms_norm,
+    aten.rsub.Scalar: lambda place, x, number, alpha=1: place.becomes(
+        aten.sub.Tensor, number, x, alpha=alpha
+    ),
     aten.swapaxes.default: lambda place, x, a, b: place.becomes(aten.transpose.int, x, a, b),
     aten.tensor_split.indices: _tensor_split,
     aten.unflatten.int: _unflatten,

@@ -34,6 +34,8 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "reshape": lambda x: x.transpose(1, 2).reshape(x.shape[0], -1),
     "rms_norm": lambda x: functional.rms_norm(x, x.shape[-1:], None, 1e-3),
     "rms_norm with weights": lambda x: functional.rms_norm(x, x.shape[-1:], torch.arange(12.0), 0.5),
+    "rsub": lambda x: 2 - x,
+    "rsub of a multiple": lambda x: torch.rsub(x, 2, alpha=2),  # exact, also where torch rounds once
     "swapaxes": lambda x: x.swapaxes(1, 2) + 1,
     "tensor_split": lambda x: torch.cat(x.tensor_split((5, 9), -1)[::-1], -1),
     "unflatten": lambda x: x.transpose(0, 1).unflatten(-1, (3, -1)),
