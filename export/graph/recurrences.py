@@ -16,7 +16,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from ...runtime.bundle.kernel_layout import DOMAIN
-from .rewriting import constant, given, made_by, only_reader, put, silu_of
+from .rewriting import constant, given, made_by, only_reader, precise_silu_of, put, silu_of
 
 MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
 
@@ -90,8 +90,9 @@ def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
         others = [v for v in added.inputs if v is not None and v.is_initializer()]
         if len(others) == 1 and others[0].shape is not None and len(others[0].shape) == 1:
             bias, last = others[0], added
-    silu = silu_of(last.outputs[0])
-    last = last if silu is None else silu[1]
+    plain = last.outputs[0]
+    silu = precise_silu_of(plain) or (silu_of(plain) or [None])[-1]
+    last = last if silu is None else silu
     inputs = given([x, tail, kernel, _input(graph, "past"), _input(graph, "lengths"), bias])
     attributes = {"silu": int(silu is not None)}
     new = ir.node("CausalConv", inputs, attributes, domain=DOMAIN, num_outputs=2, name=joined.name)

@@ -40,6 +40,27 @@ def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
     return (sigmoid, product) if only_reader(sigmoid.outputs[0], "Mul") is product else None
 
 
+def precise_silu_of(value: ir.Value) -> ir.Node | None:
+    """The product of a value with its `precise_sigmoid`, where nothing else reads the value."""
+    readers = {use.node.op_type: use.node for use in value.uses()}
+    if set(readers) != {"Abs", "GreaterOrEqual", "Mul"} or len(list(value.uses())) != 3:
+        return None
+    product = readers["Mul"]
+    gate = made_by(next(x for x in product.inputs if x is not value), "Div")
+    if gate is None or (above := made_by(gate.inputs[0], "Where")) is None:
+        return None
+    condition, one, e = above.inputs
+    chosen, total = readers["GreaterOrEqual"], made_by(gate.inputs[1], "Add")
+    if condition is not chosen.outputs[0] or constant(chosen.inputs[1]) != [0] or constant(one) != [1]:
+        return None
+    if total is None or total.inputs[0] is not e or constant(total.inputs[1]) != [1]:
+        return None
+    below = made_by(e, "Exp")
+    negative = None if below is None else made_by(below.inputs[0], "Neg")
+    size = None if negative is None else made_by(negative.inputs[0], "Abs")
+    return product if size is readers["Abs"] else None
+
+
 def made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
     """The node that computes a value, if it is of that operator."""
     node = None if value is None else value.producer()

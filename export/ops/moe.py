@@ -12,12 +12,7 @@ from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups
 from ...refimpl.ops.attention import softmax
 from ...refimpl.ops.moe import ExpertWeights, expert_mlp
 from ..torch_bodies import torch_body
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    """By exp: ONNX Runtime's Sigmoid is off by 6e-8, too much where small scores are divided by their sum."""
-    e = torch.exp(-x.abs())
-    return torch.where(x >= 0, 1, e) / (1 + e)
+from .activation import precise_sigmoid
 
 
 @torch_body
@@ -33,7 +28,7 @@ def route(
     sum_eps: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best experts; those of other groups are masked before."""
-    scores = softmax(logits) if score == "softmax" else _sigmoid(logits)
+    scores = softmax(logits) if score == "softmax" else precise_sigmoid(logits)
     choice = logits if bias is None else scores + bias
     if groups.count > 1:
         compared = scores if bias is None and groups.by == "top2" else choice

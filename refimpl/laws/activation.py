@@ -24,7 +24,17 @@ def the_gate_and_its_mirror_sum_to_one(gate: Subject, draw: Draw) -> None:
     gate.near(gate(call) - gate(other), call["x"], call, other)
 
 
-@law("sigmoid")
+@law("precise_sigmoid")
+def small_results_have_all_digits(sigmoid: Subject, draw: Draw) -> None:
+    """Far below 0 the result is eˣ / (1 + eˣ) up to a few ulp of its own, not of the largest one."""
+    call = draw(sigmoid.calls())
+    x = -np.minimum(8 * abs(call["x"]), 80)
+    e = np.exp(x.astype(np.float64))
+    error = abs(sigmoid(call.but(x=x)) * (1 + e) / e - 1)
+    assert (error <= 8 * np.finfo(np.float32).eps).all(), "a small result has lost digits"
+
+
+@law("sigmoid", "precise_sigmoid")
 def a_sigmoid_and_its_mirror_sum_to_one(sigmoid: Subject, draw: Draw) -> None:
     """σ(x) + σ(−x) is 1, and both lie in [0, 1]."""
     call = draw(sigmoid.calls())

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..config import Activation
 
 __all__ = [
-    "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
-    "tanh", "xielu",
+    "activation", "gelu", "gelu_tanh", "mish", "precise_sigmoid", "quick_gelu", "relu", "relu_squared",
+    "sigmoid", "silu", "tanh", "xielu",
 ]  # fmt: skip
 
 
@@ -45,6 +45,12 @@ def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+@op
+def precise_sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """`sigmoid` for what is divided by its own length: however small a result is, its digits are right."""
+    return sigmoid(x)
 
 
 @op

@@ -88,8 +88,10 @@ ROWS = {
         {**SIZES, "num_attention_heads": 16},
     ),
     "qwen3_5_text": alone("Qwen3_5", hybrid(), "Qwen3_5Text"),
-    "qwen3_5_moe_text": alone("Qwen3_5Moe", hybrid(**EXPERTS), "none"),
-    "qwen3_5": row("Qwen3_5", text_keys(), VISION, DENSE_SIZES),
+    "qwen3_5_moe_text": alone("Qwen3_5Moe", hybrid(**EXPERTS), "Qwen3_5MoeText"),
+    "qwen3_5": row(
+        "Qwen3_5", text_keys(), VISION, DENSE_SIZES, "Model ForSequenceClassification ForTokenClassification"
+    ),
     "qwen3_5_moe": row(
         "Qwen3_5Moe", text_keys(**EXPERTS), VISION, DENSE_SIZES, "Model", experts_implementation="eager"
     ),

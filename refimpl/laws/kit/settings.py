@@ -288,7 +288,8 @@ GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "ma
 HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
-        "encoder.encode", "encoder.encoder_kv", "encoder.predict",
+        "encoder.encode", "encoder.encoder_kv", "encoder.pooled_lengths", "encoder.predict",
+        "encoder.reader_tokens",
         "model.distance_biases", "model.distance_table", "model.embed", "model.hidden", "model.layer_vectors",
         "model.lm_logits", "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
         "position_tables.position_tables",

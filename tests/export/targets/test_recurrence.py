@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from helpers import onnx_graph
+from helpers.mirror import over_tensors
 from helpers.tolerances import equal
 from onnx import TensorProto, helper
 from tfm.export.targets.recurrence import (
@@ -23,6 +24,7 @@ from tfm.export.targets.recurrence import (
 from tfm.refimpl import laws
 from tfm.refimpl.engine.cache_kinds import CHUNK
 from tfm.refimpl.laws.kit.checking import EQUALS
+from tfm.refimpl.ops.activation import precise_sigmoid
 from tfm.refimpl.ops.delta import gated_delta_rule
 from tfm.refimpl.ops.selective_scan import selective_scan
 from tfm.refimpl.ops.ssd import ssd_recurrent
@@ -203,3 +205,12 @@ def test_what_a_graph_computes(operator: Any, specified: Any, arrays_of: Any, ax
     for time in (1, 12):
         for got, expected in zip(graph(*floats(time)), specified(*floats(time)), strict=True):
             equal(got, expected, 2e-6)
+
+
+def test_small_rates_have_all_digits_in_a_graph():
+    """ONNX Runtime's own Sigmoid has them for the largest numbers alone, and a norm may follow."""
+    x = np.zeros((3, 5, 7), np.float32)
+    graph = onnx_graph.export(over_tensors(precise_sigmoid), {"x": (x, ("B", "T", "S"))}, 23)
+    laws.check(
+        "precise_sigmoid", lambda x: graph(x)[0], dtype=np.float32, only="small results have all digits"
+    )

@@ -150,6 +150,9 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
             nodes = onnx.load(path / over_kernels, load_external_data=False).graph.node
             kernels = [node.op_type for node in nodes if node.domain == "tfm"]
             assert (kernels.count("CausalConv"), kernels.count("LinearAttention")) == (states, rules)
+            convolutions = [node for node in nodes if node.op_type == "CausalConv"]
+            activated = {onnx.helper.get_node_attr_value(node, "silu") for node in convolutions}
+            assert activated == {name != "convolutions"}
             assert plain.count("GatherElements") == own.count("GatherElements") + states
         if name == "an encoder":
             layers = len(CONFIGS[name]().stacks["encoder"].layers)
