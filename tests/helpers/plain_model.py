@@ -666,7 +666,8 @@ def encoded(config: Any, params: Weights, tokens: Any, types: Any = None) -> Vec
     states = run(embedded(tokens, types, params, w, config.embedding, stack), w, stack, stack.causal)
     if "reader" not in config.stacks:
         return states
-    reader, shifted = config.decoder.stack, [config.decoder.start, *tokens[:-1]]
+    reader, start = config.decoder.stack, config.decoder.start
+    shifted = [tokens[-1] if start is None else start, *tokens[:-1]]
     xs = embedded(shifted, None, params, params["reader"], config.embedding, reader)
     return run(xs, params["reader"], reader, reader.causal, states)
 
