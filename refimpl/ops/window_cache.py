@@ -89,7 +89,7 @@ def window_append(
 
     Conventions: padding isn't written, unlike in `append`, since it would overwrite what is still seen.
     """
-    cache = past.copy()
+    cache = np.array(past)
     for row, (first, real) in enumerate(zip(start, count, strict=True)):
         for t in range(real):
             cache[row, :, _slot(first + t, past.shape[2], sinks)] = new[row, t]

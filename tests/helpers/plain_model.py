@@ -687,6 +687,8 @@ def predicted(config: Any, params: Weights, tokens: Any, types: Any = None) -> n
             bias = w["bias"] if head.bias else 0.0
             return np.array([table @ dense(x, w, head.dense) + bias for x in xs])
         case c.Classify(pooling=pooling):
+            ends = [at for at, token in enumerate(tokens) if token == head.end]
+            xs = xs[: ends[-1] + 1] if ends else xs
             if head.late:
                 return linear(
                     pooled([dense(x, w, head.dense) for x in xs], pooling), w["out"], "weight", "bias"

@@ -13,9 +13,9 @@ from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkp
 from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
-from tfm.refimpl.engine import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
+from tfm.refimpl.ops import cache_kind
 from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
@@ -46,7 +46,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> OrtEngine:
 @pytest.fixture
 def small(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers that are soon full."""
-    monkeypatch.setattr(cache_kinds, "SLACK", 4)
+    monkeypatch.setattr(cache_kind, "SLACK", 4)
     monkeypatch.setattr(engine, "chunk", 4)
 
 
@@ -104,7 +104,7 @@ def test_only_the_slack_can_be_truncated(engine: OrtEngine) -> None:
     expected, _ = SPEC.step(tokens, SPEC.start(2), lengths, at)
     assert np.array_equal(logits.argmax(-1), expected.argmax(-1))
     assert (cache.floor > 0).all()
-    assert (cache.floor < lengths - cache_kinds.SLACK).all()
+    assert (cache.floor < lengths - cache_kind.SLACK).all()
     low = int(cache.floor[1])
     with pytest.raises(LimitError, match=rf"row 1 can be cut to {low} tokens or more, .* got {low - 1}:"):
         cache.truncate(np.array([330, low - 1]))
@@ -128,7 +128,7 @@ def test_verify_detects_that_a_token_too_many_is_dropped(
     rows = {row.name: row for row in verify(engine.model.parent, full=True).rows}
     assert rows[name].ok
     assert rows[name].note == "after 292 tokens"
-    monkeypatch.setattr(cache_kinds, "kept", lambda size: size - 2)
+    monkeypatch.setattr(cache_kind, "kept", lambda window: window - 2)
     assert [row.name for row in verify(engine.model.parent, full=True).failed] == [name]
     unchecked = verify(engine.model.parent, seconds=0, full=True).unchecked
     assert CHECKS["windows"].subject in [row.name for row in unchecked]

@@ -35,6 +35,7 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import TRIES, error_terms, largest_difference
 from tfm.refimpl.errors import LimitError, TfmError
 from tfm.refimpl.laws.kit.budget import cast, map_floats
+from tfm.refimpl.ops import cache_kind
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
@@ -254,9 +255,9 @@ class Machine(RuleBasedStateMachine):
         if cache_kinds.recurrent(kinds):
             assert not len(self.lengths) or np.array_equal(self.caches[0].floor, self.lengths)
         elif len(self.lengths):
-            kept = [cache_kinds.kept(size) for size in cache_kinds.windows(kinds)]
+            kept = [cache_kind.kept(size) for size in cache_kinds.windows(kinds)]
             full = self.written > min(kept, default=np.inf)
-            assert (self.caches[0].floor <= np.where(full, self.written - cache_kinds.SLACK, 0)).all()
+            assert (self.caches[0].floor <= np.where(full, self.written - cache_kind.SLACK, 0)).all()
 
 
 def drive(made: World, examples: int = 12) -> None:
@@ -274,8 +275,8 @@ def test_torch_engine(name: str) -> None:
 def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches that are outgrown at once, buffers of windows that are full soon."""
     monkeypatch.setattr(runtime, "FIRST_CAPACITY", 3)
-    monkeypatch.setattr(cache_kinds, "SLACK", 2)
-    monkeypatch.setattr(cache_kinds, "CHUNK", 4)
+    monkeypatch.setattr(cache_kind, "SLACK", 2)
+    monkeypatch.setattr(cache_kind, "CHUNK", 4)
     monkeypatch.setattr(runtime, "CHUNK", 4)  # the engine has its own name for it
 
 
