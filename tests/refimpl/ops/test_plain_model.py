@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers import config_strategies as drawn_configs
 from helpers import plain_model, tiny_models
 from helpers.tolerances import equal
@@ -21,6 +22,7 @@ from tfm.refimpl.config import (
     Layer,
     MoE,
     Pool,
+    Pooling,
     QueryScale,
     RMSNorm,
     Rope,
@@ -148,6 +150,18 @@ def test_encoders(configs: list[Any], seed: int):
             equal(vectors[i, : len(text)], np.array(plain_model.encoded(config, *own)), LARGEST_ERROR)
             got = results[i] if isinstance(config.head, Pool | Classify) else results[i, : len(text)]
             equal(got, plain_model.predicted(config, *own), LARGEST_ERROR)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_what_stands_behind_the_last_end_is_not_pooled(pooling: Pooling):
+    """A reader that begins with each text's last token; one text has ends, the other none."""
+    config = replace(tiny_models.reading_decoder(), head=Classify(3, pooling, end=2))
+    config = replace(config, decoder=replace(config.decoder, start=None))
+    engine, _ = drawn(config, 0)
+    texts = [np.array([5, 2, 7, 2, 9, 11]), np.array([5, 7, 9, 11])]
+    results = engine.predict(padded(texts), np.array([6, 4]))
+    for text, got in zip(texts, results, strict=True):
+        equal(got, plain_model.predicted(config, engine.params, text), LARGEST_ERROR)
 
 
 @settings(phases=UNSHRUNK)
