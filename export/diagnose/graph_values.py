@@ -64,13 +64,17 @@ class _Graph:
         return value if cast == weight else next(iter(self._casts(value)), value)
 
     def before_norm(self, value: str) -> str | None:
-        """What the norm reads that gives a value; None where another operator gives it."""
-        node = self.makers.get(self._uncast(value))
+        """What the norm reads that gives a value; None where another operator gives it.
+
+        A norm has casts on both sides, or none: then a cast before it is another operator's.
+        """
+        made = self._uncast(value)
+        node = self.makers.get(made)
         if node is not None and node.op_type == "Mul" and self._is_normed(node.input[0]):
             node = self.makers[node.input[0]]  # the norm without its weight
         if node is None or not (node.op_type in NORMS or self._is_normed(node.output[0])):
             return None
-        return self._uncast(node.input[0])
+        return node.input[0] if made == value else self._uncast(node.input[0])
 
     def _is_normed(self, value: str) -> bool:
         """Whether a value is x · 1/√(mean of x²), as standard operators compute a norm."""
