@@ -33,7 +33,7 @@ def _ort(config: Config) -> Emits:
     """ONNX Runtime's fused operators."""
     gqa, mha = group_query_attention, multi_head_attention
     group_query, multi_head = not operator_limits.group_query(config), not operator_limits.multi_head(config)
-    operator = gqa.GroupQueryAttention()
+    operator = gqa.GroupQueryAttention(whole="decoder" not in config.stacks)
     # In parts the op's own body reads another layer's cache.
     fused = {"attention": operator, "shared_attention": operator.read} if group_query else {}
     return {

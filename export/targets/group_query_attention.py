@@ -116,9 +116,13 @@ def _project(
 
 
 class GroupQueryAttention:
-    """The attention of all layers of a graph, which share how long rows are."""
+    """The attention of all layers of a graph, which share how long rows are.
 
-    def __init__(self) -> None:
+    With `whole` the graph reads whole texts: no row has anything in the cache.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        self._whole = whole
         self._computed: list[tuple[Tensor, RowLengths]] = []
 
     def __call__(
@@ -210,18 +214,24 @@ class GroupQueryAttention:
                 positions = at
             past = window_lengths.get(window, past)
         own = row_lengths.get(window, row_lengths.get(None))
-        return Places(self._row_lengths(past, at.shape[1]) if own is None else own, positions)
+        return Places(self._row_lengths(past, at) if own is None else own, positions)
 
-    def _row_lengths(self, past: Tensor, time: int) -> RowLengths:
-        """Computed in the graph; all layers read the same `time` tokens."""
+    def _row_lengths(self, past: Tensor, at: Tensor) -> RowLengths:
+        """Computed in the graph; all layers read the same tokens, whose positions are `at` [B, T]."""
+        time = at.shape[1]
         for known, lengths in self._computed:
             if known is past:
                 return lengths
         # Places count to the padded end of a row: under a causal mask padding is never seen.
-        seqlens = (past + (time - 1)).to(torch.int32)
-        total = (past.max() + time).to(torch.int32)
-        self._computed.append((past, RowLengths(seqlens, total)))
-        return self._computed[-1][1]
+        if self._whole:
+            # On CUDA the operator takes seqlens on the GPU, where positions are, and total on the CPU, where
+            # sizes are: so neither is copied.
+            seqlens, total = at[:, -1], torch.zeros((), dtype=torch.int64) + time
+        else:
+            seqlens, total = past + (time - 1), past.max() + time
+        lengths = RowLengths(seqlens.to(torch.int32), total.to(torch.int32))
+        self._computed.append((past, lengths))
+        return lengths
 
 
 def _inputs(

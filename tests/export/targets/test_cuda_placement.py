@@ -129,6 +129,7 @@ MODELS = {
     "disentangled": tiny_models.distant(),
     "norms of outputs": tiny_models.normed_outputs(),
     "latents of a text": tiny_models.reading_latents(),
+    "keys of another layer, of a text": tiny_models.reader(tiny_models.shared_kv()),
     "a window and the first token": tiny_models.windowed(spread=FirstToken()),
     "a window and a question": tiny_models.windowed(spread=QuestionTokens(5)),
     "distances and segments": tiny_models.relative(clamp=5),
