@@ -55,7 +55,7 @@ def configs(name: str) -> Iterator[tuple[str, Config]]:
     keys = max(drawn, key=lambda keys: len(_kinds(config(keys, first))))
     yield first.__name__, config(keys, first)
     for model in others:
-        yield model.__name__, config(row.reading(keys), model)
+        yield model.__name__, config(keys, model)
 
 
 def _kinds(config: Config) -> set[type]:
