@@ -232,6 +232,8 @@ def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
         return config
     if causal:
         return reading(config, keys, task)
+    if config.stack.stepwise or not all(isinstance(layer.attention, Attention) for layer in config.layers):
+        raise keys.fail("is_causal", "true for a model whose layers read earlier tokens alone")
 
     def widened(attention: Attention) -> Attention:
         if isinstance(attention.position, Alibi):

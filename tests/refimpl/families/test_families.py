@@ -115,7 +115,7 @@ def test_a_decoder_with_biases_of_distances_is_causal():
     keys = {"model_type": "bloom", **ROWS["bloom"].sizes, "is_causal": False}
     with pytest.raises(ConfigError, match="is_causal must be true where biases follow from the distance"):
         read_config(keys)
-    keys = {"model_type": "lfm2", **ROWS["lfm2"].sizes, "is_causal": False}
+    keys = {"model_type": "qwen3_next", **ROWS["qwen3_next"].sizes, "is_causal": False}
     with pytest.raises(ConfigError, match="is_causal must be true for a model that writes"):
         read_config(keys)
 
