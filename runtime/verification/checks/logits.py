@@ -64,7 +64,7 @@ def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, path:
     """
     all_outputs = context.paths[path] = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
-    yield from _errors("in one pass", outputs, golden.own, unit)
+    yield from _errors("whole", outputs, golden.own, unit)
     if isinstance(engine.config.head, LM | MaskedLM):
         yield _best_tokens(all_outputs, golden)
     if context.bundle.manifest.schemes:

@@ -22,7 +22,7 @@ FACTS = Facts(LAYERS, SIZES, [("writing 64 tokens", "30.1 tokens/s")], ["Linux x
 
 def report(text: str = "m.gguf") -> Report:
     """A report in which every text that a model or its files can state is this one."""
-    whole = judged("in one pass: largest error", 0.117, 0.52, "logits", text)
+    whole = judged("whole: largest error", 0.117, 0.52, "logits", text)
     rows = (
         Row(KL, 0.0031, unit="nats a token"),
         Row(AGREEMENT, 0.97, unit="of positions"),

@@ -21,7 +21,7 @@ from tfm.runtime.verification.verdict import (
 )
 
 DATE = "2026-11-26T05:00:00+00:00"
-WHOLE = judged("in one pass: largest error", 0.117, 0.52, "logits")
+WHOLE = judged("whole: largest error", 0.117, 0.52, "logits")
 COUNT = Row("greedy tokens", 30, unit="tokens", ok=True, of=32)
 
 
@@ -114,7 +114,7 @@ def test_a_verdict_that_failed():
 
 def test_what_an_earlier_run_found_is_said():
     (line,) = [x for x in verdict(report(WHOLE, date="2026-11-25T05:00:00+00:00")) if "earlier" in x]
-    assert line == "Found by an earlier run, 25 November 2026: in one pass: largest error."
+    assert line == "Found by an earlier run, 25 November 2026: whole: largest error."
     nothing = report(Row("weights", note="no source given"), date="2026-11-25T05:00:00+00:00")
     assert not any("earlier" in line for line in verdict(nothing))
     assert "earlier" not in " ".join(verdict(report(WHOLE)))

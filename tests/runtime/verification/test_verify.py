@@ -103,7 +103,7 @@ def test_a_correct_bundle_passes_every_check(copy, checkpoint, quant):
     rows = {row.name: row for row in found.rows}
     assert ("products in float: largest error" in rows) == (quant in ("int8", "int4"))
     assert ("against unquantized weights: RMS error" in rows) == (quant != "fp32")
-    for name in ("in one pass: RMS", "cached, token by token: largest", "in chunks: largest"):
+    for name in ("whole: RMS", "cached, token by token: largest", "in chunks: largest"):
         assert 0 < rows[f"{name} error"].figure <= rows[f"{name} error"].budget
     assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY_TOKENS
     count = len(parameter_shapes(CONFIG))
@@ -452,7 +452,7 @@ def test_a_bug_in_the_graph_with_new_hashes_is_refused(copy, quant):
     rehash(path)
     failed = names(verify(path).failed)
     assert "weights equal the specification's" not in failed
-    assert "in one pass: largest error" in failed or quant != "fp32"
+    assert "whole: largest error" in failed or quant != "fp32"
     assert "products in float: RMS error" in failed or quant != "int8"
     assert failed
 
