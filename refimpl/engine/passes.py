@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from operator import add, getitem
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +123,9 @@ class SideBySide:
 
     def once(self, name: str, load: Callable[[], Any]) -> Any:
         """What `load` gives, which no pass loads again for the same op."""
-        with self._loading:
+        with self._loading, use({}):  # who loads may compute with NumPy
             if name not in self._loaded:
-                with use({}):  # who loads may compute with NumPy
-                    self._loaded[name] = load()
+                self._loaded[name] = load()
             return self._loaded[name]
 
     def run(
@@ -196,10 +194,10 @@ class _Values:
         return _together([getattr(one, name) for one in self.of])
 
     def __getitem__(self, index: Any) -> Any:
-        return _together([getitem(one, index) for one in self.of])
+        return _together([one[index] for one in self.of])
 
     def __add__(self, other: _Values) -> Any:
-        return _together([add(*pair) for pair in zip(self.of, other.of, strict=True)])
+        return _together([one + more for one, more in zip(self.of, other.of, strict=True)])
 
 
 def _together(results: Sequence[Any]) -> Any:
