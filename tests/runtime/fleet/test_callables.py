@@ -91,7 +91,7 @@ def test_other_batches_are_refused(columns, error, message):
 
 
 def test_other_models_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="can't classify"):
+    with pytest.raises(ConfigError, match="not classify"):
         Classify(POOL)
     with pytest.raises(BundleError):
         Embed(tmp_path)
