@@ -111,7 +111,7 @@ def outputs(
 
     passes = [one_pass(run) for run in runs]
     results = together.run(passes, on_layer, lambda i, *kept: on_cache(*kept) if i == 0 else None)
-    return [y.astype(np.float64) for y in results]
+    return [y.astype(np.float64, copy=False) for y in results]
 
 
 def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[..., Any]]:

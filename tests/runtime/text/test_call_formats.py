@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
 from helpers.drawn_answers import Drawn, answer, cuttings, mutant
 from tfm.refimpl.formats.strict_json import parse
+from tfm.runtime.text.argument_types import Schema
 from tfm.runtime.text.call_formats import BY_NAME, FORMATS, CallFormat
 from tfm.runtime.text.call_parser import AnswerParser, Event, joined, read_answer
 from tfm.runtime.text.call_writer import write_answer
@@ -18,8 +19,10 @@ from tfm.runtime.text.call_writer import write_answer
 NAMES = [form.name for form in FORMATS]
 
 
-def events(form: CallFormat, functions: object, pieces: Iterable[str], *, cut: bool = False) -> list[Event]:
-    parser = AnswerParser(form, functions)  # type: ignore[arg-type]
+def events(
+    form: CallFormat, functions: Mapping[str, Schema], pieces: Iterable[str], *, cut: bool = False
+) -> list[Event]:
+    parser = AnswerParser(form, functions)
     told = [event for piece in pieces for event in parser.feed(piece)]
     return [*told, *parser.finish(cut=cut)]
 
