@@ -266,10 +266,8 @@ def torch_pickle(data: bytes, rng: random.Random) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
         for entry in old.infolist():
-            content = old.read(entry)
-            new.writestr(
-                entry.filename, _pickle(content, rng) if entry.filename.endswith(".pkl") else content
-            )
+            content, dated = old.read(entry), zipfile.ZipInfo(entry.filename)  # not the time of this run
+            new.writestr(dated, _pickle(content, rng) if entry.filename.endswith(".pkl") else content)
     return buffer.getvalue()
 
 
