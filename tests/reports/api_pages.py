@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import pdoc
+import tfm
 
 MODULES = ("tfm", "tfm.refimpl", "tfm.export", "tfm.runtime", "tfm.cli")
 # Signatures that Python generates in a namespace of its own, where names of the module mean nothing.
@@ -25,6 +26,8 @@ GENERATED = (
 
 def write(out: Path) -> int:
     """Write the pages; answers how many."""
+    for name in tfm.__all__:  # pdoc takes a name that is imported on first use for a module
+        setattr(tfm, name, getattr(tfm, name))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for message in GENERATED:
