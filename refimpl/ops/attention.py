@@ -58,7 +58,7 @@ class AttentionWeights(TypedDict):
     out_norm: NotRequired[Float[Array, " H*K"]]
 
 
-class CachedAttentionWeights(AttentionWeights):
+class CachedAttentionWeights(AttentionWeights, TypedDict):
     """The leaves of an attention in a layer: its relative biases, if they are its own (`RelativeBias`).
 
     In a decoder also the scales of keys and values, if the cache has 8 bits.

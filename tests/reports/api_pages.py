@@ -16,7 +16,8 @@ from pathlib import Path
 import pdoc
 import tfm
 
-MODULES = ("tfm", "tfm.refimpl", "tfm.export", "tfm.runtime", "tfm.cli")
+# The folder cli/tfm holds the package itself, which is no part of tfm.cli.
+MODULES = ("tfm", "tfm.refimpl", "tfm.export", "tfm.runtime", "tfm.cli", "!tfm.cli.tfm")
 # Signatures that Python generates in a namespace of its own, where names of the module mean nothing.
 GENERATED = (
     r"Error parsing type annotation ForwardRef\(.*\) for \S+\.__init__\.",  # of a NamedTuple
