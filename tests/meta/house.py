@@ -27,6 +27,7 @@ WALKS = (
     "runtime/verification/streamed_reference.py", "export/quantization/activation_recorder.py",
 )  # fmt: skip
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+PROSE = re.compile(r"\b[a-z][a-z']+ [a-z][a-z']+\b")
 NEARLY = 0.85  # of the edges of two syntax trees
 LEAST = 6  # lines of a function that is compared, without its docstring
 
@@ -132,9 +133,56 @@ def _shapes_in_code(file: File) -> Iterator[str]:
 
 
 def frozen_sentences(file: File) -> int:
-    """How often it gives a keyword `match`, or calls a method `failed`: each holds an English sentence."""
-    named = sum(isinstance(node, ast.keyword) and node.arg == "match" for node in file.nodes)
-    return named + file.calls("failed")
+    """How many assertions of errors quote prose: two words of small letters or more, one after the other.
+
+    An assertion is a keyword `match`, or a call of `failed` or `refused`; it quotes its texts. If it has
+    a variable, each text of the table that parametrizes its function is an assertion too.
+    """
+    found = 0
+    for scope, table in _scopes(file):
+        for node in scope:
+            values: list[ast.expr] = []
+            if isinstance(node, ast.keyword) and node.arg == "match":
+                values = [node.value]
+            elif isinstance(node, ast.Call) and _called(node) in ("failed", "refused"):
+                values = node.args
+            found += any(_quotes(value) for value in values)
+            names = {n.id for value in values for n in ast.walk(value) if isinstance(n, ast.Name)}
+            found += sum(_quotes(cell) for name in names for cell in table.get(name, []))
+    return found
+
+
+def _called(node: ast.Call) -> str | None:
+    return getattr(node.func, "id", getattr(node.func, "attr", None))
+
+
+def _quotes(value: ast.expr) -> bool:
+    texts = [n.value for n in ast.walk(value) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return any(PROSE.search(text) for text in texts)
+
+
+def _scopes(file: File) -> Iterator[tuple[list[ast.AST], dict[str, list[ast.expr]]]]:
+    """What is in each function, with its table: name of a parameter -> its cells; then what is in none."""
+    functions = [node for node in file.nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inner = {node for function in functions for node in ast.walk(function)}
+    seen: set[ast.AST] = set()
+    for function in functions:
+        table: dict[str, list[ast.expr]] = {}
+        for mark in function.decorator_list:
+            if isinstance(mark, ast.Call) and _called(mark) == "parametrize":
+                _fill(table, *mark.args[:2])
+        yield [node for node in ast.walk(function) if node not in seen], table
+        seen.update(ast.walk(function))
+    yield [node for node in file.nodes if node not in inner], {}
+
+
+def _fill(table: dict[str, list[ast.expr]], names: ast.expr, rows: ast.expr) -> None:
+    named = [n.value for n in ast.walk(names) if isinstance(n, ast.Constant)]
+    named = [name.strip() for text in named for name in str(text).split(",")]
+    for row in rows.elts if isinstance(rows, ast.List | ast.Tuple) else []:
+        cells = row.args if isinstance(row, ast.Call) else getattr(row, "elts", [row])
+        for name, cell in zip(named, [row] if len(named) == 1 else cells, strict=False):
+            table.setdefault(name, []).append(cell)
 
 
 def sampling_declarations(sources: list[File]) -> int:
@@ -223,7 +271,7 @@ def counts(root: Path) -> dict[str, int]:
         "calls of smoothing_sites": sum(file.calls("smoothing_sites") for file in sources),
         "functions gguf_config": sum("def gguf_config(" in file.text for file in sources),
         "declarations of a sampling option": sampling_declarations(sources),
-        "match= and .failed( in tests": sum(map(frozen_sentences, tests)),
+        "assertions of errors that quote prose": sum(map(frozen_sentences, tests)),
         "lines of sources": lines(root, *SOURCES),
         "lines of tests": lines(root, "tests"),
         "pairs of twins in sources": len(twins(sources)),

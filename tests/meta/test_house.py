@@ -19,6 +19,18 @@ def block_sums(x, size):
 '''
 WEIGHTS = "class W(TypedDict):\n" + "".join(f'    w{n}: Float[Array, "D F"]\n' for n in "abcde")
 # What is planted: file -> text; then which numbers change, and by how much.
+SENTENCES = """
+raises(E, match="key must be 7")
+raises(E, match="key.*7")
+result.failed(2, f"no {thing} of this name")
+with refused(E, "key", 7): ...
+@mark.parametrize(("given", "message"), [(1, "the first one"), param(2, "second"), (3, "the third one")])
+def test(given, message):
+    with refused(E, given), raises(E, match=message): ...
+@mark.parametrize("message", ["another table"])
+async def test_again(message):
+    raises(E, match=message)
+"""
 PLANTED = {
     "twins": (
         {"cli/a.py": TOLD, "cli/b.py": TOLD.replace("total", "sums")},
@@ -65,8 +77,8 @@ PLANTED = {
         {"declarations of a sampling option": 2},
     ),
     "sentences": (
-        {"tests/a.py": 'raises(E, match="a")\nresult.failed("b")\n'},
-        {"match= and .failed( in tests": 2},
+        {"tests/a.py": SENTENCES},
+        {"assertions of errors that quote prose": 5},
     ),
 }  # fmt: skip
 LINES = ("lines of sources", "lines of tests", "lines of export/ops")

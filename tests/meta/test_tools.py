@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.mirror import check_graph, check_values, declared
 from helpers.onnx_graph import export
+from helpers.refused import refused
 from tfm.refimpl.config import FullAttention
 from tfm.refimpl.laws.kit.declare import Declared, UnfedError, read, sizes
 from tfm.refimpl.laws.kit.draw import factors, make, singly
@@ -153,7 +154,7 @@ PLANTED = {
 
 @pytest.mark.parametrize(("name", "bug"), [(n, b) for n, bugs in PLANTED.items() for b in bugs])
 def test_a_planted_bug_is_found(name: str, bug: Any):
-    with pytest.raises(AssertionError, match=r"off by|differ|shape"):
+    with pytest.raises(AssertionError, match=r"off|differ|shape"):
         check_values(name, bug)
 
 
@@ -165,7 +166,7 @@ def test_a_branch_on_one_token_is_found():
 
     f = declared("activation.relu")
     check_values("activation.relu", specialised)
-    with pytest.raises(AssertionError, match="not finite"):
+    with refused(AssertionError, "finite"):
         check_graph("activation.relu", specialised, (("x", f.parameters[0].options[0]),), 21)
 
 
@@ -187,7 +188,7 @@ def fed(hint: str, **defaults: Any) -> Any:
 
 @pytest.mark.parametrize("hint", ["int", "list[int]", 'Float[Array, "B T"] | str'])
 def test_a_parameter_that_is_no_array_is_an_error(hint: str):
-    with pytest.raises(UnfedError, match="can't be fed: it is no array"):
+    with refused(UnfedError, "fed", "array"):
         read(fed(hint))
 
 
@@ -199,7 +200,7 @@ def test_a_setting_without_values_is_an_error():
         "colour": "float",
         "return": 'Float[Array, "B T"]',
     }
-    with pytest.raises(UnfedError, match="'colour' can't be fed: give it values in SETTINGS"):
+    with refused(UnfedError, "'colour'", "SETTINGS"):
         read(function)
 
 
@@ -207,7 +208,7 @@ def test_a_kind_without_a_strategy_is_an_error():
     f = read(fed('UInt8[Array, "B T"]'))
     odd = replace(f.parameters[0], options=(Declared("Complex", ("B", "T")),))
     f = replace(f, parameters=(odd,))
-    with pytest.raises(UnfedError, match="an array of Complex can't be fed"):
+    with refused(UnfedError, "Complex"):
         make(f, singly(factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
 
 
@@ -254,8 +255,8 @@ def test_each_choice_has_a_variant():
     [
         (np.zeros((2, 3, 4)), "took"),
         (np.zeros((2, 3, 4), np.int64), "gave int64, declares"),
-        (np.zeros((2, 3), np.float32), "gave shape"),
-        (np.zeros((2, 4, 3), np.float32), "gave shape"),
+        (np.zeros((2, 3), np.float32), "gave.*shape"),
+        (np.zeros((2, 4, 3), np.float32), "gave.*shape"),
         ((np.zeros((2, 3, 4), np.float32),) * 2, "gave 2 results, declares 1"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from jaxtyping import Float
 from numpy import ndarray as Array
 from tfm.refimpl import ops
@@ -91,7 +92,7 @@ def test_a_value_of_any_depth_is_refused():
     nested: Any = {"type": "Deeper"}
     for _ in range(10_000):
         nested = [nested]
-    with pytest.raises(ConfigError, match="unknown fields"):
+    with refused(ConfigError, "unknown", "fields"):
         from_json({"type": "Decoder", "more": nested})
 
 
@@ -184,7 +185,7 @@ def test_each_bound_is_held():
             if getattr(mixer, one.name) is None:
                 continue
             for value in (LIMITS[limit] + 1, least - 1, True):
-                with pytest.raises(ConfigError, match=f"at {name or one.name} must be {least} to"):
+                with refused(ConfigError, name or one.name, least):
                     replace(mixer, **{one.name: value}).check("at ")
                 count += 1
         mixer.check("at ")

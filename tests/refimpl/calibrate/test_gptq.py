@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.calibrate.gptq import Hessian, gptq, hessian, output_error
@@ -120,5 +121,5 @@ def test_inputs_that_are_always_zero():
     got = gptq(w, Hessian(dead, 1), bits=4, block=1)
     assert isinstance(got, Blocks)
     assert (got.codes[2] == quantize(w[2:3], bits=4, block=1).codes[0]).all()
-    with pytest.raises(NumericError, match="use more"):
+    with refused(NumericError, "more"):
         gptq(w, Hessian(-h.total, 1), bits=4, block=4)

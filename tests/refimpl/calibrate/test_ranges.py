@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.quantization import calibrate
@@ -168,7 +169,7 @@ def test_nothing_and_zeros():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("observer", [minmax, histogram])
 def test_what_is_not_finite_has_no_range(observer, bad: float):
-    with pytest.raises(NumericError, match="must be finite"):
+    with refused(NumericError, "activations", "finite", "NaN"):
         observer(None, np.array([1.0, bad], np.float32))
 
 

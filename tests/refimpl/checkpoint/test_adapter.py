@@ -13,6 +13,7 @@ import torch
 from helpers import gguf_writer
 from helpers.hf_oracle import make_model
 from helpers.peft_oracle import change_settings, compare_with_peft, write_adapter
+from helpers.refused import refused
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -263,7 +264,7 @@ def test_an_adapter_beside_its_base_is_named_or_declined(copied: Path):
     named = merged(copied)
     for file in (copied / "adapter").iterdir():
         shutil.copy(file, base)
-    with pytest.raises(CheckpointError, match="an adapter lies beside the model: name it with adapter="):
+    with refused(CheckpointError, "adapter="):
         open_checkpoint(base)
     leaf = "decoder.layers.1.attn.wv"
     assert np.array_equal(open_checkpoint(base, adapter=False).leaf(leaf), alone.leaf(leaf))
@@ -277,10 +278,10 @@ def test_an_adapter_beside_its_base_is_named_or_declined(copied: Path):
 
 def test_an_adapter_alone_asks_for_its_base_by_name(copied: Path):
     change_settings(copied / "adapter", base_model_name_or_path="org/some-base")
-    with pytest.raises(CheckpointError, match="give the base 'org/some-base' as the model"):
+    with refused(CheckpointError, "'org/some-base'"):
         open_checkpoint(copied / "adapter")
     shutil.copy(copied / "base" / "config.json", copied / "adapter")  # as some trainers leave it
-    with pytest.raises(CheckpointError, match="give the base 'org/some-base' as the model"):
+    with refused(CheckpointError, "'org/some-base'"):
         open_checkpoint(copied / "adapter")
 
 
@@ -415,16 +416,16 @@ def test_an_adapter_of_torch_and_files_that_are_missing(copied: Path):
     for name in want.leaves.names:
         assert np.array_equal(merged(copied).leaf(name), want.leaf(name))
     file.with_suffix(".bin").unlink()
-    with pytest.raises(CheckpointError, match=r"must hold adapter_model\.safetensors or adapter_model\.bin"):
+    with refused(CheckpointError, "adapter_model.safetensors", "adapter_model.bin"):
         merged(copied)
     for path in (copied / "base", copied / "nowhere", file.with_suffix(".bin")):
-        with pytest.raises(CheckpointError, match="an adapter is a directory with"):
+        with refused(CheckpointError, "adapter"):
             open_checkpoint(copied / "base", path)
 
 
 def test_tables_of_an_encoder_decoder_are_refused(tmp_path: Path):
     write(tmp_path, "bart", 0, BART, target_modules=["shared"])
-    with pytest.raises(CheckpointError, match="encoder and decoder share this table"):
+    with refused(CheckpointError, "encoder", "decoder"):
         merged(tmp_path)
 
 
@@ -467,10 +468,10 @@ def test_a_gguf_base_gets_the_same_update(pair: Path, tmp_path: Path):
     for name in checkpoint.leaves.names:
         assert np.array_equal(from_gguf.leaf(name), checkpoint.leaf(name)), name
     shutil.copytree(pair / "adapter", tmp_path, dirs_exist_ok=True)
-    with pytest.raises(CheckpointError, match="an adapter lies beside the model"):
+    with refused(CheckpointError, "adapter", "lies"):
         open_checkpoint(path)
     change_settings(tmp_path, task_type="SEQ_CLS")
-    with pytest.raises(CheckpointError, match="must be that of the file, is for classify"):
+    with refused(CheckpointError, "classify"):
         open_checkpoint(path, tmp_path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import ROWS
+from helpers.refused import refused
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
@@ -54,7 +55,7 @@ def test_every_copy_that_a_file_holds_is_checked(tmp_path: Path, name: str):
     for key in [*copies, *stored]:
         wrong = whole[key].clone()
         wrong[-1, -1] += 1e-2
-        with pytest.raises(CheckpointError, match=r"must equal (embedding.table|waves)"):
+        with pytest.raises(CheckpointError, match=r"(embedding.table|waves)"):
             open_checkpoint(write(tmp_path, config, {**whole, key: wrong}))
 
 
@@ -98,7 +99,7 @@ def test_a_trunk_has_no_bias_of_its_own(tmp_path: Path, name: str):
     assert np.array_equal(bias, whole["final_logits_bias"].numpy()[0])
     assert np.abs(bias).max() > 0.1
     flat = {**whole, "final_logits_bias": whole["final_logits_bias"][0]}
-    with pytest.raises(CheckpointError, match=r"'final_logits_bias' must have shape \[1, 31\], has \[31\]"):
+    with refused(CheckpointError, "'final_logits_bias'", "[1, 31]", "[31]"):
         open_checkpoint(write(tmp_path, config, flat))
 
 
@@ -149,24 +150,24 @@ def test_old_keys_say_what_the_class_does(name: str):
     for key, value in OLD[name].items():
         wrong = not value if isinstance(value, bool) else 5
         if key != "extra_pos_embeddings" or name in ("bart", "mbart"):
-            with pytest.raises(ConfigError, match=f"{key} must be"):
+            with refused(ConfigError, key):
                 read_config({**config, key: wrong})
 
 
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("t5", {"num_hidden_layers": 3}, "num_hidden_layers must be 2, as under T5's own name"),
-        ("t5", {"dense_act_fn": "silu"}, "dense_act_fn must be the activation relu, as feed_forward_proj"),
-        ("t5", {"is_gated_act": True}, "is_gated_act must be false, as feed_forward_proj"),
-        ("t5", {"feed_forward_proj": "gated-selu"}, "feed_forward_proj must be one of"),
-        ("t5", {"architectures": ["T5Model"]}, "architectures must be one of"),
-        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder must be true for t5"),
-        ("bart", {"num_hidden_layers": 3}, "num_hidden_layers must be 2, as encoder_layers"),
-        ("bart", {"encoder_attention_heads": 5}, "d_model must be a multiple of encoder_attention_heads, 5"),
-        ("bart", {"architectures": ["BartForCausalLM"]}, "architectures must be one of"),
-        ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings must be"),
-        ("marian", {"decoder_vocab_size": 30}, "decoder_vocab_size must be vocab_size, 31"),
+        ("t5", {"num_hidden_layers": 3}, "num_hidden_layers.*2.*T5's"),
+        ("t5", {"dense_act_fn": "silu"}, "dense_act_fn.*feed_forward_proj"),
+        ("t5", {"is_gated_act": True}, "is_gated_act.*false.*feed_forward_proj"),
+        ("t5", {"feed_forward_proj": "gated-selu"}, "feed_forward_proj"),
+        ("t5", {"architectures": ["T5Model"]}, "architectures"),
+        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder.*true.*t5"),
+        ("bart", {"num_hidden_layers": 3}, "num_hidden_layers.*2.*encoder_layers"),
+        ("bart", {"encoder_attention_heads": 5}, "d_model.*encoder_attention_heads.*5"),
+        ("bart", {"architectures": ["BartForCausalLM"]}, "architectures"),
+        ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings"),
+        ("marian", {"decoder_vocab_size": 30}, "decoder_vocab_size.*vocab_size.*31"),
     ],
 )
 def test_refused(name: str, more: dict[str, Any], message: str):

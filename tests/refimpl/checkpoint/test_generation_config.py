@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.generation_config import WITH_ENCODER, Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS, UNSUPPORTED
@@ -209,35 +210,35 @@ def test_lengths():
 
 def test_a_decoder_begins_with_something():
     assert read({"bos_token_id": 5}).prompt == (5,)
-    with pytest.raises(ConfigError, match="must name a decoder_start_token_id"):
+    with refused(ConfigError, "decoder_start_token_id"):
         _ = read({}).prompt
 
 
 @pytest.mark.parametrize(
     ("own", "config", "message"),
     [
-        ({"unheard_of": 1}, PAIR, "g.json: key 'unheard_of' isn't known"),
-        ({"stop_strings": [3]}, PAIR, "stop_strings must be null, a text or a list of texts"),
-        ({"early_stopping": "soon"}, PAIR, "early_stopping must be true, false or \"never\", got 'soon'"),
-        ({"early_stopping": 3}, PAIR, "early_stopping must be"),
-        ({"early_stopping": 1}, PAIR, "early_stopping must be"),
-        ({"early_stopping": []}, PAIR, "early_stopping must be"),
-        ({"early_stopping": ""}, PAIR, "early_stopping must be"),
-        ({"length_penalty": 10**400}, PAIR, "length_penalty must be below 2\\^53"),
-        ({"repetition_penalty": 10**400}, PAIR, "repetition_penalty must be below 2\\^53"),
-        ({"length_penalty": -41.0}, PAIR, "a length penalty of -40 to 40"),
-        ({"top_k": 50.0, "do_sample": True}, PAIR, "top_k must be a whole number from 1"),
-        ({"length_penalty": "long"}, PAIR, "length_penalty must be a number"),
-        ({"num_beams": 0}, PAIR, "num_beams must be at least 1"),
-        ({"num_beams": 65}, PAIR, "num_beams must be 1 to 64, got 65"),
-        ({"renormalize_logits": 1}, PAIR, "renormalize_logits must be of type bool"),
-        ({"no_repeat_ngram_size": -1}, PAIR, "no_repeat_ngram must be a whole"),
-        ({"forced_bos_token_id": [1, 2]}, PAIR, "forced_bos_token_id must be one id"),
-        ({"bad_words_ids": [[]]}, PAIR, "bad_words_ids must be null or lists of ids"),
-        ({"bad_words_ids": [3]}, PAIR, "bad_words_ids must be null or lists of ids"),
-        ({"prefix": 3}, PAIR, "prefix must be of type str"),
-        ({"task_specific_params": {"a": 1}}, PAIR, "task_specific_params.a must be an object"),
-        ({"task_specific_params": {"a": {"odd": 1}}}, PAIR, "g.json: a: key 'odd' isn't known"),
+        ({"unheard_of": 1}, PAIR, r"g\.json.*'unheard_of'"),
+        ({"stop_strings": [3]}, PAIR, "stop_strings.*null"),
+        ({"early_stopping": "soon"}, PAIR, "early_stopping.*true.*false.*\"never\".*'soon'"),
+        ({"early_stopping": 3}, PAIR, "early_stopping"),
+        ({"early_stopping": 1}, PAIR, "early_stopping"),
+        ({"early_stopping": []}, PAIR, "early_stopping"),
+        ({"early_stopping": ""}, PAIR, "early_stopping"),
+        ({"length_penalty": 10**400}, PAIR, r"length_penalty.*2\^53"),
+        ({"repetition_penalty": 10**400}, PAIR, r"repetition_penalty.*2\^53"),
+        ({"length_penalty": -41.0}, PAIR, "penalty.*-40.*40"),
+        ({"top_k": 50.0, "do_sample": True}, PAIR, "top_k.*1"),
+        ({"length_penalty": "long"}, PAIR, "length_penalty"),
+        ({"num_beams": 0}, PAIR, "num_beams.*1"),
+        ({"num_beams": 65}, PAIR, "num_beams.*1.*64.*65"),
+        ({"renormalize_logits": 1}, PAIR, "renormalize_logits"),
+        ({"no_repeat_ngram_size": -1}, PAIR, "no_repeat_ngram"),
+        ({"forced_bos_token_id": [1, 2]}, PAIR, "forced_bos_token_id"),
+        ({"bad_words_ids": [[]]}, PAIR, "bad_words_ids.*null"),
+        ({"bad_words_ids": [3]}, PAIR, "bad_words_ids.*null"),
+        ({"prefix": 3}, PAIR, "prefix"),
+        ({"task_specific_params": {"a": 1}}, PAIR, r"task_specific_params\.a"),
+        ({"task_specific_params": {"a": {"odd": 1}}}, PAIR, r"g\.json.*'odd'"),
     ],
 )
 def test_refused(own: dict[str, Any], config: Any, message: str):
@@ -249,7 +250,7 @@ def test_refused(own: dict[str, Any], config: Any, message: str):
 @pytest.mark.parametrize("key", ["forced_eos_token_id", "suppress_tokens", "bad_words_ids", "eos_token_id"])
 def test_ids_are_of_the_vocabulary(key: str):
     for bad in (97, -1, "2", True, 1.0):
-        with pytest.raises(CheckpointError, match=f"ids of {key} must be 0 to 96"):
+        with refused(CheckpointError, key, 0, 96):
             read({key: [[bad]] if key == "bad_words_ids" else [bad]})
 
 

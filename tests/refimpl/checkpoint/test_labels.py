@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.labels import mask_id, read_labels
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Classify, Config, MaskedLM, Tag
@@ -76,5 +77,5 @@ def test_mask_of_the_class(token: str, want: int | None) -> None:
 
 @pytest.mark.parametrize(("named", "number"), [("<mask>", 4), ("[MASK]", 97), ("[MASK]", "4"), (7, 4)])
 def test_bad_mask(named: object, number: object) -> None:
-    with pytest.raises(CheckpointError, match=r"mask_token .* must be an added token"):
+    with refused(CheckpointError, "mask_token"):
         mask_id({"mask_token": named}, {}, tokenizer(number), WORDS, "tokenizer_config.json")

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from helpers.peft_oracle import with_adapter, write_adapter
+from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -117,7 +118,7 @@ def test_another_output_table_of_an_encoder(tmp_path):
 def test_an_output_table_of_another_shape_is_refused(tmp_path):
     tensors = llama(tmp_path, tie_word_embeddings=True)
     save_file({**tensors, "lm_head.weight": torch.zeros(49, 16)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lm_head.weight.* must equal embedding.table"):
+    with refused(CheckpointError, "lm_head.weight", "embedding.table"):
         open_checkpoint(tmp_path)
 
 
@@ -154,7 +155,7 @@ def test_weights_in_float64(tmp_path):
         {**tensors, "model.norm.weight": torch.full((16,), 1e300, dtype=torch.float64)},
         tmp_path / "model.safetensors",
     )
-    with pytest.raises(NumericError, match="must be finite"):
+    with refused(NumericError, "decoder.norm.weight[0]", "finite", "inf"):
         open_checkpoint(tmp_path).leaf("decoder.norm.weight")
 
 
@@ -201,5 +202,5 @@ def test_rotations_stated_in_both_styles(tmp_path, old, new, theta):
 def test_rotations_stated_differently_are_refused(tmp_path, new):
     llama(tmp_path)
     restate(tmp_path, rope_scaling=LINEAR, rope_parameters=new, rope_theta=...)
-    with pytest.raises(ConfigError, match="rope_parameters must be the same as rope_scaling"):
+    with refused(ConfigError, "rope_parameters", "rope_scaling"):
         open_checkpoint(tmp_path)

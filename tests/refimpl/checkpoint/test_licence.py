@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.checkpoint import licence
 from tfm.refimpl.checkpoint.licence import is_notice, read_licence
 from tfm.refimpl.errors import CheckpointError
@@ -77,5 +78,5 @@ def test_files_are_bounded_and_lie_in_the_directory(tmp_path: Path, monkeypatch:
     (model / "COPYING").unlink()
     (tmp_path / "secret").touch()
     (model / "COPYING").symlink_to(tmp_path / "secret")
-    with pytest.raises(CheckpointError, match="links out of the model's directory"):
+    with refused(CheckpointError, "links", "directory"):
         read_licence(model, {})

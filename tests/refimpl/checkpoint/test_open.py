@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models, torch_writer
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.open import Generation, materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.formats.model_directory import LIMITS, Directory
@@ -80,7 +81,7 @@ def test_keys_that_nobody_knows_may_be_ignored_by_name(model):
     write(model / "config.json", {**stated, "odd": 1, "pad_token_id": 0})
     write(model / "generation_config.json", {"odder": 2, "eos_token_id": 3})
     for given, missing in (((), "odd"), (["odd"], "odder")):
-        with pytest.raises(ConfigError, match=f"key '{missing}' isn't known, .*ignore_keys={missing} "):
+        with refused(ConfigError, f"'{missing}'", f"ignore_keys={missing}"):
             open_checkpoint(model, ignore_keys=given)
     opened = open_checkpoint(model, ignore_keys=["odder", "odd", "pad_token_id"])
     assert (opened.config, opened.generation.eos) == (CONFIG, (3,))
@@ -141,9 +142,7 @@ def test_weight_map_may_not_leave_the_directory(model, name):
     (model / "sub.safetensors").mkdir()
     os.mkfifo(model / "pipe.safetensors")
     write(model / "model.safetensors.index.json", {"weight_map": {**names, moved: name}})
-    with pytest.raises(
-        CheckpointError, match=r"must be plain|links out|regular file|can't be opened"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"plain|links|regular|opened") as caught:
         open_checkpoint(model)
     assert "\n" not in str(caught.value)
 
@@ -152,7 +151,7 @@ def test_weight_map_may_not_leave_the_directory(model, name):
 def test_a_link_to_itself(model, file):
     (model / file).unlink(missing_ok=True)
     (model / file).symlink_to(file)
-    with pytest.raises(CheckpointError, match=rf"{file}: can't be found: a loop of links") as caught:
+    with refused(CheckpointError, file) as caught:
         open_checkpoint(model)
     assert "\n" not in str(caught.value)
 
@@ -162,7 +161,7 @@ def test_a_folder_that_may_not_be_searched(model, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.stat", refuse)
-    with pytest.raises(CheckpointError, match=r"config.json: can't be found: Permission denied"):
+    with refused(CheckpointError, "config.json", "Permission"):
         Directory(model).text("config.json")
 
 
@@ -173,7 +172,7 @@ def test_links_out_are_refused_and_links_into_the_hub_cache_followed(model, tmp_
     outside = tmp_path / "elsewhere"
     (model / file).rename(outside)
     (model / file).symlink_to(outside)
-    with pytest.raises(CheckpointError, match="links out of the model's directory"):
+    with refused(CheckpointError, "links", "directory"):
         open_checkpoint(model)
     entry = tmp_path / "models--x--y"
     (entry / "blobs").mkdir(parents=True)
@@ -214,19 +213,17 @@ def test_weights_of_torch(model, count, zipped):
         write(
             model / "pytorch_model.bin.index.json", {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
         )
-        with pytest.raises(
-            CheckpointError, match=r"pytorch_model\.bin\.index\.json: weight_map and the files"
-        ):
+        with refused(CheckpointError, "pytorch_model.bin.index.json", "weight_map"):
             open_checkpoint(model)
 
 
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({}, "weight_map must map names to files"),
-        ({"weight_map": {"a": 1}}, "weight_map must map names to files"),
-        ([], "must be a JSON object"),
-        ({"weight_map": {"ghost": "model-00001-of-00002.safetensors"}}, "disagree on"),
+        ({}, "weight_map"),
+        ({"weight_map": {"a": 1}}, "weight_map"),
+        ([], "JSON"),
+        ({"weight_map": {"ghost": "model-00001-of-00002.safetensors"}}, "disagree"),
     ],
 )
 def test_bad_index(model, index, message):
@@ -242,37 +239,33 @@ def test_a_tensor_in_two_shards(model):
     leaves = dict(flatten(TREE))
     twice = next(name for name in leaves if names[name] == first)
     save(model / second, {n: leaves[n] for n in leaves if names[n] == second or n == twice})
-    with pytest.raises(CheckpointError, match=f"disagree on '{twice}'"):
+    with refused(CheckpointError, f"'{twice}'"):
         open_checkpoint(model)
 
 
 def test_formats_that_run_code(model):
     (model / "model.safetensors").rename(model / "training_args.bin")
-    with pytest.raises(
-        CheckpointError, match=r"must have weights.* training_args.bin is there: .*from_pretrained\(DIR\)"
-    ):
+    with refused(CheckpointError, "training_args.bin", "from_pretrained(DIR)"):
         open_checkpoint(model)
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: name the directory"):
+    with refused(CheckpointError, "pytorch_model.bin"):
         open_checkpoint(model / "pytorch_model.bin")
     for name in ("x.bin", "x.pt", "x.pth", "x.ckpt", "x.pkl", "x.npz"):
         (model / name).touch()
-        with pytest.raises(CheckpointError, match="can run code"):
+        with refused(CheckpointError, "run", "code"):
             open_checkpoint(model / name)
 
 
 def test_not_a_checkpoint(model, tmp_path):
-    with pytest.raises(CheckpointError, match=r"must be a .gguf file, or a directory"):
+    with refused(CheckpointError, "gguf", "directory"):
         open_checkpoint(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"holds config.json$"):
         open_checkpoint(tmp_path / "empty")
     (tmp_path / "empty" / "a.gguf").touch()
-    with pytest.raises(CheckpointError, match=r"name the file itself, a.gguf"):
+    with refused(CheckpointError, "a.gguf"):
         open_checkpoint(tmp_path / "empty")
     (model / "model.safetensors").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"must have weights, model.safetensors, .* or pytorch_model.bin.index.json$"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors, .*pytorch_model\.bin\.index\.json$"):
         open_checkpoint(model)
 
 
@@ -293,13 +286,13 @@ def test_side_files_are_bounded(model, name):
         steps = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]
         write(model / "modules.json", steps)
     adapter = model if name == "adapter_config.json" else None
-    with pytest.raises(CheckpointError, match=f"{name}: may have {LIMITS[name]} bytes"):
+    with refused(CheckpointError, name, LIMITS[name]):
         open_checkpoint(model, adapter)
 
 
 def test_side_files_are_text(model):
     (model / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(CheckpointError, match="must be UTF-8"):
+    with refused(CheckpointError, "UTF-8"):
         open_checkpoint(model)
 
 
@@ -401,18 +394,18 @@ def test_where_templates_are(model, files, want):
 @pytest.mark.parametrize(
     ("found", "must"),
     [
-        (1, "be a text"),
-        ("x" * (LIMITS["chat_template.jinja"] + 1), "be a text"),
-        ([{"name": "default", "template": 1}], "be a text"),
-        ([{"name": [], "template": "x"}], "name each"),
-        ([{"template": "x"}], "name each"),
-        (["x"], "name each"),
+        (1, "text"),
+        ("x" * (LIMITS["chat_template.jinja"] + 1), "text"),
+        ([{"name": "default", "template": 1}], "text"),
+        ([{"name": [], "template": "x"}], "templates.*got"),
+        ([{"template": "x"}], "templates.*got"),
+        (["x"], "templates.*got"),
     ],
 )
 def test_bad_templates(model, found, must, name):
     (model / "chat_template.jinja").unlink()
     write(model / name, {"chat_template": found})
-    with pytest.raises(CheckpointError, match=f"chat_template must {must}"):
+    with pytest.raises(CheckpointError, match=f"chat_template.*{must}"):
         open_checkpoint(model)
 
 
@@ -430,5 +423,5 @@ def test_a_config_may_say_infinity(tmp_path):
     for name in ("config.json", "generation_config.json"):
         (tmp_path / name).write_text('{"time_step_limit": [0.0, Infinity]}')
     assert Directory(tmp_path).value("config.json") == {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
-    with pytest.raises(CheckpointError, match="numbers must be finite, got Infinity"):
+    with refused(CheckpointError, "numbers", "finite", "Infinity"):
         Directory(tmp_path).value("generation_config.json")

@@ -12,6 +12,7 @@ import torch
 import transformers
 from helpers import quantized_writer
 from helpers.quantized_writer import FORMATS, Format
+from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -167,7 +168,7 @@ def test_a_damaged_weight_is_refused(name, tensors, words, tmp_path):
 def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
     scales = {"gptq4": "scales", "awq": "scales", "fp8-block": "weight_scale_inv", "llm-int8": "SCB"}
     path = changed(tmp_path, FORMATS[name], **{scales.get(name, "weight_scale"): first(float("nan"))})
-    with pytest.raises(NumericError, match=r"attn.wq\[.*must be finite, is nan"):
+    with refused(NumericError, "attn.wq", "finite"):
         open_checkpoint(path).leaf("decoder.layers.0.attn.wq")
 
 
@@ -177,42 +178,42 @@ def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
         (
             "gptq4",
             {"quant_method": "hqq"},
-            "quant_method must be one of gptq, awq, .*, got 'hqq'; what isn't known",
+            "quant_method.*'hqq'",
         ),
-        ("bitnet", {"linear_class": "bitnet"}, "linear_class must be one of bitlinear, autobitlinear, got"),
-        ("bitnet", {"use_rms_norm": True}, "use_rms_norm must be false, got True"),
-        ("bitnet", {"quantization_mode": "online"}, 'linear_class must be "autobitlinear" where'),
+        ("bitnet", {"linear_class": "bitnet"}, "linear_class"),
+        ("bitnet", {"use_rms_norm": True}, "use_rms_norm.*false.*True"),
+        ("bitnet", {"quantization_mode": "online"}, 'linear_class.*"autobitlinear"'),
         (
             "bitnet-online",
             {"modules_to_not_convert": []},
-            r'modules_to_not_convert must be null or \["lm_head"\] where',
+            r'modules_to_not_convert.*null.*\["lm_head"\]',
         ),
-        ("gptq4", {"bits": 5}, "bits must be 2, 3, 4 or 8, got 5"),
-        ("gptq4", {"group_size": 0}, "group_size must be -1, or at least 1, got 0"),
+        ("gptq4", {"bits": 5}, "bits.*2.*3.*4.*8.*5"),
+        ("gptq4", {"group_size": 0}, "group_size.*-1.*1.*0"),
         (
             "gptq4",
             {"checkpoint_format": "marlin"},
-            "checkpoint_format must be one of gptq, gptq_v2, got 'marlin'",
+            "checkpoint_format.*gptq_v2.*'marlin'",
         ),
-        ("gptq4", {"rotation": "hadamard"}, "rotation must be null, got 'hadamard'"),
-        ("gptq4", {"unheard_of": 1}, "quantization_config: key 'unheard_of' isn't known"),
-        ("awq", {"version": "gemv"}, "version must be one of gemm"),
-        ("awq", {"zero_point": False}, "zero_point must be true, got False"),
-        ("fp8-block", {"weight_block_size": [0, 128]}, "weight_block_size must be null or two whole numbers"),
+        ("gptq4", {"rotation": "hadamard"}, "rotation.*null.*'hadamard'"),
+        ("gptq4", {"unheard_of": 1}, "quantization_config.*'unheard_of'"),
+        ("awq", {"version": "gemv"}, "version"),
+        ("awq", {"zero_point": False}, "zero_point.*true.*False"),
+        ("fp8-block", {"weight_block_size": [0, 128]}, "weight_block_size.*null"),
         (
             "pack4",
             {"format": "marlin-24"},
-            "format must be one of pack-quantized of 4-bit ints, .* got 'marlin-24'",
+            "format.*4-bit.*'marlin-24'",
         ),
         (
             "pack4",
             {"quantization_status": "initialized"},
-            'quantization_status must be "compressed" or "frozen"',
+            'quantization_status.*"compressed".*"frozen"',
         ),
-        ("pack4", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config must be null"),
-        ("pack4", {"transform_config": {"config_groups": {}}}, "transform_config must be null or {}"),
-        ("nf4", {"bnb_4bit_quant_storage": "bfloat16"}, 'bnb_4bit_quant_storage must be "uint8"'),
-        ("modelopt", {"quant_algo": "W4A8_AWQ"}, "quant_algo must be one of NVFP4, FP8"),
+        ("pack4", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config.*null"),
+        ("pack4", {"transform_config": {"config_groups": {}}}, "transform_config.*null.*{}"),
+        ("nf4", {"bnb_4bit_quant_storage": "bfloat16"}, 'bnb_4bit_quant_storage.*"uint8"'),
+        ("modelopt", {"quant_algo": "W4A8_AWQ"}, "quant_algo.*NVFP4.*FP8"),
     ],
 )
 def test_a_setting_that_is_not_known_is_refused(name, keys, words, tmp_path):
@@ -239,16 +240,14 @@ def test_blocks_longer_than_a_weight_take_no_more_memory(tmp_path):
 
 def test_a_list_of_floats_that_the_file_contradicts_is_refused(tmp_path):
     path = changed(tmp_path, FORMATS["awq"], {"modules_to_not_convert": ["self_attn"]})
-    with pytest.raises(
-        CheckpointError, match=r"k_proj.weight' is quantized, and config.json says that it isn't"
-    ):
+    with refused(CheckpointError, "k_proj.weight'", "config.json"):
         open_checkpoint(path)
 
 
 def test_a_model_of_floats_that_claims_to_be_quantized_is_refused(tmp_path):
     quantized_writer.write(tmp_path, FORMATS["awq"])
     (tmp_path / "stored" / "config.json").rename(tmp_path / "floats" / "config.json")
-    with pytest.raises(CheckpointError, match="says that weights are quantized, none is"):
+    with refused(CheckpointError, "weights", "none"):
         open_checkpoint(tmp_path / "floats")
 
 
@@ -284,7 +283,7 @@ def test_what_older_files_of_modelopt_say_is_beside_the_config(tmp_path):
     stated = config.pop("quantization_config") | {"kv_cache_quant_algo": "FP8", "group_size": 16}
     del stated["quant_method"]
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"q_proj\.weight' must be of a float type, is U8"):
+    with refused(CheckpointError, "q_proj.weight'", "type", "U8"):
         open_checkpoint(path)
     beside = path / "hf_quant_config.json"
     beside.write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": stated}))
@@ -292,7 +291,7 @@ def test_what_older_files_of_modelopt_say_is_beside_the_config(tmp_path):
     np.testing.assert_array_equal(*(one.leaf("decoder.layers.0.attn.wq") for one in (opened, floats)))
     assert len(opened.notes) == 2
     beside.write_text(json.dumps({"quantization": stated, "unheard_of": 1}))
-    with pytest.raises(ConfigError, match=r"hf_quant_config\.json: key 'unheard_of' isn't known"):
+    with refused(ConfigError, "hf_quant_config.json", "'unheard_of'"):
         open_checkpoint(path)
 
 
@@ -346,7 +345,7 @@ def test_matrices_that_are_stored_inputs_first_are_not_guessed(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "gpt2", "quantization_config": FORMATS["gptq4"].config})
     )
-    with pytest.raises(ConfigError, match="isn't read for gpt2, whose matrices are stored inputs first"):
+    with refused(ConfigError, "gpt2", "matrices"):
         open_checkpoint(tmp_path)
 
 

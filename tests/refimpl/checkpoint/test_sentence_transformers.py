@@ -9,6 +9,7 @@ import torch
 import transformers
 from helpers import tiny_models
 from helpers.float64 import Float64, randomize
+from helpers.refused import refused
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
@@ -176,13 +177,13 @@ def test_dense_modules_are_torchs_linear_maps(bert, folder, unit, function):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"in_features": 25}, "in_features must be what the step before gives, 24, got 25"),
-        ({"out_features": 0}, "out_features must be at least 1"),
-        ({"out_features": 11}, r"'Dense.0.linear.weight' must have shape \[11, 24\], has \[10, 24\]"),
-        ({"bias": False}, "every tensor must be known.*'Dense.0.linear.bias'"),
-        ({"activation_function": "os.system"}, "activation_function must be one of torch.nn.modules.linear"),
-        ({"module_input_name": "token_embeddings"}, "module_input_name must be one of sentence_embedding"),
-        ({"use_residual": True}, "'use_residual' isn't known"),
+        ({"in_features": 25}, "in_features.*24.*25"),
+        ({"out_features": 0}, "out_features.*1"),
+        ({"out_features": 11}, r"'Dense\.0\.linear\.weight'.*\[11, 24\].*\[10, 24\]"),
+        ({"bias": False}, r"tensor.*'Dense\.0\.linear\.bias'"),
+        ({"activation_function": "os.system"}, r"activation_function.*torch\.nn\.modules\.linear"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name.*sentence_embedding"),
+        ({"use_residual": True}, "'use_residual'"),
     ],
 )
 def test_dense_modules_that_are_refused(folder, stated, message):
@@ -205,7 +206,7 @@ def test_a_dense_modules_weights_in_other_files(folder, readable):
         leaf = open_checkpoint(folder).leaf("head.projections.0.weight")
         np.testing.assert_array_equal(leaf, linear.weight.detach().float().numpy().T)
     else:
-        with pytest.raises(TfmError, match=r"2_Dense: must have weights, .*weights.pkl is there: it can run"):
+        with refused(TfmError, "2_Dense", "weights.pkl"):
             open_checkpoint(folder)
 
 
@@ -237,54 +238,54 @@ MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("modules.json", {}, "must be a list of objects"),
-        ("modules.json", [1], "must be a list of objects"),
-        ("modules.json", [], "the steps must be Transformer, Pooling, perhaps Dense .* got \\[\\]"),
-        ("modules.json", modules([*STEPS[:2], ("CNN", "2_CNN")]), "type must be Transformer, .* got '.*CNN'"),
-        ("modules.json", modules(STEPS[:1]), "the steps must be .* got \\['Transformer'\\]"),
-        ("modules.json", modules(STEPS[1:]), "the steps must be"),
-        ("modules.json", modules(STEPS[::-1]), "the steps must be"),
-        ("modules.json", modules([*STEPS, ("Normalize", "3")]), "the steps must be"),
-        ("modules.json", modules([*STEPS, ("Dense", "3_Dense")]), "the steps must be"),
-        ("modules.json", modules([*STEPS[:2], ("Dense", "1_Pooling")]), "must have a folder of its own"),
-        ("modules.json", modules(prefix="os."), "type must be Transformer"),
-        ("modules.json", modules([("Transformer", "0_BERT"), *STEPS[1:]]), "must be empty for Transformer"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "")]), "a folder for other steps"),
-        ("modules.json", [{**module, "kwargs": ["task"]} for module in modules()], "kwargs must be empty"),
-        ("modules.json", [{**module, "code": "x"} for module in modules()], "'code' isn't known"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "../else")]), "must be plain, without folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "..")]), "must be plain, without folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "/etc")]), "must be plain, without folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "a/b")]), "must be plain, without folders"),
-        ("modules.json", modules([*STEPS[:2], ("Normalize", "../x")]), "must be plain, without folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "gone")]), "config.json is missing: modules.json"),
-        (POOL, [], "must be a JSON object"),
-        (POOL, {"pooling_mode_mean_tokens": True}, "word_embedding_dimension is missing"),
-        (POOL, {**MEAN, "word_embedding_dimension": 25}, "must be the model's, 24, got 25"),
-        (POOL, {**MEAN, "pooling_mode_max_tokens": True}, "just one of .* got \\['pooling"),
-        (POOL, {**MEAN, "pooling_mode_mean_tokens": False}, "just one of .* got none"),
+        ("modules.json", {}, "list.*objects"),
+        ("modules.json", [1], "list.*objects"),
+        ("modules.json", [], r"steps.*Transformer.*Pooling.*Dense.*\[\]"),
+        ("modules.json", modules([*STEPS[:2], ("CNN", "2_CNN")]), "type.*Transformer.*'.*CNN'"),
+        ("modules.json", modules(STEPS[:1]), r"steps.*\['Transformer'\]"),
+        ("modules.json", modules(STEPS[1:]), "steps"),
+        ("modules.json", modules(STEPS[::-1]), "steps"),
+        ("modules.json", modules([*STEPS, ("Normalize", "3")]), "steps"),
+        ("modules.json", modules([*STEPS, ("Dense", "3_Dense")]), "steps"),
+        ("modules.json", modules([*STEPS[:2], ("Dense", "1_Pooling")]), "folder"),
+        ("modules.json", modules(prefix="os."), "type.*Transformer"),
+        ("modules.json", modules([("Transformer", "0_BERT"), *STEPS[1:]]), "Transformer"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "")]), "folder.*steps"),
+        ("modules.json", [{**module, "kwargs": ["task"]} for module in modules()], "kwargs"),
+        ("modules.json", [{**module, "code": "x"} for module in modules()], "'code'"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "../else")]), "plain.*folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "..")]), "plain.*folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "/etc")]), "plain.*folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "a/b")]), "plain.*folders"),
+        ("modules.json", modules([*STEPS[:2], ("Normalize", "../x")]), "plain.*folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "gone")]), r"config\.json.*missing.*modules\.json"),
+        (POOL, [], "JSON"),
+        (POOL, {"pooling_mode_mean_tokens": True}, "word_embedding_dimension.*missing"),
+        (POOL, {**MEAN, "word_embedding_dimension": 25}, "24.*25"),
+        (POOL, {**MEAN, "pooling_mode_max_tokens": True}, "'pooling"),
+        (POOL, {**MEAN, "pooling_mode_mean_tokens": False}, "none"),
         (
             "1_Pooling/config.json",
             {**MEAN, "pooling_mode_mean_tokens": False, "pooling_mode_mean_sqrt_len_tokens": True},
-            "just one of .* got \\['pooling_mode_mean_sqrt_len_tokens'\\]",
+            r"\['pooling_mode_mean_sqrt_len_tokens'\]",
         ),
-        (POOL, {"embedding_dimension": WIDTH, "pooling_mode": "weightedmean"}, "one of cls, mean"),
+        (POOL, {"embedding_dimension": WIDTH, "pooling_mode": "weightedmean"}, "cls.*mean"),
         (
             POOL,
             {"word_embedding_dimension": WIDTH, "pooling_mode_cls_token": True},
-            "just one of .* got .*cls_token', 'pooling_mode_mean_tokens'",
+            "cls_token'.*'pooling_mode_mean_tokens'",
         ),
-        (POOL, {**MEAN, "pooling_mode": "mean"}, "absent where pooling_mode is there"),
-        (POOL, {**MEAN, "pooling_mode_median": True}, "'pooling_mode_median' isn't known"),
-        (POOL, {**MEAN, "pooling_mode_cls_token": 1}, "must be of type bool"),
-        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "input_name must be one of"),
-        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case must be false"),
-        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length must be at least 1"),
-        ("sentence_bert_config.json", {"query_expansion": {}}, "'query_expansion' isn't known"),
-        ("sentence_bert_config.json", {"modality_config": {"image": {}}}, "modality_config must be"),
-        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task must be one of"),
-        (WHOLE, {"default_prompt_name": "query"}, "default_prompt_name must be null"),
-        (WHOLE, {"model_type": "SparseEncoder"}, "model_type must be one of Sentence"),
+        (POOL, {**MEAN, "pooling_mode": "mean"}, "pooling_mode"),
+        (POOL, {**MEAN, "pooling_mode_median": True}, "'pooling_mode_median'"),
+        (POOL, {**MEAN, "pooling_mode_cls_token": 1}, "type.*bool"),
+        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "input_name"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case.*false"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length.*1"),
+        ("sentence_bert_config.json", {"query_expansion": {}}, "'query_expansion'"),
+        ("sentence_bert_config.json", {"modality_config": {"image": {}}}, "modality_config"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task"),
+        (WHOLE, {"default_prompt_name": "query"}, "default_prompt_name.*null"),
+        (WHOLE, {"model_type": "SparseEncoder"}, "model_type.*Sentence"),
     ],
 )  # fmt: skip
 def test_refused(folder, name, value, message):
@@ -300,7 +301,7 @@ def test_links_out_of_the_directory_are_refused(folder, tmp_path_factory, link):
     outside = tmp_path_factory.mktemp("outside") / "there"
     (folder / link).rename(outside)
     (folder / link).symlink_to(outside)
-    with pytest.raises(TfmError, match="links out of the model's directory"):
+    with refused(TfmError, "links", "directory"):
         open_checkpoint(folder)
 
 
@@ -318,7 +319,7 @@ def test_links_into_the_hub_cache_are_followed(folder, tmp_path):
 def test_a_decoder_is_no_sentence_encoder(folder):
     config = tiny_models.llama(layers=1)
     save_checkpoint(folder, config, tiny_models.weights(config))
-    with pytest.raises(TfmError, match="model_type must be a model for the task pool, got 'tfm'"):
+    with refused(TfmError, "model_type", "'tfm'"):
         open_checkpoint(folder)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from helpers.config_strategies import configs, encoders, pairs
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.components import from_json
@@ -843,7 +844,7 @@ def test_an_activation_may_be_absent():
     assert head.dense is not None
     assert head.dense.activation is None
     as_json["head"]["dense"]["activation"] = "step"
-    with pytest.raises(ConfigError, match=r"config.head.dense.activation must be .*, got 'step'"):
+    with refused(ConfigError, "config.head.dense.activation", "'step'"):
         from_json(as_json)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.config import Attention, Decoder, LinearScaling, MoE, Rope
 from tfm.refimpl.config_readers import gguf_keys, rope
 from tfm.refimpl.config_readers.gguf_keys import COMMON, always, either, in_config_json, optional
@@ -73,23 +74,23 @@ def test_rows():
 @pytest.mark.parametrize("value", [0, -1, 2**63, 1.5, True, "x"])
 def test_an_error_has_the_files_own_name(value: Any):
     _, stated = spelled({"width": value}, {"hidden_size": "width"})
-    with pytest.raises(ConfigError, match="x: width must be"):
+    with refused(ConfigError, "width"):
         stated.size("hidden_size")
 
 
 def test_what_is_missing_or_contradicts_has_the_files_own_name():
     for row in ("width", gguf_keys.required("width"), either("width", "height")):
-        with pytest.raises(ConfigError, match="x: width is missing"):
+        with refused(ConfigError, "width", "missing"):
             spelled({}, {"hidden_size": row})
-    with pytest.raises(ConfigError, match=r"norm must be true, as llama.cpp runs it, got False"):
+    with refused(ConfigError, "norm", "true", "llama.cpp", "False"):
         spelled({"norm": False}, {"norm_topk_prob": always("norm", True)})
 
 
 def test_a_key_that_nobody_reads_is_an_error_on_both_sides():
     keys, stated = spelled({"width": 8, "other": 1}, {"hidden_size": "width"})
-    with pytest.raises(ConfigError, match="'other' isn't known"):
+    with refused(ConfigError, "'other'"):
         keys.finish({})
-    with pytest.raises(ConfigError, match="'width' isn't known"):
+    with refused(ConfigError, "'width'"):
         stated.finish({})
 
 
@@ -113,7 +114,7 @@ def test_every_number_of_rotated_dims_comes_back(size: int):
 def test_a_row_that_its_family_doesnt_read_is_an_error(monkeypatch: pytest.MonkeyPatch):
     keys = {**falcon.KEYS, "rope_local_base_freq": optional("rope.freq_base_swa")}
     monkeypatch.setattr(falcon, "GGUF", replace(falcon.GGUF, keys=keys))
-    with pytest.raises(ConfigError, match=r"'rope.freq_base_swa' isn't known"):
+    with refused(ConfigError, "'rope.freq_base_swa'"):
         read_gguf(File("falcon", {**FALCON, "rope.freq_base_swa": 1e4}))
 
 
@@ -142,10 +143,10 @@ def test_falcons_positions_may_be_scaled():
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (File("gemma2", GEMMA2), "query_pre_attn_scalar must be greater than 0"),
+        (File("gemma2", GEMMA2), "query_pre_attn_scalar.*0"),
         (
             File("phi3", PHI3, "rope_factors_short.weight", "rope_factors_long.weight"),
-            "rope_factors_short.weight must hold 0 positive divisors",
+            r"rope_factors_short\.weight.*0.*positive",
         ),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import transformers
 from families import ROWS
 from families.kit import SIZES
+from helpers.refused import refused
 from tfm.refimpl.config import Classify
 from tfm.refimpl.config_readers.heads import labels
 from tfm.refimpl.config_readers.keys import Keys
@@ -39,7 +40,7 @@ def test_what_a_reading_decoder_begins_with_may_have_a_default(name, prefix):
     if start is not None:
         assert read_config(keys)[0].decoder.start == start
     else:
-        with pytest.raises(ConfigError, match="decoder_start_token_id is missing"):
+        with refused(ConfigError, "decoder_start_token_id", "missing"):
             read_config(keys)
 
 
@@ -68,18 +69,18 @@ def test_how_logits_are_read(keys, kind):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, "num_labels must be the number of names in"),
-        ({"num_labels": 2**40}, "labels must be 1 to"),
-        ({"id2label": {}}, "labels must be 1 to"),
-        ({"num_labels": 0}, "num_labels must be at least 1"),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, "num_labels"),
+        ({"num_labels": 2**40}, "labels.*1"),
+        ({"id2label": {}}, "labels.*1"),
+        ({"num_labels": 0}, "num_labels.*1"),
         (
             {"problem_type": "ranking"},
-            "problem_type must be one of regression, single_label_classification, ",
+            "problem_type.*single_label_classification",
         ),
-        ({"problem_type": "single_label_classification", "num_labels": 1}, "one of regression, multi_label"),
-        ({OLDER: "torch.nn.modules.activation.Tanh"}, "sbert_ce_default_activation_function must be one of"),
-        ({"is_decoder": True}, "is_decoder must be false"),
-        ({"architectures": ["BertForQuestionAnswering"], "num_labels": 3}, "id2label must be two labels"),
+        ({"problem_type": "single_label_classification", "num_labels": 1}, "multi_label"),
+        ({OLDER: "torch.nn.modules.activation.Tanh"}, "sbert_ce_default_activation_function"),
+        ({"is_decoder": True}, "is_decoder.*false"),
+        ({"architectures": ["BertForQuestionAnswering"], "num_labels": 3}, "id2label"),
     ],
 )
 def test_refused(keys, message):

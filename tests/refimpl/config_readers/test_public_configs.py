@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.refused import refused
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from tfm.refimpl.config import Encoder, NoMlp
 from tfm.refimpl.errors import ConfigError
@@ -112,7 +113,7 @@ def test_a_public_config_is_read_as_transformers_does(source):
 @pytest.mark.parametrize("source", sorted(TOO_STRICT))
 def test_a_public_config_is_read_that_transformers_refuses(source):
     read_config(ROWS[source])
-    with pytest.raises(StrictDataclassFieldValidationError, match="clip_qkv' expected float, got int"):
+    with refused(StrictDataclassFieldValidationError, "clip_qkv'", "int"):
         theirs(ROWS[source])
 
 

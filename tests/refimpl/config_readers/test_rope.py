@@ -10,6 +10,7 @@ import pytest
 import transformers
 from families.kit import CONTEXT, ropes
 from helpers.float64 import in_float64
+from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.config import DynamicNTK, LongRope, Rope
@@ -151,10 +152,10 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
     [
         (
             {"rope_parameters": {"rope_type": "proportional"}},
-            "rope_type must be one of default, .*llama3, got",
+            "rope_type.*llama3",
         ),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: factor is missing"),
-        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "key 'factor' isn't known"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.*factor.*missing"),
+        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "'factor'"),
         (
             {
                 "rope_parameters": {
@@ -163,19 +164,19 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
                     "original_max_position_embeddings": 8,
                 }
             },
-            "key 'original_max_position_embeddings' isn't known",
+            "'original_max_position_embeddings'",
         ),
         (
             {"rope_parameters": {**LONG, "short_factor": [1.0, -1.0]}},
-            "short_factor must be a list of positive",
+            "short_factor.*positive",
         ),
-        ({"rope_parameters": {**LONG, "long_factor": [True] * 8}}, "long_factor must be a list of positive"),
+        ({"rope_parameters": {**LONG, "long_factor": [True] * 8}}, "long_factor.*positive"),
         (
             {"rope_parameters": {**LONG, "original_max_position_embeddings": 1}},
-            "original_max_position_embeddings must be greater than 1",
+            "original_max_position_embeddings.*1",
         ),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1: heads are"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1: heads are rotated whole, got 0.5"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor.*1.*heads"),
+        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor.*1.*heads.*0\.5"),
     ],
 )
 def test_refused(keys: dict, message: str):
@@ -186,32 +187,32 @@ def test_refused(keys: dict, message: str):
 def test_refused_with_partial_rotary_positions():
     for share, message in ((0.0, "greater than 0"), (1.5, "above 0 and at most 1, got 1.5")):
         keys = Keys({"rope_parameters": {"partial_rotary_factor": share}}, "x")
-        with pytest.raises(ConfigError, match=f"partial_rotary_factor must be {message}"):
+        with refused(ConfigError, "partial_rotary_factor", message):
             rope_keys.rope(keys, HEAD, CONTEXT, partial=0.25)
     yarn = {"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.2}
-    with pytest.raises(ConfigError, match="rotary dims must be even with yarn, got 3"):
+    with refused(ConfigError, "dims", 3):
         rope_keys.rope(Keys({"rope_parameters": yarn}, "x"), HEAD, CONTEXT, partial=0.25)
-    with pytest.raises(ConfigError, match="the context must be at most 16777216"):
+    with refused(ConfigError, "context", 16777216):
         rope_keys.rope(Keys({"rope_parameters": yarn}, "x"), HEAD, 2**60, partial=0.25)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters: key 'rope_theta' isn't known"),
+        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters.*'rope_theta'"),
         (
             {"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0},
-            "the same as outside of it, 6.0",
+            r"outside.*6\.0",
         ),
         (
             {"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0, "truncate": False}}},
-            "rope_parameters.full_attention: truncate must be true where types of layers differ",
+            r"rope_parameters\.full_attention.*truncate.*true",
         ),
         (
             {"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}},
-            "must be 1: heads are rotated whole",
+            "1.*heads",
         ),
-        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, **OLD}, "rope_scaling must be absent where"),
+        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, **OLD}, "rope_scaling"),
     ],
 )
 def test_refused_of_types_of_layers(keys: dict, message: str):

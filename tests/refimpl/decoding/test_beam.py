@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.refused import refused
 from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -195,7 +196,7 @@ def test_fewer_beams_where_bans_leave_fewer() -> None:
     found = beam_search(table, BeamSearch([0], 4, bans, max_new_tokens=3))
     # 0 0 1 is one text that repeats no pair, and so on: no text of four tokens of 0 and 1 is left out.
     assert sorted(h.tokens for h in found) == [[0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 0]]
-    with pytest.raises(LimitError, match="every token is banned"):
+    with refused(LimitError, "token", "banned"):
         beam_search(table, BeamSearch([0], 4, bans, max_new_tokens=9))
 
 
@@ -204,14 +205,14 @@ def test_fewer_beams_where_bans_leave_fewer() -> None:
     [
         (
             {"beams": 0},
-            "at least one beam and one new token and a length penalty of -40 to 40, got 0, 256 and 1.0",
+            r"penalty.*-40.*40.*0.*256.*1\.0",
         ),
         ({"beams": 2, "max_new_tokens": 0}, "got 2, 0 and 1.0"),
-        ({"beams": 2, "length_penalty": np.nan}, "got 2, 256 and nan"),
+        ({"beams": 2, "length_penalty": np.nan}, "2.*256.*nan"),
         ({"beams": 2, "length_penalty": -40.5}, "got 2, 256 and -40.5"),
         ({"beams": 2, "length_penalty": 10**400}, "got 2, 256 and 1000000"),
-        ({"beams": 2, "early_stopping": 1}, "early_stopping must be true, false or"),
-        ({"beams": 2, "sampler": Sampler(temperature=1.0)}, "beam search draws nothing"),
+        ({"beams": 2, "early_stopping": 1}, "early_stopping.*true.*false"),
+        ({"beams": 2, "sampler": Sampler(temperature=1.0)}, "search.*nothing"),
     ],
 )
 def test_what_cannot_be_is_refused(more: dict[str, Any], message: str) -> None:
@@ -229,7 +230,7 @@ def test_length_penalties_at_their_ends(penalty: int, stopping: Literal["never"]
 
 
 def test_logits_must_be_finite() -> None:
-    with pytest.raises(NumericError, match="logits must be finite"):
+    with refused(NumericError, "logits", "finite"):
         BeamSearch([0], 2).advance(np.full((1, 4), np.nan))
 
 

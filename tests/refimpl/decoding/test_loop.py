@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate, prefill
@@ -54,7 +55,7 @@ def test_a_cache_may_hold_a_prefix(held: int):
 
 def test_a_cache_that_holds_all_is_refused():
     _, cache = ENGINE.step(np.array([PROMPT]), ENGINE.start(1))
-    with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 4 of 4"):
+    with refused(LimitError, "prompt", 4, 4):
         run(GeneratedSequence(PROMPT), cache=cache)
 
 
@@ -129,9 +130,9 @@ def test_the_context_is_filled_to_the_end():
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (0, "the prompt must hold at least one token, got none"),
-        (24, "the prompt has 24 tokens, the model's context is 24"),
-        (99, "the prompt has 99 tokens, the model's context is 24"),
+        (0, "prompt.*none"),
+        (24, "prompt.*24.*context.*24"),
+        (99, "prompt.*99.*context.*24"),
     ],
 )
 def test_a_prompt_that_does_not_fit_is_refused(prompt: int, message: str):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.refused import refused
 from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,7 +146,7 @@ def test_the_chain(seed: int, text: np.ndarray, data: st.DataObject):
         steps.append(SuppressTokensAtBeginLogitsProcessor(banned, len(text) - new))
     wanted = theirs(logits, text, *steps)
     if np.isinf(wanted).all():
-        with pytest.raises(LimitError, match="every token is banned"):
+        with refused(LimitError, "token", "banned"):
             process_logits(logits, sampler, text, new, stops)
         return
     assert sampler.adjusts_logits == bool(steps)
@@ -183,7 +184,7 @@ def test_bad_words(seed: int, text: np.ndarray, words: list[list[int]]):
     logits = draw(seed)
     made = theirs(logits, text, NoBadWordsLogitsProcessor(words)) if words else logits
     same(ban_words(logits, text, words), made)
-    with pytest.raises(LimitError, match="bad_words must be sequences"):
+    with refused(LimitError, "bad_words"):
         Sampler(bad_words=((),))
 
 
@@ -208,9 +209,9 @@ def test_penalties_come_before_the_filters():
 
 def test_ids_outside_the_vocabulary_are_refused():
     logits = np.zeros(3, np.float32)
-    with pytest.raises(LimitError, match="token ids must be 0 to 2, got 1 to 3"):
+    with refused(LimitError, "ids", 0, 2, 1, 3):
         ban(logits, np.array([1, 3]))
-    with pytest.raises(LimitError, match="token ids must be 0 to 2, got -1 to -1"):
+    with refused(LimitError, "ids", 0, 2, "-1", "-1"):
         force(logits, np.array([-1]))
-    with pytest.raises(LimitError, match="token ids must be 0 to 2"):
+    with refused(LimitError, "ids", 0, 2):
         add_bias(logits, np.array([3]), np.array([1.0]))

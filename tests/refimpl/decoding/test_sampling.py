@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.refused import refused
 from helpers.tolerances import equal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -204,7 +205,7 @@ def test_no_option_is_too_large_for_a_logit(options: dict[str, Any], likeliest: 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_must_be_finite(bad: float):
-    with pytest.raises(NumericError, match="logits must be finite, got NaN or infinity"):
+    with refused(NumericError, "logits", "finite", "NaN"):
         process_logits(np.array([0.0, bad], np.float32), Sampler(), np.zeros(0, np.int64))
 
 
@@ -225,7 +226,7 @@ def test_logits_must_be_finite(bad: float):
     ],
 )  # fmt: skip
 def test_options_outside_their_range_are_refused(name: str, value: float):
-    with pytest.raises(LimitError, match=f"^{name} must be (a|ids|pairs)[a-z0-9 ,']+, got"):
+    with pytest.raises(LimitError, match=f"^{name} .*, got "):
         Sampler(**{name: value})
 
 

@@ -1,7 +1,6 @@
 """Families against transformers: random weights, float64, through files and the production loader."""
 
 import copy
-import re
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from helpers.hf_oracle import (
     specification_outputs,
     transformers_outputs,
 )
+from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -73,7 +73,7 @@ def test_decoders_that_read_in_both_directions(name, more, data):
 def test_classes_that_are_not_read_are_refused_with_a_reason(name):
     for unread, why in families()[name].UNREAD_ARCHITECTURES.items():
         assert hasattr(transformers, unread)
-        with pytest.raises(ConfigError, match=f"architectures must be .*; {unread} {re.escape(why)}"):
+        with refused(ConfigError, "architectures", unread, why):
             read_config({"model_type": name, **ROWS[name].sizes, "architectures": [unread]})
 
 
@@ -113,10 +113,10 @@ def test_electras_discriminator_is_a_logit_beside_zero(data):
 
 def test_a_decoder_with_biases_of_distances_is_causal():
     keys = {"model_type": "bloom", **ROWS["bloom"].sizes, "is_causal": False}
-    with pytest.raises(ConfigError, match="is_causal must be true where biases follow from the distance"):
+    with refused(ConfigError, "is_causal", "true"):
         read_config(keys)
     keys = {"model_type": "qwen3_next", **ROWS["qwen3_next"].sizes, "is_causal": False}
-    with pytest.raises(ConfigError, match="is_causal must be true for a model that writes"):
+    with refused(ConfigError, "is_causal", "true"):
         read_config(keys)
 
 
@@ -148,7 +148,7 @@ def test_harmless_keys_have_harmless_values_only(name):
                 config = read_config({key: value, **keys})[0]
                 assert key == "type_vocab_size" or config == plain
         if stated:
-            with pytest.raises(ConfigError, match=f"{key}(:| must be| says that)"):
+            with pytest.raises(ConfigError, match=rf"\b{key}\b"):
                 read_config({**keys, key: "something else" if dict in allowed else NOBODYS})
 
 
@@ -235,7 +235,7 @@ NOMICS = (
 def test_keys_of_a_familys_own_have_harmless_values_only(name, key, harmless, harmful):
     keys = {"model_type": name, **ROWS[name].sizes}
     assert read_config({**keys, key: harmless})[0] == read_config(keys)[0]
-    with pytest.raises(ConfigError, match=f"{key} must be .*, got {re.escape(repr(harmful))}"):
+    with refused(ConfigError, key, repr(harmful)):
         read_config({**keys, key: harmful})
 
 
@@ -253,7 +253,7 @@ def test_older_names_of_falcon():
     new = {"model_type": "falcon", **sizes}
     old = {"n_head": sizes.pop("num_attention_heads"), "n_layer": sizes.pop("num_hidden_layers"), **sizes}
     assert read_config({"model_type": "falcon", **old})[0] == read_config(new)[0]
-    with pytest.raises(ConfigError, match="n_layer must be the same as num_hidden_layers, 2"):
+    with refused(ConfigError, "n_layer", "num_hidden_layers", 2):
         read_config({**new, "n_layer": 3})
 
 
@@ -269,36 +269,36 @@ LLAMA3 = {
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"unheard_of": 1}, "'unheard_of' isn't known"),
+        ({"unheard_of": 1}, "'unheard_of'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"rope_type": "axial", "factor": 2.0}}, "rope_type must be .* got 'axial'"),
-        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
-        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be greater than 0"),
+        ({"rope_scaling": {"rope_type": "axial", "factor": 2.0}}, "rope_type.*'axial'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.*factor.*missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor.*0"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "rope_scaling: key 'beta'"),
-        ({"rope_scaling": {"type": "linear", "rope_type": "llama3", **LLAMA3}}, "the same as rope_type"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "llama3", **LLAMA3}}, "rope_type"),
         ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 0.5}}, "high_freq_factor"),
-        ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta must be the same"),
-        ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "both are there"),
-        ({"hidden_act": "laplace"}, "hidden_act must be one of"),
-        ({"hidden_size": 65}, "hidden_size must be a multiple"),
-        ({"hidden_size": "64"}, "hidden_size must be of type int"),
-        ({"hidden_size": True}, "hidden_size must be of type int"),
-        ({"hidden_size": 0}, "hidden_size must be at least 1"),
-        ({"hidden_size": 2**40, "head_dim": 8}, "width must be 1 to"),
-        ({"num_hidden_layers": 2**62}, "number of layers"),
-        ({"num_key_value_heads": 3}, "heads must be a multiple of kv_heads"),
-        ({"head_dim": 7}, "rotary dims must be even"),
-        ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
-        ({"architectures": ["LlamaForMaskedLM"]}, "architectures must be one of"),
-        ({"model_type": "unknown"}, "model_type must be one of [0-9]+ that tfm reads, such as "),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "both"),
+        ({"hidden_act": "laplace"}, "hidden_act"),
+        ({"hidden_size": 65}, "hidden_size"),
+        ({"hidden_size": "64"}, "hidden_size"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"hidden_size": 0}, "hidden_size.*1"),
+        ({"hidden_size": 2**40, "head_dim": 8}, "width.*1"),
+        ({"num_hidden_layers": 2**62}, "number.*layers"),
+        ({"num_key_value_heads": 3}, "heads.*kv_heads"),
+        ({"head_dim": 7}, "dims"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps.*0"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"architectures": ["LlamaForMaskedLM"]}, "architectures"),
+        ({"model_type": "unknown"}, "model_type.* [0-9]+ .*such.*got.*unknown"),
         ({"model_type": "unknown", "auto_map": {}}, "got 'unknown'$"),
         (
             {"model_type": "unknown", **OWN_CODE},
-            r"got 'unknown'; the repository's own code \(auto_map\) is never",
+            r"'unknown'.*\(auto_map\)",
         ),
-        ({"architectures": ["MyLlama"], **OWN_CODE}, r"got \['MyLlama'\]; the repository's own code"),
-        ({"auto_map": "my_llama.MyLlama"}, "auto_map must be an object or null"),
+        ({"architectures": ["MyLlama"], **OWN_CODE}, r"\['MyLlama'\]"),
+        ({"auto_map": "my_llama.MyLlama"}, "auto_map.*null"),
     ],
 )
 def test_refused(keys, message):
@@ -351,59 +351,59 @@ def test_any_value_in_any_field_is_read_or_refused(name):
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("bert", {"is_decoder": True}, "is_decoder must be false"),
+        ("bert", {"is_decoder": True}, "is_decoder.*false"),
         (
             "bert",
             {"position_embedding_type": "relative_key"},
-            "position_embedding_type must be one of absolute",
+            "position_embedding_type",
         ),
-        ("bert", {"hidden_size": 65}, "hidden_size must be a multiple"),
-        ("bert", {"rope_theta": 1e4}, "'rope_theta' isn't known"),
+        ("bert", {"hidden_size": 65}, "hidden_size"),
+        ("bert", {"rope_theta": 1e4}, "'rope_theta'"),
         (
             "bert",
             {"architectures": ["BertForNextSentencePrediction"]},
-            "architectures must be one of BertModel",
+            "architectures.*BertModel",
         ),
         (
             "bert",
             {"architectures": ["BertModel", "BertForMaskedLM"]},
-            "architectures must be one of BertModel",
+            "architectures.*BertModel",
         ),
-        ("bert", {"pooler_type": "mean"}, "pooler_type must be one of first_token_transform"),
-        ("roberta", {"pad_token_id": None}, "pad_token_id must be of type int"),
-        ("roberta", {"pad_token_id": 511}, "pad_token_id must be 0 to 510: positions begin after it"),
-        ("roberta", {"pad_token_id": -1}, "pad_token_id must be 0 to 510"),
+        ("bert", {"pooler_type": "mean"}, "pooler_type.*first_token_transform"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id"),
+        ("roberta", {"pad_token_id": 511}, "pad_token_id.*0.*510"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id.*0.*510"),
         (
             "electra",
             {"architectures": ["ElectraForMultipleChoice"]},
-            "architectures must be one of ElectraModel",
+            "architectures.*ElectraModel",
         ),
-        ("distilbert", {"dim": 65}, "dim must be a multiple of n_heads"),
-        ("distilbert", {"is_decoder": True}, "is_decoder must be false"),
-        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2"),
-        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be at least 1"),
-        ("modernbert", {"local_rope_theta": None}, "local_rope_theta must be a number"),
-        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be one of cls, mean"),
-        ("modernbert", {"local_attention": -1}, "local_attention must be at least 1"),
+        ("distilbert", {"dim": 65}, "dim.*n_heads"),
+        ("distilbert", {"is_decoder": True}, "is_decoder.*false"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types.*2"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers.*1"),
+        ("modernbert", {"local_rope_theta": None}, "local_rope_theta"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling"),
+        ("modernbert", {"local_attention": -1}, "local_attention.*1"),
         (
             "mpnet",
             {"relative_attention_num_buckets": 64},
-            "relative_attention_num_buckets must be 32, got 64",
+            "relative_attention_num_buckets.*32.*64",
         ),
-        ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings must be more than 2"),
-        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups must be 1, got 2"),
-        ("albert", {"inner_group_num": 2}, "inner_group_num must be 1, got 2"),
-        ("roformer", {"rotary_value": True}, "rotary_value must be false"),
-        ("eurobert", {"classifier_pooling": "max"}, "classifier_pooling must be one of bos, mean, late"),
-        ("gte", {"pack_qkv": False}, "pack_qkv must be true"),
-        ("new", {"rope_theta": None}, "rope_theta must be"),
-        ("new", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type must be one of ntk, got 'linear'"),
-        ("new", {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}}, "'mixed_b' isn't known"),
-        ("nomic_bert", {"moe_every_n_layers": 2}, "moe_every_n_layers must be 0 or null, got 2"),
+        ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings.*2"),
+        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups.*1.*2"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num.*1.*2"),
+        ("roformer", {"rotary_value": True}, "rotary_value.*false"),
+        ("eurobert", {"classifier_pooling": "max"}, "classifier_pooling"),
+        ("gte", {"pack_qkv": False}, "pack_qkv.*true"),
+        ("new", {"rope_theta": None}, "rope_theta"),
+        ("new", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type.*'linear'"),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}}, "'mixed_b'"),
+        ("nomic_bert", {"moe_every_n_layers": 2}, "moe_every_n_layers.*0.*null.*2"),
         (
             "xlm-roberta",
             {"lora_adaptations": ["retrieval.query"]},
-            "lora_adaptations must be absent: .*-v3-hf",
+            "lora_adaptations.*-v3-hf",
         ),
     ],
 )
@@ -456,7 +456,7 @@ def test_positions_that_a_file_states_are_checked(tmp_path, wrong):
     ids[0, -1] += wrong
     save_file({**tensors, "embeddings.position_ids": ids}, tmp_path / "model.safetensors")
     if wrong:
-        with pytest.raises(CheckpointError, match=r"'embeddings.position_ids' must equal position_ids"):
+        with refused(CheckpointError, "'embeddings.position_ids'", "position_ids"):
             open_checkpoint(tmp_path)
     else:
         open_checkpoint(tmp_path)
@@ -468,13 +468,13 @@ def test_whole_numbers_are_no_weights(tmp_path):
     tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
     tensors["embeddings.LayerNorm.bias"] = torch.arange(64)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"'embeddings.LayerNorm.bias' must be of a float type"):
+    with refused(CheckpointError, "'embeddings.LayerNorm.bias'"):
         open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("raw", [[], None, "llama", 1])
 def test_a_config_is_an_object(raw):
-    with pytest.raises(ConfigError, match=r"config.json: must be a JSON object"):
+    with refused(ConfigError, "config.json", "JSON"):
         read_config(raw)
 
 
@@ -489,7 +489,7 @@ def test_a_bias_under_two_names_is_one(name, kind, tmp_path):
     assert twice.replace("decoder.", "") not in open_checkpoint(tmp_path).leaves.unused
     state[twice][3] += 1
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"bias' must equal head.bias, it doesn't"):
+    with refused(CheckpointError, "bias'", "head.bias"):
         open_checkpoint(tmp_path)
 
 
@@ -502,14 +502,14 @@ def test_a_decoder_that_reads_leaves_the_writers_head(tmp_path):
 
 def test_sizes_are_required():
     for key in SIZES:
-        with pytest.raises(ConfigError, match=f"{key} is missing"):
+        with refused(ConfigError, key, "missing"):
             read_config({"model_type": "llama", **{k: v for k, v in SIZES.items() if k != key}})
 
 
 def test_a_scaling_that_divides_by_nothing():
     keys = {"model_type": "tfm", "config": to_json(tiny_models.llama(layers=1))}
     scaled = to_json(Rope(1e4, 16, scaling=LinearScaling(0.0)))
-    with pytest.raises(ConfigError, match=r"position\.scaling\.factor must be positive, .* got 0\.0"):
+    with refused(ConfigError, "position.scaling.factor", "positive", "0.0"):
         read_config(changed(keys, ("config", "stack", "layers", 0, "attention", "position"), scaled))
 
 

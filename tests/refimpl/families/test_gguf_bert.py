@@ -9,6 +9,7 @@ import pytest
 import transformers
 from helpers.float64 import randomize
 from helpers.gguf_tokenizers import as_read
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.errors import TfmError
@@ -137,12 +138,12 @@ def test_capitals_and_accents_as_the_file_says(lower, strip):
 @pytest.mark.parametrize(
     ("words", "more", "message"),
     [
-        ([*WORDS, "Cat"], {}, "tokens must be without capitals, got '▁Cat'"),
-        (WORDS, {"cls_token_id": 3}, r"cls_token_id must be that of \[CLS\]"),
-        (WORDS, {"bos_token_id": 1}, r"bos_token_id must be that of \[CLS\]"),
-        (WORDS, {"seperator_token_id": 2}, r"seperator_token_id must be that of \[SEP\]"),
+        ([*WORDS, "Cat"], {}, "tokens.*'▁Cat'"),
+        (WORDS, {"cls_token_id": 3}, r"cls_token_id.*\[CLS\]"),
+        (WORDS, {"bos_token_id": 1}, r"bos_token_id.*\[CLS\]"),
+        (WORDS, {"seperator_token_id": 2}, r"seperator_token_id.*\[SEP\]"),
         (["<s>", *WORDS[1:]], {}, None),
-        ([*WORDS[:1], "<unk>", *WORDS[2:]], {}, r"unknown_token_id must be that of \[UNK\]"),
+        ([*WORDS[:1], "<unk>", *WORDS[2:]], {}, r"unknown_token_id.*\[UNK\]"),
     ],
 )
 def test_vocabularies_that_are_refused(words, more, message):
@@ -156,10 +157,10 @@ def test_vocabularies_that_are_refused(words, more, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("bert.pooling_type", 4, "pooling_type must be one of 1, 2, 3, got 4"),
-        ("bert.pooling_type", 0, "pooling_type must be one of 1, 2, 3, got 0"),
-        ("bert.attention.head_count", 5, "embedding_length must be a multiple of attention.head_count"),
-        ("bert.context_length", 31, "must have shape"),
+        ("bert.pooling_type", 4, "pooling_type.*1.*2.*3.*4"),
+        ("bert.pooling_type", 0, "pooling_type.*1.*2.*3.*0"),
+        ("bert.attention.head_count", 5, r"embedding_length.*attention\.head_count"),
+        ("bert.context_length", 31, "shape"),
     ],
 )
 def test_metadata_that_are_refused(both, tmp_path, key, value, message):
@@ -175,5 +176,5 @@ def test_an_encoder_that_sees_no_later_tokens_is_refused(both, tmp_path):
     data, key = both[1].read_bytes(), b"bert.attention.causal"
     at = data.index(key) + len(key) + 4
     (tmp_path / "x.gguf").write_bytes(data[:at] + b"\x01" + data[at + 1 :])
-    with pytest.raises(TfmError, match=r"attention.causal must be false"):
+    with refused(TfmError, "attention.causal", "false"):
         open_checkpoint(tmp_path / "x.gguf")

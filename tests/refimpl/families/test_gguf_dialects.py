@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import ROWS
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import LinearScaling, Llama3Scaling, LongRope, Yarn
 from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
@@ -210,9 +211,9 @@ def test_other_types_are_read(tmp_path, kind):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"unheard.of": 1}, "'unheard.of' isn't known"),
-        ({"expert_count": 8}, "expert_used_count is missing"),
-        ({"rope.scaling.yarn_log_multiplier": 1}, "isn't known"),
+        ({"unheard.of": 1}, r"'unheard\.of'"),
+        ({"expert_count": 8}, "expert_used_count.*missing"),
+        ({"rope.scaling.yarn_log_multiplier": 1}, "known"),
     ],
 )
 def test_refused_metadata(tmp_path, extra, message):
@@ -224,9 +225,9 @@ def test_refused_metadata(tmp_path, extra, message):
 @pytest.mark.parametrize(
     ("rope", "extra", "message"),
     [
-        ("yarn", {"rope.scaling.yarn_attn_factor": 2}, "rope.scaling.yarn_attn_factor must be 1"),
-        ("default", {"rope.scaling.yarn_ext_factor": 1}, "'rope.scaling.yarn_ext_factor' isn't known"),
-        ("llama3", {"rope.scaling.factor": 2}, "rope.scaling.factor must be 1 beside rope_freqs.weight"),
+        ("yarn", {"rope.scaling.yarn_attn_factor": 2}, r"rope\.scaling\.yarn_attn_factor.*1"),
+        ("default", {"rope.scaling.yarn_ext_factor": 1}, r"'rope\.scaling\.yarn_ext_factor'"),
+        ("llama3", {"rope.scaling.factor": 2}, r"rope\.scaling\.factor.*1.*rope_freqs\.weight"),
     ],
 )
 def test_refused_rotary_metadata(tmp_path, rope, extra, message):
@@ -238,12 +239,12 @@ def test_refused_rotary_metadata(tmp_path, rope, extra, message):
 @pytest.mark.parametrize(
     ("find", "replace", "message"),
     [
-        (b"rope_factors_short", b"rope_factors_Short", "rope_factors_short.weight must hold 16 positive"),
-        (b"attention.sliding_window", b"attention.sliding_windoW", "attention.sliding_window is missing"),
+        (b"rope_factors_short", b"rope_factors_Short", r"rope_factors_short\.weight.*16.*positive"),
+        (b"attention.sliding_window", b"attention.sliding_windoW", r"attention\.sliding_window.*missing"),
         (
             b"rope.dimension_count\4\0\0\0\x20",
             b"rope.dimension_count\4\0\0\0\x21",
-            "at most the head's size, 32",
+            "most.*32",
         ),
     ],
 )
@@ -261,26 +262,26 @@ def test_other_divisors_than_the_configs(tmp_path):
     """A tensor of divisors that nobody turns by is an error: of a Qwen, whose converter writes none."""
     model = original("llama3", family="qwen3")
     write_gguf(tmp_path / "model.gguf", model)
-    with pytest.raises(CheckpointError, match=r"every tensor must be known.*rope_freqs.weight"):
+    with refused(CheckpointError, "tensor", "rope_freqs.weight"):
         open_checkpoint(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(
     ("find", "replace", "message"),
     [
-        (b"llama.vocab_size", b"llama.vocab_sizE", "'vocab_sizE' isn't known"),
-        (b"llama.block_count", b"llama.block_counT", "block_count is missing"),
+        (b"llama.vocab_size", b"llama.vocab_sizE", "'vocab_sizE'"),
+        (b"llama.block_count", b"llama.block_counT", "block_count.*missing"),
         (
             b"llama.rope.dimension_count\4\0\0\0\x20",
             b"llama.rope.dimension_count\4\0\0\0\x10",
-            "head's size, 32",
+            "size.*32",
         ),
-        (b"llama.vocab_size\4\0\0\0\x28", b"llama.vocab_size\4\0\0\0\x29", "rows of token_embd.weight, 40"),
-        (b"llama.embedding_length", b"other.embedding_length", "key 'other.embedding_length' isn't known"),
+        (b"llama.vocab_size\4\0\0\0\x28", b"llama.vocab_size\4\0\0\0\x29", r"token_embd\.weight.*40"),
+        (b"llama.embedding_length", b"other.embedding_length", r"'other\.embedding_length'"),
         (
             b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",
             None,
-            "general.architecture must be one of .*llama",
+            r"general\.architecture.*llama",
         ),
     ],
 )
@@ -298,11 +299,11 @@ def test_divisors_that_are_not_llama3s(tmp_path):
     model = original("llama3")
     model.model.rotary_emb.inv_freq *= torch.linspace(1, 0.5, 16)
     write_gguf(tmp_path / "model.gguf", model)
-    with pytest.raises(CheckpointError, match=r"'rope_freqs.weight' must equal rope_freqs"):
+    with refused(CheckpointError, "'rope_freqs.weight'", "rope_freqs"):
         open_checkpoint(tmp_path / "model.gguf")
     model.model.rotary_emb.inv_freq[:] = torch.inf
     write_gguf(tmp_path / "model.gguf", model)
-    with pytest.raises(ConfigError, match="must hold 16 positive divisors"):
+    with refused(ConfigError, "rope_freqs.weight", 16, "positive"):
         open_checkpoint(tmp_path / "model.gguf")
 
 
@@ -338,7 +339,7 @@ def test_a_token_table_without_dimensions(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ConfigError, match=r"token_embd.weight must be there, a matrix"):
+    with refused(ConfigError, "token_embd.weight"):
         open_checkpoint(tmp_path / "x.gguf")
 
 

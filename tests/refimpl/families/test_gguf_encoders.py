@@ -14,6 +14,7 @@ import pytest
 import transformers
 from helpers import gguf_writer, tiny_models
 from helpers.float64 import randomize
+from helpers.refused import refused
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.components import from_json
@@ -175,17 +176,17 @@ NO_CLASSIFIER = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias
 @pytest.mark.parametrize(
     ("metadata", "without", "message"),
     [
-        ({"pooling_type": 0}, (), "pooling_type must be one of 1, 2, 3, 4, got 0"),
-        ({"pooling_type": 4}, NO_CLASSIFIER, "pooling_type must be one of 1, 2, 3, got 4"),
-        ({}, NO_CLASSIFIER, "pooling_type is missing"),
-        ({}, ("cls.weight", "cls.bias"), "pooling_type must be 1, 2 or 3: .* BERT's has lost its pooler"),
-        ({}, ("token_types.weight",), "pooling_type must be 1, 2 or 3: .* DistilBERT's its ReLU"),
-        ({}, ("cls.output.bias",), "tensor 'cls.output.bias' is missing"),
-        ({"context_length": 17}, (), r"'position_embd.weight' must have shape \[17, 24\], has \[12, 24\]"),
-        ({"classifier.output_labels": LABELS[:2]}, (), "classifier.output_labels must be as many names as"),
-        ({"classifier.output_labels": "bad"}, (), "classifier.output_labels must be of type list"),
-        ({"classifier.output_labels": ["a", "b", "a"]}, (), "must give each label its own name"),
-        ({"classifier.pooling_type": 1}, (), "'classifier.pooling_type' isn't known"),
+        ({"pooling_type": 0}, (), "pooling_type.*1.*2.*3.*4.*0"),
+        ({"pooling_type": 4}, NO_CLASSIFIER, "pooling_type.*1.*2.*3.*4"),
+        ({}, NO_CLASSIFIER, "pooling_type.*missing"),
+        ({}, ("cls.weight", "cls.bias"), "pooling_type.*1.*2.*3.*BERT's"),
+        ({}, ("token_types.weight",), "pooling_type.*1.*2.*3.*DistilBERT's.*ReLU"),
+        ({}, ("cls.output.bias",), r"'cls\.output\.bias'.*missing"),
+        ({"context_length": 17}, (), r"'position_embd\.weight'.*\[17, 24\].*\[12, 24\]"),
+        ({"classifier.output_labels": LABELS[:2]}, (), r"classifier\.output_labels"),
+        ({"classifier.output_labels": "bad"}, (), r"classifier\.output_labels"),
+        ({"classifier.output_labels": ["a", "b", "a"]}, (), "each.*label"),
+        ({"classifier.pooling_type": 1}, (), r"'classifier\.pooling_type'"),
     ],
 )
 def test_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], without: Any, message: str):
@@ -265,19 +266,19 @@ def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"classifier.pooling_type": 3}, "classifier.pooling_type must be 1 or 2, got 3"),
-        ({}, "classifier.pooling_type must be 1 or 2, got None"),
-        ({"attention.causal": True, "pooling_type": 1}, "attention.causal must be false"),
+        ({"classifier.pooling_type": 3}, r"classifier\.pooling_type.*1.*2.*3"),
+        ({}, r"classifier\.pooling_type.*1.*2.*None"),
+        ({"attention.causal": True, "pooling_type": 1}, r"attention\.causal.*false"),
         (
             {"attention.layer_norm_rms_epsilon": 0.5},
-            "layer_norm_rms_epsilon must be the same as attention.layer_norm_epsilon",
+            r"layer_norm_rms_epsilon.*attention\.layer_norm_epsilon",
         ),
-        ({"hidden_activation": "geglu", "pooling_type": 1}, "hidden_activation must be one of"),
-        ({"attention.sliding_window": 0, "pooling_type": 1}, "attention.sliding_window must be at least 1"),
-        ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern' must be one value"),
-        ({"rope.freq_base_swa": 0.0, "pooling_type": 1}, "rope.freq_base_swa must be greater than 0"),
-        ({"vocab_size": 60}, "vocab_size must be the rows of token_embd.weight, 61"),
-        ({"attention.head_count_kv": 3, "pooling_type": 1}, "'attention.head_count_kv' isn't known"),
+        ({"hidden_activation": "geglu", "pooling_type": 1}, "hidden_activation"),
+        ({"attention.sliding_window": 0, "pooling_type": 1}, r"attention\.sliding_window.*1"),
+        ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern'"),
+        ({"rope.freq_base_swa": 0.0, "pooling_type": 1}, r"rope\.freq_base_swa.*0"),
+        ({"vocab_size": 60}, r"vocab_size.*token_embd\.weight.*61"),
+        ({"attention.head_count_kv": 3, "pooling_type": 1}, r"'attention\.head_count_kv'"),
     ],
 )
 def test_modernberts_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], message: str):
@@ -293,7 +294,7 @@ def test_modernberts_first_layer_has_no_norm_of_its_own(tmp_path: Path):
     tensors["blk.0.attn_norm.weight"] = tensors["blk.1.attn_norm.weight"]
     metadata = {**MODERN_METADATA, "pooling_type": 1}
     gguf_writer.write(tmp_path / "x.gguf", "modern-bert", metadata, tensors)
-    with pytest.raises(TfmError, match=r"every tensor must be known.*blk.0.attn_norm.weight"):
+    with refused(TfmError, "tensor", "blk.0.attn_norm.weight"):
         open_checkpoint(tmp_path / "x.gguf")
 
 
@@ -318,10 +319,10 @@ def test_vectors_of_rotary_encoders(tmp_path: Path, name: str, pooling: str):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"pooling_type": 4}, "pooling_type must be one of 1, 2, 3, got 4"),
-        ({"attention.causal": True, "pooling_type": 1}, "attention.causal must be false"),
-        ({"moe_every_n_layers": 2}, "'moe_every_n_layers' isn't known"),
-        ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor must be 1"),
+        ({"pooling_type": 4}, "pooling_type.*1.*2.*3.*4"),
+        ({"attention.causal": True, "pooling_type": 1}, r"attention\.causal.*false"),
+        ({"moe_every_n_layers": 2}, "'moe_every_n_layers'"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor.*1"),
     ],
 )
 def test_metadata_of_rotary_encoders_that_are_refused(
@@ -359,7 +360,7 @@ def test_euroberts_vectors(tmp_path: Path):
     gguf_writer.write(file, "eurobert", {**metadata, "attention.causal": False}, tensors)
     same(open_checkpoint(tmp_path), open_checkpoint(file))
     gguf_writer.write(file, "eurobert", {**metadata, "attention.causal": True}, tensors)
-    with pytest.raises(TfmError, match=r"attention.causal must be false"):
+    with refused(TfmError, "attention.causal", "false"):
         open_checkpoint(file)
 
 
@@ -374,18 +375,18 @@ def test_vectors_of_a_decoder(tmp_path: Path, causal: bool):
     gguf_writer.write(file, "qwen3", LLAMA_METADATA | metadata, tensors)
     same(open_checkpoint(tmp_path), open_checkpoint(file))
     gguf_writer.write(file, "qwen3", LLAMA_METADATA | {"pooling_type": 4}, tensors)
-    with pytest.raises(TfmError, match="pooling_type must be one of 1, 2, 3, got 4"):
+    with refused(TfmError, "pooling_type", 1, 2, 3, 4):
         open_checkpoint(file)
     writes = {k: v for k, v in LLAMA_METADATA.items() if k != "pooling_type"}
     gguf_writer.write(file, "qwen3", {**writes, "attention.causal": False}, tensors)
-    with pytest.raises(TfmError, match=r"attention.causal must be true"):
+    with refused(TfmError, "attention.causal", "true"):
         open_checkpoint(file)
 
 
 def test_a_window_in_both_directions_is_another_one_there():
     keys = {"pooling_type": 1, "attention.causal": False}
     assert isinstance(gguf_reading(tiny_models.llama(layers=1), Keys(keys, "x.gguf")), Encoder)
-    with pytest.raises(TfmError, match=r"attention.causal must be true where layers have a window"):
+    with refused(TfmError, "attention.causal", "true", "layers"):
         gguf_reading(tiny_models.llama(layers=1, window=5), Keys(keys, "x.gguf"))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from families import ROWS
+from helpers.refused import refused
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
@@ -191,7 +192,7 @@ def test_both_dialects_give_equal_leaves(tmp_path, name, tied):
 def test_metadata_that_nobody_reads(tmp_path, name):
     dialect = DIALECTS[name]
     write_gguf(tmp_path / "x.gguf", dialect, original(dialect), {**dialect.metadata, "unheard.of": 1})
-    with pytest.raises(ConfigError, match=r"'unheard.of' isn't known"):
+    with refused(ConfigError, "'unheard.of'"):
         open_checkpoint(tmp_path / "x.gguf")
 
 
@@ -237,7 +238,7 @@ def test_what_older_checkpoints_hold_besides(tmp_path, name):
     for buffer in (name for name in buffers if "inv_freq" not in name):  # those are told
         wrong = stored(model, buffers | {buffer: buffers[buffer] * -1}, prefix)
         save_file(wrong, tmp_path / "model.safetensors")
-        with pytest.raises(CheckpointError, match=rf"'{buffer.format(i=0)}' must equal"):
+        with refused(CheckpointError, f"'{buffer.format(i=0)}'"):
             open_checkpoint(tmp_path)
 
 
@@ -257,7 +258,7 @@ def test_masks_that_gpt_neo_stores_are_those_of_its_layers(tmp_path, window):
     if window == 5:
         open_checkpoint(tmp_path)
     else:
-        with pytest.raises(CheckpointError, match=r"h.1.attn.attention.bias' must equal causal, it doesn't"):
+        with refused(CheckpointError, "h.1.attn.attention.bias'"):
             open_checkpoint(tmp_path)
 
 
@@ -269,7 +270,7 @@ def test_older_names_of_sizes():
     older = {"hidden_size": "n_embed", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
     want = read_config(keys)[0]
     assert read_config({older.get(key, key): value for key, value in keys.items()})[0] == want
-    with pytest.raises(ConfigError, match="n_embed must be the same as hidden_size, 24, got 48"):
+    with refused(ConfigError, "n_embed", "hidden_size", 24, 48):
         read_config({**keys, "n_embed": 48})
 
 
@@ -279,5 +280,5 @@ def test_older_names_of_rotary_keys():
     assert read_config({**keys, **OLD})[0] == want
     assert read_config({**keys, **OLD, "rope_theta": 5e3, "partial_rotary_factor": 0.5})[0] == want
     for key, older in (("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")):
-        with pytest.raises(ConfigError, match=f"{key} must be the same as {older}"):
+        with refused(ConfigError, key, older):
             read_config({**keys, **OLD, key: 0.75})

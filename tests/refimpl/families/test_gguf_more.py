@@ -16,6 +16,7 @@ import pytest
 import torch
 from families import ROWS
 from helpers.gguf_writer import renamed
+from helpers.refused import refused
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import to_json
@@ -837,7 +838,7 @@ def test_queries_keys_and_values_may_be_fused(tmp_path, saved, name):
     for leaf, got in flatten(other.params):
         assert np.array_equal(got, want[leaf]), leaf
     write_gguf(tmp_path / "both.gguf", dialect, both)
-    with pytest.raises(CheckpointError, match=r"every tensor must be known, 6 aren't, first 'blk.0.attn_qkv"):
+    with refused(CheckpointError, "tensor", 6, "'blk.0.attn_qkv"):
         open_checkpoint(tmp_path / "both.gguf")
 
 
@@ -869,7 +870,7 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved, name, 
     write_gguf(
         tmp_path / "y.gguf", dialect, tensors | {"blk.4.nextn.enorm.weight": draft["attn_norm.weight"]}
     )
-    with pytest.raises(CheckpointError, match=r"every tensor must be known, 1 aren't, first 'blk.4.nextn"):
+    with refused(CheckpointError, "tensor", 1, "'blk.4.nextn"):
         open_checkpoint(tmp_path / "y.gguf")
 
 
@@ -903,10 +904,10 @@ def test_a_module_that_predicts_further_tokens_is_that_of_safetensors(tmp_path, 
     assert (plain.config, list(plain.left_out)) == (replace(one.config, mtp=None), ["blk.2"])
     table = {"blk.2.nextn.embed_tokens.weight": draft["blk.2.nextn.embed_tokens.weight"] + 1}
     write_gguf(tmp_path / "y.gguf", more, tensors | draft | table)
-    with pytest.raises(CheckpointError, match=r"nextn.embed_tokens.weight' must equal embedding.table"):
+    with refused(CheckpointError, "nextn.embed_tokens.weight'", "embedding.table"):
         open_checkpoint(tmp_path / "y.gguf", mtp=True)
     write_gguf(tmp_path / "z.gguf", dialect, tensors)
-    with pytest.raises(ConfigError, match="one module that predicts further tokens"):
+    with refused(ConfigError, "predicts", "further"):
         open_checkpoint(tmp_path / "z.gguf", mtp=True)
 
 
@@ -961,109 +962,109 @@ def test_value_heads_in_blocks(tmp_path, saved):
 @pytest.mark.parametrize(
     ("name", "metadata", "message"),
     [
-        ("mixtral", {"expert_used_count": 6}, "chosen experts must be 1 to 5, got 6"),
-        ("mixtral", {"expert_weights_norm": False}, "expert_weights_norm must be true, as llama.cpp runs it"),
-        ("qwen2_moe", {"expert_weights_norm": True}, "expert_weights_norm must be false"),
-        ("qwen2_moe", {"expert_group_count": 2}, "'expert_group_count' isn't known"),
+        ("mixtral", {"expert_used_count": 6}, "experts.*1.*5.*6"),
+        ("mixtral", {"expert_weights_norm": False}, r"expert_weights_norm.*true.*llama\.cpp"),
+        ("qwen2_moe", {"expert_weights_norm": True}, "expert_weights_norm.*false"),
+        ("qwen2_moe", {"expert_group_count": 2}, "'expert_group_count'"),
         (
             "qwen2vl",
             {"rope.dimension_sections": [4, 6, 5, 1]},
-            "dimension_sections must be three whole numbers",
+            "dimension_sections",
         ),
-        ("qwen2vl", {"rope.dimension_sections": 16}, "rope.dimension_sections must be of type list"),
-        ("qwen3vl", {"attention.head_count_kv": [2, 2, 2]}, "head_count_kv' must be one value, got an array"),
-        ("starcoder2", {"attention.causal": False}, "attention.causal must be true, got False"),
-        ("olmo2", {"attention.sliding_window_pattern": [True] * 3}, "sliding_window_pattern' isn't known"),
+        ("qwen2vl", {"rope.dimension_sections": 16}, r"rope\.dimension_sections"),
+        ("qwen3vl", {"attention.head_count_kv": [2, 2, 2]}, "head_count_kv'"),
+        ("starcoder2", {"attention.causal": False}, r"attention\.causal.*true.*False"),
+        ("olmo2", {"attention.sliding_window_pattern": [True] * 3}, "sliding_window_pattern'"),
         (
             "olmo3",
             {"attention.sliding_window_pattern": [True]},
-            "sliding_window_pattern must be .*a list of 5",
+            "sliding_window_pattern.*5",
         ),
-        ("olmo3", {"rope.freq_base_swa": 1e4}, "freq_base_swa must be the same as rope.freq_base, 500000.0"),
-        ("glm4_moe", {"expert_gating_func": 1}, "expert_gating_func must be 2, a sigmoid, got 1"),
-        ("dots1", {"expert_group_count": 2}, "experts must be a multiple of their groups, got 5 and 2"),
-        ("minimax_m2", {"expert_weights_norm": True}, "'expert_weights_norm' isn't known"),
+        ("olmo3", {"rope.freq_base_swa": 1e4}, r"freq_base_swa.*rope\.freq_base.*500000\.0"),
+        ("glm4_moe", {"expert_gating_func": 1}, "expert_gating_func.*2.*1"),
+        ("dots1", {"expert_group_count": 2}, "experts.*5.*2"),
+        ("minimax_m2", {"expert_weights_norm": True}, "'expert_weights_norm'"),
         (
             "gpt-oss",
             {"attention.sliding_window_pattern": 3},
-            "'attention.sliding_window_pattern' isn't known",
+            r"'attention\.sliding_window_pattern'",
         ),
-        ("deepseek_v2", {"expert_gating_func": 3}, "expert_gating_func must be 2, a sigmoid or 1, a softmax"),
+        ("deepseek_v2", {"expert_gating_func": 3}, "expert_gating_func.*2.*1"),
         (
             "deepseek_v2",
             {"attention.head_count_kv": 2},
-            "head_count_kv must be the number of heads, 4, got 2",
+            "head_count_kv.*4.*2",
         ),
-        ("deepseek_v2", {"attention.key_length": 12}, "key_length must be greater than rope.dimension_cou"),
-        ("deepseek_v3", {"attention.head_count_kv": 4}, "head_count_kv must be 1, the latent, got 4"),
-        ("deepseek_v3", {"attention.key_length": 20}, "key_length must be latent and rotary key, 36, got 20"),
-        ("deepseek_v3", {"attention.value_length": 16}, "value_length must be the latent, 24, got 16"),
+        ("deepseek_v2", {"attention.key_length": 12}, r"key_length.*rope\.dimension_cou"),
+        ("deepseek_v3", {"attention.head_count_kv": 4}, "head_count_kv.*1.*4"),
+        ("deepseek_v3", {"attention.key_length": 20}, "key_length.*36.*20"),
+        ("deepseek_v3", {"attention.value_length": 16}, "value_length.*24.*16"),
         (
             "deepseek_v3",
             {"rope.scaling.yarn_log_multiplier": 0.0},
-            "yarn_log_multiplier must be greater than",
+            "yarn_log_multiplier",
         ),
         (
             "mistral4",
             {"rope.scaling.yarn_log_multiplier": 0.2},
-            "multiplier must be 0.1, a tenth of mscale_al",
+            r"multiplier.*0\.1.*mscale_al",
         ),
-        ("mistral4", {"attention.temperature_scale": -1.0}, "temperature_scale must be greater than 0"),
-        ("mistral4", {"expert_gating_func": 3}, "expert_gating_func must be 1, a softmax"),
-        ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers must be 0 or more, and fewer than"),
-        ("glm4_moe", {"nextn_predict_layers": -1}, "nextn_predict_layers must be 0 or more, and fewer than"),
-        ("glm_moe_dsa", {"attention.indexer.types": [True] * 4}, "types must be true or false for each of 5"),
-        ("glm_moe_dsa", {"attention.indexer.types": [False] * 5}, "of 5 layers, true for the first, got"),
-        ("glm_moe_dsa", {"attention.indexer.types": [1, 1, 0, 1, 0]}, "types must be true or false for"),
-        ("glm_moe_dsa", {"attention.indexer.types": True}, "indexer.types must be of type list"),
-        ("deepseek_v32", {"attention.indexer.types": [True] * 3}, "types' must be one value, got an array"),
-        ("deepseek_v32", {"attention.indexer.key_length": 11}, "must be rope.dimension_count, 12, or more"),
-        ("deepseek_v32", {"expert_gating_func": 1}, "expert_gating_func must be 2, a sigmoid, got 1"),
+        ("mistral4", {"attention.temperature_scale": -1.0}, "temperature_scale.*0"),
+        ("mistral4", {"expert_gating_func": 3}, "expert_gating_func.*1"),
+        ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers.*0"),
+        ("glm4_moe", {"nextn_predict_layers": -1}, "nextn_predict_layers.*0"),
+        ("glm_moe_dsa", {"attention.indexer.types": [True] * 4}, "types.*true.*false.*5"),
+        ("glm_moe_dsa", {"attention.indexer.types": [False] * 5}, "5.*layers.*true"),
+        ("glm_moe_dsa", {"attention.indexer.types": [1, 1, 0, 1, 0]}, "types.*true.*false"),
+        ("glm_moe_dsa", {"attention.indexer.types": True}, r"indexer\.types"),
+        ("deepseek_v32", {"attention.indexer.types": [True] * 3}, "types'"),
+        ("deepseek_v32", {"attention.indexer.key_length": 11}, r"rope\.dimension_count.*12"),
+        ("deepseek_v32", {"expert_gating_func": 1}, "expert_gating_func.*2.*1"),
         (
             "kimi_linear",
             {"expert_weights_norm": False},
-            "expert_weights_norm must be true, as llama.cpp runs",
+            r"expert_weights_norm.*true.*llama\.cpp",
         ),
-        ("lfm2", {"attention.head_count_kv": [0, 2, 1]}, r"each 0 or the same number, got \[0, 2, 1\]"),
-        ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
-        ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
-        ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),
+        ("lfm2", {"attention.head_count_kv": [0, 2, 1]}, r"0.*number.*\[0, 2, 1\]"),
+        ("starcoder2", {"rope.dimension_count": 16}, r"rope\.dimension_count.*32"),
+        ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping'"),
+        ("command-r", {"attention.value_length": 16}, r"attention\.value_length.*32"),
         (
             "exaone4",
             {"attention.sliding_window_pattern": [True, False]},
-            "a list of 3, each true or false",
+            "sliding_window_pattern.*3.*true.*false",
         ),
-        ("exaone4", {"attention.head_count_kv": [2, 2, 2]}, "must be one value, got an array of 3"),
-        ("granitemoe", {"attention.head_count_kv": [2, 2, 1]}, r"must be of type int, got \[2, 2, 1\]"),
-        ("granitemoe", {"attention.head_count_kv": [2, 2]}, r"must be of type int, got \[2, 2\]"),
-        ("cohere2", {"attention.sliding_window": 0}, "attention.sliding_window must be at least 1"),
+        ("exaone4", {"attention.head_count_kv": [2, 2, 2]}, "value.*3"),
+        ("granitemoe", {"attention.head_count_kv": [2, 2, 1]}, r"type.*\[2, 2, 1\]"),
+        ("granitemoe", {"attention.head_count_kv": [2, 2]}, r"type.*\[2, 2\]"),
+        ("cohere2", {"attention.sliding_window": 0}, r"attention\.sliding_window.*1"),
         (
             "nemotron",
             {"attention.layer_norm_rms_epsilon": 0.5},
-            "the same as attention.layer_norm_eps",
+            r"attention\.layer_norm_eps",
         ),
         (
             "stablelm",
             {"embedding_length": 127},
-            "embedding_length must be a multiple of attention.head_count",
+            r"embedding_length.*attention\.head_count",
         ),
-        ("qwen35", {"ssm.inner_size": 97}, "ssm.inner_size must be a multiple of ssm.time_step_rank, 6"),
-        ("qwen35moe", {"rope.dimension_sections": [3, 3, 1, 1]}, "sections must be three whole numbers"),
-        ("qwen3next", {"rope.dimension_sections": 3}, "'rope.dimension_sections' isn't known"),
-        ("gemma3n", {"altup.active_idx": 4}, "altup.active_idx must be 0 to 3, below altup.num_inputs"),
+        ("qwen35", {"ssm.inner_size": 97}, r"ssm\.inner_size.*ssm\.time_step_rank.*6"),
+        ("qwen35moe", {"rope.dimension_sections": [3, 3, 1, 1]}, "sections"),
+        ("qwen3next", {"rope.dimension_sections": 3}, r"'rope\.dimension_sections'"),
+        ("gemma3n", {"altup.active_idx": 4}, r"altup\.active_idx.*0.*3.*altup\.num_inputs"),
         (
             "gemma3n",
             {"activation_sparsity_scale": [1.0] * 4},
-            "activation_sparsity_scale must be a list of 5",
+            "activation_sparsity_scale.*5",
         ),
-        ("gemma3n", {"activation_sparsity_scale": [float("nan")] * 5}, "each a quantile of the normal"),
-        ("gemma3n", {"attention.shared_kv_layers": 5}, "attention.shared_kv_layers must be 0 to 4"),
-        ("gemma4", {"attention.value_length": 32}, "attention.value_length must be the head's size, 64"),
-        ("gemma4", {"rope.dimension_count_swa": 16}, "rope.dimension_count_swa must be the head's size, 32"),
-        ("gemma4", {"feed_forward_length": [64, 128]}, "at least 1, or a list of 5 of them"),
-        ("gemma4", {"expert_count": 5}, "'expert_count' isn't known"),
-        ("llama4", {"attention.sliding_window": 0}, "attention.sliding_window must be 8192, as llama.cpp"),
-        ("qwen35", {":xielu.beta": 0.5}, "key 'xielu.beta' isn't known"),
+        ("gemma3n", {"activation_sparsity_scale": [float("nan")] * 5}, "quantile.*normal"),
+        ("gemma3n", {"attention.shared_kv_layers": 5}, r"attention\.shared_kv_layers.*0.*4"),
+        ("gemma4", {"attention.value_length": 32}, r"attention\.value_length.*64"),
+        ("gemma4", {"rope.dimension_count_swa": 16}, r"rope\.dimension_count_swa.*32"),
+        ("gemma4", {"feed_forward_length": [64, 128]}, "least.*1.*5"),
+        ("gemma4", {"expert_count": 5}, "'expert_count'"),
+        ("llama4", {"attention.sliding_window": 0}, r"attention\.sliding_window.*8192.*llama\.cpp"),
+        ("qwen35", {":xielu.beta": 0.5}, r"'xielu\.beta'"),
     ],
 )
 def test_refused_metadata(tmp_path, saved, name, metadata, message):
@@ -1092,9 +1093,7 @@ def test_a_vision_part_alone_is_refused_for_what_it_is(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(
-        ConfigError, match=r"vision or audio part alone \(mmproj\).*: name the .gguf file of its"
-    ):
+    with refused(ConfigError, "(mmproj)"):
         open_checkpoint(tmp_path / "mmproj.gguf")
 
 
@@ -1104,5 +1103,5 @@ def test_another_number_of_experts_than_the_tensors(tmp_path, saved, experts):
     write_gguf(
         tmp_path / "x.gguf", replace(dialect, metadata=dialect.metadata | {"expert_count": experts}), tensors
     )
-    with pytest.raises(CheckpointError, match=rf"ffn_gate_inp.weight' must have shape \[{experts}, 128\]"):
+    with refused(CheckpointError, "ffn_gate_inp.weight'", f"[{experts}, 128]"):
         open_checkpoint(tmp_path / "x.gguf")

@@ -12,6 +12,7 @@ import torch
 import transformers
 from families.t5 import NEW, OWN, V10, untied
 from helpers import gguf_writer
+from helpers.refused import refused
 from safetensors.numpy import load_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import LM, Pool
@@ -121,22 +122,22 @@ BIAS = np.ones((8, 3), np.float32)
 @pytest.mark.parametrize(
     ("arch", "metadata", "tensors", "message"),
     [
-        ("t5", {"decoder_start_token_id": VOCABULARY}, {}, "ids of decoder_start_token_id must be 0 to 60"),
-        ("t5", {"decoder_start_token_id": "3"}, {}, "decoder_start_token_id must be of type int"),
-        ("t5", {"decoder_block_count": 3}, {}, r"every tensor must be known.*dec.blk.3"),
-        ("t5", {"decoder_block_count": 5}, {}, "tensor 'dec.blk.4.* is missing"),
-        ("t5", {"attention.value_length": 6}, {}, "attention.value_length must be the head's size, 5"),
-        ("t5", {"attention.layer_norm_epsilon": 0.5}, {}, "must be the same as attention.layer_norm_rms_ep"),
-        ("t5", {"attention.relative_buckets_count": 6}, {}, "attn_rel_b.weight' must have shape"),
-        ("t5", {"pooling_type": 1}, {}, "'pooling_type' isn't known"),
+        ("t5", {"decoder_start_token_id": VOCABULARY}, {}, "decoder_start_token_id.*0.*60"),
+        ("t5", {"decoder_start_token_id": "3"}, {}, "decoder_start_token_id"),
+        ("t5", {"decoder_block_count": 3}, {}, r"tensor.*dec\.blk\.3"),
+        ("t5", {"decoder_block_count": 5}, {}, r"'dec\.blk\.4.*missing"),
+        ("t5", {"attention.value_length": 6}, {}, r"attention\.value_length.*5"),
+        ("t5", {"attention.layer_norm_epsilon": 0.5}, {}, r"attention\.layer_norm_rms_ep"),
+        ("t5", {"attention.relative_buckets_count": 6}, {}, r"attn_rel_b\.weight'"),
+        ("t5", {"pooling_type": 1}, {}, "'pooling_type'"),
         # UMT5 has biases of its own in each layer.
-        ("t5", {}, {"dec.blk.1.attn_rel_b.weight": BIAS}, "tensor 'enc.blk.1.attn_rel_b.weight' is missing"),
-        ("t5", {}, {"enc.blk.1.attn_rel_b.weight": BIAS}, "tensor 'dec.blk.1.attn_rel_b.weight' is missing"),
-        ("t5", {}, {"output.weight": np.ones((VOCABULARY, 24), np.float32)}, "must equal embedding.table"),
-        ("t5", {}, {"dec.output_norm.weight": None}, "'dec.output_norm.weight' is missing"),
-        ("t5encoder", {"decoder_block_count": 4}, {}, "'decoder_block_count' isn't known"),
-        ("t5encoder", {"decoder_start_token_id": 3}, {}, "'decoder_start_token_id' isn't known"),
-        ("t5encoder", {}, {}, "every tensor must be known.*'dec"),
+        ("t5", {}, {"dec.blk.1.attn_rel_b.weight": BIAS}, r"'enc\.blk\.1\.attn_rel_b\.weight'.*missing"),
+        ("t5", {}, {"enc.blk.1.attn_rel_b.weight": BIAS}, r"'dec\.blk\.1\.attn_rel_b\.weight'.*missing"),
+        ("t5", {}, {"output.weight": np.ones((VOCABULARY, 24), np.float32)}, r"embedding\.table"),
+        ("t5", {}, {"dec.output_norm.weight": None}, r"'dec\.output_norm\.weight'.*missing"),
+        ("t5encoder", {"decoder_block_count": 4}, {}, "'decoder_block_count'"),
+        ("t5encoder", {"decoder_start_token_id": 3}, {}, "'decoder_start_token_id'"),
+        ("t5encoder", {}, {}, "tensor.*'dec"),
     ],
 )
 def test_files_that_are_refused(
@@ -155,5 +156,5 @@ def test_a_gated_mlp_without_a_table_of_its_own(tmp_path: Path):
     tensors = converted(tmp_path, build(transformers.T5Config(**SIZES, **GATED)), gguf.MODEL_ARCH.T5)
     del tensors["output.weight"]
     gguf_writer.write(tmp_path / "x.gguf", "t5", PAIR, tensors)
-    with pytest.raises(TfmError, match=r"tensor 'output.weight' is missing: head.table needs it"):
+    with refused(TfmError, "'output.weight'", "missing", "head.table"):
         open_checkpoint(tmp_path / "x.gguf")

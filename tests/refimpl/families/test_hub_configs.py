@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.config import LM, FullAttention, LinearScaling, MoE, Rope, Window
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
@@ -60,7 +61,7 @@ def read(keys: dict[str, Any], **more: Any) -> Any:
 def test_gemma_says_gelu_and_means_its_approximation():
     assert read(GEMMA_2B).layers[0].mlp.activation == "gelu_tanh"
     assert read(GEMMA_2B, hidden_activation="gelu_pytorch_tanh") == read(GEMMA_2B)
-    with pytest.raises(ConfigError, match="hidden_activation must be the same as hidden_act, gelu_tanh"):
+    with refused(ConfigError, "hidden_activation", "hidden_act", "gelu_tanh"):
         read(GEMMA_2B, hidden_activation="relu")
 
 
@@ -74,7 +75,7 @@ def test_gemma_2():
     assert {(layer.attention.scale, layer.attention.softcap) for layer in config.layers} == {(1 / 12, 50.0)}
     assert config.head == LM(tied=True, softcap=30.0)
     assert config.embedding.scale == 8
-    with pytest.raises(ConfigError, match="hidden_act must be the same as hidden_activation, gelu_tanh"):
+    with refused(ConfigError, "hidden_act", "hidden_activation", "gelu_tanh"):
         read(GEMMA_2, hidden_act="relu")
 
 
@@ -91,7 +92,7 @@ def test_gemma_3_has_two_thetas_and_scales_one():
 @pytest.mark.parametrize("keys", [GEMMA_2B, GEMMA_2, GEMMA_3])
 def test_a_gemma_that_sees_later_tokens_is_another_model(keys):
     assert read(keys, use_bidirectional_attention=None) == read(keys)
-    with pytest.raises(ConfigError, match="use_bidirectional_attention must be false"):
+    with refused(ConfigError, "use_bidirectional_attention", "false"):
         read(keys, use_bidirectional_attention=True)
 
 
@@ -100,9 +101,9 @@ def test_mixtures():
     mlp = read(QWEN3_MOE).layers[0].mlp
     assert (mlp.experts, mlp.top, mlp.width, mlp.renormalize, mlp.shared) == (128, 8, 24, True, None)
     assert read(QWEN3_MOE, num_local_experts=128) == read(QWEN3_MOE)
-    with pytest.raises(ConfigError, match="num_local_experts must be the same as num_experts, 128, got 64"):
+    with refused(ConfigError, "num_local_experts", "num_experts", 128, 64):
         read(QWEN3_MOE, num_local_experts=64)
-    with pytest.raises(ConfigError, match="mlp_only_layers must be a list of layers, counted from 0"):
+    with refused(ConfigError, "mlp_only_layers", 0):
         read(QWEN3_MOE, mlp_only_layers=[-1])
 
 
@@ -116,11 +117,11 @@ def test_command_r():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"parallel_attn": False}, "parallel_attn must be true in the newer architecture, got False"),
-        ({"num_ln_in_parallel_attn": 3}, "num_ln_in_parallel_attn must be 1 or 2, got 3"),
+        ({"parallel_attn": False}, "parallel_attn.*true.*False"),
+        ({"num_ln_in_parallel_attn": 3}, "num_ln_in_parallel_attn.*1.*2.*3"),
         (
             {"new_decoder_architecture": False, "num_ln_in_parallel_attn": 2},
-            "num_ln_in_parallel_attn must be 1 in the older architecture, got 2",
+            "num_ln_in_parallel_attn.*1.*2",
         ),
     ],
 )

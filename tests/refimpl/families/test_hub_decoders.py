@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import transformers
+from helpers.refused import refused
 from tfm.refimpl.config import (
     LM,
     ONE_GROUP,
@@ -116,7 +117,7 @@ def test_exaone4():
     # Files without types state the interval by a number.
     untyped = {k: v for k, v in EXAONE_32B.items() if k != "layer_types"}
     assert read(untyped, sliding_window_pattern=4) == large
-    with pytest.raises(ConfigError, match="sliding_window_pattern must be of type int, got 'LLLG'"):
+    with refused(ConfigError, "sliding_window_pattern", "'LLLG'"):
         read(untyped)
 
 
@@ -165,7 +166,7 @@ def test_cohere2(keys):
     ],
 )
 def test_what_its_trainer_can_do_otherwise_is_refused(key, harmful):
-    with pytest.raises(ConfigError, match=f"{key} must be .*, got {harmful!r}"):
+    with refused(ConfigError, key, repr(harmful)):
         read(COMMAND_R7B, **{key: harmful})
 
 
@@ -277,25 +278,25 @@ def test_granite_with_states():
     assert read(GRANITE_4_MICRO, layer_types=None, **states).layers[39].attention == mixers[0]
     model = {"architectures": ["GraniteMoeHybridModel"], "layer_types": layers, **states}
     assert read(GRANITE_4_MICRO, **model).stack.stepwise
-    with pytest.raises(ConfigError, match="is_causal must be true"):
+    with refused(ConfigError, "is_causal", "true"):
         read(GRANITE_4_MICRO, **model, is_causal=False)
-    with pytest.raises(ConfigError, match="mamba_n_heads must be a divisor of the width of all heads, 5120"):
+    with refused(ConfigError, "mamba_n_heads", 5120):
         read(GRANITE_4_MICRO, layer_types=layers, mamba_n_heads=81)
-    with pytest.raises(ConfigError, match="mamba_d_head must be 64, the width of all heads by their number"):
+    with refused(ConfigError, "mamba_d_head", 64):
         read(GRANITE_4_MICRO, layer_types=layers, mamba_d_head=32)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"layer_types": ["attention"] * 39}, "layer_types must be a list of 40"),
+        ({"layer_types": ["attention"] * 39}, "layer_types.*40"),
         (
             {"layer_types": ["recurrent"] * 40},
-            "each attention or full_attention or mamba or linear",
+            "full_attention",
         ),
-        ({"position_embedding_type": "alibi"}, "position_embedding_type must be one of rope, nope"),
-        ({"normalization_function": "layernorm"}, 'normalization_function must be "rmsnorm"'),
-        ({"num_local_experts": -1}, "num_local_experts must be at least 1"),
+        ({"position_embedding_type": "alibi"}, "position_embedding_type"),
+        ({"normalization_function": "layernorm"}, 'normalization_function.*"rmsnorm"'),
+        ({"num_local_experts": -1}, "num_local_experts.*1"),
     ],
 )
 def test_what_granite_4_is_refused_for(more, message):
@@ -323,7 +324,7 @@ def test_nemotron(keys):
     assert layer.attention.position == Rope(10_000.0, 64)
     assert layer.attention.head_size == 128
     assert layer.mlp == Plain(keys["intermediate_size"], "relu_squared", bias=False, pre=LayerNorm(1e-5))
-    with pytest.raises(ConfigError, match="kv_channels must be 128"):
+    with refused(ConfigError, "kv_channels", 128):
         read({**keys, "kv_channels": 96})
 
 
@@ -352,9 +353,9 @@ def test_internlm2(keys):
     assert attention.position == Rope(1e6, 128, scaling=scaling)
     assert (attention.kv_heads, attention.qkv_bias, attention.out_bias) == (8, False, False)
     assert read(keys, bias=True).layers[0].attention.out_bias
-    with pytest.raises(ConfigError, match="head_dim must be hidden_size over num_attention_heads, got 64"):
+    with refused(ConfigError, "head_dim", "hidden_size", "num_attention_heads", 64):
         read(keys, head_dim=64)
-    with pytest.raises(ConfigError, match="rope_type must be one of default, linear, dynamic, got 'yarn'"):
+    with refused(ConfigError, "rope_type", "'yarn'"):
         read(keys, rope_scaling={"type": "yarn", "factor": 2.0})
 
 
@@ -382,7 +383,7 @@ def test_gptj():
     newer = {k: v for k, v in GPT_J.items() if k not in names.values()}
     assert read(newer, **{new: GPT_J[old] for new, old in names.items()}) == config
     for key in ("rotary", "scale_attn_weights"):
-        with pytest.raises(ConfigError, match=f"{key} must be true, got False"):
+        with refused(ConfigError, key, "true", "False"):
             read(GPT_J, **{key: False})
 
 
@@ -417,17 +418,17 @@ def test_gpt_neo(keys):
 @pytest.mark.parametrize(
     ("types", "message"),
     [
-        ([[["global"], 5]], "those of 12 layers"),
-        ([[["near"], 12]], "each global or local"),
-        ([["global", 12]], "a list of groups"),
-        ([[["global"], True]], "a list of groups"),
-        ([[["global"], 2**62]] * 2, "those of 12 layers"),
+        ([[["global"], 5]], "12.*layers"),
+        ([[["near"], 12]], "global.*local"),
+        ([["global", 12]], "list.*groups"),
+        ([[["global"], True]], "list.*groups"),
+        ([[["global"], 2**62]] * 2, "12.*layers"),
     ],
 )
 def test_kinds_of_gpt_neos_layers(types, message):
     with pytest.raises(ConfigError, match=message):
         read(GPT_NEO, attention_types=types, attention_layers=None)
-    with pytest.raises(ConfigError, match="attention_layers must be the kinds that attention_types lists"):
+    with refused(ConfigError, "attention_layers", "attention_types"):
         read(GPT_NEO, attention_types=[[["global", "local"], 5]])
 
 
@@ -456,7 +457,7 @@ def test_gpt_bigcode(more):
     assert config.layers[0].mlp.width == 4 * config.embedding.width
     own = read(STARCODER, **more, multi_query=False).layers[0].attention
     assert own.kv_heads == own.heads
-    with pytest.raises(ConfigError, match="num_key_value_heads must be what multi_query says, got 2"):
+    with refused(ConfigError, "num_key_value_heads", "multi_query", 2):
         read(STARCODER, **more, num_key_value_heads=2)
 
 
@@ -498,14 +499,14 @@ def test_hunyuan(more):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"use_qk_norm": False}, "use_qk_norm must be true, got False"),
-        ({"use_cla": True}, "use_cla must be false, got True"),
-        ({"num_experts": 16}, "num_experts must be 1, got 16"),
-        ({"attention_head_dim": 64}, "attention_head_dim must be 128, got 64"),
-        ({"rope_scaling": {"type": "dynamic", "alpha": -1.0}}, "alpha must be greater than 0"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 9.0}}, "key 'alpha' isn't known"),
-        ({"rope_scaling": {"type": "dynamic", "alpha": 9.0, "betas": 1}}, "key 'betas' isn't known"),
-        ({"head_dim": 2, "attention_head_dim": 2}, "alpha must be absent with heads of 2, got 1000.0"),
+        ({"use_qk_norm": False}, "use_qk_norm.*true.*False"),
+        ({"use_cla": True}, "use_cla.*false.*True"),
+        ({"num_experts": 16}, "num_experts.*1.*16"),
+        ({"attention_head_dim": 64}, "attention_head_dim.*128.*64"),
+        ({"rope_scaling": {"type": "dynamic", "alpha": -1.0}}, "alpha.*0"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 9.0}}, "'alpha'"),
+        ({"rope_scaling": {"type": "dynamic", "alpha": 9.0, "betas": 1}}, "'betas'"),
+        ({"head_dim": 2, "attention_head_dim": 2}, r"alpha.*2.*1000\.0"),
     ],
 )
 def test_hunyuan_refused(keys, message):
@@ -565,9 +566,9 @@ def test_ministral3(more, scale, yarn, theta):
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"llama_4_scaling_beta": -0.1}, "llama_4_scaling_beta must be greater than 0, and finite, got -0.1"),
-        ({"llama_4_scaling_beta": None}, "llama_4_scaling_beta must be of type float, got None"),
-        ({"original_max_position_embeddings": 0}, "original_max_position_embeddings must be at least 1"),
+        ({"llama_4_scaling_beta": -0.1}, r"llama_4_scaling_beta.*0.*finite.*-0\.1"),
+        ({"llama_4_scaling_beta": None}, "llama_4_scaling_beta.*None"),
+        ({"original_max_position_embeddings": 0}, "original_max_position_embeddings.*1"),
     ],
 )
 def test_ministral3_refused(rope, message):
@@ -611,17 +612,17 @@ def test_mistral4():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"head_dim": 64}, "head_dim must be the sum of both parts, 128"),
-        ({"qk_head_dim": 64}, "qk_head_dim must be the sum of both parts, 128"),
+        ({"head_dim": 64}, "head_dim.*128"),
+        ({"qk_head_dim": 64}, "qk_head_dim.*128"),
         (
             {"rope_parameters": {**MISTRAL4["rope_parameters"], "partial_rotary_factor": 0.25}},
-            "partial_rotary_factor must be qk_rope_head_dim as a share of 128, 64",
+            "partial_rotary_factor.*qk_rope_head_dim.*128.*64",
         ),
         (
             {"rope_parameters": {**MISTRAL4["rope_parameters"], "llama_4_scaling_beta": None}},
-            "llama_4_scaling_beta must be of type float",
+            "llama_4_scaling_beta",
         ),
-        ({"scoring_func": "sigmoid"}, "'scoring_func' isn't known"),
+        ({"scoring_func": "sigmoid"}, "'scoring_func'"),
     ],
 )
 def test_mistral4_refused(more, message):
@@ -674,10 +675,10 @@ def test_lfm3():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"layer_types": ["conv"]}, "layer_types must be a list of 24, each one of full_attention, sliding_"),
-        ({"sliding_window": None}, "sliding_window must be at least 1 where a layer has a window"),
-        ({"rope_parameters": {"rope_type": "default"}}, "rope_parameters: full_attention is missing"),
-        ({"hidden_act": "gelu"}, "'hidden_act' isn't known"),
+        ({"layer_types": ["conv"]}, "layer_types.*24.*full_attention.*sliding_"),
+        ({"sliding_window": None}, "sliding_window.*1.*layer"),
+        ({"rope_parameters": {"rope_type": "default"}}, "rope_parameters.*full_attention.*missing"),
+        ({"hidden_act": "gelu"}, "'hidden_act'"),
     ],
 )
 def test_lfm3_refused(more, message):
@@ -699,8 +700,8 @@ def test_bitnet():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"head_dim": 64}, "head_dim must be hidden_size / num_attention_heads, whose norm has hidden_size"),
-        ({"mlp_bias": False}, "'mlp_bias' isn't known"),
+        ({"head_dim": 64}, "head_dim.*hidden_size.*/.*num_attention_heads.*norm.*hidden_size"),
+        ({"mlp_bias": False}, "'mlp_bias'"),
     ],
 )
 def test_bitnet_refused(more, message):
@@ -720,14 +721,14 @@ def test_phimoe():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"num_experts_per_tok": 1}, "num_experts_per_tok must be 2: its router chooses two"),
-        ({"rope_scaling": {**LONG, "short_mscale": None}}, "short_mscale must be of type float, got None"),
+        ({"num_experts_per_tok": 1}, "num_experts_per_tok.*2"),
+        ({"rope_scaling": {**LONG, "short_mscale": None}}, "short_mscale.*None"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0, "short_mscale": 1.0, "long_mscale": 1.0}},
-            "rope_type must be one of default, longrope, got 'linear'",
+            "rope_type.*'linear'",
         ),
-        ({"original_max_position_embeddings": 64}, "must be the same as outside of it, 64, got 4096"),
-        ({"router_jitter_noise": -0.1}, "router_jitter_noise must be greater than 0"),
+        ({"original_max_position_embeddings": 64}, "outside.*64.*4096"),
+        ({"router_jitter_noise": -0.1}, "router_jitter_noise.*0"),
     ],
 )
 def test_phimoe_refused(more, message):
@@ -777,7 +778,7 @@ def test_lfm2(more, width):
     attention = config.layers[2].attention
     assert (attention.heads, attention.kv_heads, attention.head_size) == (keys["num_heads"], 8, 64)
     assert (attention.position, config.head) == (Rope(1e6, 64), LM(tied=True))
-    with pytest.raises(ConfigError, match=r"theta must be 1000000\.0, got 10000\.0"):
+    with refused(ConfigError, "theta", "1000000.0", "10000.0"):
         read(keys, theta=1e4)
 
 
@@ -843,15 +844,15 @@ def test_deepseek(more, groups):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"norm_topk_prob": True}, "norm_topk_prob must be false or null, got True"),
-        ({"scoring_func": "sigmoid"}, "scoring_func must be \"softmax\", got 'sigmoid'"),
-        ({"topk_method": "noaux_tc"}, "topk_method must be one of greedy, group_limited_greedy"),
-        ({"num_key_value_heads": 8}, "num_key_value_heads must be num_attention_heads, 16: each head has"),
-        ({"head_dim": 128}, "head_dim must be qk_rope_head_dim, 64, got 128"),
-        ({"qk_head_dim": 128}, "qk_head_dim must be the sum of both parts, 192, got 128"),
-        ({"moe_layer_freq": 2}, "moe_layer_freq must be 1, got 2"),
-        ({"topk_method": "group_limited_greedy", "n_group": 5}, "experts must be a multiple of their groups"),
-        ({"mlp_bias": True}, "mlp_bias must be false, got True"),
+        ({"norm_topk_prob": True}, "norm_topk_prob.*false.*null.*True"),
+        ({"scoring_func": "sigmoid"}, "scoring_func.*\"softmax\".*'sigmoid'"),
+        ({"topk_method": "noaux_tc"}, "topk_method.*group_limited_greedy"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads.*num_attention_heads.*16.*head"),
+        ({"head_dim": 128}, "head_dim.*qk_rope_head_dim.*64.*128"),
+        ({"qk_head_dim": 128}, "qk_head_dim.*192.*128"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq.*1.*2"),
+        ({"topk_method": "group_limited_greedy", "n_group": 5}, "experts"),
+        ({"mlp_bias": True}, "mlp_bias.*false.*True"),
     ],
 )
 def test_deepseek_refuses(more, message):
@@ -929,31 +930,31 @@ def test_which_layers_share_an_indexer(more, first):
 @pytest.mark.parametrize(
     ("keys", "more", "message"),
     [
-        ({}, {"q_lora_rank": None}, "q_lora_rank must be a number: the indexer reads the latent of queries"),
-        ({}, {"index_head_dim": 32}, "index_head_dim must be qk_rope_head_dim, 64, or more, got 32"),
-        ({}, {"index_topk": 0}, "index_topk must be at least 1"),
+        ({}, {"q_lora_rank": None}, "q_lora_rank"),
+        ({}, {"index_head_dim": 32}, "index_head_dim.*qk_rope_head_dim.*64.*32"),
+        ({}, {"index_topk": 0}, "index_topk.*1"),
         (
             {},
             {"layer_types": ["full_attention"] * 61},
-            "layer_types must be indexed_attention for each of 61",
+            "layer_types.*indexed_attention.*61",
         ),
         (
             {},
             {"mlp_layer_types": ["sparse", "dense"] * 30 + ["sparse"]},
-            "must be dense, and then sparse layers",
+            "sparse.*layers",
         ),
-        ({}, {"rope_interleave": False}, "rope_interleave must be true, got False"),
-        ({}, {"indexer_types": ["full"] * 61}, "key 'indexer_types' isn't known"),
-        (GLM_5, {"indexer_types": ["full"] * 77}, "indexer_types must be full or shared for each of 78"),
-        (GLM_5, {"indexer_types": ["shared"] + ["full"] * 77}, "layers, full for the first, got"),
-        (GLM_5, {"indexer_types": "F" * 78}, "indexer_types must be of type list"),
-        (GLM_5, {"index_topk_pattern": "FX" * 39}, "index_topk_pattern must be full or shared for each of"),
+        ({}, {"rope_interleave": False}, "rope_interleave.*true.*False"),
+        ({}, {"indexer_types": ["full"] * 61}, "'indexer_types'"),
+        (GLM_5, {"indexer_types": ["full"] * 77}, "indexer_types.*78"),
+        (GLM_5, {"indexer_types": ["shared"] + ["full"] * 77}, "layers.*full"),
+        (GLM_5, {"indexer_types": "F" * 78}, "indexer_types"),
+        (GLM_5, {"index_topk_pattern": "FX" * 39}, "index_topk_pattern"),
         (
             GLM_5,
             {"index_topk_freq": 4, "index_skip_topk_offset": 0},
-            "topk_offset must be full or",
+            "topk_offset",
         ),
-        (GLM_5, {"indexer_rope_interleave": False}, "indexer_rope_interleave must be true, got False"),
+        (GLM_5, {"indexer_rope_interleave": False}, "indexer_rope_interleave.*true.*False"),
     ],
 )
 def test_indexers_refused(keys, more, message):
@@ -989,11 +990,11 @@ def test_qwen3_next():
     assert isinstance(config.layers[0].mlp, MoE)
     state, keys = (kind.nbytes(262_144, 4) for kind in (cache_kinds(config)[i] for i in (0, 3)))
     assert (state, keys) == (4 * (32 * 128 * 128 + 3 * 8192), 4 * 2 * 2 * 256 * 262_144)
-    with pytest.raises(ConfigError, match="layer_types must be a list of 48, each one of linear_attention"):
+    with refused(ConfigError, "layer_types", 48, "linear_attention"):
         read(QWEN3_NEXT, layer_types=["linear_attention"] * 47)
-    with pytest.raises(ConfigError, match="hidden_act must be one of silu"):
+    with refused(ConfigError, "hidden_act"):
         read(QWEN3_NEXT, hidden_act="gelu")
-    with pytest.raises(ConfigError, match="use_sliding_window must be false, got True"):
+    with refused(ConfigError, "use_sliding_window", "false", "True"):
         read(QWEN3_NEXT, use_sliding_window=True)
 
 
@@ -1045,20 +1046,20 @@ def test_kimi_linear_by_default():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"mla_use_nope": False}, "mla_use_nope must be true, got False"),
-        ({"moe_router_activation_func": "softmax"}, "moe_router_activation_func must be"),
-        ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers must be 0, got 1"),
-        ({"hidden_act": "gelu"}, "hidden_act must be one of silu"),
-        ({"num_key_value_heads": 16}, "num_key_value_heads must be num_attention_heads, 32"),
-        ({"n_group": 2}, "n_group must be the same as num_expert_group, 1, got 2"),
+        ({"mla_use_nope": False}, "mla_use_nope.*true.*False"),
+        ({"moe_router_activation_func": "softmax"}, "moe_router_activation_func"),
+        ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers.*0.*1"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"num_key_value_heads": 16}, "num_key_value_heads.*num_attention_heads.*32"),
+        ({"n_group": 2}, "n_group.*num_expert_group.*1.*2"),
         (
             {"mlp_layer_types": ["dense"] * 26},
-            "mlp_layer_types must be a list of 27, each one of dense, spar",
+            "mlp_layer_types.*27",
         ),
-        ({"linear_attn_config": {"gate_lower_bound": -5.0}}, "config: key 'gate_lower_bound' isn't known"),
+        ({"linear_attn_config": {"gate_lower_bound": -5.0}}, "'gate_lower_bound'"),
         (
             {"linear_attn_config": {"full_attn_layers": [1], "kda_layers": list(range(1, 28))}},
-            "full_attn_layers must be with kda_layers each number from 1 to 27 once",
+            "full_attn_layers.*kda_layers.*1.*27",
         ),
     ],
 )
@@ -1093,10 +1094,10 @@ def test_mamba_codestral():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"time_step_limit": [0.0, 0.1]}, r"time_step_limit must be \[0, Infinity\]: limits of steps aren't"),
-        ({"expand": 3}, r"expand must be num_heads times head_dim by hidden_size, 128 \* 64 / 4096, got 3"),
-        ({"hidden_act": "gelu"}, "hidden_act must be one of silu, swish, got 'gelu'"),
-        ({"rms_norm": False}, "rms_norm must be true, got False"),
+        ({"time_step_limit": [0.0, 0.1]}, r"time_step_limit.*\[0, Infinity\].*steps"),
+        ({"expand": 3}, "expand.*num_heads.*head_dim.*hidden_size.*128.*64.*/.*4096.*3"),
+        ({"hidden_act": "gelu"}, "hidden_act.*'gelu'"),
+        ({"rms_norm": False}, "rms_norm.*true.*False"),
     ],
 )
 def test_mamba2_refuses(more, message):
@@ -1123,11 +1124,11 @@ def test_bamba():
     assert attends == [9, 18, 27]
     assert config.layers[9].attention.position == Rope(1e4, 64)
     assert replace(config.layers[0].attention, pre=None) == Mamba2(128, 1, 128, 64)
-    with pytest.raises(ConfigError, match="attn_layer_indices must be a list of the numbers of layers"):
+    with refused(ConfigError, "attn_layer_indices"):
         read(BAMBA, attn_layer_indices=["9"])
-    with pytest.raises(ConfigError, match="attn_rotary_emb must be 64, got 128"):
+    with refused(ConfigError, "attn_rotary_emb", 64, 128):
         read(BAMBA, attn_rotary_emb=128)
-    with pytest.raises(ConfigError, match="hidden_act must be one of silu, swish, got 'gelu'"):
+    with refused(ConfigError, "hidden_act", "'gelu'"):
         read(BAMBA, hidden_act="gelu")
 
 
@@ -1165,12 +1166,12 @@ def test_falcon_h1():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"ssm_multipliers": [1.0] * 4}, "ssm_multipliers must be 5 numbers greater than 0, and finite"),
-        ({"mlp_multipliers": [1.0, -1.0]}, "mlp_multipliers must be 2 numbers greater than 0, and finite"),
-        ({"key_multiplier": 0.0}, "key_multiplier must be greater than 0, and finite"),
-        ({"mamba_d_head": 32}, "mamba_d_head must be 64, the width of all heads by their number, got 32"),
-        ({"mamba_use_mlp": False}, "mamba_use_mlp must be true, got False"),
-        ({"time_step_limit": [0.0, 0.1]}, "limits of steps aren't known"),
+        ({"ssm_multipliers": [1.0] * 4}, "ssm_multipliers.*5.*0.*finite"),
+        ({"mlp_multipliers": [1.0, -1.0]}, "mlp_multipliers.*2.*0.*finite"),
+        ({"key_multiplier": 0.0}, "key_multiplier.*0.*finite"),
+        ({"mamba_d_head": 32}, "mamba_d_head.*64.*32"),
+        ({"mamba_use_mlp": False}, "mamba_use_mlp.*true.*False"),
+        ({"time_step_limit": [0.0, 0.1]}, "steps"),
     ],
 )
 def test_falcon_h1_refuses(more, message):
@@ -1230,9 +1231,7 @@ def test_nemotron_h_with_experts():
     "pattern", ["-M", "M--", "E", "M-E", "", "m"], ids=["first", "twice", "alone", "both", "none", "unknown"]
 )
 def test_nemotron_h_refuses(pattern):
-    with pytest.raises(
-        ConfigError, match=r"hybrid_override_pattern must be layers that are M or \* or - or E"
-    ):
+    with refused(ConfigError, "hybrid_override_pattern"):
         read(NEMOTRON_H, hybrid_override_pattern=pattern)
 
 
@@ -1271,11 +1270,11 @@ def test_mamba():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act must be one of silu, swish, got 'gelu'"),
-        ({"ssm_cfg": {"layer": "Mamba2"}}, "ssm_cfg must be {}, got"),
-        ({"d_model": 512}, "d_model must be 768, got 512"),
-        ({"rms_norm": False}, "rms_norm must be true, got False"),
-        ({"time_step_rank": "full"}, "time_step_rank must be of type int, got 'full'"),
+        ({"hidden_act": "gelu"}, "hidden_act.*'gelu'"),
+        ({"ssm_cfg": {"layer": "Mamba2"}}, "ssm_cfg.*{}"),
+        ({"d_model": 512}, "d_model.*768.*512"),
+        ({"rms_norm": False}, "rms_norm.*true.*False"),
+        ({"time_step_rank": "full"}, "time_step_rank.*'full'"),
     ],
 )
 def test_mamba_refuses(more, message):
@@ -1309,13 +1308,11 @@ def test_jamba():
     assert mixes == [*range(1, 32, 2)]
     assert config.layers[1].mlp == MoE(16, 2, 14_336, "silu", renormalize=False, pre=RMSNorm(1e-6))
     assert not any(isinstance(layer.mlp, MoE) for layer in read(JAMBA, num_experts=1).layers)
-    with pytest.raises(
-        ConfigError, match="attn_layer_offset must be at least 0 and below attn_layer_period, 8"
-    ):
+    with refused(ConfigError, "attn_layer_offset", 0, "attn_layer_period", 8):
         read(JAMBA, attn_layer_offset=8)
-    with pytest.raises(ConfigError, match="mamba_inner_layernorms must be true, got False"):
+    with refused(ConfigError, "mamba_inner_layernorms", "true", "False"):
         read(JAMBA, mamba_inner_layernorms=False)
-    with pytest.raises(ConfigError, match="sliding_window must be null, got 4096"):
+    with refused(ConfigError, "sliding_window", "null", 4096):
         read(JAMBA, sliding_window=4096)
 
 
@@ -1358,9 +1355,9 @@ def test_modernberts_decoder(more):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"local_attention": 1}, "local_attention must be at least 2 where a layer has a window, got 1"),
-        ({"causal_mask": False}, "causal_mask must be true, got False"),
-        ({"sliding_window": 128}, "sliding_window must be 64, got 128"),
+        ({"local_attention": 1}, "local_attention.*2.*layer.*1"),
+        ({"causal_mask": False}, "causal_mask.*true.*False"),
+        ({"sliding_window": 128}, "sliding_window.*64.*128"),
     ],
 )
 def test_modernberts_decoder_refused(keys, message):
@@ -1387,7 +1384,7 @@ def test_apertus():
     bare = {k: v for k, v in APERTUS.items() if not k.startswith("rope")}
     assert read(bare) == config
     assert read(APERTUS, hidden_act="silu").layers[0].mlp.activation == "silu"
-    with pytest.raises(ConfigError, match="post_norm must be false"):
+    with refused(ConfigError, "post_norm", "false"):
         read(APERTUS, post_norm=True)
 
 
@@ -1430,12 +1427,12 @@ def test_llama4():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"no_rope_layers": [1, 2]}, "no_rope_layers must be a list of 48 or more, each 0 or 1"),
-        ({"layer_types": ["sliding_attention"] * 48}, "each one of full_attention, chunked_attention"),
-        ({"moe_layers": [-1]}, "moe_layers must be a list of numbers of layers"),
+        ({"no_rope_layers": [1, 2]}, "no_rope_layers.*48.*0.*1"),
+        ({"layer_types": ["sliding_attention"] * 48}, "full_attention.*chunked_attention"),
+        ({"moe_layers": [-1]}, "moe_layers"),
         (
             {"attention_chunk_size": None, "layer_types": ["chunked_attention"] * 48},
-            "attention_chunk_size must be at least 1 where a layer has chunks",
+            "attention_chunk_size.*1.*layer",
         ),
     ],
 )
@@ -1493,9 +1490,9 @@ def test_olmo_hybrid():
     # Without the key transformers turns heads as usual.
     assert read({**OLMO_HYBRID, "rope_parameters": None}).layers[3].attention.position == Rope(1e4, 128)
     assert read({**OLMO_HYBRID, "num_hidden_layers": 2}).layers[1].attention == a
-    with pytest.raises(ConfigError, match="hidden_act must be one of silu"):
+    with refused(ConfigError, "hidden_act"):
         read({**OLMO_HYBRID, "hidden_act": "gelu"})
-    with pytest.raises(ConfigError, match="layer_types must be a list of 32, each one of linear_attention"):
+    with refused(ConfigError, "layer_types", 32, "linear_attention"):
         read({**OLMO_HYBRID, "layer_types": ["conv"] * 32})
 
 
@@ -1577,34 +1574,34 @@ def test_gemma4_with_shared_layers():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"use_bidirectional_attention": "all"}, 'use_bidirectional_attention must be null or "vision"'),
+        ({"use_bidirectional_attention": "all"}, 'use_bidirectional_attention.*null.*"vision"'),
         (
             {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 1000},
-            "vocab_size_per_layer_input must be at least vocab_size, 262144",
+            "vocab_size_per_layer_input.*vocab_size.*262144",
         ),
-        ({"num_kv_shared_layers": 12}, "num_kv_shared_layers must be 0 to 11, fewer than there are layers"),
-        ({"num_kv_shared_layers": 7}, "so few that a layer of full_attention keeps keys and values"),
+        ({"num_kv_shared_layers": 12}, "num_kv_shared_layers.*0.*11"),
+        ({"num_kv_shared_layers": 7}, "full_attention"),
         ({"enable_moe_block": True}, "num_experts"),
-        ({"per_layer_config": {"5": {"head_dim": 512}}}, "the same for each layer of full_attention"),
+        ({"per_layer_config": {"5": {"head_dim": 512}}}, "full_attention"),
         (
             {"per_layer_config": {"0": {"hidden_size": 5}}},
             "per_layer_config.0: key 'hidden_size'",
         ),
-        ({"per_layer_config": {"12": {}}}, "per_layer_config: key '12' isn't known"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "sliding_attention is missing"),
+        ({"per_layer_config": {"12": {}}}, "per_layer_config.*'12'"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "sliding_attention.*missing"),
         (
             {
                 "rope_parameters": GEMMA4["rope_parameters"]
                 | {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.001}}
             },
-            "partial_rotary_factor must be at most 1, and rotate a pair of 512",
+            "partial_rotary_factor.*1.*512",
         ),
         (
             {
                 "rope_parameters": GEMMA4["rope_parameters"]
                 | {"sliding_attention": {"rope_type": "default", "partial_rotary_factor": 0.5}}
             },
-            "partial_rotary_factor must be 1: heads are rotated whole",
+            "partial_rotary_factor.*1.*heads",
         ),
     ],
 )
@@ -1662,21 +1659,21 @@ def test_gemma3n():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"altup_num_inputs": 1}, "altup_num_inputs must be at least 2"),
-        ({"altup_active_idx": 4}, "altup_active_idx must be 0 to 3, below altup_num_inputs, got 4"),
+        ({"altup_num_inputs": 1}, "altup_num_inputs.*2"),
+        ({"altup_active_idx": 4}, "altup_active_idx.*0.*3.*altup_num_inputs.*4"),
         (
             {"intermediate_size": [8192] * 29},
-            "intermediate_size must be a number of at least 1, or a list of 30",
+            "intermediate_size.*1.*30",
         ),
         (
             {"intermediate_size": [0] * 30},
-            "intermediate_size must be a number of at least 1, or a list of 30",
+            "intermediate_size.*1.*30",
         ),
-        ({"activation_sparsity_pattern": [1.0] * 30}, "a list of 30 numbers from 0 to below 1"),
-        ({"activation_sparsity_pattern": [0.5]}, "a list of 30 numbers from 0 to below 1"),
-        ({"num_kv_shared_layers": 30}, "num_kv_shared_layers must be 0 to 29"),
-        ({"final_logit_softcapping": None}, "final_logit_softcapping must be of type float"),
-        ({"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input must be at least 1"),
+        ({"activation_sparsity_pattern": [1.0] * 30}, "30.*numbers.*0.*1"),
+        ({"activation_sparsity_pattern": [0.5]}, "30.*numbers.*0.*1"),
+        ({"num_kv_shared_layers": 30}, "num_kv_shared_layers.*0.*29"),
+        ({"final_logit_softcapping": None}, "final_logit_softcapping"),
+        ({"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input.*1"),
     ],
 )
 def test_gemma3n_refused(more: dict[str, Any], message: str):

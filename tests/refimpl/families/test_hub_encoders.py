@@ -9,6 +9,7 @@ jina_embeddings_v3.
 from typing import Any
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.config import (
     BigBirdBlocks,
     Classify,
@@ -211,12 +212,12 @@ def test_nomic_embed_text_1_and_its_mixture():
     assert read(NOMIC, rotary_scaling_factor=2) == read({**newer, "max_position_embeddings": 2048, **longer})
     trained = read(NOMIC, rotary_scaling_factor=4, max_trained_positions=512)
     assert trained.stack.layers[0].attention.position == Rope(1000.0, 64, scaling=DynamicNTK(4.0, 512))
-    with pytest.raises(ConfigError, match="rotary_scaling_factor must be null where a scaling is stated"):
+    with refused(ConfigError, "rotary_scaling_factor", "null", "scaling"):
         read({**newer, **longer, "rotary_scaling_factor": 2.0})
     mixture = {"activation_function": "gelu", "moe_every_n_layers": 2, "num_experts": 8}
-    with pytest.raises(ConfigError, match="activation_function must be \"swiglu\", got 'gelu'"):
+    with refused(ConfigError, "activation_function", '"swiglu"', "'gelu'"):
         read(NOMIC, **mixture)
-    with pytest.raises(ConfigError, match="n_embd must be the same as hidden_size"):
+    with refused(ConfigError, "n_embd", "hidden_size"):
         read(newer, n_embd=64)
 
 
@@ -227,9 +228,7 @@ def test_embedding_gemma_reads_in_both_directions():
     assert masks == [Window(257), FullAttention(), Window(257)]
     assert config.head == Pool("last")
     assert read(GEMMA, use_bidirectional_attention=False).stack.causal
-    with pytest.raises(
-        ConfigError, match="use_bidirectional_attention must be false for a model that writes"
-    ):
+    with refused(ConfigError, "use_bidirectional_attention", "false"):
         read_config({**GEMMA, "architectures": ["Gemma3ForCausalLM"]})
     # Qwen3-Embedding names the class that writes, beside a modules.json; it sees no later tokens.
     qwen = {
@@ -285,7 +284,7 @@ def test_gte_multilingual_gte_english_and_arctic():
     assert read(NEW, **english).embedding.token_types is None
     both = {**NEW, "architectures": ["NewModel", "NewForTokenClassification"]}  # as multilingual-base has it
     assert read_config(both, task="pool")[0] == config
-    with pytest.raises(ConfigError, match="architectures must be one of NewModel"):
+    with refused(ConfigError, "architectures", "NewModel"):
         read_config(both)
     arctic = {"model_type": "gte", "architectures": ["GteModel"], "rope_scaling": None, "rope_theta": 160000}
     assert read(NEW, **arctic).stack.layers[0].attention.position == Rope(160_000.0, 64)
@@ -304,9 +303,9 @@ def test_roformer_base_small_and_simbert():
     assert (config.context, config.embedding.projection) == (512, None)
     untold = {key: value for key, value in ROFORMER.items() if key != "embedding_size"}
     assert read(untold, **characters).embedding.width == 768  # char_base
-    with pytest.raises(ConfigError, match="norm_type must be \"layer_norm\", got 'rms_norm'"):
+    with refused(ConfigError, "norm_type", '"layer_norm"', "'rms_norm'"):
         read(ROFORMER, **characters, hidden_act="relu", norm_type="rms_norm", use_bias=False)  # v2_chinese
-    with pytest.raises(ConfigError, match="use_bias must be true, got False"):
+    with refused(ConfigError, "use_bias", "true", "False"):
         read(ROFORMER, norm_type="layer_norm", use_bias=False)
 
 
@@ -336,7 +335,7 @@ def test_jina_embeddings_3_with_one_adapter_a_directory():
         "lora_adaptations": ["retrieval.query", "retrieval.passage"],
         "auto_map": {"AutoModel": "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA"},
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="lora_adaptations must be absent"):
+    with refused(ConfigError, "lora_adaptations"):
         read({k: v for k, v in JINA.items() if k != "rope_parameters"}, **older)
 
 
@@ -363,17 +362,17 @@ def test_debertas_of_three_versions():
 @pytest.mark.parametrize(
     ("keys", "changed", "message"),
     [
-        (DEBERTA, {"talking_head": True}, "talking_head must be false, got True"),
-        (DEBERTA, {"pos_att_type": ["c2p", "p2p"]}, "pos_att_type must be some of c2p, p2c, each once"),
-        (DEBERTA, {"pos_att_type": [["c2p"]]}, "pos_att_type must be some of c2p, p2c"),
-        (DEBERTA, {"embedding_size": 128}, "embedding_size must be 768, the hidden_size"),
-        (DEBERTA, {"pooler_hidden_size": 64}, "pooler_hidden_size must be 768, the hidden_size"),
-        (DEBERTA, {"z_steps": 2}, "z_steps must be 0, got 2"),
-        (DEBERTA_V3, {"attention_head_size": 32}, "attention_head_size must be 64, hidden_size divided"),
-        (DEBERTA_V3, {"norm_rel_ebd": "rms"}, "norm_rel_ebd must be none or layer_norm, got 'rms'"),
-        (DEBERTA_V3, {"conv_kernel_size": 4}, "conv_kernel_size must be odd"),
-        (DEBERTA_V3, {"conv_kernel_size": 3, "conv_groups": 2}, "conv_groups must be 1, got 2"),
-        (DEBERTA_V3, {"position_buckets": 5}, "span of distances that share vectors must be even, got 5"),
+        (DEBERTA, {"talking_head": True}, "talking_head.*false.*True"),
+        (DEBERTA, {"pos_att_type": ["c2p", "p2p"]}, "pos_att_type.*c2p.*p2c"),
+        (DEBERTA, {"pos_att_type": [["c2p"]]}, "pos_att_type.*c2p.*p2c"),
+        (DEBERTA, {"embedding_size": 128}, "embedding_size.*768.*hidden_size"),
+        (DEBERTA, {"pooler_hidden_size": 64}, "pooler_hidden_size.*768.*hidden_size"),
+        (DEBERTA, {"z_steps": 2}, "z_steps.*0.*2"),
+        (DEBERTA_V3, {"attention_head_size": 32}, "attention_head_size.*64.*hidden_size"),
+        (DEBERTA_V3, {"norm_rel_ebd": "rms"}, "norm_rel_ebd.*layer_norm.*'rms'"),
+        (DEBERTA_V3, {"conv_kernel_size": 4}, "conv_kernel_size"),
+        (DEBERTA_V3, {"conv_kernel_size": 3, "conv_groups": 2}, "conv_groups.*1.*2"),
+        (DEBERTA_V3, {"position_buckets": 5}, "vectors.*5"),
     ],
 )
 def test_what_of_deberta_is_refused(keys: dict[str, Any], changed: dict[str, Any], message: str):
@@ -394,7 +393,7 @@ def test_bigbird_reads_long_texts_in_blocks():
     assert read(BIG_BIRD, max_position_embeddings=704).stack.attentions[0].mask == FullAttention()
     classes = read(BIG_BIRD, architectures=["BigBirdForSequenceClassification"], **LABELS)
     assert classes.head == Classify(5, dense=Dense("gelu_tanh"))
-    with pytest.raises(ConfigError, match="num_random_blocks must be 0 to 16777215, got -1"):
+    with refused(ConfigError, "num_random_blocks", 0, 16777215, "-1"):
         read(BIG_BIRD, num_random_blocks=-1)
     answers = read(BIG_BIRD, architectures=["BigBirdForQuestionAnswering"], sep_token_id=66)
     assert answers.head == QuestionAnswering(mlp=answers.stack.layers[0].mlp)
@@ -412,14 +411,14 @@ def test_longformers_global_tokens_are_the_heads():
             LongformerAttention(12, 64, 256, spread, after=LayerNorm(1e-5))
         }
     for windows in (0, 5, [512] * 11, [512] * 11 + [7], [512] * 11 + [-2]):
-        with pytest.raises(ConfigError, match="attention_window must be"):
+        with refused(ConfigError, "attention_window"):
             read(LONGFORMER, attention_window=windows)
-    with pytest.raises(ConfigError, match="ignore_attention_mask must be"):
+    with refused(ConfigError, "ignore_attention_mask"):
         read(LONGFORMER, ignore_attention_mask=True)
     for separator in (None, "</s>", -1, 50265):
-        with pytest.raises(ConfigError, match="sep_token_id must be"):
+        with refused(ConfigError, "sep_token_id"):
             read(LONGFORMER, architectures=["LongformerForQuestionAnswering"], sep_token_id=separator)
-    with pytest.raises(ConfigError, match="pad_token_id must be 0 to 4096"):
+    with refused(ConfigError, "pad_token_id", 0, 4096):
         read(LONGFORMER, pad_token_id=4097)
 
 
@@ -442,15 +441,15 @@ def test_xlnets_summary_is_the_last_vector():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"architectures": ["XLNetLMHeadModel"]}, "; XLNetLMHeadModel predicts places .* not the next token"),
-        ({"architectures": ["XLNetForQuestionAnswering"]}, "; XLNetForQuestionAnswering searches pairs"),
-        ({"attn_type": "uni"}, "attn_type must be one of bi, got 'uni'"),
-        ({"bi_data": True}, "bi_data must be false"),
-        ({"same_length": True}, "same_length must be false"),
-        ({"d_head": 32}, "d_head must be 64, d_model divided by n_head"),
-        ({"summary_type": "attn"}, "summary_type must be one of last, first, mean, cls_index"),
-        ({"summary_use_proj": False}, "summary_use_proj must be true where summary_activation isn't null"),
-        ({"summary_proj_to_labels": True}, "summary_proj_to_labels must be false"),
+        ({"architectures": ["XLNetLMHeadModel"]}, "XLNetLMHeadModel"),
+        ({"architectures": ["XLNetForQuestionAnswering"]}, "XLNetForQuestionAnswering"),
+        ({"attn_type": "uni"}, "attn_type.*'uni'"),
+        ({"bi_data": True}, "bi_data.*false"),
+        ({"same_length": True}, "same_length.*false"),
+        ({"d_head": 32}, "d_head.*64.*d_model.*n_head"),
+        ({"summary_type": "attn"}, "summary_type.*cls_index"),
+        ({"summary_use_proj": False}, "summary_use_proj.*true.*summary_activation.*null"),
+        ({"summary_proj_to_labels": True}, "summary_proj_to_labels.*false"),
     ],
 )
 def test_what_of_xlnet_is_refused(changed: dict[str, Any], message: str):

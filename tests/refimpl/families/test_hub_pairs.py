@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers.generation_oracle import START, N, model, opened, theirs
 from helpers.hf_oracle import make_model, transformers_outputs
+from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.checkpoint.translation import directed
@@ -158,20 +159,20 @@ def test_what_the_configs_of_the_hub_say():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({**M2M100, "pad_token_id": -1}, "pad_token_id must be an id of the vocabulary"),
-        ({**M2M100, "d_model": 2}, "d_model must be at least 4"),
-        ({**BLENDERBOT, "layernorm_variant": "xlm"}, 'layernorm_variant must be "prelayernorm"'),
-        ({**BLENDERBOT, "extra_pos_embeddings": 2}, "extra_pos_embeddings must be 0"),
-        ({**BLENDERBOT_SMALL, "layernorm_variant": "aiayn"}, 'layernorm_variant must be "xlm"'),
-        ({**BLENDERBOT_SMALL, "normalize_before": True}, "normalize_before must be false"),
-        ({**UMT5, "scalable_attention": False}, "scalable_attention must be true"),
-        ({**LED, "attention_window": [1024] * 5}, "attention_window must be an even number above 0, or 6"),
-        ({**LED, "attention_window": 7}, "attention_window must be an even number"),
-        ({**LONGT5, "encoder_attention_type": "sparse"}, "must be one of local, transient-global"),
-        ({**LONGT5, "global_block_size": 24}, "global_block_size must be a power of two"),
-        ({**LONGT5, "local_radius": 0}, "local_radius must be at least 1"),
-        ({**LED, "scale_embedding": True}, "scale_embedding must be false"),
-        ({**LED, "architectures": ["LEDForSequenceClassification"]}, "architectures must be one of LED"),
+        ({**M2M100, "pad_token_id": -1}, "pad_token_id"),
+        ({**M2M100, "d_model": 2}, "d_model.*4"),
+        ({**BLENDERBOT, "layernorm_variant": "xlm"}, 'layernorm_variant.*"prelayernorm"'),
+        ({**BLENDERBOT, "extra_pos_embeddings": 2}, "extra_pos_embeddings.*0"),
+        ({**BLENDERBOT_SMALL, "layernorm_variant": "aiayn"}, 'layernorm_variant.*"xlm"'),
+        ({**BLENDERBOT_SMALL, "normalize_before": True}, "normalize_before.*false"),
+        ({**UMT5, "scalable_attention": False}, "scalable_attention.*true"),
+        ({**LED, "attention_window": [1024] * 5}, "attention_window.*0.*6"),
+        ({**LED, "attention_window": 7}, "attention_window"),
+        ({**LONGT5, "encoder_attention_type": "sparse"}, "local"),
+        ({**LONGT5, "global_block_size": 24}, "global_block_size"),
+        ({**LONGT5, "local_radius": 0}, "local_radius.*1"),
+        ({**LED, "scale_embedding": True}, "scale_embedding.*false"),
+        ({**LED, "architectures": ["LEDForSequenceClassification"]}, "architectures.*LED"),
     ],
 )
 def test_refused(keys: dict[str, Any], message: str):
@@ -196,9 +197,9 @@ def test_leds_encoder_reads_longer_texts_than_its_decoder_writes(tmp_path: Path)
     (want,) = transformers_outputs(hf_model, {"input_ids": text, "decoder_input_ids": written})
     got, cache = engine.step(written, engine.start(1, text), at=np.arange(9)[None])
     assert np.abs(got - want).max() <= 1e-12 * np.abs(want).max()
-    with pytest.raises(LimitError, match="would be 10 tokens long, the model's context is 9"):
+    with refused(LimitError, 10, "context", 9):
         engine.step(written[:, :1], cache)
-    with pytest.raises(LimitError, match="would be 41 tokens long, the model's context is 40"):
+    with refused(LimitError, 41, "context", 40):
         engine.start(1, np.full((1, 41), 3))
 
 
@@ -216,7 +217,7 @@ def test_positions_that_a_file_of_m2m100_states_are_checked(tmp_path: Path):
     open_checkpoint(tmp_path)
     wrong = {name: table + 0.01 * torch.eye(*table.shape) for name, table in stored.items()}
     save_file({**tensors, **wrong}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"embed_positions.weights' must equal waves"):
+    with refused(CheckpointError, "embed_positions.weights'"):
         open_checkpoint(tmp_path)
 
 
@@ -236,7 +237,7 @@ def test_a_file_without_a_model_type_is_of_the_family_of_its_class(tmp_path: Pat
     t5 = read({**untyped, "architectures": ["T5ForConditionalGeneration"]})
     assert t5.encoder.layers[0].attention.position == RelativeBias(32, 128)
     for named in (None, [], ["T5ForConditionalGeneration"] * 2, ["OwnT5Model"], [[]]):
-        with pytest.raises(ConfigError, match="model_type is missing"):
+        with refused(ConfigError, "model_type", "missing"):
             read({**untyped, "architectures": named})
 
 

@@ -19,6 +19,7 @@ import torch
 import transformers
 from helpers import gguf_writer
 from helpers.float64 import Float64
+from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -174,7 +175,7 @@ def test_in_gguf(tmp_path: Path, fused: bool):
     for name, leaf in flatten(other.params):
         assert np.array_equal(leaf, wanted[name]), name
     gguf_writer.write(file, "jina-bert-v2", {**metadata, "pooling_type": 4}, renamed)
-    with pytest.raises(TfmError, match="pooling_type must be one of 1, 2, 3, got 4"):
+    with refused(TfmError, "pooling_type", 1, 2, 3, 4):
         open_checkpoint(file)
 
 
@@ -204,10 +205,10 @@ def test_a_published_config():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"feed_forward_type": "original"}, "feed_forward_type must be one of geglu, reglu, got 'original'"),
-        ({"position_embedding_type": "absolute"}, "position_embedding_type must be one of alibi"),
-        ({"emb_pooler": "max"}, "emb_pooler must be one of mean"),
-        ({"alibi_scaling": 2}, "'alibi_scaling' isn't known"),
+        ({"feed_forward_type": "original"}, "feed_forward_type.*'original'"),
+        ({"position_embedding_type": "absolute"}, "position_embedding_type"),
+        ({"emb_pooler": "max"}, "emb_pooler"),
+        ({"alibi_scaling": 2}, "'alibi_scaling'"),
     ],
 )
 def test_refused(keys: dict[str, Any], message: str):

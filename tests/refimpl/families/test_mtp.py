@@ -16,6 +16,7 @@ import torch
 from families import ROWS
 from helpers.float64 import Float64
 from helpers.hf_oracle import in_float64, make_model
+from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -214,14 +215,14 @@ def test_what_is_no_module_is_refused(tmp_path: Path):
     table = torch.zeros(SIZES["vocab_size"], SIZES["hidden_size"])
     last = SIZES["num_hidden_layers"] - 1
     change(tmp_path, {f"model.layers.{last}.shared_head.head.weight": table})
-    with pytest.raises(CheckpointError, match=r"shared_head.head.weight' must equal head.table, it doesn't"):
+    with refused(CheckpointError, "shared_head.head.weight'", "head.table"):
         open_checkpoint(tmp_path, mtp=True)
     assert open_checkpoint(tmp_path).left_out, "the model alone needs no table of the module"
     for count in (0, 2):
         change(tmp_path, {}, num_nextn_predict_layers=count, num_mtp_layers=count)
-        with pytest.raises(ConfigError, match="one module that predicts further tokens"):
+        with refused(ConfigError, "predicts", "further"):
             open_checkpoint(tmp_path, mtp=True)
-    with pytest.raises(ConfigError, match="it states none"):
+    with refused(ConfigError, "states", "none"):
         read_config({"model_type": "llama"} | SIZES, mtp=True)
 
 
@@ -229,5 +230,5 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
     """What transformers saves has no module, though config.json states one."""
     keys = {**DEEPSEEK_FORM["glm4_moe"], "num_hidden_layers": 2}
     make_model("glm4_moe", keys).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"tensor '[a-z0-9_.]+' is missing: mtp\.[a-z0-9_.]+ needs it"):
+    with pytest.raises(CheckpointError, match=r"'[a-z0-9_.]+' is missing: mtp\.[a-z0-9_.]+ "):
         open_checkpoint(tmp_path, mtp=True)

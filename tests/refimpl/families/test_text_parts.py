@@ -12,6 +12,7 @@ import pytest
 from families import ROWS
 from families.kit import IDS, SIZES
 from helpers.hf_oracle import make_model
+from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.config import Config
@@ -111,7 +112,7 @@ def test_what_is_beside_the_tower_and_isnt_known_is_an_error(saved, stray):
     state = load_file(folder / "model.safetensors")
     save_file({**state, stray: state["language_model.lm_head.weight"].clone()}, folder / "model.safetensors")
     last = stray.removeprefix("model.")
-    with pytest.raises(CheckpointError, match=rf"every tensor must be known, 1 aren't, first '{last}'"):
+    with refused(CheckpointError, "tensor", 1, f"'{last}'"):
         open_checkpoint(folder)
 
 
@@ -147,9 +148,9 @@ def test_older_files_of_qwen_have_all_keys_in_one_place():
     assert read("qwen2_5_vl", **QWEN, vision_config={"other": 2}, tie_word_embeddings=True) == nested
     both = {**QWEN, "text_config": {**QWEN, "model_type": "qwen2_5_vl_text"}, "tie_word_embeddings": True}
     assert read("qwen2_5_vl", **both) == nested
-    with pytest.raises(ConfigError, match="hidden_size must be as in text_config, 64, got 128"):
+    with refused(ConfigError, "hidden_size", "text_config", 64, 128):
         read("qwen2_5_vl", **{**both, "hidden_size": 128})
-    with pytest.raises(ConfigError, match=r"config.json: key 'unheard_of' isn't known"):
+    with refused(ConfigError, "config.json", "'unheard_of'"):
         read("qwen2_5_vl", **QWEN, unheard_of=1)
 
 
@@ -191,30 +192,30 @@ def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tie
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("llava", {}, "text_config must be an object with the keys of the text model, got None"),
-        ("llava", {"text_config": [1]}, "text_config must be of type dict"),
+        ("llava", {}, "text_config.*None"),
+        ("llava", {"text_config": [1]}, "text_config"),
         (
             "llava",
             {"text_config": {"model_type": "bert"}},
-            "text_config: model_type must be one of llama, mis",
+            "text_config.*model_type",
         ),
-        ("llava", {"text_config": {"unheard_of": 1}}, "text_config: key 'unheard_of' isn't known"),
-        ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder must be false"),
-        ("gemma3", {"text_config": {}, "audio_config": {}}, "key 'audio_config' isn't known"),
+        ("llava", {"text_config": {"unheard_of": 1}}, "text_config.*'unheard_of'"),
+        ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder.*false"),
+        ("gemma3", {"text_config": {}, "audio_config": {}}, "'audio_config'"),
         (
             "gemma3",
             {"text_config": {"use_bidirectional_attention": True}, "architectures": ["Gemma3Model"]},
-            "use_bidirectional_attention must be false",
+            "use_bidirectional_attention.*false",
         ),
-        ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim must be hidden_size divided by num_attention_heads"),
+        ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim.*hidden_size.*num_attention_heads"),
         (
             "qwen2_vl",
             {**QWEN, "rope_scaling": {"mrope_section": [1, -1]}},
-            "mrope_section must be a list of w",
+            "mrope_section",
         ),
-        ("qwen3_vl", {**SIZES}, "text_config must be an object"),
-        ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob must be true"),
-        ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms must be false"),
+        ("qwen3_vl", {**SIZES}, "text_config"),
+        ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob.*true"),
+        ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms.*false"),
     ],
 )
 def test_refused(name, keys, message):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize as gguf_dequantize
+from helpers.refused import refused
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.formats import dtypes
 from tfm.refimpl.formats.dtypes import CHUNK, KINDS, native, widen
@@ -84,7 +85,7 @@ def test_what_gguf_quantizes(kind):
 def test_a_scale_that_is_nan_is_refused(kind):
     raw = records(kind, 2).view(KINDS[kind].record)
     raw["d"][1] = np.nan
-    with pytest.raises(NumericError, match=r"x\[1, 0\] must be finite, is nan: the checkpoint is damaged"):
+    with refused(NumericError, "x[1", 0, "finite", "checkpoint"):
         check_finite("x", widen(raw.view(np.uint8), kind, (2, 256)))
 
 
@@ -143,7 +144,7 @@ def test_float32_is_a_view_unless_it_stands_askew():
 
 
 def test_integers_are_no_weights():
-    with pytest.raises(CheckpointError, match="of a float type, got I64"):
+    with refused(CheckpointError, "float", "I64"):
         widen(np.zeros(8, np.uint8), "I64", (1,))
 
 
@@ -163,5 +164,5 @@ def test_files_must_be_regular_and_small(tmp_path):
             FileBytes(tmp_path / name)
     assert len(FileBytes(tmp_path / "empty")) == 0
     assert read_file(tmp_path / "big", 5) == b"12345"
-    with pytest.raises(CheckpointError, match="may have 4 bytes, has 5"):
+    with refused(CheckpointError, 4, "bytes", 5):
         read_file(tmp_path / "big", 4)

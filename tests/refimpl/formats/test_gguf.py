@@ -7,6 +7,7 @@ import tracemalloc
 import gguf
 import numpy as np
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.dtypes import KINDS
 from tfm.refimpl.formats.ggml_blocks import BLOCK_TYPES
@@ -139,9 +140,9 @@ def many(kind: int, count: int, item: bytes, arrays: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (many(0, 2**20, b"a", 4), "'3' may have 854272 items, claims 1048576"),
-        (many(8, 600_000, text(b""), 2), "'1' may have 400000 items, claims 600000"),
-        (many(8, 900_000, text(b"ab"), 1), "the metadata may take 48 MB of memory, '0' takes more"),
+        (many(0, 2**20, b"a", 4), "'3'.*854272.*claims.*1048576"),
+        (many(8, 600_000, text(b""), 2), "'1'.*400000.*claims.*600000"),
+        (many(8, 900_000, text(b"ab"), 1), "metadata.*48.*MB.*'0'"),
         (file([pair(k, 8, text(b"x" * 9_999_996 + "😀".encode())) for k in (b"a", b"b")]), "take 59 MB"),
     ],
     ids=["numbers", "strings", "memory of strings", "memory of wide characters"],
@@ -155,7 +156,7 @@ def test_metadata_are_bounded_in_total(tmp_path, data, message):
 def test_the_bound_is_the_same_in_each_version_of_python(tmp_path, item, most):
     strings = [many(8, count, text(item.encode()), 1) for count in (most, most + 1)]
     opened(tmp_path, strings[0])
-    with pytest.raises(CheckpointError, match="may take"):
+    with refused(CheckpointError, "may take"):
         opened(tmp_path, strings[1])
 
 

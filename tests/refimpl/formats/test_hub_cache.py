@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import tiny_models
 from helpers.fuzz_readers import write_gguf
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.hub_cache import model_in_cache
@@ -45,7 +46,7 @@ def test_the_branchs_snapshot_is_opened(cache):
 def test_several_snapshots_without_a_branch(cache):
     for stated in ("ccc", "../../x", ""):
         (cache / "refs" / "main").write_text(stated)
-        with pytest.raises(CheckpointError, match=r"refs/main must name one of its 2 snapshots, aaa, bbb"):
+        with refused(CheckpointError, "refs/main", 2):
             open_checkpoint(cache)
     shutil.rmtree(cache / "snapshots" / "bbb")
     assert model_in_cache(cache) == cache / "snapshots" / "aaa"
@@ -61,12 +62,12 @@ def test_gguf_files(cache, tmp_path):
     assert (opened.path, opened.source["name"]) == (snapshot / "m.Q8_0.gguf", "m.Q8_0.gguf")
     assert locate(str(cache), silent).path == snapshot / "m.Q8_0.gguf"
     (snapshot / "m.Q4_0.gguf").symlink_to("../../blobs/g")
-    with pytest.raises(CheckpointError, match=r"name one of its models: .*m\.Q4_0\.gguf, .*m\.Q8_0\.gguf"):
+    with refused(CheckpointError, "m.Q4_0.gguf", "m.Q8_0.gguf"):
         open_checkpoint(cache)
     (snapshot / "m.Q4_0.gguf").unlink()
     (snapshot / "m.Q8_0.gguf").unlink()
     (snapshot / "m.Q8_0.gguf").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="links out of the model's directory"):
+    with refused(CheckpointError, "links", "directory"):
         open_checkpoint(cache)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import torch_writer
 from helpers.mutators import any_bytes, gguf_field, safetensors_header, torch_pickle
+from helpers.refused import refused
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.dtypes import KINDS
 from tfm.refimpl.formats.gguf import GGUF
@@ -144,5 +145,5 @@ def test_cut_short_while_it_is_read(tmp_path, kind):
     write(path)
     made = reader(path)
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="it was cut short while it was read"):
+    with refused(CheckpointError, "cut", "short"):
         made.load(made.names[-1])

@@ -6,6 +6,7 @@ import re
 import time
 
 import pytest
+from helpers.refused import refused
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.errors import ConfigError, LimitError
@@ -45,23 +46,23 @@ def test_names_match_as_in_python(pattern: str, name: str):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("(?=a)b", "no group but"),
-        ("(?P<n>a)", "no group but"),
-        (r"\Bq", "no escape but"),
-        (r"(a)\1", "no escape but"),
-        ("a**", "one repetition after a part"),
-        ("a*+", "one repetition after a part"),
-        ("*a", "something to repeat"),
-        ("a{,3}", "something to repeat"),
-        ("(a", r"a \) for each"),
+        ("(?=a)b", "group"),
+        ("(?P<n>a)", "group"),
+        (r"\Bq", "escape"),
+        (r"(a)\1", "escape"),
+        ("a**", "repetition.*after"),
+        ("a*+", "repetition.*after"),
+        ("*a", "something.*repeat"),
+        ("a{,3}", "something.*repeat"),
+        ("(a", "each"),
         ("a)", r"no \) without"),
-        ("[a", "more after this"),
-        ("[b-a]", "ranges that ascend"),
-        ("a\\", "more after this"),
-        ("a{5000}", "at most 1000"),
-        ("a{3,2}", "that ascend"),
-        ("(" * 20 + ")" * 20, "groups at most"),
-        ("a" * (LENGTH + 1), "may have 4000 characters"),
+        ("[a", "more.*after"),
+        ("[b-a]", "ranges.*ascend"),
+        ("a\\", "more.*after"),
+        ("a{5000}", "most.*1000"),
+        ("a{3,2}", "ascend"),
+        ("(" * 20 + ")" * 20, "groups.*most"),
+        ("a" * (LENGTH + 1), "4000.*characters"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(pattern: str, words: str):
@@ -79,6 +80,6 @@ def test_patterns_that_hang_python_end_soon():
         for _ in range(10_000):
             pattern.matches("a" * 200, work, suffix=False)
 
-    with pytest.raises(LimitError, match="here: patterns of names may take 2000000 steps"):
+    with refused(LimitError, "patterns", 2000000):
         match_often()
     assert time.process_time() - begin < 10

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.refused import refused
 from safetensors.torch import load, save_file
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.config_readers.quantization import read_quantization
@@ -144,9 +145,7 @@ def test_bitnets_trained_weights_are_transformers(bitnet, tmp_path):
     expected = bitnet.WeightQuant.apply(weight).numpy()
     np.testing.assert_allclose(source.load("m.q_proj.weight"), expected, rtol=3e-7)
     np.testing.assert_array_equal(source.load("lm_head.weight"), weight)
-    with pytest.raises(
-        CheckpointError, match=r"whether BitNet rounds tensor 'm\.c_attn\.weight' isn't known"
-    ):
+    with refused(CheckpointError, "BitNet", "'m.c_attn.weight'"):
         opened(tmp_path, config, {"m.c_attn.weight": weight})
 
 
@@ -179,22 +178,22 @@ def of_auto_round(**keys: Any) -> Quantization | None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"packing_format": "auto_round:fp8"}, "packing_format must be one of auto_round,"),
+        ({"packing_format": "auto_round:fp8"}, "packing_format.*auto_round"),
         (
             {"packing_format": "auto_round:auto_awq", "bits": 8},
-            "bits must be 4 for auto_round:auto_awq, got 8",
+            "bits.*4.*auto_round:auto_awq.*8",
         ),
-        ({"data_type": "mx_fp"}, 'data_type must be "int", got'),
-        ({"act_bits": 8}, "act_bits must be 16 or 32 or null, got 8"),
-        ({"extra_config": {"x": {"bits": 5}}}, "x: bits must be 2, 3, 4 or 8, got 5"),
-        ({"extra_config": {".*x": {"bits": 8}}}, r"\.\*x: a module with settings of its own must be named"),
+        ({"data_type": "mx_fp"}, 'data_type.*"int"'),
+        ({"act_bits": 8}, "act_bits.*16.*32.*null.*8"),
+        ({"extra_config": {"x": {"bits": 5}}}, "bits.*2.*3.*4.*8.*5"),
+        ({"extra_config": {".*x": {"bits": 8}}}, "module.*settings"),
         (
             {"packing_format": "auto_round:auto_awq", "extra_config": {"x": {"group_size": 32}}},
-            "extra_config must be absent, or without other bits and groups, for auto_round:auto_awq",
+            "extra_config.*auto_round:auto_awq",
         ),
-        ({"extra_config": {"x": {"data_type": "fp"}}}, 'x: data_type must be "int" or null'),
-        ({"extra_config": {"x": {"unheard_of": 1}}}, "x: key 'unheard_of' isn't known"),
-        ({"extra_config": {"x": 16}}, "extra_config must be an object of objects"),
+        ({"extra_config": {"x": {"data_type": "fp"}}}, 'data_type.*"int".*null'),
+        ({"extra_config": {"x": {"unheard_of": 1}}}, "'unheard_of'"),
+        ({"extra_config": {"x": 16}}, "extra_config"),
     ],
 )
 def test_a_setting_of_auto_round_that_changes_numbers_is_refused(keys, words):
@@ -250,11 +249,11 @@ def test_gptqs_modules_with_settings_of_their_own_by_the_first_pattern_that_begi
 @pytest.mark.parametrize(
     ("dynamic", "words"),
     [
-        ({"+:a": {"bits": 5}}, r"dynamic: \+:a: bits must be 2, 3, 4 or 8, got 5"),
-        ({"a": {"group_size": 0}}, "dynamic: a: group_size must be -1, or at least 1, got 0"),
-        ({"a": {"adapter": {"rank": 8}}}, "dynamic: a: key 'adapter' isn't known"),
-        ({"a": 8}, "dynamic must be an object of objects"),
-        ({"a(?=b)": {}}, r"dynamic: .* must have no group but"),
+        ({"+:a": {"bits": 5}}, "bits.*2.*3.*4.*8.*5"),
+        ({"a": {"group_size": 0}}, "group_size.*-1.*1.*0"),
+        ({"a": {"adapter": {"rank": 8}}}, "'adapter'"),
+        ({"a": 8}, "dynamic"),
+        ({"a(?=b)": {}}, "dynamic"),
     ],
 )
 def test_gptqs_settings_of_some_modules_that_are_refused(dynamic, words):

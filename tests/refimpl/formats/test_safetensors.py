@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
@@ -75,7 +76,7 @@ def test_header_limit(tmp_path):
     path.write_bytes(file({}, length=HEADER_LIMIT + 1))
     with open(path, "r+b") as handle:
         handle.truncate(HEADER_LIMIT + 100)  # sparse: the bytes are there, and cost nothing
-    with pytest.raises(CheckpointError, match="header claims"):
+    with refused(CheckpointError, "header", "claims"):
         SafeTensors(path)
 
 
@@ -119,12 +120,10 @@ def test_what_the_library_writes(tmp_path):
     assert (ours.kind("brain"), ours.native("half")) == ("BF16", None)
     assert ours.load("ids").tolist() == ours.load("bytes").tolist() == [0, 1, 2]
     assert ours.load("mask").tolist() == [[1], [0]]
-    with pytest.raises(
-        CheckpointError, match=r"'types' must be one of F64, F32, F16, BF16, F8_E4M3, .*, got I32"
-    ):
+    with refused(CheckpointError, "'types'", "F64", "F32", "F16", "BF16", "F8_E4M3", "I32"):
         ours.load("types")
 
 
 def test_save_refuses_other_types(tmp_path):
-    with pytest.raises(CheckpointError, match="must be float32 or float16, got int64"):
+    with refused(CheckpointError, "float32", "float16", "int64"):
         save(tmp_path / "x", {"a": np.arange(3)})

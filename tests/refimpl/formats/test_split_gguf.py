@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fuzz_readers import write_gguf
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.formats.gguf import GGUF
@@ -51,15 +52,15 @@ def test_parts_are_the_whole(written):
 
 
 def test_what_must_be_named_and_there(folder):
-    with pytest.raises(CheckpointError, match=r"is a part of a model: name the first one, m-00001-of-00003"):
+    with refused(CheckpointError, "m-00001-of-00003"):
         open_checkpoint(folder / NAME.format(2, 3))
     (folder / NAME.format(3, 3)).unlink()
-    with pytest.raises(CheckpointError, match=r"1 of its parts must lie beside it, first m-00003-of-00003"):
+    with refused(CheckpointError, 1, "parts", "m-00003-of-00003"):
         open_checkpoint(folder / NAME.format(1, 3))
     first = (folder / NAME.format(1, 3)).rename(folder / NAME.format(1, 99_999))
-    with pytest.raises(CheckpointError, match="a model may have 1000 parts, the name says 99999"):
+    with refused(CheckpointError, 1000, "parts", 99999):
         open_checkpoint(first)
-    with pytest.raises(ConfigError, match=r"split\.count must be 1 unless the file is named"):
+    with refused(ConfigError, "split.count", 1):
         open_checkpoint(first.rename(folder / "alone.gguf"))
 
 
@@ -68,13 +69,13 @@ def test_parts_that_contradict_each_other(folder):
     shutil.copy(second, folder / "kept")
     third.rename(second)
     shutil.copy(folder / "kept", third)
-    with pytest.raises(CheckpointError, match=r"m-00002-of-00003\.gguf: .* must be \(1, 3, 11\), got \(2, 3"):
+    with refused(CheckpointError, "m-00002-of-00003.gguf", "(1, 3, 11)", 2, 3):
         open_gguf(first)
     shutil.copy(folder / "kept", second)
-    with pytest.raises(CheckpointError, match=r"split\.tensors\.count must be \(0, 3, 8\), got \(0, 3, 11\)"):
+    with refused(CheckpointError, "split.tensors.count", "(0, 3, 8)", "(0, 3, 11)"):
         open_gguf(first)
     write_gguf(third)
-    with pytest.raises(CheckpointError, match=r"split\.no, split\.count and split\.tensors\.count must be"):
+    with refused(CheckpointError, "split.no", "split.count", "split.tensors.count"):
         open_gguf(first)
 
 

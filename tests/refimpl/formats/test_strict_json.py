@@ -1,6 +1,7 @@
 """JSON that Python's parser lets pass and ours doesn't."""
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.errors import BundleError, CheckpointError
 from tfm.refimpl.formats.strict_json import DEPTH, parse
 
@@ -8,15 +9,15 @@ from tfm.refimpl.formats.strict_json import DEPTH, parse
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a'.*stands"),
         ("[NaN]", "finite, got NaN"),
         ("[-Infinity]", "finite, got -Infinity"),
         ("[1e999]", "finite, got 1e999"),
         ("[" * 100_000, "nested"),
         ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested 32 deep"),
-        ("9" * 5000, "must be JSON"),
-        ("{", "must be JSON"),
-        (b"\xff", "must be JSON in UTF-8"),
+        ("9" * 5000, "JSON"),
+        ("{", "JSON"),
+        (b"\xff", "JSON.*UTF-8"),
     ],
 )
 def test_refused(text, message):
@@ -39,5 +40,5 @@ def test_infinity_of_a_config_is_read_as_transformers_tags_it():
         "limit": [0.0, {"__float__": "Infinity"}]
     }
     for text in ("1e999", "-Infinity"):
-        with pytest.raises(CheckpointError, match="numbers must be finite"):
+        with refused(CheckpointError, "numbers", "finite"):
             parse(text, "x.json", tagged=True)

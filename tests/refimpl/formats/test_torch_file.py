@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import torch_writer
+from helpers.refused import refused
 from helpers.torch_writer import (
     ORDERED_DICT,
     REBUILD,
@@ -101,7 +102,7 @@ def test_a_module_and_types_that_arent_read(tmp_path, zipped):
         np.testing.assert_array_equal(file.load(name), value.float().numpy(), strict=True)
     for name in UNREADABLE:
         assert file.kind(name) == name
-        with pytest.raises(CheckpointError, match=f"'{name}' must be one of F64, F32, .*, got {name}"):
+        with refused(CheckpointError, f"'{name}'", "F64", "F32", name):
             file.load(name)
 
 

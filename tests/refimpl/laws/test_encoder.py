@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from helpers.config_strategies import encoders, pairs
+from helpers.refused import refused
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,31 +181,31 @@ def test_wrong_models_for_step_and_start():
     ids = np.array([[1, 2]])
     encoder, decoder = engine(tiny_models.encoder()), engine(tiny_models.llama())
     both = engine(tiny_models.encoder_decoder())
-    with pytest.raises(ConfigError, match="a model without a decoder has no steps: use predict"):
+    with refused(ConfigError, "decoder"):
         encoder.start(1)
-    with pytest.raises(ConfigError, match="a model without an encoder can't encode"):
+    with refused(ConfigError, "encoder"):
         decoder.encode(ids)
-    with pytest.raises(ConfigError, match="a model with a decoder predicts step by step"):
+    with refused(ConfigError, "decoder", "predicts"):
         both.predict(ids)
-    with pytest.raises(ConfigError, match="start takes no encoder_ids for this model, got some"):
+    with refused(ConfigError, "start", "encoder_ids", "some"):
         decoder.start(1, ids)
-    with pytest.raises(ConfigError, match="start needs encoder_ids for this model, got none"):
+    with refused(ConfigError, "start", "encoder_ids", "none"):
         both.start(1)
-    with pytest.raises(LimitError, match="encoder_ids must have 2 rows, got 1"):
+    with refused(LimitError, "encoder_ids", 2, 1):
         both.start(2, ids)
-    with pytest.raises(AssertionError, match="LM for decoders"):
+    with refused(AssertionError, "LM"):
         predict(np.zeros((1, 1, 1)), np.array([1]), {}, config=tiny_models.llama())
 
 
 @pytest.mark.parametrize(
     ("ids", "lengths", "types", "message"),
     [
-        ([[1, 97]], None, None, "token ids must be 0 to 96"),
-        ([[1] * 33], None, None, "the text would be 33 tokens long, the model's context is 32"),
-        ([[1, 2]], [3], None, "lengths must be"),
-        ([[1, 2]], None, [[0, 2]], r"types must be \[1, 2\] numbers from 0 to 1, got"),
-        ([[1, 2]], None, [[0, -1]], "types must be"),
-        ([[1, 2]], None, [[0]], "types must be"),
+        ([[1, 97]], None, None, "ids.*0.*96"),
+        ([[1] * 33], None, None, "33.*context.*32"),
+        ([[1, 2]], [3], None, "lengths"),
+        ([[1, 2]], None, [[0, 2]], r"types.*\[1, 2\].*0.*1"),
+        ([[1, 2]], None, [[0, -1]], "types"),
+        ([[1, 2]], None, [[0]], "types"),
     ],
 )
 def test_encode_refuses(ids: list, lengths: list | None, types: list | None, message: str):
@@ -214,7 +215,7 @@ def test_encode_refuses(ids: list, lengths: list | None, types: list | None, mes
 
 
 def test_without_token_types():
-    with pytest.raises(LimitError, match=r"types must be .* numbers from 0 to -1"):
+    with refused(LimitError, "token_types", 0, "-1"):
         engine(replace(tiny_models.encoder(), embedding=tiny_models.Embedding(97, 48))).encode(
             np.array([[1]]), None, np.array([[0]])
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refused import refused
 from tfm.refimpl import laws
 from tfm.refimpl.laws.kit.checking import EQUALS
 from tfm.refimpl.laws.kit.declare import specified
@@ -58,9 +59,9 @@ def overflowing(scores: Any, mask: Any = None) -> Any:
 
 
 def test_a_softmax_that_overflows_is_found():
-    with pytest.raises(laws.LawBroken, match=r'"equals the specification": .*'):
+    with refused(laws.LawBroken, "equals", "specification"):
         laws.check("softmax", overflowing)
-    with pytest.raises(laws.LawBroken, match='"large scores do not overflow"'):
+    with refused(laws.LawBroken, '"large scores do not overflow"'):
         laws.check("softmax", overflowing, only="large scores do not overflow")
 
 
@@ -126,7 +127,7 @@ def test_fields_of_structures_and_settings_can_be_fixed():
     applied = laws.check("attention", spy, examples=10, **fixed)
     assert applied == laws.names()["attention"]
     assert set(seen) == {(64, None, 3, None, True)}
-    with pytest.raises(TypeError, match="attention has no 'k_norn' to fix"):
+    with refused(TypeError, "attention", "'k_norn'"):
         laws.check("attention", spy, k_norn=None)
 
 
@@ -136,20 +137,20 @@ def test_arrays_are_converted_and_dtypes_kept():
         return np.maximum(np.array(x, np.float32), np.float32(0))
 
     assert laws.check("relu", kernel, arrays=lambda a: [*a], examples=5)
-    with pytest.raises(laws.LawBroken, match="relu out is float64, the specification's float32"):
+    with refused(laws.LawBroken, "float64", "float32"):
         laws.check("relu", lambda x: np.maximum(x.astype(np.float64), 0))
 
 
 def test_wrong_uses_are_errors():
-    with pytest.raises(LookupError, match=r"no specified function 'atend'.*'attend'"):
+    with refused(LookupError, "'atend'", "'attend'"):
         laws.check("atend", SPEC["attend"])
-    with pytest.raises(LookupError, match="attend has no law 'nothing'"):
+    with refused(LookupError, "attend", "'nothing'"):
         laws.check("attend", SPEC["attend"], only="nothing")
-    with pytest.raises(TypeError, match="attend has no 'masc' to fix"):
+    with refused(TypeError, "attend", "'masc'"):
         laws.check("attend", SPEC["attend"], masc=None)
-    with pytest.raises(TypeError, match="rotate has no size 'K' to fix"):
+    with refused(TypeError, "rotate", "'K'"):
         laws.check("rotate", SPEC["rotate"], K=8)
-    with pytest.raises(TypeError, match="attend needs 'v', which the function under test doesn't take"):
+    with refused(TypeError, "attend", "'v'", "test"):
         laws.check("attend", lambda q, k: q)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from helpers.config_strategies import configs
+from helpers.refused import refused
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def test_a_truncated_cache_equals_a_shorter_one(config: Config, seed: int, time:
     if recurrent(cache_kinds(config)) and 0 < cut < time:
         with pytest.raises(
             LimitError,
-            match=f"can be cut to {time} tokens or more, or to none, got {cut}: (the state|a convolution)",
+            match=f" {time} .*got {cut}: .*(state|convolution)",
         ):
             cache.truncate(np.array([cut, time]))
         cut = 0
@@ -211,18 +212,18 @@ def numpy_engine() -> NumpyEngine:
 @pytest.mark.parametrize(
     ("ids", "lengths", "at", "message"),
     [
-        ([1, 2], None, None, r"tokens must be \[1, T ≥ 1\], got shape \(2,\)"),
-        ([[1], [2]], None, None, r"tokens must be \[1, T ≥ 1\]"),
-        (np.zeros((1, 0)), None, None, r"tokens must be \[1, T ≥ 1\]"),
-        ([[1, 97]], None, None, "token ids must be 0 to 96, got 1 to 97"),
-        ([[-1, 2]], None, None, "token ids must be 0 to 96, got -1 to 2"),
-        ([[1, 2]], [3], None, r"lengths must be 1 numbers from 0 to 2, got \[3\]"),
-        ([[1, 2]], [-1], None, "lengths must be"),
-        ([[1, 2]], [1, 1], None, "lengths must be"),
-        ([[0] * 9], None, None, "the text would be 9 tokens long, the model's context is 8"),
-        ([[1, 2]], None, [[2]], r"at must be \[1, P\] positions from 0 to 1, got \[\[2\]\]"),
-        ([[1, 2]], None, [[-1]], "at must be"),
-        ([[1, 2]], None, [1], "at must be"),
+        ([1, 2], None, None, r"tokens.*\[1, T ≥ 1\].*shape.*\(2,\)"),
+        ([[1], [2]], None, None, r"tokens.*\[1, T ≥ 1\]"),
+        (np.zeros((1, 0)), None, None, r"tokens.*\[1, T ≥ 1\]"),
+        ([[1, 97]], None, None, "ids.*0.*96.*1.*97"),
+        ([[-1, 2]], None, None, "ids.*0.*96.*-1.*2"),
+        ([[1, 2]], [3], None, r"lengths.*1.*0.*2.*\[3\]"),
+        ([[1, 2]], [-1], None, "lengths"),
+        ([[1, 2]], [1, 1], None, "lengths"),
+        ([[0] * 9], None, None, "9.*context.*8"),
+        ([[1, 2]], None, [[2]], r"at .*\[1, P\].*0.*1.*2"),
+        ([[1, 2]], None, [[-1]], r"at .*\[1, P\].*0.*1.*got"),
+        ([[1, 2]], None, [1], r"at .*\[1, P\].*0.*1.*got"),
     ],
 )
 def test_step_refuses(ids: object, lengths: object, at: object, message: str):
@@ -236,7 +237,7 @@ def test_the_context_is_the_limit():
     numpy = numpy_engine()
     _, cache = numpy.step(np.zeros((1, 8), np.int64), numpy.start(1))
     assert cache.capacity >= 8
-    with pytest.raises(LimitError, match="the text would be 9 tokens long, the model's context is 8"):
+    with refused(LimitError, 9, "context", 8):
         numpy.step(np.array([[1]]), cache)
 
 
@@ -249,7 +250,7 @@ def test_a_cache_is_used_once():
         lambda: cache.truncate(np.array([0])),
         lambda: cache.select(np.array([0])),
     ):
-        with pytest.raises(TfmError, match="this cache was used already"):
+        with refused(TfmError, "cache", "already"):
             again()
 
 
@@ -257,13 +258,13 @@ def test_a_cache_is_used_once():
 def test_truncate_refuses(lengths: list[int]):
     numpy = numpy_engine()
     _, cache = numpy.step(np.array([[1, 2]]), numpy.start(1))
-    with pytest.raises(LimitError, match=r"a cache of lengths \[2\] can't be cut to"):
+    with refused(LimitError, "lengths", "[2]"):
         cache.truncate(np.array(lengths))
 
 
 @pytest.mark.parametrize("rows", [[1], [-1], [], [[0]]])
 def test_select_refuses(rows: list):
-    with pytest.raises(LimitError, match="rows must be from 0 to 0"):
+    with refused(LimitError, "rows", 0, 0):
         numpy_engine().start(1).select(np.array(rows))
 
 
@@ -328,12 +329,12 @@ def test_a_module_must_fit_its_decoder():
     assert config.mtp is not None
     layer, attention = config.mtp.layer, config.mtp.layer.attention
     other = replace(config.mtp, layer=replace(layer, attention=replace(attention, out_bias=False)))
-    with pytest.raises(ConfigError, match="must be that of a layer of the decoder"):
+    with refused(ConfigError, "layer", "decoder"):
         replace(config, mtp=other)
     deltas = tiny_models.gated_deltas()
-    with pytest.raises(ConfigError, match="must have attention with keys of its own"):
+    with refused(ConfigError, "attention", "keys"):
         replace(deltas, mtp=replace(config.mtp, layer=deltas.layers[-1]))
-    with pytest.raises(ConfigError, match="nothing is added"):
+    with refused(ConfigError, "nothing"):
         replace(config, stack=replace(config.stack, positions=Learned(128)))
-    with pytest.raises(ConfigError, match="no module that predicts further tokens"):
+    with refused(ConfigError, "predicts", "further"):
         engine(tiny_models.llama()).start_mtp()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.refused import refused
 from reports import onnx_cases
 from reports.onnx_cases import ADAPTERS, ASIDE, Case, check, collect
 
@@ -55,7 +56,7 @@ def test_the_table_counts_what_passed(monkeypatch: pytest.MonkeyPatch):
 def test_a_result_that_is_off_fails():
     case = next(c for c in CASES["Gelu"] if c.name == "test_gelu_default_2")
     off = Case(case.name, case.attributes, case.inputs, [case.outputs[0] * np.float32(1.00001)])
-    with pytest.raises(AssertionError, match="off by"):
+    with refused(AssertionError, "off"):
         check("Gelu", off)
-    with pytest.raises(AssertionError, match="compares nothing"):
+    with refused(AssertionError, "compares", "nothing"):
         check("Gelu", Case(case.name, case.attributes, case.inputs, [None]))

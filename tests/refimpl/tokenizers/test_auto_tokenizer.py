@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from helpers.tokenizer_directories import KINDS
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import CheckpointError
@@ -29,50 +30,55 @@ def applied(kind: str, model_type: str, config: Any, **files: Any) -> AppliedTok
 @pytest.mark.parametrize(
     ("kind", "model_type", "config", "message"),
     [
-        ("bytes", "llama", {"split_special_tokens": True}, "split_special_tokens must be false"),
-        ("bytes", "mistral", {"fix_mistral_regex": True}, "fix_mistral_regex must be false"),
-        ("bytes", "llama", {"init_inputs": [1]}, "init_inputs must be empty"),
+        ("bytes", "llama", {"split_special_tokens": True}, "split_special_tokens.*false"),
+        ("bytes", "mistral", {"fix_mistral_regex": True}, "fix_mistral_regex.*false"),
+        ("bytes", "llama", {"init_inputs": [1]}, "init_inputs"),
         (
             "bytes",
             "llama",
             {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
-            "must name tokenizer.json alone",
+            r"tokenizer\.json",
         ),
-        ("wordpiece", "bert", {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class must be one of"),
-        ("wordpiece", "bert", {"tokenizer_class": 5}, "tokenizer_class must be a name, got 5"),
-        ("bytes", "llama", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map names .* own tokenizer"),
-        ("bytes", "llama", {"auto_map": ["a.B", None]}, "auto_map names .* own tokenizer"),
-        ("unigram", "gpt2", {}, "GPT2Tokenizer makes a BPE model, the file has 'Unigram'"),
-        ("bytes", "bert", {}, "BertTokenizer makes a WordPiece model, the file has 'BPE'"),
-        ("bytes", "llama", {"bos_token": 5}, "bos_token must be a token, got 5"),
+        ("wordpiece", "bert", {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"),
+        ("wordpiece", "bert", {"tokenizer_class": 5}, "tokenizer_class.*5"),
+        ("bytes", "llama", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map"),
+        ("bytes", "llama", {"auto_map": ["a.B", None]}, "auto_map"),
+        ("unigram", "gpt2", {}, "GPT2Tokenizer.*BPE.*'Unigram'"),
+        ("bytes", "bert", {}, "BertTokenizer.*WordPiece.*'BPE'"),
+        ("bytes", "llama", {"bos_token": 5}, "bos_token.*5"),
         ("bytes", "llama", {"bos_token": {"content": "<s>"}}, '"__type": "AddedToken"'),
-        ("bytes", "llama", {"bos_token": {"__type": "AddedToken", "content": 1}}, "content must be a text"),
-        ("bytes", "llama", {"extra_special_tokens": {"x": 1}}, r"extra_special_tokens.x must be a token"),
-        ("bytes", "llama", {"additional_special_tokens": "<s>"}, "must be a list of tokens, got '<s>'"),
-        ("bytes", "llama", {"additional_special_tokens": [1]}, "extra_special_tokens must be a token"),
-        ("bytes", "llama", {"model_specific_special_tokens": ["<s>"]}, "must be an object of tokens"),
-        ("bytes", "llama", {"added_tokens_decoder": []}, "added_tokens_decoder must be an object"),
-        ("bytes", "llama", {"added_tokens_decoder": {"x": {}}}, "must be the id of a token, got 'x'"),
-        ("bytes", "llama", {"added_tokens_decoder": {"1": {"content": "a", "x": 1}}}, "must be an object of"),
-        ("bytes", "llama", {"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}}, "true or false"),
-        ("bytes", "llama", {"clean_up_tokenization_spaces": "yes"}, "must be true or false, got 'yes'"),
-        ("wordpiece", "bert", {"do_lower_case": "yes"}, "do_lower_case must be true or false, got 'yes'"),
-        ("wordpiece", "bert", {"strip_accents": 1}, "strip_accents must be true or false, got 1"),
-        ("wordpiece", "bert", {"unk_token": None}, "unk_token must be a token, got null"),
-        ("wordpiece", "bert", {"cls_token": "[C:S]"}, "may have no space, no colon"),
-        ("bytes", "roberta", {"sep_token": None}, "sep_token must be a token, got null"),
-        ("bytes", "gpt2", {"add_prefix_space": None}, "add_prefix_space must be true or false, got None"),
-        ("unigram", "t5", {"eos_token": None}, "eos_token must be a token, got null"),
+        ("bytes", "llama", {"bos_token": {"__type": "AddedToken", "content": 1}}, "content"),
+        ("bytes", "llama", {"extra_special_tokens": {"x": 1}}, r"extra_special_tokens\.x"),
+        ("bytes", "llama", {"additional_special_tokens": "<s>"}, "tokens.*'<s>'"),
+        ("bytes", "llama", {"additional_special_tokens": [1]}, "extra_special_tokens"),
+        ("bytes", "llama", {"model_specific_special_tokens": ["<s>"]}, "object.*tokens"),
+        ("bytes", "llama", {"added_tokens_decoder": []}, "added_tokens_decoder"),
+        ("bytes", "llama", {"added_tokens_decoder": {"x": {}}}, "token.*'x'"),
+        ("bytes", "llama", {"added_tokens_decoder": {"1": {"content": "a", "x": 1}}}, "object"),
+        (
+            "bytes",
+            "llama",
+            {"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}},
+            "lstrip.*true.*false",
+        ),
+        ("bytes", "llama", {"clean_up_tokenization_spaces": "yes"}, "true.*false.*'yes'"),
+        ("wordpiece", "bert", {"do_lower_case": "yes"}, "do_lower_case.*true.*false.*'yes'"),
+        ("wordpiece", "bert", {"strip_accents": 1}, "strip_accents.*true.*false.*1"),
+        ("wordpiece", "bert", {"unk_token": None}, "unk_token.*null"),
+        ("wordpiece", "bert", {"cls_token": "[C:S]"}, "space.*colon"),
+        ("bytes", "roberta", {"sep_token": None}, "sep_token.*null"),
+        ("bytes", "gpt2", {"add_prefix_space": None}, "add_prefix_space.*true.*false.*None"),
+        ("unigram", "t5", {"eos_token": None}, "eos_token.*null"),
         (
             "unigram",
             "mbart",
             {**MBART, "extra_special_tokens": [], "src_lang": "ar_AR", "unk_token": ""},
-            "unk_token must not be empty",
+            "unk_token",
         ),
-        ("unigram", "t5", {"extra_ids": -1}, "extra_ids must be a whole number, got -1"),
-        ("unigram", "pegasus", {"unk_token": "the"}, "unknown piece 'the' must have the score 0"),
-        ("unigram", "mbart", {**MBART, "src_lang": "xx"}, "src_lang must be a language such as en_XX"),
-        ("unigram", "mbart", {**MBART50, "src_lang": 1}, "src_lang must be a text, got 1"),
+        ("unigram", "t5", {"extra_ids": -1}, "extra_ids.*-1"),
+        ("unigram", "pegasus", {"unk_token": "the"}, "'the'.*0"),
+        ("unigram", "mbart", {**MBART, "src_lang": "xx"}, "src_lang.*en_XX"),
+        ("unigram", "mbart", {**MBART50, "src_lang": 1}, "src_lang.*1"),
     ],
 )
 def test_refused(kind: str, model_type: str, config: dict[str, Any], message: str) -> None:
@@ -85,17 +91,17 @@ def test_refused(kind: str, model_type: str, config: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"special_tokens_map": {"add_bos_token": True}}, "add_bos_token must name tokens, got True"),
-        ({"special_tokens_map": {"bos_token": {"id": 1}}}, "bos_token must be an object of content"),
+        ({"special_tokens_map": {"add_bos_token": True}}, "add_bos_token.*True"),
+        ({"special_tokens_map": {"bos_token": {"id": 1}}}, "bos_token"),
         (
             {"special_tokens_map": {"extra_special_tokens": {"x": 1}}},
-            "extra_special_tokens.x must be a token",
+            r"extra_special_tokens\.x",
         ),
         (
             {"special_tokens_map": {"additional_special_tokens": [{"content": "<s>"}]}},
-            "additional_special_tokens must be a token",
+            "additional_special_tokens",
         ),
-        ({"added_tokens": {"<s>": "5"}}, "added_tokens.json: '<s>' must have an id, got '5'"),
+        ({"added_tokens": {"<s>": "5"}}, r"added_tokens\.json.*'<s>'.*'5'"),
     ],
 )
 def test_older_files_that_are_refused(files: dict[str, Any], message: str) -> None:
@@ -105,20 +111,20 @@ def test_older_files_that_are_refused(files: dict[str, Any], message: str) -> No
 
 def test_sentinels_of_t5_are_all_named_or_none() -> None:
     listed = {"additional_special_tokens": ["<extra_id_0>"]}
-    with pytest.raises(CheckpointError, match=r"must name all extra_ids \(100\) or none, it names 1"):
+    with refused(CheckpointError, "extra_ids", "(100)", 1):
         applied("unigram", "t5", {}, special_tokens_map=listed)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ([], "must be a JSON object"),
-        ({"model": 3}, "model.vocab must be an object"),
-        ({"model": {"type": "BPE", "vocab": 3}}, "model.vocab must be an object"),
-        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "'a' must have an id from 0, got -1"),
-        ({"added_tokens": [3]}, r"added_tokens\[0\] must be an object with an id, got 3"),
-        ({"added_tokens": 3}, "added_tokens must be a list, got 3"),
-        ({"model": {"type": "BPE", "vocab": [["a", 0.0]]}}, "model.vocab must be that of a BPE model"),
+        ([], "JSON"),
+        ({"model": 3}, r"model\.vocab"),
+        ({"model": {"type": "BPE", "vocab": 3}}, r"model\.vocab"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "'a'.*id.*0.*-1"),
+        ({"added_tokens": [3]}, r"added_tokens\[0\].*3"),
+        ({"added_tokens": 3}, "added_tokens.*3"),
+        ({"model": {"type": "BPE", "vocab": [["a", 0.0]]}}, r"model\.vocab.*BPE"),
     ],
 )
 def test_a_file_that_says_nothing(change: Any, message: str) -> None:
@@ -133,10 +139,10 @@ def test_languages_must_be_pieces() -> None:
     definition["model"]["vocab"] = [
         piece for piece in pieces if "_XX" not in piece[0] and "_RO" not in piece[0]
     ]
-    with pytest.raises(CheckpointError, match="must have pieces of languages such as en_XX"):
+    with refused(CheckpointError, "en_XX"):
         apply_settings(json.dumps(definition), SettingFiles("model", MBART50), "mbart")
     definition["model"]["vocab"] = pieces[:3]
-    with pytest.raises(CheckpointError, match="must have piece 3, the unknown one, got 3"):
+    with refused(CheckpointError, 3, "unknown", 3):
         apply_settings(json.dumps(definition), SettingFiles("model", MBART), "mbart")
 
 

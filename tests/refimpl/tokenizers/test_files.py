@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from helpers import text_strategies, unicode_tables
 from helpers.gguf_tokenizers import charsmap
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
@@ -47,68 +48,68 @@ def split(pattern: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("secret", 1, "has no key 'secret'"),
-        ("version", "2.0", "version must be '1.0', got '2.0'"),
-        ("model", None, "model must be an object"),
-        ("model.type", "WordLevel", "model: type must be one of BPE, Unigram, WordPiece, got 'WordLevel'"),
-        ("model.speed", 9, "model: BPE has no option 'speed'"),
-        ("model.dropout", 0.1, "model.dropout must be null"),
-        ("model.fuse_unk", 1, "model.fuse_unk must be true or false, got 1"),
-        ("model.vocab", {"a": 0, "b": 0}, "'a' and 'b' must have different ids"),
-        ("model.vocab", {"a": -1}, "'a' must have an id from 0, got -1"),
-        ("model.vocab", {"a" * 2000: 0}, "a token may have 1024 characters"),
-        ("model.vocab", ["a"], "model.vocab must be an object"),
-        ("model.merges", [["a", "zzzz"]], r"model.merges\[0\] must join two tokens"),
-        ("model.merges", ["abc"], r"model.merges\[0\] must be two tokens, got 'abc'"),
-        ("model.merges", 3, "model.merges must be a list"),
-        ("model.byte_fallback", None, "model.byte_fallback must be true or false"),
-        ("normalizer", {"type": "Nmt"}, "normalizer: type must be one of NFC, .* got 'Nmt'"),
-        ("normalizer", {"type": "NFC", "x": 1}, "normalizer: NFC has no option 'x'"),
-        ("normalizer", {"type": "Prepend"}, "normalizer: Prepend must have prepend"),
-        ("normalizer", {"type": "Prepend", "prepend": "x" * 300}, "a text of at most 256 characters"),
-        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 65}, "a list of at most 64"),
+        ("secret", 1, "'secret'"),
+        ("version", "2.0", r"version.*'1\.0'.*'2\.0'"),
+        ("model", None, "object"),
+        ("model.type", "WordLevel", "type.*BPE.*Unigram.*WordPiece.*'WordLevel'"),
+        ("model.speed", 9, "BPE.*'speed'"),
+        ("model.dropout", 0.1, r"model\.dropout.*null"),
+        ("model.fuse_unk", 1, r"model\.fuse_unk.*true.*false.*1"),
+        ("model.vocab", {"a": 0, "b": 0}, "'a'.*'b'.*different"),
+        ("model.vocab", {"a": -1}, "'a'.*id.*0.*-1"),
+        ("model.vocab", {"a" * 2000: 0}, "token.*1024"),
+        ("model.vocab", ["a"], r"model\.vocab"),
+        ("model.merges", [["a", "zzzz"]], r"model\.merges\[0\]"),
+        ("model.merges", ["abc"], r"model\.merges\[0\].*'abc'"),
+        ("model.merges", 3, r"model\.merges"),
+        ("model.byte_fallback", None, r"model\.byte_fallback.*true.*false"),
+        ("normalizer", {"type": "Nmt"}, "type.*NFC.*'Nmt'"),
+        ("normalizer", {"type": "NFC", "x": 1}, "NFC.*'x'"),
+        ("normalizer", {"type": "Prepend"}, "Prepend"),
+        ("normalizer", {"type": "Prepend", "prepend": "x" * 300}, "256.*characters"),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 65}, "list.*64"),
         ("normalizer", {"type": "Sequence", "normalizers": [{"type": 3}]}, r"normalizers\[0\]: type"),
-        ("normalizer", {**REPLACE, "pattern": {"String": ""}}, "must be a String or a Regex"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "?"}, "must be a charsmap in base64"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}, "must be a charsmap"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, "at least one unit"),
-        ("pre_tokenizer", {"type": "UnicodeScripts"}, "pre_tokenizer: type must be one of"),
-        ("pre_tokenizer", {"type": "Punctuation", "behavior": "Gone"}, "behavior must be one of Removed"),
-        ("pre_tokenizer", {"type": "CharDelimiterSplit", "delimiter": "ab"}, "must be one character"),
-        ("pre_tokenizer", {"type": "Metaspace", "replacement": "_", "add_prefix_space": False}, "must agree"),
-        ("pre_tokenizer", split({"Regex": "(a+)+b"}), "that is known here must stand at 0"),
-        ("pre_tokenizer", split({"Regex": "(?:a+)+b"}), "no repetition of a group must stand at 6"),
-        ("pre_tokenizer", split({"Regex": "a*a*a*a*b"}), "at most 3 repetitions without bound"),
-        ("pre_tokenizer", split({"Regex": "a*"}), "must not match the empty text"),
-        ("pre_tokenizer", split({"Regex": "a|(?=b)"}), "must not match the empty text"),
-        ("pre_tokenizer", split({"Regex": r"\w+"}), "an escape that is known before what must stand at 2"),
-        ("pre_tokenizer", split({"Regex": r"\p{Han}"}), "a general category must stand at 2"),
-        ("pre_tokenizer", split({"Regex": "[a&&b]"}), "a plain class"),
-        ("pre_tokenizer", split({"Regex": "[[:alpha:]]"}), "a plain class"),
-        ("pre_tokenizer", split({"Regex": "[b-a]"}), "a range that ascends"),
-        ("pre_tokenizer", split({"Regex": r"[\s\S]|[^\s\S]"}), "a class that holds something"),
-        ("pre_tokenizer", split({"Regex": "[ab"}), "a character must stand at 3, got 'the end'"),
-        ("pre_tokenizer", split({"Regex": "(?:ab"}), "a closing bracket must stand at 5"),
-        ("pre_tokenizer", split({"Regex": "ab)"}), "an opening bracket before must stand at 2"),
-        ("pre_tokenizer", split({"Regex": "a{,}"}), "a bound before what"),
-        ("pre_tokenizer", split({"Regex": "a{3,2}"}), "a bound that isn't repeated"),
-        ("pre_tokenizer", split({"Regex": "a{2}+"}), "a bound that isn't repeated"),
-        ("pre_tokenizer", split({"Regex": "a++*"}), "no second quantifier"),
-        ("pre_tokenizer", split({"Regex": r"\A+a"}), "no repetition of an end of the text must stand at 2"),
-        ("pre_tokenizer", split({"Regex": "(?:" * 9 + "a" + ")" * 9}), "no group below depth 8"),
-        ("pre_tokenizer", split({"Regex": "[" * 10 + "a" + "]" * 10}), "no class below depth 8"),
-        ("pre_tokenizer", split({"Regex": "a" * 5000}), "may have 4096 characters"),
-        ("post_processor.single", [{"Sequence": {"id": "C", "type_id": 0}}], "must be a Sequence"),
-        ("post_processor.special_tokens", {}, "special_tokens must have '<s>'"),
-        ("post_processor.special_tokens", [], "special_tokens must be an object"),
-        ("post_processor.special_tokens", {"<s>": {"id": "<s>", "ids": [], "tokens": ["a"]}}, "its ids"),
-        ("post_processor", {"type": "BertProcessing", "sep": ["a"], "cls": ["b", 1]}, "a token and its id"),
-        ("decoder", {"type": "CTC"}, "decoder: type must be one of"),
-        ("added_tokens", {}, "added_tokens must be a list"),
-        ("added_tokens.0.id", 5, r"added_tokens\[0\]: the id of .* must be \d+, got 5"),
-        ("added_tokens.0.content", "", "content must be a text that isn't empty"),
-        ("added_tokens.0.magic", True, r"added_tokens\[0\] must have"),
-        ("added_tokens.1", PLAN["added_tokens"][0], "must occur once"),
+        ("normalizer", {**REPLACE, "pattern": {"String": ""}}, "String.*Regex"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "?"}, "base64"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}, "charsmap"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, "least.*unit"),
+        ("pre_tokenizer", {"type": "UnicodeScripts"}, "pre_tokenizer.*type"),
+        ("pre_tokenizer", {"type": "Punctuation", "behavior": "Gone"}, "behavior.*Removed"),
+        ("pre_tokenizer", {"type": "CharDelimiterSplit", "delimiter": "ab"}, "character"),
+        ("pre_tokenizer", {"type": "Metaspace", "replacement": "_", "add_prefix_space": False}, "agree"),
+        ("pre_tokenizer", split({"Regex": "(a+)+b"}), "stand.*0"),
+        ("pre_tokenizer", split({"Regex": "(?:a+)+b"}), "group.*6"),
+        ("pre_tokenizer", split({"Regex": "a*a*a*a*b"}), "3.*repetitions"),
+        ("pre_tokenizer", split({"Regex": "a*"}), "match.*empty"),
+        ("pre_tokenizer", split({"Regex": "a|(?=b)"}), "match.*empty"),
+        ("pre_tokenizer", split({"Regex": r"\w+"}), "escape.*2"),
+        ("pre_tokenizer", split({"Regex": r"\p{Han}"}), "category.*2"),
+        ("pre_tokenizer", split({"Regex": "[a&&b]"}), "plain.*class"),
+        ("pre_tokenizer", split({"Regex": "[[:alpha:]]"}), "plain.*class"),
+        ("pre_tokenizer", split({"Regex": "[b-a]"}), "range.*ascends"),
+        ("pre_tokenizer", split({"Regex": r"[\s\S]|[^\s\S]"}), "class.*something"),
+        ("pre_tokenizer", split({"Regex": "[ab"}), "character.*3.*'the end'"),
+        ("pre_tokenizer", split({"Regex": "(?:ab"}), "bracket.*5"),
+        ("pre_tokenizer", split({"Regex": "ab)"}), "bracket.*2"),
+        ("pre_tokenizer", split({"Regex": "a{,}"}), "bound"),
+        ("pre_tokenizer", split({"Regex": "a{3,2}"}), "bound.*repeated"),
+        ("pre_tokenizer", split({"Regex": "a{2}+"}), "bound.*repeated"),
+        ("pre_tokenizer", split({"Regex": "a++*"}), "second.*quantifier"),
+        ("pre_tokenizer", split({"Regex": r"\A+a"}), "text.*2"),
+        ("pre_tokenizer", split({"Regex": "(?:" * 9 + "a" + ")" * 9}), "depth.*8"),
+        ("pre_tokenizer", split({"Regex": "[" * 10 + "a" + "]" * 10}), "class.*8"),
+        ("pre_tokenizer", split({"Regex": "a" * 5000}), "4096.*characters"),
+        ("post_processor.single", [{"Sequence": {"id": "C", "type_id": 0}}], "Sequence"),
+        ("post_processor.special_tokens", {}, "special_tokens.*'<s>'"),
+        ("post_processor.special_tokens", [], "special_tokens"),
+        ("post_processor.special_tokens", {"<s>": {"id": "<s>", "ids": [], "tokens": ["a"]}}, "ids"),
+        ("post_processor", {"type": "BertProcessing", "sep": ["a"], "cls": ["b", 1]}, "token.*id"),
+        ("decoder", {"type": "CTC"}, "type"),
+        ("added_tokens", {}, "added_tokens"),
+        ("added_tokens.0.id", 5, r"added_tokens\[0\]: the id .*got 5"),
+        ("added_tokens.0.content", "", "content"),
+        ("added_tokens.0.magic", True, r"added_tokens\[0\]"),
+        ("added_tokens.1", PLAN["added_tokens"][0], "occur.*once"),
     ],
 )  # fmt: skip
 def test_what_is_refused(path: str, value: Any, message: str) -> None:
@@ -121,11 +122,11 @@ def test_what_is_refused(path: str, value: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model.unk_id", 999, "model.unk_id must be below"),
-        ("model.vocab", [["a"]], r"model.vocab\[0\] must be a piece"),
-        ("model.vocab", [["a", "b"]], r"model.vocab\[0\] must be a piece"),
-        ("model.vocab", {}, "model.vocab must be a list"),
-        ("model.byte_fallback", 0, "model.byte_fallback must be true or false"),
+        ("model.unk_id", 999, r"model\.unk_id"),
+        ("model.vocab", [["a"]], r"model\.vocab\[0\]"),
+        ("model.vocab", [["a", "b"]], r"model\.vocab\[0\]"),
+        ("model.vocab", {}, r"model\.vocab"),
+        ("model.byte_fallback", 0, r"model\.byte_fallback.*true.*false"),
     ],
 )
 def test_what_is_refused_of_unigram(path: str, value: Any, message: str) -> None:
@@ -141,7 +142,7 @@ def test_two_tokens_that_normalize_to_one() -> None:
         {**flags, "id": first, "content": "AB"},
         {**flags, "id": first + 1, "content": "ab"},
     ]
-    with pytest.raises(CheckpointError, match="normalized, 'ab' must be one token's alone"):
+    with refused(CheckpointError, "'ab'"):
         Tokenizer(plan)
 
 
@@ -171,15 +172,15 @@ def test_bytes_of_affixes_are_no_tokens(affix: str) -> None:
 
 def test_limits_of_texts_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = Tokenizer(PLAN)
-    with pytest.raises(LimitError, match="lone surrogates"):
+    with refused(LimitError, "lone", "surrogates"):
         made.encode("a\ud800")
     monkeypatch.setattr(module, "MAX_TEXT", 3)
-    with pytest.raises(LimitError, match="may have 3 characters, this one has 4"):
+    with refused(LimitError, 3, "characters", 4):
         made.encode("abcd")
     monkeypatch.setattr(module, "FILE_BYTES", 3)
-    with pytest.raises(LimitError, match="may have 3 bytes, it has 4"):
+    with refused(LimitError, 3, "bytes", 4):
         read("abcd")
-    with pytest.raises(CheckpointError, match="must be an object"):
+    with refused(CheckpointError, "object"):
         read("[]")
 
 
@@ -187,7 +188,7 @@ def test_texts_that_grow_are_stopped() -> None:
     grow = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 256}] * 60
     plan = changed("normalizer", {"type": "Sequence", "normalizers": grow})
     made = Tokenizer({**plan, "added_tokens": []})
-    with pytest.raises(LimitError, match="a normalized text may have"):
+    with refused(LimitError, "text"):
         made.encode("aa")
 
 
@@ -243,5 +244,5 @@ def test_a_charsmap_does_what_the_library_s_does(text: str) -> None:
 
 def test_a_charsmap_that_points_outside() -> None:
     made = Tokenizer(normalized_by(base64.b64encode(struct.pack("<II", 4, 1 << 20)).decode()))
-    with pytest.raises(CheckpointError, match="a node points to unit 1121 of 1"):
+    with refused(CheckpointError, "points", 1121, 1):
         made.encode("a")

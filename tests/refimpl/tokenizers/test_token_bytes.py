@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import text_strategies
+from helpers.refused import refused
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.tokenizers.token_bytes import to_file, token_bytes
 from tfm.refimpl.tokenizers.tokenizer import read
@@ -48,7 +49,7 @@ def test_tokens_that_depend_on_their_neighbours_are_refused() -> None:
     """Here the end of a word is a space, but for the last one."""
     library = Tokenizer(models.BPE({"a": 0, "b</w>": 1, "c</w>": 2}, []))
     library.decoder = decoders.BPEDecoder("</w>")
-    with pytest.raises(CheckpointError, match="must not depend on its neighbours"):
+    with refused(CheckpointError, "depend", "neighbours"):
         token_bytes(read(library.to_str()))
 
 

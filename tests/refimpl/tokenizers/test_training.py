@@ -14,6 +14,7 @@ from collections import Counter
 from math import exp, isclose, log
 
 import pytest
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import LimitError
@@ -105,11 +106,11 @@ def test_affixes_and_a_limited_alphabet() -> None:
 
 
 def test_the_limits() -> None:
-    with pytest.raises(LimitError, match="at least 1 token"):
+    with refused(LimitError, "least", 1):
         bpe_training.train({"a": 1}, 0)
-    with pytest.raises(LimitError, match="room for 3 characters"):
+    with refused(LimitError, 3, "characters"):
         unigram_training.train({"abc": 1}, 3, special_tokens=["<unk>"])
-    with pytest.raises(LimitError, match="a vocabulary of 257 must have room for 258 bytes and special tok"):
+    with refused(LimitError, "vocabulary", 257, 258):
         training.train({"abc": 1}, "bpe", 257, special_tokens=["<s>", "</s>"])
     assert len(training.train({"abc": 1}, "bpe", 258, special_tokens=["<s>", "</s>"]).vocabulary) == 258
 
@@ -204,13 +205,13 @@ def test_ways_are_drawn_by_their_probability(alpha: float) -> None:
     for way, weight in ways.items():
         p = weight / total
         assert abs(found[way] - draws * p) <= 5 * (draws * p * (1 - p)) ** 0.5 + 1, way
-    with pytest.raises(LimitError, match="a uniform number for each piece"):
+    with refused(LimitError, "uniform", "number"):
         MODEL.sample(word, alpha, [0.5])
 
 
 def test_a_lattice_that_needs_too_many_hypotheses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tfm.refimpl.tokenizers.lattice.AGENDA", 50)
-    with pytest.raises(LimitError, match="may need 50 hypotheses"):
+    with refused(LimitError, 50, "hypotheses"):
         MODEL.lattice("ab" * 30).nbest(1000)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.refimpl.config import HeadNorm, MoE, RMSNorm
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
@@ -67,10 +68,10 @@ def test_all_leaves_arrive():
 def test_a_missing_and_a_misshapen_tensor(name):
     tensors = theirs(CONFIG, tiny_models.weights(CONFIG))
     without = {k: v for k, v in tensors.items() if k != name}
-    with pytest.raises(CheckpointError, match=f"tensor '{name}' is missing"):
+    with refused(CheckpointError, f"'{name}'", "missing"):
         Leaves(CONFIG, InMemorySource(without), llama.WEIGHTS)
     wrong = {**tensors, name: np.zeros((*tensors[name].shape[:-1], 5), np.float32)}
-    with pytest.raises(CheckpointError, match=rf"'{name}' must have shape \[.*, has \[.*5\]"):
+    with refused(CheckpointError, f"'{name}'", 5):
         Leaves(CONFIG, InMemorySource(wrong), llama.WEIGHTS)
 
 
@@ -80,12 +81,12 @@ def test_a_missing_and_a_misshapen_tensor(name):
 )
 def test_an_unread_tensor(name):
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {name: np.zeros(3, np.float32)}
-    with pytest.raises(CheckpointError, match=f"every tensor must be known, 1 aren't, first '{name}'"):
+    with refused(CheckpointError, "tensor", 1, f"'{name}'"):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS)
 
 
 def test_a_leaf_without_a_line():
-    with pytest.raises(CheckpointError, match=r"weights have no line in the map, first decoder"):
+    with refused(CheckpointError, "weights"):
         Leaves(
             TIED, InMemorySource({"t": np.zeros((97, 48), np.float32)}), weight_map("embedding.table <- t")
         )
@@ -95,7 +96,7 @@ def test_a_tied_table_that_is_stored_twice():
     tensors = theirs(TIED, tiny_models.weights(TIED))
     table = tensors["embed_tokens.weight"]
     Leaves(TIED, InMemorySource({**tensors, "lm_head.weight": table.copy()}), llama.WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"'lm_head.weight' must equal embedding.table"):
+    with refused(CheckpointError, "'lm_head.weight'", "embedding.table"):
         Leaves(TIED, InMemorySource({**tensors, "lm_head.weight": table + 1}), llama.WEIGHTS)
 
 
@@ -113,14 +114,14 @@ def test_a_table_is_made_only_where_the_file_holds_one(name, monkeypatch):
     """A small file whose config states a long context asks for no memory."""
     monkeypatch.setitem(COMPUTED, name, lambda config: pytest.fail("was made"))
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {"table": np.zeros((1, 1), np.float32)}
-    with pytest.raises(CheckpointError, match=f"'table' must equal {name}, its shape doesn't"):
+    with refused(CheckpointError, "'table'", name, "shape"):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS + weight_map(f"{name} == table"))
 
 
 def test_a_table_of_waves_where_the_model_has_none():
     table = np.zeros((TIED.context, TIED.embedding.width), np.float32)
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {"table": table}
-    with pytest.raises(CheckpointError, match="'table' must equal waves, it doesn't"):
+    with refused(CheckpointError, "'table'"):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS + weight_map("waves == table"))
 
 
@@ -132,10 +133,10 @@ def test_a_stored_mask_is_checked(score):
     right = {**tensors, "mask": mask, "score": np.array(score, np.float32)}
     Leaves(TIED, InMemorySource(right), table)
     for wrong in (1 - mask, mask[0], mask[:, :, :-1, :-1], mask.swapaxes(2, 3)):
-        with pytest.raises(CheckpointError, match="'mask' must equal causal"):
+        with refused(CheckpointError, "'mask'"):
             Leaves(TIED, InMemorySource({**right, "mask": wrong}), table)
     for wrong in (np.array(-1.0), np.array(np.nan), np.array([score, score])):
-        with pytest.raises(CheckpointError, match="'score' must equal masked_score"):
+        with refused(CheckpointError, "'score'", "masked_score"):
             Leaves(TIED, InMemorySource({**right, "score": wrong}), table)
 
 
@@ -185,7 +186,7 @@ def test_another_name_of_a_tensor_and_the_lines_of_a_head():
         assert np.array_equal(made.load("embedding.table"), table + (names == ["old.table"]))
         assert made.unused == (("old.table",) if len(names) == 2 else ()) + ("out",)
         assert np.array_equal(made.load("decoder.norm.weight"), norm)
-    with pytest.raises(CheckpointError, match=r"tensor 'norm.new' is missing: decoder.norm.weight needs it"):
+    with refused(CheckpointError, "'norm.new'", "missing", "decoder.norm.weight"):
         Leaves(TIED, InMemorySource({**leaves, "new.table": table}), weight_map(rest + OTHER))
 
 
@@ -238,10 +239,10 @@ def test_tensors_that_are_parts_of_one():
         assert np.array_equal(made.load(name), want), name
     assert made.native("decoder.layers.0.attn.wo") is None, "one of its parts has blocks"
     short = {**tensors, "b1": tensors["b1"][1:]}
-    with pytest.raises(CheckpointError, match=r"'a1', 'b1', 'c1' together must have shape \[48, 96\], have"):
+    with refused(CheckpointError, "'a1'", "'b1'", "'c1'", "shape", "[48, 96]"):
         Leaves(config, InMemorySource(short), weight_map(JOINED + rest))
     del tensors["c0"]
-    with pytest.raises(CheckpointError, match="tensor 'c0' is missing"):
+    with refused(CheckpointError, "'c0'", "missing"):
         Leaves(config, InMemorySource(tensors), weight_map(JOINED + rest))
 
 
@@ -280,10 +281,10 @@ def test_an_expert_is_a_part_of_one_tensor():
     assert isinstance(blocks, Blocks)
     assert np.array_equal(dequantize(blocks), dequantize(quantized)[28:].T)
     for wrong in (tensors["in1"][:3], np.concatenate([tensors["in1"]] * 2)):
-        with pytest.raises(CheckpointError, match=rf"'in1' must have shape \[4, .* has \[{len(wrong)}, "):
+        with refused(CheckpointError, "'in1'", 4, len(wrong)):
             Leaves(config, InMemorySource({**tensors, "in1": wrong}), weight_map(EXPERTS + rest))
     del tensors["out1"]
-    with pytest.raises(CheckpointError, match="tensor 'out1' is missing"):
+    with refused(CheckpointError, "'out1'", "missing"):
         Leaves(config, InMemorySource(tensors), weight_map(EXPERTS + rest))
 
 
@@ -294,14 +295,14 @@ def test_a_weight_that_is_not_finite(bad):
     tensors[name] = tensors[name].copy()
     tensors[name][7, 3] = bad
     made = Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS)
-    with pytest.raises(NumericError, match=rf"decoder.layers.0.mlp.up\[3, 7\] must be finite, is {bad}"):
+    with refused(NumericError, "decoder.layers.0.mlp.up[3", 7, "finite", bad):
         made.load("decoder.layers.0.mlp.up")
 
 
 def test_blocks_that_are_not_finite():
     blocks = quantize(np.ones((4, 64), np.float32), bits=4, block=32, axis=1)
     blocks.scale[2, 1] = np.inf
-    with pytest.raises(NumericError, match=r"x \(scale\)\[2, 1\] must be finite"):
+    with refused(NumericError, "(scale)", "[2, 1]", "finite"):
         check_finite("x", blocks)
 
 

@@ -21,11 +21,11 @@ TEXT = """
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a <- b : transpsoe", "a step must be one of transpose, .*, got 'transpsoe'"),
+        ("a <- b : transpsoe", "step.*'transpsoe'"),
         ("a <- b : transpose sideways", "got 'sideways'"),
-        ("a b", "a line must be leaf <- tensor or leaf == tensor"),
-        ("a <- b[{e}].weight", "must stand last"),
-        ("for Answer:", r"a head must be one of \['Classify', 'LM', .*, got \['Answer'\]"),
+        ("a b", "line.*<-.*=="),
+        ("a <- b[{e}].weight", "stand.*last"),
+        ("for Answer:", r"head.*'Classify'.*'LM'.*\['Answer'\]"),
     ],
 )
 def test_what_is_not_of_the_notation_is_an_error(text: str, message: str):

@@ -120,21 +120,21 @@ def test_a_mask_that_only_its_name_tells(pre):
 @pytest.mark.parametrize(
     ("pre", "change", "message"),
     [
-        ("roberta-bpe", {"add_bos_token": False}, "add_bos_token must be true for roberta-bpe, got False"),
-        ("modern-bert", {"add_eos_token": False}, "add_eos_token must be true for modern-bert, got False"),
-        ("roberta-bpe", {"add_eos_token": None}, "add_eos_token must be true for roberta-bpe, got None"),
-        ("roberta-bpe", {"add_sep_token": False}, "add_sep_token must be true for roberta-bpe, got False"),
-        ("roberta-bpe", {"add_sep_token": 1}, "add_sep_token must be of type bool"),
+        ("roberta-bpe", {"add_bos_token": False}, "add_bos_token.*true.*False"),
+        ("modern-bert", {"add_eos_token": False}, "add_eos_token.*true.*False"),
+        ("roberta-bpe", {"add_eos_token": None}, "add_eos_token.*true.*None"),
+        ("roberta-bpe", {"add_sep_token": False}, "add_sep_token.*true.*False"),
+        ("roberta-bpe", {"add_sep_token": 1}, "add_sep_token"),
         (
             "roberta-bpe",
             {"cls_token_id": 1},
-            "bos_token_id must be cls_token_id for roberta-bpe, got 0 and 1",
+            "bos_token_id.*cls_token_id.*0.*1",
         ),
-        ("modern-bert", {"seperator_token_id": 3}, "eos_token_id must be seperator_token_id .* got 2 and 3"),
-        ("modern-bert", {"bos_token_id": None}, "bos_token_id must be cls_token_id .* got None and"),
-        ("modern-bert", {"eos_token_id": 10**6}, "eos_token_id must be 0 to"),
-        ("modern-bert", {"mask_token_id": 10**6}, "mask_token_id must be 0 to"),
-        ("roberta-bpe", {"mask_token_id": "4"}, "mask_token_id must be of type int"),
+        ("modern-bert", {"seperator_token_id": 3}, "eos_token_id.*seperator_token_id.*2.*3"),
+        ("modern-bert", {"bos_token_id": None}, "bos_token_id.*cls_token_id.*None"),
+        ("modern-bert", {"eos_token_id": 10**6}, "eos_token_id.*0"),
+        ("modern-bert", {"mask_token_id": 10**6}, "mask_token_id.*0"),
+        ("roberta-bpe", {"mask_token_id": "4"}, "mask_token_id"),
     ],
 )
 def test_what_contradicts_the_frame(pre, change, message):

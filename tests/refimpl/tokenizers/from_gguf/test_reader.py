@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import transformers
 from helpers.gguf_tokenizers import BYTES, TEXT, UNICODE, learned, mixed, read, same
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
@@ -293,25 +294,25 @@ def test_a_file_may_say_that_it_has_no_tokenizer(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "rwkv"}, "model must be gpt2, llama, bert, t5 or gemma4, got 'rwkv'"),
-        ({"model": 3}, "model must be gpt2, llama, bert, t5 or gemma4, got 3"),
-        ({"model": "gemma4", "add_space_prefix": True}, "add_space_prefix must be false for gemma4"),
-        ({"model": "gemma4", "merges": ["a zzzz"]}, "merges must join two tokens"),
-        ({"pre": "default"}, "pre must be one of .* got 'default'"),
-        ({"pre": ["gpt-2"]}, "pre must be of type str"),
-        ({"tokens": None}, "tokens must be a list of str"),
-        ({"tokens": [1, 2]}, "tokens must be a list of str"),
-        ({"tokens": []}, "tokens must be 1 to 2000"),
-        ({"tokens": [str(i) for i in range(2001)]}, "tokens must be 1 to 2000, .* got 2001"),
-        ({"tokens": ["a", "b", "a"]}, "tokens must differ, 'a' occurs twice"),
-        ({"token_type": [1]}, "token_type must have .* items"),
-        ({"merges": ["a"]}, "merges must join two tokens"),
-        ({"merges": ["a b c"]}, "merges must join two tokens"),
-        ({"merges": ["a zzzz"]}, "merges must join two tokens"),
-        ({"merges": None}, "merges must be a list"),
-        ({"add_bos_token": 1}, "add_bos_token must be of type bool"),
-        ({"add_bos_token": True, "bos_token_id": 10**6}, "bos_token_id must be 0 to"),
-        ({"add_eos_token": True, "eos_token_id": -1}, "eos_token_id must be 0 to"),
+        ({"model": "rwkv"}, "gpt2.*t5.*gemma4.*'rwkv'"),
+        ({"model": 3}, "gpt2.*t5.*gemma4.*3"),
+        ({"model": "gemma4", "add_space_prefix": True}, "add_space_prefix.*false.*gemma4"),
+        ({"model": "gemma4", "merges": ["a zzzz"]}, "merges"),
+        ({"pre": "default"}, "pre.*'default'"),
+        ({"pre": ["gpt-2"]}, "pre"),
+        ({"tokens": None}, "tokens"),
+        ({"tokens": [1, 2]}, "tokens"),
+        ({"tokens": []}, "tokens.*1.*2000"),
+        ({"tokens": [str(i) for i in range(2001)]}, "tokens.*1.*2000.*2001"),
+        ({"tokens": ["a", "b", "a"]}, "tokens.*'a'"),
+        ({"token_type": [1]}, "token_type.*items"),
+        ({"merges": ["a"]}, "merges"),
+        ({"merges": ["a b c"]}, "merges"),
+        ({"merges": ["a zzzz"]}, "merges"),
+        ({"merges": None}, "merges"),
+        ({"add_bos_token": 1}, "add_bos_token"),
+        ({"add_bos_token": True, "bos_token_id": 10**6}, "bos_token_id.*0"),
+        ({"add_eos_token": True, "eos_token_id": -1}, "eos_token_id.*0"),
     ],
 )
 def test_refused(change, message):
@@ -324,7 +325,7 @@ def test_refused(change, message):
 def test_a_piece_too_long_for_its_merges():
     found = sentencepiece()
     found["tokenizer.ggml.tokens"][-2] = "x" * 10_000
-    with pytest.raises(CheckpointError, match="tokens may have 256 letters"):
+    with refused(CheckpointError, "tokens", 256):
         read(found, 1000)
 
 
@@ -332,7 +333,7 @@ def test_a_piece_too_long_for_its_merges():
 def test_scores_without_an_order(score):
     found = sentencepiece()
     found["tokenizer.ggml.scores"][-1] = score
-    with pytest.raises(CheckpointError, match=f"scores must be finite, got {score} for token 276"):
+    with refused(CheckpointError, "scores", "finite", score, 276):
         read(found, 1000)
 
 
@@ -343,7 +344,7 @@ def test_no_tokenizer_and_the_template():
     both = {"tokenizer.chat_template": "x", "tokenizer.chat_template.tool_use": "t"}
     assert [chat_template(both, "x", kind) for kind in ("", ".tool_use", ".rag")] == ["x", "t", None]
     for bad in (1, "x" * 2**19):
-        with pytest.raises(CheckpointError, match="chat_template must be a text"):
+        with refused(CheckpointError, "chat_template"):
             chat_template({"tokenizer.chat_template": bad}, "x")
 
 

@@ -24,6 +24,7 @@ from helpers.gguf_tokenizers import (
     same,
     survives,
 )
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
@@ -223,38 +224,38 @@ def replaced(kind: str, key: str, at: int, value: object) -> dict:
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("t5", {"add_bos_token": True}, "add_bos_token must be false for T5"),
-        ("t5", {"add_sep_token": True}, "add_sep_token must be false for T5"),
-        ("t5", {"add_eos_token": 1}, "add_eos_token must be of type bool"),
-        ("t5", {"eos_token_id": True}, "eos_token_id must be of type int, got True"),
-        ("t5", {"eos_token_id": 10**6}, "eos_token_id must be 0 to"),
-        ("t5", {"remove_extra_whitespaces": False}, "remove_extra_whitespaces must be true for T5"),
-        ("t5", {"remove_extra_whitespaces": None}, "remove_extra_whitespaces must be there"),
-        ("t5", {"add_space_prefix": None}, "add_space_prefix must be there"),
-        ("t5", {"token_type_count": 2}, "add_sep_token must be true for XLM-RoBERTa, got False"),
-        ("xlm-roberta", {"token_type_count": None}, "add_bos_token must be false for T5"),
-        ("xlm-roberta", {"token_type_count": "1"}, "token_type_count must be of type int"),
-        ("xlm-roberta", {"add_bos_token": False}, "add_bos_token must be true for XLM-RoBERTa, got False"),
-        ("xlm-roberta", {"add_sep_token": False}, "add_sep_token must be true for XLM-RoBERTa"),
-        ("xlm-roberta", {"cls_token_id": 1}, "bos_token_id must be cls_token_id"),
-        ("xlm-roberta", {"mask_token_id": 10**6}, "mask_token_id must be 0 to"),
-        ("t5", {"unknown_token_id": 1}, "unknown_token_id must be 2, whose type says so, got 1"),
-        ("t5", replaced("t5", "token_type", 2, NORMAL), "token_type must be 2 for one token, got 0"),
-        ("t5", replaced("t5", "token_type", 1, UNKNOWN), "token_type must be 2 for one token, got 2"),
-        ("t5", replaced("t5", "token_type", 9, UNUSED), "token_type may be 5 at the end alone, .* token 9"),
-        ("t5", {"token_type": [UNUSED] * len(T5)}, "token_type must have"),
-        ("t5", {"scores": None}, "scores must be an array of float"),
-        ("t5", replaced("t5", "scores", 9, float("nan")), "scores must be finite, got nan for token 9"),
-        ("t5", replaced("t5", "scores", 9, -float("inf")), "scores must be finite, got -inf for token 9"),
-        ("t5", replaced("t5", "tokens", 9, "</s>"), "tokens must differ, '</s>' occurs twice"),
-        ("t5", {"precompiled_charsmap": "abc"}, "precompiled_charsmap must be an array of int"),
-        ("t5", {"precompiled_charsmap": [1.5] * 99}, "precompiled_charsmap must be an array of int"),
-        ("t5", {"precompiled_charsmap": [256] * 99}, "precompiled_charsmap must be 9 to 1048576 bytes"),
-        ("t5", {"precompiled_charsmap": [4, *[0] * 7]}, "precompiled_charsmap must be 9 to .*, got 8"),
-        ("t5", {"precompiled_charsmap": [0] * (2**20 + 1)}, "must be 9 to 1048576 bytes, got 1048577"),
-        ("t5", {"precompiled_charsmap": [0] * 99}, "precompiled_charsmap must be longer than its array, 0"),
-        ("t5", {"precompiled_charsmap": [6, *[0] * 98]}, "must be longer than its array, 6 bytes"),
-        ("t5", {"precompiled_charsmap": [96, *[0] * 99]}, "must be longer than its array, 96 bytes"),
+        ("t5", {"add_bos_token": True}, "add_bos_token.*false.*T5"),
+        ("t5", {"add_sep_token": True}, "add_sep_token.*false.*T5"),
+        ("t5", {"add_eos_token": 1}, "add_eos_token"),
+        ("t5", {"eos_token_id": True}, "eos_token_id.*True"),
+        ("t5", {"eos_token_id": 10**6}, "eos_token_id.*0"),
+        ("t5", {"remove_extra_whitespaces": False}, "remove_extra_whitespaces.*true.*T5"),
+        ("t5", {"remove_extra_whitespaces": None}, "remove_extra_whitespaces"),
+        ("t5", {"add_space_prefix": None}, "add_space_prefix"),
+        ("t5", {"token_type_count": 2}, "add_sep_token.*true.*XLM-RoBERTa.*False"),
+        ("xlm-roberta", {"token_type_count": None}, "add_bos_token.*false.*T5"),
+        ("xlm-roberta", {"token_type_count": "1"}, "token_type_count"),
+        ("xlm-roberta", {"add_bos_token": False}, "add_bos_token.*true.*XLM-RoBERTa.*False"),
+        ("xlm-roberta", {"add_sep_token": False}, "add_sep_token.*true.*XLM-RoBERTa"),
+        ("xlm-roberta", {"cls_token_id": 1}, "bos_token_id.*cls_token_id"),
+        ("xlm-roberta", {"mask_token_id": 10**6}, "mask_token_id.*0"),
+        ("t5", {"unknown_token_id": 1}, "unknown_token_id.*2.*type.*1"),
+        ("t5", replaced("t5", "token_type", 2, NORMAL), "token_type.*2.*0"),
+        ("t5", replaced("t5", "token_type", 1, UNKNOWN), "token_type.*2.*2"),
+        ("t5", replaced("t5", "token_type", 9, UNUSED), "token_type.*5.*9"),
+        ("t5", {"token_type": [UNUSED] * len(T5)}, "token_type"),
+        ("t5", {"scores": None}, "scores"),
+        ("t5", replaced("t5", "scores", 9, float("nan")), "scores.*finite.*nan.*9"),
+        ("t5", replaced("t5", "scores", 9, -float("inf")), "scores.*finite.*-inf.*9"),
+        ("t5", replaced("t5", "tokens", 9, "</s>"), "tokens.*'</s>'"),
+        ("t5", {"precompiled_charsmap": "abc"}, "precompiled_charsmap"),
+        ("t5", {"precompiled_charsmap": [1.5] * 99}, "precompiled_charsmap"),
+        ("t5", {"precompiled_charsmap": [256] * 99}, "precompiled_charsmap.*9.*1048576"),
+        ("t5", {"precompiled_charsmap": [4, *[0] * 7]}, "precompiled_charsmap.*9.*8"),
+        ("t5", {"precompiled_charsmap": [0] * (2**20 + 1)}, "9.*1048576.*bytes.*1048577"),
+        ("t5", {"precompiled_charsmap": [0] * 99}, "precompiled_charsmap.*0"),
+        ("t5", {"precompiled_charsmap": [6, *[0] * 98]}, "longer.*6"),
+        ("t5", {"precompiled_charsmap": [96, *[0] * 99]}, "longer.*96"),
     ],
 )
 def test_refused(kind, change, message):
@@ -265,7 +266,7 @@ def test_refused(kind, change, message):
 
 def test_two_masks():
     found = replaced("xlm-roberta", "tokens", 9, "<mask>")
-    with pytest.raises(CheckpointError, match="mask_token_id must be that of <mask>, got"):
+    with refused(CheckpointError, "mask_token_id", "<mask>"):
         read(changed("xlm-roberta", **found))
 
 

@@ -1,0 +1,21 @@
+"""An assertion of an error that says class, key and value, and leaves the sentence free."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import pytest
+
+E = TypeVar("E", bound=BaseException)
+
+
+def refused(error: type[E], *parts: object) -> pytest.RaisesExc[E]:
+    """What must be raised, with a message that has these parts as whole words, in this order.
+
+    Parts are what the message is about: a key, what it must be, what it got. Sentences are for readers: one
+    of each kind is in tests/golden_messages.txt.
+    """
+    assert parts, "say the key at least"
+    words = (rf"(?<!\w){re.escape(str(part))}(?!\w)" for part in parts)
+    return pytest.raises(error, match="(?s:" + ".*".join(words) + ")")
