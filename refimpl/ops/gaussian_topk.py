@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,5 +34,7 @@ def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B 
     σ² is the mean of squared differences, divided by F. It is a share of all units only as far as x is
     normal: how many are left differs from token to token.
     """
+    from statistics import NormalDist  # 5 ms, for the two models that have it
+
     cut = x.mean(-1, keepdims=True) + NormalDist().inv_cdf(share) * x.std(-1, keepdims=True)
     return np.maximum(x - cut, 0)

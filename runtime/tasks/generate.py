@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -24,14 +24,16 @@ from ...refimpl.errors import ArgumentError, LimitError
 from ..ort import prefix_file
 from ..ort.engine import OrtEngine
 from ..ort.kv_cache import OrtCache
-from ..text.call_parser import Answer
-from ..text.chat_answers import ChatAnswers, schemas
 from ..text.chat_template import Message, Tool, Variables, common_prefix
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .documents import parsed
 from .options import GenerateOptions, Options, resolve
 from .timed_engine import LONGEST_DRAFT
+
+if TYPE_CHECKING:
+    from ..text.call_parser import Answer
+    from ..text.chat_answers import ChatAnswers
 
 
 class Prompt(NamedTuple):
@@ -122,6 +124,8 @@ def chat(
     template, resolved = model.chat_template, resolve(model.generation, chat=True, **options)
     asked, answers = as_messages(messages), None
     if tools is not None:
+        from ..text.chat_answers import ChatAnswers, schemas  # 25 ms, for who has tools
+
         answers = ChatAnswers(template, model.text, schemas(tools))
         asked, tools = answers.asked(asked, tools)
         resolved = replace(resolved, shown=answers.marks)

@@ -12,13 +12,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...refimpl.errors import ArgumentError, CheckpointError, LimitError
-from .call_detection import find_format
-from .call_formats import CallFormat
 from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer, check_text
+
+if TYPE_CHECKING:
+    from .call_formats import CallFormat
 
 LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -61,6 +62,8 @@ class ChatTemplate:
     @cached_property
     def answers(self) -> CallFormat:
         """How the model writes its calls and its thoughts."""
+        from .call_detection import find_format  # 25 ms, for who asks
+
         source = self._with_tools
 
         def render(messages: Sequence[Message], variables: Variables) -> str:
