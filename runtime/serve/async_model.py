@@ -15,7 +15,7 @@ from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
 from ..tasks.classify import Label
-from ..tasks.continuous_batching import fit
+from ..tasks.continuous_batching import CHUNK, fit
 from ..tasks.declared_options import spelled_out
 from ..tasks.documents import Schema
 from ..tasks.encoder_batches import Texts
@@ -23,10 +23,9 @@ from ..tasks.generate import Prompt, StreamedText, as_messages, prompt_of, seque
 from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
+from ..tasks.prefixes import PREFIX_BYTES
 from ..text.chat_template import Message, Tool, Variables
-from .batch import CHUNK, Row
-from .prefixes import PREFIX_BYTES
-from .text_job import text_job
+from .search_job import search_job
 from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
 
 R = TypeVar("R")
@@ -214,16 +213,15 @@ class AsyncModel:
         counted over all of them. `owner` shares what is computed of a prompt with itself alone. With `scored`
         a decoder's streams have `prompt_logprobs`, where the options ask for log-probabilities.
 
-        A decoder's texts share its steps with those of other requests; the texts of a model with an encoder
-        too are one job (`text_job`).
+        Texts share steps with those of other requests, as `Batch` says; an encoder's beams are one job
+        (`search_job`).
 
         Raises LimitError for a prompt that leaves no room for an answer, for drafts, and for a decoder's
         beams, which are for single texts; QueueFullError, with none queued, where not all have room.
         """
         model = self.model
         model.expect(LM)
-        decodes_alone = isinstance(model.config, Decoder)
-        if options.draft or (options.beams is not None and decodes_alone):
+        if options.draft or (options.beams is not None and isinstance(model.config, Decoder)):
             raise LimitError(
                 "texts that share steps take no beams and no draft; greedy=True turns off a model's own beams"
             )
@@ -234,15 +232,21 @@ class AsyncModel:
             stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
             stream.prompt_logprobs = [] if scored else None
             stream.json_schema = options.json_schema
-            row = Row(generated, owner, options.draft is not False, stream.prompt_logprobs)
-            request = TextRequest(row, StreamedText(model.text, options.stop, options.shown), stream.emit)
+            request = TextRequest(
+                generated,
+                owner,
+                options.draft is not False,
+                stream.prompt_logprobs,
+                StreamedText(model.text, options.stop, options.shown),
+                emit=stream.emit,
+            )
             stream._cancel = lambda request=request: self.worker.cancel(request)
             streams.append(stream)
             requests.append(request)
-        if decodes_alone:
+        if options.beams is None:
             self.worker.submit(*requests)
             return streams
-        job = text_job(model.engine, requests, options, self.worker.slots)
+        job = search_job(model.engine, requests, options)
         for stream, request in zip(streams, requests, strict=True):
             stream._cancel = lambda request=request: self._leave(request, requests, job)
         self.worker.submit(job)

@@ -10,14 +10,12 @@ from time import monotonic
 from typing import NamedTuple, TypedDict
 
 from ...refimpl.decoding.logprobs import TokenLogprob
-from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError, TfmError
-from ..tasks.generate import StreamedText
+from ..tasks.continuous_batching import CHUNK, Batch, Outcome, Row
+from ..tasks.prefixes import PREFIX_BYTES, Prefixes
 from ..tasks.timed_engine import TimedEngine
-from .batch import CHUNK, Batch, Outcome, Row
-from .prefixes import PREFIX_BYTES, Prefixes
 
 SLOTS = 8
 QUEUE = 32
@@ -46,40 +44,25 @@ class Part(NamedTuple):
     error: BaseException | None = None
 
 
-@dataclass(eq=False)
-class TextRequest:
-    """A text that is asked for, as a row of the batch. `emit` gets its parts, in the worker's thread, until
-    `cancelled` is set."""
+@dataclass(eq=False, kw_only=True)
+class TextRequest(Row):
+    """A row of the batch that is asked for. `emit` gets its parts, in the worker's thread, until it is
+    `cancelled`."""
 
-    row: Row
-    text: StreamedText
     emit: Callable[[Part], None]
     cancelled: bool = False
     begun: float = 0.0  # when it got its slot
 
-    @property
-    def sequence(self) -> GeneratedSequence:
-        return self.row.sequence
-
-    def part(self, outcome: Outcome) -> Part:
-        """What a step adds to the text; a stop string in it ends the sequence."""
-        try:
-            return self._part(*outcome)
-        except TfmError as error:  # of its tokenizer
-            self.sequence.finish()
-            return Part(error=error)
-
-    def _part(self, sequence: GeneratedSequence, token: int | None, error: TfmError | None) -> Part:
-        if error is not None:
-            return Part(error=error)
-        text = "" if token is None else self.text.push(token)
-        if sequence.finish_reason is not None and not self.text.ended:
-            text += self.text.finish()
-        if self.text.ended:
-            sequence.finish("stop")
-        tokens = () if token is None else (token,)
+    def tell(self, outcome: Outcome[TextRequest]) -> None:
+        """Hand on what a step gave."""
+        if self.cancelled:
+            return
+        if outcome.error is not None:
+            self.emit(Part(error=outcome.error))
+            return
+        sequence, tokens = self.sequence, () if outcome.token is None else (outcome.token,)
         logprobs = tuple(sequence.token_logprobs[-len(tokens) :]) if tokens else ()
-        return Part(text, tokens, logprobs, sequence.finish_reason)
+        self.emit(Part(outcome.text, tokens, logprobs, sequence.finish_reason))
 
 
 @dataclass(eq=False)
@@ -134,9 +117,11 @@ class Worker:
         if prefix_bytes < 0:
             raise LimitError(f"prefix_bytes must be at least 0, got {prefix_bytes}")
         self.prefixes = Prefixes(prefix_bytes, None if same_bits else chunk)
-        self._batch = Batch(engine, chunk, self.prefixes, drafting)
+        self._batch: Batch[TextRequest] = Batch(
+            engine, chunk, self.prefixes if prefix_bytes else None, drafting
+        )
         self._waiting: deque[TextRequest | Job] = deque()
-        self._running: dict[int, TextRequest] = {}  # by its sequence's `id`
+        self._running: set[TextRequest] = set()
         self._job: Job | None = None
         self._turn = 0.0  # seconds between two that begin while others wait, in the mean
         self._closed = False
@@ -160,8 +145,13 @@ class Worker:
 
         A text that took t seconds made each that waited wait t / slots longer, another job t.
         """
-        free = max(self.slots - self.running, 0)
-        return max(len(self._waiting) + 1 - free, 0) * self._turn
+        return max(len(self._waiting) + 1 - self._free, 0) * self._turn
+
+    @property
+    def _free(self) -> int:
+        """How many texts would begin at the next step."""
+        together = any(request.has_encoder for request in [*self._running])
+        return 0 if together else max(self.slots - self.running, 0)
 
     def submit(self, *requests: TextRequest | Job) -> None:
         """Queue all of them; QueueFullError, and none is queued, where they have no room, or the first of
@@ -170,7 +160,7 @@ class Worker:
             if self._closed:
                 raise TfmError("the model was closed: it takes no more requests")
             # What a free slot takes at once doesn't wait.
-            room = self.queue + max(self.slots - self.running, 0) - len(self._waiting)
+            room = self.queue + self._free - len(self._waiting)
             if len(requests) > room:
                 raise QueueFullError(f"the queue must have room for {len(requests)}, {max(room, 0)} are free")
             wait = self.expected_wait
@@ -207,7 +197,7 @@ class Worker:
                 self._job = None
             self._step(joining)
         closed = TfmError("the model was closed before the answer was complete")
-        for request in [*self._running.values(), *filter(None, [self._job]), *self._waiting]:
+        for request in [*self._running, *filter(None, [self._job]), *self._waiting]:
             if isinstance(request, Job):
                 request.fail(closed)
             else:
@@ -215,10 +205,10 @@ class Worker:
 
     def _next(self) -> list[TextRequest]:
         """Take what can begin: texts for the free slots, or a job once no text is being generated."""
-        for key, request in list(self._running.items()):
+        for request in [*self._running]:
             if request.cancelled:
                 request.sequence.finish()
-                self._count(self._running.pop(key), self.slots)
+                self._end(request)
         joining: list[TextRequest] = []
         while self._waiting and len(self._running) < self.slots:
             request = self._waiting[0]
@@ -227,11 +217,18 @@ class Worker:
                     self._job, request.begun = request, monotonic()
                     self._waiting.popleft()
                 break
+            if not self._batch.takes(request):
+                break
             joining.append(request)
             request.begun = monotonic()
-            self._running[id(request.sequence)] = request
+            self._running.add(request)
             self._waiting.popleft()
         return joining
+
+    def _end(self, request: TextRequest) -> None:
+        """Free a text's slot."""
+        self._running.remove(request)
+        self._count(request, self.slots)
 
     def _count(self, request: TextRequest | Job, side_by_side: int) -> None:
         """Take note of how long a request took."""
@@ -241,15 +238,11 @@ class Worker:
     def _step(self, joining: list[TextRequest]) -> None:
         """One step of the texts that are being generated."""
         try:
-            for outcome in self._batch.step([request.row for request in joining]):
-                request = self._running[id(outcome.sequence)]
-                part = request.part(outcome)
-                if outcome.sequence.finish_reason is not None:
-                    # Whoever has the last part finds its slot free.
-                    self._count(self._running.pop(id(outcome.sequence)), self.slots)
-                if not request.cancelled:
-                    request.emit(part)
+            for outcome in self._batch.step(joining):
+                if outcome.row.ended:
+                    self._end(outcome.row)  # whoever has the last part finds its slot free
+                outcome.row.tell(outcome)
         except BaseException as error:  # the engine's: no text of this batch can go on, the next ones may
-            for request in self._running.values():
+            for request in self._running:
                 request.emit(Part(error=error))
             self._running.clear()

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...refimpl.decoding.logprobs import TokenLogprob
+from ...refimpl.decoding.loop import CHUNK
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
 from ..progress import Progress, silent
 from .base import TaskModel
-from .continuous_batching import run
+from .continuous_batching import Batch, Row
 from .documents import Schema, parsed
 from .generate import Prompt, StreamedText, sequence
 from .options import Options
+from .prefixes import PREFIX_BYTES, Prefixes
 
 BATCH = 8
 
@@ -58,30 +60,28 @@ def generate_many(
             "own beams"
         )
     numbered = zip(prompts, range(len(prompts)) if numbers is None else numbers, strict=True)
-    sequences = [sequence(model, prompt, options, number) for prompt, number in numbered]
     tokenizer = model.tokenizer
-    texts = [None if tokenizer is None else StreamedText(tokenizer, options.stop) for _ in sequences]
-    text_of = {id(one): text for one, text in zip(sequences, texts, strict=True)}
+    rows = [
+        Row(
+            sequence(model, prompt, options, number),
+            drafts=options.draft is not False,
+            text=None if tokenizer is None else StreamedText(tokenizer, options.stop),
+        )
+        for prompt, number in numbered
+    ]
+    prefixes = Prefixes(PREFIX_BYTES, None if model.same_bits else CHUNK)
     done = 0
-    for one, token in run(model.engine, sequences, batch):
-        text = text_of[id(one)]
-        if text is not None:
-            if token is not None:
-                text.push(token)
-            if one.finish_reason is not None or text.ended:
-                text.finish()
-            if text.ended:
-                one.finish("stop")
-        if one.finish_reason is not None:
+    for outcome in Batch(model.engine, CHUNK, prefixes, model.drafting).run(rows, batch):
+        if outcome.row.ended:
             done += 1
-            progress("answering prompts", done, len(sequences))
+            progress("answering prompts", done, len(rows))
     return [
         Completion(
-            one.tokens,
-            "" if text is None else text.text,
-            one.finish_reason,
-            None if options.logprobs is None else one.token_logprobs,
+            row.sequence.tokens,
+            "" if row.text is None else row.text.text,
+            row.sequence.finish_reason,
+            None if options.logprobs is None else row.sequence.token_logprobs,
             options.json_schema,
         )
-        for one, text in zip(sequences, texts, strict=True)
+        for row in rows
     ]

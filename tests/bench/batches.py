@@ -21,7 +21,7 @@ from tfm import runtime
 from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.protocol import Engine
-from tfm.runtime.tasks.continuous_batching import run
+from tfm.runtime.tasks.continuous_batching import Batch, Row
 from workers import Worker, head, quiet
 
 GATE = 2.0
@@ -70,7 +70,7 @@ def queue(engine: Engine, ids: Sequence[int], rows: int, sampler: Sampler) -> st
     ]
     watched = Watched(engine)
     begin = time.perf_counter()
-    made = sum(1 for _ in run(watched, sequences, rows))
+    made = sum(1 for _ in Batch(watched, 512).run([*map(Row, sequences)], rows))
     total = time.perf_counter() - begin
     rest = total - watched.prompts - watched.steps
     return (

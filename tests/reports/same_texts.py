@@ -25,7 +25,7 @@ from tfm.refimpl.decoding.speculative import PromptLookup, speculate
 from tfm.runtime.ort import prefix_file
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.ort.kv_cache import OrtCache
-from tfm.runtime.tasks.continuous_batching import run
+from tfm.runtime.tasks.continuous_batching import Batch, Row
 from tfm.runtime.tasks.timed_engine import LONGEST_DRAFT, TimedEngine
 
 SAMPLERS = {
@@ -104,7 +104,7 @@ def differences(
         for way in ways(list(engines)):
             engine, rows = engines[way.threads], asked.rows(sampler)
             if way.batch > 1:
-                list(run(engine, rows, way.batch, chunk=way.chunk))
+                list(Batch(engine, way.chunk).run([*map(Row, rows)], way.batch))
                 made = [row.tokens for row in rows]
             else:
                 made = []

@@ -20,7 +20,7 @@ from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import Conversation, Model
-from tfm.runtime.tasks.continuous_batching import run
+from tfm.runtime.tasks.continuous_batching import Batch, Row
 from tfm.runtime.verification.checks.table import CHECKS
 from tfm.runtime.verification.verify import verify
 
@@ -61,7 +61,7 @@ def spoken(engine: Any) -> dict[str, list[int]]:
         texts[name] = list(speculate(engine, row(), drafter))
     texts["beams"] = beam_search(engine, BeamSearch(PROMPT, 3, max_new_tokens=40))[0].tokens
     rows = [row(seed) for seed in range(3)]
-    for _ in run(engine, rows, 2, chunk=7):
+    for _ in Batch(engine, chunk=7).run([*map(Row, rows)], 2):
         pass
     return texts | {f"row {i}": each.tokens for i, each in enumerate(rows)}
 

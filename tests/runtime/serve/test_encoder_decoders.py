@@ -1,8 +1,9 @@
-"""Models with an encoder and a decoder in the server: completions, one request after the other."""
+"""Models with an encoder and a decoder in the server: completions, of requests that wait together."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from helpers.task_models import ModelFiles
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
-from tfm.runtime.serve import AsyncModel
+from tfm.runtime.serve import AsyncModel, QueueFullError
 from tfm.runtime.serve.models import Server
 from tfm.runtime.tasks import Model
 from tfm.runtime.tasks.generate import prompt_of
@@ -152,6 +153,37 @@ def test_a_text_that_is_cancelled_leaves_the_others_steps() -> None:
             await asyncio.to_thread(serving.wait_until, lambda: not served.worker.running)
 
     asyncio.run(run())
+
+
+def test_requests_that_wait_for_the_first_are_answered_together() -> None:
+    """And count as waiting, though there are free slots."""
+    model, rows = both(), [0]
+    step = model.engine.step
+    wish: dict[str, Any] = {"max_new_tokens": 9, "stop_on_eos": False, "greedy": True}
+    expected = [str(model.generate(text, raw=True, **wish)) for text in TEXTS]
+    prompts, options = [prompt_of(model, text, raw=True) for text in TEXTS], model.options(**wish)
+    gate = threading.Event()
+
+    def counted(tokens: Any, *more: Any) -> Any:
+        gate.wait(30)
+        rows.append(len(tokens))
+        return step(tokens, *more)
+
+    model.engine.step = counted
+
+    async def run() -> None:
+        async with AsyncModel(model, slots=8, queue=2) as served:
+            streams = served.start(prompts[0], options)
+            await asyncio.to_thread(serving.wait_until, lambda: served.worker.running == 1)
+            streams += [served.start(prompt, options)[0] for prompt in prompts[1:]]
+            with pytest.raises(QueueFullError):
+                served.start(prompts[0], options)
+            gate.set()
+            answers = await asyncio.gather(*streams)
+            assert [answer.text for answer in answers] == expected
+
+    asyncio.run(run())
+    assert (rows.count(1), rows.count(2)) == (9, 9)
 
 
 def test_an_error_of_the_engine_ends_its_request_alone() -> None:

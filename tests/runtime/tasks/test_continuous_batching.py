@@ -13,7 +13,7 @@ from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
-from tfm.runtime.tasks.continuous_batching import run
+from tfm.runtime.tasks.continuous_batching import Batch, Row
 
 CONFIG = tiny_models.llama(context=40)
 NUMPY = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=4))
@@ -43,7 +43,8 @@ def check(engine: Any, prompts: list[list[int]], sampler: Sampler, size: int, ne
     for row, stop in zip(want, stops, strict=True):
         alone(engine, row, stop)
     got, seen = rows(), [[] for _ in prompts]
-    for row, token in run(engine, got, size, chunk=5):
+    for row, token, *_ in Batch(engine, chunk=5).run([*map(Row, got)], size):
+        row = row.sequence
         running = {r.index for r in got if seen[r.index] and r.finish_reason is None}
         assert len(running | {row.index}) <= size
         seen[row.index].append(token)
@@ -69,8 +70,8 @@ def test_rows_are_as_alone_on_every_engine(engines: list[Any]) -> None:
 
 
 def test_what_is_refused() -> None:
-    assert list(run(NUMPY, [], 4)) == []
+    assert list(Batch(NUMPY).run([], 4)) == []
     with pytest.raises(LimitError, match="at least one row, got 0"):
-        list(run(NUMPY, [GeneratedSequence([1])], 0))
+        list(Batch(NUMPY).run([Row(GeneratedSequence([1]))], 0))
     with pytest.raises(LimitError, match="text 2: the prompt has 40 tokens, the model's context is 40"):
-        next(run(NUMPY, [GeneratedSequence([1]), GeneratedSequence([1] * 40, index=1)], 2))
+        next(Batch(NUMPY).run([*map(Row, (GeneratedSequence([1]), GeneratedSequence([1] * 40)))], 2))

@@ -41,7 +41,7 @@ class Prefixes:
 
     def __init__(self, limit: int = PREFIX_BYTES, chunk: int | None = None) -> None:
         self.limit, self.chunk = limit, chunk
-        self.tokens = 0  # of prompts, that needn't be read
+        self.tokens = 0  # of prompts, that needn't be read: whoever uses what it finds counts them
         self._kept: OrderedDict[int, Prefix] = OrderedDict()  # the latest used one last
 
     @property
@@ -74,20 +74,25 @@ class Prefixes:
         while len(self._kept) > MOST or self.nbytes > self.limit:
             self._kept.popitem(last=False)
 
-    def find(self, owner: str, prompt: Sequence[int]) -> tuple[int, Cache] | None:
+    def shared(self, text: Sequence[int], answer: Sequence[int], length: int, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt, but for its last one, are the first ones of a text and its answer, in
+        whose cache `length` were read."""
+        if self.chunk is None:
+            return min(common_prefix([*text, *answer][:length], prompt), len(prompt) - 1)
+        same = min(common_prefix(text[:length], prompt), len(prompt) - 1)
+        return same // self.chunk * self.chunk
+
+    def find(self, owner: str, prompt: Sequence[int], read: int = 0) -> tuple[int, Cache] | None:
         """How many tokens of a prompt, but for its last one, an earlier text of this owner shares, and its
-        cache; None where that is none."""
-        best, found = 0, None
+        cache; None where that isn't more than were `read`."""
+        best, found = read, None
         for key, prefix in self._kept.items():
             if prefix.owner != owner:
                 continue
-            same = min(common_prefix(prefix.tokens, prompt), len(prompt) - 1)
-            if self.chunk is not None:
-                same -= same % self.chunk
+            same = self.shared(prefix.tokens, (), len(prefix.tokens), prompt)
             if same > best and same >= prefix.cache.floor[0]:
                 best, found = same, key
         if found is None:
             return None
         self._kept.move_to_end(found)
-        self.tokens += best
         return best, self._kept[found].cache

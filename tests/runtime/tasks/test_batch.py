@@ -16,8 +16,8 @@ from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
-from tfm.runtime.serve.batch import Batch, Row
-from tfm.runtime.serve.prefixes import Prefixes
+from tfm.runtime.tasks.continuous_batching import Batch, Row
+from tfm.runtime.tasks.prefixes import Prefixes
 from tfm.runtime.tasks.timed_engine import TimedEngine
 
 CONFIG = tiny_models.llama(context=40)
@@ -156,6 +156,65 @@ def test_a_prompt_that_begins_like_another_is_as_alone_with_any_kind_of_cache(co
         tokens = [*generate(engine, answer)]
         read = prefixes.tokens + len(conversation) + len(tokens) - (answer.finish_reason == "length")
         conversation = [*conversation, *tokens, turn]
+    alike = [([*range(12), i, i][: 13 + i % 2], SAMPLERS[i % 3], "") for i in range(6)]
+    check_prefixes(engine, alike, 3, Prefixes(2**20), 3)
+
+
+def test_texts_that_begin_alike_read_that_once() -> None:
+    """Also while none of them has ended: prompts of 30 tokens, 28 of them the same."""
+
+    class Counted(NumpyEngine):
+        read = 0
+
+        def step(self, tokens: Any, cache: Any, lengths: Any = None, at: Any = None) -> Any:
+            self.read += tokens.shape[1] if tokens.shape[1] > 1 else 0
+            return super().step(tokens, cache, lengths, at)
+
+    def rows(owners: str) -> list[Row]:
+        prompts = [[*range(28), i, i] for i in range(4)]
+        return [
+            Row(GeneratedSequence(prompt, max_new_tokens=4), owner)
+            for prompt, owner in zip(prompts, owners, strict=True)
+        ]
+
+    for owners, chunk, whole, expected in (
+        ("aaaa", 7, True, 30 + 3 * 2),
+        ("abab", 7, True, 2 * (30 + 2)),
+        ("aaaa", 7, False, 30 + 3 * 2),
+        ("aaaa", 16, False, 30 + 3 * 14),
+    ):
+        engine = Counted(CONFIG, tiny_models.weights(CONFIG, seed=4))
+        prefixes = Prefixes(2**20, None if whole else chunk)
+        made = rows(owners)
+        for _ in Batch(engine, chunk, prefixes).run(made, 4):
+            pass
+        assert (engine.read, prefixes.tokens) == (expected, 4 * 30 - expected)
+        for row in made:
+            alone = GeneratedSequence(row.sequence.prompt, max_new_tokens=4)
+            assert row.sequence.tokens == list(generate(NUMPY, alone))
+
+
+def test_what_an_encoder_read_joins_when_no_text_runs() -> None:
+    config = tiny_models.encoder_decoder()
+    engine = NumpyEngine(config, tiny_models.weights(config, seed=4))
+
+    def row(length: int) -> Row:
+        source = [*range(1, 1 + length)]
+        return Row(GeneratedSequence([0] * (length % 3 + 1), max_new_tokens=3, encoder_ids=source))
+
+    batch, made = Batch(engine, prefixes=Prefixes()), [row(length) for length in (5, 9, 2, 7)]
+    list(batch.step(made[:2]))
+    assert not batch.takes(made[2])
+    while batch.running:
+        list(batch.step())
+    assert batch.takes(made[2])
+    list(batch.step(made[2:]))
+    while batch.running:
+        list(batch.step())
+    for one in made:
+        sequence = one.sequence
+        alone = GeneratedSequence(sequence.prompt, max_new_tokens=3, encoder_ids=sequence.encoder_ids)
+        assert sequence.tokens == list(generate(engine, alone))
 
 
 def test_what_is_shared_and_with_whom() -> None:
