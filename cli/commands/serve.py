@@ -13,6 +13,7 @@ from ..console import out, say
 
 GROUP = "Serve"
 PREFIX_MIB = 256
+RESPONSE_MIB = 64
 
 
 def command(
@@ -89,6 +90,15 @@ def command(
             rich_help_panel=o.SPEED,
         ),
     ] = PREFIX_MIB,
+    response_memory: Annotated[
+        int,
+        typer.Option(
+            metavar="MIB",
+            min=0,
+            help="Memory for the latest answers of /v1/responses, which a request may go on from.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = RESPONSE_MIB,
     log_json: Annotated[
         bool,
         typer.Option(
@@ -104,7 +114,7 @@ def command(
     threads: o.Threads = None,
     engine: o.Engine = "onnx",
 ) -> None:
-    """Serve models to programs that speak the OpenAI API: chat, completions, embeddings, rerank, classify.
+    """Serve models to programs that speak the API of OpenAI or Anthropic: chat, embeddings, rerank, classify.
 
     Without a MODEL it is smollm2-135m.
 
@@ -138,6 +148,7 @@ def command(
         server = Server(
             loads,
             models_max=models_max,
+            response_bytes=response_memory * 2**20,
             slots=slots,
             queue=queue,
             max_wait=max_wait,

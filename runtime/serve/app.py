@@ -23,9 +23,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...refimpl.errors import TfmError
+from .anthropic_messages import count_tokens, create_message
 from .encoders import classify, embeddings, rerank
 from .errors import RequestError, handle, response_to
 from .models import ReleaseModels, Server, server_of
+from .openai_responses import create_response, one_response
 from .page import page
 from .request_log import LogRequests, record_of
 from .texts import chat_completions, completions
@@ -75,7 +77,9 @@ class Keys(AuthenticationBackend):
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         if conn.scope["path"] in OPEN:  # `conn.url` may follow the Host header
             return None
-        scheme, _, token = conn.headers.get("authorization", "").partition(" ")
+        stated = conn.headers.get("x-api-key")  # as Anthropic's clients send it
+        given = conn.headers.get("authorization", "") if stated is None else f"Bearer {stated}"
+        scheme, _, token = given.partition(" ")
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
             raise AuthenticationError("missing or wrong API key: send Authorization: Bearer KEY")
@@ -140,6 +144,10 @@ ROUTES = [
     Route("/v1/models/{name:path}", one_model),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/responses/{id}", one_response, methods=["GET", "DELETE"]),
+    Route("/v1/messages", create_message, methods=["POST"]),
+    Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     Route("/v1/embeddings", embeddings, methods=["POST"]),
     Route("/v1/rerank", rerank, methods=["POST"]),
     Route("/v1/classify", classify, methods=["POST"]),

@@ -41,8 +41,8 @@ def status_of(error: BaseException) -> int:
 
 
 def body_of(error: BaseException) -> dict[str, Any]:
-    """The error as JSON. What tfm didn't raise on purpose isn't shown: it may say more than a client should
-    know."""
+    """The error as JSON, in the form of OpenAI's and Anthropic's APIs. What tfm didn't raise on purpose isn't
+    shown: it may say more than a client should know."""
     status = status_of(error)
     if status == 429:
         kind = "rate_limit_error"
@@ -55,7 +55,7 @@ def body_of(error: BaseException) -> dict[str, Any]:
         message = error.detail
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) else None
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def response_to(error: BaseException) -> JSONResponse:

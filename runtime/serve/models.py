@@ -22,6 +22,7 @@ from ..tasks.model import Model
 from ..verification import certificate
 from .async_model import AsyncModel
 from .errors import RequestError
+from .kept_responses import RESPONSE_BYTES, KeptResponses
 from .limits import LIMITS, Limits
 from .metrics import Metrics
 from .worker import QueueFullError, WorkerOptions
@@ -86,10 +87,12 @@ class Server:
         *,
         limits: Limits = LIMITS,
         models_max: int | None = None,
+        response_bytes: int = RESPONSE_BYTES,
         **options: Unpack[WorkerOptions],
     ) -> None:
         """Load each model once; ConfigError for one that can't be served."""
         self.limits, self.metrics = limits, Metrics()
+        self.responses = KeptResponses(response_bytes)
         self.models: dict[str, Served] = {}
         self._most = len(models) if models_max is None else models_max
         self._uses, self._loading = itertools.count(1), asyncio.Lock()

@@ -56,7 +56,8 @@ class Part(BaseModel):
 
 
 class Said(Part):
-    """A part of an answer, which clients give back as it came, with what any server put there."""
+    """A part of an answer, which clients give back as it came, with what any server put there; or of what
+    they tell the model."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -72,7 +73,6 @@ class Harmless(Body):
     """Fields of the OpenAI API that change nothing at these values; at others each is an error."""
 
     metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -109,6 +109,7 @@ class StructuredOutputs(Part):
 class Sampling(Harmless):
     """How a text is generated; what is left out, or null, is as the model asks."""
 
+    store: Literal[False] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Share | None = None
     top_k: Count | None = None
@@ -225,17 +226,16 @@ class Message(Part):
         return made | {name: value for name, value in others.items() if value is not None}
 
 
-class Function(Part):
+class Function(Said):
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(Part):
+class Tool(Said):
     type: Literal["function"]
     function: Function
-    cache_control: Any = None  # of a cache that another server has
 
     def for_template(self) -> dict[str, Any]:
         """The tool as templates read it."""
@@ -409,8 +409,13 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
                     )
     except TimeoutError:
         raise RequestError(f"the body took more than {limits.read_s:g} s", status=408) from None
+    return checked(kind, parse(bytes(received), "the body", RequestError))
+
+
+def checked(kind: type[B], value: Any) -> B:
+    """The body of a kind; RequestError, which names the field, for what isn't one."""
     try:
-        return kind.model_validate(parse(bytes(received), "the body", RequestError))
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

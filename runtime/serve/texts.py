@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -15,13 +15,14 @@ from ...refimpl.config import LM, Decoder
 from ..tasks.generate import Prompt, prompt_of
 from ..tasks.options import resolve
 from .answers import Answers
+from .chat import Chat
 from .errors import RequestError, body_of
 from .models import Served, Server, owner_of, server_of
 from .options import options_of
 from .request_log import record_of
 from .requests import ChatBody, CompletionBody, Sampling, read
 from .responses import DONE, ChatResponse, CompletionResponse, Echo, event, usage
-from .tools import Tools, effort
+from .tools import Tools, effort, wished
 
 R = TypeVar("R")
 
@@ -40,11 +41,40 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
+class Question(NamedTuple):
+    """What a model is asked in a chat."""
+
+    served: Served
+    tools: Tools
+    prompt: Prompt
+
+
 async def chat_completions(request: Request) -> Response:
     """`POST /v1/chat/completions`."""
     server = server_of(request)
     body = await read(request, ChatBody, server.limits)
-    served = await server.use(request, body.model)
+    chat = await begin_chat(request, body)
+    served = chat.served
+    made = ChatResponse(served.name, served.fingerprint, served.model.model.text, chat.tools)
+    return await _respond(request, server, served, body, chat.answers, made, chat.prompt_tokens)
+
+
+async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat:
+    """Queue the answers to a chat; `thinks` is as `wished` has it."""
+    server = server_of(request)
+    served, tools, asked = await question(request, body, thinks)
+    model = served.model.model
+    stated = resolve(model.generation, chat=True, **options_of(body, model))
+    prompt, options = tools.begin(asked, stated)
+    await while_connected(request, served.model.prepare(options))
+    streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
+    answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
+    return Chat(served, tools, answers, len(prompt.ids))
+
+
+async def question(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Question:
+    """What a chat asks of which model, once that is loaded."""
+    served = await server_of(request).use(request, body.model)
     model = served.model.model
     served.expect(LM, "generate texts")
     if not isinstance(model.config, Decoder):
@@ -57,15 +87,13 @@ async def chat_completions(request: Request) -> Response:
     await asyncio.to_thread(lambda: model.chat_template.answers)
     tools = Tools(body, served)
     messages, shown = tools.asked([message.for_template() for message in body.messages])
-    variables = {**effort(body, model.chat_template), **(body.chat_template_kwargs or {})}
-    prompt = await served.model.chat_prompt(messages, shown, variables)
-    stated = resolve(model.generation, chat=True, **options_of(body, model))
-    prompt, options = tools.begin(prompt, stated)
-    await while_connected(request, served.model.prepare(options))
-    streams = served.model.start(prompt, options, body.n or 1, owner_of(request))
-    answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
-    made = ChatResponse(served.name, served.fingerprint, model.text, tools)
-    return await _respond(request, server, served, body, answers, made, len(prompt.ids))
+    template = model.chat_template
+    variables = {
+        **wished(thinks, template),
+        **effort(body, template),
+        **(body.chat_template_kwargs or {}),
+    }
+    return Question(served, tools, await served.model.chat_prompt(messages, shown, variables))
 
 
 async def completions(request: Request) -> Response:
@@ -128,8 +156,7 @@ async def _respond(
     prompt_tokens: int,
 ) -> Response:
     """The answers, as a stream or whole. A client that leaves ends them."""
-    server.metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
-    record_of(request).update(id=made.id, model=served.name, prompt_tokens=prompt_tokens)
+    note(request, served, made.id, prompt_tokens)
     if body.stream:
         counts = bool(body.stream_options and body.stream_options.include_usage)
         return EventStream(answers, _events(answers, made, prompt_tokens, counts=counts))
@@ -138,6 +165,12 @@ async def _respond(
     choices = [made.choice(i, answer) for i, answer in enumerate(complete)]
     generated = sum(len(answer.tokens) for answer in complete)
     return JSONResponse(made.body(choices, usage(prompt_tokens, generated)))
+
+
+def note(request: Request, served: Served, id: str, prompt_tokens: int) -> None:
+    """Count an answer that was begun."""
+    server_of(request).metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
+    record_of(request).update(id=id, model=served.name, prompt_tokens=prompt_tokens)
 
 
 async def _events(

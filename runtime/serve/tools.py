@@ -54,6 +54,11 @@ class Tools:
             loose=functions.keys() - strict,
         )
 
+    @property
+    def marks(self) -> frozenset[int]:
+        """The tokens of marks, which the answers' texts have in them."""
+        return self._answers.marks
+
     def asked(self, messages: list[dict[str, Any]]) -> tuple[Any, Any]:
         """The messages and the tools as the model's template takes them."""
         return self._answers.asked(messages, self._shown)
@@ -97,4 +102,13 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
     raise RequestError(
         "reasoning_effort: the model's chat template has nothing that says how much it thinks: leave it out",
         param="reasoning_effort",
+    )
+
+
+def wished(thinks: bool | str | None, template: ChatTemplate) -> dict[str, Any]:
+    """The variables of the template for thoughts that are wished for, or by their effort: what it has."""
+    if isinstance(thinks, str) and template.uses("reasoning_effort"):
+        return {"reasoning_effort": thinks}
+    return (
+        {"enable_thinking": bool(thinks)} if thinks is not None and template.uses("enable_thinking") else {}
     )

@@ -1,0 +1,228 @@
+"""`/v1/messages`, Anthropic's API for chats: its blocks become messages, and an answer is blocks again."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .chat import named_events
+from .errors import body_of
+from .message_blocks import Made
+from .models import server_of
+from .requests import Body, ChatBody, Count, Part, Said, Share, Stop, checked, read
+from .texts import EventStream, begin_chat, note, question, while_connected
+
+USERS = ("text", "tool_result")
+MODELS = ("text", "thinking", "redacted_thinking", "tool_use")
+
+
+def _as_blocks(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class TextBlock(Said):
+    type: Literal["text"]
+    text: str
+
+
+class Block(Said):
+    """A part of a message; `cache_control` and citations beside it say nothing to a model."""
+
+    type: str
+    text: str = ""
+    thinking: str = ""
+    id: str = ""
+    name: str = ""
+    input: dict[str, Any] = Field(default_factory=dict)
+    tool_use_id: str = ""
+    content: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in USERS + MODELS:
+            raise ValueError(f"this server takes no {value!r:.40}")
+        return value
+
+
+class Message(Said):
+    role: Literal["user", "assistant"]
+    content: Annotated[list[Block], BeforeValidator(_as_blocks)]
+
+    @model_validator(mode="after")
+    def _has_its_own(self) -> Message:
+        for block in self.content:
+            if block.type not in (USERS if self.role == "user" else MODELS):
+                raise ValueError(f"{block.type} isn't the {self.role}'s")
+        return self
+
+
+class Tool(Said):
+    type: str | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any] = Field(default_factory=dict)
+    strict: bool | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _is_custom(cls, value: str | None) -> str | None:
+        if value not in (None, "custom"):
+            raise ValueError(f"this server has no {value!r:.40}: leave it out, or give its input_schema")
+        return value
+
+
+class ToolChoice(Part):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Part):
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: Count | None = None  # thoughts end with the model or with max_tokens
+    display: str | None = None  # they are given whole
+
+
+class OutputFormat(Part):
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Part):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class Edit(Said):
+    type: Literal["clear_thinking_20251015"]  # which thoughts are shown again is the template's choice
+
+
+class ContextManagement(Part):
+    edits: list[Edit] = Field(default_factory=list)
+
+
+class CountBody(Body):
+    """What a model is asked."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    context_management: ContextManagement | None = None
+    cache_control: Any = None
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_the_user(cls, value: list[Message]) -> list[Message]:
+        if value[-1].role != "user":
+            raise ValueError("the last one must be the user's: this server doesn't continue an answer")
+        return value
+
+    def chat(self, **sampling: Any) -> ChatBody:
+        """The same request to `/v1/chat/completions`."""
+        system = "\n\n".join(block.text for block in self.system or ())
+        said = [{"role": "system", "content": system}] if system else []
+        stated: dict[str, Any] = {
+            "model": self.model,
+            "messages": [*said, *(made for message in self.messages for made in _messages(message))],
+            **sampling,
+        }
+        if self.tools:
+            stated["tools"] = [_function(tool) for tool in self.tools]
+        if (choice := self.tool_choice) is not None:
+            named = {"type": "function", "function": {"name": choice.name}}
+            stated["tool_choice"] = {"any": "required", "tool": named}.get(choice.type, choice.type)
+            stated["parallel_tool_calls"] = False if choice.disable_parallel_tool_use else None
+        if self.output_config is not None and (form := self.output_config.format) is not None:
+            schema = {"name": "answer", "schema": form.schema_}
+            stated["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return checked(ChatBody, stated)
+
+    @property
+    def thinks(self) -> bool | str | None:
+        """How much the model is to think; None for as much as it does by itself."""
+        if self.thinking is not None and self.thinking.type == "disabled":
+            return False
+        effort = self.output_config and self.output_config.effort
+        return effort or (True if self.thinking is not None else None)
+
+
+class MessagesBody(CountBody):
+    max_tokens: Count
+    stream: bool | None = None
+    stop_sequences: Annotated[list[Stop], Field(max_length=4)] | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_k: Count | None = None
+    top_p: Share | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    stated = {"name": tool.name, "description": tool.description, "strict": tool.strict}
+    return {"type": "function", "function": {**stated, "parameters": tool.input_schema}}
+
+
+def _messages(message: Message) -> list[dict[str, Any]]:
+    """The messages of a chat that one of this API stands for: results of calls are messages of their own."""
+    if message.role == "assistant":
+        return [_answer(message.content)]
+    made: list[dict[str, Any]] = []
+    for block in message.content:
+        if block.type == "tool_result":
+            text = "".join(part.text for part in block.content or ())
+            made.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": text})
+        elif made and made[-1]["role"] == "user":
+            made[-1]["content"] += block.text
+        else:
+            made.append({"role": "user", "content": block.text})
+    return made
+
+
+def _answer(blocks: list[Block]) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": "assistant", "content": "".join(block.text for block in blocks)}
+    made["reasoning_content"] = "".join(block.thinking for block in blocks) or None
+    calls = [block for block in blocks if block.type == "tool_use"]
+    if calls:
+        made["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(call.input, ensure_ascii=False)},
+            }
+            for call in calls
+        ]
+    return made
+
+
+async def create_message(request: Request) -> Response:
+    """`POST /v1/messages`."""
+    body = await read(request, MessagesBody, server_of(request).limits)
+    stated = body.chat(
+        max_tokens=body.max_tokens,
+        stop=body.stop_sequences or None,
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+    )
+    chat = await begin_chat(request, stated, body.thinks)
+    made = Made(chat, body.stop_sequences or [])
+    note(request, chat.served, made.message["id"], chat.prompt_tokens)
+    if body.stream:
+        return EventStream(chat.answers, named_events(made.events(), body_of))
+    with chat.answers:
+        return JSONResponse(await while_connected(request, made.whole()))
+
+
+async def count_tokens(request: Request) -> Response:
+    """`POST /v1/messages/count_tokens`: how many tokens a request would be read as."""
+    body = await read(request, CountBody, server_of(request).limits)
+    asked = await question(request, body.chat(), body.thinks)
+    return JSONResponse({"input_tokens": len(asked.prompt.ids)})

@@ -1,0 +1,79 @@
+"""A chat that is being answered, whichever API asks: what it holds, as it comes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..text.call_parser import Event
+from .answers import Answers
+from .models import Served
+from .tools import Tools
+
+
+@dataclass
+class Chat:
+    """A chat, its tools and the answers that were begun; `thought_tokens` are those of thoughts so far."""
+
+    served: Served
+    tools: Tools
+    answers: Answers
+    prompt_tokens: int
+    thought_tokens: int = 0
+
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens were generated so far."""
+        return len(self.answers.streams[0].tokens)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first answer ended."""
+        return self.answers.streams[0].finish_reason
+
+    def stopped_by(self, stops: Sequence[str]) -> str | None:
+        """Which of the stop texts ended the first answer."""
+        stream = self.answers.streams[0]
+        generated = self.served.model.model.text.decode(stream.tokens, self.tools.marks)
+        return next((stop for stop in stops if generated.startswith(stop, len(stream.text))), None)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What the only answer holds."""
+        parser = self.tools.parser()
+        async for _, part in self.answers.parts():
+            found = parser.feed(part.text)
+            if part.finish_reason is not None:
+                found += parser.finish(cut=part.finish_reason != "stop")
+            self.thought_tokens += len(part.tokens) * any(kind == "thought" for kind, _ in found)
+            for one in found:
+                yield one
+
+
+def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with those of system and developer at the beginning as one: most templates take one."""
+    count = next(
+        (i for i, one in enumerate(messages) if one["role"] not in ("system", "developer")), len(messages)
+    )
+    if count < 2:
+        return messages
+    text = "\n\n".join(one["content"] for one in messages[:count])
+    return [{"role": "system", "content": text}, *messages[count:]]
+
+
+async def named_events(
+    events: AsyncIterator[Mapping[str, Any]], failed: Callable[[BaseException], Mapping[str, Any]]
+) -> AsyncIterator[str]:
+    """A stream whose events have their `type` as their name; an error is its last one, since the status has
+    been sent."""
+    try:
+        async for one in events:
+            yield named_event(one)
+    except Exception as error:
+        yield named_event(failed(error))
+
+
+def named_event(value: Mapping[str, Any]) -> str:
+    """One event of such a stream."""
+    return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"

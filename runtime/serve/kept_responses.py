@@ -1,0 +1,72 @@
+"""Answers of `/v1/responses` that a later request may go on from: in memory, the latest ones."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+from .errors import RequestError
+
+RESPONSE_BYTES = 2**26
+
+
+class Kept(NamedTuple):
+    """An answer, and the items of the conversation before it."""
+
+    owner: str
+    response: dict[str, Any]
+    before: list[dict[str, Any]]
+    nbytes: int
+
+
+class KeptResponses:
+    """The latest answers that have room in `limit` bytes of JSON, each found by its owner alone."""
+
+    def __init__(self, limit: int = RESPONSE_BYTES) -> None:
+        self.limit, self._nbytes = limit, 0
+        self._kept: OrderedDict[str, Kept] = OrderedDict()  # the latest used one last
+
+    def keep(self, owner: str, response: dict[str, Any], before: list[dict[str, Any]]) -> None:
+        """Keep an answer, in the place of those that weren't used for longest."""
+        kept = Kept(owner, response, before, len(json.dumps([response, before], ensure_ascii=False).encode()))
+        self._kept[response["id"]] = kept
+        self._nbytes += kept.nbytes
+        while self._nbytes > self.limit:
+            _, oldest = self._kept.popitem(last=False)
+            self._nbytes -= oldest.nbytes
+
+    def response(self, owner: str, id: str) -> dict[str, Any]:
+        """An answer; RequestError 404 where it isn't kept."""
+        return self._find(owner, id).response
+
+    def conversation(self, owner: str, id: str) -> list[dict[str, Any]]:
+        """All items up to the end of an answer; RequestError 404 where that isn't kept."""
+        kept = self._find(owner, id)
+        return [*kept.before, *kept.response["output"]]
+
+    def item(self, owner: str, id: str) -> dict[str, Any]:
+        """An item of an answer; RequestError 404 where it isn't kept."""
+        for kept in reversed(self._kept.values()):
+            if kept.owner == owner:
+                for item in kept.response["output"]:
+                    if item["id"] == id:
+                        return item
+        raise RequestError(f"no item {id!r:.80} is kept: send the item itself", param="input", status=404)
+
+    def delete(self, owner: str, id: str) -> None:
+        """Forget an answer; RequestError 404 where it isn't kept."""
+        self._nbytes -= self._find(owner, id).nbytes
+        del self._kept[id]
+
+    def _find(self, owner: str, id: str) -> Kept:
+        kept = self._kept.get(id)
+        if kept is None or kept.owner != owner:
+            raise RequestError(
+                f"no response {id!r:.80} is kept: send the conversation itself",
+                param="previous_response_id",
+                code="previous_response_not_found",
+                status=404,
+            )
+        self._kept.move_to_end(id)
+        return kept

@@ -1,0 +1,258 @@
+"""`/v1/responses`, OpenAI's other API for chats: its items become messages, its answer is items again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .chat import joined_systems, named_events
+from .models import owner_of, server_of
+from .requests import (
+    ChatBody,
+    Count,
+    Function,
+    Harmless,
+    JsonObject,
+    NamedSchema,
+    Part,
+    Said,
+    Share,
+    TextFormat,
+    checked,
+    read,
+)
+from .response_items import Made
+from .texts import EventStream, begin_chat, note, while_connected
+
+# Fields of a request that its answer has too.
+REPEATED = {
+    *("instructions", "previous_response_id", "temperature", "top_p", "max_output_tokens", "tools"),
+    *("tool_choice", "text", "reasoning", "parallel_tool_calls", "metadata"),
+}
+TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text", "text")
+
+
+class ItemPart(Said):
+    type: str
+    text: str = ""
+
+    @field_validator("type")
+    @classmethod
+    def _is_text(cls, value: str) -> str:
+        if value not in TEXTS:
+            raise ValueError(f"this server takes text only, not {value!r:.40}")
+        return value
+
+
+def _as_parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _as_items(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+Content = Annotated[list[ItemPart], BeforeValidator(_as_parts)]
+ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
+
+
+class Item(Said):
+    """One of the input: a message, a call, its result, what the model thought, or the id of a kept one."""
+
+    type: str = "message"
+    id: str = ""
+    role: Literal["user", "assistant", "system", "developer"] = "user"
+    content: Content | None = None
+    summary: list[ItemPart] | None = None
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+    output: Content | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in ITEMS:
+            raise ValueError(f"this server takes no {value!r:.40}")
+        return value
+
+
+class FunctionTool(Function):
+    type: str
+
+    @field_validator("type")
+    @classmethod
+    def _is_function(cls, value: str) -> str:
+        if value != "function":
+            raise ValueError(f"this server runs no {value!r:.40}: leave it out, or make it a function")
+        return value
+
+
+class Named(Part):
+    type: Literal["function"]
+    name: str
+
+
+class Allowed(Part):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[Named], Field(min_length=1, max_length=128)]
+
+
+class SchemaFormat(NamedSchema):
+    type: Literal["json_schema"]
+
+
+class TextOptions(Part):
+    format: Annotated[TextFormat | JsonObject | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class Reasoning(Part):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None  # thoughts are given whole
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class StreamOptions(Part):
+    include_obfuscation: bool | None = None  # noise beside the text, which clients pass over
+
+
+class ResponsesBody(Harmless):
+    """Fields as OpenAI has them; what would need a tool or a state of its servers is refused."""
+
+    input: Annotated[list[Item], BeforeValidator(_as_items), Field(min_length=1)]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Share | None = None
+    max_output_tokens: Count | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Named | Allowed | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    include: list[Literal["reasoning.encrypted_content"]] | None = None  # thoughts aren't encrypted here
+    background: Literal[False] | None = None
+    truncation: Literal["disabled"] | None = None
+
+    def chat(self, messages: list[dict[str, Any]]) -> ChatBody:
+        """The same request to `/v1/chat/completions`."""
+        stated: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_output_tokens,
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "reasoning_effort": self.reasoning and self.reasoning.effort,
+            "tool_choice": _choice(self.tool_choice),
+        }
+        if self.tools:
+            stated["tools"] = [_function(tool.model_dump(exclude={"type"})) for tool in self.tools]
+        match self.text and self.text.format:
+            case SchemaFormat() as format:
+                schema = format.model_dump(by_alias=True, exclude={"type"})
+                stated["response_format"] = {"type": "json_schema", "json_schema": schema}
+            case JsonObject():
+                stated["response_format"] = {"type": "json_object"}
+        return checked(ChatBody, stated)
+
+
+def _function(stated: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": stated}
+
+
+def _choice(stated: str | Named | Allowed | None) -> Any:
+    match stated:
+        case Named(name=name):
+            return _function({"name": name})
+        case Allowed(mode=mode, tools=tools):
+            allowed = {"mode": mode, "tools": [_function({"name": tool.name}) for tool in tools]}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+        case _:
+            return stated
+
+
+def _text(parts: list[ItemPart] | None) -> str:
+    return "".join(part.text for part in parts or ())
+
+
+def messages_of(items: list[Item]) -> list[dict[str, Any]]:
+    """The messages of a chat. Thoughts, text and calls that follow each other are one of the model's."""
+    messages: list[dict[str, Any]] = []
+    for item in items:
+        match item.type:
+            case "message" if item.role == "assistant":
+                _turn(messages, "content", "tool_calls")["content"] = _text(item.content)
+            case "message":
+                messages.append({"role": item.role, "content": _text(item.content)})
+            case "reasoning":
+                thoughts = _text(item.content) or _text(item.summary)
+                _turn(messages, "content", "tool_calls", "reasoning_content")["reasoning_content"] = thoughts
+            case "function_call":
+                call = _function({"name": item.name, "arguments": item.arguments})
+                _turn(messages).setdefault("tool_calls", []).append({"id": item.call_id, **call})
+            case "function_call_output":
+                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+    return messages
+
+
+def _turn(messages: list[dict[str, Any]], *without: str) -> dict[str, Any]:
+    """The model's message at the end, a new one where there is none `without` these."""
+    if not messages or messages[-1]["role"] != "assistant" or messages[-1].keys() & set(without):
+        messages.append({"role": "assistant"})
+    return messages[-1]
+
+
+async def create_response(request: Request) -> Response:
+    """`POST /v1/responses`."""
+    server = server_of(request)
+    body = await read(request, ResponsesBody, server.limits)
+    kept, owner = server.responses, owner_of(request)
+    before = kept.conversation(owner, body.previous_response_id) if body.previous_response_id else []
+    items = [*map(Item.model_validate, before), *body.input]
+    items = [
+        Item.model_validate(kept.item(owner, item.id)) if item.type == "item_reference" else item
+        for item in items
+    ]
+    said = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    chat = await begin_chat(request, body.chat(joined_systems([*said, *messages_of(items)])))
+    store = body.store is not False and kept.limit > 0
+    repeated = body.model_dump(include=REPEATED, by_alias=True)
+    told = {field: value for field, value in repeated.items() if value is not None}
+    made = Made(chat, store=store, **told)
+    note(request, chat.served, made.id, chat.prompt_tokens)
+
+    async def events() -> AsyncIterator[dict[str, Any]]:
+        async for event in made.events():
+            yield event
+        if store:
+            kept.keep(owner, made.response, [item.model_dump(exclude_none=True) for item in items])
+
+    if body.stream:
+        return EventStream(chat.answers, named_events(events(), made.failed))
+    with chat.answers:
+        return JSONResponse(await while_connected(request, _response(events())))
+
+
+async def _response(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+    """What the last event holds."""
+    *_, last = [event async for event in events]
+    return last["response"]
+
+
+async def one_response(request: Request) -> Response:
+    """`GET` and `DELETE /v1/responses/ID`: an answer that is kept."""
+    kept, owner, id = server_of(request).responses, owner_of(request), request.path_params["id"]
+    if request.method == "GET":
+        return JSONResponse(kept.response(owner, id))
+    kept.delete(owner, id)
+    return JSONResponse({"id": id, "object": "response", "deleted": True})
