@@ -12,7 +12,8 @@ from ..ops.linear import linear
 from ..ops.position import rotate
 from ..ops.quantized_cache import round_by_channel as rounded
 from . import Draw, Subject, law
-from .kit.strategies import permutations, splits
+from .kit.one_pass import in_two
+from .kit.strategies import permutations
 
 
 @law("softmax")
@@ -154,14 +155,7 @@ def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
 def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
     """Two calls equal one call, whatever the positions and the mask: outputs and caches."""
     call = draw(cached_attention.calls())
-    cut = draw(splits(call["q"].shape[1]))
-    first = cached_attention.take(call, "T", range(cut))
-    y, cache = cached_attention(first)
-    second = cached_attention.take(call, "T", range(cut, call["q"].shape[1]))
-    second = second.but(cache=cache, past=call["past"] + cut)
-    z, last = cached_attention(second)
-    got = np.concatenate([y, z], 1), last
-    cached_attention.near(got, cached_attention(call), call, first, second)
+    in_two(cached_attention, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 
 
 @law("cached_attention")

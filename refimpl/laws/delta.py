@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ..ops.delta import gated_delta_rule as recurrent
 from . import Draw, Subject, law
-from .kit.strategies import splits
+from .kit.one_pass import in_two
 
 
 @law(
@@ -21,15 +21,7 @@ from .kit.strategies import splits
 )
 def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
     """A later token needs nothing of earlier ones but the state."""
-    call = draw(delta.calls())
-    length = call.sizes["T"]
-    cut = draw(splits(length))
-    first, second = (delta.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
-    out, state = delta(first)
-    second = second.but(state=state)
-    second_out, last = delta(second)
-    joined = np.concatenate([out, second_out], 1), last
-    delta.near(joined, delta(call), call, first, second)
+    in_two(delta, draw, draw(delta.calls()), lambda cut, state: {"state": state})
 
 
 @law("delta_attend")

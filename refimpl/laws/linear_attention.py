@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ..ops.linear_attention import linear_parallel as parallel
 from . import Call, Draw, Subject, law
-from .kit.strategies import splits
+from .kit.one_pass import in_two
 
 
 def _quotient(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -69,14 +69,7 @@ def from_an_empty_state_it_equals_the_parallel_form(linear: Subject, draw: Draw)
 @law("linear_recurrent", "linear_chunked")
 def any_split_of_the_tokens_is_one_pass(linear: Subject, draw: Draw) -> None:
     """A later token needs nothing of earlier ones but the state."""
-    call = draw(linear.calls())
-    length = call["q"].shape[1]
-    cut = draw(splits(length))
-    first, second = (linear.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
-    out, state, norm = linear(first)
-    second = second.but(state=state, norm=norm)
-    second_out, *last = linear(second)
-    linear.near((np.concatenate([out, second_out], 1), *last), linear(call), call, first, second)
+    in_two(linear, draw, draw(linear.calls()), lambda cut, state, norm: {"state": state, "norm": norm})
 
 
 @law("linear_chunked")

@@ -10,7 +10,7 @@ from ..ops.lstm import lstm as layer
 from ..ops.lstm import lstm_cell as cell
 from . import Call, Draw, Subject, law
 from .kit.budget import cast
-from .kit.strategies import splits
+from .kit.one_pass import in_two
 
 
 def _exact(call: Call) -> Call:
@@ -49,12 +49,7 @@ def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
 def any_split_of_the_tokens_is_one_pass(lstm: Subject, draw: Draw) -> None:
     """The state after one part is the start of the next."""
     call = draw(lstm.calls(lengths=None, reverse=False, T=5))
-    cut = draw(splits(5))
-    first, second = lstm.take(call, "T", range(cut)), lstm.take(call, "T", range(cut, 5))
-    y, h, c = lstm(first)
-    second = second.but(h0=h, c0=c)
-    z, last, memory = lstm(second)
-    lstm.near((np.concatenate([y, z], 1), last, memory), lstm(call), call, first, second)
+    in_two(lstm, draw, call, lambda cut, h, c: {"h0": h, "c0": c})
 
 
 @law("lstm")

@@ -1,4 +1,5 @@
-"""Laws of Mamba's layer. Those of its state: `laws.short_conv`; where a row begins: `laws.gated_delta`."""
+"""Laws of the layers of Mamba and Mamba 2. Those of their states: `laws.short_conv`; where a row begins:
+`laws.gated_delta`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import numpy as np
 from . import Draw, Subject, law
 
 
-@law("mamba")
+@law("mamba", "mamba2")
 def a_step_of_no_length_changes_nothing(mamba: Subject, draw: Draw) -> None:
     """With Δ = 0 the state stays as it was: the token is neither written nor does it fade what was."""
     call = draw(mamba.calls(wi=True, wz=True, wo=True, bi=None))
@@ -17,7 +18,7 @@ def a_step_of_no_length_changes_nothing(mamba: Subject, draw: Draw) -> None:
     mamba.near(cache[1], call["cache"].state, call)
 
 
-@law("mamba")
+@law("mamba", "mamba2")
 def a_closed_gate_gives_the_bias(mamba: Subject, draw: Draw) -> None:
     """Where the output's gate is zero, what is left is the last map's bias, whatever the state."""
     call = draw(mamba.calls(wi=True, wz=True, wo=True, bi=None))

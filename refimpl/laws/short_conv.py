@@ -8,7 +8,7 @@ import numpy as np
 from ..ops.linear import linear
 from ..ops.short_conv import causal_conv as plain
 from . import Draw, Subject, law
-from .kit.strategies import splits
+from .kit.one_pass import in_two
 
 
 @law("causal_conv")
@@ -37,14 +37,7 @@ def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
 def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
     """Two calls equal one call: outputs and states."""
     call = draw(mixer.calls(lengths=None, T=5))
-    cut = draw(splits(5))
-    first, second = mixer.take(call, "T", range(cut)), mixer.take(call, "T", range(cut, 5))
-    y, cache = mixer(first)
-    if cut == 0:
-        cache = call["cache"]
-    second = second.but(cache=cache, past=call["past"] + cut)
-    z, last = mixer(second)
-    mixer.near((np.concatenate([y, z], 1), last), mixer(call), call, first, second)
+    in_two(mixer, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 
 
 @law("short_conv", "gated_delta", "mamba", "mamba2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, TypeAlias
 
 from ..errors import LimitError
@@ -24,13 +25,7 @@ _CLEANUP = (
 
 def sequence(decoders: list[Decoder]) -> Decoder:
     """One after the other."""
-
-    def decode(tokens: list[str]) -> list[str]:
-        for step in decoders:
-            tokens = step(tokens)
-        return tokens
-
-    return decode
+    return lambda tokens: reduce(lambda changed, step: step(changed), decoders, tokens)
 
 
 def byte_level(**options: bool) -> Decoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, TypeAlias
 
 from . import character_classes
@@ -35,13 +36,7 @@ def byte_level_characters(character: str) -> str:
 
 def sequence(normalizers: list[Normalizer]) -> Normalizer:
     """One after the other."""
-
-    def normalize(string: NormalizedString) -> NormalizedString:
-        for step in normalizers:
-            string = step(string)
-        return string
-
-    return normalize
+    return lambda string: reduce(lambda changed, step: step(changed), normalizers, string)
 
 
 def _form(compose: bool, compatible: bool) -> Callable[[], Normalizer]:

@@ -7,6 +7,7 @@ texts, which are joined at the end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from itertools import takewhile
 from typing import Any, NamedTuple, TypeAlias
 
@@ -36,13 +37,7 @@ SpecialToken: TypeAlias = tuple[str, int]  # the token and its id
 
 def sequence(processors: list[PostProcessor]) -> PostProcessor:
     """One after the other."""
-
-    def process(texts: Texts, add_special_tokens: bool) -> Texts:
-        for step in processors:
-            texts = step(texts, add_special_tokens)
-        return texts
-
-    return process
+    return lambda texts, special: reduce(lambda changed, step: step(changed, special), processors, texts)
 
 
 def trim(tokens: list[EncodedToken], add_prefix_space: bool) -> list[EncodedToken]:

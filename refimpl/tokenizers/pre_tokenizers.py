@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import Any, TypeAlias
 
 from ..errors import CheckpointError
@@ -26,13 +26,7 @@ def _split_each(split_text: Callable[[str], list[Match]], behavior: str) -> PreT
 
 def sequence(pretokenizers: list[PreTokenizer]) -> PreTokenizer:
     """One after the other, each on the parts of the one before."""
-
-    def pre_tokenize(parts: Sequence[NormalizedString]) -> list[NormalizedString]:
-        for step in pretokenizers:
-            parts = step(parts)
-        return list(parts)
-
-    return pre_tokenize
+    return lambda parts: reduce(lambda split, step: step(split), pretokenizers, list(parts))
 
 
 @cache

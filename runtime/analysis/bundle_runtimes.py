@@ -49,7 +49,8 @@ class RuntimeAnswer:
 
 def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
     """tfm's kernels, ONNX Runtime on the CPU and on CUDA, and what else reads a bundle's graph as it is."""
-    native = [_kernels(bundle), _ort(bundle), _cuda(bundle), _openvino(bundle), _reference(bundle)]
+    onnxruntime = [_onnxruntime(bundle, device) for device in ("cpu", "cuda")]
+    native = [_kernels(bundle), *onnxruntime, _openvino(bundle), _reference(bundle)]
     return [*native, _node(bundle), _web(bundle), _browser(bundle)]
 
 
@@ -101,20 +102,11 @@ def _kernels(bundle: Bundle) -> RuntimeAnswer:
     return answer(bundle, runtime, KernelPath(library, bundle.path, kernel_path.cache_type(bundle)).name)
 
 
-def _ort(bundle: Bundle) -> RuntimeAnswer:
-    runtime = "ONNX Runtime on the CPU"
+def _onnxruntime(bundle: Bundle, device: str) -> RuntimeAnswer:
+    runtime = "ONNX Runtime on the CPU" if device == "cpu" else "ONNX Runtime on CUDA"
     try:
-        choose("cpu", bundle.target)
-    except TfmError as error:
-        return RuntimeAnswer(runtime, reason=str(error))
-    return answer(bundle, runtime, graph_row(bundle))
-
-
-def _cuda(bundle: Bundle) -> RuntimeAnswer:
-    runtime = "ONNX Runtime on CUDA"
-    try:
-        choose("cuda", bundle.target)
-        startable("cuda")
+        choose(device, bundle.target)
+        startable(device)
     except TfmError as error:
         return RuntimeAnswer(runtime, reason=str(error))
     return answer(bundle, runtime, graph_row(bundle))

@@ -1,0 +1,28 @@
+"""The law that what reads tokens in parts has: where a text is split doesn't matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .call import Call
+from .checking import Draw
+from .strategies import splits
+from .subject import Subject
+
+
+def in_two(f: Subject, draw: Draw, call: Call, state: Callable[..., dict[str, Any]]) -> None:
+    """Two calls over the parts of a text equal one call: the outputs, one after the other, and the state.
+
+    `state` gives the arguments of the second call: of the tokens before it, and of all that the first call
+    returned but its outputs.
+    """
+    length = call.sizes["T"]
+    cut = draw(splits(length))
+    first, second = f.take(call, "T", range(cut)), f.take(call, "T", range(cut, length))
+    y, *between = f(first)
+    second = second.but(**state(cut, *between))
+    z, *last = f(second)
+    f.near((np.concatenate([y, z], 1), *last), f(call), call, first, second)
