@@ -12,20 +12,16 @@ config.json of many models as the hub had them in May 2026, the others lie besid
 quoted in a script of layers' sizes.
 """
 
-import json
 import re
-from pathlib import Path
 
 import pytest
+from helpers.configs import PUBLIC
 from helpers.refused import refused
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from tfm.refimpl.config import Encoder, NoMlp
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import families, read_config, with_model_type
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-LINES = Path(__file__).with_name("public_configs.jsonl").read_text(encoding="utf-8").splitlines()
-ROWS = {row["source"]: row["config"] for row in map(json.loads, LINES)}
 
 TYPE, CLASS = "model_type must be one of .*, got ", "architectures must be one of .*, got "
 OWN_CODE = r"; the repository's own code \(auto_map\) is never run"
@@ -87,16 +83,18 @@ WIDTHS = (
 
 
 def test_every_row_is_of_a_family_or_refused():
-    assert len(LINES) == len(ROWS) == 386, "each source once"
-    read = [with_model_type(config)["model_type"] for source, config in ROWS.items() if source not in REFUSED]
+    assert len(PUBLIC) == 386
+    read = [
+        with_model_type(config)["model_type"] for source, config in PUBLIC.items() if source not in REFUSED
+    ]
     assert set(read) <= set(families())  # those of newer families are in families/test_hub_*.py
     assert len(read) == 361
 
 
-@pytest.mark.parametrize("source", sorted(ROWS.keys() - REFUSED - TOO_STRICT - MIXED))
+@pytest.mark.parametrize("source", sorted(PUBLIC.keys() - REFUSED - TOO_STRICT - MIXED))
 def test_a_public_config_is_read_as_transformers_does(source):
-    config, _ = read_config(ROWS[source])
-    hf = theirs(ROWS[source]).get_text_config()
+    config, _ = read_config(PUBLIC[source])
+    hf = theirs(PUBLIC[source]).get_text_config()
     assert (config.embedding.vocabulary, config.embedding.width) == (hf.vocab_size, hf.hidden_size)
     layers = [stack.layers for stack in config.stacks.values()]
     heads = [
@@ -112,18 +110,18 @@ def test_a_public_config_is_read_as_transformers_does(source):
 
 @pytest.mark.parametrize("source", sorted(TOO_STRICT))
 def test_a_public_config_is_read_that_transformers_refuses(source):
-    read_config(ROWS[source])
+    read_config(PUBLIC[source])
     with refused(StrictDataclassFieldValidationError, "clip_qkv'", "int"):
-        theirs(ROWS[source])
+        theirs(PUBLIC[source])
 
 
 @pytest.mark.parametrize("source", REFUSED)
 def test_a_public_config_is_refused_for_what_tfm_does_not_have(source):
     reason = f"config.json: {REFUSED[source]}"
-    if ROWS[source].get("auto_map") and REFUSED[source].startswith((TYPE, CLASS)):
+    if PUBLIC[source].get("auto_map") and REFUSED[source].startswith((TYPE, CLASS)):
         reason += OWN_CODE
     with pytest.raises(ConfigError) as caught:
-        read_config(ROWS[source])
+        read_config(PUBLIC[source])
     assert re.fullmatch(reason, str(caught.value))
 
 

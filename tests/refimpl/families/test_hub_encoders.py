@@ -1,14 +1,14 @@
 """What config.json says of real encoders on the hub, and what is read of it.
 
-They are from memory, but for the sizes of RoFormers and Megatron-BERTs, which hlky/dinoml_v2 lists as read on
-the hub; those of mpnet, camembert, nomic_bert, eurobert, albert and Jina that were read where they lie are in
-config_readers/public_configs.jsonl. Fewer than three are known of gte (arctic-embed-m-v2.0) and
+Sizes of RoFormers and Megatron-BERTs that a test states are those that hlky/dinoml_v2 lists as read on the
+hub, other changes of a row are from memory. Fewer than three are known of gte (arctic-embed-m-v2.0) and
 jina_embeddings_v3.
 """
 
 from typing import Any
 
 import pytest
+from helpers.configs import PUBLIC, ROWS
 from helpers.refused import refused
 from tfm.refimpl.config import (
     BigBirdBlocks,
@@ -40,130 +40,30 @@ from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.xlnet import XLNetAttention
 
+ALBERT = PUBLIC["albert-base-v2, fine-tuned"]
+BIG_BIRD = ROWS["big-bird"]
+CAMEMBERT = PUBLIC["camembert/camembert-base-ccnet"]
+DEBERTA = ROWS["deberta"]
+DEBERTA_V3 = ROWS["deberta-v3"]
+EUROBERT = PUBLIC["EuroBERT/EuroBERT-210m"]
+GEMMA = ROWS["gemma"]
+JINA = ROWS["jina"]
+LONGFORMER = ROWS["longformer"]
+MEGATRON = ROWS["megatron"]
+MPNET = PUBLIC["microsoft/mpnet-base"]
+NEW = ROWS["new"]
+NOMIC = ROWS["nomic"]
+ROFORMER = ROWS["roformer"]
+XLNET = ROWS["xlnet"]
+
 BASE: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768,
     "initializer_range": 0.02, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
 }  # fmt: skip
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
-MPNET = {
-    **BASE, "architectures": ["MPNetForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2,
-    "layer_norm_eps": 1e-5, "max_position_embeddings": 514, "model_type": "mpnet", "pad_token_id": 1,
-    "relative_attention_num_buckets": 32, "vocab_size": 30527,
-}  # fmt: skip
-CAMEMBERT = {
-    **BASE, "architectures": ["CamembertForMaskedLM"], "bos_token_id": 5, "eos_token_id": 6,
-    "layer_norm_eps": 1e-5, "max_position_embeddings": 514, "model_type": "camembert", "output_past": True,
-    "pad_token_id": 1, "position_embedding_type": "absolute", "type_vocab_size": 1, "use_cache": True,
-    "vocab_size": 32005,
-}  # fmt: skip
-LONGFORMER = {
-    **BASE, "attention_mode": "longformer", "attention_window": [512] * 12, "bos_token_id": 0,
-    "eos_token_id": 2, "gradient_checkpointing": False, "ignore_attention_mask": False,
-    "layer_norm_eps": 1e-5, "max_position_embeddings": 4098, "model_type": "longformer", "pad_token_id": 1,
-    "sep_token_id": 2, "type_vocab_size": 1, "vocab_size": 50265,
-}  # fmt: skip
-XLNET = {
-    "architectures": ["XLNetModel"], "attn_type": "bi", "bi_data": False, "bos_token_id": 1, "clamp_len": -1,
-    "d_head": 64, "d_inner": 3072, "d_model": 768, "dropout": 0.1, "end_n_top": 5, "eos_token_id": 2,
-    "ff_activation": "gelu", "initializer_range": 0.02, "layer_norm_eps": 1e-12, "mem_len": None,
-    "model_type": "xlnet", "n_head": 12, "n_layer": 12, "pad_token_id": 5, "reuse_len": None,
-    "same_length": False, "start_n_top": 5, "summary_activation": "tanh", "summary_last_dropout": 0.1,
-    "summary_type": "last", "summary_use_proj": True, "untie_r": True, "vocab_size": 32000,
-    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 250}},
-}  # fmt: skip
-NOMIC = {
-    "activation_function": "swiglu", "architectures": ["NomicBertModel"], "attn_pdrop": 0.0,
-    "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
-    "bos_token_id": None, "causal": False, "dense_seq_output": True, "embd_pdrop": 0.0, "eos_token_id": None,
-    "fused_bias_fc": True, "fused_dropout_add_ln": True, "initializer_range": 0.02,
-    "layer_norm_epsilon": 1e-12, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "model_type": "nomic_bert",
-    "n_embd": 768, "n_head": 12, "n_inner": 3072, "n_layer": 12, "n_positions": 8192,
-    "pad_vocab_size_multiple": 64, "parallel_block": False, "parallel_block_tied_norm": False,
-    "prenorm": False, "qkv_proj_bias": False, "reorder_and_upcast_attn": False, "resid_pdrop": 0.0,
-    "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
-    "rotary_emb_scale_base": None, "rotary_scaling_factor": None, "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True, "summary_activation": None, "summary_first_dropout": 0.0,
-    "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
-    "torch_dtype": "float32", "type_vocab_size": 2, "use_cache": True, "use_flash_attn": True,
-    "use_rms_norm": False, "use_xentropy": True, "vocab_size": 30528,
-}  # fmt: skip
-GEMMA = {
-    "_sliding_window_pattern": 6, "architectures": ["Gemma3TextModel"], "attention_bias": False,
-    "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2, "dtype": "float32",
-    "eos_token_id": 1, "final_logit_softcapping": None, "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 768, "initializer_range": 0.02,
-    "intermediate_size": 1152, "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 4,
-    "max_position_embeddings": 2048, "model_type": "gemma3_text", "num_attention_heads": 3,
-    "num_hidden_layers": 24, "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256,
-    "rms_norm_eps": 1e-6, "rope_local_base_freq": 10000.0, "rope_scaling": None, "rope_theta": 1000000.0,
-    "sliding_window": 512, "use_bidirectional_attention": True, "use_cache": True, "vocab_size": 262144,
-}  # fmt: skip
-EUROBERT = {
-    "architectures": ["EuroBertForMaskedLM"], "attention_bias": False, "attention_dropout": 0.0,
-    "bos_token": "<|begin_of_text|>", "bos_token_id": 128000, "clf_pooling": "late",
-    "eos_token": "<|end_of_text|>", "eos_token_id": 128001, "head_dim": 64, "hidden_dropout": 0.0,
-    "hidden_act": "silu", "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
-    "mask_token": "<|mask|>", "mask_token_id": 128002, "pad_token": "<|end_of_text|>",
-    "max_position_embeddings": 8192, "mlp_bias": False, "model_type": "eurobert",
-    "num_attention_heads": 12, "num_hidden_layers": 12, "num_key_value_heads": 12, "pad_token_id": 128001,
-    "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_scaling": None, "rope_theta": 250000,
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": False, "vocab_size": 128256,
-}  # fmt: skip
-ALBERT = {
-    **BASE, "architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "bos_token_id": 2,
-    "classifier_dropout_prob": 0.1, "down_scale_factor": 1, "embedding_size": 128, "eos_token_id": 3,
-    "gap_size": 0, "hidden_act": "gelu_new", "hidden_dropout_prob": 0, "inner_group_num": 1,
-    "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "albert",
-    "net_structure_type": 0, "num_hidden_groups": 1, "num_memory_blocks": 0, "pad_token_id": 0,
-    "type_vocab_size": 2, "vocab_size": 30000,
-}  # fmt: skip
-NEW = {
-    **BASE, "architectures": ["NewModel"], "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0,
-    "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"}, "layer_norm_eps": 1e-12,
-    "layer_norm_type": "layer_norm", "logn_attention_clip1": False, "logn_attention_scale": False,
-    "max_position_embeddings": 8192, "model_type": "new", "pack_qkv": True, "pad_token_id": 1,
-    "position_embedding_type": "rope", "rope_scaling": {"factor": 8.0, "type": "ntk"}, "rope_theta": 20000,
-    "torch_dtype": "float16", "type_vocab_size": 1, "unpad_inputs": False,
-    "use_memory_efficient_attention": False, "vocab_size": 250048,
-}  # fmt: skip
-ROFORMER = {
-    **BASE, "architectures": ["RoFormerForMaskedLM"], "embedding_size": 768, "eos_token_id": 102,
-    "gradient_checkpointing": False, "layer_norm_eps": 1e-12, "max_position_embeddings": 1536,
-    "model_type": "roformer", "pad_token_id": 0, "rotary_value": False, "type_vocab_size": 2,
-    "use_cache": True, "vocab_size": 50000,
-}  # fmt: skip
-MEGATRON = {
-    **BASE, **LARGE, "architectures": ["MegatronBertForMaskedLM"], "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 512, "model_type": "megatron-bert", "pad_token_id": 0,
-    "position_embedding_type": "absolute", "type_vocab_size": 2, "use_cache": True, "vocab_size": 29056,
-}  # fmt: skip
-JINA = {
-    **BASE, **LARGE, "architectures": ["JinaEmbeddingsV3Model"], "bos_token_id": 0, "eos_token_id": 2,
-    "layer_norm_eps": 1e-5, "max_position_embeddings": 8194, "model_type": "jina_embeddings_v3",
-    "pad_token_id": 1, "rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"},
-    "tie_word_embeddings": True, "type_vocab_size": 1, "use_cache": True, "vocab_size": 250002,
-}  # fmt: skip
-DEBERTA = {
-    **BASE, "layer_norm_eps": 1e-7, "max_position_embeddings": 512, "max_relative_positions": -1,
-    "model_type": "deberta", "padding_idx": 0, "pooler_dropout": 0, "pooler_hidden_act": "gelu",
-    "pooler_hidden_size": 768, "pos_att_type": "c2p|p2c", "position_biased_input": False,
-    "relative_attention": True, "type_vocab_size": 0, "vocab_size": 50265,
-}  # fmt: skip
-DEBERTA_V3 = {
-    **DEBERTA, "attention_head_size": 64, "model_type": "deberta-v2", "norm_rel_ebd": "layer_norm",
-    "pos_att_type": "p2c|c2p", "position_buckets": 256, "share_att_key": True, "vocab_size": 128100,
-}  # fmt: skip
 XXLARGE = {
     "hidden_size": 1536, "intermediate_size": 6144, "num_attention_heads": 24, "num_hidden_layers": 48,
     "pooler_hidden_size": 1536,
-}  # fmt: skip
-BIG_BIRD = {
-    **BASE, "architectures": ["BigBirdForPreTraining"], "attention_type": "block_sparse", "block_size": 64,
-    "bos_token_id": 1, "eos_token_id": 2, "gradient_checkpointing": False, "hidden_act": "gelu_new",
-    "layer_norm_eps": 1e-12, "max_position_embeddings": 4096, "model_type": "big_bird",
-    "num_random_blocks": 3, "pad_token_id": 0, "position_embedding_type": "absolute",
-    "rescale_embeddings": False, "sep_token_id": 66, "type_vocab_size": 2, "use_bias": True,
-    "use_cache": True, "vocab_size": 50358,
 }  # fmt: skip
 LABELS = {"id2label": {str(i): f"L{i}" for i in range(5)}}
 
@@ -210,7 +110,11 @@ def test_nomic_embed_text_1_and_its_mixture():
     # nomic-embed-text-v1-unsupervised, whose longer texts turn by a larger base.
     longer = {"rope_parameters": {"rope_theta": 1000.0, "rope_type": "dynamic", "factor": 2.0}}
     assert read(NOMIC, rotary_scaling_factor=2) == read({**newer, "max_position_embeddings": 2048, **longer})
-    trained = read(NOMIC, rotary_scaling_factor=4, max_trained_positions=512)
+    trained = read(
+        NOMIC,
+        rotary_scaling_factor=4,
+        max_trained_positions=512,
+    )
     assert trained.stack.layers[0].attention.position == Rope(1000.0, 64, scaling=DynamicNTK(4.0, 512))
     with refused(ConfigError, "rotary_scaling_factor", "null", "scaling"):
         read({**newer, **longer, "rotary_scaling_factor": 2.0})
@@ -250,7 +154,10 @@ def test_eurobert_210m_610m_and_its_classifier():
     assert config.head == MaskedLM(tied=False, bias=False)
     assert config.stack.layers[0].attention.position == Rope(250_000.0, 64)
     classes = {"architectures": ["EuroBertForSequenceClassification"], **LABELS}
-    late, first = read(EUROBERT, **classes).head, read(EUROBERT, **classes, clf_pooling="bos").head
+    late, first = (
+        read(EUROBERT, **classes).head,
+        read(EUROBERT, **classes, clf_pooling="bos").head,
+    )
     assert late == Classify(5, "mean", Dense("gelu"), late=True)
     assert first == Classify(5, "first", Dense("gelu"))
     larger = {"hidden_size": 1152, "intermediate_size": 4096, "num_hidden_layers": 26}
@@ -282,7 +189,10 @@ def test_gte_multilingual_gte_english_and_arctic():
     assert (mlp.bias, mlp.down_bias) == (False, True)
     english = {"rope_theta": 500000, "rope_scaling": {"factor": 2.0, "type": "ntk"}, "type_vocab_size": 0}
     assert read(NEW, **english).embedding.token_types is None
-    both = {**NEW, "architectures": ["NewModel", "NewForTokenClassification"]}  # as multilingual-base has it
+    both = {
+        **NEW,
+        "architectures": ["NewModel", "NewForTokenClassification"],
+    }  # as multilingual-base has it
     assert read_config(both, task="pool")[0] == config
     with refused(ConfigError, "architectures", "NewModel"):
         read_config(both)
@@ -417,7 +327,11 @@ def test_longformers_global_tokens_are_the_heads():
         read(LONGFORMER, ignore_attention_mask=True)
     for separator in (None, "</s>", -1, 50265):
         with refused(ConfigError, "sep_token_id"):
-            read(LONGFORMER, architectures=["LongformerForQuestionAnswering"], sep_token_id=separator)
+            read(
+                LONGFORMER,
+                architectures=["LongformerForQuestionAnswering"],
+                sep_token_id=separator,
+            )
     with refused(ConfigError, "pad_token_id", 0, 4096):
         read(LONGFORMER, pad_token_id=4097)
 

@@ -1,7 +1,6 @@
 """Encoder-decoders of many languages and of many turns, as the hub has them: keys, tables, translations.
 
-More of their configs are in config_readers/public_configs.jsonl. Here they are from memory, but for the sizes
-of the larger Blenderbots, which hlky/dinoml_v2 lists as read on the hub.
+The sizes of the larger Blenderbots are those that hlky/dinoml_v2 lists as read on the hub.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.configs import PUBLIC, ROWS
 from helpers.generation_oracle import START, N, model, opened, theirs
 from helpers.hf_oracle import make_model, transformers_outputs
 from helpers.refused import refused
@@ -41,71 +41,15 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.params.tree import map_leaves
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
+BLENDERBOT = PUBLIC["facebook/blenderbot-400M-distill"]
+BLENDERBOT_SMALL = PUBLIC["facebook/blenderbot-90M"]
+LED = ROWS["led"]
+LONGT5 = ROWS["longt5"]
+M2M100 = PUBLIC["facebook/m2m100_418M"]
+NLLB = PUBLIC["facebook/nllb-200-distilled-600M"]
+UMT5 = ROWS["umt5"]
+
 SIDES = ("encoder", "decoder")
-M2M100 = {
-    "_name_or_path": "hf_models/m2m100_418M", "activation_dropout": 0.0, "activation_function": "relu",
-    "architectures": ["M2M100ForConditionalGeneration"], "attention_dropout": 0.1, "bos_token_id": 0,
-    "d_model": 1024, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096, "decoder_layerdrop": 0.05,
-    "decoder_layers": 12, "decoder_start_token_id": 2, "dropout": 0.1, "early_stopping": True,
-    "encoder_attention_heads": 16, "encoder_ffn_dim": 4096, "encoder_layerdrop": 0.05, "encoder_layers": 12,
-    "eos_token_id": 2, "gradient_checkpointing": False, "init_std": 0.02, "is_encoder_decoder": True,
-    "max_length": 200, "max_position_embeddings": 1024, "model_type": "m2m_100", "num_beams": 5,
-    "num_hidden_layers": 12, "pad_token_id": 1, "scale_embedding": True, "use_cache": True,
-    "transformers_version": "4.4.0.dev0", "vocab_size": 128112,
-}  # fmt: skip
-NLLB = {**M2M100, "tokenizer_class": "NllbTokenizer", "torch_dtype": "float32", "vocab_size": 256206}
-UMT5 = {
-    "architectures": ["UMT5ForConditionalGeneration"], "classifier_dropout": 0.0, "d_ff": 1024, "d_kv": 64,
-    "d_model": 512, "decoder_start_token_id": 0, "dense_act_fn": "gelu_new", "dropout_rate": 0.1,
-    "eos_token_id": 1, "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0,
-    "is_encoder_decoder": True, "is_gated_act": True, "layer_norm_epsilon": 1e-06, "model_type": "umt5",
-    "num_decoder_layers": 8, "num_heads": 6, "num_layers": 8, "output_past": True, "pad_token_id": 0,
-    "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
-    "scalable_attention": True, "tie_word_embeddings": False, "tokenizer_class": "T5Tokenizer",
-    "use_cache": True, "vocab_size": 256384,
-}  # fmt: skip
-BLENDERBOT = {
-    "activation_function": "gelu", "add_bias_logits": False, "add_final_layer_norm": True,
-    "architectures": ["BlenderbotForConditionalGeneration"], "bos_token_id": 1, "classif_dropout": 0.0,
-    "d_model": 1280, "decoder_attention_heads": 32, "decoder_ffn_dim": 5120, "decoder_layers": 12,
-    "decoder_start_token_id": 1, "do_blenderbot_90_layernorm": True, "dropout": 0.1,
-    "encoder_attention_heads": 32, "encoder_ffn_dim": 5120, "encoder_layers": 2,
-    "encoder_no_repeat_ngram_size": 3, "eos_token_id": 2, "extra_layer_norm": False,
-    "extra_pos_embeddings": 0, "force_bos_token_to_be_generated": False, "forced_eos_token_id": 2,
-    "is_encoder_decoder": True, "layernorm_variant": "prelayernorm", "length_penalty": 0.65,
-    "max_length": 60, "max_position_embeddings": 128, "min_length": 20, "model_type": "blenderbot",
-    "no_repeat_ngram_size": 3, "normalize_before": True, "normalize_embedding": False, "num_beams": 10,
-    "num_hidden_layers": 2, "pad_token_id": 0, "scale_embedding": True, "static_position_embeddings": False,
-    "unk_token_id": 3, "use_cache": True, "vocab_size": 8008,
-}  # fmt: skip
-# The model of 90 million.
-BLENDERBOT_SMALL = {
-    **BLENDERBOT, "activation_dropout": 0.0, "add_final_layer_norm": False,
-    "architectures": ["BlenderbotSmallForConditionalGeneration"], "attention_dropout": 0.0, "d_model": 512,
-    "decoder_attention_heads": 16, "decoder_ffn_dim": 2048, "decoder_layerdrop": 0.0, "decoder_layers": 8,
-    "encoder_attention_heads": 16, "encoder_ffn_dim": 2048, "encoder_layerdrop": 0.0, "encoder_layers": 8,
-    "layernorm_variant": "xlm", "max_position_embeddings": 512, "model_type": "blenderbot-small",
-    "normalize_before": False, "normalize_embedding": True, "num_hidden_layers": 8, "vocab_size": 54944,
-}  # fmt: skip
-LED = {
-    "activation_dropout": 0.0, "activation_function": "gelu", "attention_dropout": 0.0,
-    "architectures": ["LEDForConditionalGeneration"], "attention_window": [1024] * 6, "bos_token_id": 0,
-    "classif_dropout": 0.0, "classifier_dropout": 0.0, "d_model": 768, "decoder_attention_heads": 12,
-    "decoder_ffn_dim": 3072, "decoder_layerdrop": 0.0, "decoder_layers": 6, "decoder_start_token_id": 2,
-    "dropout": 0.1, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072, "encoder_layerdrop": 0.0,
-    "encoder_layers": 6, "eos_token_id": 2, "init_std": 0.02, "is_encoder_decoder": True,
-    "max_decoder_position_embeddings": 1024, "max_encoder_position_embeddings": 16384, "model_type": "led",
-    "num_hidden_layers": 6, "pad_token_id": 1, "use_cache": True, "vocab_size": 50265,
-}  # fmt: skip
-LONGT5 = {
-    "architectures": ["LongT5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 768,
-    "decoder_start_token_id": 0, "dropout_rate": 0.1, "encoder_attention_type": "transient-global",
-    "eos_token_id": 1, "feed_forward_proj": "gated-gelu", "global_block_size": 16, "initializer_factor": 1.0,
-    "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06, "local_radius": 127, "model_type": "longt5",
-    "n_positions": 4096, "num_decoder_layers": 12, "num_heads": 12, "num_layers": 12, "output_past": True,
-    "pad_token_id": 0, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
-    "tie_word_embeddings": False, "use_cache": True, "vocab_size": 32128,
-}  # fmt: skip
 
 
 def read(keys: dict[str, Any]) -> EncoderDecoder:
@@ -161,8 +105,14 @@ def test_what_the_configs_of_the_hub_say():
     [
         ({**M2M100, "pad_token_id": -1}, "pad_token_id"),
         ({**M2M100, "d_model": 2}, "d_model.*4"),
-        ({**BLENDERBOT, "layernorm_variant": "xlm"}, 'layernorm_variant.*"prelayernorm"'),
-        ({**BLENDERBOT, "extra_pos_embeddings": 2}, "extra_pos_embeddings.*0"),
+        (
+            {**BLENDERBOT, "layernorm_variant": "xlm"},
+            'layernorm_variant.*"prelayernorm"',
+        ),
+        (
+            {**BLENDERBOT, "extra_pos_embeddings": 2},
+            "extra_pos_embeddings.*0",
+        ),
         ({**BLENDERBOT_SMALL, "layernorm_variant": "aiayn"}, 'layernorm_variant.*"xlm"'),
         ({**BLENDERBOT_SMALL, "normalize_before": True}, "normalize_before.*false"),
         ({**UMT5, "scalable_attention": False}, "scalable_attention.*true"),

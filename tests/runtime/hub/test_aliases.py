@@ -1,10 +1,9 @@
 """Aliases: what each says of its model follows from the model's public config.json; no hub is asked."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
+from helpers.configs import PUBLIC
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.families import read_config, with_model_type
 from tfm.runtime.analysis import sizes
@@ -18,10 +17,6 @@ from tfm.runtime.tasks.base import head_of
 
 LLAMA = b'{"model_type": "llama"}'
 
-FILE = Path(__file__).parents[2] / "refimpl" / "config_readers" / "public_configs.jsonl"
-ROWS = {
-    row["source"]: row["config"] for row in map(json.loads, FILE.read_text(encoding="utf-8").splitlines())
-}
 # Of these a model that was trained further is known, or one that was saved anew: its shape is the same.
 SAME_SHAPE = {
     "meta-llama/Llama-3.2-1B-Instruct": "carsenk/llama3.2_1b_2025_uncensored",
@@ -48,7 +43,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", ALIASES)
 def test_an_alias_says_what_its_config_does(name):
     alias = ALIASES[name]
-    config, _ = read_config(with_model_type(ROWS[SAME_SHAPE.get(alias.repository, alias.repository)]))
+    config, _ = read_config(with_model_type(PUBLIC[SAME_SHAPE.get(alias.repository, alias.repository)]))
     assert isinstance(config.head, head_of(alias.task))
     scheme = schemes.default(config, targets.for_device("cpu")).name
     cache = sizes.cache_bytes(config, min(4096, config.context), 4)
