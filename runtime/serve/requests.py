@@ -322,8 +322,6 @@ class ChatBody(Sampling):
         for name in self._chosen():
             if name not in names:
                 raise ValueError(f"tool_choice must name one of the tools, got {name!r:.80}")
-        if names and super().constraint():
-            raise ValueError("tools can't be combined with structured_outputs or grammar")
         if self.must_call and self.stop:
             raise ValueError("stop can't be combined with a tool_choice that asks for a call")
 

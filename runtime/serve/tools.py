@@ -16,6 +16,7 @@ from ..text.call_grammar import Asked, grammar_of_answer
 from ..text.call_parser import Answer, AnswerParser
 from ..text.chat_answers import ChatAnswers, schemas
 from ..text.chat_template import ChatTemplate
+from ..text.constraints import Language
 from .errors import RequestError
 from .models import Served
 from .requests import ChatBody
@@ -65,21 +66,28 @@ class Tools:
 
     def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
         """The prompt, and the options of a text whose calls are as the request asks."""
-        answers, document = self._answers, options.json_schema
+        answers, document, language = self._answers, options.json_schema, options.language
+        inner = None if language is None or document is not None else (language.kind, language.text)
         self._thinking = answers.thinks_after(prompt.ids)
         options = replace(options, shown=answers.marks)
         thoughts = answers.form.thoughts
-        if self._thinking and thoughts is not None and options.language is not None and document is None:
-            # A text of such a language has no thoughts in it.
-            end = self._text.encode_template(f"{thoughts.end}{thoughts.then}")
-            self._thinking = False
-            return Prompt([*prompt.ids, *end], None), options
-        if not self._holds and (document is None or not (self._thinking or answers.functions)):
+        if inner is not None and not answers.functions:
+            if self._thinking and thoughts is not None:  # a text of such a language has no thoughts in it
+                end = self._text.encode_template(f"{thoughts.end}{thoughts.then}")
+                self._thinking, prompt = False, Prompt([*prompt.ids, *end], None)
             return prompt, options
-        asked = replace(self._asked, document=document, thinking=self._thinking)
+        held = inner is not None or (document is not None and (self._thinking or answers.functions))
+        if not (self._holds or held):
+            return prompt, options
+        if self._must_call:
+            inner = None
+        asked = replace(
+            self._asked, document=document, of_language=inner is not None, thinking=self._thinking
+        )
         grammar = grammar_of_answer(answers.form, asked, answers.tokens, self._stops)
+        calls = Language("tools", grammar, inner)
         stop = () if self._must_call else options.stop
-        return prompt, replace(options, json_schema=None, stop=stop, calls=grammar)
+        return prompt, replace(options, json_schema=None, regex=None, grammar=None, stop=stop, calls=calls)
 
     def parser(self) -> AnswerParser:
         """What reads one answer."""

@@ -136,7 +136,7 @@ class Options:
     json_schema: Schema | None = None
     regex: str | None = None
     grammar: str | None = None
-    calls: str | None = None  # the grammar of a chat's text that may have calls of tools
+    calls: Language | None = None  # that of a chat's text that may have calls of tools
     shown: frozenset[int] = frozenset()  # special tokens that the text has in it
 
     def __post_init__(self) -> None:
@@ -176,7 +176,7 @@ class Options:
     def language(self) -> Language | None:
         """The language that the text is of, if it is constrained."""
         if self.calls is not None:
-            return Language("tools", self.calls)
+            return self.calls
         if self.json_schema is not None:
             return of_schema(schema_of(self.json_schema))
         if self.regex is not None:

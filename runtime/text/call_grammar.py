@@ -39,9 +39,11 @@ PYTHON_WORDS = {"boolean": '"True" | "False"', "null": '"None"'}
 class Asked:
     """What an answer must be. Each function is a name and a schema, None where any arguments may come.
 
-    must_call: it is calls; else it may be a text, or a document of a schema.
+    must_call: it is calls; else it may be a text.
     several: more than one call may come.
     loose: functions of which any arguments may come, where their schema can't be followed.
+    document: what isn't a call is a document of this schema.
+    of_language: what isn't a call is of another language, which is `@text` in the grammar.
     thinking: it begins within thoughts.
     """
 
@@ -50,7 +52,13 @@ class Asked:
     several: bool = True
     loose: Collection[str] = ()
     document: Schema | None = None
+    of_language: bool = False
     thinking: bool = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what isn't a call is held to something."""
+        return self.of_language or self.document is not None
 
 
 def grammar_of_answer(
@@ -96,7 +104,7 @@ class _Grammar:
     def _thought(self, asked: Asked) -> str:
         """What may come, or must where the answer begins in it, before the rest."""
         thoughts = self._form.thoughts
-        if thoughts is None or (thoughts.anywhere and not asked.must_call and asked.document is None):
+        if thoughts is None or (thoughts.anywhere and not asked.must_call and not asked.is_held):
             return ""
         begin = "" if asked.thinking else f"{self._space()} {self._mark(thoughts.begin.strip())}"
         then = self._mark(thoughts.then) if thoughts.then.strip() else self._space()
@@ -104,12 +112,13 @@ class _Grammar:
 
     def _main(self, asked: Asked) -> str:
         choices = []
-        if asked.functions and (asked.must_call or asked.document is not None):
+        if asked.functions and (asked.must_call or asked.is_held):
             choices.append(f"{self._mark(self._form.begin[0])} {self._rest(asked)}")
-        if asked.document is not None and not asked.must_call:
+        if asked.is_held and not asked.must_call:
             before, after = map(self._mark, self._form.text)
-            choices.append(f"{before} {self._json(asked.document)} {f'({after})?' if after else ''}")
-        if not asked.must_call and asked.document is None:
+            text = "@text" if asked.document is None else self._json(asked.document)
+            choices.append(f"{before} {text} {f'({after})?' if after else ''}")
+        if not asked.must_call and not asked.is_held:
             choices += self._free(asked)
         return self._rule("main", " | ".join(choices))
 

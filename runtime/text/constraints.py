@@ -32,12 +32,16 @@ KEPT = 16  # languages whose grammars are kept
 JsonSchema = Mapping[str, Any]
 
 
+Kind = Literal["json_schema", "regex", "grammar", "tools"]
+
+
 class Language(NamedTuple):
     """A language by its kind, which is the name of the option, and its text: a schema's is JSON, that of
-    `tools` a grammar of `runtime.text.call_grammar`."""
+    `tools` a grammar of `runtime.text.call_grammar`, in which `@text` is of the `inner` language."""
 
-    kind: Literal["json_schema", "regex", "grammar", "tools"]
+    kind: Kind
     text: str
+    inner: tuple[Kind, str] | None = None
 
 
 def of_schema(schema: JsonSchema) -> Language:
@@ -54,11 +58,13 @@ def check(language: Language) -> None:
 
 
 def _compiled(process: LanguageProcess, language: Language) -> Connection:
-    kind, text = language
+    kind, text, inner = language
+    if inner is not None:
+        _compiled(process, Language(*inner))  # an error in it is its own
     if kind in ("regex", "grammar") and len(text) > LONGEST_TEXT:
         raise ArgumentError(f"{kind} may have {LONGEST_TEXT} characters, it has {len(text)}")
     try:
-        return process.compiled(kind, text)
+        return process.compiled(*language)
     except EndedError as error:
         limits = process.limits
         most = f"it takes more than {limits.compile_s:g} s or {limits.memory // 2**20} MB of memory"

@@ -99,8 +99,8 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
         _limit_memory(settings["memory"])
     signal.setitimer(signal.ITIMER_PROF, settings["compile_s"])
     try:
-        kind, text = json.loads(request)
-        matcher = _compiled(kind, text, tokenizer)
+        kind, text, inner = json.loads(request)
+        matcher = _compiled(kind, text, inner, tokenizer)
     except (ValueError, TypeError, RecursionError) as error:
         send(connection, json.dumps({"error": str(error) or "it is too deep"}).encode())
         os._exit(0)
@@ -115,14 +115,18 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
     os._exit(0)
 
 
-def _compiled(kind: str, text: str, tokenizer: Any) -> Any:
+def _compiled(kind: str, text: str, inner: Any, tokenizer: Any) -> Any:
     """The library's matcher of a language, None without a tokenizer; ValueError for a language that it can't
-    follow in full."""
+    follow in full. `@text` in it is of the `inner` language, a kind and a text."""
     import llguidance
 
     if kind == "json_schema":
         options: Any = JSON_OPTIONS
         grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+    elif inner is not None:
+        own = llguidance.grammar_from(*inner)
+        (named,) = json.loads(own)["grammars"] if inner[0] == "regex" else [{"lark_grammar": own}]
+        grammar = json.dumps({"grammars": [{"lark_grammar": text}, {**named, "name": "text"}]})
     else:
         grammar = llguidance.grammar_from("regex" if kind == "regex" else "grammar", text)
     failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)

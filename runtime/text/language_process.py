@@ -103,10 +103,10 @@ class FirstProcess(Connection):
         """Whether it runs, as a child of this process and not of the one that this was forked from."""
         return self._owner == os.getpid() and self._child.poll() is None
 
-    def compiled(self, kind: str, text: str) -> Connection:
+    def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
         """The process of a language; ValueError for one that the library can't follow in full."""
         process = self.copy()
-        answer = json.loads(process.ask(json.dumps([kind, text]).encode()))
+        answer = json.loads(process.ask(json.dumps([kind, text, inner]).encode()))
         if "error" in answer:
             raise ValueError(answer["error"])
         return process
@@ -134,7 +134,7 @@ class LanguageProcess:
         self._lock = threading.Lock()
         self._first = FirstProcess(self._settings)
 
-    def compiled(self, kind: str, text: str) -> Connection:
+    def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
         """The process of a language.
 
         Raises ValueError for a language that the library can't follow in full, EndedError for one that takes
@@ -144,7 +144,7 @@ class LanguageProcess:
             if not self._first.runs:
                 self._first = FirstProcess(self._settings)
             first = self._first
-        return first.compiled(kind, text)
+        return first.compiled(kind, text, inner)
 
 
 def _end(child: subprocess.Popen[bytes], owner: int) -> None:

@@ -27,9 +27,6 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-TOOL = {"type": "function", "function": {"name": "weather"}}
-
-
 @pytest.fixture(scope="module")
 def ends() -> Iterator[httpx.Client]:
     """A client of a server whose model has a stop token."""
@@ -169,7 +166,6 @@ def test_hostile_languages_cost_a_request_each() -> None:
         ({"structured_outputs": {"regex": "a"}, "grammar": 'root ::= "a"'}, None, "leave out one"),
         ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, None, "leave one out"),
         ({"grammar": 'root ::= "a"', "stop": "a"}, None, "leave out stop"),
-        ({"grammar": 'root ::= "a"', "tools": [TOOL]}, None, "tools can't be combined"),
     ],
 )
 def test_a_wrong_constraint_is_a_400(

@@ -290,7 +290,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "required", "stop": "a"}, "stop can't be combined"),
     ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "must name one of the tools"),
     ({"tools": None, "tool_choice": "required"}, "tool_choice goes with tools"),
-    ({"structured_outputs": {"regex": "a"}}, "tools can't be combined"),
+    ({"structured_outputs": {"regex": "("}}, "regex can't be followed"),
+    ({"grammar": "root ::= b"}, "grammar can't be followed"),
     (
         {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [OTHER]}}},
         "must name one of the tools",
@@ -504,6 +505,29 @@ def test_a_document_or_a_call() -> None:
         with client_of(scripted(text)) as client:
             content, calls, _ = whole_and_streamed(client, **{**CHAT, "response_format": schema})
             assert (content, len(calls)) == told or "cat" in text
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        {"structured_outputs": {"regex": "(cat|dog/s)"}},
+        {"structured_outputs": {"choice": ["cat", "dog/s"]}},
+        {"grammar": 'root ::= "cat" | "dog/s"'},
+        {"structured_outputs": {"grammar": 'start: "cat" | "dog/s"'}},
+    ],
+)
+def test_a_text_of_a_language_or_a_call(language: dict[str, Any]) -> None:
+    """And thoughts before either; with a tool_choice that asks for a call it is one."""
+    for text, told in ((CALL, (None, 1)), ("dog/s", ("dog/s", 0)), ("the dog", ("dog/s", 0))):
+        with client_of(scripted(text)) as client:
+            content, calls, reason = whole_and_streamed(client, **CHAT, extra_body=language)
+            assert (content, len(calls)) == told or ("the" in text and content == "cat")
+            assert reason == ("tool_calls" if calls else "stop")
+    with client_of(scripted("hm</think>dog/s", THINKING)) as client:
+        assert thoughts_and_answer(client, **CHAT, extra_body=language)[:2] == ("hm", "dog/s")
+    with client_of(scripted(CALL)) as client:
+        _, calls, _ = whole_and_streamed(client, **CHAT, extra_body=language, tool_choice="required")
+        assert len(calls) == 1
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
