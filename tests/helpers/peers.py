@@ -25,6 +25,14 @@ def python_with(folder: Path, *packages: str) -> Path:
     return python
 
 
+def python_by_uv(uv: Path, folder: Path, *packages: str) -> Path:
+    """As `python_with`, in a tenth of the time where packages have many others below them."""
+    run([uv, "venv", "--quiet", folder])
+    python = folder / "bin" / "python"
+    run([uv, "pip", "install", "--quiet", "--python", python, *packages])
+    return python
+
+
 def python_over(folder: Path, *packages: str) -> Path:
     """The interpreter of a new environment that has all of this one, tfm too, and these packages."""
     venv.create(folder, with_pip=True)
