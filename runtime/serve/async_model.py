@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -19,11 +20,20 @@ from ..tasks.continuous_batching import CHUNK, fit
 from ..tasks.declared_options import spelled_out
 from ..tasks.documents import Schema
 from ..tasks.encoder_batches import Texts
-from ..tasks.generate import Prompt, StreamedText, as_messages, prompt_of, sequence
+from ..tasks.generate import (
+    Prompt,
+    StreamedText,
+    answers_of,
+    as_messages,
+    chat_ids,
+    prompt_of,
+    sequence,
+)
 from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
 from ..tasks.prefixes import PREFIX_BYTES
+from ..text.chat_answers import ChatAnswers
 from ..text.chat_template import Message, Tool, Variables
 from .search_job import search_job
 from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
@@ -53,6 +63,7 @@ class AsyncTextStream:
         # Of the prompt's tokens but the first, where they were asked for: whole with the text's first token.
         self.prompt_logprobs: list[TokenLogprob] | None = None
         self.json_schema: Schema | None = None
+        self.answers: ChatAnswers | None = None  # what reads the text, where it may call tools
         self.finish_reason: FinishReason | None = None
 
     def __await__(self) -> Generator[Any, None, Completion]:
@@ -87,7 +98,10 @@ class AsyncTextStream:
                 pass
         finally:
             self.cancel()
-        return Completion(self.tokens, self.text, self.finish_reason, self.logprobs, self.json_schema)
+        answer = None
+        if self.answers is not None:
+            answer = self.answers.answer(self.prompt, self.text, self.finish_reason)
+        return Completion(self.tokens, self.text, self.finish_reason, self.logprobs, self.json_schema, answer)
 
     def cancel(self) -> None:
         """End the text, wherever it is; after its end this does nothing."""
@@ -164,14 +178,22 @@ class AsyncModel:
         self,
         messages: str | Sequence[Message],
         *,
+        tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTextStream:
-        """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`."""
-        prompt = await self.chat_prompt(as_messages(messages), chat_template_kwargs=chat_template_kwargs)
-        resolved = resolve(self.model.generation, chat=True, **options)
+        """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`. With
+        `tools` the stream, once awaited, gives an `answer`."""
+        model, asked = self.model, as_messages(messages)
+        answers = await asyncio.to_thread(answers_of, model, tools)
+        ids = await asyncio.to_thread(chat_ids, model, asked, tools, answers, chat_template_kwargs)
+        resolved = resolve(model.generation, chat=True, **options)
+        if answers is not None:
+            resolved = replace(resolved, shown=answers.marks)
         await self.prepare(resolved)
-        return self.start(prompt, resolved)[0]
+        stream = self.start(Prompt(ids, None), resolved)[0]
+        stream.answers = answers
+        return stream
 
     async def prepare(self, options: Options) -> None:
         """Compile what the options need beforehand, which may take a second; ArgumentError for a JSON schema,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from ...refimpl.decoding.stop import limit_new_tokens
 from ...refimpl.engine.protocol import Cache
-from ..text.chat_template import Message, Variables, check_messages, common_prefix
+from ...refimpl.errors import ArgumentError
+from ..text.chat_template import Message, Tool, Variables, check_messages, common_prefix
 from .base import TaskModel
 from .declared_options import spelled_out
-from .generate import Prompt, TextStream, prefix_cache
+from .generate import Prompt, TextStream, answers_of, chat_ids, prefix_cache
 from .options import GenerateOptions, SamplingOptions, resolve
 
 
@@ -24,6 +26,9 @@ class Conversation:
     as the new ids agree with its content. `prefix` is a file with the cache of a beginning like that of the
     first message, which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are
     variables of the chat template.
+
+    With `tools`, functions as the OpenAI API describes them, an answer may call them: `calls` are those whose
+    results the model waits for, `give_results` goes on with these.
     """
 
     def __init__(
@@ -32,10 +37,12 @@ class Conversation:
         system: str | None = None,
         *,
         prefix: Path | str | None = None,
+        tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
     ) -> None:
         self.model, self.template = model, model.chat_template
         self._chat_template_kwargs = chat_template_kwargs
+        self._tools, self._answers = tools, answers_of(model, tools)
         self._prefix = None if prefix is None else Path(prefix)
         self._messages: list[Message] = []
         if system is not None:
@@ -63,8 +70,28 @@ class Conversation:
     @spelled_out(GenerateOptions, SamplingOptions)
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """The answer to a message; both become part of the conversation once it was generated completely."""
-        messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        ids = self.template.encode(messages, chat_template_kwargs=self._chat_template_kwargs)
+        return self._ask([*self.messages, {"role": "user", "content": text}], options)
+
+    @property
+    def calls(self) -> Sequence[Message]:
+        """The calls of the last answer, whose results aren't there yet, as templates read them: each has a
+        `function` with its `name` and its `arguments`, an object."""
+        return self.messages[-1].get("tool_calls", ()) if self.messages else ()
+
+    @spelled_out(GenerateOptions, SamplingOptions)
+    def give_results(self, *results: str, **options: Unpack[GenerateOptions]) -> TextStream:
+        """The answer to what `calls` gave, a text each in their order; ArgumentError for another number."""
+        calls = self.calls
+        if len(results) != len(calls) or not calls:
+            raise ArgumentError(f"results must be one for each call, {len(calls)}, got {len(results)}")
+        told = [
+            {"role": "tool", "content": text, "name": call["function"]["name"], "tool_call_id": call["id"]}
+            for text, call in zip(results, calls, strict=True)
+        ]
+        return self._ask([*self.messages, *told], options)
+
+    def _ask(self, messages: list[Message], options: GenerateOptions) -> TextStream:
+        ids = chat_ids(self.model, messages, self._tools, self._answers, self._chat_template_kwargs)
         resolved = resolve(self.model.generation, chat=True, **options)
         limit_new_tokens(self.model.config, len(ids), resolved.max_new_tokens)
         cache, self._cache = self._cache, None
@@ -76,7 +103,7 @@ class Conversation:
             # A window may have dropped what it saw so far back: then everything is read again.
             cache = cache.truncate(np.array([same if same >= cache.floor[0] else 0]))
         self._asked = messages
-        self._answer = TextStream(self.model, Prompt(ids, None), resolved, cache)
+        self._answer = TextStream(self.model, Prompt(ids, None), resolved, cache, self._answers)
         return self._answer
 
     def _keep(self) -> None:
@@ -84,7 +111,28 @@ class Conversation:
         answer = self._answer
         if answer is None or not answer.complete:
             return
-        self._messages = [*self._asked, {"role": "assistant", "content": answer.text}]
+        self._messages = [*self._asked, self._message(answer)]
         self._cache, self._answer = answer.cache, None
         length = 0 if self._cache is None else int(self._cache.lengths[0])
         self._ids = [*answer.prompt, *answer.tokens][:length]
+
+    def _message(self, answer: TextStream) -> Message:
+        """An answer as templates read it: the arguments of a call are an object there, and ids have nine
+        letters and digits, as some want."""
+        if self._answers is None:
+            return {"role": "assistant", "content": answer.text}
+        thoughts, text, calls = answer.answer
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if thoughts:
+            message["reasoning_content"] = thoughts
+        if calls:
+            before = sum(len(one.get("tool_calls", ())) for one in self._asked)
+            message["tool_calls"] = [
+                {
+                    "id": f"call{before + i:05}",
+                    "type": "function",
+                    "function": {"name": name, "arguments": json.loads(arguments)},
+                }
+                for i, (name, arguments) in enumerate(calls)
+            ]
+        return message

@@ -32,7 +32,7 @@ from .options import GenerateOptions, Options, resolve
 from .timed_engine import LONGEST_DRAFT
 
 if TYPE_CHECKING:
-    from ..text.call_parser import Answer
+    from ..text.call_parser import Answer, Event
     from ..text.chat_answers import ChatAnswers
 
 
@@ -51,24 +51,27 @@ def generate(
     system: str | None = None,
     task: str | None = None,
     prefix: Path | str | None = None,
+    tools: Sequence[Tool] | None = None,
     chat_template_kwargs: Variables | None = None,
     control_tokens: bool = False,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
-    """The answer to a text; see `prompt_of` for what says how it is read, `prefix_cache` for `prefix`."""
+    """The answer to a text; see `prompt_of` for what says how it is read, `prefix_cache` for `prefix`, `chat`
+    for `tools`."""
     prompt = prompt_of(
         model,
         text,
         raw=raw,
         system=system,
         task=task,
+        tools=tools,
         chat_template_kwargs=chat_template_kwargs,
         control_tokens=control_tokens,
     )
     resolved = resolve(generation_of(model, task), chat=is_chat(model, raw=raw), **options)
     limit_new_tokens(model.config, len(prompt.ids), resolved.max_new_tokens)
     cache = None if prefix is None else prefix_cache(model, prompt, Path(prefix))
-    return TextStream(model, prompt, resolved, cache)
+    return TextStream(model, prompt, resolved, cache, answers_of(model, tools))
 
 
 def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
@@ -118,19 +121,44 @@ def chat(
     With `tools`, functions as the OpenAI API describes them, the text has the marks of the model's calls and
     thoughts in it, and `answer` of the stream tells them apart.
 
-    CheckpointError for a model without one, ArgumentError for messages of another form and a variable that
-    the template doesn't have.
+    CheckpointError for a model without one, ArgumentError for messages and tools of another form and a
+    variable that the template doesn't have.
     """
-    template, resolved = model.chat_template, resolve(model.generation, chat=True, **options)
-    asked, answers = as_messages(messages), None
-    if tools is not None:
-        from ..text.chat_answers import ChatAnswers, schemas  # 25 ms, for who has tools
-
-        answers = ChatAnswers(template, model.text, schemas(tools))
-        asked, tools = answers.asked(asked, tools)
-        resolved = replace(resolved, shown=answers.marks)
-    ids = template.encode(asked, tools=tools, chat_template_kwargs=chat_template_kwargs)
+    answers = answers_of(model, tools)
+    ids = chat_ids(model, as_messages(messages), tools, answers, chat_template_kwargs)
+    resolved = resolve(model.generation, chat=True, **options)
     return TextStream(model, Prompt(ids, None), resolved, answers=answers)
+
+
+def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | None:
+    """What reads answers that may call the tools, functions as the OpenAI API describes them; None without.
+
+    ArgumentError for tools of another form, and for a tokenizer that doesn't keep the marks of calls.
+    """
+    if tools is None:
+        return None
+    from ..text.chat_answers import ChatAnswers, schemas  # 25 ms, for who has tools
+
+    answers = ChatAnswers(model.chat_template, model.text, schemas(tools))
+    if answers.functions and (mark := answers.lost_mark):
+        raise ArgumentError(
+            f"the model can't call tools: its tokenizer doesn't keep {mark!r}, with which calls begin"
+        )
+    return answers
+
+
+def chat_ids(
+    model: TaskModel,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    answers: ChatAnswers | None,
+    chat_template_kwargs: Variables | None = None,
+) -> list[int]:
+    """The ids that ask for the next message of a conversation, in which it may call tools where `answers`
+    reads them."""
+    if answers is None:
+        return model.chat_template.encode(messages, chat_template_kwargs=chat_template_kwargs)
+    return answers.ids(messages, tools, chat_template_kwargs)
 
 
 def prompt_of(
@@ -140,6 +168,7 @@ def prompt_of(
     raw: bool = False,
     system: str | None = None,
     task: str | None = None,
+    tools: Sequence[Tool] | None = None,
     chat_template_kwargs: Variables | None = None,
     control_tokens: bool = False,
 ) -> Prompt:
@@ -148,13 +177,17 @@ def prompt_of(
     `system` is a message before it. `raw` leaves out the chat template, or the prefix of an encoder's text,
     so that the model continues the text itself; with `control_tokens` names such as `<fim_prefix>` and
     `<extra_id_0>` in it are these tokens. `task` is one that the checkpoint names, with its own prefix and
-    options. ArgumentError for control tokens without `raw`, and for a system message and variables of a chat
-    template where none is used.
+    options. ArgumentError for control tokens without `raw`, and for a system message, tools and variables of
+    a chat template where none is used.
     """
     if not isinstance(text, str):
         raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
     model.expect(LM)
-    for_templates = {"system is a message": system, "chat_template_kwargs are": chat_template_kwargs}
+    for_templates = {
+        "system is a message": system,
+        "tools are": tools,
+        "chat_template_kwargs are": chat_template_kwargs,
+    }
     for what, value in for_templates.items():
         if value and not is_chat(model, raw=raw):
             raise ArgumentError(f"{what} for a model's chat template, which isn't used here")
@@ -163,7 +196,9 @@ def prompt_of(
     if control_tokens:
         ids = model.text.with_special_tokens(model.text.encode_template(text))
     elif isinstance(model.config, Decoder):
-        ids = prompt_ids(model, text, raw=raw, system=system, chat_template_kwargs=chat_template_kwargs)
+        ids = prompt_ids(
+            model, text, raw=raw, system=system, tools=tools, chat_template_kwargs=chat_template_kwargs
+        )
     else:
         prefix = "" if raw else generation_of(model, task).prefix
         ids = model.text.encode(prefix + text, add_special_tokens=True)
@@ -178,6 +213,7 @@ def prompt_ids(
     *,
     raw: bool = False,
     system: str | None = None,
+    tools: Sequence[Tool] | None = None,
     chat_template_kwargs: Variables | None = None,
 ) -> list[int]:
     """Ids that ask a decoder for an answer; with `raw`, or without a template, those of the text to
@@ -185,7 +221,8 @@ def prompt_ids(
     if raw or model.template is None:
         return model.text.encode(text, add_special_tokens=True)
     before = [] if system is None else [{"role": "system", "content": system}]
-    return model.template.encode([*before, *as_messages(text)], chat_template_kwargs=chat_template_kwargs)
+    answers = answers_of(model, tools)
+    return chat_ids(model, [*before, *as_messages(text)], tools, answers, chat_template_kwargs)
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:
@@ -231,6 +268,8 @@ class TextStream:
         answers: ChatAnswers | None = None,
     ) -> None:
         limit_new_tokens(model.config, len(prompt.ids), options.max_new_tokens)
+        if answers is not None:
+            options = replace(options, shown=answers.marks)
         self._model, self._options, self._answers = model, options, answers
         self._sequence = sequence(model, prompt, options)
         self._cached_tokens = 0 if cache is None else int(cache.lengths[0])
@@ -281,8 +320,16 @@ class TextStream:
         first. ArgumentError for another text."""
         if self._answers is None:
             raise ArgumentError("a text is read as an answer where chat has tools: give them")
-        text, thinking = str(self), self._answers.thinks_after(self.prompt)
-        return self._answers.read(text, self.finish_reason, thinking=thinking)
+        return self._answers.answer(self.prompt, str(self), self.finish_reason)
+
+    def events(self) -> Iterator[Event]:
+        """What `answer` is made of, as it is certain: pieces of thoughts, text and calls."""
+        if self._answers is None:
+            raise ArgumentError("a text is read as an answer where chat has tools: give them")
+        parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
+        for part in self:
+            yield from parser.feed(part)
+        yield from parser.finish(cut=self.finish_reason != "stop")
 
     @property
     def parsed(self) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.loop import CHUNK
@@ -17,18 +18,24 @@ from .generate import Prompt, StreamedText, sequence
 from .options import Options
 from .prefixes import PREFIX_BYTES, Prefixes
 
+if TYPE_CHECKING:
+    from ..text.call_parser import Answer
+    from ..text.chat_answers import ChatAnswers
+
 BATCH = 8
 
 
 class Completion(NamedTuple):
     """A text that was generated, its tokens, why it ended, and, where they were asked for, the tokens'
-    log-probabilities and the schema; without a tokenizer the text is empty. It prints as its text."""
+    log-probabilities, the schema, and with tools its thoughts, text and calls. Without a tokenizer the text
+    is empty. It prints as its text."""
 
     tokens: list[int]
     text: str
     finish_reason: FinishReason | None
     logprobs: list[TokenLogprob] | None = None
     json_schema: Schema | None = None
+    answer: Answer | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -47,8 +54,10 @@ def generate_many(
     numbers: Sequence[int] | None = None,
     batch: int = BATCH,
     progress: Progress = silent,
+    answers: ChatAnswers | None = None,
 ) -> list[Completion]:
-    """The answers to the prompts, in their order; `batch` of them are computed at a time.
+    """The answers to the prompts, in their order; `batch` of them are computed at a time. `answers` reads
+    those that may call tools.
 
     The random numbers of a text are those of (seed, its number), by default its index, whatever its
     neighbours and the size of the batch. Its logits are too, up to rounding: nearly tied tokens may be chosen
@@ -59,13 +68,15 @@ def generate_many(
             "a batch takes no beams and no draft, which are for one text; greedy=True turns off a model's "
             "own beams"
         )
+    if answers is not None:
+        options = replace(options, shown=answers.marks)
     numbered = zip(prompts, range(len(prompts)) if numbers is None else numbers, strict=True)
     tokenizer = model.tokenizer
     rows = [
         Row(
             sequence(model, prompt, options, number),
             drafts=options.draft is not False,
-            text=None if tokenizer is None else StreamedText(tokenizer, options.stop),
+            text=None if tokenizer is None else StreamedText(tokenizer, options.stop, options.shown),
         )
         for prompt, number in numbered
     ]
@@ -75,13 +86,11 @@ def generate_many(
         if outcome.row.ended:
             done += 1
             progress("answering prompts", done, len(rows))
-    return [
-        Completion(
-            row.sequence.tokens,
-            "" if row.text is None else row.text.text,
-            row.sequence.finish_reason,
-            None if options.logprobs is None else row.sequence.token_logprobs,
-            options.json_schema,
-        )
-        for row in rows
-    ]
+
+    def completion(row: Row) -> Completion:
+        made, text = row.sequence, "" if row.text is None else row.text.text
+        logprobs = None if options.logprobs is None else made.token_logprobs
+        answer = None if answers is None else answers.answer(made.prompt, text, made.finish_reason)
+        return Completion(made.tokens, text, made.finish_reason, logprobs, options.json_schema, answer)
+
+    return [completion(row) for row in rows]

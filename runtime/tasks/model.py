@@ -77,6 +77,7 @@ class Model(TaskModel):
         system: str | None = None,
         task: str | None = None,
         prefix: Path | str | None = None,
+        tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
         control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
@@ -87,7 +88,8 @@ class Model(TaskModel):
         continues the text. `task` is one that the checkpoint
         names, with its own prefix and options. `prefix` is a file with the cache of a text that begins alike,
         which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are variables
-        of the chat template; `control_tokens` reads their names in a raw text as these tokens.
+        of the chat template; `control_tokens` reads their names in a raw text as these tokens. `tools` are as
+        in `chat`.
         """
         return generate.generate(
             self,
@@ -96,6 +98,7 @@ class Model(TaskModel):
             system=system,
             task=task,
             prefix=prefix,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
             control_tokens=control_tokens,
             **options,
@@ -132,6 +135,7 @@ class Model(TaskModel):
         numbers: Sequence[int] | None = None,
         batch: int = generate_batch.BATCH,
         progress: Progress = silent,
+        tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
         control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
@@ -139,6 +143,7 @@ class Model(TaskModel):
         """The answers to many texts, `batch` at a time; see `generate_batch.generate_many`.
 
         Each is what `generate` gives, with the random numbers of (seed, its number), by default its index.
+        With `tools` each has an `answer`, as in `chat`.
         """
         if isinstance(prompts, str):
             raise ArgumentError(
@@ -150,14 +155,16 @@ class Model(TaskModel):
                 raw=raw,
                 system=system,
                 task=task,
+                tools=tools,
                 chat_template_kwargs=chat_template_kwargs,
                 control_tokens=control_tokens,
             )
             for text in prompts
         ]
         resolved = self.options(raw=raw, task=task, **options)
+        answers = generate.answers_of(self, tools)
         return generate_batch.generate_many(
-            self, prompt_ids, resolved, numbers=numbers, batch=batch, progress=progress
+            self, prompt_ids, resolved, numbers=numbers, batch=batch, progress=progress, answers=answers
         )
 
     @spelled_out(GenerateOptions, SamplingOptions)
@@ -281,6 +288,7 @@ class Model(TaskModel):
         raw: bool = False,
         system: str | None = None,
         task: str | None = None,
+        tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
         control_tokens: bool = False,
     ) -> Prompt:
@@ -292,6 +300,7 @@ class Model(TaskModel):
             raw=raw,
             system=system,
             task=task,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
             control_tokens=control_tokens,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...refimpl.errors import ArgumentError
 from .argument_types import Schema
 from .call_formats import TEXT
 from .call_parser import Answer, AnswerParser, joined
-from .chat_template import ChatTemplate, Message, Tool
+from .chat_template import ChatTemplate, Message, Tool, Variables
 from .explained_tools import explained, form_of_explained
 from .tokenizer import Tokenizer
 
@@ -20,7 +21,7 @@ class ChatAnswers:
     """The format of a model's answers, in which it may call `functions`: their schemas by their names."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, functions: Mapping[str, Schema]) -> None:
-        answers = template.answers
+        answers, self._template = template.answers, template
         self._explains = answers.begin == TEXT.begin
         self.form = form_of_explained(answers) if self._explains and functions else answers
         self.functions = functions
@@ -50,6 +51,16 @@ class ChatAnswers:
             return explained(messages, tools), None
         return messages, tools
 
+    def ids(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        chat_template_kwargs: Variables | None = None,
+    ) -> list[int]:
+        """The ids that ask for the next message of a conversation."""
+        asked, shown = self.asked(messages, tools)
+        return self._template.encode(asked, tools=shown, chat_template_kwargs=chat_template_kwargs)
+
     def thinks_after(self, ids: Sequence[int]) -> bool:
         """Whether a prompt ends where thoughts begin."""
         if self.form.thoughts is None:
@@ -62,6 +73,10 @@ class ChatAnswers:
         """What reads one answer; `thinking`: it begins within thoughts."""
         return AnswerParser(self.form, self.functions, thinking=thinking)
 
+    def answer(self, prompt: Sequence[int], text: str, finish_reason: str | None) -> Answer:
+        """What a complete answer to a prompt holds; see `read`."""
+        return self.read(text, finish_reason, thinking=self.thinks_after(prompt))
+
     def read(self, text: str, finish_reason: str | None, *, thinking: bool) -> Answer:
         """What a complete answer holds. A call in which it is cut is left out."""
         parser = self.parser(thinking=thinking)
@@ -69,6 +84,16 @@ class ChatAnswers:
 
 
 def schemas(tools: Sequence[Tool]) -> dict[str, Any]:
-    """The schemas of functions by their names; one without parameters takes none."""
-    functions = [tool["function"] for tool in tools]
-    return {function["name"]: function.get("parameters") or NO_PARAMETERS for function in functions}
+    """The schemas of functions by their names; one without parameters takes none. ArgumentError for tools of
+    another form."""
+    made: dict[str, Any] = {}
+    for i, tool in enumerate(tools):
+        match tool:
+            case {"type": "function", "function": {"name": str(name)} as function} if name not in made:
+                made[name] = function.get("parameters") or NO_PARAMETERS
+            case _:
+                raise ArgumentError(
+                    f'tool {i} must be like {{"type": "function", "function": {{"name": "f", "parameters": '
+                    f"{{}}}}}}, with a name of its own, got {tool!r:.80}"
+                )
+    return made

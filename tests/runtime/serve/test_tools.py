@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,13 @@ import openai
 import pytest
 from helpers import serving, text_strategies
 from tfm.refimpl.errors import ArgumentError
+from tfm.runtime.serve import AsyncModel
 from tfm.runtime.serve.requests import ChatBody
-from tfm.runtime.tasks import Model
+from tfm.runtime.tasks import Conversation, Model
 from tfm.runtime.text.call_detection import ARGUMENTS as PROBES
 from tfm.runtime.text.call_detection import NAME
 from tfm.runtime.text.call_formats import BY_NAME
-from tfm.runtime.text.call_parser import read_answer
+from tfm.runtime.text.call_parser import joined, read_answer
 from tfm.runtime.text.call_writer import write_answer
 from tfm.runtime.text.explained_tools import explained
 from tokenizers import AddedToken
@@ -406,10 +408,63 @@ def test_a_model_without_tools_in_its_template_is_told_of_them() -> None:
 def test_a_chat_in_python_has_tools(template: str) -> None:
     asked = {} if template == serving.TOOLS else {"tools": None}
     model = scripted(f"the dog: {CALL}", template, **asked)
-    answer = model.chat(MESSAGES, tools=TOOLS, greedy=True).answer
-    assert (answer.text, answer.calls) == ("the dog:", [("weather", json.dumps(ARGUMENTS))])
+    expected = ("", "the dog:", [("weather", json.dumps(ARGUMENTS))])
+    assert model.chat(MESSAGES, tools=TOOLS, greedy=True).answer == expected
+    text = MESSAGES[0]["content"]
+    assert model.generate(text, tools=TOOLS, greedy=True).answer == expected
+    events = [*model.generate(text, tools=TOOLS, greedy=True).events()]
+    assert joined(events) == expected
+    many = model.generate_many([text] * 3, tools=TOOLS, greedy=True)
+    assert [one.answer for one in many] == [expected] * 3
+    assert model.generate_many([text], greedy=True, max_new_tokens=1)[0].answer is None
+
+    async def asked_by() -> Any:
+        async with AsyncModel(model) as served:
+            return await (await served.chat(MESSAGES, tools=TOOLS, greedy=True))
+
+    assert asyncio.run(asked_by()).answer == expected
     with pytest.raises(ArgumentError):
         _ = model.chat(MESSAGES, greedy=True, max_new_tokens=1).answer
+    for wrong in ([{"function": {"name": "a"}}], [tool("a"), tool("a")], ["a"]):
+        with pytest.raises(ArgumentError, match=r"tool [01] "):
+            model.chat(MESSAGES, tools=wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match="tools are"):
+        model.generate(text, tools=TOOLS, raw=True)
+
+
+@pytest.mark.parametrize("template", [serving.TOOLS, serving.CHAT])
+def test_a_conversation_goes_on_with_what_calls_gave(template: str) -> None:
+    """Its history is read as the template writes it, and what is the same isn't read again."""
+    asked = {} if template == serving.TOOLS else {"tools": None}
+    model = scripted(f"the dog: {CALL}\n{CALL}", template, **asked)
+    engine: Any = model.engine
+    conversation = Conversation(model, tools=TOOLS)
+    str(conversation.say(MESSAGES[0]["content"], greedy=True))
+    assert [call["function"] for call in conversation.calls] == [
+        {"name": "weather", "arguments": ARGUMENTS}
+    ] * 2
+    for wrong in ((), ("warm",), ("a", "b", "c")):
+        with pytest.raises(ArgumentError):
+            conversation.give_results(*wrong)
+    answer = conversation.give_results("warm", "cold", greedy=True)
+    engine.script = {
+        len(answer.prompt) + i: token for i, token in enumerate([*model.text.encode("mat"), STOP])
+    }
+    assert str(answer) == "mat"
+    ids = [call["id"] for call in conversation.messages[1]["tool_calls"]]
+    assert len({*ids}) == 2
+    assert all(re.fullmatch("[a-zA-Z0-9]{9}", one) for one in ids)
+    function = {"name": "weather", "arguments": ARGUMENTS}
+    calls = [{"id": one, "type": "function", "function": function} for one in ids]
+    results = [
+        {"role": "tool", "content": text, "name": "weather", "tool_call_id": one}
+        for text, one in zip(("warm", "cold"), ids, strict=True)
+    ]
+    said = [*MESSAGES, {"role": "assistant", "content": "the dog:", "tool_calls": calls}, *results]
+    assert conversation.messages == [*said, {"role": "assistant", "content": "mat"}]
+    assert answer.prompt == model.chat(said, tools=TOOLS).prompt
+    assert answer.timings["cached_tokens"] > 0
+    assert not conversation.calls
 
 
 def test_messages_for_a_template_without_tools() -> None:
