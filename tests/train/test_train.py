@@ -1,26 +1,24 @@
-"""The small form of train.py: easy worlds, few steps, the same roads; every engine's answers side by side."""
+"""The small form of train.py and demo.py: few steps, the same roads; every engine's answers side by side."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
 import architectures
-import entities
 import loop
 import numpy as np
 import positions
 import pytest
-import reversal
-import sentiment
 import task
 import torch
-from demos import tag
+from demos import classify, pair, tag
 from story import story
 from tfm.cli.main import main
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
@@ -29,26 +27,21 @@ from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.tasks import Model
 
-# Each with fewer steps than train.py has, the share that is right by chance, and the least that is asked.
+# Demos with fewer steps, the share that is right by chance, and the least that is asked.
 SMALL = {
-    "sentiment": (replace(sentiment.TASK, steps=150), 1 / 3, 0.8),
-    "entities": (replace(entities.TASK, steps=100), 0.0, 0.7),
-    "reversal": (
-        replace(reversal.TASK, steps=150, draw=partial(reversal.draw, longest=4, letters="abcde")),
-        1 / 5**3,
-        0.7,
-    ),
-}  # fmt: skip
+    "classify": (replace(classify.TASK, steps=100), 1 / 3, 0.7),
+    "tag": (replace(tag.TASK, steps=100), 0.0, 0.6),
+}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["entities", "sentiment", "reversal"])
+@pytest.mark.parametrize("name", SMALL)
 def test_every_engine_has_learned_the_task(name: str, tmp_path: Path) -> None:
     small_task, chance, least = SMALL[name]
     examples = [small_task.draw(np.random.default_rng(i)) for i in range(60)]
     path = task.learn(small_task, tmp_path, examples, seed=0)
     assert json.loads((path / "config.json").read_text())["model_type"] == "tfm"
-    quants = ("fp32", "int8") if name == "entities" else ("int8",)  # an export takes seconds
+    quants = ("fp32", "int8") if name == "tag" else ("int8",)  # an export takes seconds
     told = task.compared(small_task, path, examples, quants)
     assert list(told) == ["numpy", "torch", *(f"onnx {quant}" for quant in quants)]
     assert told["numpy"]["score"] >= least > 2 * chance, told
@@ -61,12 +54,17 @@ def texts() -> positions.Text:
     return positions.Text(story(np.random.default_rng(0), 2000), story(np.random.default_rng(1), 600))
 
 
-@pytest.mark.parametrize("kind", positions.KINDS)
+@pytest.mark.parametrize("kind", [*positions.KINDS, "pair"])
 def test_every_leaf_is_trained_and_a_seed_trains_the_same(kind: str) -> None:
-    config, ids = positions.config(kind, 300), np.arange(400) % 300
+    config = pair.config(300) if kind == "pair" else positions.config(kind, 300)
+    ids = np.arange(400) % 300
+
+    def rows(seed: int) -> Iterator[list[loop.Row]]:
+        for batch in positions.batches(ids, seed):
+            yield [row._replace(source=row.wanted) if kind == "pair" else row for row in batch]
 
     def after(seed: int) -> dict[str, np.ndarray]:
-        return dict(flatten(loop.train(config, positions.batches(ids, seed), 2, seed=seed)))
+        return dict(flatten(loop.train(config, rows(seed), 2, seed=seed)))
 
     start = dict(flatten(random_weights(config, np.random.default_rng(3))))
     one, again, other = after(3), after(3), after(4)
@@ -96,9 +94,9 @@ def test_positions_are_read_as_far_as_they_reach(tmp_path: Path) -> None:
 
 def test_only_complete_entities_count() -> None:
     expected = [[("PER", 0, 3), ("LOC", 5, 8)], []]
-    assert entities.f1(expected, expected) == 1
-    assert entities.f1([[("PER", 0, 3), ("LOC", 5, 7)], [("ORG", 0, 1)]], expected) == pytest.approx(2 / 5)
-    assert entities.f1([[], []], [[], []]) == 0
+    assert tag.f1(expected, expected) == 1
+    assert tag.f1([[("PER", 0, 3), ("LOC", 5, 7)], [("ORG", 0, 1)]], expected) == pytest.approx(2 / 5)
+    assert tag.f1([[], []], [[], []]) == 0
 
 
 def test_an_answer_is_chosen_among_the_tokens_of_its_row() -> None:
@@ -120,7 +118,7 @@ def test_keys_begin_as_queries_in_the_first_layer_alone() -> None:
 def test_a_mark_before_a_text_is_no_part_of_the_entity_that_begins_it() -> None:
     text = task.opened(tag.tokenizer([]))
     example = task.Example("Ada lives in Rome.", [("PER", 0, 3), ("LOC", 13, 17)])
-    told = [entities.LABELS[label] for label in tag.TASK.row(text, example).wanted]
+    told = [tag.LABELS[label] for label in tag.TASK.row(text, example).wanted]
     assert told == ["O", "B-PER", "O", "O", "B-LOC", "O", "O"]
 
 

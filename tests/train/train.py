@@ -1,11 +1,10 @@
-"""Trains tiny models with the torch mirror, exports them, and shows what each engine makes of them.
+"""Trains tiny decoders with the torch mirror, exports them, and shows what each engine makes of them.
 
-    python tests/train/train.py OUT                       three tasks, six kinds of positions, architectures
-    python tests/train/train.py OUT --only reversal       one of them
-    python tests/train/train.py OUT --only t5 --text FILE a decoder on a text of one's own
+    python tests/train/train.py OUT                       six kinds of positions, five architectures
+    python tests/train/train.py OUT --only t5 --text FILE one of them, on a text of one's own
 
 Each becomes a directory OUT/NAME of model_type tfm, with its tokenizer, and bundles OUT/NAME-QUANT beside
-it, which `tfm-cli` runs like any other: `tfm-cli tag "ada works for karo bank" --model OUT/entities`.
+it, which `tfm-cli` runs like any other: `tfm-cli generate "ada is in" --model OUT/t5`.
 The same seed trains the same models. Texts that are scored are never trained on.
 """
 
@@ -17,12 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import architectures
-import entities
 import numpy as np
 import positions
-import reversal
-import sentiment
-import task
 import typer
 from story import story
 from tfm.cli.console import out, out_json, progress, say, table
@@ -31,18 +26,10 @@ from tfm.cli.plot import Plot, draw
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TASKS = {t.TASK.name: t.TASK for t in (reversal, entities, sentiment)}
-NAMES = (*TASKS, *positions.KINDS, *architectures.KINDS)
-EXAMPLES = 300  # that each task is scored on
-QUANTS = ("fp32", "int8")
+NAMES = (*positions.KINDS, *architectures.KINDS)
 SENTENCES = 40_000  # of the story that is learned from, and a fifth of it that is read
 PROMPT = "ada is in"
 DASH = "—"
-ABOUT = (
-    "as numpy: the share of texts that are answered as by the specification. numpy, torch and onnx fp32\n"
-    "compute one function, and differ by the order of their sums; int8 rounds weights and what they are\n"
-    "multiplied with to 8 bits, which turns an answer where another one was nearly as likely."
-)
 
 
 def main(
@@ -60,32 +47,18 @@ def main(
         raise typer.BadParameter(f"--only must be one of {', '.join(NAMES)}, got {odd[0]!r:.40}")
     folder.mkdir(parents=True, exist_ok=True)
     begin, names = time.monotonic(), [name for name in NAMES if name in (only or NAMES)]
-    tasks = {name: on_task(TASKS[name], folder, seed) for name in names if name in TASKS}
-    decoders = [name for name in names if name not in TASKS]
-    read, built = {}, {}
-    if decoders:
-        texts = texts_of(text, seed)
-        read = on_positions([name for name in decoders if name in positions.KINDS], folder, seed, texts)
-        others = [name for name in decoders if name in architectures.KINDS]
-        built = on_architectures(others, folder, seed, texts)
+    texts = texts_of(text, seed)
+    read = on_positions([name for name in names if name in positions.KINDS], folder, seed, texts)
+    built = on_architectures([name for name in names if name in architectures.KINDS], folder, seed, texts)
     minutes = (time.monotonic() - begin) / 60
     if plot is not None and read:
         draw(plot, 8, 5, lambda figure: picture(figure, read))
     if as_json:
-        out_json({"tasks": tasks, "positions": read, "architectures": built, "minutes": minutes})
+        out_json({"positions": read, "architectures": built, "minutes": minutes})
         return
-    show(tasks, read)
+    show_positions(read)
     show_architectures(built)
     out(f"{minutes:.1f} minutes")
-
-
-def on_task(world: task.Task, folder: Path, seed: int) -> dict[str, Any]:
-    """The figures of a task."""
-    rng = np.random.default_rng([seed, 2])
-    examples = [world.draw(rng) for _ in range(EXAMPLES)]
-    say(f"{world.name}: {world.steps} steps")
-    path = task.learn(world, folder, examples, seed=seed, progress=progress())
-    return {"measure": world.measure, "engines": task.compared(world, path, examples, QUANTS)}
 
 
 def texts_of(file: Path | None, seed: int) -> positions.Text:
@@ -136,18 +109,8 @@ def show_architectures(built: dict[str, Any]) -> None:
         table(("ARCHITECTURE", "ENGINE", "PERPLEXITY", "TEXT"), rows)
 
 
-def show(tasks: dict[str, Any], read: dict[str, Any]) -> None:
-    """Print the figures as tables."""
-    if tasks:
-        table(
-            ("TASK", "MEASURE", "ENGINE", "SCORE", "AS NUMPY"),
-            [
-                (name, told["measure"], engine, f"{scores['score']:.1%}", f"{scores['as_numpy']:.1%}")
-                for name, told in tasks.items()
-                for engine, scores in told["engines"].items()
-            ],
-        )
-        out(ABOUT)
+def show_positions(read: dict[str, Any]) -> None:
+    """Print perplexities as a table."""
     if read:
         spans = [f"{a + 1} TO {b:,}" for a, b in pairwise(positions.EDGES)]
         rows = [

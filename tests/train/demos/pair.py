@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import reversal
+import task
 from demos.words import END, MARKS, START
 from loop import Row
-from task import Example
+from task import NORM, WIDTH, Example
+from tfm.refimpl.config import LM, Config, Embedding, EncoderDecoder, Layer, Sinusoidal, Stack
 from tfm.runtime.tasks import Model
 from tfm.runtime.text.tokenizer import Tokenizer
 
 CONTEXT = 128
 RULES = {"decoder_start_token_id": MARKS.index(START), "eos_token_id": MARKS.index(END), "max_new_tokens": 40}
 
-config = partial(reversal.config, context=CONTEXT)
+
+def config(vocabulary: int) -> Config:
+    plain = task.layer()
+    reading = Layer(plain.attention, plain.mlp, cross=task.attention())
+    encoder, decoder = (Stack((layer,) * 2, NORM, Sinusoidal()) for layer in (plain, reading))
+    return EncoderDecoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), encoder, decoder, LM(tied=True), CONTEXT)
 
 
 def row(text: Tokenizer, example: Example) -> Row:

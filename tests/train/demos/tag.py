@@ -6,17 +6,20 @@ So a name alone doesn't always show its kind, and the words around it decide.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import task
 from demos import words
 from demos.words import CITIES, PEOPLE, known_or_new, pick
-from entities import KINDS, LABELS, f1, row
+from loop import Row
 from task import NORM, WIDTH, Example, Task
 from tfm.refimpl.config import Config, Embedding, Encoder, Rope, Stack, Tag
 from tfm.runtime.tasks import Model
+from tfm.runtime.text.tokenizer import Tokenizer
 
+KINDS = ("PER", "ORG", "LOC")
+LABELS = ("O", *(f"{part}-{kind}" for kind in KINDS for part in "BI"))
 CONTEXT = 96
 NEW = 0.3  # of the names are made up
 # Where {} stands there is a noun.
@@ -101,8 +104,26 @@ def config(vocabulary: int) -> Config:
     return Encoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, Tag(len(LABELS)), CONTEXT)
 
 
+def row(text: Tokenizer, example: Example) -> Row:
+    """B- for the first token of an entity, I- for its others, O between."""
+    encoding = text.encode_with_offsets(example.text)
+    label_ids = [LABELS.index("O")] * len(encoding.ids)
+    for kind, first, last in example.answer:
+        starts = zip(encoding.sequence_ids, encoding.offsets, strict=True)
+        inside = [i for i, (text_id, (at, _)) in enumerate(starts) if text_id == 0 and first <= at < last]
+        for i in inside:
+            label_ids[i] = LABELS.index(f"{'B' if i == inside[0] else 'I'}-{kind}")
+    return Row(encoding.ids, label_ids)
+
+
 def answers(model: Model, texts: list[str]) -> list[list[tuple[str, int, int]]]:
     return [[(e.label, e.start, e.end) for e in entities] for entities in model.tag(texts)]
+
+
+def f1(predicted: Sequence[list], expected: Sequence[list]) -> float:
+    """2 · common / (found + wanted), of whole entities with kind and characters (CoNLL's measure)."""
+    common = sum(len(set(f) & set(w)) for f, w in zip(predicted, expected, strict=True))
+    return 2 * common / max(sum(map(len, (*predicted, *expected))), 1)
 
 
 TASK = Task("demo-tag", "F1", 1000, draw, tokenizer, config, row, answers, f1, LABELS)
