@@ -34,6 +34,17 @@ def test_every_room_is_in_the_architecture():
     assert rooms <= set(listed), rooms - set(listed)
 
 
+def test_the_index_of_tests_is_whole():
+    """tests/README.md has a line for each file of the folders that test nothing, and no other."""
+    text = (ROOT / "tests" / "README.md").read_text()
+    listed = re.findall(r"^\| `([\w/.]+)` \|", text, re.M)
+    folders = ("helpers", "meta", "reports", "train", "train/demos", "bench")
+    files = {
+        f.relative_to(ROOT / "tests") for folder in folders for f in (ROOT / "tests" / folder).glob("*.py")
+    }
+    assert sorted(listed) == sorted(str(file) for file in files if file.stem != "__init__")
+
+
 def test_readme_links_the_pages():
     readme = (ROOT / "README.md").read_text()
     for page in PAGES[1:]:
