@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..refimpl.decoding.options import TextOptions, options
 from .options import CONTEXT, checked
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ class ChatCommands:
             context = self._declared.make_context("/set", [flag, *values])
             sources = {name: context.get_parameter_source(name).name for name in context.params}
             given = {name: value for name, value in context.params.items() if sources[name] == "COMMANDLINE"}
-        if not given or given.keys() - self.options.keys():
+        if not given or given.keys() - options(TextOptions).keys():
             raise typer.BadParameter(f"{flag.removeprefix('--'):.60} is no option of an answer")
         changed: Any = {**self.options, **given}
-        self.options = checked(**changed)
+        self.options = checked(changed)
         return self._shown(given) or f"{name} is as the model asks"
 
     def save(self, rest: str) -> str:

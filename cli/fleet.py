@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from .console import progress, say
 from .inputs import refuse_piped
+from .options import Running
 
 ROWS = 1024
 FLEET = "Many machines"  # the panel of the help
@@ -65,22 +67,30 @@ Workers = Annotated[
 ]
 
 
+@dataclass
+class Fleet:
+    """Options of a command that can compute the rows of a file on many machines."""
+
+    ray: Ray = None
+    out_dir: Out = None
+    column: Column = "text"
+    block: Rows = ROWS
+    workers: Workers = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the command is to run there."""
+        return self.ray is not None or self.out_dir is not None
+
+
 def on_fleet(
     task: str,
-    *,
-    address: str | None,
-    file: Path | None,
-    out: Path | None,
-    column: str,
-    rows: int,
-    workers: int | None,
+    fleet: Fleet,
+    running: Running,
     model: str,
-    quant: str | None,
-    device: str,
-    threads: int | None,
+    file: Path | None,
     context: int | None = None,
-    adapter: Any = None,
-    ignore_keys: Collection[str] = (),
+    *,
     refused: Mapping[str, object],
     options: Mapping[str, Any],
 ) -> None:
@@ -95,9 +105,11 @@ def on_fleet(
     from ..runtime.tasks.base import check_task
     from .model_loading import located_bundle
 
-    if address is None or file is None or out is None:
+    out, device = fleet.out_dir, running.device
+    if fleet.ray is None or file is None or out is None:
         raise typer.BadParameter("--ray ADDRESS, --file IN.jsonl or IN.parquet, and --out DIR go together")
     refuse_piped("rows")
+    refused = {**refused, "--engine": running.engine != "onnx"}
     if given := [flag for flag, value in refused.items() if value]:
         raise typer.BadParameter(f"--ray takes no {given[0]}")
     if device == "auto":
@@ -110,11 +122,12 @@ def on_fleet(
         # Before a model is fetched and exported. A bundle's folder may be complete, which needs no cluster.
         raise ModuleNotFoundError("No module named 'ray'", name="ray")
     path = located_bundle(
-        model, quant, device, context, task=task, adapter=adapter, ignore_keys=ignore_keys
-    ).resolve()
+        model, running.quant, device, context,
+        task=task, adapter=running.merged, ignore_keys=running.ignore_key or (),
+    ).resolve()  # fmt: skip
     opened = open_bundle(path)
     check_task(task, opened.config, opened)
-    settings = {**options, "device": device, "threads": 1 if threads is None else threads}
-    job = Job(task, path, settings, file, column, rows)
-    count, computed = run(job, out, address, workers, progress())
+    settings = {**options, "device": device, "threads": running.threads or 1}
+    job = Job(task, path, settings, file, fleet.column, fleet.block)
+    count, computed = run(job, out, fleet.ray, fleet.workers, progress())
     say(f"{out}: {count:,} rows; blocks that were computed now: {computed:,}")

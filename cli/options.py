@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from ..refimpl.config import KVFormat
+from ..refimpl.decoding.options import Option, TextOptions, options
 from ..runtime.bundle.schemes import SCHEMES, SchemeName
 from ..runtime.bundle.targets import TargetName
 from .console import DETAIL
@@ -17,7 +21,7 @@ from .console import DETAIL
 if TYPE_CHECKING:
     from ..export.layouts.layout import BundleLayout
     from ..refimpl.formats.adapters import AdapterChoice
-    from ..runtime.tasks import GenerateOptions
+    from ..runtime import tasks
 
 Quant = SchemeName
 Kv = KVFormat
@@ -42,8 +46,13 @@ def limit_threads(count: int | None) -> int | None:
     return count
 
 
-# What the OpenAI API calls one of our options.
-CONTEXT = {"token_normalize_func": lambda name: {"max-tokens": "max-new-tokens"}.get(name, name)}
+# What the OpenAI API calls our options.
+ALIASES = {
+    option.openai.replace("_", "-"): name.replace("_", "-")
+    for name, option in options(TextOptions).items()
+    if option.openai
+}
+CONTEXT = {"token_normalize_func": lambda name: ALIASES.get(name, name)}
 
 
 def set_verbose(verbose: bool) -> bool:
@@ -198,16 +207,6 @@ NoEscape = Annotated[
     bool,
     typer.Option("--no-escape", help="Print control characters of the model's text as they are."),
 ]
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-new-tokens",
-        "-n",
-        metavar="N",
-        min=1,
-        help="The most tokens of the answer; by default as many as the model asks for, or 256.",
-    ),
-]
 Verbose = Annotated[
     bool,
     typer.Option(
@@ -217,114 +216,6 @@ Verbose = Annotated[
     ),
 ]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message, read first.")]
-Seed = Annotated[
-    int,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        min=0,
-        help="Seed of the random numbers; the same seed, options and machine give the same text.",
-        rich_help_panel=TOKENS,
-    ),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be repeated."),
-]
-Greedy = Annotated[
-    bool,
-    typer.Option(
-        "--greedy",
-        help="Take the likeliest token each time, even if the model asks for sampling.",
-        rich_help_panel=TOKENS,
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        metavar="T",
-        help="Sample: above 1 the distribution is flatter, below 1 sharper, 0 is greedy.",
-        rich_help_panel=TOKENS,
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option(metavar="K", help="Sample among the K likeliest tokens.", rich_help_panel=TOKENS),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        help="Sample among the fewest likeliest tokens with probability P together.",
-        rich_help_panel=TOKENS,
-    ),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        help="Sample tokens with at least P times the likeliest token's probability.",
-        rich_help_panel=TOKENS,
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        help="Above 1, tokens of the prompt and the answer become less likely.",
-        rich_help_panel=TOKENS,
-    ),
-]
-TypicalP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        help="Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to "
-        "probability P together.",
-        rich_help_panel=TOKENS,
-    ),
-]
-PresencePenalty = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        help="Subtract X from the logit of each token that the answer has.",
-        rich_help_panel=TOKENS,
-    ),
-]
-FrequencyPenalty = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        help="Subtract X from a token's logit for each time that the answer has it.",
-        rich_help_panel=TOKENS,
-    ),
-]
-NoRepeatNgram = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="No run of N tokens occurs twice, the prompt included.",
-        rich_help_panel=TOKENS,
-    ),
-]
-Beams = Annotated[
-    int | None,
-    typer.Option(
-        "--beams",
-        metavar="N",
-        help="Search with N beams for the likeliest whole text.",
-        rich_help_panel=TOKENS,
-    ),
-]
-LengthPenalty = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        help="With --beams, rank texts by log-probability / length^P: a larger P favours long ones.",
-        rich_help_panel=TOKENS,
-    ),
-]
 Draft = Annotated[
     str | None,
     typer.Option(
@@ -380,6 +271,80 @@ def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
     return False if no_adapter else adapter
 
 
+@dataclass
+class Running:
+    """Options of a command that runs a model: how it is loaded, and where."""
+
+    quant: Quantization = None
+    adapter: Adapter = None
+    no_adapter: NoAdapter = False
+    ignore_key: IgnoreKey = None
+    verbose: Verbose = False
+    device: Device = "cpu"
+    threads: Threads = None
+    engine: Engine = "onnx"
+
+    def __post_init__(self) -> None:
+        self.merged: AdapterChoice = adapter_choice(self.adapter, self.no_adapter)
+
+    def load(self, name: str, task: str, context: int | None = None) -> tasks.Model:
+        """The model of a name for a task."""
+        from .model_loading import load
+
+        return load(
+            name, self.engine, self.quant, self.device, self.threads, context,
+            task=task, adapter=self.merged, ignore_keys=self.ignore_key or (),
+        )  # fmt: skip
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command: a parameter that is a dataclass, or `TextOptions`, becomes an option a field."""
+    own = inspect.signature(command, eval_str=True).parameters
+    parts = {name: _parts(one.annotation) for name, one in own.items()}
+
+    def run(**given: Any) -> None:
+        for name, part in parts.items():
+            if part:
+                given[name] = own[name].annotation(**{one.name: given.pop(one.name) for one in part})
+        command(**given)
+
+    parameters = [one for name in own for one in parts[name] or [own[name]]]
+    shown: Any = run
+    shown.__signature__ = inspect.Signature([one.replace(kind=one.KEYWORD_ONLY) for one in parameters])
+    run.__doc__ = command.__doc__
+    return run
+
+
+def _parts(group: Any) -> list[inspect.Parameter]:
+    """The options of a group; none of another type."""
+    if hasattr(group, "__dataclass_fields__"):
+        return [*inspect.signature(group, eval_str=True).parameters.values()]
+    if group is TextOptions:
+        return [_parameter(name, one) for name, one in options(TextOptions).items() if one.metavar]
+    return []
+
+
+def _parameter(name: str, option: Option) -> inspect.Parameter:
+    """An option of decoding as a command has it; the default is the model's or the library's."""
+    kind, words = option.type, option.help
+    if bool in get_args(kind):
+        kind = bool
+    elif Sequence[str] in get_args(kind):
+        kind, words = list[str] | None, f"{words.removesuffix('.')}; may be repeated."
+    info = typer.Option(
+        *(option.flags or (f"--{name.replace('_', '-')}",)),
+        metavar=None if kind is bool else option.metavar,
+        min=option.values.least,
+        max=option.values.most,
+        help=words,
+        rich_help_panel=option.panel,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY,
+        default=False if kind is bool else None, annotation=Annotated[kind, info],
+    )  # fmt: skip
+
+
 # How library errors name parameters, and the flags of the command line for these.
 FLAGS = {
     "full=True": "--full",
@@ -422,17 +387,20 @@ def with_flags(message: str) -> str:
     return PARAMETERS.sub(lambda match: FLAGS[match[0]], message)
 
 
-def checked(**options: Unpack[GenerateOptions]) -> GenerateOptions:
-    """The options of generation, checked before a model is fetched or loaded; refused ones are usage
-    errors."""
+def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
+    """The options of generation, checked before a model is fetched or loaded.
+
+    Refused ones are usage errors.
+    """
     from ..refimpl.errors import LimitError
     from ..runtime.tasks.options import check
 
+    chosen: Any = {**given, **more}
     try:
-        check(**options)
+        check(**chosen)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
-    return options
+    return chosen
 
 
 def static_layout(

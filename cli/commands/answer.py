@@ -13,7 +13,9 @@ from ..console import out_json, progress, table
 GROUP = "Read texts"
 
 
+@o.grouped
 def command(
+    *,
     model: o.Model = "demo-answer",
     question: Annotated[str | None, typer.Argument(help="The question.")] = None,
     context: Annotated[
@@ -42,14 +44,7 @@ def command(
         typer.Option(metavar="N", min=0, help="Neighbouring windows share N tokens; by default 128."),
     ] = None,
     batch: o.Batch = 32,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    running: o.Running,
     as_json: o.AsJson = False,
 ) -> None:
     """Find the answer to a question in a text of any length, with its first and last character.
@@ -57,7 +52,6 @@ def command(
     Example: tfm-cli answer "Where does Ben live?" "Ada lives in Rome. Ben lives in Oslo."
     """
     from ..inputs import read, read_all
-    from ..model_loading import load
 
     if questions is not None:
         # With the questions in a file, the one argument that is left is the text.
@@ -73,10 +67,7 @@ def command(
     text = read_all(file, "text") if context is None else context
     if not text.strip():
         raise typer.BadParameter("the text is empty: give it after the question, with --file, or on stdin")
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, task="answer", adapter=choice, ignore_keys=ignore_key or ()
-    )
+    loaded = running.load(model, "answer")
     answers = loaded.answer(
         [(one, text) for one in all_questions],
         count=top,

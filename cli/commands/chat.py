@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 GROUP = "Write texts"
 
 
+@o.grouped
 def command(
+    *,
     ctx: typer.Context,
     named: Annotated[
         str | None,
@@ -36,25 +38,10 @@ def command(
     ] = None,
     model: o.Model = "smollm2-135m",
     system: o.System = None,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
     context: o.Context = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    greedy: o.Greedy = False,
-    temperature: o.Temperature = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    repetition_penalty: o.RepetitionPenalty = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    seed: o.Seed = 0,
-    stop: o.Stop = None,
+    running: o.Running,
+    options: o.TextOptions,
     no_escape: o.NoEscape = False,
-    verbose: o.Verbose = False,
     prefix: o.Prefix = None,
     chat_template_kwargs: o.ChatTemplateKwargs = None,
 ) -> None:
@@ -74,28 +61,19 @@ def command(
     from ...runtime.text import template_process
 
     template_process.SHARED.start()  # it becomes ready while the rest is imported
-    options = o.checked(
-        greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop) if stop else None,
-    )  # fmt: skip
+    chosen = o.checked(options)
     from ...runtime.tasks import Conversation
-    from ..model_loading import load
 
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, context, task="chat", adapter=choice,
-        ignore_keys=ignore_key or (),
-    )  # fmt: skip
+    loaded = running.load(model, "chat", context)
     conversation = Conversation(loaded, system, prefix=prefix, chat_template_kwargs=chat_template_kwargs)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
-        talk(ChatCommands(conversation, options, command), banner, no_escape, verbose=verbose)
+        talk(ChatCommands(conversation, chosen, command), banner, no_escape, verbose=running.verbose)
         return
     for message in messages():
-        answer = conversation.say(message, **options)
+        answer = conversation.say(message, **chosen)
         show(answer, no_escape)
-        if verbose:
+        if running.verbose:
             say(speed(answer))
         if answer.finish_reason == "length":
             say(f"(ended after {len(answer.tokens)} tokens)")

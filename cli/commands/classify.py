@@ -13,7 +13,9 @@ from ..console import out_json, progress, shorten, table
 GROUP = "Read texts"
 
 
+@o.grouped
 def command(
+    *,
     model: o.Model = "demo-classify",
     text: o.Texts = None,
     file: o.Lines = None,
@@ -24,20 +26,9 @@ def command(
         int | None, typer.Option(metavar="N", min=1, help="Show only the N likeliest labels of each text.")
     ] = None,
     batch: o.Batch = 32,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    running: o.Running,
     as_json: o.AsJson = False,
-    ray: f.Ray = None,
-    out_dir: f.Out = None,
-    column: f.Column = "text",
-    block: f.Rows = f.ROWS,
-    workers: f.Workers = None,
+    fleet: f.Fleet,
 ) -> None:
     """Label whole texts, the likeliest label first; a regression gives its numbers.
 
@@ -45,26 +36,20 @@ def command(
 
     Example: tfm-cli classify --ray local --file texts.jsonl --out labels
     """
-    if ray is not None or out_dir is not None:
+    if fleet.asked:
         f.on_fleet(
-            "classify", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
-            model=model, quant=quant, device=device, threads=threads,
-            adapter=o.adapter_choice(adapter, no_adapter), ignore_keys=ignore_key or (),
+            "classify", fleet, running, model, file,
             options={"batch": batch},
             refused={
-                "TEXT": text, "--pair": pair, "--top": top, "--json": as_json, "--engine": engine != "onnx",
+                "TEXT": text, "--pair": pair, "--top": top, "--json": as_json
             },
         )  # fmt: skip
         return
     from ..inputs import read
-    from ..model_loading import load
 
     texts = read(text, file)
     pairs = texts if pair is None else [(one, pair) for one in texts]
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, task="classify", adapter=choice, ignore_keys=ignore_key or ()
-    )
+    loaded = running.load(model, "classify")
     labels_of = [labels[:top] for labels in loaded.classify(pairs, batch=batch, progress=progress())]
     if as_json:
         rows = zip(texts, labels_of, strict=True)

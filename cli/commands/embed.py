@@ -20,7 +20,9 @@ GROUP = "Read texts"
 SHOWN = 6  # numbers of a vector at a terminal
 
 
+@o.grouped
 def command(
+    *,
     text: o.Texts = None,
     model: o.Model = "minilm-l6",
     file: o.Lines = None,
@@ -31,20 +33,9 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Write the numbers as a NumPy array.")
     ] = None,
     batch: o.Batch = 32,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    running: o.Running,
     as_json: o.AsJson = False,
-    ray: f.Ray = None,
-    out_dir: f.Out = None,
-    column: f.Column = "text",
-    block: f.Rows = f.ROWS,
-    workers: f.Workers = None,
+    fleet: f.Fleet,
 ) -> None:
     """Compute one embedding per text; similar texts get nearby vectors.
 
@@ -54,15 +45,12 @@ def command(
 
     Example: tfm-cli embed --ray local --file texts.jsonl --out vectors
     """
-    if ray is not None or out_dir is not None:
+    if fleet.asked:
         f.on_fleet(
-            "embed", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
-            model=model, quant=quant, device=device, threads=threads,
-            adapter=o.adapter_choice(adapter, no_adapter), ignore_keys=ignore_key or (),
+            "embed", fleet, running, model, file,
             options={"batch": batch},
             refused={
-                "TEXT": text, "--similarity": similarity, "--npy": npy, "--json": as_json,
-                "--engine": engine != "onnx",
+                "TEXT": text, "--similarity": similarity, "--npy": npy, "--json": as_json
             },
         )  # fmt: skip
         return
@@ -70,17 +58,13 @@ def command(
 
     from ...runtime.tasks.embed import similarity as cosines
     from ..inputs import read
-    from ..model_loading import load
 
     texts = read(text, file)
     if similarity and len(texts) < 2:
         raise typer.BadParameter("--similarity takes at least two texts")
     if npy is not None and as_json:
         raise typer.BadParameter("give --npy or --json, not both")
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, task="embed", adapter=choice, ignore_keys=ignore_key or ()
-    )
+    loaded = running.load(model, "embed")
     vectors = loaded.embed(texts, batch=batch, progress=progress())
     numbers = cosines(vectors, vectors) if similarity else vectors
     if npy is not None:

@@ -12,7 +12,9 @@ from ..console import out_json, progress, table
 GROUP = "Read texts"
 
 
+@o.grouped
 def command(
+    *,
     model: o.Model = "demo-fill",
     text: o.Texts = None,
     file: o.Lines = None,
@@ -20,14 +22,7 @@ def command(
         int, typer.Option(metavar="N", min=1, help="Show the N likeliest tokens of each mask.")
     ] = 5,
     batch: o.Batch = 8,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    running: o.Running,
     as_json: o.AsJson = False,
 ) -> None:
     """Show the likeliest tokens for each mask of a text; the model names its mask: [MASK] or <mask>.
@@ -35,13 +30,9 @@ def command(
     Example: tfm-cli fill "Paris is the [MASK] of France."
     """
     from ..inputs import read
-    from ..model_loading import load
 
     texts = read(text, file)
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, task="fill", adapter=choice, ignore_keys=ignore_key or ()
-    )
+    loaded = running.load(model, "fill")
     fillings = loaded.fill(texts, count=top, batch=batch, progress=progress())
     if as_json:
         rows = zip(texts, fillings, strict=True)

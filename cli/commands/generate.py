@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +23,9 @@ GROUP = "Write texts"
 DRAFTS = ("none", "prompt", "mtp")  # what --draft names beside models
 
 
+@o.grouped
 def command(
+    *,
     prompt: Annotated[
         str | None,
         typer.Argument(help="The prompt, before what is piped; or --file, or stdin."),
@@ -39,8 +41,7 @@ def command(
     ] = None,
     model: o.Model = "smollm2-135m",
     system: o.System = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    stop: o.Stop = None,
+    options: o.TextOptions,
     json_schema: Annotated[
         Path | None,
         typer.Option(
@@ -84,28 +85,8 @@ def command(
         ),
     ] = None,
     no_escape: o.NoEscape = False,
-    greedy: o.Greedy = False,
-    temperature: o.Temperature = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    typical_p: o.TypicalP = None,
-    repetition_penalty: o.RepetitionPenalty = None,
-    presence_penalty: o.PresencePenalty = None,
-    frequency_penalty: o.FrequencyPenalty = None,
-    no_repeat_ngram: o.NoRepeatNgram = None,
-    seed: o.Seed = 0,
-    beams: o.Beams = None,
-    length_penalty: o.LengthPenalty = None,
-    quant: o.Quantization = None,
     context: o.Context = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    engine: o.Engine = "onnx",
+    running: o.Running,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -119,11 +100,7 @@ def command(
     draft: o.Draft = None,
     prefix: o.Prefix = None,
     chat_template_kwargs: o.ChatTemplateKwargs = None,
-    ray: f.Ray = None,
-    out_dir: f.Out = None,
-    column: f.Column = "text",
-    block: f.Rows = f.ROWS,
-    workers: f.Workers = None,
+    fleet: f.Fleet,
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
@@ -136,34 +113,27 @@ def command(
 
     Example: tfm-cli generate --ray local --file prompts.jsonl --out answers --max-new-tokens 50
     """
-    on_fleet = ray is not None or out_dir is not None
-    if not (raw or on_fleet):
+    if not (raw or fleet.asked):
         from ...runtime.text import template_process
 
         template_process.SHARED.start()  # it becomes ready while the rest is imported
-    options = o.checked(
-        greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty, no_repeat_ngram=no_repeat_ngram,
-        beams=beams, length_penalty=length_penalty,
-        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop) if stop else None, logprobs=logprobs,
+    chosen = o.checked(
+        options,
+        logprobs=logprobs,
         json_schema=None if json_schema is None else read_schema(json_schema),
         regex=None if regex is None else check_regex(regex),
         grammar=None if grammar is None else read_grammar(grammar),
-    )  # fmt: skip
-    choice = o.adapter_choice(adapter, no_adapter)
-    if on_fleet:
-        given = {name: value for name, value in options.items() if value is not None and value != ()}
+    )
+    if fleet.asked:
+        given = {name: value for name, value in chosen.items() if value is not None}
         f.on_fleet(
-            "generate", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
-            model=model, quant=quant, device=device, threads=threads, context=context, adapter=choice,
-            ignore_keys=ignore_key or (),
+            "generate", fleet, running, model, file, context,
             options={**given, "raw": raw, "batch": 8 if batch is None else batch},
             refused={
                 "PROMPT": prompt, "--json": as_json, "--logprobs": logprobs is not None, "--draft": draft,
-                "--prefix": prefix, "--system": system, "--beams": beams, "--length-penalty": length_penalty,
-                "--engine": engine != "onnx", "--chat-template-kwargs": chat_template_kwargs,
-                "--control-tokens": control_tokens,
+                "--prefix": prefix, "--system": system, "--beams": options.get("beams"),
+                "--length-penalty": options.get("length_penalty"),
+                "--chat-template-kwargs": chat_template_kwargs, "--control-tokens": control_tokens,
             },
         )  # fmt: skip
         return
@@ -175,7 +145,7 @@ def command(
         prompts = read(None if prompt is None else [prompt], file, "prompt")
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs goes with --json")
-    searches = beams is not None or length_penalty is not None
+    searches = options.get("beams") is not None or options.get("length_penalty") is not None
     drafts = draft not in (None, "none")
     if drafts and searches:
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
@@ -183,46 +153,31 @@ def command(
         raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
     if control_tokens and not raw:
         raise typer.BadParameter("--control-tokens goes with --raw: in a chat the template writes them")
-    from ..model_loading import computed_by, load, locate_weights
+    from ..model_loading import computed_by, locate_weights
 
     begin = time.perf_counter()
     if draft not in (None, *DRAFTS):
         locate_weights(draft)  # before the model is exported: its name may be wrong
-    load_model = partial(
-        load, engine=engine, quant=quant, device=device, threads=threads, context=context, task="generate"
-    )
-    loaded = load_model(model, adapter=choice, ignore_keys=ignore_key or ())
+    loaded = running.load(model, "generate", context)
     if draft is not None:
-        options["draft"] = drafter(draft, loaded, model, load_model)
+        own = replace(running, adapter=None, no_adapter=False, ignore_key=None)
+        chosen["draft"] = drafter(draft, loaded, model, lambda name: own.load(name, "generate", context))
     load_s = time.perf_counter() - begin
+    chat: Any = {
+        "raw": raw, "system": system, "chat_template_kwargs": chat_template_kwargs,
+        "control_tokens": control_tokens,
+    }  # fmt: skip
     if batch is None:
-        answer = loaded.generate(
-            prompts[0],
-            raw=raw,
-            system=system,
-            prefix=prefix,
-            chat_template_kwargs=chat_template_kwargs,
-            control_tokens=control_tokens,
-            **options,
-        )
+        answer = loaded.generate(prompts[0], prefix=prefix, **chat, **chosen)
         out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))
         return
-    answers = loaded.generate_many(
-        prompts,
-        raw=raw,
-        system=system,
-        batch=batch,
-        progress=progress(),
-        chat_template_kwargs=chat_template_kwargs,
-        control_tokens=control_tokens,
-        **options,
-    )
+    answers = loaded.generate_many(prompts, batch=batch, progress=progress(), **chat, **chosen)
     if as_json:
         out_json([{"prompt": text, **answer_fields(one)} for text, one in zip(prompts, answers, strict=True)])
     else:
         for one in answers:
             out(line(one.text, no_escape))
-    limit = loaded.options(raw=raw, **options).max_new_tokens
+    limit = loaded.options(raw=raw, **chosen).max_new_tokens
     say_ends(answers, limit, loaded.config.context, as_json=as_json)
 
 

@@ -11,21 +11,14 @@ from ..inputs import read_prompt
 GROUP = "Write texts"
 
 
+@o.grouped
 def command(
+    *,
     model: o.Model = "demo-summarize",
     text: o.Text = None,
     file: o.TextFile = None,
-    beams: o.Beams = None,
-    length_penalty: o.LengthPenalty = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    options: o.TextOptions,
+    running: o.Running,
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
@@ -33,15 +26,12 @@ def command(
 
     Example: tfm-cli summarize --file report.txt --model my-model --max-new-tokens 60
     """
-    from ..model_loading import computed_by, load
+    from ..model_loading import computed_by
 
     text = read_prompt(text, file)
-    options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
+    chosen = o.checked(options)
     begin = time.perf_counter()
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, task="summarize", adapter=choice, ignore_keys=ignore_key or ()
-    )
+    loaded = running.load(model, "summarize")
     load_s = time.perf_counter() - begin
-    answer = loaded.summarize(text, **options)
+    answer = loaded.summarize(text, **chosen)
     out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))

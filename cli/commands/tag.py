@@ -14,7 +14,9 @@ from ..console import out_json, progress, table
 GROUP = "Read texts"
 
 
+@o.grouped
 def command(
+    *,
     model: o.Model = "demo-tag",
     text: o.Texts = None,
     file: o.Lines = None,
@@ -31,20 +33,9 @@ def command(
         typer.Option(metavar="LABEL", help="Leave out this label; may be repeated; by default O."),
     ] = None,
     batch: o.Batch = 32,
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    ignore_key: o.IgnoreKey = None,
-    verbose: o.Verbose = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
+    running: o.Running,
     as_json: o.AsJson = False,
-    ray: f.Ray = None,
-    out_dir: f.Out = None,
-    column: f.Column = "text",
-    block: f.Rows = f.ROWS,
-    workers: f.Workers = None,
+    fleet: f.Fleet,
 ) -> None:
     """Find the entities in texts, with their labels and their first and last character.
 
@@ -52,23 +43,17 @@ def command(
 
     Example: tfm-cli tag --ray local --file texts.jsonl --out entities
     """
-    if ray is not None or out_dir is not None:
+    if fleet.asked:
         f.on_fleet(
-            "tag", address=ray, file=file, out=out_dir, column=column, rows=block, workers=workers,
-            model=model, quant=quant, device=device, threads=threads,
-            adapter=o.adapter_choice(adapter, no_adapter), ignore_keys=ignore_key or (),
+            "tag", fleet, running, model, file,
             options={"batch": batch, "aggregation": aggregation, "outside": outside or ["O"]},
-            refused={"TEXT": text, "--json": as_json, "--engine": engine != "onnx"},
+            refused={"TEXT": text, "--json": as_json},
         )  # fmt: skip
         return
     from ..inputs import read
-    from ..model_loading import load
 
     texts = read(text, file)
-    choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(
-        model, engine, quant, device, threads, task="tag", adapter=choice, ignore_keys=ignore_key or ()
-    )
+    loaded = running.load(model, "tag")
     entities_of = loaded.tag(
         texts, aggregation=aggregation, outside=outside or ("O",), batch=batch, progress=progress()
     )

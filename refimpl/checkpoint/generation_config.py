@@ -14,13 +14,11 @@ from ..config import LM, Config, EncoderDecoder
 from ..config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES, UNSUPPORTED
 from ..config_readers.keys import Keys
 from ..decoding.beam import BeamSearch
+from ..decoding.options import MOST_BEAMS, STOPS
 from ..decoding.sampler import Sampler
 from ..errors import CheckpointError, ConfigError, LimitError
 from .languages import Languages
 
-MOST_BEAMS = 64
-# How many texts may end an answer, and how many characters they may have.
-MOST_STOPS, LONGEST_STOP = 16, 1024
 # The same of a model without an encoder, where `min_length` counts the prompt.
 WITH_ENCODER: dict[str, tuple[Any, ...]] = {
     "encoder_no_repeat_ngram_size": (0, None), "min_length": (0, None), "forced_bos_token_id": (None,),
@@ -144,7 +142,7 @@ def _stop(keys: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise keys.fail("stop_strings", "null, a text or a list of texts")
-    if len(texts) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in texts):
+    if not STOPS.holds(texts):
         return (), ("stop_strings",)
     return tuple(texts), ()
 

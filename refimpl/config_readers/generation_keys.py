@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..decoding.options import SamplerOptions, options
 from .keys import ANY, HARMLESS
 
 IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
-# Of a sampler, with the values at which they change nothing.
-OFF = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
-PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0}
+# Of a sampler, with the values at which they change nothing: what makes it draw, and other options.
+_SAMPLER = [option for option in options(SamplerOptions).values() if option.key]
+OFF = {option.key: option.off for option in _SAMPLER if option.draws}
+PENALTIES = {option.key: option.off for option in _SAMPLER if not option.draws}
 IGNORED_GENERATION_KEYS: dict[str, Any] = {
     **dict.fromkeys(
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..decoding.options import SamplerOptions, options
 from ..errors import ConfigError
 from ..formats.tensor_source import TensorSource
 from .keys import Keys
@@ -34,13 +35,7 @@ def gguf_rows(keys: Keys, source: TensorSource, name: str) -> int:
 
 # general.sampling.*, how llama.cpp samples where nobody asks for something else, and the keys of
 # generation_config.json that its converter makes them from.
-SAMPLING = {
-    "temp": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "penalty_repeat": "repetition_penalty",
-}
+SAMPLING = {option.gguf: option.key for option in options(SamplerOptions).values() if option.gguf}
 
 
 def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ..errors import LimitError
 from .filters import top_indices
 from .logprobs import log_softmax
 from .loop import CHUNK, read_prompt
+from .options import MOST_BEAMS, TextOptions, require
 from .penalties import adjust_logits, check_any_allowed
 from .sampler import Sampler
 from .sampling import check_logits
@@ -61,17 +62,9 @@ class BeamSearch:
     encoder_ids: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        # The longest context to the power of 40 is still a float64.
-        if self.beams < 1 or self.max_new_tokens < 1 or not abs(self.length_penalty) <= 40:
-            raise LimitError(
-                "beam search takes at least one beam and one new token and a length penalty of -40 to 40, "
-                f"got {self.beams!r:.40}, {self.max_new_tokens!r:.40} and {self.length_penalty!r:.40}"
-            )
+        # A search may have any number of beams, a user's has a limit.
+        require(TextOptions, {**vars(self), "beams": min(self.beams, MOST_BEAMS)})
         self.length_penalty = float(self.length_penalty)
-        if type(self.early_stopping) is not bool and self.early_stopping != "never":
-            raise LimitError(
-                f'early_stopping must be true, false or "never", got {self.early_stopping!r:.40}'
-            )
         if not self.sampler.greedy:
             raise LimitError(
                 "beam search draws nothing: leave out temperature, top-k, top-p, min-p, typical-p"

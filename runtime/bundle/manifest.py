@@ -55,12 +55,13 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property, partial
 from typing import Any, Literal
 
-from ...refimpl.checkpoint.generation_config import LONGEST_STOP, MOST_BEAMS, MOST_STOPS, Generation
+from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
 from ...refimpl.components import from_json
 from ...refimpl.config import LM, Classify, Config, Tag, to_json
 from ...refimpl.config_readers.generation_keys import KEYS
 from ...refimpl.decoding.beam import BeamSearch
+from ...refimpl.decoding.options import BEAMS, STOPS
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.errors import BundleError, TfmError
@@ -446,10 +447,10 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
     if odd := sorted(g.search.keys() - {"beams", "length_penalty", "early_stopping", "renormalize"}):
         raise ValueError(f"generation.search.{odd[0]:.80} is unknown")
     search: dict[str, Any] = {"beams": 1, **g.search}
-    if type(search["beams"]) is not int or search["beams"] > MOST_BEAMS:
-        raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {search['beams']!r:.40}")
+    if not BEAMS.holds(search["beams"]):
+        raise ValueError(f"generation.search.beams must be {BEAMS.words}, got {search['beams']!r:.40}")
     BeamSearch((), **search)
-    if len(g.stop) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in g.stop):
-        raise ValueError(f"generation.stop must be at most {MOST_STOPS} texts, got {g.stop!r:.80}")
+    if not STOPS.holds(g.stop):
+        raise ValueError(f"generation.stop must be {STOPS.words}, got {g.stop!r:.80}")
     if odd := [name for name in g.left_out if name not in KEYS]:
         raise ValueError(f"generation.left_out must name options, got {odd[0]!r:.80}")

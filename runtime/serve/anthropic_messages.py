@@ -13,7 +13,7 @@ from .chat import named_events
 from .errors import body_of
 from .message_blocks import Made
 from .models import server_of
-from .requests import Body, ChatBody, Count, Part, Said, Share, Stop, checked, read
+from .requests import Body, ChatBody, Count, Part, Said, Stop, checked, read, sampling_of, stating
 from .texts import EventStream, begin_chat, note, question, while_connected
 
 USERS = ("text", "tool_result")
@@ -154,13 +154,10 @@ class CountBody(Body):
         return effort or (True if self.thinking is not None else None)
 
 
-class MessagesBody(CountBody):
+class MessagesBody(stating(CountBody, "temperature", "top_k", "top_p")):
     max_tokens: Count
     stream: bool | None = None
     stop_sequences: Annotated[list[Stop], Field(max_length=4)] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_k: Count | None = None
-    top_p: Share | None = None
     metadata: dict[str, Any] | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
@@ -208,9 +205,7 @@ async def create_message(request: Request) -> Response:
     stated = body.chat(
         max_tokens=body.max_tokens,
         stop=body.stop_sequences or None,
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
+        **sampling_of(body),
     )
     chat = await begin_chat(request, stated, body.thinks)
     made = Made(chat, body.stop_sequences or [])

@@ -31,7 +31,7 @@ from ..tasks.generate import (
 )
 from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
-from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
+from ..tasks.options import GenerateOptions, Options, resolve
 from ..tasks.prefixes import PREFIX_BYTES
 from ..text.chat_answers import ChatAnswers
 from ..text.chat_template import Message, Tool, Variables
@@ -163,7 +163,7 @@ class AsyncModel:
         self._compilers.shutdown(wait=False, cancel_futures=True)
         self.worker.close()
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     async def generate(
         self, text: str, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTextStream:
@@ -173,7 +173,7 @@ class AsyncModel:
         await self.prepare(resolved)
         return self.start(prompt, resolved)[0]
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     async def chat(
         self,
         messages: str | Sequence[Message],

@@ -20,10 +20,11 @@ from .requests import (
     NamedSchema,
     Part,
     Said,
-    Share,
     TextFormat,
     checked,
     read,
+    sampling_of,
+    stating,
 )
 from .response_items import Made
 from .texts import EventStream, begin_chat, note, while_connected
@@ -122,7 +123,7 @@ class StreamOptions(Part):
     include_obfuscation: bool | None = None  # noise beside the text, which clients pass over
 
 
-class ResponsesBody(Harmless):
+class ResponsesBody(stating(Harmless, "temperature", "top_p")):
     """Fields as OpenAI has them; what would need a tool or a state of its servers is refused."""
 
     input: Annotated[list[Item], BeforeValidator(_as_items), Field(min_length=1)]
@@ -131,8 +132,6 @@ class ResponsesBody(Harmless):
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Share | None = None
     max_output_tokens: Count | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | Named | Allowed | None = None
@@ -148,8 +147,7 @@ class ResponsesBody(Harmless):
         stated: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
+            **sampling_of(self),
             "max_tokens": self.max_output_tokens,
             "parallel_tool_calls": self.parallel_tool_calls,
             "reasoning_effort": self.reasoning and self.reasoning.effort,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from ..tasks.base import TaskModel
 from ..tasks.options import GenerateOptions
 from .errors import RequestError
-from .requests import ChatBody, CompletionBody, Sampling
+from .requests import ChatBody, CompletionBody, Sampling, sampling_of
 
 # A text that is continued ends after so many tokens, as the OpenAI API has it; an answer of a chat ends where
 # the context does.
@@ -19,14 +20,8 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
 
     A request without a seed gets a random one: the same question again gets another answer.
     """
-    options: GenerateOptions = {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "presence_penalty": body.presence_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        "repetition_penalty": body.repetition_penalty,
+    options: Any = {
+        **sampling_of(body),
         "seed": secrets.randbelow(2**63) if body.seed is None else body.seed % 2**64,
         "logit_bias": _biases(body.logit_bias, model.config.embedding.vocabulary),
         "max_new_tokens": _most_tokens(body, model),

@@ -10,9 +10,18 @@ import asyncio
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from starlette.requests import Request as HttpRequest
 
+from ...refimpl.decoding.options import SamplingOptions, options
 from ...refimpl.formats.strict_json import parse
 from ..tasks.options import GenerateOptions
 from .errors import RequestError
@@ -35,8 +44,6 @@ ASKS = frozenset({"audio", "function_call", "partial", "prefix"})
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -106,17 +113,26 @@ class StructuredOutputs(Part):
         return stated
 
 
-class Sampling(Harmless):
+# The options that requests may state, by the names that they have in Python too.
+SENT = {name: option for name, option in options(SamplingOptions).items() if option.requests}
+
+
+def stating(kind: type[B], *names: str) -> type[B]:
+    """A kind of body that has these options beside its fields, or null: then it is as the model asks."""
+    sent = [(name, SENT[name]) for name in names]
+    fields: Any = {name: (Annotated[one.type, Field(**one.requests)], None) for name, one in sent}
+    return create_model(kind.__name__, __base__=kind, **fields)
+
+
+def sampling_of(body: Body) -> dict[str, Any]:
+    """The options that a body may state, as it states them."""
+    return {name: getattr(body, name) for name in SENT if name in type(body).model_fields}
+
+
+class Sampling(stating(Harmless, *SENT)):
     """How a text is generated; what is left out, or null, is as the model asks."""
 
     store: Literal[False] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Share | None = None
-    top_k: Count | None = None
-    min_p: Share | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | list[Stop] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None

@@ -16,7 +16,7 @@ from ..text.chat_template import Message, Tool, Variables, check_messages, commo
 from .base import TaskModel
 from .declared_options import spelled_out
 from .generate import Prompt, TextStream, answers_of, chat_ids, prefix_cache
-from .options import GenerateOptions, SamplingOptions, resolve
+from .options import GenerateOptions, resolve
 
 
 class Conversation:
@@ -67,7 +67,7 @@ class Conversation:
         self._keep()
         self._answer, self._messages = None, list(messages)
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """The answer to a message; both become part of the conversation once it was generated completely."""
         return self._ask([*self.messages, {"role": "user", "content": text}], options)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import numbers
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
 import numpy as np
 
+from ...refimpl.decoding.options import options
 from ...refimpl.errors import ArgumentError
 from .documents import is_class
 
@@ -31,48 +32,42 @@ KINDS: dict[Any, tuple[str, Callable[[object], bool]]] = {
 }
 
 
-def given_values(options: Mapping[str, object], declared: type) -> dict[str, object]:
+def given_values(given: Mapping[str, object], declared: type) -> dict[str, object]:
     """The options that aren't None, numbers of NumPy as Python's own.
 
     ArgumentError for one that the TypedDict doesn't declare, with the nearest name that it does, and for a
     value of another kind.
     """
-    hints = _hints(declared)
-    for name, value in options.items():
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, 1)
+    known = options(declared)
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
             advice = f"did you mean {near[0]}?" if near else "help() of the function lists them"
             raise ArgumentError(f"no option is named {name!r:.60}: {advice}")
-        types = [kind for kind in get_args(hints[name]) if kind is not type(None)]
+        types = [kind for kind in get_args(known[name].type) if kind is not type(None)]
         kinds = [KINDS.get(get_origin(one) or one, ("", lambda _: True)) for one in types]
         if value is not None and not any(fits(value) for _, fits in kinds):
             raise ArgumentError(f"{name} must be {' or '.join(kind for kind, _ in kinds)}, got {value!r:.80}")
-    values = {name: value for name, value in options.items() if value is not None}
+    values = {name: value for name, value in given.items() if value is not None}
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 
-def spelled_out(*declared: type) -> Callable[[F], F]:
-    """Decorates a function that takes options of these TypedDicts as `**options`: its signature lists each
-    as a keyword, and its docstring describes them."""
+def spelled_out(declared: type) -> Callable[[F], F]:
+    """Decorates a function that takes the options of a TypedDict as `**options`: its signature lists each as
+    a keyword, and its docstring describes them."""
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        hints = {name: hint for one in declared for name, hint in _hints(one).items()}
         keywords = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-            for name, hint in hints.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option.type)
+            for name, option in options(declared).items()
         ]
-        descriptions = [inspect.cleandoc(one.__doc__ or "").partition("\n\n")[2] for one in declared]
+        descriptions = [f"{name}: {option.described}" for name, option in options(declared).items()]
+        wrapped = (textwrap.fill(one, 110, subsequent_indent="    ") for one in descriptions)
         shown: Any = function
         shown.__signature__ = signature.replace(parameters=[*parameters, *keywords])
-        shown.__doc__ = "\n\n".join([inspect.cleandoc(function.__doc__ or ""), "Options:", *descriptions])
+        shown.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "\nOptions:\n", *wrapped])
         return function
 
     return decorate
-
-
-@cache
-def _hints(declared: type) -> dict[str, Any]:
-    """The options of a TypedDict with their types."""
-    return get_type_hints(declared)

@@ -68,7 +68,7 @@ class Model(TaskModel):
         self.engine, self.drafting = cast(Engine, ClosedEngine()), None
         trim()
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def generate(
         self,
         text: str,
@@ -104,7 +104,7 @@ class Model(TaskModel):
             **options,
         )
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def chat(
         self,
         messages: str | Sequence[Message],
@@ -124,7 +124,7 @@ class Model(TaskModel):
             self, messages, tools=tools, chat_template_kwargs=chat_template_kwargs, **options
         )
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def generate_many(
         self,
         prompts: Sequence[str],
@@ -167,7 +167,7 @@ class Model(TaskModel):
             self, prompt_ids, resolved, numbers=numbers, batch=batch, progress=progress, answers=answers
         )
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
         """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any.
 
@@ -181,7 +181,7 @@ class Model(TaskModel):
         resolved = generate_options.resolve(self.generation, chat=False, **options)
         return list(TextStream(self, prompt, resolved).ids())
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def translate(
         self,
         text: str,
@@ -193,7 +193,7 @@ class Model(TaskModel):
         """The text in another language; see `translate.translate`."""
         return translate.translate(self, text, to, origin, **options)
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def summarize(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """A summary of the text; see `translate.summarize`."""
         return translate.summarize(self, text, **options)
@@ -305,7 +305,7 @@ class Model(TaskModel):
             control_tokens=control_tokens,
         )
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def options(
         self, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
     ) -> Options:

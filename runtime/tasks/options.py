@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, TypedDict, Unpack
+from typing import Annotated, Literal, Unpack
 
-from ...refimpl.checkpoint.generation_config import LONGEST_STOP, MOST_BEAMS, MOST_STOPS, Generation
+from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.decoding.beam import BeamSearch
+from ...refimpl.decoding.options import (
+    NATURAL,
+    Option,
+    SamplerOptions,
+    SamplingOptions,
+    TextOptions,
+    Values,
+    options,
+    record,
+    require,
+)
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import Drafter
 from ...refimpl.errors import LimitError
@@ -16,59 +27,17 @@ from .declared_options import given_values
 from .documents import Schema, schema_of
 
 MOST_LOGPROBS = 1000
+LOGPROBS = Values(f"0 to {MOST_LOGPROBS}", lambda value: NATURAL.holds(value) and value <= MOST_LOGPROBS, 0)
 # Options that make the sampler draw.
-DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
+DRAWS = frozenset(name for name, option in options(SamplerOptions).items() if option.draws)
 # Options, of a request or of a checkpoint, that say how a token is chosen.
-CHOOSES = DRAWS | {"repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"}
+CHOOSES = DRAWS | {name for name, option in options(SamplerOptions).items() if option.chooses}
 # Options that say which texts may come.
 CONSTRAINTS = frozenset({"json_schema", "regex", "grammar"})
 # Options that only beam search reads, with the values that mean "not given".
-OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False, "renormalize": False}
-
-
-class SamplingOptions(TypedDict, total=False):
-    """How a token is chosen. An option that is left out, or None, is as the model asks.
-
-    A chat model whose checkpoint says nothing of this answers by CHAT_SAMPLING, unless an option of the
-    request does: greedy, one that draws, one that makes repetitions less likely, or beams.
-
-    greedy: take the likeliest token, even if the model asks for sampling; its penalties and rules stay.
-    temperature: ≥ 0; divides the logits, so above 1 the distribution is flatter; 0 is greedy.
-    top_k: ≥ 1; sample among the k likeliest tokens.
-    top_p: 0 … 1; sample among the fewest likeliest tokens that have this probability together.
-    min_p: 0 … 1; sample tokens that have at least this share of the likeliest token's probability.
-    typical_p: 0 … 1; locally typical sampling: keep the tokens whose surprise is closest to the entropy, up
-        to this much probability.
-    repetition_penalty: > 0; above 1 tokens of the prompt and of the answer become less likely.
-    presence_penalty: subtracted from the logit of each token that the answer has.
-    frequency_penalty: subtracted from the logit of a token for each time that the answer has it.
-    no_repeat_ngram: ≥ 1; no run of so many tokens occurs twice, the prompt included.
-    min_new_tokens: ≥ 0; no stop token before the answer has so many tokens.
-    suppress_tokens: ids that are never chosen.
-    begin_suppress_tokens: ids that are never chosen as the first token that isn't forced.
-    bad_words: sequences of ids that never occur.
-    forced_tokens: ids that the answer begins with.
-    forced_last: ids of which one is the last token, where the answer is as long as allowed.
-    logit_bias: pairs (id, amount) that are added to the logits.
-    """
-
-    greedy: bool | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    typical_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    no_repeat_ngram: int | None
-    min_new_tokens: int | None
-    suppress_tokens: Sequence[int] | None
-    begin_suppress_tokens: Sequence[int] | None
-    bad_words: Sequence[Sequence[int]] | None
-    forced_tokens: Sequence[int] | None
-    forced_last: Sequence[int] | None
-    logit_bias: Sequence[tuple[int, float]] | None
+OF_BEAMS = {
+    name: options(TextOptions)[name].default for name in ("length_penalty", "early_stopping", "renormalize")
+}
 
 
 # By tests/bench/chat_sampling.py: 3 of SmolLM2's answers to 100 prompts go in circles, 33 of its greedy ones.
@@ -76,76 +45,66 @@ class SamplingOptions(TypedDict, total=False):
 CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
-class GenerateOptions(SamplingOptions, total=False):
-    """How a text is generated: those of SamplingOptions, and these.
+class GenerateOptions(TextOptions, total=False):
+    """How a text is generated: the options of `TextOptions`, and those that need more than a decoder."""
 
-    max_new_tokens: ≥ 1; the most tokens of the answer, by default as the model asks or 256.
-    stop: one or up to 16 strings of 1 to 1024 characters; the answer ends before the first of them.
-    stop_on_eos: whether a stop token ends the answer, by default yes.
-    seed: of the random numbers, by default 0; the same seed, options and machine give the same text.
-    beams: 1 … 64; search for the likeliest whole text with so many beams. It comes at once, at the end.
-    length_penalty: with beams, log-probability / length^penalty ranks texts; larger favours long ones.
-    early_stopping: with beams, when the search ends: True, False or "never", see `beam.BeamSearch`.
-    renormalize: with beams, whether log-probabilities are normalized again after penalties.
-    draft: proposes tokens that the model checks several at a time, for fewer steps. The text stays the same
-        up to rounding, also where it is sampled: see `refimpl.decoding.speculative`. By default the text
-        itself is looked up for them where the model promises the same bits, while that saves time; False
-        switches that off. `model.mtp_drafter()` is the model's own module, `model.drafter(other)` a smaller
-        model.
-    logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
-        with theirs, of the model's own distribution, before penalties, temperature and filters.
-    json_schema: the answer is a JSON document of this schema, or of that of a pydantic class, unless it ends
-        at max_new_tokens; {} allows any, and so may objects without "additionalProperties": false have more
-        keys than they name. `parsed` of an answer is the document. Needs llguidance
-        (`pip install 'tfm-cli[serve]'`).
-    regex: the answer matches this regular expression, of Rust's syntax, as a whole, unless it ends at
-        max_new_tokens; otherwise as json_schema, of which a text has one.
-    grammar: the answer is a sentence of this grammar, in llama.cpp's GBNF or Lark's form; the same.
-    """
-
-    max_new_tokens: int | None
-    stop: str | Sequence[str] | None
-    stop_on_eos: bool | None
-    seed: int | None
-    beams: int | None
-    length_penalty: float | None
-    early_stopping: bool | Literal["never"] | None
-    renormalize: bool | None
-    draft: Drafter | Literal[False] | None
-    logprobs: int | None
-    json_schema: Schema | None
-    regex: str | None
-    grammar: str | None
+    draft: Annotated[
+        Drafter | Literal[False] | None,
+        Option(
+            "Proposes tokens that the model checks several at a time, for fewer steps. The text stays the "
+            "same up to rounding, also where it is sampled: see `refimpl.decoding.speculative`. By default "
+            "the text itself is looked up for them where the model promises the same bits, while that saves "
+            "time; False switches that off. `model.mtp_drafter()` is the model's own module, "
+            "`model.drafter(other)` a smaller model."
+        ),
+    ]
+    logprobs: Annotated[
+        int | None,
+        Option(
+            "Note for each token of the answer its log-probability and the so many likeliest tokens with "
+            "theirs, of the model's own distribution, before penalties, temperature and filters.",
+            LOGPROBS,
+        ),
+    ]
+    json_schema: Annotated[
+        Schema | None,
+        Option(
+            "The answer is a JSON document of this schema, or of that of a pydantic class, unless it ends at "
+            'max_new_tokens; {} allows any, and so may objects without "additionalProperties": false have '
+            "more keys than they name. `parsed` of an answer is the document. Needs llguidance "
+            "(`pip install 'tfm-cli[serve]'`)."
+        ),
+    ]
+    regex: Annotated[
+        str | None,
+        Option(
+            "The answer matches this regular expression, of Rust's syntax, as a whole, unless it ends at "
+            "max_new_tokens; otherwise as json_schema, of which a text has one."
+        ),
+    ]
+    grammar: Annotated[
+        str | None,
+        Option(
+            "The answer is a sentence of this grammar, in llama.cpp's GBNF or Lark's form; otherwise as "
+            "json_schema."
+        ),
+    ]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOptions))):
     """How one text is generated, with every option set; the defaults are greedy. See GenerateOptions."""
 
     sampler: Sampler = field(default_factory=Sampler)
-    max_new_tokens: int = 256
-    stop: Sequence[str] = ()
-    seed: int = 0
-    stop_on_eos: bool = True
-    beams: int | None = None
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    renormalize: bool = False
-    draft: Drafter | Literal[False] | None = None
-    logprobs: int | None = None
-    json_schema: Schema | None = None
-    regex: str | None = None
-    grammar: str | None = None
     calls: Language | None = None  # that of a chat's text that may have calls of tools
     shown: frozenset[int] = frozenset()  # special tokens that the text has in it
 
     def __post_init__(self) -> None:
+        require(GenerateOptions, vars(self))
         constraints = [name for name in sorted(CONSTRAINTS) if getattr(self, name) is not None]
         if len(constraints) > 1:
             raise LimitError(f"a text is of one language, got {' and '.join(constraints)}: leave out one")
         if self.beams is not None:
-            if not 1 <= self.beams <= MOST_BEAMS:
-                raise LimitError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
             if self.draft:
                 raise LimitError("beam search takes no draft: each of its steps scores all tokens")
             if self.logprobs is not None:
@@ -159,17 +118,6 @@ class Options:
         if constraints and (self.stop or not self.stop_on_eos):
             raise LimitError(
                 f"a text of a {constraints[0]} ends where it is complete: leave out stop and stop_on_eos"
-            )
-        if self.max_new_tokens < 1:
-            raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.seed < 0:
-            raise LimitError(f"seed must be at least 0, got {self.seed}")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
-            raise LimitError(f"logprobs must be 0 to {MOST_LOGPROBS}, got {self.logprobs}")
-        if len(self.stop) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in self.stop):
-            raise LimitError(
-                f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters, "
-                f"got {self.stop!r:.200}"
             )
 
     @property

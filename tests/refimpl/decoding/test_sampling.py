@@ -12,7 +12,8 @@ from helpers.tolerances import equal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.filters import candidates, typical
-from tfm.refimpl.decoding.sampler import LARGEST_FLOAT, Sampler
+from tfm.refimpl.decoding.options import LARGEST_FLOAT
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.sampling import draw as draw_index
 from tfm.refimpl.decoding.sampling import process_logits, sample
 from tfm.refimpl.errors import LimitError, NumericError

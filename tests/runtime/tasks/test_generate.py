@@ -330,10 +330,10 @@ def test_logits_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refusals() -> None:
     with pytest.raises(LimitError, match=r"prompt has \d+ tokens, the model's context is 96"):
         MODEL.generate("the cat sat on the mat " * 40)
-    with pytest.raises(LimitError, match="max_new_tokens must be at least 1, got 0"):
+    with pytest.raises(LimitError, match=r"^max_new_tokens must be .*, got 0"):
         MODEL.generate("the", max_new_tokens=0)
     for stop in (("",), ("x" * 2000,), ("x",) * 40):
-        with pytest.raises(LimitError, match="stop takes"):
+        with pytest.raises(LimitError, match=r"^stop must be"):
             MODEL.generate("the", stop=stop)
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         model(text=None).generate("the")

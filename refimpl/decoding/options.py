@@ -1,0 +1,299 @@
+"""The options of decoding: each is declared once, with its type, range, help and names.
+
+`sampler.Sampler`, the keywords of Python, the command line, the server's requests and the readers of
+generation_config.json and GGUF take them from here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field, make_dataclass
+from functools import cache
+from numbers import Integral
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_type_hints
+
+from ..errors import LimitError
+
+LARGEST_FLOAT = sys.float_info.max
+MOST_BEAMS = 64
+# How many texts may end an answer, and how many characters they may have.
+MOST_STOPS, LONGEST_STOP = 16, 1024
+
+
+class Values(NamedTuple):
+    """The values that an option may have, in words; `least` and `most` are those of whole numbers."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    least: int | None = None
+    most: int | None = None
+
+
+def _natural(value: Any) -> bool:
+    """Whether it is an integer of at least 0, NumPy's too."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
+def _finite(value: Any) -> bool:
+    return bool(abs(value) <= LARGEST_FLOAT)
+
+
+def _tokens(value: Any) -> bool:
+    return all(_natural(token) for token in value)
+
+
+POSITIVE = Values("a number above 0", lambda value: bool(0 < value <= LARGEST_FLOAT))
+SHARE = Values("above 0, at most 1", lambda value: bool(0 < value <= 1))
+FINITE = Values("a finite number", _finite)
+COUNT = Values("a whole number from 1", lambda value: _natural(value) and bool(value >= 1), 1)
+NATURAL = Values("a whole number from 0", _natural, 0)
+TOKENS = Values("ids of tokens, whole numbers from 0", _tokens)
+WORDS = Values(
+    "sequences of tokens' ids, none of them empty",
+    lambda value: all(word and _tokens(word) for word in value),
+)
+BIASES = Values(
+    "pairs of a token's id and a finite number",
+    lambda value: all(_natural(token) and _finite(amount) for token, amount in value),
+)
+BEAMS = Values(f"1 to {MOST_BEAMS}", lambda value: COUNT.holds(value) and value <= MOST_BEAMS, 1, MOST_BEAMS)
+# The longest context to the power of 40 is still a float64.
+POWER = Values("-40 to 40", lambda value: bool(abs(value) <= 40))
+WHEN = Values('True, False or "never"', lambda value: type(value) is bool or value == "never")
+STOPS = Values(
+    f"up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters",
+    lambda value: len(value) <= MOST_STOPS and all(1 <= len(text) <= LONGEST_STOP for text in value),
+)
+ANY = Values("", lambda _: True)
+
+
+class Option(NamedTuple):
+    """What is known of an option beside its name.
+
+    `draws` says that it makes the sampler draw, `chooses` that it says which token is likelier. `metavar`,
+    `flags` and `panel` are the command line's, which has no option without a metavar; a flag's is "-".
+    `requests` is the range in the server's requests, as pydantic's keywords. Other names: `openai` is that
+    of the OpenAI API, `gguf` that in general.sampling, and `key` that in generation_config.json, where it
+    changes nothing at the value `off`.
+    """
+
+    help: str
+    values: Values = ANY
+    default: Any = None
+    draws: bool = False
+    chooses: bool = False
+    metavar: str = ""
+    flags: tuple[str, ...] = ()
+    panel: str | None = "Choosing tokens"
+    requests: Any = None
+    key: str = ""
+    off: float | None = None
+    gguf: str = ""
+    openai: str = ""
+    type: Any = None  # as its annotation says; `options` fills it in
+
+    @property
+    def described(self) -> str:
+        """The help, with the values that it may have."""
+        return f"{self.values.words}. {self.help}" if self.values.words else self.help
+
+
+class Choosing(TypedDict, total=False):
+    """How a token is chosen from logits. An option that is left out, or None, changes nothing."""
+
+    temperature: Annotated[
+        float | None,
+        Option(
+            "Sample: above 1 the distribution is flatter, below 1 sharper, 0 is greedy.",
+            POSITIVE, draws=True, metavar="T", requests={"ge": 0}, key="temperature", gguf="temp",
+        ),
+    ]  # fmt: skip
+    top_k: Annotated[
+        int | None,
+        Option(
+            "Sample among so many likeliest tokens.",
+            COUNT, draws=True, metavar="K", requests={"ge": 1, "le": 2**31 - 1}, key="top_k", off=0,
+            gguf="top_k",
+        ),
+    ]  # fmt: skip
+    top_p: Annotated[
+        float | None,
+        Option(
+            "Sample among the fewest likeliest tokens that have this probability together.",
+            SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=1.0, gguf="top_p",
+        ),
+    ]  # fmt: skip
+    min_p: Annotated[
+        float | None,
+        Option(
+            "Sample tokens that have at least this share of the likeliest token's probability.",
+            SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="min_p", off=0.0, gguf="min_p",
+        ),
+    ]  # fmt: skip
+    typical_p: Annotated[
+        float | None,
+        Option(
+            "Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
+            "probability together.",
+            SHARE, draws=True, metavar="P", key="typical_p", off=1.0,
+        ),
+    ]  # fmt: skip
+    repetition_penalty: Annotated[
+        float | None,
+        Option(
+            "Above 1, tokens of the prompt and the answer become less likely.",
+            POSITIVE, chooses=True, metavar="X", requests={"gt": 0, "le": 10}, key="repetition_penalty",
+            off=1.0, gguf="penalty_repeat",
+        ),
+    ]  # fmt: skip
+    presence_penalty: Annotated[
+        float | None,
+        Option(
+            "Subtract this from the logit of each token that the answer has.",
+            FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
+        ),
+    ]  # fmt: skip
+    frequency_penalty: Annotated[
+        float | None,
+        Option(
+            "Subtract this from a token's logit for each time that the answer has it.",
+            FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
+        ),
+    ]  # fmt: skip
+    no_repeat_ngram: Annotated[
+        int | None,
+        Option(
+            "No run of so many tokens occurs twice, the prompt included.",
+            COUNT, chooses=True, metavar="N", key="no_repeat_ngram_size", off=0,
+        ),
+    ]  # fmt: skip
+    min_new_tokens: Annotated[
+        int | None, Option("No stop token comes before the answer has so many tokens.", NATURAL)
+    ]
+    suppress_tokens: Annotated[Sequence[int] | None, Option("Ids that are never chosen.", TOKENS, default=())]
+    begin_suppress_tokens: Annotated[
+        Sequence[int] | None,
+        Option("Ids that are never chosen as the first token that isn't forced.", TOKENS, default=()),
+    ]
+    bad_words: Annotated[
+        Sequence[Sequence[int]] | None, Option("Sequences of ids that never occur.", WORDS, default=())
+    ]
+    forced_tokens: Annotated[
+        Sequence[int] | None, Option("Ids that the answer begins with.", TOKENS, default=())
+    ]
+    forced_last: Annotated[
+        Sequence[int] | None,
+        Option(
+            "One of these ids is the last token, where the answer is as long as allowed.", TOKENS, default=()
+        ),
+    ]
+    logit_bias: Annotated[
+        Sequence[tuple[int, float]] | None,
+        Option("Amounts that are added to the logits of ids.", BIASES, default=()),
+    ]
+
+
+class SamplerOptions(Choosing, total=False):
+    """The options of a `sampler.Sampler`."""
+
+    encoder_no_repeat_ngram: Annotated[
+        int | None,
+        Option(
+            "No run of so many tokens occurs that the encoder has read.",
+            COUNT, key="encoder_no_repeat_ngram_size", off=0,
+        ),
+    ]  # fmt: skip
+
+
+class SamplingOptions(Choosing, total=False):
+    """How a token is chosen. An option that is left out, or None, is as the model asks.
+
+    A chat model whose checkpoint says nothing of this answers by CHAT_SAMPLING, unless an option of the
+    request does: greedy, one that draws, one that makes repetitions less likely, or beams.
+    """
+
+    greedy: Annotated[
+        bool | None,
+        Option(
+            "Take the likeliest token each time, even if the model asks for sampling; its penalties and "
+            "rules stay.",
+            metavar="-",
+        ),
+    ]
+
+
+class TextOptions(SamplingOptions, total=False):
+    """How a text is generated, whatever model does it."""
+
+    seed: Annotated[
+        int | None,
+        Option(
+            "Seed of the random numbers, by default 0: seed, options and machine together decide the text.",
+            NATURAL, default=0, metavar="N",
+        ),
+    ]  # fmt: skip
+    beams: Annotated[
+        int | None,
+        Option(
+            "Search with so many beams for the likeliest whole text, which comes at once, at the end.",
+            BEAMS, metavar="N",
+        ),
+    ]  # fmt: skip
+    length_penalty: Annotated[
+        float | None,
+        Option(
+            "With beams, rank texts by log-probability / length^P: a larger P favours long ones.",
+            POWER, default=1.0, metavar="P",
+        ),
+    ]  # fmt: skip
+    early_stopping: Annotated[
+        bool | Literal["never"] | None,
+        Option("With beams, when the search ends, see `beam.BeamSearch`.", WHEN, default=False),
+    ]
+    renormalize: Annotated[
+        bool | None,
+        Option("With beams, whether log-probabilities are normalized again after penalties.", default=False),
+    ]
+    max_new_tokens: Annotated[
+        int | None,
+        Option(
+            "The most tokens of the answer; by default as many as the model asks for, or 256.",
+            COUNT, default=256, metavar="N", flags=("--max-new-tokens", "-n"), panel=None,
+            openai="max_tokens",
+        ),
+    ]  # fmt: skip
+    stop: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "End the answer before this text, or the first of several.",
+            STOPS,
+            default=(),
+            metavar="TEXT",
+            panel=None,
+        ),
+    ]
+    stop_on_eos: Annotated[bool | None, Option("Whether a stop token ends the answer.", default=True)]
+
+
+@cache
+def options(declared: type) -> Mapping[str, Option]:
+    """The options that a TypedDict declares, by name, with their types."""
+    hints, annotated = get_type_hints(declared), get_type_hints(declared, include_extras=True)
+    return {name: annotated[name].__metadata__[0]._replace(type=hint) for name, hint in hints.items()}
+
+
+def require(declared: type, stated: Mapping[str, Any]) -> None:
+    """LimitError for an option that has a value outside of its range; None is no value."""
+    for name, option in options(declared).items():
+        value = stated.get(name)
+        if value is not None and not option.values.holds(value):
+            raise LimitError(f"{name} must be {option.values.words}, got {value!r:.80}")
+
+
+def record(name: str, declared: type, left_out: Collection[str] = ()) -> type:
+    """A frozen dataclass with a field for each option that a TypedDict declares."""
+    stated = ((key, one) for key, one in options(declared).items() if key not in left_out)
+    return make_dataclass(
+        name, [(key, one.type, field(default=one.default)) for key, one in stated], frozen=True
+    )
