@@ -57,11 +57,12 @@ def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
     stated = {key: metadata[name] for name, key in keys.items() if name in metadata}
     if not stated:
         return {}
-    top_k, temperature = stated.get("top_k", 0), stated.get("temperature", 1.0)
-    if type(top_k) is int and top_k < 0:
-        top_k = 0
+    temperature = stated.get("temperature", 1.0)
     draws = stated.keys() != {"repetition_penalty"} and (type(temperature) is not float or temperature > 0)
-    return {**stated, "top_k": top_k, "do_sample": draws}
+    top_k = stated.setdefault("top_k", 0)
+    if type(top_k) is int:
+        stated["top_k"] = max(top_k, 0)
+    return {**stated, "do_sample": draws}
 
 
 def read_gguf_window_pattern(keys: Keys, default: int) -> int:

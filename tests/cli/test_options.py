@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import typer.main
+from tfm.cli import main
 from tfm.cli.options import with_flags
+from tfm.refimpl.decoding.options import TextOptions, options
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,16 @@ def test_threads_are_limited_before_numpy_is_imported():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.stdout.splitlines()[:1] == ["3"], run.stderr
+
+
+@pytest.mark.parametrize("name", ["generate", "chat", "translate", "summarize"])
+def test_a_command_that_writes_has_every_option_of_decoding(name: str):
+    declared = {flag: one for flag, one in options(TextOptions).items() if one.metavar}
+    command = typer.main.get_group(main.application([name, "doctor"])).commands[name]
+    made = {one.name: one for one in command.params if one.name in declared}
+    assert made.keys() == declared.keys() >= {"greedy", "temperature", "seed", "beams", "stop"}
+    for flag, one in made.items():
+        assert f"--{flag.replace('_', '-')}" in one.opts
+        assert one.help.startswith(declared[flag].help.removesuffix("."))
+        assert one.default in (None, False), "what is left out is as the model asks"
+        assert getattr(one.type, "min", None) == declared[flag].values.least

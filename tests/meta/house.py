@@ -186,14 +186,34 @@ def _fill(table: dict[str, list[ast.expr]], names: ast.expr, rows: ast.expr) -> 
 
 
 def sampling_declarations(sources: list[File]) -> int:
-    """How often the option of sampling that is declared most is: as a parameter, or as a field of a class."""
-    names: Counter[str] = Counter()
-    for node in (node for file in sources for node in file.nodes):
-        if isinstance(node, ast.arg):
-            names[node.arg] += 1
-        elif isinstance(node, ast.AnnAssign):
-            names[ast.unparse(node.target)] += 1
+    """How often the option of sampling that is told most is.
+
+    That is a parameter with a default, a field, an alias of its type in CamelCase, a keyword or an entry of a
+    dict that hands it on or says something of it. An entry that is a number states a value alone.
+    """
+    names: Counter[str] = Counter(name for file in sources for node in file.nodes for name in _told(node))
     return max(names[name] for name in SAMPLING)
+
+
+def _told(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.arguments(posonlyargs=first, args=args, kwonlyargs=named, kw_defaults=given):
+            count = len(node.defaults)
+            yield from (one.arg for one in [*first, *args][-count:] if count)
+            yield from (one.arg for one, default in zip(named, given, strict=True) if default is not None)
+        case ast.AnnAssign(target=target):
+            yield ast.unparse(target)
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript(value=ast.Name(id="Annotated"))):
+            yield re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        case ast.keyword(arg=str(name), value=ast.Name() | ast.Attribute()):
+            yield name
+        case ast.Dict(keys=keys, values=values):
+            pairs = zip(keys, values, strict=True)
+            yield from (
+                str(key.value)
+                for key, value in pairs
+                if isinstance(key, ast.Constant) and not isinstance(value, ast.Constant)
+            )
 
 
 def edges_of(function: ast.AST) -> Counter[str]:

@@ -73,8 +73,12 @@ PLANTED = {
         {"calls of parameter_shapes": 1, "calls of smoothing_sites": 1, "functions gguf_config": 1},
     ),
     "sampling": (
-        {"cli/a.py": "class A:\n    top_k: int\ndef f(top_k, top_p): ...\n"},
-        {"declarations of a sampling option": 2},
+        {
+            "cli/a.py": "class A:\n    top_k: int\ndef f(top_k=1, top_p=2): ...\ndef g(top_k): ...\n",
+            "cli/b.py": "TopK = Annotated[int, 1]\nf(top_k=top_k)\nf(top_k=3)\n",
+            "cli/c.py": 'RANGES = {"top_k": (1, 2)}\nVALUES = {"top_k": 3}\n',
+        },
+        {"declarations of a sampling option": 5},
     ),
     "sentences": (
         {"tests/a.py": SENTENCES},

@@ -366,7 +366,7 @@ def test_wrong_commands_say_so(commands: ChatCommands, line: str, words: str) ->
     with pytest.raises(TyperException) as caught:
         commands.run(line)
     assert words in caught.value.format_message()
-    assert (contents(commands)[:2], commands.run("/set")) == (["be brief", "one"], "seed 0")
+    assert (contents(commands)[:2], commands.options) == (["be brief", "one"], {})
 
 
 def test_a_second_ctrl_c_gives_the_answer_up() -> None:

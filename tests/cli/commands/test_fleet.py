@@ -77,7 +77,7 @@ def test_each_command_states_its_job(tfm, file: Path, tmp_path: Path, monkeypatc
         "classify": {"batch": 32, "threads": 2},
         "tag": {"batch": 32, "aggregation": "first", "outside": ["X"]},
         "generate": {
-            "batch": 8, "temperature": 0.5, "presence_penalty": 0, "raw": True, "stop": ("a",), "seed": 4,
+            "batch": 8, "temperature": 0.5, "presence_penalty": 0, "raw": True, "stop": ["a"], "seed": 4,
             "greedy": False,
         },
     }  # fmt: skip

@@ -106,7 +106,9 @@ def test_sampling_defaults() -> None:
     assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
     with pytest.raises(LimitError, match="greedy decoding and beam search draw nothing: leave out top_k"):
         sampler({}, greedy=True, top_k=3)
-    assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(Sampler(0.5), stop=("x",))
+    assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(
+        sampler=Sampler(0.5), stop=("x",)
+    )
 
 
 def test_a_chat_that_nobody_says_how_to_sample_uses_the_defaults() -> None:
@@ -114,10 +116,10 @@ def test_a_chat_that_nobody_says_how_to_sample_uses_the_defaults() -> None:
     chat = sampler({}, **CHAT_SAMPLING)
     assert chat != Sampler()
     assert silent.options(greedy=False, seed=3, logit_bias=[(1, 2.0)]) == Options(
-        replace(chat, logit_bias=((1, 2.0),)), seed=3
+        sampler=replace(chat, logit_bias=((1, 2.0),)), seed=3
     )
     # Drafts keep the distribution, so they change nothing of it.
-    assert silent.options(draft=(draft := PromptLookup())) == Options(chat, draft=draft)
+    assert silent.options(draft=(draft := PromptLookup())) == Options(sampler=chat, draft=draft)
     row = GeneratedSequence(silent.prompt("the cat"), chat, max_new_tokens=12)
     want = list(generate(ENGINE, row))
     assert want != plain(silent.prompt("the cat"), 12)
