@@ -78,7 +78,7 @@ class Conversation:
         `function` with its `name` and its `arguments`, an object."""
         return self.messages[-1].get("tool_calls", ()) if self.messages else ()
 
-    @spelled_out(GenerateOptions, SamplingOptions)
+    @spelled_out(GenerateOptions)
     def give_results(self, *results: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """The answer to what `calls` gave, a text each in their order; ArgumentError for another number."""
         calls = self.calls
