@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..config import FullAttention, Window
 from .keys import Keys
@@ -33,14 +34,29 @@ def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attentio
     return total // count
 
 
+def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> list[str] | None:
+    """The type of each layer, one of `kinds`; None where the key doesn't state them."""
+    types = keys.get(key, list, None)
+    if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
+        raise keys.fail(key, f"a list of {layer_count(keys)}, each one of {', '.join(kinds)}")
+    return types
+
+
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
     """The type of each layer; `slides` is the family's default for layer i, counted from 0."""
-    layers, types = layer_count(keys), keys.get("layer_types", list, None)
-    if types is None:
-        return [LAYER_TYPES[slides(i)] for i in range(layers)]
-    if len(types) != layers or any(kind not in LAYER_TYPES for kind in types):
-        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(LAYER_TYPES)}")
-    return types
+    types = stated_types(keys, LAYER_TYPES)
+    return [LAYER_TYPES[slides(i)] for i in range(layer_count(keys))] if types is None else types
+
+
+def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
+    """Which layers have rotary positions: those marked 1 in no_rope_layers, contrary to its name, or all but
+    each n-th."""
+    every, count = keys.size("no_rope_layer_interval", 4), layer_count(keys)
+    if marks is None:
+        return [(i + 1) % every != 0 for i in range(count)]
+    if len(marks) < count or any(type(mark) not in (int, bool) or mark not in (0, 1) for mark in marks):
+        raise keys.fail("no_rope_layers", f"a list of at least {count}, each 0 or 1")
+    return [mark == 1 for mark in marks[:count]]
 
 
 def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:

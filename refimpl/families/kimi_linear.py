@@ -22,7 +22,7 @@ from ..config_readers.gguf_keys import (
 )
 from ..config_readers.gguf_metadata import kv_heads_by_layer
 from ..config_readers.keys import ABSENT, Keys
-from ..config_readers.layers import layer_count
+from ..config_readers.layers import layer_count, stated_types
 from ..formats.tensor_source import TensorSource
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
@@ -76,12 +76,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 def _mlps(keys: Keys) -> list[bool]:
     """Which layers have experts: those of a list, or all after the first few."""
-    first, layers = keys.get("first_k_dense_replace", int, 1), layer_count(keys)
-    types = keys.get("mlp_layer_types", list, None)
+    first, types = keys.get("first_k_dense_replace", int, 1), stated_types(keys, SPARSE, "mlp_layer_types")
     if types is None:
-        return [i >= first for i in range(layers)]
-    if len(types) != layers or any(kind not in SPARSE for kind in types):
-        raise keys.fail("mlp_layer_types", f"a list of {layers}, each one of {', '.join(SPARSE)}")
+        return [i >= first for i in range(layer_count(keys))]
     return [kind == "sparse" for kind in types]
 
 

@@ -9,7 +9,7 @@ from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.gguf_keys import DECODER, RMS_EPS, fixed, layers_with_heads, without
 from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_count
+from ..config_readers.layers import layer_count, stated_types
 from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
@@ -68,13 +68,11 @@ def _mlp_width(keys: Keys) -> int:
 
 def _convolves(keys: Keys) -> list[bool]:
     """Which layers have a convolution in the place of attention."""
-    layers, types = layer_count(keys), keys.get("layer_types", list, None)
+    layers, types = layer_count(keys), stated_types(keys, KINDS)
     attends = keys.get("full_attn_idxs", list, None)
     if types is None:
         places = range(layers) if attends is None else attends
         return [i not in places for i in range(layers)]
-    if len(types) != layers or any(kind not in KINDS for kind in types):
-        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(KINDS)}")
     return [kind == "conv" for kind in types]
 
 

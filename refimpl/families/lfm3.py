@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, RMSNorm, Stack
 from ..config_readers.keys import Keys
-from ..config_readers.layers import LAYER_TYPES, layer_count, layer_masks, read_window
+from ..config_readers.layers import LAYER_TYPES, layer_count, layer_masks, read_window, stated_types
 from ..config_readers.rope import exact_context, nested_ropes
 from ..ops.short_conv import ShortConv
 from ..weights.weight_map import weight_map
@@ -70,13 +70,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 def _types(keys: Keys) -> list[str]:
     """What each layer has: by default a window in each fourth, and attention to all two after it."""
-    layers, types = layer_count(keys), keys.get("layer_types", list, None)
-    if types is None:
-        turn = ("sliding_attention", "conv", "full_attention", "conv")
-        return ["conv", *(turn[i % 4] for i in range(1, layers))]
-    if len(types) != layers or any(kind not in KINDS for kind in types):
-        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(KINDS)}")
-    return types
+    turn = ("sliding_attention", "conv", "full_attention", "conv")
+    default = ["conv", *(turn[i % 4] for i in range(1, layer_count(keys)))]
+    return stated_types(keys, KINDS) or default
 
 
 # The gate's second name is an older one.

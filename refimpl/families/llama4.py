@@ -30,6 +30,7 @@ from ..config_readers.gguf_metadata import own_head_size
 from ..config_readers.gguf_rope import DIVISORS, rope_scaling
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
+from ..config_readers.layers import rotated_layers, stated_types
 from ..config_readers.text_part import TextModel, text_model
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
@@ -69,7 +70,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     )
     count, width = len(base.layers), keys.size("intermediate_size_mlp", 16_384)
     experts, top = keys.size("num_local_experts", 16), keys.size("num_experts_per_tok", 1)
-    rotated, mixed = _rotated(keys, count), _mixed(keys, count)
+    rotated, mixed = rotated_layers(keys, keys.get("no_rope_layers", list, None) or None), _mixed(keys, count)
     masks = _masks(keys, rotated)
     normed = keys.get("use_qk_norm", bool, True)
     keys.harmless(attn_temperature_tuning=(bool, int))  # a number in the first releases, of which 0 is false
@@ -122,16 +123,6 @@ def _build(
     return map_layers(base, change)
 
 
-def _rotated(keys: Keys, count: int) -> list[bool]:
-    """Which layers are rotated: `no_rope_layers`, which says 1 where they are, or all but each n-th."""
-    every, stated = keys.size("no_rope_layer_interval", 4), keys.get("no_rope_layers", list, None) or None
-    if stated is None:
-        return [(i + 1) % every != 0 for i in range(count)]
-    if len(stated) < count or any(type(n) not in (int, bool) or n not in (0, 1) for n in stated):
-        raise keys.fail("no_rope_layers", f"a list of {count} or more, each 0 or 1")
-    return [bool(n) for n in stated[:count]]
-
-
 def _mixed(keys: Keys, count: int) -> list[bool]:
     """Which layers have experts: `moe_layers`, or each n-th."""
     every, stated = keys.size("interleave_moe_layer_step", 1), keys.get("moe_layers", list, None)
@@ -146,11 +137,9 @@ def _masks(keys: Keys, rotated: list[bool]) -> list[FullAttention | Chunked]:
     """The mask of each layer: `layer_types`, or chunks where it is rotated."""
     size = keys.size("attention_chunk_size", 8192, null=True)
     kinds = ("full_attention", "chunked_attention")
-    types = keys.get("layer_types", list, None)
+    types = stated_types(keys, kinds)
     if types is None:
         types = [kinds[turned and size is not None] for turned in rotated]
-    if len(types) != len(rotated) or any(kind not in kinds for kind in types):
-        raise keys.fail("layer_types", f"a list of {len(rotated)}, each one of {', '.join(kinds)}")
     if size is None and kinds[1] in types:
         raise keys.fail("attention_chunk_size", "at least 1 where a layer has chunks")
     return [Chunked(size) if size and kind == kinds[1] else FullAttention() for kind in types]

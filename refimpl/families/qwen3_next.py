@@ -26,7 +26,7 @@ from ..config_readers.gguf_keys import (
 )
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_count
+from ..config_readers.layers import layer_count, stated_types
 from ..config_readers.rope import rope
 from ..ops.gated_delta import GatedDelta
 from ..weights.weight_map import WeightMap, weight_map
@@ -123,12 +123,8 @@ def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
 
 def attending_layers(keys: Keys, default: list[bool]) -> list[bool]:
     """Which layers have attention, the others a gated delta network."""
-    types = keys.get("layer_types", list, None)
-    if types is None:
-        return default
-    if len(types) != len(default) or any(kind not in KINDS for kind in types):
-        raise keys.fail("layer_types", f"a list of {len(default)}, each one of {', '.join(KINDS)}")
-    return [kind == "full_attention" for kind in types]
+    types = stated_types(keys, KINDS)
+    return default if types is None else [kind == "full_attention" for kind in types]
 
 
 def gated_weights(base: WeightMap) -> WeightMap:

@@ -9,7 +9,7 @@ from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_count, layer_masks, layer_types, read_window
+from ..config_readers.layers import layer_masks, layer_types, read_window, rotated_layers
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -33,23 +33,13 @@ def config(keys: Keys, task: Task) -> Decoder:
         theta=2_000_000.0,
         tied=True,
     )
-    rotary = _rotary_layers(keys)
+    rotary = rotated_layers(keys, keys.get("no_rope_layers", list, None))
     used, window = keys.get("use_sliding_window", bool, False), read_window(keys, everywhere=False)
     types = layer_types(keys, lambda i: used and window is not None and not rotary[i])
     masks = layer_masks(keys, types, window, used=used)
     return map_attention(
         base, lambda i, a: replace(a, position=a.position if rotary[i] else None, mask=masks[i])
     )
-
-
-def _rotary_layers(keys: Keys) -> list[bool]:
-    """Which layers have rotary positions: those marked 1 in no_rope_layers, contrary to its name."""
-    every, marks = keys.size("no_rope_layer_interval", 4), keys.get("no_rope_layers", list, None)
-    if marks is None:
-        return [(i + 1) % every != 0 for i in range(layer_count(keys))]
-    if len(marks) < layer_count(keys) or any(type(mark) is not int or mark not in (0, 1) for mark in marks):
-        raise keys.fail("no_rope_layers", f"a list of at least {layer_count(keys)}, each 0 or 1")
-    return [mark == 1 for mark in marks]
 
 
 GGUF = Gguf("smollm3", {**DECODER, "model_type": fixed("smollm3")}, PERMUTED_QK_WEIGHTS)

@@ -101,15 +101,9 @@ class SafeTensors:
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
         """The tensor as float32, or one part along its first axis."""
-        kind = self.kind(name)
-        if kind not in READABLE:
-            raise CheckpointError(
-                f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
-            )
+        require_readable(self.kind(name), f"{self.path}: {name!r:.80}")
         data, shape = self._bytes(name, part)
-        if kind in READABLE_INTEGERS:
-            return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
-        return widen(data, kind, shape)
+        return as_float32(data, self.kind(name), shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
         """A tensor of whole numbers as it is stored, or one part along its first axis."""
@@ -124,6 +118,19 @@ class SafeTensors:
     def native(self, name: str, part: int | None = None) -> Blocks | None:
         """A safetensors file has no blocks of its own."""
         return None
+
+
+def require_readable(kind: str, where: str) -> None:
+    """CheckpointError for a tensor that isn't of floats, nor of whole numbers that models have."""
+    if kind not in READABLE:
+        raise CheckpointError(f"{where} must be one of {', '.join(READABLE)}, got {kind}")
+
+
+def as_float32(data: np.ndarray, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers of a readable kind that these bytes are."""
+    if kind in READABLE_INTEGERS:
+        return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
+    return widen(data, kind, shape)
 
 
 def _whole(value: Any) -> bool:

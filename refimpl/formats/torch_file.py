@@ -23,10 +23,10 @@ import numpy as np
 from ..errors import CheckpointError
 from ..ops.quant import Blocks
 from .cursor import Cursor
-from .dtypes import KINDS, READABLE_INTEGERS, widen
+from .dtypes import KINDS
 from .file_bytes import FileBytes
 from .pickle_values import Name, PickleReader
-from .safetensors import CODES, READABLE
+from .safetensors import CODES, as_float32, require_readable
 from .zip_directory import stored_entries
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -272,15 +272,8 @@ class TorchFile:
     def load(self, name: str, part: int | None = None) -> np.ndarray:
         """The tensor as float32, or one part along its first axis."""
         tensor = self._view(name, part)
-        kind = tensor.storage.kind
-        if kind not in READABLE:
-            raise CheckpointError(
-                f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
-            )
-        raw = self._bytes(tensor)
-        if kind in READABLE_INTEGERS:
-            return raw.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(tensor.shape)
-        return widen(raw, kind, tensor.shape)
+        require_readable(tensor.storage.kind, f"{self.path}: {name!r:.80}")
+        return as_float32(self._bytes(tensor), tensor.storage.kind, tensor.shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
         """A tensor of whole numbers as it is stored, or one part along its first axis."""

@@ -593,12 +593,16 @@ def _mbart_additional(settings: Settings) -> list[Special]:
     return [*MBART_LANGUAGES, *(token for token in stated if token not in MBART_LANGUAGES)]
 
 
-def _mbart_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
-    language = _language(settings)
-    end = tokens.content("eos_token")
-    return tokens.template(
-        _same_segment("$A", end, language), _same_segment("$A", "$B", end, language), spaces=True
+def _mbart_template(
+    settings: Settings, tokens: Tokens, stated: Component | None, *, before: bool = False
+) -> Component:
+    """The language behind the end token, or before the text."""
+    language, end = _language(settings), tokens.content("eos_token")
+    single, pair = (
+        _same_segment(language, *texts, end) if before else _same_segment(*texts, end, language)
+        for texts in (("$A",), ("$A", "$B"))
     )
+    return tokens.template(single, pair, spaces=True)
 
 
 def _mbart50(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -616,14 +620,6 @@ def _mbart50(settings: Settings, named: Mapping[str, Special], file: SourceFile)
 
 def _mbart50_additional(settings: Settings) -> list[Special]:
     return [*(settings.values.get(ADDITIONAL) or []), *MBART50_LANGUAGES]
-
-
-def _mbart50_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
-    language = _language(settings)
-    end = tokens.content("eos_token")
-    return tokens.template(
-        _same_segment(language, "$A", end), _same_segment(language, "$A", "$B", end), spaces=True
-    )
 
 
 def _nllb(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -884,7 +880,7 @@ _ALL = (
         "Unigram",
         {name: token for name, token in _FAIRSEQ.items() if name != "bos_token"},
         _mbart50,
-        _mbart50_template,
+        partial(_mbart_template, before=True),
         _mbart50_additional,
         mask_flags={"lstrip": True},
         file="sentencepiece.bpe.model",
