@@ -84,7 +84,7 @@ class ToolChoice(Part):
 
 class Thinking(Part):
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: Count | None = None  # thoughts end with the model or with max_tokens
+    budget_tokens: Count | None = None
     display: str | None = None  # they are given whole
 
 
@@ -136,6 +136,8 @@ class CountBody(Body):
         }
         if self.tools:
             stated["tools"] = [_function(tool) for tool in self.tools]
+        if self.thinking is not None:
+            stated["thinking_token_budget"] = self.thinking.budget_tokens
         if (choice := self.tool_choice) is not None:
             named = {"type": "function", "function": {"name": choice.name}}
             stated["tool_choice"] = {"any": "required", "tool": named}.get(choice.type, choice.type)

@@ -28,6 +28,8 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
         "logprobs": _logprobs(body),
         **body.constraint(),
     }
+    if isinstance(body, ChatBody):
+        options["thinking_token_budget"] = body.thinking_token_budget
     if body.stop is not None:
         options["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     return options

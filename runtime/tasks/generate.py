@@ -13,6 +13,7 @@ import numpy as np
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.beam import beam_search
+from ...refimpl.decoding.constraint import Constraint
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.loop import GeneratedSequence, prefill
 from ...refimpl.decoding.loop import generate as generate_tokens
@@ -237,7 +238,6 @@ def generation_of(model: TaskModel, task: str | None = None) -> Generation:
 
 def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0) -> GeneratedSequence:
     """The sequence that answers a prompt; its random numbers are those of (seed, index)."""
-    language = options.language
     return GeneratedSequence(
         prompt.ids,
         options.sampler,
@@ -247,8 +247,24 @@ def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0)
         index,
         encoder_ids=prompt.encoder_ids,
         logprobs=options.logprobs,
-        constraint=None if language is None else model.constraints.constraint(language),
+        constraint=_constraint(model, prompt, options),
     )
+
+
+def _constraint(model: TaskModel, prompt: Prompt, options: Options) -> Constraint | None:
+    """What holds the text to a language, and its thoughts to a budget."""
+    language, budget = options.language, options.thinking_token_budget
+    inner = None if language is None else model.constraints.constraint(language)
+    if budget is None:
+        return inner
+    from ..text.chat_answers import ChatAnswers
+    from ..text.thought_budget import ThoughtBudget
+
+    answers = ChatAnswers(model.chat_template, model.text, {})
+    thoughts, thinking = answers.form.thoughts, answers.thinks_after(prompt.ids)
+    if thoughts is None:
+        return inner
+    return ThoughtBudget(budget, thoughts, model.text, answers.marks, inner, thinking=thinking)
 
 
 class TextStream:

@@ -89,6 +89,13 @@ class GenerateOptions(TextOptions, total=False):
             "json_schema."
         ),
     ]
+    thinking_token_budget: Annotated[
+        int | None,
+        Option(
+            "At most so many tokens of what a chat model thinks, which is then ended as the model ends it.",
+            NATURAL,
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
                 raise LimitError("beam search takes no draft: each of its steps scores all tokens")
             if self.logprobs is not None:
                 raise LimitError("beam search takes no logprobs: its texts are scored as a whole")
+            if self.thinking_token_budget is not None:
+                constraints = ["thinking_token_budget"]
             if constraints:
                 raise LimitError(f"beam search takes no {constraints[0]}: leave out beams")
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
@@ -204,7 +213,7 @@ def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, obj
 
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
     said = bool(chosen.get("greedy")) or bool(chosen.get("draft"))
-    return said or bool(chosen.keys() & (DRAWS | CONSTRAINTS | {"logprobs"}))
+    return said or bool(chosen.keys() & (DRAWS | CONSTRAINTS | {"logprobs", "thinking_token_budget"}))
 
 
 def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:

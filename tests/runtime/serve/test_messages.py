@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from helpers import agents, serving
+from tfm.runtime.serve.anthropic_messages import MessagesBody
 
 TOOLS = [
     {"name": "weather", "input_schema": agents.WEATHER, "cache_control": {"type": "ephemeral"}},
@@ -225,6 +226,13 @@ def test_what_changes_nothing_is_taken(agent: Any) -> None:
         "container": None,
     }
     assert ask(http, **harmless)["content"] == FIRST
+
+
+def test_thoughts_have_the_budget_that_is_asked_for() -> None:
+    body = {"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
+    thinking = {"type": "enabled", "budget_tokens": 5}
+    assert MessagesBody.model_validate({**body, "thinking": thinking}).chat().thinking_token_budget == 5
+    assert MessagesBody.model_validate(body).chat().thinking_token_budget is None
 
 
 def test_a_key_may_come_as_anthropics_clients_send_it() -> None:

@@ -14,7 +14,7 @@ import jsonschema
 import openai
 import pytest
 from helpers import serving, text_strategies
-from tfm.refimpl.errors import ArgumentError
+from tfm.refimpl.errors import ArgumentError, LimitError
 from tfm.runtime.serve import AsyncModel
 from tfm.runtime.serve.requests import ChatBody
 from tfm.runtime.tasks import Conversation, Model
@@ -552,6 +552,32 @@ def test_thoughts_come_before_what_is_asked_for() -> None:
         thoughts, text, _, reason = thoughts_and_answer(client, **worded)
         assert thoughts is None
         assert reason == "length" or re.fullmatch("a+b", text or "")
+
+
+@pytest.mark.parametrize("budget", [0, 3, 500])
+def test_thoughts_have_a_budget(budget: int) -> None:
+    """In requests and in Python, alone and before a document, which is whole."""
+    thought = "the cat sat on the mat"
+    model = scripted(f"{thought}</think>the dog", THINKING)
+    expected = model.text.decode(model.text.encode(thought)[:budget]).strip()
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": [1, 2]}}}
+    with client_of(model) as client:
+        asked = {**CHAT, "extra_body": {"thinking_token_budget": budget}}
+        thoughts, text, _, _ = thoughts_and_answer(client, **asked)
+        assert (thoughts or "") == expected
+        assert budget < 500 or text == "the dog"
+    with client_of(scripted(f"{thought}</think>[1, 2]", THINKING, tools=None)) as client:
+        asked |= {"tools": None, "response_format": schema}
+        thoughts, text, _, _ = thoughts_and_answer(client, **asked)
+        assert ((thoughts or ""), json.loads(text or "")) == (expected, [1, 2])
+    options: Any = {"tools": TOOLS, "greedy": True, "max_new_tokens": 40, "thinking_token_budget": budget}
+    assert model.chat(MESSAGES, **options).answer.thoughts == expected
+    (many,) = model.generate_many([MESSAGES[0]["content"]], **options)
+    assert many.answer is not None
+    assert many.answer.thoughts == expected
+    for wrong in ({"thinking_token_budget": -1}, {"beams": 2, "greedy": None}):
+        with pytest.raises(LimitError, match="thinking_token_budget"):
+            model.chat(MESSAGES, **{**options, **wrong})
 
 
 def test_a_document_or_a_call() -> None:
