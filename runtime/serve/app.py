@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.authentication import (
@@ -27,9 +28,11 @@ from .anthropic_messages import count_tokens, create_message
 from .encoders import classify, embeddings, rerank
 from .errors import RequestError, handle, response_to
 from .models import ReleaseModels, Server, server_of
+from .ollama import chat, embed, generate, running, show, tags, told_version
 from .openai_responses import create_response, one_response
 from .page import page
 from .request_log import LogRequests, record_of
+from .text_routes import apply_template, detokenize, props, tokenize
 from .texts import chat_completions, completions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -62,7 +65,11 @@ def application(
     if keys:
         backend = Keys([key.encode() for key in keys])
         middleware.append(Middleware(AuthenticationMiddleware, backend=backend, on_error=_unauthorized))
-    handlers = {**dict.fromkeys((TfmError, HTTPException, TimeoutError), handle), ClientDisconnect: _gone}
+    handlers: dict[Any, Any] = {
+        **dict.fromkeys((TfmError, HTTPException, TimeoutError), handle),
+        404: _not_found,
+        ClientDisconnect: _gone,
+    }
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
     app.state.server = server
     return app
@@ -97,6 +104,15 @@ def _unauthorized(_: HTTPConnection, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     """Nobody reads it; the figures count it by this status, which nginx has for it."""
     return Response(status_code=499)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """No route, and which one may be meant: a client's base URL has too much or too little."""
+    path = request.scope["path"].rstrip("/")
+    routes = [route.path for route in ROUTES if len(route.path) > 1 and path]
+    meant = next((one for one in routes if one.endswith(path) or path.endswith(one)), None)
+    told = "" if meant is None else f": did you mean {meant}?"
+    return response_to(RequestError(f"there is no {path!r:.80}{told}", status=404))
 
 
 async def health(request: Request) -> JSONResponse:
@@ -149,6 +165,17 @@ ROUTES = [
     Route("/v1/messages", create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     Route("/v1/embeddings", embeddings, methods=["POST"]),
+    Route("/api/chat", chat, methods=["POST"]),
+    Route("/api/generate", generate, methods=["POST"]),
+    Route("/api/embed", embed, methods=["POST"]),
+    Route("/api/show", show, methods=["POST"]),
+    Route("/api/tags", tags),
+    Route("/api/ps", running),
+    Route("/api/version", told_version),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/apply-template", apply_template, methods=["POST"]),
+    Route("/props", props),
     Route("/v1/rerank", rerank, methods=["POST"]),
     Route("/v1/classify", classify, methods=["POST"]),
 ]

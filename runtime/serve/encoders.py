@@ -33,9 +33,12 @@ class InputBody(Body):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class EmbeddingBody(InputBody):
-    encoding_format: Literal["float", "base64"] | None = None
+class EmbeddedBody(InputBody):
     dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class EmbeddingBody(EmbeddedBody):
+    encoding_format: Literal["float", "base64"] | None = None
 
 
 class RerankBody(Body):
@@ -50,13 +53,7 @@ async def embeddings(request: Request) -> JSONResponse:
     server = server_of(request)
     body = await read(request, EmbeddingBody, server.limits)
     served = await server.use(request, body.model)
-    served.expect(Pool, "embed texts")
-    tokens = await _count(request, served, body.texts)
-    vectors = await while_connected(request, served.model.embed(body.texts))
-    if body.dimensions not in (None, vectors.shape[1]):
-        raise RequestError(
-            f"dimensions must be the model's {vectors.shape[1]}, got {body.dimensions}", param="dimensions"
-        )
+    tokens, vectors = await embedded(request, served, body)
     data = [
         {
             "object": "embedding",
@@ -67,6 +64,18 @@ async def embeddings(request: Request) -> JSONResponse:
     ]
     counts = {"prompt_tokens": tokens, "total_tokens": tokens}
     return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": counts})
+
+
+async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tuple[int, np.ndarray]:
+    """How many tokens the texts have, and their vectors."""
+    served.expect(Pool, "embed texts")
+    tokens = await _count(request, served, body.texts)
+    vectors = await while_connected(request, served.model.embed(body.texts))
+    if body.dimensions not in (None, vectors.shape[1]):
+        raise RequestError(
+            f"dimensions must be the model's {vectors.shape[1]}, got {body.dimensions}", param="dimensions"
+        )
+    return tokens, vectors
 
 
 async def classify(request: Request) -> JSONResponse:

@@ -58,16 +58,19 @@ def body_of(error: BaseException) -> dict[str, Any]:
     return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def response_to(error: BaseException) -> JSONResponse:
-    """The answer to a request that ended in an error."""
+def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
+    """The answer to a request that ended in an error; ollama's API has its message alone."""
     headers: Mapping[str, str] = {}
     if isinstance(error, QueueFullError):
         headers = {"retry-after": str(max(math.ceil(error.retry_s), 1))}
     if isinstance(error, HTTPException):
         headers = {**headers, **(error.headers or {})}
-    return JSONResponse(body_of(error), status_of(error), dict(headers))
+    body = body_of(error)
+    if as_text:
+        body = {"error": body["error"]["message"]}
+    return JSONResponse(body, status_of(error), dict(headers))
 
 
 async def handle(request: Request, error: Exception) -> Response:
     """`response_to`, as Starlette calls it."""
-    return response_to(error)
+    return response_to(error, as_text=request.scope["path"].startswith("/api/"))

@@ -25,7 +25,7 @@ from .errors import RequestError
 from .kept_responses import RESPONSE_BYTES, KeptResponses
 from .limits import LIMITS, Limits
 from .metrics import Metrics
-from .worker import QueueFullError, WorkerOptions
+from .worker import SLOTS, QueueFullError, WorkerOptions
 
 Load = Callable[[], Model]
 H = TypeVar("H", bound=Head)
@@ -93,6 +93,7 @@ class Server:
         """Load each model once; ConfigError for one that can't be served."""
         self.limits, self.metrics = limits, Metrics()
         self.responses = KeptResponses(response_bytes)
+        self.slots = options.get("slots", SLOTS)
         self.models: dict[str, Served] = {}
         self._most = len(models) if models_max is None else models_max
         self._uses, self._loading = itertools.count(1), asyncio.Lock()

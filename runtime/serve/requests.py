@@ -41,6 +41,9 @@ NOTES = frozenset({"annotations", "cache_control", "provider_specific_fields"})
 # Fields of an answer that ask for something that isn't done: to go on with it, or to use what it refers to.
 ASKS = frozenset({"audio", "function_call", "partial", "prefix"})
 
+# Values at which other servers' options do nothing.
+OFF = {"top_k": (0, -1), "min_p": (0,), "max_tokens": (-1,), "max_completion_tokens": (-1,)}
+
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -142,6 +145,16 @@ class Sampling(stating(Harmless, *SENT)):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     grammar: str | None = None  # as llama.cpp's server has it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_off(cls, value: Any) -> Any:
+        """An option at the value at which other servers' does nothing is left out."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: item for key, item in value.items() if isinstance(item, bool) or item not in OFF.get(key, ())
+        }
 
     @field_validator("stop", mode="before")
     @classmethod

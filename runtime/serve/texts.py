@@ -30,10 +30,12 @@ SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """Answers as server-sent events; their slots are free once it ends, by whatever end."""
+    """Answers as they come, in events or lines; their slots are free once it ends, by whatever end."""
 
-    def __init__(self, answers: Answers, events: AsyncIterator[str]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=SSE)
+    def __init__(
+        self, answers: Answers, events: AsyncIterator[str], media_type: str = "text/event-stream"
+    ) -> None:
+        super().__init__(events, media_type=media_type, headers=SSE)
         self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,13 +136,17 @@ def _text(served: Served, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else served.model.model.text.decode(prompt)
 
 
+def check_ids(ids: list[int], width: int, param: str) -> None:
+    """RequestError for ids that the model doesn't have."""
+    if max(ids) >= width:
+        raise RequestError(f"{param}: token ids must be 0 to {width - 1}, got {max(ids):.12g}", param=param)
+
+
 async def _continued(served: Served, prompt: str | list[int]) -> Prompt:
     model = served.model.model
     if isinstance(prompt, str):
         return await asyncio.to_thread(prompt_of, model, prompt, raw=True)
-    width = model.config.embedding.vocabulary
-    if max(prompt) >= width:
-        raise RequestError(f"prompt: token ids must be 0 to {width - 1}, got {max(prompt)}", param="prompt")
+    check_ids(prompt, model.config.embedding.vocabulary, "prompt")
     if isinstance(model.config, Decoder):
         return Prompt(prompt, None)
     return Prompt([*model.generation.prompt], prompt)

@@ -267,6 +267,35 @@ for mode, model in (("TOOLS", "forced"), ("JSON_SCHEMA", "document")):
     tell(ask)
 """
 
+OLLAMA = """
+from ollama import Client
+
+client = Client(host=url)
+assert "tools" in client.show("agent").capabilities
+assert "agent" in [one.model for one in client.list().models]
+assert "agent" in [one.model for one in client.ps().models]
+
+
+def ask(stream):
+    messages = [{"role": "user", "content": question}]
+    while True:
+        asked = {"messages": messages, "tools": [weather, clock], "think": True}
+        answer = client.chat(model="agent", **asked, stream=stream)
+        parts = [one.message for one in (answer if stream else [answer])]
+        calls = [call for part in parts for call in part.tool_calls or ()]
+        text = "".join(part.content or "" for part in parts)
+        thoughts = "".join(part.thinking or "" for part in parts)
+        messages.append({"role": "assistant", "content": text, "thinking": thoughts, "tool_calls": calls})
+        if not calls:
+            return text
+        for call in calls:
+            result = run(call.function.name, call.function.arguments)
+            messages.append({"role": "tool", "tool_name": call.function.name, "content": result})
+
+
+tell(ask)
+"""
+
 CLIENTS = {
     "openai-agents": (("openai-agents",), AGENTS),
     "anthropic": (("anthropic",), ANTHROPIC),
@@ -274,6 +303,7 @@ CLIENTS = {
     "pydantic-ai": (("pydantic-ai-slim[openai]",), PYDANTIC_AI),
     "llama-index": (("llama-index-llms-openai-like",), LLAMA_INDEX),
     "litellm": (("litellm",), LITELLM),
+    "ollama": (("ollama",), OLLAMA),
 }
 FUNCTIONS = [{"name": name, "parameters": getattr(agents, name.upper())} for name in agents.RESULTS]
 LOOP = [agents.AFTER, [["weather", agents.CITY], ["clock", agents.ZONE]]]

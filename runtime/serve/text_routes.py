@@ -1,0 +1,80 @@
+"""A model's tokenizer and chat template (`/tokenize`, `/detokenize`, `/apply-template`), and `/props`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from .models import server_of
+from .requests import Body, ChatBody, TokenIds, read
+from .texts import check_ids, question
+
+
+class TokenizeBody(Body):
+    """The text is called `content` by llama.cpp's server, `prompt` by vLLM."""
+
+    content: str | None = None
+    prompt: str | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeBody:
+        if (self.content is None) == (self.prompt is None):
+            raise ValueError("must have one of content and prompt")
+        return self
+
+
+class DetokenizeBody(Body):
+    tokens: Annotated[TokenIds, Field(max_length=2**17)]
+
+
+async def tokenize(request: Request) -> JSONResponse:
+    """`POST /tokenize`: the ids of a text, in which no control token is read."""
+    server = server_of(request)
+    body = await read(request, TokenizeBody, server.limits)
+    served = await server.use(request, body.model)
+    text = body.content if body.prompt is None else body.prompt
+    special = bool(body.add_special or body.add_special_tokens)
+    encode = served.model.model.text.encode
+    ids = await asyncio.to_thread(encode, text or "", add_special_tokens=special)
+    return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": served.context})
+
+
+async def detokenize(request: Request) -> JSONResponse:
+    """`POST /detokenize`: the text of ids, with control tokens."""
+    server = server_of(request)
+    body = await read(request, DetokenizeBody, server.limits)
+    served = await server.use(request, body.model)
+    check_ids(body.tokens, served.model.model.config.embedding.vocabulary, "tokens")
+    tokenizer = served.model.model.text
+    control = frozenset(tokenizer.control_tokens.values())
+    text = await asyncio.to_thread(tokenizer.decode, body.tokens, control)
+    return JSONResponse({"content": text, "prompt": text})
+
+
+async def apply_template(request: Request) -> JSONResponse:
+    """`POST /apply-template`: the text that a chat request would ask the model."""
+    body = await read(request, ChatBody, server_of(request).limits)
+    asked = await question(request, body)
+    tokenizer = asked.served.model.model.text
+    text = tokenizer.decode(asked.prompt.ids, frozenset(tokenizer.control_tokens.values()))
+    return JSONResponse({"prompt": text, "tokens": len(asked.prompt.ids)})
+
+
+async def props(request: Request) -> JSONResponse:
+    """`GET /props?model=NAME`: what a server of one model says of it."""
+    server = server_of(request)
+    served = server.find(request.query_params.get("model") or next(iter(server.models)))
+    return JSONResponse(
+        {
+            "model_alias": served.name,
+            "total_slots": server.slots,
+            "default_generation_settings": {"n_ctx": served.context},
+            "models": list(server.models),
+        }
+    )
