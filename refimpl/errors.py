@@ -60,6 +60,10 @@ class LimitError(TfmError):
     exit_code = 9
 
 
+class ContextError(LimitError):
+    """A text for which a model's context has no room."""
+
+
 class VerifyError(TfmError):
     """`verify` found something outside its budget."""
 

@@ -42,6 +42,20 @@ def command(
             help="A file with keys, one on each line: a request must have one, as Authorization: Bearer KEY.",
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another name of this machine, which the Host header may have; several may be given.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A page's origin, such as http://localhost:3000, whose scripts may ask (CORS); * is any.",
+        ),
+    ] = None,
     slots: Annotated[
         int,
         typer.Option(
@@ -60,7 +74,7 @@ def command(
             help="How many requests may wait; more get 429, try again later.",
             rich_help_panel=o.SPEED,
         ),
-    ] = 32,
+    ] = 256,
     max_wait: Annotated[
         float,
         typer.Option(
@@ -69,7 +83,7 @@ def command(
             help="How long one may wait, by the time of earlier answers; others get 429 and when to retry.",
             rich_help_panel=o.SPEED,
         ),
-    ] = 5.0,
+    ] = 300.0,
     models_max: Annotated[
         int | None,
         typer.Option(
@@ -157,4 +171,6 @@ def command(
         # Said once signals are handled: whoever reads it may send one.
         line = f"serving {', '.join(loads)} at {http.address(listening)}/v1"
         log = out if log_json else None
-        http.http_server(server, host, keys, ready=lambda: say(line), log=log).run(sockets=[listening])
+        names, origins = allowed_host or (), allow_origin or ()
+        run = http.http_server(server, host, keys, lambda: say(line), log, names, origins).run
+        run(sockets=[listening])

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..config import Config
 from ..engine.protocol import too_long
-from ..errors import LimitError
+from ..errors import ContextError, LimitError
 
 FinishReason = Literal["stop", "length"]
 
@@ -15,12 +15,12 @@ FinishReason = Literal["stop", "length"]
 def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) -> int:
     """`max_new_tokens`, or fewer where the context ends first.
 
-    Raises LimitError, with both numbers, for a prompt that leaves no room.
+    Raises ContextError, with both numbers, for a prompt that leaves no room.
     """
     if prompt_tokens < 1:
         raise LimitError("the prompt must hold at least one token, got none")
     if prompt_tokens >= config.context:
-        raise LimitError(f"the prompt has {prompt_tokens} tokens, {too_long(config)}")
+        raise ContextError(f"the prompt has {prompt_tokens} tokens, {too_long(config)}")
     return min(max_new_tokens, config.context - prompt_tokens)
 
 

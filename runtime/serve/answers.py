@@ -34,6 +34,11 @@ class Answers:
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(limits.request_s, self._expire, limits.request_s)
 
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of the first prompt an earlier request had read."""
+        return self.streams[0].cached_tokens
+
     def __enter__(self) -> Answers:
         return self
 

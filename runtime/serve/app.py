@@ -18,6 +18,7 @@ from starlette.authentication import (
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
@@ -36,6 +37,7 @@ from .text_routes import apply_template, detokenize, props, tokenize
 from .texts import chat_completions, completions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+METHODS = ("GET", "POST", "DELETE")
 OPEN = ("/health", "/")  # routes that need no key: they say nothing of models
 
 
@@ -44,12 +46,13 @@ def application(
     keys: Sequence[str] = (),
     hosts: Sequence[str] = LOOPBACK,
     log: Callable[[str], None] | None = None,
+    origins: Sequence[str] = (),
 ) -> Starlette:
     """The ASGI application of a server; `log` gets a line of JSON for each request (`request_log`).
 
     With `keys` each request but those for OPEN has one of them as its bearer token. `hosts` are the names
     that a request's Host header may have: a page whose own name leads to this machine (DNS rebinding) sends
-    another one.
+    another one. Pages of `origins` may ask what others may not (CORS); `*` is any.
     """
 
     @contextlib.asynccontextmanager
@@ -60,6 +63,7 @@ def application(
     middleware = [
         Middleware(LogRequests, metrics=server.metrics, paths={route.path for route in ROUTES}, write=log),
         Middleware(ReleaseModels),
+        Middleware(CORSMiddleware, allow_origins=origins, allow_methods=METHODS, allow_headers=["*"]),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
     ]
     if keys:

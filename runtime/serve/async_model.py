@@ -56,6 +56,7 @@ class AsyncTextStream:
         self._parts: asyncio.Queue[Part] = asyncio.Queue()
         self.receive: Callable[[Part], None] = self._parts.put_nowait  # in the loop's thread
         self._cancel: Callable[[], None] = lambda: None
+        self._cached: Callable[[], int] = lambda: 0
         self.prompt = prompt
         self.text = ""
         self.tokens: list[int] = []
@@ -65,6 +66,11 @@ class AsyncTextStream:
         self.json_schema: Schema | None = None
         self.answers: ChatAnswers | None = None  # what reads the text, where it may call tools
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of the prompt an earlier text had read."""
+        return self._cached()
 
     def __await__(self) -> Generator[Any, None, Completion]:
         return self.read().__await__()
@@ -263,6 +269,7 @@ class AsyncModel:
                 emit=stream.emit,
             )
             stream._cancel = lambda request=request: self.worker.cancel(request)
+            stream._cached = lambda request=request: request.shared
             streams.append(stream)
             requests.append(request)
         if options.beams is None:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ...refimpl.errors import ArgumentError, CheckpointError, ConfigError, LimitError, TfmError
+from ...refimpl.errors import ArgumentError, CheckpointError, ConfigError, ContextError, LimitError, TfmError
 from .worker import QueueFullError
 
 
@@ -55,6 +55,8 @@ def body_of(error: BaseException) -> dict[str, Any]:
         message = error.detail
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) else None
+    if isinstance(error, ContextError):
+        code = "context_length_exceeded"
     return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

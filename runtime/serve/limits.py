@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Limits:
     """Bytes of a body, seconds until it must have come, and seconds until an answer must be complete."""
 
-    body: int = 2**20
+    body: int = 2**23
     read_s: float = 30.0
     request_s: float = 600.0
 

@@ -96,9 +96,10 @@ class Made:
         return {"stop_reason": reason, "stop_sequence": sequence}
 
     def _usage(self) -> dict[str, Any]:
+        cached = self._chat.answers.cached_tokens
         return {
-            "input_tokens": self._chat.prompt_tokens,
+            "input_tokens": self._chat.prompt_tokens - cached,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "cache_read_input_tokens": cached,
             "output_tokens": self._chat.new_tokens,
         }

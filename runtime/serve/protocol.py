@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_BYTES = 64 * 2**10
-MOST_PARTS = 2**14  # of a body: 64 bytes each fill it
+MOST_PARTS = 2**14  # of a body: 512 bytes each fill it
 PROBE_S = 0.01  # until a second look at a client that ended its side; the next ones come more slowly
 LONGEST_PROBE_S = 1.0
 

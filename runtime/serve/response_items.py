@@ -127,9 +127,10 @@ class Made:
         self.response["output"] = [
             item for item in self.output if item["type"] != "function_call" or item["status"] == "completed"
         ]
+        cached = self._chat.answers.cached_tokens
         self.response["usage"] = {
             "input_tokens": self._chat.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": self._chat.new_tokens,
             "output_tokens_details": {"reasoning_tokens": self._chat.thought_tokens},
             "total_tokens": self._chat.prompt_tokens + self._chat.new_tokens,

@@ -22,12 +22,13 @@ def event(value: object) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """How many tokens were read and generated."""
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:
+    """How many tokens were read, how many of them by an earlier request, and generated."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
 
 
@@ -43,7 +44,7 @@ class Response:
             "system_fingerprint": fingerprint,
         }
 
-    def body(self, choices: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+    def body(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
         """The whole answer."""
         return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
 

@@ -68,13 +68,17 @@ def http_server(
     keys: Sequence[str] = (),
     ready: Callable[[], None] = lambda: None,
     log: Callable[[str], None] | None = None,
+    names: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> HttpServer:
-    """The server for a socket at an address. It ends after SIGTERM or Ctrl-C: it takes no more requests then,
-    and those that run have DRAIN_S."""
+    """The server for a socket at an address, which has other `names` too; pages of `origins` may ask it.
+
+    It ends after SIGTERM or Ctrl-C: it takes no more requests then, and those that run have DRAIN_S.
+    """
     # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
-    hosts = [*LOOPBACK, host] if is_loopback(host) else ["*"]
+    hosts = [*LOOPBACK, host, *names] if is_loopback(host) else ["*"]
     config = uvicorn.Config(
-        application(server, keys, hosts, log),
+        application(server, keys, hosts, log, origins),
         http=Protocol,
         ws="none",
         lifespan="on",

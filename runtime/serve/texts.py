@@ -170,7 +170,7 @@ async def _respond(
         complete = await while_connected(request, answers.read())
     choices = [made.choice(i, answer) for i, answer in enumerate(complete)]
     generated = sum(len(answer.tokens) for answer in complete)
-    return JSONResponse(made.body(choices, usage(prompt_tokens, generated)))
+    return JSONResponse(made.body(choices, usage(prompt_tokens, generated, answers.cached_tokens)))
 
 
 def note(request: Request, served: Served, id: str, prompt_tokens: int) -> None:
@@ -199,7 +199,7 @@ async def _events(
         return
     if counts:
         generated = sum(len(stream.tokens) for stream in answers.streams)
-        yield event(made.chunk([], usage=usage(prompt_tokens, generated)))
+        yield event(made.chunk([], usage=usage(prompt_tokens, generated, answers.cached_tokens)))
     yield DONE
 
 

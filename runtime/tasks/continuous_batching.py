@@ -50,6 +50,7 @@ class Row:
     prompt_logprobs: list[TokenLogprob] | None = None
     text: StreamedText | None = None
     read: int = field(default=0, init=False)
+    shared: int = field(default=0, init=False)  # tokens of the prompt that needn't be read
     failed: bool = field(default=False, init=False)
     speculation: Speculation | None = field(default=None, init=False)
 
@@ -112,7 +113,7 @@ def fit(one: GeneratedSequence, name: str, config: Config) -> None:
     try:
         one.max_new_tokens = limit_new_tokens(config, len(one.prompt), one.max_new_tokens)
     except LimitError as error:
-        raise LimitError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= config.context:
         why = "shorten it" if one.encoder_ids else "there is nothing to read"
         raise LimitError(
@@ -250,6 +251,7 @@ class Batch(Generic[R]):
             cache = self._cache.copy(one) if isinstance(one, int) else one
             self._cache = self._cache.put(place, cache, most)
             self._prefixes.tokens += most - row.read
+            row.shared += most - row.read
             row.read = most
 
     def _read_prompts(self) -> Iterator[Outcome[R]]:

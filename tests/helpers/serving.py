@@ -126,13 +126,15 @@ def running(
     keys: tuple[str, ...] = (),
     log: Callable[[str], None] | None = None,
     loads: Mapping[str, Callable[[], Model]] | None = None,
+    names: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
     **settings: Any,
 ) -> Iterator[tuple[str, Server]]:
     """A real server of the models on a free port of this machine: (its URL, the server)."""
     given = {name: lambda model=model: model for name, model in models.items()}
     server = Server({**given, **(loads or {})}, **settings)
     with server_module.listen("127.0.0.1", 0) as listening:
-        http = server_module.http_server(server, "127.0.0.1", keys, log=log)
+        http = server_module.http_server(server, "127.0.0.1", keys, log=log, names=names, origins=origins)
         thread = threading.Thread(target=http.run, args=([listening],))
         thread.start()
         try:

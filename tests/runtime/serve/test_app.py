@@ -91,3 +91,45 @@ def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:
         assert reason in answer.json()["error"]["message"]
     with pytest.raises(ConfigError, match=r"fills can't be served.* only fill:"):
         Server({"fills": lambda: tiny_reader(MaskedLM(tied=True))})
+
+
+def test_pages_and_names_that_are_allowed() -> None:
+    here, there = "http://localhost:3000", "http://evil.example"
+    with (
+        serving.running({"tiny": MODEL}, keys=("first",), names=("box",), origins=(here,)) as (url, _),
+        httpx.Client(base_url=url, trust_env=False) as http,
+    ):
+        assert http.get("/health", headers={"host": "box:80"}).status_code == 200
+        assert http.get("/health", headers={"host": "evil.example"}).status_code == 400
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        for origin, allowed in ((here, here), (there, None)):
+            told = http.options("/v1/chat/completions", headers={"origin": origin, **asks}).headers
+            assert told.get("access-control-allow-origin") == allowed
+            told = http.get("/v1/models", headers={"origin": origin, "authorization": "Bearer first"}).headers
+            assert told.get("access-control-allow-origin") == allowed
+
+
+def test_usage_has_what_an_earlier_request_had_read() -> None:
+    model = serving.model(template=serving.TOOLS)
+    with (
+        serving.running({"tiny": model}, chunk=4) as (url, _),
+        httpx.Client(base_url=f"{url}/v1", trust_env=False, timeout=60) as http,
+    ):
+        for cached in (False, True):
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "the cat"}], "max_tokens": 1}
+            usage = http.post("/chat/completions", json=body).json()["usage"]
+            asked = usage["prompt_tokens"]
+            assert (usage["prompt_tokens_details"]["cached_tokens"] == (asked - 1) // 4 * 4) == cached
+            if cached:
+                usage = http.post("/messages", json=body).json()["usage"]
+                assert usage["cache_read_input_tokens"] + usage["input_tokens"] == asked
+                assert usage["cache_read_input_tokens"] == (asked - 1) // 4 * 4
+                responses = {"model": "tiny", "input": "the cat", "max_output_tokens": 1}
+                usage = http.post("/responses", json=responses).json()["usage"]
+                assert usage["input_tokens_details"]["cached_tokens"] == (asked - 1) // 4 * 4
+
+
+def test_a_prompt_that_is_too_long_has_a_code(http: httpx.Client) -> None:
+    long = {"model": "tiny", "messages": [{"role": "user", "content": "the cat " * 200}]}
+    refused = http.post("/v1/chat/completions", json=long)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -7,11 +7,13 @@ import random
 import socket
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor
+from inspect import signature
 
 import httpx
 import pytest
 from helpers import serving, tiny_models
 from helpers.served import CHAT, MODEL, OPTIONS, golden
+from tfm.cli.commands import serve
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.serve.limits import Limits
 from tfm.runtime.serve.models import Server
@@ -90,6 +92,22 @@ def test_who_would_wait_too_long_is_429_with_when_to_come_again(monkeypatch: pyt
         assert "would wait about 5.0 s, 3 s are allowed" in answer.text
         gate.open()
         assert [one.result().status_code for one in accepted] == [200, 200]
+
+
+def test_a_batch_of_60_requests_waits_by_default() -> None:
+    gate = serving.Gate()
+    names = ("slots", "queue", "max_wait")
+    defaults = {name: signature(serve.command).parameters[name].default for name in names}
+    with (
+        serving.running({"tiny": serving.model(gate)}, **defaults) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(60) as pool,
+    ):
+        worker = server.models["tiny"].model.worker
+        asked = [pool.submit(http.post, "/v1/chat/completions", json=CHAT) for _ in range(60)]
+        serving.wait_until(lambda: worker.running + worker.waiting == 60)
+        gate.open()
+        assert {one.result().status_code for one in asked} == {200}
 
 
 def test_64_clients_on_2_slots_get_an_answer_or_429() -> None:
