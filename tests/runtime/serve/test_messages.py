@@ -154,7 +154,7 @@ def test_a_call_that_is_asked_for_and_a_document() -> None:
     stop = serving.TOKENIZER.token_to_id("<|im_end|>")
     model = serving.model(serving.Scripted(), serving.TOOLS, eos=(stop,))
     with (
-        serving.running({"tiny": model}) as (url, _),
+        serving.running({"tiny": model}, prefix_bytes=0) as (url, _),
         httpx.Client(base_url=f"{url}/v1", trust_env=False, timeout=60) as http,
     ):
         schema = {"type": "object", "properties": {"a": {"enum": ["x"]}}, "required": ["a"]}
