@@ -16,7 +16,7 @@ from tfm.refimpl.errors import TfmError
 from tfm.runtime.fleet.forward import Forward, ReplicaGoneError
 from tfm.runtime.fleet.replica import Replica
 from tfm.runtime.serve.app import application
-from tfm.runtime.serve.limits import Limits
+from tfm.runtime.serve.limits import LIMITS, Limits
 from tfm.runtime.serve.models import Server
 
 
@@ -132,12 +132,12 @@ def test_an_error_of_the_replica_itself_is_not_retried(replica: Replica):
 
 def test_keys_hosts_and_limits_are_the_servers(replica: Replica):
     async def told() -> list[int]:
-        async with client(Forward(replica.answer, Limits(body=2**20))) as http:
+        async with client(Forward(replica.answer)) as http:
             answers = [
                 await http.get("/v1/models", headers={"authorization": "Bearer other"}),
                 await http.get("/metrics", headers={"authorization": ""}),
                 await http.get("/health", headers={"authorization": ""}),
-                await http.post("/v1/chat/completions", content=b" " * (2**20 + 1), headers=JSON),
+                await http.post("/v1/chat/completions", content=b" " * (LIMITS.body + 1), headers=JSON),
                 await http.post("/v1/chat/completions", content=b"{}"),
             ]
         assert not any("tfm_fleet" in answer.text for answer in answers)
