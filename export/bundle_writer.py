@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.ops.block import MixerCache
 from ..refimpl.ops.cache import KVCache
 from ..refimpl.ops.quant import Blocks
-from ..refimpl.params.lazy import lazily
 from ..refimpl.params.tree import Tree
 from ..runtime.bundle import (
     golden_files,
@@ -51,12 +50,9 @@ from ..runtime.bundle.manifest import (
     Manifest,
     MergedAdapter,
     SourceCheckpoint,
-    Tensor,
 )
+from ..runtime.bundle.plan import Plan
 from ..runtime.bundle.schemes import Scheme
-from ..runtime.bundle.targets import FloatType, Target
-from ..runtime.bundle.weight_formats import WeightFormat
-from ..runtime.bundle.weight_layout import Group
 from ..runtime.kernels import library
 from ..runtime.kernels.build import build
 from ..runtime.progress import Progress, silent
@@ -66,7 +62,7 @@ from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
 from .destination import new_bundle
 from .graph.write import GraphFiles, properties, writing
-from .quantization import plan
+from .quantization import plan as plans
 from .quantization.plan import Calibration, CalibrationResult
 from .tokenizer_text import quick_to_load
 
@@ -81,48 +77,29 @@ class _Export:
     """A checkpoint, and everything that the options of its export decide."""
 
     checkpoint: ExportSource
-    target: Target
+    plan: Plan
     scheme: Scheme
-    formats: Mapping[str, WeightFormat | None]
     source: SourceCheckpoint
-    calibrated: CalibrationResult = plan.NOT_CALIBRATED
+    calibrated: CalibrationResult = plans.NOT_CALIBRATED
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
     half_scales: tuple[str, ...] = ()  # the groups whose scales and minima kernels have in float16
-
-    @cached_property
-    def dtype(self) -> FloatType:
-        return schemes.float_type(self.scheme, self.target)
-
-    @cached_property
-    def groups(self) -> dict[str, Group]:
-        return weight_layout.stored(self.checkpoint.config, self.formats, self.target)
-
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        return manifest.arrange(self.groups, self.dtype)
 
     @property
     def half_cache(self) -> bool:
         """Whether kernels keep keys and values in float16."""
-        config = self.checkpoint.config
-        cache = operator_limits.cache(self.target, config)
-        may = kernel_layout.may_halve_cache(self.target, self.groups, config, cache)
-        return may and not self.float32_cache
-
-    @property
-    def exact(self) -> bool:
-        """Whether the stored weights are the checkpoint's in float32, none of them rounded."""
-        return self.dtype == "float32" and not any(self.formats.values())
+        return self.plan.may_halve_cache(self.plan.cache) and not self.float32_cache
 
     @property
     def needed_bytes(self) -> int:
         model = self.checkpoint
         texts = (model.tokenizer, model.chat_template, model.tool_use_template)
         others = sum(len(text or "") for text in (*texts, *model.licence.files.values()))
-        return manifest.size(self.tensors) + OVERHEAD_BYTES + others
+        return self.plan.size + OVERHEAD_BYTES + others
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
-        return plan.leaf(self.checkpoint, name, self.formats[name], self.dtype, self.calibrated)
+        return plans.leaf(
+            self.checkpoint, name, self.plan.formats.get(name), self.plan.dtype, self.calibrated
+        )
 
 
 def export(
@@ -155,11 +132,11 @@ def export(
         scheme = schemes.default(checkpoint.config, target_record)
     else:
         scheme = schemes.find(quant)
-    plan.check_calibration(scheme, calibration, kv)
-    plan.check_cache(checkpoint.config, kv, target_record)
+    plans.check_calibration(scheme, calibration, kv)
+    plans.check_cache(checkpoint.config, kv, target_record)
     if kv == "int8":
         checkpoint = checkpoint.with_kv(kv)
-    formats = plan.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
+    plan = plans.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
     source = SourceCheckpoint(
         **checkpoint.source,
         code_replaced_by=checkpoint.code_replaced_by,
@@ -167,7 +144,7 @@ def export(
         left_out=dict(checkpoint.left_out),
         ignored_keys=checkpoint.ignored_keys,
     )
-    job = _Export(checkpoint, target_record, scheme, formats, source)
+    job = _Export(checkpoint, plan, scheme, source)
     # The place is taken first: minutes of calibration must not end at a full disk or at another process.
     with new_bundle(out, job.needed_bytes) as folder:
         if kv == "int8":
@@ -175,19 +152,11 @@ def export(
 
             checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
         job = replace(job, checkpoint=checkpoint)
-        graph_files = GraphFiles(
-            checkpoint.config,
-            target_record,
-            job.groups,
-            job.tensors,
-            job.dtype,
-            opset,
-            folder.resolve(),
-            properties(source, scheme.name, version("tfm-cli")),
-        )
+        about = properties(source, scheme.name, version("tfm-cli"))
+        graph_files = GraphFiles(plan, opset, folder.resolve(), about)
         # The graphs need no weight: those of a large model are traced meanwhile.
         with writing(graph_files) as write_graphs:
-            calibrated = calibrate(checkpoint, scheme, formats, calibration, progress)
+            calibrated = calibrate(checkpoint, scheme, plan, calibration, progress)
             _write(replace(job, calibrated=calibrated), folder, write_graphs, progress)
         if verify:
             progress("checking the bundle against the specification", 0, 0)
@@ -201,20 +170,20 @@ def export(
 def calibrate(
     checkpoint: ExportSource,
     scheme: Scheme,
-    formats: Mapping[str, WeightFormat | None],
+    plan: Plan,
     calibration: Calibration | None,
     progress: Progress,
 ) -> CalibrationResult:
     """The ranges, smoothing factors or importances that a scheme needs from running the model."""
-    sites = plan.smoothed_sites(checkpoint.config, scheme, formats)
-    searches = scheme.searches and any(one is not None and one.searched for one in formats.values())
+    sites = plans.smoothed_sites(scheme, plan)
+    searches = scheme.searches and any(one.searched for one in plan.formats.values())
     if not (scheme.calibrated or searches or sites):
-        return plan.NOT_CALIBRATED
+        return plans.NOT_CALIBRATED
     from .quantization.calibrate import importance, smoothing_factors, static_scales
 
     if scheme.calibrated:
         assert calibration is not None, "check_calibration wants one"
-        return static_scales(checkpoint, calibration, scheme, progress)
+        return static_scales(checkpoint, plan, calibration, scheme, progress)
     if searches:
         return CalibrationResult(importance=importance(checkpoint, progress))
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
@@ -224,7 +193,8 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], p
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
     job = replace(job, half_scales=_weights(job, folder / DATA, progress))
-    quantized = None if job.exact else _stored(job, folder)
+    plan, exact = job.plan, job.plan.dtype == "float32" and not job.plan.formats
+    quantized = None if exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
         largest: list[tuple[float, str]] = []
@@ -232,7 +202,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], p
             checkpoint.config,
             checkpoint.params,
             quantized,
-            job.dtype,
+            plan.dtype,
             checkpoint.tokenizer,
             progress,
             partial(_note_largest, largest),
@@ -242,7 +212,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], p
     if not job.half_cache:
         arrays.pop(golden_files.HALF, None)
     write_golden(folder, arrays)
-    if kernel_layout.has_kernels(job.target, job.groups):
+    if plan.has_kernels:
         _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
     write_graphs(Halves(job.half_cache, job.half_scales))
@@ -291,19 +261,19 @@ def write_texts(
 
 
 def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
-    checkpoint = job.checkpoint
+    checkpoint, plan = job.checkpoint, job.plan
     return Manifest(
         tfm=version("tfm-cli"),
         versions={name: version(name) for name in PACKAGES},
         config=checkpoint.config,
-        target=job.target.name,
+        target=plan.target.name,
         quant=job.scheme.name,
-        dtype=job.dtype,
-        cache=operator_limits.cache(job.target, checkpoint.config),
-        schemes={name: f for name, f in job.formats.items() if f is not None},
-        tensors=job.tensors,
+        dtype=plan.dtype,
+        cache=plan.cache,
+        schemes=dict(plan.formats),
+        tensors=plan.tensors,
         refused=(
-            *operator_limits.refusals(job.target, checkpoint.config),
+            *operator_limits.refusals(plan.target, checkpoint.config),
             *([job.float32_cache] if job.float32_cache else []),
         ),
         generation=checkpoint.generation,
@@ -311,7 +281,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         source=job.source,
         files=files,
         kernel_cache="float16" if job.half_cache else None,
-        kernel_minima=kernel_layout.has_minima(job.target, job.groups),
+        kernel_minima=plan.has_minima,
         half_scales=job.half_scales,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
@@ -322,9 +292,9 @@ def _stored(job: _Export, folder: Path) -> Tree:
     bundle = Bundle(folder, _manifest(job, {}))
 
     def load(name: str) -> np.ndarray | Blocks:
-        return job.leaf(name) if job.formats[name] is None else bundle.leaf(name)
+        return bundle.leaf(name) if name in job.plan.formats else job.leaf(name)
 
-    return lazily(job.formats, load)
+    return job.plan.shapes.lazily(load)
 
 
 def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
@@ -333,23 +303,22 @@ def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
     Raises ExportError for a quantized leaf that its tensors don't give again.
     """
     half_scales: list[str] = []
-    has_kernels = kernel_layout.has_kernels(job.target, job.groups)
-    size = manifest.size(job.tensors)
-    stage = f"writing {size / 1e6:.1f} MB of weights"
-    progress(stage, 0, size)
+    plan = job.plan
+    stage = f"writing {plan.size / 1e6:.1f} MB of weights"
+    progress(stage, 0, plan.size)
     with open(path, "wb") as file:
-        for group in job.groups.values():
+        for group in plan.groups.values():
             leaves = {name: job.leaf(name) for name in group.leaves}
             stored = weight_layout.store(group, leaves)
             for name, leaf in weight_layout.restore(group, stored).items():
                 if not _same_blocks(leaf, leaves[name]):
                     raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
-            for name in weight_layout.specs(group, job.dtype):
-                file.write(bytes(job.tensors[name].offset - file.tell()))
+            for name in weight_layout.specs(group, plan.dtype):
+                file.write(bytes(plan.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
-            if has_kernels and kernel_layout.has_half_scales(group, stored):
+            if plan.has_kernels and kernel_layout.has_half_scales(group, stored):
                 half_scales.append(group.name)
-            progress(stage, file.tell(), size)
+            progress(stage, file.tell(), plan.size)
     return tuple(half_scales)
 
 

@@ -6,7 +6,6 @@ import onnx
 
 from ...refimpl.config import LM, Attention, Config, MoE, NoMlp, Norm
 from ...refimpl.errors import BundleError
-from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
 
 CODES = ("DequantizeLinear", "QuantizeLinear")
@@ -133,7 +132,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
     assert isinstance(config.head, LM)
     read, table = nodes.normed("decoder.norm.weight"), None
     if config.head.adaptive is None:
-        table = input_of("embedding.table" if "head.table" not in parameter_shapes(config) else "head.table")
+        table = input_of("embedding.table" if config.head.tied else "head.table")
         if read is None and config.head.dense is None and config.embedding.projection is None:
             read = table
     if stack.altup is None:

@@ -15,9 +15,8 @@ from ...refimpl.ops import block as blocks
 from ...refimpl.ops.attention import cached_attention
 from ...refimpl.ops.dispatch import body, use
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.lazy import lazily
-from ...refimpl.params.shapes import parameter_shapes
-from ...refimpl.params.tree import Tree, leaf_of
+from ...refimpl.params.lazy import changed_lazily
+from ...refimpl.params.tree import Tree
 from ...runtime.verification.streamed_reference import SEED, Precision
 
 Array = np.ndarray
@@ -54,10 +53,8 @@ def reference_values(
     def run(dtype: np.dtype, on_value: Change, on_leaf: Callable[[str, Any], Precision]) -> None:
         layer, within = -1, ""
 
-        def leaf(name: str) -> Any:
-            with use({}):
-                value = leaf_of(params, name)
-                return on_leaf(name, value).cast(value)
+        def leaf(name: str, value: Any) -> Any:
+            return on_leaf(name, value).cast(value)
 
         def block(*arguments: Any, **settings: Any) -> Any:
             nonlocal layer, within
@@ -76,7 +73,7 @@ def reference_values(
 
         taken = given(Text(tokens, np.full(len(tokens), tokens.shape[1])), dtype, config=config)
         with use({"observe": observe, "block": block, "cached_attention": attend}):
-            logits = read(taken, lazily(parameter_shapes(config), leaf), config=config)
+            logits = read(taken, changed_lazily(params, leaf), config=config)
         on_value("logits", logits)
 
     def first(name: str, x: Array) -> Array:

@@ -7,47 +7,33 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ...refimpl.config import Config
-from ...runtime.bundle import operator_limits
 from ...runtime.bundle.graph_io import Graph
-from ...runtime.bundle.manifest import Tensor
-from ...runtime.bundle.targets import Target
-from ...runtime.bundle.weight_layout import Group
+from ...runtime.bundle.plan import Plan
 from ..targets.emits import emits
 from . import describe, experts, passes
 from .trace import quiet, trace
 
 
 def build(
-    config: Config,
-    graph: Graph,
-    groups: Mapping[str, Group],
-    tensors: Mapping[str, Tensor],
-    target: Target,
-    *,
-    data: Path,
-    about: Mapping[str, str],
-    dtype: str = "float32",
-    opset: int | None = None,
+    plan: Plan, graph: Graph, *, data: Path, about: Mapping[str, str], opset: int | None = None
 ) -> ir.Model:
-    """One graph of the model over the tensors in `data`, which says in its properties what it is `about`.
+    """One graph of the planned model over the tensors in `data`; its properties say what it is `about`.
 
     Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied one
     into the graph.
     """
-    groups = {name: group for name, group in groups.items() if graph.owns(name)}
-    tensors = {name: tensor for name, tensor in tensors.items() if graph.owns(name)}
-    emitted = {**emits(target, config), "mixture": experts.mixture}
+    groups, tensors = graph.owned(plan.groups), graph.owned(plan.tensors)
+    emitted = {**emits(plan.target, plan.config), "mixture": experts.mixture}
     alike = experts.stored_alike(groups)
     traced = experts.traced(tensors, alike)
     model = trace(
-        config,
+        plan.config,
         graph,
         experts.traced(groups, alike),
         traced,
         emitted,
-        dtype=dtype,
-        opset=opset or target.opset,
+        dtype=plan.dtype,
+        opset=opset or plan.target.opset,
     )
     passes.name_weights(model, traced)
     with quiet():
@@ -57,7 +43,7 @@ def build(
     passes.sum_three(model)
     passes.strip_notes(model)
     passes.check(model, graph, tensors)
-    if operator_limits.cache(target, config) != "copied":
+    if plan.cache != "copied":
         passes.check_in_place(model)
     describe.name_nodes(model, groups, tensors)
     describe.explain(model, about)

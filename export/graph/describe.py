@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from ...runtime.bundle.graph_io import meaning
-from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
 

@@ -25,7 +25,7 @@ from ...refimpl.config import Activation, ClampedSwiGLU
 from ...refimpl.errors import ExportError
 from ...refimpl.ops.moe import ExpertWeights
 from ...runtime.bundle.kernel_layout import DOMAIN
-from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.weight_layout import Group
 from ..dispatch import body
 from ..ops import moe

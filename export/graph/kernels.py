@@ -33,7 +33,7 @@ from onnx_ir.passes import common
 
 from ...runtime.bundle import kernel_layout
 from ...runtime.bundle.kernel_layout import DOMAIN
-from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
 from . import describe, mixtures, passes, recurrences

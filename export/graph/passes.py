@@ -16,8 +16,8 @@ from onnxscript import rewriter
 
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.graph_io import Graph
-from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.operators import OPERATORS
+from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import place, stored_name, view_name
 
 # Where reads and writes number by number; the other appends to the cache that it reads.

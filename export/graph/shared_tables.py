@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import convenience
 
-from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
 from . import describe

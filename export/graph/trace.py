@@ -21,7 +21,7 @@ from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
 from ...refimpl.params.tree import unflatten
 from ...runtime.bundle.graph_io import Graph
-from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.weight_layout import Group
 from ..dispatch import exporting
 from ..targets.emits import Emits

@@ -23,15 +23,14 @@ from queue import SimpleQueue
 from typing import IO
 
 from ...refimpl.components import from_json
-from ...refimpl.config import Config, to_json
+from ...refimpl.config import to_json
 from ...refimpl.errors import ExportError, TfmError
-from ...runtime.bundle import kernel_layout, manifest, operator_limits, targets, weight_layout
-from ...runtime.bundle.graph_io import graphs
+from ...refimpl.params.parameter_shapes import ParameterShapes
+from ...runtime.bundle import kernel_layout, targets
 from ...runtime.bundle.kernel_layout import Halves
-from ...runtime.bundle.manifest import DATA, SourceCheckpoint, Tensor
-from ...runtime.bundle.targets import FloatType, Target
+from ...runtime.bundle.manifest import DATA, SourceCheckpoint
+from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.weight_formats import WeightFormat
-from ...runtime.bundle.weight_layout import Group
 
 # Bytes of weights from which a second process, which imports torch once more, pays.
 LARGE = 32 * 2**20
@@ -44,32 +43,25 @@ class GraphFiles:
     The graphs say in their properties what they are `about`.
     """
 
-    config: Config
-    target: Target
-    groups: Mapping[str, Group]
-    tensors: Mapping[str, Tensor]
-    dtype: FloatType
+    plan: Plan
     opset: int | None
     folder: Path
     about: Mapping[str, str]
 
     def to_json(self) -> str:
-        """One line, from which `from_json` makes an equal value: groups and tensors follow from formats."""
-        formats = {leaf: group.format for group in self.groups.values() for leaf in group.leaves}
-        schemes = {leaf: asdict(stored) for leaf, stored in formats.items() if stored is not None}
-        value = {"config": to_json(self.config), "target": self.target.name, "schemes": schemes}
-        value |= {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)}
-        return json.dumps(value | {"about": self.about})
+        """One line, from which `from_json` makes an equal value."""
+        plan = self.plan
+        value = {"config": to_json(plan.config), "target": plan.target.name, "dtype": plan.dtype}
+        value["formats"] = {leaf: asdict(form) for leaf, form in plan.formats.items()}
+        return json.dumps(value | {"opset": self.opset, "folder": str(self.folder), "about": self.about})
 
     @staticmethod
     def from_json(text: str) -> GraphFiles:
         value = json.loads(text)
-        config, target, dtype = from_json(value["config"]), targets.find(value["target"]), value["dtype"]
-        schemes = {leaf: WeightFormat(**stated) for leaf, stated in value["schemes"].items()}
-        groups = weight_layout.stored(config, schemes, target)
-        tensors = manifest.arrange(groups, dtype)
-        opset, folder, about = value["opset"], Path(value["folder"]), value["about"]
-        return GraphFiles(config, target, groups, tensors, dtype, opset, folder, about)
+        formats = {leaf: WeightFormat(**stated) for leaf, stated in value["formats"].items()}
+        shapes, target = ParameterShapes(from_json(value["config"])), targets.find(value["target"])
+        plan = Plan(shapes, target, value["dtype"], formats)
+        return GraphFiles(plan, value["opset"], Path(value["folder"]), value["about"])
 
 
 def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]:
@@ -90,36 +82,24 @@ def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
     from .kernels import over_kernels
     from .shared_tables import read_once
 
-    config, target = files.config, files.target
-    cache = operator_limits.cache(target, config)
-    row_lengths = operator_limits.row_lengths(target, cache)
-    parts = graphs(config, cache == "windowed", row_lengths=row_lengths)
-    if stray := [name for name in files.tensors if not any(part.owns(name) for part in parts)]:
+    plan, models = files.plan, {}
+    parts = plan.graphs(plan.cache)
+    if stray := [name for name in plan.tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
-    models = {}
     for part in parts:
         models[part] = model = build(
-            config,
-            part,
-            files.groups,
-            files.tensors,
-            target,
-            data=files.folder / DATA,
-            about=files.about,
-            dtype=files.dtype,
-            opset=files.opset,
+            plan, part, data=files.folder / DATA, about=files.about, opset=files.opset
         )
-        if target.device == "cpu":  # on a GPU the operator is one launch, and WebGPU gathers no bytes
-            model = read_once(model, files.groups, files.tensors)
+        if plan.target.device == "cpu":  # on a GPU the operator is one launch, and WebGPU gathers no bytes
+            model = read_once(model, plan.groups, plan.tensors)
         onnx_ir.save(model, files.folder / part.file)
-    if not kernel_layout.has_kernels(target, files.groups):
+    if not plan.has_kernels:
         return
     in_half = halves()
-    tensors = manifest.kernel_tensors(files.groups, files.dtype, in_half.scales)
+    places = plan.kernel_tensors(in_half.scales)
     for part, model in models.items():
-        groups = {name: group for name, group in files.groups.items() if part.owns(name)}
-        places = {name: place for name, place in tensors.items() if part.owns(name)}
-        graph = over_kernels(model, groups, places, files.folder, half_cache=in_half.cache)
+        groups, tensors = part.owned(plan.groups), part.owned(places)
+        graph = over_kernels(model, groups, tensors, files.folder, half_cache=in_half.cache)
         onnx_ir.save(graph, files.folder / kernel_layout.GRAPHS[part.file])
 
 
@@ -130,7 +110,7 @@ def writing(files: GraphFiles) -> Iterator[Callable[[Halves], None]]:
 
     Leaving the block before that stops the process. The call raises what `write` raises.
     """
-    if manifest.size(files.tensors) < LARGE:
+    if files.plan.size < LARGE:
         yield lambda halves: write(files, lambda: halves)
         return
     command = [sys.executable, "-P", "-m", __name__]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.plan import Tensor
 
 ALIGNMENT = 4096
 CHUNK = 2**20  # bytes that are read at a time

@@ -7,6 +7,7 @@ weights, the vectors of the text, and observers of fixed size (`refimpl.calibrat
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ...refimpl.calibrate.least_error import mean_square
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Decoder
 from ...refimpl.errors import ExportError
+from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.schemes import PerColumn, Scheme
 from ...runtime.progress import Progress
 from ...runtime.text.tokenizer import read_tokenizer
@@ -40,7 +42,7 @@ MOST_BYTES = WINDOW * MOST_WINDOWS * 64
 
 
 def static_scales(
-    checkpoint: ExportSource, calibration: Calibration, scheme: Scheme, progress: Progress
+    checkpoint: ExportSource, plan: Plan, calibration: Calibration, scheme: Scheme, progress: Progress
 ) -> CalibrationResult:
     """Factors of smoothing, and scale and zero point of each product's input in the smoothed model; of its
     output too where the scheme rounds it."""
@@ -51,8 +53,7 @@ def static_scales(
     count = sum(map(len, windows))
     if calibration.alpha is not None:
         report = partial(progress, f"calibrating on {count} tokens")
-        sites = smooth.smoothing_sites(checkpoint.config)
-        factors = _factors(checkpoint, sites, windows, calibration.alpha, report)
+        factors = _factors(checkpoint, plan.smoothable, windows, calibration.alpha, report)
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
     observed: dict[tuple[str, ...], Any] = {}
     outputs: dict[str, Any] = {}
@@ -101,7 +102,7 @@ def static_scales(
 
 def _factors(
     checkpoint: ExportSource,
-    sites: list[smooth.SmoothingSite],
+    sites: Sequence[smooth.SmoothingSite],
     windows: list[list[int]],
     alpha: float,
     on_layer: OnLayer,
@@ -125,7 +126,7 @@ def _factors(
 
 
 def smoothing_factors(
-    checkpoint: ExportSource, sites: list[smooth.SmoothingSite], progress: Progress
+    checkpoint: ExportSource, sites: Sequence[smooth.SmoothingSite], progress: Progress
 ) -> dict[smooth.SmoothingSite, Array]:
     """Factors for a model whose inputs are rounded too, from random tokens, as in `importance`.
 

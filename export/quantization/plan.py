@@ -1,4 +1,4 @@
-"""The plan of an export: which options go together, the format of each leaf, and the leaf in that format.
+"""Which options of an export go together, the plan that they give, and each leaf in its format.
 
 `runtime.bundle.schemes` defines the schemes; `runtime.bundle.rounding` rounds weights.
 """
@@ -19,6 +19,7 @@ from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
+from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.schemes import SCHEMES, Scheme, check_target, float_type
 from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_formats import WeightFormat, is_table
@@ -102,8 +103,8 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
 
 def plan(
     checkpoint: ExportSource, scheme: Scheme, target: Target, *, table_bits: int = 8, strict: bool = False
-) -> dict[str, WeightFormat | None]:
-    """Leaf name -> its format, or None where it stays float; ExportError for a format that isn't possible.
+) -> Plan:
+    """The plan of an export; ExportError for a format that isn't possible.
 
     `table_bits` are those of token tables. With `strict` every matrix must have the checkpoint's own blocks.
     """
@@ -132,49 +133,27 @@ def plan(
             f"first {changed[0]}: use quant=int8"
         )
     scheme = scheme.with_table_bits(table_bits)
-    formats = weight_formats.formats(checkpoint.config, scheme, target, _keepable(checkpoint, scheme, target))
-    if scheme.keeps_blocks:
-        formats = {
-            name: None if one is None else replace(one, source=checkpoint.kind(name))
-            for name, one in formats.items()
-        }
-    if strict:
-        for name, weight_format in formats.items():
-            if weight_format is not None and not weight_format.native:
-                raise ExportError(
-                    f"strict=True: {name} has no blocks in the checkpoint that can stay, it is in "
-                    f"{weight_format.source}; without it, it gets 8-bit blocks"
-                )
-    if scheme.keeps_blocks and not any(f is not None and f.native for f in formats.values()):
+    made = Plan.of(checkpoint.shapes, scheme, target, _keepable(checkpoint, scheme, target))
+    if not scheme.keeps_blocks:
+        return made
+    formats = {name: replace(one, source=checkpoint.kind(name)) for name, one in made.formats.items()}
+    rounded = [name for name, one in formats.items() if not one.native]
+    if strict and rounded:
+        raise ExportError(
+            f"strict=True: {rounded[0]} has no blocks in the checkpoint that can stay, it is in "
+            f"{formats[rounded[0]].source}; without it, it gets 8-bit blocks"
+        )
+    if len(rounded) == len(formats):
         raise ExportError(
             f"quant={scheme.name} needs a file with blocks that can stay: GGUF's quantized types, or GPTQ, "
             "AWQ and other integers with a scale for inputs that are neighbours; use quant=int8"
         )
-    return formats
+    return replace(made, formats=formats)
 
 
-def smoothed_sites(
-    config: Config, scheme: Scheme, formats: Mapping[str, WeightFormat | None]
-) -> list[smooth.SmoothingSite]:
-    """The activations to smooth: their products round inputs, and none of their leaves keeps the file's
-    own blocks."""
-
-    def fits(name: str) -> bool:
-        weight_format = formats[name]
-        return weight_format is None or (weight_format.activations != "none" and not weight_format.native)
-
-    def divides_input(name: str) -> bool:
-        weight_format = formats[name]
-        return weight_format is not None and weight_format.activations == "smoothed"
-
-    if not scheme.smooths:
-        return []
-    sites = [
-        site for site in smooth.smoothing_sites(config) if all(map(fits, (*site.producers, *site.consumers)))
-    ]
-    return sites + [
-        site for site in smooth.post_norm_sites(config) if any(map(divides_input, site.consumers))
-    ]
+def smoothed_sites(scheme: Scheme, made: Plan) -> tuple[smooth.SmoothingSite, ...]:
+    """The activations to smooth in a plan."""
+    return (*made.smoothable, *made.divided) if scheme.smooths else ()
 
 
 def leaf(

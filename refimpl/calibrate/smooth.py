@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import (
-    Config,
-    Layer,
-    Mlp,
-    MoE,
-    Norm,
-    SmoothingSite,
-    TokenMixer,
-)
+from ..config import SmoothingSite
 from ..errors import NumericError
 
 if TYPE_CHECKING:
@@ -32,94 +24,10 @@ __all__ = [
     "SmoothingSite",
     "channel_maxima",
     "nearest_powers_of_two",
-    "post_norm_sites",
     "site_factors",
     "smooth_leaf",
     "smoothing_factors",
-    "smoothing_sites",
 ]
-
-
-def smoothing_sites(config: Config) -> list[SmoothingSite]:
-    """Every activation of the model that can be smoothed exactly.
-
-    - The input of a sublayer after a norm with a weight (`pre`) whose output nothing else reads. A parallel
-      mlp without its own norm reads it too, and so do the router and all experts of a mixture.
-    - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
-      a gate of the output multiplies each channel. A norm of what heads give produces it by itself.
-    - A latent that queries come from, and the output of Mamba 2's heads, which have a norm with a weight.
-    - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
-      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's. Hidden units
-      that are normalized come from their norm.
-
-    Not among them: inputs whose matrices read distances or summaries too, or that a learned residual adds as
-    they are, activations that a tied table or, with post-norms, the residual stream reads too
-    (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
-    whose weights stay in float. The input of wo of a convolution, of a gated delta network and of Mamba's
-    layer has no leaf of its own that makes it; in attention whose values other layers read wv makes those of
-    all of them.
-    """
-    sites = []
-    for name, stack in config.stacks.items():
-        for i, layer in enumerate(stack.layers):
-            sites += _layer(f"{name}.layers.{i}.", layer, read_later=i in stack.shared_kv)
-    return sites
-
-
-def post_norm_sites(config: Config) -> list[SmoothingSite]:
-    """Every sublayer input that is the norm of a residual sum (post-norm), in layers without a mixture.
-
-    The next sum reads it too, so only the matrix products can divide it. Not among them: sums without a
-    norm, whose large channels grow from layer to layer.
-    """
-    sites = []
-    for name, stack in config.stacks.items():
-        for i, layer in enumerate(stack.layers):
-            a, m, prefix = layer.attention, layer.mlp, f"{name}.layers.{i}."
-            normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
-            if normed and not layer.parallel and not isinstance(m, MoE):
-                if readers := _readers(f"{prefix}attn", a):
-                    sites.append(SmoothingSite((), readers))
-                sites.append(SmoothingSite((), _readers(f"{prefix}mlp", m)))
-    return sites
-
-
-def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite]:
-    mixer, readers = layer.attention, _readers(f"{prefix}attn", layer.attention)
-    mlp_matrices = _readers(f"{prefix}mlp", layer.mlp)
-    parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
-    beside = () if layer.beside is None else _readers(f"{prefix}beside", layer.beside.mixer)
-    sites = []
-    if layer.residual == "input":
-        if readers and not mixer.reads_more and layer.laurel is None:
-            sites += _normed(f"{prefix}attn_pre", mixer.pre, (*readers, *beside, *parallel))
-        sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
-        if layer.cross is not None:
-            sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    sites += _named(f"{prefix}attn", mixer.smoothing(read_later=read_later))
-    if layer.beside is not None:
-        sites += _named(f"{prefix}beside", layer.beside.mixer.smoothing(read_later=False))
-    if layer.cross is not None:
-        sites += _named(f"{prefix}cross", layer.cross.smoothing(read_later=False))
-    return sites + _named(f"{prefix}mlp", layer.mlp.smoothing())
-
-
-def _readers(prefix: str, part: TokenMixer | Mlp) -> tuple[str, ...]:
-    return tuple(f"{prefix}.{leaf}" for leaf in part.readers())
-
-
-def _named(prefix: str, sites: list[SmoothingSite]) -> list[SmoothingSite]:
-    def named(leaves: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(f"{prefix}.{leaf}" for leaf in leaves)
-
-    return [one._replace(producers=named(one.producers), consumers=named(one.consumers)) for one in sites]
-
-
-def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:
-    leaves = () if norm is None else norm.leaves()
-    if "weight" not in leaves:
-        return []
-    return [SmoothingSite(tuple(f"{prefix}.{leaf}" for leaf in leaves), consumers)]
 
 
 def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:

@@ -150,7 +150,7 @@ def merge_directory(
         if leaf in changed.changes and changed.changes[leaf].replacement is not None
     }
     base = read_leaves(config, source, family, elsewhere)
-    return changed.config, MergedLeaves(changed.config, base, adapter.tensors, changed.changes)
+    return changed.shapes.config, MergedLeaves(changed.shapes, base, adapter.tensors, changed.changes)
 
 
 def merge_gguf(
@@ -171,7 +171,7 @@ def merge_gguf(
         except CheckpointError as error:
             problem = problem or error
         else:
-            return changed.config, MergedLeaves(changed.config, base, adapter.tensors, changed.changes)
+            return changed.shapes.config, MergedLeaves(changed.shapes, base, adapter.tensors, changed.changes)
     assert problem is not None
     raise problem
 

@@ -25,24 +25,21 @@ from ..families import Family, identify, read_config, read_gguf, read_leaves, wi
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.hub_cache import model_in_cache, repository_of
-from ..formats.layer_numbers import LayerNumbers
 from ..formats.model_directory import Directory
+from ..formats.named_tensors import LayerNumbers, Rescaled, Tensors, joined, stripped
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
 from ..formats.split_gguf import open_gguf, parts_of
 from ..formats.tensor_source import (
     CODE,
     SINGLE,
-    RawShards,
     TensorSource,
-    Unwrapped,
     not_opened,
     shards,
 )
-from ..formats.weight_scales import Rescaled
 from ..ops.quant import Blocks
-from ..params.lazy import lazily, materialize
-from ..params.shapes import parameter_shapes
+from ..params.lazy import materialize
+from ..params.parameter_shapes import ParameterShapes
 from ..params.tree import Tree, flatten
 from ..tokenizers.from_gguf.reader import chat_template, tokenizer
 from ..weights.left_out import LeftOut, describe
@@ -106,8 +103,12 @@ class Checkpoint:
         return read_licence(self.path, self.metadata)
 
     @property
+    def shapes(self) -> ParameterShapes:
+        return ParameterShapes(self.config)
+
+    @property
     def params(self) -> Tree:
-        return lazily(parameter_shapes(self.config), self.leaf)
+        return self.shapes.lazily(self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
         """One leaf by its dotted name, as float32."""
@@ -145,9 +146,9 @@ class Checkpoint:
     def stored(self) -> dict[str, int]:
         """How many numbers are stored in each type, F32, F16, BF16, Q4_1, …; the most first."""
         counts: dict[str, int] = {}
-        for name in self.leaves.names:
+        for name, shape in self.leaves.shapes.items():
             kind = self.leaves.kind(name)
-            counts[kind] = counts.get(kind, 0) + int(np.prod(self.leaves.shape(name)))
+            counts[kind] = counts.get(kind, 0) + int(np.prod(shape))
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     @property
@@ -261,7 +262,7 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     raw = with_model_type(with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT)))
     _, _, quantization = identify(Keys(raw, where))
     sentence = read_sentence(directory)
-    files, unwrapped = _unwrapped(RawShards(shards(directory)))
+    files, unwrapped = _unwrapped(Tensors(joined(shards(directory))))
     source: TensorSource = files if quantization is None else Quantized(files, quantization)
     source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
@@ -320,11 +321,12 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     )
 
 
-def _unwrapped(files: RawShards) -> tuple[RawShards | Unwrapped, tuple[str, ...]]:
+def _unwrapped(files: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     """The tensors without what wrappers of training put before the names of all, and a note that says so."""
     for prefix in WRAPPERS:
         if files.names and all(name.startswith(prefix) for name in files.names):
-            return Unwrapped(files, prefix), (f"tensors are read without the {prefix!r} before their names",)
+            told = f"tensors are read without the {prefix!r} before their names"
+            return Tensors(stripped(files, (prefix,))), (told,)
     return files, ()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config import Config, KVFormat
 from ..ops.quant import Blocks
+from ..params.parameter_shapes import ParameterShapes
 from ..params.tree import Tree
 from ..weights.left_out import LeftOut
 from .generation_config import Generation
@@ -37,10 +38,12 @@ class ModelSource(Protocol):
 
 
 class WeightSource(Protocol):
-    """A Config, and its weights, which are read when they are asked for."""
+    """A Config, the shapes of its weights, and these weights, which are read when they are asked for."""
 
     @property
     def config(self) -> Config: ...
+    @property
+    def shapes(self) -> ParameterShapes: ...
     @property
     def params(self) -> Tree: ...
     def leaf(self, name: str) -> np.ndarray:

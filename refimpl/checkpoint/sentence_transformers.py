@@ -15,7 +15,8 @@ from ..config import Activation, Config, Dense, Pool, Pooling
 from ..config_readers.keys import Keys
 from ..errors import CheckpointError
 from ..formats.model_directory import ENCODERS, Directory
-from ..formats.tensor_source import Prefixed, Shards, TensorSource, shards
+from ..formats.named_tensors import Tensors, joined, prefixed
+from ..formats.tensor_source import TensorSource, shards
 
 POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
 # The older spelling: a key for each way, of which one is true.
@@ -54,8 +55,8 @@ class Sentence:
 
     def with_projections(self, source: TensorSource) -> TensorSource:
         """The encoder's tensors, and those of the Dense modules under their names in the weight map."""
-        modules = [Prefixed(file, f"Dense.{p}.") for p, file in enumerate(self.projections)]
-        return Shards([source, *modules]) if modules else source
+        modules = [Tensors(prefixed(file, f"Dense.{p}.")) for p, file in enumerate(self.projections)]
+        return Tensors(joined([source, *modules])) if modules else source
 
     def of(self, config: Config) -> Config:
         """The encoder's Config with this head."""
@@ -94,7 +95,7 @@ def read_sentence(directory: Directory) -> Sentence | None:
     for step in steps[2:]:
         if step.name == "Dense":
             projections.append(_dense(keys("config.json", folder=step.folder, need=True), entry))
-            sources.append(Shards(shards(directory, step.folder)))
+            sources.append(Tensors(joined(shards(directory, step.folder))))
             entry = projections[-1].width
         else:
             _of_sentences(keys("config.json", folder=step.folder))

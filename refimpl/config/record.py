@@ -72,3 +72,7 @@ class SmoothingSite(NamedTuple):
     consumers: tuple[str, ...]
     repeats: int = 1
     head_size: int = 1
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return (*self.producers, *self.consumers)

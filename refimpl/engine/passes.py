@@ -34,8 +34,8 @@ from ..ops.dispatch import OPS, use
 from ..ops.encoder import encode, encoder_kv, pooled_lengths, predict
 from ..ops.model import model
 from ..ops.shared_attention import SharedKV
-from ..params.lazy import Lazy, lazily
-from ..params.shapes import parameter_shapes
+from ..params.lazy import Lazy
+from ..params.parameter_shapes import ParameterShapes
 from ..params.tree import like
 from .cache_kinds import cache_kinds
 from .numpy_engine import rotary_tables
@@ -162,7 +162,7 @@ class SideBySide:
         later = partial(partial, OPS["layer_kv"])  # the keys of all layers would be too many to keep
         table: dict[str, Any] = {name: partial(self._in_each, passes, name) for name in OPS.keys() - whole}
         table |= {"block": block, "encoder_block": encoder_block, "layer_kv": later}
-        params = lazily(parameter_shapes(self.config), _Name)
+        params = ParameterShapes(self.config).lazily(_Name)
         with use(table):
             y = read(_together([one.given for one in passes]), params, config=self.config)
         return y.of

@@ -13,17 +13,17 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .gguf import GGUF
-from .tensor_source import Shards
+from .named_tensors import Tensors, joined
 
 PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 MAX_PARTS = 1000
 
 
-class SplitGguf(Shards):
+class SplitGguf(Tensors):
     """The parts as one file; `path` is the first part's."""
 
     def __init__(self, parts: list[GGUF]) -> None:
-        super().__init__(parts)
+        super().__init__(joined(parts))
         self.path = parts[0].path
         self.metadata: Mapping[str, Any] = {
             key: value for key, value in parts[0].metadata.items() if not key.startswith("split.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,103 +47,10 @@ class GgufSource(TensorSource, Protocol):
     def metadata(self) -> Mapping[str, Any]: ...
 
 
-class Stripped:
-    """A TensorSource without a prefix in its names: of `prefixes` the first that a name begins with."""
+class RawSource(TensorSource, Protocol):
+    """A file whose tensors can be read as they are stored."""
 
-    def __init__(self, source: TensorSource, prefixes: Sequence[str]) -> None:
-        self._source = source
-        self._of = {}
-        for name in source.names:
-            prefix = next(filter(name.startswith, prefixes), "")
-            other = self._of.setdefault(name.removeprefix(prefix), name)
-            if other != name:
-                raise CheckpointError(f"tensors must not be there twice: {other!r:.80} and {name!r:.80}")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._of)
-
-    def kind(self, name: str) -> str:
-        return self._source.kind(self._of[name])
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(self._of[name])
-
-    def load(self, name: str, part: int | None = None) -> np.ndarray:
-        return self._source.load(self._of[name], part)
-
-    def native(self, name: str, part: int | None = None) -> Blocks | None:
-        return self._source.native(self._of[name], part)
-
-
-class Unwrapped(Stripped):
-    """The same of files, for a prefix that all names have."""
-
-    def __init__(self, source: RawShards, prefix: str) -> None:
-        super().__init__(source, (prefix,))
-        self._files = source
-
-    def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """A tensor of whole numbers as it is stored, or one part along its first axis."""
-        return self._files.raw(self._of[name], part)
-
-
-class Prefixed:
-    """A TensorSource with a prefix before each of its names."""
-
-    def __init__(self, source: TensorSource, prefix: str) -> None:
-        self._source, self._prefix = source, prefix
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._prefix + name for name in self._source.names)
-
-    def kind(self, name: str) -> str:
-        return self._source.kind(name.removeprefix(self._prefix))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(name.removeprefix(self._prefix))
-
-    def load(self, name: str, part: int | None = None) -> np.ndarray:
-        return self._source.load(name.removeprefix(self._prefix), part)
-
-    def native(self, name: str, part: int | None = None) -> Blocks | None:
-        return self._source.native(name.removeprefix(self._prefix), part)
-
-
-class Shards:
-    """Several files as one TensorSource; a name may stand in one of them only."""
-
-    def __init__(self, files: Sequence[TensorSource]) -> None:
-        self._of = {name: file for file in files for name in file.names}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._of)
-
-    def kind(self, name: str) -> str:
-        return self._of[name].kind(name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._of[name].shape(name)
-
-    def load(self, name: str, part: int | None = None) -> np.ndarray:
-        return self._of[name].load(name, part)
-
-    def native(self, name: str, part: int | None = None) -> Blocks | None:
-        return self._of[name].native(name, part)
-
-
-class RawShards(Shards):
-    """The same of files whose whole numbers can be read as they are stored."""
-
-    def __init__(self, files: Sequence[SafeTensors | TorchFile]) -> None:
-        super().__init__(files)
-        self._raw = {name: file for file in files for name in file.names}
-
-    def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """A tensor of whole numbers as it is stored, or one part along its first axis."""
-        return self._raw[name].raw(name, part)
+    def raw(self, name: str, part: int | None = None) -> np.ndarray: ...
 
 
 def is_weights(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .tree import Tree, unflatten
+from .tree import Tree, leaf_of, map_leaves, unflatten
 
 
 class Lazy(Mapping[str, Any]):
@@ -39,6 +39,17 @@ class Lazy(Mapping[str, Any]):
 def lazily(names: Iterable[str], load: Callable[[str], Any]) -> Lazy:
     """The tree of these dotted names, each leaf loaded by its name."""
     return Lazy(unflatten({name: name for name in names}), load)
+
+
+def changed_lazily(tree: Tree, change: Callable[[str, Any], Any]) -> Lazy:
+    """The same tree with `change(dotted name, leaf)` in place of each leaf, when it is asked for."""
+
+    def load(name: str) -> Any:
+        return change(name, leaf_of(tree, name))
+
+    if isinstance(tree, Lazy):
+        return tree.loaded_by(load)
+    return Lazy(map_leaves(lambda name, _: name, tree), load)
 
 
 def materialize(tree: Tree) -> dict[str, Any]:

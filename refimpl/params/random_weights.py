@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
-from .shapes import ADDED, NORMS, SCALES, parameter_shapes
+from .parameter_shapes import ParameterShapes
+from .shapes import ADDED, NORMS, SCALES
 from .tree import unflatten
 
 
@@ -24,4 +25,4 @@ def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.flo
         fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
         return (normal * fan_in**-0.5).astype(dtype)
 
-    return unflatten({name: draw(name, shape) for name, shape in parameter_shapes(config).items()})
+    return unflatten({name: draw(name, shape) for name, shape in ParameterShapes(config).items()})

@@ -10,14 +10,15 @@ from ..errors import CheckpointError
 from ..formats.adapters.name_patterns import Work
 from ..formats.adapters.settings import LoraSettings
 from ..formats.adapters.tensors import AdapterTensors, LowRank
-from ..params.shapes import ADDED, parameter_shapes
+from ..params.parameter_shapes import ParameterShapes
+from ..params.shapes import ADDED
 from .loader import leaf_parts
 from .merge import INPUT_TABLE, OUTPUT_TABLE, Change
 from .weight_map import Rule, WeightMap
 
 
 class AdapterMap:
-    """An adapter's changes to the leaves of a Config, and the `config` that the changed model has.
+    """An adapter's changes to the leaves of a Config, and the `shapes` of the changed model.
 
     Raises CheckpointError for a tensor that is of no leaf, has another shape, or isn't what the settings say.
     """
@@ -33,18 +34,17 @@ class AdapterMap:
         self._settings, self._tensors, self._prefixes = settings, tensors, prefixes
         self._work = Work("adapter_config.json")
         self._rules = [rule for rule in weights.rules(config) if rule.use != "unused"]
-        self.config = self._untied(config)
-        self._shapes = parameter_shapes(self.config)
+        self.shapes = ParameterShapes(self._untied(config))
         self._readers: dict[str, list[Rule]] = {}
         for rule in self._rules:
-            if rule.use == "read" and any(leaf in self._shapes for leaf in rule.leaves):
+            if rule.use == "read" and any(leaf in self.shapes for leaf in rule.leaves):
                 for names in rule.choices:
                     self._readers.setdefault(names[0], []).append(rule)
         self.changes: dict[str, Change] = {}
         for name, tensor in tensors.replaced.items():
             for rule in self._readers_of(name):
                 self._replace(rule, tensor)
-        if self.config != config:
+        if self.shapes.config != config:
             self._replace_shared()
         for update in tensors.updates.values():
             for rule in self._readers_of(f"{update.module}.weight"):
@@ -102,7 +102,7 @@ class AdapterMap:
         return config
 
     def _replace(self, rule: Rule, tensor: str) -> None:
-        allowed, parts = leaf_parts(rule, self._shapes)
+        allowed, parts = leaf_parts(rule, self.shapes)
         if (shape := self._tensors.shape(tensor)) not in allowed:
             raise CheckpointError(
                 f"the adapter's {tensor!r:.120} must have shape {list(allowed[0])}, has {list(shape)}"
@@ -121,8 +121,8 @@ class AdapterMap:
 
     def _update(self, rule: Rule, update: LowRank) -> None:
         self._check_settings(update)
-        _, parts = leaf_parts(rule, self._shapes)
-        sizes = [self._shapes[leaf] for leaf, _ in parts]
+        _, parts = leaf_parts(rule, self.shapes)
+        sizes = [self.shapes[leaf] for leaf, _ in parts]
         is_table = rule.leaves[0] == INPUT_TABLE or rule.leaves[0].endswith(ADDED)
         if any(len(size) != 2 for size in sizes) or update.of_table != is_table:
             raise CheckpointError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 
@@ -11,9 +11,10 @@ import numpy as np
 from ..config import LM, Config, MaskedLM
 from ..errors import CheckpointError, NumericError
 from ..formats.dtypes import READABLE_INTEGERS
-from ..formats.tensor_source import Stripped, TensorSource
+from ..formats.named_tensors import Tensors, stripped
+from ..formats.tensor_source import TensorSource
 from ..ops.quant import Blocks
-from ..params.shapes import Shapes, parameter_shapes
+from ..params.parameter_shapes import ParameterShapes
 from .derived_buffers import COMPUTED, LARGE, PLAIN
 from .left_out import LeftOut
 from .steps import Shape, Split, Step, Weight, stored_shapes
@@ -45,7 +46,7 @@ def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weigh
     return weight if split is None else split.apply(weight)
 
 
-def leaf_parts(rule: Rule, shapes: Shapes) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
+def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
     """The shapes that a rule's tensors may have, the usual one first, and the leaves that they make."""
     ends = np.cumsum([shapes[leaf][-1] for leaf in rule.leaves]).tolist()
     allowed = stored_shapes(rule.steps, (*shapes[rule.leaves[0]][:-1], ends[-1]))
@@ -78,8 +79,8 @@ class Leaves:
     ) -> None:
         self._config = config
         self.notes: tuple[str, ...] = ()
-        self._source = Stripped(source, prefixes) if prefixes else source
-        self._shapes = {k: v for k, v in parameter_shapes(config).items() if k not in elsewhere}
+        self._source = Tensors(stripped(source, prefixes)) if prefixes else source
+        self.shapes = {k: v for k, v in ParameterShapes(config).items() if k not in elsewhere}
         self._reads: dict[str, tuple[Rule, Split | None]] = {}
         present = set(self._source.names)
         unread = dict.fromkeys(self._source.names)
@@ -92,7 +93,7 @@ class Leaves:
             tensor = rule.tensors[0]
             if rule.use == "compare":
                 # A line for a leaf of the tree that the Config hasn't says nothing, as one that is read.
-                if "." not in rule.leaves[0] or rule.leaves[0] in self._shapes:
+                if "." not in rule.leaves[0] or rule.leaves[0] in self.shapes:
                     compared.append(rule)
             elif rule.use == "left out":
                 part = tensor.removesuffix("*")
@@ -115,7 +116,7 @@ class Leaves:
         self.left_out = {part: LeftOut.of(self._source, names) for part, names in left_out.items() if names}
         for name in (*self.unused, *chain.from_iterable(left_out.values())):
             del unread[name]
-        if missing := [name for name in self._shapes if name not in self._reads]:
+        if missing := [name for name in self.shapes if name not in self._reads]:
             if tensor := absent.get(missing[0]):
                 raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs it")
             raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")
@@ -131,7 +132,7 @@ class Leaves:
 
     def _needed(self, rule: Rule) -> bool:
         """Whether leaves of a rule are needed, and none of them has been found in another tensor."""
-        needed = [leaf for leaf in rule.leaves if leaf in self._shapes]
+        needed = [leaf for leaf in rule.leaves if leaf in self.shapes]
         return bool(needed) and not any(leaf in self._reads for leaf in needed)
 
     def _adds_nothing(self, name: str) -> bool:
@@ -146,7 +147,7 @@ class Leaves:
 
     def _found(self, rule: Rule) -> None:
         """Check the tensors that a rule reads, and note which leaves they are."""
-        allowed, parts = leaf_parts(rule, self._shapes)
+        allowed, parts = leaf_parts(rule, self.shapes)
         for name in rule.tensors:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
                 raise CheckpointError(f"tensor {name!r} must be of a float type, is {kind}")
@@ -175,7 +176,7 @@ class Leaves:
         if name in LARGE and self._source.shape(tensor) != LARGE[name](self._config):
             raise CheckpointError(f"tensor {tensor!r} must equal {name}, its shape doesn't: another model's?")
         got = self._source.load(tensor)
-        if name in self._shapes:
+        if name in self.shapes:
             same = np.array_equal(self.load(name), got)
         elif name in PLAIN:
             same = PLAIN[name](self._config, got)
@@ -195,10 +196,7 @@ class Leaves:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._shapes)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name]
+        return tuple(self.shapes)
 
     def load(self, name: str) -> np.ndarray:
         """The leaf as float32 in our orientation; NumericError if it isn't finite."""

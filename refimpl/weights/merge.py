@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Config
 from ..formats.adapters.tensors import AdapterTensors, LowRank
 from ..ops.quant import Blocks
-from ..params.shapes import parameter_shapes
+from ..params.parameter_shapes import ParameterShapes
 from .loader import Leaves, applied, check_finite
 from .steps import Split, Step, Transpose
 
@@ -66,23 +65,20 @@ class MergedLeaves:
     """
 
     def __init__(
-        self, config: Config, base: Leaves, tensors: AdapterTensors, changes: Mapping[str, Change]
+        self, shapes: ParameterShapes, base: Leaves, tensors: AdapterTensors, changes: Mapping[str, Change]
     ) -> None:
-        self._shapes = parameter_shapes(config)
+        self.shapes = shapes
         self._base, self._tensors, self._changes = base, tensors, changes
         self.unused, self.left_out, self.notes = base.unused, base.left_out, base.notes
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._shapes)
+        return tuple(self.shapes)
 
     @property
     def changed(self) -> tuple[str, ...]:
         """The leaves that the adapter changes."""
         return tuple(self._changes)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name]
 
     def kind(self, name: str) -> str:
         """How the file stores the leaf: F32, BF16, Q4_1, …"""

@@ -60,7 +60,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..config import Attention, Config, Decoder, Head, Layer, MoE, NoMlp
-from ..params.shapes import parameter_shapes
+from ..params.parameter_shapes import ParameterShapes
 from .steps import STEPS, Part, StackRows, Step
 
 NOTHING, LEFT_OUT = "nothing", "left out"
@@ -180,7 +180,7 @@ class WeightMap:
             if line.of_mtp and mtp is None:
                 continue
             if line.leaves == EVERYTHING:
-                yield from (Rule((name,), ((name,),)) for name in parameter_shapes(config))
+                yield from (Rule((name,), ((name,),)) for name in ParameterShapes(config))
                 continue
             if reads and line.leaves[0].startswith("decoder."):
                 line = replace(line, leaves=tuple(n.replace("decoder.", f"{last}.", 1) for n in line.leaves))

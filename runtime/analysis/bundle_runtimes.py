@@ -114,7 +114,7 @@ def _onnxruntime(bundle: Bundle, device: str) -> RuntimeAnswer:
 
 def _openvino(bundle: Bundle) -> RuntimeAnswer:
     runtime = "OpenVINO"
-    rows = any(group.kind == "row" for group in bundle.manifest.groups.values())
+    rows = any(group.kind == "row" for group in bundle.plan.groups.values())
     if bundle.target == "ort-cuda" or bundle.config.rounds_cache:
         reason = "graphs for CUDA, and caches of 8-bit codes, were never tried on it"
     elif rows and targets.find(bundle.target).fused:

@@ -18,10 +18,10 @@ from ...refimpl.config import (
     Window,
 )
 from ...refimpl.engine.cache_kinds import cache_kinds, layer_kind
-from ...refimpl.params.shapes import parameter_shapes
-from ..bundle import schemes, weight_layout
+from ...refimpl.params.parameter_shapes import ParameterShapes
+from ..bundle import schemes
+from ..bundle.plan import Plan
 from ..bundle.targets import TARGETS
-from ..bundle.weight_formats import formats
 
 # ONNX Runtime, the tokenizer, NumPy and the buffers of one step, beside weights and cache.
 RUNNER_BYTES = 200_000_000
@@ -53,7 +53,7 @@ def parameters(config: Config) -> dict[str, int]:
     counts: dict[str, int] = dict.fromkeys(
         ("embedding", "attention", "mlp", "residual", "norms", "output"), 0
     )
-    for name, shape in parameter_shapes(config).items():
+    for name, shape in ParameterShapes(config).items():
         counts[_part(name)] += prod(shape)
     return {part: count for part, count in counts.items() if count}
 
@@ -81,7 +81,7 @@ def active_parameters(config: Config) -> int:
     """The number of parameters that one token uses: of a mixture's experts those that it is routed to."""
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
     idle = sum((m.experts - m.top) * _expert(m, config.embedding.width) for m in mlps if isinstance(m, MoE))
-    return sum(map(prod, parameter_shapes(config).values())) - idle
+    return sum(parameters(config).values()) - idle
 
 
 def _expert(m: MoE, width: int) -> int:
@@ -92,15 +92,13 @@ def _expert(m: MoE, width: int) -> int:
 
 def weight_bytes(config: Config) -> dict[str, int]:
     """Quantization -> bytes of the weights that `export` would store, where the shapes alone decide them."""
-    counts = {}
+    counts, shapes = {}, ParameterShapes(config)
     for scheme in schemes.SCHEMES.values():
         if not scheme.needs_only_shapes:
             continue
         target = next(target for target in TARGETS.values() if target.name not in scheme.refused)
-        groups = weight_layout.stored(config, formats(config, scheme, target), target).values()
-        dtype = schemes.float_type(scheme, target)
-        specs = (spec for group in groups for spec in weight_layout.specs(group, dtype).values())
-        counts[scheme.name] = sum(spec.length for spec in specs)
+        tensors = Plan.of(shapes, scheme, target).tensors
+        counts[scheme.name] = sum(tensor.length for tensor in tensors.values())
     return counts
 
 

@@ -15,6 +15,7 @@ leftovers of dead processes can be told from the work of living ones.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -90,6 +91,12 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             _settle(path)
+
+
+def settled(path: Path) -> Path:
+    """The directory itself, or the one that it replaces at the end where it is a new one of `replacing`."""
+    new = re.fullmatch(r"\.(.+)\.tfm-new-\d+-[0-9a-f]{8}", path.name)
+    return path if new is None else path.with_name(new[1])
 
 
 def sync(path: Path) -> None:

@@ -42,13 +42,11 @@ from ...refimpl.errors import BundleError, NumericError
 from ...refimpl.formats.file_bytes import FileBytes, read_file
 from ...refimpl.formats.sha256 import new, sha256_of
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.lazy import lazily
-from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
-from . import golden_files, kernel_layout, manifest, operator_limits, targets, weight_layout
+from . import golden_files, kernel_layout, manifest, weight_layout
 from .atomic_dir import recover
 from .graph_check import Weights, check_graph
-from .graph_io import ENCODER, GRAPH, MTP, Graph, graphs
+from .graph_io import ENCODER, GRAPH, MTP, Graph
 from .manifest import (
     AGAIN,
     CERTIFICATE,
@@ -61,8 +59,8 @@ from .manifest import (
     TOOL_USE,
     File,
     Manifest,
-    Tensor,
 )
+from .plan import Plan, Tensor
 from .same_bits import Operator
 
 GRAPHS = (GRAPH, ENCODER, MTP, *kernel_layout.GRAPHS.values())
@@ -93,6 +91,11 @@ class Bundle:
         return self.manifest.config
 
     @property
+    def plan(self) -> Plan:
+        """How its weights are stored."""
+        return self.manifest.plan
+
+    @property
     def code_replaced_by(self) -> str:
         return self.manifest.source.code_replaced_by
 
@@ -120,9 +123,7 @@ class Bundle:
     @property
     def graphs(self) -> tuple[Graph, ...]:
         """The graphs over the target's operators."""
-        cache = self.manifest.cache
-        lengths = operator_limits.row_lengths(targets.find(self.target), cache)
-        return graphs(self.config, cache == "windowed", row_lengths=lengths)
+        return self.plan.graphs(self.manifest.cache)
 
     @property
     def generation(self) -> Generation:
@@ -154,7 +155,7 @@ class Bundle:
 
     @cached_property
     def _owners(self) -> dict[str, weight_layout.Group]:
-        return {leaf: group for group in self.manifest.groups.values() for leaf in group.leaves}
+        return {leaf: group for group in self.plan.groups.values() for leaf in group.leaves}
 
     @cached_property
     def _joined(self) -> dict[str, np.ndarray | Blocks]:
@@ -190,7 +191,7 @@ class Bundle:
                 return replace(leaf, scale=leaf.scale.astype(np.float32, copy=False))
             return leaf.astype(np.float32, copy=False)
 
-        return lazily(parameter_shapes(self.config), load)
+        return self.plan.shapes.lazily(load)
 
     def check_hashes(self) -> None:
         """Read every file; BundleError names the first whose hash isn't the manifest's.
@@ -225,7 +226,7 @@ class Bundle:
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:
         """The places of the tensors in kernels.data, which the runtime writes."""
-        return manifest.kernel_tensors(self.manifest.groups, self.dtype, self.manifest.half_scales)
+        return self.plan.kernel_tensors(self.manifest.half_scales)
 
     def checking(self) -> Callable[[], None]:
         """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""

@@ -23,8 +23,9 @@ import numpy as np
 
 from ...refimpl.errors import BundleError
 from .graph_io import Graph, Port
-from .manifest import AGAIN, Tensor
+from .manifest import AGAIN
 from .operators import OPERATORS
+from .plan import Tensor
 from .protobuf import Field, Schema, read
 from .same_bits import Operator
 from .views import place, stored_name

@@ -39,12 +39,14 @@ are int8.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag, has_mtp
 from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
 
+T = TypeVar("T")
 GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
 # What inputs and outputs are, by the first part of their names.
 MEANINGS = {
@@ -101,6 +103,10 @@ class Graph:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
+    def owned(self, named: Mapping[str, T]) -> dict[str, T]:
+        """Those of groups or tensors, by name, that this graph computes with."""
+        return {name: value for name, value in named.items() if self.owns(name)}
+
     def owns(self, leaf: str) -> bool:
         """Whether this graph computes with a leaf of the tree, a group of leaves, or one of its tensors."""
         top = leaf.split(".", 1)[0]
@@ -123,7 +129,7 @@ def graphs(
     """The graphs of a model in the order in which they run.
 
     `windowed` as the manifest's cache says; `half` where keys and values are float16; `row_lengths` where
-    GroupQueryAttention's lengths are inputs (`operator_limits.row_lengths`).
+    GroupQueryAttention's lengths are inputs.
     """
     result = []
     if "encoder" in config.stacks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from ...refimpl.params.shapes import parameter_shapes
 from . import weight_layout
 from .manifest import Manifest
 from .weight_formats import WeightFormat, is_widened
@@ -24,17 +23,14 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
 
 def by_weight(manifest: Manifest) -> dict[str, str]:
     """Leaf -> its stored form, as `described` says it."""
-    return {
-        name: described(manifest.schemes.get(name), manifest.dtype)
-        for name in parameter_shapes(manifest.config)
-    }
+    return {name: described(manifest.schemes.get(name), manifest.dtype) for name in manifest.plan.shapes}
 
 
 def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
     """Stored form -> how many weights have it, and their bytes; the most bytes first."""
     forms = by_weight(manifest)
     by_form: dict[str, tuple[int, int]] = {}
-    for group in manifest.groups.values():
+    for group in manifest.plan.groups.values():
         names = weight_layout.specs(group, manifest.dtype)
         stored = sum(manifest.tensors[name].length for name in names)
         for leaf, shape in zip(group.leaves, group.shapes, strict=True):

@@ -28,12 +28,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...refimpl.config import Config
 from ...refimpl.errors import BundleError
 from . import weight_layout
 from .graph_io import ENCODER, GRAPH, MTP
 from .operators import OPERATORS
-from .targets import CacheLayout, Target
 from .weight_layout import Group, Spec
 
 Array = np.ndarray
@@ -83,25 +81,9 @@ def is_tiled(group: Group) -> bool:
     return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
 
 
-def has_kernels(target: Target, groups: Mapping[str, Group]) -> bool:
-    """Whether a bundle has graphs over kernels: they are for the CPU, and for weights in 4 or 8 bits."""
-    return target.name == "ort-cpu" and any(map(is_tiled, groups.values()))
-
-
-def may_halve_cache(target: Target, groups: Mapping[str, Group], config: Config, cache: CacheLayout) -> bool:
-    """Whether graphs over kernels have keys and values as floats, which may then be float16."""
-    return has_kernels(target, groups) and cache in ("shared", "windowed") and not config.rounds_cache
-
-
 def has_scales(group: Group) -> bool:
     """Whether the kernels read a scale for each block of a group, which float16 may hold."""
     return is_tiled(group) and group.kind == "nbits"
-
-
-def has_minima(target: Target, groups: Mapping[str, Group]) -> bool:
-    """Whether the kernels of a bundle add minima of blocks."""
-    tiled = (group.format for group in groups.values() if is_tiled(group))
-    return has_kernels(target, groups) and any(form is not None and form.minimum for form in tiled)
 
 
 def has_half_scales(group: Group, stored: Mapping[str, Array]) -> bool:

@@ -50,9 +50,8 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import Generation
@@ -66,13 +65,13 @@ from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
-from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...refimpl.weights.left_out import LeftOut
-from . import golden_files, kernel_layout, targets, weight_layout
+from . import golden_files, kernel_layout, targets
 from .graph_io import ENCODER, GRAPH, MTP, graphs
+from .plan import Plan, Tensor
 from .targets import CacheLayout, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
-from .weight_layout import Group, Spec
 
 # 2: the names of graph inputs and of the Config's fields changed. 3: each golden array is a file.
 FORMAT = 3
@@ -98,16 +97,6 @@ IN_LAYOUT = "tfm"
 
 class OtherFormatError(BundleError):
     """A bundle that an older or a newer tfm wrote: nothing says that it is damaged."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """The place of a tensor in model.onnx.data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -162,9 +151,9 @@ class Manifest:
     adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
     @cached_property
-    def groups(self) -> dict[str, Group]:
-        """The stored weights: which leaves are joined, and in which format each is stored."""
-        return weight_layout.stored(self.config, self.schemes, targets.find(self.target))
+    def plan(self) -> Plan:
+        """How the weights are stored, with all that follows from it."""
+        return Plan(ParameterShapes(self.config), targets.find(self.target), self.dtype, self.schemes)
 
     @property
     def half_cache(self) -> bool:
@@ -175,34 +164,6 @@ class Manifest:
     def notices(self) -> list[str]:
         """The names of the source's licences, notices and model card, which the bundle carries."""
         return [name for name in self.files if is_notice(name)]
-
-
-Specs = Callable[[Group, str], dict[str, Spec]]
-
-
-def arrange(groups: Mapping[str, Group], dtype: str, specs: Specs = weight_layout.specs) -> dict[str, Tensor]:
-    """The places of the tensors of all groups: large ones are aligned to pages, so that they can be mapped
-    alone."""
-    placed: dict[str, Tensor] = {}
-    at = 0
-    for group in groups.values():
-        for name, spec in specs(group, dtype).items():
-            at += -at % (4096 if spec.length >= 2**20 else 64)
-            placed[name] = Tensor(spec.dtype, spec.shape, at, spec.length)
-            at += spec.length
-    return placed
-
-
-def kernel_tensors(
-    groups: Mapping[str, Group], dtype: str, half_scales: Collection[str]
-) -> dict[str, Tensor]:
-    """The places of the tensors of all groups in kernels.data."""
-    return arrange(groups, dtype, partial(kernel_layout.specs, half_scales=frozenset(half_scales)))
-
-
-def size(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of model.onnx.data."""
-    return max(t.offset + t.length for t in tensors.values())
 
 
 def dump(manifest: Manifest) -> str:
@@ -321,12 +282,12 @@ def _check(m: Manifest) -> None:
     target = targets.find(m.target)
     _check_schemes(m, target)
     _check_cache(m, target)
-    expected = arrange(m.groups, m.dtype)
+    expected = m.plan.tensors
     if m.tensors != expected:
         odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
         got = m.tensors.get(odd)
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
-    _check_kernels(m, target)
+    _check_kernels(m)
     _check_files(m)
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
@@ -341,7 +302,7 @@ def _check(m: Manifest) -> None:
 
 def _check_schemes(m: Manifest, target: Target) -> None:
     """Each format belongs to a matrix of the Config, and is one that the target may have."""
-    shapes = parameter_shapes(m.config)
+    shapes = m.plan.shapes
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
@@ -365,14 +326,14 @@ def _check_cache(m: Manifest, target: Target) -> None:
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
 
 
-def _check_kernels(m: Manifest, target: Target) -> None:
+def _check_kernels(m: Manifest) -> None:
     """What is stated of kernels holds for weights that kernels have."""
-    if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
+    if m.kernel_cache is not None and not m.plan.may_halve_cache(m.cache):
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
-    if m.kernel_minima and not kernel_layout.has_minima(target, m.groups):
+    if m.kernel_minima and not m.plan.has_minima:
         raise ValueError("kernel_minima must be absent where kernels have none")
-    halves = [name for name, group in m.groups.items() if kernel_layout.has_scales(group)]
-    if not kernel_layout.has_kernels(target, m.groups) or m.dtype != "float32":
+    halves = [name for name, group in m.plan.groups.items() if kernel_layout.has_scales(group)]
+    if not m.plan.has_kernels or m.dtype != "float32":
         halves = []
     if list(m.half_scales) != [name for name in halves if name in m.half_scales]:
         raise ValueError(
@@ -383,16 +344,16 @@ def _check_kernels(m: Manifest, target: Target) -> None:
 def _check_files(m: Manifest) -> None:
     """The files of the model's graphs are there, and no file that nobody reads."""
     required = (*(graph.file for graph in graphs(m.config)), DATA, golden_files.file_of("tokens"))
-    over_kernels = kernel_graphs(m)
+    over_kernels = m.plan.kernel_graphs
     if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none
         required = (*required, *over_kernels)
     for name in (*required, *m.files):
         known = name in (*required, *golden_files.FILES, *OPTIONAL) or is_notice(name)
         if name not in m.files or not known:
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
-    if m.files[DATA].size != size(m.tensors):
+    if m.files[DATA].size != m.plan.size:
         raise ValueError(
-            f"{DATA} must have {size(m.tensors)} bytes by the tensors, files says {m.files[DATA].size}"
+            f"{DATA} must have {m.plan.size} bytes by the tensors, files says {m.files[DATA].size}"
         )
     if len(m.notices) > MOST:
         raise ValueError(f"files may hold {MOST} licences and notices, it holds {len(m.notices)}")
@@ -408,13 +369,6 @@ def _check_source(source: SourceCheckpoint) -> None:
         raise ValueError(f"source.left_out must map names of tensors, got {odd[0]!r:.80}")
     if odd := [key for key in source.ignored_keys if not key.isprintable() or len(key) > LONGEST]:
         raise ValueError(f"source.ignored_keys must be printable lines, got {odd[0]!r:.80}")
-
-
-def kernel_graphs(m: Manifest) -> list[str]:
-    """The files of the graphs over kernels that a bundle may have."""
-    if not kernel_layout.has_kernels(targets.find(m.target), m.groups):
-        return []
-    return [kernel_layout.GRAPHS[graph.file] for graph in graphs(m.config)]
 
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:

@@ -40,11 +40,6 @@ def cache(target: Target, config: Config) -> CacheLayout:
     return "windowed" if windows(cache_kinds(config, windowed=True)) else "shared"
 
 
-def row_lengths(target: Target, cache: CacheLayout) -> bool:
-    """Whether a decoder's graph for the target has GroupQueryAttention's lengths as inputs."""
-    return target.row_lengths and cache in ("shared", "windowed")
-
-
 def no_bundle(target: Target, config: Config, floats: FloatType) -> str | None:
     """The reason why a bundle for the target can't hold the Config; None where it can."""
     return recurrence(target, config, floats) or selection(config, floats) or untried(target, config)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .manifest import Tensor
+from .plan import Tensor
 
 SHAPED = re.compile(r"(.+)\.(\d{1,15}(?:x\d{1,15})*)", re.DOTALL)
 

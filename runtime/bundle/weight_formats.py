@@ -24,11 +24,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...refimpl.calibrate import smooth
-from ...refimpl.config import Config
 from ...refimpl.formats.ggml_blocks import BLOCK_TYPES
 from ...refimpl.ops.quant import ROW_SCALED, Blocks
-from ...refimpl.params.shapes import multiplied, parameter_shapes
+from ...refimpl.params.parameter_shapes import ParameterShapes
+from ...refimpl.params.shapes import multiplied
 from .schemes import EIGHT_BITS, PerBlock, PerColumn, Scheme
 from .targets import Target
 
@@ -86,22 +85,22 @@ def is_table(name: str) -> bool:
 
 
 def formats(
-    config: Config,
+    shapes: ParameterShapes,
     scheme: Scheme,
     target: Target,
     native: NativeBlocks = lambda name: None,
-) -> dict[str, WeightFormat | None]:
-    """Leaf name -> its format, or None where it stays float.
+) -> dict[str, WeightFormat]:
+    """Leaf name -> its format; other leaves stay float.
 
     `native` gives the checkpoint's own blocks of a leaf, with centred zero points, where the scheme may keep
     them.
     """
-    smoothed_norms = {name for site in smooth.smoothing_sites(config) for name in site.consumers}
-    smoothed_products = {name for site in smooth.post_norm_sites(config) for name in site.consumers}
+    smoothed_norms = {name for site in shapes.smoothing_sites for name in site.consumers}
+    smoothed_products = {name for site in shapes.post_norm_sites for name in site.consumers}
 
     def is_product(name: str) -> bool:
         """Whether a leaf is multiplied, and not a table that is only read."""
-        return name != PER_LAYER and (name != "embedding.table" or getattr(config.head, "tied", False))
+        return name != PER_LAYER and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         spec = scheme.tables if is_table(name) else scheme.matrices
@@ -131,7 +130,8 @@ def formats(
                 return _native(blocks, target)
         return _per_block(spec, name, target)
 
-    return {name: format_of(name, shape) for name, shape in parameter_shapes(config).items()}
+    made = {name: format_of(name, shape) for name, shape in shapes.items()}
+    return {name: form for name, form in made.items() if form is not None}
 
 
 def _per_block(spec: PerBlock, name: str, target: Target) -> WeightFormat:

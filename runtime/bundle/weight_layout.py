@@ -34,10 +34,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ...refimpl.config import Config
 from ...refimpl.ops import quant
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.shapes import parameter_shapes
 from .targets import Target
 from .weight_formats import WeightFormat, is_table
 
@@ -108,9 +106,10 @@ JOINS = (
 CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 
 
-def stored(config: Config, formats: Mapping[str, WeightFormat | None], target: Target) -> dict[str, Group]:
-    """Group name -> Group, in the order of `parameter_shapes`; a leaf without a format stays float."""
-    shapes = parameter_shapes(config)
+def stored(
+    shapes: Mapping[str, tuple[int, ...]], formats: Mapping[str, WeightFormat], target: Target
+) -> dict[str, Group]:
+    """Group name -> Group, in the order of the shapes; a leaf without a format stays float."""
     joined = _joined(list(shapes), formats) if target.layout.joins else {}
     group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
     groups: dict[str, Group] = {}
@@ -123,7 +122,7 @@ def stored(config: Config, formats: Mapping[str, WeightFormat | None], target: T
     return groups
 
 
-def _joined(names: list[str], formats: Mapping[str, WeightFormat | None]) -> dict[str, tuple[str, ...]]:
+def _joined(names: list[str], formats: Mapping[str, WeightFormat]) -> dict[str, tuple[str, ...]]:
     """Name of a joined group -> its leaves: matrices of one format, and their biases."""
     present = set(names)
     joined: dict[str, tuple[str, ...]] = {}

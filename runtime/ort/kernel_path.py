@@ -1,6 +1,6 @@
 """The path over tfm's own kernels: the library, and the weights as it reads them, in the user's cache.
 
-    CACHE/prepacked/NAME-HASH/    one for each bundle
+    CACHE/prepacked/NAME-HASH/    one for each path of a bundle, which its export's own check writes
         kernels.data              `runtime.bundle.kernel_layout`, the same for all instruction sets
         key.json                  {key, bundle: its path, size and sha256 of kernels.data}
 
@@ -11,6 +11,7 @@ says is written anew.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import mmap
 import shutil
@@ -27,11 +28,12 @@ import onnxruntime as ort
 from ...refimpl.errors import BundleError, DeviceError, NumericError, TfmError
 from ...refimpl.formats.file_bytes import FileBytes
 from ...refimpl.formats.sha256 import sha256_of
-from ..bundle import kernel_layout, manifest, targets, weight_layout
-from ..bundle.atomic_dir import replacing
+from ..bundle import kernel_layout, weight_layout
+from ..bundle.atomic_dir import replacing, settled
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import graphs
-from ..bundle.manifest import MANIFEST, Tensor
+from ..bundle.manifest import MANIFEST
+from ..bundle.plan import Tensor, end
 from ..bundle.same_bits import SameBits, promise
 from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, record, state_of
@@ -110,26 +112,39 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
     library = library_for(bundle, notify)
     if isinstance(library, str):
         return library
-    size = manifest.size(bundle.kernel_tensors)
-    folder, key = _folder(bundle), _key(bundle)
     try:
-        if not _is_whole(folder, key, size):
-            drop_orphans(folder.parent)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
-                short = f"the cache {cache_dir()} needs {size} bytes for their weights, {free} are free"
-                return _refused(bundle, short)
-            notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
-            with replacing(folder) as new:
-                write(bundle, new)
-                about = {"sha256": FileBytes(new / kernel_layout.DATA, BundleError).sha256(), "size": size}
-                text = json.dumps({"key": key, "bundle": str(bundle.path.resolve()), **about})
-                (new / KEY).write_text(text, encoding="utf-8")
+        return prepared(bundle, library, notify)
     except OSError as error:
-        return _refused(bundle, f"the cache {cache_dir()} can't hold their weights: {error.strerror}")
+        return _refused(bundle, no_room(error))
     except TfmError as error:
         return _refused(bundle, f"their weights can't be written: {error}")
+
+
+def prepared(bundle: Bundle, library: Library, notify: Callable[[str], None] = lambda _: None) -> KernelPath:
+    """The path over a library, with weights in the user's cache, which are written if they aren't there.
+
+    A bundle that is being exported has them under the name that it will have. Raises OSError where the cache
+    can't hold them, BundleError for weights that kernels can't have.
+    """
+    path, size = settled(bundle.path.resolve()), end(bundle.kernel_tensors)
+    folder, key = _folder(path), _key(bundle)
+    if not _is_whole(folder, key, size):
+        drop_orphans(folder.parent)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
+            raise OSError(errno.ENOSPC, f"they need {size} bytes, {free} are free")
+        notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
+        with replacing(folder) as new:
+            write(bundle, new)
+            about = {"sha256": FileBytes(new / kernel_layout.DATA, BundleError).sha256(), "size": size}
+            text = json.dumps({"key": key, "bundle": str(path), **about})
+            (new / KEY).write_text(text, encoding="utf-8")
     return KernelPath(library, folder, cache_type(bundle))
+
+
+def no_room(error: OSError) -> str:
+    """Why the cache can't hold weights, as one line."""
+    return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
 
 
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
@@ -151,7 +166,7 @@ def _refused(bundle: Bundle, reason: str) -> str:
 
     DeviceError where the user asks for an instruction set, unless no such bundle has kernels.
     """
-    if (name := forced()) and manifest.kernel_graphs(bundle.manifest):
+    if (name := forced()) and bundle.plan.kernel_graphs:
         raise DeviceError(f"{SWITCH}={name} can't be used: {reason}")
     return reason
 
@@ -189,13 +204,12 @@ def cache_type(bundle: Bundle) -> CacheType | None:
 
 def without_graphs(bundle: Bundle) -> str:
     """Why a bundle can't run on kernels anywhere; nothing if it can."""
-    names = manifest.kernel_graphs(bundle.manifest)
+    names = bundle.plan.kernel_graphs
     if not names:
         return "they are for weights in blocks on ort-cpu"
     if names[0] not in bundle.manifest.files:
         return f"an older tfm wrote the bundle, without {names[0]}: export it again"
-    stated = bundle.manifest
-    if kernel_layout.has_minima(targets.find(stated.target), stated.groups) and not stated.kernel_minima:
+    if bundle.plan.has_minima and not bundle.manifest.kernel_minima:
         return f"an older tfm wrote the bundle, with minima beside products in {names[0]}: export it again"
     return ""
 
@@ -229,7 +243,7 @@ def _parts(bundle: Bundle) -> Iterator[np.ndarray]:
     """The bytes of kernels.data, in order."""
     places, half_scales = bundle.kernel_tensors, frozenset(bundle.manifest.half_scales)
     end = 0
-    for group in bundle.manifest.groups.values():
+    for group in bundle.plan.groups.values():
         stored = {name: bundle.tensor(name) for name in weight_layout.specs(group, bundle.dtype)}
         for name, array in kernel_layout.store(group, stored, half_scales).items():
             yield np.zeros(places[name].offset - end, np.uint8)
@@ -254,8 +268,7 @@ def _is_whole(folder: Path, key: str, size: int) -> bool:
     return False
 
 
-def _folder(bundle: Bundle) -> Path:
-    path = bundle.path.resolve()
+def _folder(path: Path) -> Path:
     digest = sha256_of(f"{path}/{kernel_layout.DATA}".encode()).hexdigest()
     return cache_dir() / "prepacked" / f"{path.name[:80]}-{digest[:12]}"
 

@@ -37,7 +37,7 @@ from ...refimpl.errors import BundleError
 from ...refimpl.formats.file_bytes import read_file
 from ...refimpl.formats.npy import read_array
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...refimpl.params.tree import Tree, leaf_of
 from ..bundle.bundle import LIMITS, Bundle
 from ..bundle.golden_files import (
@@ -108,7 +108,7 @@ class Golden:
     largest and the root mean square of what a cache of float16 changes in `own`; None where there is none.
     `floats` are the logits over the weights as the source has them. `best` are the two best tokens [M, 2] and
     `gap` the distance of their logits. `digests` has the SHA-256 of each leaf, in the order of
-    `parameter_shapes`.
+    `ParameterShapes`.
     """
 
     tokens: Array
@@ -250,7 +250,7 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     stored = columns + _predicts_tokens(config)
     require("best", "i", predictions, min(2, width), below=width)
     require("gap", "f", predictions)
-    require("digests", "u", len(parameter_shapes(config)), 32)
+    require("digests", "u", len(ParameterShapes(config)), 32)
     require("floats", "f", predictions, stored)
     if HALF in arrays:
         require(HALF, "f", 2)
@@ -294,7 +294,8 @@ def golden(
         lambda done, total: progress(stage, done, passes * total), on_cache,
     )  # fmt: skip
     # Leaves that no golden token goes through have digests too, such as those of a module for drafts.
-    for name in parameter_shapes(config).keys() - digests.keys():
+    shapes = ParameterShapes(config)
+    for name in shapes.keys() - digests.keys():
         add_digest(name, leaf_of(own, name))
     exact = results[0][: len(inputs.tokens)]
     if quantized is None:
@@ -315,7 +316,7 @@ def golden(
         "columns": columns,
         "best": order,
         "gap": best_two[:, 0] - best_two[:, -1],
-        "digests": np.array([np.frombuffer(digests[name], np.uint8) for name in parameter_shapes(config)]),
+        "digests": np.array([np.frombuffer(digests[name], np.uint8) for name in shapes]),
         "floats": _view(_real(floats, inputs.lengths), columns, with_total),
     }
     optional = {

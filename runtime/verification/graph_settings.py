@@ -19,11 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ...refimpl.config import Activation, Attention, Gated, Layer, Plain, Rope, Stack, has_mtp
-from ...refimpl.params.shapes import parameter_shapes
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import MTP, Graph
 from ..bundle.graph_nodes import Node, content
-from ..bundle.manifest import Tensor
+from ..bundle.plan import Tensor
 from ..bundle.views import stored_name
 from .config_numbers import epsilons, integers, numbers, shared_numbers, stacks
 
@@ -87,11 +86,11 @@ class _Settings:
 
     def __init__(self, data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]) -> None:
         config = bundle.config
-        self.graph, self.tensors, self.groups = graph, tensors, bundle.manifest.groups
+        self.graph, self.tensors, self.groups = graph, tensors, bundle.plan.groups
         self.nodes, self.numbers = content(data)
         self.config = config.mtp_decoder if graph.file == MTP and has_mtp(config) else config
         self.stacks = stacks(config)
-        self.shapes = parameter_shapes(config)
+        self.shapes = bundle.plan.shapes
         self.epsilons = epsilons(config)
         self.compared = 0
         self.different: list[str] = []

@@ -17,9 +17,7 @@ from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.error_budget import TRIES, ULP, ErrorTerms, kl_budget, moved
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params.lazy import lazily
-from ...refimpl.params.shapes import parameter_shapes
-from ...refimpl.params.tree import leaf_of
+from ...refimpl.params.lazy import changed_lazily
 from .streamed_reference import SEED, Precision
 
 if TYPE_CHECKING:
@@ -36,11 +34,9 @@ def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) 
     A is the figure of the specification in float64, J the largest of three tries in which its table of
     embeddings moves by an ulp. The figure is a distance of outputs; products with blocks are in float.
     """
-    shapes = parameter_shapes(specification.config)
 
     def changed(change: Callable[[str, Leaf], Leaf]) -> NumpyEngine:
-        weights = lazily(shapes, lambda name: change(name, leaf_of(specification.params, name)))
-        return NumpyEngine(specification.config, weights)
+        return NumpyEngine(specification.config, changed_lazily(specification.params, change))
 
     def move(seed: int) -> Callable[[str, Leaf], Leaf]:
         def change(name: str, weight: Leaf) -> Leaf:

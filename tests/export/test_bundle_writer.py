@@ -391,7 +391,7 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     def swapped(job, path, progress):
         real(job, path, progress)
         data = bytearray(path.read_bytes())
-        tensor = job.tensors["decoder.layers.0.attn.wqkv"]
+        tensor = job.plan.tensors["decoder.layers.0.attn.wqkv"]
         half = tensor.length // 2
         at = slice(tensor.offset, tensor.offset + 2 * half)
         data[at] = data[at][half:] + data[at][:half]

@@ -81,15 +81,15 @@ def place(model: Path, stubs: Path) -> Placement:
 def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
     """The graphs of a model for ort-cuda, over weights of zeros: placement needs no numbers."""
     from tfm.export.graph.write import GraphFiles, write
-    from tfm.runtime.bundle import manifest, schemes, targets, weight_layout
-    from tfm.runtime.bundle.weight_formats import formats
+    from tfm.refimpl.params.parameter_shapes import ParameterShapes
+    from tfm.runtime.bundle import schemes, targets
+    from tfm.runtime.bundle.manifest import DATA
+    from tfm.runtime.bundle.plan import Plan
 
-    target, dtype = targets.find("ort-cuda"), "float16"
-    groups = weight_layout.stored(config, formats(config, schemes.find(quant), target), target)
-    tensors = manifest.arrange(groups, dtype)
-    write(GraphFiles(config, target, groups, tensors, dtype, None, folder, about={}))
-    with open(folder / manifest.DATA, "wb") as data:
-        data.truncate(manifest.size(tensors))
+    plan = Plan.of(ParameterShapes(config), schemes.find(quant), targets.find("ort-cuda"))
+    write(GraphFiles(plan, None, folder, about={}))
+    with open(folder / DATA, "wb") as data:
+        data.truncate(plan.size)
     return sorted(folder.glob("*.onnx"))
 
 

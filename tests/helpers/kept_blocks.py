@@ -29,7 +29,7 @@ def natives(kinds: dict[str, tuple[bool, int]]) -> Any:
 
     def native(self: Any, name: str) -> Blocks | None:
         kind = kinds.get(name.rsplit(".", 1)[-1])
-        shape = self.shape(name)
+        shape = self.shapes[name]
         return (
             None
             if kind is None

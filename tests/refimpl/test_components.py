@@ -17,7 +17,6 @@ from helpers.refused import refused
 from jaxtyping import Float
 from numpy import ndarray as Array
 from tfm.refimpl import ops
-from tfm.refimpl.calibrate.smooth import smoothing_sites
 from tfm.refimpl.components import MODULES, from_json, mixers
 from tfm.refimpl.config import Attention, Config, Indexer, LayerNorm, MoE, SharedIndexer, TokenMixer, to_json
 from tfm.refimpl.config.bounds import LIMITS
@@ -28,6 +27,7 @@ from tfm.refimpl.ops.latent_attention import latent_attention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.params.annotations import annotated
 from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.smoothing_sites import smoothing_sites
 
 MODELS = (
     tiny_models.convolutions, tiny_models.gated_deltas, tiny_models.kimi, tiny_models.selective_scans,

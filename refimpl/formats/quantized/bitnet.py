@@ -24,10 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import CheckpointError
+from ..tensor_source import RawSource
 from . import packed
 from .affine import Affine, AffineWeight
 from .scaled import ScaledWeight
-from .weight import FLOATS, RawSource, Shape, check, modules
+from .weight import FLOATS, Shape, check, modules
 
 ZERO = 8  # the zero point of symmetric codes of 4 bits, the fewest that blocks have
 WHOLE = ("embed_tokens", "lm_head")

@@ -35,9 +35,10 @@ import numpy as np
 from ...errors import CheckpointError
 from ...ops.quant import Blocks
 from ..strict_json import parse
+from ..tensor_source import RawSource
 from .affine import Affine, groups
 from .packed import fields
-from .weight import RawSource, Shape, check
+from .weight import Shape, check
 
 # The quantiles of a normal distribution (the paper's appendix E), and E2M1 with other exponents.
 NF4 = np.array(

@@ -25,11 +25,12 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ..adapters.name_patterns import NamePattern, Work
+from ..tensor_source import RawSource
 from . import packed
 from .affine import Affine, AffineWeight, checked_groups, groups
 from .float4 import mxfp4, nvfp4
 from .float8 import Float8
-from .weight import FLOATS, RawSource, Shape, StoredWeight, check, modules
+from .weight import FLOATS, Shape, StoredWeight, check, modules
 
 LINEAR = "Linear"
 

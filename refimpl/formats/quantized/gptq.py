@@ -24,9 +24,10 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ..adapters.name_patterns import NamePattern, Work
+from ..tensor_source import RawSource
 from . import packed
 from .affine import Affine, AffineWeight, checked_groups, groups
-from .weight import FLOATS, RawSource, check, modules
+from .weight import FLOATS, check, modules
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ops.quant import Blocks
-from .weight import RawSource, Shape
+from ..tensor_source import RawSource
+from .weight import Shape
 
 
 @dataclass(frozen=True, eq=False)

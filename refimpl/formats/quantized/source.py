@@ -6,8 +6,8 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ...ops.quant import Blocks
-from ..tensor_source import TensorSource
-from .weight import Quantization, RawSource
+from ..tensor_source import RawSource, TensorSource
+from .weight import Quantization
 
 
 class Quantized:
@@ -39,11 +39,6 @@ class Quantized:
     @property
     def names(self) -> tuple[str, ...]:
         return self._names
-
-    @property
-    def quantized(self) -> tuple[str, ...]:
-        """The names of the quantized weights."""
-        return tuple(self._weights)
 
     def kind(self, name: str) -> str:
         return self._weights[name].kind if name in self._weights else self._source.kind(name)

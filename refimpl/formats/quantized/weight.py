@@ -10,16 +10,10 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ...ops.quant import Blocks
-from ..tensor_source import TensorSource
+from ..tensor_source import RawSource, TensorSource
 
 FLOATS = ("F32", "F16", "BF16")
 Shape = tuple[int, ...]
-
-
-class RawSource(TensorSource, Protocol):
-    """A file whose tensors can be read as they are stored."""
-
-    def raw(self, name: str, part: int | None = None) -> np.ndarray: ...
 
 
 class StoredWeight(Protocol):

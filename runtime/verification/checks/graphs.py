@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from ...bundle import kernel_layout
 from ...bundle.bundle import Bundle
 from ...bundle.graph_io import Graph, graphs
-from ...bundle.manifest import Tensor
+from ...bundle.plan import Tensor
 from ...ort import kernel_path
 from ..graph_settings import different_settings
 from ..report import Row

@@ -33,9 +33,9 @@ def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
 
     Another token is allowed where the specification's two logits differ by no more than two budgets.
     """
-    with all_paths(context) as paths:
-        for name, (engine, golden) in paths.items():
-            yield _greedy_row(context, f"{name}greedy tokens equal the specification's", engine, golden)
+    paths = all_paths(context)
+    for name, (engine, golden) in paths.items():
+        yield _greedy_row(context, f"{name}greedy tokens equal the specification's", engine, golden)
 
 
 def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Golden) -> Row:
@@ -81,25 +81,25 @@ def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
         return
     bundle, reference = context.bundle, reference_engine(context)
     tokenizer = bundle_tokenizer(bundle)
-    with all_paths(context) as paths:
-        for number, prompt in enumerate(PROMPTS, 1):
-            if context.is_over(number - 1, len(PROMPTS)):
-                yield Row(f"{name} {number}", missing=NOT_REACHED)
-                return
-            ids = tokenizer.encode(prompt)
-            room = min(TEXT_TOKENS, bundle.config.context - len(ids))
-            if not ids or room < 1:
-                yield Row(f"{name} {number}", note="the context has no room")
-                continue
-            specified = _specified_tokens(context, reference, ids, room)
-            for path, (engine, _) in paths.items():
-                own = list(generate(engine, _sequence(context, ids, room)))
-                longest = max(len(own), len(specified))
-                pairs = zip_longest(own, specified)
-                shared = next((i for i, (one, other) in enumerate(pairs) if one != other), longest)
-                texts = (prompt, tokenizer.decode(own), tokenizer.decode(specified))
-                row_name = f"{path}{name} {number}"
-                yield Row(row_name, shared, unit="tokens shared", of=longest, texts=texts)
+    paths = all_paths(context)
+    for number, prompt in enumerate(PROMPTS, 1):
+        if context.is_over(number - 1, len(PROMPTS)):
+            yield Row(f"{name} {number}", missing=NOT_REACHED)
+            return
+        ids = tokenizer.encode(prompt)
+        room = min(TEXT_TOKENS, bundle.config.context - len(ids))
+        if not ids or room < 1:
+            yield Row(f"{name} {number}", note="the context has no room")
+            continue
+        specified = _specified_tokens(context, reference, ids, room)
+        for path, (engine, _) in paths.items():
+            own = list(generate(engine, _sequence(context, ids, room)))
+            longest = max(len(own), len(specified))
+            pairs = zip_longest(own, specified)
+            shared = next((i for i, (one, other) in enumerate(pairs) if one != other), longest)
+            texts = (prompt, tokenizer.decode(own), tokenizer.decode(specified))
+            row_name = f"{path}{name} {number}"
+            yield Row(row_name, shared, unit="tokens shared", of=longest, texts=texts)
 
 
 def _sequence(context: VerifyContext, ids: list[int], count: int) -> GeneratedSequence:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...bundle.bundle import Bundle
-from ...hub.cache_dir import cache_dir
 from ...kernels.library import INSTRUCTION_SETS, Library
 from ...ort import kernel_path
 from ...ort.kernel_path import KernelPath
@@ -39,55 +35,41 @@ class OnKernels(NamedTuple):
     path: KernelPath
 
 
-@contextmanager
-def on_kernels(context: VerifyContext) -> Iterator[OnKernels | str]:
-    """The bundle over kernels as long as their weights are needed, or a line that says why it isn't there.
-
-    A bundle that is being exported has another name here, so what the cache keeps for a bundle isn't used.
-    """
+def on_kernels(context: VerifyContext) -> OnKernels | str:
+    """The bundle over kernels, or a line that says why it isn't there."""
     from ...ort.engine import OrtEngine
 
     library = kernel_path.library_for(context.bundle)
     if isinstance(library, str):
-        yield library
-        return
-    cache = cache_dir()
-    with ExitStack() as stack:
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kernels-", dir=cache))
-            path = KernelPath(library, Path(folder), kernel_path.cache_type(context.bundle))
-            kernel_path.write(context.bundle, path.weights)
-            engine = OrtEngine(context.bundle, "cpu", context.threads, kernels=path)
-            found: OnKernels | str = OnKernels(engine, path)
-        except OSError as error:
-            found = f"the cache {cache} can't hold their weights: {error.strerror}"
-        yield found
+        return library
+    try:
+        path = kernel_path.prepared(context.bundle, library)
+    except OSError as error:
+        return kernel_path.no_room(error)
+    return OnKernels(OrtEngine(context.bundle, "cpu", context.threads, kernels=path), path)
 
 
-@contextmanager
-def all_paths(context: VerifyContext) -> Iterator[dict[str, tuple[OrtEngine, Golden]]]:
+def all_paths(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
     """The bundle on ONNX Runtime's operators and, where they run here, over kernels; each with the golden
     outputs that say how far it may be off, by what the names of its rows begin with."""
-    with ExitStack() as stack:
-        paths = {"": (context.engine, context.golden)}
-        if has_kernels(context.bundle):
-            found = stack.enter_context(on_kernels(context))
-            if isinstance(found, OnKernels):  # else its own check says why
-                paths[f"{found.path.name}: "] = found.engine, context.golden.with_half_cache
-        yield paths
+    paths = {"": (context.engine, context.golden)}
+    if has_kernels(context.bundle):
+        found = on_kernels(context)
+        if isinstance(found, OnKernels):  # else its own check says why
+            paths[f"{found.path.name}: "] = found.engine, context.golden.with_half_cache
+    return paths
 
 
 def check_kernels(context: VerifyContext) -> Iterator[Row]:
     """The outputs for the golden tokens, as `check_golden_outputs`, by this processor's instruction set."""
-    with on_kernels(context) as found:
-        if isinstance(found, str):
-            yield Row(SUBJECT, note=found)
-            return
-        name = found.path.name
-        for row in golden_rows(context, found.engine, context.golden.with_half_cache, name):
-            yield replace(row, name=f"{name}: {row.name}")
-        _run_others(context, found.path)
+    found = on_kernels(context)
+    if isinstance(found, str):
+        yield Row(SUBJECT, note=found)
+        return
+    name = found.path.name
+    for row in golden_rows(context, found.engine, context.golden.with_half_cache, name):
+        yield replace(row, name=f"{name}: {row.name}")
+    _run_others(context, found.path)
 
 
 def _run_others(context: VerifyContext, path: KernelPath) -> None:

@@ -25,8 +25,7 @@ from ....refimpl.config import Config
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.error_budget import kl_budget
 from ....refimpl.ops.quant import Blocks
-from ....refimpl.params.lazy import lazily
-from ....refimpl.params.shapes import parameter_shapes
+from ....refimpl.params.parameter_shapes import ParameterShapes
 from ...bundle.bundle import Bundle
 from ..golden import Golden
 from ..metrics import Pair
@@ -48,8 +47,8 @@ def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
         leaf = bundle.leaf(name)
         return replace(leaf, activations="none") if isinstance(leaf, Blocks) else leaf
 
-    config = config or bundle.config
-    return NumpyEngine(config, lazily(parameter_shapes(config), load))
+    shapes = bundle.plan.shapes if config is None else ParameterShapes(config)
+    return NumpyEngine(shapes.config, shapes.lazily(load))
 
 
 def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, NumpyEngine]:

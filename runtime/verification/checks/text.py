@@ -102,15 +102,15 @@ def _compare_predictions(
     measured = yardsticks(context, reference)
     plain = float_products_here(context)
     own = {} if plain is None else {PLAIN: plain}
-    with all_paths(context) as paths:
-        results = fidelities(
-            {**measured, **own, **{name: engine for name, (engine, _) in paths.items()}},
-            [*pairs(measured), *((FLOATS, name) for name in own), *((REFERENCE, name) for name in paths)],
-            ids,
-            window,
-            before=before,
-            enough=lambda done: context.is_over(done, len(ids)),
-        )
+    paths = all_paths(context)
+    results = fidelities(
+        {**measured, **own, **{name: engine for name, (engine, _) in paths.items()}},
+        [*pairs(measured), *((FLOATS, name) for name in own), *((REFERENCE, name) for name in paths)],
+        ids,
+        window,
+        before=before,
+        enough=lambda done: context.is_over(done, len(ids)),
+    )
     kls = {pair: result.kl for pair, result in results.items()}
     read = ids[: results[REFERENCE, ""].positions]
     note = f"{len(read)} of {len(ids)} tokens, {note}"
@@ -177,12 +177,12 @@ def _compare_encoders(
     if not texts:
         yield Row("likeness over a text", note="the text has no token")
         return
-    with all_paths(context) as paths:
-        for name, (engine, golden) in paths.items():
-            result = likeness(engine, reference, texts, enough=lambda done: context.is_over(done, len(texts)))
-            of_all = f"{result.texts} of {len(texts)} sentences, {note}"
-            for row in _encoder_rows(context, reference, golden, result, texts, of_all, exact):
-                yield replace(row, name=f"{name}{row.name}")
+    paths = all_paths(context)
+    for name, (engine, golden) in paths.items():
+        result = likeness(engine, reference, texts, enough=lambda done: context.is_over(done, len(texts)))
+        of_all = f"{result.texts} of {len(texts)} sentences, {note}"
+        for row in _encoder_rows(context, reference, golden, result, texts, of_all, exact):
+            yield replace(row, name=f"{name}{row.name}")
 
 
 def _encoder_rows(

@@ -6,6 +6,7 @@ The specification's are known by their digests in the golden arrays; the source'
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,6 @@ from ....refimpl.calibrate import least_error, smooth
 from ....refimpl.checkpoint.protocol import WeightSource
 from ....refimpl.ops import quant
 from ....refimpl.ops.quant import Blocks
-from ....refimpl.params.shapes import parameter_shapes
 from ...bundle import rounding
 from ...bundle.bundle import Bundle
 from ...bundle.weight_formats import WeightFormat
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def check_digests(context: VerifyContext) -> Iterator[Row]:
     """The weights in the file have the digests of those that the golden outputs were computed with."""
     row_name = "weights equal the specification's"
-    names = list(parameter_shapes(context.bundle.config))
+    names = list(context.bundle.plan.shapes)
     dtype = np.dtype(context.bundle.dtype)
     different: list[str] = []
     for done, (name, expected) in enumerate(zip(names, context.golden.digests, strict=True)):
@@ -50,7 +50,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
         yield Row(row_name, note="no source given")
         return
     # Of the source's config: the scales of a quantized cache may come from a text and not from the source.
-    names = list(parameter_shapes(source.config))
+    names = list(source.shapes)
     different: list[str] = []
     factors = _smoothing_factors(source, bundle)
     for done, name in enumerate(names):
@@ -74,26 +74,22 @@ def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.Smoo
     """The factors by which the bundle's activations are smoothed, found by comparing it with the source.
 
     Where a product divides its own input, it holds the factors. Elsewhere the leaves that make the input
-    were divided by them: source over bundle is the factor, a power of two. Only sites that 8-bit codes
-    read are smoothed, and none where a leaf keeps the blocks of its file.
+    were divided by them: source over bundle is the factor, a power of two.
     """
     factors: dict[smooth.SmoothingSite, Array] = {}
-    formats = bundle.manifest.schemes
-    for site in smooth.post_norm_sites(source.config):
+    plan = replace(bundle.plan, shapes=source.shapes)
+    for site in plan.divided:
         for name in site.consumers:
-            leaf = bundle.leaf(name) if name in formats else None
+            leaf = bundle.leaf(name)
             if isinstance(leaf, Blocks) and leaf.input_factor is not None:
                 factors[smooth.SmoothingSite((), (name,))] = 1 / leaf.input_factor
-    for site in smooth.smoothing_sites(source.config):
-        site_formats = [formats[name] for name in (*site.producers, *site.consumers) if name in formats]
-        if not site_formats or any(f.native or f.bits != 8 for f in site_formats):
-            continue
-        factor = np.ones(parameter_shapes(bundle.config)[site.producers[0]][-1], np.float32)
+    for site in plan.smoothable:
+        factor = np.ones(plan.shapes[site.producers[0]][-1], np.float32)
         for name in site.producers:
             before = smooth.smooth_leaf(name, source.leaf(name), factors)
             after = bundle.leaf(name)
             if isinstance(after, Blocks):  # then scales are divided as the weights are
-                blocks = rounding.rounded(before, formats[name], axis=after.axis)
+                blocks = rounding.rounded(before, plan.formats[name], axis=after.axis)
                 before = np.abs(blocks.scale).max(axis=0)
                 after = np.abs(after.scale).max(axis=0)
             elif after.size != factor.size:  # a matrix that stays in floats: its columns are divided

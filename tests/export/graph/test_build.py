@@ -17,7 +17,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.params.shapes import ADDED
-from tfm.runtime.bundle import manifest, schemes, targets, weight_layout
+from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.graph_io import graphs
 from torch.export import ExportedProgram
@@ -223,13 +223,11 @@ def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
     config = tiny_models.llama(layers=1)
     save_checkpoint(tmp_path, config, tiny_models.weights(config))
     target = targets.find("ort-cpu")
-    formats = plan.plan(open_checkpoint(tmp_path), schemes.find("fp32"), target)
-    groups = weight_layout.stored(config, formats, target)
-    tensors = manifest.arrange(groups, "float32")
-    tensors["decoder.stray"] = tensors["decoder.norm.weight"]
+    made = plan.plan(open_checkpoint(tmp_path), schemes.find("fp32"), target)
+    made.tensors["decoder.stray"] = made.tensors["decoder.norm.weight"]
     (part,) = graphs(config)
     with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
-        build(config, part, groups, tensors, target, data=tmp_path / "model.onnx.data", about={})
+        build(made, part, data=tmp_path / "model.onnx.data", about={})
 
 
 @pytest.mark.parametrize(

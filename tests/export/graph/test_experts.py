@@ -15,9 +15,10 @@ from tfm.export.graph.build import build
 from tfm.export.graph.rewriting import constant
 from tfm.refimpl.config import ClampedSwiGLU, Decoder, MoE
 from tfm.refimpl.errors import ExportError
-from tfm.runtime.bundle import manifest, schemes, targets, weight_formats, weight_layout
+from tfm.refimpl.params.parameter_shapes import ParameterShapes
+from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.bundle.graph_io import graphs
-from tfm.runtime.bundle.manifest import Tensor
+from tfm.runtime.bundle.plan import Plan, Tensor
 
 PATH = "decoder.layers.0.mlp.experts"
 
@@ -34,13 +35,10 @@ def built(
 ) -> tuple[ir.Model, dict[str, Tensor]]:
     """The graph over weights that nobody wrote, and their places; the leaf `in_floats` isn't quantized."""
     to, scheme = targets.find(target), schemes.find(quant)
-    formats = weight_formats.formats(config, scheme, to, lambda name: None)
-    formats |= {in_floats: None} if in_floats else {}
-    groups = weight_layout.stored(config, formats, to)
-    dtype = schemes.float_type(scheme, to)
-    tensors = manifest.arrange(groups, dtype)
+    plan = Plan.of(ParameterShapes(config), scheme, to)
+    plan = replace(plan, formats={name: form for name, form in plan.formats.items() if name != in_floats})
     [graph] = graphs(config, windowed=False)
-    return build(config, graph, groups, tensors, to, data=Path("data"), about={}, dtype=dtype), tensors
+    return build(plan, graph, data=Path("data"), about={}), plan.tensors
 
 
 def described(made: ir.Model) -> list[Any]:
@@ -117,20 +115,18 @@ def test_experts_in_several_formats_are_all_traced():
 def test_alike_are_experts_with_the_same_leaves_in_one_format():
     config = model(3, MoE(3, 1, 24, "silu"))
     to = targets.find("ort-cpu")
-    formats = weight_formats.formats(config, schemes.find("int8"), to, lambda name: None)
-    groups = weight_layout.stored(config, formats, to)
+    plan = Plan.of(ParameterShapes(config), schemes.find("int8"), to)
+    formats, groups = plan.formats, plan.groups
     assert experts.stored_alike(groups) == {PATH}
     kept = experts.traced(groups, {PATH})
     assert {name for name in groups if name not in kept} == {
         f"{PATH}.{e}.{leaf}" for e in (1, 2) for leaf in ("gate_up", "down")
     }
     assert experts.traced(groups, {}) == groups
-    form = formats[f"{PATH}.0.down"]
-    assert form is not None
-    for e in range(3):
-        for other in (None, replace(form, bits=4)):
-            changed = weight_layout.stored(config, formats | {f"{PATH}.{e}.down": other}, to)
-            assert experts.stored_alike(changed) == set()
+    for name in (f"{PATH}.{e}.down" for e in range(3)):
+        without = {other: form for other, form in formats.items() if other != name}
+        for changed in (without, {**formats, name: replace(formats[name], bits=4)}):
+            assert experts.stored_alike(replace(plan, formats=changed).groups) == set()
     without = {name: group for name, group in groups.items() if name != f"{PATH}.2.down"}
     assert experts.stored_alike(without) == set()
 

@@ -17,9 +17,10 @@ from helpers import tiny_models
 from tfm.export.graph import write as graph_write
 from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.errors import ExportError
-from tfm.runtime.bundle import targets, weight_layout
+from tfm.refimpl.params.parameter_shapes import ParameterShapes
+from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.kernel_layout import Halves
-from tfm.runtime.bundle.manifest import arrange
+from tfm.runtime.bundle.plan import Plan
 from tfm.runtime.bundle.weight_formats import WeightFormat
 
 INT8 = WeightFormat(bits=8, block=32, activations="block")
@@ -29,12 +30,8 @@ LATE = Halves(cache=True, scales=("decoder.layers.0.attn.wq",))
 @pytest.fixture
 def files(tmp_path: Path) -> GraphFiles:
     schemes = {"decoder.layers.0.attn.wq": INT8, "decoder.layers.0.mlp.down": replace(INT8, symmetric=False)}
-    config = tiny_models.llama(layers=1)
-    target = targets.find("ort-cpu")
-    groups = weight_layout.stored(config, schemes, target)
-    return GraphFiles(
-        config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path, {"model": "x"}
-    )
+    plan = Plan(ParameterShapes(tiny_models.llama(layers=1)), targets.find("ort-cpu"), "float32", schemes)
+    return GraphFiles(plan, None, tmp_path, {"model": "x"})
 
 
 @pytest.fixture

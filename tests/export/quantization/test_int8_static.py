@@ -18,7 +18,7 @@ from tfm.export.diagnose.locate import locate
 from tfm.export.quantization import calibrate
 from tfm.export.quantization.activation_recorder import record
 from tfm.export.quantization.calibrate import static_scales
-from tfm.export.quantization.plan import Calibration
+from tfm.export.quantization.plan import Calibration, CalibrationResult, plan
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Classify, Config, Dense, EmbeddingProjection, Pool
@@ -27,10 +27,12 @@ from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
 from tfm.refimpl.ops.quant import quantize_columns
 from tfm.refimpl.ops.static_quant import static_quantize
+from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
+from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import open_bundle
-from tfm.runtime.bundle.schemes import SCHEMES
+from tfm.runtime.bundle.schemes import SCHEMES, Scheme
 from tfm.runtime.progress import silent
 from tfm.runtime.verification.leaf_digest import digest
 from tfm.runtime.verification.verify import verify
@@ -242,12 +244,17 @@ def test_every_output_is_that_of_its_product(config: Config):
             np.testing.assert_allclose(y.reshape(len(x), -1), x @ leaf, rtol=1e-4, atol=1e-4)
 
 
+def measured(checkpoint: Checkpoint, calibration: Calibration, scheme: Scheme = INT8) -> CalibrationResult:
+    made = plan(checkpoint, scheme, targets.find("standard"))
+    return static_scales(checkpoint, made, calibration, scheme, silent)
+
+
 def test_ranges_of_outputs_are_their_own(tmp_path: Path):
     """Of the smoothed model, in 16 bits; int8-static has none."""
     checkpoint, text = saved(tmp_path, GATED), tmp_path / "text.txt"
     calibration = Calibration(text, "minmax", 0.5)
-    assert static_scales(checkpoint, calibration, INT8, silent).outputs == {}
-    made = static_scales(checkpoint, calibration, W8A16, silent)
+    assert measured(checkpoint, calibration).outputs == {}
+    made = measured(checkpoint, calibration, W8A16)
     assert set(made.inputs) == set(made.outputs)
     seen: dict[str, list[np.ndarray]] = {}
     record(
@@ -265,11 +272,11 @@ def test_ranges_of_outputs_are_their_own(tmp_path: Path):
 
 def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     checkpoint = saved(tmp_path, GATED)
-    plain = static_scales(checkpoint, Calibration(tmp_path / "text.txt"), INT8, silent)
-    smoothed = static_scales(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), INT8, silent)
+    plain = measured(checkpoint, Calibration(tmp_path / "text.txt"))
+    smoothed = measured(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5))
     assert set(plain.inputs) == {n for n, s in parameter_shapes(GATED).items() if len(s) == 2}
     assert plain.factors == {}
-    assert list(smoothed.factors) == smooth.smoothing_sites(GATED)
+    assert tuple(smoothed.factors) == ParameterShapes(GATED).smoothing_sites
     for s in smoothed.factors.values():
         assert (np.frexp(s)[0] == 0.5).all()
     x = []
@@ -299,7 +306,7 @@ def test_distances_count_for_the_matrices_that_they_share(tmp_path: Path):
     record(config, checkpoint.leaf, windows=windows, on_input=observe)
     attn = "encoder.layers.0.attn."
     assert len(seen[f"{attn}wq"]) == len(seen[f"{attn}wk"]) == 2 * len(seen[f"{attn}wv"])
-    inputs = static_scales(checkpoint, Calibration(text), INT8, silent).inputs
+    inputs = measured(checkpoint, Calibration(text)).inputs
     both = ranges.minmax(None, np.concatenate(seen[f"{attn}wq"]))
     for name in ("wq", "wk", "wv"):
         assert inputs[attn + name] == ranges.scale_and_zero_point(both), "one range for joined matrices"
@@ -397,4 +404,4 @@ def test_an_expert_without_tokens_has_no_range(tmp_path: Path):
     with pytest.raises(
         ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
     ):
-        static_scales(checkpoint, Calibration(tmp_path / "text.txt"), INT8, silent)
+        measured(checkpoint, Calibration(tmp_path / "text.txt"))

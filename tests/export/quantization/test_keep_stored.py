@@ -75,10 +75,10 @@ def test_a_kept_bundle_is_the_file(name, form, tmp_path):
 )
 def test_groups_of_neighbours_stay(name, bits, block, symmetric, tmp_path):
     stored, _ = opened(tmp_path, name)
-    formats = plan.plan(stored, schemes.find("keep"), TARGET)
-    for leaf, one in formats.items():
+    made = plan.plan(stored, schemes.find("keep"), TARGET)
+    for leaf in made.shapes:
         if ".attn.w" in leaf or ".mlp." in leaf:
-            assert one is not None
+            one = made.formats[leaf]
             assert (one.native, one.bits, one.symmetric) == (True, bits, symmetric), leaf
             # Of one group, the longest power of two that divides it.
             assert one.block == (block or (32 if leaf.endswith("down") else 64)), leaf
@@ -98,10 +98,10 @@ def test_numbers_without_blocks_say_what_to_do(name, tmp_path):
 def test_other_schemes_round_the_same_numbers(quant, tmp_path):
     stored, floats = opened(tmp_path, "gptq4")
     scheme = schemes.find(quant)
-    formats = plan.plan(stored, scheme, TARGET)
-    assert formats == plan.plan(floats, scheme, TARGET)
+    made = plan.plan(stored, scheme, TARGET)
+    assert made == plan.plan(floats, scheme, TARGET)
     for leaf in ("decoder.layers.0.attn.wq", "decoder.layers.1.mlp.down"):
-        got, want = (plan.leaf(one, leaf, formats[leaf], "float32") for one in (stored, floats))
+        got, want = (plan.leaf(one, leaf, made.formats[leaf], "float32") for one in (stored, floats))
         assert isinstance(got, Blocks)
         assert isinstance(want, Blocks)
         np.testing.assert_array_equal(got.codes, want.codes)

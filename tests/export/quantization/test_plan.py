@@ -9,12 +9,12 @@ from helpers import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export.quantization import plan
-from tfm.refimpl.calibrate import smooth
 from tfm.refimpl.calibrate.least_error import least_error
-from tfm.refimpl.config import Config, Encoder, Tag
+from tfm.refimpl.config import Config, Encoder, SmoothingSite, Tag
 from tfm.refimpl.errors import ExportError, NumericError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle import operator_limits, rounding, schemes, targets
@@ -37,6 +37,10 @@ class Leaves:
 
     def __post_init__(self) -> None:
         self.arrays = dict(flatten(tiny_models.weights(self.config))) | self.changed
+
+    @property
+    def shapes(self) -> ParameterShapes:
+        return ParameterShapes(self.config)
 
     def leaf(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -78,8 +82,15 @@ EIGHT = {
 }
 
 
+def smoothed(checkpoint, quant: str, target: str) -> tuple[SmoothingSite, ...]:
+    scheme = schemes.find(quant)
+    return plan.smoothed_sites(scheme, plan.plan(checkpoint, scheme, targets.find(target)))
+
+
 def planned(checkpoint, quant: str, target: str, **options) -> dict[str, WeightFormat | None]:
-    return plan.plan(checkpoint, schemes.find(quant), targets.find(target), **options)
+    """Each leaf's format, or None where it stays float."""
+    made = plan.plan(checkpoint, schemes.find(quant), targets.find(target), **options)
+    return {name: made.formats.get(name) for name in made.shapes}
 
 
 CELLS = {
@@ -179,10 +190,9 @@ def test_products_divide_a_post_norm_stream_themselves():
     names = {f"{at}attn.wq", f"{at}attn.wk", f"{at}attn.wv", f"{at}mlp.up"}
     assert {n for n, scheme in formats.items() if scheme and scheme.activations == "smoothed"} == names
     assert formats[f"{at}attn.wo"].activations == formats[f"{at}mlp.down"].activations == "row"
-    places = plan.smoothed_sites(config, schemes.find("int8-dynamic"), formats)
+    places = smoothed(checkpoint, "int8-dynamic", "ort-cpu")
     assert {name for place in places if not place.producers for name in place.consumers} == names
-    eight = planned(checkpoint, "int8", "ort-cpu")
-    assert all(site.producers for site in plan.smoothed_sites(config, schemes.find("int8"), eight))
+    assert all(site.producers for site in smoothed(checkpoint, "int8", "ort-cpu"))
     s = np.exp2(np.random.default_rng(0).integers(-3, 4, 64)).astype(np.float32)
     chosen = plan.CalibrationResult({}, {place: s for place in places if not place.producers})
     leaf = plan.leaf(checkpoint, f"{at}mlp.up", formats[f"{at}mlp.up"], "float32", chosen)
@@ -215,14 +225,12 @@ def test_smoothed_sites(quant, target, own, lost):
     blocks = {
         f"decoder.layers.0.{leaf}": q8_0(parameter_shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
     }
-    formats = planned(Leaves(TWO, blocks), quant, target)
-    sites = plan.smoothed_sites(TWO, schemes.find(quant), formats)
-    smoothed = {name for site in sites for name in site.consumers}
-    every = {name for place in smooth.smoothing_sites(TWO) for name in place.consumers}
+    found = {name for site in smoothed(Leaves(TWO, blocks), quant, target) for name in site.consumers}
+    every = {name for place in ParameterShapes(TWO).smoothing_sites for name in place.consumers}
     if lost is None:
-        assert not smoothed
+        assert not found
     else:
-        assert every - smoothed == {f"decoder.layers.0.{leaf}" for leaf in lost}
+        assert every - found == {f"decoder.layers.0.{leaf}" for leaf in lost}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -63,5 +63,5 @@ def test_large_channels_are_smoothed(
     factors = checkpoint.leaf(NORM) / open_bundle(tmp_path / "smoothed").leaf(NORM)
     assert (np.frexp(factors)[0] == 0.5).all(), "powers of two, so that the float model stays what it was"
     assert factors[3] > 4 * np.median(factors)
-    monkeypatch.setattr(plan, "smoothed_sites", lambda *_: [])
+    monkeypatch.setattr(plan, "smoothed_sites", lambda *_: ())
     assert smoothed < 0.6 * error(tmp_path / "plain")

@@ -17,11 +17,9 @@ from tfm.refimpl.calibrate.smooth import (
     SmoothingSite,
     channel_maxima,
     nearest_powers_of_two,
-    post_norm_sites,
     site_factors,
     smooth_leaf,
     smoothing_factors,
-    smoothing_sites,
 )
 from tfm.refimpl.config import (
     LM,
@@ -52,6 +50,7 @@ from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.smoothing_sites import post_norm_sites, smoothing_sites
 from tfm.refimpl.params.tree import flatten, map_leaves
 
 seeds = st.integers(0, 2**32 - 1)

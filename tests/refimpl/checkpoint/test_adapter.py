@@ -487,7 +487,7 @@ def test_a_quantized_base_is_merged_as_it_computes(pair: Path, tmp_path: Path):
     assert checkpoint.native(query) is None
     assert checkpoint.native(key) is not None
     target = targets.find("ort-cpu")
-    assert any(f is not None and f.native for f in plan.plan(base, schemes.find("keep"), target).values())
+    assert any(form.native for form in plan.plan(base, schemes.find("keep"), target).formats.values())
     words = (
         r"quant=keep keeps a file's own blocks, and the adapter changes 4 weights, first decoder\.layers\.0"
     )

@@ -9,7 +9,7 @@ from helpers import gguf_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.gguf import GGUF
-from tfm.refimpl.formats.weight_scales import Rescaled
+from tfm.refimpl.formats.named_tensors import Rescaled
 from tfm.refimpl.ops.quant import dequantize
 
 ONE, EXPERTS = np.array([0.3], np.float32), np.array([3, 0.7], np.float32)

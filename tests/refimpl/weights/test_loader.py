@@ -60,7 +60,7 @@ def test_all_leaves_arrive():
     want = dict(flatten(tree))
     for name, leaf in ((name, got.load(name)) for name in got.names):
         assert np.array_equal(leaf, want[name]), name
-        assert got.shape(name) == leaf.shape
+        assert got.shapes[name] == leaf.shape
         assert got.kind(name) == "F32"
 
 

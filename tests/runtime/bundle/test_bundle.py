@@ -26,6 +26,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
 from tfm.refimpl.weights.left_out import LeftOut
@@ -75,7 +76,7 @@ def test_joined_leaves_are_restored_once(bundle, monkeypatch):
     monkeypatch.setattr(weight_layout, "restore", counted)
     opened = open_bundle(bundle)
     leaves = [opened.leaf(name) for name in parameter_shapes(CONFIG)]
-    assert sorted(restored) == sorted(opened.manifest.groups)
+    assert sorted(restored) == sorted(opened.plan.groups)
     assert [leaf.shape for leaf in leaves] == [*parameter_shapes(CONFIG).values()]
 
 
@@ -114,15 +115,15 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
     opened = open_bundle(make(tmp_path / "model", target, quant), check_hashes=True)
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
     scheme, made_for = schemes.find(quant), targets.find(target)
-    formats = plan.plan(checkpoint, scheme, made_for)
+    made = plan.plan(checkpoint, scheme, made_for)
     dtype = schemes.float_type(scheme, made_for)
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
-    calibrated = bundle_writer.calibrate(checkpoint, scheme, formats, None, silent)
+    calibrated = bundle_writer.calibrate(checkpoint, scheme, made, None, silent)
     tree = dict(flatten(opened.params()))
-    assert list(tree) == list(formats)
-    for name, weight_format in formats.items():
-        want, got = plan.leaf(checkpoint, name, weight_format, dtype, calibrated), tree[name]
+    assert list(tree) == list(made.shapes)
+    for name, got in tree.items():
+        want = plan.leaf(checkpoint, name, made.formats.get(name), dtype, calibrated)
         for field in ("codes", "scale") if isinstance(want, Blocks) else (None,):
             a, b = (got, want) if field is None else (getattr(got, field), getattr(want, field))
             np.testing.assert_array_equal(a, b, err_msg=name)
@@ -156,10 +157,10 @@ def test_how_a_model_wants_to_be_run_is_kept_whole(made):
 
 def test_large_tensors_stand_on_pages():
     config = tiny_models.llama(layers=1, vocabulary=9000, tied=False)
-    from tfm.runtime.bundle import targets, weight_layout
+    from tfm.runtime.bundle import targets
+    from tfm.runtime.bundle.plan import Plan
 
-    groups = weight_layout.stored(config, {}, targets.find("ort-cpu"))
-    tensors = manifest.arrange(groups, "float32")
+    tensors = Plan(ParameterShapes(config), targets.find("ort-cpu"), "float32", {}).tensors
     large = [t.offset for t in tensors.values() if t.length >= 2**20]
     assert len(large) == 2
     assert {offset % 4096 for offset in large} == {0}

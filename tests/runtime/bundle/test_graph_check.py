@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tfm.refimpl.errors import BundleError
 from tfm.runtime.bundle.graph_check import Weights, check_graph
 from tfm.runtime.bundle.graph_io import GRAPH, Graph, Port
-from tfm.runtime.bundle.manifest import Tensor
 from tfm.runtime.bundle.operators import OPERATORS
+from tfm.runtime.bundle.plan import Tensor
 
 PORTS = Graph(
     GRAPH,

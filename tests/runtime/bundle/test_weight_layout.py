@@ -243,8 +243,9 @@ def test_matmul_integer_reads_row_codes():
 
 
 def names(config, target, **given_formats):
-    formats = {n: given_formats.get(n.rsplit(".", 1)[-1]) for n in parameter_shapes(config)}
-    return weight_layout.stored(config, formats, TARGETS[target])
+    shapes = parameter_shapes(config)
+    formats = {n: form for n in shapes if (form := given_formats.get(n.rsplit(".", 1)[-1]))}
+    return weight_layout.stored(shapes, formats, TARGETS[target])
 
 
 def test_matrices_of_one_input_are_joined_on_fused_targets():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest import mock
 
@@ -14,6 +13,7 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.protocol import Engine
 from tfm.refimpl.error_budget import TRIES, ULP, kl_budget
 from tfm.refimpl.params.lazy import materialize
+from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.checks import text
@@ -74,11 +74,16 @@ def rows(config, scale: float, budget: float, schemes: dict | None = None) -> di
         is_over=lambda done, total: False,
         golden=golden,
         source=None,
-        bundle=SimpleNamespace(manifest=manifest, config=config, leaf=leaves.__getitem__),
+        bundle=SimpleNamespace(
+            manifest=manifest,
+            config=config,
+            plan=SimpleNamespace(shapes=ParameterShapes(config)),
+            leaf=leaves.__getitem__,
+        ),
     )
     compare = text._compare_predictions if stack == "decoder" else text._compare_encoders
     tokenizer = Tokenizer(text_strategies.wordpiece().to_str(), config.embedding.vocabulary)
-    reference, paths = NumpyEngine(config, weights), nullcontext({"": (engine, golden)})
+    reference, paths = NumpyEngine(config, weights), {"": (engine, golden)}
     with mock.patch.object(text, "all_paths", return_value=paths):
         found = list(compare(context, reference, tokenizer, "the cat is catting.", "", True))
     return {row.name: row for row in found}

@@ -1,0 +1,147 @@
+"""The plan of a bundle's weights, on which an export, its graphs, the manifest and every check agree.
+
+    Config, target, type of floats, format of each quantized leaf   ->   Plan
+    Plan   ->   groups of leaves, places of tensors in both data files, the cache, what the kernels have
+
+An export decides it, the manifest states it, and whoever needs something that follows asks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from ...refimpl.config import Config, SmoothingSite
+from ...refimpl.params.parameter_shapes import ParameterShapes
+from . import kernel_layout, operator_limits, schemes, weight_formats, weight_layout
+from .graph_io import Graph, graphs
+from .schemes import Scheme
+from .targets import CacheLayout, FloatType, Target
+from .weight_formats import NativeBlocks, WeightFormat
+from .weight_layout import Group, Spec
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The place of a tensor in model.onnx.data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the weights of a model are stored; leaves without a format are floats of `dtype`."""
+
+    shapes: ParameterShapes
+    target: Target
+    dtype: FloatType
+    formats: Mapping[str, WeightFormat]
+
+    @staticmethod
+    def of(
+        shapes: ParameterShapes, scheme: Scheme, target: Target, native: NativeBlocks = lambda name: None
+    ) -> Plan:
+        """The plan that a scheme gives; `native` as in `weight_formats.formats`."""
+        formats = weight_formats.formats(shapes, scheme, target, native)
+        return Plan(shapes, target, schemes.float_type(scheme, target), formats)
+
+    @property
+    def config(self) -> Config:
+        return self.shapes.config
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        """The stored weights: which leaves are joined, and in which format each is stored."""
+        return weight_layout.stored(self.shapes, self.formats, self.target)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The places of all tensors in model.onnx.data."""
+        return _arranged(self.groups, self.dtype, weight_layout.specs)
+
+    @property
+    def size(self) -> int:
+        """Bytes of model.onnx.data."""
+        return end(self.tensors)
+
+    @cached_property
+    def smoothable(self) -> tuple[SmoothingSite, ...]:
+        """The activations that a scheme may smooth in exact arithmetic: products of their leaves round
+        inputs for 8-bit codes, and none keeps the blocks of its file."""
+
+        def fits(name: str) -> bool:
+            form = self.formats.get(name)
+            return form is None or (form.bits == 8 and form.activations != "none" and not form.native)
+
+        return tuple(
+            site
+            for site in self.shapes.smoothing_sites
+            if all(map(fits, site.leaves)) and any(name in self.formats for name in site.leaves)
+        )
+
+    @property
+    def divided(self) -> tuple[SmoothingSite, ...]:
+        """The activations that products divide themselves."""
+        smoothed = {name for name, form in self.formats.items() if form.activations == "smoothed"}
+        return tuple(site for site in self.shapes.post_norm_sites if smoothed.intersection(site.consumers))
+
+    @cached_property
+    def cache(self) -> CacheLayout:
+        """How an export keeps a decoder's keys and values."""
+        return operator_limits.cache(self.target, self.config)
+
+    @cached_property
+    def has_kernels(self) -> bool:
+        """Whether there are graphs over kernels: they are for the CPU, and for weights in 4 or 8 bits."""
+        return self.target.name == "ort-cpu" and any(map(kernel_layout.is_tiled, self.groups.values()))
+
+    @property
+    def has_minima(self) -> bool:
+        """Whether the kernels add minima of blocks."""
+        tiled = (group.format for group in self.groups.values() if kernel_layout.is_tiled(group))
+        return self.has_kernels and any(form is not None and form.minimum for form in tiled)
+
+    def graphs(self, cache: CacheLayout) -> tuple[Graph, ...]:
+        """The graphs over the target's operators."""
+        lengths = self.target.row_lengths and cache in ("shared", "windowed")
+        return graphs(self.config, cache == "windowed", row_lengths=lengths)
+
+    @property
+    def kernel_graphs(self) -> list[str]:
+        """The files of graphs over kernels that a bundle may have."""
+        if not self.has_kernels:
+            return []
+        return [kernel_layout.GRAPHS[graph.file] for graph in graphs(self.config)]
+
+    def may_halve_cache(self, cache: CacheLayout) -> bool:
+        """Whether graphs over kernels have keys and values as floats, which may then be float16."""
+        return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
+
+    def kernel_tensors(self, half_scales: Collection[str]) -> dict[str, Tensor]:
+        """The places of all tensors in kernels.data."""
+        specs = partial(kernel_layout.specs, half_scales=frozenset(half_scales))
+        return _arranged(self.groups, self.dtype, specs)
+
+
+def end(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the file that these tensors fill."""
+    return max(tensor.offset + tensor.length for tensor in tensors.values())
+
+
+def _arranged(
+    groups: Mapping[str, Group], dtype: str, specs: Callable[[Group, str], dict[str, Spec]]
+) -> dict[str, Tensor]:
+    """The places of the tensors of all groups: large ones are aligned to pages, so that they can be mapped
+    alone."""
+    placed: dict[str, Tensor] = {}
+    at = 0
+    for group in groups.values():
+        for name, spec in specs(group, dtype).items():
+            at += -at % (4096 if spec.length >= 2**20 else 64)
+            placed[name] = Tensor(spec.dtype, spec.shape, at, spec.length)
+            at += spec.length
+    return placed
