@@ -51,8 +51,8 @@ def amend(model: Any) -> None:
     if (bias := getattr(model, "final_logits_bias", None)) is not None:
         bias.copy_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(7)))
     if not model.config.tie_word_embeddings:
-        for side in (model.model.encoder, model.model.decoder):
-            side.embed_tokens.weight.copy_(model.model.shared.weight)
+        for side in (model.base_model.encoder, model.base_model.decoder):
+            side.embed_tokens.weight.copy_(model.base_model.shared.weight)
 
 
 ROWS = {

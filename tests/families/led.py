@@ -5,11 +5,10 @@ The encoder has positions for a text that transformers has padded to a multiple 
 
 from typing import Any
 
-import torch
 import transformers
 from hypothesis import strategies as st
 
-from .bart import SIZES, pairs
+from .bart import SIZES, amend, pairs
 from .kit import Row
 
 
@@ -23,15 +22,6 @@ def _led(draw: st.DrawFn) -> dict[str, Any]:
         "max_encoder_position_embeddings": draw(st.sampled_from([16, 64])),
         "max_decoder_position_embeddings": draw(st.sampled_from([12, 16, 40])),
     }
-
-
-def amend(model: Any) -> None:
-    """A bias of the logits, and one table of both sides, as of BART."""
-    if (bias := getattr(model, "final_logits_bias", None)) is not None:
-        bias.copy_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(7)))
-    if not model.config.tie_word_embeddings:
-        for side in (model.led.encoder, model.led.decoder):
-            side.embed_tokens.weight.copy_(model.led.shared.weight)
 
 
 ROWS = {

@@ -11,6 +11,7 @@ The same seed trains the same models. Texts that are scored are never trained on
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ import typer
 from story import story
 from tfm.cli.console import out, out_json, progress, say, table
 from tfm.cli.plot import Plot, draw
+from tfm.refimpl.config import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,10 +79,7 @@ def texts_of(file: Path | None, seed: int) -> positions.Text:
 def on_positions(kinds: list[str], folder: Path, seed: int, texts: positions.Text) -> dict[str, Any]:
     """Figures of decoders with these kinds of positions, which differ in nothing else."""
     results = {}
-    for kind in kinds:
-        say(f"{kind}: {positions.STEPS} steps")
-        decoder = positions.config(kind, texts.vocabulary)
-        path = positions.learn(decoder, folder / kind, texts, seed=seed, progress=progress())
+    for kind, path in trained(kinds, positions.config, folder, seed, texts):
         perplexity, why = positions.compared(path, texts.read)
         results[kind] = {"perplexity": perplexity, "stops": why}
     return results
@@ -88,13 +87,18 @@ def on_positions(kinds: list[str], folder: Path, seed: int, texts: positions.Tex
 
 def on_architectures(kinds: list[str], folder: Path, seed: int, texts: positions.Text) -> dict[str, Any]:
     """Figures of decoders that differ in one part each."""
-    results = {}
+    made = trained(kinds, architectures.config, folder, seed, texts)
+    return {kind: architectures.compared(path, texts.read, PROMPT) for kind, path in made}
+
+
+def trained(
+    kinds: list[str], config: Callable[[str, int], Config], folder: Path, seed: int, texts: positions.Text
+) -> Iterator[tuple[str, Path]]:
+    """(kind, directory) of each decoder, once it has learned the text."""
     for kind in kinds:
         say(f"{kind}: {positions.STEPS} steps")
-        decoder = architectures.config(kind, texts.vocabulary)
-        path = positions.learn(decoder, folder / kind, texts, seed=seed, progress=progress())
-        results[kind] = architectures.compared(path, texts.read, PROMPT)
-    return results
+        decoder = config(kind, texts.vocabulary)
+        yield kind, positions.learn(decoder, folder / kind, texts, seed=seed, progress=progress())
 
 
 def show_architectures(built: dict[str, Any]) -> None:

@@ -77,18 +77,18 @@ OLD = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 )
 def test_gemmas_older_keys(keys: dict):
     config = transformers.Gemma3TextConfig(**copy.deepcopy(keys), head_dim=HEAD)
-    ropes_read = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **GEMMA)
-    module = in_float64(Gemma3RotaryEmbedding, config)
-    for kind, rope in ropes_read.items():
-        assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), 1.0)
+    assert_read_as(in_float64(Gemma3RotaryEmbedding, config), keys, GEMMA)
 
 
 @pytest.mark.parametrize("keys", [{}, OLD, {"global_rope_theta": 500.0}, {"local_rope_theta": 5.0, **OLD}])
 def test_modernberts_older_keys(keys: dict):
     config = transformers.ModernBertConfig(**copy.deepcopy(keys), hidden_size=2 * HEAD, num_attention_heads=2)
-    ropes_read = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **MODERNBERT)
-    module = in_float64(ModernBertRotaryEmbedding, config)
-    for kind, rope in ropes_read.items():
+    assert_read_as(in_float64(ModernBertRotaryEmbedding, config), keys, MODERNBERT)
+
+
+def assert_read_as(module: Any, keys: dict, names: dict) -> None:
+    """Each kind of layer turns as in this module."""
+    for kind, rope in rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **names).items():
         assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), 1.0)
 
 

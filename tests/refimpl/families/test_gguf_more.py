@@ -911,34 +911,34 @@ def test_a_module_that_predicts_further_tokens_is_that_of_safetensors(tmp_path, 
         open_checkpoint(tmp_path / "z.gguf", mtp=True)
 
 
+EXPERTS = {
+    "layers.1.mlp.experts.{}.gate": "blk.1.ffn_gate_exps.weight",
+    "layers.1.mlp.experts.{}.down": "blk.1.ffn_down_exps.weight",
+}
+STREAMS = {"streams.{}.enter": "altup_proj.weight", "streams.{}.leave": "altup_unembd_proj.weight"}
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"), [("qwen3_moe", "Q8_0"), ("qwen3_moe", "Q4_1"), ("gpt-oss", "MXFP4")]
+    ("name", "kind", "parts", "count"),
+    [
+        ("qwen3_moe", "Q8_0", EXPERTS, 5),
+        ("qwen3_moe", "Q4_1", EXPERTS, 5),
+        ("gpt-oss", "MXFP4", EXPERTS, 5),
+        ("gemma3n", "Q8_0", STREAMS, 3),
+    ],
 )
-def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
+def test_parts_of_a_tensor_in_blocks(tmp_path, saved, name, kind, parts, count):
     dialect, tensors = saved(name)
     write_gguf(tmp_path / "model.gguf", dialect, tensors, kind)
-    checkpoint = open_checkpoint(tmp_path / "model.gguf")
-    stored = gguf.GGMLQuantizationType[kind]
-    for leaf, name in (("gate", "blk.1.ffn_gate_exps.weight"), ("down", "blk.1.ffn_down_exps.weight")):
-        whole = gguf.quants.dequantize(gguf.quants.quantize(tensors[name], stored), stored)
-        for e in range(5):
-            blocks = checkpoint.native(f"decoder.layers.1.mlp.experts.{e}.{leaf}")
+    checkpoint, stored = open_checkpoint(tmp_path / "model.gguf"), gguf.GGMLQuantizationType[kind]
+    for leaf, tensor in parts.items():
+        whole = gguf.quants.dequantize(gguf.quants.quantize(tensors[tensor], stored), stored)
+        for i in range(count):
+            path = f"decoder.{leaf.format(i)}"
+            blocks = checkpoint.native(path)
             assert blocks is not None
-            assert np.array_equal(dequantize(blocks), whole[e].T)
-            assert np.array_equal(checkpoint.leaf(f"decoder.layers.1.mlp.experts.{e}.{leaf}"), whole[e].T)
-
-
-def test_streams_in_blocks_are_read_by_parts(tmp_path, saved):
-    dialect, tensors = saved("gemma3n")
-    write_gguf(tmp_path / "model.gguf", dialect, tensors, "Q8_0")
-    checkpoint, stored = open_checkpoint(tmp_path / "model.gguf"), gguf.GGMLQuantizationType.Q8_0
-    for leaf, name in (("enter", "altup_proj.weight"), ("leave", "altup_unembd_proj.weight")):
-        whole = gguf.quants.dequantize(gguf.quants.quantize(tensors[name], stored), stored)
-        for x in range(3):
-            blocks = checkpoint.native(f"decoder.streams.{x}.{leaf}")
-            assert blocks is not None
-            assert np.array_equal(dequantize(blocks), whole[x].T)
-            assert np.array_equal(checkpoint.leaf(f"decoder.streams.{x}.{leaf}"), whole[x].T)
+            assert np.array_equal(dequantize(blocks), whole[i].T)
+            assert np.array_equal(checkpoint.leaf(path), whole[i].T)
 
 
 def test_value_heads_in_blocks(tmp_path, saved):

@@ -209,9 +209,18 @@ def test_short_conv_is_lfm2s(seed: int, taps: int, cut: int, bias: bool):
     equal(np.concatenate([first, second], 1), whole)
 
 
+def gated_delta_equals(layer: Any, mixer: GatedDelta, ours: Any, seed: int, cut: int) -> None:
+    """A text of 70 tokens, more than a chunk there, at once there, in two calls here."""
+    x = np.random.default_rng(seed).standard_normal((2, 70, 10))
+    state = (2, mixer.heads, mixer.key_size, mixer.value_size)
+    garbage = MatrixState(np.full((2, mixer.length - 1, mixer.channels), 9.0), np.full(state, 9.0))
+    first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
+    equal(np.concatenate([first, second], 1), in_float64(layer, t(x)))
+
+
 @given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(2, 4), st.integers(1, 69))
 def test_gated_delta_is_qwen_3_5s(seed: int, heads: tuple[int, int], length: int, cut: int):
-    """A text of 70 tokens, more than a chunk there, at once there, in two calls here."""
     key_heads, value_heads = heads
     config = Qwen3_5TextConfig(
         hidden_size=10, num_hidden_layers=1, layer_types=["linear_attention"], linear_num_key_heads=key_heads,
@@ -225,18 +234,12 @@ def test_gated_delta_is_qwen_3_5s(seed: int, heads: tuple[int, int], length: int
     ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["norm.weight"]}
     ours |= {"a_log": stored["A_log"], "dt_bias": stored["dt_bias"]}
     mixer = GatedDelta(value_heads, key_heads, 3, 5, length, 1e-5)
-    x = np.random.default_rng(seed).standard_normal((2, 70, 10))
-    whole = in_float64(layer, t(x))
-    garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, value_heads, 3, 5), 9.0))
-    first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
-    second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
-    equal(np.concatenate([first, second], 1), whole)
+    gated_delta_equals(layer, mixer, ours, seed, cut)
 
 
 @settings(max_examples=20)
 @given(seeds, st.integers(1, 3), st.integers(2, 4), st.integers(1, 69))
 def test_gated_delta_is_kimi_linears(seed: int, heads: int, length: int, cut: int):
-    """A text of 70 tokens, more than a chunk there, at once there, in two calls here."""
     config = KimiLinearConfig(
         hidden_size=10, num_hidden_layers=1, layer_types=["linear_attention"], linear_num_heads=heads,
         linear_head_dim=3, linear_conv_kernel_dim=length, rms_norm_eps=1e-5,
@@ -250,12 +253,7 @@ def test_gated_delta_is_kimi_linears(seed: int, heads: int, length: int, cut: in
     ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["o_norm.weight"]}
     ours |= {"a_log": stored["forget_gate.A_log"].reshape(-1), "dt_bias": stored["forget_gate.dt_bias"]}
     mixer = GatedDelta(heads, heads, 3, 3, length, 1e-5, rank=3)
-    x = np.random.default_rng(seed).standard_normal((2, 70, 10))
-    whole = in_float64(layer, t(x))
-    garbage = MatrixState(np.full((2, length - 1, mixer.channels), 9.0), np.full((2, heads, 3, 3), 9.0))
-    first, cache = gated_delta(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
-    second, _ = gated_delta(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
-    equal(np.concatenate([first, second], 1), whole)
+    gated_delta_equals(layer, mixer, ours, seed, cut)
 
 
 @given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(1, 70), st.integers(1, 40))
