@@ -156,9 +156,9 @@ BAD = {
     duplicate_keys: (3, "decoder.norm.weight"),
     unknown_config_key: (4, "attention_sinks"),
     unread_tensor: (3, "decoder.extra"),
-    weights_that_can_run_code: (3, "model.pt is there: it can run code and isn't opened; if you trust it"),
-    pickle_that_runs_code: (3, "names 'os.system', which is neither imported nor run"),
-    hqq: (4, "quant_method must be one of gptq, awq"),
+    weights_that_can_run_code: (3, "model.pt code trust"),
+    pickle_that_runs_code: (3, "'os.system'"),
+    hqq: (4, "quant_method gptq awq"),
     nan_weight: (8, "finite"),
     tokenizer_that_panics: (3, "tokenizer.json"),
     tokenizer_that_aborts: (3, "tokenizer.json"),
@@ -189,7 +189,7 @@ def test_a_bad_model_is_one_line_and_nothing_written(tfm, model, tmp_path, make,
     ran = tfm(*COMMANDS[command](path, tmp_path / "work" / "out"))
     progress = ran.err.splitlines(keepends=True)[:-1] if make is nan_weight else []
     ran.err = ran.err.removeprefix("".join(progress))  # numbers are looked at as they are written
-    ran.failed(code, words)
+    ran.failed(code, *words.split())
     assert tree(tmp_path / "work") == before
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
@@ -212,7 +212,7 @@ def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, e
 @pytest.mark.parametrize("arguments", [("generate", "hi"), ("chat",)])
 def test_a_template_that_crashes_is_one_line(tfm, model, arguments):
     (model / "chat_template.jinja").write_text(BOMBS["minus"])
-    tfm(*arguments, "--model", model, "--engine", "numpy", stdin=b"hi\n").failed(3, "chat template")
+    tfm(*arguments, "--model", model, "--engine", "numpy", stdin=b"hi\n").failed(3, "chat", "template")
 
 
 def rehash(bundle: Path, name: str) -> None:
@@ -266,10 +266,10 @@ def test_a_hostile_graph_is_one_line(changed, harm):
 
 def test_a_file_without_end(tfm, bundle):
     """/dev/zero gives bytes for ever, as a prompt, as lines and as a text to verify on."""
-    tfm("generate", "--file", "/dev/zero", "--model", bundle).failed(9, "the prompt may have 67108864 bytes")
+    tfm("generate", "--file", "/dev/zero", "--model", bundle).failed(9, "prompt", "67108864", "bytes")
     ran = tfm("generate", "--file", "/dev/zero", "--batch", 2, "--model", bundle)
-    ran.failed(9, "the prompt may have 268435456 bytes")
-    tfm("verify", bundle, "--text", "/dev/zero").failed(10, "may have 16777216 bytes")
+    ran.failed(9, "prompt", "268435456", "bytes")
+    tfm("verify", bundle, "--text", "/dev/zero").failed(10, "16777216", "bytes")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 
-import pytest
 import tfm as package
+from helpers.refused import refused
 from tfm.refimpl import errors
 from tfm.refimpl.errors import BundleError, CheckpointError, ExportError, TfmError
 
@@ -45,25 +45,25 @@ def test_without_the_extra_a_line_says_what_is_missing(tfm, checkpoint, monkeypa
         importlib.util, "find_spec", lambda name, *more: None if name == "torch" else find_spec(name, *more)
     )
     words = "must be exported once, which needs torch: pip install 'tfm-cli[export]'"
-    with pytest.raises(ExportError, match="which needs torch: pip install") as caught:
+    with refused(ExportError, "torch") as caught:
         package.load(checkpoint)
     assert str(caught.value) == f"{checkpoint} {words}"
-    tfm("generate", "hi", "--model", checkpoint).failed(7, words)
+    tfm("generate", "hi", "--model", checkpoint).failed(7, *words.split())
 
 
 def test_what_cannot_be_loaded_is_a_named_error(tfm, checkpoint, bundle, tmp_path):
     for wrong, kind, words in (
-        ({"model": "nothing-there"}, CheckpointError, "no model 'nothing-there'"),
-        ({"model": bundle, "quant": "int4"}, BundleError, "holds int8, got int4"),
-        ({"model": checkpoint, "quant": "int5"}, TfmError, "quant must be one of"),
+        ({"model": "nothing-there"}, CheckpointError, "'nothing-there'"),
+        ({"model": bundle, "quant": "int4"}, BundleError, "int8 int4"),
+        ({"model": checkpoint, "quant": "int5"}, TfmError, "quant"),
         ({"model": bundle, "device": "gpu"}, TfmError, "device"),
     ):
-        with pytest.raises(kind, match=words):
+        with refused(kind, *words.split()):
             package.load(**wrong)
     from tfm.runtime import load
 
     for no_bundle in (checkpoint, "smollm2-135m"):
-        with pytest.raises(BundleError, match=r"is no bundle: tfm\.load takes names and checkpoints too"):
+        with refused(BundleError, "tfm.load"):
             load(no_bundle)
 
 
@@ -80,7 +80,7 @@ def test_the_package_offers_its_names_and_no_others():
     named = {one for one in offered.values() if isinstance(one, type) and issubclass(one, TfmError)}
     assert named == kinds | {package.QueueFullError}
     assert package.Error is TfmError
-    with pytest.raises(AttributeError, match="nothing"):
+    with refused(AttributeError, "nothing"):
         _ = package.nothing
 
 

@@ -8,23 +8,23 @@ import pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("generate --kv int8", "No such option: --kv (an option of export)"),
-        ("pull --size 3", "No such option: --size (an option of tokenizer compare, tokenizer train)"),
-        ("pull --json", "No such option: --json (an option of answer, attention, bench, classify and "),
+        ("generate --kv int8", "--kv export)"),
+        ("pull --size 3", "--size tokenizer compare train)"),
+        ("pull --json", "--json answer attention bench classify"),
         (
             "generate --maximal-tokens 3",
-            "No such option: --maximal-tokens (Possible options: --control-tokens, --max-new-tokens)",
+            "--maximal-tokens --control-tokens --max-new-tokens",
         ),
-        ("generate -v", "No such option: -v (`tfm-cli generate --help` lists the options)"),
-        ("help", "No such command 'help'. (`tfm-cli --help` lists the commands)"),
-        ("run x", "No such command 'run'. (did you mean `tfm-cli chat`? `tfm-cli --help` lists"),
-        ("context x", "Missing option '--text'. (The text to read)"),
+        ("generate -v", "-v `tfm-cli generate --help`"),
+        ("help", "'help' `tfm-cli --help`"),
+        ("run x", "'run' `tfm-cli chat`? --help`"),
+        ("context x", "'--text' read)"),
         (
             "export a",
-            "Missing argument 'OUT'. (The directory of the bundle; a bundle that is there is ",
+            "'OUT' directory bundle;",
         ),
-        ("tokenizer", "Missing command. (bytes, compare, encode, train)"),
+        ("tokenizer", "command bytes compare encode train)"),
     ],
 )
 def test_a_wrong_option_or_command_is_explained(tfm, arguments, message):
-    tfm(*arguments.split()).failed(2, message)
+    tfm(*arguments.split()).failed(2, *message.split())

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.export import bundle_writer, destination
 from tfm.export.diagnose.locate import locate
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
@@ -141,7 +142,7 @@ def test_weights_that_are_stored_otherwise_are_noticed(stubbed, checkpoint, tmp_
         return stored
 
     monkeypatch.setattr(weight_layout, "store", wrong_store)
-    with pytest.raises(ExportError, match=r"decoder\.layers\.0\.mlp\.down must be stored"):
+    with refused(ExportError, "decoder.layers.0.mlp.down"):
         bundle_writer.export(checkpoint, tmp_path / "out", quant="int8", verify=False)
     assert left(tmp_path / "out") == []
 
@@ -165,7 +166,7 @@ def test_a_nan_is_named_and_nothing_remains(stubbed, tmp_path, quant):
     weight = tiny_models.weights(CONFIG)["decoder"]["layers"][0]["mlp"]["down"].copy()
     weight[3, 7] = np.nan
     checkpoint = save(tmp_path / "checkpoint", **{"decoder.layers.0.mlp.down": weight})
-    with pytest.raises(NumericError, match=r"decoder.layers.0.mlp.down\[3, 7\]"):
+    with refused(NumericError, "decoder.layers.0.mlp.down[3,", "7]"):
         bundle_writer.export(checkpoint, tmp_path / "out", quant=quant, verify=False)
     assert left(tmp_path / "out") == []
     assert not (tmp_path / "out").exists()
@@ -174,21 +175,21 @@ def test_a_nan_is_named_and_nothing_remains(stubbed, tmp_path, quant):
 def test_only_bundles_are_replaced(stubbed, checkpoint, tmp_path):
     out = tmp_path / "out"
     out.write_text("mine")
-    with pytest.raises(ExportError, match="is a file"):
+    with refused(ExportError, "file"):
         bundle_writer.export(checkpoint, out, verify=False)
     assert out.read_text() == "mine"
     out.unlink()
     out.mkdir()
     (out / "golden").mkdir()
     (out / "golden" / "thesis.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"only a bundle may be replaced, it holds 'golden/thesis.txt'"):
+    with refused(ExportError, "'golden/thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)
     shutil.rmtree(out / "golden")
     (out / "thesis.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"only a bundle may be replaced, it holds 'thesis.txt'"):
+    with refused(ExportError, "'thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)
     (out / "tfm.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"it holds 'thesis.txt'"):
+    with refused(ExportError, "'thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)
     (out / "thesis.txt").unlink()
     (out / ".certificate.json.12-ab").touch()
@@ -208,13 +209,13 @@ def test_a_bundle_carries_licence_and_card(stubbed, checkpoint, tmp_path):
     assert (stated.source.licence, stated.notices) == ("mit", ["LICENSE", "README.md"])
     assert all((out / name).read_bytes() == (source / name).read_bytes() for name in stated.notices)
     (out / "NOTICE").write_text("mine")
-    with pytest.raises(ExportError, match="only a bundle may be replaced, it holds 'NOTICE'"):
+    with refused(ExportError, "'NOTICE'"):
         bundle_writer.export(licensed, out, quant="fp32", verify=False)
     (out / "LICENSE").write_text("do what I like")
-    with pytest.raises(BundleError, match="LICENSE: must have 16 bytes, has 14"):
+    with refused(BundleError, "LICENSE", "16", "bytes", "14"):
         open_bundle(out)
     many = dict.fromkeys([*stated.files, *(f"NOTICE.{i}" for i in range(16))], stated.files["LICENSE"])
-    with pytest.raises(ValueError, match="files may hold 16 licences and notices, it holds 18"):
+    with refused(ValueError, "licences", "16", "18"):
         manifest._check(replace(stated, files=many | stated.files))
 
 
@@ -225,7 +226,7 @@ def test_a_full_disk_is_detected_before_writing(stubbed, checkpoint, tmp_path, m
     monkeypatch.setattr(destination.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     for step in ("calibrate", "_weights"):
         monkeypatch.setattr(bundle_writer, step, lambda *_: pytest.fail("worked"))
-    with pytest.raises(ExportError, match=r"needs \d+ bytes, 1000 are free"):
+    with refused(ExportError, "bytes", "1000", "free"):
         bundle_writer.export(checkpoint, out, quant="fp32", verify=False)
     assert tree_hash(out) == before
     assert left(out) == []
@@ -258,10 +259,8 @@ def test_failures_to_write_are_export_errors(stubbed, checkpoint, tmp_path, monk
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(bundle_writer, "_weights", fail)
-    match = (
-        "can't be written: Permission denied" if code == errno.EACCES else r"needs \d+ bytes, \d+ are free"
-    )
-    with pytest.raises(ExportError, match=match):
+    match = "Permission" if code == errno.EACCES else "bytes free"
+    with refused(ExportError, *match.split()):
         bundle_writer.export(checkpoint, tmp_path / "out", verify=False)
     assert left(tmp_path / "out") == []
 
@@ -338,10 +337,10 @@ REPORT = Report((CheckResult("numbers", tuple(ROWS)),), 0.1, "cpu", 1)
             10,
             json.dumps(REPORT.to_json()),
             "",
-            r"was removed: logits: 3 logits, of at most 0.1 logits \(30 times\) \(of a row\)",
+            "removed logits 3 0.1 (30",
         ),
-        (5, "", "noise\ntfm.json: odd\n", "was removed: tfm.json: odd"),
-        (-9, "", "", "was removed: verify ended with code -9"),
+        (5, "", "noise\ntfm.json: odd\n", "removed tfm.json odd"),
+        (-9, "", "", "removed verify -9"),
     ],
 )
 def test_a_bundle_that_fails_its_check_is_removed(
@@ -356,7 +355,7 @@ def test_a_bundle_that_fails_its_check_is_removed(
         return subprocess.CompletedProcess(command, code, out, err)
 
     monkeypatch.setattr(bundle_writer.subprocess, "run", run)
-    with pytest.raises(VerifyError, match=match):
+    with refused(VerifyError, *match.split()):
         bundle_writer.export(checkpoint, path, quant="fp32")
     assert len(ran) == 1
     assert tree_hash(path) == before
@@ -398,7 +397,7 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
         path.write_bytes(data)
 
     monkeypatch.setattr(bundle_writer, "_weights", swapped)
-    with pytest.raises(VerifyError, match="was removed"):
+    with refused(VerifyError, "removed"):
         bundle_writer.export(checkpoint, tmp_path / "out", quant="fp32")
     assert left(tmp_path / "out") == []
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.export.dispatch import body, exporting, extra_inputs, on_torch
 from tfm.export.targets.emits import emits
 from tfm.export.torch_bodies import TORCH, torch_body
@@ -53,7 +54,7 @@ def test_a_replacement_may_take_extra_inputs():
         with extra_inputs("linear", by=5):
             assert (linear(X, W) == 20).all()
         assert (linear(X, W) == 4).all()
-    with pytest.raises(KeyError, match="linear"), extra_inputs("linear", by=5):
+    with refused(KeyError, "'linear'"), extra_inputs("linear", by=5):
         pass
 
 
@@ -65,7 +66,7 @@ def test_an_error_inside_leaves_nothing_replaced():
 
 def test_an_unknown_name_is_an_error():
     """A replacement that nothing calls would be ignored silently."""
-    with pytest.raises(KeyError, match=r"\['turn'\] can't be replaced"), exporting({"turn": twice}):
+    with refused(KeyError, "['turn']", "replaced"), exporting({"turn": twice}):
         pass
 
 
@@ -81,7 +82,7 @@ def test_another_thread_sees_no_replacement():
 def test_two_ops_have_two_names():
     def linear() -> None: ...
 
-    with pytest.raises(AssertionError, match="another op called linear"):
+    with refused(AssertionError, "op", "linear"):
         op(linear)
 
 
@@ -89,12 +90,12 @@ def test_a_body_has_its_ops_signature():
     def relu(x: Any, again: bool = False) -> Any: ...
 
     relu.__module__ = "tfm.export.ops.activation"
-    with pytest.raises(AssertionError, match="relu takes"):
+    with refused(AssertionError, "relu", "takes"):
         torch_body(relu)
 
 
 def test_an_op_has_one_body_in_pytorch():
-    with pytest.raises(AssertionError, match="relu has another body"):
+    with refused(AssertionError, "relu", "body"):
         torch_body(TORCH["relu"])
 
 

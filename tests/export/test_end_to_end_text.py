@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
 from tfm.export.quantization.activation_recorder import record
@@ -174,9 +175,9 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
     for row in (0, 1, 3):
         alone = engine.predict(ids[row : row + 1, : lengths[row]])
         np.testing.assert_allclose(alone[0], outputs[row], rtol=0, atol=2e-6)
-    with pytest.raises(ConfigError, match="a model without a decoder has no steps"):
+    with refused(ConfigError, "decoder", "steps"):
         engine.start(1)
-    with pytest.raises(LimitError, match="types must be"):
+    with refused(LimitError, "types"):
         engine.predict(ids, lengths, np.full_like(ids, 2))
 
 
@@ -237,9 +238,9 @@ def test_beams_of_one_text_share_its_keys_and_values(tmp_path: Path) -> None:
     """Rows of one text are exchanged without a copy; rows of different texts are copied."""
     engine = reader(tmp_path)
     ids = np.random.default_rng(0).integers(0, 97, (2, 5))
-    with pytest.raises(ConfigError, match="start needs encoder_ids"):
+    with refused(ConfigError, "start", "encoder_ids"):
         engine.start(1)
-    with pytest.raises(ConfigError, match="predicts step by step"):
+    with refused(ConfigError, "step", "by", "step"):
         engine.predict(ids)
     cache = engine.start(2, ids).select(np.array([1, 1, 0]))
     state = cache.take()
@@ -282,8 +283,8 @@ def test_an_encoders_graph_may_be_neither_missing_nor_superfluous(tmp_path: Path
     export(open_checkpoint(tmp_path / "source"), out, quant="fp32", target="standard", verify=False)
     graph = (out / "encoder.onnx").read_bytes()
     (out / "encoder.onnx").write_bytes(graph[:-1] + b"?")
-    with pytest.raises(BundleError, match=r"encoder\.onnx: its bytes aren't those"):
+    with refused(BundleError, "encoder.onnx", "bytes"):
         open_bundle(out)
     (out / "encoder.onnx").unlink()
-    with pytest.raises(BundleError, match=r"encoder\.onnx: No such file"):
+    with refused(BundleError, "encoder.onnx", "file"):
         open_bundle(out)

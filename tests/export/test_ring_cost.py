@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.refused import refused
 from tfm.export import ring_cost
 from tfm.refimpl.errors import DeviceError
 
@@ -48,8 +49,8 @@ def test_what_goes_wrong_in_a_rank_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     ring_cost._run_rank(0, 1, -1, str(tmp_path / "meeting"), 30, sender)
     assert not torch.distributed.is_initialized()
     monkeypatch.setattr(ring_cost, "_started", lambda *_: nullcontext([receiver]))
-    with pytest.raises(DeviceError, match="rank 0 of a ring of 1 must give its result: RuntimeError: "):
+    with refused(DeviceError, "rank", "0", "ring", "1", "RuntimeError"):
         ring_cost.ring_cost(1, -1, 30)
     sender.close()
-    with pytest.raises(DeviceError, match="must give its result: it was ended"):
+    with refused(DeviceError, "rank", "ended"):
         ring_cost.ring_cost(1, 64, 30)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.refused import refused
 from safetensors.numpy import save_file
 from tfm.cli.options import adapter_choice, with_flags
 from tfm.refimpl.checkpoint.open import open_checkpoint
@@ -50,7 +51,7 @@ def test_a_text_with_and_without_the_adapter(tfm, checkpoint, adapter, both):
     assert "4 tokens: raise --max-new-tokens" in merged.err
     assert tfm(*asked, both, "--no-adapter").out == alone
     assert tfm(*asked, both, "--adapter", both).out == merged.out
-    tfm(*asked, both, "--no-adapter", "--adapter", adapter).failed(2, "contradict each other")
+    tfm(*asked, both, "--no-adapter", "--adapter", adapter).failed(2, "--adapter", "--no-adapter")
 
 
 def test_commands_refuse_to_choose_and_pass_the_choice_on(tfm, both, tmp_path):
@@ -74,18 +75,16 @@ def test_commands_refuse_to_choose_and_pass_the_choice_on(tfm, both, tmp_path):
     commands += [("answer", "who?", "hello", "--model", both), ("context", both, "--text", text)]
     commands += [("export", both, tmp_path / "out"), ("inspect", both)]
     for command in commands:
-        tfm(*command).failed(3, f"name it with --adapter '{both}', or decline it with --no-adapter")
-        tfm(*command, "--adapter", empty).failed(3, f"{empty}: an adapter is a directory with")
+        tfm(*command).failed(3, "--adapter", f"'{both}'", "--no-adapter")
+        tfm(*command, "--adapter", empty).failed(3, empty, "adapter")
 
 
 def test_an_adapter_alone_and_one_for_a_bundle(tfm, adapter, bundle):
     wanted = f"give the base 'somebody/tiny' as the model, and --adapter '{adapter}'"
-    tfm("generate", "hello", "--model", adapter).failed(3, wanted)
-    tfm("inspect", adapter).failed(3, wanted)
-    tfm("generate", "hello", "--model", bundle, "--adapter", adapter).failed(
-        3, "must be a checkpoint for --adapter"
-    )
-    tfm("inspect", "llama-3-70b", "--adapter", adapter).failed(3, "must be a checkpoint for --adapter")
+    tfm("generate", "hello", "--model", adapter).failed(3, *wanted.split())
+    tfm("inspect", adapter).failed(3, *wanted.split())
+    tfm("generate", "hello", "--model", bundle, "--adapter", adapter).failed(3, "--adapter")
+    tfm("inspect", "llama-3-70b", "--adapter", adapter).failed(3, "--adapter")
 
 
 def test_inspect_names_the_adapter(tfm, checkpoint, adapter):
@@ -107,14 +106,14 @@ def test_a_bundle_states_its_adapter_and_is_verified_with_it(tfm, checkpoint, ad
     certificate = json.loads((out / "certificate.json").read_text())
     assert {row["name"]: row["ok"] for row in certificate["rows"]}["weights equal the source's"] is True
     assert tfm("inspect", out, "--json").json["adapter"] == "other-norm"
-    said = "the adapter 'other-norm' is merged into its weights: name it with --adapter DIR"
+    said = "'other-norm' --adapter DIR"
     for more in ((checkpoint,), (both, "--no-adapter")):
-        tfm("verify", out, "--source", *more).failed(3, said)
+        tfm("verify", out, "--source", *more).failed(3, *said.split())
     # A manifest without the field is one without an adapter, and one with null isn't ours.
     loaded = manifest.load(json.dumps({k: v for k, v in stated.items() if k != "adapter"}).encode(), "here")
     assert loaded.adapter is None
     assert "adapter" not in json.loads(manifest.dump(loaded))
-    with pytest.raises(BundleError, match="adapter"):
+    with refused(BundleError, "adapter"):
         manifest.load(json.dumps(stated | {"adapter": {"name": "x"}}).encode(), "here")
 
 
@@ -128,7 +127,7 @@ def test_cached_bundles_of_other_adapters_lie_elsewhere(checkpoint, adapter, bot
     (other / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text() + " ")
     after = [bundle_path(source, "int8", "ort-cpu") for source in sources]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False]
-    with pytest.raises(CheckpointError, match="an adapter lies beside the model"):
+    with refused(CheckpointError, "adapter"):
         adapted(locate(str(both), silent), None)
 
 

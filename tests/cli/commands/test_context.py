@@ -78,8 +78,8 @@ def test_other_positions_go_on_by_themselves(tfm, checkpoint, text, tmp_path):
     told = tfm("context", tmp_path / "alibi", "--text", text, "--json").json
     assert list(told["perplexity"]) == ["none"]
     assert told["length"] == 48
-    tfm("context", tmp_path / "learned", "--text", text).failed(4, "number of learned positions must be 48")
-    tfm("context", tmp_path / "encoder", "--text", text).failed(4, "decoder alone")
+    tfm("context", tmp_path / "learned", "--text", text).failed(4, "positions", "48")
+    tfm("context", tmp_path / "encoder", "--text", text).failed(4, "decoder")
 
 
 def test_a_table_and_a_picture(tfm, short, text, tmp_path):
@@ -135,13 +135,11 @@ def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):
 
 def test_what_is_refused(tfm, short, tmp_path, text):
     ran = tfm("context", short, "--text", text, "--way", "alibi")
-    ran.failed(2, "this model's ways are none, linear, dynamic-ntk, yarn, llama3, got 'alibi'")
+    ran.failed(2, "none", "linear", "dynamic-ntk", "yarn", "llama3", "'alibi'")
     alike = tfm("context", short, "--text", text, "--length", 20)
-    alike.failed(
-        9, "within 20 tokens all ways rotate alike: give a --text and a --length of more than 24 tokens"
-    )
+    alike.failed(9, "20", "--text", "--length", "24")
     text.write_bytes(b"caf\xe9")
-    tfm("context", short, "--text", text).failed(9, "must be UTF-8")
+    tfm("context", short, "--text", text).failed(9, "UTF-8")
     text.write_text("a")
     ran = tfm("context", short, "--text", text, "--factor", 1)
-    ran.failed(9, "at least 2 tokens, it has 1")
+    ran.failed(9, "2", "tokens", "1")

@@ -13,6 +13,7 @@ from typing import get_args
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.cli.options import LayoutName
 from tfm.export import bundle_writer
 from tfm.export.layouts import data_file
@@ -111,9 +112,7 @@ def test_an_export_in_a_layout_is_the_converted_bundle(tfm, checkpoint, bundle, 
     assert "for genai\n" in ran.err
     assert tfm("convert", bundle, converted, "--layout", "genai").code == 0
     for command in (["verify"], ["inspect"], ["generate", "hi", "--model"]):
-        tfm(*command, converted).failed(
-            5, "is a model for another runtime; name the bundle that it was made of"
-        )
+        tfm(*command, converted).failed(5, "runtime", "bundle")
     one, other = content(exported), content(converted)
     assert one.keys() == other.keys()
     # A test may have verified the bundle, and the graph has its certificate's hash.
@@ -136,16 +135,16 @@ def test_what_a_layout_doesnt_cover_is_said_before_there_is_work(
     monkeypatch.setattr(bundle_writer, "_write", lambda *_: pytest.fail("it was exported"))
     out = tmp_path / "out"
     refused = tfm("export", checkpoint, out, "--layout", "genai", "--target", "standard")
-    refused.failed(7, "this model can't be written for genai: ", "export for --target ort-cpu")
+    refused.failed(7, "genai", "--target", "ort-cpu")
     refused = tfm("export", checkpoint, out, "--layout", "genai", "--kv", "int8")
-    refused.failed(7, "8-bit codes")
+    refused.failed(7, "8-bit", "codes")
     config = tiny_models.encoder_decoder()
     save_checkpoint(tmp_path / "pair", config, tiny_models.weights(config))
-    tfm("export", tmp_path / "pair", out, "--layout", "genai").failed(7, "takes only Whisper")
+    tfm("export", tmp_path / "pair", out, "--layout", "genai").failed(7, "Whisper")
     out.mkdir()
     (out / "mine").touch()
-    tfm("export", checkpoint, out, "--layout", "genai").failed(7, "must be an empty directory")
-    tfm("convert", bundle, out, "--layout", "genai").failed(7, "must be an empty directory")
+    tfm("export", checkpoint, out, "--layout", "genai").failed(7, "directory")
+    tfm("convert", bundle, out, "--layout", "genai").failed(7, "directory")
     assert [path.name for path in out.iterdir()] == ["mine"]
 
 
@@ -153,10 +152,8 @@ def test_a_damaged_bundle_isnt_converted(tfm, bundle, tmp_path):
     damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
     with open(damaged / "model.onnx.data", "r+b") as file:
         file.write(b"\x01")
-    tfm("convert", damaged, tmp_path / "out", "--layout", "genai").failed(5, "SHA-256 differs")
-    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(
-        5, "there is no such directory"
-    )
+    tfm("convert", damaged, tmp_path / "out", "--layout", "genai").failed(5, "SHA-256")
+    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(5, "directory")
     assert not (tmp_path / "out").exists()
 
 
@@ -169,7 +166,7 @@ def test_data_is_copied_where_blocks_cant_be_shared(tmp_path, monkeypatch, code)
     data_file.copy(tmp_path / "a", tmp_path / "b")
     monkeypatch.setattr(os, "copy_file_range", fail)
     if code == errno.ENOSPC:
-        with pytest.raises(OSError, match="No space"):
+        with refused(OSError, "space"):
             data_file.copy(tmp_path / "a", tmp_path / "c")
         return
     data_file.copy(tmp_path / "a", tmp_path / "c")

@@ -25,7 +25,7 @@ def answers(told: dict) -> dict[str, dict]:
 
 
 def test_a_name_without_a_bundle_is_said(tfm):
-    tfm("doctor", "--bundle", "nobody").failed(5, "nor a bundle of such a model in the cache")
+    tfm("doctor", "--bundle", "nobody").failed(5, "nobody", "cache")
 
 
 def test_each_path_has_its_loss(tfm, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

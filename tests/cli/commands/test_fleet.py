@@ -38,15 +38,15 @@ def file(tmp_path: Path) -> Path:
 
 def test_what_goes_together(tfm, encoder: Path, file: Path, tmp_path: Path):
     job = ("embed", "--model", encoder, "--ray", "local")
-    tfm(*job).failed(2, "--ray ADDRESS, --file IN.jsonl or IN.parquet, and --out DIR go together")
-    tfm("embed", "--out", tmp_path / "out", "--file", file).failed(2, "go together")
+    tfm(*job).failed(2, "--ray", "--file", "--out")
+    tfm("embed", "--out", tmp_path / "out", "--file", file).failed(2, "--ray", "--file", "--out")
     job = (*job, "--file", file, "--out", tmp_path / "out")
-    tfm(*job, "the cat").failed(2, "--ray takes no TEXT")
-    tfm(*job, "--similarity").failed(2, "--ray takes no --similarity")
-    tfm(*job, "--engine", "numpy").failed(2, "--ray takes no --engine")
-    tfm(*job, "--device", "auto").failed(2, "--ray takes --device cpu or cuda")
+    tfm(*job, "the cat").failed(2, "--ray", "TEXT")
+    tfm(*job, "--similarity").failed(2, "--ray", "--similarity")
+    tfm(*job, "--engine", "numpy").failed(2, "--ray", "--engine")
+    tfm(*job, "--device", "auto").failed(2, "--ray", "--device", "cpu", "cuda")
     (tmp_path / "in.txt").write_text("the cat\n")
-    tfm(*job[:-3], tmp_path / "in.txt", *job[-2:]).failed(2, "must be named .jsonl or .parquet")
+    tfm(*job[:-3], tmp_path / "in.txt", *job[-2:]).failed(2, ".jsonl", ".parquet")
     assert not (tmp_path / "out").exists()
 
 
@@ -99,7 +99,7 @@ def test_each_command_states_its_job(tfm, file: Path, tmp_path: Path, monkeypatc
 )
 def test_options_that_rows_of_a_file_have_no_use_for(tfm, file: Path, tmp_path: Path, task, options):
     told = tfm(task, "--ray", "local", "--file", file, "--out", tmp_path / "out", *options)
-    told.failed(2, f"--ray takes no {options[0]}")
+    told.failed(2, "--ray", options[0])
 
 
 def test_rows_are_checked_before_a_cluster_is_asked_for(
@@ -107,12 +107,12 @@ def test_rows_are_checked_before_a_cluster_is_asked_for(
 ):
     monkeypatch.setitem(sys.modules, "ray", None)
     job = ("embed", "--model", encoder, "--ray", "local", "--file", file, "--out", tmp_path / "out")
-    tfm(*job).failed(1, "this needs ray: pip install 'tfm-cli[ray]'")
-    tfm(*job, "--column", "words").failed(7, "its column is 'text', this one's 'words'")
+    tfm(*job).failed(1, "'tfm-cli[ray]'")
+    tfm(*job, "--column", "words").failed(7, "column", "'text'", "'words'")
     file.write_text('{"text": "a"}\n{"text": ""}\n')
-    tfm(*job[:-1], tmp_path / "other").failed(2, "in.jsonl, row 1: 'text' must be a text and not blank")
+    tfm(*job[:-1], tmp_path / "other").failed(2, "in.jsonl", "row", "1", "'text'")
     file.write_text("")
-    tfm(*job[:-1], tmp_path / "none").failed(2, "in.jsonl has no rows")
+    tfm(*job[:-1], tmp_path / "none").failed(2, "in.jsonl", "rows")
 
 
 def test_a_missing_cluster_is_told_before_a_model_is_exported(
@@ -121,7 +121,7 @@ def test_a_missing_cluster_is_told_before_a_model_is_exported(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
     job = ("embed", "--model", encoder.with_name("model"), "--ray", "local", "--file", file)
-    tfm(*job, "--out", tmp_path / "out").failed(1, "this needs ray: pip install 'tfm-cli[ray]'")
+    tfm(*job, "--out", tmp_path / "out").failed(1, "'tfm-cli[ray]'")
     assert not (tmp_path / "cache").exists()
 
 
@@ -137,4 +137,4 @@ def test_a_folder_that_is_complete_needs_no_cluster(
     done = tfm(*job, "--block", 2, "--batch", 5)
     assert (done.code, done.out) == (0, "")
     assert done.err.endswith("out: 3 rows; blocks that were computed now: 0\n")
-    tfm(*job, "--block", 2).failed(7, "its batch is 5, this one's 32: choose another folder")
+    tfm(*job, "--block", 2).failed(7, "batch", "5", "32")

@@ -310,5 +310,5 @@ def test_the_example_ships():
 def test_a_file_with_an_examples_name_is_preferred(tfm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama-3-70b").mkdir()
-    tfm("inspect", "llama-3-70b").failed(3, "must be a bundle")
-    tfm("inspect", "llama-3-8b").failed(3, "did you mean llama-3-70b")
+    tfm("inspect", "llama-3-70b").failed(3, "bundle")
+    tfm("inspect", "llama-3-8b").failed(3, "llama-3-70b")

@@ -138,8 +138,8 @@ def test_the_command_writes_a_page_and_replaces_none(tfm, bundle, tmp_path):
     assert "layer 1, " in shown
     assert "left out by --no-speed" in shown
     before = out.read_bytes()
-    tfm("report", copied, out).failed(2, "exists: choose another name, or say --overwrite")
-    tfm("report", copied, tmp_path / "no" / "out.html").failed(2, "must be a directory, there is none")
+    tfm("report", copied, out).failed(2, "--overwrite")
+    tfm("report", copied, tmp_path / "no" / "out.html").failed(2, "directory")
     (copied / "golden/tokens.npy").write_bytes(b"x" + (copied / "golden/tokens.npy").read_bytes()[1:])
     ran = tfm("report", copied, out, "--no-speed", "--overwrite")
     assert ran.code == 10

@@ -75,11 +75,11 @@ def test_texts_come_from_arguments_a_file_or_stdin(run, tmp_path) -> None:
     want = run("classify", "the cat", "is", "--json").json
     assert run("classify", "--file", tmp_path / "texts", "--json").json == want
     assert run("classify", "--json", stdin=b"the cat\nis").json == want
-    run("classify", "x", "--file", tmp_path / "texts").failed(2, "not both")
-    run("classify", stdin=b"the\n \nis\n").failed(2, "text 2 is empty; grep '[^[:space:]]' leaves")
-    run("classify", stdin=b"").failed(2, "give a text")
+    run("classify", "x", "--file", tmp_path / "texts").failed(2, "both")
+    run("classify", stdin=b"the\n \nis\n").failed(2, "text", "2", "'[^[:space:]]'")
+    run("classify", stdin=b"").failed(2, "text")
     assert len(run("classify", "a", "b", "c", "--batch", 2, "--top", 1).out.splitlines()) == 4
-    run("classify", "--file", tmp_path / "none").failed(2, "does not exist")
+    run("classify", "--file", tmp_path / "none").failed(2, "exist")
     run("classify", stdin=b"\xff").failed(2, "UTF-8")
 
 
@@ -100,7 +100,7 @@ def test_fill(run) -> None:
     assert set(told["masks"][0][0]) == {"token", "text", "score"}
     lines = run("fill", "the [MASK] [MASK]", "--top", 3).out.splitlines()[1:]
     assert [line.split()[-2:] for line in lines] == [["1", "1"]] * 3 + [["2", "1"]] * 3
-    run("fill", "the cat").failed(9, "must hold the mask, which this model writes [MASK]")
+    run("fill", "the cat").failed(9, "mask", "[MASK]")
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_a_task_is_checked_before_an_export(tfm, models, command, other) -> None
     """One line of stderr: nothing was exported."""
     texts = {"answer": ("q", "context"), "chat": ()}.get(command, ("the cat",))
     stdin = b"" if texts else b"hi"
-    named = "an encoder and a decoder" if command in ("translate", "summarize") else f"use {other}"
-    tfm(command, *texts, "--model", models / other, stdin=stdin).failed(4, f"can {other}, not", named)
+    named = "encoder decoder" if command in ("translate", "summarize") else f"use {other}"
+    tfm(command, *texts, "--model", models / other, stdin=stdin).failed(4, other, *named.split())
 
 
 @pytest.mark.parametrize(
     ("file", "words"),
-    [("tokenizer.json", "no tokenizer.json"), ("tokenizer_config.json", "which token is the mask")],
+    [("tokenizer.json", "tokenizer.json"), ("tokenizer_config.json", "token mask")],
 )
 def test_files_of_a_task_are_checked_before_an_export(tfm, models, tmp_path, file, words) -> None:
     model = Path(shutil.copytree(models / "fill", tmp_path / "model"))
     (model / file).unlink()
     for engine in ("onnx", "numpy"):
-        tfm("fill", "the [MASK]", "--model", model, "--engine", engine).failed(3, str(model), words)
+        tfm("fill", "the [MASK]", "--model", model, "--engine", engine).failed(3, str(model), *words.split())
 
 
 def test_embed(run, tmp_path, monkeypatch) -> None:
@@ -147,8 +147,8 @@ def test_embed(run, tmp_path, monkeypatch) -> None:
     first = [f"{x:.4f}" for x in vectors[0][:6]]
     assert shown.out.splitlines()[1].split() == ["the", "cat", str(vectors.shape[1]), "1", *first, "…"]
     assert "--json, --npy FILE" in shown.err
-    run("embed", "x", "--similarity").failed(2, "at least two texts")
-    run("embed", "x", "--npy", tmp_path / "w", "--json").failed(2, "not both")
+    run("embed", "x", "--similarity").failed(2, "two", "texts")
+    run("embed", "x", "--npy", tmp_path / "w", "--json").failed(2, "both")
 
 
 def test_an_export_says_how_near_embeddings_stay(tfm, models, tmp_path) -> None:
@@ -174,19 +174,19 @@ def test_answer(run, tmp_path) -> None:
     assert both[0]["answers"][0]["text"] == told["answers"][0]["text"]
     lines = run("answer", "the", "cat", "--may-be-none", "--top", 2).out.splitlines()
     assert {line.split()[0] for line in lines[1:]} == {"cat", "(none)"}
-    run("answer").failed(2, "give a question")
-    run("answer", "a", "b", "--questions", tmp_path / "questions").failed(2, "not both")
-    run("answer", "a", "b", "--file", tmp_path / "context").failed(2, "not both")
-    run("answer", "a", stdin=b" ").failed(2, "the text is empty: give it after the question, with --file")
-    run("answer", "the", context, "--window", 8, "--stride", 5).failed(9, "leaves 4 of a window of 8")
+    run("answer").failed(2, "question")
+    run("answer", "a", "b", "--questions", tmp_path / "questions").failed(2, "both")
+    run("answer", "a", "b", "--file", tmp_path / "context").failed(2, "both")
+    run("answer", "a", stdin=b" ").failed(2, "text", "empty", "--file")
+    run("answer", "the", context, "--window", 8, "--stride", 5).failed(9, "4", "window", "8")
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_command_that_the_model_is_not_for_names_the_right_one(tfm, models, name) -> None:
     other = "tag" if name != "tag" else "fill"
     ran = tfm(other, "the [MASK]", "--model", models / name, "--engine", "numpy")
-    ran.failed(4, f"can {name}, not {other}: use {name}")
-    tfm("generate", "x", "--model", models / name, "--engine", "numpy").failed(4, f"can {name}, not generate")
+    ran.failed(4, name, other)
+    tfm("generate", "x", "--model", models / name, "--engine", "numpy").failed(4, name, "generate")
 
 
 def test_translate_and_summarize(tfm, tmp_path) -> None:
@@ -204,10 +204,10 @@ def test_translate_and_summarize(tfm, tmp_path) -> None:
         assert tfm(name, *options, stdin=b"the cat\n").out == told["text"] + "\n"
         tfm(name, *options, stdin=b"").failed(2, "empty")
     for name in ("generate", "summarize"):
-        tfm(name, "the cat", *options, "--length-penalty", 2).failed(9, "length_penalty goes with beams")
+        tfm(name, "the cat", *options, "--length-penalty", 2).failed(9, "length_penalty", "beams")
         search = ("--beams", 3, "--length-penalty", 2)
         assert tfm(name, "the cat", *options, *search, "--json").code == 0
-    tfm("translate", "the cat", *options, "--to", "de").failed(9, "no tokens of languages", "'de'")
+    tfm("translate", "the cat", *options, "--to", "de").failed(9, "languages", "'de'")
 
 
 def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.cli.commands.verify import divergence
 from tfm.export.bundle_writer import _describe, export
 from tfm.export.diagnose.locate import Part, first, locate
@@ -251,7 +252,7 @@ def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):
             value.name = value.name.replace("mlp.down", "mlp.other")
 
     path = plant(bundles("llama", "ort-cpu", "int8"), tmp_path / "out", rename)
-    with pytest.raises(BundleError, match=r"no product with decoder\.layers\.0\.mlp\.down"):
+    with refused(BundleError, "decoder.layers.0.mlp.down"):
         locate(open_bundle(path), TOKENS)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.export.bundle_writer import export
 from tfm.export.graph import passes, trace
 from tfm.export.graph.build import build
@@ -215,7 +216,7 @@ def test_weights_lie_in_the_data_file_and_notes_are_gone(tmp_path: Path) -> None
 
 
 def test_unknown_target() -> None:
-    with pytest.raises(ExportError, match="ort-cpu, ort-cuda, ort-web, standard, got 'tpu'"):
+    with refused(ExportError, "target", "ort-cpu", "ort-cuda", "ort-web", "standard", "'tpu'"):
         targets.find("tpu")
 
 
@@ -226,7 +227,7 @@ def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
     made = plan.plan(open_checkpoint(tmp_path), schemes.find("fp32"), target)
     made.tensors["decoder.stray"] = made.tensors["decoder.norm.weight"]
     (part,) = graphs(config)
-    with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
+    with refused(ExportError, "decoder.stray"):
         build(made, part, data=tmp_path / "model.onnx.data", about={})
 
 
@@ -248,5 +249,5 @@ def test_a_state_is_read_before_it_is_written(operator: str, reads_old: bool, fi
     if fits:
         passes.check_in_place(model)
     else:
-        with pytest.raises(ExportError, match=r"may write state\.0 before it is read"):
+        with refused(ExportError, "state.0"):
             passes.check_in_place(model)

@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.export.graph import write as graph_write
 from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.errors import ExportError
@@ -80,13 +81,13 @@ def test_what_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> 
 @pytest.mark.usefixtures("in_a_process")
 def test_errors_come_back_in_one_line(files: GraphFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ExportError, match=r"^building the graph ended with code 1 \(FileNotFound.*report"),
+        refused(ExportError, "code", "1"),
         graph_write.writing(replace(files, folder=files.folder / "nowhere")) as write,
     ):
         write(LATE)
     unknown = replace(targets.find("ort-cpu"), name="abacus")
     with (
-        pytest.raises(ExportError, match=r"^target must be one of .*, got 'abacus'$"),
+        refused(ExportError, "target", "'abacus'"),
         graph_write.writing(replace(files, target=unknown)) as write,
     ):
         write(LATE)
@@ -153,7 +154,7 @@ def test_what_libraries_write_stops_nothing(files: GraphFiles, monkeypatch: pyte
 
     monkeypatch.setattr(graph_write.subprocess, "Popen", talkative)
     with (
-        pytest.raises(ExportError, match=r"ended with code 7 \(a line\)"),
+        refused(ExportError, "code", "7", "line)"),
         graph_write.writing(files) as write,
     ):
         write(LATE)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from helpers import peers, tiny_models
+from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
 from tfm.export.layouts import mobile, qnn, static
@@ -250,5 +251,5 @@ def test_an_axis_without_a_size_is_an_error(tmp_path: Path):
     x, y = ir.Value(name="x", type=kind, shape=shape), ir.Value(name="y", type=kind, shape=shape)
     node = ir.Node("", "Relu", [x], outputs=[y])
     model = ir.Model(ir.Graph([x], [y], nodes=[node], opset_imports={"": 21}, name="g"), ir_version=10)
-    with pytest.raises(ExportError, match="y has no fixed shape"):
+    with refused(ExportError, "y", "shape"):
         static.fix(model, {"batch": 1}, {})

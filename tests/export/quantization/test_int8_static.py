@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import task_models, text_strategies, tiny_models
+from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from onnx import TensorProto, helper
 from tfm.export.bundle_writer import export
@@ -314,8 +315,8 @@ def test_distances_count_for_the_matrices_that_they_share(tmp_path: Path):
     assert np.array_equal(squares[f"{attn}wq"], squares[f"{attn}wv"]), "of the text"
 
 
-def refused(match: str, checkpoint: Checkpoint, out: Path, **options) -> None:
-    with pytest.raises(ExportError, match=match):
+def refuses(match: str, checkpoint: Checkpoint, out: Path, **options) -> None:
+    with refused(ExportError, *match.split()):
         export(checkpoint, out, **({"quant": "int8-static", "target": "standard"} | options))
     assert not out.exists()
 
@@ -324,21 +325,21 @@ def test_missing_and_useless_options_are_named(tmp_path: Path):
     checkpoint, out = saved(tmp_path, GATED), tmp_path / "bundle"
     text = tmp_path / "text.txt"
     good = Calibration(text)
-    refused("needs calibration: a text", checkpoint, out)
-    refused("or w8a16, got quant=int8 kv=float", checkpoint, out, quant="int8", calibration=good)
-    refused("needs calibration: a text", checkpoint, out, quant="w8a16")
-    refused("use target=standard", checkpoint, out, target="ort-cpu", calibration=good)
-    refused("use target=standard", checkpoint, out, quant="w8a16", target="ort-cpu", calibration=good)
-    refused("use quant=int8", checkpoint, out, target="ort-cuda", calibration=good)
+    refuses("calibration text", checkpoint, out)
+    refuses("w8a16 quant=int8 kv=float", checkpoint, out, quant="int8", calibration=good)
+    refuses("calibration text", checkpoint, out, quant="w8a16")
+    refuses("target=standard", checkpoint, out, target="ort-cpu", calibration=good)
+    refuses("target=standard", checkpoint, out, quant="w8a16", target="ort-cpu", calibration=good)
+    refuses("quant=int8", checkpoint, out, target="ort-cuda", calibration=good)
     for name, data in (("empty", b""), ("bad", b"\xff\xfe text"), ("missing", None)):
         if data is not None:
             (tmp_path / name).write_bytes(data)
-        why = "it is empty" if name == "empty" else "must be a text in UTF-8"
-        refused(why, checkpoint, out, calibration=Calibration(tmp_path / name))
-    refused("has no tokenizer", replace(checkpoint, tokenizer=None), out, calibration=good)
-    with pytest.raises(ExportError, match=r"calibration\.method must be one of minmax"):
+        why = "empty" if name == "empty" else "text UTF-8"
+        refuses(why, checkpoint, out, calibration=Calibration(tmp_path / name))
+    refuses("tokenizer", replace(checkpoint, tokenizer=None), out, calibration=good)
+    with refused(ExportError, "calibration.method", "minmax"):
         Calibration(text, "mean")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ExportError, match=r"calibration\.alpha must be 0 to 1, got 1\.5"):
+    with refused(ExportError, "calibration.alpha", "0", "1", "1.5"):
         Calibration(text, "minmax", 1.5)
 
 
@@ -363,7 +364,7 @@ def test_an_encoder_is_calibrated_with_special_tokens(tmp_path: Path):
     first, last = (task_models.WORDS.token_to_id(name) for name in ("[CLS]", "[SEP]"))
     text_ids = task_models.WORDS.encode("the cat is catting " * 5, add_special_tokens=False).ids
     assert [[first, *text_ids[i : i + 7], last] for i in range(0, len(text_ids), 7)] == windows
-    with pytest.raises(ExportError, match="a context of 2 has no room"):
+    with refused(ExportError, "context", "2"):
         calibrate._windows(
             replace(open_checkpoint(tmp_path / "model"), config=replace(config, context=2)),
             tmp_path / "text.txt",
@@ -401,7 +402,5 @@ def test_an_input_factor_is_in_the_hash_of_its_leaf():
 def test_an_expert_without_tokens_has_no_range(tmp_path: Path):
     checkpoint = saved(tmp_path, MIXTURE)
     (tmp_path / "text.txt").write_text("a")
-    with pytest.raises(
-        ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
-    ):
+    with refused(ExportError, "decoder.layers.0.mlp.experts", "gate", "token", "text"):
         measured(checkpoint, Calibration(tmp_path / "text.txt"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import quantized_writer
 from helpers.quantized_writer import FORMATS
+from helpers.refused import refused
 from tfm.export.bundle_writer import export
 from tfm.export.quantization import plan
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
@@ -88,9 +89,7 @@ def test_groups_of_neighbours_stay(name, bits, block, symmetric, tmp_path):
 @pytest.mark.parametrize("name", ["gptq4-order", "fp8-block", "nf4"])
 def test_numbers_without_blocks_say_what_to_do(name, tmp_path):
     stored, _ = opened(tmp_path, name)
-    with pytest.raises(
-        ExportError, match=r"quant=keep needs a file with blocks that can stay: .* use quant=int8"
-    ):
+    with refused(ExportError, "quant=keep", "quant=int8"):
         plan.plan(stored, schemes.find("keep"), TARGET)
 
 

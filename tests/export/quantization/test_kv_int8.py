@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import task_models, tiny_models
+from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
 from tfm.export.quantization import calibrate
@@ -163,7 +164,7 @@ def test_a_checkpoint_may_have_scales_of_its_own(tmp_path: Path):
     assert not report.failed
     rows = {row.name: row for row in report.rows}
     assert rows["weights equal the source's"].figure == len(parameter_shapes(config))
-    with pytest.raises(ExportError, match="kv=int8 isn't made for target=standard"):
+    with refused(ExportError, "kv=int8", "target=standard"):
         export(checkpoint, tmp_path / "other", target="standard", quant="int8")
 
 
@@ -172,30 +173,28 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
     (tmp_path / "text.txt").write_text(TEXT)
     text = tmp_path / "text.txt"
 
-    def refused(match: str, checkpoint: Checkpoint = checkpoint, **options) -> None:
-        with pytest.raises(ExportError, match=match):
+    def refuses(match: str, checkpoint: Checkpoint = checkpoint, **options) -> None:
+        with refused(ExportError, *match.split()):
             export(checkpoint, out, **{"kv": "int8", **options})
         assert not out.exists()
 
-    refused("target=standard: its attention reads a cache of floats", target="standard")
-    refused("target=ort-cuda: it was never tried on a GPU", target="ort-cuda")
-    refused("kv must be float or int8, got 'int4'", kv="int4")
+    refuses("target=standard floats", target="standard")
+    refuses("target=ort-cuda GPU", target="ort-cuda")
+    refuses("kv float int8 'int4'", kv="int4")
     for config, why in (
-        (tiny_models.added_positions(), "scores with a bias need the standard form, got Alibi"),
-        (tiny_models.rare(head_size=12), "head size with rotary positions must be a multiple of 16, got 12"),
+        (tiny_models.added_positions(), "bias Alibi"),
+        (tiny_models.rare(head_size=12), "head size 16 12"),
     ):
         assert why in operator_limits.group_query(config)[0]
-        refused(f"needs a fused attention, .* layer 0: {why}", replace(checkpoint, config=config))
+        refuses(f"needs a fused attention, .* layer 0: {why}", replace(checkpoint, config=config))
     sharing = replace(checkpoint, config=tiny_models.shared_kv())
-    refused("isn't made for layers that read another's keys and values", sharing)
+    refuses("layers keys values", sharing)
     encoder = saved(tmp_path / "encoder", task_models.config(tiny_models.WORDS))
-    refused("this model has no decoder", encoder)
-    refused(
-        "calibration reads a text, and the checkpoint has no tokenizer", replace(checkpoint, tokenizer=None)
-    )
+    refuses("decoder", encoder)
+    refuses("calibration tokenizer", replace(checkpoint, tokenizer=None))
     for options in ({"method": "entropy"}, {"alpha": 0.5}):
-        refused(
-            "calibration.method and calibration.alpha go with quant=int8-static or w8a16",
+        refuses(
+            "calibration.method calibration.alpha quant=int8-static w8a16",
             calibration=Calibration(text, **options),
         )
 
@@ -205,7 +204,7 @@ def test_a_manifest_cannot_ask_for_codes_elsewhere(field: str, value: str, made:
     (tmp_path / "tfm.json").write_text(
         json.dumps(json.loads((made / "bundle" / "tfm.json").read_bytes()) | {field: value})
     )
-    with pytest.raises(BundleError, match=r"kv can't be int8 on ort-c.* in a \w+ cache"):
+    with refused(BundleError, "kv", "int8", "cache"):
         open_bundle(tmp_path)
 
 

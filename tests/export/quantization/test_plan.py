@@ -6,6 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export.quantization import plan
@@ -95,7 +96,7 @@ def planned(checkpoint, quant: str, target: str, **options) -> dict[str, WeightF
 
 CELLS = {
     ("fp32", "ort-cpu"): "float",
-    ("fp32", "ort-cuda"): "no float32",
+    ("fp32", "ort-cuda"): "float32",
     ("fp32", "standard"): "float",
     ("fp16", "ort-cpu"): "slower",
     ("fp16", "ort-cuda"): "float",
@@ -104,10 +105,10 @@ CELLS = {
     ("int8", "ort-cuda"): "eight",
     ("int8", "standard"): "eight",
     ("int8-dynamic", "ort-cpu"): "row",
-    ("int8-dynamic", "ort-cuda"): "run on the CPU",
+    ("int8-dynamic", "ort-cuda"): "CPU",
     ("int8-dynamic", "standard"): "row",
-    ("int8-static", "ort-cpu"): "one scale for all rows is for devices",
-    ("int8-static", "ort-cuda"): "run on the CPU",
+    ("int8-static", "ort-cpu"): "scale devices",
+    ("int8-static", "ort-cuda"): "CPU",
     ("int8-static", "standard"): "static",
     ("int4", "ort-cpu"): "four",
     ("int4", "ort-cuda"): "four",
@@ -116,16 +117,16 @@ CELLS = {
     ("keep", "ort-cuda"): "keep",
     ("keep", "standard"): "keep",
     ("fp32", "ort-web"): "float",
-    ("fp16", "ort-web"): "no products of float16",
-    ("int8", "ort-web"): "makes floats of blocks",
+    ("fp16", "ort-web"): "products float16",
+    ("int8", "ort-web"): "floats blocks",
     ("int8-dynamic", "ort-web"): "row",
-    ("int8-static", "ort-web"): "one scale for all rows is for devices",
-    ("int4", "ort-web"): "makes floats of blocks",
-    ("keep", "ort-web"): "makes floats of blocks",
-    ("w8a16", "ort-cpu"): "one scale for all rows is for devices",
-    ("w8a16", "ort-cuda"): "run on the CPU",
+    ("int8-static", "ort-web"): "scale devices",
+    ("int4", "ort-web"): "floats blocks",
+    ("keep", "ort-web"): "floats blocks",
+    ("w8a16", "ort-cpu"): "scale devices",
+    ("w8a16", "ort-cuda"): "CPU",
     ("w8a16", "standard"): "static 16",
-    ("w8a16", "ort-web"): "one scale for all rows is for devices",
+    ("w8a16", "ort-web"): "scale devices",
 }
 
 
@@ -141,7 +142,7 @@ def test_cell(name, target):
     want = CELLS[name, target]
     checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
     if want not in ("float", "eight", "row", "static", "static 16", "four", "keep"):
-        with pytest.raises(ExportError, match=want):
+        with refused(ExportError, *want.split()):
             planned(checkpoint, name, target)
         return
     formats = planned(checkpoint, name, target)
@@ -249,17 +250,17 @@ def test_table_of_four_bits(target):
 @pytest.mark.parametrize(
     ("quant", "target", "options", "match"),
     [
-        ("int9", "ort-cpu", {}, "quant must be one of fp32"),
-        ("int8", "tpu", {}, "target must be one of ort-cpu"),
-        ("int4", "ort-cpu", {"table_bits": 2}, "table_bits must be 4 or 8, got 2"),
-        ("int8", "ort-cpu", {"table_bits": 4}, "table_bits=4 goes with quant=int4"),
-        ("int8", "ort-cpu", {"strict": True}, "strict=True goes with quant=keep"),
-        ("keep", "ort-cpu", {}, "needs a file with blocks that can stay"),
-        ("keep", "ort-cpu", {"strict": True}, "strict=True: embedding.table has no blocks"),
+        ("int9", "ort-cpu", {}, "quant fp32"),
+        ("int8", "tpu", {}, "target ort-cpu"),
+        ("int4", "ort-cpu", {"table_bits": 2}, "table_bits 4 8 2"),
+        ("int8", "ort-cpu", {"table_bits": 4}, "table_bits=4 quant=int4"),
+        ("int8", "ort-cpu", {"strict": True}, "strict=True quant=keep"),
+        ("keep", "ort-cpu", {}, "blocks"),
+        ("keep", "ort-cpu", {"strict": True}, "strict=True embedding.table blocks"),
     ],
 )
 def test_impossible_options_say_why(quant, target, options, match):
-    with pytest.raises(ExportError, match=match):
+    with refused(ExportError, *match.split()):
         planned(Leaves(), quant, target, **options)
 
 
@@ -269,17 +270,17 @@ def test_impossible_options_say_why(quant, target, options, match):
         (
             "int8",
             "ort-cuda",
-            "isn't possible for target=ort-cuda: a recurrence adds up its rounding token by token",
+            "target=ort-cuda recurrence",
         ),
         (
             "fp16",
             "standard",
-            "adds up its rounding token by token, for which float16 has too few",
+            "target=standard recurrence float16",
         ),
     ],
 )
 def test_recurrences_are_kept_in_float32_on_a_cpu(quant, target, match):
-    with pytest.raises(ExportError, match=match):
+    with refused(ExportError, *match.split()):
         planned(Leaves(tiny_models.recurrent()), quant, target)
 
 
@@ -323,7 +324,7 @@ def test_the_products_around_gated_delta_networks_are_quantized():
     assert operator_limits.cache(target, config) == "shared"
     assert operator_limits.refusals(target, config) == ()
     for name in ("standard", "ort-cuda"):
-        with pytest.raises(ExportError, match="float16 has too few bits"):
+        with refused(ExportError, "float16", "bits"):
             planned(Leaves(config), "fp16", name)
 
 
@@ -336,9 +337,7 @@ def test_what_chooses_tokens_is_exact():
         assert len(index) == 2 * 3
         assert {formats[name] for name in index} == {None}
         assert formats["decoder.layers.0.attn.wq"] is not None
-    with pytest.raises(
-        ExportError, match="fp16 isn't possible for target=standard: an indexer's scores are too"
-    ):
+    with refused(ExportError, "fp16", "target=standard", "indexer's"):
         planned(Leaves(config), "fp16", "standard")
 
 
@@ -370,7 +369,7 @@ def test_the_products_around_state_spaces_are_quantized():
     assert floats == {f"decoder.layers.{mixer}.{name}" for mixer in mixers for name in ("conv", "wdt")}
     assert operator_limits.cache(target, config) == "shared"
     assert operator_limits.refusals(target, config) == ()
-    with pytest.raises(ExportError, match="float16 has too few bits"):
+    with refused(ExportError, "float16", "bits"):
         planned(Leaves(config), "fp16", "standard")
 
 
@@ -554,7 +553,7 @@ def test_a_number_beyond_float16_is_named():
     weight[5] = 1e5
     checkpoint = Leaves(changed={"decoder.norm.weight": weight})
     assert plan.leaf(checkpoint, "decoder.norm.weight", None, "float32") is weight
-    with pytest.raises(NumericError, match=r"decoder.norm.weight\[5\] must fit float16"):
+    with refused(NumericError, "decoder.norm.weight[5]", "float16"):
         plan.leaf(checkpoint, "decoder.norm.weight", None, "float16")
 
 

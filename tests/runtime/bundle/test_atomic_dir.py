@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.errors import BundleError, ExportError
 from tfm.runtime.bundle import atomic_dir
 from tfm.runtime.progress import silent
@@ -201,7 +202,7 @@ with atomic_dir.replacing(path) as new:
         atomic_dir.recover(path)
         assert beside(path) == during
         assert content(path) == {"old"}
-        with pytest.raises(ExportError, match="another process is writing it"):
+        with refused(ExportError, "process", "writing"):
             replace(path, "new")
         assert beside(path) == during
     finally:
@@ -245,7 +246,7 @@ def test_a_place_that_cannot_be_written_is_read_as_it_is(tmp_path, monkeypatch):
     atomic_dir.recover(path)
     assert content(path) == {"old"}
     path.rename(tmp_path / ".model.tfm-old-1-0")
-    with pytest.raises(BundleError, match="make its folder writable"):
+    with refused(BundleError, "folder", "writable"):
         atomic_dir.recover(path)
 
 
@@ -311,5 +312,5 @@ def test_ctrl_c_ends_the_wait_and_nothing_else(tmp_path, writer, monkeypatch):
     monkeypatch.setattr(atomic_dir.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         atomic_dir.wait_for(path, silent)
-    with pytest.raises(ExportError, match="another process is writing it"), atomic_dir.replacing(path):
+    with refused(ExportError, "process", "writing"), atomic_dir.replacing(path):
         pass

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export import bundle_writer
@@ -90,8 +90,8 @@ def change(path: Path, *keys, to) -> None:
     (path / "tfm.json").write_text(json.dumps(value))
 
 
-def refused(path: Path, match: str, check_hashes: bool = False) -> None:
-    with pytest.raises(BundleError, match=match) as caught:
+def refuses(path: Path, match: str, check_hashes: bool = False) -> None:
+    with refused(BundleError, *match.split()) as caught:
         open_bundle(path, check_hashes)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -176,10 +176,10 @@ def test_the_certificate_may_stand_there_and_other_files_are_not_read(bundle):
 
 
 def test_a_path_without_a_bundle(tmp_path):
-    refused(tmp_path / "none", "must be a bundle")
-    refused(tmp_path, r"must be a bundle, .* tfm\.json")
+    refuses(tmp_path / "none", "bundle")
+    refuses(tmp_path, "bundle tfm.json")
     (tmp_path / "config.json").write_text("{}")
-    refused(tmp_path, "must be a bundle, .* checkpoint")
+    refuses(tmp_path, "bundle checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,15 @@ def test_one_flipped_bit(bundle, name):
     data[len(data) // 2] ^= 1
     (bundle / name).write_bytes(data)
     if name == "model.onnx":
-        refused(bundle, f"{name}: its bytes aren't those that were exported")
+        refuses(bundle, f"{name} bytes")
         return
     opened = open_bundle(bundle)
-    with pytest.raises(BundleError, match=f"{name}: its bytes aren't those that were exported"):
+    with refused(BundleError, name, "bytes"):
         opened.check_hashes()
     wait = opened.checking()
-    with pytest.raises(BundleError, match=name):
+    with refused(BundleError, name):
         wait()
-    refused(bundle, name, check_hashes=True)
+    refuses(bundle, name, check_hashes=True)
 
 
 def test_checking_beside_other_work_passes(made):
@@ -208,7 +208,7 @@ def test_checking_beside_other_work_passes(made):
 def test_a_file_that_vanishes_while_it_is_checked(bundle):
     opened = open_bundle(bundle)
     (bundle / "golden/tokens.npy").unlink()
-    with pytest.raises(BundleError, match=r"golden/tokens.npy: can't be opened"):
+    with refused(BundleError, "golden/tokens.npy", "opened"):
         opened.check_hashes()
 
 
@@ -230,14 +230,14 @@ def test_a_number_that_is_not_finite_is_refused_whatever_the_hash(tmp_path, targ
             (path / "model.onnx.data").write_bytes(changed)
             stated["files"]["model.onnx.data"]["sha256"] = hashlib.sha256(changed).hexdigest()
             (path / "tfm.json").write_text(json.dumps(stated))
-            with pytest.raises(NumericError, match=re.escape(f"model.onnx.data: {name} must be finite")):
+            with refused(NumericError, "model.onnx.data", name, "finite"):
                 open_bundle(path, check_hashes=True)
 
 
 def test_a_damaged_number_is_damage_first(bundle):
     """Bytes that the manifest doesn't know are said to be such, whatever number they make."""
     (bundle / "model.onnx.data").write_bytes(b"\xff" * (bundle / "model.onnx.data").stat().st_size)
-    with pytest.raises(BundleError, match="its bytes aren't those that were exported"):
+    with refused(BundleError, "bytes", "exported"):
         open_bundle(bundle).check_hashes()
 
 
@@ -246,57 +246,57 @@ def test_weights_that_are_cut_short_while_they_are_read(bundle):
     name = list(opened.manifest.tensors)[-1]
     opened.tensor(name)
     os.truncate(bundle / "model.onnx.data", 100)
-    with pytest.raises(BundleError, match=r"model.onnx.data: must have \d+ bytes, it was cut short"):
+    with refused(BundleError, "model.onnx.data", "bytes", "short"):
         opened.tensor(name)
 
 
 @pytest.mark.parametrize("name", ["tfm.json", "model.onnx", "model.onnx.data", "golden/tokens.npy"])
 def test_missing_and_linked_files(bundle, name):
     moved = (bundle / name).rename(bundle.parent / "moved")
-    refused(bundle, f"{name}: No such file")
+    refuses(bundle, f"{name} file")
     (bundle / name).symlink_to(moved)
-    refused(bundle, f"{name}: must be a regular file")
+    refuses(bundle, f"{name} regular file")
     (bundle / name).unlink()
     (bundle / name).mkdir()
-    refused(bundle, f"{name}: must be a regular file")
+    refuses(bundle, f"{name} regular file")
 
 
 def test_a_linked_folder_is_refused(bundle):
     moved = (bundle / "golden").rename(bundle.parent / "moved")
     (bundle / "golden").symlink_to(moved)
-    refused(bundle, r"golden/tokens\.npy: must be a regular file, no link")
+    refuses(bundle, "golden/tokens.npy regular link")
 
 
 def test_a_pipe_does_not_hang(bundle):
     (bundle / "tfm.json").unlink()
     os.mkfifo(bundle / "tfm.json")
-    refused(bundle, "must be a regular file")
+    refuses(bundle, "tfm.json regular file")
 
 
 def test_truncated_and_padded_data(bundle):
     size = (bundle / "model.onnx.data").stat().st_size
     for length in (0, size - 1, size + 1):
         os.truncate(bundle / "model.onnx.data", length)
-        refused(bundle, f"must have {size} bytes, has {length}")
+        refuses(bundle, f"model.onnx.data {size} bytes {length}")
 
 
 def test_a_file_beyond_its_limit(bundle):
     os.truncate(bundle / "tfm.json", 2**26 + 1)
-    refused(bundle, r"tfm.json: may have 67108864 bytes, has 67108865")
+    refuses(bundle, "tfm.json 67108864 67108865")
 
 
 def test_files_that_the_manifest_does_not_know(bundle):
     (bundle / "encoder.onnx").write_bytes(b"graph")
-    refused(bundle, r"encoder.onnx: the manifest doesn't know this file")
+    refuses(bundle, "encoder.onnx manifest")
     (bundle / "encoder.onnx").unlink()
     (bundle / "certificate.json").unlink()
     (bundle / "certificate.json").symlink_to("/dev/zero")
-    refused(bundle, r"certificate.json: must be a regular file")
+    refuses(bundle, "certificate.json regular file")
 
 
 def test_a_template_that_is_no_text(bundle):
     (bundle / "chat_template.jinja").write_bytes(b"\xff" * 14)
-    with pytest.raises(BundleError, match="must be UTF-8"):
+    with refused(BundleError, "UTF-8"):
         _ = open_bundle(bundle).chat_template
 
 
@@ -325,113 +325,113 @@ def test_parts_that_are_left_out_are_stated_where_there_are_any(made):
 def test_no_cache_of_windows_stands_beside_a_state(made):
     stated = json.loads((made / "tfm.json").read_text())
     stated |= {"config": to_json(tiny_models.recurrent()), "cache": "windowed"}
-    with pytest.raises(BundleError, match="can't be windowed where a layer keeps a recurrence's state"):
+    with refused(BundleError, "windowed", "recurrence's"):
         manifest.load(json.dumps(stated).encode(), "tfm.json")
 
 
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
-    (("format",), 4, "of format 3, got 4: a newer tfm wrote it, update tfm$"),
+    (("format",), 4, "3 4"),
     (
         ("format",),
         1,
-        "got 1, which an older tfm wrote: .* `tfm-cli export MODEL OUT --quant int8`, .*made from$",
+        "1 `tfm-cli export MODEL OUT --quant int8`",
     ),
-    (("format",), "3", "of format 3, got '3'"),
-    (("format",), True, "of format 3"),
-    (("unknown",), 1, r"manifest.unknown is unknown"),
-    (("two\nlines",), 1, r"manifest.two lines is unknown"),
-    (("tfm",), 3, r"manifest.tfm must be str, got 3"),
-    (("versions", "numpy"), None, r"versions.numpy must be str"),
-    (("config", "context"), 0, "context must be 1 to"),
-    (("config", "extra"), 0, "unknown fields"),
-    (("config",), [], "config must be"),
-    (("target",), "ort-tpu", "target must be ort-cpu or ort-cuda or ort-web or standard"),
-    (("target",), "standard", r"tensors.* must be"),
-    (("dtype",), "float64", "dtype must be float32 or float16"),
-    (("dtype",), "float16", "tensors.* must be"),
-    (("cache",), ["shared"], "cache must be shared or windowed or copied"),
-    (("cache",), "windowed", "cache can't be windowed: no layer"),
-    (("refused",), "no", r"refused must be tuple"),
-    (("refused",), [1], r"refused\[0\] must be str"),
-    (("source", "sha256"), 5, r"source.sha256 must be str"),
-    (("source", "path"), "x", r"source.path is unknown"),
-    (("source", "code_replaced_by"), None, "source.code_replaced_by must be str"),
-    (("source", "code_replaced_by"), "a\nb", "source.code_replaced_by must name a family"),
-    (("source", "code_replaced_by"), "a" * 41, "source.code_replaced_by must name a family"),
-    (("source", "licence"), "a\x1bb", "source.licence must be a printable line"),
-    (("source", "licence"), "a" * 101, "source.licence must be a printable line"),
-    (("source", "ignored_keys"), ["a\x1b"], "source.ignored_keys must be"),
-    (("source", "left_out"), {"visual": {"tensors": 1}}, "source.left_out.visual.bytes is missing"),
-    (("source", "left_out"), {"visual": 1}, "source.left_out.visual must be LeftOut"),
-    (("source", "left_out"), {"a\x1b": {"tensors": 1, "bytes": 4}}, "source.left_out must map names"),
-    (("source", "left_out"), {"v" * 81: {"tensors": 1, "bytes": 4}}, "source.left_out must map names"),
-    (("files", "LICENSES"), {"size": 1, "sha256": "0"}, "files.LICENSES is unknown"),
-    (("schemes", WQ, "bits"), 3, rf"schemes.{WQ} can't be"),
-    (("schemes", WQ, "bits"), 4, "tensors.*must be"),
-    (("schemes", WQ, "block"), 0, "can't be"),
-    (("schemes", WQ, "block"), 2**50, "block must be a whole number"),
-    (("schemes", WQ, "activations"), "row", "can't be"),
-    (("schemes", WQ, "activations"), "tensor", "activations must be none or block or row"),
-    (("schemes", WQ, "activation_bits"), 16, "can't be"),
-    (("schemes", WQ, "activation_bits"), 12, "activation_bits must be 8 or 16"),
-    (("schemes", WQ, "rounds_output"), True, "can't be"),
-    (("schemes", WQ, "symmetric"), 1, "symmetric must be bool"),
-    (("schemes", WQ, "source"), "Q5_0\x1b", f"schemes.{WQ}.source must name a type"),
+    (("format",), "3", "3 '3'"),
+    (("format",), True, "3 True"),
+    (("unknown",), 1, "manifest.unknown"),
+    (("two\nlines",), 1, "manifest.two"),
+    (("tfm",), 3, "manifest.tfm 3"),
+    (("versions", "numpy"), None, "versions.numpy"),
+    (("config", "context"), 0, "context 1 0"),
+    (("config", "extra"), 0, "config unknown"),
+    (("config",), [], "config []"),
+    (("target",), "ort-tpu", "ort-cpu ort-cuda ort-web"),
+    (("target",), "standard", "tensors."),
+    (("dtype",), "float64", "float32 float16"),
+    (("dtype",), "float16", "tensors."),
+    (("cache",), ["shared"], "cache shared windowed copied"),
+    (("cache",), "windowed", "cache windowed layer"),
+    (("refused",), "no", "refused tuple"),
+    (("refused",), [1], "refused[0] 1"),
+    (("source", "sha256"), 5, "source.sha256 5"),
+    (("source", "path"), "x", "source.path"),
+    (("source", "code_replaced_by"), None, "source.code_replaced_by"),
+    (("source", "code_replaced_by"), "a\nb", "source.code_replaced_by"),
+    (("source", "code_replaced_by"), "a" * 41, "source.code_replaced_by"),
+    (("source", "licence"), "a\x1bb", "source.licence"),
+    (("source", "licence"), "a" * 101, "source.licence"),
+    (("source", "ignored_keys"), ["a\x1b"], "source.ignored_keys"),
+    (("source", "left_out"), {"visual": {"tensors": 1}}, "source.left_out.visual.bytes"),
+    (("source", "left_out"), {"visual": 1}, "source.left_out.visual LeftOut"),
+    (("source", "left_out"), {"a\x1b": {"tensors": 1, "bytes": 4}}, "source.left_out"),
+    (("source", "left_out"), {"v" * 81: {"tensors": 1, "bytes": 4}}, "source.left_out"),
+    (("files", "LICENSES"), {"size": 1, "sha256": "0"}, "files.LICENSES"),
+    (("schemes", WQ, "bits"), 3, f"schemes.{WQ} bits=3"),
+    (("schemes", WQ, "bits"), 4, f"tensors.{WQ}.packed"),
+    (("schemes", WQ, "block"), 0, f"schemes.{WQ} block=0"),
+    (("schemes", WQ, "block"), 2**50, "block whole number"),
+    (("schemes", WQ, "activations"), "row", f"schemes.{WQ} activations='row'"),
+    (("schemes", WQ, "activations"), "tensor", "activations none block row"),
+    (("schemes", WQ, "activation_bits"), 16, f"schemes.{WQ} activation_bits=16"),
+    (("schemes", WQ, "activation_bits"), 12, "activation_bits 8 16"),
+    (("schemes", WQ, "rounds_output"), True, f"schemes.{WQ} rounds_output=True"),
+    (("schemes", WQ, "symmetric"), 1, "symmetric bool"),
+    (("schemes", WQ, "source"), "Q5_0\x1b", f"schemes.{WQ}.source type"),
     (("schemes", "decoder.norm.weight"), {"bits": 8, "block": 32, "activations": "none", "symmetric": True,
-                                          "minimum": False, "native": False}, "isn't a matrix"),
-    (("tensors", f"{WQKV}.packed", "offset"), 64, "tensors.*must be"),
-    (("tensors", f"{WQKV}.packed", "offset"), -1, "offset must be a whole number from 0"),
-    (("tensors", f"{WQKV}.packed", "length"), 2**47, "tensors.*must be"),
-    (("tensors", f"{WQKV}.packed", "shape"), [1, 2.0], r"shape\[1\] must be a whole number"),
-    (("tensors", f"{WQKV}.packed", "dtype"), "object", "tensors.*must be"),
-    (("kernel_minima",), True, "kernel_minima must be absent where kernels have none"),
-    (("half_scales",), [WQKV, WQKV], "half_scales must name weights of kernels in blocks, in order"),
-    (("half_scales",), [WQ], "half_scales must name weights"),
-    (("half_scales",), ["decoder.norm.weight"], "half_scales must name weights"),
-    (("tensors", "more"), {"dtype": "uint8", "shape": [1], "offset": 0, "length": 1}, "more must be None"),
-    (("tensors", f"{WQKV}.packed"), {}, "dtype is missing"),
-    (("files", "../model.onnx"), {"size": 1, "sha256": "0"}, r"files.\.\./model.onnx is unknown"),
-    (("files", "certificate.json"), {"size": 1, "sha256": "0"}, "files.certificate.json is unknown"),
-    (("files", "model.onnx", "size"), 6, "must have 6 bytes, has 5"),
-    (("files", "model.onnx", "sha256"), "0", "its bytes aren't those"),
-    (("files", "model.onnx.data", "size"), 1, "by the tensors, files says 1"),
-    (("generation", "bos"), 97, "below 97, got 97"),
-    (("generation", "eos"), [1, 1000], "below 97, got 1000"),
-    (("generation", "eos"), 1, "eos must be tuple"),
-    (("generation", "mask"), 97, "below 97, got 97"),
-    (("labels",), ["A"], "labels must be 0 different names"),
+                                          "minimum": False, "native": False}, "matrix"),
+    (("tensors", f"{WQKV}.packed", "offset"), 64, f"tensors.{WQKV}.packed"),
+    (("tensors", f"{WQKV}.packed", "offset"), -1, "offset 0 -1"),
+    (("tensors", f"{WQKV}.packed", "length"), 2**47, f"tensors.{WQKV}.packed"),
+    (("tensors", f"{WQKV}.packed", "shape"), [1, 2.0], "shape[1] 2.0"),
+    (("tensors", f"{WQKV}.packed", "dtype"), "object", f"tensors.{WQKV}.packed"),
+    (("kernel_minima",), True, "kernel_minima"),
+    (("half_scales",), [WQKV, WQKV], "half_scales"),
+    (("half_scales",), [WQ], "half_scales"),
+    (("half_scales",), ["decoder.norm.weight"], "half_scales"),
+    (("tensors", "more"), {"dtype": "uint8", "shape": [1], "offset": 0, "length": 1}, "more None"),
+    (("tensors", f"{WQKV}.packed"), {}, "dtype missing"),
+    (("files", "../model.onnx"), {"size": 1, "sha256": "0"}, "files.../model.onnx"),
+    (("files", "certificate.json"), {"size": 1, "sha256": "0"}, "files.certificate.json"),
+    (("files", "model.onnx", "size"), 6, "model.onnx 6 bytes 5"),
+    (("files", "model.onnx", "sha256"), "0", "model.onnx bytes"),
+    (("files", "model.onnx.data", "size"), 1, "model.onnx.data tensors, 1"),
+    (("generation", "bos"), 97, "generation's ids 97"),
+    (("generation", "eos"), [1, 1000], "generation's ids 97 1000"),
+    (("generation", "eos"), 1, "eos tuple"),
+    (("generation", "mask"), 97, "generation's ids 97"),
+    (("labels",), ["A"], "labels 0 ['A']"),
     (("generation", "defaults"), {"temperature": -1}, "temperature"),
     (("generation", "defaults"), {"heat": 1}, "heat"),
-    (("generation", "defaults"), {"top_k": "many"}, "top_k|str"),
-    (("generation", "defaults"), {"suppress_tokens": [97]}, "below 97, got 97"),
-    (("generation", "defaults"), {"begin_suppress_tokens": [5, 97]}, "below 97, got 97"),
-    (("generation", "defaults"), {"forced_tokens": [97]}, "below 97, got 97"),
-    (("generation", "defaults"), {"forced_last": [97]}, "below 97, got 97"),
-    (("generation", "defaults"), {"bad_words": [[5, 97]]}, "below 97, got 97"),
-    (("generation", "defaults"), {"logit_bias": [[97, 1.0]]}, "below 97, got 97"),
-    (("generation", "max_new_tokens"), 0, "max_new_tokens must be null or at least 1"),
-    (("generation", "search"), {"beams": 65}, "beams must be 1 to 64, got 65"),
-    (("generation", "stop"), [""], "generation.stop must be"),
-    (("generation", "stop"), ["a"] * 17, "generation.stop must be"),
-    (("generation", "left_out"), ["heat"], "left_out must name options, got 'heat'"),
-    (("generation", "search"), {"beams": 2.5}, "beams must be 1 to 64, got 2.5"),
-    (("generation", "tasks"), {"a": NESTED}, "tasks.a must have no tasks of its own"),
-    (("generation", "start"), 97, "below 97, got 97"),
-    (("generation", "search"), {"beams": 0}, "at least one beam"),
-    (("generation", "search"), {"early_stopping": "soon"}, 'true, false or "never", got \'soon\''),
-    (("generation", "search"), {"source": [1]}, "generation.search.source is unknown"),
-    (("generation", "tasks"), {"a": {}}, "generation.tasks.a"),
-    (("generation", "languages"), {"codes": {"fra": 97}, "place": "text"}, "below 97, got 97"),
-    (("generation", "languages"), {"codes": {}, "place": "end"}, "place must be first or start or text"),
+    (("generation", "defaults"), {"top_k": "many"}, "top_k"),
+    (("generation", "defaults"), {"suppress_tokens": [97]}, "generation's ids 97"),
+    (("generation", "defaults"), {"begin_suppress_tokens": [5, 97]}, "generation's ids 97"),
+    (("generation", "defaults"), {"forced_tokens": [97]}, "generation's ids 97"),
+    (("generation", "defaults"), {"forced_last": [97]}, "generation's ids 97"),
+    (("generation", "defaults"), {"bad_words": [[5, 97]]}, "generation's ids 97"),
+    (("generation", "defaults"), {"logit_bias": [[97, 1.0]]}, "generation's ids 97"),
+    (("generation", "max_new_tokens"), 0, "max_new_tokens 1"),
+    (("generation", "search"), {"beams": 65}, "generation.search.beams 1 64 65"),
+    (("generation", "stop"), [""], "generation.stop"),
+    (("generation", "stop"), ["a"] * 17, "generation.stop"),
+    (("generation", "left_out"), ["heat"], "left_out 'heat'"),
+    (("generation", "search"), {"beams": 2.5}, "generation.search.beams 1 64 2.5"),
+    (("generation", "tasks"), {"a": NESTED}, "generation.tasks.a tasks"),
+    (("generation", "start"), 97, "generation's ids 97"),
+    (("generation", "search"), {"beams": 0}, "beam 0, 256 1.0"),
+    (("generation", "search"), {"early_stopping": "soon"}, "early_stopping 'soon'"),
+    (("generation", "search"), {"source": [1]}, "generation.search.source"),
+    (("generation", "tasks"), {"a": {}}, "generation.tasks.a."),
+    (("generation", "languages"), {"codes": {"fra": 97}, "place": "text"}, "generation's ids 97"),
+    (("generation", "languages"), {"codes": {}, "place": "end"}, "place first start text"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("keys", "value", "match"), HOSTILE)
 def test_hostile_manifest(bundle, keys, value, match):
     change(bundle, *keys, to=value)
-    refused(bundle, match)
+    refuses(bundle, match)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_hostile_manifest(bundle, keys, value, match):
 )
 def test_a_manifest_that_is_none(bundle, text):
     (bundle / "tfm.json").write_bytes(text)
-    refused(bundle, "tfm.json")
+    refuses(bundle, "tfm.json")
 
 
 def paths(value, at=()):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from helpers.refused import refused
 from onnx import TensorProto, helper, numpy_helper
 from tfm.refimpl.errors import BundleError
 from tfm.runtime.bundle.graph_check import Weights, check_graph
@@ -221,41 +222,41 @@ def no_graph(model: Any) -> None:
 
 
 HOSTILE: dict[Callable[[Any], None], str] = {
-    more_elements: "'table.5x7x2' is no tensor of the manifest",
-    another_view: r"table.5x7x1 must be float16 \[5, 7, 1\], got 10 \(7, 5\)",
-    partly: "table.5x7x1 must lie at",
-    view_of_nothing: "'tables.5x7x1' is no tensor of the manifest",
-    loop: "operator 'Loop' isn't one",
-    cycle: "Add reads 'a', which nothing before it makes",
-    large: "'shape' may hold integers up to 2147483648, got 1099511627776",
-    large_attribute: "'value_int' may hold integers",
-    memory: "'more' is no tensor of the manifest",
-    elsewhere: "table must lie at .*got .*\\.\\./model.onnx.data",
-    beyond: "table must lie at",
-    other_shape: r"table must be float16 \[7, 5\], got 10 \(6, 5\)",
-    lying: "'one' of type 7 and shape .* can't take 8 bytes",
-    many_axes: "'one' may have 8 axes, it has 1001",
-    texts: "field 6 of kind 2 isn't known",
-    unread: "it doesn't read the tensor codes",
-    domain: "operator 'evil.Gather' isn't one",
-    imported: "operator set 'evil', 1 isn't known",
-    not_imported: "operator 'com.microsoft.MatMulNBits' isn't one",
-    function: "field 25 of kind 2 isn't known",
-    sparse: "field 15 of kind 2 isn't known",
-    doubled: "value 'states' needs a name of its own",
-    renamed: "a port must be .*'tokens'.*got .*'tokens2'",
-    another_port: "it must have 2 inputs or outputs here, it has 3",
-    other_axes: "a port must be .*'cos.0'",
-    other_type: "a port must be .*'predictions'",
-    no_output: "it must have 1 inputs or outputs here, it has 0",
-    never_computed: "output predictions is never computed",
-    no_graph: "it holds no graph",
+    more_elements: "'table.5x7x2'",
+    another_view: "table.5x7x1 float16 [5, 7, 1], 10",
+    partly: "table.5x7x1 lie",
+    view_of_nothing: "'tables.5x7x1'",
+    loop: "operator 'Loop'",
+    cycle: "Add 'a'",
+    large: "'shape' 2147483648 1099511627776",
+    large_attribute: "'value_int'",
+    memory: "'more'",
+    elsewhere: "../model.onnx.data",
+    beyond: "table lie",
+    other_shape: "table float16 [7, 5], 10 (6, 5);",
+    lying: "'one' 7 8",
+    many_axes: "'one' 8 1001",
+    texts: "field 6 kind 2",
+    unread: "tensor codes",
+    domain: "'evil.Gather'",
+    imported: "set 'evil', 1",
+    not_imported: "'com.microsoft.MatMulNBits'",
+    function: "field 25 kind 2",
+    sparse: "field 15 kind 2",
+    doubled: "value 'states'",
+    renamed: "'tokens' 'tokens2'",
+    another_port: "2 inputs 3",
+    other_axes: "port 'cos.0', 10, 'cos.0', 1099511627776",
+    other_type: "port 'predictions', 1, 'predictions', 10",
+    no_output: "1 inputs 0",
+    never_computed: "output predictions never",
+    no_graph: "no graph",
 }
 
 
-def refused(data: bytes, match: str) -> None:
+def refuses(data: bytes, match: str) -> None:
     start = time.process_time()
-    with pytest.raises(BundleError, match=match) as caught:
+    with refused(BundleError, *match.split()) as caught:
         check(data)
     assert time.process_time() - start < 10
     assert str(caught.value).startswith("x/model.onnx: ")
@@ -267,11 +268,11 @@ def refused(data: bytes, match: str) -> None:
 def test_hostile(change):
     model = sound()
     change(model)
-    refused(model.SerializeToString(), HOSTILE[change])
+    refuses(model.SerializeToString(), HOSTILE[change])
 
 
 def test_another_type_of_floats():
-    with pytest.raises(BundleError, match=r"a port must be \('cos.0', 1"):
+    with refused(BundleError, "port", "('cos.0',", "1,"):
         check(sound().SerializeToString(), "float32")
 
 
@@ -290,13 +291,13 @@ def test_graphs_inside_of_graphs():
         node = field(4, b"If") + field(5, field(1, b"then_branch") + field(6, inner))
         inner = field(1, node)
     data = sound().SerializeToString()
-    refused(data + field(7, inner), "graph may stand once")
-    refused(field(7, inner), "a port must be|it must have 2 inputs")
+    refuses(data + field(7, inner), "graph once")
+    refuses(field(7, inner), "inputs")
     with_attribute = sound()
     with_attribute.graph.node[0].attribute.append(
         helper.make_attribute("then_branch", helper.make_graph([], "g", [], []))
     )
-    refused(with_attribute.SerializeToString(), "field 6 of kind 2 isn't known")
+    refuses(with_attribute.SerializeToString(), "field 6 kind 2")
 
 
 def test_texts_are_utf8():
@@ -306,7 +307,7 @@ def test_texts_are_utf8():
     for text in texts:
         for at in range(len(data)):
             if data.startswith(text, at):
-                refused(data[:at] + b"\xff" + data[at + 1 :], "isn't a graph that an export writes")
+                refuses(data[:at] + b"\xff" + data[at + 1 :], "graph export")
 
 
 def test_cut_short_anywhere():
@@ -314,7 +315,7 @@ def test_cut_short_anywhere():
     model.ClearField("metadata_props")  # the last field, which a graph may lack
     data = model.SerializeToString()
     for size in range(len(data)):
-        refused(data[:size], "isn't a graph that an export writes")
+        refuses(data[:size], "graph export")
 
 
 @pytest.mark.parametrize(
@@ -329,4 +330,4 @@ def test_cut_short_anywhere():
     ids=["a number without an end", "a group", "a length of 2^64", "a length beyond the end", "eight bytes"],
 )
 def test_what_is_no_message(data):
-    refused(data, "isn't a graph that an export writes")
+    refuses(data, "graph export")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import BundleError
@@ -92,7 +93,7 @@ def test_scales_that_float16_cannot_hold_are_not_taken_for_halves(odd: float):
     stored = {"x.packed": np.zeros((2, 2, 32), np.uint8), "x.scale": scale}
     assert not kernel_layout.has_half_scales(group, stored)
     assert kernel_layout.store(group, stored)["x.scale"].dtype == np.float32
-    with pytest.raises(BundleError, match=r"x\.scale must hold float16 numbers"):
+    with refused(BundleError, "x.scale", "float16"):
         kernel_layout.store(group, stored, ["x"])
     stored["x.scale"] = np.minimum(scale, 1.5)
     stored["x.scale"][1, 1] = 0
@@ -113,7 +114,7 @@ def test_minima_that_float16_cannot_hold_are_not_taken_for_halves(bits: int, odd
     stored = {f"{name}.packed": np.zeros((3, 2, 4 * bits), np.uint8), f"{name}.scale": scale}
     stored[f"{name}.minimum"] = minimum if table else np.ascontiguousarray(minimum.T)
     assert not kernel_layout.has_half_scales(group, stored)
-    with pytest.raises(BundleError, match=rf"{name}\.scale must hold float16 numbers"):
+    with refused(BundleError, f"{name}.scale", "float16"):
         kernel_layout.store(group, stored, [name])
     assert kernel_layout.store(group, stored)[f"{name}.minimum"].dtype == np.float32
     stored[f"{name}.minimum"][(2, 0) if table else (0, 2)] = 3  # beside a scale of 0

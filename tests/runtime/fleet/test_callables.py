@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import serving
+from helpers.refused import refused
 from helpers.task_models import tiny_reader
 from tfm.refimpl import config
 from tfm.refimpl.errors import ArgumentError, BundleError, ConfigError, LimitError
@@ -64,7 +65,7 @@ def test_a_text_is_the_one_of_its_number_however_rows_are_batched(size: int):
 
 
 def test_text_that_is_drawn_needs_numbers():
-    with pytest.raises(ArgumentError, match=r"must have the column 'row', whole numbers .*greedy=True"):
+    with refused(ArgumentError, "column", "'row'", "greedy=True"):
         Generate(CHAT)(batch(TEXTS))
     greedy = {"greedy": True, "max_new_tokens": 5}
     got = Generate(CHAT, raw=True, **greedy)(batch(TEXTS))["completion"]
@@ -74,24 +75,24 @@ def test_text_that_is_drawn_needs_numbers():
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"words": np.array(["a"])}, ArgumentError, "must have the column 'text', got words"),
+        ({"words": np.array(["a"])}, ArgumentError, "column 'text' words"),
         (
             {"text": np.array(["a", None], object)},
             LimitError,
-            "text 2 must be a text and not blank, got None",
+            "text 2 blank None",
         ),
-        ({"text": np.array(["a", " \n"])}, LimitError, "text 2 must be a text and not blank"),
-        ({"text": np.array([3.5])}, LimitError, "text 1 must be a text and not blank, got 3.5"),
-        ({"text": np.array(["a", "the " * 99])}, LimitError, "text 2 has"),
+        ({"text": np.array(["a", " \n"])}, LimitError, "text 2 blank"),
+        ({"text": np.array([3.5])}, LimitError, "text 1 blank 3.5"),
+        ({"text": np.array(["a", "the " * 99])}, LimitError, "text 2"),
     ],
 )
 def test_other_batches_are_refused(columns, error, message):
-    with pytest.raises(error, match=message):
+    with refused(error, *message.split()):
         Embed(POOL)(columns)
 
 
 def test_other_models_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="not classify"):
+    with refused(ConfigError, "classify"):
         Classify(POOL)
     with pytest.raises(BundleError):
         Embed(tmp_path)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import serving
+from helpers.refused import refused
 from helpers.task_models import tiny_reader
 from tfm.refimpl import config
 from tfm.refimpl.errors import ArgumentError, BundleError, CheckpointError, ExportError, LimitError, TfmError
@@ -69,13 +70,13 @@ def test_a_block_becomes_lines_with_the_numbers_of_its_rows():
 
 
 def test_an_error_names_the_rows():
-    with pytest.raises(LimitError, match=r"of the rows 7 to 8, text 2 has \d+ tokens"):
+    with refused(LimitError, "rows", "7", "8", "text", "2", "tokens"):
         results(Embed(tiny_reader(config.Pool())), 7, ["a", "the " * 99], "jsonl")
 
 
 def test_another_bundle_on_a_machine_is_refused(job: Job):
     """Before it is loaded."""
-    with pytest.raises(BundleError, match="must be the bundle that it is where the job was started"):
+    with refused(BundleError, "bundle", "job"):
         ComputeBlock("embed", job.bundle, OPTIONS, "0" * 64, 2, "jsonl")
 
 
@@ -110,7 +111,7 @@ def test_a_failed_write_leaves_no_block(job: Job, tmp_path: Path, monkeypatch: p
 
     with opened(tmp_path / "out", job) as folder:
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with refused(OSError, "space"):
             folder.write(0, b"zero\n")
         assert not folder.has(0)
         assert [file.name for file in folder.path.iterdir()] == [MANIFEST]
@@ -143,7 +144,7 @@ def test_another_job_is_refused(job: Job, tmp_path: Path):
         "rows": changed(job, rows=3),
     }
     for what, one in others.items():
-        with pytest.raises(ExportError, match=f"another job, its {what} is"), opened(tmp_path / "out", one):
+        with refused(ExportError, "another", "job", what), opened(tmp_path / "out", one):
             pass
     moved = job.bundle.rename(tmp_path / "moved")
     with opened(tmp_path / "out", changed(job, bundle=moved)) as folder:
@@ -153,18 +154,18 @@ def test_another_job_is_refused(job: Job, tmp_path: Path):
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (b"{}", "another job, its bundle is None"),
-        (b"[]", r"another job, its manifest is \[\]"),
-        (b"{", "must be JSON"),
+        (b"{}", "another job bundle None"),
+        (b"[]", "another job manifest []"),
+        (b"{", "JSON"),
         (b"[" * 10**5, "nested"),
-        (b" " * (5 * 2**20), "may have 4194304 bytes"),
+        (b" " * (5 * 2**20), "4194304 bytes"),
     ],
 )
 def test_a_damaged_manifest_is_refused(job: Job, tmp_path: Path, manifest: bytes, message: str):
     with opened(tmp_path / "out", job):
         pass
     (tmp_path / "out" / MANIFEST).write_bytes(manifest)
-    with pytest.raises(ExportError, match=message), opened(tmp_path / "out", job):
+    with refused(ExportError, *message.split()), opened(tmp_path / "out", job):
         pass
 
 
@@ -172,18 +173,18 @@ def test_a_folder_with_other_files_is_refused(job: Job, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("!")
     with (
-        pytest.raises(ExportError, match="must be new, empty or of this job"),
+        refused(ExportError, "new", "empty", "job"),
         opened(tmp_path / "out", job),
     ):
         pass
     with opened(tmp_path / "new", job):
         pass
     (tmp_path / "new" / "00000001-0123456789ab.jsonl").write_text("")
-    with pytest.raises(ExportError, match="which is of another job"), opened(tmp_path / "new", job):
+    with refused(ExportError, "another", "job"), opened(tmp_path / "new", job):
         pass
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / MANIFEST)
-    with pytest.raises(ExportError, match="must be a regular file"), opened(tmp_path / "pipe", job):
+    with refused(ExportError, "regular", "file"), opened(tmp_path / "pipe", job):
         pass
 
 
@@ -193,24 +194,24 @@ GOOD = b'{"text": "the cat"}\n'
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (GOOD + b"{", ArgumentError, "in.jsonl, row 1: must be JSON"),
-        (GOOD + b"\n" + GOOD, ArgumentError, "row 1: must be JSON"),
-        (GOOD + b'"the cat"', ArgumentError, "row 1: must be an object with 'text', got 'the cat'"),
-        (b'{"texts": "a"}', ArgumentError, "row 0: must be an object with 'text'"),
-        (b'{"text": 7}', ArgumentError, "row 0: 'text' must be a text and not blank, got 7"),
-        (b'{"text": null}', ArgumentError, "got None"),
-        (b'{"text": " \\t"}', ArgumentError, "not blank"),
-        (b'{"text": "\\ud800"}', ArgumentError, "row 0: 'text' has half a character"),
-        (b'{"text": "a", "text": "b"}', ArgumentError, "'text' stands twice"),
-        (b'{"text": "\xff"}', ArgumentError, "must be JSON in UTF-8"),
-        (b'{"text": "a", "x": 1e999}', ArgumentError, "must be finite"),
+        (GOOD + b"{", ArgumentError, "in.jsonl row 1 JSON"),
+        (GOOD + b"\n" + GOOD, ArgumentError, "row 1 JSON"),
+        (GOOD + b'"the cat"', ArgumentError, "row 1 object 'text' 'the"),
+        (b'{"texts": "a"}', ArgumentError, "row 0 object 'text'"),
+        (b'{"text": 7}', ArgumentError, "row 0 'text' blank 7"),
+        (b'{"text": null}', ArgumentError, "row 0 None"),
+        (b'{"text": " \\t"}', ArgumentError, "row 0 blank"),
+        (b'{"text": "\\ud800"}', ArgumentError, "row 0 'text' half character"),
+        (b'{"text": "a", "text": "b"}', ArgumentError, "'text' twice"),
+        (b'{"text": "\xff"}', ArgumentError, "JSON UTF-8"),
+        (b'{"text": "a", "x": 1e999}', ArgumentError, "finite"),
         (b'{"text": "a", "x": ' + b"[" * 10**5, ArgumentError, "nested"),
-        (GOOD + b'{"text": "' + b"a" * LINE + b'"}', LimitError, "row 1: a line may have 1048576 bytes"),
+        (GOOD + b'{"text": "' + b"a" * LINE + b'"}', LimitError, "row 1 1048576 bytes"),
     ],
 )
 def test_hostile_rows_are_refused(tmp_path: Path, data: bytes, error: type[TfmError], message: str):
     (tmp_path / "in.jsonl").write_bytes(data)
-    with pytest.raises(error, match=message):
+    with refused(error, *message.split()):
         list(texts(tmp_path / "in.jsonl", "text"))
 
 
@@ -258,8 +259,8 @@ def test_parquet_is_refused_in_one_line(tmp_path: Path, monkeypatch, names, fail
 
 def test_other_files_are_refused(job: Job, tmp_path: Path):
     (tmp_path / "in.csv").write_text("text\na\n")
-    with pytest.raises(ArgumentError, match=r"must be named .jsonl or .parquet, got 'in.csv'"):
+    with refused(ArgumentError, ".jsonl", ".parquet", "'in.csv'"):
         next(texts(tmp_path / "in.csv", "text"))
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(CheckpointError, match="must be a regular file"):
+    with refused(CheckpointError, "regular", "file"):
         _ = changed(job, file=tmp_path / "pipe.jsonl").manifest

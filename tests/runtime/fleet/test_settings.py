@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.errors import ArgumentError
 from tfm.runtime.fleet.settings import Settings
 
@@ -24,14 +25,14 @@ def test_arguments_win_over_the_environment():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "give a bundle: bundle=PATH, or TFM_FLEET_BUNDLE"),
-        ({"bundle": "/m", "replicas": 2}, "there is no setting 'replicas', there are bundle"),
-        ({"bundle": "/m", "slots": "many"}, "slots must be a whole number, got 'many'"),
-        ({"bundle": "/m", "slots": "0"}, "slots must be at least 1, got 0"),
-        ({"bundle": "/m", "min_replicas": 2}, "min_replicas may be max_replicas at most, got 2 and 1"),
-        ({"bundle": "/m/x,/n/x"}, "two have one name"),
+        ({}, "bundle=PATH TFM_FLEET_BUNDLE"),
+        ({"bundle": "/m", "replicas": 2}, "setting 'replicas' bundle"),
+        ({"bundle": "/m", "slots": "many"}, "slots 'many'"),
+        ({"bundle": "/m", "slots": "0"}, "slots 1 0"),
+        ({"bundle": "/m", "min_replicas": 2}, "min_replicas max_replicas 2 1"),
+        ({"bundle": "/m/x,/n/x"}, "two name"),
     ],
 )
 def test_other_settings_are_refused(given: dict[str, object], message: str):
-    with pytest.raises(ArgumentError, match=message):
+    with refused(ArgumentError, *message.split()):
         _ = Settings.read(given, {}).bundles

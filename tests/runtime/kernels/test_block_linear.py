@@ -13,6 +13,7 @@ import pytest
 from helpers import kernels, onnx_nodes
 from helpers.kernel_cases import VALUES, Case, normal, table
 from helpers.kernels import Kernels, Packed, bits_of, gather, linear, pack, swiglu
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -279,25 +280,25 @@ def test_an_unknown_instruction_set_is_not_used(library: Any):
 
 F = np.float32
 WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
-    "a scalar": ({"x": np.ones((), F)}, {}, r"x must be \[.., K\]"),
-    "other K": ({"x": np.ones((2, 39), F)}, {}, r"x must be \[.., K\]"),
-    "rank 9": ({"x": np.ones((1,) * 8 + (40,), F)}, {}, "rank must be at most 8"),
+    "a scalar": ({"x": np.ones((), F)}, {}, "x [.., K]"),
+    "other K": ({"x": np.ones((2, 39), F)}, {}, "x [.., K]"),
+    "rank 9": ({"x": np.ones((1,) * 8 + (40,), F)}, {}, "rank 8"),
     "few codes": (
         {"codes": np.ones((2, 11, 16, 4), np.uint8)},
         {},
-        r"codes must be \[tiles, K \* bits / 32, 16, 4\]",
+        "codes [tiles, 16, 4]",
     ),
-    "many codes": ({"codes": np.ones((2, 13, 16, 4), np.uint8)}, {}, "codes must be"),
-    "scales": ({"scales": np.ones((2, 2, 16), F)}, {}, r"scales must be \[tiles, blocks, 16\]"),
-    "zeros": ({"zeros": np.ones((1, 3, 16), np.uint8)}, {}, r"zeros must be \[tiles, blocks, 16\]"),
-    "minima": ({"minima": np.ones((2, 4, 16), F)}, {}, r"minima must be \[tiles, blocks, 16\]"),
-    "bias": ({"bias": np.ones(18, F)}, {}, r"bias must be \[N\]"),
-    "block": ({}, {"block_size": 8}, "block_size must be 16, 32, 64 or 128"),
-    "bits": ({}, {"bits": 2}, "bits must be 4 or 8"),
-    "no outputs": ({}, {"N": 0}, r"N and K must be 1 to 2\^28"),
-    "many outputs": ({}, {"N": 2**28 + 1}, r"N and K must be 1 to 2\^28"),
-    "negative K": ({}, {"K": -1}, r"N and K must be 1 to 2\^28"),
-    "more tiles": ({}, {"N": 33}, "codes must be"),
+    "many codes": ({"codes": np.ones((2, 13, 16, 4), np.uint8)}, {}, "codes"),
+    "scales": ({"scales": np.ones((2, 2, 16), F)}, {}, "scales [tiles, blocks, 16]"),
+    "zeros": ({"zeros": np.ones((1, 3, 16), np.uint8)}, {}, "zeros [tiles, blocks, 16]"),
+    "minima": ({"minima": np.ones((2, 4, 16), F)}, {}, "minima [tiles, blocks, 16]"),
+    "bias": ({"bias": np.ones(18, F)}, {}, "bias [N]"),
+    "block": ({}, {"block_size": 8}, "block_size 16 32 64 128"),
+    "bits": ({}, {"bits": 2}, "bits 4 8"),
+    "no outputs": ({}, {"N": 0}, "N K 1 2^28"),
+    "many outputs": ({}, {"N": 2**28 + 1}, "N K 1 2^28"),
+    "negative K": ({}, {"K": -1}, "N K 1 2^28"),
+    "more tiles": ({}, {"N": 33}, "codes"),
 }
 
 
@@ -309,7 +310,7 @@ def test_wrong_shapes_are_errors(kernels_library: Path, case: str):
     w = pack(table(np.random.default_rng(0), 19, 40, bits=8, block=16, zero=True, minimum=True))
     operator = Operator(kernels_library, w)
     assert operator.linear(right).shape == (2, 19)
-    with pytest.raises(Exception, match=message) as error:
+    with refused(Exception, *message.split()) as error:
         operator.linear({**right, **arrays}, **attributes)
     assert "\n" not in str(error.value)
 
@@ -328,7 +329,7 @@ def test_the_operator_with_gates(kernels_library: Path, sets: dict[str, Kernels]
     got = operator.linear({"x": case.x.reshape(2, 3, 40), "bias": case.bias}, "BlockSwiGLU")
     assert np.array_equal(got, swiglu(next(iter(sets.values())), case.expected()).reshape(2, 3, 32))
     odd = Operator(kernels_library, pack(table(rng, 48, 40, bits=8, block=16, zero=True)))
-    with pytest.raises(Exception, match="N must be a multiple of 32 where half of it are gates"):
+    with refused(Exception, "N", "32", "gates"):
         odd.linear({"x": case.x}, "BlockSwiGLU")
 
 
@@ -337,5 +338,5 @@ def test_an_operator_refuses_ids_that_are_no_rows(
     kernels_library: Path, sets: dict[str, Kernels], wrong: int
 ):
     w = pack(table(np.random.default_rng(0), 19, 40, bits=4, block=16, zero=True))
-    with pytest.raises(Exception, match="ids must be rows of the table"):
+    with refused(Exception, "ids", "rows", "table"):
         Operator(kernels_library, w).gather(np.array([[0, wrong]]))

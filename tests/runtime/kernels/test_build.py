@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.errors import ExportError
 from tfm.runtime.kernels import compilers, library
 from tfm.runtime.kernels.build import build
@@ -157,14 +158,14 @@ def test_a_failure_is_remembered_until_something_changes(compiler, tmp_path, doe
 
 def test_what_a_process_cannot_load_is_no_library(compiler):
     compiler(WRITES)
-    with pytest.raises(ExportError, match="fake 1: the library can't be loaded: "):
+    with refused(ExportError, "fake", "1", "library", "loaded"):
         build()
     assert not (library.cached_folder(library.key(HERE)) / HERE.file).exists()
 
 
 def test_a_compiler_that_takes_too_long_is_ended(compiler):
     compiler("sleep 600")
-    with pytest.raises(ExportError, match="fake 1: it took too long"):
+    with refused(ExportError, "fake", "1", "long"):
         build(limit_s=0.2)
 
 
@@ -215,7 +216,7 @@ def test_the_next_compiler_is_tried(compiler, monkeypatch, tmp_path):
 
 def test_without_a_compiler_the_message_names_the_extra(compiler, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ExportError, match=r"no C\+\+ compiler was found: .*pip install 'tfm-cli\[kernels\]'"):
+    with refused(ExportError, "C++", "'tfm-cli[kernels]'"):
         build()
     assert library.find() == NOT_BUILT
 
@@ -227,7 +228,7 @@ def test_for_another_platform_ziglang_alone_compiles(monkeypatch):
     monkeypatch.setattr(compilers, "_version", lambda command: "zig")
     [zig] = available(OTHER)
     assert zig.command[-6:] == ("ziglang", "cc", "-x", "c++", "-target", OTHER.zig)
-    with pytest.raises(ExportError, match="kernels aren't written for Linux riscv64"):
+    with refused(ExportError, "Linux", "riscv64"):
         build(platform=Platform("Linux", "riscv64"))
 
 
@@ -257,7 +258,7 @@ def test_a_compiler_that_cannot_name_its_version_is_none(compiler, monkeypatch, 
 def test_a_cache_that_cannot_be_written_is_an_error(compiler, monkeypatch):
     compiler(WRITES)
     monkeypatch.setenv("TFM_CACHE", "/proc/nowhere")
-    with pytest.raises(ExportError, match="the cache /proc/nowhere must be writable"):
+    with refused(ExportError, "/proc/nowhere", "writable"):
         build()
 
 

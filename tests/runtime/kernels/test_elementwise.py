@@ -20,6 +20,7 @@ from helpers.kernels import (
     pool_of,
     swiglu,
 )
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
@@ -169,14 +170,14 @@ def test_the_operators_of_norms(kernels_library: Path, instruction_sets: list[Ke
         assert np.array_equal(total.reshape(6, 20), a.reshape(6, 20) + b.reshape(6, 20))
         assert np.array_equal(normed.reshape(6, 20), expected[1])
         assert np.array_equal(alone, normed)
-    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
-    for operator, arrays in (
-        ("RMSNorm", {"x": a, "w": weight[:19]}),
-        ("AddRMSNorm", {"a": a, "b": b[:1], "w": weight}),
-        ("LayerNorm", {"x": a, "w": weight, "bias": bias[:19]}),
-        ("AddLayerNorm", {"a": a, "b": b, "w": weight, "bias": bias[:19]}),
+    error = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    for operator, arrays, named in (
+        ("RMSNorm", {"x": a, "w": weight[:19]}, "weight"),
+        ("AddRMSNorm", {"a": a, "b": b[:1], "w": weight}, "shape"),
+        ("LayerNorm", {"x": a, "w": weight, "bias": bias[:19]}, "weight"),
+        ("AddLayerNorm", {"a": a, "b": b, "w": weight, "bias": bias[:19]}, "weight"),
     ):
-        with pytest.raises(refused, match=r"weight must be|a and b one shape"):
+        with refused(error, named):
             run_norm(kernels_library, operator, arrays, ["s", "y"] if "Add" in operator else ["y"])
 
 

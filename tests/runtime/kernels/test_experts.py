@@ -12,6 +12,7 @@ from helpers import onnx_nodes
 from helpers.expert_kernel import ExpertCase, experts, random_expert_case
 from helpers.kernel_cases import Case, table
 from helpers.kernels import Kernels, bits_of, in_order, in_threads
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -84,26 +85,26 @@ def example() -> ExpertCase:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "other K": ({"x": np.ones((3, 39), F)}, r"x must be \[M, K\] or \[M, I, K\]"),
-    "other rows": ({"x": np.ones((2, 40), F)}, r"x must be \[M, K\] or \[M, I, K\]"),
-    "few choices": ({"x": np.ones((3, 1, 40), F)}, r"x must be \[M, K\] or \[M, I, K\]"),
-    "no choices": ({"index": np.ones(3, np.int64)}, r"index must be \[M, I\]"),
-    "shares": ({"shares": np.ones((3, 3), F)}, r"shares must be \[M, I\]"),
-    "an expert before": ({"index": np.array([[0, 1], [1, 0], [0, -1]])}, "index must name experts"),
-    "an expert behind": ({"index": np.array([[0, 1], [2, 0], [0, 0]])}, "index must name experts"),
-    "few codes": ({"codes1": np.ones((2, 11, 16, 4), np.uint8)}, "codes must be"),
-    "codes of another type": ({"codes1": np.ones((2, 12, 16, 4), np.int8)}, "codes must be uint8"),
-    "few scales": ({"scales1": np.ones((2, 2, 16), F)}, "scales must be"),
-    "scales of another type": ({"scales1": np.ones((2, 3, 16), np.float64)}, "float32 or float16"),
-    "zeros of another type": ({"zeros0": np.ones((2, 3, 16), np.int8)}, "zeros must be uint8"),
-    "few zeros": ({"zeros0": np.ones((2, 2, 16), np.uint8)}, "zeros must be"),
-    "minima in half": ({"minima1": np.ones((2, 3, 16), np.float16)}, "minima must be of the type of scales"),
-    "few minima": ({"minima1": np.ones((2, 2, 16), F)}, "minima must be"),
-    "a short bias": ({"bias0": np.ones(18, F)}, r"a bias must be float32 \[N\]"),
-    "a bias in half": ({"bias0": np.ones(19, np.float16)}, r"a bias must be float32 \[N\]"),
-    "inputs that are left": ({"biases": 0, "zeros": 0}, "each expert must have its matrix"),
-    "a bias too few": ({"bias1": None}, "each expert must have its matrix"),
-    "other N": ({"N": 33}, r"a bias must be float32 \[N\]"),
+    "other K": ({"x": np.ones((3, 39), F)}, "x [M, K] I,"),
+    "other rows": ({"x": np.ones((2, 40), F)}, "x [M, K] I,"),
+    "few choices": ({"x": np.ones((3, 1, 40), F)}, "x [M, K] I,"),
+    "no choices": ({"index": np.ones(3, np.int64)}, "index [M, I]"),
+    "shares": ({"shares": np.ones((3, 3), F)}, "shares [M, I]"),
+    "an expert before": ({"index": np.array([[0, 1], [1, 0], [0, -1]])}, "index experts"),
+    "an expert behind": ({"index": np.array([[0, 1], [2, 0], [0, 0]])}, "index experts"),
+    "few codes": ({"codes1": np.ones((2, 11, 16, 4), np.uint8)}, "codes"),
+    "codes of another type": ({"codes1": np.ones((2, 12, 16, 4), np.int8)}, "codes uint8"),
+    "few scales": ({"scales1": np.ones((2, 2, 16), F)}, "scales"),
+    "scales of another type": ({"scales1": np.ones((2, 3, 16), np.float64)}, "float32 float16"),
+    "zeros of another type": ({"zeros0": np.ones((2, 3, 16), np.int8)}, "zeros uint8"),
+    "few zeros": ({"zeros0": np.ones((2, 2, 16), np.uint8)}, "zeros"),
+    "minima in half": ({"minima1": np.ones((2, 3, 16), np.float16)}, "minima type scales"),
+    "few minima": ({"minima1": np.ones((2, 2, 16), F)}, "minima"),
+    "a short bias": ({"bias0": np.ones(18, F)}, "bias float32 [N]"),
+    "a bias in half": ({"bias0": np.ones(19, np.float16)}, "bias float32 [N]"),
+    "inputs that are left": ({"biases": 0, "zeros": 0}, "expert matrix"),
+    "a bias too few": ({"bias1": None}, "expert matrix"),
+    "other N": ({"N": 33}, "bias float32 [N]"),
 }
 
 
@@ -112,6 +113,6 @@ def test_wrong_inputs_are_errors(kernels_library: Path, name: str):
     """One line that says what must hold, whatever a file claims."""
     changed, message = WRONG[name]
     assert run(kernels_library, example()).shape == (3, 19)
-    with pytest.raises(Exception, match=message) as error:
+    with refused(Exception, *message.split()) as error:
         run(kernels_library, example(), **changed)
     assert "\n" not in str(error.value)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from helpers import onnx_nodes
 from helpers.kernels import GUARD, Kernels, Runner, bits_of, guarded, in_order, in_threads, pool_of
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
@@ -308,23 +309,23 @@ def test_the_operators_of_recurrences(kernels_library: Path, instruction_sets: l
     assert np.array_equal(y, expected[..., 0])
     assert np.array_equal(after, state[..., 0])
     errors = onnxruntime.capi.onnxruntime_pybind11_state
-    refused = (errors.InvalidArgument, errors.RuntimeException)  # by a run, by making a session
+    kinds = (errors.InvalidArgument, errors.RuntimeException)  # by a run, by making a session
     convolution = {n: getattr(one, n) for n in ("x", "tail", "kernel", "past", "lengths", "bias")}
     for operator, arrays, changed, attributes, match in (
-        ("CausalConv", convolution, {"lengths": np.array([6, 2])}, {"silu": 1}, "lengths must be 0 to T"),
+        ("CausalConv", convolution, {"lengths": np.array([6, 2])}, {"silu": 1}, "lengths 0 T"),
         ("CausalConv", convolution, {"tail": tail[:, 1:]}, {"silu": 1}, "tail"),
         ("CausalConv", convolution, {"kernel": kernel[:, 1:]}, {"silu": 1}, "kernel"),
-        ("CausalConv", convolution, {"past": np.array([1])}, {"silu": 1}, "past and lengths"),
+        ("CausalConv", convolution, {"past": np.array([1])}, {"silu": 1}, "past lengths"),
         ("CausalConv", convolution, {"bias": kernel[0, 1:]}, {"silu": 1}, "bias"),
-        ("LinearAttention", inputs, {}, sizes | {"key_heads": 3}, "key_heads must divide"),
-        ("LinearAttention", inputs, {}, sizes | {"v_at": 65}, "q, k and v"),
-        ("LinearAttention", inputs, {}, sizes | {"q_at": -1}, "must be 0 to"),
-        ("LinearAttention", inputs, {}, sizes | {"v_at": 2**63 - 8}, "must be 0 to"),
-        ("LinearAttention", inputs, {}, sizes | {"key_heads": 2**62}, "key_heads must be 1 to"),
-        ("LinearAttention", inputs, {"step": made.step[:, 1:]}, sizes, "step and beta"),
+        ("LinearAttention", inputs, {}, sizes | {"key_heads": 3}, "key_heads divide"),
+        ("LinearAttention", inputs, {}, sizes | {"v_at": 65}, "q, k v"),
+        ("LinearAttention", inputs, {}, sizes | {"q_at": -1}, "0"),
+        ("LinearAttention", inputs, {}, sizes | {"v_at": 2**63 - 8}, "0"),
+        ("LinearAttention", inputs, {}, sizes | {"key_heads": 2**62}, "key_heads 1"),
+        ("LinearAttention", inputs, {"step": made.step[:, 1:]}, sizes, "step beta"),
         ("LinearAttention", inputs, {"a_log": made.a_log[1:]}, sizes, "a_log"),
         ("LinearAttention", inputs, {"past": np.array([1])}, sizes, "past"),
         ("LinearAttention", inputs, {"state": made.state[:1]}, sizes, "state"),
     ):
-        with pytest.raises(refused, match=match):
+        with refused(kinds, *match.split()):
             run_node(kernels_library, operator, arrays | changed, **attributes)

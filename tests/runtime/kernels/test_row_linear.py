@@ -12,6 +12,7 @@ import pytest
 from helpers import onnx_nodes
 from helpers.kernel_cases import normal
 from helpers.kernels import Kernels, bits_of, in_order, in_threads
+from helpers.refused import refused
 from helpers.row_kernel import RowCase, gelu, matrix, random_row_case, row_linear, tiled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -215,20 +216,20 @@ def test_operators_take_any_rank(
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "a scalar": ({"x": np.ones((), F)}, r"x must be \[.., K\]"),
-    "other K": ({"x": np.ones((2, 39), F)}, r"x must be \[.., K\]"),
+    "a scalar": ({"x": np.ones((), F)}, "x [.., K]"),
+    "other K": ({"x": np.ones((2, 39), F)}, "x [.., K]"),
     "few codes": (
         {"codes": np.ones((2, 11, 16, 4), np.uint8)},
-        r"codes must be \[tiles, inputs / 4, 16, 4\]",
+        "codes [tiles, inputs 16, 4]",
     ),
-    "few tiles": ({"codes": np.ones((1, 12, 16, 4), np.uint8)}, r"codes must be"),
-    "scales": ({"scales": np.ones((2, 15), F)}, r"scales must be \[tiles, 16\]"),
-    "factors": ({"factors": np.ones(39, F)}, r"factors must be \[K\]"),
-    "bias": ({"bias": np.ones(18, F)}, r"bias must be \[N\]"),
-    "no inputs": ({"K": 0}, r"K must be 1 to 2\^16"),
-    "many inputs": ({"K": 2**16 + 1}, r"K must be 1 to 2\^16"),
-    "no outputs": ({"N": 0}, r"N 1 to 2\^28"),
-    "many outputs": ({"N": 2**28 + 1}, r"N 1 to 2\^28"),
+    "few tiles": ({"codes": np.ones((1, 12, 16, 4), np.uint8)}, "codes"),
+    "scales": ({"scales": np.ones((2, 15), F)}, "scales [tiles, 16]"),
+    "factors": ({"factors": np.ones(39, F)}, "factors [K]"),
+    "bias": ({"bias": np.ones(18, F)}, "bias [N]"),
+    "no inputs": ({"K": 0}, "K 1 2^16"),
+    "many inputs": ({"K": 2**16 + 1}, "K 1 2^16"),
+    "no outputs": ({"N": 0}, "N 1 2^28"),
+    "many outputs": ({"N": 2**28 + 1}, "N 1 2^28"),
 }
 
 
@@ -238,6 +239,6 @@ def test_wrong_shapes_are_errors(kernels_library: Path, name: str):
     changed, message = WRONG[name]
     case = example(2)
     assert operator(kernels_library, case, {}, (2,)).shape == (2, 19)
-    with pytest.raises(Exception, match=message) as error:
+    with refused(Exception, *message.split()) as error:
         operator(kernels_library, case, changed, (2,))
     assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ import pytest
 from helpers import onnx_nodes
 from helpers.attention_kernel import Call, TextCall, run, run_text
 from helpers.kernels import Kernels, bits_of, in_threads
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
@@ -115,20 +116,20 @@ def test_the_operator_has_the_same_bits(kernels_library: Path, instruction_sets:
 
 F = np.float32
 WRONG: dict[str, tuple[dict[str, Array], dict[str, Any], str]] = {
-    "rank": ({"q": np.ones((2, 65), F)}, {}, "q must have 3 axes"),
+    "rank": ({"q": np.ones((2, 65), F)}, {}, "q 3 axes"),
     "width": ({"q": np.ones((2, 65, 71), F)}, {}, "q must be"),
-    "few keys": ({"k": np.ones((2, 64, 72), F)}, {}, "k and v must have the shape of q"),
-    "few values": ({"v": np.ones((2, 65, 71), F)}, {}, "k and v must have the shape of q"),
-    "lengths": ({"lengths": np.ones(3, np.int32)}, {}, r"lengths must be \[B\]"),
-    "a long text": ({"lengths": np.array([1, 66], np.int32)}, {}, "lengths must be 0 to T"),
-    "a negative length": ({"lengths": np.array([1, -1], np.int32)}, {}, "lengths must be 0 to T"),
-    "odd heads": ({}, {"num_heads": 6}, "D a multiple of 8"),
-    "no heads": ({}, {"num_heads": 0}, r"num_heads must be 1 to 2\^20"),
+    "few keys": ({"k": np.ones((2, 64, 72), F)}, {}, "k v shape q"),
+    "few values": ({"v": np.ones((2, 65, 71), F)}, {}, "k v shape q"),
+    "lengths": ({"lengths": np.ones(3, np.int32)}, {}, "lengths [B]"),
+    "a long text": ({"lengths": np.array([1, 66], np.int32)}, {}, "lengths 0 T"),
+    "a negative length": ({"lengths": np.array([1, -1], np.int32)}, {}, "lengths 0 T"),
+    "odd heads": ({}, {"num_heads": 6}, "D 8"),
+    "no heads": ({}, {"num_heads": 0}, "num_heads 1 2^20"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_operator_refuses_other_shapes(kernels_library: Path, name: str):
     changed, attributes, message = WRONG[name]
-    with pytest.raises(Exception, match=message):
+    with refused(Exception, *message.split()):
         operator(kernels_library, example(joined=False), changed, **attributes)

@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 from helpers import kept_blocks, tiny_models
 from helpers.kernels import available, load
+from helpers.refused import pattern, refused
 from helpers.text_strategies import byte_tokenizer
 from tfm import runtime
 from tfm.cli.main import main
@@ -362,7 +363,7 @@ def test_an_instruction_set_by_name(bundles, kernels_on: Path, monkeypatch: pyte
     assert all(np.array_equal(one, made[0]) for one in made)
     monkeypatch.setenv("TFM_KERNELS", "avx2")
     monkeypatch.setattr(kernel_path, "find", lambda *_: Unavailable("this processor lacks avx2"))
-    with pytest.raises(DeviceError, match="TFM_KERNELS=avx2 can't be used: this processor lacks avx2"):
+    with refused(DeviceError, "TFM_KERNELS=avx2", "processor", "avx2"):
         runtime.load(path)
 
 
@@ -372,17 +373,17 @@ def test_an_instruction_set_by_name(bundles, kernels_on: Path, monkeypatch: pyte
         (
             'extern "C" { bool tfm_use(const char *) { return true; } bool tfm_has_api() { return false; }'
             " void *RegisterCustomOps(void *, void *) { return nullptr; } }",
-            f"ONNX Runtime {onnxruntime.__version__} lacks version 17 of its C interface",
+            f"{onnxruntime.__version__} 17",
         ),
         (
             'extern "C" { bool tfm_use(const char *) { return true; } bool tfm_has_api() { return true; } }',
-            "the kernels can't be registered: ONNX Runtime .* says .*RegisterCustomOps",
+            "RegisterCustomOps",
         ),
         (
             'extern "C" { bool tfm_use(const char *) { return false; } bool tfm_has_api() { return true; } }',
-            "the library of kernels has no avx2 here",
+            "library avx2",
         ),
-        ("int nothing;", "the library of kernels can't be loaded: .*tfm_use"),
+        ("int nothing;", "library tfm_use"),
     ],
 )
 def test_operators_that_onnx_runtime_refuses_are_its_own(
@@ -394,10 +395,10 @@ def test_operators_that_onnx_runtime_refuses_are_its_own(
     subprocess.run(command, cwd=tmp_path, check=True)
     path = bundles("biases, odd sizes", "int8")
     monkeypatch.setattr(kernel_path, "find", lambda *_: Library(tmp_path / "a.so", "avx2"))
-    assert re.match(says, str(kernel_path.choose(open_bundle(path))))
+    assert re.search(pattern(*says.split()), str(kernel_path.choose(open_bundle(path))))
     assert runtime.load(path).engine.path == "ONNX Runtime"
     monkeypatch.setenv("TFM_KERNELS", "avx2")
-    with pytest.raises(DeviceError, match=f"TFM_KERNELS=avx2 can't be used: {says}"):
+    with refused(DeviceError, "TFM_KERNELS=avx2", *says.split()):
         runtime.load(path)
 
 
@@ -452,7 +453,7 @@ def test_a_cache_without_room_is_a_reason(bundles, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "file"))
     assert "can't hold their weights" in str(kernel_path.choose(bundle))
     monkeypatch.setenv("TFM_KERNELS", library.instruction_set)
-    with pytest.raises(DeviceError, match=r"can't be used: the cache .* can't hold their weights"):
+    with refused(DeviceError, "cache", "weights"):
         kernel_path.choose(bundle)
 
 
@@ -475,7 +476,7 @@ def test_bundles_without_kernels_say_why(bundles, tmp_path: Path, monkeypatch: p
     assert not verify(tmp_path / "old").failed
     # Who names an instruction set gets it or an error; where there is none for anyone, nothing is asked.
     monkeypatch.setenv("TFM_KERNELS", "avx2")
-    with pytest.raises(DeviceError, match=r"TFM_KERNELS=avx2 can't be used: an older tfm wrote the bundle"):
+    with refused(DeviceError, "TFM_KERNELS=avx2", "older", "bundle"):
         kernel_path.choose(bundle)
     assert kernel_path.choose(open_bundle(tmp_path / "fp32")) == reason
 
@@ -530,7 +531,7 @@ def test_a_cache_is_float16_unless_numbers_are_large(tmp_path: Path, monkeypatch
     model = runtime.load(tmp_path / "half")
     buffers = flat(model.start().take().layers)
     assert {buffer.dtype for buffer in buffers} == {np.dtype(np.float16)}
-    with pytest.raises(NumericError, match=r"a key or value doesn't fit the cache, .* TFM_KERNELS=0 takes"):
+    with refused(NumericError, "key", "value", "cache", "TFM_KERNELS=0"):
         model.step(np.array([[1, 2, 3]]), model.start())
 
 
@@ -549,7 +550,7 @@ def test_a_refused_draft_that_does_not_fit_the_cache_changes_nothing(
     monkeypatch.setattr(bundle_writer, "SAFE_IN_FLOAT16", np.inf)
     export(open_checkpoint(tmp_path / "model"), tmp_path / "half", quant="int8", verify=False)
     model = runtime.load(tmp_path / "half")
-    with pytest.raises(NumericError, match="doesn't fit the cache"):
+    with refused(NumericError, "key", "value", "cache"):
         model.step(np.array([[1, unfit]]), model.start())
     proposed: list[list[int]] = []
 
@@ -609,7 +610,7 @@ def test_a_hostile_graph_is_refused(bundles, change: str) -> None:
         path.write_bytes(model.SerializeToString())
         chosen = kernel_path.choose(bundle)
         assert isinstance(chosen, KernelPath)
-        with pytest.raises(BundleError, match="isn't a graph that an export writes"):
+        with refused(BundleError, "graph", "export"):
             OrtEngine(bundle, threads=1, kernels=chosen)
     finally:
         path.write_bytes(sound)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from helpers.modules import cycle, cycling
+from helpers.refused import refused
 from tfm import runtime
 from tfm.export.bundle_writer import export
 from tfm.export.layouts.convert import convert
@@ -176,7 +177,7 @@ def test_what_has_no_module_says_so(bundles: Callable[..., Path], tmp_path: Path
     """A bundle without one, another model's drafter, targets and layouts that have no place for it."""
     model = runtime.load(bundles("attention"))
     other = runtime.load(bundles("cycling"))
-    with pytest.raises(LimitError, match="drafts for its own model"):
+    with refused(LimitError, "drafts", "own", "model"):
         other.generate_ids([1, 2], draft=model.mtp_drafter(), max_new_tokens=3)
     config, weights = CONFIGS["attention"]()
     save_checkpoint(tmp_path / "m", config, weights)
@@ -187,12 +188,12 @@ def test_what_has_no_module_says_so(bundles: Callable[..., Path], tmp_path: Path
     assert set(parameter_shapes(config)) - set(parameter_shapes(plain.config)) == {
         name for name in parameter_shapes(config) if name.startswith("mtp.")
     }
-    with pytest.raises(ConfigError, match="no module that predicts further tokens"):
+    with refused(ConfigError, "module", "predicts"):
         Model(NumpyEngine(plain.config, plain.params), plain).mtp_drafter()
     module = open_checkpoint(tmp_path / "m", mtp=True)
-    with pytest.raises(ExportError, match="never tried on a GPU"):
+    with refused(ExportError, "GPU"):
         export(module, tmp_path / "c", target="ort-cuda", quant="int8")
-    with pytest.raises(ExportError, match="takes scales from a text"):
+    with refused(ExportError, "scales", "text"):
         export(module, tmp_path / "c", kv="int8")
-    with pytest.raises(ExportError, match="can't be written for genai"):
+    with refused(ExportError, "genai"):
         convert(bundles("attention"), tmp_path / "d", "genai")

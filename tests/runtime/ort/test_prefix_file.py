@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from tfm import runtime
 from tfm.export.bundle_writer import export
@@ -96,7 +97,7 @@ def test_on_kernels_any_prompt_that_begins_alike_has_its_own_text(
         assert str(other) == str(model.generate("Something else", max_new_tokens=4))
     monkeypatch.setattr(kernel_path, "find", find)
     monkeypatch.setenv("TFM_KERNELS", "0")
-    with pytest.raises(ArgumentError, match=r"was computed by 'kernels .*, and ONNX Runtime computes here"):
+    with refused(ArgumentError, "'kernels", "ONNX", "Runtime"):
         text(runtime.load(path), SHARED, prefix=file)
 
 
@@ -112,15 +113,15 @@ def test_what_has_no_such_cache_says_so(bundle, tmp_path: Path) -> None:
     model = runtime.load(bundle("whole"))
     assert text(model, "a", prefix=tmp_path / "none") == text(model, "a")
     assert not (tmp_path / "none").exists()  # a single token is read in any case
-    with pytest.raises(ExportError, match="can't be written: No such file"):
+    with refused(ExportError, "written", "file"):
         text(model, SHARED, prefix=tmp_path / "nowhere" / "prefix")
-    with pytest.raises(LimitError, match="a prefix in a file is for a decoder"):
+    with refused(LimitError, "prefix", "file", "decoder"):
         prefix_cache(model, Prompt([1, 2], [3]), tmp_path / "none")
     shutil.copytree(bundle("whole"), tmp_path / "other")
     text(model, SHARED, prefix=tmp_path / "prefix")
     manifest = tmp_path / "other" / "tfm.json"
     manifest.write_text(manifest.read_text().replace('"tfm": "', '"tfm": "x'))
-    with pytest.raises(ArgumentError, match="was written with another bundle: name another file"):
+    with refused(ArgumentError, "another", "bundle"):
         text(runtime.load(tmp_path / "other"), SHARED, prefix=tmp_path / "prefix")
 
 
@@ -136,25 +137,25 @@ def with_header(data: bytes, **changes: object) -> bytes:
 
 
 HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda d: b"", "isn't a prefix"),
-    "short": (lambda d: d[:30], "isn't a prefix"),
-    "other": (lambda d: b"GGUF" + d[4:], "isn't a prefix"),
-    "huge header": (lambda d: d[:8] + b"\xff" * 4 + d[12:], "isn't a prefix"),
-    "long header": (lambda d: d[:8] + b"\xff\xff\xff\x00" + d[12:], "isn't a prefix"),
-    "no JSON": (lambda d: d[:12] + b"[" + d[13:], "must be JSON"),
+    "empty": (lambda d: b"", "prefix"),
+    "short": (lambda d: d[:30], "prefix"),
+    "other": (lambda d: b"GGUF" + d[4:], "prefix"),
+    "huge header": (lambda d: d[:8] + b"\xff" * 4 + d[12:], "prefix"),
+    "long header": (lambda d: d[:8] + b"\xff\xff\xff\x00" + d[12:], "prefix"),
+    "no JSON": (lambda d: d[:12] + b"[" + d[13:], "JSON"),
     "cut": (lambda d: d[:-1], "need"),
     "padded": (lambda d: d + b"\0", "need"),
-    "changed": (lambda d: d[:-40] + bytes([d[-40] ^ 1]) + d[-39:], "is damaged"),
-    "one field more": (lambda d: with_header(d, more=1), "its header must hold"),
-    "ids": (lambda d: with_header(d, tokens=[256]), "tokens must be"),
-    "bools": (lambda d: with_header(d, tokens=[True]), "tokens must be"),
-    "no tokens": (lambda d: with_header(d, tokens=[]), "tokens must be"),
-    "many tokens": (lambda d: with_header(d, tokens=[1] * 10**6), "tokens must be"),
+    "changed": (lambda d: d[:-40] + bytes([d[-40] ^ 1]) + d[-39:], "damaged"),
+    "one field more": (lambda d: with_header(d, more=1), "header"),
+    "ids": (lambda d: with_header(d, tokens=[256]), "tokens"),
+    "bools": (lambda d: with_header(d, tokens=[True]), "tokens"),
+    "no tokens": (lambda d: with_header(d, tokens=[]), "tokens"),
+    "many tokens": (lambda d: with_header(d, tokens=[1] * 10**6), "tokens"),
     "more tokens": (lambda d: with_header(d, tokens=[1] * 399), "need|has no room"),
-    "windows": (lambda d: with_header(d, dropped={"1": 0}), "dropped must name"),
-    "list": (lambda d: with_header(d, dropped=[1]), "dropped must name"),
-    "negative": (lambda d: with_header(d, dropped={"4": -1, "9": 0}), "dropped must"),
-    "NaN": (lambda d: signed(d[:-36] + b"\0\0\xc0\x7f"), "must be finite"),
+    "windows": (lambda d: with_header(d, dropped={"1": 0}), "dropped name"),
+    "list": (lambda d: with_header(d, dropped=[1]), "dropped name"),
+    "negative": (lambda d: with_header(d, dropped={"4": -1, "9": 0}), "dropped"),
+    "NaN": (lambda d: signed(d[:-36] + b"\0\0\xc0\x7f"), "finite"),
 }
 
 
@@ -165,7 +166,7 @@ def test_hostile_files_are_refused(bundle, name: str, tmp_path: Path) -> None:
     text(model, SHARED, prefix=file)
     change, says = HOSTILE[name]
     file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(ArgumentError, match=says):
+    with refused(ArgumentError, *says.split()):
         text(model, SHARED, prefix=file)
 
 
@@ -177,7 +178,7 @@ def test_a_layer_never_holds_more_than_it_has_room_for(bundle, tmp_path: Path) -
     header = json.loads(data[12 : 12 + int.from_bytes(data[8:12], "little")])
     assert any(header["dropped"].values())
     file.write_bytes(with_header(data, dropped=dict.fromkeys(header["dropped"], 0)))
-    with pytest.raises(ArgumentError, match=r"a layer has no room for \d+ tokens"):
+    with refused(ArgumentError, "layer", "room", "tokens"):
         text(model, SHARED * 5, prefix=file)
 
 
@@ -185,7 +186,7 @@ def test_a_pipe_and_a_folder_are_refused(bundle, tmp_path: Path) -> None:
     model = runtime.load(bundle("whole"))
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(ArgumentError, match=r"must be a regular file|can't be opened"):
+        with refused(ArgumentError, path):
             text(model, SHARED, prefix=path)
 
 
@@ -194,7 +195,7 @@ def test_nothing_is_left_of_a_failed_write(bundle, tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ExportError, match="can't be written: No space left"):
+    with refused(ExportError, "written", "space"):
         text(runtime.load(bundle("whole")), SHARED, prefix=tmp_path / "prefix")
     assert not list(tmp_path.iterdir())
 

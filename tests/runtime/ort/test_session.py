@@ -18,6 +18,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from onnx import helper
 from tfm import runtime
 from tfm.export.bundle_writer import export
@@ -66,15 +67,15 @@ def test_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert session.choose("cpu", "standard") == session.choose("cpu", "ort-cpu") == "cpu"
     assert session.choose("auto", "standard", told.append) == "cpu"
     assert told == ["device auto: cpu"]
-    with pytest.raises(DeviceError, match=r"missing: libcuda\.so\.1 \(the NVIDIA driver\)"):
+    with refused(DeviceError, "libcuda.so.1", "NVIDIA"):
         session.choose("cuda", "standard")
-    with pytest.raises(DeviceError, match="libcuda"):
+    with refused(DeviceError, "libcuda.so.1"):
         session.choose("auto", "ort-cuda")
-    with pytest.raises(BundleError, match="export it again with target=ort-cuda"):
+    with refused(BundleError, "target=ort-cuda"):
         session.choose("cuda", "ort-cpu")
-    with pytest.raises(BundleError, match="export it again with target=ort-cpu"):
+    with refused(BundleError, "target=ort-cpu"):
         session.choose("cpu", "ort-cuda")
-    with pytest.raises(DeviceError, match="must be cpu, cuda or auto, got 'tpu'"):
+    with refused(DeviceError, "cpu", "cuda", "auto", "'tpu'"):
         session.choose("tpu", "standard")
     monkeypatch.setattr(session, "missing_for_cuda", list)
     assert session.choose("auto", "standard", told.append) == session.choose("cuda", "ort-cuda") == "cuda"
@@ -103,12 +104,12 @@ def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest
 def test_cuda_is_started_before_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "missing_for_cuda", lambda: ["libcuda.so.1"])
     assert providers.startable("cpu") == providers.startable("auto") == "cpu"
-    with pytest.raises(DeviceError, match=r"can't start here, missing: libcuda\.so\.1; take device=cpu"):
+    with refused(DeviceError, "libcuda.so.1", "device=cpu"):
         providers.startable("cuda")
     monkeypatch.setattr(providers, "missing_for_cuda", list)
     monkeypatch.setattr(providers, "_try", lambda _: "falls back to CPU, missing: a GPU")
     assert providers.startable("auto") == "cpu"
-    with pytest.raises(DeviceError, match="its provider falls back to CPU, missing: a GPU; take device=cpu"):
+    with refused(DeviceError, "CPU", "GPU", "device=cpu"):
         providers.startable("cuda")
     monkeypatch.setattr(providers, "_try", lambda _: "starts")
     assert providers.startable("auto") == providers.startable("cuda") == "cuda"
@@ -136,18 +137,18 @@ def test_silent_fallback_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPat
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(ort, "InferenceSession", Fallen)
-    with pytest.raises(DeviceError, match=r"fell back to CPUExecutionProvider, missing: libcublasLt\.so\.13"):
+    with refused(DeviceError, "CPUExecutionProvider", "libcublasLt.so.13"):
         session.open_session(bundle / "model.onnx", "cuda", session.options())
 
 
 def test_runtime_errors_are_one_line(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(BundleError, match=r"^model\.onnx can't be opened: ONNX Runtime [^\n]*$"):
+    with refused(BundleError, "model.onnx", "opened", "ONNX"):
         session.open_session(tmp_path / "model.onnx", "cpu", session.options(1))
     engine = OrtEngine(open_bundle(bundle), threads=1)
     engine.dtype = np.dtype(np.float16)  # another type than the graph's
     cache = engine.start(1)
-    with pytest.raises(BundleError, match=r"can't be run: ONNX Runtime [^\n]*float16[^\n]*$"):
+    with refused(BundleError, "run", "ONNX", "float16"):
         engine.step(np.array([[1]]), cache)
     assert capfd.readouterr() == ("", "")
 
@@ -294,7 +295,7 @@ def test_load(bundle: Path, tmp_path: Path) -> None:
     assert model.config == CONFIG
     with pytest.raises(BundleError):
         runtime.load(tmp_path)
-    with pytest.raises(DeviceError, match="must be cpu, cuda or auto"):
+    with refused(DeviceError, "cpu", "cuda", "auto"):
         runtime.load(bundle, device="tpu")
 
 
@@ -305,7 +306,7 @@ def test_a_flipped_bit_is_refused(bundle: Path, tmp_path: Path) -> None:
     data = bytearray((copy / "model.onnx.data").read_bytes())
     data[1000] ^= 1
     (copy / "model.onnx.data").write_bytes(data)
-    with pytest.raises(BundleError, match=r"model\.onnx\.data: its bytes aren't those"):
+    with refused(BundleError, "model.onnx.data", "bytes"):
         runtime.load(copy, threads=1)
 
 
@@ -313,7 +314,7 @@ def test_an_engine_keeps_its_error_for_a_dead_cache(bundle: Path) -> None:
     engine = OrtEngine(open_bundle(bundle), threads=1)
     cache = engine.start(2)
     cache.select(np.array([1, 0]))
-    with pytest.raises(TfmError, match="this cache was used already"):
+    with refused(TfmError, "cache", "used"):
         engine.step(np.array([[1], [2]]), cache)
 
 

@@ -17,6 +17,7 @@ import hypothesis
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -165,7 +166,7 @@ class Machine(RuleBasedStateMachine):
         if self.kept is not None:
             assert np.array_equal(*self.kept), "a step changed the logits that an earlier one gave"
         self.kept = results[0][0], results[0][0].copy()
-        with pytest.raises(TfmError, match="used already"):
+        with refused(TfmError, "cache", "used"):
             dead.truncate(dead.lengths)
 
     def compare(self, logits: list[np.ndarray]) -> None:
@@ -191,7 +192,7 @@ class Machine(RuleBasedStateMachine):
             words = (
                 f"row {row} can be cut to {tested.floor[row]} tokens or more, or to none, got {lengths[row]}:"
             )
-            with pytest.raises(LimitError, match=words):
+            with refused(LimitError, *words.split()):
                 tested.truncate(lengths)
             lengths = np.where(lost, tested.floor, lengths)
         self.lengths, self.written = lengths, np.where(lengths > 0, self.written, 0)
@@ -225,7 +226,7 @@ class Machine(RuleBasedStateMachine):
             row = data.draw(number, label="row")
             length, least = data.draw(st.integers(0, held), label="length"), copies[0].floor[0]
             if 0 < length < least:
-                with pytest.raises(LimitError, match="can be cut to"):
+                with refused(LimitError, "cut"):
                     self.caches[0].put(row, copies[0], length)
                 length = int(least)
             pairs = zip(self.caches, copies, strict=True)
@@ -239,7 +240,7 @@ class Machine(RuleBasedStateMachine):
     def overflow(self) -> None:
         """What doesn't fit is refused before anything is touched."""
         t = self.world.config.context - int(self.lengths.max()) + 1
-        with pytest.raises(LimitError, match="context"):
+        with refused(LimitError, "context"):
             self.world.engine.step(np.zeros((len(self.lengths), t), np.int64), self.caches[0])
 
     @invariant()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import serving
+from helpers.refused import refused
 from helpers.task_models import chat_model, tiny_reader
 from tfm.refimpl.config import Classify, Pool
 from tfm.refimpl.errors import ArgumentError, ConfigError, LimitError, NumericError, TfmError
@@ -76,7 +77,7 @@ def test_a_stream_is_awaited_whole_and_parsed() -> None:
     model = chat_model(ends=True)
     assert str(again) == str(model.chat("hi", max_new_tokens=4, greedy=True))
     assert str(again).startswith(first)
-    with pytest.raises(ArgumentError, match="json_schema"):
+    with refused(ArgumentError, "json_schema"):
         _ = again.parsed
 
 
@@ -167,7 +168,7 @@ def test_what_has_no_room_in_the_queue_is_refused_and_nothing_else() -> None:
             options = model.options(max_new_tokens=4, greedy=True)
             prompt = Prompt([1, 2, 3], None)
             streams = served.start(prompt, options, count=5)
-            with pytest.raises(QueueFullError, match="the queue must have room for 1, 0 are free"):
+            with refused(QueueFullError, "queue", "1", "0"):
                 served.start(prompt, options)
             model.engine.open()
             first = [await stream.read() for stream in streams]
@@ -226,9 +227,9 @@ def test_embeddings_and_labels() -> None:
             both = await asyncio.gather(served.embed(["the cat", "a dog"]), served.embed("the mat"))
             assert np.array_equal(both[0], pool.embed(["the cat", "a dog"]))
             assert np.array_equal(both[1], pool.embed("the mat"))
-            with pytest.raises(ConfigError, match="not classify"):
+            with refused(ConfigError, "classify"):
                 await served.classify("the cat")
-            with pytest.raises(ConfigError, match="not generate"):
+            with refused(ConfigError, "generate"):
                 await served.generate("the cat")
         async with AsyncModel(labels) as served:
             assert await served.classify(["the cat"]) == labels.classify(["the cat"])
@@ -267,14 +268,14 @@ def test_many_texts_are_read_in_parts_and_end_with_their_reader(monkeypatch: pyt
 def test_what_is_refused() -> None:
     async def run() -> None:
         model = serving.model()
-        with pytest.raises(LimitError, match="slots must be at least 1, got 0"):
+        with refused(LimitError, "slots", "1", "0"):
             AsyncModel(model, slots=0)
         async with AsyncModel(model) as served:
-            with pytest.raises(LimitError, match="no beams"):
+            with refused(LimitError, "beams"):
                 await served.generate("a", beams=2)
-            with pytest.raises(LimitError, match="the model's context is 96"):
+            with refused(LimitError, "context", "96"):
                 await served.generate("a" * 200)
-        with pytest.raises(TfmError, match="the model was closed"):
+        with refused(TfmError, "closed"):
             await served.generate("a")
 
     asyncio.run(run())
@@ -290,7 +291,7 @@ def test_an_error_of_the_engine_reaches_every_text_and_the_next_one_is_answered(
             engine.error = NumericError("broken")
             engine.open()
             for stream in streams:
-                with pytest.raises(NumericError, match="broken"):
+                with refused(NumericError, "broken"):
                     await stream.read()
             engine.error = None
             assert len((await served.start(Prompt([1], None), options)[0].read()).tokens) == 4
@@ -311,7 +312,7 @@ def test_closing_ends_what_is_not_complete() -> None:
         gate.open()
         await closing
         for stream in streams:
-            with pytest.raises(TfmError, match="the model was closed"):
+            with refused(TfmError, "closed"):
                 await stream.read()
 
     asyncio.run(run())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import task_models, text_strategies
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.config import QuestionAnswering
@@ -99,15 +100,15 @@ def test_windows_find_what_the_whole_text_finds() -> None:
 def test_what_is_refused() -> None:
     model = task_models.tiny_reader(QuestionAnswering())
     for wrong, match in (
-        ({"count": 0}, "count and the longest answer must be at least 1, got 0 and 15"),
-        ({"longest": 0}, "must be at least 1, got 1 and 0"),
-        ({"window": 33}, "the window at most the context, 32"),
+        ({"count": 0}, "count longest 1 0 15"),
+        ({"longest": 0}, "count longest 1 0"),
+        ({"window": 33}, "window context 32"),
         ({"stride": -1}, "stride -1"),
-        ({"window": 10, "stride": 9}, "leaves 6 of a window of 10"),
+        ({"window": 10, "stride": 9}, "6 window 10"),
     ):
-        with pytest.raises(LimitError, match=match):
+        with refused(LimitError, *match.split()):
             model.answer(("cat", "the cat is the cat is the cat"), **wrong)
-    with pytest.raises(LimitError, match="question 2 takes 43 tokens and leaves -11 of a window of 32"):
+    with refused(LimitError, "question", "2", "43", "-11", "window", "32"):
         model.answer([("cat", "is"), ("cat " * 40, "is")])
-    with pytest.raises(LimitError, match="context 1 has no token"):
+    with refused(LimitError, "context", "1", "token"):
         model.answer(("cat", " "))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import task_models
+from helpers.refused import refused
 from tfm.refimpl.config import Classify
 from tfm.refimpl.errors import LimitError, NumericError
 
@@ -62,15 +63,15 @@ def test_what_is_refused() -> None:
     model = task_models.tiny_reader(Classify(3), LABELS)
     assert model.classify([]) == []
     for wrong in (("cat", "the", "is"), [("cat", None)], [3]):
-        with pytest.raises(LimitError, match="text 1 must be a text or a pair of texts, got"):
+        with refused(LimitError, "text", "1", "pair"):
             model.classify(wrong)
-    with pytest.raises(LimitError, match="text 1 has 33 tokens, the model takes 1 to 32"):
+    with refused(LimitError, "text", "1", "33", "tokens", "32"):
         model.classify("cat " * 31)
     bare = task_models.WORDS.from_str(task_models.WORDS.to_str())
     bare.post_processor = None
-    with pytest.raises(LimitError, match=r"text 1 has 0 tokens.*nothing to read"):
+    with refused(LimitError, "text", "1", "0", "tokens"):
         task_models.reader(model.engine, LABELS, bare).classify(" ")
     broken = task_models.Oracle(model.config, 3, 0, of_tokens=False)
     broken.row = lambda ids: np.array([0, np.nan, 1], np.float32)
-    with pytest.raises(NumericError, match="finite"):
+    with refused(NumericError, "finite"):
         task_models.reader(broken, LABELS).classify("cat")

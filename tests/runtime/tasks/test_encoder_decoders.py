@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from helpers import text_strategies, tiny_models
+from helpers.refused import refused
 from helpers.task_models import ModelFiles
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +80,7 @@ def test_the_checkpoint_says_how_as_a_rule_and_for_its_tasks() -> None:
     list(greedy)
     assert greedy.tokens == plain(source or [], 6, rules)
     assert made.options(task="summarization", max_new_tokens=3, beams=2).max_new_tokens == 3
-    with pytest.raises(LimitError, match="the model names the tasks summarization, got 'x'"):
+    with refused(LimitError, "tasks", "summarization", "'x'"):
         made.generate("the cat", task="x")
 
 
@@ -90,7 +90,7 @@ def test_what_a_checkpoint_says_of_beams_counts_with_beams() -> None:
     assert said.options(beams=2).length_penalty == 2.0
     beams = model(replace(RULES, search={"beams": 2, "length_penalty": 2.0}))
     assert beams.options(length_penalty=0.5).length_penalty == 0.5
-    with pytest.raises(LimitError, match="length_penalty goes with beams"):
+    with refused(LimitError, "length_penalty", "beams"):
         beams.options(length_penalty=0.5, temperature=1.0)
 
 
@@ -100,7 +100,7 @@ def test_a_translation_by_tasks() -> None:
     answer = made.translate("the cat", origin="en", to="fr")
     list(answer)
     assert answer.tokens == plain(model().ask("to fr: the cat").encoder_ids or [])
-    with pytest.raises(LimitError, match="translation_en_to_de, translation_en_to_fr, got from None to de"):
+    with refused(LimitError, "translation_en_to_de", "translation_en_to_fr", "None", "de"):
         made.translate("the cat", to="de")
 
 
@@ -116,14 +116,14 @@ def test_a_translation_by_tokens_of_languages() -> None:
         answer = made.translate("the cat", to=to, origin=origin)
         list(answer)
         assert answer.tokens == want
-    with pytest.raises(LimitError, match="the language must be one of de_DE, en_XX, got 'fr'"):
+    with refused(LimitError, "language", "de_DE", "en_XX", "'fr'"):
         first.translate("the cat", to="fr")
-    with pytest.raises(LimitError, match="has no tokens of languages"):
+    with refused(LimitError, "languages"):
         model().translate("the cat", to="de")
     decoder = tiny_models.llama(vocabulary=SIZE, layers=1)
     other = model(Generation(), NumpyEngine(decoder, tiny_models.weights(decoder)))
     for task in (other.translate, other.summarize):
-        with pytest.raises(ConfigError, match="name one with an encoder and a decoder"):
+        with refused(ConfigError, "encoder", "decoder"):
             task("the cat")
 
 
@@ -152,12 +152,12 @@ def test_rows_of_a_batch_are_as_alone(
 
 
 def test_a_source_that_does_not_fit_is_refused_before_any_is_read() -> None:
-    for sources, match in (
-        (([5], [5], [5] * 65), "text 3 has 65 tokens, the model reads 1 to 64: shorten it"),
-        (([5], [], [5]), "text 2 has 0 tokens, .*nothing to read"),
+    for sources, parts in (
+        (([5], [5], [5] * 65), ("text", 3, 65, 64)),
+        (([5], [], [5]), ("text", 2, 0)),
     ):
         rows = [Row(GeneratedSequence([END], index=i, encoder_ids=s)) for i, s in enumerate(sources)]
-        with pytest.raises(LimitError, match=match):
+        with refused(LimitError, *parts):
             next(Batch(ENGINE).run(rows, 1))
 
 
@@ -170,7 +170,7 @@ def test_many_texts_are_written_for_a_task() -> None:
     assert [one.text for one in got] == want
     assert [one.tokens for one in got] == [answer.tokens for answer in alone]
     # Ids have no text that a prefix could stand before.
-    with pytest.raises(TypeError, match="task"):
+    with refused(TypeError, "task"):
         made.generate_ids([5, 6], task="summarization")
 
 
@@ -181,6 +181,6 @@ def test_many_texts_are_written() -> None:
     got = model().generate_many(some, batch=2)
     assert [made.text for made in got] == want
     beams = model(replace(RULES, search={"beams": 2}))
-    with pytest.raises(LimitError, match="greedy=True turns off a model's own beams"):
+    with refused(LimitError, "greedy=True", "beams"):
         beams.generate_many(some)
     assert [made.text for made in beams.generate_many(some, greedy=True)] == want

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.refused import refused
 from helpers.task_models import ModelFiles
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,7 +105,7 @@ def test_sampling_defaults() -> None:
     assert sampler({"temperature": 0.5}, greedy=True) == Sampler()
     assert sampler({"temperature": 0.5, "top_k": 50}, temperature=0, top_p=0.9) == Sampler()
     assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
-    with pytest.raises(LimitError, match="greedy decoding and beam search draw nothing: leave out top_k"):
+    with refused(LimitError, "greedy", "beam", "top_k"):
         sampler({}, greedy=True, top_k=3)
     assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(
         sampler=Sampler(0.5), stop=("x",)
@@ -183,11 +184,11 @@ def test_beams_give_the_likeliest_text_they_find() -> None:
         assert made[-1].tokens == beam_search(ENGINE, wanted)[0].tokens
     assert made[0].tokens != made[1].tokens
     for wrong in ({"length_penalty": 0.5}, {"early_stopping": True}, {"renormalize": True}):
-        with pytest.raises(LimitError, match=f"{next(iter(wrong))} goes with beams, got none"):
+        with refused(LimitError, next(iter(wrong)), "beams", "none"):
             MODEL.options(**wrong)
     drafted = {"beams": 2, "draft": PromptLookup()}
     for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, drafted):
-        with pytest.raises(LimitError, match="beam"):
+        with refused(LimitError, "beam"):
             MODEL.options(**wrong)
 
 
@@ -201,7 +202,7 @@ def test_drafts_change_no_text() -> None:
         sampled = {"temperature": 2.0, "top_p": 0.9, "seed": 5, "max_new_tokens": 16}
         answer = MODEL.generate("the cat the cat", draft=draft, **sampled)
         assert str(answer) == str(MODEL.generate("the cat the cat", **sampled))
-    with pytest.raises(LimitError, match="a draft model must have the model's own tokenizer"):
+    with refused(LimitError, "draft", "tokenizer"):
         MODEL.drafter(model(text=None))
 
 
@@ -250,7 +251,7 @@ def test_a_templates_variables() -> None:
     [many] = chosen.generate_many(["the cat"], max_new_tokens=6, chat_template_kwargs=variables)
     assert many.tokens == plain(want, 6) != plain(chosen.prompt("the cat"), 6)
     for other, options in ((chosen, {"raw": True}), (model(template=None), {})):
-        with pytest.raises(ArgumentError, match="chat_template_kwargs"):
+        with refused(ArgumentError, "chat_template_kwargs"):
             other.ask("the cat", chat_template_kwargs=variables, **options)
 
 
@@ -263,7 +264,7 @@ def test_a_system_message_comes_first() -> None:
     [many] = MODEL.generate_many(["the cat"], system="be brief", max_new_tokens=6)
     assert many.tokens == plain(want, 6) != plain(MODEL.prompt("the cat"), 6)
     for other, options in ((MODEL, {"raw": True}), (model(template=None), {})):
-        with pytest.raises(ArgumentError, match="system"):
+        with refused(ArgumentError, "system"):
             other.ask("the cat", system="be brief", **options)
 
 
@@ -277,7 +278,7 @@ def test_a_raw_text_may_name_control_tokens() -> None:
     assert MODEL.generate(text, raw=True, control_tokens=True, max_new_tokens=1).prompt == want
     [many] = MODEL.generate_many([text], raw=True, control_tokens=True, max_new_tokens=6)
     assert many.tokens == plain(want, 6)
-    with pytest.raises(ArgumentError, match="control_tokens"):
+    with refused(ArgumentError, "control_tokens"):
         MODEL.ask(text, control_tokens=True)
 
 
@@ -304,7 +305,7 @@ def test_conversation_survives_what_was_not_read_to_its_end() -> None:
     list(talk.say("the cat", max_new_tokens=4))
     list(fresh.say("the cat", max_new_tokens=4))
     next(talk.say("never mind", max_new_tokens=4))
-    with pytest.raises(LimitError, match="context is 96"):
+    with refused(LimitError, "context", "96"):
         talk.say("the cat sat on the mat " * 40)
     assert list(talk.say("the dog", max_new_tokens=6)) == list(fresh.say("the dog", max_new_tokens=6))
 
@@ -330,21 +331,21 @@ def test_logits_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(LimitError, match=r"prompt has \d+ tokens, the model's context is 96"):
+    with refused(LimitError, "prompt", "tokens", "context", "96"):
         MODEL.generate("the cat sat on the mat " * 40)
-    with pytest.raises(LimitError, match=r"^max_new_tokens must be .*, got 0"):
+    with refused(LimitError, "max_new_tokens", 0):
         MODEL.generate("the", max_new_tokens=0)
     for stop in (("",), ("x" * 2000,), ("x",) * 40):
-        with pytest.raises(LimitError, match=r"^stop must be"):
+        with refused(LimitError, "stop"):
             MODEL.generate("the", stop=stop)
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+    with refused(CheckpointError, "tokenizer.json"):
         model(text=None).generate("the")
-    with pytest.raises(TypeError, match="task"):
+    with refused(TypeError, "task"):
         Conversation(MODEL).say("the", task="summarization")
-    with pytest.raises(CheckpointError, match="no chat template"):
+    with refused(CheckpointError, "chat", "template"):
         Conversation(model(template=None))
     for ids, mask in (([], None), ([1, 2], [1]), (np.zeros((1, 1, 1)), None)):
-        with pytest.raises(LimitError, match=r"ids must be \[T\] or \[B, T\]"):
+        with refused(LimitError, "ids", "[T]", "[B,", "T]"):
             MODEL.logits(ids, mask)
     assert model(text=None).generate_ids([1, 2, 3], max_new_tokens=2)
 
@@ -352,7 +353,7 @@ def test_refusals() -> None:
 def test_output_is_clipped_to_the_room_left() -> None:
     prompt = list(range(90))
     assert len(MODEL.generate_ids(prompt, max_new_tokens=50)) == 6
-    with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 3 of 3"):
+    with refused(LimitError, "token", "prompt", "3"):
         list(
             generate(
                 ENGINE, GeneratedSequence([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]
@@ -384,7 +385,7 @@ def test_many_texts_are_as_each_alone() -> None:
     [made] = generate_many(bare, [Prompt([1, 2, 3], None)], bare.options(max_new_tokens=3))
     assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
     for wrong in ({"beams": 2}, {"draft": PromptLookup()}):
-        with pytest.raises(LimitError, match="a batch takes no beams and no draft"):
+        with refused(LimitError, "batch", "beams", "draft"):
             many.generate_many(prompts, **wrong)
 
 
@@ -405,13 +406,13 @@ def test_a_document_of_a_schema_with_and_without_drafts() -> None:
     assert complete
     for wrong in ({"beams": 2}, {"stop": ("a",)}, {"stop_on_eos": False}):
         for language in ({"json_schema": schema}, {"regex": "a"}, {"grammar": 'root ::= "a"'}):
-            with pytest.raises(LimitError, match="leave out"):
+            with refused(LimitError, "leave"):
                 model(eos=(stop,)).generate("a", **language, **wrong)
-    with pytest.raises(LimitError, match="got grammar and regex: leave out one"):
+    with refused(LimitError, "grammar", "regex"):
         model(eos=(stop,)).generate("a", regex="a", grammar='root ::= "a"')
-    with pytest.raises(ArgumentError, match="regex must be a text, got 3"):
+    with refused(ArgumentError, "regex", "3"):
         model(eos=(stop,)).generate("a", regex=3)
-    with pytest.raises(ArgumentError, match="json_schema must be a mapping"):
+    with refused(ArgumentError, "json_schema", "mapping"):
         model(eos=(stop,)).generate("a", json_schema="{}")
-    with pytest.raises(CheckpointError, match="stop token"):
+    with refused(CheckpointError, "stop", "token"):
         model().generate("a", json_schema=schema)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 import pytest
+from helpers.refused import refused
 from helpers.task_models import CHAT, chat_model, tiny_reader
 from tfm.refimpl.config import Classify, Pool
 from tfm.refimpl.errors import ArgumentError, CheckpointError, ConfigError, LimitError, TfmError
@@ -64,11 +65,11 @@ def test_logprobs_are_of_the_models_own_distribution(drafted: bool) -> None:
 def test_logprobs_are_none_unless_asked_for_and_have_limits() -> None:
     assert MODEL.generate("the", **GREEDY).logprobs is None
     for wrong, words in (
-        ({"logprobs": -1}, "logprobs must be 0 to 1000, got -1"),
-        ({"logprobs": 1001}, "got 1001"),
-        ({"logprobs": 2, "beams": 2}, "beam search takes no logprobs"),
+        ({"logprobs": -1}, "logprobs 1000 -1"),
+        ({"logprobs": 1001}, "logprobs 1000 1001"),
+        ({"logprobs": 2, "beams": 2}, "beam logprobs"),
     ):
-        with pytest.raises(LimitError, match=words):
+        with refused(LimitError, *words.split()):
             MODEL.generate("the", **wrong)
 
 
@@ -122,9 +123,9 @@ def test_an_answer_of_a_schema_is_parsed(given: Any) -> None:
 
 
 def test_parsed_says_why_there_is_no_document() -> None:
-    with pytest.raises(ArgumentError, match="json_schema"):
+    with refused(ArgumentError, "json_schema"):
         _ = MODEL.chat("the cat", **GREEDY).parsed
-    with pytest.raises(LimitError, match="max_new_tokens"):
+    with refused(LimitError, "max_new_tokens"):
         _ = chat_model(ends=True).chat("the cat", json_schema=Reply, max_new_tokens=3).parsed
 
 
@@ -164,7 +165,7 @@ def test_a_model_is_closed_at_the_end_of_a_block() -> None:
         assert str(opened.chat("hi", **GREEDY))
     assert "closed" in repr(opened)
     for use in (lambda: opened.chat("hi", **GREEDY), lambda: opened.context, lambda: opened.logits([1])):
-        with pytest.raises(ArgumentError, match="closed"):
+        with refused(ArgumentError, "closed"):
             use()
     assert opened.count_tokens("hi") == 2, "which computes nothing"
 
@@ -189,7 +190,7 @@ def test_texts_are_ranked_by_their_one_label(kind: Any) -> None:
     assert [one.score for one in ranked] == pytest.approx(sorted(want, reverse=True))
     assert [one.text for one in ranked] == [texts[one.index] for one in ranked]
     assert reader.rerank("who", texts, top=2) == ranked[:2]
-    with pytest.raises(ConfigError, match="one label"):
+    with refused(ConfigError, "label"):
         tiny_reader(Classify(2), ("a", "b")).rerank("who", texts)
 
 
@@ -217,39 +218,39 @@ def test_ctrl_c_leaves_model_and_conversation_usable() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     for wrong, kind, words in (
-        (HELLO[0], ArgumentError, "messages must be a list"),
-        (["hi"], ArgumentError, "message 0 must be like"),
-        ([*HELLO, {"role": "user"}], ArgumentError, "message 1 must be like"),
-        ([{"role": "user", "content": None}], ArgumentError, "message 0 must be like"),
-        ([{"role": "boss", "content": "hi"}], LimitError, "role must be one of system"),
+        (HELLO[0], ArgumentError, "messages list"),
+        (["hi"], ArgumentError, "message 0"),
+        ([*HELLO, {"role": "user"}], ArgumentError, "message 1"),
+        ([{"role": "user", "content": None}], ArgumentError, "message 0"),
+        ([{"role": "boss", "content": "hi"}], LimitError, "role system"),
     ):
-        with pytest.raises(kind, match=words):
+        with refused(kind, *words.split()):
             MODEL.chat(wrong)
-    with pytest.raises(CheckpointError, match="no chat template"):
+    with refused(CheckpointError, "chat", "template"):
         model(template=None).chat(HELLO)
-    with pytest.raises(ArgumentError, match=r"got one text: pass \['hi'\], or use generate"):
+    with refused(ArgumentError, "['hi']", "generate"):
         MODEL.generate_many("hi")
-    with pytest.raises(ArgumentError, match=r"a prompt must be a text, got .*: generate_many takes several"):
+    with refused(ArgumentError, "generate_many"):
         MODEL.generate(["hi"])
-    with pytest.raises(LimitError, match=r"^seed must be .*, got -1"):
+    with refused(LimitError, "seed", -1):
         MODEL.generate("hi", seed=-1)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"temprature": 1.0}, "no option is named 'temprature': did you mean temperature?"),
-        ({"max_tokens": 3}, "no option is named 'max_tokens': did you mean max_new_tokens?"),
-        ({"zzz": 3}, r"no option is named 'zzz': help\(\) of the function lists them"),
-        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
-        ({"temperature": True}, "temperature must be a number, got True"),
-        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, got 2.5"),
-        ({"max_new_tokens": True}, "max_new_tokens must be a whole number, got True"),
-        ({"greedy": 1}, "greedy must be True or False, got 1"),
-        ({"stop": 5}, "stop must be a text or a list, got 5"),
-        ({"json_schema": 5}, "json_schema must be .* or .*, got 5"),
-        ({"json_schema": dict}, "json_schema must be .* or .*, got <class 'dict'>"),
-        ({"suppress_tokens": 5}, "suppress_tokens must be a list, got 5"),
+        ({"temprature": 1.0}, "'temprature' temperature?"),
+        ({"max_tokens": 3}, "'max_tokens' max_new_tokens?"),
+        ({"zzz": 3}, "'zzz' help()"),
+        ({"temperature": "hot"}, "temperature number 'hot'"),
+        ({"temperature": True}, "temperature number True"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens 2.5"),
+        ({"max_new_tokens": True}, "max_new_tokens True"),
+        ({"greedy": 1}, "greedy True False 1"),
+        ({"stop": 5}, "stop 5"),
+        ({"json_schema": 5}, "json_schema 5"),
+        ({"json_schema": dict}, "json_schema 'dict'"),
+        ({"suppress_tokens": 5}, "suppress_tokens 5"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], words: str) -> None:
@@ -259,7 +260,7 @@ def test_a_wrong_option_is_named(options: dict[str, Any], words: str) -> None:
         (MODEL.generate_many, ["hi"]),
         (Conversation(MODEL).say, "hi"),
     ):
-        with pytest.raises(ArgumentError, match=words) as caught:
+        with refused(ArgumentError, *words.split()) as caught:
             function(argument, **options)
         assert isinstance(caught.value, TfmError)
 
@@ -314,6 +315,6 @@ def test_replaced_messages_are_read_only_where_they_differ() -> None:
     talk.replace(before)
     assert str(dropped)
     assert talk.messages == before
-    with pytest.raises(ArgumentError, match="message 0"):
+    with refused(ArgumentError, "message", "0"):
         talk.replace(["hi"])
     assert talk.messages == before

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import drawn_schemas, text_strategies
 from helpers.drawn_answers import mutant
+from helpers.refused import refused
 from tfm.refimpl.errors import ArgumentError
 from tfm.runtime.text.call_formats import BY_NAME, CallFormat
 from tfm.runtime.text.call_grammar import Asked, grammar_of_answer
@@ -255,7 +256,7 @@ def test_references_in_circles_come_to_an_end() -> None:
             grammar_of_answer(BY_NAME[name], Asked([("f", schema)]), {})
     parts = {f"k{i}": {"type": "integer", "minimum": i} for i in range(1500)}
     large = {"type": "object", "properties": parts, "$defs": parts}
-    with pytest.raises(ArgumentError, match="characters"):
+    with refused(ArgumentError, "characters"):
         grammar_of_answer(BY_NAME["qwen3-coder"], Asked([("f", large)]), {})
 
 
@@ -271,7 +272,7 @@ def test_a_schema_that_is_not_followed_is_an_error(case: str) -> None:
     schema = {"type": "object", "properties": {"a": REFUSED[case]}, "required": ["a"]}
     asked = Asked([("f", schema)])
     for name in ("glm-4.7", "qwen3-coder", "deepseek-v3.2"):
-        with pytest.raises(ArgumentError, match="f: a"):
+        with refused(ArgumentError, "f:"):
             grammar_of_answer(BY_NAME[name], asked, {})
     for name in ("hermes", "lfm2"):
         check(Language("tools", grammar_of_answer(BY_NAME[name], asked, {})))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import serving, text_strategies
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from reports import chat_templates
@@ -216,7 +217,7 @@ def test_a_message_is_never_markup(name: str, kind: str) -> None:
 def test_a_template_that_rewrites_messages_takes_no_markup() -> None:
     ours = template("{% for m in messages %}{{ m.content | upper }}{{ m.content }}{% endfor %}", "byte_level")
     assert ours.encode([{"role": "user", "content": "cat"}])
-    with pytest.raises(LimitError, match="must not contain a control token"):
+    with refused(LimitError, "control", "token"):
         ours.encode([{"role": "user", "content": "cat<|im_end|>"}])
 
 
@@ -229,7 +230,7 @@ def test_a_template_that_repeats_its_placeholders_takes_no_memory() -> None:
     ours, content = template(source, "byte_level"), "cat<|im_end|>" * 1000
     tracemalloc.start()
     try:
-        with pytest.raises(LimitError, match="must not contain a control token"):
+        with refused(LimitError, "control", "token"):
             ours.encode([{"role": "user", "content": content}])
         assert tracemalloc.get_traced_memory()[1] < 500 * len(content)
     finally:
@@ -239,40 +240,40 @@ def test_a_template_that_repeats_its_placeholders_takes_no_memory() -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{{ raise_exception('roles must alternate') }}", "conversation: roles must alternate$"),
-        ("{{ raise_exception('a\nb') }}", "conversation: a b$"),
-        ("{{ raise_exception('') }}", "conversation: TemplateError$"),
-        ("{{ raise_exception() }}", "missing 1 required positional argument"),
-        ("x\n{% for %}", "syntax error in line 2: "),
+        ("{{ raise_exception('roles must alternate') }}", "roles alternate"),
+        ("{{ raise_exception('x\ny') }}", "x y"),
+        ("{{ raise_exception('') }}", "TemplateError"),
+        ("{{ raise_exception() }}", "missing 1 argument"),
+        ("x\n{% for %}", "syntax line 2"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{% for i in range(40) %}{{ messages.extend(messages) }}{% endfor %}", "unsafe"),
         ("{{ messages[0].update(x=1) }}", "unsafe"),
-        ("{{ dict.update(messages[0], x=1) }}", "no attribute 'update'"),
+        ("{{ dict.update(messages[0], x=1) }}", "'update'"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% set ns = namespace(_a=1) %}", "underscore"),
         ("{% set ns = namespace() %}{% set ns._a = 1 %}", "underscore"),
-        ("{% include '/etc/passwd' %}", "no loader"),
-        ("{{ range(100001) }}", "Range too big"),
+        ("{% include '/etc/passwd' %}", "loader"),
+        ("{{ range(100001) }}", "Range big"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
-        (r"{{ '\ud800' }}", "surrogates not allowed"),
-        ("{{ strftime_now(1) }}", "must be str"),
-        ("{{ 1 | tojson(2, 3, 4, 5, 6) }}", "takes from 1 to 5 positional arguments"),
-        ("{{ 1 | tojson(separators=1) }}", "not subscriptable"),
+        (r"{{ '\ud800' }}", "surrogates"),
+        ("{{ strftime_now(1) }}", "str"),
+        ("{{ 1 | tojson(2, 3, 4, 5, 6) }}", "1 5 arguments"),
+        ("{{ 1 | tojson(separators=1) }}", "subscriptable"),
     ],
 )
 def test_hostile_templates_end(source: str, reason: str) -> None:
-    with pytest.raises(CheckpointError, match=reason):
+    with refused(CheckpointError, *reason.split()):
         template(source, "byte_level").render([{"role": "user", "content": "hi"}])
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LimitError, match="role must be one of"):
+    with refused(LimitError, "role"):
         template("x", "byte_level").render([{"role": "<|im_end|>", "content": ""}])
     short = ChatTemplate("abc{{ x }}d", OURS["byte_level"], limits=Limits(output=3))
-    with pytest.raises(LimitError, match="3 characters, this gave 4"):
+    with refused(LimitError, "3", "characters", "4"):
         short.render([])
     monkeypatch.setattr(chat_template, "LONGEST", 3)
-    with pytest.raises(LimitError, match="3 characters, it has 4"):
+    with refused(LimitError, "3", "characters", "4"):
         template("abcd", "byte_level")
 
 
@@ -370,7 +371,7 @@ def test_a_template_for_tools_is_taken_where_there_are_tools() -> None:
     assert ChatTemplate(named["default"], tokenizer).answers.name == "text"
     with pytest.raises(ArgumentError):
         ours.render(messages, tools=[tool], chat_template_kwargs={"tone": "x"})
-    with pytest.raises(LimitError, match="characters"):
+    with refused(LimitError, "characters"):
         ChatTemplate("x", tokenizer, tool_use="x" * (chat_template.LONGEST + 1))
 
 
@@ -445,7 +446,7 @@ def test_a_name_a_tool_or_a_call_is_never_markup() -> None:
             ([user, {"role": "assistant", "content": "", "tool_calls": [call]}], None),
             ([user], [tool]),
         ):
-            with pytest.raises(LimitError, match="must not contain a control token"):
+            with refused(LimitError, "control", "token"):
                 template.encode(messages, tools=tools)
         ids = template.encode([{**user, "content": mark}])
         assert ids.count(template._tokenizer.control_tokens[mark]) == (mark == "<|im_end|>")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 from helpers import text_strategies
+from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import schemas
@@ -195,7 +196,7 @@ def test_most_texts_are_complete() -> None:
         (Language("regex", "("), "unclosed group"),
         (Language("regex", "(?=a)b"), "look-around"),
         (Language("regex", r"(a)\1"), "backreferences are not supported"),
-        (Language("regex", "\ud800"), "surrogates not allowed"),
+        (Language("regex", "\ud800"), "surrogates"),
         (Language("regex", "(" * 9999 + ")" * 9999), "nest"),
         (Language("grammar", ""), "No 'root' rule found"),
         (Language("grammar", "root ::= item"), "Rule 'item' not found"),
@@ -210,7 +211,7 @@ def test_most_texts_are_complete() -> None:
     ],
 )
 def test_a_wrong_expression_or_grammar_is_refused(language: Language, reason: str) -> None:
-    with pytest.raises(ArgumentError, match=f"{language.kind} can't be followed: ") as caught:
+    with refused(ArgumentError, language.kind) as caught:
         check(language)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -220,15 +221,15 @@ def test_a_wrong_expression_or_grammar_is_refused(language: Language, reason: st
 def test_what_takes_too_much_is_refused() -> None:
     _, made, _ = MADE["bytes"]
     for kind in ("regex", "grammar"):
-        with pytest.raises(ArgumentError, match=f"{kind} may have {LONGEST_TEXT} characters"):
+        with refused(ArgumentError, kind, LONGEST_TEXT, "characters"):
             check(Language(kind, "a" * (LONGEST_TEXT + 1)))
     for empty in (Language("regex", r"[^\s\S]"), Language("grammar", "root ::= root")):
-        with pytest.raises(ArgumentError, match="it matches no text"):
+        with refused(ArgumentError, "matches"):
             made.constraint(empty)
-    with pytest.raises(LimitError, match="regex is too complex for this text"):
+    with refused(LimitError, "regex", "complex"):
         written("bytes", Language("regex", "(a{1000}){1000}"), 1)
     expensive = "start: A\nA: /.*a.{200}/ & /.*b.{300}/ & ~/.*c.{100}/"
-    with pytest.raises(ArgumentError, match="fuel exhausted"):
+    with refused(ArgumentError, "fuel"):
         made.constraint(Language("grammar", expensive))
 
 
@@ -250,7 +251,7 @@ def test_what_takes_too_much_is_refused() -> None:
     ],
 )
 def test_what_cannot_be_followed_is_named(schema: Any, reason: str) -> None:
-    with pytest.raises(ArgumentError, match="json_schema can't be followed: ") as caught:
+    with refused(ArgumentError, "json_schema") as caught:
         check(of_schema(schema))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -286,14 +287,14 @@ def test_there_is_a_blank_after_a_comma_or_a_colon_and_no_other() -> None:
 
 def test_models_that_cannot_be_constrained() -> None:
     tokenizer = MADE["bytes"][0]
-    with pytest.raises(CheckpointError, match="names none"):
+    with refused(CheckpointError, "none"):
         Constraints(tokenizer, [])
     for library in (text_strategies.wordpiece(), text_strategies.unigram()):
-        with pytest.raises(CheckpointError, match="can't constrain a text: can't determine decoder"):
+        with refused(CheckpointError, "constrain", "decoder"):
             Constraints(Tokenizer(library.to_str(), library.get_vocab_size()), [1])
     cleaning = copy(tokenizer)
     cleaning.cleans_up = True
-    with pytest.raises(CheckpointError, match="cleans its texts up"):
+    with refused(CheckpointError, "cleans"):
         Constraints(cleaning, [1])
 
 
@@ -303,7 +304,7 @@ def test_bans_that_leave_nothing_are_an_error() -> None:
     constraint = made.constraint(of_schema({"type": "object"}))
     sampler = Sampler(suppress_tokens=tuple(brace))
     sequence = GeneratedSequence([1], sampler, frozenset([stop]), constraint=constraint)
-    with pytest.raises(LimitError, match="every token is banned"):
+    with refused(LimitError, "token", "banned"):
         sequence.sample(np.zeros(tokenizer.vocabulary, np.float32))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import text_strategies
 from helpers.hostile_languages import STEPS, WIDE, drawn
+from helpers.refused import refused
 from helpers.serving import wait_until
 from tfm.refimpl.errors import ArgumentError, LimitError, TfmError
 from tfm.runtime.text import bounded_program, language_process
@@ -73,19 +74,19 @@ def test_drawn_bombs_are_errors_and_the_next_language_is_followed(made: Constrai
 def test_a_step_that_takes_too_long_ends_its_text_alone(made: Constraints) -> None:
     other = made.constraint(Language("regex", "[a-z]{90}"))
     before = other.allowed([])
-    with pytest.raises(LimitError, match="too complex for this text: a step takes too long"):
+    with refused(LimitError, "complex", "step"):
         made.constraint(Language(*STEPS)).allowed(TOKENIZER.encode('"' + "0" * 12))
     assert np.array_equal(other.allowed([]), before)
 
 
 def test_a_bomb_is_refused_before_a_model_is_loaded() -> None:
-    with pytest.raises(ArgumentError, match="takes more than 2 s or 256 MB of memory"):
+    with refused(ArgumentError, "2", "s", "256", "MB"):
         check(Language(*WIDE))
 
 
 def test_memory_is_limited() -> None:
     small = Constraints(TOKENIZER, [STOP], Limits(compile_s=60, memory=2**24))
-    with pytest.raises(ArgumentError, match="takes more than"):
+    with refused(ArgumentError, "memory"):
         small.constraint(Language(*WIDE))
     assert serves(small)
 
@@ -117,16 +118,16 @@ def test_a_process_that_was_killed_is_replaced() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "value", "reason"),
     [
-        (bounded_program, "POSIX", False, "can't limit"),
-        (language_process, "PROGRAM", "/nowhere", "ended at once"),
-        (sys, "executable", "/nowhere", "No such file"),
+        (bounded_program, "POSIX", False, "limit"),
+        (language_process, "PROGRAM", "/nowhere", "ended"),
+        (sys, "executable", "/nowhere", "file"),
     ],
 )
 def test_where_no_process_can_run(
     monkeypatch: pytest.MonkeyPatch, module: object, name: str, value: object, reason: str
 ) -> None:
     monkeypatch.setattr(module, name, value)
-    with pytest.raises(TfmError, match=f"needs a child process, which can't run: .*{reason}"):
+    with refused(TfmError, "child", "process", reason):
         Constraints(TOKENIZER, [STOP])
 
 

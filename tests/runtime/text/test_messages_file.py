@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.refused import refused
 from tfm.refimpl.errors import ArgumentError, ExportError, LimitError
 from tfm.runtime.text import messages_file
 from tfm.runtime.text.messages_file import read_messages, write_messages
@@ -19,7 +20,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     write_messages(path, MESSAGES)
     assert read_messages(path) == MESSAGES == json.loads(path.read_text())
     assert "привет" in path.read_text()
-    with pytest.raises(ExportError, match="exists: name another file, or say --overwrite"):
+    with refused(ExportError, "exists", "--overwrite"):
         write_messages(path, [])
     assert read_messages(path) == MESSAGES
     write_messages(path, MESSAGES[:1], overwrite=True)
@@ -34,29 +35,29 @@ def test_a_failed_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ExportError, match="can't be written: No space left"):
+    with refused(ExportError, "written", "space"):
         write_messages(path, [], overwrite=True)
     assert read_messages(path) == MESSAGES
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ExportError, match="can't be written: No such file"):
+    with refused(ExportError, "written", "file"):
         write_messages(tmp_path / "nowhere" / "talk.json", [])
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        (b"", ArgumentError, "must be JSON"),
-        (b"\xff\xfe", ArgumentError, "must be JSON in UTF-8"),
-        (b"{}", ArgumentError, "messages must be a list of"),
-        (b'"hi"', ArgumentError, "messages must be a list of"),
+        (b"", ArgumentError, "JSON"),
+        (b"\xff\xfe", ArgumentError, "JSON UTF-8"),
+        (b"{}", ArgumentError, "messages list"),
+        (b'"hi"', ArgumentError, "messages list"),
         (b"[" * 99_999, ArgumentError, "nested"),
-        (b'["hi"]', ArgumentError, "message 0 must be like"),
-        (b'[{"role": "user"}]', ArgumentError, "message 0 must be like"),
-        (b'[{"role": "user", "content": 1}]', ArgumentError, "message 0 must be like"),
-        (b'[{"role": "user", "role": "user", "content": ""}]', ArgumentError, "stands twice"),
-        (b'[{"role": "user", "content": "", "name": "x"}]', ArgumentError, "message 0 .* got 'name' too"),
-        (b'[{"role": "boss", "content": ""}]', LimitError, "role must be one of"),
-        (b"[" + b" " * 300 + b"]", ArgumentError, "may have 300 bytes, has 302"),
+        (b'["hi"]', ArgumentError, "message 0"),
+        (b'[{"role": "user"}]', ArgumentError, "message 0"),
+        (b'[{"role": "user", "content": 1}]', ArgumentError, "message 0"),
+        (b'[{"role": "user", "role": "user", "content": ""}]', ArgumentError, "twice"),
+        (b'[{"role": "user", "content": "", "name": "x"}]', ArgumentError, "message 0 'name'"),
+        (b'[{"role": "boss", "content": ""}]', LimitError, "message 0 role"),
+        (b"[" + b" " * 300 + b"]", ArgumentError, "300 bytes 302"),
     ],
 )
 def test_anything_else_is_refused(
@@ -65,12 +66,12 @@ def test_anything_else_is_refused(
     if len(text) == 302:
         monkeypatch.setattr(messages_file, "LARGEST", 300)
     (tmp_path / "talk.json").write_bytes(text)
-    with pytest.raises(kind, match=words):
+    with refused(kind, *words.split()):
         read_messages(tmp_path / "talk.json")
 
 
 def test_only_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
-        with pytest.raises(ArgumentError, match=r"must be a regular file|can't be opened"):
+        with refused(ArgumentError, path):
             read_messages(path)

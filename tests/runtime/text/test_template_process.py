@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.hostile_templates import BOMBS, CANARY, ESCAPES
+from helpers.refused import refused
 from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError, TfmError
 from tfm.runtime.text import bounded_program, template_process
 from tfm.runtime.text.template_process import LIMITS, Limits, TemplateProcess
@@ -85,17 +86,17 @@ def test_an_escape_reaches_nothing(renderer: TemplateProcess, tmp_path: Path, na
 
 def test_each_limit_names_itself(renderer: TemplateProcess) -> None:
     for source, limits, reason in (
-        (BUSY, Limits(cpu_s=0.05), "more than 0.05 s of processor time"),
-        (BOMBS["a wide format"], Limits(memory=64 * 2**20), "more than 64 MB of memory"),
-        (BOMBS["indent of JSON"], LIMITS, "more than 256 MB of memory"),
+        (BUSY, Limits(cpu_s=0.05), "0.05 processor"),
+        (BOMBS["a wide format"], Limits(memory=64 * 2**20), "64 MB memory"),
+        (BOMBS["indent of JSON"], LIMITS, "256 MB memory"),
     ):
-        with pytest.raises(CheckpointError, match=reason):
+        with refused(CheckpointError, *reason.split()):
             renderer.render(source, MESSAGES, limits)
 
 
 def test_only_values_of_json_are_passed_on(renderer: TemplateProcess) -> None:
     for value in ({1, 2}, pytest, [object()]):
-        with pytest.raises(ArgumentError, match="values of JSON"):
+        with refused(ArgumentError, "JSON"):
             renderer.render("{{ x }}", {"x": value}, LIMITS)
 
 
@@ -156,7 +157,7 @@ def test_an_answer_without_end_is_an_error(
             print("x" * 10000, end="")"""
     )
     monkeypatch.setattr(template_process, "PROGRAM", tmp_path / "program.py")
-    with pytest.raises(CheckpointError, match="answered with more than 10096 bytes"):
+    with refused(CheckpointError, "10096", "bytes"):
         fresh.render("", {}, Limits(output=1000))
 
 
@@ -183,9 +184,7 @@ def test_a_child_that_was_killed_is_replaced(fresh: TemplateProcess) -> None:
     assert pid(fresh) != before
 
 
-@pytest.mark.parametrize(
-    ("template", "cause"), [("x", r"more than 0\.1 s"), ("x" * 2_000_000, r"read nothing for 0\.1 s")]
-)
+@pytest.mark.parametrize(("template", "cause"), [("x", "0.1 s"), ("x" * 2_000_000, "read 0.1 s")])
 def test_a_child_that_stands_still_is_replaced(
     fresh: TemplateProcess, monkeypatch: pytest.MonkeyPatch, template: str, cause: str
 ) -> None:
@@ -193,7 +192,7 @@ def test_a_child_that_stands_still_is_replaced(
     assert serves(fresh)
     monkeypatch.setenv("PATH", "")  # nobody needs `ps` here
     os.kill(pid(fresh), signal.SIGSTOP)
-    with pytest.raises(CheckpointError, match=cause):
+    with refused(CheckpointError, *cause.split()):
         fresh.render(template, {}, Limits(wait_s=0.1))
     assert serves(fresh)
 
@@ -276,22 +275,22 @@ def test_memory_is_looked_at_where_the_system_limits_none(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(template_process, "SYSTEM_LIMITS_MEMORY", False)
     assert serves(fresh)
-    with pytest.raises(CheckpointError, match="more than 32 MB of memory"):
+    with refused(CheckpointError, "32", "MB", "memory"):
         fresh.render(BOMBS["lists of strings"], {}, Limits(wait_s=600, memory=32 * 2**20))
     assert serves(fresh)
     (tmp_path / "ps").unlink()
     fresh.close()
-    with pytest.raises(TfmError, match="nothing tells its memory"):
+    with refused(TfmError, "memory"):
         serves(fresh)
 
 
 @pytest.mark.parametrize(
     ("module", "name", "value", "reason"),
     [
-        (bounded_program, "POSIX", False, "can't limit"),
-        (template_process, "PROGRAM", "/nowhere", "ended at once"),
-        (sys, "executable", "/nowhere", "No such file"),
-        (bounded_program.importlib.util, "find_spec", lambda _: None, "Jinja isn't installed"),
+        (bounded_program, "POSIX", False, "limit"),
+        (template_process, "PROGRAM", "/nowhere", "ended"),
+        (sys, "executable", "/nowhere", "file"),
+        (bounded_program.importlib.util, "find_spec", lambda _: None, "Jinja"),
     ],
 )
 def test_where_no_child_can_run(
@@ -304,5 +303,5 @@ def test_where_no_child_can_run(
 ) -> None:
     monkeypatch.setattr(module, name, value)
     fresh.start()
-    with pytest.raises(TfmError, match=f"{reason}.*raw=True needs none"):
+    with refused(TfmError, reason, "raw=True"):
         serves(fresh)

@@ -8,6 +8,7 @@ import os
 import pytest
 import tokenizers
 from helpers import text_strategies
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
@@ -29,11 +30,11 @@ PIECES = st.lists(
 def test_half_a_character_is_refused_by_name() -> None:
     """A surrogate, in a text and in a message of a chat."""
     ours = next(iter(OURS.values()))
-    words = r"this one has the surrogate '\\udcff' as character 3: decode its bytes as UTF-8"
-    with pytest.raises(LimitError, match=words):
+    words = "surrogate '\\udcff' character 3 UTF-8"
+    with refused(LimitError, *words.split()):
         ours.encode("ab\udcff")
     template = ChatTemplate("{{ messages[0].content }}", ours)
-    with pytest.raises(LimitError, match=words):
+    with refused(LimitError, *words.split()):
         template.encode([{"role": "user", "content": "ab\udcff"}])
 
 
@@ -93,7 +94,7 @@ def test_begin_token_where_asked() -> None:
 
 def test_ids_stay_in_the_vocabulary() -> None:
     text = MADE["byte_level"].to_str()
-    with pytest.raises(CheckpointError, match="below the model's vocabulary 10"):
+    with refused(CheckpointError, "vocabulary", "10"):
         Tokenizer(text, 10).encode("the cat")
 
 
@@ -108,7 +109,7 @@ def test_ids_stay_in_the_vocabulary() -> None:
     ],
 )
 def test_broken_files_are_one_error(broken: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+    with refused(CheckpointError, "tokenizer.json"):
         Tokenizer(broken, 10)
     assert capfd.readouterr() == ("", "")
 
@@ -118,7 +119,7 @@ def test_bytes_of_affixes_are_no_tokens(affix: str) -> None:
     """The library puts them beyond the text's end, where no character of a user's text is."""
     definition = json.loads(text_strategies.sentencepiece().to_str())
     definition["model"] |= {affix: "@", "merges": []}
-    with pytest.raises(CheckpointError, match=affix):
+    with refused(CheckpointError, affix):
         Tokenizer(json.dumps(definition), 400).encode("the <s> é")
 
 
@@ -131,7 +132,7 @@ def test_panic_is_an_error_and_ctrl_c_is_not(capfd: pytest.CaptureFixture[str]) 
             os.write(2, b"thread '<unnamed>' panicked")
             raise error
 
-    with pytest.raises(CheckpointError, match="can't be tried: boom"):
+    with refused(CheckpointError, "boom"):
         fail(Panic("boom"))
     with pytest.raises(KeyboardInterrupt):
         fail(KeyboardInterrupt())
@@ -142,17 +143,17 @@ def test_panic_is_an_error_and_ctrl_c_is_not(capfd: pytest.CaptureFixture[str]) 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.LIMITS, "text", 3)
-    with pytest.raises(LimitError, match="3 characters, this one has 4"):
+    with refused(LimitError, "3", "characters", "4"):
         OURS["byte_level"].encode("abcd")
     monkeypatch.setitem(module.LIMITS, "tokenizer.json", 3)
-    with pytest.raises(LimitError, match=r"tokenizer\.json may have 3 characters, it has 4"):
+    with refused(LimitError, "tokenizer.json", "3", "characters", "4"):
         Tokenizer("abcd", 10)
 
 
 def test_a_control_token_of_one_character_is_refused() -> None:
     made = text_strategies.unigram()
     made.add_special_tokens(["|"])
-    with pytest.raises(LimitError, match="can't be spelled"):
+    with refused(LimitError, "spelled"):
         Tokenizer(made.to_str(), 1000).encode("a|b")
 
 
@@ -224,7 +225,7 @@ def test_a_processor_that_changes_the_order_of_a_pair_is_refused() -> None:
     made.post_processor = tokenizers.processors.TemplateProcessing("$A", "$B [SEP] $A", [("[SEP]", 3)])
     ours = Tokenizer(made.to_str(), 1000)
     assert ours.encode_with_offsets("the cat").ids == made.encode("the cat").ids
-    with pytest.raises(CheckpointError, match="must keep the texts whole and in order"):
+    with refused(CheckpointError, "texts", "whole", "order"):
         ours.encode_with_offsets("the", "cat")
 
 

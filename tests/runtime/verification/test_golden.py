@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.refused import refused
 from tfm.refimpl.config import (
     LM,
     Classify,
@@ -229,15 +230,15 @@ def test_a_digest_depends_on_numbers_and_not_on_memory_order():
 def test_missing_and_unknown_arrays_are_refused():
     config = tiny_models.llama()
     arrays = golden(config, tiny_models.weights(config))
-    with pytest.raises(BundleError, match="wrong: spare"):
+    with refused(BundleError, "spare"):
         read(arrays | {"spare": np.zeros(1)}, config)
-    with pytest.raises(BundleError, match=r"wrong: own\.rms"):
+    with refused(BundleError, "own.rms"):
         read({name: a for name, a in arrays.items() if name != "own.rms"}, config)
-    with pytest.raises(BundleError, match=r"wrong: plain\.rms"):
+    with refused(BundleError, "plain.rms"):
         read(arrays | {"plain.rms": np.zeros(1)}, config)
-    with pytest.raises(BundleError, match=r"wrong: source, source_lengths;"):
+    with refused(BundleError, "source,", "source_lengths;"):
         read(arrays, tiny_models.encoder_decoder())
-    with pytest.raises(BundleError, match=r"wrong: types;"):
+    with refused(BundleError, "types;"):
         read(arrays, tiny_models.encoder())
 
 
@@ -245,9 +246,9 @@ def test_arrays_of_another_shape_or_type_are_refused():
     config = tiny_models.encoder_decoder()
     arrays = golden(config, tiny_models.weights(config))
     for name, array in arrays.items():
-        with pytest.raises(BundleError, match=rf"golden/{name}\.npy: must have shape"):
+        with refused(BundleError, f"golden/{name}.npy", "shape"):
             read(arrays | {name: array[None]}, config)
-        with pytest.raises(BundleError, match=rf"golden/{name}\.npy: must have shape"):
+        with refused(BundleError, f"golden/{name}.npy", "shape"):
             read(arrays | {name: array.astype(np.complex128)}, config)
     for name, value in {
         "tokens": 97,
@@ -259,7 +260,7 @@ def test_arrays_of_another_shape_or_type_are_refused():
     }.items():
         outside = arrays[name].copy()
         outside.reshape(-1)[0] = value
-        with pytest.raises(BundleError, match=rf"golden/{name}\.npy: must be"):
+        with refused(BundleError, f"golden/{name}.npy"):
             read(arrays | {name: outside}, config)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.runtime.verification import metrics as module
@@ -44,7 +45,7 @@ def test_figures_equal_the_definitions(monkeypatch, before):
 
 
 def test_a_window_has_room_for_a_text():
-    with pytest.raises(LimitError, match="a window of 3 has no room for a text after 3 tokens"):
+    with refused(LimitError, "window", "3", "tokens"):
         fidelity(engine(0), engine(0), IDS, window=3, before=(1, 2, 3))
 
 

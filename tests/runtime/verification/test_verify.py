@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.refused import refused
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
@@ -482,7 +483,7 @@ def test_another_source_is_refused(copy, tmp_path):
     assert row.note == "different: decoder.layers.1.attn.wo"
     capped = replace(CONFIG, head=replace(CONFIG.head, softcap=3.0))
     save_checkpoint(tmp_path / "capped", capped, tiny_models.weights(capped))
-    with pytest.raises(CheckpointError, match="its config is another one"):
+    with refused(CheckpointError, "config", "another"):
         verify(copy("fp32"), source=tmp_path / "capped")
 
 
@@ -553,20 +554,20 @@ def test_a_given_text_is_compared(copy, tmp_path):
         (tmp_path / "bad").unlink(missing_ok=True)
         if content is not None:
             (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(VerifyError, match="UTF-8"):
+        with refused(VerifyError, "UTF-8"):
             verify(copy("fp32") if content else tmp_path / "fp32", text=tmp_path / "bad")
 
 
 def test_a_blank_text_is_refused(copy, tmp_path):
     (tmp_path / "text").write_text(" \n\t\n")
-    with pytest.raises(VerifyError, match="must hold a text to compare over, it is blank"):
+    with refused(VerifyError, "text", "blank"):
         verify(copy("int8"), text=tmp_path / "text")
 
 
 def test_a_text_may_not_be_huge(copy, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_TEXT", 3)
     (tmp_path / "text").write_text("four")
-    with pytest.raises(VerifyError, match="may have 3 bytes, it has more"):
+    with refused(VerifyError, "3", "bytes"):
         verify(copy("fp32"), text=tmp_path / "text")
 
 
@@ -580,7 +581,7 @@ def test_without_golden_inputs_it_is_refused(copy):
 
 
 def test_a_missing_bundle_is_an_error(tmp_path):
-    with pytest.raises(BundleError, match="must be a bundle"):
+    with refused(BundleError, "bundle"):
         verify(tmp_path / "nothing")
 
 
