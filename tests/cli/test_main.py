@@ -213,7 +213,7 @@ def test_the_help_names_completion(tfm):
 
 
 def test_control_characters_of_a_name_are_spelt_out(tfm):
-    tfm("inspect", "a\x1b]0;title\x07\n\x9bb\u202e").failed(3, "\\x1b]0;title\\x07\\n\\x9bb\\u202e")
+    tfm("inspect", "a\x1b]0;title\x07\n\x9bb\u202e").failed(3, "a\\x1b]0;title\\x07\\n\\x9bb\\u202e")
 
 
 def test_a_line_can_be_read_back():

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
@@ -164,9 +165,7 @@ def test_exported_bundles_pass_verify(case: str, tmp_path: Path) -> None:
 
 def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
     """Bit for bit: with fused attention, windows over padding only, and a text without tokens."""
-    save_checkpoint(tmp_path / "source", MIXED, tiny_models.weights(MIXED))
-    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="int8-dynamic", verify=False)
-    engine = OrtEngine(open_bundle(tmp_path / "out"), threads=1)
+    engine = OrtEngine(exported(tmp_path, MIXED, quant="int8-dynamic"), threads=1)
     rng = np.random.default_rng(0)
     ids, lengths = rng.integers(0, 97, (4, 11)), np.array([11, 2, 0, 7])
     outputs = engine.predict(ids, lengths)
@@ -177,7 +176,7 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
         np.testing.assert_allclose(alone[0], outputs[row], rtol=0, atol=2e-6)
     with refused(ConfigError, "decoder", "steps"):
         engine.start(1)
-    with refused(LimitError, "types"):
+    with refused(LimitError, "token_types", 2):
         engine.predict(ids, lengths, np.full_like(ids, 2))
 
 
@@ -185,9 +184,7 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
 def test_many_texts_are_read_in_runs(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a run have similar lengths; outputs are in the order of the texts."""
     config = replace(POOLED, head=head)
-    save_checkpoint(tmp_path / "source", config, tiny_models.weights(config))
-    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
-    engine, rng, seen = OrtEngine(open_bundle(tmp_path / "out"), threads=1), np.random.default_rng(0), []
+    engine, rng, seen = OrtEngine(exported(tmp_path, config), threads=1), np.random.default_rng(0), []
     ids, lengths, types = (
         rng.integers(0, 97, (5, 11)),
         np.array([11, 2, 0, 7, 2]),
@@ -218,9 +215,7 @@ def test_runs_contain_every_row_once() -> None:
 
 def reader(folder: Path) -> OrtEngine:
     config = tiny_models.rotary_encoder_decoder()
-    save_checkpoint(folder / "source", config, tiny_models.weights(config))
-    export(open_checkpoint(folder / "source"), folder / "out", quant="fp32", verify=False)
-    return OrtEngine(open_bundle(folder / "out"), threads=1)
+    return OrtEngine(exported(folder, config), threads=1)
 
 
 @pytest.mark.long

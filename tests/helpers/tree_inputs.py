@@ -9,7 +9,6 @@ from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine.cache_kinds import CacheKind, cache_kinds
 from tfm.refimpl.laws.kit.budget import budgets
-from tfm.refimpl.laws.kit.results import flat
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.ops.quant import Blocks, quantize
@@ -73,7 +72,3 @@ ACTIVATIONS = 1e-6
 def budget(run: Any) -> dict[str, float]:
     """The computed budget, plus the approximation of activation kernels."""
     return {n: b + ACTIVATIONS for n, b in budgets(run).items()}
-
-
-def flat_inputs(given_: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {m: a for n, value in given_.items() for m, a in flat(value, n)}

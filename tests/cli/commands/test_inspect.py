@@ -30,82 +30,109 @@ MODELS = {
     "relative bias of 8 buckets": tiny_models.encoder_decoder(),
     "ALiBi": tiny_models.added_positions(),
 }
+SINKS = tiny_models.sinks()
+(SUNK, *_) = SINKS.layers
+NARROWED = replace(SUNK, mlp=narrowed(SUNK.mlp))
+# Config -> what its description says.
+DESCRIBED = {
+    "LongT5": (
+        tiny_models.summarized(),
+        "6 heads of 8, within 2 tokens on each side, and to sums of 2 tokens",
+        "relative bias of 8 buckets",
+        "context 32 (encoder 64)",
+    ),
+    "norms before the maps back": (
+        tiny_models.normed_outputs(),
+        "with a norm of the output, gated mlp",
+        "(relu_squared) with a norm of the units",
+    ),
+    "XLNet": (
+        tiny_models.relative(),
+        "XLNet's attention, 6 heads of 8",
+        "sines and cosines of distances",
+    ),
+    "shared keys and values": (
+        tiny_models.shared_kv(),
+        "4 layers, 2 of them with the keys and values of earlier ones, of 4 kinds, the first:",
+        "16 numbers of each token for each layer",
+    ),
+    "streams": (
+        tiny_models.altup(),
+        "3 streams of each token, learned residuals of rank 12, 2 layers with 60% of the mlp's units at 0",
+    ),
+    "blocks": (tiny_models.in_blocks(), "6 heads of 8 in 6 groups, in blocks of 2 from 11 tokens on"),
+    "sinks": (SINKS, "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)"),
+    "a latent": (
+        replace(SINKS, stack=replace(SINKS.stack, layers=(NARROWED,))),
+        "2 of 4 plain mlps 24 (relu_squared), through a latent of 5",
+    ),
+}
+
+
+@pytest.fixture
+def inspected(tfm, tmp_path):
+    """`inspect` of a config, with these options."""
+
+    def run(config, *options):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+        return tfm("inspect", path, *options)
+
+    return run
 
 
 @pytest.mark.parametrize("position", MODELS)
-def test_a_model_is_described_and_counted(tfm, tmp_path, position):
+def test_a_model_is_described_and_counted(inspected, position):
     config = MODELS[position]
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
-    told = tfm("inspect", path, "--json").json
+    told = inspected(config, "--json").json
     assert told["parameters"]["total"] == sum(math.prod(s) for s in parameter_shapes(config).values())
-    assert ("CACHE AT" in tfm("inspect", path).out) == ("decoder" in config.stacks)
+    assert ("CACHE AT" in inspected(config).out) == ("decoder" in config.stacks)
     assert position in (text := inspect.describe(config))
     assert [name for name in ("encoder", "decoder") if f"{name}, " in text] == [
         name for name in ("encoder", "decoder") if name in config.stacks
     ]
 
 
-def test_longt5_is_described():
-    told = inspect.describe(tiny_models.summarized())
-    assert "6 heads of 8, within 2 tokens on each side, and to sums of 2 tokens" in told
-    assert told.count("relative bias of 8 buckets") == 2
-    assert "context 32 (encoder 64)" in told
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_parts_are_described(name):
+    config, *words = DESCRIBED[name]
+    told = inspect.describe(config)
+    assert [one for one in words if one not in told] == []
 
 
-def test_norms_before_the_maps_back_are_described():
-    told = inspect.describe(tiny_models.normed_outputs())
-    assert "with a norm of the output, gated mlp" in told
-    assert "(relu_squared) with a norm of the units" in told
-
-
-def test_xlnet_is_described():
-    told = inspect.describe(tiny_models.relative())
-    assert "XLNet's attention, 6 heads of 8" in told
-    assert "sines and cosines of distances" in told
-
-
-def test_a_mixture_counts_the_active_parameters(tfm, tmp_path):
+def test_a_mixture_counts_the_active_parameters(inspected):
     """All experts are counted, but only those that a token is routed to are active."""
     config = tiny_models.mixture()
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
-    told = tfm("inspect", path, "--json").json["parameters"]
+    told = inspected(config, "--json").json["parameters"]
     assert told["total"] - told["active"] == 3 * 40 * (24 * (3 - 2) + 28 * (4 - 3))
     assert told["mlp"] == 40 * (3 + 3 * 3 * 24) + 40 * (4 + 4 * 3 * 28 + 3 * 36 + 1) + 4
-    text = tfm("inspect", path).out
+    text = inspected(config).out
     assert f"{told['total']:,} in all, {told['active']:,} of them for a token" in text
     assert "2 of 3 gated mlps 24 (silu)" in text
-    saved = tfm("inspect", path, "--json").json["savings"]["mixture, weights a token"]
+    saved = inspected(config, "--json").json["savings"]["mixture, weights a token"]
     assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
     one = tiny_models.llama()
     assert "mixture, weights a token" not in sizes.savings(one, dict.fromkeys(SCHEMES, 1))
     assert sizes.active_parameters(one) == sum(sizes.parameters(one).values())
-    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
-    assert "for a token" not in tfm("inspect", path).out
+    assert "for a token" not in inspected(one).out
 
 
-def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
+def test_a_cache_is_counted_as_the_runner_keeps_it(inspected):
     """Windows keep few tokens, and a copied cache counts twice."""
     config = tiny_models.mixed_windows(context=5000)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
-    told = tfm("inspect", path, "--json").json
+    told = inspected(config, "--json").json
     assert told["cache"] == "windowed"
     token, few = 2 * 2 * 16 * 4, 4 * (5 - 1 + 32 + 128) + (3 - 1 + 32 + 128)
     assert told["cache_bytes"]["1024"]["fp32"] == token * (1024 + few)
     assert told["cache_bytes"]["5000"]["fp32"] == token * (5000 + few)
     room = sizes.RUNNER_BYTES + token * (3000 + few)
     assert sizes.need(config, 0, room, "windowed").longest_context == 3000
-    path.write_text(
-        json.dumps({"model_type": "tfm", "config": to_json(tiny_models.llama(head_size=12, window=9))})
-    )
-    told = tfm("inspect", path, "--json").json
+    told = inspected(tiny_models.llama(head_size=12, window=9), "--json").json
     assert told["cache"] == "copied"
     assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * 2 * 2 * 12 * 2 * 128
 
 
-def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
+def test_recurrences_are_named_and_keep_as_much_of_any_text(inspected):
     """The same bytes, once: a step writes them in place; attention in their place keeps keys and values."""
     base = tiny_models.recurrent(context=5000)
     named = {
@@ -131,10 +158,8 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
     }
     for layer, (name, count) in named.items():
         config = replace(base, stack=replace(base.stack, layers=(layer,)))
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
         assert name in inspect.describe(config)
-        assert tfm("inspect", path, "--json").json["cache_bytes"] == {
+        assert inspected(config, "--json").json["cache_bytes"] == {
             context: {"fp32": 4 * count, "fp16": 2 * count} for context in ("1024", "5000")
         }
 
@@ -160,12 +185,11 @@ def test_an_indexer_is_named_and_counted():
     assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10 + 18 + 4) * 128
 
 
-def test_latents_are_named_and_counted(tfm, tmp_path):
+def test_latents_are_named_and_counted(inspected):
     """A latent and a rotary key for each token and layer, and what heads of their own would take."""
     config = tiny_models.latents()
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
     assert "3 heads of 14 over latents of 20, gated mlp" in inspect.describe(config)
-    told = tfm("inspect", tmp_path / "config.json", "--json").json
+    told = inspected(config, "--json").json
     assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * (20 + 6 + 18 + 4) * 128
     assert sizes.savings(config, sizes.weight_bytes(config))["latents, cache"] == sizes.Saving(
         2 * (3 * (14 + 12) + 2 * (14 + 14)) * 128, 2 * (20 + 6 + 18 + 4) * 128
@@ -199,44 +223,12 @@ def test_what_latents_and_states_save(tfm, name, parameters, token, states, plai
     assert told["savings"][row] == {"without": 2 * grouped * context, "with": 2 * (token * context + states)}
 
 
-def test_shared_keys_and_values_and_vectors_for_layers_are_named():
-    told = inspect.describe(tiny_models.shared_kv())
-    assert "4 layers, 2 of them with the keys and values of earlier ones, of 4 kinds, the first:" in told
-    assert "16 numbers of each token for each layer" in told
-    told = inspect.describe(tiny_models.altup())
-    assert (
-        "3 streams of each token, learned residuals of rank 12, 2 layers with 60% of the mlp's units at 0"
-        in told
-    )
-
-
-def test_blocks_of_long_texts_are_named():
-    assert "6 heads of 8 in 6 groups, in blocks of 2 from 11 tokens on" in inspect.describe(
-        tiny_models.in_blocks()
-    )
-
-
-def test_sinks_and_clamps_are_named():
-    config = tiny_models.sinks()
-    told = inspect.describe(config)
-    assert "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)" in told
-    layer = replace(config.layers[0], mlp=narrowed(config.layers[0].mlp))
-    config = replace(config, stack=replace(config.stack, layers=(layer,)))
-    assert "2 of 4 plain mlps 24 (relu_squared), through a latent of 5" in inspect.describe(config)
-
-
-def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
+def test_a_cache_of_8_bits_is_counted_as_such(inspected):
     config = tiny_models.llama().with_kv("int8")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
-    assert tfm("inspect", tmp_path / "config.json", "--json").json["cache_bytes"] == {
-        "128": {"int8": 2 * 2 * 2 * 16 * 128}
-    }
+    assert inspected(config, "--json").json["cache_bytes"] == {"128": {"int8": 2 * 2 * 2 * 16 * 128}}
     room = sizes.RUNNER_BYTES + 2 * 2 * 2 * 16 * 100
     assert sizes.need(config, 0, room).longest_context == 100
-    assert re.search(
-        r"CACHE AT +INT8 +PLAIN FP16\n128 tokens +16.4 kB +98.3 kB\n",
-        tfm("inspect", tmp_path / "config.json").out,
-    )
+    assert re.search(r"CACHE AT +INT8 +PLAIN FP16\n128 tokens +16.4 kB +98.3 kB\n", inspected(config).out)
 
 
 def test_llama_3_70b(tfm):

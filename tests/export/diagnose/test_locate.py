@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.exported import export_once
 from helpers.refused import refused
 from tfm.cli.commands.verify import divergence
-from tfm.export.bundle_writer import _describe, export
+from tfm.export.bundle_writer import _describe
 from tfm.export.diagnose.locate import Part, first, locate
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Decoder
 from tfm.refimpl.errors import BundleError
 from tfm.runtime.bundle import manifest
-from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
 
 
 def sandwich() -> Decoder:
@@ -72,19 +72,8 @@ RARER = [
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> Callable[..., Path]:
-    """Bundles by config, target and quantization, each exported once."""
-    path = tmp_path_factory.mktemp("locate")
-
-    def bundle(name: str, target: str, quant: str) -> Path:
-        out = path / f"{name}-{target}-{quant}"
-        if not out.exists():
-            save_checkpoint(path / name, CONFIGS[name], tiny_models.weights(CONFIGS[name]))
-            export(open_checkpoint(path / name), out, target=target, quant=quant, verify=False)
-            shutil.rmtree(path / name)
-        return out
-
-    return bundle
+def bundles(tmp_path_factory) -> Callable[[str, str, str], Bundle]:
+    return export_once(tmp_path_factory.mktemp("locate"), CONFIGS)
 
 
 def nodes(graph: onnx.GraphProto, kind: str) -> list[onnx.NodeProto]:
@@ -112,7 +101,7 @@ def plant(source: Path, out: Path, bug: Callable[[onnx.GraphProto], None]) -> Pa
 )
 def test_every_part_of_a_correct_graph_is_within_budget(bundles, made):
     layers = len(CONFIGS[made[0]].layers)
-    parts = locate(open_bundle(bundles(*made)), TOKENS)
+    parts = locate(bundles(*made), TOKENS)
     assert [part.name for part in parts[:3]] == [
         "embedding",
         "layer 0, attention, input",
@@ -137,14 +126,14 @@ ATTENTION = ("attention, input", "attention, heads")
 
 def test_a_mixture_is_one_part(bundles):
     """It has no single hidden value."""
-    parts = locate(open_bundle(bundles("mixture", "ort-cpu", "int8")), TOKENS)
+    parts = locate(bundles("mixture", "ort-cpu", "int8"), TOKENS)
     each = (*ATTENTION, "attention, output", "mlp, input", "output")
     assert names(parts) == ["embedding", *layer(0, *each), *layer(1, *each), "head, input", "logits"]
     assert first(parts) is None, first(parts)
 
 
 def test_a_parallel_layer_has_no_value_between_its_sublayers(bundles):
-    parts = locate(open_bundle(bundles("gated and parallel", "ort-cpu", "fp32")), TOKENS)
+    parts = locate(bundles("gated and parallel", "ort-cpu", "fp32"), TOKENS)
     each = (*ATTENTION, "mlp, input", "mlp, hidden", "output")
     assert names(parts) == ["embedding", *layer(0, *each), *layer(1, *each), "head, input", "logits"]
     assert first(parts) is None, first(parts)
@@ -155,7 +144,7 @@ def test_a_parallel_layer_has_no_value_between_its_sublayers(bundles):
 def test_every_kind_of_layer_is_taken_apart(bundles, made):
     """Residuals at the norm, recurrences without heads, several streams of a token."""
     name, quant = made
-    parts = locate(open_bundle(bundles(name, "ort-cpu", quant)), TOKENS)
+    parts = locate(bundles(name, "ort-cpu", quant), TOKENS)
     for i in range(len(CONFIGS[name].layers)):
         assert f"layer {i}, attention, input" in names(parts)
     assert names(parts)[-1] == "logits"
@@ -196,7 +185,7 @@ def wrong_head(graph: onnx.GraphProto) -> None:
     ],
 )
 def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
-    path = plant(bundles("llama", "ort-cpu", "int8"), tmp_path / "out", bug)
+    path = plant(bundles("llama", "ort-cpu", "int8").path, tmp_path / "out", bug)
     parts = locate(open_bundle(path), TOKENS)
     assert [part.name for part in parts if not part.ok] == [place]
     found = first(parts)
@@ -232,14 +221,14 @@ def lost_mlp(graph: onnx.GraphProto) -> None:
 )
 def test_a_bug_is_named_beside_a_mixture_a_gate_or_a_parallel_mlp(bundles, tmp_path, made, bug, place):
     name, quant = made
-    parts = locate(open_bundle(plant(bundles(name, "ort-cpu", quant), tmp_path / "out", bug)), TOKENS)
+    parts = locate(open_bundle(plant(bundles(name, "ort-cpu", quant).path, tmp_path / "out", bug)), TOKENS)
     assert [part.name for part in parts if not part.ok] == [place]
 
 
 def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
     """In layer 0: a key of layer 1 lies so near the edge between two codes that a budget has room for
     both."""
-    planted = plant(bundles(*MADE[-1]), tmp_path / "out", partial(wrong_scale, layer=0))
+    planted = plant(bundles(*MADE[-1]).path, tmp_path / "out", partial(wrong_scale, layer=0))
     bad_part = first(locate(open_bundle(planted), TOKENS))
     assert bad_part is not None
     assert bad_part.name == "layer 0, attention, heads"
@@ -251,13 +240,13 @@ def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):
         for value in graph.initializer:
             value.name = value.name.replace("mlp.down", "mlp.other")
 
-    path = plant(bundles("llama", "ort-cpu", "int8"), tmp_path / "out", rename)
+    path = plant(bundles("llama", "ort-cpu", "int8").path, tmp_path / "out", rename)
     with refused(BundleError, "decoder.layers.0.mlp.down"):
         locate(open_bundle(path), TOKENS)
 
 
 def test_the_command_names_the_first_divergence(bundles, tmp_path):
-    honest = bundles("llama", "ort-cpu", "int8")
+    honest = bundles("llama", "ort-cpu", "int8").path
     path = plant(honest, tmp_path / "out", swapped_gate)
     assert divergence(path).startswith("; first divergence: layer 0, mlp, hidden, error ")
     assert divergence(honest) == ""

@@ -13,12 +13,11 @@ import onnx.checker
 import onnx.shape_inference
 import pytest
 from helpers import graph_client, peers, tiny_models
+from helpers.exported import export_once
 from onnx.reference import ReferenceEvaluator
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.ops.position_tables import position_tables
-from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.ort.engine import OrtEngine
 
@@ -40,17 +39,7 @@ Made = Callable[..., Bundle]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("readers")
-
-    def bundle(name: str, target: str, quant: str) -> Bundle:
-        source, path = folder / name, folder / f"{name}, {target}, {quant}"
-        if not source.exists():
-            save_checkpoint(source, CONFIGS[name], tiny_models.weights(CONFIGS[name], seed=4))
-        if not path.exists():
-            export(open_checkpoint(source), path, target=target, quant=quant, verify=False)
-        return open_bundle(path)
-
-    return bundle
+    return export_once(tmp_path_factory.mktemp("readers"), CONFIGS, seed=4)
 
 
 def job(bundle: Bundle) -> dict[str, Any]:

@@ -11,15 +11,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.refused import refused
 from helpers.within_budget import assert_within_budget
-from tfm.export.bundle_writer import export
 from tfm.export.layouts import decoder_graph
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Chunked, Decoder, Rope, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle import targets
-from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.bundle.bundle import Bundle
 
 ROWS = ([5, 17, 3, 88, 41], [9, 2], [60, 33, 7])
 AFTER = ([70, 11], [4, 90], [28, 6])  # what follows, token by token
@@ -56,10 +55,7 @@ CONFIGS = {"windowed": CONFIG, "copied": copied()}
 @pytest.fixture(scope="module", params=["windowed", pytest.param("copied", marks=pytest.mark.long)])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle whose cache GroupQueryAttention would let grow, and one with a copied cache."""
-    path, config = tmp_path_factory.mktemp("decoder"), CONFIGS[request.param]
-    save_checkpoint(path / "model", config, tiny_models.weights(config, seed=4))
-    export(open_checkpoint(path / "model"), path / "bundle", quant="fp32", verify=False)
-    bundle = open_bundle(path / "bundle")
+    bundle = exported(tmp_path_factory.mktemp("decoder"), CONFIGS[request.param], seed=4)
     assert bundle.cache == request.param
     return bundle
 

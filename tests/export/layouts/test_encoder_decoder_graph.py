@@ -14,16 +14,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.within_budget import assert_within_budget
-from tfm.export.bundle_writer import export
 from tfm.export.layouts import encoder_decoder_graph, genai, hub_files, optimum, transformers_js
 from tfm.export.layouts.convert import LAYOUTS
 from tfm.refimpl.checkpoint.generation_config import Generation
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Attention, EncoderDecoder, Rope, Stack
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle import targets
-from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.bundle.bundle import Bundle
 
 TEXTS = ([5, 17, 3, 88, 41], [9, 2], [60, 33, 7])
 MASKS = {
@@ -65,10 +64,7 @@ RARER = [pytest.param(name, marks=pytest.mark.long) for name in ("shared", "copi
 @pytest.fixture(scope="module", params=["copied", *RARER])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One whose decoder copies its cache at each step, and one whose decoder writes it in place."""
-    path, config = tmp_path_factory.mktemp("reader"), CONFIGS[request.param]
-    save_checkpoint(path / "model", config, tiny_models.weights(config, seed=4))
-    export(open_checkpoint(path / "model"), path / "bundle", quant="fp32", verify=False)
-    bundle = open_bundle(path / "bundle")
+    bundle = exported(tmp_path_factory.mktemp("reader"), CONFIGS[request.param], seed=4)
     assert bundle.cache == request.param.partition(",")[0]
     return bundle
 

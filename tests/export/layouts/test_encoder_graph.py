@@ -10,11 +10,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.refused import refused
 from helpers.within_budget import assert_within_budget
-from tfm.export.bundle_writer import export
 from tfm.export.layouts import encoder_graph, hub_files
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Classify, Encoder, Pool, QuestionAnswering, Rope, Tag
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
@@ -41,9 +40,7 @@ def rotary(head: Any) -> Encoder:
 
 
 def session(config: Encoder, folder: Path) -> ort.InferenceSession:
-    save_checkpoint(folder / "model", config, tiny_models.weights(config, seed=4))
-    export(open_checkpoint(folder / "model"), folder / "bundle", quant="fp32", verify=False)
-    encoder_graph.write(open_bundle(folder / "bundle"), folder / "model.onnx", data="weights")
+    encoder_graph.write(exported(folder, config, seed=4), folder / "model.onnx", data="weights")
     return ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
 

@@ -9,15 +9,13 @@ import onnxruntime as ort
 import pytest
 from families import ROWS
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.hf_oracle import draw_keys
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config, FirstToken, Pool, QuestionTokens
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.families import read_config
 from tfm.refimpl.laws.kit.budget import cast
 from tfm.refimpl.params.tree import map_leaves
-from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
 from tfm.runtime.ort.device_buffer import zeros
 from tfm.runtime.ort.encoder_session import EncoderSession
@@ -55,11 +53,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_numbers_are_the_specifications(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = MODELS[name]()
-    save_checkpoint(tmp_path / "source", config, tiny_models.weights(config, seed=3))
-    export(
-        open_checkpoint(tmp_path / "source"), tmp_path / "out", target="ort-cuda", quant="fp16", verify=False
-    )
-    bundle = open_bundle(tmp_path / "out")
+    bundle = exported(tmp_path, config, seed=3, target="ort-cuda", quant="fp16")
     exact = NumpyEngine(config, map_leaves(lambda _, leaf: cast(leaf, np.float64), bundle.params()))
     ids = np.random.default_rng(1).integers(3, config.embedding.vocabulary, (2, 9))
     pairs: list[tuple[np.ndarray, np.ndarray]] = []

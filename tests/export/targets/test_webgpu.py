@@ -14,11 +14,10 @@ import numpy as np
 import onnx
 import pytest
 from helpers import peers, tiny_models, vulkan
+from helpers.exported import exported
 from onnx import TensorProto, helper, numpy_helper
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.ops.position_tables import position_tables
-from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.verification import golden
 
 pytestmark = [pytest.mark.peers, pytest.mark.vulkan]
@@ -91,9 +90,7 @@ def computed(
     ("target", "quant", "dtype"), [("ort-cuda", "int4", "float16"), ("ort-cpu", "int8", "float32")]
 )
 def test_the_golden_check_passes(python: Path, tmp_path: Path, target: str, quant: str, dtype: str):
-    save_checkpoint(tmp_path / "model", CONFIG, tiny_models.weights(CONFIG, seed=5))
-    export(open_checkpoint(tmp_path / "model"), tmp_path / "bundle", target=target, quant=quant, verify=False)
-    bundle = open_bundle(tmp_path / "bundle")
+    bundle = exported(tmp_path, CONFIG, seed=5, target=target, quant=quant)
     assert bundle.dtype == dtype
     expected = golden.load(bundle)
     logits, ran = computed(python, bundle.path / "model.onnx", feeds(bundle, expected), tmp_path)

@@ -14,11 +14,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from helpers import gcc, peers, tiny_models
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from helpers.exported import exported
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.runtime.bundle import kernel_layout
-from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.kernels.compilers import FLAGS
 from tfm.runtime.ort import kernel_path
@@ -88,9 +87,7 @@ def test_the_golden_check_over_neon(kernels_on: Path, tmp_path: Path):
         [tools.arm_compiler, "-O2", "-x", "c", source, "-x", "none", *links, "-o", program], check=True
     )
 
-    save_checkpoint(tmp_path / "model", CONFIG, tiny_models.weights(CONFIG, seed=11))
-    export(open_checkpoint(tmp_path / "model"), tmp_path / "bundle", quant="int8", verify=False)
-    bundle = open_bundle(tmp_path / "bundle")
+    bundle = exported(tmp_path, CONFIG, seed=11, quant="int8")
     here = kernel_path.choose(bundle)
     assert not isinstance(here, str), here
     (graph,) = graphs(CONFIG, half=bundle.manifest.half_cache)

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.long_texts import EVERY, LENGTH, STEPS, in_a_batch, in_steps, specified
 from helpers.refused import refused
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.open import materialize
 from tfm.refimpl.engine.cache_kinds import cache_kinds, recurrent
 from tfm.refimpl.error_budget import largest_difference
 from tfm.refimpl.errors import LimitError
-from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 
 CONFIGS = {
@@ -42,9 +41,7 @@ def test_a_long_text_however_it_is_read(tmp_path: Path, name: str, target: str):
     config = CONFIGS[name]
     # Two of its layers, as attention's own rounding over so long a text isn't what is looked at.
     config = replace(config, stack=replace(config.stack, layers=config.layers[:2]))
-    save_checkpoint(tmp_path / "source", config, tiny_models.weights(config, seed=2))
-    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", target=target, quant="fp32", verify=False)
-    bundle = open_bundle(tmp_path / "out")
+    bundle = exported(tmp_path, config, seed=2, target=target)
     engine = OrtEngine(bundle, "cpu", threads=1)
     exact, allowed = specified(config, materialize(bundle.params()), IDS)
     for sizes in STEPS:

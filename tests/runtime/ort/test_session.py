@@ -18,6 +18,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.refused import refused
 from onnx import helper
 from tfm import runtime
@@ -242,9 +243,8 @@ def test_unsound_packed_weights_are_dropped_for_good(
 
 def test_a_shape_that_is_packed_wrongly_still_computes_right(tmp_path: Path, small: Path) -> None:
     config = tiny_models.llama(context=40, **SOUND | {"vocabulary": 97})
-    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config))
-    export(open_checkpoint(tmp_path / "model"), tmp_path / "bundle", quant="int8", verify=False)
-    want = logits(OrtEngine(open_bundle(tmp_path / "bundle"), threads=1))
+    bundle = exported(tmp_path, config, quant="int8")
+    want = logits(OrtEngine(bundle, threads=1))
     for _ in range(3):
         assert np.array_equal(
             logits(OrtEngine(open_bundle(tmp_path / "bundle"), threads=1, prepack=True)), want

@@ -187,8 +187,9 @@ def test_beams_give_the_likeliest_text_they_find() -> None:
         with refused(LimitError, next(iter(wrong)), "beams", "none"):
             MODEL.options(**wrong)
     drafted = {"beams": 2, "draft": PromptLookup()}
-    for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, drafted):
-        with refused(LimitError, "beam"):
+    beams = ({"beams": 0}, "beams"), ({"beams": 65}, "beams")
+    for wrong, named in (*beams, ({"beams": 2, "top_k": 3}, "top_k"), (drafted, "draft")):
+        with refused(LimitError, named):
             MODEL.options(**wrong)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from shutil import copytree
 
@@ -10,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
+from helpers.exported import export_once
 from tfm.export import bundle_writer
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.runtime.bundle import manifest
-from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.graphs import check_graphs
 from tfm.runtime.verification.report import Row
@@ -54,24 +53,12 @@ def reader() -> Config:
     return tiny_models.reader(tiny_models.shared_kv())
 
 
-CONFIGS = {"mixed": mixed, "encoder": encoder, "reader": reader}
+CONFIGS: dict[str, Config] = {"mixed": mixed(), "encoder": encoder(), "reader": reader()}
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Callable[[str, str, str], Path]:
-    """The bundle of a model, quantization and target, exported once."""
-    folder = tmp_path_factory.mktemp("exported")
-
-    @cache
-    def export(name: str, quant: str, target: str) -> Path:
-        source, path = folder / name, folder / f"{name}-{quant}-{target}"
-        if not source.exists():
-            config = CONFIGS[name]()
-            save_checkpoint(source, config, tiny_models.weights(config))
-        bundle_writer.export(open_checkpoint(source), path, quant=quant, target=target, verify=False)
-        return path
-
-    return export
+def bundles(tmp_path_factory) -> Callable[[str, str, str], Bundle]:
+    return export_once(tmp_path_factory.mktemp("exported"), CONFIGS)
 
 
 def rows(path: Path) -> dict[str, Row]:
@@ -164,8 +151,8 @@ PLANTS: dict[str, Plant] = {
 
 @pytest.mark.parametrize("file", BOTH)
 @pytest.mark.parametrize("plant", PLANTS)
-def test_a_wrong_setting_is_told(exported, tmp_path, plant, file):
-    found = rows(planted(exported("mixed", "int8", "ort-cpu"), tmp_path, file, PLANTS[plant]))
+def test_a_wrong_setting_is_told(bundles, tmp_path, plant, file):
+    found = rows(planted(bundles("mixed", "ort-cpu", "int8").path, tmp_path, file, PLANTS[plant]))
     assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
 
 
@@ -180,8 +167,8 @@ OPERATORS: dict[str, Plant] = {
 
 
 @pytest.mark.parametrize("plant", OPERATORS)
-def test_a_wrong_setting_of_onnx_runtimes_operators_is_told(exported, tmp_path, plant):
-    found = rows(planted(exported("mixed", "int8", "ort-cpu"), tmp_path, "model.onnx", OPERATORS[plant]))
+def test_a_wrong_setting_of_onnx_runtimes_operators_is_told(bundles, tmp_path, plant):
+    found = rows(planted(bundles("mixed", "ort-cpu", "int8").path, tmp_path, "model.onnx", OPERATORS[plant]))
     assert {name: row.ok for name, row in found.items()} == {"model.onnx": False, "kernels.onnx": True}
 
 
@@ -218,13 +205,14 @@ WRITTEN_OUT: dict[str, Plant] = {
 
 
 @pytest.mark.parametrize("plant", WRITTEN_OUT)
-def test_a_wrong_number_of_a_plain_graph_is_told(exported, tmp_path, plant):
-    path = planted(exported("mixed", "fp32", "standard"), tmp_path, "model.onnx", WRITTEN_OUT[plant])
+def test_a_wrong_number_of_a_plain_graph_is_told(bundles, tmp_path, plant):
+    path = planted(bundles("mixed", "standard", "fp32").path, tmp_path, "model.onnx", WRITTEN_OUT[plant])
     assert {name: row.ok for name, row in rows(path).items()} == {"model.onnx": False}
 
 
-def test_norms_in_float32_of_a_bundle_in_float16(exported, tmp_path):
-    bundle, plant = exported("encoder", "fp16", "standard"), setting(("LayerNormalization",), "epsilon", 1e-6)
+def test_norms_in_float32_of_a_bundle_in_float16(bundles, tmp_path):
+    bundle = bundles("encoder", "standard", "fp16").path
+    plant = setting(("LayerNormalization",), "epsilon", 1e-6)
     assert [row.ok for row in rows(bundle).values()] == [True]
     assert [row.ok for row in rows(planted(bundle, tmp_path, "model.onnx", plant)).values()] == [False]
 
@@ -244,9 +232,9 @@ ENCODER: dict[str, tuple[str, Plant]] = {
 
 
 @pytest.mark.parametrize("plant", ENCODER)
-def test_a_wrong_setting_of_an_encoder_is_told(exported, tmp_path, plant):
+def test_a_wrong_setting_of_an_encoder_is_told(bundles, tmp_path, plant):
     file, change = ENCODER[plant]
-    found = rows(planted(exported("encoder", "int8-dynamic", "ort-cpu"), tmp_path, file, change))
+    found = rows(planted(bundles("encoder", "ort-cpu", "int8-dynamic").path, tmp_path, file, change))
     assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
 
 
@@ -257,8 +245,8 @@ def keys_of_another(model: Model) -> None:
 
 
 @pytest.mark.parametrize("file", BOTH)
-def test_keys_of_another_layer_are_told_where_the_graph_makes_them(exported, tmp_path, file):
-    bundle = exported("reader", "int8", "ort-cpu")
+def test_keys_of_another_layer_are_told_where_the_graph_makes_them(bundles, tmp_path, file):
+    bundle = bundles("reader", "ort-cpu", "int8").path
     assert all(row.ok for row in rows(bundle).values())
     found = rows(planted(bundle, tmp_path, file, keys_of_another))
     assert {name: row.ok for name, row in found.items()} == {name: name != file for name in BOTH}
@@ -269,7 +257,7 @@ LONG = setting(ATTENTIONS, "local_window_size", 600, slice(1, 2))  # of a model 
 
 @pytest.mark.usefixtures("kernels_on")
 @pytest.mark.parametrize("file", BOTH)
-def test_the_quick_checks_refuse_it(exported, tmp_path, file):
+def test_the_quick_checks_refuse_it(bundles, tmp_path, file):
     """A graph that an exporter's bug could write: all hashes are right, and outputs within their budgets."""
-    path = planted(exported("mixed", "int8", "ort-cpu"), tmp_path, file, LONG)
+    path = planted(bundles("mixed", "ort-cpu", "int8").path, tmp_path, file, LONG)
     assert [row.name.split(":")[0] for row in verify(path).failed] == [file]

@@ -1,0 +1,35 @@
+"""Bundles of models with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+
+from helpers import tiny_models
+
+
+def exported(folder: Path, config: Config, seed: int = 0, **options: Any) -> Bundle:
+    """FOLDER/bundle of the checkpoint FOLDER/model: float32, unverified, unless `options` say otherwise."""
+    save_checkpoint(folder / "model", config, tiny_models.weights(config, seed))
+    options = {"quant": "fp32", "verify": False} | options
+    export(open_checkpoint(folder / "model"), folder / "bundle", **options)
+    return open_bundle(folder / "bundle")
+
+
+def export_once(
+    folder: Path, configs: Mapping[str, Config], seed: int = 0
+) -> Callable[[str, str, str], Bundle]:
+    """(name of a config, target, quantization) -> its bundle, exported when it is asked for first."""
+
+    @cache
+    def bundle(name: str, target: str, quant: str) -> Bundle:
+        return exported(folder / f"{name}-{target}-{quant}", configs[name], seed, target=target, quant=quant)
+
+    return bundle
