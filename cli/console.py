@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -236,17 +236,25 @@ def speed(answer: TextStream) -> str:
 
 
 def out_answer(
-    answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float, by: dict[str, str]
+    answer: TextStream,
+    *,
+    as_json: bool,
+    no_escape: bool,
+    load_s: float,
+    by: dict[str, str],
+    tools: bool = False,
 ) -> None:
     """Print an answer while it is generated, or at its end as one JSON object; say if it was cut, and with
-    --verbose how fast it was."""
-    for part in answer:
+    --verbose how fast it was. With `tools` it may have calls."""
+    for part in with_calls(answer) if tools else answer:
         if not as_json:
             out(generated(part, no_escape), end="")
     if not as_json:
         out()
     else:
-        out_json({**answer_fields(answer), **by, "timings": {"load_s": load_s, **answer.timings}})
+        out_json(
+            {**answer_fields(answer, tools=tools), **by, "timings": {"load_s": load_s, **answer.timings}}
+        )
     if DETAIL.verbose and not as_json:
         say(speed(answer))
     if answer.finish_reason != "length":
@@ -259,9 +267,32 @@ def out_answer(
         say(f"the answer reached its limit of {count} tokens: raise --max-new-tokens for a longer one")
 
 
-def answer_fields(answer: TextStream | Completion) -> dict[str, object]:
-    """An answer for JSON; log-probabilities are there where they were asked for."""
-    fields = {"tokens": answer.tokens, "text": answer.text, "finish_reason": answer.finish_reason}
+def with_calls(answer: TextStream) -> Iterator[str]:
+    """Thoughts and text as they come, and each call in a line of its own, as `name(arguments)`."""
+    before, call = "", ""
+    for kind, text in answer.events():
+        if kind in ("thought", "text"):
+            yield f"\n{text}" if before not in ("", kind) else text
+            before = kind
+        elif kind == "end":
+            yield f"\n{call})" if before else f"{call})"
+            before = "call"
+        else:
+            call = f"{text}(" if kind == "name" else call + text
+
+
+def answer_fields(answer: TextStream | Completion, *, tools: bool = False) -> dict[str, object]:
+    """An answer for JSON; log-probabilities are there where they were asked for, with `tools` its thoughts,
+    what it says beside them, and its calls."""
+    fields: dict[str, object] = {
+        "tokens": answer.tokens,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+    }
+    if tools and answer.answer is not None:
+        thoughts, text, calls = answer.answer
+        named = [{"name": name, "arguments": json.loads(arguments)} for name, arguments in calls]
+        fields |= {"text": text, "thoughts": thoughts, "calls": named}
     if answer.logprobs is None:
         return fields
     return {**fields, "logprobs": [one._asdict() for one in answer.logprobs]}

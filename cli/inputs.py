@@ -147,6 +147,20 @@ def read_schema(file: Path) -> dict[str, Any]:
     return schema
 
 
+def read_tools(file: Path) -> list[dict[str, Any]]:
+    """The functions in a file, as the OpenAI API has them; a usage error for others, before a model is
+    loaded."""
+    from ..refimpl.errors import ArgumentError
+    from ..refimpl.formats.strict_json import parse
+    from ..runtime.text.chat_answers import schemas
+
+    tools = parse(read_all(file, "tools", SCHEMA), str(file), ArgumentError)
+    if not isinstance(tools, list):
+        raise ArgumentError(f"{file} must have a list of tools, got {tools!r:.80}")
+    schemas(tools)
+    return tools
+
+
 def read_grammar(file: Path) -> str:
     """The grammar in a file; a usage error for one that can't be followed, before a model is loaded."""
     from ..runtime.text.constraints import Language, check

@@ -264,6 +264,16 @@ ChatTemplateKwargs = Annotated[
 ]
 
 
+ThinkingTokenBudget = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="End what a chat model thinks after so many tokens, as the model ends it.",
+    ),
+]
+
+
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
     """What --adapter and --no-adapter say together."""
     if adapter is not None and no_adapter:

@@ -44,6 +44,7 @@ def command(
     no_escape: o.NoEscape = False,
     prefix: o.Prefix = None,
     chat_template_kwargs: o.ChatTemplateKwargs = None,
+    thinking_token_budget: o.ThinkingTokenBudget = None,
 ) -> None:
     """Talk with a model: at a terminal, where /help lists the commands, or by a pipe, a message on each line.
 
@@ -61,7 +62,7 @@ def command(
     from ...runtime.text import template_process
 
     template_process.SHARED.start()  # it becomes ready while the rest is imported
-    chosen = o.checked(options)
+    chosen = o.checked(options, thinking_token_budget=thinking_token_budget)
     from ...runtime.tasks import Conversation
 
     loaded = running.load(model, "chat", context)

@@ -13,7 +13,7 @@ import typer
 from .. import fleet as f
 from .. import options as o
 from ..console import answer_fields, line, out, out_answer, out_json, progress, say
-from ..inputs import check_regex, read, read_grammar, read_prompt, read_schema
+from ..inputs import check_regex, read, read_grammar, read_prompt, read_schema, read_tools
 
 if TYPE_CHECKING:
     from ...refimpl.decoding.speculative import Drafter
@@ -64,6 +64,17 @@ def command(
             help="Answer by a sentence of this grammar, in llama.cpp's form (GBNF) or Lark's.",
         ),
     ] = None,
+    tools: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Functions that the answer may call, a JSON list as the OpenAI API has it. Each call is a "
+            "line of its own, or among `calls` of --json.",
+        ),
+    ] = None,
+    thinking_token_budget: o.ThinkingTokenBudget = None,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="Leave out the chat template: the model continues the prompt."),
@@ -120,6 +131,7 @@ def command(
     chosen = o.checked(
         options,
         logprobs=logprobs,
+        thinking_token_budget=thinking_token_budget,
         json_schema=None if json_schema is None else read_schema(json_schema),
         regex=None if regex is None else check_regex(regex),
         grammar=None if grammar is None else read_grammar(grammar),
@@ -134,6 +146,7 @@ def command(
                 "--prefix": prefix, "--system": system, "--beams": options.get("beams"),
                 "--length-penalty": options.get("length_penalty"),
                 "--chat-template-kwargs": chat_template_kwargs, "--control-tokens": control_tokens,
+                "--tools": tools,
             },
         )  # fmt: skip
         return
@@ -153,6 +166,9 @@ def command(
         raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
     if control_tokens and not raw:
         raise typer.BadParameter("--control-tokens goes with --raw: in a chat the template writes them")
+    if tools is not None and (raw or (batch is not None and not as_json)):
+        raise typer.BadParameter("--tools takes no --raw, and with --batch it goes with --json")
+    functions = None if tools is None else read_tools(tools)
     from ..model_loading import computed_by, locate_weights
 
     begin = time.perf_counter()
@@ -165,15 +181,23 @@ def command(
     load_s = time.perf_counter() - begin
     chat: Any = {
         "raw": raw, "system": system, "chat_template_kwargs": chat_template_kwargs,
-        "control_tokens": control_tokens,
+        "control_tokens": control_tokens, "tools": functions,
     }  # fmt: skip
     if batch is None:
         answer = loaded.generate(prompts[0], prefix=prefix, **chat, **chosen)
-        out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))
+        out_answer(
+            answer,
+            as_json=as_json,
+            no_escape=no_escape,
+            load_s=load_s,
+            by=computed_by(loaded),
+            tools=tools is not None,
+        )
         return
     answers = loaded.generate_many(prompts, batch=batch, progress=progress(), **chat, **chosen)
     if as_json:
-        out_json([{"prompt": text, **answer_fields(one)} for text, one in zip(prompts, answers, strict=True)])
+        told = [answer_fields(one, tools=tools is not None) for one in answers]
+        out_json([{"prompt": text, **one} for text, one in zip(prompts, told, strict=True)])
     else:
         for one in answers:
             out(line(one.text, no_escape))
