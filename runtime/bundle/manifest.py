@@ -48,22 +48,21 @@ from __future__ import annotations
 
 import json
 import re
-import types
-import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
 from ...refimpl.components import from_json
 from ...refimpl.config import LM, Classify, Config, Tag, to_json
+from ...refimpl.config.typed_json import read
 from ...refimpl.config_readers.generation_keys import KEYS
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.options import BEAMS, STOPS
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
-from ...refimpl.errors import BundleError, TfmError
+from ...refimpl.errors import BundleError, ConfigError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...refimpl.weights.left_out import LeftOut
@@ -203,7 +202,7 @@ def load(data: bytes, where: str) -> Manifest:
             raise ValueError(f"must be the manifest of a bundle of format {FORMAT}, got {stated!r:.40}")
         if stated != FORMAT:
             raise OtherFormatError(f"{where}: {_other_format(value, stated)}")
-        manifest = _read(value, Manifest, "manifest")
+        manifest = read(value, Manifest, "manifest", READERS)
         _check(manifest)
     except OtherFormatError:
         raise
@@ -225,56 +224,14 @@ def _other_format(value: dict[str, Any], stated: int) -> str:
     )
 
 
-def _read(value: Any, kind: Any, name: str) -> Any:
-    """The value as the type of an annotation, or a ValueError that names the field."""
-    if kind is int and type(value) is int and 0 <= value < 2**48:
+def _natural(value: Any, name: str) -> int:
+    """A size, an offset or an id."""
+    if type(value) is int and 0 <= value < 2**48:
         return value
-    if (kind is str or kind is bool) and type(value) is kind:
-        return value
-    if kind is Any:
-        return value
-    if kind is Config:
-        return from_json(value)
-    origin, arguments = _origin(kind)
-    if origin is Literal and type(value) in (int, str) and value in arguments:
-        return value
-    if origin in (types.UnionType, typing.Union):  # the latter with a Literal
-        return None if value is None else _read(value, arguments[0], name)
-    if origin is dict and isinstance(value, dict):
-        return {key: _read(item, arguments[1], f"{name}.{key:.80}") for key, item in value.items()}
-    if origin is tuple and isinstance(value, list):
-        return tuple([_read(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value)])
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints, optional = _fields(kind)
-        if odd := sorted(value.keys() ^ (hints.keys() - (optional - value.keys()))):
-            what = "is unknown" if odd[0] in value else "is missing"
-            raise ValueError(f"{name}.{odd[0]:.80} {what}")
-        make: Any = kind
-        return make(**{key: _read(item, hints[key], f"{name}.{key}") for key, item in value.items()})
-    wants = (
-        " or ".join(map(str, arguments))
-        if origin is Literal
-        else "a whole number from 0"
-        if kind is int
-        else kind
-    )
-    raise ValueError(f"{name} must be {getattr(wants, '__name__', wants)}, got {value!r:.80}")
+    raise ConfigError(f"{name} must be a whole number from 0, got {value!r:.80}")
 
 
-# A manifest has thousands of values of few types: what is known of a type is found once.
-
-
-@cache
-def _origin(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The type that an annotation is a special case of, if any, and its arguments."""
-    return typing.get_origin(kind), typing.get_args(kind)
-
-
-@cache
-def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
-    """The types of a dataclass' fields, and the names of those that may be absent."""
-    optional = {f.name for f in fields(kind) if f.metadata.get("optional")}
-    return typing.get_type_hints(kind), optional
+READERS = {int: _natural, Config: lambda value, _: from_json(value)}
 
 
 def _check(m: Manifest) -> None:
