@@ -139,7 +139,7 @@ class Other:
 
 OTHERS = {
     "samplers": Other(
-        ("decoding/sampler.py", "decoding/sampling.py", "decoding/filters.py"), LOOP,
+        ("decoding/options.py", "decoding/sampler.py", "decoding/sampling.py", "decoding/filters.py"), LOOP,
         "refimpl/decoding/test_sampling.py",
         ("refimpl/decoding/test_sampling.py::test_filters_are_transformers", "TopK"),
     ),
