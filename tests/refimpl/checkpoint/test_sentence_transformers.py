@@ -261,7 +261,7 @@ MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
         ("modules.json", modules([STEPS[0], ("Pooling", "gone")]), r"config\.json.*missing.*modules\.json"),
         (POOL, [], "JSON"),
         (POOL, {"pooling_mode_mean_tokens": True}, "word_embedding_dimension.*missing"),
-        (POOL, {**MEAN, "word_embedding_dimension": 25}, "24.*25"),
+        (POOL, {**MEAN, "word_embedding_dimension": 25}, "width.*24.*25"),
         (POOL, {**MEAN, "pooling_mode_max_tokens": True}, "'pooling"),
         (POOL, {**MEAN, "pooling_mode_mean_tokens": False}, "none"),
         (
