@@ -197,13 +197,10 @@ def _read_config(path: Path) -> Config:
 
 def describe(config: Config) -> str:
     """The architecture in a line; where layers differ it describes the first, and says so."""
-    from ...refimpl.config import LM, EncoderDecoder, MaskedLM, has_mtp, longer_context
+    from ...refimpl.config import EncoderDecoder, has_mtp, longer_context
 
     embedding, head = config.embedding, config.head
     stacks = "; ".join(_stack(name, stack, embedding.width) for name, stack in config.stacks.items())
-    tied = " (tied)" if isinstance(head, LM | MaskedLM) and head.tied else ""
-    if isinstance(head, LM) and head.adaptive is not None:
-        tied = f" (adaptive softmax from {', '.join(map(str, head.adaptive.cutoffs))} on)"
     if has_mtp(config):
         stacks += "; mtp: a module of one layer, for --draft mtp"
     context = str(config.context)
@@ -211,7 +208,7 @@ def describe(config: Config) -> str:
         context += f" (encoder {config.text_context})"
     if scaling := longer_context(config):
         context += f" (longer texts by {scaling}: --context N)"
-    return f"{stacks}, context {context}, vocabulary {embedding.vocabulary}{tied}"
+    return f"{stacks}, context {context}, vocabulary {embedding.vocabulary}{head.describe()}"
 
 
 def _stack(name: str, stack: Stack, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from .mlps import Activation, Mlp
@@ -45,6 +46,9 @@ class PerLayerInput(Record):
     post: Norm | None = None
     scaled: bool = False
 
+    def numbers(self) -> Iterator[float]:
+        yield self.width**0.5
+
 
 class AltUp(Record):
     """Alternating updates: `streams` vectors for each token, of which a layer computes the one at `active`.
@@ -57,12 +61,18 @@ class AltUp(Record):
     active: int
     norm: RMSNorm
 
+    def numbers(self) -> Iterator[float]:
+        yield from (1e-5, float(self.streams))
+
 
 class Laurel(Record):
     """A learned residual of `rank` beside a layer's mixer (`ops.laurel`); `norm` is after its maps."""
 
     rank: int
     norm: RMSNorm
+
+    def numbers(self) -> Iterator[float]:
+        yield 0.5**0.5
 
 
 class Layer(Record):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from .bounds import check_bounds, need, within
 from .norms import Norm, RMSNorm
@@ -30,6 +30,9 @@ class XIELU(Record):
     beta: float = 0.5
     eps: ClassVar[float] = -1e-6
 
+    def numbers(self) -> Iterator[float]:
+        yield self.eps
+
 
 def describe_activation(activation: Activation | ClampedSwiGLU | XIELU) -> str:
     """What `inspect` says of an activation."""
@@ -44,6 +47,18 @@ def describe_activation(activation: Activation | ClampedSwiGLU | XIELU) -> str:
 
 class FeedForward(Record):
     """The settings of an mlp, and what other rooms ask of it: leaves are named as in its weights."""
+
+    op: ClassVar[str | None] = None  # the op that computes it, None for no mlp
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The arguments of its op beside x and weights."""
+        return {}
+
+    @property
+    def output_scale(self) -> float | None:
+        """What its output is multiplied by; None for 1."""
+        return None
 
     def check(self, at: str, *, parallel: bool) -> None:
         """Raise ConfigError, which begins with `at`, where its sizes contradict each other."""
@@ -64,6 +79,10 @@ class FeedForward(Record):
     def smoothing(self) -> list[SmoothingSite]:
         """The activations inside that can be smoothed."""
         return []
+
+    def epsilons(self) -> dict[str, float]:
+        """The eps of the norms inside, by their leaves."""
+        return {}
 
     def describe(self) -> str:
         """What `inspect` says of it."""
@@ -90,6 +109,17 @@ class Gated(FeedForward):
     sparsity: float | None = None
     down_norm: RMSNorm | None = None
 
+    op = "gated_mlp"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        normed = {} if self.down_norm is None else {"norm_eps": self.down_norm.eps}
+        return {"kind": self.activation, "gate_scale": self.gate_scale, "sparsity": self.sparsity, **normed}
+
+    @property
+    def output_scale(self) -> float | None:
+        return self.scale
+
     def check(self, at: str, *, parallel: bool) -> None:
         super().check(at, parallel=parallel)
         once = not (self.bias and self.down_bias)
@@ -112,6 +142,15 @@ class Gated(FeedForward):
             return [SmoothingSite(("down_norm",), ("down",))]
         return [SmoothingSite(("up", "bup") if self.bias else ("up",), ("down",))]
 
+    def numbers(self) -> Iterator[float]:
+        if self.sparsity is not None:
+            from statistics import NormalDist  # 5 ms, for the two models that have it
+
+            yield NormalDist().inv_cdf(self.sparsity)
+
+    def epsilons(self) -> dict[str, float]:
+        return {} if self.down_norm is None else {"down_norm": self.down_norm.eps}
+
     def describe(self) -> str:
         normed = "" if self.down_norm is None else " with a norm of the units"
         return f"gated mlp {self.width} ({self.activation}){normed}"
@@ -126,6 +165,12 @@ class Plain(FeedForward):
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+
+    op = "plain_mlp"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"kind": self.activation}
 
     def sizes(self) -> Mapping[str, int]:
         return {"F": self.width}
@@ -168,6 +213,9 @@ class SparseMixer(Record):
     """
 
     jitter: float = 0.01
+
+    def numbers(self) -> Iterator[float]:
+        yield 2 * self.jitter
 
 
 class MoE(FeedForward):
@@ -212,6 +260,12 @@ class MoE(FeedForward):
     gated: bool = True
     latent: int | None = bounded("width", "numbers of the experts' latent", default=None)
     shared_bias: bool = False
+
+    op = "moe"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"settings": self}
 
     def check(self, at: str, *, parallel: bool) -> None:
         super().check(at, parallel=parallel)
@@ -290,6 +344,10 @@ class MoE(FeedForward):
             )
             for one in self._all
         ]
+
+    def epsilons(self) -> dict[str, float]:
+        names = ("router_norm", "experts_pre", "experts_post", "shared_pre", "shared_post")
+        return {} if self.own_norms is None else dict.fromkeys(names, self.own_norms.eps)
 
     def describe(self) -> str:
         form = "gated" if self.gated else "plain"

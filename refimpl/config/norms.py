@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .record import Record
 
@@ -11,6 +11,8 @@ class RMSNorm(Record):
     """Root mean square normalization with a learned weight."""
 
     eps: float
+
+    op: ClassVar[str] = "rms_norm"
 
     def leaves(self) -> tuple[str, ...]:
         """What it has learned: a factor and a shift."""
@@ -23,6 +25,8 @@ class LayerNorm(Record):
     eps: float
     bias: bool = True
     weight: bool = True
+
+    op: ClassVar[str] = "layer_norm"
 
     def leaves(self) -> tuple[str, ...]:
         """What it has learned: a factor and a shift."""

@@ -6,7 +6,8 @@ whatever follows it, and a cached key the same as the query that reads it.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, TypedDict
 
 from .bounds import LIMITS, check_bounds, need, within
 from .record import Record, bounded
@@ -103,9 +104,27 @@ Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | Proport
 class HeadPosition(Record):
     """How the scores of heads know positions."""
 
+    adds: ClassVar[bool] = False  # whether it is a bias of scores
+
     def check(self, at: str, head_size: int) -> None:
         """Raise ConfigError where heads of this size can't have it."""
         check_bounds(at, self)
+
+    def sizes(self) -> Mapping[str, int]:
+        """The letters of the axes in its leaves, beside H."""
+        return {}
+
+    def leaves(self) -> tuple[str, ...]:
+        """The leaves that it has in each layer."""
+        return ()
+
+    def tables(self, heads: int) -> dict[str, tuple[int, ...]]:
+        """The tables that layers share."""
+        return {}
+
+    def group_query_limit(self, head_size: int) -> str | None:
+        """Why GroupQueryAttention can't have it with heads of this size; None where it can."""
+        return f"scores with a bias need the standard form, got {type(self).__name__}"
 
     def describe(self) -> str:
         """What `inspect` says of it."""
@@ -125,6 +144,11 @@ class Rope(HeadPosition):
         need(self.dims % 2 == 0, f"{at}rotary dims must be even, got {self.dims}")
         if self.scaling is not None:
             self.scaling.check(at, self.theta, self.dims // 2)
+
+    def group_query_limit(self, head_size: int) -> str | None:
+        if head_size % 16:
+            return f"head size with rotary positions must be a multiple of 16, got {head_size}"
+        return f"rotary dims must be a multiple of 16, got {self.dims}" if self.dims % 16 else None
 
     def describe(self) -> str:
         return f"rotary {self.theta:g}"
@@ -154,6 +178,9 @@ class QueryScale(Record):
         """The arguments of `ops.position.query_factors`."""
         return {"beta": self.beta, "original_context": self.original_context, "offset": self.offset}
 
+    def numbers(self) -> Iterator[float]:
+        yield from (float(self.original_context), float(self.offset))
+
 
 class Alibi(HeadPosition):
     """Scores lowered in proportion to the distance, with slopes that follow from the number of heads.
@@ -163,6 +190,8 @@ class Alibi(HeadPosition):
 
     max_bias: float = 8.0
     scale: float = 1.0
+
+    adds = True
 
     def describe(self) -> str:
         return "ALiBi"
@@ -178,10 +207,24 @@ class RelativeBias(HeadPosition):
     max_distance: int
     shared: bool = True
 
+    adds = True
+
     def check(self, at: str, head_size: int) -> None:
         super().check(at, head_size)
         name, least = "max_distance of the relative bias", self.buckets // 2 + 1
         within(at + name, self.max_distance, LIMITS["context"], least)
+
+    def sizes(self) -> Mapping[str, int]:
+        return {"W": self.buckets}
+
+    def leaves(self) -> tuple[str, ...]:
+        return () if self.shared else ("relative_bias",)
+
+    def tables(self, heads: int) -> dict[str, tuple[int, ...]]:
+        return {"relative_bias": (self.buckets, heads)} if self.shared else {}
+
+    def integers(self) -> Iterator[int]:
+        yield self.buckets // 2  # of each direction
 
     def describe(self) -> str:
         return f"relative bias of {self.buckets} buckets"
@@ -218,6 +261,9 @@ class Learned(AddedPosition):
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
         return {"positions": (self.offset + self.size, width)}
+
+    def integers(self) -> Iterator[int]:
+        yield self.offset + self.size
 
     def describe(self) -> str:
         return f"{self.size} learned positions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
@@ -49,6 +50,14 @@ class Record:
     def __repr__(self) -> str:
         stated = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
         return f"{type(self).__qualname__}({stated})"
+
+    def numbers(self) -> Iterator[float]:
+        """The numbers that it computes with and that aren't among its settings, for the check of a graph."""
+        yield from ()
+
+    def integers(self) -> Iterator[int]:
+        """The integers that follow from its settings, for the same check."""
+        yield from ()
 
 
 def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:

@@ -52,6 +52,9 @@ class Embedding(Record):
     projection: EmbeddingProjection | None = None
     per_layer: PerLayerEmbedding | None = None
 
+    def numbers(self) -> Iterator[float]:
+        yield from () if self.per_layer is None else (self.width**-0.5, 2**-0.5)
+
 
 class Stack(Record):
     """Layers in order, with what comes before the first and the norm after the last.

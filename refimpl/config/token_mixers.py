@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 from .bounds import check_bounds, need
-from .masks import FULL, BigBirdBlocks, Mask, Window
+from .masks import FULL, Mask
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer
-from .positions import Alibi, Position, QueryScale, RelativeBias, Rope
+from .positions import Position, QueryScale, Rope
 from .record import Record, SmoothingSite, bounded
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
@@ -134,10 +134,6 @@ class TokenMixer(Record, Sublayer):
         """What it has from an earlier layer, for `inspect`; None where it has all of its own."""
         return None
 
-    def numbers(self) -> Iterator[float]:
-        """The numbers that it computes with and that aren't among its settings, for the check of a graph."""
-        yield from ()
-
     def epsilons(self) -> dict[str, float]:
         """The eps of the norms inside, by their leaves."""
         return {}
@@ -204,7 +200,7 @@ class Attention(TokenMixer):
     @property
     def window(self) -> int | None:
         """How many positions are seen, the current one included; None for all."""
-        return self.mask.size if isinstance(self.mask, Window) else None
+        return self.mask.window
 
     @property
     def scoring(self) -> Scoring:
@@ -226,10 +222,8 @@ class Attention(TokenMixer):
             check_bounds(at, self.query_scale)
         alone = self.out_norm is None or not (self.output_gate or self.head_gate)
         need(alone, f"{at}what heads give is multiplied by a gate or normalized, got a gate and out_norm")
-        check_bounds(at, self.mask)
-        if isinstance(self.mask, BigBirdBlocks):
-            plain = not isinstance(self.position, Alibi | RelativeBias) and not self.sink_logits
-            need(plain, f"{at}BigBird's blocks have scores without biases and sinks")
+        biased = self.position is not None and self.position.adds
+        self.mask.check(at, plain=not biased and not self.sink_logits)
         if self.position is not None:
             self.position.check(at, self.head_size)
 
@@ -245,8 +239,8 @@ class Attention(TokenMixer):
         need(turned, f"{at}a norm after the rotation needs rotary positions, got {self.position}")
 
     def sizes(self, width: int) -> Mapping[str, float]:
-        buckets = {"W": self.position.buckets} if isinstance(self.position, RelativeBias) else {}
-        return {"H": self.heads, "G": self.kv_heads, "K": self.head_size, **buckets}
+        own = {} if self.position is None else self.position.sizes()
+        return {"H": self.heads, "G": self.kv_heads, "K": self.head_size, **own}
 
     def leaves(self) -> Sequence[str]:
         own = self.kv_layer is None
@@ -258,10 +252,10 @@ class Attention(TokenMixer):
             "bo": self.out_bias, "q_norm": normed, "k_norm": normed and own, "sink_logits": self.sink_logits,
             "wg": self.output_gate, "bg": self.output_gate and biases, "w_head_gate": self.head_gate,
             "out_norm": self.out_norm is not None,
-            "relative_bias": isinstance(self.position, RelativeBias) and not self.position.shared,
             **dict.fromkeys(("k_scale", "v_scale"), self.kv == "int8" and own),
         }  # fmt: skip
-        return [leaf for leaf, has in there.items() if has]
+        of_position = () if self.position is None else self.position.leaves()
+        return [*(leaf for leaf, has in there.items() if has), *of_position]
 
     def form(self, leaf: str) -> int:
         if self.qk_norm is None or leaf not in ("q_norm", "k_norm"):
@@ -269,9 +263,7 @@ class Attention(TokenMixer):
         return ("head", "each", "all").index(self.qk_norm.over)
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
-        if not isinstance(self.position, RelativeBias) or not self.position.shared:
-            return {}
-        return {"relative_bias": (self.position.buckets, self.heads)}
+        return {} if self.position is None else self.position.tables(self.heads)
 
     def readers(self) -> tuple[str, ...]:
         maps = "q" if self.kv_layer is not None else "qk" if self.keys_as_values else "qkv"
@@ -288,19 +280,11 @@ class Attention(TokenMixer):
         return [SmoothingSite(producers, ("wo",), self.heads // self.kv_heads, self.head_size)]
 
     def group_query_limit(self) -> str | None:
-        position = self.position
         if self.mask.kernel_limit is not None:
             return self.mask.kernel_limit
-        if isinstance(position, Alibi | RelativeBias):
-            return f"scores with a bias need the standard form, got {type(position).__name__}"
-        if isinstance(position, Rope):
-            if self.head_size % 16:
-                return f"head size with rotary positions must be a multiple of 16, got {self.head_size}"
-            if position.dims % 16:
-                return f"rotary dims must be a multiple of 16, got {position.dims}"
-        elif self.head_size % 8:
-            return f"head size must be a multiple of 8, got {self.head_size}"
-        return None
+        if self.position is not None:
+            return self.position.group_query_limit(self.head_size)
+        return f"head size must be a multiple of 8, got {self.head_size}" if self.head_size % 8 else None
 
     def describe(self) -> str:
         said = {
@@ -368,6 +352,9 @@ class Distances(Record):
     span: int
     log_until: int | None = None
     norm: LayerNorm | None = None
+
+    def integers(self) -> Iterator[int]:
+        yield 2 * self.span
 
 
 class FirstToken(Record):

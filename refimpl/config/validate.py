@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from .bounds import LIMITS, check_bounds, need, within
-from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, QuestionAnswering
+from .bounds import LIMITS, need, within
+from .heads import Head
 from .layers import Layer
-from .masks import BigBirdBlocks, FullAttention
-from .mlps import NoMlp
+from .masks import FullAttention
 from .mtp import MTP
-from .positions import Alibi, RelativeBias
+from .positions import RelativeBias
 from .stack import DecoderReader, Embedding, Stack
 from .token_mixers import Attention, TokenMixer
 
@@ -61,7 +60,7 @@ def check(
     if embedding.token_types is not None:
         within("token types", embedding.token_types, LIMITS["vocabulary"])
     need(
-        isinstance(head, LM) == ("decoder" in stacks),
+        head.generates == ("decoder" in stacks),
         f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
     )
     need(
@@ -73,12 +72,7 @@ def check(
         table_width = embedding.projection.width
         within("width of the tables", table_width, LIMITS["width"])
         need(len(stacks) == 1, "a model with two stacks has one width, got a projection of the embedding")
-    _check_head(head, embedding.width, table_width)
-    if isinstance(head, LM) and head.adaptive is not None:
-        _check_adaptive(head, head.adaptive, embedding.vocabulary, table_width)
-    check_bounds("", head)
-    if isinstance(head, Classify) and head.end is not None:
-        within("the end token", head.end, embedding.vocabulary - 1, 0)
+    head.check(table_width if head.generates else embedding.width, table_width, embedding.vocabulary)
     if stacks.keys() == {"encoder"} and (stack := stacks["encoder"]).causal and stack.stepwise:
         types = embedding.token_types
         need(types is None, f"a decoder that reads has no token types, got {types}")
@@ -122,37 +116,6 @@ def check_mtp(mtp: MTP, embedding: Embedding, stack: Stack) -> None:
     )
 
 
-def _check_head(head: Head, width: int, table_width: int) -> None:
-    # A language model's vectors have the width of the tables before its head.
-    dense_width = table_width if isinstance(head, LM) else width
-    if head.dense is not None:
-        dense_width = dense_width if head.dense.width is None else head.dense.width
-        within("width of the head's dense map", dense_width, LIMITS["width"])
-    if isinstance(head, QuestionAnswering) and head.mlp is not None:
-        need((head.mlp.pre, head.mlp.post) == (None, None), "the head's mlp has no norm but the one after it")
-        within("width of the head's mlp", head.mlp.width, LIMITS["width"])
-    if isinstance(head, Pool):
-        for i, dense in enumerate(head.projections):
-            need(dense.norm is None, f"projection {i} of the head must have no norm, got {dense.norm}")
-            within(f"width of projection {i} of the head", dense.width or width, LIMITS["width"])
-        within("number of projections of the head", len(head.projections), LIMITS["layers"], 0)
-    if isinstance(head, LM | MaskedLM) and head.tied:
-        fits = dense_width == table_width
-        need(fits, f"a tied output must have the width of the tables, {table_width}, got {dense_width}")
-
-
-def _check_adaptive(head: LM, adaptive: AdaptiveSoftmax, vocabulary: int, width: int) -> None:
-    alone = (head.tied, head.softcap, head.scale, head.dense) == (False, None, None, None)
-    need(alone, "an adaptive softmax must have an output of its own, without softcap, scale and dense map")
-    cutoffs = adaptive.cutoffs
-    within("clusters of the adaptive softmax", len(cutoffs), LIMITS["clusters"])
-    for cutoff, least in zip(cutoffs, (1, *(cutoff + 1 for cutoff in cutoffs)), strict=False):
-        within("cutoffs of the adaptive softmax, in ascending order,", cutoff, vocabulary - 1, least)
-    possible = 1 <= adaptive.divisor <= width
-    need(possible, f"divisor of the adaptive softmax must be 1 to {width}, got {adaptive.divisor!r}")
-    within("width of the last cluster", adaptive.width(len(cutoffs) - 1, width), LIMITS["width"])
-
-
 def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *, crossed: bool) -> None:
     need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
     need(name != "reader" or stack.causal, "a reader's stack must be causal")
@@ -186,7 +149,7 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
     """A layer's mixer, what stands beside it, and the layer before whose keys and values it reads."""
     mixer = layer.attention
     _check_mixer(at, mixer, name, both_ways=both_ways)
-    if isinstance(mixer, Attention) and isinstance(mixer.mask, BigBirdBlocks):
+    if isinstance(mixer, Attention) and mixer.mask.whole:
         need(both_ways, f"{at}BigBird's blocks must be in an encoder that isn't causal")
     if layer.conv is not None:
         within(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
@@ -216,7 +179,7 @@ def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
         within(at + "active stream", layer.altup.active, layer.altup.streams - 1, 0)
     alone = layer.residual == "input" or not layer.parallel
     need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
-    beside = not layer.parallel or not isinstance(layer.mlp, NoMlp)
+    beside = not layer.parallel or layer.mlp.op is not None
     need(beside, f"{at}parallel needs an mlp, got NoMlp")
 
 
@@ -261,18 +224,14 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     experts = sum(getattr(layer.mlp, "experts", 0) for layer in stack.layers)
     within(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     mixers: tuple[Any, ...] = stack.mixers
-    relative = {(m.position, m.heads) for m in mixers if _shares_biases(m)}
+    positioned = [mixer for mixer in mixers if getattr(mixer, "position", None) is not None]
+    relative = {(m.position, m.heads) for m in positioned if m.position.tables(m.heads)}
     need(len(relative) <= 1, f"{name}: layers share one table of relative biases, got {len(relative)} kinds")
     for kind in dict.fromkeys(type(mixer) for mixer in mixers):
         alike = [mixer for mixer in mixers if type(mixer) is kind]
         kind.check_together(name, alike, embedding.width, embedding.vocabulary)
     typed = embedding.token_types is not None or not stack.segments
     need(typed, f"{name}: layers with segments need token types in the embedding")
-
-
-def _shares_biases(mixer: Any) -> bool:
-    position = getattr(mixer, "position", None)
-    return isinstance(position, RelativeBias) and position.shared
 
 
 def _check_mixer(at: str, mixer: TokenMixer, name: str, *, both_ways: bool) -> None:
@@ -315,7 +274,7 @@ def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, .
         same,
         f"{at}kv_layer must have the same kv_heads, head_size, position, mask and kv, layer {index} has not",
     )
-    rotary = not isinstance(a.position, Alibi | RelativeBias)
+    rotary = a.position is None or not a.position.adds
     need(rotary, f"{at}kv_layer needs rotary positions or none, got {type(a.position).__name__}")
     plain = a.value_norm is None and not a.keys_as_values
     need(plain, f"{at}kv_layer means that it makes no values, got a norm of values or keys as values")

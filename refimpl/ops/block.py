@@ -1,27 +1,11 @@
-"""One layer: norm, attention, residual; norm, mlp, residual. The Config's unions are resolved here."""
+"""One layer: norm, attention, residual; norm, mlp, residual."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
-from ..config import (
-    Alibi,
-    Attention,
-    Gated,
-    Layer,
-    LayerNorm,
-    Mlp,
-    MoE,
-    NoMlp,
-    Norm,
-    Plain,
-    Position,
-    RelativeBias,
-    RMSNorm,
-    Rope,
-    TokenMixer,
-)
+from ..config import Attention, Layer, Mlp, Position, Rope, TokenMixer
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
 from .arrays import concatenate, tokens_at
@@ -30,14 +14,14 @@ from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .disentangled import DistanceTable
-from .dispatch import observe, op
+from .dispatch import OPS, observe, op
 from .laurel import LaurelWeights, laurel
 from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
-from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
-from .moe import MoEWeights, moe
+from .mlp import GatedMlpWeights, PlainMlpWeights
+from .moe import MoEWeights
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
-from .norm import layer_norm, rms_norm
+from .norm import NormWeights, normalize
 from .per_layer import PerLayerWeights, per_layer_update
 from .position import Rotary
 from .self_attention import self_attention
@@ -51,16 +35,7 @@ if TYPE_CHECKING:
 MixerCache = Any  # what a layer keeps of earlier tokens: the value of its mixer's `CacheKind`
 MixerWeights = Mapping[str, Any]  # the leaves of its mixer, which `TokenMixer.weights` names
 
-__all__ = [
-    "BlockWeights", "LayerInputs", "NormWeights", "Positions", "block", "encoder_block", "normalize",
-]  # fmt: skip
-
-
-class NormWeights(TypedDict, total=False):
-    """The leaves of a norm: a learned factor and a learned shift, where it has them."""
-
-    weight: Float[Array, " D"]
-    bias: Float[Array, " D"]
+__all__ = ["BlockWeights", "LayerInputs", "Positions", "block", "encoder_block"]
 
 
 class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
@@ -107,7 +82,7 @@ class Positions(NamedTuple):
     """
 
     rotary: Mapping[Rope, Rotary]
-    biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
+    biases: Mapping[tuple[Position, int], Array]
     distances: DistanceTable | None = None
     question: Array | None = None
     distance_biases: DistanceBiases | None = None
@@ -133,53 +108,18 @@ class LayerInputs(NamedTuple):
 NO_INPUTS = LayerInputs()
 
 
-@op
-def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
-    """x normalized by the Config's norm, or x itself without one."""
-    leaves = {} if weights is None else weights
-    match norm:
-        case None:
-            return x
-        case RMSNorm(eps):
-            return rms_norm(x, leaves.get("weight"), eps=eps)
-        case LayerNorm(eps):
-            return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=eps)
-
-
 def rotary_and_bias(
     a: Attention, positions: Positions, weights: CachedAttentionWeights
 ) -> tuple[Rotary | None, Array | None]:
-    """The rotation of a sublayer's queries and keys, and the bias of its scores, by its kind of position."""
-    match a.position:
-        case None:
-            return None, None
-        case Rope() as rope:
-            return positions.rotary[rope], None
-        case RelativeBias(shared=False) as position:
-            assert "relative_bias" in weights
-            return None, relative_bias(positions.biases[position, a.heads], weights["relative_bias"])
-        case Alibi() | RelativeBias() as position:
-            return None, positions.biases[position, a.heads]
+    """The rotation of a sublayer's queries and keys, and the bias of its scores."""
+    if a.position is None or not a.position.adds:
+        return positions.angles(a.position), None
+    bias = positions.biases[a.position, a.heads]
+    return None, relative_bias(bias, weights["relative_bias"]) if "relative_bias" in weights else bias
 
 
 def _times(x: Array, scale: float | None) -> Array:
     return x if scale is None else x * scale
-
-
-def _feed(
-    x: Array, weights: PlainMlpWeights | GatedMlpWeights | MoEWeights, config: Gated | Plain | MoE
-) -> Array:
-    match config:
-        case Gated():
-            leaves, scale = cast(GatedMlpWeights, weights), config.gate_scale
-            more: dict[str, Any] = {"gate_scale": scale, "sparsity": config.sparsity}
-            more |= {} if config.down_norm is None else {"norm_eps": config.down_norm.eps}
-            y = gated_mlp(x, leaves, kind=config.activation, **more)
-            return _times(y, config.scale)
-        case Plain():
-            return plain_mlp(x, cast(PlainMlpWeights, weights), kind=config.activation)
-        case MoE():
-            return moe(x, cast(MoEWeights, weights), settings=config)
 
 
 class _Norms(NamedTuple):
@@ -215,14 +155,15 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
     Without an mlp this is h.
     """
     mlp, leaves = layer.mlp, weights.get("mlp")
-    if isinstance(mlp, NoMlp) or leaves is None:
+    if mlp.op is None or leaves is None:
         return h
     source = h
     if layer.parallel:
         source = mixed if mlp.pre is None else x
     read = observe("mlp, input", normalize(source, weights.get("mlp_pre"), norm=mlp.pre))
     norms = _Norms(weights.get("mlp_post"), weights.get("mlp_after"))
-    return _sum(h, read, _feed(read, leaves, mlp), norms, layer, mlp)
+    y = _times(OPS[mlp.op](read, leaves, **mlp.settings), mlp.output_scale)
+    return _sum(h, read, y, norms, layer, mlp)
 
 
 def _mix(

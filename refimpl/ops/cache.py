@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from ..axes import Index
-    from ..config import Attention
 
 __all__ = ["KVCache", "append", "grow", "select"]
 
@@ -44,13 +43,6 @@ class LayerCache(Protocol):
 
     def grow(self, capacity: int) -> Self:
         """The same tokens, with room for `capacity` of them."""
-        ...
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """The least length [B] that each row can be truncated to, after `written` [B] tokens at most.
-
-        It is `written` in a kind that can't be truncated, such as the state of a recurrence.
-        """
         ...
 
 
@@ -82,10 +74,6 @@ class KVCache(NamedTuple):
     def grow(self, capacity: int) -> KVCache:
         """The same tokens with just `capacity` places, new ones filled with zeros."""
         return self._replace(keys=places(self.keys, capacity), values=places(self.values, capacity))
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """Any row can be truncated to nothing."""
-        return np.zeros_like(written)
 
 
 def places(past: Array, capacity: int) -> Array:

@@ -5,45 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..config import (
-    LM,
-    Classify,
-    Config,
-    DecoderReader,
-    Dense,
-    EncoderDecoder,
-    Head,
-    Layer,
-    MaskedLM,
-    Plain,
-    Pool,
-    QuestionAnswering,
-    Rope,
-    Stack,
-    Tag,
-)
-from .activation import activation
+from ..config import Config, DecoderReader, EncoderDecoder, Head, Layer, Rope, Stack
 from .arrays import indices, largest, shifted_right, tokens_at, where, zeros_like
-from .block import BlockWeights, MixerCache, Positions, encoder_block, normalize
+from .block import BlockWeights, MixerCache, Positions, encoder_block
 from .cross_attention import EncoderKV, cross_keys
 from .dispatch import op
-from .embedding import unembedding
-from .head import pool, unit
-from .linear import linear
+from .head import predictions
 from .longformer import question_end
 from .mask import padding_mask
-from .mlp import plain_mlp
-from .model import (
-    HeadWeights,
-    ModelWeights,
-    StackWeights,
-    distance_biases,
-    distance_table,
-    embed,
-    head_dense,
-    hidden,
-    score_biases,
-)
+from .model import ModelWeights, StackWeights, distance_biases, distance_table, embed, hidden, score_biases
+from .norm import normalize
 from .position import Rotary
 
 if TYPE_CHECKING:
@@ -103,7 +74,7 @@ def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Ar
 @op
 def pooled_lengths(tokens: Array, lengths: Array, *, head: Head) -> Array:
     """How many tokens of each text [B] a head reads, for `predict`: all, or those up to its last `end`."""
-    if not isinstance(head, Classify) or head.end is None:
+    if head.end is None:
         return lengths
     at = indices(tokens.shape[1], tokens)
     ends = (tokens == head.end) & padding_mask(at, lengths)
@@ -149,28 +120,6 @@ def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: C
     return [layer_kv(states, lengths, weights, layer=layer) for layer, weights in layers]
 
 
-def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Array:
-    for dense, leaves in zip(config, weights.get("projections", []), strict=True):
-        x = linear(x, leaves["weight"], leaves.get("bias"))
-        x = x if dense.activation is None else activation(x, kind=dense.activation)
-    return x
-
-
-def _head_mlp(x: Array, weights: HeadWeights, mlp: Plain | None) -> Array:
-    """The norm of x + mlp(x), where a head has an mlp."""
-    if mlp is None:
-        return x
-    assert "mlp" in weights
-    return normalize(
-        x + plain_mlp(x, weights["mlp"], kind=mlp.activation), weights.get("mlp_after"), norm=mlp.after
-    )
-
-
-def _labels(x: Array, weights: HeadWeights) -> Array:
-    assert "out" in weights
-    return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
-
-
 @op
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
     """What the head makes of an encoder's output [B, T, D].
@@ -179,29 +128,4 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
     [B, labels], of texts of the `pooled_lengths`. Pool: [B, D], or the width of its last projection. What
     stands at padding is unspecified.
     """
-    weights = params.get("head", {})
-    match config.head:
-        case MaskedLM(tied, dense, bias):
-            table = params["embedding"]["table"] if tied else weights.get("table")
-            assert table is not None
-            logits = unembedding(head_dense(states, weights, dense), table)
-            if not bias:
-                return logits
-            assert "bias" in weights
-            return logits + weights["bias"]
-        case Tag(_, dense):
-            return _labels(head_dense(states, weights, dense), weights)
-        case QuestionAnswering(dense, mlp=mlp):
-            return _labels(_head_mlp(head_dense(states, weights, dense), weights, mlp), weights)
-        case Classify(_, pooling, dense, late=True):
-            pooled = pool(head_dense(states, weights, dense), lengths, pooling=pooling)[:, None]
-            return _labels(pooled, weights).squeeze(1)
-        case Classify(_, pooling, dense):
-            pooled = pool(states, lengths, pooling=pooling)[:, None]
-            return _labels(head_dense(pooled, weights, dense), weights).squeeze(1)
-        case Pool(pooling, dense, normalized, projections):
-            pooled = head_dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)
-            vector = _projected(pooled, weights, projections).squeeze(1)
-            return unit(vector) if normalized else vector
-        case LM():
-            raise AssertionError("a Config's check keeps LM for decoders")
+    return predictions(states, lengths, params.get("head", {}), params["embedding"], head=config.head)

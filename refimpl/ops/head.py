@@ -1,13 +1,22 @@
-"""Pooling: from one vector per token to one vector per text."""
+"""Heads: what is computed of the last layer's vectors, logits of tokens or labels, or one vector per text."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from ..config import LM, Dense, Head, Pooling
+from .activation import activation, tanh
+from .adaptive_softmax import Tail, adaptive_log_probs
 from .arrays import as_type, indices, largest, sqrt, tokens_at, where
-from .dispatch import op
+from .dispatch import observe, op
+from .embedding import unembedding
+from .linear import linear
 from .mask import padding_mask
+from .mlp import PlainMlpWeights, plain_mlp
+from .norm import NormWeights, normalize
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from typing import Any as Array
@@ -16,7 +25,44 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["pool", "unit"]
+__all__ = ["HeadWeights", "LabelWeights", "LinearWeights", "pool", "unit"]
+
+
+class LinearWeights(TypedDict):
+    """The leaves of a linear map."""
+
+    weight: Float[Array, "D F"] | Blocks
+    bias: NotRequired[Float[Array, " F"]]
+
+
+class LabelWeights(TypedDict):
+    """The leaves of a map to labels, or to an embedding's own space.
+
+    It is small, and no later layer averages its rounding error out, so it stays in float.
+    """
+
+    weight: Float[Array, "D F"]
+    bias: NotRequired[Float[Array, " F"]]
+
+
+class HeadWeights(TypedDict):
+    """The leaves of a head, as many as its settings have; N are the rows of a table.
+
+    `project` leads from the model's width D to the tables' C, and the dense map from either to F. `frequent`
+    are W columns, of the short list and of the clusters `tails`.
+    """
+
+    project: NotRequired[Float[Array, "D C"] | Blocks]
+    dense: NotRequired[LinearWeights]
+    norm: NotRequired[NormWeights]
+    mlp: NotRequired[PlainMlpWeights]
+    mlp_after: NotRequired[NormWeights]
+    table: NotRequired[Float[Array, "N F"] | Blocks]
+    frequent: NotRequired[Float[Array, "F W"] | Blocks]
+    bias: NotRequired[Float[Array, " N"] | Float[Array, " W"]]
+    tails: NotRequired[list[Tail]]
+    out: NotRequired[LabelWeights]
+    projections: NotRequired[list[LabelWeights]]
 
 
 @op
@@ -24,7 +70,7 @@ def pool(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],
     *,
-    pooling: Literal["first", "last", "mean", "max"],
+    pooling: Pooling,
 ) -> Float[Array, "B D"]:
     """One vector per text: that of its first or last token, the mean of all, or each element's maximum.
 
@@ -52,3 +98,75 @@ def _real(x: Array, lengths: Array, padding: float) -> Array:
 def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
     """x / max(‖x‖, eps): vectors whose dot product is their cosine."""
     return x / sqrt((x * x).sum(-1, keepdims=True)).clip(min=eps)
+
+
+@op
+def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
+    """The linear map, the activation and the norm that a head may begin with, of x [B, T, D]."""
+    if config is None:
+        return x
+    assert "dense" in weights
+    x = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
+    if config.activation is not None:
+        x = activation(x, kind=config.activation)
+    return normalize(x, weights.get("norm"), norm=config.norm)
+
+
+@op
+def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
+    """Logits [B, P, N] over the rows of a table: scaled, with the bias added, and capped last."""
+    logits = unembedding(x, table)
+    if head.scale is not None:
+        logits = logits * head.scale
+    if bias is not None:
+        logits = logits + bias
+    return logits if head.softcap is None else head.softcap * tanh(logits / head.softcap)
+
+
+def _table(weights: HeadWeights, entry: Mapping[str, Any], head: Head) -> Array | Blocks:
+    """The table of a head: its own, or the tokens' among the leaves of the embedding."""
+    if head.tied:
+        return entry["table"]
+    assert "table" in weights
+    return weights["table"]
+
+
+def logits(x: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: LM) -> Array:
+    """Logits [B, P, N] of a decoder's vectors x [B, P, D]; `entry` are the leaves of the embedding."""
+    if "project" in weights:
+        x = linear(x, weights["project"])
+    x = observe("head, input", head_dense(x, weights, head.dense))
+    if head.adaptive is None:
+        return lm_logits(x, _table(weights, entry, head), weights.get("bias"), head=head)
+    assert "frequent" in weights
+    assert "tails" in weights
+    return adaptive_log_probs(x, weights["frequent"], weights["tails"], weights.get("bias"))
+
+
+def predictions(
+    x: Array, lengths: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: Head
+) -> Array:
+    """What a head makes of whole texts x [B, T, D]: they may be pooled, then come its dense map, its mlp and
+    its projections, and last the map to a table or to labels. A `late` head pools behind its dense map."""
+
+    def pooled(x: Array) -> Array:
+        return x if head.pooling is None else pool(x, lengths, pooling=head.pooling)[:, None]
+
+    x = x if head.late else pooled(x)
+    x = head_dense(x, weights, head.dense)
+    x = pooled(x) if head.late else x
+    if head.mlp is not None:
+        assert "mlp" in weights
+        y = x + plain_mlp(x, weights["mlp"], kind=head.mlp.activation)
+        x = normalize(y, weights.get("mlp_after"), norm=head.mlp.after)
+    for dense, leaves in zip(head.projections, weights.get("projections", []), strict=True):
+        x = linear(x, leaves["weight"], leaves.get("bias"))
+        x = x if dense.activation is None else activation(x, kind=dense.activation)
+    if head.last == "table":
+        x = unembedding(x, _table(weights, entry, head))
+        x = x + weights["bias"] if "bias" in weights else x
+    elif head.last == "labels":
+        assert "out" in weights
+        x = linear(x, weights["out"]["weight"], weights["out"].get("bias"))
+    x = x if head.pooling is None else x.squeeze(1)
+    return unit(x) if head.unit else x

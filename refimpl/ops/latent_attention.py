@@ -37,7 +37,6 @@ import numpy as np
 
 from ..config import (
     LIMITS,
-    Attention,
     Indexer,
     Norm,
     QueryScale,
@@ -130,10 +129,6 @@ class LatentCache(NamedTuple):
     def _each(self, change: Callable[[Array], Array]) -> LatentCache:
         index_keys = None if self.index_keys is None else change(self.index_keys)
         return LatentCache(change(self.latents), index_keys)
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """Any row can be truncated to nothing."""
-        return np.zeros_like(written)
 
 
 @dataclass(frozen=True)

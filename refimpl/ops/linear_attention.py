@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention, FeatureMap, Norm, SmoothingSite, TokenMixer
+from ..config import FeatureMap, Norm, SmoothingSite, TokenMixer
 from ..config.record import bounded
 from ..config.token_mixers import check_groups
 from .activation import relu
@@ -76,10 +76,6 @@ class LinearState(NamedTuple):
     def grow(self, capacity: int) -> LinearState:
         """Itself: a sum has room for any number of tokens."""
         return self
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing."""
-        return written
 
 
 @dataclass(frozen=True)

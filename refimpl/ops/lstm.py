@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention, Norm, TokenMixer
+from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .activation import sigmoid, tanh
 from .arrays import concatenate, split, where
@@ -77,10 +77,6 @@ class LstmState(NamedTuple):
     def grow(self, capacity: int) -> LstmState:
         """Itself: a state has room for any number of tokens."""
         return self
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing."""
-        return written
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
-from ..config import Attention, Norm, TokenMixer
+from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .activation import silu
 from .arrays import exp, indices, softplus
@@ -99,10 +99,6 @@ class ChannelState(NamedTuple):
     def grow(self, capacity: int) -> ChannelState:
         """Itself: it has room for any number of tokens."""
         return self
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing: what has faded is gone."""
-        return written
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
-from ..config import Attention, Norm, SmoothingSite, StateSpace
+from ..config import Norm, SmoothingSite, StateSpace
 from ..config.bounds import need
 from ..config.record import bounded
 from .activation import silu
@@ -110,10 +110,6 @@ class HybridCache(NamedTuple):
     def grow(self, capacity: int) -> HybridCache:
         """The same tokens with just `capacity` places for keys and values."""
         return HybridCache(*self.attention.grow(capacity)[:2], *self.states.grow(capacity))
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing: what a token overwrote in the state is gone."""
-        return written
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import Attention, BlockSparse, Chunked
+from ..config import Attention
 from .arrays import all_true
-from .dispatch import op
+from .dispatch import OPS, op
 
 if TYPE_CHECKING:
     from typing import Any as Array
@@ -114,15 +114,11 @@ def chunked_mask(
 @op
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
     """The mask [B, T, S] of an attention over queries and keys at these positions."""
-    match settings.mask:
-        case BlockSparse(block, reach, first):
-            seen = block_sparse_mask(queries, keys, block=block, reach=reach, first=first)
-            return seen & causal_mask(queries, keys) if causal else seen
-        case Chunked(size):
-            seen = chunked_mask(queries, keys, chunk=size)
-            return seen & causal_mask(queries, keys) if causal else seen
-        case _:
-            return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)
+    mask = settings.mask
+    if mask.op is None:
+        return (causal_mask if causal else window_mask)(queries, keys, window=mask.window)
+    seen = OPS[mask.op](queries, keys, **mask.settings)
+    return seen & causal_mask(queries, keys) if causal else seen
 
 
 @op

@@ -10,16 +10,14 @@ from ..config import (
     Alibi,
     Config,
     Decoder,
-    Dense,
     Embedding,
     Learned,
+    Position,
     RelativeBias,
     Rope,
     Sinusoidal,
     Stack,
 )
-from .activation import activation, tanh
-from .adaptive_softmax import Tail, adaptive_log_probs
 from .altup import StreamWeights, enter_streams, leave_streams
 from .arrays import as_type, filled, following, indices, tokens_at, where
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
@@ -28,21 +26,20 @@ from .block import (
     BlockWeights,
     LayerInputs,
     MixerCache,
-    NormWeights,
     Positions,
     block,
-    normalize,
 )
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .dispatch import observe, op
-from .embedding import embedding, unembedding
+from .embedding import embedding
+from .head import HeadWeights, logits
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
 from .mamba2 import HybridCache
-from .mlp import PlainMlpWeights
 from .mtp import MTPInputWeights, mtp_input
+from .norm import NormWeights, normalize
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, sinusoidal
 from .quant import Blocks
@@ -55,8 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingWeights",
-    "HeadWeights",
-    "LinearWeights",
     "ModelWeights",
     "StackWeights",
     "distance_biases",
@@ -64,19 +59,11 @@ __all__ = [
     "embed",
     "hidden",
     "layer_vectors",
-    "lm_logits",
     "model",
     "model_with_hidden",
     "mtp_model",
     "score_biases",
 ]
-
-
-class LinearWeights(TypedDict):
-    """The leaves of a linear map."""
-
-    weight: Float[Array, "D F"] | Blocks
-    bias: NotRequired[Float[Array, " F"]]
 
 
 class EmbeddingWeights(TypedDict):
@@ -103,22 +90,6 @@ class StackWeights(TypedDict):
     norm: NotRequired[NormWeights]
     distances: NotRequired[Float[Array, "W D"]]
     distances_norm: NotRequired[NormWeights]
-
-
-class HeadWeights(TypedDict, total=False):
-    """The leaves of a head, as many as its kind has."""
-
-    table: Float[Array, "N D"] | Blocks
-    bias: Float[Array, " N"]
-    project: Float[Array, "D F"] | Blocks
-    frequent: Float[Array, "D F"] | Blocks
-    tails: list[Tail]
-    dense: LinearWeights
-    norm: NormWeights
-    out: LinearWeights
-    projections: list[LinearWeights]
-    mlp: PlainMlpWeights
-    mlp_after: NormWeights
 
 
 class MTPWeights(MTPInputWeights, StackWeights):
@@ -204,12 +175,12 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
 @op
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
-) -> dict[tuple[Alibi | RelativeBias, int], Array]:
+) -> dict[tuple[Position, int], Array]:
     """The bias [B, H, T, S] of each position of the stack that adds one, by (position, heads).
 
     Where layers have relative biases of their own it is the buckets [B, T, S] in their tables.
     """
-    biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
+    biases: dict[tuple[Position, int], Array] = {}
     for a in dict.fromkeys(stack.attentions):
         match a.position:
             case Alibi(max_bias, scale):
@@ -398,40 +369,5 @@ def _layers(
 
 def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
     """Logits [B, P, N] of a decoder's vectors x [B, P, D], by its head."""
-    head = config.head
-    assert isinstance(head, LM)
-    leaves = params.get("head", {})
-    if config.embedding.projection is not None:
-        assert "project" in leaves
-        x = linear(x, leaves["project"])
-    x = observe("head, input", head_dense(x, leaves, head.dense))
-    if head.adaptive is not None:
-        assert "frequent" in leaves
-        assert "tails" in leaves
-        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias"))
-    table = params["embedding"]["table"] if head.tied else leaves.get("table")
-    assert table is not None
-    return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head)
-
-
-@op
-def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
-    """The linear map, the activation and the norm that a head may begin with, of x [B, T, D]."""
-    if config is None:
-        return x
-    assert "dense" in weights
-    x = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
-    if config.activation is not None:
-        x = activation(x, kind=config.activation)
-    return normalize(x, weights.get("norm"), norm=config.norm)
-
-
-@op
-def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
-    """Logits [B, P, N] over the rows of a table: scaled, with the bias added, and capped last."""
-    logits = unembedding(x, table)
-    if head.scale is not None:
-        logits = logits * head.scale
-    if bias is not None:
-        logits = logits + bias
-    return logits if head.softcap is None else head.softcap * tanh(logits / head.softcap)
+    assert isinstance(config.head, LM)
+    return logits(x, params.get("head", {}), params["embedding"], head=config.head)

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from .dispatch import op
+from ..config import Norm
+from .dispatch import OPS, op
 
 if TYPE_CHECKING:
     from typing import Any as Array
 
     from jaxtyping import Float
 
-__all__ = ["l2_norm", "layer_norm", "rms_norm"]
+__all__ = ["NormWeights", "l2_norm", "layer_norm", "rms_norm"]
+
+
+class NormWeights(TypedDict, total=False):
+    """The leaves of a norm: a learned factor and a learned shift, where it has them."""
+
+    weight: Float[Array, " D"]
+    bias: Float[Array, " D"]
+
+
+@op
+def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
+    """x normalized by the Config's norm, or x itself without one."""
+    if norm is None:
+        return x
+    leaves = {} if weights is None else weights
+    return OPS[norm.op](x, **leaves, eps=norm.eps)
 
 
 @op

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
-import numpy as np
-
 from ..config import Attention
 from .arrays import as_type, following, indices, join_last
 from .attention import attend, from_heads, normalized, split_heads
@@ -56,10 +54,6 @@ class SharedKV(NamedTuple):
     def grow(self, capacity: int) -> SharedKV:
         """Itself: the layer that is read has the room."""
         return self
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No limit of its own: the layer that is read may have one."""
-        return np.zeros_like(written)
 
 
 @op

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Attention, Norm, TokenMixer
+from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .arrays import concatenate, filled, following, padded, split, tokens_at
 from .cache_kind import CacheArray, RecurrentState
@@ -81,10 +81,6 @@ class ConvState(NamedTuple):
         """Itself: it has room for any number of tokens."""
         return self
 
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing: earlier inputs are gone."""
-        return written
-
 
 class MatrixState(NamedTuple):
     """What a layer with a convolution and a matrix for each head keeps of earlier tokens: the convolution's
@@ -109,10 +105,6 @@ class MatrixState(NamedTuple):
     def grow(self, capacity: int) -> MatrixState:
         """Itself: it has room for any number of tokens."""
         return self
-
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """No row can be truncated, but to nothing: what a token overwrote is gone."""
-        return written
 
 
 @dataclass(frozen=True)

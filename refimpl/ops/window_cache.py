@@ -54,11 +54,6 @@ class WindowCache(NamedTuple):
         """Itself: a ring has room for any number of tokens."""
         return self
 
-    def floor(self, written: Array, *, settings: Attention) -> Array:
-        """The slack says how far back a row can go, see `window_floor`."""
-        window = 0 if settings.window is None else settings.window
-        return window_floor(self.keys, written, slack=self.keys.shape[2] - self.sinks - window)
-
 
 def _slot(position: int, slots: int, sinks: int) -> int:
     return position if position < sinks else sinks + (position - sinks) % (slots - sinks)

@@ -1,4 +1,4 @@
-"""The shapes of leaves, read from the annotations of their TypedDict: `Float[Array, "D H*K"]`."""
+"""What leaves are, read from the annotations of their TypedDict: `Float[Array, "D H*K"] | Blocks`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,27 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from math import prod
 from types import MappingProxyType
+from typing import NamedTuple
 
 SHAPE = re.compile(
     r"Float\[Array, '([^']*)'\]"
 )  # as Python itself writes an annotation that it keeps as text
-Shapes = dict[str, tuple[int, ...]]
+Shape = tuple[int, ...]
 Axis = tuple[tuple[str, ...], ...]  # a sum of products of letters and numbers
+
+
+class Leaf(NamedTuple):
+    """One weight: its shape, and whether it may be stored in fewer bits, as `Blocks` in its annotation says.
+
+    Matrices of products and tables of tokens may. Other leaves stay in float: they are added, multiply single
+    channels, choose or weigh what others compute, or their errors add up over a whole text.
+    """
+
+    shape: Shape
+    multiplied: bool = False
+
+
+Leaves = dict[str, Leaf]
 
 
 def annotated(
@@ -20,27 +35,27 @@ def annotated(
     sizes: Mapping[str, float],
     optional: Collection[str] = (),
     form: Callable[[str], int] = lambda leaf: 0,
-    inner: Mapping[str, Shapes] = MappingProxyType({}),
-) -> Shapes:
-    """Leaf -> shape, in the order of the annotations: all required leaves, and these `optional` ones.
+    inner: Mapping[str, Leaves] = MappingProxyType({}),
+) -> Leaves:
+    """The leaves, in the order of the annotations: all required ones, and these `optional` ones.
 
     `sizes` are those of letters. `form` says of a leaf with several shapes which one it has. `inner` are the
     leaves of what isn't a leaf itself.
     """
-    found: Shapes = {}
-    for leaf, (required, shapes) in _read(weights).items():
+    found: Leaves = {}
+    for leaf, (required, multiplied, shapes) in _read(weights).items():
         if shapes and (required or leaf in optional):
-            found[leaf] = _size(shapes[form(leaf)], sizes)
-        found |= {f"{leaf}.{name}": shape for name, shape in inner.get(leaf, {}).items()}
+            found[leaf] = Leaf(_size(shapes[form(leaf)], sizes), multiplied)
+        found |= {f"{leaf}.{name}": one for name, one in inner.get(leaf, {}).items()}
     return found
 
 
 @cache
-def _read(weights: type) -> dict[str, tuple[bool, tuple[tuple[Axis, ...], ...]]]:
-    """Leaf -> whether it is always there, and its shapes."""
+def _read(weights: type) -> dict[str, tuple[bool, bool, tuple[tuple[Axis, ...], ...]]]:
+    """Leaf -> whether it is always there, whether it may be `Blocks`, and its shapes."""
     texts = {leaf: getattr(hint, "__forward_arg__", hint) for leaf, hint in weights.__annotations__.items()}
     return {
-        leaf: ("NotRequired" not in text, tuple(_shape(one) for one in SHAPE.findall(text)))
+        leaf: ("NotRequired" not in text, "Blocks" in text, tuple(map(_shape, SHAPE.findall(text))))
         for leaf, text in texts.items()
     }
 
@@ -49,7 +64,7 @@ def _shape(text: str) -> tuple[Axis, ...]:
     return tuple(tuple(tuple(term.split("*")) for term in axis.split("+")) for axis in text.split())
 
 
-def _size(shape: tuple[Axis, ...], sizes: Mapping[str, float]) -> tuple[int, ...]:
+def _size(shape: tuple[Axis, ...], sizes: Mapping[str, float]) -> Shape:
     def value(factor: str) -> float:
         return int(factor) if factor.isdigit() else sizes[factor]
 

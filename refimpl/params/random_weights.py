@@ -8,8 +8,11 @@ import numpy as np
 
 from ..config import Config
 from .parameter_shapes import ParameterShapes
-from .shapes import ADDED, NORMS, SCALES
+from .shapes import ADDED
 from .tree import unflatten
+
+NORMS = (".q_norm", ".k_norm")  # those that may have a row for each head
+SCALES = (".k_scale", ".v_scale")  # of cached keys and values, one for each channel
 
 
 def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:

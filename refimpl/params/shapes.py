@@ -10,190 +10,156 @@ functions in `ops`, so a call reads `gated_mlp(x, weights["mlp"])`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
 from ..config import (
-    LM,
-    AdaptiveSoftmax,
     Attention,
-    Classify,
     Config,
     Embedding,
     Gated,
     Head,
-    MaskedLM,
+    Layer,
     Mlp,
     MoE,
-    NoMlp,
     Norm,
     Plain,
-    Pool,
-    QuestionAnswering,
     Stack,
-    Tag,
     TokenMixer,
     has_mtp,
 )
-from ..ops.altup import AltUpWeights
+from ..ops.adaptive_softmax import Tail
+from ..ops.altup import AltUpWeights, StreamWeights
 from ..ops.attention import CachedAttentionWeights
+from ..ops.head import HeadWeights, LabelWeights, LinearWeights
 from ..ops.laurel import LaurelWeights
 from ..ops.mlp import GatedMlpWeights, PlainMlpWeights
 from ..ops.moe import ExpertWeights, MoEWeights
+from ..ops.mtp import MTPInputWeights
+from ..ops.neighbour_conv import NeighbourConvWeights
 from ..ops.per_layer import PerLayerEmbeddingWeights, PerLayerWeights
 from ..ops.shared_attention import SharedAttentionWeights
-from .annotations import Shapes, annotated
+from .annotations import Leaf, Leaves, Shape, annotated
 
 MLPS: dict[type, type] = {Gated: GatedMlpWeights, Plain: PlainMlpWeights, MoE: MoEWeights}
 
-# Small tables whose rows are added to vectors or scores, or are inputs of products: they stay in float.
+# Small tables whose rows are added to vectors or scores, or are inputs of products.
 ADDED = ("positions", "token_types", "relative_bias", "global_relative_bias", "distances", "segments")
-# What a stack has beside its layers and its last norm: leaves that it needs from before the first layer on.
-ENTRY = (
-    "positions", "first_norm", "relative_bias", "global_relative_bias", "distances", "distances_norm",
-    "streams",
-)  # fmt: skip
-# Small matrices whose products choose or weigh experts: they stay in float, since a small error could choose
-# another expert.
-ROUTING = (".router", ".shared_gate")
-# Tiny matrices that give the coefficients of streams, of all numbers of a token each: they stay in float.
-COEFFICIENTS = (".altup.router", ".altup.predict", ".altup.correct")
-# Maps of an indexer, whose scores choose what attention sees: they stay in float for the same reason.
-INDEXER = (".wq_index", ".wk_index", ".w_index")
-# Weights of norms, which may have a row for each head.
-NORMS = (".q_norm", ".k_norm")
-# Scales of cached keys and values, one per channel.
-SCALES = (".k_scale", ".v_scale")
-# Weights of an LSTM's gates: ONNX's operator takes them as floats.
-GATES = (".wx", ".wh")
-# Rates of decay, of writing and of reading of a state: small, and their errors add up over a whole text.
-RATES = (".wa", ".wa_a", ".wb", ".wc", ".wdt", ".wdt_a", ".a_log")
-# Kernels of convolutions, which multiply channel by channel.
-KERNELS = (".conv",)
-# Maps of a latent to keys and values, which products take from either side.
-LATENT_MAPS = (".wk_b", ".wv_b")
-# Projections to the labels, or to an embedding's own space: small, and no later layer averages their rounding
-# error out, so they stay in float.
-LABELS = ("head.out.weight",)
-PROJECTIONS = "head.projections."
 
 
-def parameter_shapes(config: Config) -> Shapes:
+def parameter_shapes(config: Config) -> dict[str, Shape]:
     """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
+    return {name: leaf.shape for name, leaf in _leaves(config).items()}
+
+
+def multiplied(config: Config) -> frozenset[str]:
+    """The leaves that are matrices of products or tables of tokens: what may be stored in fewer bits."""
+    return frozenset(name for name, leaf in _leaves(config).items() if leaf.multiplied)
+
+
+def _leaves(config: Config) -> Leaves:
     e, inner = config.embedding, config.embedding.projection
     tables = e.width if inner is None else inner.width
     entry = tables if inner is not None and inner.late else e.width
-    shapes: Shapes = {"embedding.table": (e.vocabulary, tables)}
+    leaves = {"embedding.table": Leaf((e.vocabulary, tables), multiplied=True)}
     if e.token_types is not None and not any(stack.segments for stack in config.stacks.values()):
-        shapes["embedding.token_types"] = (e.token_types, entry)
+        leaves["embedding.token_types"] = Leaf((e.token_types, entry))
     if inner is not None:
-        shapes["embedding.project"] = (inner.width, e.width)
-        shapes |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
+        leaves["embedding.project"] = Leaf((inner.width, e.width), multiplied=True)
+        leaves |= {"embedding.project_bias": Leaf((e.width,))} if inner.bias else {}
     if e.per_layer is not None:
-        shapes |= _per_layer_embedding(config)
+        widths = [layer.per_layer.width for layer in config.layers if layer.per_layer]
+        sizes = {"N": e.per_layer.rows, "D": e.width, "C": len(widths), "F": widths[0]}
+        leaves |= _under("embedding.per_layer.", annotated(PerLayerEmbeddingWeights, sizes))
     for name, stack in config.stacks.items():
-        shapes |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
+        leaves |= _under(f"{name}.", _stack(stack, e.width, entry))
     if has_mtp(config):
-        shapes |= {"mtp.token_norm": (e.width,), "mtp.hidden_norm": (e.width,)}
-        shapes["mtp.project"] = (2 * e.width, e.width)
-        module = _stack(config.mtp_decoder.stack, e.width, entry)
-        shapes |= {f"mtp.{leaf}": shape for leaf, shape in module.items()}
-    return shapes | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
+        leaves |= _under("mtp.", annotated(MTPInputWeights, {"D": e.width}))
+        leaves |= _under("mtp.", _stack(config.mtp_decoder.stack, e.width, entry))
+    return leaves | _under("head.", _head(config.head, e, tables))
 
 
-def _per_layer_embedding(config: Config) -> Shapes:
-    e, widths = config.embedding, [layer.per_layer.width for layer in config.layers if layer.per_layer]
-    assert e.per_layer is not None
-    sizes = {"N": e.per_layer.rows, "D": e.width, "C": len(widths), "F": widths[0]}
-    leaves = annotated(PerLayerEmbeddingWeights, sizes)
-    return {f"embedding.per_layer.{leaf}": shape for leaf, shape in leaves.items()}
+def _under(prefix: str, leaves: Leaves) -> Leaves:
+    return {f"{prefix}{name}": leaf for name, leaf in leaves.items()}
 
 
-def _stack(stack: Stack, d: int, entry: int) -> Shapes:
-    shapes: Shapes = {}
-    shapes |= {} if stack.positions is None else stack.positions.tables(entry)
-    shapes |= _norm("first_norm.", stack.first_norm, entry)
+def _tables(shapes: Mapping[str, Shape]) -> Leaves:
+    return {name: Leaf(shape) for name, shape in shapes.items()}
+
+
+def _stack(stack: Stack, d: int, entry: int) -> Leaves:
+    leaves = {} if stack.positions is None else _tables(stack.positions.tables(entry))
+    leaves |= _norm("first_norm.", stack.first_norm, entry)
     for mixer in stack.mixers:
-        shapes |= mixer.tables(d)
-    shapes |= {} if stack.distances is None else _norm("distances_norm.", stack.distances.norm, d)
+        leaves |= _tables(mixer.tables(d))
+    leaves |= {} if stack.distances is None else _norm("distances_norm.", stack.distances.norm, d)
     for i in range(0 if stack.altup is None else stack.altup.streams - 1):
-        shapes |= {f"streams.{i}.enter": (d, d), f"streams.{i}.leave": (d, d)}
+        leaves |= _under(f"streams.{i}.", annotated(StreamWeights, {"D": d}))
     for i, layer in enumerate(stack.layers):
-        at = f"layers.{i}."
-        cross = () if layer.cross is None else (("cross", layer.cross, _mixer(layer.cross, d)),)
-        for part, sublayer, leaves in (
-            ("attn", layer.attention, _mixer(layer.attention, d)),
-            *cross,
-            ("mlp", layer.mlp, _mlp(layer.mlp, d)),
-        ):
-            shapes |= _norm(f"{at}{part}_pre.", sublayer.pre, d)
-            shapes |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
-            shapes |= _norm(f"{at}{part}_post.", sublayer.post, d)
-            shapes |= _norm(f"{at}{part}_after.", sublayer.after, d)
-        if layer.beside is not None:
-            leaves = _mixer(layer.beside.mixer, d)
-            shapes |= {f"{at}beside.{name}": shape for name, shape in leaves.items()}
-        if layer.conv is not None:
-            shapes |= {f"{at}conv.weight": ((2 * layer.conv.neighbours + 1) * d, d), f"{at}conv.bias": (d,)}
-            shapes |= _norm(f"{at}conv_after.", layer.conv.after, d)
-        if (own := layer.per_layer) is not None:
-            leaves = annotated(PerLayerWeights, {"D": d, "F": own.width}, ("scale",) if own.scaled else ())
-            shapes |= {f"{at}per_layer.{name}": shape for name, shape in leaves.items()}
-            shapes |= _norm(f"{at}per_layer_post.", own.post, d)
-        if layer.laurel is not None:
-            leaves = annotated(LaurelWeights, {"D": d, "F": layer.laurel.rank})
-            shapes |= {f"{at}laurel.{name}": shape for name, shape in leaves.items()}
-        if layer.altup is not None:
-            leaves = annotated(AltUpWeights, {"D": d, "X": layer.altup.streams})
-            shapes |= {f"{at}altup.{name}": shape for name, shape in leaves.items()}
-        shapes |= {f"{at}scalar": (1,)} if layer.scalar else {}
-    return shapes | _norm("norm.", stack.final_norm, d)
+        leaves |= _under(f"layers.{i}.", _layer(layer, d))
+    return leaves | _norm("norm.", stack.final_norm, d)
 
 
-def _head(head: Head, e: Embedding) -> Shapes:
-    n, d = e.vocabulary, e.width
-    shapes: Shapes = {}
-    if isinstance(head, LM):
-        shapes |= {} if e.projection is None else {"project": (d, e.projection.width)}
-        d = d if e.projection is None else e.projection.width
+def _layer(layer: Layer, d: int) -> Leaves:
+    leaves: Leaves = {}
+    cross = () if layer.cross is None else (("cross", layer.cross, _mixer(layer.cross, d)),)
+    for part, sublayer, own in (
+        ("attn", layer.attention, _mixer(layer.attention, d)),
+        *cross,
+        ("mlp", layer.mlp, _mlp(layer.mlp, d)),
+    ):
+        leaves |= _norm(f"{part}_pre.", sublayer.pre, d)
+        leaves |= _under(f"{part}.", own)
+        leaves |= _norm(f"{part}_post.", sublayer.post, d)
+        leaves |= _norm(f"{part}_after.", sublayer.after, d)
+    if layer.beside is not None:
+        leaves |= _under("beside.", _mixer(layer.beside.mixer, d))
+    if (conv := layer.conv) is not None:
+        leaves |= _under("conv.", annotated(NeighbourConvWeights, {"A": conv.neighbours, "D": d}, ("bias",)))
+        leaves |= _norm("conv_after.", conv.after, d)
+    if (vectors := layer.per_layer) is not None:
+        scale = ("scale",) if vectors.scaled else ()
+        leaves |= _under("per_layer.", annotated(PerLayerWeights, {"D": d, "F": vectors.width}, scale))
+        leaves |= _norm("per_layer_post.", vectors.post, d)
+    if layer.laurel is not None:
+        leaves |= _under("laurel.", annotated(LaurelWeights, {"D": d, "F": layer.laurel.rank}))
+    if layer.altup is not None:
+        leaves |= _under("altup.", annotated(AltUpWeights, {"D": d, "X": layer.altup.streams}))
+    return leaves | ({"scalar": Leaf((1,))} if layer.scalar else {})
+
+
+def _head(head: Head, e: Embedding, tables: int) -> Leaves:
+    d = tables if head.generates else e.width
+    f, n = head.inner(d), e.vocabulary
+    sizes, inner = {"D": e.width, "C": tables, "F": f, "N": n}, dict[str, Leaves]()
     if head.dense is not None:
-        f = head.dense.width or d
-        shapes |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
-        shapes |= _norm("norm.", head.dense.norm, f)
-        d = f
-    match head:
-        case LM(adaptive=AdaptiveSoftmax() as adaptive, bias=bias):
-            return shapes | _adaptive(adaptive, n, d, bias)
-        case LM(tied=tied, bias=bias) | MaskedLM(tied=tied, bias=bias):
-            return shapes | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
-        case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
-            return shapes | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
-        case QuestionAnswering(bias=bias, mlp=mlp):
-            if mlp is not None:
-                shapes |= {f"mlp.{name}": shape for name, shape in _mlp(mlp, d).items()}
-                shapes |= _norm("mlp_after.", mlp.after, d)
-            return shapes | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
-        case Pool(projections=projections):
-            for i, dense in enumerate(projections):
-                f = dense.width or d
-                shapes[f"projections.{i}.weight"] = (d, f)
-                shapes |= {f"projections.{i}.bias": (f,)} if dense.bias else {}
-                d = f
-            return shapes
+        inner = {"dense": _map(LinearWeights, d, f, head.dense.bias), "norm": _norm("", head.dense.norm, f)}
+    if head.mlp is not None:
+        inner |= {"mlp": _mlp(head.mlp, f), "mlp_after": _norm("", head.mlp.after, f)}
+    if head.adaptive is not None:
+        sizes["W"] = head.adaptive.columns
+        inner["tails"] = _listed(annotated(Tail, letters) for letters in head.adaptive.clusters(f, n))
+    if head.last == "labels":
+        inner["out"] = _map(LabelWeights, f, head.outputs(f, n), head.bias)
+    projected = zip(head.projections, pairwise(head.widths(f)), strict=True)
+    inner["projections"] = _listed(_map(LabelWeights, *widths, dense.bias) for dense, widths in projected)
+    mapped = ("project",) if head.generates and e.projection is not None else ()
+    return annotated(HeadWeights, sizes, (*head.leaves(), *mapped), head.form, inner)
 
 
-def _adaptive(adaptive: AdaptiveSoftmax, n: int, d: int, bias: bool) -> Shapes:
-    ends = (*adaptive.cutoffs, n)
-    frequent = ends[0] + len(adaptive.cutoffs)
-    shapes: Shapes = {"frequent": (d, frequent)} | ({"bias": (frequent,)} if bias else {})
-    for i in range(len(adaptive.cutoffs)):
-        width = adaptive.width(i, d)
-        shapes |= {f"tails.{i}.down": (d, width), f"tails.{i}.up": (width, ends[i + 1] - ends[i])}
-    return shapes
+def _listed(parts: Iterable[Leaves]) -> Leaves:
+    return {f"{i}.{name}": leaf for i, part in enumerate(parts) for name, leaf in part.items()}
 
 
-def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
-    return {} if norm is None else {f"{prefix}{leaf}": (d,) for leaf in norm.leaves()}
+def _map(weights: type, d: int, f: int, bias: bool) -> Leaves:
+    return annotated(weights, {"D": d, "F": f}, ("bias",) if bias else ())
 
 
-def _mixer(mixer: TokenMixer, d: int) -> Shapes:
+def _norm(prefix: str, norm: Norm | None, d: int) -> Leaves:
+    return {} if norm is None else {f"{prefix}{leaf}": Leaf((d,)) for leaf in norm.leaves()}
+
+
+def _mixer(mixer: TokenMixer, d: int) -> Leaves:
     weights = _attention_weights(mixer) if isinstance(mixer, Attention) else mixer.weights
     return annotated(weights, {"D": d, **mixer.sizes(d)}, mixer.leaves(), mixer.form)
 
@@ -202,39 +168,18 @@ def _attention_weights(a: Attention) -> type:
     return CachedAttentionWeights if a.kv_layer is None else SharedAttentionWeights
 
 
-def _mlp(mlp: Mlp, d: int) -> Shapes:
-    if isinstance(mlp, NoMlp):
+def _mlp(mlp: Mlp, d: int) -> Leaves:
+    if mlp.op is None:
         return {}
     inner = _experts(mlp, d) if isinstance(mlp, MoE) else {}
     return annotated(MLPS[type(mlp)], {"D": d, **mlp.sizes()}, mlp.leaves(), inner=inner)
 
 
-def _experts(m: MoE, d: int) -> dict[str, Shapes]:
+def _experts(m: MoE, d: int) -> dict[str, Leaves]:
     """Those of all experts, whose D is the latent's width, and of the shared one."""
-    sizes, leaves = {"D": m.latent or d, "F": m.width}, m.expert_leaves(biased=m.expert_bias)
-    one = annotated(ExpertWeights, sizes, leaves)
-    shapes = {"experts": {f"{i}.{leaf}": shape for i in range(m.experts) for leaf, shape in one.items()}}
+    sizes, optional = {"D": m.latent or d, "F": m.width}, m.expert_leaves(biased=m.expert_bias)
+    inner = {"experts": _listed([annotated(ExpertWeights, sizes, optional)] * m.experts)}
     if m.shared is not None:
-        leaves = m.expert_leaves(biased=m.shared_bias)
-        shapes["shared"] = annotated(ExpertWeights, {"D": d, "F": m.shared}, leaves)
-    return shapes
-
-
-def multiplied(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
-    stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (
-            *ADDED,
-            *ROUTING,
-            *COEFFICIENTS,
-            *INDEXER,
-            *NORMS,
-            *SCALES,
-            *GATES,
-            *RATES,
-            *KERNELS,
-            *LATENT_MAPS,
-            *LABELS,
-        )
-    )
-    return len(shape) == 2 and not stays_in_float
+        optional = m.expert_leaves(biased=m.shared_bias)
+        inner["shared"] = annotated(ExpertWeights, {"D": d, "F": m.shared}, optional)
+    return inner

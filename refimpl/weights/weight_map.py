@@ -57,16 +57,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from ..config import Attention, Config, Decoder, Head, Layer, MoE, NoMlp
+from ..config.record import kinds
 from ..params.parameter_shapes import ParameterShapes
 from .steps import STEPS, Part, StackRows, Step
 
 NOTHING, LEFT_OUT = "nothing", "left out"
 EVERYTHING = ("*",)
 EXPERT, STREAM = "{e}", "{x}"
-HEAD_NAMES = frozenset(head.__name__ for head in get_args(Head))
+HEAD_NAMES = frozenset(head.__name__ for head in kinds(Head))
 
 Use = Literal["read", "compare", "unused", "left out"]
 

@@ -43,7 +43,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag, has_mtp
+from ...refimpl.config import Config, has_mtp
 from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
 
 T = TypeVar("T")
@@ -213,16 +213,5 @@ def _encoder_kv(config: Config, length: str) -> list[Port]:
 
 
 def _predictions(config: Config) -> tuple[str | int, ...]:
-    match config.head:
-        case MaskedLM():
-            return ("batch", "time", config.embedding.vocabulary)
-        case Tag(labels):
-            return ("batch", "time", labels)
-        case QuestionAnswering():
-            return ("batch", "time", 2)
-        case Classify(labels):
-            return ("batch", labels)
-        case Pool() as head:
-            return ("batch", head.width(config.embedding.width))
-        case LM():
-            raise AssertionError("a Config's check keeps LM for decoders")
+    head, e = config.head, config.embedding
+    return *(("batch", "time") if head.pooling is None else ("batch",)), head.outputs(e.width, e.vocabulary)

@@ -95,6 +95,7 @@ def formats(
     `native` gives the checkpoint's own blocks of a leaf, with centred zero points, where the scheme may keep
     them.
     """
+    products = multiplied(shapes.config)
     smoothed_norms = {name for site in shapes.smoothing_sites for name in site.consumers}
     smoothed_products = {name for site in shapes.post_norm_sites for name in site.consumers}
 
@@ -106,7 +107,7 @@ def formats(
         spec = scheme.tables if is_table(name) else scheme.matrices
         if target.layout.tables_by_row and is_table(name) and is_product(name):
             spec = scheme.matrices
-        if spec is None or not multiplied(name, shape):
+        if spec is None or name not in products:
             return None
         if isinstance(spec, PerColumn):
             length = shape[1] if is_table(name) else shape[0]

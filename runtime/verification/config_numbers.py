@@ -7,41 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from statistics import NormalDist
 
 import numpy as np
 
-from ...refimpl.config import (
-    XIELU,
-    Alibi,
-    AltUp,
-    Attention,
-    BigBirdBlocks,
-    Config,
-    Distances,
-    Embedding,
-    Gated,
-    Laurel,
-    Layer,
-    Learned,
-    MoE,
-    PerLayerEmbedding,
-    PerLayerInput,
-    Plain,
-    Pool,
-    QueryScale,
-    QuestionAnswering,
-    RelativeBias,
-    Sinusoidal,
-    SparseMixer,
-    Stack,
-    TokenMixer,
-    has_mtp,
-)
+from ...refimpl.config import Alibi, Attention, Config, Layer, MoE, Sinusoidal, Stack, TokenMixer, has_mtp
 from ...refimpl.config.record import Record
 from ...refimpl.engine.cache_kinds import CHUNK
 from ...refimpl.ops.bias import alibi_slopes
 from ...refimpl.ops.position import rope_frequencies
+
+# The numbers of activations: mish's is from where on torch takes x for log(1 + exp x).
+ACTIVATIONS = {"quick_gelu": (1.702,), "mish": (20.0,)}
 
 
 def stacks(config: Config) -> dict[str, Stack]:
@@ -82,19 +58,9 @@ def integers(part: object) -> Iterator[int]:
     elif isinstance(part, Record):
         for field in fields(part):
             yield from integers(getattr(part, field.name))
-        match part:
-            case Learned(size=size, offset=offset):
-                yield size + offset
-            case RelativeBias(buckets=buckets):
-                yield buckets // 2  # of each direction
-            case Distances(span=span):
-                yield 2 * span
-            case BigBirdBlocks():
-                yield part.longest_whole
-            case TokenMixer(in_parts=True):
-                yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
-            case _:
-                pass
+        yield from part.integers()
+        if isinstance(part, TokenMixer) and part.in_parts:
+            yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
 
 
 def numbers(part: object) -> Iterator[float]:
@@ -105,46 +71,15 @@ def numbers(part: object) -> Iterator[float]:
             yield from numbers(one)
     elif isinstance(part, float):
         yield part
+    elif isinstance(part, str):
+        yield from ACTIVATIONS.get(part, ())
     elif isinstance(part, Record):
         for field in fields(part):
             yield from numbers(getattr(part, field.name))
-        yield from _derived(part)
-
-
-def _derived(part: Record) -> Iterator[float]:
-    """What follows from the settings of one part, by the formulas of `refimpl.ops`."""
-    match part:
-        case TokenMixer():
-            yield from part.numbers()
-            if isinstance(part, Attention) and isinstance(part.position, Alibi):
-                slopes = alibi_slopes(np.arange(part.heads), max_bias=part.position.max_bias)
-                yield from (slopes * part.position.scale).tolist()
-        case AltUp():
-            yield from (1e-5, float(part.streams))
-        case Laurel():
-            yield 0.5**0.5
-        case Gated(sparsity=float(sparsity)):
-            yield NormalDist().inv_cdf(sparsity)
-        case Gated(activation="quick_gelu") | Plain(activation="quick_gelu"):
-            yield 1.702
-        case Gated(activation="mish") | Plain(activation="mish"):
-            yield 20.0  # from where on torch takes x for log(1 + exp x)
-        case BigBirdBlocks(random_blocks=times):
-            yield np.log(1 + times)  # of a block that is seen more than once
-        case SparseMixer(jitter=jitter):
-            yield 2 * jitter
-        case Plain(activation=XIELU()):
-            yield XIELU.eps
-        case Embedding(width=width, per_layer=PerLayerEmbedding()):
-            yield from (width**-0.5, 2**-0.5)
-        case QueryScale(original_context=context, offset=offset):
-            yield from (float(context), float(offset))
-        case PerLayerInput(width=width):
-            yield width**0.5
-        case Pool(unit=True):
-            yield 1e-12
-        case _:
-            pass
+        yield from part.numbers()
+        if isinstance(part, Attention) and isinstance(part.position, Alibi):
+            slopes = alibi_slopes(np.arange(part.heads), max_bias=part.position.max_bias)
+            yield from (slopes * part.position.scale).tolist()
 
 
 def epsilons(config: Config) -> dict[str, float]:
@@ -157,11 +92,7 @@ def epsilons(config: Config) -> dict[str, float]:
     if has_mtp(config):
         assert config.mtp is not None
         found |= dict.fromkeys(("mtp.token_norm", "mtp.hidden_norm"), config.mtp.norm.eps)
-    if config.head.dense is not None and config.head.dense.norm is not None:
-        found["head.norm"] = config.head.dense.norm.eps
-    if isinstance(config.head, QuestionAnswering) and config.head.mlp is not None:
-        found |= {f"head.{leaf}": eps for leaf, eps in _around("mlp", config.head.mlp)}
-    return found
+    return found | {f"head.{leaf}": eps for leaf, eps in config.head.epsilons().items()}
 
 
 def _of_stack(stack: Stack) -> Iterator[tuple[str, float]]:
@@ -191,11 +122,7 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
         yield "laurel.norm", layer.laurel.norm.eps
     if layer.altup is not None:
         yield "altup.norm", layer.altup.norm.eps
-    if isinstance(layer.mlp, Gated) and layer.mlp.down_norm is not None:
-        yield "mlp.down_norm", layer.mlp.down_norm.eps
-    if isinstance(layer.mlp, MoE) and (own := layer.mlp.own_norms) is not None:
-        names = ("router_norm", "experts_pre", "experts_post", "shared_pre", "shared_post")
-        yield from ((f"mlp.{name}", own.eps) for name in names)
+    yield from ((f"mlp.{leaf}", eps) for leaf, eps in layer.mlp.epsilons().items())
 
 
 def _around(part: str, sublayer: Record) -> Iterator[tuple[str, float]]:

@@ -20,6 +20,7 @@ from ...refimpl.error_budget import moved
 from ...refimpl.ops import altup, model
 from ...refimpl.ops import block as blocks
 from ...refimpl.ops import embedding as embeddings
+from ...refimpl.ops import head as heads
 from ...refimpl.ops.block import MixerCache
 from ...refimpl.ops.dispatch import body, use
 from ...refimpl.ops.quant import Blocks
@@ -151,7 +152,7 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
 
     def lm_logits(x: Array, table: str, bias: Array | None, *, head: LM) -> Array:
         def product(rows: Leaf, part: slice) -> Array:
-            return body(model.lm_logits)(x, rows, None if bias is None else bias[part], head=head)
+            return body(heads.lm_logits)(x, rows, None if bias is None else bias[part], head=head)
 
         return by_rows(product, table)
 

@@ -18,6 +18,7 @@ from tfm.export.dispatch import on_torch
 from tfm.export.torch_bodies import TORCH
 from tfm.export.torch_engine import tensors
 from tfm.refimpl import laws
+from tfm.refimpl.config.record import Record, kinds
 from tfm.refimpl.laws import Call
 from tfm.refimpl.laws.kit.budget import budget, expected
 from tfm.refimpl.laws.kit.checking import EQUALS
@@ -39,6 +40,8 @@ from tfm.refimpl.ops.dispatch import OPS, op
 from tfm.refimpl.ops.quant import Blocks
 
 from helpers.onnx_graph import FIXED, FREE, TRACED, Graph, export
+
+OF_PARTS = {kind.op for kind in kinds(Record) if getattr(kind, "op", None) is not None}
 
 
 def over_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,8 +72,9 @@ class Source(NamedTuple):
     names: dict[str, Any]
 
     def ops(self) -> set[str]:
-        """The ops that it names."""
-        return {name for name in self._used() & OPS.keys() if self.names.get(name) is OPS[name]}
+        """The ops that it names, or looks up by the names that a Config's parts have."""
+        named = {name for name in self._used() & OPS.keys() if self.names.get(name) is OPS[name]}
+        return named | (OF_PARTS if "OPS" in self._used() else set())
 
     def functions(self) -> Iterator[FunctionType]:
         """The plain functions of this project that it names."""

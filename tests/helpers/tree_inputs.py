@@ -52,12 +52,12 @@ def inputs(config: Config, seed: int, b: int, t: int, old: int, p: int) -> dict[
     }
 
 
-def quantized(tree: Any, seed: int) -> Any:
+def quantized(config: Config, tree: Any, seed: int) -> Any:
     """The tree with its matrices as Blocks whose products don't round activations."""
-    rng = np.random.default_rng(seed)
+    rng, products = np.random.default_rng(seed), multiplied(config)
 
     def leaf(name: str, a: np.ndarray) -> Any:
-        if not multiplied(name, a.shape) or rng.random() < 0.3:
+        if name not in products or rng.random() < 0.3:
             return a
         axis = int(name.endswith("table"))
         return quantize(a, bits=8, block=4, axis=axis, symmetric=bool(seed % 2), activations="none")

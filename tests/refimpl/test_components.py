@@ -25,6 +25,7 @@ from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops.dispatch import body, use
 from tfm.refimpl.ops.latent_attention import latent_attention
 from tfm.refimpl.ops.longformer import LongformerAttention
+from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.annotations import annotated
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.smoothing_sites import smoothing_sites
@@ -194,7 +195,7 @@ def test_each_bound_is_held():
 
 def test_shapes_of_annotations():
     class Inner(TypedDict):
-        up: Float[Array, "D F"]
+        up: Float[Array, "D F"] | Blocks
 
     class Weights(TypedDict):
         first: Float[Array, "D 2*G*K+H*V"]
@@ -203,10 +204,11 @@ def test_shapes_of_annotations():
         rest: NotRequired[Float[Array, " D"]]
 
     sizes = {"D": 3, "G": 2, "K": 5, "H": 4, "V": 7, "J": 1.5}
-    shapes = annotated(
-        Weights, sizes, ("one",), {"first": 0, "one": 2}.__getitem__, {"parts": {"0.up": (3, 4)}}
-    )
-    assert list(shapes.items()) == [("first", (3, 48)), ("parts.0.up", (3, 4)), ("one", (2, 20))]
+    inner = {"parts": annotated(Inner, {"D": 3, "F": 4})}
+    shapes = annotated(Weights, sizes, ("one",), {"first": 0, "one": 2}.__getitem__, inner)
+    assert list(shapes.items()) == [
+        ("first", ((3, 48), False)), ("parts.up", ((3, 4), True)), ("one", ((2, 20), False)),
+    ]  # fmt: skip
 
 
 def test_experts_of_a_latent_have_its_width():

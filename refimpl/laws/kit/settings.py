@@ -287,11 +287,11 @@ GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "ma
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {
-        "block.block", "block.encoder_block", "block.normalize",
+        "block.block", "block.encoder_block",
         "encoder.encode", "encoder.encoder_kv", "encoder.pooled_lengths", "encoder.predict",
         "encoder.reader_tokens",
         "model.distance_biases", "model.distance_table", "model.embed", "model.hidden", "model.layer_vectors",
-        "model.lm_logits", "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
+        "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
         "position_tables.position_tables",
     }
 )  # fmt: skip

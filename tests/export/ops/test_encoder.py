@@ -61,7 +61,7 @@ def agree(label: str, run: Any, f: Any) -> None:
 def test_encode_and_predict(config: Config, seed: int, b: int, t: int):
     """The vectors, and each head's output; quantized or not."""
     tree = tiny_models.weights(config, seed)
-    tree = quantized(tree, seed) if seed % 3 == 0 else tree
+    tree = quantized(config, tree, seed) if seed % 3 == 0 else tree
     ids, lengths, tables, types = text(config, seed, b, t).values()
     types = types if seed % 2 else None
 

@@ -37,7 +37,7 @@ def test_these_are_the_functions_fed_by_hand():
 def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
     """Logits and caches of any Config, quantized or not, float64 and float32."""
     tree = tiny_models.weights(config, seed)
-    tree = quantized(tree, seed) if seed % 3 == 0 else tree
+    tree = quantized(config, tree, seed) if seed % 3 == 0 else tree
     given_ = [*inputs(config, seed, b, t, old, p).values(), tree]
     run = lambda change, f=spec_model.model: f(*(change(a) for a in given_), config=config)  # noqa: E731
     allowed = budget(run)
@@ -63,7 +63,7 @@ def test_module(name: str, quantizes: bool):
     seed, b, t, old, p = 3, 2, 3, 4, 2
     config = tiny_models.MODULES[name]()
     tree = tiny_models.weights(config, seed)
-    tree = quantized(tree, seed) if quantizes else tree
+    tree = quantized(config, tree, seed) if quantizes else tree
     own = inputs(config.mtp_decoder, seed, b, t, old, p)
     hidden = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     pairs = [own.pop("tokens"), hidden, *own.values(), tree]

@@ -1,13 +1,11 @@
-"""Operations on any kind of cache: select rows, grow, truncate, count bytes."""
+"""Operations on any kind of cache: select rows, grow, count bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from tfm.refimpl.config import Attention, Window
 from tfm.refimpl.ops.cache import KVCache, LayerCache
 from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
@@ -16,8 +14,6 @@ from tfm.refimpl.ops.mamba import ChannelState
 from tfm.refimpl.ops.mamba2 import HybridCache
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState
 from tfm.refimpl.ops.window_cache import WindowCache
-
-SETTINGS = Attention(2, 2, 4)
 
 
 def full_cache() -> LayerCache:
@@ -77,11 +73,10 @@ def test_bytes_are_those_of_the_arrays(make: Callable[[], LayerCache]):
     assert make().select(np.array([0])).nbytes == 2 * 2 * 5 * 4 * 8
 
 
-def test_latents_can_be_cut_to_any_length():
-    """One vector a token, and places for more."""
+def test_latents_are_one_vector_a_token():
+    """And there are places for more."""
     cache = latents()
     assert cache.nbytes == 3 * 5 * 4 * 8
-    assert cache.floor(np.array([0, 5, 9]), settings=SETTINGS).tolist() == [0, 0, 0]
     larger, smaller = cache.grow(7), cache.grow(2)
     assert isinstance(cache, LatentCache)
     assert isinstance(larger, LatentCache)
@@ -106,9 +101,8 @@ def test_an_indexers_keys_are_cut_with_the_latents():
     assert not larger.index_keys[:, :, 5:].any()
 
 
-def test_states_have_room_for_any_text_and_do_not_go_back():
+def test_states_have_room_for_any_text():
     """Their bytes are those of their arrays, whatever the number of tokens."""
-    written = np.array([0, 5, 9])
     for cache, size in (
         (sums(), 3 * 2 * 5 * 4 * 8),
         (state(), 2 * 3 * 5 * 8),
@@ -118,11 +112,10 @@ def test_states_have_room_for_any_text_and_do_not_go_back():
     ):
         assert cache.grow(1000) is cache
         assert cache.nbytes == size
-        assert cache.floor(written, settings=SETTINGS).tolist() == [0, 5, 9]
 
 
 def test_a_hybrid_keeps_both():
-    """Rows of each array, places for more keys and values, and as few lengths as states have."""
+    """Rows of each array, and places for more keys and values."""
     keys, both = np.arange(3 * 2 * 5 * 4.0).reshape(3, 2, 5, 4), states()
     assert isinstance(both, MatrixState)
     cache, rows = HybridCache(keys, -keys, both.tail, both.state), np.array([2, 0, 0, 1])
@@ -132,7 +125,6 @@ def test_a_hybrid_keeps_both():
     assert (larger.capacity, larger.attention.values.shape) == (7, (3, 2, 7, 4))
     assert larger.states == both
     assert cache.nbytes == full_cache().nbytes + both.nbytes
-    assert cache.floor(np.array([0, 5, 9]), settings=SETTINGS).tolist() == [0, 5, 9]
 
 
 def test_a_full_cache_grows_to_the_requested_capacity():
@@ -147,11 +139,3 @@ def test_a_full_cache_grows_to_the_requested_capacity():
 def test_a_ring_has_room_for_any_text():
     cache = ring()
     assert cache.grow(1000) is cache
-
-
-def test_how_far_rows_can_be_truncated():
-    """A full cache to nothing; a ring by its slack, once its slots were used again."""
-    written = np.array([0, 5, 6, 9])
-    assert full_cache().floor(written, settings=SETTINGS).tolist() == [0, 0, 0, 0]
-    window = replace(SETTINGS, mask=Window(3))  # of five slots one is a sink's and one is slack
-    assert ring().floor(written, settings=window).tolist() == [0, 0, 4, 7]

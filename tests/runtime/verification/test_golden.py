@@ -53,9 +53,11 @@ CONFIGS = {
 }
 
 
-def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
+def quantized(config: Config, tree: dict, activations: str = "block", bits: int = 8) -> dict:
+    products = multiplied(config)
+
     def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
-        if not multiplied(name, value.shape):
+        if name not in products:
             return value
         axis = 1 if name.endswith("table") else 0
         return quantize(value, bits=bits, block=32, axis=axis, activations=activations)
@@ -86,7 +88,7 @@ def make_inputs(config: Config, time: int) -> Inputs:
 @pytest.mark.parametrize("activations", [None, "none", "block"])
 def test_a_correct_engine_stays_within_the_budget(name, activations):
     config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name])
-    own = None if activations is None else quantized(tree, activations)
+    own = None if activations is None else quantized(config, tree, activations)
     shares: list[float] = []
     arrays = golden(config, tree, own, progress=lambda stage, done, total: shares.append(done / total))
     held = read(arrays, config)
@@ -147,8 +149,8 @@ def test_half_is_what_a_cache_of_float16_changes():
 def test_divergence_is_that_of_the_stored_columns(vocabulary):
     config = tiny_models.llama(vocabulary=vocabulary)
     tree = tiny_models.weights(config)
-    held = read(golden(config, tree, quantized(tree, bits=4)), config)
-    outputs = held.real(run(NumpyEngine(config, quantized(tree, bits=4)), held))
+    held = read(golden(config, tree, quantized(config, tree, bits=4)), config)
+    outputs = held.real(run(NumpyEngine(config, quantized(config, tree, bits=4)), held))
     exact = held.real(run(NumpyEngine(config, tiny_models.weights(config, dtype=np.float64)), held))
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (exact, outputs.astype(np.float64)))
     whole = (p * np.log(p / q)).sum(-1).mean()

@@ -11,11 +11,22 @@ import pytest
 from helpers import tiny_models
 from helpers.exported import export_once
 from tfm.export import bundle_writer
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import (
+    Config,
+    Dense,
+    Gated,
+    LayerNorm,
+    MoE,
+    NeighbourConv,
+    PerLayerInput,
+    Plain,
+    Tag,
+)
 from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.graphs import check_graphs
+from tfm.runtime.verification.config_numbers import numbers
 from tfm.runtime.verification.report import Row
 from tfm.runtime.verification.verify import verify
 
@@ -261,3 +272,16 @@ def test_the_quick_checks_refuse_it(bundles, tmp_path, file):
     """A graph that an exporter's bug could write: all hashes are right, and outputs within their budgets."""
     path = planted(bundles("mixed", "ort-cpu", "int8").path, tmp_path, file, LONG)
     assert [row.name.split(":")[0] for row in verify(path).failed] == [file]
+
+
+ACTIVATED = (
+    Gated(4, "quick_gelu"), Gated(4, "quick_gelu", sparsity=0.5), Plain(4, "quick_gelu"),
+    MoE(4, 2, 8, "quick_gelu"), PerLayerInput(4, "quick_gelu"),
+    Tag(3, Dense("quick_gelu")), NeighbourConv(1, "quick_gelu", LayerNorm(1e-5)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ACTIVATED, ids=lambda part: type(part).__name__)
+def test_an_activations_number_is_stated_wherever_it_is_computed(part):
+    """1.702 of quick GELU."""
+    assert 1.702 in set(numbers(part))
