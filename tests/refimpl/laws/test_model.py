@@ -19,9 +19,9 @@ from tfm.refimpl.engine.cache_kinds import cache_kinds, recurrent
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError, TfmError
 from tfm.refimpl.ops.activation import activation
-from tfm.refimpl.ops.block import normalize
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import model
+from tfm.refimpl.ops.norm import normalize
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import flatten
