@@ -202,7 +202,8 @@ def test_what_an_encoder_read_joins_when_no_text_runs() -> None:
         source = [*range(1, 1 + length)]
         return Row(GeneratedSequence([0] * (length % 3 + 1), max_new_tokens=3, encoder_ids=source))
 
-    batch, made = Batch(engine, prefixes=Prefixes()), [row(length) for length in (5, 9, 2, 7)]
+    prefixes, made = Prefixes(), [row(length) for length in (5, 9, 2, 7)]
+    batch = Batch(engine, prefixes=prefixes)
     list(batch.step(made[:2]))
     assert not batch.takes(made[2])
     while batch.running:
@@ -215,6 +216,7 @@ def test_what_an_encoder_read_joins_when_no_text_runs() -> None:
         sequence = one.sequence
         alone = GeneratedSequence(sequence.prompt, max_new_tokens=3, encoder_ids=sequence.encoder_ids)
         assert sequence.tokens == list(generate(engine, alone))
+    assert (prefixes.tokens, prefixes.nbytes) == (0, 0)  # their prompts alike, they read other texts
 
 
 def test_what_is_shared_and_with_whom() -> None:
