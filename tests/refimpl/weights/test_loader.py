@@ -9,6 +9,7 @@ from helpers.refused import refused
 from tfm.refimpl.config import HeadNorm, MoE, RMSNorm
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
+from tfm.refimpl.formats.named_tensors import stripped
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
 from tfm.refimpl.params.lazy import Lazy, materialize
 from tfm.refimpl.params.shapes import parameter_shapes
@@ -51,6 +52,12 @@ def theirs(config, tree) -> dict[str, np.ndarray]:
         for rule in llama.WEIGHTS.rules(config)
         if rule.leaves[0] in leaves and rule.use == "read"
     }
+
+
+def test_names_that_become_one_without_a_prefix_are_refused():
+    source = InMemorySource({"model.norm": np.zeros(1), "norm": np.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"'model\.norm' and 'norm'"):
+        stripped(source, ["model."])
 
 
 def test_all_leaves_arrive():
