@@ -150,6 +150,24 @@ def test_why_an_answer_ended(agent: Any) -> None:
     assert stopped["content"][-1]["text"] == "Let me "
 
 
+def test_a_call_that_breaks_is_text() -> None:
+    model = agents.agent({0: '<tool_call>\n{"name": "weather", "arguments": {"city": nothing'})
+    with (
+        serving.running({"tiny": model}, prefix_bytes=0) as (url, _),
+        httpx.Client(base_url=f"{url}/v1", trust_env=False, timeout=60) as http,
+    ):
+        told = http.post("/messages", json=ASKED).json()
+    assert [block["type"] for block in told["content"]] == ["text"]
+    assert told["stop_reason"] == "end_turn"
+
+
+def test_one_call_at_a_time() -> None:
+    for stated, several in ((True, False), (False, None), (None, None)):
+        choice = {"type": "auto", "disable_parallel_tool_use": stated}
+        body = MessagesBody.model_validate({**ASKED, "tool_choice": choice})
+        assert body.chat().parallel_tool_calls is several
+
+
 def test_a_call_that_is_asked_for_and_a_document() -> None:
     stop = serving.TOKENIZER.token_to_id("<|im_end|>")
     model = serving.model(serving.Scripted(), serving.TOOLS, eos=(stop,))

@@ -13,6 +13,7 @@ import pytest
 from helpers import agents, serving
 from openai.types.responses import Response, ResponseStreamEvent
 from tfm.runtime.serve.models import Server
+from tfm.runtime.serve.openai_responses import Item, messages_of
 
 TOOLS = [
     {"type": "function", "name": "weather", "parameters": agents.WEATHER, "strict": True},
@@ -121,6 +122,28 @@ def test_a_loop_of_two_tools(agent: Any, kept: bool) -> None:
     assert f"{second}<|im_end|>\n{agents.RESULT}12:30<|im_end|>" in engine.prompts[-1]
 
 
+def test_what_the_model_says_at_once_is_one_message() -> None:
+    text = [{"type": "output_text", "text": "b"}]
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+    items = [
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "a"}]},
+        {"role": "assistant", "content": text},
+        *(call, call),
+        {"type": "function_call_output", "call_id": "1", "output": "c"},
+        *({"role": "assistant", "content": text}, {"role": "assistant", "content": text}),
+        *({"type": "reasoning", "summary": [{"type": "summary_text", "text": one}]} for one in "de"),
+    ]
+    made = messages_of([Item.model_validate(item) for item in items])
+    assert [sorted(one.keys() - {"role"}) for one in made] == [
+        ["content", "reasoning_content", "tool_calls"],
+        ["content", "tool_call_id"],
+        *(["content"], ["content"]),
+        *(["reasoning_content"], ["reasoning_content"]),
+    ]
+    assert len(made[0]["tool_calls"]) == 2
+    assert [one.get("reasoning_content") for one in made] == ["a", None, None, None, "d", "e"]
+
+
 def test_instructions_and_what_developers_say_are_one_message(agent: Any) -> None:
     client, engine, _ = agent
     said = [{"role": "developer", "content": "two"}, {"role": "user", "content": "three"}]
@@ -160,6 +183,8 @@ def test_what_is_kept_is_its_owners_and_bounded() -> None:
         for _ in range(20):
             ask("POST", "/responses", json=body)
             assert server.responses._nbytes <= 2500
+        held = server.responses
+        assert held._nbytes == sum(kept.nbytes for kept in held._kept.values())
         unkept = ask("POST", "/responses", json={**body, "store": False}).json()
         assert ask("GET", f"/responses/{unkept['id']}").status_code == 404
 
