@@ -194,7 +194,7 @@ class Choosing(TypedDict, total=False):
     ]
 
 
-class SamplerOptions(Choosing, total=False):
+class SamplerOptions(Choosing, TypedDict, total=False):
     """The options of a `sampler.Sampler`."""
 
     encoder_no_repeat_ngram: Annotated[
@@ -206,7 +206,7 @@ class SamplerOptions(Choosing, total=False):
     ]  # fmt: skip
 
 
-class SamplingOptions(Choosing, total=False):
+class SamplingOptions(Choosing, TypedDict, total=False):
     """How a token is chosen. An option that is left out, or None, is as the model asks.
 
     A chat model whose checkpoint says nothing of this answers by CHAT_SAMPLING, unless an option of the
@@ -223,7 +223,7 @@ class SamplingOptions(Choosing, total=False):
     ]
 
 
-class TextOptions(SamplingOptions, total=False):
+class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     """How a text is generated, whatever model does it."""
 
     seed: Annotated[

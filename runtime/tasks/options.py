@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Literal, Unpack
+from typing import Annotated, Literal, TypedDict, Unpack
 
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.options import (
     NATURAL,
+    Choosing,
     Option,
     SamplerOptions,
     SamplingOptions,
@@ -45,7 +46,7 @@ OF_BEAMS = {
 CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
-class GenerateOptions(TextOptions, total=False):
+class GenerateOptions(TextOptions, SamplingOptions, Choosing, TypedDict, total=False):
     """How a text is generated: the options of `TextOptions`, and those that need more than a decoder."""
 
     draft: Annotated[

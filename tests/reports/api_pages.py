@@ -22,6 +22,7 @@ MODULES = ("tfm", "tfm.refimpl", "tfm.export", "tfm.runtime", "tfm.cli", "!tfm.c
 GENERATED = (
     r"Error parsing type annotation ForwardRef\(.*\) for \S+\.__init__\.",  # of a NamedTuple
     r"Error parsing type annotation .* for tfm\.refimpl\.laws\.kit\.draw\.calls\.",  # composite
+    r"Cannot determine where tfm\.runtime\.serve\.\w+\.\w+\.(temperature|\w+_[pk]|\w+_penalty) ",  # `stating`
 )
 
 
