@@ -17,6 +17,7 @@ if _t.TYPE_CHECKING:
     from tfm.refimpl.errors import BundleError as BundleError
     from tfm.refimpl.errors import CheckpointError as CheckpointError
     from tfm.refimpl.errors import ConfigError as ConfigError
+    from tfm.refimpl.errors import ContextError as ContextError
     from tfm.refimpl.errors import DeviceError as DeviceError
     from tfm.refimpl.errors import ExportError as ExportError
     from tfm.refimpl.errors import LimitError as LimitError
@@ -30,8 +31,8 @@ if _t.TYPE_CHECKING:
 
 # Each is imported when it is asked for first.
 _ERRORS = (
-    "ArgumentError", "BundleError", "CheckpointError", "ConfigError", "DeviceError", "ExportError",
-    "LimitError", "NumericError", "VerifyError",
+    "ArgumentError", "BundleError", "CheckpointError", "ConfigError", "ContextError", "DeviceError",
+    "ExportError", "LimitError", "NumericError", "VerifyError",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "tfm.refimpl.errors"),
@@ -40,9 +41,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "ArgumentError", "AsyncModel", "BundleError", "CheckpointError", "ConfigError", "Conversation",
-    "DeviceError", "Error", "ExportError", "LimitError", "Model", "NumericError", "QueueFullError",
-    "VerifyError", "load",
+    "ArgumentError", "AsyncModel", "BundleError", "CheckpointError", "ConfigError", "ContextError",
+    "Conversation", "DeviceError", "Error", "ExportError", "LimitError", "Model", "NumericError",
+    "QueueFullError", "VerifyError", "load",
 ]  # fmt: skip
 
 # ONNX Runtime reads this once, as it is imported. Else its builds for Linux and macOS (since 1.29) keep

@@ -59,7 +59,9 @@ def test_each_failure_is_a_line_and_a_code(tfm, monkeypatch, error, code):
 
 def test_every_class_of_error_has_its_code():
     classes = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.TfmError)]
-    assert sorted(k.exit_code for k in classes) == list(range(1, 11))
+    assert {k.exit_code for k in classes} == set(range(1, 11))
+    own = [k for k in classes if "exit_code" in vars(k)]
+    assert len(own) == 10  # no two share a code; a narrower class has that of its base
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_the_help_of_generate_is_short_and_in_panels(tfm, monkeypatch):
     assert positions == sorted(positions)
     assert ran.out.index("--max-new-tokens  ") < positions[1]
     assert ran.out.count("Example: ") == 3
-    assert len(ran.out.splitlines()) < 156
+    assert len(ran.out.splitlines()) < 172
 
 
 def test_without_arguments_there_is_help(tfm):

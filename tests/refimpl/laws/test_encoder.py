@@ -27,7 +27,6 @@ from tfm.refimpl.config import (
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.ops.disentangled import DisentangledAttention
-from tfm.refimpl.ops.encoder import predict
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.xlnet import XLNetAttention
@@ -193,8 +192,6 @@ def test_wrong_models_for_step_and_start():
         both.start(1)
     with refused(LimitError, "encoder_ids", 2, 1):
         both.start(2, ids)
-    with refused(AssertionError, "LM"):
-        predict(np.zeros((1, 1, 1)), np.array([1]), {}, config=tiny_models.llama())
 
 
 @pytest.mark.parametrize(
