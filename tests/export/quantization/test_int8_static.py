@@ -202,7 +202,7 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
         return plain(x, weight, bias)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("attention", "mlp", "embedding", "model"):
+        for module in ("attention", "mlp", "embedding", "model", "head"):
             patch.setattr(f"tfm.refimpl.ops.{module}.linear", spy)
         engine = NumpyEngine(config, tree)
         for begin in range(0, 100, 30):
