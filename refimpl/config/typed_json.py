@@ -26,6 +26,8 @@ def read(value: Any, kind: Any, name: str, readers: Mapping[Any, Reader] | None 
     readers = readers or {}
     if type(value) is kind and kind is not float and kind not in readers:
         return value
+    if kind in readers:
+        return readers[kind](value, name)
     options = _options(kind)
     if value is None and type(None) in options:
         return None
