@@ -136,8 +136,8 @@ def messages() -> Iterator[str]:
 
 def read_schema(file: Path) -> dict[str, Any]:
     """The JSON schema in a file; a usage error for one that can't be followed, before a model is loaded."""
+    from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
-    from ..refimpl.formats.strict_json import parse
     from ..runtime.text.constraints import check, of_schema
 
     schema = parse(read_all(file, "schema", SCHEMA), str(file), ArgumentError)
@@ -150,8 +150,8 @@ def read_schema(file: Path) -> dict[str, Any]:
 def read_tools(file: Path) -> list[dict[str, Any]]:
     """The functions in a file, as the OpenAI API has them; a usage error for others, before a model is
     loaded."""
+    from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
-    from ..refimpl.formats.strict_json import parse
     from ..runtime.text.chat_answers import schemas
 
     tools = parse(read_all(file, "tools", SCHEMA), str(file), ArgumentError)

@@ -12,12 +12,12 @@ import typer
 from .console import progress, say, size, work_in_one_line
 
 if TYPE_CHECKING:
+    from ..refimpl.checkpoint.formats.adapters import AdapterChoice
     from ..refimpl.checkpoint.open import Checkpoint
+    from ..refimpl.checkpoint.tokenizers.tokenizer import Tokenizer
     from ..refimpl.config import Config
     from ..refimpl.decoding.mtp import MTPDrafter
-    from ..refimpl.formats.adapters import AdapterChoice
     from ..refimpl.params.tree import Tree
-    from ..refimpl.tokenizers.tokenizer import Tokenizer
     from ..runtime.bundle.bundle import Bundle
     from ..runtime.hub.model_names import LocatedModel
     from ..runtime.tasks import Model
@@ -85,7 +85,7 @@ def computed_by(model: Model) -> dict[str, str]:
     token's bits depend on what is computed with it."""
     from ..runtime.ort.engine import OrtEngine
 
-    path = model.engine.path if isinstance(model.engine, OrtEngine) else type(model.engine).__name__
+    path = model.engine.backend if isinstance(model.engine, OrtEngine) else type(model.engine).__name__
     return {"path": path, "same_bits": str(model.same_bits)}
 
 
@@ -138,7 +138,7 @@ def locate_weights(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> LocatedModel:
     """The model of a name, with an adapter and keys to ignore; CheckpointError for a config.json alone."""
-    from ..refimpl.formats.tensor_source import missing_weights
+    from ..refimpl.checkpoint.formats.tensor_source import missing_weights
     from ..runtime.hub.locate import adapted, ignoring, locate
 
     source = locate(name, progress())
@@ -151,8 +151,8 @@ def specified(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> tuple[Config, Tree, Tokenizer]:
     """What the specification needs of a model: Config, lazy weights, tokenizer."""
+    from ..refimpl.checkpoint.tokenizers.tokenizer import read
     from ..refimpl.errors import CheckpointError
-    from ..refimpl.tokenizers.tokenizer import read
     from ..runtime.bundle.bundle import open_bundle
 
     source = locate_weights(name, adapter, ignore_keys)

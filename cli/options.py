@@ -20,7 +20,7 @@ from .console import DETAIL
 
 if TYPE_CHECKING:
     from ..export.layouts.layout import BundleLayout
-    from ..refimpl.formats.adapters import AdapterChoice
+    from ..refimpl.checkpoint.formats.adapters import AdapterChoice
     from ..runtime import tasks
 
 Quant = SchemeName
@@ -239,8 +239,8 @@ Prefix = Annotated[
 
 def json_object(text: str) -> dict[str, Any]:
     """The JSON object that an argument states; a usage error for another text."""
+    from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
-    from ..refimpl.formats.strict_json import parse
 
     try:
         value = parse(text, "it", ArgumentError)

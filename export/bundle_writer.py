@@ -29,16 +29,16 @@ from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.tree import Tree
 from ..runtime.bundle import (
     golden_files,
-    kernel_layout,
+    kernel_storage,
     manifest,
     operator_limits,
     schemes,
     targets,
-    weight_layout,
+    weight_storage,
 )
 from ..runtime.bundle.atomic_dir import sync
 from ..runtime.bundle.bundle import Bundle, manifest_hash
-from ..runtime.bundle.kernel_layout import Halves
+from ..runtime.bundle.kernel_storage import Halves
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
     DATA,
@@ -309,14 +309,14 @@ def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
     with open(path, "wb") as file:
         for group in plan.groups.values():
             leaves = {name: job.leaf(name) for name in group.leaves}
-            stored = weight_layout.store(group, leaves)
-            for name, leaf in weight_layout.restore(group, stored).items():
+            stored = weight_storage.store(group, leaves)
+            for name, leaf in weight_storage.restore(group, stored).items():
                 if not _same_blocks(leaf, leaves[name]):
                     raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
-            for name in weight_layout.specs(group, plan.dtype):
+            for name in weight_storage.specs(group, plan.dtype):
                 file.write(bytes(plan.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
-            if plan.has_kernels and kernel_layout.has_half_scales(group, stored):
+            if plan.has_kernels and kernel_storage.has_half_scales(group, stored):
                 half_scales.append(group.name)
             progress(stage, file.tell(), plan.size)
     return tuple(half_scales)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..refimpl.checkpoint.formats.strict_json import parse
 from ..refimpl.errors import CheckpointError
-from ..refimpl.formats.strict_json import parse
 from ..runtime.bundle.manifest import TOKENIZER
 
 

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
-    "README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md", "FAMILIES.md", "GUIDE.md",
-    "QUANTIZATION.md", "RUNTIMES.md", "SECURITY.md", "SERVING.md",
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )  # fmt: skip
 
 
@@ -24,10 +24,28 @@ def test_files_that_a_page_names_exist(page: str):
         assert any(ROOT.glob(pattern)), f"{page} names {name}, which isn't there"
 
 
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+def test_links_lead_to_files_and_headings(page: str):
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", (ROOT / page).read_text())
+    for path, anchor in links:
+        if "://" not in path:
+            file = ROOT / page if not path else (ROOT / page).parent / path
+            assert file.exists(), f"{page} links {path}, which isn't there"
+            assert not anchor or anchor in headings(file), (
+                f"{page} links #{anchor}, no heading of {file.name}"
+            )
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings: small letters, hyphens for spaces, no other signs."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_every_room_is_in_the_architecture():
     rooms = {
         file.parent.relative_to(ROOT).as_posix()
-        for folder in ("refimpl", "runtime", "export")
+        for folder in ("refimpl", "refimpl/checkpoint", "runtime", "export")
         for file in (ROOT / folder).glob("*/__init__.py")
     }
     listed = re.findall(r"^\| `([\w/]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.M)

@@ -24,15 +24,15 @@ from helpers import serving, text_strategies, tiny_models
 from tfm import runtime
 from tfm.cli.main import main
 from tfm.refimpl.calibrate.ranges import minmax
+from tfm.refimpl.checkpoint.families import read_config
+from tfm.refimpl.checkpoint.formats.npy import read_array
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.tokenizers import tokenizer as tokenizers
 from tfm.refimpl.components import from_json
 from tfm.refimpl.config import to_json
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.families import read_config
-from tfm.refimpl.formats.npy import read_array
-from tfm.refimpl.tokenizers import tokenizer as tokenizers
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import Tokenizer

@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
 LAWS = ROOT / "refimpl" / "laws"
+NESTED = ("refimpl.checkpoint",)  # folders that have rooms of their own
+MOST_ROOMS = 10  # of such a folder: more can't be seen at a glance
 # Parts of folders that need an extra.
 PARTS = {
     "refimpl/laws": LAWS,
@@ -58,10 +60,12 @@ STAGES = (
     ("refimpl.config",),
     ("refimpl.ops",),
     ("refimpl.components", "refimpl.params"),
-    ("refimpl.calibrate", "refimpl.engine", "refimpl.formats", "refimpl.laws"),
-    ("refimpl.decoding", "refimpl.tokenizers", "refimpl.weights"),
-    ("refimpl.config_readers",),
-    ("refimpl.families",),
+    ("refimpl.calibrate", "refimpl.engine", "refimpl.laws"),
+    ("refimpl.decoding",),
+    ("refimpl.checkpoint.formats",),
+    ("refimpl.checkpoint.tokenizers", "refimpl.checkpoint.weights"),
+    ("refimpl.checkpoint.config_readers",),
+    ("refimpl.checkpoint.families",),
     ("refimpl.checkpoint",),
     ("refimpl",),
     ("runtime.hardware", "runtime.progress", "runtime.silence"),
@@ -197,12 +201,28 @@ def modules() -> dict[str, Path]:
 
 
 def room(name: str) -> str:
-    """`refimpl.ops` of tfm.refimpl.ops.attention, and of tfm.refimpl.ops itself."""
-    return ".".join(name.split(".")[1:3])
+    """`refimpl.ops` of tfm.refimpl.ops.attention and of tfm.refimpl.ops; in `NESTED`, the folder there."""
+    parts = name.split(".")[1:]
+    deep = ".".join(parts[:2]) in NESTED and ROOT.joinpath(*parts[:3]).is_dir()
+    return ".".join(parts[: 3 if deep else 2])
 
 
 def test_every_room_has_its_stage():
     assert {room(name) for name in modules()} == set(STAGE), "a new room gets its line in STAGES"
+
+
+def test_the_specification_reads_no_checkpoint():
+    """refimpl is the specification, refimpl/checkpoint the reading of checkpoints, which imports it."""
+    for one in (i for f in files("refimpl") for i in imports(f)):
+        if not one.file.is_relative_to(ROOT / "refimpl" / "checkpoint"):
+            assert not one.module.startswith("tfm.refimpl.checkpoint"), str(one)
+
+
+@pytest.mark.parametrize("folder", ["refimpl", *NESTED])
+def test_there_are_few_rooms(folder: str):
+    """Of the specification, and of the reading of checkpoints."""
+    rooms = [*ROOT.joinpath(*folder.split(".")).glob("*/__init__.py")]
+    assert 1 < len(rooms) <= MOST_ROOMS
 
 
 def test_imports_run_downward():
@@ -305,9 +325,12 @@ def test_the_command_line_loads_without_torch():
 def test_a_bundle_runs_without_the_readers_of_checkpoints():
     """They take 0.15 s to import, a sixth of what a first token takes from the bundle."""
     unwanted = {
-        "tfm.refimpl.checkpoint.open", "tfm.refimpl.families", "tfm.refimpl.formats.gguf",
-        "tfm.refimpl.tokenizers.auto_tokenizer.apply", "email",
-    }  # fmt: skip
+        "tfm.refimpl.checkpoint.open",
+        "tfm.refimpl.checkpoint.families",
+        "tfm.refimpl.checkpoint.formats.gguf",
+        "tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.apply",
+        "email",
+    }
     code = f"import sys, tfm.runtime.tasks; print({unwanted} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

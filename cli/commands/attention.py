@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from ...refimpl.tokenizers.tokenizer import Encoding
+    from ...refimpl.checkpoint.tokenizers.tokenizer import Encoding
     from ...runtime.analysis.attention import Heads, Seen, View
 
 TEXT = "The animal didn't cross the street because it was too tired"

@@ -65,10 +65,10 @@ def command(
 
     Example: tfm-cli context smollm2-135m --text book.txt --length 4096 --way yarn --plot context.png
     """
+    from ...refimpl.checkpoint.formats.file_bytes import read_file
     from ...refimpl.checkpoint.open import materialize
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError, LimitError
-    from ...refimpl.formats.file_bytes import read_file
     from ...runtime.analysis import perplexity
     from ..model_loading import specified
 

@@ -150,7 +150,7 @@ def _kernels() -> dict[str, str]:
     from ...runtime.kernels.compilers import available
     from ...runtime.kernels.library import Library, find
     from ...runtime.kernels.platforms import Platform
-    from ...runtime.ort.kernel_path import why_refused
+    from ...runtime.ort.kernel_backend import why_refused
 
     found = find()
     if isinstance(found, Library):

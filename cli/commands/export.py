@@ -142,8 +142,8 @@ def command(
 
     Example: tfm-cli export smollm2-135m my-bundle --quant int4
     """
+    from ...refimpl.checkpoint.formats.tensor_source import missing_weights
     from ...refimpl.errors import ExportError
-    from ...refimpl.formats.tensor_source import missing_weights
     from ...runtime.hub.locate import adapted, ignoring, locate
     from ..model_loading import bundle_bytes, kept, open_for_export, say_replaced_code, written
 

@@ -115,7 +115,7 @@ def _shown(name: str, value: Any) -> str:
             return "; ".join(parts)
         case "bytes":
             return size(value)
-        case "paths":
+        case "backends":
             return "; ".join(f"{name} {what}" for name, what in value.items())
         case "notices" | "ignored_keys":
             return ", ".join(value) or "none"
@@ -133,7 +133,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     if source.kind == "bundle":
         from ...runtime.bundle.bundle import open_bundle
         from ...runtime.bundle.kept_weights import by_weight
-        from ...runtime.ort import kernel_path
+        from ...runtime.ort import kernel_backend
         from ...runtime.verification.certificate import recorded
         from ...runtime.verification.verdict import found, summary
         from ..model_loading import bundle_bytes, expect, say_replaced_code
@@ -142,11 +142,13 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
         facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
-        library = kernel_path.library_for(bundle)
+        library = kernel_backend.library_for(bundle)
         facts["kernels"] = library if isinstance(library, str) else library.instruction_set
-        if (kept := kernel_path.cache_type(bundle)) is not None and not kernel_path.without_graphs(bundle):
+        if (kept := kernel_backend.cache_type(bundle)) is not None and not kernel_backend.without_graphs(
+            bundle
+        ):
             facts["kernel_cache"] = kept
-        facts["same_bits"] = str(kernel_path.same_bits(bundle))
+        facts["same_bits"] = str(kernel_backend.same_bits(bundle))
         facts |= {"weights": by_weight(bundle.manifest), "refused": list(bundle.refused)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:
@@ -157,8 +159,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
             facts["adapter"] = bundle.manifest.adapter.name
         report = recorded(bundle.path)
         facts["verified"] = summary(report)
-        if report is not None and (paths := report.check("paths")):
-            facts["paths"] = {row.name: found(row) or row.result for row in paths.rows}
+        if report is not None and (backends := report.check("backends")):
+            facts["backends"] = {row.name: found(row) or row.result for row in backends.rows}
         return bundle.config, facts, bundle.cache
     if source.kind == "config":
         config = _read_config(source.path)
@@ -183,9 +185,9 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
 
 def _read_config(path: Path) -> Config:
     from ...refimpl.checkpoint.custom_code import replaced_by
-    from ...refimpl.families import read_config, with_model_type
-    from ...refimpl.formats.file_bytes import read_file
-    from ...refimpl.formats.strict_json import parse
+    from ...refimpl.checkpoint.families import read_config, with_model_type
+    from ...refimpl.checkpoint.formats.file_bytes import read_file
+    from ...refimpl.checkpoint.formats.strict_json import parse
     from ..model_loading import say_replaced_code
 
     file = path / "config.json" if path.is_dir() else path

@@ -18,7 +18,7 @@ from ..plot import Plot, draw
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...refimpl.tokenizers.tokenizer import Tokenizer
+    from ...refimpl.checkpoint.tokenizers.tokenizer import Tokenizer
     from ...runtime.analysis.vocabularies import Vocabulary
 
 Method = Annotated[
@@ -57,8 +57,8 @@ def train(
     for file in files:
         if not file.is_file():
             raise typer.BadParameter(f"{file} must be a text file; --out names the file to write")
-    from ...refimpl.tokenizers import training
-    from ...refimpl.tokenizers.tokenizer import save
+    from ...refimpl.checkpoint.tokenizers import training
+    from ...refimpl.checkpoint.tokenizers.tokenizer import save
 
     begin = time.perf_counter()
     words = training.count_words(_lines(files), method, progress())
@@ -129,8 +129,8 @@ def write_bytes(
 
     Example: tfm-cli tokenizer bytes bundle/token_bytes -m bundle
     """
-    from ...refimpl.formats.whole_file import write_whole
-    from ...refimpl.tokenizers.token_bytes import to_file, token_bytes
+    from ...refimpl.checkpoint.formats.whole_file import write_whole
+    from ...refimpl.checkpoint.tokenizers.token_bytes import to_file, token_bytes
 
     data = to_file(token_bytes(_tokenizer(model)))
     write_whole(path, data)
@@ -199,14 +199,14 @@ def picture(figure: Figure, rows: Sequence[Vocabulary]) -> None:
 
 def _tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a file or of a model."""
+    from ...refimpl.checkpoint.tokenizers.tokenizer import load, read
     from ...refimpl.errors import CheckpointError
-    from ...refimpl.tokenizers.tokenizer import load, read
 
     if name.endswith(".json"):
         return load(name)
+    from ...refimpl.checkpoint.formats.model_directory import Directory
     from ...refimpl.checkpoint.open import open_checkpoint
     from ...refimpl.checkpoint.tokenizer_files import read_tokenizer
-    from ...refimpl.formats.model_directory import Directory
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.hub.locate import locate
 
@@ -226,8 +226,8 @@ def _tokenizer(name: str) -> Tokenizer:
 
 def _lines(files: Sequence[Path]) -> list[str]:
     """The lines of files with their ends; CheckpointError for what isn't UTF-8."""
+    from ...refimpl.checkpoint.formats.file_bytes import read_file
     from ...refimpl.errors import CheckpointError
-    from ...refimpl.formats.file_bytes import read_file
 
     lines: list[str] = []
     for file in files:

@@ -69,8 +69,8 @@ def load(
         `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.
     device: cpu, cuda, or auto, which is CUDA where it starts.
     threads: by default as many as this machine can use.
-    quant: how weights are stored, see QUANTIZATION.md; by default int8, or int8-dynamic for an encoder on
-        the CPU.
+    quant: how weights are stored, see docs/QUANTIZATION.md; by default int8, or int8-dynamic for an encoder
+        on the CPU.
     context: the most tokens of a text, where it shall not be the trained length.
     adapter: the directory of a LoRA adapter to merge; False declines one that lies beside the model.
     ignore_keys: keys of the model's files that tfm doesn't know, and that change nothing.

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ...runtime.bundle.graph_io import meaning
 from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
-from ...runtime.bundle.weight_layout import Group
+from ...runtime.bundle.weight_storage import Group
 
 
 def name_nodes(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> None:

@@ -24,9 +24,9 @@ from torch.onnx import ops as onnx
 from ...refimpl.config import Activation, ClampedSwiGLU
 from ...refimpl.errors import ExportError
 from ...refimpl.ops.moe import ExpertWeights
-from ...runtime.bundle.kernel_layout import DOMAIN
+from ...runtime.bundle.kernel_storage import DOMAIN
 from ...runtime.bundle.plan import Tensor
-from ...runtime.bundle.weight_layout import Group
+from ...runtime.bundle.weight_storage import Group
 from ..dispatch import body
 from ..ops import moe
 from ..ops.moe import expert_rows, no_sum
@@ -43,15 +43,15 @@ def mixture(
     index: torch.Tensor,
     weights: torch.Tensor,
     experts: list[ExpertWeights],
-    kept: torch.Tensor | None = None,
+    fits: torch.Tensor | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
     weighs: Literal["output", "input"] = "output",
 ) -> torch.Tensor:
     """In place of the op: one expert between the two operators, or all where these aren't alike."""
     if len(experts) > 1:
-        return body(moe.mixture)(x, index, weights, experts, kept, kind=kind, weighs=weighs)
-    assert kept is None
+        return body(moe.mixture)(x, index, weights, experts, fits, kind=kind, weighs=weighs)
+    assert fits is None
     y = no_sum(x)
     number = onnx.symbolic(f"{DOMAIN}::{NUMBER}", (y,), dtype=torch.int64, shape=(), version=1)
     token, out = expert_rows(x, index == number, weights, experts[0], kind=kind, weighs=weighs)

@@ -31,11 +31,11 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
 
-from ...runtime.bundle import kernel_layout
-from ...runtime.bundle.kernel_layout import DOMAIN
+from ...runtime.bundle import kernel_storage
+from ...runtime.bundle.kernel_storage import DOMAIN
 from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
-from ...runtime.bundle.weight_layout import Group
+from ...runtime.bundle.weight_storage import Group
 from . import describe, mixtures, passes, recurrences
 from .rewriting import given, only_reader, put, silu_of
 
@@ -59,7 +59,7 @@ def over_kernels(
     tiled = {
         f"{name}.{'codes' if group.kind == 'row' else 'packed'}": group
         for name, group in groups.items()
-        if kernel_layout.is_tiled(group)
+        if kernel_storage.is_tiled(group)
     }
     keeps = any(value.name == "past" for value in copy.graph.inputs)
     for node in list(copy.graph):
@@ -80,7 +80,7 @@ def over_kernels(
     common.RemoveUnusedNodesPass()(copy)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION
-    passes.point_weights(copy, tensors, folder / kernel_layout.DATA)
+    passes.point_weights(copy, tensors, folder / kernel_storage.DATA)
     return copy
 
 
@@ -261,7 +261,7 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
         before is not None
         and before.op_type == "BlockLinear"
         and only_reader(before.outputs[0], "Split") is node
-        and before.attributes["N"].as_int() % (2 * kernel_layout.TILE) == 0  # whole tiles of gates
+        and before.attributes["N"].as_int() % (2 * kernel_storage.TILE) == 0  # whole tiles of gates
     ):
         sizes = {name: attribute.value for name, attribute in before.attributes.items()}
         _put(graph, [before, *replaced], "BlockSwiGLU", before.inputs, sizes)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from ...runtime.bundle.kernel_layout import DOMAIN
+from ...runtime.bundle.kernel_storage import DOMAIN
 from .rewriting import constant, made_by, put
 
 OPERATORS = {"BlockLinear": "ExpertLinear", "BlockSwiGLU": "ExpertSwiGLU"}

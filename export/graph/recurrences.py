@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from ...runtime.bundle.kernel_layout import DOMAIN
+from ...runtime.bundle.kernel_storage import DOMAIN
 from .rewriting import constant, given, made_by, only_reader, precise_silu_of, put, silu_of
 
 MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`

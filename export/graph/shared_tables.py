@@ -21,7 +21,7 @@ from onnx_ir import convenience
 
 from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
-from ...runtime.bundle.weight_layout import Group
+from ...runtime.bundle.weight_storage import Group
 from . import describe
 
 Axis = int | str | ir.SymbolicDim

@@ -22,7 +22,7 @@ from ...refimpl.errors import ExportError
 from ...refimpl.params.tree import unflatten
 from ...runtime.bundle.graph_io import Graph
 from ...runtime.bundle.plan import Tensor
-from ...runtime.bundle.weight_layout import Group
+from ...runtime.bundle.weight_storage import Group
 from ..dispatch import exporting
 from ..targets.emits import Emits
 from ..targets.packed_weights import Blocked, NBits, RowQuantized, Static

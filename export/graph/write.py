@@ -26,8 +26,8 @@ from ...refimpl.components import from_json
 from ...refimpl.config import to_json
 from ...refimpl.errors import ExportError, TfmError
 from ...refimpl.params.parameter_shapes import ParameterShapes
-from ...runtime.bundle import kernel_layout, targets
-from ...runtime.bundle.kernel_layout import Halves
+from ...runtime.bundle import kernel_storage, targets
+from ...runtime.bundle.kernel_storage import Halves
 from ...runtime.bundle.manifest import DATA, SourceCheckpoint
 from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.weight_formats import WeightFormat
@@ -100,7 +100,7 @@ def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
     for part, model in models.items():
         groups, tensors = part.owned(plan.groups), part.owned(places)
         graph = over_kernels(model, groups, tensors, files.folder, half_cache=in_half.cache)
-        onnx_ir.save(graph, files.folder / kernel_layout.GRAPHS[part.file])
+        onnx_ir.save(graph, files.folder / kernel_storage.GRAPHS[part.file])
 
 
 @contextmanager

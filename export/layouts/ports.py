@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from ...refimpl.checkpoint.formats.file_bytes import FileBytes
 from ...refimpl.errors import BundleError
-from ...refimpl.formats.file_bytes import FileBytes
 from ...refimpl.ops.position_tables import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH

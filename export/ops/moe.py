@@ -84,7 +84,7 @@ def mixture(
     index: Tensor,
     weights: Tensor,
     experts: list[ExpertWeights],
-    kept: Tensor | None = None,
+    fits: Tensor | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
     weighs: Literal["output", "input"] = "output",
@@ -95,7 +95,7 @@ def mixture(
     """
     y = no_sum(x)
     for e, expert in enumerate(experts):
-        chosen = index == e if kept is None else (index == e) & kept
+        chosen = index == e if fits is None else (index == e) & fits
         token, out = expert_rows(x, chosen, weights, expert, kind=kind, weighs=weighs)
         y = y.index_add(0, token, out.to(y.dtype))
     return y.to(x.dtype)

@@ -14,7 +14,7 @@ from .ort_ops import Leaf, linear
 
 
 class DisentangledLeaves(AttentionLeaves):
-    """The sublayer in this target's layout."""
+    """The sublayer as this target stores it."""
 
     wk_pos: NotRequired[Leaf]
     wq_pos: NotRequired[Leaf]

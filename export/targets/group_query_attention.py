@@ -26,7 +26,7 @@ from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 
 class AttentionLeaves(TypedDict):
-    """An attention sublayer in this target's layout: the matrices of one input joined, or three matrices."""
+    """An attention sublayer as this target stores it: the matrices of one input joined, or three matrices."""
 
     wqkv: NotRequired[Leaf]
     wq: NotRequired[Leaf]
@@ -278,7 +278,7 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
+    """The standard form of a layer that the operator can't take, over the leaves as they are stored."""
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

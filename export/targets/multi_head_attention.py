@@ -30,7 +30,7 @@ def hidden(dtype: torch.dtype) -> float:
 
 
 class CrossKeyLeaves(TypedDict):
-    """The leaves that map an encoder's output to keys and values, in this target's layout: joined, or two
+    """The leaves that map an encoder's output to keys and values, as this target stores it: joined, or two
     matrices."""
 
     wkv: NotRequired[Leaf]
@@ -167,7 +167,7 @@ def self_attention_in_parts(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
-    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
+    """The standard form of a layer that the operator can't take, over the leaves as they are stored."""
     q, k, v = _project(x, weights, rotary, settings=settings)
     if isinstance(settings.mask, BigBirdBlocks):
         y = bigbird_attend(q, k, v, lengths, **settings.mask.settings, **settings.scoring)
@@ -203,7 +203,7 @@ def cross_attention(
 def cross_attention_in_parts(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
+    """The standard form of a layer that the operator can't take, over the leaves as they are stored."""
     q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)

@@ -1,8 +1,8 @@
 """ONNX Runtime's operators in place of ops: products, tables and gated mlps.
 
 MatMulNBits multiplies packed codes, and products with one input are merged. An emit has the signature of the
-op that it replaces, but its leaves are those of this target's layout
-(`runtime.bundle.weight_layout`): packed, and joined where one input is multiplied by several.
+op that it replaces, but its leaves are those that this target stores
+(`runtime.bundle.weight_storage`): packed, and joined where one input is multiplied by several.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
 
 
 class GatedMlpLeaves(TypedDict):
-    """A gated mlp in this target's layout: gate and up joined, or two matrices."""
+    """A gated mlp as this target stores it: gate and up joined, or two matrices."""
 
     gate_up: NotRequired[Leaf]
     gate: NotRequired[Leaf]

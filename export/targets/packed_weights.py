@@ -1,6 +1,6 @@
 """The leaf types of weights in a graph, which a target's emits tell apart.
 
-`runtime.bundle.weight_layout` writes the tensors; a leaf's field names are the last part of theirs.
+`runtime.bundle.weight_storage` writes the tensors; a leaf's field names are the last part of theirs.
 """
 
 from __future__ import annotations

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
-from ..config_readers.adapter_config import read_adapter_config
 from ..errors import CheckpointError
-from ..families import Family, Task, checkpoint_map, families_of, read_config, read_leaves
-from ..formats.adapters import SETTINGS, AdapterChoice, lies_beside
-from ..formats.adapters.settings import LoraSettings
-from ..formats.adapters.tensors import AdapterTensors
-from ..formats.model_directory import Directory
-from ..formats.safetensors import SafeTensors
-from ..formats.tensor_source import WEIGHTS, TensorSource
-from ..formats.torch_file import TorchFile
-from ..weights.adapter_map import AdapterMap
-from ..weights.loader import Leaves
-from ..weights.merge import MergedLeaves
+from .config_readers.adapter_config import read_adapter_config
+from .families import Family, Task, checkpoint_map, families_of, read_config, read_leaves
+from .formats.adapters import SETTINGS, AdapterChoice, lies_beside
+from .formats.adapters.settings import LoraSettings
+from .formats.adapters.tensors import AdapterTensors
+from .formats.model_directory import Directory
+from .formats.safetensors import SafeTensors
+from .formats.tensor_source import WEIGHTS, TensorSource
+from .formats.torch_file import TorchFile
+from .weights.adapter_map import AdapterMap
+from .weights.loader import Leaves
+from .weights.merge import MergedLeaves
 
 TENSORS, TORCH_TENSORS = "adapter_model.safetensors", "adapter_model.bin"
 HEADS: dict[type, Task] = {

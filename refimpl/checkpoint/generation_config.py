@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import LM, Config, EncoderDecoder
-from ..config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES, UNSUPPORTED
-from ..config_readers.keys import Keys
 from ..decoding.beam import BeamSearch
 from ..decoding.options import MOST_BEAMS, STOPS
 from ..decoding.sampler import Sampler
 from ..errors import CheckpointError, ConfigError, LimitError
+from .config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES, UNSUPPORTED
+from .config_readers.keys import Keys
 from .languages import Languages
 
 # The same of a model without an encoder, where `min_length` counts the prompt.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..config import Classify, Config, MaskedLM, Tag
 from ..errors import CheckpointError
-from ..formats.strict_json import parse
+from .formats.strict_json import parse
 
 # How the labels of tokens become those of entities, see `runtime.tasks.tag`.
 Aggregation = Literal["none", "simple", "first", "average", "max"]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..config import LM, Config, EncoderDecoder
 from ..errors import LimitError
-from ..formats.strict_json import parse
+from .formats.strict_json import parse
 
 ADDED = "([a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3}))|__([a-z]{2,3})__"
 

@@ -16,35 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..config import LM, Config, KVFormat, MaskedLM, to_json
-from ..config_readers.gguf_metadata import as_config_json
-from ..config_readers.keys import Keys
-from ..config_readers.quantization import with_modelopt
-from ..config_readers.text_part import with_text_ids
 from ..errors import CheckpointError, ConfigError
-from ..families import Family, identify, read_config, read_gguf, read_leaves, with_model_type
-from ..formats.adapters import AdapterChoice
-from ..formats.file_bytes import FileBytes
-from ..formats.hub_cache import model_in_cache, repository_of
-from ..formats.model_directory import Directory
-from ..formats.named_tensors import LayerNumbers, Rescaled, Tensors, joined, stripped
-from ..formats.quantized.source import Quantized
-from ..formats.safetensors import save
-from ..formats.split_gguf import open_gguf, parts_of
-from ..formats.tensor_source import (
-    CODE,
-    SINGLE,
-    TensorSource,
-    not_opened,
-    shards,
-)
 from ..ops.quant import Blocks
 from ..params.lazy import materialize
 from ..params.parameter_shapes import ParameterShapes
 from ..params.tree import Tree, flatten
-from ..tokenizers.from_gguf.reader import chat_template, tokenizer
-from ..weights.left_out import LeftOut, describe
-from ..weights.loader import Leaves, OtherTableError, check_finite
-from ..weights.merge import MergedLeaves
 from .adapter import (
     Adapter,
     chosen,
@@ -53,13 +29,37 @@ from .adapter import (
     notes,
     read_adapted_config,
 )
+from .config_readers.gguf_metadata import as_config_json
+from .config_readers.keys import Keys
+from .config_readers.quantization import with_modelopt
+from .config_readers.text_part import with_text_ids
 from .custom_code import replaced_by
+from .families import Family, identify, read_config, read_gguf, read_leaves, with_model_type
+from .formats.adapters import AdapterChoice
+from .formats.file_bytes import FileBytes
+from .formats.hub_cache import model_in_cache, repository_of
+from .formats.model_directory import Directory
+from .formats.named_tensors import LayerNumbers, Rescaled, Tensors, joined, stripped
+from .formats.quantized.source import Quantized
+from .formats.safetensors import save
+from .formats.split_gguf import open_gguf, parts_of
+from .formats.tensor_source import (
+    CODE,
+    SINGLE,
+    TensorSource,
+    not_opened,
+    shards,
+)
 from .generation_config import Generation, read_generation
 from .labels import mask_id, read_labels
 from .languages import read_languages
 from .licence import Licence, read_licence
 from .sentence_transformers import read_sentence
 from .tokenizer_files import missing_template, read_tokenizer, unread_tokenizer, with_special_tokens
+from .tokenizers.from_gguf.reader import chat_template, tokenizer
+from .weights.left_out import LeftOut, describe
+from .weights.loader import Leaves, OtherTableError, check_finite
+from .weights.merge import MergedLeaves
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 

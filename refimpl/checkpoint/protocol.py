@@ -12,9 +12,9 @@ from ..config import Config, KVFormat
 from ..ops.quant import Blocks
 from ..params.parameter_shapes import ParameterShapes
 from ..params.tree import Tree
-from ..weights.left_out import LeftOut
 from .generation_config import Generation
 from .licence import Licence
+from .weights.left_out import LeftOut
 
 __all__ = ["ExportSource", "ModelSource", "WeightSource"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..config import Activation, Config, Dense, Pool, Pooling
-from ..config_readers.keys import Keys
 from ..errors import CheckpointError
-from ..formats.model_directory import ENCODERS, Directory
-from ..formats.named_tensors import Tensors, joined, prefixed
-from ..formats.tensor_source import TensorSource, shards
+from .config_readers.keys import Keys
+from .formats.model_directory import ENCODERS, Directory
+from .formats.named_tensors import Tensors, joined, prefixed
+from .formats.tensor_source import TensorSource, shards
 
 POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
 # The older spelling: a key for each way, of which one is true.

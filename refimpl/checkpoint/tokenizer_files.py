@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..formats.model_directory import Directory
-from ..formats.sentencepiece_model import read_sentencepiece
-from ..tokenizers.auto_tokenizer.apply import AppliedTokenizer, apply_settings, tokenizer_of
-from ..tokenizers.auto_tokenizer.class_choice import choose_class
-from ..tokenizers.auto_tokenizer.classes import TokenizerClass
-from ..tokenizers.auto_tokenizer.settings import SettingFiles
-from ..tokenizers.auto_tokenizer.tekken import of_tekken
-from ..tokenizers.auto_tokenizer.vocabulary_files import (
+from .formats.model_directory import Directory
+from .formats.sentencepiece_model import read_sentencepiece
+from .tokenizers.auto_tokenizer.apply import AppliedTokenizer, apply_settings, tokenizer_of
+from .tokenizers.auto_tokenizer.class_choice import choose_class
+from .tokenizers.auto_tokenizer.classes import TokenizerClass
+from .tokenizers.auto_tokenizer.settings import SettingFiles
+from .tokenizers.auto_tokenizer.tekken import of_tekken
+from .tokenizers.auto_tokenizer.vocabulary_files import (
     MERGES,
     VOCAB_JSON,
     VOCAB_TXT,

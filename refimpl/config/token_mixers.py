@@ -79,7 +79,7 @@ class TokenMixer(Record, Sublayer):
         """The tables that it shares with the other mixers of a stack, in a model of this width."""
         return {}
 
-    def kept(self) -> Any:
+    def cache_kind(self) -> Any:
         """What a decoder's layer keeps, an `ops.cache_kind.CacheKind`."""
         raise AssertionError("a Config's check keeps this attention for encoders")
 
@@ -153,7 +153,7 @@ class StateSpace(TokenMixer):
 
     keeps = "state"
 
-    def kept_beside(self, attention: Any) -> Any:
+    def cache_kind_beside(self, attention: Any) -> Any:
         """What a layer keeps that has it beside attention, which keeps the `CacheKind` given."""
         raise NotImplementedError
 

@@ -39,13 +39,13 @@ import numpy as np
 from ..config import Attention, Config, KVFormat, Layer, Window
 from ..errors import LimitError
 from ..ops.cache import KVCache
-from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheKind, kept
+from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheKind, retained
 from ..ops.shared_attention import SharedKV
 
 __all__ = [
     "CHUNK", "SLACK", "ArrayType", "Arrays", "CacheArray", "CacheKind", "EncoderKeysValues",
     "KeysValues", "NothingKept", "array_names", "cache_kinds", "check_lengths", "encoder_kinds", "floor",
-    "kept", "layer_kind", "recurrent", "windows",
+    "layer_kind", "recurrent", "retained", "windows",
 ]  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
     """The kind of one layer of a decoder for texts of up to `context` tokens."""
     attention = layer.attention
     if not isinstance(attention, Attention):
-        return attention.kept()
+        return attention.cache_kind()
     if attention.kv_layer is not None:
         return NothingKept()
     window = None
@@ -127,7 +127,7 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
     if layer.beside is not None:
         # Windows beside a state were never tried (`operator_limits.cache`).
         whole = KeysValues(attention.kv_heads, attention.head_size, kv)
-        return layer.beside.mixer.kept_beside(whole)
+        return layer.beside.mixer.cache_kind_beside(whole)
     return KeysValues(attention.kv_heads, attention.head_size, kv, window)
 
 

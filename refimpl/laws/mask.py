@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ..ops.mask import causal_mask as causal
 from ..ops.mask import window_mask as both_ways
-from ..ops.sparse import bigbird_layout, block_mask
+from ..ops.sparse import bigbird_pattern, block_mask
 from . import Draw, Subject, law
 
 
@@ -53,13 +53,13 @@ def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> N
 
 @law("block_sparse_mask")
 def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) -> None:
-    """The mask of the layout of blocks with a window and global blocks, and no random ones."""
+    """The mask of the pattern of blocks with a window and global blocks, and no random ones."""
     call = draw(block_sparse_mask.calls())
     queries, keys = call["queries"] // call["block"], call["keys"] // call["block"]
     blocks = np.arange(1 + max(queries.max(), keys.max()))
     none = np.zeros((len(blocks), 0), int)
-    layout = bigbird_layout(blocks, blocks, none, reach=call["reach"], first=call["first"])
-    block_sparse_mask.near(block_sparse_mask(call), block_mask(queries, keys, layout))
+    pattern = bigbird_pattern(blocks, blocks, none, reach=call["reach"], first=call["first"])
+    block_sparse_mask.near(block_sparse_mask(call), block_mask(queries, keys, pattern))
 
 
 @law("chunked_mask")

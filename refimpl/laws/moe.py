@@ -107,10 +107,10 @@ def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw)
 def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw: Draw) -> None:
     """Each expert keeps as many tokens as were routed to it, or as its capacity, whichever is less."""
     call = draw(within_capacity.calls())
-    kept, index = within_capacity(call), call["index"]
+    fits, index = within_capacity(call), call["index"]
     for expert, capacity in enumerate(call["capacity"]):
         routed = index == expert
-        count = kept[routed].sum()
+        count = fits[routed].sum()
         assert count == min(routed.sum(), capacity), f"expert {expert} keeps {count} tokens"
 
 
@@ -126,18 +126,18 @@ def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> No
 
 @law("mixture")
 def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
-    """Σ over the kept choices of weight · expert(x), or expert(weight · x), every expert asked about every
-    token."""
+    """Σ over the choices that fit of weight · expert(x), or expert(weight · x), every expert asked about
+    every token."""
     call = draw(mixture.calls())
     x, weights = call["x"].astype(np.float64), call["weights"].astype(np.float64)
-    kept = np.ones(weights.shape, bool) if call["kept"] is None else call["kept"]
+    fits = np.ones(weights.shape, bool) if call["fits"] is None else call["fits"]
     y, ones = np.zeros_like(x), np.ones_like(weights)
     outer, inner = (ones, weights) if call["weighs"] == "input" else (weights, ones)
     for i in range(weights.shape[1]):
         read = (inner[:, i : i + 1] * x)[None]
         every = [expert_mlp(read, cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
         picked = np.stack(every)[call["index"][:, i], np.arange(len(x))]
-        y += (outer * kept)[:, i : i + 1] * picked
+        y += (outer * fits)[:, i : i + 1] * picked
     mixture.near(mixture(call), y, call)
 
 

@@ -27,14 +27,14 @@ def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
     counts = np.bincount(place(call), minlength=count)
     assert len(counts) == count, f"a token is on rank {len(counts) - 1} of {count}"
-    most = 2 if call["layout"] == "zigzag" else 1
+    most = 2 if call["placement"] == "zigzag" else 1
     assert counts.max() - counts.min() <= most, f"ranks hold {counts}"
 
 
 @law("place")
 def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
     """Token t sees t + 1 keys: each rank's tokens see the same sum, if 2X divides T."""
-    call = draw(place.calls(layout="zigzag"))
+    call = draw(place.calls(placement="zigzag"))
     count = len(call["ranks"])
     at = np.arange(2 * count * len(call["positions"]))
     owner = place(call.but(positions=at, ranks=np.arange(count)))
@@ -48,7 +48,7 @@ def slices_are_in_order(place: Subject, draw: Draw) -> None:
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
-    owner = place(call.but(layout="contiguous"))
+    owner = place(call.but(placement="contiguous"))
     assert (np.diff(owner) >= 0).all(), f"contiguous gives {owner}"
-    striped = place(call.but(layout="striped"))
+    striped = place(call.but(placement="striped"))
     assert (striped == call["positions"] % count).all(), f"striped gives {striped}"

@@ -44,7 +44,7 @@ def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw)
 
 @law("sparse_attend")
 def with_every_pair_it_is_plain_attention(sparse_attend: Subject, draw: Draw) -> None:
-    """A full layout leaves nothing out."""
+    """A full pattern leaves nothing out."""
     call = draw(sparse_attend.calls(mask=None, keys=None))
     rows, columns = np.nonzero(np.ones((call["q"].shape[1], call["k"].shape[1])))
     full = call.but(rows=rows, columns=columns)
@@ -61,12 +61,12 @@ def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
 
 @law("block_pairs")
 def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
-    """Each True of the layout once, no False, row by row."""
+    """Each True of the pattern once, no False, row by row."""
     call = draw(block_pairs.calls())
     rows, columns = block_pairs(call)
-    back = np.zeros(call["layout"].shape, int)
+    back = np.zeros(call["pattern"].shape, int)
     np.add.at(back, (rows, columns), 1)
-    assert (back == call["layout"]).all(), "the list isn't the layout"
+    assert (back == call["pattern"]).all(), "the list isn't the pattern"
     assert (np.diff(rows) >= 0).all(), "rows aren't in order"
 
 
@@ -74,15 +74,15 @@ def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
 def tokens_see_each_other_where_their_blocks_do(block_mask: Subject, draw: Draw) -> None:
     """A mask over blocks is repeated for each of their tokens."""
     call = draw(block_mask.calls())
-    queries, keys, layout = call["queries"], call["keys"], call["layout"]
-    expected = [[[layout[y, z] for z in keys] for y in row] for row in queries]
+    queries, keys, pattern = call["queries"], call["keys"], call["pattern"]
+    expected = [[[pattern[y, z] for z in keys] for y in row] for row in queries]
     block_mask.near(block_mask(call), np.array(expected))
 
 
-@law("bigbird_layout")
-def window_global_and_random_blocks_and_no_other(bigbird_layout: Subject, draw: Draw) -> None:
+@law("bigbird_pattern")
+def window_global_and_random_blocks_and_no_other(bigbird_pattern: Subject, draw: Draw) -> None:
     """Element by element, for blocks in ascending order."""
-    call = draw(bigbird_layout.calls())
+    call = draw(bigbird_pattern.calls())
     y, z = len(call["rows"]), len(call["columns"])
     call = call.but(rows=np.arange(y), columns=np.arange(z))
     reach, first, chosen = call["reach"], call["first"], call["chosen"]
@@ -90,7 +90,7 @@ def window_global_and_random_blocks_and_no_other(bigbird_layout: Subject, draw: 
         [abs(i - j) <= reach or min(i, j) < first or bool((chosen[i] == j).any()) for j in range(z)]
         for i in range(y)
     ]
-    bigbird_layout.near(bigbird_layout(call), np.array(expected))
+    bigbird_pattern.near(bigbird_pattern(call), np.array(expected))
 
 
 @law("longformer_mask")

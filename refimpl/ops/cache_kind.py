@@ -24,7 +24,7 @@ Arrays = Sequence[np.ndarray]
 ArrayType = Literal["int8", "float16"]  # what arrays may hold beside the model's floats
 
 
-def kept(window: int) -> int:
+def retained(window: int) -> int:
     """Tokens that stay when the arrays of a window are full: what the next token sees, and the slack."""
     return window - 1 + SLACK
 
@@ -64,10 +64,10 @@ class CacheKind(ABC):
         return "capacity" if self.window is None else f"window{self.window}"
 
     @property
-    def kept(self) -> int:
+    def retained(self) -> int:
         """Tokens that stay when the arrays of a window are full."""
         assert self.window is not None
-        return kept(self.window)
+        return retained(self.window)
 
     @property
     def in_chunks(self) -> bool:
@@ -81,7 +81,7 @@ class CacheKind(ABC):
 
     def entries(self, capacity: int, chunk: int | None = None) -> int:
         """Tokens that the arrays have room for, in a cache for texts of `capacity` tokens, `chunk` a run."""
-        return capacity if self.window is None else min(capacity, self.kept + (chunk or CHUNK))
+        return capacity if self.window is None else min(capacity, self.retained + (chunk or CHUNK))
 
     def shapes(self, batch: int, capacity: int, chunk: int | None = None) -> list[tuple[int, ...]]:
         """The shapes of the arrays."""
@@ -137,7 +137,7 @@ class CacheKind(ABC):
 
     def keep_latest(self, arrays: Arrays, row: int, held: int) -> None:
         """Move the tokens that a window keeps to the front; `held` tokens are there."""
-        count = self.kept
+        count = self.retained
         for array, axis in zip(arrays, self._axes(), strict=True):
             if axis is not None:
                 before = (slice(None),) * (axis - 1)

@@ -142,7 +142,7 @@ class GatedDelta(TokenMixer):
     def form(self, leaf: str) -> int:
         return int(self.rank is None and leaf in ("wz", "wa", "dt_bias"))
 
-    def kept(self) -> MatrixStates:
+    def cache_kind(self) -> MatrixStates:
         return MatrixStates(self.length - 1, self.channels, self.heads, self.key_size, self.value_size)
 
     def mix(

@@ -245,7 +245,7 @@ class LatentAttention(TokenMixer):
     def form(self, leaf: str) -> int:
         return int(self.query_rank is None and leaf == "wq")
 
-    def kept(self) -> Latents:
+    def cache_kind(self) -> Latents:
         index = self.indexer.size if isinstance(self.indexer, Indexer) else None
         return Latents(self.rank + self.key_dims, index)
 

@@ -127,7 +127,7 @@ class LinearAttention(TokenMixer):
     def leaves(self) -> Sequence[str]:
         return *(("bq", "bk", "bv") if self.qkv_bias else ()), *(("bo",) if self.out_bias else ())
 
-    def kept(self) -> LinearSums:
+    def cache_kind(self) -> LinearSums:
         return LinearSums(self.kv_heads, self.head_size)
 
     def mix(

@@ -114,7 +114,7 @@ class LSTM(TokenMixer):
     def leaves(self) -> Sequence[str]:
         return *(("bias",) if self.bias else ()), *(("bo",) if self.out_bias else ())
 
-    def kept(self) -> LstmStates:
+    def cache_kind(self) -> LstmStates:
         return LstmStates(self.width)
 
     def mix(

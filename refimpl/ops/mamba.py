@@ -155,7 +155,7 @@ class Mamba(TokenMixer):
         biases = ("bi", "bz", "bo") if self.bias else ()
         return *norms, *(("conv_bias",) if self.conv_bias else ()), *biases
 
-    def kept(self) -> ChannelStates:
+    def cache_kind(self) -> ChannelStates:
         return ChannelStates(self.length - 1, self.width, self.state_size)
 
     def mix(

@@ -191,11 +191,11 @@ class Mamba2(StateSpace):
         }  # fmt: skip
         return [leaf for leaf, has in there.items() if has]
 
-    def kept(self) -> MatrixStates:
+    def cache_kind(self) -> MatrixStates:
         return MatrixStates(self.length - 1, self.channels, self.heads, self.state_size, self.head_size)
 
-    def kept_beside(self, attention: CacheKind) -> HybridStates:
-        return HybridStates(attention, self.kept())
+    def cache_kind_beside(self, attention: CacheKind) -> HybridStates:
+        return HybridStates(attention, self.cache_kind())
 
     def mix(
         self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None

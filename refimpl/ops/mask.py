@@ -83,7 +83,7 @@ def block_sparse_mask(
                           query 2        x x x x x x . .
                           query 6        x x . . x x x x
 
-    `sparse.bigbird_layout` without random blocks, over tokens (Zaheer et al. 2020, §2).
+    `sparse.bigbird_pattern` without random blocks, over tokens (Zaheer et al. 2020, §2).
     """
     query_blocks, key_blocks = queries[:, :, None] // block, keys // block
     near = abs(query_blocks - key_blocks) <= reach

@@ -172,13 +172,13 @@ def within_capacity(
     Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is
     dropped: that expert adds nothing to the token, and the other choices' weights stay as they are.
     """
-    room, kept = capacity.copy(), np.zeros(index.shape, bool)
+    room, fits = capacity.copy(), np.zeros(index.shape, bool)
     for choice in range(index.shape[1]):
         for token in range(index.shape[0]):
             expert = index[token, choice]
-            kept[token, choice] = room[expert] > 0
-            room[expert] -= kept[token, choice]
-    return kept
+            fits[token, choice] = room[expert] > 0
+            room[expert] -= fits[token, choice]
+    return fits
 
 
 @op
@@ -196,7 +196,7 @@ def mixture(
     index: Index[Array, "M I", "< E"],
     weights: Float[Array, "M I"],
     experts: list[ExpertWeights],
-    kept: Bool[Array, "M I"] | None = None,
+    fits: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation | ClampedSwiGLU,
     weighs: Literal["output", "input"] = "output",
@@ -205,11 +205,11 @@ def mixture(
 
     With `weighs` at the input it is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4): there a weight
     counts twice, in the gate and in what the gate lets through.
-    Conventions: an expert without tokens isn't run; a choice that isn't `kept` adds nothing.
+    Conventions: an expert without tokens isn't run; a choice that doesn't fit adds nothing.
     """
     y = np.zeros_like(x)
     for e, expert in enumerate(experts):
-        token, choice = np.nonzero(index == e if kept is None else (index == e) & kept)
+        token, choice = np.nonzero(index == e if fits is None else (index == e) & fits)
         share = weights[token, choice, None]
         if weighs == "input":
             out = expert_mlp((share * x[token])[None], expert, kind=kind)[0]
@@ -273,17 +273,17 @@ def moe(
         )
     if "expert_scale" in weights:
         shares = shares * weights["expert_scale"][index]
-    kept = None
+    fits = None
     if capacity is not None:
         even = 100 * len(experts)
         # Rounded up without negative numbers, whose division ONNX rounds towards zero.
         most = (capacity * settings.top * flat.shape[0] + even - 1) // even
-        kept = within_capacity(index, filled(len(experts), most, x))
+        fits = within_capacity(index, filled(len(experts), most, x))
     kind, weighs = settings.activation, settings.weighs
     read = normed(flat, weights.get("experts_pre"))
     if "latent_down" in weights:
         read = linear(read[None], weights["latent_down"], weights.get("latent_bdown")).squeeze(0)
-    y = mixture(read, index, shares, experts, kept, kind=kind, weighs=weighs)
+    y = mixture(read, index, shares, experts, fits, kind=kind, weighs=weighs)
     y = split_rows(y, x)
     if "latent_up" in weights:
         y = linear(y, weights["latent_up"], weights.get("latent_bup"))

@@ -90,7 +90,7 @@ def append_by_channel(
 def round_by_channel(
     x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
 ) -> Float[Array, "B T G K"]:
-    """x as it is read after `append_by_channel` wrote it: code · scale, in x's layout and type."""
+    """x as it is read after `append_by_channel` wrote it: code · scale, with x's axes and type."""
     return _by_channel(x, scale, bits) * scale
 
 
@@ -113,7 +113,7 @@ def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
 
 @op
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
-    """Two codes of 4 bits per byte, as code + 8, the first in the lower half: ONNX Runtime's layout.
+    """Two codes of 4 bits per byte, as code + 8, the first in the lower half, as in ONNX Runtime.
 
     Conventions: of a number outside −8 … 7 the lowest four bits are kept.
     """

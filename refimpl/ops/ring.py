@@ -31,22 +31,22 @@ def place(
     positions: Int[Array, " T"],
     ranks: Int[Array, " X"],
     *,
-    layout: Literal["contiguous", "zigzag", "striped"],
+    placement: Literal["contiguous", "zigzag", "striped"],
 ) -> Int[Array, " T"]:
     """The rank of each token; `positions` is 0 … T−1, `ranks` is 0 … X−1.
 
     contiguous: X slices in order (Liu et al. 2023). zigzag: 2X slices, rank r has the r-th from the
     front and from the back (as Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2).
     striped: token t is on rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last
-    rank the most work; the other two layouts balance it. Conventions: slice of token t is
+    rank the most work; the other two placements balance it. Conventions: slice of token t is
     ⌊t · slices / T⌋, so that lengths differ by one at most.
     """
     count = len(ranks)
-    if layout == "striped":
+    if placement == "striped":
         return positions % count
-    slices = count if layout == "contiguous" else 2 * count
+    slices = count if placement == "contiguous" else 2 * count
     slice_ = positions * slices // len(positions)
-    return slice_ if layout == "contiguous" else np.minimum(slice_, slices - 1 - slice_)
+    return slice_ if placement == "contiguous" else np.minimum(slice_, slices - 1 - slice_)
 
 
 @op

@@ -171,7 +171,7 @@ class ShortConv(TokenMixer):
     def leaves(self) -> Sequence[str]:
         return ("bi", "conv_bias", "bo") if self.bias else ()
 
-    def kept(self) -> ConvTail:
+    def cache_kind(self) -> ConvTail:
         return ConvTail(self.length - 1, self.width)
 
     def mix(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockPairs",
-    "bigbird_layout",
+    "bigbird_pattern",
     "block_mask",
     "block_pairs",
     "longformer_layout",
@@ -50,7 +50,7 @@ def sparse_attend(
 
     Only these blocks are gathered: time and memory grow with the number M of pairs. `keys` says which keys
     are real (the last block may be padded).
-    Equal to `attend` with the layout's `block_mask`. Conventions: a pair that is listed twice counts
+    Equal to `attend` with the pattern's `block_mask`. Conventions: a pair that is listed twice counts
     twice; the output of a query that sees no key is 0.
     """
     b, y, a, h, _ = q.shape
@@ -72,9 +72,9 @@ def sparse_attend(
 
 
 @op
-def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
-    """The pairs of blocks of a layout, row by row: what `sparse_attend` takes."""
-    rows, columns = np.nonzero(layout)
+def block_pairs(pattern: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
+    """The pairs of blocks of a pattern, row by row: what `sparse_attend` takes."""
+    rows, columns = np.nonzero(pattern)
     return rows, columns
 
 
@@ -82,14 +82,14 @@ def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array
 def block_mask(
     queries: Index[Array, "B T", "< Y"],
     keys: Index[Array, " S", "< Z"],
-    layout: Bool[Array, "Y Z"],
+    pattern: Bool[Array, "Y Z"],
 ) -> Bool[Array, "B T S"]:
-    """The mask over tokens of a layout over blocks; `queries` and `keys` are the tokens' blocks."""
-    return layout[queries][:, :, keys]
+    """The mask over tokens of a pattern over blocks; `queries` and `keys` are the tokens' blocks."""
+    return pattern[queries][:, :, keys]
 
 
 @op
-def bigbird_layout(
+def bigbird_pattern(
     rows: Int[Array, " Y"],
     columns: Int[Array, " Z"],
     chosen: Index[Array, "Y I", "< Z"],
@@ -105,9 +105,9 @@ def bigbird_layout(
     """
     window = abs(rows[:, None] - columns[None, :]) <= reach
     spread = (rows[:, None] < first) | (columns[None, :] < first)
-    layout = window | spread
-    layout[np.arange(len(rows))[:, None], chosen] = True
-    return layout
+    pattern = window | spread
+    pattern[np.arange(len(rows))[:, None], chosen] = True
+    return pattern
 
 
 @op

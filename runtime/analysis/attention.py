@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ...refimpl.checkpoint.tokenizers.tokenizer import Encoding
 from ...refimpl.config import Config
 from ...refimpl.engine.attention_maps import attention_maps
 from ...refimpl.errors import LimitError
-from ...refimpl.tokenizers.tokenizer import Encoding
 
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 

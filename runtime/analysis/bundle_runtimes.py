@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from ...refimpl.errors import TfmError
 from ..bundle import targets
 from ..bundle.bundle import Bundle
-from ..ort import kernel_path
-from ..ort.kernel_path import KernelPath
+from ..ort import kernel_backend
+from ..ort.kernel_backend import KernelBackend
 from ..ort.providers import startable
 from ..ort.session import choose
 from ..verification.certificate import recorded
+from ..verification.checks.backends import is_quantized
 from ..verification.checks.logits import FLOAT_PRODUCTS, INTEGER_PRODUCTS, ORT
-from ..verification.checks.paths import is_quantized
 from ..verification.report import Row
 from ..verification.verdict import found
 from . import javascript
@@ -85,7 +85,7 @@ def loss(bundle: Bundle, path: str) -> str:
     if not is_quantized(bundle):
         return "no weight is rounded to codes"
     report = recorded(bundle.path)
-    check = None if report is None else report.check("paths")
+    check = None if report is None else report.check("backends")
     rows: tuple[Row, ...] = () if check is None else check.rows
     row = next((row for row in rows if row.name.startswith(f"{path}: ")), None)
     return NO_ROW if row is None else f"{row.name.removeprefix(f'{path}: ')} {found(row)}"
@@ -94,12 +94,14 @@ def loss(bundle: Bundle, path: str) -> str:
 def _kernels(bundle: Bundle) -> RuntimeAnswer:
     runtime = "tfm's kernels"
     try:
-        library = kernel_path.library_for(bundle)
+        library = kernel_backend.library_for(bundle)
     except TfmError as error:
         return RuntimeAnswer(runtime, reason=str(error))
     if isinstance(library, str):
         return RuntimeAnswer(runtime, reason=library)
-    return answer(bundle, runtime, KernelPath(library, bundle.path, kernel_path.cache_type(bundle)).name)
+    return answer(
+        bundle, runtime, KernelBackend(library, bundle.path, kernel_backend.cache_type(bundle)).name
+    )
 
 
 def _onnxruntime(bundle: Bundle, device: str) -> RuntimeAnswer:

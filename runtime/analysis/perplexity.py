@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ...refimpl.checkpoint.tokenizers.tokenizer import Tokenizer
 from ...refimpl.config import (
     Config,
     Decoder,
@@ -22,7 +23,6 @@ from ...refimpl.config import (
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.ops.position_tables import position_tables
 from ...refimpl.params.tree import Tree
-from ...refimpl.tokenizers.tokenizer import Tokenizer
 from ..progress import Progress
 from ..verification.metrics import log_softmax
 

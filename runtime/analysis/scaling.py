@@ -20,7 +20,7 @@ from ...refimpl.ops.flash import flash_attend
 from ...refimpl.ops.latent_attention import absorbed_attend
 from ...refimpl.ops.linear_attention import elu_features, linear_attend
 from ...refimpl.ops.lstm import lstm
-from ...refimpl.ops.sparse import BlockPairs, bigbird_layout, block_pairs, sparse_attend
+from ...refimpl.ops.sparse import BlockPairs, bigbird_pattern, block_pairs, sparse_attend
 from .. import hardware
 from ..progress import Progress
 
@@ -139,7 +139,7 @@ def _linear(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
 def _sparse(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
     blocks = np.arange(q.shape[1] // BLOCK)
     random_blocks = np.random.default_rng(0).integers(0, len(blocks), (len(blocks), 2))
-    rows, columns = block_pairs(bigbird_layout(blocks, blocks, random_blocks, reach=1, first=1))
+    rows, columns = block_pairs(bigbird_pattern(blocks, blocks, random_blocks, reach=1, first=1))
     q, k, v = (a.reshape(1, -1, BLOCK, 1, WIDTH) for a in (q, k, v))
     return sparse_attend(q, k, v, BlockPairs(rows, columns))
 

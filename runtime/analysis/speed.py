@@ -79,7 +79,7 @@ def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, 
     end = time.perf_counter()
     peak = peak_memory()
     return Speed(
-        path=model.engine.path,
+        path=model.engine.backend,
         prefill_tokens_per_s=prompt_tokens / (prompt_read - first_token),
         decode_tokens_per_s=new_tokens / (end - prompt_read),
         first_token_s=first_token - loaded,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ...refimpl.checkpoint.tokenizers import training
 from ...refimpl.errors import LimitError
-from ...refimpl.tokenizers import training
 from ..progress import Progress
 
 Method = Literal["bpe", "unigram"]

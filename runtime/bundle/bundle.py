@@ -12,12 +12,12 @@ and, if its model is a decoder that reads an encoder, and only then,
     encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
 
 and MAY hold, for ort-cpu and weights in blocks, kernels.onnx (and encoder.kernels.onnx beside encoder.onnx):
-these graphs over tfm's own kernels (`runtime.bundle.kernel_layout`); and tokenizer.json, chat_template.jinja,
-tool_use.jinja (the template of chats with tools), certificate.json, and the licences, notices and model card
-of its source under their own names (`refimpl.checkpoint.licence`). These MUST be regular files, not links.
-Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
-`runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that reads an
-encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
+these graphs over tfm's own kernels (`runtime.bundle.kernel_storage`); and tokenizer.json,
+chat_template.jinja, tool_use.jinja (the template of chats with tools), certificate.json, and the licences,
+notices and model card of its source under their own names (`refimpl.checkpoint.licence`). These MUST be
+regular files, not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and
+outputs that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder
+that reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.
@@ -35,15 +35,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ...refimpl.checkpoint.formats.file_bytes import FileBytes, read_file
+from ...refimpl.checkpoint.formats.sha256 import new, sha256_of
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.licence import LARGEST, is_notice
 from ...refimpl.config import Config
 from ...refimpl.errors import BundleError, NumericError
-from ...refimpl.formats.file_bytes import FileBytes, read_file
-from ...refimpl.formats.sha256 import new, sha256_of
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.tree import Tree
-from . import golden_files, kernel_layout, manifest, weight_layout
+from . import golden_files, kernel_storage, manifest, weight_storage
 from .atomic_dir import recover
 from .graph_check import Weights, check_graph
 from .graph_io import ENCODER, GRAPH, MTP, Graph
@@ -63,7 +63,7 @@ from .manifest import (
 from .plan import Plan, Tensor
 from .same_bits import Operator
 
-GRAPHS = (GRAPH, ENCODER, MTP, *kernel_layout.GRAPHS.values())
+GRAPHS = (GRAPH, ENCODER, MTP, *kernel_storage.GRAPHS.values())
 __all__ = ["Bundle", "open_bundle", "recover"]
 
 LIMITS: dict[str, int] = {
@@ -154,7 +154,7 @@ class Bundle:
         return FileBytes(self.path / DATA, BundleError)
 
     @cached_property
-    def _owners(self) -> dict[str, weight_layout.Group]:
+    def _owners(self) -> dict[str, weight_storage.Group]:
         return {leaf: group for group in self.plan.groups.values() for leaf in group.leaves}
 
     @cached_property
@@ -175,8 +175,8 @@ class Bundle:
         if (leaf := self._joined.get(name)) is not None:
             return leaf
         group = self._owners[name]
-        names = weight_layout.specs(group, self.dtype)
-        leaves = weight_layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})
+        names = weight_storage.specs(group, self.dtype)
+        leaves = weight_storage.restore(group, {tensor: self.tensor(tensor) for tensor in names})
         self._joined.clear()
         if len(leaves) > 1:
             self._joined.update(leaves)
@@ -217,10 +217,10 @@ class Bundle:
 
     def kernel_graph(self, graph: Graph) -> tuple[bytes, set[Operator]]:
         """The content and the operators of a graph over kernels, looked at as `check_graph` does."""
-        path = self.path / kernel_layout.GRAPHS[graph.file]
+        path = self.path / kernel_storage.GRAPHS[graph.file]
         data = read_file(path, LIMITS[path.name], BundleError)
-        weights = Weights(kernel_layout.DATA, self.kernel_tensors)
-        operators = check_graph(data, graph, weights, self.dtype, str(path), kernel_layout.KERNEL_OPERATORS)
+        weights = Weights(kernel_storage.DATA, self.kernel_tensors)
+        operators = check_graph(data, graph, weights, self.dtype, str(path), kernel_storage.KERNEL_OPERATORS)
         return data, operators
 
     @cached_property

@@ -12,8 +12,8 @@
     mtp.onnx      a decoder's module  tokens hidden past at k.I … cos.J sin.J      logits hidden_out k_out.I …
                   for drafts
 
-A graph over tfm's own kernels (`runtime.bundle.kernel_layout`) has the ports of the graph that it stands for;
-keys and values are float16 where the manifest says so.
+A graph over tfm's own kernels (`runtime.bundle.kernel_storage`) has the ports of the graph that it stands
+for; keys and values are float16 where the manifest says so.
 
 A decoder with a module has `hidden_out` behind its logits: the vectors of all its tokens, of which the module
 reads that of the token before each of its own (`ops.mtp`). I and J count the module's own.

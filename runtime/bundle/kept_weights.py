@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from . import weight_layout
+from . import weight_storage
 from .manifest import Manifest
 from .weight_formats import WeightFormat, is_widened
 
@@ -31,7 +31,7 @@ def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
     forms = by_weight(manifest)
     by_form: dict[str, tuple[int, int]] = {}
     for group in manifest.plan.groups.values():
-        names = weight_layout.specs(group, manifest.dtype)
+        names = weight_storage.specs(group, manifest.dtype)
         stored = sum(manifest.tensors[name].length for name in names)
         for leaf, shape in zip(group.leaves, group.shapes, strict=True):
             count, size = by_form.get(forms[leaf], (0, 0))

@@ -33,13 +33,13 @@ One JSON object with exactly these fields, but for kernel_cache, kernel_minima, 
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
     kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
                  whose graphs over kernels add them by operators of ONNX Runtime and aren't used
-    half_scales  [groups] of `runtime.bundle.weight_layout` whose scales and lowest numbers are float16
+    half_scales  [groups] of `runtime.bundle.weight_storage` whose scales and lowest numbers are float16
                  numbers and are kept so by tfm's own kernels, absent where there are none
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
 Which tensors there are, of which type and shape, follows from config, target, schemes and dtype
-(`runtime.bundle.weight_layout`). They MUST stand in that order, each at the next multiple of 4096 bytes if
+(`runtime.bundle.weight_storage`). They MUST stand in that order, each at the next multiple of 4096 bytes if
 it has a megabyte, else of 64, with zeros between them; the last one ends the file. Numbers are
 little-endian. Any tensor, size or hash that disagrees makes the whole bundle unreadable.
 """
@@ -52,24 +52,24 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from ...refimpl.checkpoint.config_readers.generation_keys import KEYS
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
+from ...refimpl.checkpoint.weights.left_out import LeftOut
 from ...refimpl.components import from_json
 from ...refimpl.config import LM, Classify, Config, Tag, to_json
 from ...refimpl.config.typed_json import read
-from ...refimpl.config_readers.generation_keys import KEYS
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.options import BEAMS, STOPS
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.errors import BundleError, ConfigError, TfmError
-from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.parameter_shapes import ParameterShapes
-from ...refimpl.weights.left_out import LeftOut
-from . import golden_files, kernel_layout, targets
+from . import golden_files, kernel_storage, targets
 from .graph_io import ENCODER, GRAPH, MTP, graphs
 from .plan import Plan, Tensor
-from .targets import CacheLayout, FloatType, Target, TargetName
+from .targets import CacheForm, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
 
 # 2: the names of graph inputs and of the Config's fields changed. 3: each golden array is a file.
@@ -83,7 +83,7 @@ NAMES = (
     GRAPH,
     ENCODER,
     MTP,
-    *kernel_layout.GRAPHS.values(),
+    *kernel_storage.GRAPHS.values(),
     DATA,
     *golden_files.FILES,
     *OPTIONAL,
@@ -136,7 +136,7 @@ class Manifest:
     target: TargetName
     quant: str
     dtype: FloatType
-    cache: CacheLayout
+    cache: CacheForm
     schemes: dict[str, WeightFormat]
     tensors: dict[str, Tensor]
     refused: tuple[str, ...]
@@ -289,7 +289,7 @@ def _check_kernels(m: Manifest) -> None:
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
     if m.kernel_minima and not m.plan.has_minima:
         raise ValueError("kernel_minima must be absent where kernels have none")
-    halves = [name for name, group in m.plan.groups.items() if kernel_layout.has_scales(group)]
+    halves = [name for name, group in m.plan.groups.items() if kernel_storage.has_scales(group)]
     if not m.plan.has_kernels or m.dtype != "float32":
         halves = []
     if list(m.half_scales) != [name for name in halves if name in m.half_scales]:
@@ -339,7 +339,7 @@ def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
         return whole_bytes and weight_format.bits in (4, 8)
     if weight_format.activations == "static":
         even = weight_format.symmetric and not weight_format.minimum and not weight_format.native
-        if not (even and target.layout.static_inputs):
+        if not (even and target.storage.static_inputs):
             return False
     return weight_format.block == length and weight_format.bits == 8
 

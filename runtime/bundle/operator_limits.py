@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...refimpl.config import Attention, Config, MoE, has_mtp
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
-from .targets import CacheLayout, FloatType, Target
+from .targets import CacheForm, FloatType, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def capture(config: Config) -> str | None:
     return None
 
 
-def cache(target: Target, config: Config) -> CacheLayout:
+def cache(target: Target, config: Config) -> CacheForm:
     """How a bundle for the target keeps a decoder's keys and values."""
     if "decoder" not in config.stacks:
         return "none"

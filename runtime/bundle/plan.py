@@ -14,12 +14,12 @@ from functools import cached_property, partial
 
 from ...refimpl.config import Config, SmoothingSite
 from ...refimpl.params.parameter_shapes import ParameterShapes
-from . import kernel_layout, operator_limits, schemes, weight_formats, weight_layout
+from . import kernel_storage, operator_limits, schemes, weight_formats, weight_storage
 from .graph_io import Graph, graphs
 from .schemes import Scheme
-from .targets import CacheLayout, FloatType, Target
+from .targets import CacheForm, FloatType, Target
 from .weight_formats import NativeBlocks, WeightFormat
-from .weight_layout import Group, Spec
+from .weight_storage import Group, Spec
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Plan:
     @cached_property
     def groups(self) -> dict[str, Group]:
         """The stored weights: which leaves are joined, and in which format each is stored."""
-        return weight_layout.stored(self.shapes, self.formats, self.target)
+        return weight_storage.stored(self.shapes, self.formats, self.target)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """The places of all tensors in model.onnx.data."""
-        return _arranged(self.groups, self.dtype, weight_layout.specs)
+        return _arranged(self.groups, self.dtype, weight_storage.specs)
 
     @property
     def size(self) -> int:
@@ -90,22 +90,22 @@ class Plan:
         return tuple(site for site in self.shapes.post_norm_sites if smoothed.intersection(site.consumers))
 
     @cached_property
-    def cache(self) -> CacheLayout:
+    def cache(self) -> CacheForm:
         """How an export keeps a decoder's keys and values."""
         return operator_limits.cache(self.target, self.config)
 
     @cached_property
     def has_kernels(self) -> bool:
         """Whether there are graphs over kernels: they are for the CPU, and for weights in 4 or 8 bits."""
-        return self.target.name == "ort-cpu" and any(map(kernel_layout.is_tiled, self.groups.values()))
+        return self.target.name == "ort-cpu" and any(map(kernel_storage.is_tiled, self.groups.values()))
 
     @property
     def has_minima(self) -> bool:
         """Whether the kernels add minima of blocks."""
-        tiled = (group.format for group in self.groups.values() if kernel_layout.is_tiled(group))
+        tiled = (group.format for group in self.groups.values() if kernel_storage.is_tiled(group))
         return self.has_kernels and any(form is not None and form.minimum for form in tiled)
 
-    def graphs(self, cache: CacheLayout) -> tuple[Graph, ...]:
+    def graphs(self, cache: CacheForm) -> tuple[Graph, ...]:
         """The graphs over the target's operators."""
         lengths = self.target.row_lengths and cache in ("shared", "windowed")
         return graphs(self.config, cache == "windowed", row_lengths=lengths)
@@ -115,15 +115,15 @@ class Plan:
         """The files of graphs over kernels that a bundle may have."""
         if not self.has_kernels:
             return []
-        return [kernel_layout.GRAPHS[graph.file] for graph in graphs(self.config)]
+        return [kernel_storage.GRAPHS[graph.file] for graph in graphs(self.config)]
 
-    def may_halve_cache(self, cache: CacheLayout) -> bool:
+    def may_halve_cache(self, cache: CacheForm) -> bool:
         """Whether graphs over kernels have keys and values as floats, which may then be float16."""
         return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
 
     def kernel_tensors(self, half_scales: Collection[str]) -> dict[str, Tensor]:
         """The places of all tensors in kernels.data."""
-        specs = partial(kernel_layout.specs, half_scales=frozenset(half_scales))
+        specs = partial(kernel_storage.specs, half_scales=frozenset(half_scales))
         return _arranged(self.groups, self.dtype, specs)
 
 

@@ -16,12 +16,12 @@ TargetName = Literal["ort-cpu", "ort-cuda", "ort-web", "standard"]
 FloatType = Literal["float32", "float16"]
 Device = Literal["cpu", "cuda"]
 # How a graph keeps its cache from step to step, see `runtime.bundle.manifest`.
-CacheLayout = Literal["shared", "windowed", "copied", "none"]
+CacheForm = Literal["shared", "windowed", "copied", "none"]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How weights are stored in a graph (`runtime.bundle.weight_layout`).
+class Storage:
+    """How weights are stored in a graph (`runtime.bundle.weight_storage`).
 
     `joins`: matrices that multiply one input are stored as one. `blocks`: packed for MatMulNBits, or codes
     for DequantizeLinear. `activations`: how a product with blocks quantizes its input. `static_inputs`:
@@ -51,7 +51,7 @@ class Target:
 
     name: TargetName
     opset: int
-    layout: Layout
+    storage: Storage
     device: Device | None = None
     floats: FloatType | None = None
     fused: bool = False
@@ -59,28 +59,28 @@ class Target:
     float_cache: str | None = None
 
 
-PACKED = Layout(joins=True, blocks="nbits", activations="block", static_inputs=False)
+PACKED = Storage(joins=True, blocks="nbits", activations="block", static_inputs=False)
 # CUDA's products dequantize blocks and multiply floats; the fast ones are for these blocks
 # (`runtime.ort.session`).
-SYMMETRIC = Layout(joins=True, blocks="nbits", activations="none", static_inputs=False, symmetric_block=32)
+SYMMETRIC = Storage(joins=True, blocks="nbits", activations="none", static_inputs=False, symmetric_block=32)
 # WebAssembly has products of integers for columns alone: of blocks it makes floats at each step.
 COLUMNS = replace(PACKED, tables_by_row=True)
-DEQUANTIZED = Layout(joins=False, blocks="blocked", activations="none", static_inputs=True)
+DEQUANTIZED = Storage(joins=False, blocks="blocked", activations="none", static_inputs=True)
 
 _ALL = (
-    Target("ort-cpu", opset=23, layout=PACKED, device="cpu", fused=True),
+    Target("ort-cpu", opset=23, storage=PACKED, device="cpu", fused=True),
     Target(
         "ort-cuda",
         opset=23,
-        layout=SYMMETRIC,
+        storage=SYMMETRIC,
         device="cuda",
         floats="float16",
         fused=True,
         row_lengths=True,
         float_cache="it was never tried on a GPU",
     ),
-    Target("ort-web", opset=23, layout=COLUMNS, device="cpu", fused=True),
-    Target("standard", opset=21, layout=DEQUANTIZED, float_cache="its attention reads a cache of floats"),
+    Target("ort-web", opset=23, storage=COLUMNS, device="cpu", fused=True),
+    Target("standard", opset=21, storage=DEQUANTIZED, float_cache="its attention reads a cache of floats"),
 )
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...refimpl.formats.ggml_blocks import BLOCK_TYPES
+from ...refimpl.checkpoint.formats.ggml_blocks import BLOCK_TYPES
 from ...refimpl.ops.quant import ROW_SCALED, Blocks
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...refimpl.params.shapes import multiplied
@@ -36,7 +36,7 @@ NativeBlocks = Callable[[str], Blocks | None]
 ATTENTION = (".attn.", ".cross.")
 PROJECTIONS = (".wq", ".wk", ".wv", ".wq_global", ".wk_global", ".wv_global")
 PER_LAYER = "embedding.per_layer.table"
-# Types of quantizing libraries, named by their bits (`refimpl.formats.quantized`).
+# Types of quantizing libraries, named by their bits (`refimpl.checkpoint.formats.quantized`).
 CODES = re.compile("(GPTQ|AWQ|INT)[1-8]")
 
 
@@ -105,7 +105,7 @@ def formats(
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         spec = scheme.tables if is_table(name) else scheme.matrices
-        if target.layout.tables_by_row and is_table(name) and is_product(name):
+        if target.storage.tables_by_row and is_table(name) and is_product(name):
             spec = scheme.matrices
         if spec is None or name not in products:
             return None
@@ -136,22 +136,22 @@ def formats(
 
 
 def _per_block(spec: PerBlock, name: str, target: Target) -> WeightFormat:
-    halves = target.layout.blocks == "nbits"
-    if (symmetric := target.layout.symmetric_block) is not None:
-        return WeightFormat(spec.bits, symmetric, target.layout.activations, halves=halves)
+    halves = target.storage.blocks == "nbits"
+    if (symmetric := target.storage.symmetric_block) is not None:
+        return WeightFormat(spec.bits, symmetric, target.storage.activations, halves=halves)
     block = spec.block
     if spec.attention_block is not None and any(part in name for part in ATTENTION):
         block = spec.attention_block
-    if spec.float_block is not None and target.layout.activations == "none":
+    if spec.float_block is not None and target.storage.activations == "none":
         block = spec.float_block
-    return WeightFormat(spec.bits, block, target.layout.activations, symmetric=spec.symmetric, halves=halves)
+    return WeightFormat(spec.bits, block, target.storage.activations, symmetric=spec.symmetric, halves=halves)
 
 
 def _native(blocks: Blocks, target: Target) -> WeightFormat:
     return WeightFormat(
         bits=blocks.bits,
         block=blocks.block,
-        activations=target.layout.activations,
+        activations=target.storage.activations,
         symmetric=blocks.zero is None,
         minimum=blocks.minimum is not None,
         native=True,

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.strict_json import parse
+from ...refimpl.checkpoint.formats.whole_file import write_whole
 from ...refimpl.errors import ExportError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.strict_json import parse
-from ...refimpl.formats.whole_file import write_whole
 from ..bundle.atomic_dir import locked
 from .job import Job
 

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...refimpl.checkpoint.formats.file_bytes import FileBytes
 from ...refimpl.errors import BundleError
-from ...refimpl.formats.file_bytes import FileBytes
 from ..bundle.manifest import MANIFEST
 from .callables import BatchTask, Classify, Embed, Generate, Tag
 from .rows import Format, format_of

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import ArgumentError, LimitError
-from ...refimpl.formats.strict_json import parse
 
 Format = Literal["jsonl", "parquet"]
 LINE = 2**20  # bytes of a line, with its other columns

@@ -3,7 +3,7 @@
     models/NAME/files                 what was fetched; source.json beside it says what it is
     partial/NAME                      what has come of it after an interruption, see `partial`
     bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
-    prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_path`
+    prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_backend`
     kernels/KEY                       see `runtime.kernels.library`
     checked/HASH                      see `checked_bundles`
     aliases/NAME.json                 see `first_fetch`
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
 from ...refimpl.errors import CheckpointError, ExportError
-from ...refimpl.formats.sha256 import sha256_of
 from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
 from .model_names import CATALOGUE, LocatedModel, did_you_mean, folder_name, is_fetched, label

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
 from ...refimpl.errors import TfmError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.sha256 import sha256_of
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import DATA, MANIFEST
 from .cache_dir import cache_dir

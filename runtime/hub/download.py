@@ -24,10 +24,10 @@ from textwrap import shorten
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
+from ...refimpl.checkpoint.formats.split_gguf import PART, models_of
+from ...refimpl.checkpoint.formats.tensor_source import CODE, CONVERT, is_weights
 from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError
-from ...refimpl.formats.split_gguf import PART, models_of
-from ...refimpl.formats.tensor_source import CODE, CONVERT, is_weights
 from ..progress import Progress, silent
 from .cache_dir import require_room
 from .model_names import CatalogueModel

@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import CheckpointError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.strict_json import parse
 from .aliases import ALIASES
 from .cache_dir import cache_dir
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
+from ...refimpl.checkpoint.formats.adapters import AdapterChoice, lies_beside
+from ...refimpl.checkpoint.formats.hub_cache import model_in_cache
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
+from ...refimpl.checkpoint.formats.split_gguf import parts_of
+from ...refimpl.checkpoint.formats.tensor_source import CODE, is_weights, not_opened
 from ...refimpl.errors import CheckpointError
-from ...refimpl.formats.adapters import AdapterChoice, lies_beside
-from ...refimpl.formats.hub_cache import model_in_cache
-from ...refimpl.formats.sha256 import sha256_of
-from ...refimpl.formats.split_gguf import parts_of
-from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download, first_fetch

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...refimpl.checkpoint.formats.adapters import AdapterChoice
 from ...refimpl.errors import CheckpointError
-from ...refimpl.formats.adapters import AdapterChoice
 from .aliases import ALIASES
 
 ModelKind = Literal["bundle", "checkpoint", "config"]

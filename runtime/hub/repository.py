@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...refimpl.checkpoint.formats.model_directory import Directory
+from ...refimpl.checkpoint.formats.tensor_source import TORCH_FILE
 from ...refimpl.checkpoint.licence import LARGEST, is_notice
 from ...refimpl.errors import CheckpointError, TfmError
-from ...refimpl.formats.model_directory import Directory
-from ...refimpl.formats.tensor_source import TORCH_FILE
 from ..progress import Progress
 from .cache_dir import require_room
 from .download import CONFIG, USUAL, beside_usual, model_in, own_folder, require_plain
@@ -152,8 +152,9 @@ def _wanted(model: str, parts: list[str], names: Iterable[str], notices: list[st
 
 def _require_known(directory: Path, where: str) -> None:
     """ConfigError for a config.json of a model that tfm can't read, before gigabytes of weights come."""
-    from ...refimpl.config_readers.keys import Keys  # the families too, which other downloads don't need
-    from ...refimpl.families import identify
+    # Other downloads don't need these, which import the families.
+    from ...refimpl.checkpoint.config_readers.keys import Keys
+    from ...refimpl.checkpoint.families import identify
 
     identify(Keys(Directory(directory).object(CONFIG) or {}, where))
 

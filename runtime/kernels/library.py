@@ -19,10 +19,10 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import BundleError, DeviceError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.sha256 import sha256_of
-from ...refimpl.formats.strict_json import parse
 from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, state_of
 from ..hub.checked_bundles import record as record_state

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import BundleError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.sha256 import sha256_of
-from ...refimpl.formats.strict_json import parse
 from .. import hardware
 from ..hub.cache_dir import cache_dir
 from ..progress import Progress

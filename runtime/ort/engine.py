@@ -26,7 +26,7 @@ from ...refimpl.engine.protocol import (
     check_text,
     foreign_cache_error,
 )
-from ..bundle import kernel_layout, operator_limits
+from ..bundle import kernel_storage, operator_limits
 from ..bundle.bundle import Bundle, manifest_hash
 from ..bundle.graph_io import ENCODER, GRAPH, MTP, Graph, graphs
 from ..bundle.same_bits import Operator, SameBits, promise
@@ -37,7 +37,7 @@ from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
 from .graph_attributes import set_integer
 from .io_binding import DecoderSession
-from .kernel_path import KernelPath, run_error
+from .kernel_backend import KernelBackend, run_error
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
 from .session import ORT_ERRORS, choose, open_session, options
@@ -49,13 +49,13 @@ FIRST_CAPACITY = 256
 class OrtEngine:
     """`start` and `step`, or `predict`, over a bundle.
 
-    `kernels` computes products of blocks with tfm's own kernels (`runtime.ort.kernel_path`); without it ONNX
-    Runtime's operators do, and `prepack` keeps packed weights in the user's cache
+    `kernels` computes products of blocks with tfm's own kernels (`runtime.ort.kernel_backend`); without it
+    ONNX Runtime's operators do, and `prepack` keeps packed weights in the user's cache
     (`runtime.ort.prepacked_weights`). `plain` computes products of blocks in float, slowly, so that results
     are comparable to the last digits (`runtime.verification.verify`). Caches of windows, of codes or of
     linear attention take `chunk` tokens in a run; with a chunk as long as the context, windows drop nothing.
 
-    `path` names what computes, and `same_bits` says whether a token has the same bits whatever is computed
+    `backend` names what computes, and `same_bits` says whether a token has the same bits whatever is computed
     with it (`runtime.bundle.same_bits`).
     """
 
@@ -67,7 +67,7 @@ class OrtEngine:
         notify: Callable[[str], None] = lambda _: None,
         *,
         prepack: bool = False,
-        kernels: KernelPath | None = None,
+        kernels: KernelBackend | None = None,
         plain: bool = False,
         chunk: int | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class OrtEngine:
                 content, used = bundle.kernel_graph(graph)
                 operators.update(used)
                 return kernels.session(
-                    kernel_layout.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
+                    kernel_storage.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
                 )
             bundle.check_graph(graph)
             if prepack and self.device == "cpu":
@@ -112,9 +112,9 @@ class OrtEngine:
         if modules:
             self._open_mtp = lambda: (opened(modules[0]), modules[0])
         sessions = {graph.file: (opened(graph), graph) for graph in parts if graph.file != MTP}
-        self.path, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
+        self.backend, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
         if kernels is not None:
-            self.path, self.same_bits = kernels.name, promise(operators)
+            self.backend, self.same_bits = kernels.name, promise(operators)
         self.session, graph = sessions[GRAPH]
         self._encoder: EncoderSession | None = None
         self._decoder: DecoderSession | None = None

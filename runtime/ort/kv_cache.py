@@ -100,7 +100,7 @@ class CacheBuffers:
                 for row in full.tolist():
                     self.kinds[i].keep_latest(arrays, row, int(in_cache[row]))
                 _write(self.layers[i], arrays)
-            self.dropped[window][full] += in_cache[full] - kind.kept
+            self.dropped[window][full] += in_cache[full] - kind.retained
 
     def truncate(self, lengths: np.ndarray) -> None:
         """Update after rows were truncated to these lengths: an empty row has dropped nothing."""

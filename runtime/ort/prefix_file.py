@@ -2,7 +2,7 @@
 
     8 bytes    MAGIC
     u32        n, at most HEADER
-    n bytes    JSON: {"bundle": SHA-256 of its tfm.json, "path": what computed, with the type of its cache,
+    n bytes    JSON: {"bundle": SHA-256 of its tfm.json, "backend": what computed, with the type of its cache,
                "tokens": [ids], "dropped": {window: tokens that its layers hold no more}}
     …          the arrays of the cache in the order of `cache_kinds.array_names`, with these tokens alone
     32 bytes   SHA-256 of all before
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...refimpl.checkpoint.formats.file_bytes import FileBytes
+from ...refimpl.checkpoint.formats.sha256 import new, sha256_of
+from ...refimpl.checkpoint.formats.strict_json import parse
+from ...refimpl.checkpoint.formats.whole_file import write_whole
 from ...refimpl.errors import ArgumentError, ExportError, LimitError
-from ...refimpl.formats.file_bytes import FileBytes
-from ...refimpl.formats.sha256 import new, sha256_of
-from ...refimpl.formats.strict_json import parse
-from ...refimpl.formats.whole_file import write_whole
 from ..bundle.bundle import is_finite
 from .engine import OrtEngine
 from .kv_cache import OrtCache
@@ -38,7 +38,7 @@ class Header(NamedTuple):
     """What a file says of its arrays."""
 
     bundle: str
-    path: str
+    backend: str
     tokens: list[int]
     dropped: dict[int, int]
 
@@ -49,7 +49,7 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
     ExportError where the file can't be written.
     """
     dropped, arrays = cache.content()
-    header = Header(engine.bundle_hash, engine.path, tokens, dropped)
+    header = Header(engine.bundle_hash, engine.backend, tokens, dropped)
     text = json.dumps(header._asdict(), separators=(",", ":")).encode()
     content = b"".join([MAGIC, len(text).to_bytes(4, "little"), text, *(a.tobytes() for a in arrays)])
     try:
@@ -59,7 +59,7 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
 
 
 def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
-    """The tokens of a file and their cache; ArgumentError unless this bundle wrote it, on this path."""
+    """The tokens of a file and their cache; ArgumentError unless this bundle wrote it, on this backend."""
     file = FileBytes(path, ArgumentError)
     digest = new(len(file))
 
@@ -99,15 +99,15 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
 
 
 def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
-    """The header, as `write` writes it; ArgumentError for anything else, or another bundle or path."""
+    """The header, as `write` writes it; ArgumentError for anything else, or another bundle or backend."""
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
         raise ArgumentError(f"{path}: its header must hold {', '.join(Header._fields)}")
     if value["bundle"] != engine.bundle_hash:
         raise ArgumentError(f"{path}: was written with another bundle: name another file, or remove it")
-    if value["path"] != engine.path:
+    if value["backend"] != engine.backend:
         raise ArgumentError(
-            f"{path}: was computed by {value['path']!r:.60}, and {engine.path} computes here: name another "
-            "file, or remove it"
+            f"{path}: was computed by {value['backend']!r:.60}, and {engine.backend} computes here: "
+            "name another file, or remove it"
         )
     tokens, dropped = value["tokens"], value["dropped"]
     config = engine.config
@@ -118,7 +118,7 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
         raise ArgumentError(f"{path}: dropped must name the windows {', '.join(windows) or 'of none'}")
     if not _integers(list(dropped.values()), len(tokens) + 1):
         raise ArgumentError(f"{path}: dropped must be numbers of tokens")
-    return Header(value["bundle"], value["path"], tokens, {windows[w]: n for w, n in dropped.items()})
+    return Header(value["bundle"], value["backend"], tokens, {windows[w]: n for w, n in dropped.items()})
 
 
 def _integers(values: Any, below: int) -> bool:

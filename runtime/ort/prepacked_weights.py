@@ -27,7 +27,7 @@ from typing import TypedDict
 import numpy as np
 import onnxruntime as ort
 
-from ...refimpl.formats.sha256 import sha256_of
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
 from .. import hardware
 from ..bundle.atomic_dir import replacing
 from ..bundle.graph_io import GRAPH

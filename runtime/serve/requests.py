@@ -21,8 +21,8 @@ from pydantic import (
 )
 from starlette.requests import Request as HttpRequest
 
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.decoding.options import SamplingOptions, options
-from ...refimpl.formats.strict_json import parse
 from ..tasks.options import GenerateOptions
 from .errors import RequestError
 from .limits import Limits

@@ -20,7 +20,7 @@ from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
 from ..hardware import trim
 from ..hub.checked_bundles import checking
-from ..ort import kernel_path
+from ..ort import kernel_backend
 from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
 from ..text.chat_template import Message, Tool, Variables
@@ -54,7 +54,9 @@ class Model(TaskModel):
         if isinstance(self.engine, ClosedEngine):
             return f"<Model {self.name}, closed>"
         engine, task = self.engine, TASKS[type(self.config.head)]
-        how = f"{engine.quant} on {engine.path}" if isinstance(engine, OrtEngine) else type(engine).__name__
+        how = (
+            f"{engine.quant} on {engine.backend}" if isinstance(engine, OrtEngine) else type(engine).__name__
+        )
         return f"<Model {self.name}, to {task}: {how}, context of {self.context} tokens>"
 
     def __enter__(self) -> Model:
@@ -373,7 +375,7 @@ def load(
             SHARED.start()  # it is ready before the session is
         # The tokenizer first: the session uses the memory again that reading it frees.
         tokenizer = read_tokenizer(bundle, bundle.config)
-        kernels = "" if device == "cuda" else kernel_path.choose(bundle, notify)
+        kernels = "" if device == "cuda" else kernel_backend.choose(bundle, notify)
         over = None if isinstance(kernels, str) else kernels
         engine = OrtEngine(bundle, device, threads, notify, prepack=True, kernels=over)
         model = Model(engine, bundle, tokenizer, engine.same_bits, bundle.path.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from ...refimpl.formats.strict_json import DEPTH
+from ...refimpl.checkpoint.formats.strict_json import DEPTH
 from .call_formats import PYTHON, Values
 from .text_reader import Marks, Reading, TextReader, UnreadableError
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...refimpl.checkpoint.formats import strict_json
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.whole_file import write_whole
 from ...refimpl.errors import ArgumentError, ExportError
-from ...refimpl.formats import strict_json
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.whole_file import write_whole
 from .chat_template import Message, check_messages
 
 LARGEST = 16 * 2**20  # bytes of a file

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import Regex, normalizers
 
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import LimitError
-from ...refimpl.formats.strict_json import parse
 
 TIMES, SHORT = 8, 2**18  # normalized texts have at most so many times the characters, or so many
 STEPS = 100  # of a normalizer

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import tokenizers
 import tokenizers.models
 
+from ...refimpl.checkpoint.formats.strict_json import parse
+from ...refimpl.checkpoint.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
 from ...refimpl.errors import CheckpointError, LimitError
-from ...refimpl.formats.strict_json import parse
-from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
 from ..silence import silent_stderr
 from .control_tokens import Encoding, SecretSpelling
 from .text_growth import Growth, check_decoder

@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import BundleError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.strict_json import parse
 from .. import hardware
 from ..bundle.bundle import LIMITS, manifest_hash
 from ..bundle.manifest import CERTIFICATE

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...refimpl.checkpoint.formats.file_bytes import read_file
+from ...refimpl.checkpoint.formats.npy import read_array
 from ...refimpl.config import LM, Config, Decoder, EncoderDecoder, MaskedLM
 from ...refimpl.error_budget import (
     CODE_MOVE,
@@ -34,8 +36,6 @@ from ...refimpl.error_budget import (
     rounded_up,
 )
 from ...refimpl.errors import BundleError
-from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.npy import read_array
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...refimpl.params.tree import Tree, leaf_of

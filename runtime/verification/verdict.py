@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from .checks.backends import KL as BACKEND_KL
 from .checks.logits import COSINE
-from .checks.paths import KL as PATH_KL
 from .checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from .report import NOT_REACHED, NOT_YET, Report, Row, moment
 
@@ -136,7 +136,7 @@ def vector_cost(report: Report) -> str:
 def prediction_cost(report: Report) -> str:
     """How far predictions on the golden tokens are from the unquantized model's, on the worst path that ran;
     empty where none rounds."""
-    rows = [row for row in report.rows if row.name.endswith(PATH_KL)]
+    rows = [row for row in report.rows if row.name.endswith(BACKEND_KL)]
     kl = max((row.figure for row in rows if isinstance(row.figure, float)), default=0.0)
     if kl == 0:
         return ""

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from ...refimpl.checkpoint.custom_code import describe
+from ...refimpl.checkpoint.formats.adapters import AdapterChoice
 from ...refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from ...refimpl.config import has_mtp
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
-from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.manifest import MANIFEST, OtherFormatError
 from ..progress import Progress, silent

@@ -110,7 +110,7 @@ class Onnx(TfmEngine):
 
         loaded: Any = runtime.load(Path(model), threads=threads)
         self.engine, self.start = loaded.engine, loaded.generation.start
-        self.version = f"{self.engine.path}, onnxruntime {onnxruntime.__version__}"
+        self.version = f"{self.engine.backend}, onnxruntime {onnxruntime.__version__}"
 
 
 class OnnxInFloat(TfmEngine):
@@ -122,7 +122,7 @@ class OnnxInFloat(TfmEngine):
 
         bundle = open_bundle(Path(model))
         self.engine, self.start = OrtEngine(bundle, threads=threads, plain=True), bundle.generation.start
-        self.version = self.engine.path
+        self.version = self.engine.backend
 
 
 class OnCuda(TfmEngine):
@@ -457,7 +457,7 @@ class OnnxEncoder(Encoder):
         from tfm import runtime
 
         self.engine: Any = runtime.load(Path(model), threads=threads).engine
-        self.version = self.engine.path
+        self.version = self.engine.backend
 
     def encode(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return self.engine.predict(ids, lengths)
@@ -471,7 +471,7 @@ class OnnxEncoderInFloat(OnnxEncoder):
         from tfm.runtime.ort.engine import OrtEngine
 
         self.engine = OrtEngine(open_bundle(Path(model)), threads=threads, plain=True)
-        self.version = self.engine.path
+        self.version = self.engine.backend
 
 
 class OptimumEncoder(Encoder):

@@ -16,15 +16,11 @@ from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.tasks.options import CHAT_SAMPLING
 
 ROOT = Path(__file__).parents[2]
-README, GUIDE, QUANTIZATION, ARCHITECTURE = (
-    (ROOT / f"{page}.md").read_text() for page in ("README", "GUIDE", "QUANTIZATION", "ARCHITECTURE")
+README, ARCHITECTURE, GUIDE, QUANTIZATION = (
+    (ROOT / f"{page}.md").read_text()
+    for page in ("README", "ARCHITECTURE", "docs/GUIDE", "docs/QUANTIZATION")
 )
-PAGES = (
-    README
-    + GUIDE
-    + QUANTIZATION
-    + "".join((ROOT / f"{page}.md").read_text() for page in ("RUNTIMES", "SERVING", "BENCHMARKS"))
-)
+PAGES = README + "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
 
 
 def options() -> dict[str, set[str]]:

@@ -2,8 +2,9 @@
 
     python tests/examples/add_a_family.py OUT
 
-In the repository a family is a file in refimpl/families, found by being there. Here the folder beside this
-file joins the package instead. The checkpoint has random weights under the names that transformers would use.
+In the repository a family is a file in refimpl/checkpoint/families, found by being there. Here the folder
+beside this file joins the package instead. The checkpoint has random weights under the names that
+transformers would use.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -15,10 +16,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tfm.refimpl import families
+from tfm.refimpl.checkpoint import families
+from tfm.refimpl.checkpoint.formats.safetensors import save
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.formats.safetensors import save
 
 KEYS = {
     "model_type": "my_llama", "architectures": ["MyLlamaForCausalLM"], "vocab_size": 50, "hidden_size": 32,

@@ -19,7 +19,7 @@ from helpers import gcc, peers, tiny_models
 from helpers.layout_models import greedy
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.tokenizers.token_bytes import to_file
+from tfm.refimpl.checkpoint.tokenizers.token_bytes import to_file
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.certificate import recorded
 
@@ -120,7 +120,7 @@ def test_an_error_of_onnx_runtime_says_which_one(client: Client, tmp_path: Path)
 def test_the_commands_of_the_documents_build_it(tmp_path: Path):
     """Also where two packages, onnxruntime and onnxruntime-gpu, have their libraries in one folder."""
     gcc.required()
-    commands = re.findall(r"^    ((?:ln -s|cc) .*)", (ROOT / "RUNTIMES.md").read_text(), re.M)
+    commands = re.findall(r"^    ((?:ln -s|cc) .*)", (ROOT / "docs" / "RUNTIMES.md").read_text(), re.M)
     package = tmp_path / "onnxruntime"
     (package / "capi").mkdir(parents=True)
     (package / "__init__.py").write_text(f"__version__ = {VERSION!r}\n")

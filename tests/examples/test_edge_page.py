@@ -16,8 +16,8 @@ from helpers import browser, peers, tiny_models
 from helpers.layout_models import LENGTH, MESSAGES, answer, chats, greedy, real_bundle
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.tokenizers import tokenizer as specified
-from tfm.refimpl.tokenizers.training import count_words, train
+from tfm.refimpl.checkpoint.tokenizers import tokenizer as specified
+from tfm.refimpl.checkpoint.tokenizers.training import count_words, train
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.tasks import load
 from tfm.runtime.verification.certificate import recorded

@@ -24,12 +24,12 @@ from helpers.refused import refused
 from tfm.export import bundle_writer, destination
 from tfm.export.diagnose.locate import locate
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.weights.loader import Leaves
 from tfm.refimpl.errors import BundleError, ExportError, NumericError, VerifyError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.tree import flatten, unflatten
-from tfm.refimpl.weights.loader import Leaves
-from tfm.runtime.bundle import manifest, weight_layout
+from tfm.runtime.bundle import manifest, weight_storage
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.checks.table import CHECKS
 from tfm.runtime.verification.report import CheckResult, Report, Row
@@ -134,7 +134,7 @@ def test_same_inputs_same_bytes(tmp_path):
 
 
 def test_weights_that_are_stored_otherwise_are_noticed(stubbed, checkpoint, tmp_path, monkeypatch):
-    store = weight_layout.store
+    store = weight_storage.store
 
     def wrong_store(group, leaves):
         stored = store(group, leaves)
@@ -142,7 +142,7 @@ def test_weights_that_are_stored_otherwise_are_noticed(stubbed, checkpoint, tmp_
             stored[f"{group.name}.packed"][0, 0, 0] ^= 1
         return stored
 
-    monkeypatch.setattr(weight_layout, "store", wrong_store)
+    monkeypatch.setattr(weight_storage, "store", wrong_store)
     with refused(ExportError, "decoder.layers.0.mlp.down"):
         bundle_writer.export(checkpoint, tmp_path / "out", quant="int8", verify=False)
     assert left(tmp_path / "out") == []

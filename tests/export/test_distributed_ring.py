@@ -24,8 +24,8 @@ def cases(count: int) -> list[dict[str, Any]]:
     """Placements, even and uneven lengths, with and without a causal mask, and a rank without tokens."""
     even, uneven = 4 * count, 4 * count + 3
     all_cases = [
-        {"length": length, "layout": layout, "causal": causal, "softcap": 2.0 if causal else None}
-        for length, layout in (
+        {"length": length, "placement": placement, "causal": causal, "softcap": 2.0 if causal else None}
+        for length, placement in (
             (even, "zigzag"),
             (uneven, "zigzag"),
             (uneven, "striped"),
@@ -33,7 +33,7 @@ def cases(count: int) -> list[dict[str, Any]]:
         )
         for causal in (False, True)
     ]
-    return [*all_cases, {"length": 5, "layout": "last empty", "causal": True, "softcap": None}]
+    return [*all_cases, {"length": 5, "placement": "last empty", "causal": True, "softcap": None}]
 
 
 def inputs(case: dict[str, Any], count: int) -> tuple[np.ndarray, ...]:
@@ -42,9 +42,9 @@ def inputs(case: dict[str, Any], count: int) -> tuple[np.ndarray, ...]:
 
     length, rng = case["length"], np.random.default_rng(case["length"])
     q, k, v = (rng.standard_normal((2, length, heads, size)) for heads, size in ((6, 4), (2, 4), (2, 3)))
-    if case["layout"] == "last empty":
+    if case["placement"] == "last empty":
         return q, k, v, np.arange(length) % (count - 1)
-    return q, k, v, place(np.arange(length), np.arange(count), layout=case["layout"])
+    return q, k, v, place(np.arange(length), np.arange(count), placement=case["placement"])
 
 
 def run_rank(rank: int, count: int, folder: Path, trouble: str) -> None:

@@ -18,20 +18,20 @@ from helpers.tokenizer_directories import CLASSES, KINDS, Files, drawn
 from helpers.tokenizer_oracle import parts, same_as_transformers
 from tfm.export.bundle_writer import write_texts
 from tfm.export.tokenizer_text import quick_to_load
-from tfm.refimpl import families
+from tfm.refimpl.checkpoint import families
+from tfm.refimpl.checkpoint.formats.model_directory import Directory
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer, with_special_tokens
-from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.formats.model_directory import Directory
-from tfm.refimpl.tokenizers.auto_tokenizer.class_choice import (
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.class_choice import (
     ALIASES,
     ANYWAY,
     GENERIC,
     REGISTERED,
     choose_class,
 )
-from tfm.refimpl.tokenizers.auto_tokenizer.classes import CLASSES as CLASSES_BY_NAME
-from tfm.refimpl.tokenizers.auto_tokenizer.settings import SettingFiles
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.classes import CLASSES as CLASSES_BY_NAME
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.settings import SettingFiles
+from tfm.refimpl.errors import CheckpointError
 from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import Tokenizer
 from tokenizers import Tokenizer as Library

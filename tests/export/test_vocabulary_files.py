@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from helpers.tokenizer_oracle import same_as_transformers
 from helpers.vocabulary_directories import DIRECTORIES, write
+from tfm.refimpl.checkpoint.formats.model_directory import Directory
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer, unread_tokenizer
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.apply import AppliedTokenizer
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.class_choice import choose_class
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.settings import SettingFiles
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.formats.model_directory import Directory
-from tfm.refimpl.tokenizers.auto_tokenizer.apply import AppliedTokenizer
-from tfm.refimpl.tokenizers.auto_tokenizer.class_choice import choose_class
-from tfm.refimpl.tokenizers.auto_tokenizer.settings import SettingFiles
 from transformers import AutoTokenizer
 
 SEEDS = range(40) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else (0, 1, 2, 3)

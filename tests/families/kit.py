@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 from hypothesis import strategies as st
-from tfm.refimpl.config_readers import keys
+from tfm.refimpl.checkpoint.config_readers import keys
 
 ACTIVATIONS = st.sampled_from(sorted(keys.ACTIVATIONS))
 # The sizes that a config can't do without, by their usual names.

@@ -1,4 +1,4 @@
-"""config.json of published models, a row each in two files of tests/refimpl/config_readers."""
+"""config.json of published models, a row each in two files of tests/refimpl/checkpoint/config_readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "refimpl" / "config_readers"
+FOLDER = Path(__file__).parents[1] / "refimpl" / "checkpoint" / "config_readers"
 
 
 def _rows(file: str, key: str) -> Mapping[str, dict[str, Any]]:

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
+from tfm.refimpl.checkpoint.families import read_config
+from tfm.refimpl.checkpoint.formats.gguf import GGUF
+from tfm.refimpl.checkpoint.formats.model_directory import Directory
+from tfm.refimpl.checkpoint.formats.safetensors import SafeTensors
+from tfm.refimpl.checkpoint.formats.sentencepiece_model import read_sentencepiece
+from tfm.refimpl.checkpoint.formats.strict_json import parse
+from tfm.refimpl.checkpoint.formats.torch_file import TorchFile
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer as read_tokenizer_of
+from tfm.refimpl.checkpoint.tokenizers import tokenizer as specified
+from tfm.refimpl.checkpoint.tokenizers.training import count_words, train
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.families import read_config
-from tfm.refimpl.formats.gguf import GGUF
-from tfm.refimpl.formats.model_directory import Directory
-from tfm.refimpl.formats.safetensors import SafeTensors
-from tfm.refimpl.formats.sentencepiece_model import read_sentencepiece
-from tfm.refimpl.formats.strict_json import parse
-from tfm.refimpl.formats.torch_file import TorchFile
 from tfm.refimpl.params.tree import flatten
-from tfm.refimpl.tokenizers import tokenizer as specified
-from tfm.refimpl.tokenizers.training import count_words, train
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.hub.download import unpack
 from tfm.runtime.text.chat_template import ChatTemplate

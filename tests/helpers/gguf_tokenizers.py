@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 import transformers
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.formats.gguf import GGUF
+from tfm.refimpl.checkpoint.tokenizers.from_gguf.reader import tokenizer
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.formats.gguf import GGUF
-from tfm.refimpl.tokenizers.from_gguf.reader import tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 TEXT = [

@@ -13,10 +13,10 @@ import torch
 from families import ROWS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import LM, Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.families import read_config
 from tfm.refimpl.params.tree import map_leaves
 
 from helpers.float64 import Float64

@@ -113,11 +113,11 @@ def fp8(config: Mapping[str, Any], grid: Callable[[int, int], tuple[int, ...]], 
 
 
 def compressed(
-    layout: str, weights: Mapping[str, Any], store: Callable[..., Any], inputs: Any = None
+    packing: str, weights: Mapping[str, Any], store: Callable[..., Any], inputs: Any = None
 ) -> Format:
     group = {"targets": ["Linear"], "weights": {"dynamic": False, **weights}, "input_activations": inputs}
     config = {
-        "quant_method": "compressed-tensors", "format": layout, "quantization_status": "compressed",
+        "quant_method": "compressed-tensors", "format": packing, "quantization_status": "compressed",
         "config_groups": {"group_0": group}, "ignore": ["lm_head"], "kv_cache_scheme": None,
     }  # fmt: skip
     return Format(config, store)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.tokenizers.tokenizer import read
+from tfm.refimpl.checkpoint.tokenizers.tokenizer import read
 from tfm.runtime.text.tokenizer import DecodeStream, Tokenizer
 from tokenizers import Tokenizer as Library
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 from hypothesis import strategies as st
-from tfm.refimpl.tokenizers import character_classes
+from tfm.refimpl.checkpoint.tokenizers import character_classes
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 # Planes 4 to 13 are empty in every version, 15 and 16 are private.

@@ -36,7 +36,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 OPS = ROOT / "refimpl" / "ops"
 MEASURED = Path(__file__).with_name("branches.json")
-FAMILIES = "tests/refimpl/families/test_families.py"
+FAMILIES = "tests/refimpl/checkpoint/families/test_families.py"
 PLAIN = "tests/refimpl/ops/test_plain_model.py"
 JUDGES = [
     PLAIN,
@@ -45,7 +45,7 @@ JUDGES = [
     f"{FAMILIES}::test_outputs_equal_transformers",
     f"{FAMILIES}::test_heads_equal_transformers",
     f"{FAMILIES}::test_decoders_that_read_in_both_directions",
-    "tests/refimpl/families/test_mtp.py",
+    "tests/refimpl/checkpoint/families/test_mtp.py",
 ]
 NAMED = 3  # judges of a branch beside the plain model
 COMPOSITES = (

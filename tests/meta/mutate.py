@@ -46,6 +46,7 @@ OPS = [
     *(f"tests/refimpl/ops/test_{name}.py" for name in ("by_hand", "oracles", "oracles_quant", "onnx_cases")),
     *(f"tests/refimpl/laws/test_{name}.py" for name in ("laws", "model", "encoder")),
 ]
+OPENING = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests/refimpl/checkpoint").glob("test_*.py"))
 MIRROR = ["tests/export/ops/test_mirror.py", "-k", "not test_graph"]
 MODEL = ["tests/export/ops/test_model.py", "tests/export/ops/test_encoder.py"]
 GRAPHS = ["tests/export/ops/test_mirror.py", "-k", "test_graph"]
@@ -55,12 +56,20 @@ END_TO_END = ["tests/export/test_end_to_end_text.py", "tests/export/quantization
 RUNS: dict[str, list[list[str]]] = {
     "refimpl/ops": [OPS, MIRROR, MODEL],
     "refimpl/decoding": [["tests/refimpl/decoding"], ["tests/runtime/tasks"]],
-    "refimpl/tokenizers": [["tests/refimpl/tokenizers"], ["tests/runtime/text"], ["tests/refimpl/families"]],
-    "refimpl/weights": [["tests/refimpl/weights"], ["tests/refimpl/checkpoint"], ["tests/refimpl/families"]],
-    "refimpl/families": [
-        ["tests/refimpl/config_readers"],
-        ["tests/refimpl/families"],
-        ["tests/refimpl/checkpoint"],
+    "refimpl/checkpoint/tokenizers": [
+        ["tests/refimpl/checkpoint/tokenizers"],
+        ["tests/runtime/text"],
+        ["tests/refimpl/checkpoint/families"],
+    ],
+    "refimpl/checkpoint/weights": [
+        ["tests/refimpl/checkpoint/weights"],
+        OPENING,
+        ["tests/refimpl/checkpoint/families"],
+    ],
+    "refimpl/checkpoint/families": [
+        ["tests/refimpl/checkpoint/config_readers"],
+        ["tests/refimpl/checkpoint/families"],
+        OPENING,
     ],
     "export/ops": [MIRROR, MODEL, GRAPHS],
     "export/targets": [TARGETS, END_TO_END],

@@ -25,8 +25,8 @@ from families import ROWS
 from helpers.hf_oracle import LARGEST_ERROR, compare_with_transformers, draw_keys
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.families import CLASS_SUFFIXES, families
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.families import CLASS_SUFFIXES, families
 
 FILE = Path(__file__).parents[1] / "families" / "checked.json"
 QUANTS = ("fp32", "int8", "int8-dynamic")

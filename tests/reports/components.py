@@ -48,7 +48,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
         "refimpl/ops/test_oracles_positions.py::test_buckets_are_t5s",
     ),
-    "block": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
+    "block": ("refimpl/checkpoint/families/test_families.py::test_outputs_equal_transformers",),
     "cache": ("refimpl/ops/test_oracles_cache.py::test_growing_is_the_operators_present", "TensorScatter"),
     "cross_attention": ("refimpl/ops/test_oracles_models.py::test_decoder_layer_is_torchs",),
     "delta": ("LinearAttention",),
@@ -85,8 +85,8 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles.py::test_mlps_are_torchs",
         "refimpl/ops/test_oracles_moe.py::test_clamped_swiglu_is_gpt_oss",
     ),
-    "model": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
-    "mtp": ("refimpl/families/test_mtp.py::test_mtp_is_transformers",),
+    "model": ("refimpl/checkpoint/families/test_families.py::test_outputs_equal_transformers",),
+    "mtp": ("refimpl/checkpoint/families/test_mtp.py::test_mtp_is_transformers",),
     "norm": (
         "refimpl/ops/test_oracles.py::test_norms_are_torchs",
         "RMSNormalization",
@@ -168,8 +168,8 @@ OTHERS = {
         f"{NONE}each text is compared with the one that the loop writes without drafts",
     ),
     "tokenizers": Other(
-        ("tokenizers",), TEXT, "refimpl/tokenizers/test_oracles.py",
-        ("refimpl/tokenizers/test_oracles.py::test_models",),
+        ("checkpoint/tokenizers",), TEXT, "refimpl/checkpoint/tokenizers/test_oracles.py",
+        ("refimpl/checkpoint/tokenizers/test_oracles.py::test_models",),
     ),
     "calibration": Other(
         ("calibrate",), ONCE, "refimpl/calibrate/test_ranges.py",
@@ -185,8 +185,8 @@ OTHERS = {
 MIXED = ("decoding",)
 # What is no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
-    "axes.py", "checkpoint", "components.py", "config", "config_readers", "engine",
-    "error_budget.py", "errors.py", "families", "formats", "laws", "ops", "params", "weights",
+    "axes.py", "checkpoint", "components.py", "config", "engine",
+    "error_budget.py", "errors.py", "laws", "ops", "params",
 }  # fmt: skip
 
 

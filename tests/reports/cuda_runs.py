@@ -27,8 +27,8 @@ from families import ROWS
 from helpers import cuda_stubs
 from helpers.cuda_placement import place_all, problems
 from helpers.hf_oracle import draw_keys
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.config import Config
-from tfm.refimpl.families import read_config
 from tfm.runtime.bundle import operator_limits, targets
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import Platform

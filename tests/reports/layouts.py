@@ -16,12 +16,12 @@ from pathlib import Path
 from families import ROWS
 from families.kit import Row
 from tfm.export.layouts.convert import LAYOUTS
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.families import read_config
 from tfm.runtime.bundle import targets
 
-FILE = Path(__file__).parents[1] / "refimpl" / "config_readers" / "public_configs.jsonl"
+FILE = Path(__file__).parents[1] / "refimpl" / "checkpoint" / "config_readers" / "public_configs.jsonl"
 HEAD = ("layout", "takes every config", "takes some")
 # What checkpoints have and transformers' defaults lack.
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}

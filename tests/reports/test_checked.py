@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from families import ROWS
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.families import families
 from tfm.refimpl.errors import ConfigError
-from tfm.refimpl.families import families
 
 from reports import checked
 
@@ -42,7 +42,7 @@ def test_the_run_was_long_enough():
 
 
 def test_the_page_shows_it():
-    text = (Path(__file__).parents[2] / "FAMILIES.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "FAMILIES.md").read_text()
     block = text.split("<!-- families: PYTHONPATH=tests python -m reports.checked --table -->\n")[1].split(
         "\n<!-- end -->"
     )[0]

@@ -12,7 +12,7 @@ from reports import cuda_runs
 
 
 def test_the_page_shows_it():
-    text = (Path(__file__).parents[2] / "RUNTIMES.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "RUNTIMES.md").read_text()
     block = text.split("<!-- cuda runs: PYTHONPATH=tests python -m reports.cuda_runs --table -->\n")[1]
     assert block.split("\n<!-- end -->")[0] == cuda_runs.table()
 

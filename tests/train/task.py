@@ -11,10 +11,10 @@ import numpy as np
 from compare import models
 from loop import Row, train
 from tfm.refimpl.checkpoint.open import save_checkpoint
+from tfm.refimpl.checkpoint.tokenizers import training
+from tfm.refimpl.checkpoint.tokenizers.tokenizer import dumps, read
 from tfm.refimpl.config import Attention, Config, Layer, Plain, RMSNorm
 from tfm.refimpl.params.tree import map_leaves
-from tfm.refimpl.tokenizers import training
-from tfm.refimpl.tokenizers.tokenizer import dumps, read
 from tfm.runtime.progress import Progress, silent
 from tfm.runtime.tasks import Model
 from tfm.runtime.text.tokenizer import Tokenizer

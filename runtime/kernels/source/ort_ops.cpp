@@ -407,7 +407,7 @@ ort::Status *attention(void *made, ort::Context *context) {
     if (!scratch.whole) return wrong("no memory for scores");
     switch (node.kernels->attention(&call, scratch.start, {context, run})) {
         case Attended::MISFIT: return wrong("the tokens must fit the cache and the tables");
-        case Attended::TOO_LARGE: return wrong("a key or value doesn't fit the cache");  // runtime.ort.kernel_path reads this
+        case Attended::TOO_LARGE: return wrong("a key or value doesn't fit the cache");  // runtime.ort.kernel_backend reads this
         case Attended::DONE: return nullptr;
     }
     return nullptr;

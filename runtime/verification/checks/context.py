@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class VerifyContext:
     """The bundle, what it is compared with, and when time is up (`time.monotonic`).
 
-    `advance` is told how much of a long check is done, and how much there is. `paths` are the outputs for the
-    golden tokens, all at once, by what computed them, or why nothing could: checks that ran put them there.
+    `advance` is told how much of a long check is done, and how much there is. `backends` are the outputs for
+    the golden tokens, all at once, by what computed them, or why nothing could: checks that ran put
+    them there.
     """
 
     bundle: Bundle
@@ -35,7 +36,7 @@ class VerifyContext:
     device: str
     threads: int | None
     advance: Callable[[int, int], None] = lambda done, total: None
-    paths: dict[str, Array | str] = field(default_factory=dict)
+    backends: dict[str, Array | str] = field(default_factory=dict)
 
     def out_of_time(self) -> bool:
         return time.monotonic() > self.until

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ...bundle import kernel_layout
+from ...bundle import kernel_storage
 from ...bundle.bundle import Bundle
 from ...bundle.graph_io import Graph, graphs
 from ...bundle.plan import Tensor
-from ...ort import kernel_path
+from ...ort import kernel_backend
 from ..graph_settings import different_settings
 from ..report import Row
 from .context import VerifyContext
@@ -24,11 +24,11 @@ def check_graphs(context: VerifyContext) -> Iterator[Row]:
         bundle.check_graph(graph)
         data = (bundle.path / graph.file).read_bytes()
         yield _row(graph.file, data, graph, bundle, bundle.manifest.tensors)
-    if kernel_path.without_graphs(bundle):
+    if kernel_backend.without_graphs(bundle):
         return
     for graph in graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache):
         data, _ = bundle.kernel_graph(graph)
-        file = kernel_layout.GRAPHS[graph.file]
+        file = kernel_storage.GRAPHS[graph.file]
         yield _row(file, data, graph, bundle, bundle.kernel_tensors)
 
 

@@ -17,7 +17,7 @@ from ..report import NOT_REACHED, Row
 from ..streamed_reference import Inputs, Precision, outputs
 from . import replay
 from .context import VerifyContext
-from .kernels import all_paths
+from .kernels import all_backends
 from .text import bundle_tokenizer, reference_engine, why_no_texts
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ TEXT_TOKENS = 24
 
 
 def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
-    """Each token that the bundle chooses, on each path, is the specification's, given its tokens before it.
+    """Each token that the bundle chooses, on each backend, is the specification's, given those before it.
 
     Another token is allowed where the specification's two logits differ by no more than two budgets.
     """
-    paths = all_paths(context)
-    for name, (engine, golden) in paths.items():
+    backends = all_backends(context)
+    for name, (engine, golden) in backends.items():
         yield _greedy_row(context, f"{name}greedy tokens equal the specification's", engine, golden)
 
 
@@ -70,8 +70,8 @@ def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Go
 
 
 def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
-    """What the bundle on each path and the specification write after some prompts, and how many tokens they
-    share.
+    """What the bundle on each backend and the specification write after some prompts, and how many tokens
+    they share.
 
     They decode on their own, so after the first other token the texts have nothing to do with each other.
     """
@@ -81,7 +81,7 @@ def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
         return
     bundle, reference = context.bundle, reference_engine(context)
     tokenizer = bundle_tokenizer(bundle)
-    paths = all_paths(context)
+    backends = all_backends(context)
     for number, prompt in enumerate(PROMPTS, 1):
         if context.is_over(number - 1, len(PROMPTS)):
             yield Row(f"{name} {number}", missing=NOT_REACHED)
@@ -92,13 +92,13 @@ def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
             yield Row(f"{name} {number}", note="the context has no room")
             continue
         specified = _specified_tokens(context, reference, ids, room)
-        for path, (engine, _) in paths.items():
+        for backend, (engine, _) in backends.items():
             own = list(generate(engine, _sequence(context, ids, room)))
             longest = max(len(own), len(specified))
             pairs = zip_longest(own, specified)
             shared = next((i for i, (one, other) in enumerate(pairs) if one != other), longest)
             texts = (prompt, tokenizer.decode(own), tokenizer.decode(specified))
-            row_name = f"{path}{name} {number}"
+            row_name = f"{backend}{name} {number}"
             yield Row(row_name, shared, unit="tokens shared", of=longest, texts=texts)
 
 

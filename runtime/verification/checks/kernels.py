@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...bundle.bundle import Bundle
 from ...kernels.library import INSTRUCTION_SETS, Library
-from ...ort import kernel_path
-from ...ort.kernel_path import KernelPath
+from ...ort import kernel_backend
+from ...ort.kernel_backend import KernelBackend
 from ...progress import silent
 from ..golden import Golden
 from ..report import Row
@@ -25,39 +25,39 @@ SUBJECT = "outputs over tfm's own kernels"
 
 def has_kernels(bundle: Bundle) -> bool:
     """Whether a bundle can run on kernels."""
-    return not kernel_path.without_graphs(bundle)
+    return not kernel_backend.without_graphs(bundle)
 
 
 class OnKernels(NamedTuple):
     """A bundle's engine over kernels, and what its sessions are made of."""
 
     engine: OrtEngine
-    path: KernelPath
+    backend: KernelBackend
 
 
 def on_kernels(context: VerifyContext) -> OnKernels | str:
     """The bundle over kernels, or a line that says why it isn't there."""
     from ...ort.engine import OrtEngine
 
-    library = kernel_path.library_for(context.bundle)
+    library = kernel_backend.library_for(context.bundle)
     if isinstance(library, str):
         return library
     try:
-        path = kernel_path.prepared(context.bundle, library)
+        backend = kernel_backend.prepared(context.bundle, library)
     except OSError as error:
-        return kernel_path.no_room(error)
-    return OnKernels(OrtEngine(context.bundle, "cpu", context.threads, kernels=path), path)
+        return kernel_backend.no_room(error)
+    return OnKernels(OrtEngine(context.bundle, "cpu", context.threads, kernels=backend), backend)
 
 
-def all_paths(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
+def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
     """The bundle on ONNX Runtime's operators and, where they run here, over kernels; each with the golden
     outputs that say how far it may be off, by what the names of its rows begin with."""
-    paths = {"": (context.engine, context.golden)}
+    backends = {"": (context.engine, context.golden)}
     if has_kernels(context.bundle):
         found = on_kernels(context)
         if isinstance(found, OnKernels):  # else its own check says why
-            paths[f"{found.path.name}: "] = found.engine, context.golden.with_half_cache
-    return paths
+            backends[f"{found.backend.name}: "] = found.engine, context.golden.with_half_cache
+    return backends
 
 
 def check_kernels(context: VerifyContext) -> Iterator[Row]:
@@ -66,23 +66,23 @@ def check_kernels(context: VerifyContext) -> Iterator[Row]:
     if isinstance(found, str):
         yield Row(SUBJECT, note=found)
         return
-    name = found.path.name
+    name = found.backend.name
     for row in golden_rows(context, found.engine, context.golden.with_half_cache, name):
         yield replace(row, name=f"{name}: {row.name}")
-    _run_others(context, found.path)
+    _run_others(context, found.backend)
 
 
-def _run_others(context: VerifyContext, path: KernelPath) -> None:
+def _run_others(context: VerifyContext, backend: KernelBackend) -> None:
     """The outputs by the other instruction sets."""
     from ...ort.engine import OrtEngine
 
     for name in INSTRUCTION_SETS:
-        if name == path.library.instruction_set or context.out_of_time():
+        if name == backend.library.instruction_set or context.out_of_time():
             continue
-        found = kernel_path.find(silent, name)
+        found = kernel_backend.find(silent, name)
         if isinstance(found, Library) and found.instruction_set == name:
-            other = replace(path, library=found)
+            other = replace(backend, library=found)
             engine = OrtEngine(context.bundle, "cpu", context.threads, kernels=other)
-            context.paths[other.name] = replay.run_at_once(engine, context.golden)
+            context.backends[other.name] = replay.run_at_once(engine, context.golden)
         else:
-            context.paths[f"kernels ({name})"] = f"this processor lacks {name}"
+            context.backends[f"kernels ({name})"] = f"this processor lacks {name}"

@@ -46,23 +46,23 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
     expected, engine = context.golden.plain, float_products_here(context)
     if expected is None or engine is None:
         return
-    outputs = context.paths[FLOAT_PRODUCTS] = replay.run_at_once(engine, context.golden)
+    outputs = context.backends[FLOAT_PRODUCTS] = replay.run_at_once(engine, context.golden)
     unit = output_unit(engine.config)
     yield from _errors("products in float", context.golden.view(outputs), expected, unit)
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     """Outputs for the golden tokens, all at once and in each other way that they can be given."""
-    path = ORT if context.golden.plain is None else INTEGER_PRODUCTS
-    yield from golden_rows(context, context.engine, context.golden, path)
+    backend = ORT if context.golden.plain is None else INTEGER_PRODUCTS
+    yield from golden_rows(context, context.engine, context.golden, backend)
 
 
-def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, path: str) -> Iterator[Row]:
+def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, backend: str) -> Iterator[Row]:
     """An engine's outputs for the golden tokens, all at once and in each other way that they can be given.
 
-    `path` is what it is called in `context.paths`.
+    `backend` is what it is called in `context.backends`.
     """
-    all_outputs = context.paths[path] = replay.run_at_once(engine, golden)
+    all_outputs = context.backends[backend] = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
     yield from _errors("whole", outputs, golden.own, unit)
     if isinstance(engine.config.head, LM | MaskedLM):

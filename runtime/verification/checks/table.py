@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder, has_mtp
 from ...bundle.bundle import Bundle
-from . import caches, files, graphs, greedy, kernels, logits, mtp, paths, text, weights
+from . import backends, caches, files, graphs, greedy, kernels, logits, mtp, text, weights
 from .context import Check
 
 
@@ -29,7 +29,7 @@ CHECKS: dict[str, Check] = {
     "numbers": Check(logits.check_golden_outputs, "outputs for the golden tokens"),
     "kernels": Check(kernels.check_kernels, kernels.SUBJECT, applies=kernels.has_kernels),
     "mtp": Check(mtp.check_module, mtp.SUBJECT, applies=_has_module),
-    "paths": Check(paths.check_paths, paths.SUBJECT, applies=paths.is_quantized),
+    "backends": Check(backends.check_backends, backends.SUBJECT, applies=backends.is_quantized),
     "greedy": Check(
         greedy.check_greedy_tokens,
         f"{greedy.GREEDY_TOKENS} greedy tokens against the specification's",

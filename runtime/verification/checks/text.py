@@ -19,7 +19,7 @@ from ..metrics import Likeness, Pair, fidelities, fidelity, likeness
 from ..report import Row, judged
 from ..specification_error import Figure, budget_over_text, kl_budget_over_text
 from .context import VerifyContext
-from .kernels import all_paths
+from .kernels import all_backends
 from .logits import float_products_here, output_unit
 from .rounding_limit import FLOATS, REFERENCE, pairs, rounding_limit, yardsticks
 
@@ -93,7 +93,7 @@ def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]
 def _compare_predictions(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """Predictions of the next token, on each path that computes the bundle."""
+    """Predictions of the next token, on each backend that computes the bundle."""
     ids = tokenizer.encode(text)
     if not ids:
         yield Row(KL, note="the text has no token")
@@ -102,10 +102,10 @@ def _compare_predictions(
     measured = yardsticks(context, reference)
     plain = float_products_here(context)
     own = {} if plain is None else {PLAIN: plain}
-    paths = all_paths(context)
+    backends = all_backends(context)
     results = fidelities(
-        {**measured, **own, **{name: engine for name, (engine, _) in paths.items()}},
-        [*pairs(measured), *((FLOATS, name) for name in own), *((REFERENCE, name) for name in paths)],
+        {**measured, **own, **{name: engine for name, (engine, _) in backends.items()}},
+        [*pairs(measured), *((FLOATS, name) for name in own), *((REFERENCE, name) for name in backends)],
         ids,
         window,
         before=before,
@@ -118,7 +118,7 @@ def _compare_predictions(
     def kl_of(truth: Engine) -> Figure:
         return lambda engine: fidelity(engine, truth, read, window, before=before).kl
 
-    for name, (_, golden) in paths.items():
+    for name, (_, golden) in backends.items():
         result = results[REFERENCE, name]
         row = _divergence(context, reference, golden, kls, result.kl, kl_of(reference), note, exact)
         yield replace(row, name=f"{name}{KL}")
@@ -151,7 +151,7 @@ def _divergence(
     note: str,
     exact: bool,
 ) -> Row:
-    """A path's KL divergence: of weights in few bits within what rounding explains, of the same weights in
+    """A backend's KL divergence: of weights in few bits within what rounding explains, of the same weights in
     floats within what the golden budget allows."""
     budget = np.inf
     if context.bundle.manifest.schemes:
@@ -170,15 +170,15 @@ def _divergence(
 def _compare_encoders(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """Outputs of an encoder's head, sentence by sentence, on each path that computes the bundle."""
+    """Outputs of an encoder's head, sentence by sentence, on each backend that computes the bundle."""
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
     texts = [tokenizer.encode(s, add_special_tokens=True)[: reference.config.context] for s in sentences]
     texts = [ids for ids in texts if ids]
     if not texts:
         yield Row("likeness over a text", note="the text has no token")
         return
-    paths = all_paths(context)
-    for name, (engine, golden) in paths.items():
+    backends = all_backends(context)
+    for name, (engine, golden) in backends.items():
         result = likeness(engine, reference, texts, enough=lambda done: context.is_over(done, len(texts)))
         of_all = f"{result.texts} of {len(texts)} sentences, {note}"
         for row in _encoder_rows(context, reference, golden, result, texts, of_all, exact):

@@ -36,7 +36,7 @@ from tfm.runtime.hub.aliases import ALIASES
 from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.hub.model_names import CATALOGUE
 from tfm.runtime.kernels import build, compilers, probe
-from tfm.runtime.ort import kernel_path, providers
+from tfm.runtime.ort import kernel_backend, providers
 from tfm.runtime.progress import silent
 from tfm.runtime.tasks import model
 from tfm.runtime.text.template_process import SHARED
@@ -562,7 +562,7 @@ def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
 
 
 def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkeypatch):
-    from tfm.refimpl.weights.loader import Leaves
+    from tfm.refimpl.checkpoint.weights.loader import Leaves
 
     monkeypatch.setattr(Leaves, "load", None)
     told = tfm("inspect", checkpoint, "--json").json
@@ -724,7 +724,7 @@ def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp
     monkeypatch.setattr(compilers, "_zig", lambda platform: None)
     monkeypatch.setattr(probe, "attempt", lambda *_: probe.Result("runs", "avx2"))
     refusals: list[str] = []
-    monkeypatch.setattr(kernel_path, "why_refused", lambda _: "".join(refusals))
+    monkeypatch.setattr(kernel_backend, "why_refused", lambda _: "".join(refusals))
     monkeypatch.delenv("TFM_KERNELS", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -15,9 +15,9 @@ from helpers import tiny_models
 from helpers.config_strategies import narrowed
 from helpers.hf_oracle import make_model
 from tfm.cli.commands import inspect
+from tfm.refimpl.checkpoint.formats.safetensors import SafeTensors, save
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import to_json
-from tfm.refimpl.formats.safetensors import SafeTensors, save
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle.schemes import SCHEMES

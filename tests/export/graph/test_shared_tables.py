@@ -15,7 +15,7 @@ from tfm.export.bundle_writer import export
 from tfm.export.graph.shared_tables import read_once
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.weights.loader import Leaves
+from tfm.refimpl.checkpoint.weights.loader import Leaves
 from tfm.runtime.bundle.plan import Tensor
 
 ROWS, BLOCK, COUNT = 7, 32, 3

@@ -20,7 +20,7 @@ from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.runtime.bundle import targets
-from tfm.runtime.bundle.kernel_layout import Halves
+from tfm.runtime.bundle.kernel_storage import Halves
 from tfm.runtime.bundle.plan import Plan
 from tfm.runtime.bundle.weight_formats import WeightFormat
 

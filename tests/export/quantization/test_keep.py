@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from helpers import gguf_writer
 from tfm.cli.main import main
+from tfm.refimpl.checkpoint.formats.dtypes import KINDS, widen
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.formats.dtypes import KINDS, widen
 from tfm.refimpl.ops.quant import Blocks, dequantize
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.kept_weights import by_weight, totals

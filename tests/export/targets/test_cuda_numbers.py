@@ -11,9 +11,9 @@ from families import ROWS
 from helpers import tiny_models
 from helpers.exported import exported
 from helpers.hf_oracle import draw_keys
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.config import Config, FirstToken, Pool, QuestionTokens
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.families import read_config
 from tfm.refimpl.laws.kit.budget import cast
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.ort import engine as runtime

@@ -12,9 +12,9 @@ import torch
 from families import ROWS
 from helpers.refused import refused
 from safetensors.torch import save_file
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
-from tfm.refimpl.families import read_config
 
 BART = ("bart", "marian", "mbart", "pegasus")
 PAIRS = (*BART, "t5", "mt5")

@@ -10,13 +10,13 @@ import pytest
 import transformers
 from helpers import tiny_models
 from helpers.refused import refused
+from tfm.refimpl.checkpoint.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS, UNSUPPORTED
+from tfm.refimpl.checkpoint.config_readers.gguf_metadata import as_config_json
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.generation_config import WITH_ENCODER, Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
-from tfm.refimpl.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS, UNSUPPORTED
-from tfm.refimpl.config_readers.gguf_metadata import as_config_json
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import CheckpointError, ConfigError
-from tfm.refimpl.families import read_config
 
 PAIR, ALONE = tiny_models.encoder_decoder(), tiny_models.llama()
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from helpers import tiny_models, torch_writer
 from helpers.refused import refused
+from tfm.refimpl.checkpoint.formats.model_directory import LIMITS, Directory
+from tfm.refimpl.checkpoint.formats.safetensors import save
 from tfm.refimpl.checkpoint.open import Generation, materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
-from tfm.refimpl.formats.model_directory import LIMITS, Directory
-from tfm.refimpl.formats.safetensors import save
 from tfm.refimpl.params.tree import flatten
 
 TOKENIZERS = {

@@ -11,11 +11,11 @@ from helpers import tiny_models
 from helpers.float64 import Float64, randomize
 from helpers.refused import refused
 from safetensors.torch import save_file
+from tfm.refimpl.checkpoint.formats.tensor_source import SINGLE
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.formats.tensor_source import SINGLE
 from tfm.refimpl.params.tree import map_leaves
 
 KIND = "sentence_transformers.models."

@@ -32,7 +32,7 @@ from tfm.refimpl.ops.linear_attention import (
 from tfm.refimpl.ops.ring import Placement, place, ring_attend
 from tfm.refimpl.ops.sparse import (
     BlockPairs,
-    bigbird_layout,
+    bigbird_pattern,
     block_pairs,
     longformer_layout,
     longformer_mask,
@@ -139,11 +139,11 @@ def test_banded_is_flex_attention(band: int, two_sided: bool, sinks: int):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_bigbird_is_flex_attention():
     chosen = np.random.default_rng(0).integers(0, 6, (6, 2))
-    layout = bigbird_layout(np.arange(6), np.arange(6), chosen, reach=1, first=1)
+    pattern = bigbird_pattern(np.arange(6), np.arange(6), chosen, reach=1, first=1)
     q, k, v = drawn(0, 2, 24, 6, 2)
     blocks = [a.reshape(2, 6, 4, *a.shape[2:]) for a in (q, k, v)]
-    expected = flex(q, k, v, lambda i, j: t(layout)[i // 4, j // 4])
-    equal(sparse_attend(*blocks, BlockPairs(*block_pairs(layout))).reshape(q.shape), expected)
+    expected = flex(q, k, v, lambda i, j: t(pattern)[i // 4, j // 4])
+    equal(sparse_attend(*blocks, BlockPairs(*block_pairs(pattern))).reshape(q.shape), expected)
 
 
 def test_sparse_is_longformer():
@@ -192,7 +192,7 @@ def test_ring_is_torchs_attention():
     q, k, v = drawn(0, 2, 11, 6, 2)
     heads = [t(a).transpose(1, 2) for a in (q, k, v)]
     expected = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
-    owner = place(np.arange(11), np.arange(4), layout="zigzag")
+    owner = place(np.arange(11), np.arange(4), placement="zigzag")
     equal(ring_attend(q, k, v, Placement(owner, np.arange(4)), tile=2, causal=True), expected.transpose(1, 2))
 
 

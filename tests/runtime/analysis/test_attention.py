@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tfm.refimpl.tokenizers.tokenizer import Encoding
+from tfm.refimpl.checkpoint.tokenizers.tokenizer import Encoding
 from tfm.runtime.analysis import attention
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from tfm.cli.console import size
+from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.config import Config
-from tfm.refimpl.families import read_config
 from tfm.runtime.analysis import sizes
 
-GUIDE = Path(__file__).parents[3] / "GUIDE.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "GUIDE.md"
 CONTEXTS = (1024, 8192, 131_072)
 COMMON = {
     "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "vocab_size": 151_936,

@@ -23,14 +23,14 @@ from tfm.export.tokenizer_text import quick_to_load
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.weights.left_out import LeftOut
 from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
-from tfm.refimpl.weights.left_out import LeftOut
-from tfm.runtime.bundle import manifest, weight_layout
+from tfm.runtime.bundle import manifest, weight_storage
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.progress import silent
 
@@ -67,13 +67,13 @@ def bundle(made, tmp_path) -> Path:
 
 
 def test_joined_leaves_are_restored_once(bundle, monkeypatch):
-    restored, restore = [], weight_layout.restore
+    restored, restore = [], weight_storage.restore
 
     def counted(group, tensors):
         restored.append(group.name)
         return restore(group, tensors)
 
-    monkeypatch.setattr(weight_layout, "restore", counted)
+    monkeypatch.setattr(weight_storage, "restore", counted)
     opened = open_bundle(bundle)
     leaves = [opened.leaf(name) for name in parameter_shapes(CONFIG)]
     assert sorted(restored) == sorted(opened.plan.groups)

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from tfm.runtime.bundle.kernel_layout import DOMAIN, KERNELS
+from tfm.runtime.bundle.kernel_storage import DOMAIN, KERNELS
 from tfm.runtime.bundle.operators import OPERATORS
 from tfm.runtime.bundle.same_bits import KEPT_BY_ONNX, ROUNDED, SameBits, promise
 

@@ -129,7 +129,7 @@ def test_verify_detects_that_a_token_too_many_is_dropped(
     rows = {row.name: row for row in verify(engine.model.parent, full=True).rows}
     assert rows[name].ok
     assert rows[name].note == "after 292 tokens"
-    monkeypatch.setattr(cache_kind, "kept", lambda window: window - 2)
+    monkeypatch.setattr(cache_kind, "retained", lambda window: window - 2)
     assert [row.name for row in verify(engine.model.parent, full=True).failed] == [name]
     unchecked = verify(engine.model.parent, seconds=0, full=True).unchecked
     assert CHECKS["windows"].subject in [row.name for row in unchecked]

@@ -5,8 +5,8 @@ import math
 import pytest
 from helpers.configs import PUBLIC
 from helpers.refused import refused
+from tfm.refimpl.checkpoint.families import read_config, with_model_type
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.families import read_config, with_model_type
 from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.hub.aliases import ALIASES

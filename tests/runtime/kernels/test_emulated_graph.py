@@ -16,11 +16,11 @@ import pytest
 from helpers import gcc, peers, tiny_models
 from helpers.exported import exported
 from tfm.refimpl.ops.position_tables import position_tables
-from tfm.runtime.bundle import kernel_layout
+from tfm.runtime.bundle import kernel_storage
 from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.kernels.compilers import FLAGS
-from tfm.runtime.ort import kernel_path
+from tfm.runtime.ort import kernel_backend
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.verification import golden
 
@@ -88,11 +88,11 @@ def test_the_golden_check_over_neon(kernels_on: Path, tmp_path: Path):
     )
 
     bundle = exported(tmp_path, CONFIG, seed=11, quant="int8")
-    here = kernel_path.choose(bundle)
+    here = kernel_backend.choose(bundle)
     assert not isinstance(here, str), here
     (graph,) = graphs(CONFIG, half=bundle.manifest.half_cache)
     (tmp_path / "graph.onnx").write_bytes(bundle.kernel_graph(graph)[0])
-    shutil.copy(here.weights / kernel_layout.DATA, tmp_path)
+    shutil.copy(here.weights / kernel_storage.DATA, tmp_path)
     expected = golden.load(bundle)
     given = content(feeds(bundle, expected))
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tfm.runtime.bundle.kernel_layout import KERNELS
+from tfm.runtime.bundle.kernel_storage import KERNELS
 
 API = 17
 CREATE_DOMAIN, ADD_OPERATOR, ADD_DOMAIN = (

@@ -24,9 +24,9 @@ from tfm.refimpl.errors import ConfigError, ExportError, LimitError
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.graph_io import MTP, graphs
-from tfm.runtime.ort import kernel_path
+from tfm.runtime.ort import kernel_backend
 from tfm.runtime.ort.engine import OrtEngine
-from tfm.runtime.ort.kernel_path import KernelPath
+from tfm.runtime.ort.kernel_backend import KernelBackend
 from tfm.runtime.tasks import Model
 from tfm.runtime.verification import golden
 from tfm.runtime.verification.checks.context import VerifyContext
@@ -84,8 +84,8 @@ def test_a_module_is_the_specifications(bundles: Callable[..., Path], name: str,
     stored = golden.load(bundle)
     ids = np.random.default_rng(0).integers(0, bundle.config.embedding.vocabulary, (1, 12))
     engines = [OrtEngine(bundle)]
-    kernels = kernel_path.choose(bundle)
-    if isinstance(kernels, KernelPath):
+    kernels = kernel_backend.choose(bundle)
+    if isinstance(kernels, KernelBackend):
         engines.append(OrtEngine(bundle, kernels=kernels))
     for engine in engines:
         allowed = stored.own.budget

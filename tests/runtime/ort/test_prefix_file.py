@@ -21,7 +21,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ArgumentError, ExportError, LimitError
 from tfm.runtime.kernels.library import Library, find
-from tfm.runtime.ort import kernel_path, prefix_file
+from tfm.runtime.ort import kernel_backend, prefix_file
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import Model
 from tfm.runtime.tasks.generate import Prompt, prefix_cache
@@ -84,18 +84,18 @@ def test_on_kernels_any_prompt_that_begins_alike_has_its_own_text(
 ) -> None:
     library = find()
     assert isinstance(library, Library), library
-    monkeypatch.setattr(kernel_path, "find", lambda *_: library)
+    monkeypatch.setattr(kernel_backend, "find", lambda *_: library)
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
     path, file = bundle("whole"), tmp_path / "prefix"
     for threads in (1, 2):
         model = runtime.load(path, threads=threads)
-        assert model.engine.path.startswith("kernels")
+        assert model.engine.backend.startswith("kernels")
         assert model.engine.same_bits
         for question in QUESTIONS:
             assert text(model, SHARED + question, prefix=file) == text(model, SHARED + question)
         other = model.generate("Something else", max_new_tokens=4, prefix=file)
         assert str(other) == str(model.generate("Something else", max_new_tokens=4))
-    monkeypatch.setattr(kernel_path, "find", find)
+    monkeypatch.setattr(kernel_backend, "find", find)
     monkeypatch.setenv("TFM_KERNELS", "0")
     with refused(ArgumentError, "'kernels", "ONNX", "Runtime"):
         text(runtime.load(path), SHARED, prefix=file)

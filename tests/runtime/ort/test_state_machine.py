@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
         if cache_kinds.recurrent(kinds):
             assert not len(self.lengths) or np.array_equal(self.caches[0].floor, self.lengths)
         elif len(self.lengths):
-            kept = [cache_kind.kept(size) for size in cache_kinds.windows(kinds)]
+            kept = [cache_kind.retained(size) for size in cache_kinds.windows(kinds)]
             full = self.written > min(kept, default=np.inf)
             assert (self.caches[0].floor <= np.where(full, self.written - cache_kind.SLACK, 0)).all()
 

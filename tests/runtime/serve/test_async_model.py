@@ -120,7 +120,7 @@ def test_answers_have_the_bits_of_chat_on_kernels(
 ) -> None:
     path = serving.bundle(tmp_path, "int8")
     model = load(path, threads=1)
-    assert model.engine.path.startswith("kernels")
+    assert model.engine.backend.startswith("kernels")
     check_against_chat(model, asyncio.run(ask_all(model, slots=4, chunk=9)), exactly=True)
 
 

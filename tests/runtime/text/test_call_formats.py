@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.drawn_answers import Drawn, answer, cuttings, mutant
-from tfm.refimpl.formats.strict_json import parse
+from tfm.refimpl.checkpoint.formats.strict_json import parse
 from tfm.runtime.text.argument_types import Schema
 from tfm.runtime.text.call_formats import BY_NAME, FORMATS, CallFormat
 from tfm.runtime.text.call_parser import AnswerParser, Event, joined, read_answer
@@ -90,7 +90,9 @@ def test_any_text_is_read(name: str) -> None:
 
 
 def test_each_format_is_documented() -> None:
-    table = (Path(__file__).parents[3] / "FAMILIES.md").read_text().partition("## Calls and thoughts")[2]
+    table = (
+        (Path(__file__).parents[3] / "docs" / "FAMILIES.md").read_text().partition("## Calls and thoughts")[2]
+    )
     assert re.findall("^[|] `(.*?)`", table, re.MULTILINE) == NAMES
 
 

@@ -12,9 +12,9 @@ from helpers.gguf_tokenizers import charsmap
 from helpers.text_strategies import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.tokenizers import decoders
+from tfm.refimpl.checkpoint.tokenizers.tokenizer import read
 from tfm.refimpl.errors import CheckpointError, LimitError
-from tfm.refimpl.tokenizers import decoders
-from tfm.refimpl.tokenizers.tokenizer import read
 from tfm.runtime.text import text_growth
 from tfm.runtime.text.tokenizer import Tokenizer
 

@@ -11,8 +11,8 @@ from helpers import text_strategies
 from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.tokenizers.auto_tokenizer.clean_up import cleaned_up
 from tfm.refimpl.errors import CheckpointError, LimitError
-from tfm.refimpl.tokenizers.auto_tokenizer.clean_up import cleaned_up
 from tfm.runtime.text import tokenizer as module
 from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import DecodeStream, Tokenizer

@@ -17,9 +17,9 @@ import pytest
 from helpers import tiny_models
 from helpers.task_models import ModelFiles
 from helpers.user_tokenizers import TEXTS, UserTokenizer, tokenizers
+from tfm.refimpl.checkpoint.formats.model_directory import Directory
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer, with_special_tokens
-from tfm.refimpl.formats.model_directory import Directory
 from tfm.runtime.tasks.base import TaskModel
 from tfm.runtime.tasks.encoder_batches import encoded
 from tfm.runtime.tasks.generate import prompt_ids

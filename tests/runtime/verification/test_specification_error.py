@@ -84,7 +84,7 @@ def rows(config, scale: float, budget: float, schemes: dict | None = None) -> di
     compare = text._compare_predictions if stack == "decoder" else text._compare_encoders
     tokenizer = Tokenizer(text_strategies.wordpiece().to_str(), config.embedding.vocabulary)
     reference, paths = NumpyEngine(config, weights), {"": (engine, golden)}
-    with mock.patch.object(text, "all_paths", return_value=paths):
+    with mock.patch.object(text, "all_backends", return_value=paths):
         found = list(compare(context, reference, tokenizer, "the cat is catting.", "", True))
     return {row.name: row for row in found}
 

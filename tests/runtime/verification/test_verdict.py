@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tfm.runtime.verification.checks.backends import KL as BACKEND_KL
 from tfm.runtime.verification.checks.logits import COSINE
-from tfm.runtime.verification.checks.paths import KL as PATH_KL
 from tfm.runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
 from tfm.runtime.verification.verdict import (
@@ -61,12 +61,12 @@ def test_embeddings_that_lost_much_are_told_with_a_remedy():
 def test_what_quantization_costs_is_told_with_a_remedy():
     """The worst of the paths that ran counts; nothing is told where none rounds."""
     figures = {"kernels": 0.0311, "floats": 0.012, "cuda": None}
-    paths = [Row(f"{name}{PATH_KL}", kl) for name, kl in figures.items()]
+    paths = [Row(f"{name}{BACKEND_KL}", kl) for name, kl in figures.items()]
     told = "predictions are up to 0.0311 nats a token from the unquantized model's"
     assert prediction_cost(report(*paths)) == told
     assert f"On the golden tokens {told}." in verdict(report(*paths))
     assert prediction_cost(report(WHOLE)) == ""
-    much = Row(f"kernels{PATH_KL}", 0.2)
+    much = Row(f"kernels{BACKEND_KL}", 0.2)
     assert prediction_cost(replace(report(*paths, much), quant="int4")).endswith("; keep and int8 lose less")
     assert not prediction_cost(report(*paths, much)).endswith("less"), "int8 has no better one"
 

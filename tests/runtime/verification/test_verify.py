@@ -536,7 +536,7 @@ def test_a_missing_device_is_no_failure(copy, monkeypatch):
     views = stored.floats.astype(np.float64), stored.own.logits.astype(np.float64)
     p, q = (np.exp(view[:, :-1] - view[:, -1:]) for view in views)
     p, q = (np.hstack([shares, 1 - shares.sum(1, keepdims=True)]) for shares in (p, q))
-    [row] = found.check("paths").rows
+    [row] = found.check("backends").rows
     assert (row.name, row.note) == ("specification: KL divergence", "no path could run here")
     assert row.figure == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-6)
     assert row.figure > 1e-6

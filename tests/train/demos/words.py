@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 from task import Example
-from tfm.refimpl.tokenizers.tokenizer import Tokenizer
+from tfm.refimpl.checkpoint.tokenizers.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

@@ -1,0 +1,178 @@
+"""A decoder of Llama's form, from config.json or from GGUF, on which many families are based."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ...config import (
+    LM,
+    MTP,
+    ONE_GROUP,
+    XIELU,
+    Activation,
+    Attention,
+    Decoder,
+    Embedding,
+    ExpertGroups,
+    FullAttention,
+    Gated,
+    Layer,
+    Mlp,
+    MoE,
+    Norm,
+    Plain,
+    RMSNorm,
+    Rope,
+    Stack,
+    Window,
+)
+from .keys import ACTIVATIONS, Keys
+from .layers import head_size, layer_count
+from .rope import exact_context, rope
+
+
+def decoder(
+    keys: Keys,
+    *,
+    kv_heads: int | None,
+    context: int,
+    attention_bias: bool,
+    mlp_bias: bool,
+    window: int | None = None,
+    theta: float = 10_000.0,
+    eps: float = 1e-6,
+    head: int | None = None,
+    tied: bool = False,
+    norm: Norm | None = None,
+    positions: Callable[..., Rope | None] = rope,
+) -> Decoder:
+    """A decoder of Llama's form with equal layers. The numbers are the family's defaults.
+
+    `norm` stands in the place of RMSNorm, where no key of the usual name states it. `positions` is `rope`,
+    or a partial of it with the family's own settings.
+    """
+    heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
+    context = keys.size("max_position_embeddings", context)
+    position = positions(keys, size, context, theta=theta)
+    norm = norm or RMSNorm(keys.positive("rms_norm_eps", eps))
+    return build(
+        vocabulary=keys.size("vocab_size"),
+        width=keys.size("hidden_size"),
+        layers=layer_count(keys),
+        attention=Attention(
+            heads=heads,
+            kv_heads=kv_heads or heads,
+            head_size=size,
+            position=position,
+            mask=FullAttention() if window is None else Window(window),
+            qkv_bias=keys.shows("attn_q.bias", stated=attention_bias),
+            out_bias=keys.shows("attn_output.bias", stated=attention_bias),
+            pre=norm,
+        ),
+        mlp=Gated(
+            keys.size("intermediate_size"),
+            keys.choice("hidden_act", ACTIVATIONS, "silu"),
+            bias=keys.shows("ffn_up.bias", stated=mlp_bias),
+            pre=norm,
+        ),
+        tied=keys.get("tie_word_embeddings", bool, tied),
+        context=exact_context(context, position),
+    )
+
+
+def build(
+    *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Mlp, tied: bool, context: int
+) -> Decoder:
+    """A decoder of equal layers, with a norm like theirs after the last."""
+    return Decoder(
+        embedding=Embedding(vocabulary, width),
+        stack=Stack((Layer(attention, mlp),) * layers, mlp.pre),
+        head=LM(tied),
+        context=context,
+    )
+
+
+def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
+    """The decoder with each layer i replaced by `change(i, layer)`."""
+    layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
+    return replace(config, stack=replace(config.stack, layers=layers))
+
+
+def with_experts(config: Decoder, mixture: Callable[[Gated], MoE], first: int = 0) -> Decoder:
+    """The decoder with a mixture, made of its gated mlp, in each layer from `first` on."""
+    dense = config.layers[0].mlp
+    assert isinstance(dense, Gated)
+    mlp = mixture(dense)
+    return map_layers(config, lambda i, layer: layer if i < first else replace(layer, mlp=mlp))
+
+
+def sigmoid_experts(
+    mlp: Gated,
+    experts: int,
+    top: int,
+    width: int,
+    *,
+    renormalize: bool = True,
+    scale: float = 1,
+    shared: int = 0,
+    groups: ExpertGroups = ONE_GROUP,
+) -> MoE:
+    """Experts of `width`, chosen by sigmoids and biases, in the place of a gated mlp (DeepSeek-V3).
+
+    The `shared` ones, which take all tokens, are one that is as wide as all of them.
+    """
+    return MoE(
+        experts,
+        top,
+        width,
+        mlp.activation,
+        "sigmoid",
+        renormalize,
+        scale=None if scale == 1 else scale,
+        choice_bias=True,
+        shared=width * shared or None,
+        groups=groups,
+        pre=mlp.pre,
+    )
+
+
+def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
+    """The decoder with the module of which config.json states one, and which is like this layer; without it
+    where there is none, or several."""
+    norm = config.stack.final_norm
+    if modules != 1 or layer is None or not isinstance(norm, RMSNorm):
+        return config
+    return replace(config, mtp=MTP(layer, norm))
+
+
+def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
+    """The decoder with the attention of each layer i replaced by `change(i, attention)`."""
+
+    def changed(i: int, layer: Layer) -> Layer:
+        assert isinstance(layer.attention, Attention), "families' decoders have attention alone"
+        return replace(layer, attention=change(i, layer.attention))
+
+    return map_layers(config, changed)
+
+
+def interleaved(config: Decoder) -> Decoder:
+    """The decoder with rotary positions that turn neighbours of a head, not its two halves."""
+
+    def change(_: int, a: Attention) -> Attention:
+        return (
+            replace(a, position=replace(a.position, interleaved=True)) if isinstance(a.position, Rope) else a
+        )
+
+    return map_attention(config, change)
+
+
+def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
+    """The decoder with plain mlps of this activation in place of gated ones."""
+
+    def plain(_: int, layer: Layer) -> Layer:
+        mlp = layer.mlp
+        assert isinstance(mlp, Gated)
+        return replace(layer, mlp=Plain(mlp.width, activation, mlp.bias, pre=mlp.pre, post=mlp.post))
+
+    return map_layers(config, plain)

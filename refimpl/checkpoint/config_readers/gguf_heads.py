@@ -1,0 +1,104 @@
+"""Heads of encoders in GGUF: a pooling in the metadata, or a classifier among the tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ...config import Attention, Classify, Config, Decoder, Dense, Encoder, Pool, Pooling, Window
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from .gguf_keys import Row, Table
+from .gguf_metadata import rows
+from .keys import ABSENT, Keys
+
+POOLINGS: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}  # a classifier has the first two only
+RANK = 4  # a classifier; also stated where the file has no tensors of one
+OUT = "cls.output.weight"
+
+
+def labelled(keys: Keys, source: TensorSource) -> bool:
+    """Whether the file has a classifier; the pooling may say so, or nothing."""
+    return OUT in source.names and keys.values.get("pooling_type", RANK) not in POOLINGS
+
+
+def _labels(keys: Keys, source: TensorSource) -> Any:
+    """The number of labels; their names may be those of a head that the file doesn't hold."""
+    names = keys.get("classifier.output_labels", list, None)
+    if not labelled(keys, source):
+        return ABSENT
+    count = rows(source, OUT)
+    if names is not None and len(names) != count:
+        raise keys.fail("classifier.output_labels", f"as many names as {OUT} has rows, {count}")
+    return count
+
+
+# The file doesn't state how a classifier's logits are read, so they stay as they are, as in llama.cpp.
+CLASSES: Table = {
+    "num_labels": Row(_labels),
+    "problem_type": Row(lambda keys, source: "regression" if labelled(keys, source) else ABSENT),
+}
+
+
+def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
+    """The encoder that a decoder becomes where the file states how its vectors are pooled."""
+    if "pooling_type" not in keys:
+        keys.harmless(**{"attention.causal": (True,)})
+        return decoder
+    causal = keys.get("attention.causal", bool, True)
+    masks = [layer.attention.mask for layer in decoder.layers if isinstance(layer.attention, Attention)]
+    if not causal and any(isinstance(mask, Window) for mask in masks):
+        # llama.cpp's windows then reach back alone, while later tokens are all seen.
+        raise keys.fail("attention.causal", "true where layers have a window")
+    encoder = Encoder(decoder.embedding, replace(decoder.stack, causal=causal), Pool("last"), decoder.context)
+    return pooled(encoder, keys)
+
+
+def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
+    """An encoder, whose vectors are pooled as the file says, unless it has a classifier."""
+    if keys.get("attention.causal", bool, False):
+        raise keys.fail("attention.causal", "false: tokens then see no later ones")
+    if not isinstance(config.head, Classify):
+        return pooled(config, keys, gguf_projections(keys, source, config.embedding.width))
+    if keys.get("pooling_type", int, RANK) != RANK:
+        raise keys.fail("pooling_type", f"one of {', '.join(map(str, (*POOLINGS, RANK)))}")
+    return config
+
+
+def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> Encoder:
+    """The encoder with the pooling that the file states."""
+    number = keys.get("pooling_type", int)
+    if number not in POOLINGS:
+        raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
+    return replace(config, head=Pool(POOLINGS[number], projections=projections))
+
+
+def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dense, ...]:
+    """The Dense modules of a sentence encoder: llama.cpp has two, without biases and activations."""
+    projections: list[Dense] = []
+    for name in ("dense_2", "dense_3"):
+        if f"{name}.weight" not in source.names:
+            continue
+        shape = source.shape(f"{name}.weight")
+        keys.restated(f"{name}_feat_in", width, f"what the step before gives, {width}")
+        keys.restated(f"{name}_feat_out", shape[0], f"the rows of {name}.weight, {shape[0]}")
+        projections.append(Dense(None, bias=False, width=shape[0]))
+        width = shape[0]
+    return tuple(projections)
+
+
+# The output table of a decoder that only reads, and the Dense modules after it.
+READING = weight_map("""
+    nothing <- output.weight
+    head.projections.0.weight <- dense_2.weight : transpose
+    head.projections.1.weight <- dense_3.weight : transpose
+""")
+CLASSIFIER = weight_map("""
+    for Classify:
+    head.dense.weight <- cls.weight : transpose
+    head.dense.bias <- cls.bias
+    head.norm.weight <- cls.norm.weight
+    head.norm.bias <- cls.norm.bias
+    head.out.weight <- cls.output.weight : table transpose
+    head.out.bias <- cls.output.bias
+""")

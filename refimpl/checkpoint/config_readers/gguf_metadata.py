@@ -1,0 +1,109 @@
+"""What keys of a GGUF file's metadata say together, and with its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...decoding.options import SamplerOptions, options
+from ...errors import ConfigError
+from ..formats.tensor_source import TensorSource
+from .keys import Keys
+from .layers import head_size, layer_count
+
+
+def embedding_rows(keys: Keys, source: TensorSource) -> int:
+    """The size of the vocabulary: the number of rows of the token table, since no key states it reliably."""
+    count = gguf_rows(keys, source, "token_embd.weight")
+    keys.restated("vocab_size", count, f"the rows of token_embd.weight, {count}")
+    return count
+
+
+def rows(source: TensorSource, name: str) -> int:
+    """The number of a table's rows: 1 for a vector, as llama.cpp's tools drop an axis of size 1."""
+    shape = source.shape(name)
+    return shape[0] if len(shape) > 1 else 1
+
+
+def gguf_rows(keys: Keys, source: TensorSource, name: str) -> int:
+    """The number of rows of a matrix that must be there, where no key states it."""
+    shape = source.shape(name) if name in source.names else ()
+    if len(shape) != 2:
+        raise ConfigError(f"{keys.where}: {name} must be there, a matrix, got shape {list(shape)}")
+    return shape[0]
+
+
+# general.sampling.*, how llama.cpp samples where nobody asks for something else, and the keys of
+# generation_config.json that its converter makes them from.
+SAMPLING = {option.gguf: option.key for option in options(SamplerOptions).values() if option.gguf}
+
+
+def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Special ids, the names of labels and how to sample, as config.json would state them."""
+    ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    labels = metadata.get(f"{architecture}.classifier.output_labels")
+    return {
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": [end for end in ends if end is not None],
+        "decoder_start_token_id": metadata.get(f"{architecture}.decoder_start_token_id"),
+        "id2label": None if labels is None else {str(i): label for i, label in enumerate(labels)},
+        **_sampling(metadata),
+    }
+
+
+def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """How the file asks to sample; a temperature of 0 is greedy there, and a negative top_k is none."""
+    keys = {f"general.sampling.{name}": key for name, key in SAMPLING.items()}
+    stated = {key: metadata[name] for name, key in keys.items() if name in metadata}
+    if not stated:
+        return {}
+    temperature = stated.get("temperature", 1.0)
+    draws = stated.keys() != {"repetition_penalty"} and (type(temperature) is not float or temperature > 0)
+    top_k = stated.setdefault("top_k", 0)
+    if type(top_k) is int:
+        stated["top_k"] = max(top_k, 0)
+    return {**stated, "do_sample": draws}
+
+
+def read_gguf_window_pattern(keys: Keys, default: int) -> int:
+    """Of how many layers one sees all, where the others have a window."""
+    return keys.size("attention.sliding_window_pattern", default)
+
+
+def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool]:
+    """Which layers have a window: those that a list marks, or all but the last of each so many."""
+    key = "attention.sliding_window_pattern"
+    if not isinstance(keys.values.get(key), list):
+        every = read_gguf_window_pattern(keys, default)
+        return [(i + 1) % every != 0 for i in range(layers)]
+    marks = keys.get(key, list)
+    if len(marks) != layers or any(type(mark) is not bool for mark in marks):
+        raise keys.fail(key, f"a number, or a list of {layers}, each true or false")
+    return marks
+
+
+def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
+    """A key's number for each layer: 0 or the same one; with `some`, not all are 0."""
+    layers, stated = layer_count(keys, "block_count"), keys.values.get(key)
+    numbers = keys.get(key, list) if isinstance(stated, list) else [keys.get(key, int)] * layers
+    whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+    if len(numbers) != layers or not whole or not some <= len(set(numbers) - {0}) <= 1:
+        raise keys.fail(key, f"a number, or a list of {layers}, each 0 or the same number")
+    return numbers
+
+
+def kv_heads_by_layer(keys: Keys) -> list[int]:
+    """The number of key/value heads of each layer, 0 of one without attention; others have the same."""
+    return numbers_by_layer(keys, "attention.head_count_kv", some=True)
+
+
+def gguf_head_size(keys: Keys) -> int:
+    """The size of a head, the width divided by the number of heads."""
+    return head_size(keys, "embedding_length", "attention.head_count")
+
+
+def own_head_size(keys: Keys) -> int:
+    """The head size where a key may state it; values must have the same."""
+    size = keys.size("attention.key_length", None) or gguf_head_size(keys)
+    keys.restated("attention.value_length", size, f"the head's size, {size}")
+    return size

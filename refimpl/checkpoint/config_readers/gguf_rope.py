@@ -1,0 +1,84 @@
+"""Rotary positions in GGUF: numbers in the metadata, divisors of frequencies as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConfigError
+from ..formats.tensor_source import TensorSource
+from . import rope
+from .keys import ABSENT, Keys
+
+SCALING_TYPES = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
+ORIGINAL = "rope.scaling.original_context_length"
+SECTIONS = "rope.dimension_sections"
+SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"
+
+
+def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
+    """The scaling as config.json states it. Those of LongRoPE and Llama 3.1 are tensors with a divisor per
+    pair; others are numbers."""
+    keys.get("rope.scaling.finetuned", bool, True)
+    kind = keys.choice("rope.scaling.type", SCALING_TYPES, "linear")  # llama.cpp's default with a factor
+    factor, context = keys.positive("rope.scaling.factor", 1.0), keys.size("context_length")
+    pairs = keys.size("rope.dimension_count", head_size) // 2
+    divided = [name for name in (SHORT, LONG, DIVISORS) if name in source.names]
+    if divided and factor != 1:
+        raise keys.fail("rope.scaling.factor", f"1 beside {divided[0]}")
+    if DIVISORS in divided:
+        # The converter keeps only the divisors: the largest is the factor, the other numbers are Llama 3's.
+        factor, trained = max(_divisors(keys, source, DIVISORS, pairs)), keys.size(ORIGINAL, 8192)
+        own = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        return {"rope_type": "llama3", "factor": factor, rope.ORIGINAL: trained, **own}
+    original = {rope.ORIGINAL: keys.size(ORIGINAL, context)}
+    if divided or kind == "longrope":
+        short, long = ([*_divisors(keys, source, name, pairs)] for name in (SHORT, LONG))
+        magnitude = keys.positive("rope.scaling.attn_factor", 1.0)
+        factors = {"short_factor": short, "long_factor": long, "attention_factor": magnitude}
+        return {"rope_type": "longrope", **original, **factors}
+    if kind == "yarn":
+        for name in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
+            if keys.get(f"rope.scaling.{name}", float, 1.0) != 1:
+                raise keys.fail(f"rope.scaling.{name}", "1")
+        bounds = {key: f"rope.scaling.yarn_{key}" for key in ("beta_fast", "beta_slow")}
+        stated = {key: keys.positive(name) for key, name in bounds.items() if name in keys}
+        return {"rope_type": "yarn", "factor": factor, **original, **stated}
+    if kind == "none" or factor == 1:
+        return {"rope_type": "default"}
+    return {"rope_type": "linear", "factor": factor}
+
+
+def share_of_dims(keys: Keys, head_size: int, *, partial: bool) -> Any:
+    """The share of each head that is rotated, from the number of its dims; with `partial` it may be less
+    than 1."""
+    dims = keys.size("rope.dimension_count", head_size)
+    if dims > head_size or (dims < head_size and not partial):
+        raise keys.fail(
+            "rope.dimension_count", f"{'at most ' if partial else ''}the head's size, {head_size}"
+        )
+    if dims % 2 and dims != head_size:
+        raise keys.fail("rope.dimension_count", "even")
+    # Whoever rounds a product with the size down gets the dims back: half of one more doesn't count.
+    if dims == head_size:
+        return 1.0 if partial else ABSENT
+    return (dims + 0.5) / head_size
+
+
+def check_sections(keys: Keys) -> Any:
+    """Check M-RoPE's sections of a head's pairs: for time, height, width, and what no text has, the last.
+
+    The first three coordinates of a text's tokens are equal, so the sections change nothing.
+    """
+    sections = keys.get(SECTIONS, list)
+    if not 3 <= len(sections) <= 4 or any(type(n) is not int or n < 0 for n in sections) or any(sections[3:]):
+        raise keys.fail(SECTIONS, "three whole numbers, and 0 where there is a fourth")
+    return ABSENT
+
+
+def _divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
+    divisors = source.load(name) if name in source.names else np.zeros(0)
+    if not pairs or divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
+        raise ConfigError(f"{keys.where}: {name} must hold {pairs} positive divisors, got {divisors.shape}")
+    return tuple(map(float, divisors))

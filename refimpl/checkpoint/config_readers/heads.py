@@ -1,0 +1,165 @@
+"""Heads of models that read whole texts, as config.json states them: the number of labels, and how logits
+are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ...config import (
+    Classify,
+    Config,
+    Decoder,
+    DecoderReader,
+    Dense,
+    Embedding,
+    Encoder,
+    EncoderDecoder,
+    MaskedLM,
+    Pool,
+    Pooling,
+    QuestionAnswering,
+    ReadingHead,
+    Stack,
+    Tag,
+)
+from .keys import Keys
+
+ProblemType = Literal["single", "multi", "regression"]
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "regression": "regression",
+    "single_label_classification": "single",
+    "multi_label_classification": "multi",
+}
+
+OLDER_FUNCTION = "sbert_ce_default_activation_function"
+FUNCTIONS: dict[str, ProblemType] = {
+    "torch.nn.modules.linear.Identity": "regression",
+    "torch.nn.modules.activation.Sigmoid": "multi",
+}
+
+# decoder_start_token_id of transformers' classes of configs, for those that have one.
+STARTS = {"bart": (2,), "led": (2,), "mt5": (0,), "umt5": (0,)}
+
+
+def labels(keys: Keys) -> int:
+    """The number of a head's labels: that of `id2label`, two where the config doesn't say."""
+    named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
+    if named is None:
+        return count or 2
+    if count not in (None, len(named)):
+        raise keys.fail("num_labels", f"the number of names in id2label, {len(named)}")
+    return len(named)
+
+
+def problem_type(keys: Keys, count: int) -> ProblemType:
+    """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
+
+    Without a key in the config it is as in transformers' pipeline: a sigmoid for one label, else softmax. A
+    cross-encoder of the sentence-transformers library names a module of torch instead, in older versions by a
+    key of its own, which counts where the newer one is absent.
+    """
+    rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
+    rerank.unused("version")
+    rerank_type = rerank.choice("activation_fn", FUNCTIONS) if "activation_fn" in rerank else None
+    rerank.finish({})
+    if keys.get(OLDER_FUNCTION, str, None) is not None:
+        older = keys.choice(OLDER_FUNCTION, FUNCTIONS)
+        rerank_type = rerank_type or older
+    if keys.get("problem_type", str, None) is not None:
+        kinds = {name: kind for name, kind in PROBLEM_TYPES.items() if count > 1 or kind != "single"}
+        return keys.choice("problem_type", kinds)
+    return rerank_type or ("single" if count > 1 else "multi")
+
+
+def head(
+    keys: Keys,
+    task: str,
+    *,
+    masked: MaskedLM,
+    classify: Dense | None,
+    pooling: Pooling = "first",
+    late: bool = False,
+    token: Dense | None = None,
+    pooler: Dense | None = None,
+) -> ReadingHead:
+    """The head of an encoder for a task.
+
+    `token` comes before the logits of each token; `late` is that of `Classify`. A model without a pooler
+    gives the mean of its vectors.
+    """
+    if keys.get("is_decoder", bool, False):
+        raise keys.fail("is_decoder", "false: tokens then see no later ones")
+    match task:
+        case "masked":
+            return masked
+        case "classify":
+            return replace(_classify(keys, pooling, classify), late=late)
+        case "tag":
+            return Tag(labels(keys), token)
+        case "answer":
+            return _answer(keys, token)
+        case _:
+            return Pool("mean") if pooler is None else Pool("first", pooler)
+
+
+def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool = True) -> Classify:
+    count = labels(keys)
+    return Classify(count, pooling, dense, bias, problem_type(keys, count))
+
+
+def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
+    if labels(keys) != 2:
+        raise keys.fail("id2label", "two labels, start and end of an answer")
+    return QuestionAnswering(dense)
+
+
+def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Config:
+    """A model that generates, turned into one that reads whole texts, with the head of a task.
+
+    Of an encoder and a decoder the encoder alone computes embeddings and labels of tokens; the other tasks
+    use both. In a decoder the vector of the last token, which sees all others, represents the text; without
+    `causal` each of its tokens sees all others, too.
+    """
+    embedding, context = config.embedding, config.context
+    match config:
+        case EncoderDecoder(encoder=encoder) if task in ("tag", "pool"):
+            own = Tag(labels(keys)) if task == "tag" else Pool("mean")
+            return Encoder(embedding, encoder, own, config.text_context)
+        case EncoderDecoder(decoder=Stack() as decoder):
+            kind, start, end = keys.values["model_type"], None, None
+            if kind == "mbart":  # texts end with their language, with which the reader begins
+                end = keys.get("eos_token_id", int, 2)
+            else:
+                start = keys.get("decoder_start_token_id", int, *STARTS.get(kind, ()))
+            if task == "classify":
+                head = replace(_classify(keys, "last", Dense("tanh")), end=end)
+            else:
+                head = _answer(keys, None)
+            return replace(
+                config,
+                decoder=DecoderReader(replace(decoder, causal=True), start),
+                head=head,
+                context=min(context, config.text_context),
+                encoder_context=None,
+            )
+        case Decoder(stack=stack):
+            stack = replace(stack, causal=causal)
+            return Encoder(embedding, stack, _last_token(keys, task, embedding), context)
+        case _:
+            return config
+
+
+def _last_token(keys: Keys, task: str, embedding: Embedding) -> ReadingHead:
+    """The head of a lone decoder that reads whole texts."""
+    projection = embedding.projection
+    dense = None if projection is None else Dense(None, bias=False, width=projection.width)
+    match task:
+        case "classify":
+            return _classify(keys, "last", dense, bias=False)
+        case "tag":
+            return Tag(labels(keys), dense)
+        case "answer":
+            return _answer(keys, dense)
+        case _:
+            return Pool("last", dense)

@@ -1,0 +1,100 @@
+"""Layers in config.json: their number, the size of their heads, and which have a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...config import FullAttention, Window
+from .keys import Keys
+
+LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
+
+
+def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
+    """The number of layers. An absurd one is cut to a number that Config refuses, so building it is cheap."""
+    return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
+
+
+def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
+    """A size of each layer: one number for all, or a list of them."""
+    if not isinstance(keys.values.get(key), list):
+        return [keys.size(key)] * layers
+    sizes = keys.get(key, list)
+    if len(sizes) != layers or any(type(n) is not int or not 1 <= n < 2**63 for n in sizes):
+        raise keys.fail(key, f"a number of at least 1, or a list of {layers} of them")
+    return sizes
+
+
+def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
+    """The size of a head, the width divided by the number of heads; `width` and `heads` name the keys."""
+    total, count = keys.size(width), keys.size(heads)
+    if total % count:
+        raise keys.fail(width, f"a multiple of {keys.name(heads)}, {count!r:.40}")
+    return total // count
+
+
+def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> list[str] | None:
+    """The type of each layer, one of `kinds`; None where the key doesn't state them."""
+    types = keys.get(key, list, None)
+    if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
+        raise keys.fail(key, f"a list of {layer_count(keys)}, each one of {', '.join(kinds)}")
+    return types
+
+
+def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
+    """The type of each layer; `slides` is the family's default for layer i, counted from 0."""
+    types = stated_types(keys, LAYER_TYPES)
+    return [LAYER_TYPES[slides(i)] for i in range(layer_count(keys))] if types is None else types
+
+
+def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
+    """Which layers have rotary positions: those marked 1 in no_rope_layers, contrary to its name, or all but
+    each n-th."""
+    every, count = keys.size("no_rope_layer_interval", 4), layer_count(keys)
+    if marks is None:
+        return [(i + 1) % every != 0 for i in range(count)]
+    if len(marks) < count or any(type(mark) not in (int, bool) or mark not in (0, 1) for mark in marks):
+        raise keys.fail("no_rope_layers", f"a list of at least {count}, each 0 or 1")
+    return [mark == 1 for mark in marks[:count]]
+
+
+def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
+    """How many tokens a layer with a window sees, None where there is no window.
+
+    Where only some layers may have one, or none (`everywhere` is False), any number may be there;
+    `layer_masks` checks it if a layer has one.
+    """
+    if everywhere:
+        return keys.size("sliding_window", default, null=True)
+    return keys.get("sliding_window", int, default, null=True)
+
+
+def layer_masks(
+    keys: Keys, types: list[str], window: int | None, *, used: bool = True
+) -> list[FullAttention | Window]:
+    """The mask of each layer by its type, with the window of `read_window`; `used` is the family's switch."""
+    if "sliding_attention" not in types:
+        return [FullAttention()] * len(types)
+    if not used:
+        raise keys.fail("use_sliding_window", "true where a layer has a window")
+    if window is None or window < 1:
+        raise keys.fail("sliding_window", "at least 1 where a layer has a window")
+    return [Window(window) if kind == "sliding_attention" else FullAttention() for kind in types]
+
+
+def kv_sources(
+    keys: Keys, types: list[str], default: int, key: str = "num_kv_shared_layers"
+) -> list[int | None]:
+    """For each layer the one whose keys and values it reads: the last of its type below those that read.
+
+    `key` says how many layers at the top read, `default` how many do where it doesn't stand.
+    """
+    count = keys.get(key, int, default)
+    if not 0 <= count < len(types):
+        raise keys.fail(key, f"0 to {len(types) - 1}, fewer than there are layers")
+    own = types[: len(types) - count]
+    if missing := sorted(set(types) - set(own)):
+        raise keys.fail(key, f"so few that a layer of {missing[0]} keeps keys and values")
+    last = {kind: i for i, kind in enumerate(own)}
+    return [None] * len(own) + [last[kind] for kind in types[len(own) :]]

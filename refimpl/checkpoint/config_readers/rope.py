@@ -1,0 +1,278 @@
+"""Rotary positions in config.json: rope_theta with rope_scaling, or rope_parameters.
+
+transformers takes the frequencies of two kinds by the length of the text so far: `dynamic` stretches
+them past max_position_embeddings, and `longrope` changes its divisors past the original context. Ours
+are those for a Config's context, so a family states `exact_context` as its context: every text that
+fits it is rotated as there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ...config import (
+    LIMITS,
+    DynamicNTK,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    ProportionalScaling,
+    Rope,
+    Scaling,
+    Yarn,
+)
+from ...errors import ConfigError
+from .keys import Keys
+
+ROPE_TYPES = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3")}
+PROPORTIONAL = {**ROPE_TYPES, "proportional": "proportional"}
+ORIGINAL = "original_max_position_embeddings"
+
+
+def rope(
+    keys: Keys,
+    head_size: int,
+    context: int,
+    *,
+    theta: float = 10_000.0,
+    partial: float | None = None,
+    original: int | None = None,
+    kinds: Mapping[str, str] = ROPE_TYPES,
+    names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
+) -> Rope:
+    """Rotary positions of all layers, from either spelling.
+
+    `context` is max_position_embeddings; `theta`, `partial` and `original` (the trained context) are the
+    family's defaults; without `partial` it rotates whole heads. `names` are the keys of theta and of the
+    partial factor outside of rope_parameters, `kinds` maps its names of types to ours.
+    """
+    if keys.of_gguf:  # llama.cpp scales positions alike in all families
+        kinds, original = ROPE_TYPES, None
+    old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
+    stated = new or old or {}
+    if old and new:
+        stated = _both(keys, old, new, theta if keys.get(names[0], float, None) is None else None)
+    inner = Keys(stated, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
+    # Of two trained contexts the outer one counts, as in transformers.
+    original = keys.size(ORIGINAL, original)
+    theta = _one(keys.positive(names[0], None), inner, "rope_theta", theta)
+    share = _one(keys.get(names[1], float, None), inner, "partial_rotary_factor", partial or 1.0)
+    if share != 1 if partial is None else not 0 < share <= 1:
+        must = "1: heads are rotated whole" if partial is None else "above 0 and at most 1"
+        raise ConfigError(f"{keys.where}: {names[1]} must be {must}, got {share!r:.80}")
+    dims = head_size if share == 1 else int(min(head_size, LIMITS["width"]) * share)
+    return _rope(inner, head_size, dims, theta, context, original, kinds)
+
+
+def _both(
+    keys: Keys, old: Mapping[str, Any], new: Mapping[str, Any], default: float | None
+) -> dict[str, Any]:
+    """What rope_scaling and rope_parameters state together, which must be the same but for their spelling.
+
+    Either may leave theta to the key beside them. Without that the older one's `default` counts in
+    transformers, so another theta in the newer one alone is refused.
+    """
+    one, other = (
+        {"rope_type" if key == "type" else key: v for key, v in each.items()} for each in (old, new)
+    )
+    alone = (one.keys() ^ other.keys()) - {"rope_theta"}
+    if alone or any(one[key] != other[key] for key in one.keys() & other.keys()):
+        raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
+    if default is not None and "rope_theta" not in one and other.get("rope_theta", default) != default:
+        raise keys.fail("rope_parameters", "the same as rope_scaling, which has no rope_theta")
+    return other | one
+
+
+def ropes(
+    keys: Keys,
+    head_size: int,
+    context: int,
+    thetas: Mapping[str, tuple[str, float]],
+    *,
+    scaled: tuple[str, ...],
+) -> dict[str, Rope]:
+    """Rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
+
+    `thetas` gives for each type the older key of its theta and the family's default. rope_parameters holds a
+    dict for each type; the older rope_scaling applies to the types `scaled`.
+    """
+    old, new = keys.get("rope_scaling", dict, None) or {}, keys.get("rope_parameters", dict, None) or {}
+    if old and new:
+        raise keys.fail("rope_scaling", "absent where rope_parameters is there")
+    nested = Keys(new, f"{keys.where}: rope_parameters")
+    by_type = {}
+    for kind, (name, default) in thetas.items():
+        parameters = nested.get(kind, dict, None)
+        where = f"{keys.where}: {f'rope_parameters.{kind}' if parameters else 'rope_scaling'}"
+        inner = Keys(parameters or (old if kind in scaled else {}), where)
+        theta = _one(keys.positive(name, None), inner, "rope_theta", default)
+        by_type[kind] = _of_type(inner, head_size, theta, context, ROPE_TYPES)
+    nested.finish({})
+    return by_type
+
+
+def nested_ropes(
+    keys: Keys,
+    head_sizes: Mapping[str, int],
+    context: int,
+    defaults: Mapping[str, Mapping[str, Any]],
+    *,
+    theta: float = 10_000.0,
+) -> dict[str, Rope]:
+    """Rotary positions of each type of layer, whose heads have a size of their own (Gemma 4).
+
+    rope_parameters alone states them, a dict for each type; `defaults` are those of a config without it, and
+    `theta` is the one of a dict without it.
+    """
+    nested = Keys(keys.get("rope_parameters", dict, None) or defaults, f"{keys.where}: rope_parameters")
+    by_type = {}
+    for kind, size in head_sizes.items():
+        inner = Keys(nested.get(kind, dict), f"{keys.where}: rope_parameters.{kind}")
+        by_type[kind] = _of_type(inner, size, inner.positive("rope_theta", theta), context, PROPORTIONAL)
+    nested.unused(*defaults)
+    nested.finish({})
+    return by_type
+
+
+def _of_type(inner: Keys, size: int, theta: float, context: int, kinds: Mapping[str, str]) -> Rope:
+    """The rotary positions of one of several types of layers."""
+    # transformers looks for it beside the types, where it isn't allowed.
+    if not inner.get("truncate", bool, True):
+        raise inner.fail("truncate", "true where types of layers differ")
+    partial = inner.values.get("rope_type") == "proportional" and "proportional" in kinds
+    if not partial and inner.get("partial_rotary_factor", float, 1.0) != 1:
+        raise inner.fail("partial_rotary_factor", "1: heads are rotated whole")
+    return _rope(inner, size, size, theta, context, None, kinds)
+
+
+def exact_context(context: int, *ropes: Rope | None) -> int:
+    """The longest text for which transformers' frequencies don't depend on its length.
+
+    `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short divisors
+    within the original context.
+    """
+    scalings = (rope.scaling for rope in ropes if rope is not None)
+    return min([context, *(s.original_context for s in scalings if isinstance(s, LongRope))])
+
+
+def _one(outer_value: Any, inner: Keys, key: str, default: Any) -> Any:
+    """A number that may be in rope_parameters, outside of it, or in both with the same value."""
+    inner_value = inner.positive(key, None)
+    if inner_value is not None and outer_value is not None and inner_value != outer_value:
+        raise inner.fail(key, f"the same as outside of it, {outer_value}")
+    return next((value for value in (inner_value, outer_value) if value is not None), default)
+
+
+def _rope(
+    inner: Keys,
+    head_size: int,
+    dims: int,
+    theta: float,
+    context: int,
+    original: int | None,
+    kinds: Mapping[str, str],
+) -> Rope:
+    kind, alias = inner.get("rope_type", str, None), inner.get("type", str, None)
+    if kind and alias and kind != alias:
+        raise inner.fail("type", f"the same as rope_type, {kind!r}")
+    kind = kind or alias or "default"
+    if kind not in kinds:
+        raise ConfigError(f"{inner.where}: rope_type must be one of {', '.join(kinds)}, got {kind!r:.80}")
+    if context > (limit := LIMITS["context"]):
+        raise ConfigError(f"{inner.where}: the context must be at most {limit}, got {context!r:.40}")
+    scaling = _scaling(inner, kinds[kind], context, original, dims)
+    inner.finish({})
+    if dims % 2 == 0 or dims == head_size:
+        return Rope(theta, dims, scaling=scaling)
+    # Of an odd number one dim more is rotated, by frequencies that are still theta^(-2j / odd number).
+    if isinstance(scaling, Yarn):
+        raise ConfigError(f"{inner.where}: rotary dims must be even with yarn, got {dims}")
+    return Rope(theta * theta ** (1 / dims), dims + 1, scaling=scaling)
+
+
+def _scaling(inner: Keys, kind: str, context: int, original: int | None, dims: int) -> Scaling | None:
+    """The scaling of a type; keys of other types are left unread."""
+    match kind:
+        case "default":
+            return None
+        case "linear":
+            return LinearScaling(inner.positive("factor"))
+        case "dynamic":
+            return DynamicNTK(inner.positive("factor"), context)
+        case "proportional":
+            return _proportional(inner, dims)
+    stated = inner.size(ORIGINAL, context)
+    trained = stated if original is None else original
+    match kind:
+        case "yarn":
+            return _yarn(inner, context, trained)
+        case "longrope":
+            return _longrope(inner, context, trained)
+    factor, low = inner.positive("factor"), inner.positive("low_freq_factor")
+    high = inner.positive("high_freq_factor")
+    if high < low:
+        raise inner.fail("high_freq_factor", f"at least low_freq_factor, {low}")
+    return Llama3Scaling(factor, low, high, trained)
+
+
+def _yarn(inner: Keys, context: int, original: int) -> Yarn:
+    """YaRN: a factor of null is the ratio of the contexts; of two mscales the ratio of their magnitudes
+    counts."""
+    factor = inner.get("factor", float, null=True)
+    factor = context / original if factor is None else inner.positive("factor")
+    magnitude = inner.positive("attention_factor", None)
+    scale, other = _mscale(inner, "mscale"), _mscale(inner, "mscale_all_dim")
+    if magnitude is None and scale and other:
+        magnitude = magnitude_ratio(factor, scale, other)
+    return Yarn(
+        factor,
+        original,
+        inner.positive("beta_fast", None) or 32.0,
+        inner.positive("beta_slow", None) or 1.0,
+        inner.get("truncate", bool, True),
+        magnitude,
+    )
+
+
+def _proportional(inner: Keys, dims: int) -> ProportionalScaling:
+    """The part of a head's pairs that are rotated; at least one must be."""
+    share = inner.positive("partial_rotary_factor", 1.0)
+    turned = int(min(share, 1.0) * min(dims, LIMITS["width"]) // 2)
+    if share > 1 or not turned:
+        raise inner.fail("partial_rotary_factor", f"at most 1, and rotate a pair of {dims!r:.40} numbers")
+    return ProportionalScaling(turned, inner.positive("factor", 1.0))
+
+
+def _mscale(inner: Keys, key: str) -> float | None:
+    """A scale of the magnitude; 0 says that there is none."""
+    return None if inner.get(key, float, None) == 0 else inner.positive(key, None)
+
+
+def yarn_magnitude(factor: float, scale: float) -> float:
+    """A magnitude of YaRN, 1 + 0.1 · scale · ln(factor)."""
+    return 1 + 0.1 * scale * math.log(max(factor, 1.0))
+
+
+def magnitude_ratio(factor: float, scale: float, other: float) -> float:
+    """The ratio of two magnitudes of YaRN."""
+    return yarn_magnitude(factor, scale) / yarn_magnitude(factor, other)
+
+
+def _longrope(inner: Keys, context: int, original: int) -> LongRope:
+    """LongRoPE: the magnitude is sqrt(1 + ln(factor) / ln(original)) where none is stated (Ding et al.
+    2024)."""
+    factor = inner.positive("factor", None) or context / original
+    magnitude = inner.positive("attention_factor", None)
+    if magnitude is None and factor > 1:
+        if original == 1:
+            raise ConfigError(f"{inner.where}: {ORIGINAL} must be greater than 1, got 1")
+        magnitude = math.sqrt(1 + math.log(factor) / math.log(original))
+    divisors = []
+    for key in ("short_factor", "long_factor"):
+        numbers = inner.get(key, list)
+        if not all(type(n) in (int, float) and 0 < n < 2**53 for n in numbers):
+            raise inner.fail(key, "a list of positive numbers")
+        divisors.append(tuple(map(float, numbers)))
+    return LongRope(divisors[0], divisors[1], original, magnitude or 1.0)

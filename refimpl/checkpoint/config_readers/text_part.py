@@ -1,0 +1,115 @@
+"""The text model in the config.json of a model that reads images or sound too: its `text_config`.
+
+Of tokens alone such a model computes what its text model does. As in transformers, keys that text_config
+leaves out have the defaults of its class, sizes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...config import Decoder
+from .generation_keys import IDS, UNREAD
+from .keys import Keys
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """The reader of a text model's keys, and the defaults of transformers' class that it doesn't have."""
+
+    config: Callable[[Keys, Any], Decoder]
+    defaults: Mapping[str, Any]
+
+
+def text_model(
+    keys: Keys,
+    task: str,
+    models: Mapping[str, TextModel],
+    default: str,
+    *,
+    tied: bool,
+    either: bool = False,
+    flat: bool = False,
+) -> Decoder:
+    """The text model that a config states, of `models` by its model_type, `default` where none is stated.
+
+    `tied` is the class's default for the output table; with `either` the text model's own key ties it too.
+    `flat` says that older files have the text model's keys beside the others.
+    """
+    stated = keys.get("text_config", dict, None)
+    if stated is None and flat:
+        text, model = keys, models[default]
+    elif stated is None:
+        raise keys.fail("text_config", "an object with the keys of the text model")
+    else:
+        text = Keys(stated, f"{keys.where}: text_config", ignore=keys.ignore)
+        model = text.choice("model_type", models, default)
+        text.unused("architectures")
+        text.harmless(is_encoder_decoder=(False,))
+    shared = _tied(keys, text, tied=tied, either=either)
+    config = model.config(
+        text.replaced({**model.defaults, **text.values, "tie_word_embeddings": shared}), task
+    )
+    if text is not keys:
+        text.finish(UNREAD)
+        _check_restated(keys, text)
+    return config
+
+
+def _tied(keys: Keys, text: Keys, *, tied: bool, either: bool) -> bool:
+    """Whether the output table is the input's. Where keys don't agree on it, or are silent, tensors tell."""
+    own, inner = (each.get("tie_word_embeddings", bool, None) for each in (keys, text))
+    if own == inner and own is not None:
+        return own
+    if keys.tensors is not None:
+        return not any(name.endswith("lm_head.weight") for name in keys.tensors)
+    return bool(tied if own is None else own) or (either and bool(inner))
+
+
+def _check_restated(keys: Keys, text: Keys) -> None:
+    """Check that keys of the text model, where they stand outside of text_config too, say the same there.
+
+    Where windows are switched off, only one of two places may say how large they would be.
+    """
+    off = text.values.get("use_sliding_window") is False
+    for key in sorted((keys.unread & text.values.keys()) - UNREAD.keys()):
+        if keys.values[key] != text.values[key] and not (off and key == "sliding_window"):
+            raise keys.fail(key, f"as in text_config, {text.values[key]!r:.80}")
+        keys.unused(key)
+
+
+def without_sections(keys: Keys, theta: float) -> Keys:
+    """The keys with plain rotary positions in place of M-RoPE; `theta` is the class's default.
+
+    M-RoPE turns each section of a head's pairs by another coordinate of a token: time, height or width
+    (Wang et al. 2024, Qwen2-VL, §2.1). The coordinates of a text's tokens are equal, all three.
+    """
+    values = dict(keys.values)
+    for name in {"rope_scaling", "rope_parameters"} & values.keys():
+        if not isinstance(values[name], dict):
+            continue
+        inner = Keys(values[name], f"{keys.where}: {name}")
+        if any(type(n) is not int or n < 0 for n in inner.get("mrope_section", list, None) or ()):
+            raise inner.fail("mrope_section", "a list of whole numbers")
+        inner.get("mrope_interleaved", bool, None)
+        values[name] = {
+            key: "default" if key in ("type", "rope_type") and value == "mrope" else value
+            for key, value in inner.values.items()
+            if key not in ("mrope_section", "mrope_interleaved")
+        }
+    dicts = [
+        values,
+        *(values[n] for n in ("rope_scaling", "rope_parameters") if isinstance(values.get(n), dict)),
+    ]
+    if all(each.get("rope_theta") is None for each in dicts):
+        values["rope_theta"] = theta
+    return keys.replaced(values)
+
+
+def with_text_ids(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json with the special ids of its text model, where it doesn't state them itself."""
+    text = config_json.get("text_config")
+    ids = {key: text[key] for key in IDS if key in text} if isinstance(text, dict) else {}
+    return {**ids, **config_json}

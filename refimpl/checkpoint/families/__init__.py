@@ -1,0 +1,385 @@
+"""Model families: one declarative file each, found by being in this folder.
+
+A family states
+
+    MODEL_TYPES      the model_type of its config.json
+    ARCHITECTURES    transformers' class -> task; the first is taken where config.json names none
+    config           (keys, task) -> Config
+    UNREAD_ARCHITECTURES
+                     why further classes aren't among them, if a reason helps
+    PREFIX           what checkpoints with a head put before the names of the trunk's tensors; or several
+                     of these, of which the first that a name begins with counts
+    WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
+                     decoders that read whole texts are left out: they are `READING`
+    GGUF             its dialect in that format, or None: a table of config.json's keys, and a weight map
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ...config import (
+    LM,
+    Alibi,
+    Attention,
+    Config,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    Pool,
+    QuestionAnswering,
+    Window,
+)
+from ...errors import ConfigError
+from ..config_readers.decoder import map_attention
+from ..config_readers.generation_keys import UNREAD
+from ..config_readers.gguf_heads import READING as GGUF_READING
+from ..config_readers.gguf_heads import gguf_pooled, gguf_reading, labelled
+from ..config_readers.gguf_keys import Table, in_config_json
+from ..config_readers.heads import reading
+from ..config_readers.keys import Keys, unknown
+from ..config_readers.quantization import read_quantization
+from ..formats.quantized.weight import Quantization
+from ..formats.tensor_source import GgufSource, TensorSource
+from ..weights.loader import Leaves
+from ..weights.steps import STEPS
+from ..weights.weight_map import WeightMap, weight_map
+
+Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
+# How transformers names the classes that read whole texts, by task.
+CLASS_SUFFIXES: dict[str, Task] = {
+    "Model": "pool",
+    "ForMaskedLM": "masked",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+}
+
+
+def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
+    """The architectures of an encoder with all heads but `without`; `names` are its class names' prefixes."""
+    tasks: dict[str, Task] = {end: task for end, task in CLASS_SUFFIXES.items() if task not in without}
+    return {name + end: task for name in names for end, task in tasks.items()}
+
+
+def decoders(
+    name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
+) -> dict[str, Task]:
+    """The architectures of a decoder, which generates, or reads whole texts for `tasks`."""
+    architectures: dict[str, Task] = {name + lm: "lm"}
+    architectures.update(
+        (name + suffix, task) for suffix, task in CLASS_SUFFIXES.items() if task in ("pool", *tasks)
+    )
+    return architectures
+
+
+# The heads of decoders that read whole texts: transformers names them alike in all families.
+READING = weight_map("""
+    nothing <- lm_head.weight
+    nothing <- lm_head.bias
+    nothing <- embed_out.weight
+    head.dense.weight <- (decoder.project_out|classification_head.dense).weight : transpose
+    head.dense.bias <- classification_head.dense.bias
+    for Classify, Tag:
+    head.out.weight <- (score|classifier|classification_head.out_proj).weight : transpose
+    head.out.bias <- (score|classifier|classification_head.out_proj).bias
+    for QuestionAnswering:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+""")
+
+# The Dense modules of a sentence encoder, counted from 0: each has a file of its own.
+DENSE_MODULE = """
+    head.projections.{p}.weight <- Dense.{p}.linear.weight : transpose
+    head.projections.{p}.bias <- Dense.{p}.linear.bias
+"""
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """A family in GGUF: its architecture's name, the table of its metadata, and its weight map.
+
+    `keys` is a function where several families share the name: it gives the table of the one that the
+    metadata hold. `task` is "pool" for encoders. `other` is the dialect of its encoder alone, or of a kin of
+    the same model_type, if GGUF has an architecture for it. `by_layer` are the keys of its metadata that may
+    hold an array, with an element for each layer; the table gets a list then, or the number that all layers
+    have. `arrays` are those that hold another array.
+    """
+
+    architecture: str
+    keys: Table | Callable[[Keys], Table]
+    weights: WeightMap
+    other: Gguf | None = None
+    task: Task = "lm"
+    by_layer: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+
+    @property
+    def dialects(self) -> dict[str, Gguf]:
+        """This dialect and the other, by their architectures."""
+        return {self.architecture: self} | (self.other.dialects if self.other else {})
+
+
+class Family(Protocol):
+    """The fields of a file in this folder."""
+
+    MODEL_TYPES: tuple[str, ...]
+    ARCHITECTURES: Mapping[str, Task]
+    PREFIX: str | tuple[str, ...]
+    WEIGHTS: WeightMap
+    GGUF: Gguf | None
+
+    def config(self, keys: Keys, task: Task) -> Config: ...
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by model_type."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules: list[Any] = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {model_type: module for module in modules for model_type in module.MODEL_TYPES}
+
+
+def with_model_type(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json, with the model_type that its class is named after where it states none.
+
+    So is google/umt5-small's.
+    """
+    match values:
+        case {"model_type": _}:
+            return values
+        case {"architectures": [str(name)]}:
+            letters = {kind: kind.replace("_", "").replace("-", "") for kind in families()}
+            kinds = [
+                kind
+                for kind, family in families().items()
+                if name in family.ARCHITECTURES and name.lower().startswith(letters[kind])
+            ]
+            return {**values, "model_type": kinds[0]} if len(kinds) == 1 else values
+    return values
+
+
+def read_config(
+    values: Any,
+    where: str = "config.json",
+    tensors: Collection[str] | None = None,
+    task: Task | None = None,
+    *,
+    mtp: bool = False,
+    ignore: Collection[str] = (),
+) -> tuple[Config, Family]:
+    """The Config that a config.json states, and its family; ConfigError for what isn't known, but for keys to
+    `ignore`.
+
+    `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one for
+    it, whatever architecture is named. With `mtp` the Config has the module that predicts further tokens.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
+    keys = Keys(with_model_type(values), where, tensors, ignore)
+    family, named, _ = identify(keys)
+    if task not in (None, *family.ARCHITECTURES.values()):
+        raise keys.fail("model_type", f"a model for the task {task}")
+    if task is None and len(named) > 1:
+        raise _architecture(keys, family)
+    chosen = task or named.pop()
+    if chosen == "lm" and keys.values.get("is_causal") is False and "pool" in family.ARCHITECTURES.values():
+        chosen = "pool"  # it can't write: gte-Qwen2, whose config.json names the class that does
+    config = family.config(keys, chosen)
+    pair = isinstance(config, EncoderDecoder)
+    stated = keys.get("is_encoder_decoder", bool, pair)
+    if stated != pair and (stated or chosen == "lm"):
+        raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
+    if isinstance(config, Decoder):
+        config = _read_causally(config, keys, chosen)
+    elif chosen != "lm" and isinstance(config.head, LM):
+        config = reading(config, keys, chosen)
+    keys.finish(UNREAD)
+    return _with_module(config, where, mtp), family
+
+
+def _with_module(config: Config, where: str, mtp: bool) -> Config:
+    """The Config with the module that predicts further tokens where it is asked for, else without it."""
+    stated = config.mtp if isinstance(config, Decoder) else None
+    if mtp and stated is None:
+        raise ConfigError(
+            f"{where}: mtp needs a model that tfm reads with one module that predicts further tokens "
+            "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight; in GGUF glm4moe's "
+            "nextn_predict_layers of 1), it states none"
+        )
+    return config if stated is None or mtp else replace(config, mtp=None)
+
+
+def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
+    """The decoder, or for a task that reads whole texts the encoder that it becomes.
+
+    transformers' masks hide later tokens from each token unless `is_causal` is false. Its windows then count
+    the tokens on either side, where a causal window counts the token itself.
+    """
+    causal = keys.get("is_causal", bool, True)
+    if task == "lm" and not causal:
+        raise keys.fail("is_causal", "true for a model that writes")
+    if task == "lm":
+        return config
+    if causal:
+        return reading(config, keys, task)
+    if config.stack.stepwise or not all(isinstance(layer.attention, Attention) for layer in config.layers):
+        raise keys.fail("is_causal", "true for a model whose layers read earlier tokens alone")
+
+    def widened(attention: Attention) -> Attention:
+        if isinstance(attention.position, Alibi):
+            raise keys.fail("is_causal", "true where biases follow from the distance")
+        window = attention.window
+        return attention if window is None else replace(attention, mask=Window(window + 1))
+
+    config = map_attention(config, lambda _, attention: widened(attention))
+    return reading(config, keys, task, causal=False)
+
+
+def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
+    """The family, the tasks and the numbers of the weights that a config.json names, None for floats;
+    ConfigError for what isn't known or can't be read.
+
+    It needs no weights, so that weights in a format that isn't read are refused for what they are.
+    """
+    keys = keys.replaced(with_model_type(keys.values))
+    try:
+        family, tasks = _family(keys)
+    except ConfigError as error:
+        if keys.values.get("auto_map"):
+            raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
+        raise
+    quantization = read_quantization(keys)
+    if quantization is not None and not _stores_outputs_first(family):
+        raise ConfigError(
+            f"{keys.where}: quantization_config isn't read for {keys.values['model_type']}, whose matrices "
+            "are stored inputs first: take the original checkpoint, or a .gguf file of the model"
+        )
+    return family, tasks, quantization
+
+
+def _stores_outputs_first(family: Family) -> bool:
+    """Whether a family's matrices are [out, in], as those of quantizing libraries are."""
+    projections = [line for line in family.WEIGHTS.lines if line.leaves[0].endswith((".wq", ".wo"))]
+    return bool(projections) and all(STEPS["transpose"] in line.steps for line in projections)
+
+
+def _family(keys: Keys) -> tuple[Family, set[Task]]:
+    """The family of the model_type, and the tasks of the architectures; ConfigError for what isn't known."""
+    family = families().get(keys.get("model_type", str))
+    if family is None:
+        near = difflib.get_close_matches(keys.values["model_type"], families(), n=5, cutoff=0.0)
+        raise keys.fail("model_type", f"one of {len(families())} that tfm reads, such as {', '.join(near)}")
+    named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
+    if not all(isinstance(name, str) and name in family.ARCHITECTURES for name in named):
+        raise _architecture(keys, family)
+    return family, {family.ARCHITECTURES[name] for name in named}
+
+
+def _architecture(keys: Keys, family: Family) -> ConfigError:
+    reasons: Mapping[str, str] = getattr(family, "UNREAD_ARCHITECTURES", {})
+    stated = {name for name in keys.values.get("architectures") or () if isinstance(name, str)}
+    why = "".join(f"; {name} {reason}" for name, reason in reasons.items() if name in stated)
+    return keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}{why}")
+
+
+def _dense_modules(config: Config) -> WeightMap:
+    count = len(config.head.projections) if isinstance(config.head, Pool) else 0
+    return weight_map("".join(DENSE_MODULE.replace("{p}", str(p)) for p in range(count)))
+
+
+def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]]:
+    """The map of a family's checkpoints for a Config, and what may stand before their tensors' names."""
+    table, stated = family.WEIGHTS, family.PREFIX
+    prefixes = [stated] if isinstance(stated, str) else [*stated]
+    if not table.is_identity:
+        table = table + _dense_modules(config)
+    if not isinstance(config.head, LM) and table.has("decoder"):
+        table = table + READING
+        if isinstance(config.head, QuestionAnswering):
+            prefixes.append("transformer.")  # as some of transformers' classes for it have
+    return table, prefixes
+
+
+def read_leaves(
+    config: Config, source: TensorSource, family: Family, elsewhere: Collection[str] = ()
+) -> Leaves:
+    """The leaves of a Config that a family's checkpoint holds, but for those that come from `elsewhere`."""
+    return Leaves(config, source, *checkpoint_map(config, family), elsewhere)
+
+
+def families_of(architecture: str) -> list[Family]:
+    """The families whose models have this architecture in GGUF."""
+    named = {id(f): f for f in families().values() if f.GGUF and architecture in f.GGUF.dialects}
+    return list(named.values())
+
+
+def _by_layer(values: np.ndarray, layers: Any) -> Any:
+    """The elements of an array as a list, or the number that all layers have."""
+    same = values.dtype != bool and len(values) == layers and len(set(values.tolist())) == 1
+    return values.tolist()[0] if same else values.tolist()
+
+
+def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] = ()) -> tuple[Config, Gguf]:
+    """The Config that a GGUF file's metadata state, and their dialect; `mtp` and `ignore` are as in
+    `read_config`."""
+    dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
+    by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
+    single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
+    if single.get("general.architecture") == "clip":
+        raise ConfigError(
+            f"{where}: holds a model's vision or audio part alone (mmproj), which isn't read: name the .gguf "
+            "file of its text model"
+        )
+    dialect = Keys(single, where).choice("general.architecture", by_architecture)
+    prefix = dialect.architecture + "."
+    layers = single.get(prefix + "block_count")
+    stated = {key: source.metadata.get(prefix + key) for key in (*dialect.by_layer, *dialect.arrays)}
+    known = single | {
+        prefix + key: _by_layer(value, layers) if key in dialect.by_layer else value.tolist()
+        for key, value in stated.items()
+        if isinstance(value, np.ndarray)
+    }
+    for key, value in source.metadata.items():
+        if key.startswith(prefix) and key not in known:
+            raise ConfigError(f"{where}: key {key!r:.80} must be one value, got an array of {len(value)}")
+        known_parts = (prefix, "general.", "tokenizer.", "quantize.", "split.")
+        if not key.startswith(known_parts) and key not in ignore:
+            raise unknown(where, key, ignore)
+        if key == "split.count" and single.get(key) != 1:
+            raise ConfigError(
+                f"{where}: split.count must be 1 unless the file is named …-00001-of-0000N.gguf, beside its "
+                f"parts, got {value!r:.40}"
+            )
+    family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
+    keys = Keys(family_metadata, f"{where}: {dialect.architecture}", ignore=ignore)
+    config = _read_dialect(dialect, keys, source)
+    keys.finish({})
+    if isinstance(config, Encoder) and dialect.weights.has("decoder"):
+        dialect = replace(dialect, weights=dialect.weights + GGUF_READING)
+    return _with_module(config, where, mtp), dialect
+
+
+def _read_dialect(dialect: Gguf, keys: Keys, source: TensorSource) -> Config:
+    """What the family's `config` reads of a file's metadata, and the head that the file states."""
+    table = dialect.keys(keys) if callable(dialect.keys) else dialect.keys
+    stated = in_config_json(table, keys, source)
+    task = "classify" if dialect.task == "pool" and labelled(keys, source) else dialect.task
+    config = families()[stated.get("model_type", str)].config(stated, task)
+    stated.finish({})
+    match config:
+        case Decoder():
+            return gguf_reading(config, keys)
+        case Encoder():
+            return gguf_pooled(config, keys, source)
+        case _:
+            return config if task == "lm" else reading(config, stated, task)

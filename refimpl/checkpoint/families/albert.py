@@ -1,0 +1,93 @@
+"""ALBERT (Lan et al. 2020): BERT's encoder whose layers share their weights, over narrower tables.
+
+A bundle holds the weights once a layer. Several groups of layers, or several layers in a group, which no
+published checkpoint has, are refused.
+"""
+
+from __future__ import annotations
+
+from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..weights.weight_map import weight_map
+from . import Task, encoders
+from .bert import bert_head, encoder, layer_norm
+
+MODEL_TYPES = ("albert",)
+ARCHITECTURES: dict[str, Task] = {**encoders("Albert"), "AlbertForPreTraining": "masked"}
+PREFIX = "albert."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    # Of training; and what the original's configs say of options that it doesn't use.
+    keys.unused("classifier_dropout_prob")
+    keys.harmless(
+        num_hidden_groups=(1,), inner_group_num=(1,), down_scale_factor=(1,), gap_size=(0,),
+        net_structure_type=(0,), num_memory_blocks=(0,), layers_to_keep=([],),
+    )  # fmt: skip
+    tables = keys.size("embedding_size", 128)
+    activation = keys.choice("hidden_act", ACTIVATIONS, "gelu_new")
+    masked = Dense(activation, norm=layer_norm(keys), width=tables)
+    return encoder(
+        keys,
+        Embedding(
+            keys.size("vocab_size"),
+            keys.size("hidden_size"),
+            token_types=keys.size("type_vocab_size", 2),
+            projection=EmbeddingProjection(tables, bias=True, late=True),
+        ),
+        Learned(keys.size("max_position_embeddings", 512)),
+        bert_head(keys, task, masked),
+        activation="gelu_new",
+    )
+
+
+LAYER = "encoder.albert_layer_groups.0.albert_layers.0"
+WEIGHTS = weight_map(f"""
+    embedding.table <- embeddings.word_embeddings.weight
+    embedding.token_types <- embeddings.token_type_embeddings.weight
+    embedding.project <- encoder.embedding_hidden_mapping_in.weight : transpose
+    embedding.project_bias <- encoder.embedding_hidden_mapping_in.bias
+    encoder.positions <- embeddings.position_embeddings.weight
+    encoder.first_norm.weight <- embeddings.LayerNorm.(weight|gamma)
+    encoder.first_norm.bias <- embeddings.LayerNorm.(bias|beta)
+    encoder.layers.{{i}}.attn.wq <- {LAYER}.attention.query.weight : transpose
+    encoder.layers.{{i}}.attn.wk <- {LAYER}.attention.key.weight : transpose
+    encoder.layers.{{i}}.attn.wv <- {LAYER}.attention.value.weight : transpose
+    encoder.layers.{{i}}.attn.wo <- {LAYER}.attention.dense.weight : transpose
+    encoder.layers.{{i}}.attn.bq <- {LAYER}.attention.query.bias
+    encoder.layers.{{i}}.attn.bk <- {LAYER}.attention.key.bias
+    encoder.layers.{{i}}.attn.bv <- {LAYER}.attention.value.bias
+    encoder.layers.{{i}}.attn.bo <- {LAYER}.attention.dense.bias
+    encoder.layers.{{i}}.attn_after.weight <- {LAYER}.attention.LayerNorm.weight
+    encoder.layers.{{i}}.attn_after.bias <- {LAYER}.attention.LayerNorm.bias
+    encoder.layers.{{i}}.mlp.up <- {LAYER}.ffn.weight : transpose
+    encoder.layers.{{i}}.mlp.bup <- {LAYER}.ffn.bias
+    encoder.layers.{{i}}.mlp.down <- {LAYER}.ffn_output.weight : transpose
+    encoder.layers.{{i}}.mlp.bdown <- {LAYER}.ffn_output.bias
+    encoder.layers.{{i}}.mlp_after.weight <- {LAYER}.full_layer_layer_norm.weight
+    encoder.layers.{{i}}.mlp_after.bias <- {LAYER}.full_layer_layer_norm.bias
+    position_ids == embeddings.position_ids
+    nothing <- pooler.weight
+    nothing <- pooler.bias
+    nothing <- sop_classifier.classifier.weight
+    nothing <- sop_classifier.classifier.bias
+    for Pool, Classify:
+    head.dense.weight <- pooler.weight : transpose
+    head.dense.bias <- pooler.bias
+    for MaskedLM:
+    head.dense.weight <- predictions.dense.weight : transpose
+    head.dense.bias <- predictions.dense.bias
+    head.norm.weight <- predictions.LayerNorm.weight
+    head.norm.bias <- predictions.LayerNorm.bias
+    head.table <- predictions.decoder.weight
+    embedding.table == predictions.decoder.weight
+    head.bias <- predictions.(decoder.bias|bias)
+    head.bias == predictions.bias
+    for Classify, Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+    for QuestionAnswering:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+""")

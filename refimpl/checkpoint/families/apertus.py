@@ -1,0 +1,66 @@
+"""Apertus (Swiss AI 2025): Llama's decoder with a plain mlp of xIELU, and normalized queries and keys."""
+
+from __future__ import annotations
+
+from ...config import XIELU, Decoder
+from ..config_readers.decoder import decoder, without_gates
+from ..config_readers.gguf_keys import DECODER, fixed
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .llama import QK_NORM
+from .llama import WEIGHTS as LLAMA
+from .qwen3 import with_qk_norm
+
+MODEL_TYPES = ("apertus",)
+ARCHITECTURES: dict[str, Task] = decoders("Apertus", tasks=("tag",))
+PREFIX = "model."
+THETA = 12e6
+# transformers' scaling where a config states none.
+ROPE = {
+    "rope_type": "llama3", "rope_theta": THETA, "factor": 8.0, "original_max_position_embeddings": 8192,
+    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+}  # fmt: skip
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # What the trainer's other models may have otherwise, and no class reads.
+    keys.harmless(qk_norm=(True,), post_norm=(False,), mlp_bias=(False,))
+    if not (keys.values.get("rope_parameters") or keys.values.get("rope_scaling")):
+        keys = keys.replaced({**keys.values, "rope_parameters": ROPE})
+    activation = keys.choice("hidden_act", {**ACTIVATIONS, "xielu": XIELU()}, "xielu")
+    base = decoder(
+        keys.replaced({**keys.values, "hidden_act": "silu"}),
+        kv_heads=keys.size("num_key_value_heads", None),
+        context=65_536,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        theta=THETA,
+        eps=1e-5,
+    )
+    return without_gates(with_qk_norm(base), activation)
+
+
+WEIGHTS = (
+    LLAMA.renamed(
+        {"input_layernorm": "attention_layernorm", "post_attention_layernorm": "feedforward_layernorm"}
+    )
+    + QK_NORM
+    + weight_map("""
+    decoder.layers.{i}.mlp.alpha_p <- layers.{i}.mlp.act_fn.alpha_p
+    decoder.layers.{i}.mlp.alpha_n <- layers.{i}.mlp.act_fn.alpha_n
+    xielu_beta == layers.{i}.mlp.act_fn.beta
+    xielu_eps == layers.{i}.mlp.act_fn.eps
+""")
+)
+
+
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
+    decoder.layers.{i}.mlp.alpha_p <- xielu.alpha_p.{i}
+    decoder.layers.{i}.mlp.alpha_n <- xielu.alpha_n.{i}
+    xielu_beta == xielu.beta.{i}
+    xielu_eps == xielu.eps.{i}
+    rope_freqs == rope_freqs.weight
+""")
+GGUF = Gguf("apertus", {**DECODER, "model_type": fixed("apertus")}, GGUF_WEIGHTS)

@@ -1,0 +1,175 @@
+"""BART's encoder and decoder (Lewis et al. 2020), and the parts that Marian, mBART, Pegasus and others share
+with it.
+
+transformers has a class for each, which fixes where the norms are and how positions are made. Old configs
+repeat that in keys that no class reads; here these keys must agree with the class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ...config import (
+    LM,
+    Attention,
+    Embedding,
+    EncoderDecoder,
+    Layer,
+    LayerNorm,
+    Learned,
+    Plain,
+    Sinusoidal,
+    Stack,
+)
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..weights.weight_map import weight_map
+from . import Task
+
+MODEL_TYPES = ("bart",)
+ARCHITECTURES: dict[str, Task] = {
+    "BartForConditionalGeneration": "lm",
+    "BartModel": "lm",
+    "BartForSequenceClassification": "classify",
+    "BartForQuestionAnswering": "answer",
+}
+PREFIX = "model."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> EncoderDecoder:
+    return pair(keys, norms="after", first=True)
+
+
+def pair(
+    keys: Keys,
+    *,
+    norms: Literal["pre", "after"],
+    first: bool,
+    waves: Sinusoidal | None = None,
+    offset: int = 2,
+    contexts: tuple[int, int] | None = None,
+) -> EncoderDecoder:
+    """An encoder and a decoder of BART's form.
+
+    `norms` is "pre" (before each sublayer and after the last layer) or "after" (each residual sum); `first`
+    adds one after the embedding. Positions are sinusoidal (`waves`) or learned, from row `offset` on.
+    `contexts` are those of the encoder and of the decoder, where they aren't one.
+    """
+    _check_old(keys, norms=norms, first=first, waves=waves is not None, offset=offset)
+    width = keys.size("d_model")
+    contexts = (keys.size("max_position_embeddings", 1024),) * 2 if contexts is None else contexts
+    norm = LayerNorm(1e-5)
+    stacks = []
+    for side, context in zip(("encoder", "decoder"), contexts, strict=True):
+        heads = keys.size(named := f"{side}_attention_heads")
+        size, depth = head_size(keys, "d_model", named), layer_count(keys, f"{side}_layers")
+        place: dict[str, Any] = {norms: norm}
+        attention = Attention(heads, heads, size, qkv_bias=True, out_bias=True, **place)
+        kind = keys.choice("activation_function", ACTIVATIONS, "gelu")
+        layer = Layer(
+            attention,
+            Plain(keys.size(f"{side}_ffn_dim"), kind, **place),
+            cross=attention if side == "decoder" else None,
+        )
+        positions = waves or Learned(context, offset)
+        last, entry = norm if norms == "pre" else None, norm if first else None
+        stacks.append(Stack((layer,) * depth, last, positions, entry))
+    return EncoderDecoder(
+        embedding=Embedding(
+            keys.size("vocab_size"),
+            width,
+            width**0.5 if keys.get("scale_embedding", bool, False) else None,
+        ),
+        encoder=stacks[0],
+        decoder=stacks[1],
+        # A buffer of zeros where a file, one of the trunk alone, doesn't have it.
+        head=LM(
+            keys.get("tie_word_embeddings", bool, True),
+            bias=keys.tensors is None or "final_logits_bias" in keys.tensors,
+        ),
+        context=contexts[1],
+        encoder_context=None if contexts[0] == contexts[1] else contexts[0],
+    )
+
+
+def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool, offset: int) -> None:
+    """Check the keys that no class reads, and those of training and of other heads."""
+    for old_key in ("dropout", "activation_dropout", "classif_dropout", "init_std",
+                "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
+        keys.get(old_key, float, None)
+    # A switch of another library and a number of KoBART's releases: no class reads them.
+    keys.harmless(do_blenderbot_90_layernorm=(False,), kobart_version=(float,))
+    for old_key, value in (
+        ("normalize_before", norms == "pre"),
+        ("add_final_layer_norm", norms == "pre"),
+        ("normalize_embedding", first),
+        ("static_position_embeddings", waves),
+    ):
+        if keys.get(old_key, bool, value) != value:
+            raise keys.fail(old_key, f"{str(value).lower()}, as the model's class does it")
+    keys.get("add_bias_logits", bool, False)  # the bias stands in the file, zeros or not
+    if keys.get("extra_pos_embeddings", int, offset) != offset and not waves:
+        raise keys.fail("extra_pos_embeddings", f"{offset}, the row of the first position")
+    for old_key, current_key in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
+                     ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
+        keys.restated(old_key, size := keys.size(current_key), f"{size}, as {current_key}")
+
+
+# What the encoder has and the decoder too.
+_STACK = weight_map("""
+    encoder.positions <- encoder.embed_positions.weight
+    waves == encoder.embed_positions.weight
+    waves == encoder.embed_positions.weights
+    encoder.first_norm.weight <- encoder.layernorm_embedding.weight
+    encoder.first_norm.bias <- encoder.layernorm_embedding.bias
+    encoder.layers.{i}.attn_pre.weight <- encoder.layers.{i}.self_attn_layer_norm.weight
+    encoder.layers.{i}.attn_pre.bias <- encoder.layers.{i}.self_attn_layer_norm.bias
+    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.self_attn_layer_norm.weight
+    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.self_attn_layer_norm.bias
+    encoder.layers.{i}.attn.wq <- encoder.layers.{i}.self_attn.q_proj.weight : transpose
+    encoder.layers.{i}.attn.bq <- encoder.layers.{i}.self_attn.q_proj.bias
+    encoder.layers.{i}.attn.wk <- encoder.layers.{i}.self_attn.k_proj.weight : transpose
+    encoder.layers.{i}.attn.bk <- encoder.layers.{i}.self_attn.k_proj.bias
+    encoder.layers.{i}.attn.wv <- encoder.layers.{i}.self_attn.v_proj.weight : transpose
+    encoder.layers.{i}.attn.bv <- encoder.layers.{i}.self_attn.v_proj.bias
+    encoder.layers.{i}.attn.wo <- encoder.layers.{i}.self_attn.out_proj.weight : transpose
+    encoder.layers.{i}.attn.bo <- encoder.layers.{i}.self_attn.out_proj.bias
+    encoder.layers.{i}.mlp_pre.weight <- encoder.layers.{i}.final_layer_norm.weight
+    encoder.layers.{i}.mlp_pre.bias <- encoder.layers.{i}.final_layer_norm.bias
+    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.final_layer_norm.weight
+    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.final_layer_norm.bias
+    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.fc1.weight : transpose
+    encoder.layers.{i}.mlp.bup <- encoder.layers.{i}.fc1.bias
+    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.fc2.weight : transpose
+    encoder.layers.{i}.mlp.bdown <- encoder.layers.{i}.fc2.bias
+    encoder.norm.weight <- encoder.layer_norm.weight
+    encoder.norm.bias <- encoder.layer_norm.bias
+    nothing <- encoder.version
+""")
+WEIGHTS = (
+    weight_map("""
+    embedding.table <- (shared|decoder.embed_tokens|encoder.embed_tokens).weight
+    embedding.table == decoder.embed_tokens.weight
+    embedding.table == encoder.embed_tokens.weight
+""")
+    + _STACK
+    + _STACK.renamed({"encoder.": "decoder."})
+    + weight_map("""
+    decoder.layers.{i}.cross_pre.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
+    decoder.layers.{i}.cross_pre.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
+    decoder.layers.{i}.cross_after.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
+    decoder.layers.{i}.cross_after.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
+    decoder.layers.{i}.cross.wq <- decoder.layers.{i}.encoder_attn.q_proj.weight : transpose
+    decoder.layers.{i}.cross.bq <- decoder.layers.{i}.encoder_attn.q_proj.bias
+    decoder.layers.{i}.cross.wk <- decoder.layers.{i}.encoder_attn.k_proj.weight : transpose
+    decoder.layers.{i}.cross.bk <- decoder.layers.{i}.encoder_attn.k_proj.bias
+    decoder.layers.{i}.cross.wv <- decoder.layers.{i}.encoder_attn.v_proj.weight : transpose
+    decoder.layers.{i}.cross.bv <- decoder.layers.{i}.encoder_attn.v_proj.bias
+    decoder.layers.{i}.cross.wo <- decoder.layers.{i}.encoder_attn.out_proj.weight : transpose
+    decoder.layers.{i}.cross.bo <- decoder.layers.{i}.encoder_attn.out_proj.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+    head.bias <- final_logits_bias : row
+""")
+)

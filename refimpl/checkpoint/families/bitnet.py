@@ -1,0 +1,55 @@
+"""BitNet b1.58 (Ma et al. 2025, arXiv 2504.12285): Llama's decoder with norms before maps back.
+
+What attention's heads give and the mlp's hidden units are normalized, so that 8 bits can hold them. The model
+was trained for weights of -1, 0 and 1 (`formats.quantized.bitnet`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Attention, Decoder, Gated, Layer, RMSNorm
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..weights.weight_map import weight_map
+from . import Task, decoders, llama
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("bitnet",)
+ARCHITECTURES: dict[str, Task] = decoders("BitNet", tasks=())
+PREFIX = "model."
+GGUF = None  # its files hold ternary weights, with scales beside them
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 5, null=True),
+        context=2048,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        theta=500_000.0,
+        eps=1e-5,
+    )
+    activation = keys.choice("hidden_act", ACTIVATIONS, "relu2")
+
+    def normalized(_: int, layer: Layer) -> Layer:
+        attention, mlp, norm = layer.attention, layer.mlp, layer.mlp.pre
+        assert isinstance(attention, Attention)
+        assert isinstance(mlp, Gated)
+        assert isinstance(norm, RMSNorm)
+        if attention.heads * attention.head_size != base.embedding.width:
+            raise keys.fail(
+                "head_dim", "hidden_size / num_attention_heads, whose norm has hidden_size numbers"
+            )
+        mlp = replace(mlp, activation=activation, down_norm=norm)
+        return replace(layer, attention=replace(attention, out_norm=norm), mlp=mlp)
+
+    return map_layers(base, normalized)
+
+
+WEIGHTS = llama.WEIGHTS + weight_map("""
+    decoder.layers.{i}.attn.out_norm <- layers.{i}.self_attn.attn_sub_norm.weight
+    decoder.layers.{i}.mlp.down_norm <- layers.{i}.mlp.ffn_sub_norm.weight
+""")

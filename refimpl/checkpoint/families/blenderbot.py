@@ -1,0 +1,23 @@
+"""Blenderbot (Roller et al. 2020): BART's form, norms before sublayers, positions from row 0 on."""
+
+from __future__ import annotations
+
+from ...config import EncoderDecoder
+from ..config_readers.keys import Keys
+from . import Task
+from .bart import PREFIX, WEIGHTS, pair
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("blenderbot",)
+ARCHITECTURES: dict[str, Task] = {"BlenderbotForConditionalGeneration": "lm"}
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> EncoderDecoder:
+    # Of the library that trained it: the class decides where norms stand.
+    keys.unused("do_blenderbot_90_layernorm")
+    keys.harmless(layernorm_variant=("prelayernorm",), extra_layer_norm=(False,), unk_token_id=(int,))
+    values = {"max_position_embeddings": 128, **keys.values}
+    values.pop("do_blenderbot_90_layernorm", None)
+    return pair(keys.replaced(values), norms="pre", first=False, offset=0)

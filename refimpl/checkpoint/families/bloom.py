@@ -1,0 +1,82 @@
+"""BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the token vectors before the first layer."""
+
+from __future__ import annotations
+
+from ...config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
+from ..config_readers.gguf_keys import COMMON, EPS, fixed, restated, without
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.keys import Keys
+from ..config_readers.layers import head_size, layer_count
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+
+MODEL_TYPES = ("bloom",)
+ARCHITECTURES: dict[str, Task] = decoders("Bloom")
+PREFIX = "transformer."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused("hidden_dropout", "unk_token_id", "offset_alibi")
+    # How Megatron fused its kernels.
+    keys.unused("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion")
+    keys.unused("skip_bias_add", "skip_bias_add_qkv")
+    # Sums of sliced products; transformers then leaves out the bias.
+    if keys.get("slow_but_exact", bool, False) and keys.size("pretraining_tp", 1) > 1:
+        raise keys.fail("slow_but_exact", "false where pretraining_tp is more than 1")
+    keys.size("pretraining_tp", 1)
+    size = head_size(
+        keys, named := keys.spelled("hidden_size", "n_embed"), keys.spelled("n_head", "num_attention_heads")
+    )
+    width = keys.size(named)
+    if keys.size("n_inner", None) not in (None, 4 * width):
+        raise keys.fail("n_inner", f"null or four times the width, {4 * width}")
+    heads, norm = width // size, LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    normed = keys.get("apply_residual_connection_post_layernorm", bool, False)
+    layer = Layer(
+        Attention(heads, heads, size, Alibi(), qkv_bias=True, out_bias=True, pre=norm),
+        Plain(4 * width, "gelu_tanh", pre=norm),
+        residual="norm" if normed else "input",
+    )
+    layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        stack=Stack((layer,) * layers, norm, first_norm=norm),
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=keys.size("seq_length", 2048),
+    )
+
+
+WEIGHTS = weight_map("""
+    embedding.table <- word_embeddings.weight
+    decoder.first_norm.weight <- word_embeddings_layernorm.weight
+    decoder.first_norm.bias <- word_embeddings_layernorm.bias
+    decoder.layers.{i}.attn_pre.weight <- h.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn_pre.bias <- h.{i}.input_layernorm.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.self_attention.query_key_value.weight : transpose grouped
+    decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.self_attention.query_key_value.bias : grouped
+    decoder.layers.{i}.attn.wo <- h.{i}.self_attention.dense.weight : transpose
+    decoder.layers.{i}.attn.bo <- h.{i}.self_attention.dense.bias
+    decoder.layers.{i}.mlp_pre.weight <- h.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.bias <- h.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.mlp.up <- h.{i}.mlp.dense_h_to_4h.weight : transpose
+    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.dense_h_to_4h.bias
+    decoder.layers.{i}.mlp.down <- h.{i}.mlp.dense_4h_to_h.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.dense_4h_to_h.bias
+    decoder.norm.weight <- ln_f.weight
+    decoder.norm.bias <- ln_f.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+""")
+
+
+KEYS = {
+    **without(COMMON, "max_position_embeddings"),
+    "model_type": fixed("bloom"),
+    "seq_length": "context_length",
+    "layer_norm_epsilon": EPS,
+    "attention.head_count_kv": restated(
+        "attention.head_count_kv", lambda keys: keys.size("attention.head_count")
+    ),
+    "feed_forward_length": restated("feed_forward_length", lambda keys: 4 * keys.size("embedding_length")),
+}
+GGUF = Gguf("bloom", KEYS, GGUF_WEIGHTS)

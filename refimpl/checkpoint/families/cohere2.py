@@ -1,0 +1,56 @@
+"""Command R7B and Command A (Cohere 2024): Command R with a window in most layers, and no positions in the
+others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Decoder, FullAttention, Window
+from ..config_readers.decoder import map_attention
+from ..config_readers.gguf_keys import fixed, sliding_layers, without
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_masks, layer_types, read_window
+from . import Gguf, Task, cohere, decoders
+from .llama import WEIGHTS
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("cohere2",)
+ARCHITECTURES: dict[str, Task] = decoders("Cohere2", tasks=())
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.get("cache_implementation", str, None)  # of transformers' generation
+    every = keys.size(keys.spelled("sliding_window_pattern", "_sliding_window_pattern"), 4)
+    types = layer_types(keys, lambda i: (i + 1) % every != 0)
+    # Of its trainer's code, which can do otherwise; transformers' class reads none of them.
+    keys.harmless(
+        layer_switch=(every,), order_of_interleaved_layers=("local_attn_first",), rotary_pct=(1.0,),
+        position_embedding_type=("rope_gptj",), use_embedding_sharing=(True,), use_gated_activation=(True,),
+        use_parallel_block=(True,), use_parallel_embedding=(bool,), use_qk_norm=(False, None),
+    )  # fmt: skip
+    masks = layer_masks(keys, types, read_window(keys, 4096, everywhere=False))
+    return _masked(cohere.decoder(keys, theta=10_000.0, qk_norm=False), masks)
+
+
+def _masked(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:
+    """The decoder with a mask for each layer; only layers with a window have positions."""
+    return map_attention(
+        base,
+        lambda i, attention: replace(
+            attention,
+            position=attention.position if isinstance(masks[i], Window) else None,
+            mask=masks[i],
+        ),
+    )
+
+
+KEYS = {
+    **without(cohere.KEYS, "use_qk_norm"),
+    "model_type": fixed("cohere2"),
+    "layer_types": sliding_layers(4),
+    "sliding_window": "attention.sliding_window",
+}
+GGUF = Gguf("cohere2", KEYS, UNPERMUTED_QK_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

@@ -1,0 +1,243 @@
+"""DeepSeek-V2 (DeepSeek-AI 2024): latent attention, and experts of which a token may choose among those of
+its best groups, beside shared ones.
+
+In GGUF the norms of latents have the eps of the others, as llama.cpp computes them; a checkpoint's is 1e-6.
+Groups count by their best expert there too, as in the paper, where llama.cpp takes the two best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ...config import ONE_GROUP, Decoder, ExpertGroups, Gated, MoE, RMSNorm, Rope, Yarn
+from ...ops.latent_attention import LatentAttention
+from ..config_readers.decoder import decoder, map_layers, with_experts
+from ..config_readers.gguf_keys import (
+    DECODER,
+    SIGMOID,
+    SIGMOID_EXPERTS,
+    SOFTMAX,
+    Row,
+    Table,
+    fixed,
+    optional,
+    scores,
+    without,
+)
+from ..config_readers.gguf_rope import rope_scaling
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import ABSENT, Keys
+from ..config_readers.rope import rope, yarn_magnitude
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .glm4_moe import WITHOUT_MTP as GLM4_MOE
+
+MODEL_TYPES = ("deepseek_v2",)
+ARCHITECTURES: dict[str, Task] = decoders("DeepseekV2", tasks=("classify",))
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # What DeepSeek's own code could do otherwise: no class reads these.
+    keys.harmless(scoring_func=("softmax",), mlp_bias=(False,))
+    if not keys.of_gguf:
+        keys.harmless(norm_topk_prob=(False, None))
+    harmless_of_training(keys)
+    base = latent_decoder(keys, context=2048, rope_interleave=True)
+    return with_experts(base, partial(_mixture, keys), keys.get("first_k_dense_replace", int, 0))
+
+
+def harmless_of_training(keys: Keys) -> None:
+    """Mark the keys that say how a model was trained, or on how many machines it runs."""
+    keys.harmless(aux_loss_alpha=(float,), seq_aux=(bool,), ep_size=(int,), moe_layer_freq=(1,))
+    keys.get("pretraining_tp", int, 1, null=True)  # several slices of one product, summed
+    keys.get("output_router_logits", bool, False)
+
+
+def _mixture(keys: Keys, mlp: Gated) -> MoE:
+    groups = ONE_GROUP
+    if keys.choice("topk_method", {"greedy": False, "group_limited_greedy": True}, "greedy"):
+        groups = ExpertGroups(keys.size("n_group"), keys.size("topk_group"), "max")
+    keys.unused("n_group", "topk_group")  # of the other method
+    width, scale = keys.size("moe_intermediate_size", 1407), keys.positive("routed_scaling_factor", 1.0)
+    return MoE(
+        keys.size(keys.spelled("n_routed_experts", "num_experts"), 64),
+        keys.size("num_experts_per_tok"),
+        width,
+        mlp.activation,
+        renormalize=keys.of_gguf and keys.get("norm_topk_prob", bool),
+        scale=None if scale == 1 else scale,
+        shared=width * keys.size("n_shared_experts", 2),
+        groups=groups,
+        pre=mlp.pre,
+    )
+
+
+def latent_decoder(
+    keys: Keys, *, context: int, rope_interleave: bool, positions: Callable[..., Rope | None] = rope
+) -> Decoder:
+    """A decoder with latent attention and gated mlps in all layers; `positions` is that of `decoder`."""
+    heads, rotated = keys.size("num_attention_heads"), keys.size("qk_rope_head_dim", 64)
+    plain, values = keys.size("qk_nope_head_dim", 128), keys.size("v_head_dim", 128)
+    # What transformers derives and writes.
+    keys.restated("head_dim", rotated, f"qk_rope_head_dim, {rotated}")
+    keys.restated("qk_head_dim", plain + rotated, f"the sum of both parts, {plain + rotated}")
+    if keys.size("num_key_value_heads", heads, null=True) not in (None, heads):
+        raise keys.fail("num_key_value_heads", f"num_attention_heads, {heads}: each head has its own keys")
+    base = decoder(
+        keys,
+        kv_heads=heads,
+        context=context,
+        attention_bias=False,
+        mlp_bias=False,
+        head=rotated,
+        positions=positions,
+    )
+    position, pre = base.ropes[0] if base.ropes else None, base.layers[0].attention.pre
+    assert isinstance(pre, RMSNorm)
+    return with_latents(
+        base,
+        LatentAttention(
+            heads=heads,
+            rank=keys.size("kv_lora_rank", 512),
+            key_size=plain,
+            value_size=values,
+            position=position and replace(position, interleaved=rope_interleave),
+            shared_size=None if position else rotated,
+            query_rank=keys.size("q_lora_rank", 1536, null=True),
+            bias=keys.get("attention_bias", bool, False),
+            scale=_scale(position, plain + rotated, _all_dims(keys)),
+            norm_eps=pre.eps if keys.of_gguf else 1e-6,  # llama.cpp has one for all norms
+            pre=pre,
+        ),
+    )
+
+
+def with_latents(config: Decoder, attention: LatentAttention) -> Decoder:
+    """The decoder with latent attention in each layer."""
+    return map_layers(config, lambda _, layer: replace(layer, attention=attention))
+
+
+def _all_dims(keys: Keys) -> float:
+    """mscale_all_dim, which was checked as part of the rotary keys; 0 where there is none."""
+    rotary = keys.values.get("rope_parameters") or keys.values.get("rope_scaling") or {}
+    return rotary.get("mscale_all_dim") or 0
+
+
+def _scale(position: Rope | None, size: int, all_dims: float) -> float | None:
+    """The scale of scores with YaRN: its magnitude counts for the parts of heads that aren't rotated too."""
+    if position is None or not isinstance(position.scaling, Yarn) or not all_dims:
+        return None
+    return size**-0.5 * yarn_magnitude(position.scaling.factor, all_dims) ** 2
+
+
+LATENTS = weight_map("""
+    decoder.layers.{i}.attn.wq_a <- layers.{i}.self_attn.q_a_proj.weight : transpose
+    decoder.layers.{i}.attn.bq_a <- layers.{i}.self_attn.q_a_proj.bias
+    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_a_layernorm.weight
+    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_b_proj.weight : transpose
+    decoder.layers.{i}.attn.wkv_a <- layers.{i}.self_attn.kv_a_proj_with_mqa.weight : transpose
+    decoder.layers.{i}.attn.bkv_a <- layers.{i}.self_attn.kv_a_proj_with_mqa.bias
+    decoder.layers.{i}.attn.kv_norm <- layers.{i}.self_attn.kv_a_layernorm.weight
+    decoder.layers.{i}.attn.wk_b, wv_b <- layers.{i}.self_attn.kv_b_proj.weight : transpose keys_values
+""")
+WEIGHTS = GLM4_MOE + LATENTS
+
+
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.wq_a <- blk.{i}.attn_q_a.weight : transpose
+    decoder.layers.{i}.attn.q_norm <- blk.{i}.attn_q_a_norm.weight
+    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q_b.weight : transpose
+    decoder.layers.{i}.attn.wkv_a <- blk.{i}.attn_kv_a_mqa.weight : transpose
+    decoder.layers.{i}.attn.kv_norm <- blk.{i}.attn_kv_a_norm.weight
+    decoder.layers.{i}.attn.wk_b, wv_b <- blk.{i}.attn_kv_b.weight : transpose keys_values
+    decoder.layers.{i}.attn.wk_b <- blk.{i}.attn_k_b.weight : by_head
+    decoder.layers.{i}.attn.wv_b <- blk.{i}.attn_v_b.weight : swap by_head
+""")
+)
+
+
+def _end(keys: Keys) -> str:
+    """Newer files state a head's sizes apart, and call the latent a single head."""
+    return "_mla" if "attention.key_length_mla" in keys else ""
+
+
+def _plain(keys: Keys, _: TensorSource) -> int:
+    """The size of the part of a head that isn't rotated."""
+    key, rotated = f"attention.key_length{_end(keys)}", keys.size(ROTATED)
+    if keys.size(key) <= rotated:
+        raise keys.fail(key, f"greater than {ROTATED}, {rotated}")
+    return keys.size(key) - rotated
+
+
+def _latent_sizes(keys: Keys, _: TensorSource) -> Any:
+    """Check what newer files say of the latent."""
+    if _end(keys):
+        rank, rotated = keys.size(RANK), keys.size(ROTATED)
+        keys.restated("attention.key_length", rank + rotated, f"latent and rotary key, {rank + rotated}")
+        keys.restated("attention.value_length", rank, f"the latent, {rank}")
+    return ABSENT
+
+
+def latent_heads(keys: Keys, stated: int | None) -> Any:
+    """Check the number of key/value heads, where it is stated."""
+    heads = 1 if _end(keys) else keys.size("attention.head_count")
+    if stated not in (None, heads):
+        must = "1, the latent" if _end(keys) else f"the number of heads, {heads}"
+        raise keys.fail("attention.head_count_kv", must)
+    return ABSENT
+
+
+def _scaling(keys: Keys, source: TensorSource) -> dict[str, Any]:
+    """With YaRN llama.cpp scales scores, and not the rotation, by a multiplier: a tenth of mscale_all_dim."""
+    stated = rope_scaling(keys, source, keys.size(ROTATED))
+    keys.get(MULTIPLIER, float, 0.0)
+    if stated["rope_type"] != "yarn":
+        return stated
+    scale = 10 * keys.positive(MULTIPLIER)
+    return {**stated, "mscale": scale, "mscale_all_dim": scale}
+
+
+ROTATED, RANK = "rope.dimension_count", "attention.kv_lora_rank"
+MULTIPLIER = "rope.scaling.yarn_log_multiplier"
+LATENT_KEYS: Table = {
+    **without(DECODER, "head_dim", "num_key_value_heads", "partial_rotary_factor"),
+    "rope_scaling": Row(_scaling),
+    "kv_lora_rank": RANK,
+    "q_lora_rank": optional("attention.q_lora_rank", None),
+    "qk_rope_head_dim": ROTATED,
+    "qk_nope_head_dim": Row(_plain),
+    "v_head_dim": Row(lambda keys, _: keys.size(f"attention.value_length{_end(keys)}")),
+    "attention.key_length": Row(_latent_sizes),
+    "attention.head_count_kv": Row(
+        lambda keys, _: latent_heads(keys, keys.size("attention.head_count_kv", None))
+    ),
+}
+V2 = {
+    **LATENT_KEYS,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("deepseek_v2"),
+    "topk_method": fixed("group_limited_greedy"),
+    "expert_gating_func": scores(SIGMOID, SOFTMAX, default=SOFTMAX),
+}
+V3 = {
+    **LATENT_KEYS,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("deepseek_v3"),
+    "num_nextn_predict_layers": fixed(0),
+}
+
+
+def table(keys: Keys) -> Table:
+    """DeepSeek-V3, which shares the name, chooses experts by sigmoids; no key says softmax, as in V2."""
+    return V3 if keys.get("expert_gating_func", int, SOFTMAX) == SIGMOID else V2
+
+
+GGUF = Gguf("deepseek2", table, GGUF_WEIGHTS)

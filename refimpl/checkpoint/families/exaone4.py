@@ -1,0 +1,73 @@
+"""EXAONE 4 (LG AI Research 2025): norms on the sublayers' outputs, and on each head of queries and keys.
+
+Where some layers have a window, the others have no positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Decoder, HeadNorm, Layer, Window
+from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, fixed, optional, sliding_layers
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_masks, layer_types, read_window
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .olmo2 import GGUF_WEIGHTS as OLMO2_GGUF_WEIGHTS
+from .olmo2 import WEIGHTS
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("exaone4",)
+ARCHITECTURES: dict[str, Task] = decoders("Exaone4")
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 32),
+        context=2048,
+        attention_bias=False,
+        mlp_bias=False,
+        eps=1e-5,
+    )
+    window = read_window(keys, 4096, everywhere=False)
+    if window is None or keys.get("layer_types", list, None) is not None:
+        keys.unused("sliding_window_pattern")  # of which hubs state "LLLG" beside the types
+        every = 1
+    else:
+        every = keys.size("sliding_window_pattern", 4)
+    masks = layer_masks(keys, layer_types(keys, lambda i: (i + 1) % every != 0), window)
+    everywhere = window is None
+
+    def change(i: int, layer: Layer) -> Layer:
+        norm = layer.mlp.pre
+        assert norm is not None
+        rotated = everywhere or isinstance(masks[i], Window)  # others have no positions
+        attention = base.stack.attentions[i]
+        attention = replace(
+            attention,
+            position=attention.position if rotated else None,
+            mask=masks[i],
+            qk_norm=HeadNorm(norm),
+            pre=None,
+            post=norm,
+        )
+        return replace(layer, attention=attention, mlp=replace(layer.mlp, pre=None, post=norm))
+
+    return map_layers(base, change)
+
+
+GGUF_WEIGHTS = OLMO2_GGUF_WEIGHTS + weight_map("""
+    rope_freqs == rope_freqs.weight
+""")
+# A stated window counts; llama.cpp has windows only in models of 64 layers.
+KEYS = {
+    **DECODER,
+    "model_type": fixed("exaone4"),
+    "layer_types": sliding_layers(4, windowless=True),
+    "sliding_window": optional("attention.sliding_window", None),
+}
+GGUF = Gguf("exaone4", KEYS, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

@@ -1,0 +1,139 @@
+"""Falcon (Almazrouei et al. 2023), both of its architectures.
+
+The older one has one key and value head for all query heads (7B), or one for each (RW, with ALiBi and the mlp
+after the attention). The newer one has one for each group of heads, with parallel attention and mlp under a
+norm each (40B) or a common one (11B).
+"""
+
+from __future__ import annotations
+
+from ...config import (
+    LM,
+    Alibi,
+    Attention,
+    Decoder,
+    Embedding,
+    Layer,
+    LayerNorm,
+    Plain,
+    Stack,
+)
+from ..config_readers.gguf_keys import COMMON, EPS, Row, either, fixed, only, rotary
+from ..config_readers.gguf_metadata import gguf_head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..config_readers.rope import exact_context, rope
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+
+MODEL_TYPES = ("falcon",)
+ARCHITECTURES: dict[str, Task] = decoders("Falcon")
+PREFIX = "transformer."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused("hidden_dropout")
+    if keys.get("apply_residual_connection_post_layernorm", bool, False):
+        raise keys.fail("apply_residual_connection_post_layernorm", "false")
+    # The older names are those of its first releases.
+    width = keys.size(wide := keys.spelled("hidden_size", "n_embed"))
+    heads = keys.size(many := keys.spelled("num_attention_heads", "n_head"))
+    context, size = keys.size("max_position_embeddings", 2048), head_size(keys, wide, many)
+    position = rope(keys, size, context)  # with ALiBi they are read, and not used
+    inner = keys.size("ffn_hidden_size", None) or 4 * width
+    if keys.size("ff_factor", None) not in (None, inner / width):
+        raise keys.fail("ff_factor", f"ffn_hidden_size over hidden_size, {inner / width}")
+    norms, parallel = _norms(keys)
+    norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    bias = keys.get("bias", bool, False, null=True) or False
+    # The sum of score and bias is divided by sqrt(size), so the bias is too.
+    own = Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position
+    activation = keys.choice("activation", ACTIVATIONS, "gelu")
+    layer = Layer(
+        Attention(heads, _groups(keys, heads), size, own, qkv_bias=bias, out_bias=bias, pre=norm),
+        Plain(inner, activation, bias, pre=norm if norms == 2 else None),
+        parallel,
+    )
+    layers = layer_count(keys, keys.spelled("num_hidden_layers", "n_layer"))
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        stack=Stack((layer,) * layers, norm),
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=exact_context(context, position),
+    )
+
+
+def _groups(keys: Keys, heads: int) -> int:
+    """The number of key and value heads; the newer architecture ignores multi_query."""
+    stated, shared = keys.size("num_kv_heads", None), keys.get("multi_query", bool, True, null=True)
+    if keys.get("new_decoder_architecture", bool, False, null=True):
+        return stated or heads
+    if shared:
+        return 1
+    if stated not in (None, heads):
+        raise keys.fail("num_kv_heads", f"that of all heads, {heads}, where nothing shares them")
+    return heads
+
+
+def _norms(keys: Keys) -> tuple[int, bool]:
+    """The number of norms in a layer, and whether attention and mlp are parallel."""
+    new = keys.get("new_decoder_architecture", bool, False, null=True)
+    parallel = bool(keys.get("parallel_attn", bool, True, null=True))
+    norms = keys.size("num_ln_in_parallel_attn", None)
+    if new and not parallel:
+        raise keys.fail("parallel_attn", "true in the newer architecture")
+    if not parallel:
+        return 2, False
+    norms = norms or (2 if new else 1)
+    if norms not in ((1, 2) if new else (1,)):
+        raise keys.fail("num_ln_in_parallel_attn", "1 or 2" if new else "1 in the older architecture")
+    return norms, True
+
+
+WEIGHTS = weight_map("""
+    embedding.table <- word_embeddings.weight
+    decoder.layers.{i}.attn_pre.weight <- h.{i}.(input_layernorm|ln_attn).weight
+    decoder.layers.{i}.attn_pre.bias <- h.{i}.(input_layernorm|ln_attn).bias
+    decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.self_attention.query_key_value.weight : transpose grouped
+    decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.self_attention.query_key_value.bias : grouped
+    decoder.layers.{i}.attn.wo <- h.{i}.self_attention.dense.weight : transpose
+    decoder.layers.{i}.attn.bo <- h.{i}.self_attention.dense.bias
+    decoder.layers.{i}.mlp_pre.weight <- h.{i}.(post_attention_layernorm|ln_mlp).weight
+    decoder.layers.{i}.mlp_pre.bias <- h.{i}.(post_attention_layernorm|ln_mlp).bias
+    decoder.layers.{i}.mlp.up <- h.{i}.mlp.dense_h_to_4h.weight : transpose
+    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.dense_h_to_4h.bias
+    decoder.layers.{i}.mlp.down <- h.{i}.mlp.dense_4h_to_h.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.dense_4h_to_h.bias
+    decoder.norm.weight <- ln_f.weight
+    decoder.norm.bias <- ln_f.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+""")
+
+
+GGUF_WEIGHTS = weight_map("""
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.(attn_norm_2|attn_norm).weight
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.(attn_norm_2|attn_norm).bias
+    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.norm.weight <- output_norm.weight
+    decoder.norm.bias <- output_norm.bias
+    head.table <- output.weight
+""")
+KEYS = {
+    **COMMON,
+    **rotary(gguf_head_size),
+    "model_type": fixed("falcon"),
+    "new_decoder_architecture": fixed(True),
+    "num_kv_heads": either("attention.head_count_kv", "attention.head_count"),
+    "num_ln_in_parallel_attn": Row(lambda _, source: 1 + ("blk.0.attn_norm_2.weight" in source.names)),
+    "ffn_hidden_size": "feed_forward_length",
+    "layer_norm_epsilon": EPS,
+    "tensor_data_layout": only("tensor_data_layout", "jploski"),  # they are undone
+}
+GGUF = Gguf("falcon", KEYS, GGUF_WEIGHTS)

@@ -1,0 +1,39 @@
+"""GLM-4 of April 2025 (9B and 32B, Z1): GLM with a second norm on each sublayer, after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Decoder, Layer
+from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import fixed
+from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders, glm
+
+MODEL_TYPES = ("glm4",)
+ARCHITECTURES: dict[str, Task] = decoders("Glm4", tasks=("classify", "tag"))
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    return map_layers(glm.config(keys, task), _sandwiched)
+
+
+def _sandwiched(_: int, layer: Layer) -> Layer:
+    """The layer with norms like those before its sublayers also after them."""
+    norm = layer.mlp.pre
+    return replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))
+
+
+WEIGHTS = glm.WEIGHTS + weight_map("""
+    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_self_attn_layernorm.weight
+    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_mlp_layernorm.weight
+""")
+
+
+GGUF_WEIGHTS = glm.GGUF_WEIGHTS + weight_map("""
+    decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
+    decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
+""")
+GGUF = Gguf("glm4", {**glm.KEYS, "model_type": fixed("glm4")}, GGUF_WEIGHTS)

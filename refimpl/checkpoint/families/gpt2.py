@@ -1,0 +1,88 @@
+"""GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, fused and input-first
+matrices."""
+
+from __future__ import annotations
+
+from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..config_readers.gguf_keys import COMMON, EPS, fixed
+from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+
+MODEL_TYPES = ("gpt2",)
+ARCHITECTURES: dict[str, Task] = decoders("GPT2", "LMHeadModel")
+PREFIX = "transformer."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    unused(keys)
+    keys.unused("n_special", "predict_special_tokens")
+    # The same products in another order and, in half precision, of a wider type.
+    keys.get("reorder_and_upcast_attn", bool, False)
+    size = head_size(
+        keys, named := keys.spelled("n_embd", "hidden_size"), keys.spelled("n_head", "num_attention_heads")
+    )
+    width = keys.size(named)
+    scaled = keys.get("scale_attn_weights", bool, True)
+    inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
+    scale, heads = size**-0.5 if scaled else 1.0, width // size
+    layers = range(layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")))
+    scales = [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in layers]
+    context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024)
+    norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
+    activation = keys.choice("activation_function", ACTIVATIONS, "gelu_new")
+    mlp = Plain(keys.size("n_inner", None) or 4 * width, activation, pre=norm)
+    attentions = [
+        Attention(heads, heads, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm) for scale in scales
+    ]
+    return Decoder(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        stack=Stack(tuple(Layer(a, mlp) for a in attentions), norm, Learned(context)),
+        head=LM(keys.get("tie_word_embeddings", bool, True)),
+        context=context,
+    )
+
+
+def unused(keys: Keys) -> None:
+    """Mark the keys of training and of heads that summarize a text, which GPT-2's kin have.
+
+    n_ctx once sized the mask, which is n_positions' now.
+    """
+    keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "output_past", "_num_labels")
+    keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
+    keys.unused("summary_first_dropout", "task_specific_params")
+
+
+WEIGHTS = weight_map("""
+    embedding.table <- wte.weight
+    decoder.positions <- wpe.weight
+    decoder.layers.{i}.attn_pre.weight <- h.{i}.ln_1.weight
+    decoder.layers.{i}.attn_pre.bias <- h.{i}.ln_1.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.attn.c_attn.weight
+    decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.attn.c_attn.bias
+    decoder.layers.{i}.attn.wo <- h.{i}.attn.c_proj.weight
+    decoder.layers.{i}.attn.bo <- h.{i}.attn.c_proj.bias
+    decoder.layers.{i}.mlp_pre.weight <- h.{i}.ln_2.weight
+    decoder.layers.{i}.mlp_pre.bias <- h.{i}.ln_2.bias
+    decoder.layers.{i}.mlp.up <- h.{i}.mlp.c_fc.weight
+    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.c_fc.bias
+    decoder.layers.{i}.mlp.down <- h.{i}.mlp.c_proj.weight
+    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.c_proj.bias
+    decoder.norm.weight <- ln_f.weight
+    decoder.norm.bias <- ln_f.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+    causal == h.{i}.attn.bias
+    masked_score == h.{i}.attn.masked_bias
+""")
+
+
+KEYS = {
+    **COMMON,
+    "model_type": fixed("gpt2"),
+    "n_inner": "feed_forward_length",
+    "layer_norm_epsilon": EPS,
+}
+GGUF = Gguf("gpt2", KEYS, GGUF_WEIGHTS)

@@ -1,0 +1,59 @@
+"""InternLM 2 and 2.5 (Cai et al. 2024): Llama's decoder, other names, fused queries, keys and values.
+
+transformers has no class for it: keys and names are those of the code beside the checkpoints, which is never
+run.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...config import Decoder
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import DECODER, fixed
+from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
+from ..config_readers.keys import Keys
+from ..config_readers.layers import head_size
+from ..config_readers.rope import rope
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+
+MODEL_TYPES = ("internlm2",)
+ARCHITECTURES: dict[str, Task] = decoders("InternLM2")
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # Several slices of one product, summed: the same mathematics.
+    keys.get("pretraining_tp", int, 1, null=True)
+    keys.restated("head_dim", head_size(keys), "hidden_size over num_attention_heads")
+    return decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", None),
+        context=2048,
+        attention_bias=keys.get("bias", bool, True),
+        mlp_bias=False,
+        positions=partial(rope, kinds={kind: kind for kind in ("default", "linear", "dynamic")}),
+    )
+
+
+WEIGHTS = weight_map("""
+    embedding.table <- tok_embeddings.weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.attention_norm.weight
+    decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.attention.wqkv.weight : transpose grouped
+    decoder.layers.{i}.attn.bq, bk, bv <- layers.{i}.attention.wqkv.bias : grouped
+    decoder.layers.{i}.attn.wo <- layers.{i}.attention.wo.weight : transpose
+    decoder.layers.{i}.attn.bo <- layers.{i}.attention.wo.bias
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp.gate <- layers.{i}.feed_forward.w1.weight : transpose
+    decoder.layers.{i}.mlp.up <- layers.{i}.feed_forward.w3.weight : transpose
+    decoder.layers.{i}.mlp.down <- layers.{i}.feed_forward.w2.weight : transpose
+    decoder.norm.weight <- norm.weight
+    head.table <- output.weight
+    embedding.table == output.weight
+    inv_freq == layers.{i}.attention.rotary_emb.inv_freq
+    for Classify, Tag, QuestionAnswering, Pool:
+    nothing <- output.weight
+""")
+
+GGUF = Gguf("internlm2", {**DECODER, "model_type": fixed("internlm2")}, PERMUTED_QK_WEIGHTS)

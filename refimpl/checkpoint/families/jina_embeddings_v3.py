@@ -1,0 +1,77 @@
+"""Jina embeddings v3 (Sturua et al. 2024) as transformers has it: XLM-RoBERTa with rotary positions.
+
+Adapters by task lie beside it, one a directory. The first checkpoint, which holds all of them in its weights,
+is refused by the family of its `model_type`, XLM-RoBERTa's.
+"""
+
+from __future__ import annotations
+
+from ...config import Attention, Dense, Embedding, Encoder, LayerNorm, Plain
+from ..config_readers.gguf_keys import fixed, rotary
+from ..config_readers.gguf_metadata import gguf_head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..config_readers.rope import exact_context, rope
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, encoders
+from .bert import KEYS as BERT
+from .bert import bert_head, build
+from .nomic_bert import GGUF_WEIGHTS as GATED
+from .roberta import HEADS
+
+MODEL_TYPES = ("jina_embeddings_v3",)
+ARCHITECTURES = encoders("JinaEmbeddingsV3")
+PREFIX = "roberta."
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    heads, norm = keys.size("num_attention_heads"), LayerNorm(keys.positive("layer_norm_eps", 1e-5))
+    size = keys.size("head_dim", None) or head_size(keys)
+    context = keys.size("max_position_embeddings", 8194)
+    position = rope(keys, size, context, theta=20_000.0)
+    return build(
+        Embedding(
+            keys.size("vocab_size"),
+            keys.size("hidden_size"),
+            token_types=keys.size("type_vocab_size", 1, null=keys.of_gguf),
+        ),
+        Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
+        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), after=norm),
+        bert_head(keys, task, Dense("gelu", norm=norm)),
+        layers=layer_count(keys),
+        context=exact_context(context, position),
+    )
+
+
+WEIGHTS = (
+    weight_map("""
+    embedding.table <- embeddings.word_embeddings.weight
+    embedding.token_types <- embeddings.token_type_embeddings.weight
+    encoder.first_norm.weight <- emb_ln.weight
+    encoder.first_norm.bias <- emb_ln.bias
+    encoder.layers.{i}.attn.wq, wk, wv <- encoder.layers.{i}.mixer.Wqkv.weight : transpose
+    encoder.layers.{i}.attn.bq, bk, bv <- encoder.layers.{i}.mixer.Wqkv.bias
+    encoder.layers.{i}.attn.wo <- encoder.layers.{i}.mixer.out_proj.weight : transpose
+    encoder.layers.{i}.attn.bo <- encoder.layers.{i}.mixer.out_proj.bias
+    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.norm1.weight
+    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.norm1.bias
+    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.mlp.fc1.weight : transpose
+    encoder.layers.{i}.mlp.bup <- encoder.layers.{i}.mlp.fc1.bias
+    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.mlp.fc2.weight : transpose
+    encoder.layers.{i}.mlp.bdown <- encoder.layers.{i}.mlp.fc2.bias
+    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.norm2.weight
+    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.norm2.bias
+""")
+    + HEADS
+)
+
+
+GGUF_WEIGHTS = GATED + weight_map("""
+    encoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
+    encoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    encoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+""")
+# The base alone, as the converter writes each adapter to a file of its own.
+KEYS = {**BERT, **rotary(gguf_head_size), "model_type": fixed("jina_embeddings_v3")}
+GGUF = Gguf("jina-bert-v3", KEYS, GGUF_WEIGHTS, task="pool")

@@ -1,0 +1,68 @@
+"""LED, Longformer's encoder before BART's decoder (Beltagy et al. 2020, §7, arXiv 2004.05150): summaries of
+texts of 16,384 tokens.
+
+    encoder   each token sees a window around it (`ops.longformer`): T · window scores, not T · T
+    decoder   each token sees all before it, and all that the encoder gives, without a window
+
+Both have learned positions, each as many as its own texts are long; the first token has row 0, where BART's
+has row 2. Encoder and decoder so have a context each (`EncoderDecoder.encoder_context`).
+Global tokens are an argument of transformers' classes, which neither its `generate` nor any of its heads
+gives: here there are none either. The papers' authors advise to make the first token global for a summary;
+the maps that such tokens have of their own are in the files, and are left unread.
+transformers pads a text to a multiple of the widest window, which changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Attention, EncoderDecoder, Layer
+from ...ops.longformer import LongformerAttention
+from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
+from . import Task, bart
+from .longformer import GLOBAL, windows
+
+MODEL_TYPES = ("led",)
+ARCHITECTURES: dict[str, Task] = {
+    "LEDForConditionalGeneration": "lm",
+    "LEDModel": "lm",
+    "LEDForQuestionAnswering": "answer",
+}
+PREFIX = "led."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> EncoderDecoder:
+    keys.harmless(scale_embedding=(False,))
+    contexts = (
+        keys.size("max_encoder_position_embeddings", 16384),
+        keys.size("max_decoder_position_embeddings", 1024),
+    )
+    both = bart.pair(keys, norms="after", first=True, offset=0, contexts=contexts)
+    encoder = both.encoder.layers
+
+    def within(layer: Layer, window: int) -> Layer:
+        a = layer.attention
+        assert isinstance(a, Attention)
+        return replace(layer, attention=LongformerAttention(a.heads, a.head_size, window // 2, after=a.after))
+
+    layers = tuple(map(within, encoder, windows(keys, len(encoder))))
+    return replace(both, encoder=replace(both.encoder, layers=layers))
+
+
+_SELF = "encoder.layers.{i}.self_attn.longformer_self_attn."
+WEIGHTS = (
+    weight_map(f"""
+    encoder.layers.{{i}}.attn.wq <- {_SELF}query.weight : transpose
+    encoder.layers.{{i}}.attn.bq <- {_SELF}query.bias
+    encoder.layers.{{i}}.attn.wk <- {_SELF}key.weight : transpose
+    encoder.layers.{{i}}.attn.bk <- {_SELF}key.bias
+    encoder.layers.{{i}}.attn.wv <- {_SELF}value.weight : transpose
+    encoder.layers.{{i}}.attn.bv <- {_SELF}value.bias
+    encoder.layers.{{i}}.attn.wo <- encoder.layers.{{i}}.self_attn.output.weight : transpose
+    encoder.layers.{{i}}.attn.bo <- encoder.layers.{{i}}.self_attn.output.bias
+    """)
+    + GLOBAL.renamed({"encoder.layer.{i}.attention.self.": _SELF})
+    + bart.WEIGHTS
+)

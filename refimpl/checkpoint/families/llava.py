@@ -1,0 +1,73 @@
+"""The text part of LLaVA (Liu et al. 2023) and of models of its form: a vision tower, a projector, and a
+decoder of Llama's form, which `text_config` names."""
+
+from __future__ import annotations
+
+from ...config import Decoder
+from ..config_readers.keys import Keys
+from ..config_readers.text_part import TextModel, text_model
+from ..weights.weight_map import weight_map
+from . import Task, llama, ministral3, mistral, mistral4, qwen2, qwen3
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+CLASSES = {
+    "llava": "Llava",
+    "llava_next": "LlavaNext",
+    "llava_onevision": "LlavaOnevision",
+    "mistral3": "Mistral3",
+    "internvl": "InternVL",
+}
+MODEL_TYPES = tuple(CLASSES)
+ARCHITECTURES: dict[str, Task] = {
+    **{f"{name}ForConditionalGeneration": "lm" for name in CLASSES.values()},
+    **{f"{name}Model": "pool" for name in CLASSES.values()},
+}
+# Of releases before transformers 4.52 the second.
+PREFIX = ("model.language_model.", "language_model.model.", "language_model.", "model.")
+GGUF = None  # the text model is converted under its own architecture
+
+_SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+TEXTS = {
+    "llama": TextModel(llama.config, {**_SIZES, "vocab_size": 32_000, "intermediate_size": 11_008}),
+    "mistral": TextModel(mistral.config, {**_SIZES, "vocab_size": 32_000, "intermediate_size": 14_336}),
+    "ministral3": TextModel(
+        ministral3.config,
+        {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 34,
+         "num_attention_heads": 32},
+    ),
+    "mistral4": TextModel(
+        mistral4.config,
+        {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36,
+         "num_attention_heads": 32},
+    ),
+    "qwen2": TextModel(qwen2.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
+    "qwen3": TextModel(qwen3.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
+}  # fmt: skip
+DEFAULTS = {"mistral3": "mistral", "llava_onevision": "qwen2", "internvl": "qwen2"}
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused(
+        "vision_config", "image_token_index", "image_token_id", "video_token_index", "image_seq_length",
+        "projector_hidden_act", "vision_feature_select_strategy", "vision_feature_layer",
+        "multimodal_projector_bias", "image_grid_pinpoints", "vision_aspect_ratio", "spatial_merge_size",
+        "downsample_ratio", "use_image_newline_parameter", "ignore_index",
+    )  # fmt: skip
+    kind = keys.get("model_type", str)
+    return text_model(
+        keys,
+        task,
+        TEXTS,
+        DEFAULTS.get(kind, "llama"),
+        tied=kind in ("mistral3", "internvl"),
+        either=kind in ("llava", "llava_onevision"),
+    )
+
+
+LEFT_OUT = weight_map("""
+    left out <- vision_tower.*
+    left out <- multi_modal_projector.*
+    left out <- image_newline*
+""")
+WEIGHTS = mistral4.WEIGHTS + llama.QK_NORM + LEFT_OUT

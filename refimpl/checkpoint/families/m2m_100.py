@@ -1,0 +1,33 @@
+"""M2M100 and NLLB-200 (Fan et al. 2020; NLLB Team et al. 2022): BART's form for a hundred languages and more.
+
+Norms stand before sublayers. Positions are sinusoidal and begin after the id of padding. Padding stands after
+a text, never in it: transformers gives it no position there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import EncoderDecoder, Sinusoidal
+from ..config_readers.keys import Keys
+from . import Task
+from .bart import PREFIX, WEIGHTS, pair
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("m2m_100",)
+ARCHITECTURES: dict[str, Task] = {"M2M100ForConditionalGeneration": "lm"}
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> EncoderDecoder:
+    padding, pairs = keys.get("pad_token_id", int, 1), keys.size("d_model") // 2
+    if not 0 <= padding < keys.size("vocab_size"):
+        raise keys.fail("pad_token_id", "an id of the vocabulary: positions begin after it")
+    if pairs < 2:
+        raise keys.fail("d_model", "at least 4: the last pair of a position has another frequency")
+    # The last pair turns by 1 / 10,000, not the one after it.
+    waves = Sinusoidal(10_000.0 ** (pairs / (pairs - 1)), offset=padding + 1)
+    defaults = {"activation_function": "relu", "scale_embedding": True}
+    config = pair(keys.replaced({**defaults, **keys.values}), norms="pre", first=False, waves=waves)
+    return replace(config, head=replace(config.head, bias=False))

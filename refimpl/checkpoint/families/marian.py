@@ -1,0 +1,26 @@
+"""Marian's translators (Junczys-Dowmunt et al. 2018), a thousand of them by OPUS-MT.
+
+BART's form with sinusoidal positions and without the norm of the embedding.
+"""
+
+from __future__ import annotations
+
+from ...config import EncoderDecoder, Sinusoidal
+from ..config_readers.keys import Keys
+from . import Task
+from .bart import PREFIX, WEIGHTS, pair
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("marian",)
+ARCHITECTURES: dict[str, Task] = {"MarianMTModel": "lm"}
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> EncoderDecoder:
+    vocabulary = keys.size("vocab_size")
+    if keys.size("decoder_vocab_size", None) not in (None, vocabulary):
+        raise keys.fail("decoder_vocab_size", f"vocab_size, {vocabulary}: one table for both languages")
+    if not keys.get("share_encoder_decoder_embeddings", bool, True):
+        raise keys.fail("share_encoder_decoder_embeddings", "true: one table for both languages")
+    return pair(keys, norms="after", first=False, waves=Sinusoidal())

@@ -1,0 +1,52 @@
+"""Megatron's BERT (Shoeybi et al. 2019): BERT with norms before sublayers, and one after the last layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Dense, Embedding, Encoder, Learned
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..weights.weight_map import weight_map
+from . import Task, encoders
+from .bert import HEADS, TRUNK, bert_head, encoder, layer_norm
+
+MODEL_TYPES = ("megatron-bert",)
+ARCHITECTURES: dict[str, Task] = {**encoders("MegatronBert"), "MegatronBertForPreTraining": "masked"}
+PREFIX = "bert."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    norm = layer_norm(keys)
+    masked = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=norm)
+    base = encoder(
+        keys,
+        Embedding(
+            keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 2)
+        ),
+        Learned(keys.size("max_position_embeddings", 512)),
+        bert_head(keys, task, masked),
+    )
+    layers = tuple(
+        replace(
+            layer,
+            attention=replace(layer.attention, pre=norm, after=None),
+            mlp=replace(layer.mlp, pre=norm, after=None),
+        )
+        for layer in base.stack.layers
+    )
+    return replace(base, stack=replace(base.stack, layers=layers, first_norm=None, final_norm=norm))
+
+
+WEIGHTS = (
+    TRUNK
+    + HEADS
+    + weight_map("""
+    encoder.layers.{i}.attn_pre.weight <- encoder.layer.{i}.attention.ln.weight
+    encoder.layers.{i}.attn_pre.bias <- encoder.layer.{i}.attention.ln.bias
+    encoder.layers.{i}.mlp_pre.weight <- encoder.layer.{i}.ln.weight
+    encoder.layers.{i}.mlp_pre.bias <- encoder.layer.{i}.ln.bias
+    encoder.norm.weight <- encoder.ln.weight
+    encoder.norm.bias <- encoder.ln.bias
+""")
+)

@@ -1,0 +1,83 @@
+"""MiniMax-M2 (MiniMax 2025): Mixtral's experts, chosen by sigmoids and biases, norms over all heads of
+queries and keys, and part of each head rotated."""
+
+from __future__ import annotations
+
+from ...config import Decoder, Rope
+from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
+from ..config_readers.gguf_keys import PARTIAL, SIGMOID, always, experts, fixed, scores, unused
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import Keys
+from ..config_readers.rope import rope
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .llama import QK_NORM
+from .mixtral import WEIGHTS as MIXTRAL
+from .olmoe import with_joint_qk_norm
+
+MODEL_TYPES = ("minimax_m2",)
+ARCHITECTURES: dict[str, Task] = decoders("MiniMaxM2", tasks=())
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # Of training.
+    keys.get("output_router_logits", bool, False)
+    for key in ("router_aux_loss_coef", "router_jitter_noise"):
+        keys.get(key, float, None)
+    # What the repositories' own code can do otherwise, and how many modules predict further tokens, which are
+    # left out: no class of transformers reads these.
+    keys.harmless(use_qk_norm=(True,), qk_norm_type=("per_layer",), scoring_func=("sigmoid",))
+    keys.harmless(use_routing_bias=(True,), shared_intermediate_size=(0,), sliding_window=(None,))
+    keys.harmless(use_mtp=(bool,), num_mtp_modules=(int,), mtp_transformer_layers=(int,))
+    if any(kind != 1 for kind in keys.get("attn_type_list", list, None) or []):
+        raise keys.fail("attn_type_list", "a list of ones: each layer attends in full")
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 8),
+        context=196_608,
+        attention_bias=False,
+        mlp_bias=False,
+        theta=5_000_000.0,
+        head=128,
+        positions=_positions,
+    )
+    experts = keys.size(keys.spelled("num_local_experts", "num_experts"), 256)
+    top = keys.size("num_experts_per_tok", 8)
+
+    mixed = with_experts(base, lambda mlp: sigmoid_experts(mlp, experts, top, mlp.width))
+    return with_joint_qk_norm(mixed)
+
+
+def _positions(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
+    """Rotary positions of `rotary_dim` elements of a head, which may also be stated as their share."""
+    dims = keys.size("rotary_dim", None)
+    position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)
+    if dims not in (None, position.dims):
+        raise keys.fail("rotary_dim", f"the part of a head that is rotated, {position.dims}")
+    return position
+
+
+WEIGHTS = (
+    MIXTRAL
+    + QK_NORM
+    + weight_map("""
+    decoder.layers.{i}.mlp.bias <- layers.{i}.block_sparse_moe.e_score_correction_bias
+""")
+)
+
+
+KEYS = {
+    **PARTIAL,
+    **experts("num_local_experts"),
+    "model_type": fixed("minimax_m2"),
+    "intermediate_size": "expert_feed_forward_length",
+    "feed_forward_length": unused("feed_forward_length", int),
+    "expert_gating_func": scores(SIGMOID),
+    "expert_weights_scale": always("expert_weights_scale", 1.0, told=False),
+    "expert_shared_count": always("expert_shared_count", 0, told=False),
+    "expert_group_count": always("expert_group_count", 1, told=False),
+    "expert_group_used_count": always("expert_group_used_count", 1, told=False),
+    "leading_dense_block_count": always("leading_dense_block_count", 0, told=False),
+}
+GGUF = Gguf("minimax-m2", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

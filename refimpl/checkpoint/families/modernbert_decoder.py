@@ -1,0 +1,69 @@
+"""ModernBERT's decoder (Weller et al. 2025, Ettin): ModernBERT's layers, each token seeing those before it.
+
+A window reaches back half as far as ModernBERT's. A dense map and a norm stand before the output table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import LM, Classify, Config, Decoder, Encoder, Window
+from ..config_readers.heads import reading
+from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
+from . import Task, decoders
+from .modernbert import TRUNK, read_layers
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("modernbert-decoder",)
+ARCHITECTURES: dict[str, Task] = decoders("ModernBertDecoder", tasks=("classify",))
+PREFIX = "model."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    keys.unused("classifier_pooling")  # the last token's vector counts, whatever it says
+    # As transformers writes it: it follows from the other.
+    keys.harmless(causal_mask=(True,), sliding_window=(keys.size("local_attention", 128) // 2,))
+
+    def window(size: int) -> Window:
+        if size < 2:
+            raise keys.fail("local_attention", "at least 2 where a layer has a window")
+        return Window(size // 2)
+
+    embedding, stack, dense, context = read_layers(keys, window)
+    head = LM(
+        keys.get("tie_word_embeddings", bool, True), bias=keys.get("decoder_bias", bool, True), dense=dense
+    )
+    base = Decoder(embedding, stack, head, context)
+    if task != "classify":
+        return base
+    encoder = reading(base, keys, task)
+    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder.head, Classify)
+    return replace(encoder, head=replace(encoder.head, dense=dense, bias=dense.bias))
+
+
+_QKV = "decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq"
+WEIGHTS = TRUNK.renamed({"encoder.": "decoder."}).without(*_QKV) + weight_map("""
+    decoder.layers.{i}.attn.wq <- layers.{i}.attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.bq <- layers.{i}.attn.q_proj.bias
+    decoder.layers.{i}.attn.wk <- layers.{i}.attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.bk <- layers.{i}.attn.k_proj.bias
+    decoder.layers.{i}.attn.wv <- layers.{i}.attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.bv <- layers.{i}.attn.v_proj.bias
+    for LM:
+    head.dense.weight <- lm_head.dense.weight : transpose
+    head.dense.bias <- lm_head.dense.bias
+    head.norm.weight <- lm_head.norm.weight
+    head.norm.bias <- lm_head.norm.bias
+    head.table <- decoder.weight
+    embedding.table == decoder.weight
+    head.bias <- decoder.bias
+    for Classify:
+    head.dense.weight <- head.dense.weight : transpose
+    head.dense.bias <- head.dense.bias
+    head.norm.weight <- head.norm.weight
+    head.norm.bias <- head.norm.bias
+""")

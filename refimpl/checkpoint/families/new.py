@@ -1,0 +1,30 @@
+"""GTE under the name that the code of Alibaba-NLP/new-impl gives it, with a rotary scaling of its own.
+
+It multiplies theta by a factor and divides all frequencies by factor^(2 / head size), whatever the length.
+"""
+
+from __future__ import annotations
+
+from ...config import Encoder, LinearScaling, Rope
+from ..config_readers.keys import Keys
+from ..config_readers.layers import head_size
+from . import Task, encoders
+from .gte import GGUF, WEIGHTS, encoder
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("new",)
+ARCHITECTURES = encoders("New", without=("answer",))
+PREFIX = "new."
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    theta, size, scaling = keys.positive("rope_theta"), head_size(keys), keys.get("rope_scaling", dict, None)
+    if scaling is None:
+        return encoder(keys, task, Rope(theta, size))
+    inner = Keys(scaling, f"{keys.where}: rope_scaling")
+    inner.choice("type", {"ntk": None})
+    factor = inner.positive("factor")
+    inner.finish({})
+    scaled = Rope(theta * factor, size, scaling=LinearScaling(factor ** (2 / size)))
+    return encoder(keys, task, scaled)

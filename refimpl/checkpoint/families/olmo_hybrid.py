@@ -1,0 +1,94 @@
+"""OLMo Hybrid (OLMo Team 2026): gated delta networks whose states may turn round, and in every fourth layer
+OLMo 2's attention, whose positions may be missing.
+
+Norms of a gated delta network's layer stand before its sublayers, those of an attention's after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...config import Decoder, Layer
+from ...ops.gated_delta import GatedDelta
+from ..config_readers.decoder import decoder, map_attention, map_layers
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count
+from ..weights.weight_map import WeightMap, weight_map
+from . import Task, decoders
+from .olmo2 import WEIGHTS as OLMO2
+from .olmo2 import after
+from .qwen3_next import DELTA, attending_layers
+
+MODEL_TYPES = ("olmo_hybrid",)
+ARCHITECTURES: dict[str, Task] = decoders("OlmoHybrid", tasks=())
+PREFIX = "model."
+GGUF = None
+NORM_EPS = 1e-5  # of what a gated delta network's heads give, whatever rms_norm_eps is
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.choice("hidden_act", {"silu": "silu"}, "silu")  # the convolutions' kernels know no other
+    for key in ("a_log_min", "a_log_max", "dt_min", "dt_max", "dt_init_floor"):
+        keys.get(f"linear_{key}", float, 0.0)  # of training
+    context = keys.size("max_position_embeddings", 65_536)
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", None),
+        context=context,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+    )
+    # A theta that is null, not one that is missing, means no positions.
+    if "rope_theta" in (rotary := keys.values.get("rope_parameters") or {}) and rotary["rope_theta"] is None:
+        base = replace(map_attention(base, lambda _, a: replace(a, position=None)), context=context)
+    mixer, layers = _mixer(keys), layer_count(keys)
+    # One attends in any model.
+    attends = attending_layers(keys, [i % 4 == 3 or i == layers - 1 < 3 for i in range(layers)])
+
+    def mixed(i: int, layer: Layer) -> Layer:
+        if attends[i]:
+            return after(i, layer)
+        return replace(layer, attention=replace(mixer, pre=layer.attention.pre))
+
+    return map_layers(base, mixed)
+
+
+def _mixer(keys: Keys) -> GatedDelta:
+    heads = keys.size("num_attention_heads")
+    key_heads = keys.size("linear_num_key_heads", None) or heads
+    key_size = keys.size("linear_key_head_dim", None) or int(0.75 * keys.size("hidden_size") / key_heads)
+    return GatedDelta(
+        heads=keys.size("linear_num_value_heads", None) or heads,
+        key_heads=key_heads,
+        key_size=key_size,
+        value_size=keys.size("linear_value_head_dim", None) or 2 * key_size,
+        length=keys.size("linear_conv_kernel_dim", 4),
+        eps=NORM_EPS,
+        allow_neg_eigval=keys.get("linear_allow_neg_eigval", bool, True),
+    )
+
+
+NAMES = {"linear_attn.norm.": "linear_attn.o_norm.", "linear_attn.out_proj.": "linear_attn.o_proj."}
+
+
+def _joined(leaf: str, part: str, steps: str) -> WeightMap:
+    """What makes, or mixes, queries, keys and values, each stored apart."""
+    tensors = " + ".join(f"layers.{{i}}.linear_attn.{kind}_{part}.weight" for kind in "qkv")
+    return weight_map(f"decoder.layers.{{i}}.attn.{leaf} <- {tensors} : {steps}")
+
+
+# Norms and kernels have other names on hubs, and in what transformers writes, than in its model.
+WEIGHTS = (
+    OLMO2
+    + DELTA.renamed(NAMES)
+    + _joined("wi", "proj", "transpose")
+    + _joined("conv", "conv1d", "taps")
+    + weight_map("""
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.attention_layer_norm.weight
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.feedforward_layer_norm.weight
+    decoder.layers.{i}.attn_post.weight <- layers.{i}.feedforward_layer_norm.weight
+    decoder.layers.{i}.attn.wz <- layers.{i}.linear_attn.g_proj.weight : transpose
+    decoder.layers.{i}.attn.wb <- layers.{i}.linear_attn.b_proj.weight : transpose
+    decoder.layers.{i}.attn.wa <- layers.{i}.linear_attn.a_proj.weight : transpose
+""")
+)

@@ -1,0 +1,207 @@
+"""Qwen3-Next (Qwen 2025): gated delta networks, and in every fourth layer attention with a gate.
+
+Its attention turns a quarter of each head; experts are those of Qwen 2 MoE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ...config import Attention, Decoder, FullAttention, HeadNorm, Layer, MoE
+from ...ops.gated_delta import GatedDelta
+from ..config_readers.decoder import decoder, map_layers, with_mtp
+from ..config_readers.gguf_keys import (
+    PARTIAL,
+    Row,
+    always,
+    either,
+    experts,
+    experts_width,
+    fixed,
+    layers_without,
+    optional,
+    quotient,
+    trunk_layers,
+)
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count, stated_types
+from ..config_readers.rope import rope
+from ..weights.weight_map import WeightMap, weight_map
+from . import Gguf, Task
+from .llama import QK_NORM
+from .qwen2_moe import WEIGHTS as QWEN2_MOE
+from .qwen2_moe import with_experts
+
+MODEL_TYPES = ("qwen3_next",)
+ARCHITECTURES: dict[str, Task] = {"Qwen3NextForCausalLM": "lm"}
+PREFIX = "model."
+KINDS = ("linear_attention", "full_attention")
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.harmless(use_sliding_window=(False,))
+    base = gated_decoder(keys, kv_heads=2)
+    attention = base.stack.attentions[0]
+    mixture = MoE(
+        keys.get("num_experts", int, 512),
+        keys.size("num_experts_per_tok", 10),
+        keys.size("moe_intermediate_size", 512),
+        "silu",
+        renormalize=keys.get("norm_topk_prob", bool, True),
+        shared=keys.size("shared_expert_intermediate_size", 512),
+        shared_gate=True,
+        pre=attention.pre,
+    )
+    masks: list[Any] = [FullAttention()] * layer_count(keys)
+    config = with_delta(with_experts(base, keys, attention, masks, mixture), keys)
+    # No key states the module, so its weights do.
+    return with_mtp(config, int("mtp.fc.weight" in (keys.tensors or ())), attending_layer(config))
+
+
+def attending_layer(config: Decoder) -> Layer | None:
+    """A layer with attention, as the module's is, if there is one and the layers have mlps of one kind."""
+    mlps = {layer.mlp for layer in config.layers}
+    attending = (layer for layer in config.layers if isinstance(layer.attention, Attention))
+    return next(attending, None) if len(mlps) == 1 else None
+
+
+def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
+    """The decoder with attention in each layer: with a gate, norms of heads, and a part of each turned."""
+    keys.choice("hidden_act", {"silu": "silu"}, "silu")  # the convolutions' kernels know no other
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", kv_heads),
+        context=32_768,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        head=256,
+        positions=partial(rope, partial=0.25),
+    )
+
+    return map_layers(base, gated)
+
+
+def gated(_: int, layer: Layer) -> Layer:
+    """The layer with an output gate and norms of heads."""
+    a = layer.attention
+    assert isinstance(a, Attention)
+    assert a.pre is not None
+    return replace(layer, attention=replace(a, output_gate=True, qk_norm=HeadNorm(a.pre)))
+
+
+def with_delta(config: Decoder, keys: Keys) -> Decoder:
+    """The decoder with gated delta networks in the layers so marked, by default three of four."""
+    attends = attending_layers(keys, _every(keys, layer_count(keys)))
+    mixer = GatedDelta(
+        heads=keys.size("linear_num_value_heads", 32),
+        key_heads=keys.size("linear_num_key_heads", 16),
+        key_size=keys.size("linear_key_head_dim", 128),
+        value_size=keys.size("linear_value_head_dim", 128),
+        length=keys.size("linear_conv_kernel_dim", 4),
+        eps=keys.positive("rms_norm_eps", 1e-6),
+    )
+    return mixed(config, mixer, attends)
+
+
+def _every(keys: Keys, layers: int) -> list[bool]:
+    """Which layers have attention: one of each so many."""
+    every = keys.size("full_attention_interval", 4)
+    return [(i + 1) % every == 0 for i in range(layers)]
+
+
+def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
+    """The decoder with the mixer in each layer that has no attention."""
+
+    def change(i: int, layer: Layer) -> Layer:
+        return layer if attends[i] else replace(layer, attention=replace(mixer, pre=layer.attention.pre))
+
+    return map_layers(config, change)
+
+
+def attending_layers(keys: Keys, default: list[bool]) -> list[bool]:
+    """Which layers have attention, the others a gated delta network."""
+    types = stated_types(keys, KINDS)
+    return default if types is None else [kind == "full_attention" for kind in types]
+
+
+def gated_weights(base: WeightMap) -> WeightMap:
+    """The map of a decoder, whose queries come with a gate and whose norms are stored less one, but for that
+    of a gated delta network."""
+    gates = weight_map("""
+        decoder.layers.{i}.attn.wq, wg <- layers.{i}.self_attn.q_proj.weight : transpose gate_by_head
+        decoder.layers.{i}.attn.bq, bg <- layers.{i}.self_attn.q_proj.bias : gate_by_head
+    """)
+    queries = ("decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq")
+    norms = (base + QK_NORM).then("plus_one", lambda tensor: tensor.endswith("norm.weight"))
+    trunk = norms.without(*queries) + gates
+    # The module's layer always has attention.
+    return trunk.of_mtp("mtp.layers.0.") + MTP_INPUT + trunk + DELTA + FURTHER
+
+
+DELTA = weight_map("""
+    decoder.layers.{i}.attn.conv <- layers.{i}.linear_attn.conv1d.weight : taps
+    decoder.layers.{i}.attn.a_log <- layers.{i}.linear_attn.A_log
+    decoder.layers.{i}.attn.dt_bias <- layers.{i}.linear_attn.dt_bias
+    decoder.layers.{i}.attn.norm <- layers.{i}.linear_attn.norm.weight
+    decoder.layers.{i}.attn.wo <- layers.{i}.linear_attn.out_proj.weight : transpose
+""")
+MTP_INPUT = weight_map("""
+    with mtp:
+    mtp.token_norm <- mtp.pre_fc_norm_embedding.weight : plus_one
+    mtp.hidden_norm <- mtp.pre_fc_norm_hidden.weight : plus_one
+    mtp.project <- mtp.fc.weight : transpose
+    mtp.norm.weight <- mtp.norm.weight : plus_one
+""")
+FURTHER = weight_map("left out <- mtp.*")  # the module, where it isn't asked for
+WEIGHTS = gated_weights(QWEN2_MOE) + weight_map("""
+    decoder.layers.{i}.attn.wi, wz <- layers.{i}.linear_attn.in_proj_qkvz.weight : transpose by_key_head
+    decoder.layers.{i}.attn.wb, wa <- layers.{i}.linear_attn.in_proj_ba.weight : transpose by_key_head
+""")
+
+
+GGUF_GATED_WEIGHTS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}).without(
+    "decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq"
+) + weight_map("""
+    decoder.layers.{i}.attn.wq, wg <- blk.{i}.attn_q.weight : transpose gate_by_head
+    decoder.layers.{i}.attn.bq, bg <- blk.{i}.attn_q.bias : gate_by_head
+    decoder.layers.{i}.attn.norm <- blk.{i}.ssm_norm.weight
+    left out <- blk.{n}.*
+""")
+GGUF_DELTA = weight_map("""
+    decoder.layers.{i}.attn.wi <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.wz <- blk.{i}.attn_gate.weight : transpose
+    decoder.layers.{i}.attn.conv <- blk.{i}.ssm_conv1d.weight : transpose
+    decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : negated_exp
+    decoder.layers.{i}.attn.dt_bias <- blk.{i}.ssm_dt.bias
+    decoder.layers.{i}.attn.wo <- blk.{i}.ssm_out.weight : transpose
+""")
+# Older files have queries, keys, values and gates as the checkpoint does.
+BY_KEY_HEAD = weight_map("""
+    decoder.layers.{i}.attn.wi, wz <- blk.{i}.ssm_in.weight : transpose by_key_head
+    decoder.layers.{i}.attn.wb, wa <- blk.{i}.ssm_ba.weight : transpose by_key_head
+""")
+GATED_KEYS = {
+    **PARTIAL,
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_key_head_dim": "ssm.state_size",
+    "linear_value_head_dim": quotient("ssm.inner_size", "ssm.time_step_rank"),
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+    "full_attention_interval": optional("full_attention_interval"),
+}
+SHARED = "expert_shared_feed_forward_length"
+MIXED_KEYS = {
+    **GATED_KEYS,
+    **experts(),
+    "intermediate_size": either("feed_forward_length", SHARED),
+    "moe_intermediate_size": experts_width(lambda width, top: width // top, "feed_forward_length", SHARED),
+    "shared_expert_intermediate_size": either(SHARED, "feed_forward_length"),
+    "norm_topk_prob": always("expert_weights_norm", True),
+    "mlp_only_layers": layers_without("ffn_gate_inp.weight"),
+}
+KEYS = {**MIXED_KEYS, "model_type": fixed("qwen3_next")}
+GGUF = Gguf("qwen3next", KEYS, GGUF_GATED_WEIGHTS + GGUF_DELTA + BY_KEY_HEAD + EXPERTS)

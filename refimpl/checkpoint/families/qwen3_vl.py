@@ -1,0 +1,51 @@
+"""The text part of Qwen3-VL: Qwen 3 without windows, positions by M-RoPE."""
+
+from __future__ import annotations
+
+from ...config import Decoder
+from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import SECTIONED, unused
+from ..config_readers.gguf_rope import SECTIONS
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.keys import Keys
+from ..config_readers.text_part import TextModel, text_model, without_sections
+from . import Gguf, Task, qwen3
+from .qwen2_vl import LEFT_OUT, PREFIX, ignore_image_keys
+from .qwen3 import with_qk_norm
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("qwen3_vl",)
+ARCHITECTURES: dict[str, Task] = {"Qwen3VLForConditionalGeneration": "lm", "Qwen3VLModel": "pool"}
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    ignore_image_keys(keys)
+    return text_model(keys, task, {"qwen3_vl_text": TEXT, "qwen3_vl": TEXT}, "qwen3_vl_text", tied=False)
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    ignore_image_keys(keys)
+    keys = without_sections(keys, 5e5)
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 32, null=True),
+        context=128_000,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        head=128,
+    )
+    return with_qk_norm(base)
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 22_016, "num_hidden_layers": 32,
+     "num_attention_heads": 32},
+)  # fmt: skip
+WEIGHTS = qwen3.WEIGHTS + LEFT_OUT
+
+
+# The number of layers to whose outputs vectors of images are added: there are none of a text.
+DEEPSTACK = {"n_deepstack_layers": unused("n_deepstack_layers", int, 0)}
+GGUF = Gguf("qwen3vl", {**qwen3.KEYS, **SECTIONED, **DEEPSTACK}, UNPERMUTED_QK_WEIGHTS, arrays=(SECTIONS,))

@@ -1,0 +1,74 @@
+"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa: BERT's encoder, with positions that follow the padding's id.
+
+A padding token within a text takes a position here, like any other; in transformers it takes none.
+"""
+
+from __future__ import annotations
+
+from ...config import Dense, Embedding, Encoder, Learned
+from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
+from . import Task, encoders
+from .bert import ENCODER, TRUNK, bert_head, encoder, layer_norm
+
+MODEL_TYPES = ("roberta", "xlm-roberta")
+ARCHITECTURES = encoders("Roberta", "XLMRoberta")
+PREFIX = "roberta."
+GGUF = ENCODER
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    if "lora_adaptations" in keys:  # of jina-embeddings-v3
+        raise keys.fail(
+            "lora_adaptations",
+            "absent: adapters of several tasks in one file aren't read, take jinaai/jina-embeddings-v3-hf",
+        )
+    # The first token stands at the row after the padding's own.
+    offset = keys.get("pad_token_id", int, 1) + 1
+    rows = keys.size("max_position_embeddings", 512)
+    if not 0 < offset < rows:
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")
+    masked = Dense("gelu", norm=layer_norm(keys))
+    return encoder(
+        keys,
+        Embedding(
+            keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 2)
+        ),
+        Learned(rows - offset, offset),
+        bert_head(keys, task, masked),
+    )
+
+
+LABELS = weight_map("""
+    for Classify:
+    head.dense.weight <- classifier.dense.weight : transpose
+    head.dense.bias <- classifier.dense.bias
+    head.out.weight <- classifier.out_proj.weight : transpose
+    head.out.bias <- classifier.out_proj.bias
+    for Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+    for QuestionAnswering:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+""")
+HEADS = (
+    weight_map("""
+    nothing <- pooler.dense.weight
+    nothing <- pooler.dense.bias
+    for Pool:
+    head.dense.weight <- pooler.dense.weight : transpose
+    head.dense.bias <- pooler.dense.bias
+    for MaskedLM:
+    head.dense.weight <- lm_head.dense.weight : transpose
+    head.dense.bias <- lm_head.dense.bias
+    head.norm.weight <- lm_head.layer_norm.weight
+    head.norm.bias <- lm_head.layer_norm.bias
+    head.table <- lm_head.decoder.weight
+    embedding.table == lm_head.decoder.weight
+    head.bias <- lm_head.(decoder.bias|bias)
+    head.bias == lm_head.bias
+""")
+    + LABELS
+)
+WEIGHTS = TRUNK + HEADS

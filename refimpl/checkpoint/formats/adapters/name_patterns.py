@@ -1,0 +1,254 @@
+"""Patterns of module names in an adapter's settings: a small part of regular expressions, with bounded work.
+
+peft gives such a pattern to Python's `re`, where `(a|a)*b` and its like take time that doubles with each
+letter of a name. Here a pattern is followed over the set of all positions that it can have reached: work
+grows with the length of the name and the pattern, and a budget ends the rest.
+
+Understood: letters, `.`, `\\.`, `\\d`, `\\w`, `[…]`, `[^…]`, `(…)`, `(?:…)`, `|`, `*`, `+`, `?`, `{m}`,
+`{m,}`, `{m,n}`, each also lazy, `^`, `$` and `\\b`. Anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ....errors import ConfigError, LimitError
+
+LENGTH = 4000  # characters of a pattern
+DEPTH = 16  # of its groups
+MOST = 1000  # the largest number in {m,n}
+STEPS = 2_000_000  # positions that all patterns of an adapter may visit: about a second
+
+PLAIN = re.compile(r"\^?[\w.\-]+\$?", re.ASCII)
+REPEAT = re.compile(r"\{(\d{1,4})(,?)(\d{0,4})\}", re.ASCII)
+DIGITS = frozenset("0123456789")
+WORD = DIGITS | frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
+CLASSES = {"d": DIGITS, "w": WORD}
+
+
+@dataclass(frozen=True)
+class Characters:
+    """One character: of these, or with `negated` none of these."""
+
+    characters: frozenset[str]
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Sequence:
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    options: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    part: Node
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The beginning of the name, or its end."""
+
+    end: bool
+
+
+@dataclass(frozen=True)
+class WordBoundary:
+    """A place with a letter, a digit or `_` on one side only."""
+
+
+Node = Characters | Sequence | Alternatives | Repeat | Edge | WordBoundary
+
+
+class NamePattern:
+    """One pattern; ConfigError for what isn't understood."""
+
+    def __init__(self, text: str, where: str) -> None:
+        if len(text) > LENGTH:
+            raise ConfigError(f"{where}: a pattern may have {LENGTH} characters, got {len(text)}")
+        self._plain = text if PLAIN.fullmatch(text) else None
+        self._node = _Reader(text, where).read()
+
+    def matches(self, name: str, work: Work, *, suffix: bool) -> bool:
+        """Whether the pattern matches the name, or with `suffix` the name from any dot on."""
+        if self._plain is not None:
+            work.spend(1)
+            return _matches_plain(self._plain, name, suffix)
+        starts = {0} | ({i + 1 for i, c in enumerate(name) if c == "."} if suffix else set())
+        return len(name) in _ends(self._node, name, starts, work)
+
+
+class Work:
+    """Counts what matching costs; LimitError beyond `STEPS`."""
+
+    def __init__(self, where: str) -> None:
+        self._where, self._left = where, STEPS
+
+    def spend(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise LimitError(f"{self._where}: patterns of names may take {STEPS} steps, these take more")
+
+
+def _matches_plain(pattern: str, name: str, suffix: bool) -> bool:
+    """A pattern of letters and dots, which is most of them: a dot matches any character."""
+    letters = pattern.removeprefix("^").removesuffix("$")
+    start = len(name) - len(letters)
+    inside = suffix and not pattern.startswith("^") and start > 0 and name[start - 1] == "."
+    if not (start == 0 or inside):
+        return False
+    return all(wanted in (".", actual) for wanted, actual in zip(letters, name[start:], strict=True))
+
+
+def _ends(node: Node, name: str, starts: set[int], work: Work) -> set[int]:
+    """The positions after `node`, for all positions before it."""
+    work.spend(len(starts) + 1)
+    match node:
+        case Characters(characters, negated):
+            return {i + 1 for i in starts if i < len(name) and (name[i] in characters) != negated}
+        case Sequence(parts):
+            for part in parts:
+                starts = _ends(part, name, starts, work)
+                if not starts:
+                    break
+            return starts
+        case Alternatives(options):
+            return set().union(*(_ends(option, name, starts, work) for option in options))
+        case Edge(end):
+            return starts & {len(name) if end else 0}
+        case WordBoundary():
+            inside = [False, *(c in WORD for c in name), False]
+            return {i for i in starts if inside[i] != inside[i + 1]}
+        case Repeat(part, least, most):
+            for _ in range(least):
+                starts = _ends(part, name, starts, work)
+            reached, latest = set(starts), starts
+            for _ in range(len(name) if most is None else most - least):
+                latest = _ends(part, name, latest, work) - reached
+                if not latest:
+                    break
+                reached |= latest
+            return reached
+
+
+class _Reader:
+    """Reads a pattern from left to right."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self._text, self._where, self._at = text, where, 0
+
+    def read(self) -> Node:
+        node = self._alternatives(0)
+        if self._at < len(self._text):
+            raise self._fail("no ) without its (")
+        return node
+
+    def _fail(self, must: str) -> ConfigError:
+        rest = self._text[self._at : self._at + 20]
+        return ConfigError(f"{self._where}: {self._text!r:.80} must have {must}, at {rest!r}")
+
+    def _take(self, text: str) -> bool:
+        found = self._text.startswith(text, self._at)
+        self._at += len(text) if found else 0
+        return found
+
+    def _next(self) -> str:
+        if self._at == len(self._text):
+            raise self._fail("more after this")
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def _alternatives(self, depth: int) -> Node:
+        if depth > DEPTH:
+            raise self._fail(f"groups at most {DEPTH} deep")
+        options = [self._sequence(depth)]
+        while self._take("|"):
+            options.append(self._sequence(depth))
+        return options[0] if len(options) == 1 else Alternatives(tuple(options))
+
+    def _sequence(self, depth: int) -> Node:
+        parts: list[Node] = []
+        while self._at < len(self._text) and self._text[self._at] not in "|)":
+            parts.append(self._repeated(self._one(depth)))
+        return Sequence(tuple(parts))
+
+    def _one(self, depth: int) -> Node:
+        if self._take("("):
+            if self._take("?") and not self._take(":"):
+                raise self._fail("no group but (…) and (?:…)")
+            node = self._alternatives(depth + 1)
+            if not self._take(")"):
+                raise self._fail("a ) for each (")
+            return node
+        if self._take("["):
+            return self._class()
+        if self._take("."):
+            return Characters(frozenset("\n"), negated=True)
+        if self._take("\\b"):
+            return WordBoundary()
+        if self._take("^"):
+            return Edge(end=False)
+        if self._take("$"):
+            return Edge(end=True)
+        if self._text[self._at] in "*+?{":
+            raise self._fail("something to repeat before a repetition")
+        return Characters(self._characters())
+
+    def _characters(self) -> frozenset[str]:
+        """A letter, or what an escape stands for."""
+        character = self._next()
+        if character != "\\":
+            return frozenset(character)
+        escaped = self._next()
+        if escaped in CLASSES:
+            return CLASSES[escaped]
+        if escaped.isalnum():
+            self._at -= 2
+            raise self._fail("no escape but of punctuation, \\b, \\d and \\w")
+        return frozenset(escaped)
+
+    def _class(self) -> Node:
+        negated = self._take("^")
+        characters = self._range()  # a ] that stands first is one of the characters
+        while not self._take("]"):
+            characters |= self._range()
+        return Characters(characters, negated)
+
+    def _range(self) -> frozenset[str]:
+        """A character of a class, or a range of them."""
+        first = self._characters()
+        after = self._text[self._at : self._at + 2]
+        if len(after) < 2 or after[0] != "-" or after[1] == "]":
+            return first
+        self._at += 1
+        last = self._characters()
+        if len(first) > 1 or len(last) > 1 or not min(first) <= min(last) <= "\x7f":
+            raise self._fail("ranges that ascend, in ASCII")
+        return frozenset(map(chr, range(ord(min(first)), ord(min(last)) + 1)))
+
+    def _repeated(self, node: Node) -> Node:
+        for sign, least, most in (("*", 0, None), ("+", 1, None), ("?", 0, 1)):
+            if self._take(sign):
+                return self._once(Repeat(node, least, most))
+        if match := REPEAT.match(self._text, self._at):
+            self._at = match.end()
+            least = int(match[1])
+            most = least if not match[2] else int(match[3]) if match[3] else None
+            if max(least, most or 0) > MOST or (most is not None and most < least):
+                raise self._fail(f"repetitions of at most {MOST}, that ascend")
+            return self._once(Repeat(node, least, most))
+        return node
+
+    def _once(self, node: Repeat) -> Node:
+        """The repetition; a lazy one matches the same names."""
+        self._take("?")
+        if self._at < len(self._text) and self._text[self._at] in "*+?{":
+            raise self._fail("one repetition after a part")
+        return node

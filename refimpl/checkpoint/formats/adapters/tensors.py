@@ -1,0 +1,119 @@
+"""An adapter's tensors as peft writes them: low-rank updates by module, and tensors instead of the base's.
+
+base_model.model.MODULE.lora_A.weight              [r, in]
+base_model.model.MODULE.lora_B.weight              [out, r]
+base_model.model.MODULE.lora_embedding_A           [r, rows], a table's
+base_model.model.MODULE.lora_embedding_B           [columns, r]
+base_model.model.MODULE.lora_magnitude_vector      [out], DoRA's
+base_model.model.MODULE.weight, .bias              instead of the base's (modules_to_save, bias)
+base_model.model.MODULE.base_layer.weight, .bias   the same, of a module that has an update too
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....errors import CheckpointError
+from ..dtypes import READABLE_INTEGERS
+from ..safetensors import READABLE, SafeTensors
+from ..torch_file import TorchFile
+
+PREFIX = "base_model.model."
+FLOATS = tuple(kind for kind in READABLE if kind not in READABLE_INTEGERS)
+DOWN, UP, MAGNITUDE = "down", "up", "magnitude"
+# How the name of an update's tensor ends, and what the tensor is.
+PARTS = {
+    ".lora_A.weight": DOWN,
+    ".lora_B.weight": UP,
+    ".lora_embedding_A": DOWN,
+    ".lora_embedding_B": UP,
+    ".lora_magnitude_vector": MAGNITUDE,
+    ".lora_magnitude_vector.weight": MAGNITUDE,
+}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update of one module: names of its tensors. `of_table` says that it is of an embedding table, whose
+    rows are its inputs."""
+
+    module: str
+    down: str
+    up: str
+    magnitude: str | None
+    of_table: bool
+
+
+class AdapterTensors:
+    """The tensors of an adapter. `updates` are by module, `replaced` by the name of the base's tensor.
+
+    CheckpointError for a name that is neither, an update that isn't whole, or shapes that contradict it.
+    """
+
+    def __init__(self, file: SafeTensors | TorchFile) -> None:
+        self._file = file
+        self.replaced: dict[str, str] = {}
+        self.of_base_layers: set[str] = set()
+        parts: dict[str, dict[str, str]] = {}
+        for name in file.names:
+            if file.kind(name) not in FLOATS or not name.startswith(PREFIX):
+                raise self._fail(name, f"a tensor of numbers with decimals, named {PREFIX}…")
+            inner = name.removeprefix(PREFIX)
+            ending = next((e for e in PARTS if inner.endswith(e)), None)
+            if ending is None:
+                self._replace(inner, name)
+                continue
+            module = inner.removesuffix(ending)
+            if PARTS[ending] in parts.setdefault(module, {}):
+                raise self._fail(name, f"the only {PARTS[ending]} tensor of its module")
+            parts[module][PARTS[ending]] = name
+        for name in [name for name in self.replaced if ".original_module." in f".{name}"]:
+            # What a saved module stands for: peft's `bias` writes it too, and nothing reads it.
+            if name.replace("original_module.", "") not in self.replaced:
+                raise self._fail(self.replaced[name], "beside the module that is saved in its place")
+            del self.replaced[name]
+        self.updates = {module: self._update(module, found) for module, found in parts.items()}
+        if not self.updates and not self.replaced:
+            raise CheckpointError(f"{file.path}: an adapter must hold tensors, this holds none")
+
+    def _fail(self, name: str, must: str) -> CheckpointError:
+        return CheckpointError(f"{self._file.path}: {name!r:.120} must be {must}")
+
+    def _replace(self, inner: str, name: str) -> None:
+        module, _, leaf = inner.rpartition(".")
+        if not module or "lora_" in inner:
+            raise self._fail(name, "a low-rank update or a whole weight; it is neither, and isn't read")
+        if of_base := module.endswith(".base_layer"):
+            inner = f"{module.removesuffix('.base_layer')}.{leaf}"
+        if inner in self.replaced:
+            raise self._fail(name, "there once")
+        self.replaced[inner] = name
+        if of_base:
+            self.of_base_layers.add(inner)
+
+    def _update(self, module: str, parts: Mapping[str, str]) -> LowRank:
+        if missing := [part for part in (DOWN, UP) if part not in parts]:
+            raise self._fail(next(iter(parts.values())), f"beside the {missing[0]} tensor of its module")
+        down, up = self._file.shape(parts[DOWN]), self._file.shape(parts[UP])
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
+            raise self._fail(parts[DOWN], f"[r, in] for an [out, r] of its module, got {down} for {up}")
+        magnitude = parts.get(MAGNITUDE)
+        if magnitude is not None and self._file.shape(magnitude) != up[:1]:
+            raise self._fail(magnitude, f"[{up[0]}], one number an output, got {self._file.shape(magnitude)}")
+        of_table = [".lora_embedding_" in parts[part] for part in (DOWN, UP)]
+        if of_table[0] != of_table[1]:
+            raise self._fail(parts[UP], "of a table where the other tensor of its module is, and only there")
+        return LowRank(module, parts[DOWN], parts[UP], magnitude, of_table[0])
+
+    def kind(self, name: str) -> str:
+        return self._file.kind(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._file.shape(name)
+
+    def load(self, name: str) -> np.ndarray:
+        """The tensor as float32."""
+        return self._file.load(name)

@@ -1,0 +1,51 @@
+"""Reads forward through a part of a file, never past its end, and within a bound of memory."""
+
+from __future__ import annotations
+
+import struct
+
+from ...errors import CheckpointError
+from .file_bytes import FileBytes
+
+# What is kept of a file's description may take in memory beyond the file's own size: a string of one letter
+# takes 58 bytes.
+ROOM = 40 * 2**20
+WINDOW = 2**18  # bytes that are read at a time
+
+
+class Cursor:
+    """A place in a file, from byte `at` to byte `end`; `part` names what is read, for messages."""
+
+    def __init__(self, file: FileBytes, part: str, at: int = 0, end: int | None = None) -> None:
+        self.file, self.part, self.at = file, part, at
+        self.end = len(file) if end is None else end
+        self.window, self.window_begin = b"", at
+        self._room = ROOM + len(file)
+
+    def fail(self, message: str) -> CheckpointError:
+        return CheckpointError(f"{self.file.path}: {message}")
+
+    def hold(self, size: int, what: str) -> None:
+        """Count memory that is kept."""
+        self._room -= size
+        if self._room < 0:
+            allowed = (ROOM + len(self.file)) // 2**20
+            raise self.fail(f"{self.part} may take {allowed} MB of memory, {what} takes more")
+
+    def take(self, size: int, what: str) -> bytes:
+        """The next bytes; CheckpointError where fewer are left."""
+        left = self.end - self.at
+        if size > left:
+            raise self.fail(
+                f"{what} needs {size} bytes at byte {self.at}, {left} are left: truncated or damaged"
+            )
+        begin = self.at - self.window_begin
+        if begin + size > len(self.window):
+            self.window_begin, begin = self.at, 0
+            self.window = self.file.read(self.at, min(self.at + max(size, WINDOW), self.end)).tobytes()
+        self.at += size
+        return self.window[begin : begin + size]
+
+    def number(self, form: str, what: str) -> int:
+        """The next number, in a form of `struct`."""
+        return struct.unpack(form, self.take(struct.calcsize(form), what))[0]

@@ -1,0 +1,65 @@
+"""A directory as the Hugging Face hub's client lays out its cache.
+
+models--ORG--NAME/refs/main             the commit of a branch, as text
+models--ORG--NAME/snapshots/COMMIT/…    the repository's files, as links into blobs
+models--ORG--NAME/blobs/…               what they hold
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...errors import CheckpointError
+from .file_bytes import read_file
+from .model_directory import Directory
+from .split_gguf import models_of
+
+SNAPSHOTS, MAIN = "snapshots", "refs/main"
+
+
+def model_in_cache(path: Path) -> Path:
+    """The model of a repository in such a cache: the directory of its snapshot, or the .gguf file in it.
+
+    Any other path stays as it is. CheckpointError where several snapshots are there and `refs/main` names
+    none of them, where a snapshot holds several GGUF models, and for a link that leads out of the cache.
+    """
+    if (path / "config.json").exists() or not (path / SNAPSHOTS).is_dir():
+        return path
+    snapshot = _snapshot(path)
+    models = [] if (snapshot / "config.json").exists() else list(models_of(_names(snapshot)))
+    if len(models) > 1:
+        raise CheckpointError(
+            f"{path}: name one of its models: {', '.join(str(snapshot / name) for name in models)!s:.400}"
+        )
+    if not models:
+        return snapshot
+    for name in models_of(_names(snapshot))[models[0]]:
+        Directory(snapshot).find(name)
+    return snapshot / models[0]
+
+
+def repository_of(snapshot: Path) -> str | None:
+    """ORG/NAME of a snapshot's directory, None for another directory."""
+    repository = snapshot.parent.parent.name
+    if snapshot.parent.name != SNAPSHOTS or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def _snapshot(path: Path) -> Path:
+    folder, names = path / SNAPSHOTS, _names(path / SNAPSHOTS)
+    if (path / MAIN).is_file():
+        commit = read_file(path / MAIN, 1024).decode("utf-8", "replace").strip()
+        if re.fullmatch(r"[0-9a-zA-Z]{1,64}", commit) and commit in names:
+            return folder / commit
+    if len(names) == 1:
+        return folder / names[0]
+    raise CheckpointError(
+        f"{path}: {MAIN} must name one of its {len(names)} snapshots, {', '.join(names)!s:.200}: or name the "
+        "snapshot's directory itself"
+    )

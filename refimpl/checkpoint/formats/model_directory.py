@@ -1,0 +1,144 @@
+"""The files of a model directory: of bounded size, never outside of it, and a record of those read."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from .file_bytes import read_file
+from .strict_json import parse
+
+KILO = 1024
+# What the sentence-transformers library says of an encoder: it takes the first of them that is there.
+ENCODERS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+LIMITS = {
+    "config.json": 1024 * KILO,
+    "adapter_config.json": 1024 * KILO,
+    "generation_config.json": 1024 * KILO,
+    "hf_quant_config.json": 1024 * KILO,
+    "chat_template.jinja": 256 * KILO,
+    "tool_use.jinja": 256 * KILO,
+    "chat_template.json": 1024 * KILO,
+    "tokenizer_config.json": 16 * 1024 * KILO,
+    "special_tokens_map.json": 1024 * KILO,
+    "added_tokens.json": 16 * 1024 * KILO,
+    "model.safetensors.index.json": 64 * 1024 * KILO,
+    "pytorch_model.bin.index.json": 64 * 1024 * KILO,
+    "tokenizer.json": 64 * 1024 * KILO,
+    "tekken.json": 64 * 1024 * KILO,
+    "vocab.json": 16 * 1024 * KILO,
+    "merges.txt": 16 * 1024 * KILO,
+    "vocab.txt": 16 * 1024 * KILO,
+    "modules.json": 64 * KILO,
+    **dict.fromkeys(ENCODERS, 64 * KILO),
+    "config_sentence_transformers.json": 256 * KILO,
+}
+
+
+class Directory:
+    """A model directory. `files` are those found in it so far, by their names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: dict[str, Path] = {}
+
+    def find(self, name: str, folder: str = "") -> Path | None:
+        """A file of the directory, or of a folder in it, None if it isn't there.
+
+        A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
+        snapshot the directory is. CheckpointError for a name or a link that leads out.
+        """
+        for part in (name, *([folder] if folder else [])):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", part):
+                raise CheckpointError(
+                    f"{self.path}: a file's name must be plain, without folders, got {part!r:.80}"
+                )
+        stated = self.path / folder / name
+        try:
+            home, target = self.path.resolve(), stated.resolve()
+            there = _is_there(target)
+        except (OSError, RuntimeError) as error:  # a loop of links is either; a folder may not be searched
+            if isinstance(error, OSError) and error.errno != errno.ELOOP:
+                raise CheckpointError(f"{stated}: can't be found: {error.strerror}") from None
+            raise CheckpointError(f"{stated}: can't be found: a loop of links") from None
+        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        if target.parent not in (home / folder, home, blobs):
+            raise CheckpointError(f"{stated}: links out of the model's directory, to {target}")
+        if not there:
+            return None
+        self.files[stated.relative_to(self.path).as_posix()] = target
+        return target
+
+    def text(self, name: str, folder: str = "") -> str | None:
+        """The text of a file, None if it isn't there; CheckpointError if it isn't UTF-8."""
+        file = self.find(name, folder)
+        try:
+            return None if file is None else read_file(file, LIMITS[name]).decode("utf-8")
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{self.path / folder / name}: must be UTF-8") from None
+
+    def value(self, name: str, folder: str = "") -> Any:
+        """The JSON value of a file, None if it isn't there."""
+        text = self.text(name, folder)
+        where, tagged = str(self.path / folder / name), name == "config.json"
+        return None if text is None else parse(text, where, tagged=tagged)
+
+    def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
+        """The JSON object of a file, None if it isn't there; CheckpointError if it is another value."""
+        value = self.value(name, folder)
+        if value is not None and not isinstance(value, dict):
+            raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {value!r:.80}")
+        return value
+
+    def chat_templates(self, about: dict[str, Any]) -> dict[str, str]:
+        """The chat templates by name: `default`, and `tool_use` for chats with tools.
+
+        Each is a file; or they are in tokenizer_config.json (`about`), a text or a list of named ones; or a
+        processor's chat_template.json has the one.
+        """
+        files = {
+            "default": self.text("chat_template.jinja"),
+            "tool_use": self.text("tool_use.jinja", "additional_chat_templates"),
+        }
+        found: dict[str, Any] = {name: text for name, text in files.items() if text}
+        if "default" not in found:
+            found = {**self._templates(about, "tokenizer_config.json"), **found}
+        if "default" not in found:
+            stated = self.object("chat_template.json") or {}
+            found = {**self._templates(stated, "chat_template.json"), **found}
+        return found
+
+    def _templates(self, stated: dict[str, Any], name: str) -> dict[str, Any]:
+        """The templates that an object states."""
+        value, where = stated.get("chat_template"), self.path / name
+        if not isinstance(value, list):
+            value = [{"name": "default", "template": value}]
+        if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
+            raise CheckpointError(
+                f"{where}: chat_template must name each of its templates, got {value!r:.80}"
+            )
+        named = {item["name"]: item.get("template") for item in value}
+        found = {name: named[name] for name in ("default", "tool_use") if named.get(name) is not None}
+        for text in found.values():
+            if not isinstance(text, str) or len(text) > LIMITS["chat_template.jinja"]:
+                raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
+        return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the path leads to something; OSError where that can't be told.
+
+    `Path.exists` says False of a loop of links too, and in newer Pythons of a folder that may not be
+    searched.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

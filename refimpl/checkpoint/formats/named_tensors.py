@@ -1,0 +1,190 @@
+"""Tensors by name: what lies between files and whoever asks for a tensor, each a table of names over another.
+
+joined          several sources as one
+stripped        names without a prefix
+prefixed        names with one
+Rescaled        a GGUF file's weights, multiplied by the scales beside them
+LayerNumbers    arrays of a GGUF file's metadata as tensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import CheckpointError
+from ...ops.quant import Blocks
+from .tensor_source import GgufSource, TensorSource
+
+# Name -> the source that has the tensor, and its name there.
+Table = Mapping[str, tuple[Any, str]]
+
+
+class Tensors:
+    """The tensors of a table as a TensorSource; a RawSource where those of the table are."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._table)
+
+    def kind(self, name: str) -> str:
+        source, own = self._table[name]
+        return source.kind(own)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        source, own = self._table[name]
+        return source.shape(own)
+
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        source, own = self._table[name]
+        return source.load(own, part)
+
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        source, own = self._table[name]
+        return source.native(own, part)
+
+    def raw(self, name: str, part: int | None = None) -> np.ndarray:
+        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        source, own = self._table[name]
+        return source.raw(own, part)
+
+
+def joined(sources: Sequence[TensorSource]) -> Table:
+    """Several sources as one; a name may be in one of them only."""
+    return {name: (source, name) for source in sources for name in source.names}
+
+
+def prefixed(source: TensorSource, prefix: str) -> Table:
+    """A source with a prefix before each of its names."""
+    return {prefix + name: (source, name) for name in source.names}
+
+
+def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
+    """A source without a prefix in its names: of `prefixes` the first that a name begins with.
+
+    CheckpointError where two names become one.
+    """
+    table: dict[str, tuple[TensorSource, str]] = {}
+    for name in source.names:
+        prefix = next(filter(name.startswith, prefixes), "")
+        _, other = table.setdefault(name.removeprefix(prefix), (source, name))
+        if other != name:
+            raise CheckpointError(f"tensors must not be there twice: {other!r:.80} and {name!r:.80}")
+    return table
+
+
+WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
+# Scales that are weights of the architecture's own: of Gemma 4 the norm before a router, and the factors of
+# what experts give.
+OWN = {"gemma4": ("ffn_gate_inp", "ffn_down_exps")}
+
+
+class Rescaled(Tensors):
+    """A GGUF file's weights multiplied by their scales, which stop being tensors: w = scale · stored.
+
+        X.weight       [F, D], or [E, F, D] for the experts of a mixture
+        X.scale        float32 [1], or [E]: NVFP4's scale of the whole tensor, and other formats' as well
+        X.input_scale  float32 [1]: by which devices with such products round their input; nothing is rounded
+                       here
+
+    So llama.cpp multiplies a product. Raises CheckpointError for a scale of another type or shape.
+    """
+
+    def __init__(self, source: GgufSource) -> None:
+        self.path, self.metadata = source.path, source.metadata
+        present = set(source.names)
+        own = OWN.get(str(source.metadata.get("general.architecture")), ())
+        self._scales: dict[str, np.ndarray] = {}
+        hidden: set[str] = set()
+        for name in source.names:
+            module, _, last = name.rpartition(".")
+            weight = module + WEIGHT
+            if f".{last}" not in (SCALE, INPUT_SCALE) or weight not in present:
+                continue
+            if f".{last}" == SCALE and module.endswith(own):
+                continue
+            shape = source.shape(weight)
+            allowed = [(1,), shape[:1]] if len(shape) == 3 else [(1,)]
+            if source.kind(name) != "F32" or source.shape(name) not in allowed:
+                shapes = " or ".join(str(list(one)) for one in allowed)
+                raise CheckpointError(
+                    f"{source.path}: tensor {name!r} must be F32 {shapes}, is {source.kind(name)} "
+                    f"{list(source.shape(name))}"
+                )
+            hidden.add(name)
+            if f".{last}" == SCALE:
+                self._scales[weight] = source.load(name)
+        super().__init__({name: (source, name) for name in source.names if name not in hidden})
+
+    def _scale(self, name: str, part: int | None) -> np.ndarray | None:
+        """The scale of a tensor or of its part, [1], or [E, 1, 1] for all experts; None without one."""
+        scale = self._scales.get(name)
+        if scale is None or len(scale) == 1:
+            return scale
+        return scale[:, None, None] if part is None else scale[part : part + 1]
+
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        weight, scale = super().load(name, part), self._scale(name, part)
+        if scale is None:
+            return weight
+        with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
+            return weight * scale
+
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        blocks, scale = super().native(name, part), self._scale(name, part)
+        if blocks is None or scale is None:
+            return blocks
+        with np.errstate(all="ignore"):
+            minimum = None if blocks.minimum is None else blocks.minimum * scale
+            return replace(blocks, scale=blocks.scale * scale, minimum=minimum)
+
+
+OPS = ("xielu.",)
+
+
+class LayerNumbers(Tensors):
+    """A GGUF file whose metadata has arrays of an op with a number for each layer, under KEY.
+
+    The numbers KEY[i] are tensors KEY.i, float32 [1], and no metadata:
+
+        xielu.alpha_p, xielu.alpha_n, xielu.beta, xielu.eps    the curves of xIELU (Apertus)
+    """
+
+    def __init__(self, source: GgufSource) -> None:
+        arrays = {
+            key: value
+            for key, value in source.metadata.items()
+            if key.startswith(OPS) and isinstance(value, np.ndarray) and value.dtype == np.float32
+        }
+        self.path = source.path
+        self.metadata = {key: value for key, value in source.metadata.items() if key not in arrays}
+        super().__init__(joined([source, *(_Numbers(key, array) for key, array in arrays.items())]))
+
+
+class _Numbers:
+    """The numbers of an array as tensors of one number."""
+
+    def __init__(self, key: str, array: np.ndarray) -> None:
+        self._numbers = {f"{key}.{i}": array[i : i + 1] for i in range(len(array))}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._numbers)
+
+    def kind(self, name: str) -> str:
+        return "F32"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return (1,)
+
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        return self._numbers[name]
+
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        return None

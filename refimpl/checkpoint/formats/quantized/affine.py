@@ -1,0 +1,112 @@
+"""Integers with a scale and a zero point a group: what GPTQ, AWQ and integers of other libraries store.
+
+    w[f, d] = scale[f, g] · (code[f, d] − zero[f, g]),  g = group[d]
+
+The difference is a whole number of at most nine bits and a scale has at most 11 (float16), so the product is
+exact in float32; with scales of float32 it is rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....errors import CheckpointError
+from ....ops.quant import Blocks
+from .weight import Shape
+
+CHUNK = 2**18  # elements computed at a time
+LONGEST, SHORTEST = 256, 16  # blocks that ONNX Runtime's MatMulNBits has
+USUAL = 128  # the length of the parts that a longer group is cut into
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Codes of `bits` bits [F, D], scale and zero [F, C], and the group of each column [D]."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    group: np.ndarray
+    bits: int
+
+    def dequantized(self) -> np.ndarray:
+        """The matrix [F, D] in float32."""
+        out = np.empty(self.codes.shape, np.float32)
+        rows = max(1, CHUNK // max(1, self.codes.shape[1]))
+        with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
+            for start in range(0, len(out), rows):
+                part = slice(start, start + rows)
+                zero = np.take(self.zero[part], self.group, axis=1)
+                np.subtract(self.codes[part], zero, out=out[part], dtype=np.float32)
+                out[part] *= np.take(self.scale[part], self.group, axis=1)
+        return out
+
+    def blocks(self) -> Blocks | None:
+        """The same values in blocks of neighbours, codes and scales as they are; None where groups aren't
+        neighbours, or have a length or a zero point that blocks can't have.
+
+        Codes of fewer than 4 bits become codes of 4, others of 8. A group that is too long is cut into
+        blocks of the same scale.
+        """
+        bits = 4 if self.bits <= 4 else 8
+        length, count = self.codes.shape[1], self.scale.shape[1]
+        size = -(-length // count)
+        block = _block(size, count)
+        neighbours = np.array_equal(self.group, np.arange(length) // size)
+        if block is None or not neighbours or self.zero.min() < 0 or self.zero.max() >= 2**bits:
+            return None
+        of_block = np.arange(-(-length // block)) * block // size
+        zero = self.zero.astype(np.uint8)
+        return Blocks(
+            codes=self.codes,
+            scale=self.scale[:, of_block],
+            zero=None if (zero == 2 ** (bits - 1)).all() else zero[:, of_block],
+            minimum=None,
+            bits=bits,
+            block=block,
+            axis=1,
+            activations="block",
+        )
+
+
+def _block(size: int, count: int) -> int | None:
+    """The length of blocks for `count` groups of `size` columns."""
+    if size <= LONGEST and size >= SHORTEST and size & (size - 1) == 0:
+        return size
+    # A group that is alone may end in a short block.
+    return next((b for b in (USUAL, 64, 32, SHORTEST) if size % b == 0), 32 if count == 1 else None)
+
+
+def groups(length: int, group_size: int | None) -> tuple[np.ndarray, int]:
+    """The group of each column for groups of neighbours, and how many there are; None means one."""
+    size = group_size or max(1, length)
+    return np.arange(length) // size, -(-length // size)
+
+
+def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
+    """The group of each column as a file states it; CheckpointError for one that isn't there."""
+    if group.size and not (group.min() >= 0 and group.max() < count):
+        at = int(np.argmax((group < 0) | (group >= count)))
+        raise CheckpointError(f"{name}[{at}] must be a group from 0 to {count - 1}, is {int(group[at])}")
+    return group
+
+
+@dataclass(frozen=True, eq=False)
+class AffineWeight:
+    """A stored weight of that form, read each time it is asked for."""
+
+    kind: str
+    shape: Shape
+    tensors: Collection[str]
+    read: Callable[[], Affine]
+
+    def load(self, part: int | None = None) -> np.ndarray:
+        assert part is None, "only the weights of experts are stored together"
+        return self.read().dequantized()
+
+    def native(self, part: int | None = None) -> Blocks | None:
+        assert part is None, "only the weights of experts are stored together"
+        return self.read().blocks()

@@ -1,0 +1,77 @@
+"""One stored weight: what a format gives, and checks that all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ....errors import CheckpointError
+from ....ops.quant import Blocks
+from ..tensor_source import RawSource, TensorSource
+
+FLOATS = ("F32", "F16", "BF16")
+Shape = tuple[int, ...]
+
+
+class StoredWeight(Protocol):
+    """A quantized weight; `kind` is what it is called, `tensors` are those that hold it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def shape(self) -> Shape:
+        """The weight's shape, as a float checkpoint has it."""
+        ...
+
+    @property
+    def tensors(self) -> Collection[str]: ...
+    def load(self, part: int | None = None) -> np.ndarray:
+        """The weight as float32, or one part along its first axis."""
+        ...
+
+    def native(self, part: int | None = None) -> Blocks | None:
+        """The weight in blocks that hold its values, None where they can't."""
+        ...
+
+
+class Form(Protocol):
+    """A format: it finds its weights among a file's tensors, under the names of a float checkpoint."""
+
+    def weights(self, source: RawSource) -> Iterator[tuple[str, StoredWeight]]: ...
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What a checkpoint says of its numbers.
+
+    `unused` are the last parts of names of tensors that say how inputs or caches are rounded, `floats` the
+    modules that it says aren't quantized, `notes` what a person should know.
+    """
+
+    form: Form
+    unused: frozenset[str] = frozenset()
+    floats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def modules(source: TensorSource, suffix: str) -> Iterator[str]:
+    """The names of modules that have a tensor `suffix`."""
+    return (name.removesuffix(f".{suffix}") for name in source.names if name.endswith(f".{suffix}"))
+
+
+def check(source: TensorSource, name: str, kinds: Collection[str], shape: Shape | None = None) -> Shape:
+    """The shape of a tensor that a stored weight needs; CheckpointError unless it is of these kinds and,
+    where one is given, of this shape."""
+    if name not in source.names:
+        raise CheckpointError(f"tensor {name!r:.120} is missing: a quantized weight needs it")
+    kind, got = source.kind(name), source.shape(name)
+    if kind not in kinds:
+        raise CheckpointError(f"tensor {name!r:.120} must be of type {' or '.join(kinds)}, is {kind}")
+    if shape is None and (len(got) != 2 or 0 in got):
+        raise CheckpointError(f"tensor {name!r:.120} must be a matrix, has shape {list(got)}")
+    if shape is not None and got != shape:
+        raise CheckpointError(f"tensor {name!r:.120} must have shape {list(shape)}, has {list(got)}")
+    return got

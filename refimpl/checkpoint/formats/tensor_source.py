@@ -1,0 +1,113 @@
+"""Files of named tensors: what the loader of weights reads, under the names that it looks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import CheckpointError
+from ...ops.quant import Blocks
+from .model_directory import Directory
+from .safetensors import SafeTensors
+from .torch_file import TorchFile
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+TORCH_FILE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+WEIGHTS = (SINGLE, INDEX, TORCH_SINGLE, TORCH_INDEX)  # of a directory, the first that is there
+CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
+CONVERT = (
+    "it can run code and isn't opened; if you trust it, convert it to safetensors: in Python, "
+    "transformers.CLASS.from_pretrained(DIR).save_pretrained(OUT), where CLASS is what config.json names as "
+    "architectures"
+)
+
+
+class TensorSource(Protocol):
+    """A file of named tensors: SafeTensors, TorchFile, GGUF, or several shards as one."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    def kind(self, name: str) -> str: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def load(self, name: str, part: int | None = None) -> np.ndarray: ...
+    def native(self, name: str, part: int | None = None) -> Blocks | None: ...
+
+
+class GgufSource(TensorSource, Protocol):
+    """A GGUF file: tensors, and the metadata that state the config."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+
+class RawSource(TensorSource, Protocol):
+    """A file whose tensors can be read as they are stored."""
+
+    def raw(self, name: str, part: int | None = None) -> np.ndarray: ...
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file's name is one of weights that are read, or of their index."""
+    endings = (".safetensors", ".safetensors.index.json", TORCH_INDEX)
+    return name.endswith(endings) or TORCH_FILE.fullmatch(name) is not None
+
+
+def not_opened(path: Path) -> CheckpointError:
+    """The error for a file of a format that can run code, named by itself."""
+    if TORCH_FILE.fullmatch(path.name):
+        return CheckpointError(f"{path}: name the directory that it lies in, with config.json")
+    return CheckpointError(f"{path}: {CONVERT}")
+
+
+def missing_weights(path: Path) -> CheckpointError:
+    """The error for a model directory, or its config.json, without weights that may be opened."""
+    directory = path if path.is_dir() else path.parent
+    code = sorted(
+        file.name for file in directory.glob("*") if file.suffix in CODE and not is_weights(file.name)
+    )
+    hint = f"; {code[0]} is there: {CONVERT}" if code else ""
+    return CheckpointError(
+        f"{directory}: must have weights, {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}{hint}"
+    )
+
+
+def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFile]:
+    """The files of a directory's weights, which hold what their index says, and nothing else.
+
+    With `folder` it is one file, in that folder of the directory. Where both are there they are the
+    safetensors files.
+    """
+    kinds: tuple[tuple[str, str, type[SafeTensors] | type[TorchFile]], ...] = (
+        (SINGLE, INDEX, SafeTensors), (TORCH_SINGLE, TORCH_INDEX, TorchFile),
+    )  # fmt: skip
+    for single, index, kind in kinds:
+        if (file := directory.find(single, folder)) is not None:
+            return [kind(file)]
+        if not folder and (stated := directory.object(index)) is not None:
+            return _indexed(directory, stated, index, kind)
+    raise missing_weights(directory.path / folder)
+
+
+def _indexed(
+    directory: Directory, stated: Mapping[str, Any], index: str, kind: type[SafeTensors] | type[TorchFile]
+) -> list[SafeTensors | TorchFile]:
+    """The files that an index names."""
+    where, named = directory.path / index, stated.get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
+        raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")
+    files = {
+        file: kind(directory.find(file) or directory.path / file) for file in sorted(set(named.values()))
+    }
+    pairs = {(name, file) for file, shard in files.items() for name in shard.names}
+    if odd := sorted(pairs ^ set(named.items())):
+        raise CheckpointError(
+            f"{where}: weight_map and the files disagree on {odd[0][0]!r:.80} in {odd[0][1]}"
+        )
+    return list(files.values())

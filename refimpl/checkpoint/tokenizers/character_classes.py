@@ -1,0 +1,121 @@
+"""Character classes: what patterns and pre-tokenizers test a character for.
+
+General categories are those of the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
+`tokenizers` library has tables of its own, of five Unicode versions: Oniguruma's and Rust's are newer,
+`unicode_categories` (punctuation and controls) is Unicode 8. Where two tables disagree about a character, so
+may the tokens; tests/refimpl/checkpoint/tokenizers/test_oracles.py counts those characters, nearly all of
+them assigned after the older of the two tables.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from typing import TypeAlias
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points (first, last), ascending, without overlap
+
+LAST = 0x10FFFF
+# Unicode's White_Space. Python's str.isspace() also takes 1C to 1F.
+WHITESPACE: Ranges = (
+    (0x09, 0x0D), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A),
+    (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000),
+)  # fmt: skip
+SPACES = frozenset(chr(c) for low, high in WHITESPACE for c in range(low, high + 1))
+_ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+# Letters in circles and squares are symbols but alphabetic (PropList's Other_Alphabetic).
+_CIRCLED: Ranges = ((0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189))
+_JOINERS: Ranges = ((0x200C, 0x200D),)
+_CJK: Ranges = (
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The same code points in ascending ranges that don't touch."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """All other code points."""
+    edges = [-1, *(edge for pair in ranges for edge in pair), LAST + 1]
+    gaps = zip(edges[::2], edges[1::2], strict=True)
+    return tuple((low + 1, high - 1) for low, high in gaps if low + 1 < high)
+
+
+@cache
+def _categories() -> dict[str, Ranges]:
+    """General category, of one letter or two -> its code points."""
+    ranges_of: dict[str, list[tuple[int, int]]] = {}
+    start, name = 0, unicodedata.category("\0")
+    for code in range(1, LAST + 2):
+        other = unicodedata.category(chr(code)) if code <= LAST else ""
+        if other != name:
+            for key in (name, name[0]):
+                ranges_of.setdefault(key, []).append((start, code - 1))
+            start, name = code, other
+    return {key: union(ranges) for key, ranges in ranges_of.items()}
+
+
+def category(name: str) -> Ranges | None:
+    """The code points of a general category ("L", "Lu"), None if there is none of that name."""
+    return _categories().get(name)
+
+
+@cache
+def word() -> Ranges:
+    r"""\w of UTS 18: alphabetic characters, marks, decimal digits, connectors and the two joiners."""
+    parts = (category(name) or () for name in ("L", "M", "Nd", "Nl", "Pc"))
+    return union([*(pair for part in parts for pair in part), *_CIRCLED, *_JOINERS])
+
+
+@cache
+def _members(which: str) -> frozenset[str]:
+    ranges = word() if which == "word" else _CJK
+    return frozenset(chr(c) for low, high in ranges for c in range(low, high + 1))
+
+
+def is_space(character: str) -> bool:
+    return character in SPACES
+
+
+def is_word(character: str) -> bool:
+    return character in _members("word")
+
+
+def is_cjk(character: str) -> bool:
+    """True in the blocks of Han that BERT separates (Devlin et al. 2019, tokenization.py).
+
+    BERT writes 2B920 for block E where Unicode has 2B820; kept, since vocabularies were merged with it.
+    """
+    return character in _members("cjk")
+
+
+def is_number(character: str) -> bool:
+    return unicodedata.category(character)[0] == "N"
+
+
+def is_punctuation(character: str) -> bool:
+    """Category P, and the ASCII symbols that BERT counts as punctuation: $ + < = > ^ ` | ~."""
+    return character in _ASCII_PUNCTUATION or unicodedata.category(character)[0] == "P"
+
+
+def is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
+
+
+def is_nonspacing(character: str) -> bool:
+    return unicodedata.category(character) == "Mn"
+
+
+def is_control(character: str) -> bool:
+    """Category C without the unassigned: controls, formats, private use; not tab, \\n and \\r."""
+    return character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs")

@@ -1,0 +1,96 @@
+"""Readers of the components of a tokenizer.json; an option that is unknown or of another type is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ...errors import CheckpointError
+
+Reader: TypeAlias = Callable[[Any, str], Any]  # (JSON value, its path in the file) -> checked value
+REQUIRED = object()
+MAX_STEPS = 64  # components of a sequence
+MAX_CHARACTERS = 256  # of a text that is inserted into others
+
+
+@dataclass(frozen=True)
+class Option:
+    """The reader of an option, and its value where the file leaves it out."""
+
+    read: Reader
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True)
+class ComponentType:
+    """A type of component: the function that builds it from its options."""
+
+    make: Callable[..., Any]
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+def read_component(value: Any, types: Mapping[str, ComponentType], where: str) -> Any:
+    """The component that a JSON object describes; CheckpointError names what is wrong."""
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} must be an object, got {value!r:.60}")
+    name = value.get("type")
+    if not isinstance(name, str) or name not in types:
+        raise CheckpointError(f"{where}: type must be one of {', '.join(types)}, got {name!r:.60}")
+    component_type = types[name]
+    if unknown := sorted(value.keys() - component_type.options.keys() - {"type"}):
+        raise CheckpointError(f"{where}: {name} has no option {unknown[0]!r:.60}")
+    options: dict[str, Any] = {}
+    for key, option in component_type.options.items():
+        if key in value:
+            options[key] = option.read(value[key], f"{where}.{key}")
+        elif option.default is REQUIRED:
+            raise CheckpointError(f"{where}: {name} must have {key}")
+        else:
+            options[key] = option.default
+    return component_type.make(**options)
+
+
+def _typed(kind: type, name: str, least: int | None = None, most: int | None = None) -> Reader:
+    def read(value: Any, where: str) -> Any:
+        if type(value) is not kind:
+            raise CheckpointError(f"{where} must be {name}, got {value!r:.60}")
+        size = len(value) if kind is str else value
+        if (least is not None and size < least) or (most is not None and size > most):
+            raise CheckpointError(f"{where} must be {name}, got {value!r:.60}")
+        return value
+
+    return read
+
+
+flag = _typed(bool, "true or false")
+text = _typed(str, f"a text of at most {MAX_CHARACTERS} characters", most=MAX_CHARACTERS)
+character = _typed(str, "one character", 1, 1)
+count = _typed(int, "a whole number from 0", 0, 2**32 - 1)
+
+
+def one_of(*names: str) -> Reader:
+    """One of these words."""
+
+    def read(value: Any, where: str) -> str:
+        if value not in names or not isinstance(value, str):
+            raise CheckpointError(f"{where} must be one of {', '.join(names)}, got {value!r:.60}")
+        return value
+
+    return read
+
+
+def nullable(read: Reader) -> Reader:
+    """null, or a value for `read`."""
+    return lambda value, where: None if value is None else read(value, where)
+
+
+def listed(read: Reader, most: int = MAX_STEPS) -> Reader:
+    """A list of values for `read`."""
+
+    def read_all(values: Any, where: str) -> list[Any]:
+        if not isinstance(values, list) or len(values) > most:
+            raise CheckpointError(f"{where} must be a list of at most {most}, got {values!r:.60}")
+        return [read(value, f"{where}[{i}]") for i, value in enumerate(values)]
+
+    return read_all

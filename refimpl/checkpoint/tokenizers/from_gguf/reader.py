@@ -1,0 +1,50 @@
+"""The tokenizer of a GGUF file as the text of a tokenizer.json, and its chat template.
+
+`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama", with
+stated merges "gemma4") and its Unigram ("t5"), and BERT's WordPiece ("bert").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ....errors import CheckpointError
+from .byte_level import byte_level
+from .sentencepiece import gemma4, sentencepiece
+from .unigram import unigram
+from .vocabulary import Vocabulary
+from .wordpiece import wordpiece
+
+CONVERTERS = {
+    "gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece, "t5": unigram, "gemma4": gemma4,
+}  # fmt: skip
+TEMPLATE_LIMIT = 256 * 1024
+
+
+def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str | None:
+    """The tokenizer.json of a GGUF file's metadata; None if it has no tokenizer.
+
+    Raises CheckpointError for an unknown kind, a token that occurs twice, more tokens than the embedding has
+    rows, and a merge of other than tokens.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind in (None, "none", "no_vocab"):  # llama.cpp's names for it
+        return None
+    if not isinstance(kind, str) or kind not in CONVERTERS:
+        *names, last = CONVERTERS
+        raise CheckpointError(
+            f"{where}: tokenizer.ggml.model must be {', '.join(names)} or {last}, got {kind!r:.80}"
+        )
+    definition = CONVERTERS[kind](Vocabulary(metadata, vocabulary, where))
+    return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
+
+
+def chat_template(metadata: Mapping[str, Any], where: str, kind: str = "") -> str | None:
+    """The chat template or None; `kind` is `.tool_use` for the one where there are tools. CheckpointError if
+    it isn't a text of at most 256 KB."""
+    template = metadata.get(f"tokenizer.chat_template{kind}")
+    if template is not None and (not isinstance(template, str) or len(template) > TEMPLATE_LIMIT):
+        raise CheckpointError(f"{where}: tokenizer.chat_template must be a text of at most 256 KB")
+    return template

@@ -1,0 +1,179 @@
+r"""Regular expressions written for Oniguruma, translated for the standard library's `re`.
+
+Understood are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S
+\d \r \n \t, the text's ends \A and \z, and the quantifiers, greedy, lazy or possessive; classes are written
+out as ranges.
+Anything else is refused by name. Only `?` may stand after a group, and an alternative may hold three
+repetitions without bound: what is left has no exponential backtracking, so a hostile file can't hang
+a reader.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ...errors import CheckpointError
+from . import character_classes
+from .character_classes import Ranges, complement, union
+
+PATTERN_LETTERS = 4096
+DEPTH = 8
+UNBOUNDED = 3  # repetitions without bound in one alternative
+FEW = 64  # a bound up to which a repetition counts as bounded
+_CONTROLS = {"r": "\r", "n": "\n", "t": "\t", "f": "\f", "v": "\v"}
+
+
+def translate(pattern: str, where: str) -> re.Pattern[str]:
+    """The pattern; CheckpointError for one that isn't understood or may match nothing."""
+    if len(pattern) > PATTERN_LETTERS:
+        raise CheckpointError(f"{where} may have {PATTERN_LETTERS} characters, it has {len(pattern)}")
+    reader = _Reader(pattern, where)
+    translation, width, _ = reader.alternatives(0)
+    if reader.remaining():
+        raise reader.fail("an opening bracket before")
+    if width == 0:
+        raise CheckpointError(f"{where}: a pattern must not match the empty text: {pattern!r:.120}")
+    return re.compile(translation)
+
+
+def character_class(ranges: Ranges) -> str:
+    """A class of `re` for code points."""
+    return "[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges) + "]"
+
+
+class _Reader:
+    """Recursive descent; each part answers (translation, least width, repetitions without bound)."""
+
+    def __init__(self, pattern: str, where: str) -> None:
+        self._pattern, self._where, self._at = pattern, where, 0
+
+    def remaining(self) -> str:
+        return self._pattern[self._at :]
+
+    def fail(self, expected: str) -> CheckpointError:
+        got = self.remaining()[:10] or "the end"
+        return CheckpointError(f"{self._where}: {expected} must stand at {self._at}, got {got!r}: "
+                               f"{self._pattern!r:.120}")  # fmt: skip
+
+    def _take(self, start: str) -> bool:
+        matches = self._pattern.startswith(start, self._at)
+        self._at += len(start) * matches
+        return matches
+
+    def _next(self) -> str:
+        if not self.remaining():
+            raise self.fail("a character")
+        self._at += 1
+        return self._pattern[self._at - 1]
+
+    def alternatives(self, depth: int) -> tuple[str, int, int]:
+        if depth > DEPTH:
+            raise self.fail(f"no group below depth {DEPTH}")
+        parts = [self._sequence(depth)]
+        while self._take("|"):
+            parts.append(self._sequence(depth))
+        return "|".join(p[0] for p in parts), min(p[1] for p in parts), max(p[2] for p in parts)
+
+    def _sequence(self, depth: int) -> tuple[str, int, int]:
+        translation, width, unbounded = "", 0, 0
+        while self.remaining()[:1] not in ("", "|", ")"):
+            text, least, inner, single = self._atom(depth)
+            quantifier, times, endless = self._quantifier(single)
+            translation, width = translation + text + quantifier, width + least * times
+            unbounded += inner + endless
+        if unbounded > UNBOUNDED:
+            raise self.fail(f"at most {UNBOUNDED} repetitions without bound in an alternative before what")
+        return translation, width, unbounded
+
+    def _atom(self, depth: int) -> tuple[str, int, int, bool]:
+        for opening in ("(?:", "(?i:", "(?=", "(?!"):
+            if self._take(opening):
+                translation, width, unbounded = self.alternatives(depth + 1)
+                if not self._take(")"):
+                    raise self.fail("a closing bracket")
+                return f"{opening}{translation})", 0 if opening in ("(?=", "(?!") else width, unbounded, False
+        for anchor, translation in ((r"\A", r"\A"), (r"\z", r"\Z")):
+            if self._take(anchor):
+                if self.remaining()[:1] in ("*", "+", "?", "{") and self.remaining():
+                    raise self.fail("no repetition of an end of the text")
+                return translation, 0, 0, False
+        if self._take("["):
+            ranges = self._class(depth)
+            if not ranges:
+                raise self.fail("a class that holds something before what")
+            return character_class(ranges), 1, 0, True
+        character = self._next()
+        if character in "(){}[].^$*+?":
+            self._at -= 1
+            raise self.fail("a part of a pattern that is known here")
+        ranges = self._escape() if character == "\\" else character
+        return (re.escape(ranges) if isinstance(ranges, str) else character_class(ranges)), 1, 0, True
+
+    def _quantifier(self, single: bool) -> tuple[str, int, int]:
+        """As `re` writes it, the least number of times, and 1 if there is no bound."""
+        match = re.match(r"(?:[*+?]|\{(\d{1,4})?(,)?(\d{1,4})?\})", self.remaining())
+        if match is None:
+            return "", 1, 0
+        sign = match[0]
+        if not single and sign != "?":
+            raise self.fail("no repetition of a group")
+        self._at += len(sign)
+        if sign[0] == "{":
+            if not match[1] and not match[3]:
+                raise self.fail("a bound before what")
+            low = int(match[1] or 0)
+            high = int(match[3]) if match[3] else None if match[2] else low
+            if self.remaining()[:1] in ("+", "*", "?") or (high is not None and high < low):
+                raise self.fail("a bound that isn't repeated before what")
+            return f"{{{low},{'' if high is None else high}}}", low, int(high is None or high > FEW)
+        mode = self.remaining()[:1] if self.remaining()[:1] in ("+", "?") else ""
+        self._at += len(mode)
+        if self.remaining()[:1] in ("+", "*", "?", "{") and self.remaining()[:1]:
+            raise self.fail("no second quantifier")
+        return sign + mode, int(sign == "+"), int(sign != "?")
+
+    def _escape(self) -> str | Ranges:
+        r"""What follows a backslash: a character or the ranges of a class."""
+        character = self._next()
+        if character in "sS":
+            return (
+                character_classes.WHITESPACE if character == "s" else complement(character_classes.WHITESPACE)
+            )
+        if character == "d":
+            return character_classes.category("Nd") or ()
+        if character in "pP":
+            name = re.match(r"\{(\w{1,2})\}", self.remaining())
+            ranges = character_classes.category(name[1]) if name else None
+            if name is None or ranges is None:
+                raise self.fail("a general category")
+            self._at += len(name[0])
+            return ranges if character == "p" else complement(ranges)
+        if character in _CONTROLS:
+            return _CONTROLS[character]
+        if character.isascii() and not character.isalnum():
+            return character
+        raise self.fail("an escape that is known before what")
+
+    def _class(self, depth: int) -> Ranges:
+        if depth > DEPTH:
+            raise self.fail(f"no class below depth {DEPTH}")
+        negated, ranges, last = self._take("^"), [], None
+        while not self._take("]"):
+            if self.remaining().startswith(("&&", "[:")):
+                raise self.fail("a plain class")
+            if self._take("["):
+                ranges, last = [*ranges, *self._class(depth + 1)], None
+            elif last is not None and self.remaining()[:1] == "-" and self.remaining()[1:2] not in ("]", "["):
+                self._at += 1
+                end = self._member()
+                if not isinstance(end, str) or end < last:
+                    raise self.fail("a range that ascends before what")
+                ranges, last = [*ranges, (ord(last), ord(end))], None
+            elif isinstance(member := self._member(), str):
+                ranges, last = [*ranges, (ord(member), ord(member))], member
+            else:
+                ranges, last = [*ranges, *member], None
+        return complement(union(ranges)) if negated else union(ranges)
+
+    def _member(self) -> str | Ranges:
+        return self._escape() if (character := self._next()) == "\\" else character

@@ -1,0 +1,127 @@
+"""Unigram language model (Kudo 2018): the most probable segmentation of a word into pieces.
+
+P(segmentation) = Π p(piece); SentencePiece calls the tokens of the vocabulary pieces. A character that is no
+piece by itself may be unknown, with the lowest score of the vocabulary minus 10, SentencePiece's penalty.
+Neighbouring unknown characters are one token; with `byte_fallback` they become byte tokens instead, if the
+vocabulary has all of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from ...errors import CheckpointError
+from .components import ComponentType, Option, count, flag, nullable
+from .lattice import Edge, Lattice
+from .vocabulary import MAX_TOKEN_LENGTH, MAX_VOCABULARY, Token, Trie
+
+UNKNOWN_PENALTY = 10.0
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """Pieces with their log-probabilities, by id."""
+
+    scored_pieces: Sequence[tuple[str, float]]
+    unk_id: int | None
+    byte_fallback: bool = False
+    vocabulary: dict[str, int] = field(init=False, repr=False)
+    trie: Trie = field(init=False, repr=False)
+    lowest_score: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        numbered = [(piece, i) for i, (piece, _) in enumerate(self.scored_pieces) if piece]
+        object.__setattr__(self, "vocabulary", {piece: i for i, (piece, _) in enumerate(self.scored_pieces)})
+        object.__setattr__(self, "trie", Trie(numbered))
+        object.__setattr__(self, "lowest_score", min((score for _, score in self.scored_pieces), default=0.0))
+
+    def tokenize(self, word: str) -> list[Token]:
+        """The tokens of the best segmentation, in O(n · longest piece)."""
+        return self.tokens(word, self.lattice(word).viterbi())
+
+    def nbest(self, word: str, n: int) -> list[list[Token]]:
+        """The tokens of the n best segmentations."""
+        return [self.tokens(word, path) for path in self.lattice(word).nbest(n)]
+
+    def sample(self, word: str, alpha: float, uniforms: Sequence[float]) -> list[Token]:
+        """The tokens of a segmentation drawn with probability ∝ P^alpha; takes a uniform id per piece.
+
+        It is the paper's distribution. The library multiplies sums by alpha again at each piece, which is the
+        same only for alpha 1.
+        """
+        return self.tokens(word, self.lattice(word).sample(alpha, uniforms))
+
+    def lattice(self, word: str) -> Lattice:
+        """All segmentations of a word."""
+        return Lattice(len(word), self._edges(word))
+
+    def _edges(self, word: str) -> Iterator[Edge]:
+        for start in range(len(word)):
+            single = False
+            for end, id in self.trie.prefixes(word, start):
+                yield Edge(start, end, id, self.scored_pieces[id][1])
+                single = single or end == start + 1
+            if not single:
+                if self.unk_id is None:
+                    raise CheckpointError(f"tokenizer.json: unk_id must be there, {word[start]!r} is unknown")
+                yield Edge(start, start + 1, self.unk_id, self.lowest_score - UNKNOWN_PENALTY)
+
+    def tokens(self, word: str, path: Sequence[Edge]) -> list[Token]:
+        """The tokens of a path, with neighbouring unknown characters joined."""
+        spans: list[tuple[int, int, bool]] = []
+        for edge in path:
+            unknown = edge.id == self.unk_id
+            if unknown and spans and spans[-1][2]:
+                spans[-1] = (spans[-1][0], edge.end, True)
+            else:
+                spans.append((edge.start, edge.end, unknown))
+        return [
+            token for start, end, _ in spans for token in self._tokens_of_span(word[start:end], start, end)
+        ]
+
+    def _tokens_of_span(self, piece: str, start: int, end: int) -> list[Token]:
+        id = self.vocabulary.get(piece)
+        if id is not None:
+            return [Token(id, piece, start, end)]
+        if self.byte_fallback:
+            names = [f"<0x{byte:02X}>" for byte in piece.encode()]
+            if all(name in self.vocabulary for name in names):
+                return [Token(self.vocabulary[name], name, start, end) for name in names]
+        assert self.unk_id is not None
+        return [Token(self.unk_id, piece, start, end)]
+
+
+def _make(vocab: list[tuple[str, float]], unk_id: int | None, byte_fallback: bool) -> Unigram:
+    if unk_id is not None and unk_id >= len(vocab):
+        raise CheckpointError(f"model.unk_id must be below {len(vocab)}, the pieces, got {unk_id}")
+    return Unigram(vocab, unk_id, byte_fallback)
+
+
+def _read_scored_pieces(value: Any, where: str) -> list[tuple[str, float]]:
+    """`[[piece, score], …]`."""
+    if not isinstance(value, list) or len(value) > MAX_VOCABULARY:
+        raise CheckpointError(f"{where} must be a list of at most {MAX_VOCABULARY} pieces and scores")
+    pieces: list[tuple[str, float]] = []
+    for item in value:
+        match item:
+            case [str(piece), int() | float() as score] if isfinite(score) and len(piece) <= MAX_TOKEN_LENGTH:
+                pieces.append((piece, float(score)))
+            case _:
+                raise CheckpointError(
+                    f"{where}[{len(pieces)}] must be a piece of at most {MAX_TOKEN_LENGTH} characters and "
+                    f"its score, got {item!r:.60}"
+                )
+    return pieces
+
+
+COMPONENT_TYPE = ComponentType(
+    _make,
+    {
+        "vocab": Option(_read_scored_pieces),
+        "unk_id": Option(nullable(count), None),
+        "byte_fallback": Option(flag, False),
+    },
+)

@@ -1,0 +1,224 @@
+"""The strict loader: a weight map finds every leaf once, and no tensor stays unread."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, pairwise
+
+import numpy as np
+
+from ...config import LM, Config, MaskedLM
+from ...errors import CheckpointError, NumericError
+from ...ops.quant import Blocks
+from ...params.parameter_shapes import ParameterShapes
+from ..formats.dtypes import READABLE_INTEGERS
+from ..formats.named_tensors import Tensors, stripped
+from ..formats.tensor_source import TensorSource
+from .derived_buffers import COMPUTED, LARGE, PLAIN
+from .left_out import LeftOut
+from .steps import Shape, Split, Step, Weight, stored_shapes
+from .weight_map import Rule, WeightMap
+
+
+def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
+    """Raise NumericError that names the first NaN or infinity of a leaf."""
+    if isinstance(weight, Blocks):
+        check_finite(f"{name} (scale)", weight.scale)
+        if weight.minimum is not None:
+            check_finite(f"{name} (minimum)", weight.minimum)
+    # NaN goes through min and max, so two passes without a temporary suffice.
+    elif weight.size and not np.isfinite([weight.min(), weight.max()]).all():
+        index = np.unravel_index(np.argmin(np.isfinite(weight)), weight.shape)
+        at = [int(i) for i in index]
+        raise NumericError(f"{name}{at} must be finite, is {weight[index]}: the checkpoint is damaged")
+
+
+def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
+    """The first choice of tensors that is there, else the first of all."""
+    return next((names for names in rule.choices if names[0] in unread), rule.tensors)
+
+
+def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
+    """A stored tensor after the steps of its map: a leaf, or with `split` one of several."""
+    for step in steps:
+        weight = step.apply(weight)
+    return weight if split is None else split.apply(weight)
+
+
+def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
+    """The shapes that a rule's tensors may have, the usual one first, and the leaves that they make."""
+    ends = np.cumsum([shapes[leaf][-1] for leaf in rule.leaves]).tolist()
+    allowed = stored_shapes(rule.steps, (*shapes[rule.leaves[0]][:-1], ends[-1]))
+    splits = [Split(start, stop) if len(rule.leaves) > 1 else None for start, stop in pairwise([0, *ends])]
+    return allowed, list(zip(rule.leaves, splits, strict=True))
+
+
+class OtherTableError(CheckpointError):
+    """A tensor that isn't the table of tokens, though the Config says that the output's is."""
+
+
+class Leaves:
+    """The leaves that a Config needs, read from a TensorSource by a map; each is made when asked for.
+
+    `elsewhere` are leaves that something else provides.
+
+    Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor
+    of the source is read or equals what we compute; OtherTableError, which is one, for an output table of its
+    own where the Config ties it. Rotary frequencies that don't equal ours are in `notes`: as in transformers
+    those of the Config count.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: TensorSource,
+        weights: WeightMap,
+        prefixes: Sequence[str] = (),
+        elsewhere: Collection[str] = (),
+    ) -> None:
+        self._config = config
+        self.notes: tuple[str, ...] = ()
+        self._source = Tensors(stripped(source, prefixes)) if prefixes else source
+        self.shapes = {k: v for k, v in ParameterShapes(config).items() if k not in elsewhere}
+        self._reads: dict[str, tuple[Rule, Split | None]] = {}
+        present = set(self._source.names)
+        unread = dict.fromkeys(self._source.names)
+        compared: list[Rule] = []
+        unused: dict[str, None] = {}
+        left_out: dict[str, list[str]] = {}
+        absent: dict[str, str] = {}
+        for rule in weights.rules(config):
+            rule = replace(rule, choices=(_existing(rule, unread),))
+            tensor = rule.tensors[0]
+            if rule.use == "compare":
+                # A line for a leaf of the tree that the Config hasn't says nothing, as one that is read.
+                if "." not in rule.leaves[0] or rule.leaves[0] in self.shapes:
+                    compared.append(rule)
+            elif rule.use == "left out":
+                part = tensor.removesuffix("*")
+                known = {other.tensors[0] for other in compared}
+                names = [name for name in unread if name.startswith(part) and name not in known]
+                left_out[part.removesuffix(".")] = names
+            elif rule.use == "unused":
+                unused[tensor] = None
+            elif self._needed(rule):
+                # Several experts read their parts of one tensor: it counts as unread until the first has.
+                # Layers that share a tensor all read the whole of it.
+                available = present if rule.part or rule.shared else unread
+                if missing := [name for name in rule.tensors if name not in available]:
+                    absent = dict.fromkeys(rule.leaves, missing[0]) | absent
+                    continue
+                self._found(rule)
+                for name in rule.tensors:
+                    unread.pop(name, None)
+        self.unused = tuple(name for name in unused if name in unread)
+        self.left_out = {part: LeftOut.of(self._source, names) for part, names in left_out.items() if names}
+        for name in (*self.unused, *chain.from_iterable(left_out.values())):
+            del unread[name]
+        if missing := [name for name in self.shapes if name not in self._reads]:
+            if tensor := absent.get(missing[0]):
+                raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs it")
+            raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")
+        for rule in compared:
+            if rule.tensors[0] in unread:
+                self._compare(rule)
+                del unread[rule.tensors[0]]
+        for name in [name for name in unread if self._adds_nothing(name)]:
+            del unread[name]
+        if unread:
+            first = next(iter(unread))
+            raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
+
+    def _needed(self, rule: Rule) -> bool:
+        """Whether leaves of a rule are needed, and none of them has been found in another tensor."""
+        needed = [leaf for leaf in rule.leaves if leaf in self.shapes]
+        return bool(needed) and not any(leaf in self._reads for leaf in needed)
+
+    def _adds_nothing(self, name: str) -> bool:
+        """Whether a tensor is a bias of zeros beside GPTQ's codes: older writers give every module one."""
+        weight = f"{name.removesuffix('.bias')}.weight"
+        return (
+            name.endswith(".bias")
+            and weight in self._source.names
+            and self._source.kind(weight).startswith("GPTQ")
+            and not self._source.load(name).any()
+        )
+
+    def _found(self, rule: Rule) -> None:
+        """Check the tensors that a rule reads, and note which leaves they are."""
+        allowed, parts = leaf_parts(rule, self.shapes)
+        for name in rule.tensors:
+            if (kind := self._source.kind(name)) in READABLE_INTEGERS:
+                raise CheckpointError(f"tensor {name!r} must be of a float type, is {kind}")
+            shape = self._source.shape(name)
+            if not rule.joined and shape not in allowed:
+                raise CheckpointError(
+                    f"tensor {name!r} must have shape {list(allowed[0])}, has {list(shape)}"
+                )
+        if rule.joined:
+            shapes = [self._source.shape(name) for name in rule.tensors]
+            rows = sum(shape[0] for shape in shapes if shape)
+            if any(not shape or (rows, *shape[1:]) != allowed[0] for shape in shapes):
+                raise CheckpointError(
+                    f"tensors {', '.join(map(repr, rule.tensors))} together must have shape "
+                    f"{list(allowed[0])}, have {', '.join(str(list(shape)) for shape in shapes)}"
+                )
+        usual = rule.joined or self._source.shape(rule.tensors[0]) == allowed[0]
+        rule = replace(rule, steps=tuple(step.settled(usual) for step in rule.steps))
+        for leaf, split in parts:
+            self._reads[leaf] = (rule, split)
+
+    def _compare(self, rule: Rule) -> None:
+        """A tensor that states again what we know: a tied output table, a rotary frequency."""
+        name, tensor = rule.leaves[0], rule.tensors[0]
+        # A table as large as the config says is made only where the file holds as many numbers.
+        if name in LARGE and self._source.shape(tensor) != LARGE[name](self._config):
+            raise CheckpointError(f"tensor {tensor!r} must equal {name}, its shape doesn't: another model's?")
+        got = self._source.load(tensor)
+        if name in self.shapes:
+            same = np.array_equal(self.load(name), got)
+        elif name in PLAIN:
+            same = PLAIN[name](self._config, got)
+        else:
+            want = COMPUTED[name](self._config)
+            rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(tensor), 1e-2)
+            same = got.shape == want.shape and np.allclose(got, want, rtol=rounding, atol=1e-7)
+        if not same and name == "inv_freq":
+            told = "holds other rotary frequencies than config.json states, which count"
+            self.notes = self.notes or (f"tensor {tensor!r} {told}",)
+        elif not same:
+            head = self._config.head
+            tied = name == "embedding.table" and isinstance(head, LM | MaskedLM) and head.tied
+            raise (OtherTableError if tied else CheckpointError)(
+                f"tensor {tensor!r} must equal {name}, it doesn't: another model's?"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+    def load(self, name: str) -> np.ndarray:
+        """The leaf as float32 in our orientation; NumericError if it isn't finite."""
+        rule, split = self._reads[name]
+        tensors = [self._source.load(tensor, rule.part) for tensor in rule.tensors]
+        stored = tensors[0]
+        if rule.joined or rule.stacked:
+            stored = np.concatenate(tensors) if rule.joined else np.stack(tensors)
+        weight = applied(rule.steps, split, stored)
+        check_finite(name, weight)
+        return weight
+
+    def native(self, name: str) -> Blocks | None:
+        """The leaf in the file's own blocks, None where it has none."""
+        rule, split = self._reads[name]
+        blocks = None if rule.joined else self._source.native(rule.tensors[0], rule.part)
+        if blocks is None or not all(step.takes(blocks) for step in rule.steps):
+            return None
+        blocks = applied(rule.steps, split, blocks)
+        check_finite(name, blocks)
+        return blocks
+
+    def kind(self, name: str) -> str:
+        """How the file stores the leaf: F32, BF16, Q4_1, …"""
+        return self._source.kind(self._reads[name][0].tensors[0])

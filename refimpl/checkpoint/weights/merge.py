@@ -1,0 +1,131 @@
+"""An adapter is merged into the weights of its base, leaf by leaf, while they are read.
+
+    W' = W + s B A                          (Hu et al. 2021, arXiv:2106.09685, equation 3)
+    W' = m (W + s B A) / |W + s B A|        (DoRA, Liu et al. 2024, arXiv:2402.09353, equation 5)
+
+W is [out, in], B [out, r], A [r, in]; m has one number an output, the norm is over its inputs.
+Of a table that is looked up, the rows are the inputs and the columns the outputs, as in peft.
+
+**Conventions.** A and B belong to the checkpoint's form, the leaf to ours. All steps from one to the other
+(transposing, ungrouping heads, splitting a fused tensor) only reorder outputs, so B and m go through them as
+weights of r inputs and of one do. Sums, products and the norm are in float64, in slices of
+bounded size, and rounded once to float32: half an ulp is all that merging loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ops.quant import Blocks
+from ...params.parameter_shapes import ParameterShapes
+from ..formats.adapters.tensors import AdapterTensors, LowRank
+from .loader import Leaves, applied, check_finite
+from .steps import Split, Step, Transpose
+
+INPUT_TABLE, OUTPUT_TABLE = "embedding.table", "head.table"
+SLICE = 2**22  # numbers that are in float64 at a time
+
+
+def merge(
+    weight: np.ndarray, down: np.ndarray, up: np.ndarray, scale: float, magnitude: np.ndarray | None = None
+) -> np.ndarray:
+    """The merged weight [out, in] in float32, from A [r, in], B [out, r] and, with DoRA, m [out]."""
+    merged = np.empty(weight.shape, np.float32)
+    exact_down = down.astype(np.float64)
+    rows = max(1, SLICE // weight.shape[1])
+    # Where an adapter's number or a norm's inverse is infinite, so is the result, which the caller refuses.
+    with np.errstate(all="ignore"):
+        for start in range(0, len(weight), rows):
+            part = slice(start, start + rows)
+            exact = weight[part] + scale * (up[part].astype(np.float64) @ exact_down)
+            if magnitude is not None:
+                exact *= (magnitude[part] / np.linalg.norm(exact, axis=1))[:, None]
+            merged[part] = exact
+    return merged
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter does to one leaf: another tensor replaces it, an update is merged, or both."""
+
+    steps: tuple[Step, ...]
+    split: Split | None
+    replacement: str | None = None
+    update: LowRank | None = None
+    scale: float = 1.0
+
+
+class MergedLeaves:
+    """The leaves of a base with an adapter's changes; like `Leaves`, each is made when asked for.
+
+    An output table that the base doesn't have, since its tables are tied, begins as the table of inputs.
+    """
+
+    def __init__(
+        self, shapes: ParameterShapes, base: Leaves, tensors: AdapterTensors, changes: Mapping[str, Change]
+    ) -> None:
+        self.shapes = shapes
+        self._base, self._tensors, self._changes = base, tensors, changes
+        self.unused, self.left_out, self.notes = base.unused, base.left_out, base.notes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The leaves that the adapter changes."""
+        return tuple(self._changes)
+
+    def kind(self, name: str) -> str:
+        """How the file stores the leaf: F32, BF16, Q4_1, …"""
+        change = self._changes.get(name)
+        if change is not None and change.replacement is not None:
+            return self._tensors.kind(change.replacement)
+        return self._base.kind(self._of_base(name))
+
+    def _of_base(self, name: str) -> str:
+        """The leaf of the base that a leaf begins as."""
+        return INPUT_TABLE if name == OUTPUT_TABLE and name not in self._base.names else name
+
+    def native(self, name: str) -> Blocks | None:
+        """The leaf in the file's own blocks, None where the adapter changes it."""
+        return None if name in self._changes else self._base.native(self._of_base(name))
+
+    def load(self, name: str) -> np.ndarray:
+        """The leaf as float32 in our orientation; NumericError if it isn't finite."""
+        change = self._changes.get(name)
+        if change is None or change.replacement is None:
+            weight = self._base.load(self._of_base(name))
+        else:
+            weight = applied(change.steps, change.split, self._tensors.load(change.replacement))
+        if change is not None and change.update is not None:
+            weight = self._merged(name, weight, change, change.update)
+        check_finite(name, weight)
+        return weight
+
+    def _merged(self, name: str, weight: np.ndarray, change: Change, update: LowRank) -> np.ndarray:
+        # The outputs are a leaf's last axis, but for the table of a language model's output.
+        axis = 0 if name == OUTPUT_TABLE else 1
+
+        def in_our_order(outputs: np.ndarray) -> np.ndarray:
+            """[out, n] of the checkpoint's outputs, in the order and choice of the leaf's."""
+            transposes = sum(isinstance(step, Transpose) for step in change.steps)
+            stored = outputs if (axis + transposes) % 2 == 0 else outputs.T
+            leaf = applied(change.steps, change.split, stored)
+            return leaf if axis == 0 else leaf.T
+
+        magnitude = None
+        if update.magnitude is not None:
+            magnitude = in_our_order(self._tensors.load(update.magnitude)[:, None])[:, 0]
+        merged = merge(
+            weight if axis == 0 else weight.T,
+            self._tensors.load(update.down),
+            in_our_order(self._tensors.load(update.up)),
+            change.scale,
+            magnitude,
+        )
+        return merged if axis == 0 else merged.T

@@ -1,0 +1,464 @@
+"""What is done to a stored tensor to make it a leaf: each step knows the stored shape and the change.
+
+`shapes` answers, for the shape that a step is to give, which shapes its input may have, the usual one first;
+the loader compares them with the file before it reads a number. `apply` makes the change, on an array or,
+where that makes sense, on the blocks of a quantized matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from ...config import Attention, TokenMixer
+from ...ops.gated_delta import GatedDelta
+from ...ops.quant import Blocks, transpose
+
+Shape = tuple[int, ...]
+Weight = TypeVar("Weight", np.ndarray, Blocks)
+
+
+def _each_array(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> Weight:
+    """The same change to a matrix, or to each array of a quantized one."""
+    if isinstance(weight, np.ndarray):
+        return change(weight)
+    arrays = {f.name: getattr(weight, f.name) for f in fields(weight)}
+    return replace(weight, **{k: change(v) for k, v in arrays.items() if isinstance(v, np.ndarray)})
+
+
+def _by_kind(weight: Weight, groups: int, ends: Sequence[int]) -> Weight:
+    """Columns that are stored for one group after the other, each with several kinds that end at `ends`: each
+    kind comes out for all groups together."""
+    columns = np.arange(weight.shape[-1]).reshape(groups, -1)
+    order = np.concatenate([part.reshape(-1) for part in np.split(columns, ends, axis=1)])
+    return _each_array(weight, lambda a: a[..., order])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of a stored tensor."""
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        """The step for a leaf of a layer with this attention, or another mixer."""
+        return self
+
+    def _with(self, mixer: TokenMixer, **settings: str) -> Step:
+        """The step with these settings of a mixer; without them where the mixer hasn't all of them."""
+        if not all(hasattr(mixer, name) for name in settings.values()):
+            return self
+        return replace(self, **{field: getattr(mixer, name) for field, name in settings.items()})
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        """The shapes that the input may have to give `result`."""
+        return (result,)
+
+    def settled(self, usual: bool) -> Step:
+        """The step for a file whose tensor has the first of the shapes, or with `usual` false another one."""
+        return self
+
+    def takes(self, blocks: Blocks) -> bool:
+        """Whether these blocks can be changed as they are, without being computed."""
+        return True
+
+    def apply(self, weight: Weight) -> Weight:
+        raise NotImplementedError
+
+
+class Transpose(Step):
+    """A linear map that is stored with its output axis first."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[::-1],)
+
+    def apply(self, weight: Weight) -> Weight:
+        return weight.T if isinstance(weight, np.ndarray) else transpose(weight)
+
+
+@dataclass(frozen=True)
+class EitherOrder(Transpose):
+    """A linear map that some files store with its output axis first, others last: its shape tells which.
+
+    Of a square one the output axis is first, as transformers reads it.
+    """
+
+    transposed: bool = True
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[::-1], result)
+
+    def settled(self, usual: bool) -> EitherOrder:
+        return EitherOrder(usual)
+
+    def apply(self, weight: Weight) -> Weight:
+        return super().apply(weight) if self.transposed else weight
+
+
+@dataclass(frozen=True)
+class Unpermute(Step):
+    """Query or key rows stored as pairs (2j, 2j + 1) for an interleaved rotation, as Llama's are in GGUF."""
+
+    heads: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Unpermute:
+        if not isinstance(mixer, Attention):
+            return self
+        return Unpermute(mixer.kv_heads if leaf.endswith("k") else mixer.heads)
+
+    def apply(self, weight: Weight) -> Weight:
+        # Row j of a head's first half and of its second half are a pair.
+        order = np.arange(weight.shape[0]).reshape(self.heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return _each_array(weight, lambda a: a[order])
+
+
+@dataclass(frozen=True)
+class Ungroup(Step):
+    """Queries, keys and values fused group by group, [G, R + 2, K]: GPT-NeoX, BLOOM (R = 1) and Falcon.
+
+    They come out as all queries, then all keys, then all values.
+    """
+
+    kv_heads: int = 0
+    head_size: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        groups = "kv_heads" if hasattr(mixer, "kv_heads") else "heads"
+        return self._with(mixer, kv_heads=groups, head_size="head_size")
+
+    def apply(self, weight: Weight) -> Weight:
+        return _by_kind(weight, self.kv_heads, [-2 * self.head_size, -self.head_size])
+
+
+@dataclass(frozen=True)
+class GateByHead(Step):
+    """Queries and gates stored head by head, [H, 2, K] (Qwen3-Next): all queries come out, then all gates."""
+
+    head_size: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, head_size="head_size")
+
+    def apply(self, weight: Weight) -> Weight:
+        return _by_kind(weight, weight.shape[-1] // (2 * self.head_size), [self.head_size])
+
+
+@dataclass(frozen=True)
+class ByKeyHead(Step):
+    """What makes the queries, keys, values and output gates of a gated delta network, stored for one key head
+    after the other with the value heads that share it, [G, K + K + R·V + R·V]; or the rates [G, R + R].
+
+    Each kind comes out for all heads together.
+    """
+
+    key_heads: int = 0
+    widths: tuple[int, ...] = ()
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> ByKeyHead:
+        if not isinstance(mixer, GatedDelta):
+            return self
+        share = mixer.heads // mixer.key_heads
+        values = share * mixer.value_size
+        widths = (mixer.key_size, mixer.key_size, values, values) if leaf.endswith("wi") else (share, share)
+        return ByKeyHead(mixer.key_heads, widths)
+
+    def apply(self, weight: Weight) -> Weight:
+        return _by_kind(weight, self.key_heads, np.cumsum(self.widths)[:-1].tolist())
+
+
+@dataclass(frozen=True)
+class ValuesByKeyHead(Step):
+    """The value heads of a gated delta network, stored one of each key head in turn (Qwen 3.5 in GGUF): those
+    of a key head come out one after the other, as columns, or as rows of the map back.
+
+    Columns `before` them, of queries and keys, stay where they are.
+    """
+
+    heads: int = 1
+    key_heads: int = 1
+    before: int = 0
+    rows: bool = False
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> ValuesByKeyHead:
+        if not isinstance(mixer, GatedDelta):
+            return self
+        mixed = leaf.endswith((".wi", ".conv"))
+        before = 2 * mixer.key_heads * mixer.key_size if mixed else 0
+        return ValuesByKeyHead(mixer.heads, mixer.key_heads, before, leaf.endswith(".wo"))
+
+    def takes(self, blocks: Blocks) -> bool:
+        # Rows are inputs, of which each block must be of one head.
+        return not self.rows or blocks.shape[blocks.axis] // self.heads % blocks.block == 0
+
+    def apply(self, weight: Weight) -> Weight:
+        axis = 0 if self.rows else -1
+        return _each_array(weight, lambda a: a.take(self._order(a.shape[axis]), axis))
+
+    def _order(self, count: int) -> np.ndarray:
+        at = np.arange(count)
+        values = at[self.before :].reshape(self.heads // self.key_heads, self.key_heads, -1)
+        return np.concatenate([at[: self.before], values.swapaxes(0, 1).reshape(-1)])
+
+
+class NegatedExp(Step):
+    """A leaf whose exponential is stored, negated: the rates of a state's decay in GGUF."""
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what isn't finite is refused as a leaf
+            return np.log(-weight)
+
+
+class InTurn(Step):
+    """Two matrices, or two biases, stored column by column in turn: gate and up of gpt-oss' experts.
+
+    They come out one after the other.
+    """
+
+    def apply(self, weight: Weight) -> Weight:
+        order = np.arange(weight.shape[-1]).reshape(-1, 2).T.reshape(-1)
+        return _each_array(weight, lambda a: a[..., order])
+
+
+class PlusOne(Step):
+    """A norm's weight that is stored as its difference from one (Gemma)."""
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight + np.float32(1)
+
+
+class MaybeVector(Step):
+    """A matrix that may be stored as a vector where it has one row: llama.cpp's tools drop such an axis."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result, result[1:]) if result[0] == 1 else (result,)
+
+    def apply(self, weight: Weight) -> Weight:
+        return np.atleast_2d(weight) if isinstance(weight, np.ndarray) else weight
+
+
+class AddColumn(Step):
+    """A matrix of one column that is stored as a vector."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[:-1],)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[:, None]
+
+
+@dataclass(frozen=True)
+class Flatten(Step):
+    """A vector that is stored as a matrix: of one column, or of one row for each of `groups` of heads (the
+    leaves of Mamba 2's layers in GGUF)."""
+
+    groups: int | None = None
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, groups="groups") if leaf.endswith(".norm") else self
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        rows = self.groups or result[0]
+        matrix = (rows, result[0] // rows)
+        # llama.cpp's tools drop such an axis, and Kimi Linear has further ones.
+        return (matrix, result, (1, *matrix), (1, 1, *matrix)) if 1 in matrix else (matrix,)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.reshape(-1)
+
+
+class FirstRow(Step):
+    """A vector that is stored as a matrix of one row (BART)."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((1, *result),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[0]
+
+
+@dataclass(frozen=True)
+class KeysThenValues(Step):
+    """A map of a latent to keys and values, [H, U + V] by head (DeepSeek): all keys, then all values."""
+
+    heads: int = 0
+    key_size: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, heads="heads", key_size="key_size")
+
+    def apply(self, weight: Weight) -> Weight:
+        return _by_kind(weight, self.heads, [self.key_size])
+
+
+@dataclass(frozen=True)
+class ByHead(Step):
+    """A map [C, H·F] that is stored as [H, C, F]."""
+
+    heads: int = 0
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, heads="heads")
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((self.heads, result[0], result[1] // self.heads),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.swapaxes(0, 1).reshape(weight.shape[1], -1)
+
+
+@dataclass(frozen=True)
+class MergeHeads(Step):
+    """Heads that are stored along an axis of their own, [..., H, K] (XLNet): they come out side by side."""
+
+    heads: int = 1
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, heads="heads")
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((*result[:-1], self.heads, result[-1] // self.heads),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.reshape(*weight.shape[:-2], -1)
+
+
+class Swap(Step):
+    """A tensor that is stored with its last two axes in the other order."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((*result[:-2], result[-1], result[-2]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.swapaxes(-1, -2)
+
+
+class Taps(Step):
+    """The kernel of a convolution of each channel on its own, stored as torch's Conv1d has it."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[1], 1, result[0]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[:, 0].T
+
+
+class Kernel(Step):
+    """The kernel of a convolution as torch's Conv1d has it, [D, D, 2A + 1].
+
+    Its matrices come out one below the other, inputs first.
+    """
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[1], result[1], result[0] // result[1]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight.transpose(2, 1, 0).reshape(-1, weight.shape[0])
+
+
+class ZerosAfter(Step):
+    """A bias that is followed by one of zeros, of a map that has none (DeBERTa's keys)."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[0] // 2,),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return np.concatenate([weight, np.zeros_like(weight)])
+
+
+class ZeroFirst(Step):
+    """A row of zeros before those of a map, or a zero before a bias: the logit of what isn't named (ELECTRA).
+
+    The softmax of a logit and of a zero is the logit's sigmoid.
+    """
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[0] - 1, *result[1:]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return np.concatenate([np.zeros_like(weight[:1]), weight])
+
+
+@dataclass(frozen=True)
+class Part(Step):
+    """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
+
+    The source reads that part alone, so nothing is left to do.
+    """
+
+    index: int
+    count: int
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((self.count, *result),)
+
+    def apply(self, weight: Weight) -> Weight:
+        return weight
+
+
+class StackRows(Step):
+    """Several tensors, one a head, that become the rows of one leaf."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[1:],)
+
+    def apply(self, weight: Weight) -> Weight:
+        return weight
+
+
+@dataclass(frozen=True)
+class Split(Step):
+    """The columns of a fused tensor that are one leaf's."""
+
+    start: int
+    stop: int
+
+    def apply(self, weight: Weight) -> Weight:
+        return _each_array(weight, lambda a: a[..., self.start : self.stop])
+
+
+# The words of a weight map.
+STEPS: dict[str, Step] = {
+    "transpose": Transpose(),
+    "either_order": EitherOrder(),
+    "unpermute": Unpermute(),
+    "grouped": Ungroup(),
+    "gate_by_head": GateByHead(),
+    "by_key_head": ByKeyHead(),
+    "in_turn": InTurn(),
+    "values_by_key_head": ValuesByKeyHead(),
+    "negated_exp": NegatedExp(),
+    "plus_one": PlusOne(),
+    "table": MaybeVector(),
+    "column": AddColumn(),
+    "row": FirstRow(),
+    "flatten": Flatten(),
+    "keys_values": KeysThenValues(),
+    "by_head": ByHead(),
+    "merge_heads": MergeHeads(),
+    "swap": Swap(),
+    "taps": Taps(),
+    "kernel": Kernel(),
+    "zeros_after": ZerosAfter(),
+    "zero_first": ZeroFirst(),
+}
+
+
+def stored_shapes(steps: Sequence[Step], result: Shape) -> list[Shape]:
+    """The shapes that a stored tensor may have for `steps` to give `result`."""
+    shapes = [result]
+    for step in reversed(steps):
+        shapes = [stored for shape in shapes for stored in step.shapes(shape)]
+    return shapes

@@ -1,0 +1,280 @@
+"""The backend of tfm's own kernels: the library, and the weights as it reads them, in the user's cache.
+
+    CACHE/prepacked/NAME-HASH/    one for each path of a bundle, which its export's own check writes
+        kernels.data              `runtime.bundle.kernel_storage`, the same for all instruction sets
+        key.json                  {key, bundle: its path, size and sha256 of kernels.data}
+
+A bundle's graphs over kernels are read from the bundle, and their weights from there. What isn't as its key
+says is written anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import mmap
+import shutil
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from ...refimpl.checkpoint.formats.file_bytes import FileBytes
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
+from ...refimpl.errors import BundleError, DeviceError, NumericError, TfmError
+from ..bundle import kernel_storage, weight_storage
+from ..bundle.atomic_dir import replacing, settled
+from ..bundle.bundle import Bundle
+from ..bundle.graph_io import graphs
+from ..bundle.manifest import MANIFEST
+from ..bundle.plan import Tensor, end
+from ..bundle.same_bits import SameBits, promise
+from ..hub.cache_dir import cache_dir
+from ..hub.checked_bundles import is_recorded, record, state_of
+from ..kernels.library import SWITCH, Library, find, forced
+from .prepacked_weights import drop_orphans
+from .session import in_one_line, one_line, open_session, options
+
+KEY = "key.json"
+TOO_LARGE = "a key or value doesn't fit the cache"  # as ort_ops.cpp says it
+CacheType = Literal["float32", "float16", "int8"]  # what keys and values are kept in
+FORM = 1  # of kernels.data
+SPACE = 1.1  # of its bytes that must be free
+HUGE_PAGE = 2**21
+
+
+@dataclass(frozen=True)
+class KernelBackend:
+    """What sessions over kernels need: the library, and the folder that holds a bundle's kernels.data."""
+
+    library: Library
+    weights: Path
+    cache: CacheType | None = None  # None where the kernels keep no keys and values
+
+    @property
+    def name(self) -> str:
+        cache = "" if self.cache is None else f", cache in {self.cache}"
+        return f"kernels ({self.library.instruction_set}{cache})"
+
+    def session(
+        self, file: str, content: bytes, tensors: Mapping[str, Tensor], threads: int | None
+    ) -> ort.InferenceSession:
+        """A session over a graph of kernels: the file that names it, its content, the places of weights."""
+        session_options = options(threads)
+        _register(self.library, session_options)
+        weights, values = _mapped(self.weights / kernel_storage.DATA), []
+        for name, at in tensors.items():
+            array = weights[at.offset : at.offset + at.length].view(at.dtype).reshape(at.shape)
+            values.append(ort.OrtValue.ortvalue_from_numpy(array))
+            session_options.add_initializer(name, values[-1])
+        place = self.weights / file  # only its folder counts
+        session = open_session(place, "cpu", session_options, content)
+        weakref.finalize(session, values.clear)  # till then they stay: ONNX Runtime has their addresses alone
+        return session
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The bytes of a file, mapped; in huge pages where Linux keeps them so.
+
+    ONNX Runtime's own mappings are one a tensor, which pages of 4 KiB alone fit: their tables are read from
+    memory too, and after other work a prompt takes an eighth longer.
+    """
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # of a kernel that was built without them
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapping, np.uint8)
+
+
+def run_error(model: Path, error: Exception) -> TfmError:
+    """What ONNX Runtime says of a run, as one line; NumericError where the block computes a key or value that
+    is too large for the kernels' cache."""
+    if TOO_LARGE not in str(error):
+        return in_one_line(f"{model} can't be run", error)
+    return NumericError(
+        f"{TOO_LARGE}, being too large for float16, or not finite: {SWITCH}=0 takes ONNX Runtime's operators"
+    )
+
+
+def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelBackend | str:
+    """The backend of kernels for a bundle on this machine's CPU, or one line that says why there is none.
+
+    DeviceError where the user asks for an instruction set that can't be used.
+    `notify` hears of what is done only once: a library is tried, weights are written.
+    """
+    library = library_for(bundle, notify)
+    if isinstance(library, str):
+        return library
+    try:
+        return prepared(bundle, library, notify)
+    except OSError as error:
+        return _refused(bundle, no_room(error))
+    except TfmError as error:
+        return _refused(bundle, f"their weights can't be written: {error}")
+
+
+def prepared(
+    bundle: Bundle, library: Library, notify: Callable[[str], None] = lambda _: None
+) -> KernelBackend:
+    """The path over a library, with weights in the user's cache, which are written if they aren't there.
+
+    A bundle that is being exported has them under the name that it will have. Raises OSError where the cache
+    can't hold them, BundleError for weights that kernels can't have.
+    """
+    path, size = settled(bundle.path.resolve()), end(bundle.kernel_tensors)
+    folder, key = _folder(path), _key(bundle)
+    if not _is_whole(folder, key, size):
+        drop_orphans(folder.parent)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
+            raise OSError(errno.ENOSPC, f"they need {size} bytes, {free} are free")
+        notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
+        with replacing(folder) as new:
+            write(bundle, new)
+            about = {"sha256": FileBytes(new / kernel_storage.DATA, BundleError).sha256(), "size": size}
+            text = json.dumps({"key": key, "bundle": str(path), **about})
+            (new / KEY).write_text(text, encoding="utf-8")
+    return KernelBackend(library, folder, cache_type(bundle))
+
+
+def no_room(error: OSError) -> str:
+    """Why the cache can't hold weights, as one line."""
+    return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
+
+
+def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
+    """The library that would compute a bundle on this machine, or one line that says why there is none.
+
+    DeviceError where the user asks for an instruction set that can't be used.
+    """
+    if reason := without_graphs(bundle):
+        return _refused(bundle, reason)
+    library = find(lambda stage, done, total: notify(stage))
+    reason = why_refused(library) if isinstance(library, Library) else library.reason
+    if isinstance(library, Library) and not reason:
+        return library
+    return _refused(bundle, reason)
+
+
+def _refused(bundle: Bundle, reason: str) -> str:
+    """The reason why kernels don't compute a bundle.
+
+    DeviceError where the user asks for an instruction set, unless no such bundle has kernels.
+    """
+    if (name := forced()) and bundle.plan.kernel_graphs:
+        raise DeviceError(f"{SWITCH}={name} can't be used: {reason}")
+    return reason
+
+
+def why_refused(library: Library) -> str:
+    """Why this version of ONNX Runtime can't have the library's operators; nothing if it can."""
+    try:
+        _register(library, ort.SessionOptions())
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def _register(library: Library, session_options: ort.SessionOptions) -> None:
+    """Give a session the library's operators with its instruction set; DeviceError if that fails."""
+    try:
+        loaded = ctypes.CDLL(str(library.path))
+        loaded.tfm_use.restype = loaded.tfm_has_api.restype = ctypes.c_bool
+        if not loaded.tfm_use(library.instruction_set.encode()):
+            raise DeviceError(f"the library of kernels has no {library.instruction_set} here")
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"the library of kernels can't be loaded: {error!s:.200}") from None
+    with one_line("the kernels can't be registered", DeviceError):
+        session_options.register_custom_ops_library(str(library.path))
+    if not loaded.tfm_has_api():
+        raise DeviceError(f"ONNX Runtime {ort.__version__} lacks version 17 of its C interface")
+
+
+def cache_type(bundle: Bundle) -> CacheType | None:
+    """What kernels keep a bundle's keys and values in; None where it has none, or others keep them."""
+    if bundle.cache not in ("shared", "windowed"):
+        return None
+    return "int8" if bundle.config.rounds_cache else bundle.manifest.kernel_cache or "float32"
+
+
+def without_graphs(bundle: Bundle) -> str:
+    """Why a bundle can't run on kernels anywhere; nothing if it can."""
+    names = bundle.plan.kernel_graphs
+    if not names:
+        return "they are for weights in blocks on ort-cpu"
+    if names[0] not in bundle.manifest.files:
+        return f"an older tfm wrote the bundle, without {names[0]}: export it again"
+    if bundle.plan.has_minima and not bundle.manifest.kernel_minima:
+        return f"an older tfm wrote the bundle, with minima beside products in {names[0]}: export it again"
+    return ""
+
+
+def same_bits(bundle: Bundle) -> SameBits:
+    """What a bundle promises on this machine; its graphs are read for it."""
+    if isinstance(library_for(bundle), str):
+        return SameBits("no kernels compute it here")
+    parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache)
+    return promise(operator for graph in parts for operator in bundle.kernel_graph(graph)[1])
+
+
+def write(bundle: Bundle, folder: Path) -> None:
+    """Write kernels.data from a bundle's weights, a huge page at a time: where its file system can, Linux
+    keeps what is written at once in one page."""
+    page, filled = np.empty(HUGE_PAGE, np.uint8), 0
+    with open(folder / kernel_storage.DATA, "wb") as file:
+        for part in _parts(bundle):
+            rest = part
+            while rest.size:
+                taken = rest[: HUGE_PAGE - filled]
+                page[filled : filled + taken.size] = taken
+                filled, rest = filled + taken.size, rest[taken.size :]
+                if filled == HUGE_PAGE:
+                    file.write(page.data)
+                    filled = 0
+        file.write(page[:filled].data)
+
+
+def _parts(bundle: Bundle) -> Iterator[np.ndarray]:
+    """The bytes of kernels.data, in order."""
+    places, half_scales = bundle.kernel_tensors, frozenset(bundle.manifest.half_scales)
+    end = 0
+    for group in bundle.plan.groups.values():
+        stored = {name: bundle.tensor(name) for name in weight_storage.specs(group, bundle.dtype)}
+        for name, array in kernel_storage.store(group, stored, half_scales).items():
+            yield np.zeros(places[name].offset - end, np.uint8)
+            yield array.reshape(-1).view(np.uint8)
+            end = places[name].offset + array.nbytes
+
+
+def _is_whole(folder: Path, key: str, size: int) -> bool:
+    """Whether a folder holds the kernels.data of this key, with the bytes that were written."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
+        stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        if stored.get("key") == key and stored.get("size") == size:
+            path, sha256 = folder / kernel_storage.DATA, stored.get("sha256")
+            state = state_of([path], sha256)
+            if is_recorded(path, state):
+                return True
+            data = FileBytes(path, BundleError)
+            if len(data) == size and data.sha256() == sha256:
+                if state_of([path], sha256) == state:  # nothing changed meanwhile
+                    record(path, state)
+                return True
+    return False
+
+
+def _folder(path: Path) -> Path:
+    digest = sha256_of(f"{path}/{kernel_storage.DATA}".encode()).hexdigest()
+    return cache_dir() / "prepacked" / f"{path.name[:80]}-{digest[:12]}"
+
+
+def _key(bundle: Bundle) -> str:
+    content = (bundle.path / MANIFEST).read_bytes()  # it holds the hashes of graph and weights
+    return sha256_of(content + f"\0{FORM}".encode()).hexdigest()

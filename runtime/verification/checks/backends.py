@@ -1,0 +1,54 @@
+"""What each backend computes for the golden tokens: a row of the certificate for each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ....refimpl.config import LM, MaskedLM
+from ...bundle.bundle import Bundle
+from ..golden import rms
+from ..report import NOT_HERE, Row
+from .context import VerifyContext
+from .logits import output_unit
+
+SUBJECT = "backends that compute the bundle"
+KL = ": KL divergence"  # of a backend that comes before
+
+
+def is_quantized(bundle: Bundle) -> bool:
+    """Whether backends round differently: without codes they compute the same."""
+    return bool(bundle.manifest.schemes)
+
+
+def check_backends(context: VerifyContext) -> Iterator[Row]:
+    """How far the outputs of each backend are from the unquantized model's; the checks before have run them.
+
+    Where none could run, as without a GPU, the specification's outputs over the same weights stand for all.
+    The note has the likeliest tokens that are the specification's, and the beginning of the outputs' SHA-256:
+    backends with the same one computed the same bits.
+    """
+    golden, config = context.golden, context.bundle.config
+    predicts = isinstance(config.head, LM | MaskedLM)
+    if not context.backends:
+        note = "no backend could run here"
+        if predicts:
+            yield Row(f"specification{KL}", golden.own_kl, unit="nats a token", note=note)
+        else:
+            error = rms(golden.own.logits, golden.floats)
+            yield Row("specification: RMS error", error, unit=output_unit(config), note=note)
+    for backend, outputs in context.backends.items():
+        if isinstance(outputs, str):
+            yield Row(backend, note=outputs, missing=NOT_HERE)
+            continue
+        digest = hashlib.sha256(np.ascontiguousarray(outputs, "<f4").data).hexdigest()
+        note = f"outputs {digest[:16]}"
+        if predicts:
+            equal = int((outputs.argmax(-1) == golden.best[:, 0]).sum())
+            note = f"{equal} of {len(outputs)} likeliest tokens equal, {note}"
+            yield Row(f"{backend}{KL}", golden.kl(outputs), unit="nats a token", note=note)
+        else:
+            error = rms(golden.view(outputs), golden.floats)
+            yield Row(f"{backend}: RMS error", error, unit=output_unit(config), note=note)

@@ -1,0 +1,223 @@
+"""The text part of models that read images too: names of tensors, parts that are left out, keys by place."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from families import ROWS
+from families.kit import IDS, SIZES
+from helpers.hf_oracle import make_model
+from helpers.refused import refused
+from safetensors.torch import load_file, save_file
+from tfm.refimpl.checkpoint.families import read_config
+from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.params.tree import flatten
+
+TEXT = {**IDS, **SIZES, "num_attention_heads": 4, "num_key_value_heads": 2}
+# What current and older versions of transformers put before the text model's, the head's, the tower's and
+# the projector's names, a line a version.
+NAMES = {
+    "llava": [
+        ("model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector."),
+        ("language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector."),
+    ],
+    "gemma3": [
+        ("model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector."),
+        ("language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector."),
+    ],
+    "qwen2_vl": [("model.language_model.", "lm_head.", "model.visual."), ("model.", "lm_head.", "visual.")],
+    "qwen3_vl": [("model.language_model.", "lm_head.", "model.visual.")],
+    "smolvlm": [("model.text_model.", "lm_head.", "model.vision_model.", "model.connector.")],
+}
+VERSIONS = [(name, version) for name, versions in NAMES.items() for version in range(len(versions))]
+
+
+@pytest.fixture
+def saved(tmp_path: Path):
+    """Saves a small model of a type under the names of one of its versions."""
+
+    def save(name: str, version: int, **more: Any) -> Path:
+        keys = {
+            **copy.deepcopy(dict(ROWS[name].sizes)),
+            "text_config": {**TEXT},
+            "tie_word_embeddings": False,
+        }
+        model = make_model(name, keys | more)
+        model.save_pretrained(tmp_path)
+        state = {key: value.contiguous() for key, value in model.state_dict().items()}
+        now, then = NAMES[name][0], NAMES[name][version]
+        renamed = {}
+        for key, value in state.items():
+            before = next(part for part in sorted(now, key=len, reverse=True) if key.startswith(part))
+            renamed[then[now.index(before)] + key.removeprefix(before)] = value
+        save_file(renamed, tmp_path / "model.safetensors")
+        return tmp_path
+
+    return save
+
+
+def leaves(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    return dict(flatten(checkpoint.params))
+
+
+@pytest.mark.parametrize(("name", "version"), VERSIONS)
+def test_names_of_any_version_are_the_same_model(saved, name, version):
+    folder = saved(name, version)
+    state = load_file(folder / "model.safetensors")
+    before, head = NAMES[name][version][:2]
+    got = open_checkpoint(folder)
+    found = leaves(got)
+    assert np.array_equal(found["embedding.table"], state[f"{before}embed_tokens.weight"].numpy())
+    assert np.array_equal(found["head.table"], state[f"{head}weight"].numpy())
+    wq = state[f"{before}layers.1.self_attn.q_proj.weight"]
+    assert np.array_equal(found["decoder.layers.1.attn.wq"], wq.numpy().T)
+    towers = {part.removeprefix("model.").removesuffix("."): part for part in NAMES[name][version][2:]}
+    assert got.left_out.keys() == towers.keys()
+    for part, start in towers.items():
+        sizes = [tensor.nbytes for key, tensor in state.items() if key.startswith(start)]
+        assert (got.left_out[part].tensors, got.left_out[part].bytes) == (len(sizes), sum(sizes))
+    (note,) = got.notes
+    assert note.startswith("only the text model is read, its other parts are left out: ")
+    assert all(f"{part} ({got.left_out[part].tensors} tensor" in note for part in towers)
+
+
+def test_experts_are_stored_in_either_order(tmp_path):
+    """Inputs first on hubs, outputs first as transformers writes them: the same leaves."""
+    text = {**TEXT, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+    keys = {**copy.deepcopy(dict(ROWS["qwen3_vl_moe"].sizes)), "text_config": text}
+    model = make_model("qwen3_vl_moe", keys)
+    model.save_pretrained(tmp_path)
+    want = leaves(open_checkpoint(tmp_path))
+    state = load_file(tmp_path / "model.safetensors")
+    turned = {
+        name: tensor.mT.contiguous() if ".mlp.experts." in name else tensor for name, tensor in state.items()
+    }
+    assert any(turned[name].shape != tensor.shape for name, tensor in state.items())
+    save_file(turned, tmp_path / "model.safetensors")
+    got = leaves(open_checkpoint(tmp_path))
+    assert got.keys() == want.keys()
+    assert all(np.array_equal(got[name], leaf) for name, leaf in want.items())
+
+
+@pytest.mark.parametrize("stray", ["audio_tower.conv.weight", "vision_towers.x", "model.text.x"])
+def test_what_is_beside_the_tower_and_isnt_known_is_an_error(saved, stray):
+    folder = saved("llava", 1)
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, stray: state["language_model.lm_head.weight"].clone()}, folder / "model.safetensors")
+    last = stray.removeprefix("model.")
+    with refused(CheckpointError, "tensor", 1, f"'{last}'"):
+        open_checkpoint(folder)
+
+
+def test_no_part_is_named_where_none_is(saved):
+    folder = saved("llava", 0)
+    state = load_file(folder / "model.safetensors")
+    kept = {key: value for key, value in state.items() if "vision" not in key and "projector" not in key}
+    save_file(kept, folder / "model.safetensors")
+    got = open_checkpoint(folder)
+    assert (got.left_out, got.notes) == ({}, ())
+
+
+def test_special_ids_of_the_text_model_count_where_no_others_stand(saved):
+    folder = saved("llava", 0)
+    (folder / "generation_config.json").unlink()
+    stated = json.loads((folder / "config.json").read_text())
+    for own, want in (({}, (2,)), ({"eos_token_id": [7, 8]}, (7, 8))):
+        text = {**stated["text_config"], "eos_token_id": 2}
+        outer = {key: value for key, value in stated.items() if not key.endswith("_token_id")}
+        (folder / "config.json").write_text(json.dumps({**outer, **own, "text_config": text}))
+        assert open_checkpoint(folder).generation.eos == want
+
+
+def read(name: str, tensors: list[str] | None = None, /, **keys: Any) -> Config:
+    return read_config({"model_type": name, **keys}, tensors=tensors)[0]
+
+
+QWEN = {**SIZES, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+
+
+def test_older_files_of_qwen_have_all_keys_in_one_place():
+    nested = read("qwen2_5_vl", text_config=QWEN, vision_config={"anything": [1]}, tie_word_embeddings=True)
+    assert read("qwen2_5_vl", **QWEN, vision_config={"other": 2}, tie_word_embeddings=True) == nested
+    both = {**QWEN, "text_config": {**QWEN, "model_type": "qwen2_5_vl_text"}, "tie_word_embeddings": True}
+    assert read("qwen2_5_vl", **both) == nested
+    with refused(ConfigError, "hidden_size", "text_config", 64, 128):
+        read("qwen2_5_vl", **{**both, "hidden_size": 128})
+    with refused(ConfigError, "config.json", "'unheard_of'"):
+        read("qwen2_5_vl", **QWEN, unheard_of=1)
+
+
+def test_coordinates_of_a_text_are_equal():
+    """M-RoPE with any sections is plain rotary positions there, and a yarn stays one."""
+    plain = {**QWEN, "rope_scaling": None}
+    assert read("qwen2_vl", **QWEN) == read("qwen2_vl", **plain)
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 64}
+    both = {"type": "yarn", "rope_type": "yarn", "mrope_section": [4, 0, 0], **yarn}
+    assert read("qwen2_vl", **{**QWEN, "rope_scaling": both}) == read(
+        "qwen2_vl", **{**plain, "rope_scaling": {"type": "yarn", **yarn}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "text", "tensors", "tied"),
+    [
+        (True, None, None, True),
+        (None, True, None, True),
+        (False, True, None, True),
+        (None, None, None, False),
+        (False, True, ["lm_head.weight"], False),
+        (False, True, [], True),
+        (None, None, ["language_model.lm_head.weight"], False),
+        (None, None, [], True),
+        (True, True, ["lm_head.weight"], True),
+        (False, False, [], False),
+    ],
+)
+def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tied):
+    keys: dict[str, Any] = {"text_config": {**SIZES}}
+    if own is not None:
+        keys["tie_word_embeddings"] = own
+    if text is not None:
+        keys["text_config"]["tie_word_embeddings"] = text
+    assert read("llava", tensors, **keys).head.tied == tied
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("llava", {}, "text_config.*None"),
+        ("llava", {"text_config": [1]}, "text_config"),
+        (
+            "llava",
+            {"text_config": {"model_type": "bert"}},
+            "text_config.*model_type",
+        ),
+        ("llava", {"text_config": {"unheard_of": 1}}, "text_config.*'unheard_of'"),
+        ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder.*false"),
+        ("gemma3", {"text_config": {}, "audio_config": {}}, "'audio_config'"),
+        (
+            "gemma3",
+            {"text_config": {"use_bidirectional_attention": True}, "architectures": ["Gemma3Model"]},
+            "use_bidirectional_attention.*false",
+        ),
+        ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim.*hidden_size.*num_attention_heads"),
+        (
+            "qwen2_vl",
+            {**QWEN, "rope_scaling": {"mrope_section": [1, -1]}},
+            "mrope_section",
+        ),
+        ("qwen3_vl", {**SIZES}, "text_config"),
+        ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob.*true"),
+        ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms.*false"),
+    ],
+)
+def test_refused(name, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        read(name, **keys)
