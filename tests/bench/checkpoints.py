@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from paths import Recorded
+from backends import Recorded
 from tfm import runtime
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
