@@ -537,7 +537,7 @@ def test_a_missing_device_is_no_failure(copy, monkeypatch):
     p, q = (np.exp(view[:, :-1] - view[:, -1:]) for view in views)
     p, q = (np.hstack([shares, 1 - shares.sum(1, keepdims=True)]) for shares in (p, q))
     [row] = found.check("backends").rows
-    assert (row.name, row.note) == ("specification: KL divergence", "no path could run here")
+    assert (row.name, row.note) == ("specification: KL divergence", "no backend could run here")
     assert row.figure == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-6)
     assert row.figure > 1e-6
     rows = {check.name: check.rows[-1] for check in found.checks if not check.finished}
