@@ -147,9 +147,8 @@ class Server:
 
 def _free(models: list[AsyncModel]) -> None:
     """Close the models' queues, and free their memory."""
-    for model in models:
-        model.end()
-    models.clear()
+    while models:
+        models.pop().end()  # no name may hold one while circles are looked for
     gc.collect()  # sessions and their arrays may be in a circle
 
 

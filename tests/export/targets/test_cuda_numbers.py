@@ -59,7 +59,7 @@ def test_numbers_are_the_specifications(name: str, tmp_path: Path, monkeypatch: 
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     if "decoder" not in config.stacks:
         # With the runtime's own options ONNX Runtime crashes here while it prepares the weights.
-        session = ort.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
         lengths = np.array([9, 5])
         encoder = EncoderSession(session, bundle.graphs[0], config, np.dtype(bundle.dtype))
         outputs = {
