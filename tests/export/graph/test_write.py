@@ -88,7 +88,7 @@ def test_errors_come_back_in_one_line(files: GraphFiles, monkeypatch: pytest.Mon
     unknown = replace(targets.find("ort-cpu"), name="abacus")
     with (
         refused(ExportError, "target", "'abacus'"),
-        graph_write.writing(replace(files, target=unknown)) as write,
+        graph_write.writing(replace(files, plan=replace(files.plan, target=unknown))) as write,
     ):
         write(LATE)
 

@@ -237,7 +237,7 @@ def test_lengths_computed_in_the_graph_are_copied(
     tmp_path: Path, cuda_stubs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check sees copies: without the inputs for them there are four, and a step can't be captured."""
-    monkeypatch.setattr(operator_limits, "row_lengths", lambda *_: False)
+    monkeypatch.setitem(targets.TARGETS, "ort-cuda", replace(TARGET, row_lengths=False))
     (graph,) = write_graphs(LLAMA, "fp16", tmp_path)
     placement = place(graph, cuda_stubs)
     assert len(placement.copied) == 4
