@@ -78,6 +78,16 @@ class Body(Part):
     model: str
     user: str | None = None  # who asks; tfm keeps nothing of anyone
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_off(cls, value: Any) -> Any:
+        """An option at the value at which other servers' does nothing is left out."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: item for key, item in value.items() if isinstance(item, bool) or item not in OFF.get(key, ())
+        }
+
 
 class Harmless(Body):
     """Fields of the OpenAI API that change nothing at these values; at others each is an error."""
@@ -145,16 +155,6 @@ class Sampling(stating(Harmless, *SENT)):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     grammar: str | None = None  # as llama.cpp's server has it
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_off(cls, value: Any) -> Any:
-        """An option at the value at which other servers' does nothing is left out."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            key: item for key, item in value.items() if isinstance(item, bool) or item not in OFF.get(key, ())
-        }
 
     @field_validator("stop", mode="before")
     @classmethod

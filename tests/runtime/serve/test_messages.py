@@ -242,6 +242,7 @@ def test_what_changes_nothing_is_taken(agent: Any) -> None:
         "output_config": {"effort": "high"},
         "cache_control": {"type": "ephemeral"},
         "container": None,
+        "top_k": 0,
     }
     assert ask(http, **harmless)["content"] == FIRST
 
