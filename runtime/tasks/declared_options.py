@@ -11,6 +11,7 @@ import inspect
 import numbers
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
 import numpy as np
@@ -63,11 +64,17 @@ def spelled_out(declared: type) -> Callable[[F], F]:
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option.type)
             for name, option in options(declared).items()
         ]
-        descriptions = [f"{name}: {option.described}" for name, option in options(declared).items()]
-        wrapped = (textwrap.fill(one, 110, subsequent_indent="    ") for one in descriptions)
         shown: Any = function
         shown.__signature__ = signature.replace(parameters=[*parameters, *keywords])
-        shown.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "\nOptions:\n", *wrapped])
+        shown.__doc__ = "\n".join(
+            [inspect.cleandoc(function.__doc__ or ""), "\nOptions:\n", _described(declared)]
+        )
         return function
 
     return decorate
+
+
+@cache
+def _described(declared: type) -> str:
+    descriptions = (f"{name}: {option.described}" for name, option in options(declared).items())
+    return "\n".join(textwrap.fill(one, 110, subsequent_indent="    ") for one in descriptions)
