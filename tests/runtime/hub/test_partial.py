@@ -155,6 +155,29 @@ def test_only_the_rest_is_asked_for_and_a_hub_without_ranges_sends_all(cache, hu
     assert all(0 <= done <= total for done, total in shares)
 
 
+def test_of_shards_only_the_rest_of_the_second_is_asked_for(cache, hub):
+    first, second = WEIGHTS[: 2 * CHUNK], WEIGHTS[2 * CHUNK :]
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = b'{"weight_map": {"a": "%b", "b": "%b"}}' % tuple(name.encode() for name in names)
+    hub.files = {
+        "config.json": FILES["config.json"],
+        "model.safetensors.index.json": index,
+        **dict(zip(names, (first, second), strict=True)),
+    }
+
+    def interrupt(_: str, done: int = 0, total: int = 0) -> None:
+        if done > len(first) + 2 * CHUNK:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(NAME, interrupt)
+    assert not model_path(NAME).exists()
+    hub.asked.clear()
+    path = fetch(NAME, silent)
+    assert {name: (path / name).read_bytes() for name in hub.files} == hub.files
+    assert [(name, begin > 0) for name, begin in hub.asked] == [(names[1], True)]
+
+
 @pytest.mark.parametrize("file", ["model.gguf", "config.json"])
 @pytest.mark.parametrize("hashes", [True, False])
 def test_a_damaged_part_isnt_taken_for_the_file(cache, hub, file, hashes):
