@@ -344,7 +344,7 @@ def _parameter(name: str, option: Option) -> inspect.Parameter:
     info = typer.Option(
         *(option.flags or (f"--{name.replace('_', '-')}",)),
         metavar=None if kind is bool else option.metavar,
-        min=option.values.least,
+        min=None if option.values.least is None else min((option.values.least, *option.switches)),
         max=option.values.most,
         help=words,
         rich_help_panel=option.panel,

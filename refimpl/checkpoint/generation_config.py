@@ -160,7 +160,7 @@ def _sampler(
     start: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if draws else {}
     off = (OFF if draws else {}) | PENALTIES
     stated = start | {name: numbers[name] for name in off if numbers[name] is not None}
-    options = {name: value for name, value in stated.items() if value != off[name]}
+    options = {name: value for name, value in stated.items() if value not in off[name]}
     if draws is False or options.get("temperature") == 0:  # as other runtimes say it
         options = {name: value for name, value in options.items() if name not in OFF} | {"temperature": None}
     for name in ("no_repeat_ngram", "encoder_no_repeat_ngram"):

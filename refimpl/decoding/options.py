@@ -73,9 +73,10 @@ class Option(NamedTuple):
 
     `draws` says that it makes the sampler draw, `chooses` that it says which token is likelier. `metavar`,
     `flags` and `panel` are the command line's, which has no option without a metavar; a flag's is "-".
-    `requests` is the range in the server's requests, as pydantic's keywords. Other names: `openai` is that
-    of the OpenAI API, `gguf` that in general.sampling, and `key` that in generation_config.json, where it
-    changes nothing at the value `off`.
+    At the values `off` it changes nothing: those outside of its range are a user's way to switch off what
+    the model asks for. `requests` is the range in the server's requests, as pydantic's keywords. Other names:
+    `openai` is that of the OpenAI API, `gguf` that in general.sampling, and `key` that in
+    generation_config.json.
     """
 
     help: str
@@ -88,7 +89,7 @@ class Option(NamedTuple):
     panel: str | None = "Choosing tokens"
     requests: Any = None
     key: str = ""
-    off: float | None = None
+    off: tuple[float, ...] = ()
     gguf: str = ""
     openai: str = ""
     type: Any = None  # as its annotation says; `options` fills it in
@@ -96,7 +97,14 @@ class Option(NamedTuple):
     @property
     def described(self) -> str:
         """The help, with the values that it may have."""
-        return f"{self.values.words}. {self.help}" if self.values.words else self.help
+        words = self.values.words
+        switches = f" ({self.switches[0]:g} switches it off)" if self.switches else ""
+        return f"{words}{switches}. {self.help}" if words else self.help
+
+    @property
+    def switches(self) -> tuple[float, ...]:
+        """The values outside of the range that switch it off."""
+        return tuple(value for value in self.off if not self.values.holds(value))
 
 
 class Choosing(TypedDict, total=False):
@@ -113,22 +121,24 @@ class Choosing(TypedDict, total=False):
         int | None,
         Option(
             "Sample among so many likeliest tokens.",
-            COUNT, draws=True, metavar="K", requests={"ge": 1, "le": 2**31 - 1}, key="top_k", off=0,
-            gguf="top_k",
+            COUNT, draws=True, metavar="K", requests={"ge": -1, "le": 2**31 - 1}, key="top_k",
+            off=(0, -1), gguf="top_k",
         ),
     ]  # fmt: skip
     top_p: Annotated[
         float | None,
         Option(
             "Sample among the fewest likeliest tokens that have this probability together.",
-            SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=1.0, gguf="top_p",
+            SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
+            gguf="top_p",
         ),
     ]  # fmt: skip
     min_p: Annotated[
         float | None,
         Option(
             "Sample tokens that have at least this share of the likeliest token's probability.",
-            SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="min_p", off=0.0, gguf="min_p",
+            SHARE, draws=True, metavar="P", requests={"ge": 0, "le": 1}, key="min_p", off=(0.0,),
+            gguf="min_p",
         ),
     ]  # fmt: skip
     typical_p: Annotated[
@@ -136,7 +146,7 @@ class Choosing(TypedDict, total=False):
         Option(
             "Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
             "probability together.",
-            SHARE, draws=True, metavar="P", key="typical_p", off=1.0,
+            SHARE, draws=True, metavar="P", key="typical_p", off=(1.0,),
         ),
     ]  # fmt: skip
     repetition_penalty: Annotated[
@@ -144,7 +154,7 @@ class Choosing(TypedDict, total=False):
         Option(
             "Above 1, tokens of the prompt and the answer become less likely.",
             POSITIVE, chooses=True, metavar="X", requests={"gt": 0, "le": 10}, key="repetition_penalty",
-            off=1.0, gguf="penalty_repeat",
+            off=(1.0,), gguf="penalty_repeat",
         ),
     ]  # fmt: skip
     presence_penalty: Annotated[
@@ -165,7 +175,7 @@ class Choosing(TypedDict, total=False):
         int | None,
         Option(
             "No run of so many tokens occurs twice, the prompt included.",
-            COUNT, chooses=True, metavar="N", key="no_repeat_ngram_size", off=0,
+            COUNT, chooses=True, metavar="N", key="no_repeat_ngram_size", off=(0,),
         ),
     ]  # fmt: skip
     min_new_tokens: Annotated[
@@ -201,7 +211,7 @@ class SamplerOptions(Choosing, TypedDict, total=False):
         int | None,
         Option(
             "No run of so many tokens occurs that the encoder has read.",
-            COUNT, key="encoder_no_repeat_ngram_size", off=0,
+            COUNT, key="encoder_no_repeat_ngram_size", off=(0,),
         ),
     ]  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -41,13 +42,12 @@ NOTES = frozenset({"annotations", "cache_control", "provider_specific_fields"})
 # Fields of an answer that ask for something that isn't done: to go on with it, or to use what it refers to.
 ASKS = frozenset({"audio", "function_call", "partial", "prefix"})
 
-# Values at which other servers' options do nothing.
-OFF = {"top_k": (0, -1), "min_p": (0,), "max_tokens": (-1,), "max_completion_tokens": (-1,)}
-
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+# -1 is no limit: what a context has room for is less.
+Limit = Annotated[Count, BeforeValidator(lambda value: MOST_TOKENS if value == -1 else value)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -77,16 +77,6 @@ class Body(Part):
 
     model: str
     user: str | None = None  # who asks; tfm keeps nothing of anyone
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_off(cls, value: Any) -> Any:
-        """An option at the value at which other servers' does nothing is left out."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            key: item for key, item in value.items() if isinstance(item, bool) or item not in OFF.get(key, ())
-        }
 
 
 class Harmless(Body):
@@ -150,7 +140,7 @@ class Sampling(stating(Harmless, *SENT)):
     stop: Stop | list[Stop] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=300)] | None = None
-    max_tokens: Count | None = None
+    max_tokens: Limit | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -318,7 +308,7 @@ Format = Annotated[TextFormat | JsonObject | OfSchema, Field(discriminator="type
 
 class ChatBody(Sampling):
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Count | None = None
+    max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     response_format: Format | None = None

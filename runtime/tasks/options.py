@@ -196,10 +196,14 @@ def check(**options: Unpack[GenerateOptions]) -> None:
     _options({}, chosen)
 
 
-def _given(options: Mapping[str, object], declared: type) -> dict[str, object]:
-    """The options that are given; temperature 0 is greedy, as every filter leaves the likeliest token, and a
-    string is the only one to stop at."""
-    given = given_values(options, declared)
+def _given(stated: Mapping[str, object], declared: type) -> dict[str, object]:
+    """The options that are given, None for one that is switched off; temperature 0 is greedy, as every filter
+    leaves the likeliest token, and a string is the only one to stop at."""
+    known = options(declared)
+    given = {
+        name: None if value in known[name].switches else value
+        for name, value in given_values(stated, declared).items()
+    }
     if isinstance(stop := given.get("stop"), str):
         given["stop"] = (stop,)
     if given.get("temperature") == 0:
@@ -207,14 +211,19 @@ def _given(options: Mapping[str, object], declared: type) -> dict[str, object]:
     return given
 
 
+def _stated(chosen: Mapping[str, object]) -> set[str]:
+    """The names of options that aren't switched off."""
+    return {name for name, value in chosen.items() if value is not None}
+
+
 def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, object]) -> bool:
-    stated = generation.defaults.keys() | generation.search.keys() | chosen.keys()
+    stated = generation.defaults.keys() | generation.search.keys() | _stated(chosen)
     return bool(chosen.get("greedy")) or bool(stated & (CHOOSES | {"beams"}))
 
 
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
     said = bool(chosen.get("greedy")) or bool(chosen.get("draft"))
-    return said or bool(chosen.keys() & (DRAWS | CONSTRAINTS | {"logprobs", "thinking_token_budget"}))
+    return said or bool(_stated(chosen) & (DRAWS | CONSTRAINTS | {"logprobs", "thinking_token_budget"}))
 
 
 def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:
@@ -227,7 +236,7 @@ def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Optio
 
 
 def _sampler(defaults: Mapping[str, object], chosen: dict[str, object]) -> Sampler:
-    drawing = chosen.keys() & DRAWS
+    drawing = _stated(chosen) & DRAWS
     # A temperature of None is greedy decoding, as none at all is, and gives way to a user's.
     defaults = {name: value for name, value in defaults.items() if value is not None}
     if chosen.pop("greedy", False):

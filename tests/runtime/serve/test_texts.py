@@ -156,6 +156,21 @@ def test_the_requests_temperature_wins_over_the_models_and_the_models_over_ours(
                 assert text(name, temperature=temperature) == expected, (name, temperature)
 
 
+def test_what_a_request_switches_off_isnt_as_the_model_asks() -> None:
+    asks = serving.model(defaults={"temperature": 3.0, "top_k": 1, "min_p": 0.9}, max_new_tokens=2)
+    free = serving.model(defaults={"temperature": 3.0})
+    with serving.running({"tiny": asks}) as (url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        for change in (
+            {"top_k": 0, "min_p": 0, "max_tokens": -1},
+            {"top_k": -1, "min_p": 0.0, "max_tokens": 9},
+        ):
+            body = {**CHAT, "temperature": None, **change}
+            answer = http.post("/v1/chat/completions", json=body).json()
+            most = serving.CONFIG.context if change["max_tokens"] == -1 else 9
+            expected = str(free.chat(serving.messages(3), seed=4, max_new_tokens=most))
+            assert answer["choices"][0]["message"]["content"] == expected
+
+
 def test_a_templates_variables() -> None:
     chosen = serving.model(template="{{ tone }}" + serving.CHAT)
     variables = {"tone": "the dog "}

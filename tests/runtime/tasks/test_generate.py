@@ -105,6 +105,12 @@ def test_sampling_defaults() -> None:
     assert sampler({"temperature": 0.5}, greedy=True) == Sampler()
     assert sampler({"temperature": 0.5, "top_k": 50}, temperature=0, top_p=0.9) == Sampler()
     assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
+    for off in (0, -1):
+        assert sampler({"temperature": 0.5, "top_k": 50, "min_p": 0.1}, top_k=off, min_p=0) == Sampler(0.5)
+        assert sampler({"temperature": 0.5, "top_k": 50}, top_k=off, greedy=True) == Sampler()
+        assert sampler({"no_repeat_ngram": 3}, top_k=off, no_repeat_ngram=0) == Sampler()
+    with refused(LimitError, "top_k", "-2"):
+        sampler({}, top_k=-2)
     with refused(LimitError, "greedy", "beam", "top_k"):
         sampler({}, greedy=True, top_k=3)
     assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(
@@ -156,6 +162,7 @@ def test_the_defaults_of_a_chat_count_nowhere_else() -> None:
             stating = Model(ENGINE, ModelFiles(TEXT, CHAT, Generation(defaults={**option})))
             assert stating.options().sampler == Sampler(**option)
     assert silent.options(temperature=0) == silent.options(greedy=True)
+    assert silent.options(top_k=0, min_p=0.0, no_repeat_ngram=0) == silent.options()
     assert silent.options(temperature=0.0, beams=2) == silent.options(beams=2)
     assert MODEL.options().sampler == Sampler()
     assert MODEL.options(top_k=3).sampler == Sampler(1.0, 3)
