@@ -81,6 +81,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "random_blocks": (0, 1),
     "share": (0.5, 0.95),
     "sparsity": (None, 0.7),
+    "hop": ("A",),
+    "least": (1e-10, 0.1),
 }
 # Lists whose length no array may say, and the letter of a size that it follows from.
 LISTED = {"streams": "X"}

@@ -1,0 +1,99 @@
+"""Log-mel spectrograms: what a model of sound reads instead of tokens.
+
+A sound is cut into windows that overlap, `hop` samples apart. Each window becomes the power of its
+frequencies, and bands, narrow for low tones and wide for high ones as ears hear them, sum these:
+
+    sound       ──────────────────────────────────       16,000 samples a second
+    windows       [ 0 ]                                    400 samples, around sample 0, 160, 320, …
+                     [ 1 ]
+                        [ 2 ]
+    powers      of 201 frequencies each, 0 to 8,000 Hz
+    bands       80 or 128 triangles over the frequencies, as wide as their neighbours' distance in mel
+    frame       the logarithms of the bands: Whisper's encoder reads 100 of them a second
+
+The numbers are Whisper's (Radford et al. 2022, §2.2); the mel scale and the triangles are those of Slaney's
+Auditory Toolbox (1998), which librosa has as its default.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dispatch import op
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+
+    from jaxtyping import Float
+
+__all__ = ["hann_window", "log_mel", "mel_filters", "mel_frequencies", "power_spectrum"]
+
+LINEAR = 15.0  # mel below which the scale is linear, 1,000 Hz
+HERTZ = 200 / 3  # a mel, there
+OCTAVES = np.log(6.4) / 27  # above it, 27 mel are a factor of 6.4
+
+
+@op
+def hann_window(samples: Float[Array, " M"]) -> Float[Array, " M"]:
+    """½ − ½ cos(2π n / M) at the samples n, which are 0 … M − 1.
+
+    Conventions: periodic, as torch's default and as spectra need it: sample M would be the first again.
+    """
+    return 0.5 - 0.5 * np.cos(2 * np.pi * samples / len(samples))
+
+
+@op
+def power_spectrum(
+    sound: Float[Array, "B T*A"], window: Float[Array, " 2*J"], *, hop: int
+) -> Float[Array, "B T J+1"]:
+    """|Σ_n w[n] · s[t · hop + n − J] · e^(−2πi f n / 2J)|² of the frequencies f = 0 … J.
+
+    Conventions: window t is centred on sample t · hop, and the sound is mirrored at both ends without
+    repeating the end itself, as in torch.stft, whose last window is left out, as Whisper leaves it out.
+    """
+    half = len(window) // 2
+    mirrored = np.pad(sound, ((0, 0), (half, half)), mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(mirrored, 2 * half, axis=1)[:, ::hop]
+    frames = frames[:, : sound.shape[1] // hop]
+    spectrum = np.fft.rfft(frames * window, axis=-1)
+    return (spectrum.real**2 + spectrum.imag**2).astype(sound.dtype)
+
+
+@op
+def mel_frequencies(mel: Float[Array, " M"]) -> Float[Array, " M"]:
+    """The frequencies in Hz at these places of Slaney's mel scale.
+
+    200/3 · m up to 15 mel; from there 1000 · 6.4^((m − 15) / 27).
+    """
+    above = np.maximum(mel - LINEAR, 0)
+    return np.where(mel < LINEAR, mel * HERTZ, LINEAR * HERTZ * np.exp(OCTAVES * above)).astype(mel.dtype)
+
+
+@op
+def mel_filters(frequencies: Float[Array, " F"], edges: Float[Array, " D+2"]) -> Float[Array, "F D"]:
+    """Triangles over the frequencies: band d rises from edge d to edge d + 1 and falls to edge d + 2.
+
+    Conventions: each has an area of one over the frequencies (Slaney), so its peak is 2 / (e_{d+2} − e_d).
+    """
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    at = frequencies[:, None]
+    triangles = np.minimum((at - low) / (middle - low), (high - at) / (high - middle))
+    return np.maximum(triangles, 0) * (2 / (high - low))
+
+
+@op
+def log_mel(
+    power: Float[Array, "B T F"],
+    filters: Float[Array, "F D"],
+    *,
+    least: float,
+    span: float,
+) -> Float[Array, "B T D"]:
+    """y = (max(x, max x − span) + 4) / 4, x = log₁₀ max(power · filters, least); Whisper's are 10⁻¹⁰ and 8.
+
+    Conventions: the largest x is that of the row, so a frame depends on the loudest one of its sound.
+    """
+    x = np.log10(np.maximum(power @ filters, least))
+    return (np.maximum(x, x.max((1, 2), keepdims=True) - span) + 4) / 4
