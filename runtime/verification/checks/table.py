@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder, has_mtp
 from ...bundle.bundle import Bundle
-from . import backends, caches, files, graphs, greedy, kernels, logits, mtp, text, weights
+from . import backends, caches, files, graphs, greedy, kernels, logits, mtp, source, text, weights
 from .context import Check
 
 
@@ -42,7 +42,12 @@ CHECKS: dict[str, Check] = {
         full=True,
         applies=lambda bundle: bundle.cache == "windowed",
     ),
-    "source": Check(weights.check_source, "weights against the source's", full=True, asked_by="source=MODEL"),
+    "source": Check(
+        source.check_source,
+        "weights, texts and settings against the source's",
+        full=True,
+        asked_by="source=MODEL",
+    ),
     "text": Check(text.check_text, "outputs over a text", full=True),
     "texts": Check(
         greedy.check_greedy_texts,

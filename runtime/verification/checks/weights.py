@@ -42,13 +42,9 @@ def check_digests(context: VerifyContext) -> Iterator[Row]:
     yield _count(row_name, len(names), different)
 
 
-def check_source(context: VerifyContext) -> Iterator[Row]:
+def compare_weights(context: VerifyContext, row_name: str, source: WeightSource) -> Iterator[Row]:
     """The source's weights, smoothed and quantized again, are the bundle's."""
-    row_name = "weights equal the source's"
-    bundle, source = context.bundle, context.source
-    if source is None:
-        yield Row(row_name, note="no source given")
-        return
+    bundle = context.bundle
     # Of the source's config: the scales of a quantized cache may come from a text and not from the source.
     names = list(source.shapes)
     different: list[str] = []

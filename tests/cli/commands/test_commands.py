@@ -519,7 +519,10 @@ def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
     assert verdict.startswith("tiny in int8 for ort-cpu, ")
     assert "PASSED the quick checks" in verdict
     assert "Not checked yet (--full checks it): " in verdict
-    assert "Not checked yet (--source MODEL checks it): weights against the source's." in verdict
+    assert (
+        "Not checked yet (--source MODEL checks it): weights, texts and settings against the source's."
+        in verdict
+    )
     note = describe("tfm")
     assert f"Note: {note}." in verdict
     certificate = json.loads((copied / "certificate.json").read_text())

@@ -477,10 +477,11 @@ def plant_eps(model: onnx.ModelProto, eps: float) -> bool:
 def test_another_source_is_refused(copy, tmp_path):
     other = dict(flatten(tiny_models.weights(CONFIG)))
     other["decoder.layers.1.attn.wo"] = other["decoder.layers.1.attn.wo"] * np.float32(1.1)
-    save_checkpoint(tmp_path / "other", CONFIG, unflatten(other))
-    (row,) = verify(copy("int8"), source=tmp_path / "other").failed
+    save_checkpoint(tmp_path / "other", CONFIG, unflatten(other), TOKENIZER.to_str())
+    row, outputs = verify(copy("int8"), source=tmp_path / "other").failed
     assert row.name == "weights equal the source's"
     assert row.note == "different: decoder.layers.1.attn.wo"
+    assert outputs.name.startswith("golden outputs of the source")
     capped = replace(CONFIG, head=replace(CONFIG.head, softcap=3.0))
     save_checkpoint(tmp_path / "capped", capped, tiny_models.weights(capped))
     with refused(CheckpointError, "config", "another"):
@@ -489,7 +490,7 @@ def test_another_source_is_refused(copy, tmp_path):
 
 def test_the_source_may_have_another_context(copy, tmp_path):
     longer = replace(CONFIG, context=64)
-    save_checkpoint(tmp_path / "longer", longer, tiny_models.weights(longer))
+    save_checkpoint(tmp_path / "longer", longer, tiny_models.weights(longer), TOKENIZER.to_str())
     assert not verify(copy("fp32"), source=tmp_path / "longer").failed
 
 

@@ -1,0 +1,113 @@
+"""What a bundle has of its source equals the source's: weights, tokenizer, templates, settings, licence, and
+the golden outputs of the weights as the source has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from ....refimpl.checkpoint.formats.file_bytes import read_file
+from ....refimpl.checkpoint.formats.strict_json import parse
+from ....refimpl.checkpoint.licence import LARGEST
+from ....refimpl.checkpoint.protocol import ExportSource, ModelSource
+from ....refimpl.error_budget import largest_difference
+from ....refimpl.errors import BundleError, TfmError
+from ...bundle.bundle import Bundle
+from ...bundle.manifest import TEMPLATE, TOKENIZER, TOOL_USE
+from ..report import Row, judged
+from ..streamed_reference import Precision, outputs
+from .context import VerifyContext
+from .logits import output_unit
+from .weights import compare_weights
+
+WEIGHTS = "weights equal the source's"
+SHOWN = 3  # as many differences are told
+# Of the largest output: float64 in another order of sums is off by 1e-12, also where attention is saturated.
+NOISE = 1e-6
+
+
+def check_source(context: VerifyContext) -> Iterator[Row]:
+    """All that the bundle has of its source."""
+    source, bundle = context.source, context.bundle
+    if source is None:
+        yield Row(WEIGHTS, note="no source given")
+        return
+    yield _row("tokenizer equals the source's", "parts", tokenizer_parts(bundle), tokenizer_parts(source))
+    yield _row("chat templates equal the source's", "templates", _templates(bundle), _templates(source))
+    own, wanted = bundle.manifest.source, _settings(source)
+    about = {name: getattr(own, name) for name in ("code_replaced_by", "left_out", "ignored_keys")}
+    wanted |= {name: getattr(source, name) for name in about}
+    yield _row("settings equal the source's", "settings", _settings(bundle) | about, wanted)
+    yield licence_row(bundle, source)
+    yield from compare_weights(context, WEIGHTS, source)
+    if not bundle.config.rounds_cache:  # else they depend on scales that a text gave
+        yield _golden(context, source)
+
+
+def _row(name: str, unit: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Row:
+    """How many of all parts are equal, and the first that aren't."""
+    parts = [*dict.fromkeys((*wanted, *own))]
+    different = [part for part in parts if own.get(part) != wanted.get(part)]
+    note = f"different: {', '.join(different[:SHOWN])}" if different else ""
+    return Row(name, len(parts) - len(different), unit=unit, ok=not different, note=note, of=len(parts))
+
+
+def tokenizer_parts(model: ModelSource) -> dict[str, str]:
+    """The parts of a tokenizer.json as texts that are equal where the parts mean the same: a vocabulary in
+    any order, merges as pairs or as texts. One that our reader can't take apart is one part."""
+    if (text := model.tokenizer) is None:
+        return {}
+    try:
+        stated = parse(text, TOKENIZER)
+    except TfmError:
+        stated = None
+    if not isinstance(stated, dict):
+        return {TOKENIZER: text}
+    parts = {name: part for name, part in stated.items() if name != "model"}
+    inside = stated.get("model")
+    parts |= {f"model.{name}": part for name, part in inside.items()} if isinstance(inside, dict) else {}
+    if isinstance(merges := parts.get("model.merges"), list):
+        parts["model.merges"] = [_pair(merge) for merge in merges]
+    return {name: json.dumps(part, sort_keys=True) for name, part in parts.items()}
+
+
+def _pair(merge: Any) -> Any:
+    """A merge as its two tokens; unchanged where it is a text that no space parts once, or that the library
+    passes over as the first line of a merges.txt."""
+    is_text = isinstance(merge, str) and merge.count(" ") == 1 and not merge.startswith("#version")
+    return merge.split(" ") if is_text else merge
+
+
+def _templates(model: ModelSource) -> dict[str, str]:
+    both = {TEMPLATE: model.chat_template, TOOL_USE: model.tool_use_template}
+    return {name: text for name, text in both.items() if text is not None}
+
+
+def _settings(model: ModelSource) -> dict[str, Any]:
+    """How the model wants to be run, end tokens first of all, and the names of its labels."""
+    generation = model.generation
+    stated = {f"generation.{field.name}": getattr(generation, field.name) for field in fields(generation)}
+    return {**stated, "labels": model.labels}
+
+
+def licence_row(bundle: Bundle, source: ExportSource) -> Row:
+    """The licence that is stated, and the files of licences and notices."""
+    name, notices, licence = "licence equals the source's", bundle.manifest.notices, source.licence
+    if notices and not licence.files and not source.path.is_dir():
+        return Row(name, note="other files lie beside the source, so no licence there is known to be its own")
+    own = {notice: read_file(bundle.path / notice, LARGEST, BundleError) for notice in notices}
+    stated = {"statement": bundle.manifest.source.licence}
+    return _row(name, "texts", stated | own, {"statement": licence.stated, **licence.files})
+
+
+def _golden(context: VerifyContext, source: ExportSource) -> Row:
+    """The outputs for the golden tokens over unquantized weights, which figures of loss are measured from."""
+    golden, exact = context.golden, [Precision(np.dtype(np.float64))]
+    (floats,) = outputs(source.config, source.params, golden.inputs, exact)
+    view = golden.view(golden.real(floats))
+    error, limit = largest_difference(view, golden.floats), NOISE * float(np.abs(view).max(initial=0))
+    return judged("golden outputs of the source: largest error", error, limit, output_unit(source.config))
