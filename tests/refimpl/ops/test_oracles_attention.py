@@ -1,7 +1,7 @@
 """The kinds of attention against others: torch's flash kernel and autograd, flex attention, Longformer.
 
-No library has the linear forms with a quotient (neither torch nor transformers nor ONNX): the sublayer is
-held to its quadratic form, written in torch, and random features to softmax attention, which they estimate.
+No library has the linear forms with a quotient (neither torch nor transformers nor ONNX): they are held to
+their quadratic form, written in torch, and random features to softmax attention, which they estimate.
 `delta_attend` is held to ONNX's LinearAttention in test_onnx_cases. Ring attention in torch needs a GPU, so
 the result is held to torch's attention in one piece.
 """
@@ -27,6 +27,8 @@ from tfm.refimpl.ops.linear_attention import (
     LinearState,
     linear_attend,
     linear_attention,
+    linear_chunked,
+    linear_parallel,
     random_features,
 )
 from tfm.refimpl.ops.ring import Placement, place, ring_attend
@@ -178,8 +180,9 @@ def test_sparse_is_longformer():
 
 def test_random_features_estimate_softmax_attention():
     """Performer: with more features the error shrinks as their inverse root, and is small at last."""
-    q, k, v = (a * 0.5 for a in drawn(0, 1, 12, 2, 2))
-    expected = functional.scaled_dot_product_attention(*(t(a).transpose(1, 2) for a in (q, k, v)))
+    q, k, v = (a * 0.5 for a in drawn(0, 1, 12, 6, 2))
+    heads = [t(a).transpose(1, 2) for a in (q, k, v)]
+    expected = functional.scaled_dot_product_attention(*heads, enable_gqa=True)
     errors = []
     for count in (2**10, 2**16):
         features = [random_features(a * 8**-0.25, normal(count, count, 8)) for a in (q, k)]
@@ -223,6 +226,33 @@ def test_linear_attention_is_its_quadratic_form(features: str, seed: int, parts:
         at += part
         results.append(y)
     equal(np.concatenate(results, 1), expected)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(0, 6), st.integers(1, 9), st.integers(1, 4))
+def test_linear_forms_are_their_quadratic_form(seed: int, past: int, time: int, chunk: int):
+    """6 heads of positive queries over 2 of keys: the matrix q·k of real keys, or of earlier ones, its rows
+    normalized by torch; in chunks from the sums of a first part on."""
+    (q, k, _), v = drawn(seed, 3, past + time, 6, 2), normal(seed, 3, past + time, 2, 5)
+    q, k = np.exp(q), np.exp(k)
+    of_q, of_k, of_v = (t(a).transpose(1, 2) for a in (q, k, v))
+    weights = of_q @ of_k.repeat_interleave(3, 1).mT
+
+    def read(seen: torch.Tensor) -> torch.Tensor:
+        shares = functional.normalize(weights * seen, p=1.0, dim=-1)
+        return (shares @ of_v.repeat_interleave(3, 1)).transpose(1, 2)
+
+    real = np.arange(past + time) < np.array([[past + time], [1], [past + 1]])
+    equal(linear_attend(q, k, v, real), read(t(real)[:, None, None]))
+    causal = read(torch.ones(past + time, past + time).tril())
+    equal(linear_parallel(q, k, v), causal)
+    state, norm, results = np.zeros((3, 2, 8, 5)), np.zeros((3, 2, 8)), []
+    for part in (slice(0, past), slice(past, None)):
+        y, state, norm = linear_chunked(q[:, part], k[:, part], v[:, part], state, norm, chunk=chunk)
+        results.append(y)
+    equal(np.concatenate(results, 1), causal)
+    equal(state, of_k.mT @ of_v)
+    equal(norm, of_k.sum(2))
 
 
 @settings(max_examples=20)

@@ -1,6 +1,6 @@
 """Positions against others: transformers' rotary scalings, waves, slopes, buckets and masks.
 
-No oracle outside for `learned` (a table's row) and `prefix_mask` (a union of two that have one).
+No oracle outside for `learned` (a table's row).
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def test_buckets_are_t5s(sizes: tuple[int, int], bidirectional: bool):
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 8), st.integers(1, 8))
 def test_masks_are_transformers(start: int, t: int, s: int, window: int):
-    """Causal, windowed one way and both ways (theirs counts one side alone), in chunks, and padding."""
+    """Causal, windowed one way and both ways (theirs counts one side alone), in chunks, padding, a prefix."""
     queries, keys = np.arange(start, start + t), np.arange(s)
     q, k = torch.from_numpy(queries)[:, None], torch.from_numpy(keys)[None]
     zero = torch.tensor(0)
@@ -206,7 +206,13 @@ def test_masks_are_transformers(start: int, t: int, s: int, window: int):
         assert (ours[0] == function(zero, zero, q, k).numpy()).all()  # pyright: ignore
     lengths = np.array([s, s // 2])
     expected = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in lengths.tolist()], batch_first=True)
-    assert (mask.padding_mask(keys, lengths) == expected.bool().numpy()).all()
+    real = expected.bool()
+    prefixed = masking_utils.or_masks(
+        masking_utils.causal_mask_function, masking_utils.padding_mask_function(real)
+    )
+    assert (mask.padding_mask(keys, lengths) == real.numpy()).all()
+    for row, ours in enumerate(mask.prefix_mask(np.stack([queries, queries]), keys, lengths)):
+        assert (ours == prefixed(torch.tensor(row), zero, q, k).numpy()).all()
 
 
 def test_query_factors_is_ministrals():
