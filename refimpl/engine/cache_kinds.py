@@ -2,7 +2,7 @@
 
 A kind names the arrays of its layer and says how they are allocated, copied, grown and truncated.
 Engines, the graphs of a bundle and all that counts bytes ask the kind; only the mathematics in `ops`
-knows what the arrays hold. Attention's kinds are here, another mixer's is beside its function in `ops`.
+knows what the arrays hold. A kind is beside its function in `ops`; here are those that keep no own tokens.
 
     kind                arrays                       what is kept
     KeysValues          k, v [B, G, L, K]            every token
@@ -32,13 +32,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from ..config import Attention, Config, KVFormat, Layer, Window
+from ..config import Attention, Config, Layer, Window
 from ..errors import LimitError
-from ..ops.cache import KVCache
+from ..ops.cache import KeysValues, KVCache
 from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheKind, retained
 from ..ops.shared_attention import SharedKV
 
@@ -47,27 +46,6 @@ __all__ = [
     "KeysValues", "NothingKept", "array_names", "cache_kinds", "check_lengths", "encoder_kinds", "floor",
     "layer_kind", "recurrent", "retained", "windows",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class KeysValues(CacheKind):
-    """Keys and values of each token, as the model's floats, in float16 or as 8-bit codes."""
-
-    holds = KVCache
-
-    kv_heads: int
-    head_size: int
-    kv: KVFormat | Literal["float16"] = "float"
-    window: int | None = None
-
-    @property
-    def arrays(self) -> tuple[CacheArray, ...]:
-        axes = ("batch", self.kv_heads, self.tokens_axis, self.head_size)
-        dtype = None if self.kv == "float" else self.kv
-        return CacheArray("k", axes, dtype), CacheArray("v", axes, dtype)
-
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
-        return super().empty(batch, capacity, np.dtype(np.float16) if self.kv == "float16" else dtype)
 
 
 @dataclass(frozen=True)

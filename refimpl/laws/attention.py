@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import strategies as st
 
-from ..config import LayerNorm, Norm
+from ..config import LayerNorm, Norm, Window
 from ..ops.attention import ScoreTerms
 from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
+from ..ops.cache import KeysValues
 from ..ops.linear import linear
 from ..ops.position import rotate
 from ..ops.quantized_cache import round_by_channel as rounded
@@ -198,6 +200,28 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
     for row, length in enumerate(past):
         stored = tuple(c[row : row + 1, :, : length + tokens].swapaxes(1, 2) for c in cache[:2])
         cached_attention.near(stored, (keys[row], values[row]), call)
+
+
+@law("cached_attention")
+def a_window_needs_the_latest_tokens_alone(cached_attention: Subject, draw: Draw) -> None:
+    """A buffer that dropped the oldest tokens gives the same: the others are at its front, and counted from
+    there. A row may be cut back to the kind's floor, then the next token still finds what it sees."""
+    window = draw(st.integers(1, 4))
+    call = draw(cached_attention.calls(rotary=None, bias=None)).but(mask=Window(window))
+    (rows, groups, _, size), tokens = call["keys"].shape, call["q"].shape[1]
+    kind, rng = KeysValues(groups, size, window=window), np.random.default_rng(draw(st.integers(0, 99)))
+    dropped = np.array([draw(st.integers(0, 9)) for _ in range(rows)])
+    held = kind.retained + dropped
+    shape = rows, groups, held.max() + tokens, size
+    whole = [rng.standard_normal(shape).astype(call["keys"].dtype) for _ in "kv"]
+    latest = [array.copy() for array in whole]
+    for row, count in enumerate(held):
+        kind.keep_latest(latest, row, count)
+    least = kind.floor(held, dropped)
+    past = np.array([draw(st.integers(*pair)) for pair in zip(least, held, strict=True)])
+    full = call.but(keys=whole[0], values=whole[1], past=past)
+    short = call.but(keys=latest[0], values=latest[1], past=past - dropped)
+    cached_attention.near(cached_attention(short)[0], cached_attention(full)[0], short, full)
 
 
 def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:

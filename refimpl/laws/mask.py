@@ -13,11 +13,8 @@ from . import Draw, Subject, law
 
 @law("causal_mask", "window_mask")
 def only_the_distance_counts(mask: Subject, draw: Draw) -> None:
-    """Queries and keys shifted by the same distance have the same mask, if there are no sinks."""
-    call, shift = (
-        draw(mask.calls(**({"sinks": 0} if mask.f.name == "causal_mask" else {}))),
-        draw(st.integers(0, 9)),
-    )
+    """Queries and keys shifted by the same distance have the same mask."""
+    call, shift = draw(mask.calls()), draw(st.integers(0, 9))
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     mask.near(mask(moved), mask(call))
 
@@ -34,11 +31,11 @@ def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> N
 
 @law("causal_mask")
 def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
-    """Far enough from the beginning just `window` keys are seen, and the sinks."""
-    window, sinks, at = draw(st.integers(1, 5)), draw(st.integers(0, 3)), draw(st.integers(8, 12))
-    call = causal_mask.call(np.array([[at]]), np.arange(at + 3), window=window, sinks=sinks)
+    """Far enough from the beginning just `window` keys are seen."""
+    window, at = draw(st.integers(1, 5)), draw(st.integers(8, 12))
+    call = causal_mask.call(np.array([[at]]), np.arange(at + 3), window=window)
     seen = causal_mask(call)[0, 0]
-    assert np.flatnonzero(seen).tolist() == [*range(sinks), *range(at - window + 1, at + 1)], f"seen: {seen}"
+    assert np.flatnonzero(seen).tolist() == [*range(at - window + 1, at + 1)], f"seen: {seen}"
 
 
 @law("window_mask")

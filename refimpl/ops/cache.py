@@ -13,10 +13,13 @@ speculation does when the model refuses tokens: what lies past it is never read,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from ..config import KVFormat
+from .cache_kind import CacheArray, CacheKind
 from .dispatch import op
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["KVCache", "append", "grow", "select"]
+__all__ = ["KVCache", "KeysValues", "append", "grow", "select"]
 
 
 class LayerCache(Protocol):
@@ -74,6 +77,27 @@ class KVCache(NamedTuple):
     def grow(self, capacity: int) -> KVCache:
         """The same tokens with just `capacity` places, new ones filled with zeros."""
         return self._replace(keys=places(self.keys, capacity), values=places(self.values, capacity))
+
+
+@dataclass(frozen=True)
+class KeysValues(CacheKind):
+    """Keys and values of each token, as the model's floats, in float16 or as 8-bit codes."""
+
+    holds = KVCache
+
+    kv_heads: int
+    head_size: int
+    kv: KVFormat | Literal["float16"] = "float"
+    window: int | None = None
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        axes = ("batch", self.kv_heads, self.tokens_axis, self.head_size)
+        dtype = None if self.kv == "float" else self.kv
+        return CacheArray("k", axes, dtype), CacheArray("v", axes, dtype)
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
+        return super().empty(batch, capacity, np.dtype(np.float16) if self.kv == "float16" else dtype)
 
 
 def places(past: Array, capacity: int) -> Array:

@@ -1,5 +1,17 @@
 """What a layer keeps of earlier tokens, as engines and bundles see it: its arrays, and how they are
 allocated, copied, grown and truncated. `engine.cache_kinds` draws all kinds.
+
+Arrays of a layer with a window may be short: then they hold the latest tokens of a row, from entry 0 on. With
+a window of 4 (the next token sees 3 before itself), 2 tokens of slack and runs of up to 3 tokens, an array
+has 3 + 2 + 3 entries. When a run has no room, the oldest tokens are dropped:
+
+    full       t0 t1 t2 t3 t4 t5 t6 t7    length 8, dropped 0
+    make room  t3 t4 t5 t6 t7  .  .  .    length 8, dropped 3: 3 + 2 tokens stay
+    run        t3 t4 t5 t6 t7 t8 t9 t10   length 11, dropped 3
+
+Rotations count positions of the text, masks count entries: a distance is the same in both. So memory and work
+don't grow with the text, and as many tokens as the slack has can always be cut back. A ring of entries would
+save the moving, but no fused operator reads one.
 """
 
 from __future__ import annotations

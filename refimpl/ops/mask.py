@@ -26,17 +26,13 @@ def causal_mask(
     keys: Int[Array, " S"],
     *,
     window: int | None = None,
-    sinks: int = 0,
 ) -> Bool[Array, "B T S"]:
     """True where a key may be seen: key ≤ query, and query − key < window if there is one.
 
-    The first `sinks` positions are seen past the window's edge too (Xiao et al. 2023).
-
-        window 3, sinks 1           key  0 1 2 3 4 5
+        window 3                    key  0 1 2 3 4 5
                             query 2      x x x . . .
-                            query 3      x x x x . .
-                            query 4      x . x x x .
-                            query 5      x . . x x x
+                            query 3      . x x x . .
+                            query 5      . . . x x x
 
     Both are positions in the text, so that a cache changes nothing. Conventions: `window` counts the
     current token, as transformers' sliding_window does: window = 1 sees only itself.
@@ -45,8 +41,7 @@ def causal_mask(
     seen = keys <= last
     if window is None:
         return seen
-    near = keys > last - window
-    return seen & (near | (keys < sinks) if sinks else near)
+    return seen & (keys > last - window)
 
 
 @op

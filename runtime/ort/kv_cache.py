@@ -12,16 +12,7 @@ A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8
 
 In a *copied* cache a step reads one set of buffers and writes a second one; then the two trade places.
 
-In a *windowed* cache the buffers of layers with a window are short and hold the latest tokens of a row,
-from entry 0 on. With a window of 4 (the next token sees 3 before itself), 2 tokens of slack and chunks
-of 3, a buffer has 3 + 2 + 3 entries. When a step has no room, the oldest tokens are dropped:
-
-    full       t0 t1 t2 t3 t4 t5 t6 t7    length 8, dropped 0
-    make room  t3 t4 t5 t6 t7  .  .  .    length 8, dropped 3: 3 + 2 tokens stay
-    step       t3 t4 t5 t6 t7 t8 t9 t10   length 11, dropped 3
-
-The slack lets as many tokens always be cut back. `refimpl.ops.window_cache` specifies what is seen and
-what can be cut back; its ring would save the moving, but no fused operator reads one.
+In a *windowed* cache the buffers of layers with a window are short: `refimpl.ops.cache_kind` draws them.
 """
 
 from __future__ import annotations

@@ -62,11 +62,6 @@ UNTAKEN = {
     "block._cross: encoder_kv is None": TYPES,
     "block._cross: leaves is None": TYPES,
     "block._mlp: leaves is None": TYPES,
-    "linear_attention.linear_attend: keys is not None": "no model has it: its law states the formula",
-    "linear_attention.linear_chunked: call": "no model has it: its law states the formula",
-    "linear_attention.linear_parallel: call": "no model has it: its law states the formula",
-    "mask.causal_mask: sinks": "no model has it: its law states which keys are seen",
-    "mask.prefix_mask: call": "no model has it: the union of two masks that are held to transformers'",
     "moe.expert_mlp: not ('up' in weights)": "a target joins gate and up: its graphs are held to NumPy's",
 }
 TAKEN = "__taken__"

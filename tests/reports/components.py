@@ -109,7 +109,6 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_attention.py::test_sparse_is_longformer",
     ),
     "static_quant": ("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "QLinearMatMul"),
-    "window_cache": ("refimpl/ops/test_oracles_cache.py::test_a_ring_gives_the_same_attention",),
 }
 # Components of functions over whole trees: where their graphs are exported and run, if they are, and laws.
 TARGETS = "export/targets/test_targets.py::test_a_target_computes_the_spec"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...config import ClampedSwiGLU, Window
+from ...config import ClampedSwiGLU
 from ...ops.flash import flash_attend
 from ...ops.linear import linear
 from .call import Call
@@ -37,8 +36,6 @@ GATES = {"gated_delta": ("wi", "wz", "wb"), "mamba": ("wi", "wz"), "mamba2": ("w
 
 def confined(f: Function, call: Call) -> Call:
     """The call with its arrays within their domains."""
-    if f.name.startswith("window_") and f.name != "window_mask":
-        call = _slots(f, call)
 
     def domain(p: Parameter, array: Any) -> Any:
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
@@ -93,21 +90,3 @@ def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
     clipped = {name: np.clip(call[name], -4, 4) for name in biases}
     tail = np.clip(cache.tail, -4, 4)
     return call.but(x=x, conv=conv, cache=cache._replace(tail=tail), **clipped)
-
-
-def _slots(f: Function, call: Call) -> Call:
-    """The call with as many slots in its buffers as sinks, slack and window need."""
-    if f.name == "window_attention":
-        # The window is a setting, so it can't depend on the slots: what is left over is slack.
-        window = 2 if call["window"] is None else call["window"]
-        call, more = call.but(mask=Window(window)), window + call["sinks"] - 1
-    else:
-        more = call.settings.get("sinks", 0) + call.settings.get("slack", 0)
-
-    def wider(p: Parameter, array: Any) -> Any:
-        dims = next((o.dims for o in p.options if isinstance(o, Declared)), ())
-        return (
-            np.pad(array, [(0, more if d == "S" else 0) for d in dims], mode="wrap") if "S" in dims else array
-        )
-
-    return replace(call.changed(wider), sizes=call.sizes | {"S": call.sizes["S"] + more})

@@ -55,7 +55,6 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "max_distance": (20, 128),
     "offset": (0, 2),
     "sinks": (0, 2),
-    "slack": (0, 1),
     "head_size": ("K",),
     "top": ("I",),
     "capacity": (None, 70, 125),

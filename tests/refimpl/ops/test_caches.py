@@ -13,17 +13,11 @@ from tfm.refimpl.ops.lstm import LstmState
 from tfm.refimpl.ops.mamba import ChannelState
 from tfm.refimpl.ops.mamba2 import HybridCache
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState
-from tfm.refimpl.ops.window_cache import WindowCache
 
 
 def full_cache() -> LayerCache:
     keys = np.arange(3 * 2 * 5 * 4.0).reshape(3, 2, 5, 4)
     return KVCache(keys, -keys)
-
-
-def ring() -> LayerCache:
-    keys = np.arange(3 * 2 * 5 * 4.0).reshape(3, 2, 5, 4)
-    return WindowCache(keys, -keys, sinks=1)
 
 
 def sums() -> LayerCache:
@@ -58,7 +52,7 @@ def state() -> LayerCache:
     return LstmState(h, -h)
 
 
-@pytest.mark.parametrize("make", [full_cache, latents, ring, sums, state, states, tail, channels, indexed])
+@pytest.mark.parametrize("make", [full_cache, latents, sums, state, states, tail, channels, indexed])
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
@@ -67,10 +61,9 @@ def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
         assert before is None or (got == before[rows]).all()
 
 
-@pytest.mark.parametrize("make", [full_cache, ring])
-def test_bytes_are_those_of_the_arrays(make: Callable[[], LayerCache]):
-    assert make().nbytes == 2 * 3 * 2 * 5 * 4 * 8
-    assert make().select(np.array([0])).nbytes == 2 * 2 * 5 * 4 * 8
+def test_bytes_are_those_of_the_arrays():
+    assert full_cache().nbytes == 2 * 3 * 2 * 5 * 4 * 8
+    assert full_cache().select(np.array([0])).nbytes == 2 * 2 * 5 * 4 * 8
 
 
 def test_latents_are_one_vector_a_token():
@@ -134,8 +127,3 @@ def test_a_full_cache_grows_to_the_requested_capacity():
     assert (larger.values[:, :, :5] == cache.values).all()
     assert not larger.values[:, :, 5:].any()
     assert (smaller.keys == cache.keys[:, :, :2]).all()
-
-
-def test_a_ring_has_room_for_any_text():
-    cache = ring()
-    assert cache.grow(1000) is cache

@@ -25,7 +25,6 @@ from tfm.refimpl.ops.quantized_cache import (
     read_by_channel,
     unpack_nibbles,
 )
-from tfm.refimpl.ops.window_cache import WindowCache, window_attention
 
 G, R, K = 2, 3, 16
 SETTINGS = Attention(G * R, G, K)
@@ -86,14 +85,14 @@ def test_codes_by_channel(bits: int, seed: int, tokens: int, first: int):
 
 
 @given(seeds, st.integers(2, 5), st.integers(1, 9))
-def test_a_ring_gives_the_same_attention(seed: int, window: int, steps: int):
-    """The operator's ring may use other slots than ours; the output is the same."""
-    ring = WindowCache(*(np.zeros((1, G, window, K), np.float32) for _ in "kv"))
+def test_a_window_is_the_operators_ring(seed: int, window: int, steps: int):
+    """The operator keeps the window's tokens alone, ours keeps all and hides the others."""
+    ours = KVCache(*(np.zeros((1, G, steps, K), np.float32) for _ in "kv"))
     settings = replace(SETTINGS, mask=Window(window))
     theirs = [np.zeros((1, G, window, K), np.float32) for _ in "kv"]
     for step in range(steps):
         q, k, v = drawn(seed + step, 1)
-        expected, ring = window_attention(q, k, v, ring, np.array([step]), np.array([1]), settings=settings)
+        expected, ours = cached_attention(q, k, v, ours, np.array([step]), settings=settings)
         y, *theirs = attention(q, k, v, theirs, step, local_window_size=window, sliding_window_cache=1)
         equal(y, expected, 1e-5)
 
