@@ -90,15 +90,13 @@ def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dens
 # The output table of a decoder that only reads, and the Dense modules after it.
 READING = weight_map("""
     nothing <- output.weight
-    head.projections.0.weight <- dense_2.weight : transpose
-    head.projections.1.weight <- dense_3.weight : transpose
+    head.projections.{0,1}.weight <- dense_{2,3}.weight : transpose
 """)
 CLASSIFIER = weight_map("""
     for Classify:
     head.dense.weight <- cls.weight : transpose
     head.dense.bias <- cls.bias
-    head.norm.weight <- cls.norm.weight
-    head.norm.bias <- cls.norm.bias
+    head.norm.{weight,bias} <- cls.norm.{weight,bias}
     head.out.weight <- cls.output.weight : table transpose
     head.out.bias <- cls.output.bias
 """)

@@ -27,10 +27,8 @@ ALONE: Table = {
 
 
 _BOTH = weight_map("""
-    decoder.layers.{i}.attn.conv <- blk.{i}.ssm_conv1d.weight : transpose
-    decoder.layers.{i}.attn.conv_bias <- blk.{i}.ssm_conv1d.bias
-    decoder.layers.{i}.attn.dt_bias <- blk.{i}.ssm_dt.bias
-    decoder.layers.{i}.attn.wo <- blk.{i}.ssm_out.weight : transpose
+    decoder.layers.{i}.attn.{conv,wo} <- blk.{i}.ssm_{conv1d,out}.weight : transpose
+    decoder.layers.{i}.attn.{conv,dt}_bias <- blk.{i}.ssm_{conv1d,dt}.bias
 """)
 GGUF_MAMBA = _BOTH + weight_map("""
     decoder.layers.{i}.attn.wi, wz <- blk.{i}.ssm_in.weight : transpose
@@ -38,9 +36,7 @@ GGUF_MAMBA = _BOTH + weight_map("""
     decoder.layers.{i}.attn.wdt <- blk.{i}.ssm_dt.weight : transpose
     decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : negated_exp
     decoder.layers.{i}.attn.skip <- blk.{i}.ssm_d
-    decoder.layers.{i}.attn.dt_norm <- blk.{i}.ssm_dt_norm.weight
-    decoder.layers.{i}.attn.b_norm <- blk.{i}.ssm_b_norm.weight
-    decoder.layers.{i}.attn.c_norm <- blk.{i}.ssm_c_norm.weight
+    decoder.layers.{i}.attn.{dt,b,c}_norm <- blk.{i}.ssm_{dt,b,c}_norm.weight
 """)
 GGUF_MAMBA2 = _BOTH + weight_map("""
     decoder.layers.{i}.attn.wz, wi, wdt <- blk.{i}.ssm_in.weight : transpose
@@ -50,9 +46,8 @@ GGUF_MAMBA2 = _BOTH + weight_map("""
 """)
 # Of a stack of such layers alone, beside them.
 GGUF_ALONE = weight_map("""
-    embedding.table <- token_embd.weight
+    {embedding,head}.table <- {token_embd,output}.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
     decoder.norm.weight <- output_norm.weight
-    head.table <- output.weight
     embedding.table == output.weight
 """)

@@ -32,20 +32,15 @@ MIXER = weight_map("""
     decoder.layers.{i}.attn.wi, wz <- layers.{i}.mixer.in_proj.weight : transpose
     decoder.layers.{i}.attn.bi, bz <- layers.{i}.mixer.in_proj.bias
     decoder.layers.{i}.attn.conv <- layers.{i}.mixer.conv1d.weight : taps
-    decoder.layers.{i}.attn.conv_bias <- layers.{i}.mixer.conv1d.bias
+    decoder.layers.{i}.attn.{conv_bias,dt_bias,bo} <- layers.{i}.mixer.{conv1d,dt_proj,out_proj}.bias
     decoder.layers.{i}.attn.wdt_a, wb, wc <- layers.{i}.mixer.x_proj.weight : transpose
-    decoder.layers.{i}.attn.wdt <- layers.{i}.mixer.dt_proj.weight : transpose
-    decoder.layers.{i}.attn.dt_bias <- layers.{i}.mixer.dt_proj.bias
-    decoder.layers.{i}.attn.a_log <- layers.{i}.mixer.A_log
-    decoder.layers.{i}.attn.skip <- layers.{i}.mixer.D
-    decoder.layers.{i}.attn.wo <- layers.{i}.mixer.out_proj.weight : transpose
-    decoder.layers.{i}.attn.bo <- layers.{i}.mixer.out_proj.bias
+    decoder.layers.{i}.attn.{wdt,wo} <- layers.{i}.mixer.{dt,out}_proj.weight : transpose
+    decoder.layers.{i}.attn.{a_log,skip} <- layers.{i}.mixer.{A_log,D}
 """)
 # Around the mixers of a stack of such layers alone; Mamba 2's have the same names.
 ALONE = weight_map("""
-    embedding.table <- (embeddings|embedding).weight
+    {embedding,head}.table <- {(embeddings|embedding),lm_head}.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.norm.weight
     decoder.norm.weight <- norm_f.weight
-    head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)

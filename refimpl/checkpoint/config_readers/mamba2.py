@@ -72,11 +72,8 @@ MIXER = weight_map("""
     decoder.layers.{i}.attn.wz, wi, wdt <- layers.{i}.mixer.in_proj.weight : transpose
     decoder.layers.{i}.attn.bz, bi, bdt <- layers.{i}.mixer.in_proj.bias
     decoder.layers.{i}.attn.conv <- layers.{i}.mixer.conv1d.weight : taps
-    decoder.layers.{i}.attn.conv_bias <- layers.{i}.mixer.conv1d.bias
-    decoder.layers.{i}.attn.a_log <- layers.{i}.mixer.A_log
-    decoder.layers.{i}.attn.dt_bias <- layers.{i}.mixer.dt_bias
-    decoder.layers.{i}.attn.skip <- layers.{i}.mixer.D
+    decoder.layers.{i}.attn.{conv_bias,bo} <- layers.{i}.mixer.{conv1d,out_proj}.bias
+    decoder.layers.{i}.attn.{a_log,dt_bias,skip} <- layers.{i}.mixer.{A_log,dt_bias,D}
     decoder.layers.{i}.attn.norm <- layers.{i}.mixer.norm.weight
     decoder.layers.{i}.attn.wo <- layers.{i}.mixer.out_proj.weight : transpose
-    decoder.layers.{i}.attn.bo <- layers.{i}.mixer.out_proj.bias
 """)

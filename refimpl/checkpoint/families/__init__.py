@@ -84,8 +84,7 @@ def decoders(
 
 # The heads of decoders that read whole texts: transformers names them alike in all families.
 READING = weight_map("""
-    nothing <- lm_head.weight
-    nothing <- lm_head.bias
+    nothing <- lm_head.{weight,bias}
     nothing <- embed_out.weight
     head.dense.weight <- (decoder.project_out|classification_head.dense).weight : transpose
     head.dense.bias <- classification_head.dense.bias

@@ -48,19 +48,15 @@ WEIGHTS = (
     )
     + QK_NORM
     + weight_map("""
-    decoder.layers.{i}.mlp.alpha_p <- layers.{i}.mlp.act_fn.alpha_p
-    decoder.layers.{i}.mlp.alpha_n <- layers.{i}.mlp.act_fn.alpha_n
-    xielu_beta == layers.{i}.mlp.act_fn.beta
-    xielu_eps == layers.{i}.mlp.act_fn.eps
+    decoder.layers.{i}.mlp.alpha_{p,n} <- layers.{i}.mlp.act_fn.alpha_{p,n}
+    xielu_{beta,eps} == layers.{i}.mlp.act_fn.{beta,eps}
 """)
 )
 
 
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
-    decoder.layers.{i}.mlp.alpha_p <- xielu.alpha_p.{i}
-    decoder.layers.{i}.mlp.alpha_n <- xielu.alpha_n.{i}
-    xielu_beta == xielu.beta.{i}
-    xielu_eps == xielu.eps.{i}
+    decoder.layers.{i}.mlp.alpha_{p,n} <- xielu.alpha_{p,n}.{i}
+    xielu_{beta,eps} == xielu.{beta,eps}.{i}
     rope_freqs == rope_freqs.weight
 """)
 GGUF = Gguf("apertus", {**DECODER, "model_type": fixed("apertus")}, GGUF_WEIGHTS)

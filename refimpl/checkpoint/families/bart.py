@@ -119,55 +119,33 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool, offset: int)
 # What the encoder has and the decoder too.
 _STACK = weight_map("""
     encoder.positions <- encoder.embed_positions.weight
-    waves == encoder.embed_positions.weight
-    waves == encoder.embed_positions.weights
-    encoder.first_norm.weight <- encoder.layernorm_embedding.weight
-    encoder.first_norm.bias <- encoder.layernorm_embedding.bias
-    encoder.layers.{i}.attn_pre.weight <- encoder.layers.{i}.self_attn_layer_norm.weight
-    encoder.layers.{i}.attn_pre.bias <- encoder.layers.{i}.self_attn_layer_norm.bias
-    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.self_attn_layer_norm.weight
-    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.self_attn_layer_norm.bias
-    encoder.layers.{i}.attn.wq <- encoder.layers.{i}.self_attn.q_proj.weight : transpose
-    encoder.layers.{i}.attn.bq <- encoder.layers.{i}.self_attn.q_proj.bias
-    encoder.layers.{i}.attn.wk <- encoder.layers.{i}.self_attn.k_proj.weight : transpose
-    encoder.layers.{i}.attn.bk <- encoder.layers.{i}.self_attn.k_proj.bias
-    encoder.layers.{i}.attn.wv <- encoder.layers.{i}.self_attn.v_proj.weight : transpose
-    encoder.layers.{i}.attn.bv <- encoder.layers.{i}.self_attn.v_proj.bias
+    waves == encoder.embed_positions.{weight,weights}
+    encoder.first_norm.{weight,bias} <- encoder.layernorm_embedding.{weight,bias}
+    encoder.layers.{i}.attn_pre.{weight,bias} <- encoder.layers.{i}.self_attn_layer_norm.{weight,bias}
+    encoder.layers.{i}.attn_after.{weight,bias} <- encoder.layers.{i}.self_attn_layer_norm.{weight,bias}
+    encoder.layers.{i}.attn.{wq,wk,wv} <- encoder.layers.{i}.self_attn.{q,k,v}_proj.weight : transpose
+    encoder.layers.{i}.attn.{bq,bk,bv,bo} <- encoder.layers.{i}.self_attn.{q,k,v,out}_proj.bias
     encoder.layers.{i}.attn.wo <- encoder.layers.{i}.self_attn.out_proj.weight : transpose
-    encoder.layers.{i}.attn.bo <- encoder.layers.{i}.self_attn.out_proj.bias
-    encoder.layers.{i}.mlp_pre.weight <- encoder.layers.{i}.final_layer_norm.weight
-    encoder.layers.{i}.mlp_pre.bias <- encoder.layers.{i}.final_layer_norm.bias
-    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.final_layer_norm.weight
-    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.final_layer_norm.bias
-    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.fc1.weight : transpose
-    encoder.layers.{i}.mlp.bup <- encoder.layers.{i}.fc1.bias
-    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.fc2.weight : transpose
-    encoder.layers.{i}.mlp.bdown <- encoder.layers.{i}.fc2.bias
-    encoder.norm.weight <- encoder.layer_norm.weight
-    encoder.norm.bias <- encoder.layer_norm.bias
+    encoder.layers.{i}.mlp_pre.{weight,bias} <- encoder.layers.{i}.final_layer_norm.{weight,bias}
+    encoder.layers.{i}.mlp_after.{weight,bias} <- encoder.layers.{i}.final_layer_norm.{weight,bias}
+    encoder.layers.{i}.mlp.{up,down} <- encoder.layers.{i}.{fc1,fc2}.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- encoder.layers.{i}.{fc1,fc2}.bias
+    encoder.norm.{weight,bias} <- encoder.layer_norm.{weight,bias}
     nothing <- encoder.version
 """)
 WEIGHTS = (
     weight_map("""
     embedding.table <- (shared|decoder.embed_tokens|encoder.embed_tokens).weight
-    embedding.table == decoder.embed_tokens.weight
-    embedding.table == encoder.embed_tokens.weight
+    embedding.table == {decoder,encoder}.embed_tokens.weight
 """)
     + _STACK
     + _STACK.renamed({"encoder.": "decoder."})
     + weight_map("""
-    decoder.layers.{i}.cross_pre.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
-    decoder.layers.{i}.cross_pre.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
-    decoder.layers.{i}.cross_after.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
-    decoder.layers.{i}.cross_after.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
-    decoder.layers.{i}.cross.wq <- decoder.layers.{i}.encoder_attn.q_proj.weight : transpose
-    decoder.layers.{i}.cross.bq <- decoder.layers.{i}.encoder_attn.q_proj.bias
-    decoder.layers.{i}.cross.wk <- decoder.layers.{i}.encoder_attn.k_proj.weight : transpose
-    decoder.layers.{i}.cross.bk <- decoder.layers.{i}.encoder_attn.k_proj.bias
-    decoder.layers.{i}.cross.wv <- decoder.layers.{i}.encoder_attn.v_proj.weight : transpose
-    decoder.layers.{i}.cross.bv <- decoder.layers.{i}.encoder_attn.v_proj.bias
+    decoder.layers.{i}.cross_pre.{weight,bias} <- decoder.layers.{i}.encoder_attn_layer_norm.{weight,bias}
+    decoder.layers.{i}.cross_after.{weight,bias} <- decoder.layers.{i}.encoder_attn_layer_norm.{weight,bias}
+    decoder.layers.{i}.cross.{wq,wk,wv} <- decoder.layers.{i}.encoder_attn.{q,k,v}_proj.weight : transpose
+    decoder.layers.{i}.cross.{bq,bk,bv,bo} <- decoder.layers.{i}.encoder_attn.{q,k,v,out}_proj.bias
     decoder.layers.{i}.cross.wo <- decoder.layers.{i}.encoder_attn.out_proj.weight : transpose
-    decoder.layers.{i}.cross.bo <- decoder.layers.{i}.encoder_attn.out_proj.bias
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
     head.bias <- final_logits_bias : row

@@ -124,25 +124,18 @@ def build(
 
 
 TRUNK = weight_map("""
-    embedding.table <- embeddings.word_embeddings.weight
-    embedding.token_types <- embeddings.token_type_embeddings.weight
+    embedding.{table,token_types} <- embeddings.{word,token_type}_embeddings.weight
     encoder.positions <- embeddings.position_embeddings.weight
-    encoder.first_norm.weight <- embeddings.LayerNorm.(weight|gamma)
-    encoder.first_norm.bias <- embeddings.LayerNorm.(bias|beta)
-    encoder.layers.{i}.attn.wq <- encoder.layer.{i}.attention.self.query.weight : transpose
-    encoder.layers.{i}.attn.wk <- encoder.layer.{i}.attention.self.key.weight : transpose
+    encoder.first_norm.{weight,bias} <- embeddings.LayerNorm.{(weight|gamma),(bias|beta)}
+    encoder.layers.{i}.attn.{wq,wk} <- encoder.layer.{i}.attention.self.{query,key}.weight : transpose
     encoder.layers.{i}.attn.wv <- encoder.layer.{i}.attention.self.value.weight : transpose
     encoder.layers.{i}.attn.wo <- encoder.layer.{i}.attention.output.dense.weight : transpose
-    encoder.layers.{i}.attn.bq <- encoder.layer.{i}.attention.self.query.bias
-    encoder.layers.{i}.attn.bk <- encoder.layer.{i}.attention.self.key.bias
-    encoder.layers.{i}.attn.bv <- encoder.layer.{i}.attention.self.value.bias
+    encoder.layers.{i}.attn.{bq,bk,bv} <- encoder.layer.{i}.attention.self.{query,key,value}.bias
     encoder.layers.{i}.attn.bo <- encoder.layer.{i}.attention.output.dense.bias
     encoder.layers.{i}.attn_after.weight <- encoder.layer.{i}.attention.output.LayerNorm.(weight|gamma)
     encoder.layers.{i}.attn_after.bias <- encoder.layer.{i}.attention.output.LayerNorm.(bias|beta)
-    encoder.layers.{i}.mlp.up <- encoder.layer.{i}.intermediate.dense.weight : transpose
-    encoder.layers.{i}.mlp.down <- encoder.layer.{i}.output.dense.weight : transpose
-    encoder.layers.{i}.mlp.bup <- encoder.layer.{i}.intermediate.dense.bias
-    encoder.layers.{i}.mlp.bdown <- encoder.layer.{i}.output.dense.bias
+    encoder.layers.{i}.mlp.{up,down} <- encoder.layer.{i}.{intermediate,output}.dense.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- encoder.layer.{i}.{intermediate,output}.dense.bias
     encoder.layers.{i}.mlp_after.weight <- encoder.layer.{i}.output.LayerNorm.(weight|gamma)
     encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.output.LayerNorm.(bias|beta)
     position_ids == embeddings.position_ids
@@ -152,25 +145,21 @@ GATED = weight_map("""
     encoder.layers.{i}.mlp.gate, up <- encoder.layer.{i}.mlp.gated_layers.weight : transpose
     encoder.layers.{i}.mlp.down <- encoder.layer.{i}.mlp.wo.weight : transpose
     encoder.layers.{i}.mlp.bdown <- encoder.layer.{i}.mlp.wo.bias
-    encoder.layers.{i}.mlp_after.weight <- encoder.layer.{i}.mlp.layernorm.weight
-    encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.mlp.layernorm.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- encoder.layer.{i}.mlp.layernorm.{weight,bias}
 """)
 PREDICTIONS = weight_map("""
     for MaskedLM:
     head.dense.weight <- cls.predictions.transform.dense.weight : transpose
     head.dense.bias <- cls.predictions.transform.dense.bias
-    head.norm.weight <- cls.predictions.transform.LayerNorm.(weight|gamma)
-    head.norm.bias <- cls.predictions.transform.LayerNorm.(bias|beta)
+    head.norm.{weight,bias} <- cls.predictions.transform.LayerNorm.{(weight|gamma),(bias|beta)}
     head.table <- cls.predictions.decoder.weight
     embedding.table == cls.predictions.decoder.weight
     head.bias <- cls.predictions.(decoder.bias|bias)
     head.bias == cls.predictions.bias
 """)
 HEADS = PREDICTIONS + weight_map("""
-    nothing <- pooler.dense.weight
-    nothing <- pooler.dense.bias
-    nothing <- cls.seq_relationship.weight
-    nothing <- cls.seq_relationship.bias
+    nothing <- pooler.dense.{weight,bias}
+    nothing <- cls.seq_relationship.{weight,bias}
     for Pool, Classify:
     head.dense.weight <- pooler.dense.weight : transpose
     head.dense.bias <- pooler.dense.bias
@@ -190,24 +179,13 @@ GGUF_WEIGHTS = (
     embedding.table <- token_embd.weight
     embedding.token_types <- token_types.weight : table
     encoder.positions <- position_embd.weight
-    encoder.first_norm.weight <- token_embd_norm.weight
-    encoder.first_norm.bias <- token_embd_norm.bias
-    encoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : transpose
-    encoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : transpose
-    encoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
-    encoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    encoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias
-    encoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias
-    encoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
-    encoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
-    encoder.layers.{i}.attn_after.weight <- blk.{i}.attn_output_norm.weight
-    encoder.layers.{i}.attn_after.bias <- blk.{i}.attn_output_norm.bias
-    encoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
-    encoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
-    encoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
-    encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
-    encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
-    encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
+    encoder.first_norm.{weight,bias} <- token_embd_norm.{weight,bias}
+    encoder.layers.{i}.attn.{wq,wk,wv,wo} <- blk.{i}.attn_{q,k,v,output}.weight : transpose
+    encoder.layers.{i}.attn.{bq,bk,bv,bo} <- blk.{i}.attn_{q,k,v,output}.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- blk.{i}.attn_output_norm.{weight,bias}
+    encoder.layers.{i}.mlp.{up,down} <- blk.{i}.ffn_{up,down}.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- blk.{i}.ffn_{up,down}.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- blk.{i}.layer_output_norm.{weight,bias}
 """)
     + CLASSIFIER
 )

@@ -86,28 +86,21 @@ WEIGHTS = (
     TRUNK
     + PREDICTIONS
     + weight_map("""
-    nothing <- pooler.weight
-    nothing <- pooler.bias
-    nothing <- cls.seq_relationship.weight
-    nothing <- cls.seq_relationship.bias
+    nothing <- pooler.{weight,bias}
+    nothing <- cls.seq_relationship.{weight,bias}
     for Pool:
     head.dense.weight <- pooler.weight : transpose
     head.dense.bias <- pooler.bias
     for Classify:
-    head.dense.weight <- classifier.dense.weight : transpose
-    head.dense.bias <- classifier.dense.bias
-    head.out.weight <- classifier.out_proj.weight : transpose
-    head.out.bias <- classifier.out_proj.bias
+    head.{dense,out}.weight <- classifier.{dense,out_proj}.weight : transpose
+    head.{dense,out}.bias <- classifier.{dense,out_proj}.bias
     for Tag:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
     for QuestionAnswering:
-    head.mlp.up <- qa_classifier.intermediate.dense.weight : transpose
-    head.mlp.bup <- qa_classifier.intermediate.dense.bias
-    head.mlp.down <- qa_classifier.output.dense.weight : transpose
-    head.mlp.bdown <- qa_classifier.output.dense.bias
-    head.mlp_after.weight <- qa_classifier.output.LayerNorm.weight
-    head.mlp_after.bias <- qa_classifier.output.LayerNorm.bias
+    head.mlp.{up,down} <- qa_classifier.{intermediate,output}.dense.weight : transpose
+    head.mlp.{bup,bdown} <- qa_classifier.{intermediate,output}.dense.bias
+    head.mlp_after.{weight,bias} <- qa_classifier.output.LayerNorm.{weight,bias}
     head.out.weight <- qa_classifier.qa_outputs.weight : transpose
     head.out.bias <- qa_classifier.qa_outputs.bias
 """)

@@ -47,24 +47,17 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- word_embeddings.weight
-    decoder.first_norm.weight <- word_embeddings_layernorm.weight
-    decoder.first_norm.bias <- word_embeddings_layernorm.bias
-    decoder.layers.{i}.attn_pre.weight <- h.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn_pre.bias <- h.{i}.input_layernorm.bias
+    {embedding,head}.table <- {word_embeddings,lm_head}.weight
+    decoder.first_norm.{weight,bias} <- word_embeddings_layernorm.{weight,bias}
+    decoder.layers.{i}.attn_pre.{weight,bias} <- h.{i}.input_layernorm.{weight,bias}
     decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.self_attention.query_key_value.weight : transpose grouped
     decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.self_attention.query_key_value.bias : grouped
     decoder.layers.{i}.attn.wo <- h.{i}.self_attention.dense.weight : transpose
     decoder.layers.{i}.attn.bo <- h.{i}.self_attention.dense.bias
-    decoder.layers.{i}.mlp_pre.weight <- h.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp_pre.bias <- h.{i}.post_attention_layernorm.bias
-    decoder.layers.{i}.mlp.up <- h.{i}.mlp.dense_h_to_4h.weight : transpose
-    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.dense_h_to_4h.bias
-    decoder.layers.{i}.mlp.down <- h.{i}.mlp.dense_4h_to_h.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.dense_4h_to_h.bias
-    decoder.norm.weight <- ln_f.weight
-    decoder.norm.bias <- ln_f.bias
-    head.table <- lm_head.weight
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- h.{i}.post_attention_layernorm.{weight,bias}
+    decoder.layers.{i}.mlp.{up,down} <- h.{i}.mlp.dense_{h_to_4h,4h_to_h}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- h.{i}.mlp.dense_{h_to_4h,4h_to_h}.bias
+    decoder.norm.{weight,bias} <- ln_f.{weight,bias}
     embedding.table == lm_head.weight
 """)
 

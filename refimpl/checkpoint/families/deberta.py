@@ -121,25 +121,18 @@ def _head(keys: Keys, task: Task, dense: Dense, width: int) -> ReadingHead:
 HEADS = (
     weight_map("""
     nothing <- embeddings.position_embeddings.weight
-    nothing <- pooler.dense.weight
-    nothing <- pooler.dense.bias
-    nothing <- encoder.rel_embeddings.weight
-    nothing <- encoder.LayerNorm.weight
-    nothing <- encoder.LayerNorm.bias
-    nothing <- mask_predictions.dense.weight
-    nothing <- mask_predictions.dense.bias
-    nothing <- mask_predictions.LayerNorm.weight
-    nothing <- mask_predictions.LayerNorm.bias
-    nothing <- mask_predictions.classifier.weight
-    nothing <- mask_predictions.classifier.bias
+    nothing <- pooler.dense.{weight,bias}
+    nothing <- encoder.{rel_embeddings,LayerNorm}.weight
+    nothing <- {encoder,mask_predictions}.LayerNorm.bias
+    nothing <- mask_predictions.{dense,LayerNorm,classifier}.weight
+    nothing <- mask_predictions.{dense,classifier}.bias
 """)
     + PREDICTIONS
     + weight_map("""
     for MaskedLM:
     head.dense.weight <- lm_predictions.lm_head.dense.weight : transpose
     head.dense.bias <- lm_predictions.lm_head.dense.bias
-    head.norm.weight <- lm_predictions.lm_head.LayerNorm.weight
-    head.norm.bias <- lm_predictions.lm_head.LayerNorm.bias
+    head.norm.{weight,bias} <- lm_predictions.lm_head.LayerNorm.{weight,bias}
     head.bias <- lm_predictions.lm_head.bias
     for Classify:
     head.dense.weight <- pooler.dense.weight : transpose

@@ -58,16 +58,13 @@ WEIGHTS = (
     )
     + weight_map("""
     encoder.layers.{i}.attn.wk_pos <- encoder.layer.{i}.attention.self.pos_key_proj.weight : transpose
-    encoder.layers.{i}.attn.bk_pos <- encoder.layer.{i}.attention.self.pos_key_proj.bias
+    encoder.layers.{i}.attn.{bk,bq}_pos <- encoder.layer.{i}.attention.self.pos_{key,query}_proj.bias
     encoder.layers.{i}.attn.wq_pos <- encoder.layer.{i}.attention.self.pos_query_proj.weight : transpose
-    encoder.layers.{i}.attn.bq_pos <- encoder.layer.{i}.attention.self.pos_query_proj.bias
     encoder.distances <- encoder.rel_embeddings.weight
-    encoder.distances_norm.weight <- encoder.LayerNorm.weight
-    encoder.distances_norm.bias <- encoder.LayerNorm.bias
+    encoder.distances_norm.{weight,bias} <- encoder.LayerNorm.{weight,bias}
     encoder.layers.0.conv.weight <- encoder.conv.conv.weight : kernel
     encoder.layers.0.conv.bias <- encoder.conv.conv.bias
-    encoder.layers.0.conv_after.weight <- encoder.conv.LayerNorm.weight
-    encoder.layers.0.conv_after.bias <- encoder.conv.LayerNorm.bias
+    encoder.layers.0.conv_after.{weight,bias} <- encoder.conv.LayerNorm.{weight,bias}
 """)
     + HEADS
 )

@@ -136,13 +136,10 @@ def _scale(position: Rope | None, size: int, all_dims: float) -> float | None:
 
 
 LATENTS = weight_map("""
-    decoder.layers.{i}.attn.wq_a <- layers.{i}.self_attn.q_a_proj.weight : transpose
-    decoder.layers.{i}.attn.bq_a <- layers.{i}.self_attn.q_a_proj.bias
-    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_a_layernorm.weight
-    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_b_proj.weight : transpose
+    decoder.layers.{i}.attn.{wq_a,wq} <- layers.{i}.self_attn.q_{a,b}_proj.weight : transpose
+    decoder.layers.{i}.attn.{bq,bkv}_a <- layers.{i}.self_attn.{q_a_proj,kv_a_proj_with_mqa}.bias
+    decoder.layers.{i}.attn.{q,kv}_norm <- layers.{i}.self_attn.{q,kv}_a_layernorm.weight
     decoder.layers.{i}.attn.wkv_a <- layers.{i}.self_attn.kv_a_proj_with_mqa.weight : transpose
-    decoder.layers.{i}.attn.bkv_a <- layers.{i}.self_attn.kv_a_proj_with_mqa.bias
-    decoder.layers.{i}.attn.kv_norm <- layers.{i}.self_attn.kv_a_layernorm.weight
     decoder.layers.{i}.attn.wk_b, wv_b <- layers.{i}.self_attn.kv_b_proj.weight : transpose keys_values
 """)
 WEIGHTS = GLM4_MOE + LATENTS
@@ -152,11 +149,8 @@ GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS
     + EXPERTS
     + weight_map("""
-    decoder.layers.{i}.attn.wq_a <- blk.{i}.attn_q_a.weight : transpose
-    decoder.layers.{i}.attn.q_norm <- blk.{i}.attn_q_a_norm.weight
-    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q_b.weight : transpose
-    decoder.layers.{i}.attn.wkv_a <- blk.{i}.attn_kv_a_mqa.weight : transpose
-    decoder.layers.{i}.attn.kv_norm <- blk.{i}.attn_kv_a_norm.weight
+    decoder.layers.{i}.attn.{wq_a,wq,wkv_a} <- blk.{i}.attn_{q_a,q_b,kv_a_mqa}.weight : transpose
+    decoder.layers.{i}.attn.{q,kv}_norm <- blk.{i}.attn_{q,kv}_a_norm.weight
     decoder.layers.{i}.attn.wk_b, wv_b <- blk.{i}.attn_kv_b.weight : transpose keys_values
     decoder.layers.{i}.attn.wk_b <- blk.{i}.attn_k_b.weight : by_head
     decoder.layers.{i}.attn.wv_b <- blk.{i}.attn_v_b.weight : swap by_head

@@ -98,20 +98,15 @@ def _dense(keys: Keys, count: int) -> int:
 
 
 WEIGHTS = LATENTS + weight_map("""
-    decoder.layers.{i}.attn.wq_index <- layers.{i}.self_attn.indexer.wq_b.weight : transpose
-    decoder.layers.{i}.attn.wk_index <- layers.{i}.self_attn.indexer.wk.weight : transpose
+    decoder.layers.{i}.attn.{wq,wk}_index <- layers.{i}.self_attn.indexer.{wq_b,wk}.weight : transpose
     decoder.layers.{i}.attn.w_index <- layers.{i}.self_attn.indexer.weights_proj.weight : transpose
-    decoder.layers.{i}.attn.index_norm <- layers.{i}.self_attn.indexer.k_norm.weight
-    decoder.layers.{i}.attn.index_bias <- layers.{i}.self_attn.indexer.k_norm.bias
+    decoder.layers.{i}.attn.index_{norm,bias} <- layers.{i}.self_attn.indexer.k_norm.{weight,bias}
 """)
 
 
 GGUF_WEIGHTS = GGUF_LATENTS + weight_map("""
-    decoder.layers.{i}.attn.wq_index <- blk.{i}.indexer.attn_q_b.weight : transpose
-    decoder.layers.{i}.attn.wk_index <- blk.{i}.indexer.attn_k.weight : transpose
-    decoder.layers.{i}.attn.w_index <- blk.{i}.indexer.proj.weight : transpose
-    decoder.layers.{i}.attn.index_norm <- blk.{i}.indexer.k_norm.weight
-    decoder.layers.{i}.attn.index_bias <- blk.{i}.indexer.k_norm.bias
+    decoder.layers.{i}.attn.{wq,wk,w}_index <- blk.{i}.indexer.{attn_q_b,attn_k,proj}.weight : transpose
+    decoder.layers.{i}.attn.index_{norm,bias} <- blk.{i}.indexer.k_norm.{weight,bias}
     left out <- blk.{n}.*
 """)
 KEYS = {

@@ -41,33 +41,21 @@ def config(keys: Keys, task: Task) -> Encoder:
 WEIGHTS = weight_map("""
     embedding.table <- embeddings.word_embeddings.weight
     encoder.positions <- embeddings.position_embeddings.weight
-    encoder.first_norm.weight <- embeddings.LayerNorm.weight
-    encoder.first_norm.bias <- embeddings.LayerNorm.bias
-    encoder.layers.{i}.attn.wq <- transformer.layer.{i}.attention.q_lin.weight : transpose
-    encoder.layers.{i}.attn.wk <- transformer.layer.{i}.attention.k_lin.weight : transpose
-    encoder.layers.{i}.attn.wv <- transformer.layer.{i}.attention.v_lin.weight : transpose
+    encoder.first_norm.{weight,bias} <- embeddings.LayerNorm.{weight,bias}
+    encoder.layers.{i}.attn.{wq,wk,wv} <- transformer.layer.{i}.attention.{q,k,v}_lin.weight : transpose
     encoder.layers.{i}.attn.wo <- transformer.layer.{i}.attention.out_lin.weight : transpose
-    encoder.layers.{i}.attn.bq <- transformer.layer.{i}.attention.q_lin.bias
-    encoder.layers.{i}.attn.bk <- transformer.layer.{i}.attention.k_lin.bias
-    encoder.layers.{i}.attn.bv <- transformer.layer.{i}.attention.v_lin.bias
-    encoder.layers.{i}.attn.bo <- transformer.layer.{i}.attention.out_lin.bias
-    encoder.layers.{i}.attn_after.weight <- transformer.layer.{i}.sa_layer_norm.weight
-    encoder.layers.{i}.attn_after.bias <- transformer.layer.{i}.sa_layer_norm.bias
-    encoder.layers.{i}.mlp.up <- transformer.layer.{i}.ffn.lin1.weight : transpose
-    encoder.layers.{i}.mlp.down <- transformer.layer.{i}.ffn.lin2.weight : transpose
-    encoder.layers.{i}.mlp.bup <- transformer.layer.{i}.ffn.lin1.bias
-    encoder.layers.{i}.mlp.bdown <- transformer.layer.{i}.ffn.lin2.bias
-    encoder.layers.{i}.mlp_after.weight <- transformer.layer.{i}.output_layer_norm.weight
-    encoder.layers.{i}.mlp_after.bias <- transformer.layer.{i}.output_layer_norm.bias
+    encoder.layers.{i}.attn.{bq,bk,bv,bo} <- transformer.layer.{i}.attention.{q,k,v,out}_lin.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- transformer.layer.{i}.sa_layer_norm.{weight,bias}
+    encoder.layers.{i}.mlp.{up,down} <- transformer.layer.{i}.ffn.{lin1,lin2}.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- transformer.layer.{i}.ffn.{lin1,lin2}.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- transformer.layer.{i}.output_layer_norm.{weight,bias}
     position_ids == embeddings.position_ids
     for MaskedLM:
     head.dense.weight <- vocab_transform.weight : transpose
     head.dense.bias <- vocab_transform.bias
-    head.norm.weight <- vocab_layer_norm.weight
-    head.norm.bias <- vocab_layer_norm.bias
-    head.table <- vocab_projector.weight
+    head.norm.{weight,bias} <- vocab_layer_norm.{weight,bias}
+    head.{table,bias} <- vocab_projector.{weight,bias}
     embedding.table == vocab_projector.weight
-    head.bias <- vocab_projector.bias
     for Classify:
     head.dense.weight <- pre_classifier.weight : transpose
     head.dense.bias <- pre_classifier.bias

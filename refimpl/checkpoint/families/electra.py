@@ -54,11 +54,9 @@ WEIGHTS = (
     for MaskedLM:
     head.dense.weight <- generator_predictions.dense.weight : transpose
     head.dense.bias <- generator_predictions.dense.bias
-    head.norm.weight <- generator_predictions.LayerNorm.weight
-    head.norm.bias <- generator_predictions.LayerNorm.bias
-    head.table <- generator_lm_head.weight
+    head.norm.{weight,bias} <- generator_predictions.LayerNorm.{weight,bias}
+    head.{table,bias} <- generator_lm_head.{weight,bias}
     embedding.table == generator_lm_head.weight
-    head.bias <- generator_lm_head.bias
     for Tag:
     head.dense.weight <- discriminator_predictions.dense.weight : transpose
     head.dense.bias <- discriminator_predictions.dense.bias

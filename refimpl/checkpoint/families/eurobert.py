@@ -44,12 +44,10 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 WEIGHTS = LLAMA.without("embedding.table", "head.table").renamed({"decoder.": "encoder."}) + weight_map("""
     embedding.table <- embed_tokens.weight
-    nothing <- lm_head.weight
-    nothing <- lm_head.bias
+    nothing <- lm_head.{weight,bias}
     for MaskedLM:
-    head.table <- lm_head.weight
+    head.{table,bias} <- lm_head.{weight,bias}
     embedding.table == lm_head.weight
-    head.bias <- lm_head.bias
     for Classify:
     head.dense.weight <- dense.weight : transpose
     head.dense.bias <- dense.bias

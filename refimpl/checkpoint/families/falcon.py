@@ -91,39 +91,28 @@ def _norms(keys: Keys) -> tuple[int, bool]:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- word_embeddings.weight
-    decoder.layers.{i}.attn_pre.weight <- h.{i}.(input_layernorm|ln_attn).weight
-    decoder.layers.{i}.attn_pre.bias <- h.{i}.(input_layernorm|ln_attn).bias
+    {embedding,head}.table <- {word_embeddings,lm_head}.weight
+    decoder.layers.{i}.attn_pre.{weight,bias} <- h.{i}.(input_layernorm|ln_attn).{weight,bias}
     decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.self_attention.query_key_value.weight : transpose grouped
     decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.self_attention.query_key_value.bias : grouped
     decoder.layers.{i}.attn.wo <- h.{i}.self_attention.dense.weight : transpose
     decoder.layers.{i}.attn.bo <- h.{i}.self_attention.dense.bias
-    decoder.layers.{i}.mlp_pre.weight <- h.{i}.(post_attention_layernorm|ln_mlp).weight
-    decoder.layers.{i}.mlp_pre.bias <- h.{i}.(post_attention_layernorm|ln_mlp).bias
-    decoder.layers.{i}.mlp.up <- h.{i}.mlp.dense_h_to_4h.weight : transpose
-    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.dense_h_to_4h.bias
-    decoder.layers.{i}.mlp.down <- h.{i}.mlp.dense_4h_to_h.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.dense_4h_to_h.bias
-    decoder.norm.weight <- ln_f.weight
-    decoder.norm.bias <- ln_f.bias
-    head.table <- lm_head.weight
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- h.{i}.(post_attention_layernorm|ln_mlp).{weight,bias}
+    decoder.layers.{i}.mlp.{up,down} <- h.{i}.mlp.dense_{h_to_4h,4h_to_h}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- h.{i}.mlp.dense_{h_to_4h,4h_to_h}.bias
+    decoder.norm.{weight,bias} <- ln_f.{weight,bias}
     embedding.table == lm_head.weight
 """)
 
 
 GGUF_WEIGHTS = weight_map("""
-    embedding.table <- token_embd.weight
-    decoder.layers.{i}.attn_pre.weight <- blk.{i}.(attn_norm_2|attn_norm).weight
-    decoder.layers.{i}.attn_pre.bias <- blk.{i}.(attn_norm_2|attn_norm).bias
+    {embedding,head}.table <- {token_embd,output}.weight
+    decoder.layers.{i}.attn_pre.{weight,bias} <- blk.{i}.(attn_norm_2|attn_norm).{weight,bias}
     decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
     decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.attn_norm.weight
-    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.attn_norm.bias
-    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
-    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
-    decoder.norm.weight <- output_norm.weight
-    decoder.norm.bias <- output_norm.bias
-    head.table <- output.weight
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- blk.{i}.attn_norm.{weight,bias}
+    decoder.layers.{i}.mlp.{up,down} <- blk.{i}.ffn_{up,down}.weight : transpose
+    decoder.norm.{weight,bias} <- output_norm.{weight,bias}
 """)
 KEYS = {
     **COMMON,

@@ -146,15 +146,13 @@ TEXT = TextModel(
      "num_attention_heads": 8},
 )  # fmt: skip
 STREAMS = weight_map("""
-    decoder.streams.{x}.enter <- altup_projections.{x}.weight : transpose
-    decoder.streams.{x}.leave <- altup_unembed_projections.{x}.weight : transpose
+    decoder.streams.{x}.{enter,leave} <- altup_{projections,unembed_projections}.{x}.weight : transpose
     decoder.layers.{i}.altup.router <- layers.{i}.altup.modality_router.weight : transpose
     decoder.layers.{i}.altup.norm <- layers.{i}.altup.router_norm.weight
     decoder.layers.{i}.altup.predict <- layers.{i}.altup.prediction_coefs.weight : transpose
     decoder.layers.{i}.altup.correct <- layers.{i}.altup.correction_coefs.weight : transpose
     decoder.layers.{i}.per_layer.scale <- layers.{i}.altup.correct_output_scale
-    decoder.layers.{i}.laurel.left <- layers.{i}.laurel.linear_left.weight : transpose
-    decoder.layers.{i}.laurel.right <- layers.{i}.laurel.linear_right.weight : transpose
+    decoder.layers.{i}.laurel.{left,right} <- layers.{i}.laurel.linear_{left,right}.weight : transpose
     decoder.layers.{i}.laurel.norm <- layers.{i}.laurel.post_laurel_norm.weight
 """)
 # Also in checkpoints of models that don't read it.
@@ -177,16 +175,12 @@ def _share(scale: float) -> float | None:
 
 
 GGUF_STREAMS = weight_map("""
-    decoder.streams.{x}.enter <- altup_proj.weight[{x}] : transpose
-    decoder.streams.{x}.leave <- altup_unembd_proj.weight[{x}] : transpose
-    decoder.layers.{i}.altup.router <- blk.{i}.altup_router.weight : transpose
-    decoder.layers.{i}.altup.norm <- blk.{i}.altup_router_norm.weight
-    decoder.layers.{i}.altup.predict <- blk.{i}.altup_predict_coef.weight : transpose
+    decoder.streams.{x}.{enter,leave} <- altup_{proj,unembd_proj}.weight[{x}] : transpose
+    decoder.layers.{i}.altup.{router,predict} <- blk.{i}.altup_{router,predict_coef}.weight : transpose
+    decoder.layers.{i}.{altup,laurel}.norm <- blk.{i}.{altup_router,laurel_post}_norm.weight
     decoder.layers.{i}.altup.correct <- blk.{i}.altup_correct_coef.weight : transpose
     decoder.layers.{i}.per_layer.scale <- blk.{i}.altup_correct_scale.weight
-    decoder.layers.{i}.laurel.left <- blk.{i}.laurel_l.weight : transpose
-    decoder.layers.{i}.laurel.right <- blk.{i}.laurel_r.weight : transpose
-    decoder.layers.{i}.laurel.norm <- blk.{i}.laurel_post_norm.weight
+    decoder.layers.{i}.laurel.{left,right} <- blk.{i}.laurel_{l,r}.weight : transpose
 """)
 
 

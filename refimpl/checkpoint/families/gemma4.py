@@ -216,48 +216,36 @@ TEXT = TextModel(
      "num_attention_heads": 8},
 )  # fmt: skip
 SANDWICH = weight_map("""
-    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.{attn,mlp}_post.weight <- layers.{i}.post_{attention,feedforward}_layernorm.weight
     decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight
-    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
 """)
 SCALAR = weight_map("""
     decoder.layers.{i}.scalar <- layers.{i}.layer_scalar
 """)
 EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.router <- layers.{i}.router.proj.weight : transpose
-    decoder.layers.{i}.mlp.router_norm <- layers.{i}.router.scale
-    decoder.layers.{i}.mlp.expert_scale <- layers.{i}.router.per_expert_scale
+    decoder.layers.{i}.mlp.{router_norm,expert_scale} <- layers.{i}.router.{scale,per_expert_scale}
     decoder.layers.{i}.mlp.experts.{e}.gate, up <- layers.{i}.experts.gate_up_proj[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.experts.down_proj[{e}] : transpose
-    decoder.layers.{i}.mlp.experts_pre <- layers.{i}.pre_feedforward_layernorm_2.weight
-    decoder.layers.{i}.mlp.experts_post <- layers.{i}.post_feedforward_layernorm_2.weight
-    decoder.layers.{i}.mlp.shared.gate <- layers.{i}.mlp.gate_proj.weight : transpose
-    decoder.layers.{i}.mlp.shared.up <- layers.{i}.mlp.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.shared.down <- layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.experts_{pre,post} <- layers.{i}.{pre,post}_feedforward_layernorm_2.weight
+    decoder.layers.{i}.mlp.shared.{gate,up,down} <- layers.{i}.mlp.{gate,up,down}_proj.weight : transpose
     decoder.layers.{i}.mlp.shared_pre <- layers.{i}.pre_feedforward_layernorm.weight
     decoder.layers.{i}.mlp.shared_post <- layers.{i}.post_feedforward_layernorm_1.weight
 """)
 PER_LAYER = weight_map("""
-    embedding.per_layer.table <- embed_tokens_per_layer.weight
+    embedding.per_layer.{table,norm} <- {embed_tokens_per_layer,per_layer_projection_norm}.weight
     embedding.per_layer.project <- per_layer_model_projection.weight : transpose
-    embedding.per_layer.norm <- per_layer_projection_norm.weight
     decoder.layers.{i}.per_layer.gate <- layers.{i}.per_layer_input_gate.weight : transpose
     decoder.layers.{i}.per_layer.project <- layers.{i}.per_layer_projection.weight : transpose
     decoder.layers.{i}.per_layer_post.weight <- layers.{i}.post_per_layer_input_norm.weight
 """)
 # Checkpoints may have maps to keys and values in layers that read another's; transformers ignores them.
 UNREAD = weight_map("""
-    nothing <- layers.{i}.self_attn.k_proj.weight
-    nothing <- layers.{i}.self_attn.k_proj.bias
-    nothing <- layers.{i}.self_attn.v_proj.weight
-    nothing <- layers.{i}.self_attn.v_proj.bias
-    nothing <- layers.{i}.self_attn.k_norm.weight
+    nothing <- layers.{i}.self_attn.{k_proj,v_proj,k_norm}.weight
+    nothing <- layers.{i}.self_attn.{k,v}_proj.bias
 """)
 LEFT_OUT = weight_map("""
-    left out <- vision_tower.*
-    left out <- embed_vision.*
-    left out <- audio_tower.*
-    left out <- embed_audio.*
+    left out <- {vision_tower,embed_vision,audio_tower,embed_audio}.*
 """)
 WEIGHTS = TRUNK + QK_NORM + SANDWICH + SCALAR + EXPERTS + PER_LAYER + UNREAD + LEFT_OUT
 
@@ -271,32 +259,23 @@ ROWS, DIVISORS = "per_layer_token_embd.weight", "rope_freqs.weight"
 
 
 GGUF_PER_LAYER = weight_map("""
-    embedding.per_layer.table <- per_layer_token_embd.weight
+    embedding.per_layer.{table,norm} <- per_layer_{token_embd,proj_norm}.weight
     embedding.per_layer.project <- per_layer_model_proj.weight : transpose
-    embedding.per_layer.norm <- per_layer_proj_norm.weight
-    decoder.layers.{i}.per_layer.gate <- blk.{i}.inp_gate.weight : transpose
-    decoder.layers.{i}.per_layer.project <- blk.{i}.proj.weight : transpose
+    decoder.layers.{i}.per_layer.{gate,project} <- blk.{i}.{inp_gate,proj}.weight : transpose
     decoder.layers.{i}.per_layer_post.weight <- blk.{i}.post_norm.weight
 """)
 GGUF_EXPERTS = weight_map("""
-    decoder.layers.{i}.mlp.router_norm <- blk.{i}.ffn_gate_inp.scale
-    decoder.layers.{i}.mlp.expert_scale <- blk.{i}.ffn_down_exps.scale
-    decoder.layers.{i}.mlp.experts_pre <- blk.{i}.pre_ffw_norm_2.weight
-    decoder.layers.{i}.mlp.experts_post <- blk.{i}.post_ffw_norm_2.weight
-    decoder.layers.{i}.mlp.shared.gate <- blk.{i}.ffn_gate.weight : transpose
-    decoder.layers.{i}.mlp.shared.up <- blk.{i}.ffn_up.weight : transpose
-    decoder.layers.{i}.mlp.shared.down <- blk.{i}.ffn_down.weight : transpose
-    decoder.layers.{i}.mlp.shared_pre <- blk.{i}.ffn_norm.weight
-    decoder.layers.{i}.mlp.shared_post <- blk.{i}.post_ffw_norm_1.weight
+    decoder.layers.{i}.mlp.{router_norm,expert_scale} <- blk.{i}.ffn_{gate_inp,down_exps}.scale
+    decoder.layers.{i}.mlp.experts_{pre,post} <- blk.{i}.{pre,post}_ffw_norm_2.weight
+    decoder.layers.{i}.mlp.shared.{gate,up,down} <- blk.{i}.ffn_{gate,up,down}.weight : transpose
+    decoder.layers.{i}.mlp.shared_{pre,post} <- blk.{i}.{ffn_norm,post_ffw_norm_1}.weight
 """)
 GGUF_SCALAR = weight_map("""
     decoder.layers.{i}.scalar <- blk.{i}.layer_output_scale.weight
     nothing <- rope_freqs.weight
 """)
 GGUF_UNREAD = weight_map("""
-    nothing <- blk.{i}.attn_k.weight
-    nothing <- blk.{i}.attn_v.weight
-    nothing <- blk.{i}.attn_k_norm.weight
+    nothing <- blk.{i}.attn_{k,v,k_norm}.weight
 """)
 
 

@@ -27,13 +27,11 @@ def _sandwiched(_: int, layer: Layer) -> Layer:
 
 
 WEIGHTS = glm.WEIGHTS + weight_map("""
-    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_self_attn_layernorm.weight
-    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_mlp_layernorm.weight
+    decoder.layers.{i}.{attn,mlp}_post.weight <- layers.{i}.post_{self_attn,mlp}_layernorm.weight
 """)
 
 
 GGUF_WEIGHTS = glm.GGUF_WEIGHTS + weight_map("""
-    decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
-    decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
+    decoder.layers.{i}.{attn,mlp}_post.weight <- blk.{i}.post_{attention,ffw}_norm.weight
 """)
 GGUF = Gguf("glm4", {**glm.KEYS, "model_type": fixed("glm4")}, GGUF_WEIGHTS)

@@ -94,8 +94,7 @@ def with_sigmoid_experts(
 # The layer after the last, by DeepSeek's names; its tables are copies of the model's.
 MTP_INPUT = weight_map("""
     with mtp:
-    mtp.token_norm <- layers.{n}.enorm.weight
-    mtp.hidden_norm <- layers.{n}.hnorm.weight
+    mtp.{token,hidden}_norm <- layers.{n}.{enorm,hnorm}.weight
     mtp.project <- layers.{n}.eh_proj.weight : transpose
     mtp.norm.weight <- layers.{n}.shared_head.norm.weight
     embedding.table == layers.{n}.embed_tokens.weight

@@ -56,26 +56,18 @@ def unused(keys: Keys) -> None:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- wte.weight
+    {embedding,head}.table <- {wte,lm_head}.weight
     decoder.positions <- wpe.weight
-    decoder.layers.{i}.attn_pre.weight <- h.{i}.ln_1.weight
-    decoder.layers.{i}.attn_pre.bias <- h.{i}.ln_1.bias
+    decoder.layers.{i}.attn_pre.{weight,bias} <- h.{i}.ln_1.{weight,bias}
     decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.attn.c_attn.weight
     decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.attn.c_attn.bias
-    decoder.layers.{i}.attn.wo <- h.{i}.attn.c_proj.weight
-    decoder.layers.{i}.attn.bo <- h.{i}.attn.c_proj.bias
-    decoder.layers.{i}.mlp_pre.weight <- h.{i}.ln_2.weight
-    decoder.layers.{i}.mlp_pre.bias <- h.{i}.ln_2.bias
-    decoder.layers.{i}.mlp.up <- h.{i}.mlp.c_fc.weight
-    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.c_fc.bias
-    decoder.layers.{i}.mlp.down <- h.{i}.mlp.c_proj.weight
-    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.c_proj.bias
-    decoder.norm.weight <- ln_f.weight
-    decoder.norm.bias <- ln_f.bias
-    head.table <- lm_head.weight
+    decoder.layers.{i}.attn.{wo,bo} <- h.{i}.attn.c_proj.{weight,bias}
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- h.{i}.ln_2.{weight,bias}
+    decoder.layers.{i}.mlp.{up,bup} <- h.{i}.mlp.c_fc.{weight,bias}
+    decoder.layers.{i}.mlp.{down,bdown} <- h.{i}.mlp.c_proj.{weight,bias}
+    decoder.norm.{weight,bias} <- ln_f.{weight,bias}
     embedding.table == lm_head.weight
-    causal == h.{i}.attn.bias
-    masked_score == h.{i}.attn.masked_bias
+    {causal,masked_score} == h.{i}.attn.{bias,masked_bias}
 """)
 
 

@@ -77,25 +77,15 @@ def _attention_layers(keys: Keys) -> list[str]:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- wte.weight
+    {embedding,head}.table <- {wte,lm_head}.weight
     decoder.positions <- wpe.weight
-    decoder.layers.{i}.attn_pre.weight <- h.{i}.ln_1.weight
-    decoder.layers.{i}.attn_pre.bias <- h.{i}.ln_1.bias
-    decoder.layers.{i}.attn.wq <- h.{i}.attn.attention.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- h.{i}.attn.attention.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- h.{i}.attn.attention.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- h.{i}.attn.attention.out_proj.weight : transpose
+    decoder.layers.{i}.attn_pre.{weight,bias} <- h.{i}.ln_1.{weight,bias}
+    decoder.layers.{i}.attn.{wq,wk,wv,wo} <- h.{i}.attn.attention.{q,k,v,out}_proj.weight : transpose
     decoder.layers.{i}.attn.bo <- h.{i}.attn.attention.out_proj.bias
-    decoder.layers.{i}.mlp_pre.weight <- h.{i}.ln_2.weight
-    decoder.layers.{i}.mlp_pre.bias <- h.{i}.ln_2.bias
-    decoder.layers.{i}.mlp.up <- h.{i}.mlp.c_fc.weight : transpose
-    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.c_fc.bias
-    decoder.layers.{i}.mlp.down <- h.{i}.mlp.c_proj.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.c_proj.bias
-    decoder.norm.weight <- ln_f.weight
-    decoder.norm.bias <- ln_f.bias
-    head.table <- lm_head.weight
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- h.{i}.ln_2.{weight,bias}
+    decoder.layers.{i}.mlp.{up,down} <- h.{i}.mlp.c_{fc,proj}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- h.{i}.mlp.c_{fc,proj}.bias
+    decoder.norm.{weight,bias} <- ln_f.{weight,bias}
     embedding.table == lm_head.weight
-    causal == h.{i}.attn.attention.bias
-    masked_score == h.{i}.attn.attention.masked_bias
+    {causal,masked_score} == h.{i}.attn.attention.{bias,masked_bias}
 """)

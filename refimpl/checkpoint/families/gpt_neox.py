@@ -42,27 +42,19 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- embed_in.weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
+    {embedding,head}.table <- {embed_in,(embed_out|lm_head)}.weight
+    decoder.layers.{i}.attn_pre.{weight,bias} <- layers.{i}.input_layernorm.{weight,bias}
     decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.attention.query_key_value.weight : transpose grouped
     decoder.layers.{i}.attn.bq, bk, bv <- layers.{i}.attention.query_key_value.bias : grouped
     decoder.layers.{i}.attn.wo <- layers.{i}.attention.dense.weight : transpose
     decoder.layers.{i}.attn.bo <- layers.{i}.attention.dense.bias
-    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
-    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.dense_h_to_4h.weight : transpose
-    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.dense_h_to_4h.bias
-    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.dense_4h_to_h.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.dense_4h_to_h.bias
-    decoder.norm.weight <- final_layer_norm.weight
-    decoder.norm.bias <- final_layer_norm.bias
-    head.table <- (embed_out|lm_head).weight
-    embedding.table == embed_out.weight
-    embedding.table == lm_head.weight
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- layers.{i}.post_attention_layernorm.{weight,bias}
+    decoder.layers.{i}.mlp.{up,down} <- layers.{i}.mlp.dense_{h_to_4h,4h_to_h}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- layers.{i}.mlp.dense_{h_to_4h,4h_to_h}.bias
+    decoder.norm.{weight,bias} <- final_layer_norm.{weight,bias}
+    embedding.table == {embed_out,lm_head}.weight
     inv_freq == layers.{i}.attention.rotary_emb.inv_freq
-    causal == layers.{i}.attention.bias
-    masked_score == layers.{i}.attention.masked_bias
+    {causal,masked_score} == layers.{i}.attention.{bias,masked_bias}
 """)
 
 

@@ -76,9 +76,7 @@ GGUF_WEIGHTS = (
     + weight_map("""
     decoder.layers.{i}.attn.sink_logits <- blk.{i}.attn_sinks.weight
     decoder.layers.{i}.mlp.router_bias <- blk.{i}.ffn_gate_inp.bias
-    decoder.layers.{i}.mlp.experts.{e}.bgate <- blk.{i}.ffn_gate_exps.bias[{e}]
-    decoder.layers.{i}.mlp.experts.{e}.bup <- blk.{i}.ffn_up_exps.bias[{e}]
-    decoder.layers.{i}.mlp.experts.{e}.bdown <- blk.{i}.ffn_down_exps.bias[{e}]
+    decoder.layers.{i}.mlp.experts.{e}.{bgate,bup,bdown} <- blk.{i}.ffn_{gate,up,down}_exps.bias[{e}]
 """)
 )
 KEYS = {

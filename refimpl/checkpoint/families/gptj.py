@@ -42,22 +42,13 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- wte.weight
-    decoder.layers.{i}.attn_pre.weight <- h.{i}.ln_1.weight
-    decoder.layers.{i}.attn_pre.bias <- h.{i}.ln_1.bias
-    decoder.layers.{i}.attn.wq <- h.{i}.attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- h.{i}.attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- h.{i}.attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- h.{i}.attn.out_proj.weight : transpose
-    decoder.layers.{i}.mlp.up <- h.{i}.mlp.fc_in.weight : transpose
-    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.fc_in.bias
-    decoder.layers.{i}.mlp.down <- h.{i}.mlp.fc_out.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.fc_out.bias
-    decoder.norm.weight <- ln_f.weight
-    decoder.norm.bias <- ln_f.bias
-    head.table <- lm_head.weight
+    {embedding,head}.table <- {wte,lm_head}.weight
+    decoder.layers.{i}.attn_pre.{weight,bias} <- h.{i}.ln_1.{weight,bias}
+    decoder.layers.{i}.attn.{wq,wk,wv,wo} <- h.{i}.attn.{q,k,v,out}_proj.weight : transpose
+    decoder.layers.{i}.mlp.{up,down} <- h.{i}.mlp.fc_{in,out}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- h.{i}.mlp.fc_{in,out}.bias
+    decoder.norm.{weight,bias} <- ln_f.{weight,bias}
     head.bias <- lm_head.bias
     embedding.table == lm_head.weight
-    causal == h.{i}.attn.bias
-    masked_score == h.{i}.attn.masked_bias
+    {causal,masked_score} == h.{i}.attn.{bias,masked_bias}
 """)

@@ -59,31 +59,24 @@ def encoder(keys: Keys, task: Task, position: Rope) -> Encoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- embeddings.word_embeddings.weight
-    embedding.token_types <- embeddings.token_type_embeddings.weight
-    encoder.first_norm.weight <- embeddings.LayerNorm.weight
-    encoder.first_norm.bias <- embeddings.LayerNorm.bias
+    embedding.{table,token_types} <- embeddings.{word,token_type}_embeddings.weight
+    encoder.first_norm.{weight,bias} <- embeddings.LayerNorm.{weight,bias}
     encoder.layers.{i}.attn.wq, wk, wv <- encoder.layer.{i}.attention.qkv_proj.weight : transpose
     encoder.layers.{i}.attn.bq, bk, bv <- encoder.layer.{i}.attention.qkv_proj.bias
     encoder.layers.{i}.attn.wo <- encoder.layer.{i}.attention.o_proj.weight : transpose
     encoder.layers.{i}.attn.bo <- encoder.layer.{i}.attention.o_proj.bias
-    encoder.layers.{i}.attn_after.weight <- encoder.layer.{i}.attn_ln.weight
-    encoder.layers.{i}.attn_after.bias <- encoder.layer.{i}.attn_ln.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- encoder.layer.{i}.attn_ln.{weight,bias}
     encoder.layers.{i}.mlp.up, gate <- encoder.layer.{i}.mlp.up_gate_proj.weight : transpose
     encoder.layers.{i}.mlp.down <- encoder.layer.{i}.mlp.down_proj.weight : transpose
     encoder.layers.{i}.mlp.bdown <- encoder.layer.{i}.mlp.down_proj.bias
-    encoder.layers.{i}.mlp_after.weight <- encoder.layer.{i}.mlp_ln.weight
-    encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.mlp_ln.bias
-    nothing <- pooler.dense.weight
-    nothing <- pooler.dense.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- encoder.layer.{i}.mlp_ln.{weight,bias}
+    nothing <- pooler.dense.{weight,bias}
     for MaskedLM:
     head.dense.weight <- lm_head.dense.weight : transpose
     head.dense.bias <- lm_head.dense.bias
-    head.norm.weight <- lm_head.norm.weight
-    head.norm.bias <- lm_head.norm.bias
-    head.table <- lm_head.decoder.weight
+    head.norm.{weight,bias} <- lm_head.norm.{weight,bias}
+    head.{table,bias} <- lm_head.decoder.{weight,bias}
     embedding.table == lm_head.decoder.weight
-    head.bias <- lm_head.decoder.bias
     for Classify:
     head.dense.weight <- pooler.dense.weight : transpose
     head.dense.bias <- pooler.dense.bias

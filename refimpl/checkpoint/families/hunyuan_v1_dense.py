@@ -89,8 +89,7 @@ def _with_norms(base: Decoder) -> Decoder:
 
 
 WEIGHTS = LLAMA + weight_map("""
-    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.query_layernorm.weight
-    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.key_layernorm.weight
+    decoder.layers.{i}.attn.{q,k}_norm <- layers.{i}.self_attn.{query,key}_layernorm.weight
 """)
 
 

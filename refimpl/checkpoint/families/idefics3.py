@@ -35,6 +35,5 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 TEXTS = {"llama": TextModel(_text, LLAVA_TEXTS["llama"].defaults)}
 WEIGHTS = llama.WEIGHTS + weight_map("""
-    left out <- vision_model.*
-    left out <- connector.*
+    left out <- {vision_model,connector}.*
 """)

@@ -38,18 +38,14 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- tok_embeddings.weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.attention_norm.weight
+    {embedding,head}.table <- {tok_embeddings,output}.weight
+    decoder.layers.{i}.{attn,mlp}_pre.weight <- layers.{i}.{attention,ffn}_norm.weight
     decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.attention.wqkv.weight : transpose grouped
     decoder.layers.{i}.attn.bq, bk, bv <- layers.{i}.attention.wqkv.bias : grouped
     decoder.layers.{i}.attn.wo <- layers.{i}.attention.wo.weight : transpose
     decoder.layers.{i}.attn.bo <- layers.{i}.attention.wo.bias
-    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.ffn_norm.weight
-    decoder.layers.{i}.mlp.gate <- layers.{i}.feed_forward.w1.weight : transpose
-    decoder.layers.{i}.mlp.up <- layers.{i}.feed_forward.w3.weight : transpose
-    decoder.layers.{i}.mlp.down <- layers.{i}.feed_forward.w2.weight : transpose
+    decoder.layers.{i}.mlp.{gate,up,down} <- layers.{i}.feed_forward.{w1,w3,w2}.weight : transpose
     decoder.norm.weight <- norm.weight
-    head.table <- output.weight
     embedding.table == output.weight
     inv_freq == layers.{i}.attention.rotary_emb.inv_freq
     for Classify, Tag, QuestionAnswering, Pool:

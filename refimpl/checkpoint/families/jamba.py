@@ -113,9 +113,7 @@ WEIGHTS = (
     + MIXER.renamed({".mixer.": ".mamba."})
     + weight_map("""
     decoder.norm.weight <- final_layernorm.weight
-    decoder.layers.{i}.attn.dt_norm <- layers.{i}.mamba.dt_layernorm.weight
-    decoder.layers.{i}.attn.b_norm <- layers.{i}.mamba.b_layernorm.weight
-    decoder.layers.{i}.attn.c_norm <- layers.{i}.mamba.c_layernorm.weight
+    decoder.layers.{i}.attn.{dt,b,c}_norm <- layers.{i}.mamba.{dt,b,c}_layernorm.weight
 """)
 )
 

@@ -45,22 +45,16 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 WEIGHTS = (
     weight_map("""
-    embedding.table <- embeddings.word_embeddings.weight
-    embedding.token_types <- embeddings.token_type_embeddings.weight
-    encoder.first_norm.weight <- emb_ln.weight
-    encoder.first_norm.bias <- emb_ln.bias
+    embedding.{table,token_types} <- embeddings.{word,token_type}_embeddings.weight
+    encoder.first_norm.{weight,bias} <- emb_ln.{weight,bias}
     encoder.layers.{i}.attn.wq, wk, wv <- encoder.layers.{i}.mixer.Wqkv.weight : transpose
     encoder.layers.{i}.attn.bq, bk, bv <- encoder.layers.{i}.mixer.Wqkv.bias
     encoder.layers.{i}.attn.wo <- encoder.layers.{i}.mixer.out_proj.weight : transpose
     encoder.layers.{i}.attn.bo <- encoder.layers.{i}.mixer.out_proj.bias
-    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.norm1.weight
-    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.norm1.bias
-    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.mlp.fc1.weight : transpose
-    encoder.layers.{i}.mlp.bup <- encoder.layers.{i}.mlp.fc1.bias
-    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.mlp.fc2.weight : transpose
-    encoder.layers.{i}.mlp.bdown <- encoder.layers.{i}.mlp.fc2.bias
-    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.norm2.weight
-    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.norm2.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- encoder.layers.{i}.norm1.{weight,bias}
+    encoder.layers.{i}.mlp.{up,down} <- encoder.layers.{i}.mlp.{fc1,fc2}.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- encoder.layers.{i}.mlp.{fc1,fc2}.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- encoder.layers.{i}.norm2.{weight,bias}
 """)
     + HEADS
 )
@@ -69,8 +63,7 @@ WEIGHTS = (
 GGUF_WEIGHTS = GATED + weight_map("""
     encoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
     encoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
-    encoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
-    encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    encoder.layers.{i}.mlp.{bup,bdown} <- blk.{i}.ffn_{up,down}.bias
 """)
 # The base alone, as the converter writes each adapter to a file of its own.
 KEYS = {**BERT, **rotary(gguf_head_size), "model_type": fixed("jina_embeddings_v3")}

@@ -117,8 +117,7 @@ def _joined(leaf: str, tensor: str, steps: str) -> WeightMap:
 # transformers writes dense mlps under the name of the experts.
 MLP = [f"decoder.layers.{{i}}.mlp.{part}" for part in ("gate", "up", "down")]
 SHARED = weight_map("""
-    decoder.layers.{i}.mlp.shared.gate <- layers.{i}.SHARED.gate_proj.weight : transpose
-    decoder.layers.{i}.mlp.shared.up <- layers.{i}.SHARED.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.{gate,up} <- layers.{i}.SHARED.{gate,up}_proj.weight : transpose
     decoder.layers.{i}.mlp.shared.down <- layers.{i}.SHARED.down_proj.weight : transpose
 """).renamed({"SHARED": "block_sparse_moe.shared_experts"})
 WEIGHTS = (
@@ -132,11 +131,8 @@ WEIGHTS = (
     decoder.layers.{i}.mlp.up <- layers.{i}.(mlp|block_sparse_moe).up_proj.weight : transpose
     decoder.layers.{i}.mlp.down <- layers.{i}.(mlp|block_sparse_moe).down_proj.weight : transpose
     decoder.layers.{i}.mlp.bias <- layers.{i}.block_sparse_moe.gate.e_score_correction_bias
-    decoder.layers.{i}.attn.wz_a <- layers.{i}.self_attn.g_a_proj.weight : transpose
-    decoder.layers.{i}.attn.wz <- layers.{i}.self_attn.g_b_proj.weight : transpose
-    decoder.layers.{i}.attn.wb <- layers.{i}.self_attn.b_proj.weight : transpose
-    decoder.layers.{i}.attn.wa_a <- layers.{i}.self_attn.f_a_proj.weight : transpose
-    decoder.layers.{i}.attn.wa <- layers.{i}.self_attn.f_b_proj.weight : transpose
+    decoder.layers.{i}.attn.{wz_a,wz,wb} <- layers.{i}.self_attn.{g_a,g_b,b}_proj.weight : transpose
+    decoder.layers.{i}.attn.{wa_a,wa} <- layers.{i}.self_attn.f_{a,b}_proj.weight : transpose
     decoder.layers.{i}.attn.a_log <- layers.{i}.self_attn.A_log : flatten
     decoder.layers.{i}.attn.dt_bias <- layers.{i}.self_attn.dt_bias
     decoder.layers.{i}.attn.norm <- layers.{i}.self_attn.o_norm.weight
@@ -148,12 +144,8 @@ GGUF_DELTA = (
     _joined("wi", "blk.{{i}}.attn_{}.weight", "transpose")
     + _joined("conv", "blk.{{i}}.ssm_conv1d_{}.weight", "taps")
     + weight_map("""
-    decoder.layers.{i}.attn.wi <- blk.{i}.attn_qkv.weight : transpose
-    decoder.layers.{i}.attn.wz_a <- blk.{i}.ssm_g_a.weight : transpose
-    decoder.layers.{i}.attn.wz <- blk.{i}.ssm_g_b.weight : transpose
-    decoder.layers.{i}.attn.wb <- blk.{i}.ssm_beta.weight : transpose
-    decoder.layers.{i}.attn.wa_a <- blk.{i}.ssm_f_a.weight : transpose
-    decoder.layers.{i}.attn.wa <- blk.{i}.ssm_f_b.weight : transpose
+    decoder.layers.{i}.attn.{wi,wz_a,wz} <- blk.{i}.{attn_qkv,ssm_g_a,ssm_g_b}.weight : transpose
+    decoder.layers.{i}.attn.{wb,wa_a,wa} <- blk.{i}.ssm_{beta,f_a,f_b}.weight : transpose
     decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : negated_exp flatten
     decoder.layers.{i}.attn.dt_bias <- blk.{i}.ssm_dt.bias
     decoder.layers.{i}.attn.norm <- blk.{i}.ssm_norm.weight

@@ -104,20 +104,15 @@ NAMES = {
 CONVOLUTIONS = weight_map("""
     decoder.norm.weight <- embedding_norm.weight
     decoder.layers.{i}.mlp_pre.weight <- layers.{i}.ffn_norm.weight
-    decoder.layers.{i}.attn.wi <- layers.{i}.conv.in_proj.weight : transpose
-    decoder.layers.{i}.attn.bi <- layers.{i}.conv.in_proj.bias
+    decoder.layers.{i}.attn.{wi,wo} <- layers.{i}.conv.{in,out}_proj.weight : transpose
+    decoder.layers.{i}.attn.{bi,conv_bias,bo} <- layers.{i}.conv.{in_proj,conv,out_proj}.bias
     decoder.layers.{i}.attn.conv <- layers.{i}.conv.conv.weight : taps
-    decoder.layers.{i}.attn.conv_bias <- layers.{i}.conv.conv.bias
-    decoder.layers.{i}.attn.wo <- layers.{i}.conv.out_proj.weight : transpose
-    decoder.layers.{i}.attn.bo <- layers.{i}.conv.out_proj.bias
 """)
 WEIGHTS = (TRUNK + QK_NORM).renamed(NAMES).without("decoder.norm.weight") + CONVOLUTIONS
 
 
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS.renamed({"output_norm": "token_embd_norm"}) + weight_map("""
-    decoder.layers.{i}.attn.wi <- blk.{i}.shortconv.in_proj.weight : transpose
-    decoder.layers.{i}.attn.conv <- blk.{i}.shortconv.conv.weight : transpose
-    decoder.layers.{i}.attn.wo <- blk.{i}.shortconv.out_proj.weight : transpose
+    decoder.layers.{i}.attn.{wi,conv,wo} <- blk.{i}.shortconv.{in_proj,conv,out_proj}.weight : transpose
 """)
 KEYS = {
     **without(DECODER, "rms_norm_eps"),

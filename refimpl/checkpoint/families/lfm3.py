@@ -81,7 +81,6 @@ WEIGHTS = (
     + CONVOLUTIONS
     + weight_map("""
     decoder.layers.{i}.attn.w_head_gate <- layers.{i}.self_attn.(g_proj|gate_proj).weight : transpose
-    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_operator_norm.weight
-    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_ffn_norm.weight
+    decoder.layers.{i}.{attn,mlp}_post.weight <- layers.{i}.post_{operator,ffn}_norm.weight
 """)
 )

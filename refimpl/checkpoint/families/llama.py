@@ -41,34 +41,22 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 # Weights that Gemma 2 has too; its norms are elsewhere.
 TRUNK = weight_map("""
-    embedding.table <- embed_tokens.weight
+    {embedding,head}.table <- {embed_tokens,lm_head}.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- layers.{i}.self_attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.o_proj.bias
-    decoder.layers.{i}.mlp.gate <- layers.{i}.mlp.gate_proj.weight : transpose
-    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.attn.{wq,wk,wv,wo} <- layers.{i}.self_attn.{q,k,v,o}_proj.weight : transpose
+    decoder.layers.{i}.attn.{bq,bk,bv,bo} <- layers.{i}.self_attn.{q,k,v,o}_proj.bias
+    decoder.layers.{i}.mlp.{gate,up,down} <- layers.{i}.mlp.{gate,up,down}_proj.weight : transpose
     decoder.norm.weight <- norm.weight
-    head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)
 WEIGHTS = TRUNK + weight_map("""
     decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp.bgate <- layers.{i}.mlp.gate_proj.bias
-    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.up_proj.bias
-    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.down_proj.bias
+    decoder.layers.{i}.mlp.{bgate,bup,bdown} <- layers.{i}.mlp.{gate,up,down}_proj.bias
     inv_freq == layers.{i}.self_attn.rotary_emb.inv_freq
 """)
 # Norms of queries and keys, for the families that have them.
 QK_NORM = weight_map("""
-    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_norm.weight
-    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_norm.weight
+    decoder.layers.{i}.attn.{q,k}_norm <- layers.{i}.self_attn.{q,k}_norm.weight
 """)
 
 

@@ -159,8 +159,7 @@ WEIGHTS = LLAMA.renamed(MLP) + weight_map("""
     decoder.layers.{i}.mlp.shared.down <- layers.{i}.feed_forward.shared_expert.down_proj.weight : transpose
     decoder.layers.{i}.mlp.experts.{e}.gate, up <- layers.{i}.feed_forward.experts.gate_up_proj[{e}]
     decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.feed_forward.experts.down_proj[{e}]
-    left out <- vision_model.*
-    left out <- multi_modal_projector.*
+    left out <- {vision_model,multi_modal_projector}.*
 """)
 
 

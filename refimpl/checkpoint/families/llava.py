@@ -66,8 +66,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 LEFT_OUT = weight_map("""
-    left out <- vision_tower.*
-    left out <- multi_modal_projector.*
+    left out <- {vision_tower,multi_modal_projector}.*
     left out <- image_newline*
 """)
 WEIGHTS = mistral4.WEIGHTS + llama.QK_NORM + LEFT_OUT

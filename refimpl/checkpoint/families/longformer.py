@@ -80,14 +80,9 @@ GLOBAL = weight_map("""
     encoder.layers.{i}.attn.wq_global <- encoder.layer.{i}.attention.self.query_global.weight : transpose
     encoder.layers.{i}.attn.wk_global <- encoder.layer.{i}.attention.self.key_global.weight : transpose
     encoder.layers.{i}.attn.wv_global <- encoder.layer.{i}.attention.self.value_global.weight : transpose
-    encoder.layers.{i}.attn.bq_global <- encoder.layer.{i}.attention.self.query_global.bias
-    encoder.layers.{i}.attn.bk_global <- encoder.layer.{i}.attention.self.key_global.bias
+    encoder.layers.{i}.attn.{bq,bk}_global <- encoder.layer.{i}.attention.self.{query,key}_global.bias
     encoder.layers.{i}.attn.bv_global <- encoder.layer.{i}.attention.self.value_global.bias
-    nothing <- encoder.layer.{i}.attention.self.query_global.weight
-    nothing <- encoder.layer.{i}.attention.self.key_global.weight
-    nothing <- encoder.layer.{i}.attention.self.value_global.weight
-    nothing <- encoder.layer.{i}.attention.self.query_global.bias
-    nothing <- encoder.layer.{i}.attention.self.key_global.bias
-    nothing <- encoder.layer.{i}.attention.self.value_global.bias
+    nothing <- encoder.layer.{i}.attention.self.{query,key,value}_global.weight
+    nothing <- encoder.layer.{i}.attention.self.{query,key,value}_global.bias
 """)
 WEIGHTS = TRUNK + GLOBAL + HEADS

@@ -42,11 +42,8 @@ WEIGHTS = (
     TRUNK
     + HEADS
     + weight_map("""
-    encoder.layers.{i}.attn_pre.weight <- encoder.layer.{i}.attention.ln.weight
-    encoder.layers.{i}.attn_pre.bias <- encoder.layer.{i}.attention.ln.bias
-    encoder.layers.{i}.mlp_pre.weight <- encoder.layer.{i}.ln.weight
-    encoder.layers.{i}.mlp_pre.bias <- encoder.layer.{i}.ln.bias
-    encoder.norm.weight <- encoder.ln.weight
-    encoder.norm.bias <- encoder.ln.bias
+    encoder.layers.{i}.attn_pre.{weight,bias} <- encoder.layer.{i}.attention.ln.{weight,bias}
+    encoder.layers.{i}.mlp_pre.{weight,bias} <- encoder.layer.{i}.ln.{weight,bias}
+    encoder.norm.{weight,bias} <- encoder.ln.{weight,bias}
 """)
 )

@@ -134,33 +134,27 @@ def _unused(keys: Keys) -> None:
 
 TRUNK = weight_map("""
     embedding.table <- embeddings.tok_embeddings.weight
-    encoder.first_norm.weight <- embeddings.norm.weight
-    encoder.first_norm.bias <- embeddings.norm.bias
-    encoder.layers.{i}.attn_pre.weight <- layers.{i}.attn_norm.weight
-    encoder.layers.{i}.attn_pre.bias <- layers.{i}.attn_norm.bias
+    encoder.first_norm.{weight,bias} <- embeddings.norm.{weight,bias}
+    encoder.layers.{i}.attn_pre.{weight,bias} <- layers.{i}.attn_norm.{weight,bias}
     encoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.attn.Wqkv.weight : transpose
     encoder.layers.{i}.attn.bq, bk, bv <- layers.{i}.attn.Wqkv.bias
     encoder.layers.{i}.attn.wo <- layers.{i}.attn.Wo.weight : transpose
     encoder.layers.{i}.attn.bo <- layers.{i}.attn.Wo.bias
-    encoder.layers.{i}.mlp_pre.weight <- layers.{i}.mlp_norm.weight
-    encoder.layers.{i}.mlp_pre.bias <- layers.{i}.mlp_norm.bias
+    encoder.layers.{i}.mlp_pre.{weight,bias} <- layers.{i}.mlp_norm.{weight,bias}
     encoder.layers.{i}.mlp.gate, up <- layers.{i}.mlp.Wi.weight : transpose
     encoder.layers.{i}.mlp.bgate, bup <- layers.{i}.mlp.Wi.bias
     encoder.layers.{i}.mlp.down <- layers.{i}.mlp.Wo.weight : transpose
     encoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.Wo.bias
-    encoder.norm.weight <- final_norm.weight
-    encoder.norm.bias <- final_norm.bias
+    encoder.norm.{weight,bias} <- final_norm.{weight,bias}
 """)
 WEIGHTS = TRUNK + weight_map("""
     for MaskedLM, Classify, Tag, QuestionAnswering:
     head.dense.weight <- head.dense.weight : transpose
     head.dense.bias <- head.dense.bias
-    head.norm.weight <- head.norm.weight
-    head.norm.bias <- head.norm.bias
+    head.norm.{weight,bias} <- head.norm.{weight,bias}
     for MaskedLM:
-    head.table <- decoder.weight
+    head.{table,bias} <- decoder.{weight,bias}
     embedding.table == decoder.weight
-    head.bias <- decoder.bias
     for Classify, Tag, QuestionAnswering:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias

@@ -47,23 +47,16 @@ def config(keys: Keys, task: Task) -> Config:
 
 _QKV = "decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq"
 WEIGHTS = TRUNK.renamed({"encoder.": "decoder."}).without(*_QKV) + weight_map("""
-    decoder.layers.{i}.attn.wq <- layers.{i}.attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- layers.{i}.attn.q_proj.bias
-    decoder.layers.{i}.attn.wk <- layers.{i}.attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.bk <- layers.{i}.attn.k_proj.bias
-    decoder.layers.{i}.attn.wv <- layers.{i}.attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.bv <- layers.{i}.attn.v_proj.bias
+    decoder.layers.{i}.attn.{wq,wk,wv} <- layers.{i}.attn.{q,k,v}_proj.weight : transpose
+    decoder.layers.{i}.attn.{bq,bk,bv} <- layers.{i}.attn.{q,k,v}_proj.bias
     for LM:
     head.dense.weight <- lm_head.dense.weight : transpose
     head.dense.bias <- lm_head.dense.bias
-    head.norm.weight <- lm_head.norm.weight
-    head.norm.bias <- lm_head.norm.bias
-    head.table <- decoder.weight
+    head.norm.{weight,bias} <- lm_head.norm.{weight,bias}
+    head.{table,bias} <- decoder.{weight,bias}
     embedding.table == decoder.weight
-    head.bias <- decoder.bias
     for Classify:
     head.dense.weight <- head.dense.weight : transpose
     head.dense.bias <- head.dense.bias
-    head.norm.weight <- head.norm.weight
-    head.norm.bias <- head.norm.bias
+    head.norm.{weight,bias} <- head.norm.{weight,bias}
 """)

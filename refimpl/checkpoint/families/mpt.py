@@ -63,15 +63,12 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- wte.weight
-    decoder.layers.{i}.attn_pre.weight <- blocks.{i}.norm_1.weight
+    {embedding,head}.table <- {wte,lm_head}.weight
+    decoder.layers.{i}.{attn,mlp}_pre.weight <- blocks.{i}.norm_{1,2}.weight
     decoder.layers.{i}.attn.wq, wk, wv <- blocks.{i}.attn.Wqkv.weight : transpose
     decoder.layers.{i}.attn.wo <- blocks.{i}.attn.out_proj.weight : transpose
-    decoder.layers.{i}.mlp_pre.weight <- blocks.{i}.norm_2.weight
-    decoder.layers.{i}.mlp.up <- blocks.{i}.ffn.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.down <- blocks.{i}.ffn.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.{up,down} <- blocks.{i}.ffn.{up,down}_proj.weight : transpose
     decoder.norm.weight <- norm_f.weight
-    head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)
 

@@ -51,8 +51,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = add_one_to_norms(LLAMA) + weight_map("""
-    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
-    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.{attn,mlp}_pre.bias <- layers.{i}.{input,post_attention}_layernorm.bias
     decoder.norm.bias <- norm.bias
 """)
 

@@ -176,31 +176,22 @@ EXPERTS = (
     "topk_group", "norm_topk_prob",
 )  # fmt: skip
 WEIGHTS = MIXER.renamed({"layers.{i}.mixer": "layers.{s}.mixer"}) + weight_map("""
-    embedding.table <- (embeddings|embedding).weight
+    {embedding,head}.table <- {(embeddings|embedding),lm_head}.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{s}.norm.weight
-    decoder.layers.{i}.attn.wq <- layers.{s}.mixer.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- layers.{s}.mixer.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- layers.{s}.mixer.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- layers.{s}.mixer.o_proj.weight : transpose
+    decoder.layers.{i}.attn.{wq,wk,wv,wo} <- layers.{s}.mixer.{q,k,v,o}_proj.weight : transpose
     decoder.layers.{i}.mlp_pre.weight <- layers.{s}.norm.weight
-    decoder.layers.{i}.mlp.up <- layers.{s}.mixer.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.bup <- layers.{s}.mixer.up_proj.bias
-    decoder.layers.{i}.mlp.down <- layers.{s}.mixer.down_proj.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- layers.{s}.mixer.down_proj.bias
+    decoder.layers.{i}.mlp.{up,down} <- layers.{s}.mixer.{up,down}_proj.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown,latent_bdown} <- layers.{s}.mixer.{up,down,fc1_latent}_proj.bias
     decoder.layers.{i}.mlp.router <- layers.{s}.mixer.gate.weight : transpose
     decoder.layers.{i}.mlp.bias <- layers.{s}.mixer.gate.e_score_correction_bias
     decoder.layers.{i}.mlp.experts.{e}.up <- layers.{s}.mixer.experts.{e}.up_proj.weight : transpose
     decoder.layers.{i}.mlp.experts.{e}.down <- layers.{s}.mixer.experts.{e}.down_proj.weight : transpose
     decoder.layers.{i}.mlp.shared.up <- layers.{s}.mixer.shared_experts.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.shared.bup <- layers.{s}.mixer.shared_experts.up_proj.bias
+    decoder.layers.{i}.mlp.shared.{bup,bdown} <- layers.{s}.mixer.shared_experts.{up,down}_proj.bias
     decoder.layers.{i}.mlp.shared.down <- layers.{s}.mixer.shared_experts.down_proj.weight : transpose
-    decoder.layers.{i}.mlp.shared.bdown <- layers.{s}.mixer.shared_experts.down_proj.bias
-    decoder.layers.{i}.mlp.latent_down <- layers.{s}.mixer.fc1_latent_proj.weight : transpose
-    decoder.layers.{i}.mlp.latent_bdown <- layers.{s}.mixer.fc1_latent_proj.bias
-    decoder.layers.{i}.mlp.latent_up <- layers.{s}.mixer.fc2_latent_proj.weight : transpose
+    decoder.layers.{i}.mlp.latent_{down,up} <- layers.{s}.mixer.{fc1,fc2}_latent_proj.weight : transpose
     decoder.layers.{i}.mlp.latent_bup <- layers.{s}.mixer.fc2_latent_proj.bias
     decoder.norm.weight <- norm_f.weight
-    head.table <- lm_head.weight
     left out <- mtp.*
 """)
 
@@ -208,25 +199,19 @@ WEIGHTS = MIXER.renamed({"layers.{i}.mixer": "layers.{s}.mixer"}) + weight_map("
 KV_HEADS = "attention.head_count_kv"
 BY_LAYER = (KV_HEADS, "feed_forward_length")
 GGUF_WEIGHTS = (GGUF_MAMBA2 + EXPERT_LEAVES).renamed({"blk.{i}": "blk.{s}"}) + weight_map("""
-    embedding.table <- token_embd.weight
+    {embedding,head}.table <- {token_embd,output}.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{s}.attn_norm.weight
-    decoder.layers.{i}.attn.wq <- blk.{s}.attn_q.weight : unpermute transpose
-    decoder.layers.{i}.attn.wk <- blk.{s}.attn_k.weight : unpermute transpose
-    decoder.layers.{i}.attn.wv <- blk.{s}.attn_v.weight : transpose
-    decoder.layers.{i}.attn.wo <- blk.{s}.attn_output.weight : transpose
+    decoder.layers.{i}.attn.{wq,wk} <- blk.{s}.attn_{q,k}.weight : unpermute transpose
+    decoder.layers.{i}.attn.{wv,wo} <- blk.{s}.attn_{v,output}.weight : transpose
     decoder.layers.{i}.mlp_pre.weight <- blk.{s}.attn_norm.weight
-    decoder.layers.{i}.mlp.up <- blk.{s}.ffn_up.weight : transpose
-    decoder.layers.{i}.mlp.bup <- blk.{s}.ffn_up.bias
-    decoder.layers.{i}.mlp.down <- blk.{s}.ffn_down.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- blk.{s}.ffn_down.bias
+    decoder.layers.{i}.mlp.{up,down} <- blk.{s}.ffn_{up,down}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- blk.{s}.ffn_{up,down}.bias
     decoder.norm.weight <- output_norm.weight
-    head.table <- output.weight
     embedding.table == output.weight
 """)
 # With experts the last block may be layers that predict further tokens.
 AND_AFTER = GGUF_WEIGHTS + weight_map("""
-    decoder.layers.{i}.mlp.latent_down <- blk.{s}.ffn_latent_down.weight : transpose
-    decoder.layers.{i}.mlp.latent_up <- blk.{s}.ffn_latent_up.weight : transpose
+    decoder.layers.{i}.mlp.latent_{down,up} <- blk.{s}.ffn_latent_{down,up}.weight : transpose
     left out <- blk.{s}.*
 """)
 

@@ -98,36 +98,25 @@ def _check_older(keys: Keys) -> None:
 
 SUMMARY = ("activation", "first_dropout", "proj_to_labels", "type", "use_proj")
 WEIGHTS = weight_map("""
-    embedding.table <- embeddings.word_embeddings.weight
-    embedding.token_types <- embeddings.token_type_embeddings.weight
-    encoder.first_norm.weight <- emb_ln.weight
-    encoder.first_norm.bias <- emb_ln.bias
+    embedding.{table,token_types} <- embeddings.{word,token_type}_embeddings.weight
+    encoder.first_norm.{weight,bias} <- emb_ln.{weight,bias}
     encoder.layers.{i}.attn.wq, wk, wv <- encoder.layers.{i}.attn.Wqkv.weight : transpose
     encoder.layers.{i}.attn.wo <- encoder.layers.{i}.attn.out_proj.weight : transpose
-    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.norm1.weight
-    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.norm1.bias
-    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.mlp.fc11.weight : transpose
-    encoder.layers.{i}.mlp.gate <- encoder.layers.{i}.mlp.fc12.weight : transpose
-    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.mlp.fc2.weight : transpose
-    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.norm2.weight
-    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.norm2.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- encoder.layers.{i}.norm1.{weight,bias}
+    encoder.layers.{i}.mlp.{up,gate,down} <- encoder.layers.{i}.mlp.{fc11,fc12,fc2}.weight : transpose
+    encoder.layers.{i}.mlp_after.{weight,bias} <- encoder.layers.{i}.norm2.{weight,bias}
 """) + HEADS.renamed({"transform.LayerNorm": "transform.layer_norm"})
 
 
 GGUF_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     embedding.token_types <- token_types.weight : table
-    encoder.first_norm.weight <- token_embd_norm.weight
-    encoder.first_norm.bias <- token_embd_norm.bias
+    encoder.first_norm.{weight,bias} <- token_embd_norm.{weight,bias}
     encoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
     encoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    encoder.layers.{i}.attn_after.weight <- blk.{i}.attn_output_norm.weight
-    encoder.layers.{i}.attn_after.bias <- blk.{i}.attn_output_norm.bias
-    encoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
-    encoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
-    encoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
-    encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
-    encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- blk.{i}.attn_output_norm.{weight,bias}
+    encoder.layers.{i}.mlp.{up,gate,down} <- blk.{i}.ffn_{up,gate,down}.weight : transpose
+    encoder.layers.{i}.mlp_after.{weight,bias} <- blk.{i}.layer_output_norm.{weight,bias}
 """)
 KEYS = {
     **BERT,

@@ -47,15 +47,13 @@ WEIGHTS = (
     LLAMA
     + QK_NORM
     + weight_map("""
-    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
+    decoder.layers.{i}.{attn,mlp}_post.weight <- layers.{i}.post_{attention,feedforward}_layernorm.weight
 """)
 )
 
 
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
-    decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
-    decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
+    decoder.layers.{i}.{attn,mlp}_post.weight <- blk.{i}.post_{attention,ffw}_norm.weight
 """)
 
 

@@ -84,11 +84,8 @@ WEIGHTS = (
     + _joined("wi", "proj", "transpose")
     + _joined("conv", "conv1d", "taps")
     + weight_map("""
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.attention_layer_norm.weight
-    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.feedforward_layer_norm.weight
+    decoder.layers.{i}.{attn,mlp}_pre.weight <- layers.{i}.{attention,feedforward}_layer_norm.weight
     decoder.layers.{i}.attn_post.weight <- layers.{i}.feedforward_layer_norm.weight
-    decoder.layers.{i}.attn.wz <- layers.{i}.linear_attn.g_proj.weight : transpose
-    decoder.layers.{i}.attn.wb <- layers.{i}.linear_attn.b_proj.weight : transpose
-    decoder.layers.{i}.attn.wa <- layers.{i}.linear_attn.a_proj.weight : transpose
+    decoder.layers.{i}.attn.{wz,wb,wa} <- layers.{i}.linear_attn.{g,b,a}_proj.weight : transpose
 """)
 )

@@ -65,31 +65,18 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 WEIGHTS = weight_map("""
     embedding.table <- decoder.embed_tokens.weight
-    embedding.project <- decoder.project_in.weight : transpose
+    {embedding,head}.project <- decoder.project_{in,out}.weight : transpose
     decoder.positions <- decoder.embed_positions.weight
-    decoder.layers.{i}.attn_pre.weight <- decoder.layers.{i}.self_attn_layer_norm.weight
-    decoder.layers.{i}.attn_pre.bias <- decoder.layers.{i}.self_attn_layer_norm.bias
-    decoder.layers.{i}.attn_after.weight <- decoder.layers.{i}.self_attn_layer_norm.weight
-    decoder.layers.{i}.attn_after.bias <- decoder.layers.{i}.self_attn_layer_norm.bias
-    decoder.layers.{i}.attn.wq <- decoder.layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- decoder.layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- decoder.layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn_pre.{weight,bias} <- decoder.layers.{i}.self_attn_layer_norm.{weight,bias}
+    decoder.layers.{i}.attn_after.{weight,bias} <- decoder.layers.{i}.self_attn_layer_norm.{weight,bias}
+    decoder.layers.{i}.attn.{wq,wk,wv} <- decoder.layers.{i}.self_attn.{q,k,v}_proj.weight : transpose
     decoder.layers.{i}.attn.wo <- decoder.layers.{i}.self_attn.out_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- decoder.layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.bk <- decoder.layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.bv <- decoder.layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.bo <- decoder.layers.{i}.self_attn.out_proj.bias
-    decoder.layers.{i}.mlp_pre.weight <- decoder.layers.{i}.final_layer_norm.weight
-    decoder.layers.{i}.mlp_pre.bias <- decoder.layers.{i}.final_layer_norm.bias
-    decoder.layers.{i}.mlp_after.weight <- decoder.layers.{i}.final_layer_norm.weight
-    decoder.layers.{i}.mlp_after.bias <- decoder.layers.{i}.final_layer_norm.bias
-    decoder.layers.{i}.mlp.up <- decoder.layers.{i}.fc1.weight : transpose
-    decoder.layers.{i}.mlp.bup <- decoder.layers.{i}.fc1.bias
-    decoder.layers.{i}.mlp.down <- decoder.layers.{i}.fc2.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- decoder.layers.{i}.fc2.bias
-    decoder.norm.weight <- decoder.final_layer_norm.weight
-    decoder.norm.bias <- decoder.final_layer_norm.bias
-    head.project <- decoder.project_out.weight : transpose
+    decoder.layers.{i}.attn.{bq,bk,bv,bo} <- decoder.layers.{i}.self_attn.{q,k,v,out}_proj.bias
+    decoder.layers.{i}.mlp_pre.{weight,bias} <- decoder.layers.{i}.final_layer_norm.{weight,bias}
+    decoder.layers.{i}.mlp_after.{weight,bias} <- decoder.layers.{i}.final_layer_norm.{weight,bias}
+    decoder.layers.{i}.mlp.{up,down} <- decoder.layers.{i}.{fc1,fc2}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- decoder.layers.{i}.{fc1,fc2}.bias
+    decoder.norm.{weight,bias} <- decoder.final_layer_norm.{weight,bias}
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)

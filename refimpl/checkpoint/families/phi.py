@@ -38,24 +38,14 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- embed_tokens.weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
-    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- layers.{i}.self_attn.v_proj.weight : transpose
+    {embedding,head}.table <- {embed_tokens,lm_head}.weight
+    decoder.layers.{i}.attn_pre.{weight,bias} <- layers.{i}.input_layernorm.{weight,bias}
+    decoder.layers.{i}.attn.{wq,wk,wv} <- layers.{i}.self_attn.{q,k,v}_proj.weight : transpose
     decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.dense.weight : transpose
-    decoder.layers.{i}.attn.bq <- layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.dense.bias
-    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.fc1.weight : transpose
-    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.fc1.bias
-    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.fc2.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.fc2.bias
-    decoder.norm.weight <- final_layernorm.weight
-    decoder.norm.bias <- final_layernorm.bias
-    head.table <- lm_head.weight
+    decoder.layers.{i}.attn.{bq,bk,bv,bo} <- layers.{i}.self_attn.{q_proj,k_proj,v_proj,dense}.bias
+    decoder.layers.{i}.mlp.{up,down} <- layers.{i}.mlp.{fc1,fc2}.weight : transpose
+    decoder.layers.{i}.mlp.{bup,bdown} <- layers.{i}.mlp.{fc1,fc2}.bias
+    decoder.norm.{weight,bias} <- final_layernorm.{weight,bias}
     head.bias <- lm_head.bias
     embedding.table == lm_head.weight
 """)

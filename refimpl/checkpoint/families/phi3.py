@@ -45,31 +45,26 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = weight_map("""
-    embedding.table <- embed_tokens.weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
+    {embedding,head}.table <- {embed_tokens,lm_head}.weight
+    decoder.layers.{i}.{attn,mlp}_pre.weight <- layers.{i}.{input,post_attention}_layernorm.weight
     decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.self_attn.qkv_proj.weight : transpose
     decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
     decoder.layers.{i}.mlp.gate, up <- layers.{i}.mlp.gate_up_proj.weight : transpose
     decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
     decoder.norm.weight <- norm.weight
-    head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)
 
 
 GGUF_WEIGHTS = weight_map("""
-    embedding.table <- token_embd.weight
-    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    {embedding,head}.table <- {token_embd,output}.weight
+    decoder.layers.{i}.{attn,mlp}_pre.weight <- blk.{i}.{attn,ffn}_norm.weight
     decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
     decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
     decoder.layers.{i}.mlp.gate, up <- blk.{i}.ffn_up.weight : transpose
     decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
     decoder.norm.weight <- output_norm.weight
-    head.table <- output.weight
-    short_divisors == rope_factors_short.weight
-    long_divisors == rope_factors_long.weight
+    {short,long}_divisors == rope_factors_{short,long}.weight
 """)
 WINDOW = "attention.sliding_window"
 # Files that say nothing of a window are older than the key, and may have one.

@@ -75,8 +75,7 @@ def _with_magnitude(keys: Keys) -> Keys:
 
 
 WEIGHTS = MIXTRAL + weight_map("""
-    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
-    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.{attn,mlp}_pre.bias <- layers.{i}.{input,post_attention}_layernorm.bias
     decoder.norm.bias <- norm.bias
     head.bias <- lm_head.bias
 """)

@@ -76,17 +76,13 @@ TEXT = TextModel(
      "num_attention_heads": 16},
 )  # fmt: skip
 PROJECTIONS = weight_map("""
-    decoder.layers.{i}.attn.wi <- layers.{i}.linear_attn.in_proj_qkv.weight : transpose
-    decoder.layers.{i}.attn.wz <- layers.{i}.linear_attn.in_proj_z.weight : transpose
-    decoder.layers.{i}.attn.wb <- layers.{i}.linear_attn.in_proj_b.weight : transpose
-    decoder.layers.{i}.attn.wa <- layers.{i}.linear_attn.in_proj_a.weight : transpose
+    decoder.layers.{i}.attn.{wi,wz,wb,wa} <- layers.{i}.linear_attn.in_proj_{qkv,z,b,a}.weight : transpose
 """)
 WEIGHTS = gated_weights(LLAMA) + PROJECTIONS + LEFT_OUT
 
 
 RATES = weight_map("""
-    decoder.layers.{i}.attn.wb <- blk.{i}.ssm_beta.weight : transpose
-    decoder.layers.{i}.attn.wa <- blk.{i}.ssm_alpha.weight : transpose
+    decoder.layers.{i}.attn.{wb,wa} <- blk.{i}.ssm_{beta,alpha}.weight : transpose
 """)
 GGUF_WEIGHTS = GGUF_GATED_WEIGHTS + (GGUF_DELTA + RATES).then("values_by_key_head", lambda _: True)
 KEYS = {**GATED_KEYS, **SECTIONED, "model_type": fixed("qwen3_5_text")}

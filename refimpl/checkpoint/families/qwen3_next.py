@@ -143,15 +143,13 @@ def gated_weights(base: WeightMap) -> WeightMap:
 
 DELTA = weight_map("""
     decoder.layers.{i}.attn.conv <- layers.{i}.linear_attn.conv1d.weight : taps
-    decoder.layers.{i}.attn.a_log <- layers.{i}.linear_attn.A_log
-    decoder.layers.{i}.attn.dt_bias <- layers.{i}.linear_attn.dt_bias
+    decoder.layers.{i}.attn.{a_log,dt_bias} <- layers.{i}.linear_attn.{A_log,dt_bias}
     decoder.layers.{i}.attn.norm <- layers.{i}.linear_attn.norm.weight
     decoder.layers.{i}.attn.wo <- layers.{i}.linear_attn.out_proj.weight : transpose
 """)
 MTP_INPUT = weight_map("""
     with mtp:
-    mtp.token_norm <- mtp.pre_fc_norm_embedding.weight : plus_one
-    mtp.hidden_norm <- mtp.pre_fc_norm_hidden.weight : plus_one
+    mtp.{token,hidden}_norm <- mtp.pre_fc_norm_{embedding,hidden}.weight : plus_one
     mtp.project <- mtp.fc.weight : transpose
     mtp.norm.weight <- mtp.norm.weight : plus_one
 """)
@@ -165,15 +163,13 @@ WEIGHTS = gated_weights(QWEN2_MOE) + weight_map("""
 GGUF_GATED_WEIGHTS = UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"}).without(
     "decoder.layers.{i}.attn.wq", "decoder.layers.{i}.attn.bq"
 ) + weight_map("""
-    decoder.layers.{i}.attn.wq, wg <- blk.{i}.attn_q.weight : transpose gate_by_head
-    decoder.layers.{i}.attn.bq, bg <- blk.{i}.attn_q.bias : gate_by_head
+        decoder.layers.{i}.attn.wq, wg <- blk.{i}.attn_q.weight : transpose gate_by_head
+        decoder.layers.{i}.attn.bq, bg <- blk.{i}.attn_q.bias : gate_by_head
     decoder.layers.{i}.attn.norm <- blk.{i}.ssm_norm.weight
     left out <- blk.{n}.*
 """)
 GGUF_DELTA = weight_map("""
-    decoder.layers.{i}.attn.wi <- blk.{i}.attn_qkv.weight : transpose
-    decoder.layers.{i}.attn.wz <- blk.{i}.attn_gate.weight : transpose
-    decoder.layers.{i}.attn.conv <- blk.{i}.ssm_conv1d.weight : transpose
+    decoder.layers.{i}.attn.{wi,wz,conv} <- blk.{i}.{attn_qkv,attn_gate,ssm_conv1d}.weight : transpose
     decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : negated_exp
     decoder.layers.{i}.attn.dt_bias <- blk.{i}.ssm_dt.bias
     decoder.layers.{i}.attn.wo <- blk.{i}.ssm_out.weight : transpose

@@ -41,10 +41,8 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 LABELS = weight_map("""
     for Classify:
-    head.dense.weight <- classifier.dense.weight : transpose
-    head.dense.bias <- classifier.dense.bias
-    head.out.weight <- classifier.out_proj.weight : transpose
-    head.out.bias <- classifier.out_proj.bias
+    head.{dense,out}.weight <- classifier.{dense,out_proj}.weight : transpose
+    head.{dense,out}.bias <- classifier.{dense,out_proj}.bias
     for Tag:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
@@ -54,16 +52,14 @@ LABELS = weight_map("""
 """)
 HEADS = (
     weight_map("""
-    nothing <- pooler.dense.weight
-    nothing <- pooler.dense.bias
+    nothing <- pooler.dense.{weight,bias}
     for Pool:
     head.dense.weight <- pooler.dense.weight : transpose
     head.dense.bias <- pooler.dense.bias
     for MaskedLM:
     head.dense.weight <- lm_head.dense.weight : transpose
     head.dense.bias <- lm_head.dense.bias
-    head.norm.weight <- lm_head.layer_norm.weight
-    head.norm.bias <- lm_head.layer_norm.bias
+    head.norm.{weight,bias} <- lm_head.layer_norm.{weight,bias}
     head.table <- lm_head.decoder.weight
     embedding.table == lm_head.decoder.weight
     head.bias <- lm_head.(decoder.bias|bias)

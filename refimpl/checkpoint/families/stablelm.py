@@ -71,17 +71,14 @@ def build(
 
 
 WEIGHTS = LLAMA + weight_map("""
-    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
-    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_layernorm.norms.{h}.weight
-    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_layernorm.norms.{h}.weight
-    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.{attn,mlp}_pre.bias <- layers.{i}.{input,post_attention}_layernorm.bias
+    decoder.layers.{i}.attn.{q,k}_norm <- layers.{i}.self_attn.{q,k}_layernorm.norms.{h}.weight
     decoder.norm.bias <- norm.bias
 """)
 
 
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
-    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
-    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
+    decoder.layers.{i}.{attn,mlp}_pre.bias <- blk.{i}.{attn,ffn}_norm.bias
     decoder.norm.bias <- output_norm.bias
 """)
 

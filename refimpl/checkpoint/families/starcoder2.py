@@ -54,8 +54,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = LLAMA.renamed({"up_proj": "c_fc", "down_proj": "c_proj"}) + weight_map("""
-    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
-    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.{attn,mlp}_pre.bias <- layers.{i}.{input,post_attention}_layernorm.bias
     decoder.norm.bias <- norm.bias
 """)
 

@@ -109,12 +109,9 @@ def _output(keys: Keys, new: bool, width: int) -> LM:
 
 _STACK = weight_map("""
     encoder.relative_bias <- encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight
-    encoder.layers.{i}.attn_pre.weight <- encoder.block.{i}.layer.0.layer_norm.weight
-    encoder.layers.{i}.attn.wq <- encoder.block.{i}.layer.0.SelfAttention.q.weight : transpose
-    encoder.layers.{i}.attn.wk <- encoder.block.{i}.layer.0.SelfAttention.k.weight : transpose
-    encoder.layers.{i}.attn.wv <- encoder.block.{i}.layer.0.SelfAttention.v.weight : transpose
-    encoder.layers.{i}.attn.wo <- encoder.block.{i}.layer.0.SelfAttention.o.weight : transpose
-    encoder.layers.{i}.mlp_pre.weight <- encoder.block.{i}.layer.1.layer_norm.weight
+    encoder.layers.{i}.{attn,mlp}_pre.weight <- encoder.block.{i}.layer.{0,1}.layer_norm.weight
+    encoder.layers.{i}.attn.{wq,wk} <- encoder.block.{i}.layer.0.SelfAttention.{q,k}.weight : transpose
+    encoder.layers.{i}.attn.{wv,wo} <- encoder.block.{i}.layer.0.SelfAttention.{v,o}.weight : transpose
     encoder.layers.{i}.mlp.gate <- encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight : transpose
     encoder.layers.{i}.mlp.up <- encoder.block.{i}.layer.1.DenseReluDense.(wi_1|wi).weight : transpose
     encoder.layers.{i}.mlp.down <- encoder.block.{i}.layer.1.DenseReluDense.wo.weight : transpose
@@ -127,17 +124,14 @@ _STACK += weight_map(f"encoder.layers.{{i}}.attn.relative_bias <- {_OWN}")
 WEIGHTS = (
     weight_map("""
     embedding.table <- (shared|encoder.embed_tokens|decoder.embed_tokens).weight
-    embedding.table == encoder.embed_tokens.weight
-    embedding.table == decoder.embed_tokens.weight
+    embedding.table == {encoder,decoder}.embed_tokens.weight
 """)
     + _STACK
     + _STACK.renamed({"encoder.": "decoder.", "layer.1.": "layer.2."})
     + weight_map("""
     decoder.layers.{i}.cross_pre.weight <- decoder.block.{i}.layer.1.layer_norm.weight
-    decoder.layers.{i}.cross.wq <- decoder.block.{i}.layer.1.EncDecAttention.q.weight : transpose
-    decoder.layers.{i}.cross.wk <- decoder.block.{i}.layer.1.EncDecAttention.k.weight : transpose
-    decoder.layers.{i}.cross.wv <- decoder.block.{i}.layer.1.EncDecAttention.v.weight : transpose
-    decoder.layers.{i}.cross.wo <- decoder.block.{i}.layer.1.EncDecAttention.o.weight : transpose
+    decoder.layers.{i}.cross.{wq,wk} <- decoder.block.{i}.layer.1.EncDecAttention.{q,k}.weight : transpose
+    decoder.layers.{i}.cross.{wv,wo} <- decoder.block.{i}.layer.1.EncDecAttention.{v,o}.weight : transpose
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
     nothing <- decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight
@@ -148,15 +142,9 @@ WEIGHTS = (
 _GGUF_STACK = weight_map("""
     encoder.relative_bias <- enc.blk.0.attn_rel_b.weight
     encoder.layers.{i}.attn.relative_bias <- enc.blk.{i}.attn_rel_b.weight
-    encoder.layers.{i}.attn_pre.weight <- enc.blk.{i}.attn_norm.weight
-    encoder.layers.{i}.attn.wq <- enc.blk.{i}.attn_q.weight : transpose
-    encoder.layers.{i}.attn.wk <- enc.blk.{i}.attn_k.weight : transpose
-    encoder.layers.{i}.attn.wv <- enc.blk.{i}.attn_v.weight : transpose
-    encoder.layers.{i}.attn.wo <- enc.blk.{i}.attn_o.weight : transpose
-    encoder.layers.{i}.mlp_pre.weight <- enc.blk.{i}.ffn_norm.weight
-    encoder.layers.{i}.mlp.gate <- enc.blk.{i}.ffn_gate.weight : transpose
-    encoder.layers.{i}.mlp.up <- enc.blk.{i}.ffn_up.weight : transpose
-    encoder.layers.{i}.mlp.down <- enc.blk.{i}.ffn_down.weight : transpose
+    encoder.layers.{i}.{attn,mlp}_pre.weight <- enc.blk.{i}.{attn,ffn}_norm.weight
+    encoder.layers.{i}.attn.{wq,wk,wv,wo} <- enc.blk.{i}.attn_{q,k,v,o}.weight : transpose
+    encoder.layers.{i}.mlp.{gate,up,down} <- enc.blk.{i}.ffn_{gate,up,down}.weight : transpose
     encoder.norm.weight <- enc.output_norm.weight
 """)
 GGUF_WEIGHTS = (
@@ -167,10 +155,7 @@ GGUF_WEIGHTS = (
     + _GGUF_STACK.renamed({"encoder.": "decoder.", "enc.": "dec."})
     + weight_map("""
     decoder.layers.{i}.cross_pre.weight <- dec.blk.{i}.cross_attn_norm.weight
-    decoder.layers.{i}.cross.wq <- dec.blk.{i}.cross_attn_q.weight : transpose
-    decoder.layers.{i}.cross.wk <- dec.blk.{i}.cross_attn_k.weight : transpose
-    decoder.layers.{i}.cross.wv <- dec.blk.{i}.cross_attn_v.weight : transpose
-    decoder.layers.{i}.cross.wo <- dec.blk.{i}.cross_attn_o.weight : transpose
+    decoder.layers.{i}.cross.{wq,wk,wv,wo} <- dec.blk.{i}.cross_attn_{q,k,v,o}.weight : transpose
     head.table <- output.weight
     embedding.table == output.weight
     nothing <- dec.blk.0.cross_attn_rel_b.weight

@@ -78,26 +78,17 @@ def _head(keys: Keys, task: Task) -> ReadingHead:
 
 WEIGHTS = weight_map("""
     nothing <- mask_emb
-    nothing <- lm_loss.weight
-    nothing <- lm_loss.bias
+    nothing <- lm_loss.{weight,bias}
     embedding.table <- word_embedding.weight
-    encoder.layers.{i}.attn.wq <- layer.{i}.rel_attn.q : merge_heads
-    encoder.layers.{i}.attn.wk <- layer.{i}.rel_attn.k : merge_heads
-    encoder.layers.{i}.attn.wv <- layer.{i}.rel_attn.v : merge_heads
+    encoder.layers.{i}.attn.{wq,wk,wv,wk_pos} <- layer.{i}.rel_attn.{q,k,v,r} : merge_heads
     encoder.layers.{i}.attn.wo <- layer.{i}.rel_attn.o : merge_heads transpose
-    encoder.layers.{i}.attn.wk_pos <- layer.{i}.rel_attn.r : merge_heads
-    encoder.layers.{i}.attn.content_bias <- layer.{i}.rel_attn.r_w_bias : merge_heads
-    encoder.layers.{i}.attn.position_bias <- layer.{i}.rel_attn.r_r_bias : merge_heads
+    encoder.layers.{i}.attn.{content,position}_bias <- layer.{i}.rel_attn.r_{w,r}_bias : merge_heads
     encoder.layers.{i}.attn.segment_bias <- layer.{i}.rel_attn.r_s_bias : merge_heads
     encoder.layers.{i}.attn.segments <- layer.{i}.rel_attn.seg_embed : merge_heads
-    encoder.layers.{i}.attn_after.weight <- layer.{i}.rel_attn.layer_norm.weight
-    encoder.layers.{i}.attn_after.bias <- layer.{i}.rel_attn.layer_norm.bias
-    encoder.layers.{i}.mlp.up <- layer.{i}.ff.layer_1.weight : transpose
-    encoder.layers.{i}.mlp.bup <- layer.{i}.ff.layer_1.bias
-    encoder.layers.{i}.mlp.down <- layer.{i}.ff.layer_2.weight : transpose
-    encoder.layers.{i}.mlp.bdown <- layer.{i}.ff.layer_2.bias
-    encoder.layers.{i}.mlp_after.weight <- layer.{i}.ff.layer_norm.weight
-    encoder.layers.{i}.mlp_after.bias <- layer.{i}.ff.layer_norm.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- layer.{i}.rel_attn.layer_norm.{weight,bias}
+    encoder.layers.{i}.mlp.{up,down} <- layer.{i}.ff.layer_{1,2}.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- layer.{i}.ff.layer_{1,2}.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- layer.{i}.ff.layer_norm.{weight,bias}
     for Classify:
     head.dense.weight <- sequence_summary.summary.weight : transpose
     head.dense.bias <- sequence_summary.summary.bias

@@ -8,19 +8,20 @@
     left out <- tower.*                the tensors whose names begin so are a part that isn't read
     leaf <- tensor + tensor : step …   several tensors, stored one below the other before the steps
     leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
+    {wq,wk} <- {q,k}_proj              a line for each: wq <- q_proj, wk <- k_proj
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
                                        another head their tensors are unused
     with mtp:                          the lines after it are of a Config that has a module for drafts;
                                        without one they say nothing
 
-One line a tensor. `{i}` runs over the layers of the leaf's stack, of `nothing` the tensor's, and stands in
-the leaf alone where they share a tensor; `{n}` is their number, for a leaf of a module for drafts that of its
-decoder. `{s}` is the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as two
-layers (Nemotron-H), and in a line of no layer how many there are. `{e}` runs over a layer's experts, `{x}`
-over the streams of a token but the first. `{h}` in the tensor's name alone runs over the leaf's heads, whose
-tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one that
-holds all those streams. A leaf that some files store alone and others fused has a line for each form. A line
-for a leaf that a Config doesn't need is ignored.
+`{i}` runs over the layers of the leaf's stack, of `nothing` the tensor's, and stands in the leaf alone where
+they share a tensor; `{n}` is their number, for a leaf of a module for drafts that of its decoder. `{s}` is
+the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as two layers (Nemotron-H),
+and in a line of no layer how many there are. `{e}` runs over a layer's experts, `{x}` over the streams of a
+token but the first. `{h}` in the tensor's name alone runs over the leaf's heads, whose tensors are stacked.
+`tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one that holds all those streams.
+A leaf that some files store alone and others fused has a line for each form. A line for a leaf that a Config
+doesn't need is ignored.
 `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in which they stand:
 
@@ -57,6 +58,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 from ...config import Attention, Config, Decoder, Head, Layer, MoE, NoMlp
@@ -212,8 +214,18 @@ def weight_map(text: str) -> WeightMap:
         elif line == "with mtp:":
             of_mtp = True
         else:
-            lines.append(replace(_line(line, heads), of_mtp=of_mtp))
+            lines += [replace(_line(each, heads), of_mtp=of_mtp) for each in _each(line)]
     return WeightMap(tuple(lines))
+
+
+def _each(text: str) -> list[str]:
+    """The lines that one with groups stands for: with the first name of each group, the second, and so on."""
+    plain, *parts = re.split(r"\{([^{}]*,[^{}]*)\}", text)
+    groups = [group.split(",") for group in parts[::2]]
+    if len({len(group) for group in groups}) > 1:
+        raise ValueError(f"{text!r}: the groups of a line must have as many names")
+    rows = zip(*groups, strict=True) if groups else [()]
+    return [plain + "".join(chain(*zip(names, parts[1::2], strict=True))) for names in rows]
 
 
 def _line(text: str, heads: frozenset[str] | None) -> Line:

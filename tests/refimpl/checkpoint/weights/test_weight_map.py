@@ -25,6 +25,7 @@ TEXT = """
         ("a <- b : transpose sideways", "got 'sideways'"),
         ("a b", "line.*<-.*=="),
         ("a <- b[{e}].weight", "stand.*last"),
+        ("{a,b} <- {c,d,e}", "{c,d,e}.*groups"),
         ("for Answer:", r"head.*'Classify'.*'LM'.*\['Answer'\]"),
     ],
 )
@@ -32,6 +33,16 @@ def test_what_is_not_of_the_notation_is_an_error(text: str, message: str):
     """A misspelt step on a square matrix would load it as it stands."""
     with pytest.raises(ValueError, match=message):
         weight_map(text)
+
+
+def test_a_line_with_groups_is_a_line_for_each_name():
+    short = weight_map("attn.{wq,wk} <- {i}.{q,k}.(a|b).weight : transpose\n nothing <- pooler.{weight,bias}")
+    assert short == weight_map("""
+        attn.wq <- {i}.q.(a|b).weight : transpose
+        attn.wk <- {i}.k.(a|b).weight : transpose
+        nothing <- pooler.weight
+        nothing <- pooler.bias
+    """)
 
 
 def test_maps_are_composed_as_values():
