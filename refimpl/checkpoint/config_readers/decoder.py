@@ -35,10 +35,10 @@ from .rope import exact_context, rope
 def decoder(
     keys: Keys,
     *,
-    kv_heads: int | None,
     context: int,
-    attention_bias: bool,
-    mlp_bias: bool,
+    kv_heads: int | None = None,
+    attention_bias: bool | None = None,
+    mlp_bias: bool = False,
     window: int | None = None,
     theta: float = 10_000.0,
     eps: float = 1e-6,
@@ -47,11 +47,16 @@ def decoder(
     norm: Norm | None = None,
     positions: Callable[..., Rope | None] = rope,
 ) -> Decoder:
-    """A decoder of Llama's form with equal layers. The numbers are the family's defaults.
+    """A decoder of Llama's form with equal layers. `context`, `theta`, `eps`, `head` and `tied` are the
+    family's defaults; without `kv_heads` and `attention_bias` the usual keys are read, with Llama's defaults.
 
     `norm` stands in the place of RMSNorm, where no key of the usual name states it. `positions` is `rope`,
     or a partial of it with the family's own settings.
     """
+    if kv_heads is None:
+        kv_heads = keys.size("num_key_value_heads", None)
+    if attention_bias is None:
+        attention_bias = keys.get("attention_bias", bool, False)
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
     context = keys.size("max_position_embeddings", context)
     position = positions(keys, size, context, theta=theta)

@@ -7,11 +7,11 @@ A family states
     config           (keys, task) -> Config
     UNREAD_ARCHITECTURES
                      why further classes aren't among them, if a reason helps
-    PREFIX           what checkpoints with a head put before the names of the trunk's tensors; or several
-                     of these, of which the first that a name begins with counts
+    PREFIX           what checkpoints with a head put before the names of the trunk's tensors, "model." where
+                     it isn't stated; or several of these, of which the first that a name begins with counts
     WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
                      decoders that read whole texts are left out: they are `READING`
-    GGUF             its dialect in that format, or None: a table of config.json's keys, and a weight map
+    GGUF             its dialect in that format, if any: a table of config.json's keys, and a weight map
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -128,24 +128,26 @@ class Gguf:
         return {self.architecture: self} | (self.other.dialects if self.other else {})
 
 
-class Family(Protocol):
-    """The fields of a file in this folder."""
+@dataclass(frozen=True)
+class Family:
+    """What a file in this folder states."""
 
     MODEL_TYPES: tuple[str, ...]
     ARCHITECTURES: Mapping[str, Task]
-    PREFIX: str | tuple[str, ...]
+    config: Callable[[Keys, Task], Config]
     WEIGHTS: WeightMap
-    GGUF: Gguf | None
-
-    def config(self, keys: Keys, task: Task) -> Config: ...
+    PREFIX: str | tuple[str, ...] = "model."
+    GGUF: Gguf | None = None
+    UNREAD_ARCHITECTURES: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
 def families() -> dict[str, Family]:
     """Every family by model_type."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules: list[Any] = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    return {model_type: module for module in modules for model_type in module.MODEL_TYPES}
+    names, stated = sorted(module.name for module in pkgutil.iter_modules(__path__)), fields(Family)
+    modules = (vars(importlib.import_module(f"{__name__}.{name}")) for name in names)
+    found = [Family(**{f.name: module[f.name] for f in stated if f.name in module}) for module in modules]
+    return {model_type: family for family in found for model_type in family.MODEL_TYPES}
 
 
 def with_model_type(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -285,9 +287,10 @@ def _family(keys: Keys) -> tuple[Family, set[Task]]:
 
 
 def _architecture(keys: Keys, family: Family) -> ConfigError:
-    reasons: Mapping[str, str] = getattr(family, "UNREAD_ARCHITECTURES", {})
     stated = {name for name in keys.values.get("architectures") or () if isinstance(name, str)}
-    why = "".join(f"; {name} {reason}" for name, reason in reasons.items() if name in stated)
+    why = "".join(
+        f"; {name} {reason}" for name, reason in family.UNREAD_ARCHITECTURES.items() if name in stated
+    )
     return keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}{why}")
 
 

@@ -15,7 +15,6 @@ from .bert import bert_head, encoder, layer_norm
 MODEL_TYPES = ("albert",)
 ARCHITECTURES: dict[str, Task] = {**encoders("Albert"), "AlbertForPreTraining": "masked"}
 PREFIX = "albert."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

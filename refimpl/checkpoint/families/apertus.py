@@ -15,7 +15,6 @@ from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("apertus",)
 ARCHITECTURES: dict[str, Task] = decoders("Apertus", tasks=("tag",))
-PREFIX = "model."
 THETA = 12e6
 # transformers' scaling where a config states none.
 ROPE = {
@@ -31,13 +30,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys = keys.replaced({**keys.values, "rope_parameters": ROPE})
     activation = keys.choice("hidden_act", {**ACTIVATIONS, "xielu": XIELU()}, "xielu")
     base = decoder(
-        keys.replaced({**keys.values, "hidden_act": "silu"}),
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=65_536,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        theta=THETA,
-        eps=1e-5,
+        keys.replaced({**keys.values, "hidden_act": "silu"}), context=65_536, theta=THETA, eps=1e-5
     )
     return without_gates(with_qk_norm(base), activation)
 

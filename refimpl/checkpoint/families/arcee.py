@@ -8,25 +8,15 @@ from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("arcee",)
 ARCHITECTURES: dict[str, Task] = decoders("Arcee")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.get("pretraining_tp", int, 1)  # several slices of one product, summed: the same mathematics
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=4096,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=keys.get("mlp_bias", bool, False),
-        eps=1e-5,
-    )
+    base = decoder(keys, context=4096, mlp_bias=keys.get("mlp_bias", bool, False), eps=1e-5)
     return without_gates(base, keys.choice("hidden_act", ACTIVATIONS, "relu2"))
 
 

@@ -21,8 +21,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("bamba",)
 ARCHITECTURES: dict[str, Task] = decoders("Bamba", tasks=())
-PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -32,7 +30,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=262_144,
-        attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
         eps=1e-5,
         positions=partial(rope, partial=0.5),

@@ -33,8 +33,6 @@ ARCHITECTURES: dict[str, Task] = {
     "BartForSequenceClassification": "classify",
     "BartForQuestionAnswering": "answer",
 }
-PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:

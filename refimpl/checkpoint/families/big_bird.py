@@ -37,7 +37,6 @@ ARCHITECTURES: dict[str, Task] = {
     "BigBirdForPreTraining": "masked",
 }
 PREFIX = "bert."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

@@ -14,23 +14,14 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
 from . import Task, decoders, llama
 
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
-
 MODEL_TYPES = ("bitnet",)
 ARCHITECTURES: dict[str, Task] = decoders("BitNet", tasks=())
-PREFIX = "model."
-GGUF = None  # its files hold ternary weights, with scales beside them
+# No dialect of GGUF: its files hold ternary weights, with scales beside them.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 5, null=True),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        theta=500_000.0,
-        eps=1e-5,
+        keys, kv_heads=keys.size("num_key_value_heads", 5, null=True), context=2048, theta=500_000.0, eps=1e-5
     )
     activation = keys.choice("hidden_act", ACTIVATIONS, "relu2")
 

@@ -11,13 +11,11 @@ from dataclasses import replace
 from ...config import EncoderDecoder, Stack
 from ..config_readers.keys import Keys
 from . import Task
-from .bart import PREFIX, WEIGHTS, pair
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .bart import WEIGHTS as WEIGHTS
+from .bart import pair
 
 MODEL_TYPES = ("blenderbot-small",)
 ARCHITECTURES: dict[str, Task] = {"BlenderbotSmallForConditionalGeneration": "lm"}
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:

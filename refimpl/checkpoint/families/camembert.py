@@ -7,10 +7,9 @@ position, so that every position of such a file is wrong.
 from __future__ import annotations
 
 from . import encoders
-from .roberta import PREFIX, WEIGHTS, config
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .roberta import PREFIX as PREFIX
+from .roberta import WEIGHTS as WEIGHTS
+from .roberta import config as config
 
 MODEL_TYPES = ("camembert",)
 ARCHITECTURES = encoders("Camembert")
-GGUF = None

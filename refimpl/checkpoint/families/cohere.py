@@ -17,7 +17,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("cohere",)
 ARCHITECTURES: dict[str, Task] = decoders("Cohere", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

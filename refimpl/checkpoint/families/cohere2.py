@@ -12,13 +12,10 @@ from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from . import Gguf, Task, cohere, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("cohere2",)
 ARCHITECTURES: dict[str, Task] = decoders("Cohere2", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

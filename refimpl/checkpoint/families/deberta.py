@@ -34,7 +34,6 @@ from .bert import PREDICTIONS, TRUNK
 MODEL_TYPES = ("deberta",)
 ARCHITECTURES = encoders("Deberta")
 PREFIX = "deberta."
-GGUF = None
 TERMS = ("c2p", "p2c")
 
 

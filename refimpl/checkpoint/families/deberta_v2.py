@@ -16,7 +16,6 @@ from .deberta import HEADS, encoder, layer_norm, max_distance
 MODEL_TYPES = ("deberta-v2",)
 ARCHITECTURES = encoders("DebertaV2")
 PREFIX = "deberta."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

@@ -38,7 +38,6 @@ from .glm4_moe import WITHOUT_MTP as GLM4_MOE
 
 MODEL_TYPES = ("deepseek_v2",)
 ARCHITECTURES: dict[str, Task] = decoders("DeepseekV2", tasks=("classify",))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -89,13 +88,7 @@ def latent_decoder(
     if keys.size("num_key_value_heads", heads, null=True) not in (None, heads):
         raise keys.fail("num_key_value_heads", f"num_attention_heads, {heads}: each head has its own keys")
     base = decoder(
-        keys,
-        kv_heads=heads,
-        context=context,
-        attention_bias=False,
-        mlp_bias=False,
-        head=rotated,
-        positions=positions,
+        keys, kv_heads=heads, context=context, attention_bias=False, head=rotated, positions=positions
     )
     position, pre = base.ropes[0] if base.ropes else None, base.layers[0].attention.pre
     assert isinstance(pre, RMSNorm)

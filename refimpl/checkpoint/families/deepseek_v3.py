@@ -11,15 +11,13 @@ from ...config import Decoder
 from ..config_readers.decoder import with_mtp
 from ..config_readers.keys import Keys
 from . import Task, decoders
-from .deepseek_v2 import GGUF, harmless_of_training, latent_decoder
+from .deepseek_v2 import GGUF as GGUF
 from .deepseek_v2 import WEIGHTS as LATENTS
+from .deepseek_v2 import harmless_of_training, latent_decoder
 from .glm4_moe import sparse_layer, with_mtp_layer, with_sigmoid_experts
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("deepseek_v3", "kimi_k2")
 ARCHITECTURES: dict[str, Task] = decoders("DeepseekV3", tasks=("classify", "tag"))
-PREFIX = "model."
 # The class's own, where the other families with such experts have others.
 DEFAULTS = {"n_group": 8, "topk_group": 4, "moe_intermediate_size": 2048, "routed_scaling_factor": 2.5}
 

@@ -26,7 +26,6 @@ from .glm4_moe import with_sigmoid_experts
 
 MODEL_TYPES = ("deepseek_v32",)
 ARCHITECTURES: dict[str, Task] = decoders("DeepseekV32", tasks=())
-PREFIX = "model."
 INDEXED = "indexed_attention"
 
 

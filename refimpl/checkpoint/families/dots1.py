@@ -11,15 +11,12 @@ from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from . import Gguf, Task, decoders
-from .glm4_moe import WITHOUT_MTP as WEIGHTS
-from .glm4_moe import with_sigmoid_experts
+from .glm4_moe import WITHOUT_MTP, with_sigmoid_experts
 from .qwen3 import with_qk_norm
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("dots1",)
 ARCHITECTURES: dict[str, Task] = decoders("Dots1", tasks=())
-PREFIX = "model."
+WEIGHTS = WITHOUT_MTP
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -27,13 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(scoring_func=("sigmoid",), topk_method=("noaux_tc",), moe_layer_freq=(1,), ep_size=(int,))
     keys.get("pretraining_tp", int, 1)  # several slices of one product, summed: the same mathematics
     keys.harmless(aux_loss_alpha=(float,), seq_aux=(bool,), num_nextn_predict_layers=(int,))
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 32, null=True),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-    )
+    base = decoder(keys, kv_heads=keys.size("num_key_value_heads", 32, null=True), context=2048)
     base = with_sigmoid_experts(
         base,
         keys,

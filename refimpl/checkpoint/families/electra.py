@@ -18,7 +18,6 @@ MODEL_TYPES = ("electra",)
 DISCRIMINATOR = "ElectraForPreTraining"
 ARCHITECTURES: dict[str, Task] = {**encoders("Electra"), DISCRIMINATOR: "tag"}
 PREFIX = "electra."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

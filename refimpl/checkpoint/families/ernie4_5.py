@@ -8,14 +8,11 @@ from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("ernie4_5",)
 # The second name is that of the code that came with the model.
 ARCHITECTURES: dict[str, Task] = {**decoders("Ernie4_5", tasks=()), "Ernie4_5_ForCausalLM": "lm"}
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

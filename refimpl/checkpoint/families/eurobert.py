@@ -14,7 +14,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("eurobert",)
 ARCHITECTURES = encoders("EuroBert", without=("answer",))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Encoder:
@@ -23,14 +22,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     keys.harmless(**dict.fromkeys(("bos_token", "eos_token", "pad_token", "mask_token"), (str,)))
     pooling = keys.spelled("classifier_pooling", "clf_pooling")
     mlp_bias = keys.get("mlp_bias", bool, False)
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=8192,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=mlp_bias,
-        eps=1e-5,
-    )
+    base = decoder(keys, context=8192, mlp_bias=mlp_bias, eps=1e-5)
     read = head(
         keys,
         task,

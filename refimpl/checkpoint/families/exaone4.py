@@ -15,23 +15,15 @@ from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .olmo2 import GGUF_WEIGHTS as OLMO2_GGUF_WEIGHTS
-from .olmo2 import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .olmo2 import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("exaone4",)
 ARCHITECTURES: dict[str, Task] = decoders("Exaone4")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 32),
-        context=2048,
-        attention_bias=False,
-        mlp_bias=False,
-        eps=1e-5,
+        keys, kv_heads=keys.size("num_key_value_heads", 32), context=2048, attention_bias=False, eps=1e-5
     )
     window = read_window(keys, 4096, everywhere=False)
     if window is None or keys.get("layer_types", list, None) is not None:

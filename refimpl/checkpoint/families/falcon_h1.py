@@ -23,7 +23,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("falcon_h1",)
 ARCHITECTURES: dict[str, Task] = decoders("FalconH1", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -33,7 +32,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=8192,
-        attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
         eps=1e-5,
     )

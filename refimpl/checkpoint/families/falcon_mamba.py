@@ -12,10 +12,10 @@ from ...ops.mamba import Mamba
 from ..config_readers.decoder import map_layers
 from ..config_readers.keys import Keys
 from . import Task, decoders
-from .mamba import GGUF, PREFIX, WEIGHTS
+from .mamba import GGUF as GGUF
+from .mamba import PREFIX as PREFIX
+from .mamba import WEIGHTS as WEIGHTS
 from .mamba import config as mamba
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("falcon_mamba",)
 ARCHITECTURES: dict[str, Task] = decoders("FalconMamba", tasks=())

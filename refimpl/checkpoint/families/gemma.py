@@ -15,7 +15,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("gemma",)
 ARCHITECTURES: dict[str, Task] = decoders("Gemma", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -25,15 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         attn_logit_softcapping=(None,), final_logit_softcapping=(None,), sliding_window=(None,),
         quant=(False,), tokenizer=(str,), rms_nms_eps=(keys.get("rms_norm_eps", float, 1e-6),),
     )  # fmt: skip
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 16),
-        context=8192,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        head=256,
-        tied=True,
-    )
+    base = decoder(keys, kv_heads=keys.size("num_key_value_heads", 16), context=8192, head=256, tied=True)
     # The first releases say gelu and mean its approximation.
     names = {**ACTIVATIONS, "gelu": "gelu_tanh"}
     activation = keys.choice("hidden_act", names, "gelu_pytorch_tanh")

@@ -33,7 +33,6 @@ from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma2",)
 ARCHITECTURES: dict[str, Task] = decoders("Gemma2", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

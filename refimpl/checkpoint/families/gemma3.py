@@ -13,10 +13,9 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types
 from ..config_readers.rope import exact_context, ropes
 from . import Gguf, Task
-from .gemma2 import GGUF_WEIGHTS, WEIGHTS, sandwich, scalar
+from .gemma2 import GGUF_WEIGHTS, sandwich, scalar
 from .gemma2 import KEYS as GEMMA2
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .gemma2 import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("gemma3_text",)
 ARCHITECTURES: dict[str, Task] = {
@@ -24,7 +23,6 @@ ARCHITECTURES: dict[str, Task] = {
     "Gemma3TextModel": "pool",
     "Gemma3TextForSequenceClassification": "classify",
 }
-PREFIX = "model."
 THETAS = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_local_base_freq", 10_000.0)}
 
 

@@ -6,9 +6,8 @@ from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from . import Task, gemma3
-from .llava import LEFT_OUT, PREFIX
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llava import LEFT_OUT
+from .llava import PREFIX as PREFIX
 
 MODEL_TYPES = ("gemma3",)
 ARCHITECTURES: dict[str, Task] = {
@@ -16,7 +15,7 @@ ARCHITECTURES: dict[str, Task] = {
     "Gemma3Model": "pool",
     "Gemma3ForSequenceClassification": "classify",
 }
-GGUF = None  # the text model is converted under its own architecture
+# No dialect of GGUF: the text model is converted under its own architecture.
 
 SIZES = {
     "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,

@@ -21,7 +21,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("glm",)
 ARCHITECTURES: dict[str, Task] = decoders("Glm", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -30,7 +29,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 2),
         context=131_072,
         attention_bias=keys.get("attention_bias", bool, True),
-        mlp_bias=False,
         eps=1.5625e-7,
         head=128,
         positions=partial(rope, partial=0.5),

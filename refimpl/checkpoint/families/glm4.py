@@ -13,7 +13,6 @@ from . import Gguf, Task, decoders, glm
 
 MODEL_TYPES = ("glm4",)
 ARCHITECTURES: dict[str, Task] = decoders("Glm4", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -39,7 +39,6 @@ from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("glm4_moe",)
 ARCHITECTURES: dict[str, Task] = decoders("Glm4Moe", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -48,8 +47,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", 8),
         context=131_072,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
         eps=1e-5,
         positions=partial(rope, partial=0.5),
     )

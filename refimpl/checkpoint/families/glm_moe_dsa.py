@@ -14,10 +14,9 @@ from ..config_readers.gguf_keys import SIGMOID, Row, fixed, scores, trunk_layers
 from ..config_readers.keys import ABSENT, Keys
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task
-from .deepseek_v32 import GGUF_WEIGHTS, PREFIX, WEIGHTS, indexed_decoder
+from .deepseek_v32 import GGUF_WEIGHTS, indexed_decoder
 from .deepseek_v32 import KEYS as DEEPSEEK
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .deepseek_v32 import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("glm_moe_dsa",)
 ARCHITECTURES: dict[str, Task] = {"GlmMoeDsaForCausalLM": "lm"}

@@ -26,7 +26,6 @@ from .gpt2 import unused
 MODEL_TYPES = ("gpt_neo",)
 ARCHITECTURES: dict[str, Task] = decoders("GPTNeo")
 PREFIX = "transformer."
-GGUF = None
 KINDS = ["global", "local"]
 
 

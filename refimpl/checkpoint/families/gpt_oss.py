@@ -21,7 +21,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("gpt_oss",)
 ARCHITECTURES: dict[str, Task] = decoders("GptOss", tasks=("classify", "tag"))
-PREFIX = "model."
 # transformers' scaling where a config states none.
 YARN = {
     "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
@@ -40,7 +39,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
         attention_bias=keys.get("attention_bias", bool, True),
-        mlp_bias=False,
         theta=150_000.0,
         eps=1e-5,
         head=64,

@@ -13,7 +13,7 @@ from .gpt2 import unused
 MODEL_TYPES = ("gptj",)
 ARCHITECTURES: dict[str, Task] = decoders("GPTJ", tasks=("classify", "answer"))
 PREFIX = "transformer."
-GGUF = None  # the format has the name, llama.cpp no graph for it
+# No dialect of GGUF: the format has the name, llama.cpp no graph for it.
 
 
 def config(keys: Keys, task: Task) -> Decoder:

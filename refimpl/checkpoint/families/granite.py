@@ -12,13 +12,10 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("granite",)
 ARCHITECTURES: dict[str, Task] = decoders("Granite", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -27,13 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 def granite(keys: Keys, *, mlp_bias: bool) -> Decoder:
     """The decoder that all Granites are based on, with its multipliers."""
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=mlp_bias,
-    )
+    base = decoder(keys, context=2048, mlp_bias=mlp_bias)
     return _with_multipliers(
         base,
         embedding=keys.positive("embedding_multiplier", 1.0),

@@ -15,7 +15,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("granitemoe",)
 ARCHITECTURES: dict[str, Task] = decoders("GraniteMoe", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -23,7 +23,6 @@ from .granitemoe import mixed, unused_in_training
 
 MODEL_TYPES = ("granitemoehybrid",)
 ARCHITECTURES: dict[str, Task] = decoders("GraniteMoeHybrid", tasks=())
-PREFIX = "model."
 
 POSITIONS = {"rope": True, "nope": False}
 

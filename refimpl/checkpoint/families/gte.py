@@ -17,7 +17,6 @@ from .bert import build, layer_norm
 MODEL_TYPES = ("gte",)
 ARCHITECTURES = encoders("Gte", without=("answer",))
 PREFIX = "gte."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

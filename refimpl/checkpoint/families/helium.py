@@ -8,14 +8,10 @@ from ...config import Decoder
 from ..config_readers.decoder import decoder, interleaved, map_attention
 from ..config_readers.keys import Keys
 from . import Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("helium",)
 ARCHITECTURES: dict[str, Task] = decoders("Helium", tasks=("classify", "tag"))
-PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -24,7 +20,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", 20),
         context=4096,
-        attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
         theta=100_000.0,
         eps=1e-8,

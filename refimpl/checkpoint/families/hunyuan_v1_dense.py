@@ -17,20 +17,12 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("hunyuan_v1_dense",)
 ARCHITECTURES: dict[str, Task] = decoders("HunYuanDenseV1", tasks=("classify",))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     _check_others(keys)
     keys = _with_stretched_theta(keys)
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        eps=1e-5,
-    )
+    base = decoder(keys, context=2048, eps=1e-5)
     return _with_norms(base)
 
 

@@ -17,7 +17,7 @@ ARCHITECTURES: dict[str, Task] = {
     "SmolVLMModel": "pool",
 }
 PREFIX = ("model.text_model.", "text_model.", "model.")
-GGUF = None  # the text model is converted under its own architecture
+# No dialect of GGUF: the text model is converted under its own architecture.
 
 
 def config(keys: Keys, task: Task) -> Decoder:

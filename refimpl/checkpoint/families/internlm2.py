@@ -20,7 +20,6 @@ from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("internlm2",)
 ARCHITECTURES: dict[str, Task] = decoders("InternLM2")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -29,10 +28,8 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.restated("head_dim", head_size(keys), "hidden_size over num_attention_heads")
     return decoder(
         keys,
-        kv_heads=keys.size("num_key_value_heads", None),
         context=2048,
         attention_bias=keys.get("bias", bool, True),
-        mlp_bias=False,
         positions=partial(rope, kinds={kind: kind for kind in ("default", "linear", "dynamic")}),
     )
 

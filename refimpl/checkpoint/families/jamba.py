@@ -35,7 +35,6 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("jamba",)
 ARCHITECTURES: dict[str, Task] = decoders("Jamba", tasks=("classify",))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -35,7 +35,6 @@ from .qwen3_next import attending_layers, mixed
 
 MODEL_TYPES = ("kimi_linear",)
 ARCHITECTURES: dict[str, Task] = decoders("KimiLinear", tasks=())
-PREFIX = "model."
 DEFAULTS = {"rms_norm_eps": 1e-5, "q_lora_rank": None, "n_group": 1, "topk_group": 1}
 DEFAULTS |= {"moe_intermediate_size": 1024, "routed_scaling_factor": 2.446}
 SPARSE = ("dense", "sparse")

@@ -30,7 +30,6 @@ ARCHITECTURES: dict[str, Task] = {
     "LEDForQuestionAnswering": "answer",
 }
 PREFIX = "led."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:

@@ -18,7 +18,6 @@ from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("lfm2",)
 ARCHITECTURES: dict[str, Task] = decoders("Lfm2", tasks=())
-PREFIX = "model."
 KINDS = ("full_attention", "conv")
 THETA = 1_000_000.0
 
@@ -43,7 +42,6 @@ def hybrid(keys: Keys) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8),
         context=128_000,
         attention_bias=False,
-        mlp_bias=False,
         theta=THETA,
         norm=norm,
     )

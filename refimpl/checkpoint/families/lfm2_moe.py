@@ -20,7 +20,6 @@ from .lfm2 import hybrid
 MODEL_TYPES = ("lfm2_moe",)
 # Those that read whole texts would be encoders, which have no convolutions here.
 ARCHITECTURES: dict[str, Task] = decoders("Lfm2Moe", tasks=())
-PREFIX = "model."
 SUM_EPS = 1e-6
 
 

@@ -20,8 +20,7 @@ from .llama import QK_NORM, TRUNK
 MODEL_TYPES = ("lfm3",)
 # Those that read whole texts would be encoders, which have no convolutions here.
 ARCHITECTURES: dict[str, Task] = decoders("Lfm3", tasks=())
-PREFIX = "model."
-GGUF = None  # llama.cpp has no architecture for it
+# No dialect of GGUF: llama.cpp has no architecture for it.
 KINDS = (*LAYER_TYPES, "conv")
 ROPES: Mapping[str, Mapping[str, Any]] = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},

@@ -16,7 +16,6 @@ from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("llama",)
 ARCHITECTURES: dict[str, Task] = decoders("Llama")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -30,13 +29,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # The tokenizer's; and a window's switch and layers, which no class reads here: where it is off.
     keys.harmless(model_max_length=(int, None), use_sliding_window=(False,), max_window_layers=(int, None))
     keys.harmless(layer_types=(["full_attention"] * layer_count(keys), None))
-    return decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=keys.get("mlp_bias", bool, False),
-    )
+    return decoder(keys, context=2048, mlp_bias=keys.get("mlp_bias", bool, False))
 
 
 # Weights that Gemma 2 has too; its norms are elsewhere.

@@ -62,8 +62,6 @@ def _text(keys: Keys, task: Task) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
         theta=THETA,
         eps=1e-5,
         head=128,

@@ -9,8 +9,6 @@ from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
 from . import Task, llama, ministral3, mistral, mistral4, qwen2, qwen3
 
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
-
 CLASSES = {
     "llava": "Llava",
     "llava_next": "LlavaNext",
@@ -25,7 +23,7 @@ ARCHITECTURES: dict[str, Task] = {
 }
 # Of releases before transformers 4.52 the second.
 PREFIX = ("model.language_model.", "language_model.model.", "language_model.", "model.")
-GGUF = None  # the text model is converted under its own architecture
+# No dialect of GGUF: the text model is converted under its own architecture.
 
 _SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 TEXTS = {

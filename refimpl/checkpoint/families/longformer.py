@@ -30,7 +30,6 @@ from .roberta import HEADS
 MODEL_TYPES = ("longformer",)
 ARCHITECTURES = encoders("Longformer")
 PREFIX = "longformer."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

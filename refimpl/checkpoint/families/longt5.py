@@ -18,7 +18,6 @@ from . import Task, t5
 MODEL_TYPES = ("longt5",)
 ARCHITECTURES: dict[str, Task] = {"LongT5ForConditionalGeneration": "lm", "LongT5EncoderModel": "pool"}
 PREFIX = "transformer."
-GGUF = None
 
 CONTEXT = 16384
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from ...config import EncoderDecoder
 from ..config_readers.keys import Keys
 from . import Task
-from .bart import PREFIX, WEIGHTS, pair
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .bart import WEIGHTS as WEIGHTS
+from .bart import pair
 
 MODEL_TYPES = ("mbart",)
 ARCHITECTURES: dict[str, Task] = {
@@ -15,7 +14,6 @@ ARCHITECTURES: dict[str, Task] = {
     "MBartForSequenceClassification": "classify",
     "MBartForQuestionAnswering": "answer",
 }
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:

@@ -13,7 +13,6 @@ from .bert import HEADS, TRUNK, bert_head, encoder, layer_norm
 MODEL_TYPES = ("megatron-bert",)
 ARCHITECTURES: dict[str, Task] = {**encoders("MegatronBert"), "MegatronBertForPreTraining": "masked"}
 PREFIX = "bert."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

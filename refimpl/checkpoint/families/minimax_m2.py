@@ -17,7 +17,6 @@ from .olmoe import with_joint_qk_norm
 
 MODEL_TYPES = ("minimax_m2",)
 ARCHITECTURES: dict[str, Task] = decoders("MiniMaxM2", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -37,7 +36,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8),
         context=196_608,
         attention_bias=False,
-        mlp_bias=False,
         theta=5_000_000.0,
         head=128,
         positions=_positions,

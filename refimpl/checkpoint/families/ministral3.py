@@ -21,13 +21,10 @@ from ..config_readers.layers import read_window
 from ..config_readers.rope import ORIGINAL
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("ministral3",)
 ARCHITECTURES: dict[str, Task] = decoders("Ministral3")
-PREFIX = "model."
 ROPE = {
     "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, ORIGINAL: 16_384, "beta_fast": 32.0,
     "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
@@ -43,7 +40,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=stated.size("num_key_value_heads", 8, null=True),
         context=262_144,
         attention_bias=False,
-        mlp_bias=False,
         window=read_window(stated),
         eps=1e-5,
         head=128,

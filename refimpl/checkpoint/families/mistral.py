@@ -7,13 +7,11 @@ from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys
 from ..config_readers.layers import LAYER_TYPES, layer_count, read_window
 from . import Task, decoders
-from .llama import GGUF, WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import GGUF as GGUF
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("mistral",)
 ARCHITECTURES: dict[str, Task] = decoders("Mistral")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -26,6 +24,5 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
         attention_bias=False,
-        mlp_bias=False,
         window=window,
     )

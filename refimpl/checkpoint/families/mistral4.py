@@ -25,7 +25,6 @@ from .qwen2_moe import WEIGHTS as QWEN2
 
 MODEL_TYPES = ("mistral4",)
 ARCHITECTURES: dict[str, Task] = decoders("Mistral4", tasks=("classify", "tag"))
-PREFIX = "model."
 # The class's own, where the other families with latents have others.
 DEFAULTS = {"kv_lora_rank": 256, "q_lora_rank": 1024, "qk_nope_head_dim": 64}
 ROPE = {

@@ -11,14 +11,11 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
 from ..weights.weight_map import weight_map
 from . import Task, decoders
-from .llama import GGUF
+from .llama import GGUF as GGUF
 from .llama import WEIGHTS as LLAMA
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mixtral",)
 ARCHITECTURES: dict[str, Task] = decoders("Mixtral")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -31,7 +28,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
         attention_bias=False,
-        mlp_bias=False,
         window=read_window(keys),
         theta=1_000_000.0,
         eps=1e-5,

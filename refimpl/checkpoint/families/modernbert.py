@@ -48,7 +48,6 @@ from . import Gguf, Task, encoders
 
 MODEL_TYPES = ("modernbert",)
 ARCHITECTURES = encoders("ModernBert")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Encoder:

@@ -14,12 +14,8 @@ from ..weights.weight_map import weight_map
 from . import Task, decoders
 from .modernbert import TRUNK, read_layers
 
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
-
 MODEL_TYPES = ("modernbert-decoder",)
 ARCHITECTURES: dict[str, Task] = decoders("ModernBertDecoder", tasks=("classify",))
-PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -16,7 +16,6 @@ from .roberta import HEADS
 MODEL_TYPES = ("mpnet",)
 ARCHITECTURES = encoders("MPNet")
 PREFIX = "mpnet."
-GGUF = None
 OFFSET = 2
 BIAS = RelativeBias(buckets=32, max_distance=128)
 

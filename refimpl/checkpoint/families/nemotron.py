@@ -17,7 +17,6 @@ from .stablelm import GGUF_WEIGHTS
 
 MODEL_TYPES = ("nemotron",)
 ARCHITECTURES: dict[str, Task] = decoders("Nemotron")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -9,9 +9,8 @@ from ...config import Encoder, LinearScaling, Rope
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
 from . import Task, encoders
-from .gte import GGUF, WEIGHTS, encoder
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .gte import WEIGHTS as WEIGHTS
+from .gte import encoder
 
 MODEL_TYPES = ("new",)
 ARCHITECTURES = encoders("New", without=("answer",))

@@ -10,27 +10,17 @@ from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.gguf_keys import DECODER, fixed, optional, without
 from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from . import Gguf, Task, decoders
-from .llama import TRUNK as WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from . import Gguf, Task, decoders, llama
 
 MODEL_TYPES = ("olmo",)
 ARCHITECTURES: dict[str, Task] = decoders("Olmo", tasks=("classify",))
-PREFIX = "model."
+WEIGHTS = llama.TRUNK
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.get("pretraining_tp", int, 1)  # several slices of one product, summed: the same mathematics
     eps = keys.positive("layer_norm_eps") if keys.of_gguf else 1e-5  # config.json has no key for it
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        norm=LayerNorm(eps, bias=False, weight=False),
-    )
+    base = decoder(keys, context=2048, norm=LayerNorm(eps, bias=False, weight=False))
     clip = keys.positive("clip_qkv", None)
     return map_attention(base, lambda _, a: replace(a, clip=clip))
 

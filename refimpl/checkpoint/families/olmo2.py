@@ -20,18 +20,10 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("olmo2",)
 ARCHITECTURES: dict[str, Task] = decoders("Olmo2", tasks=("classify",))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        eps=1e-5,
-    )
+    base = decoder(keys, context=2048, eps=1e-5)
     return map_layers(base, after)
 
 

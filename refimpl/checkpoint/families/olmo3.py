@@ -13,13 +13,12 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size, layer_masks, layer_types, read_window
 from ..config_readers.rope import exact_context, ropes
 from . import Task, decoders
-from .olmo2 import GGUF, WEIGHTS, after
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .olmo2 import GGUF as GGUF
+from .olmo2 import WEIGHTS as WEIGHTS
+from .olmo2 import after
 
 MODEL_TYPES = ("olmo3",)
 ARCHITECTURES: dict[str, Task] = decoders("Olmo3", tasks=("classify",))
-PREFIX = "model."
 THETA = 500_000.0
 THETAS = {"full_attention": ("rope_theta", THETA), "sliding_attention": ("rope_theta", THETA)}
 
@@ -33,15 +32,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     context = keys.size("max_position_embeddings", 2048)
     size = keys.size("head_dim", None) or head_size(keys)
     positions = ropes(keys, size, context, THETAS, scaled=("full_attention",))
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=2048,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        eps=1e-5,
-        positions=lambda *_, theta: positions["full_attention"],
-    )
+    base = decoder(keys, context=2048, eps=1e-5, positions=lambda *_, theta: positions["full_attention"])
     base = map_attention(
         map_layers(base, after), lambda i, a: replace(a, mask=masks[i], position=positions[types[i]])
     )

@@ -21,8 +21,6 @@ from .qwen3_next import DELTA, attending_layers
 
 MODEL_TYPES = ("olmo_hybrid",)
 ARCHITECTURES: dict[str, Task] = decoders("OlmoHybrid", tasks=())
-PREFIX = "model."
-GGUF = None
 NORM_EPS = 1e-5  # of what a gated delta network's heads give, whatever rms_norm_eps is
 
 
@@ -31,13 +29,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     for key in ("a_log_min", "a_log_max", "dt_min", "dt_max", "dt_init_floor"):
         keys.get(f"linear_{key}", float, 0.0)  # of training
     context = keys.size("max_position_embeddings", 65_536)
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=context,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-    )
+    base = decoder(keys, context=context)
     # A theta that is null, not one that is missing, means no positions.
     if "rope_theta" in (rotary := keys.values.get("rope_parameters") or {}) and rotary["rope_theta"] is None:
         base = replace(map_attention(base, lambda _, a: replace(a, position=None)), context=context)

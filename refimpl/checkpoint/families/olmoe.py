@@ -16,7 +16,6 @@ from .qwen2_moe import WEIGHTS as QWEN2
 
 MODEL_TYPES = ("olmoe",)
 ARCHITECTURES: dict[str, Task] = decoders("Olmoe", tasks=())
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -25,14 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("router_aux_loss_coef", float, None)
     if keys.get("clip_qkv", float, None) is not None:
         raise keys.fail("clip_qkv", "null: queries and keys aren't clipped after their norms here")
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", None),
-        context=4096,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        eps=1e-5,
-    )
+    base = decoder(keys, context=4096, eps=1e-5)
     experts = keys.size(keys.spelled("num_experts", "num_local_experts"), 64)
     top, renormalize = keys.size("num_experts_per_tok", 8), keys.get("norm_topk_prob", bool, False)
 

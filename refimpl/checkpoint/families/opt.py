@@ -25,8 +25,6 @@ from . import Task, decoders
 
 MODEL_TYPES = ("opt",)
 ARCHITECTURES: dict[str, Task] = decoders("OPT", tasks=("classify", "answer"))
-PREFIX = "model."
-GGUF = None
 EPS = 1e-5  # no key states another
 
 

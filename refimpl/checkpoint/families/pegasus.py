@@ -5,13 +5,11 @@ from __future__ import annotations
 from ...config import EncoderDecoder, Sinusoidal
 from ..config_readers.keys import Keys
 from . import Task
-from .bart import PREFIX, WEIGHTS, pair
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .bart import WEIGHTS as WEIGHTS
+from .bart import pair
 
 MODEL_TYPES = ("pegasus",)
 ARCHITECTURES: dict[str, Task] = {"PegasusForConditionalGeneration": "lm"}
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:

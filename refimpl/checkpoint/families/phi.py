@@ -15,7 +15,6 @@ from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("phi",)
 ARCHITECTURES: dict[str, Task] = decoders("Phi", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

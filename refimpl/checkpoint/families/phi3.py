@@ -18,7 +18,6 @@ from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("phi3",)
 ARCHITECTURES: dict[str, Task] = decoders("Phi3", tasks=("classify", "tag"))
-PREFIX = "model."
 
 # What its older files call LongRoPE.
 ROPE_TYPES = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
@@ -34,10 +33,8 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(full_attn_mod=(1,), interpolate_factor=(1,))
     return decoder(
         keys,
-        kv_heads=keys.size("num_key_value_heads", None),
         context=4096,
         attention_bias=False,
-        mlp_bias=False,
         window=read_window(keys),
         eps=1e-5,
         positions=partial(rope, partial=1.0, original=4096, kinds=ROPE_TYPES),

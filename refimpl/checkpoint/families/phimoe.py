@@ -22,8 +22,6 @@ from .mixtral import WEIGHTS as MIXTRAL
 
 MODEL_TYPES = ("phimoe",)
 ARCHITECTURES: dict[str, Task] = decoders("PhiMoE", tasks=()) | decoders("Phimoe", tasks=("classify",))
-PREFIX = "model."
-GGUF = None
 MAGNITUDES = ("short_mscale", "long_mscale")
 ROPE_TYPES = {"default": "default", "longrope": "longrope"}
 
@@ -40,7 +38,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
         attention_bias=bias,
-        mlp_bias=False,
         window=read_window(keys),
         theta=1_000_000.0,
         norm=LayerNorm(keys.positive("rms_norm_eps", 1e-5)),

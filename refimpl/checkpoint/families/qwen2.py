@@ -12,22 +12,15 @@ from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("qwen2",)
 ARCHITECTURES: dict[str, Task] = decoders("Qwen2")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 32, null=True),
-        context=32_768,
-        attention_bias=True,
-        mlp_bias=False,
+        keys, kv_heads=keys.size("num_key_value_heads", 32, null=True), context=32_768, attention_bias=True
     )
     masks, out_bias = windows(keys), keys.shows("attn_output.bias", stated=False)
     return map_attention(base, lambda i, a: replace(a, out_bias=out_bias, mask=masks[i]))

@@ -19,16 +19,11 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("qwen2_moe",)
 ARCHITECTURES: dict[str, Task] = decoders("Qwen2Moe")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 16, null=True),
-        context=32_768,
-        attention_bias=False,
-        mlp_bias=False,
+        keys, kv_heads=keys.size("num_key_value_heads", 16, null=True), context=32_768, attention_bias=False
     )
     attention, dense = base.stack.attentions[0], base.layers[0].mlp
     assert isinstance(dense, Gated)

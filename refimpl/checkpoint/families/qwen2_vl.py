@@ -53,7 +53,6 @@ def _text(keys: Keys, task: Task) -> Decoder:
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=32_768,
         attention_bias=True,
-        mlp_bias=False,
         eps=1e-5,
     )
     masks = windows(keys)

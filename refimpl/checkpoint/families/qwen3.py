@@ -16,18 +16,10 @@ from .qwen2 import windows
 
 MODEL_TYPES = ("qwen3",)
 ARCHITECTURES: dict[str, Task] = decoders("Qwen3")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 32, null=True),
-        context=32_768,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        head=128,
-    )
+    base = decoder(keys, kv_heads=keys.size("num_key_value_heads", 32, null=True), context=32_768, head=128)
     masks = windows(keys)
     return map_attention(with_qk_norm(base), lambda i, a: replace(a, mask=masks[i]))
 

@@ -13,10 +13,9 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_vl import LEFT_OUT
-from .qwen3_5 import GGUF_WEIGHTS, PREFIX, PROJECTIONS, text_keys, text_or_images, with_module
+from .qwen3_5 import GGUF_WEIGHTS, PROJECTIONS, text_keys, text_or_images, with_module
+from .qwen3_5 import PREFIX as PREFIX
 from .qwen3_next import MIXED_KEYS, gated_decoder, gated_weights, with_delta
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
 ARCHITECTURES: dict[str, Task] = {

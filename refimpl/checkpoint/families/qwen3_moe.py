@@ -16,19 +16,12 @@ from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("qwen3_moe",)
 ARCHITECTURES: dict[str, Task] = decoders("Qwen3Moe")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     # What Qwen 2 MoE can do, and its norms, are fixed here: no class reads these.
     keys.harmless(qkv_bias=(False,), shared_expert_intermediate_size=(0,), use_qk_norm=(True,))
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 4),
-        context=32_768,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-    )
+    base = decoder(keys, kv_heads=keys.size("num_key_value_heads", 4), context=32_768)
     attention, dense = with_qk_norm(base).stack.attentions[0], base.layers[0].mlp
     assert isinstance(dense, Gated)
     mixture = MoE(

@@ -37,7 +37,6 @@ from .qwen2_moe import with_experts
 
 MODEL_TYPES = ("qwen3_next",)
 ARCHITECTURES: dict[str, Task] = {"Qwen3NextForCausalLM": "lm"}
-PREFIX = "model."
 KINDS = ("linear_attention", "full_attention")
 
 
@@ -75,8 +74,6 @@ def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", kv_heads),
         context=32_768,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
         head=256,
         positions=partial(rope, partial=0.25),
     )

@@ -10,10 +10,9 @@ from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model, without_sections
 from . import Gguf, Task, qwen3
-from .qwen2_vl import LEFT_OUT, PREFIX, ignore_image_keys
+from .qwen2_vl import LEFT_OUT, ignore_image_keys
+from .qwen2_vl import PREFIX as PREFIX
 from .qwen3 import with_qk_norm
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("qwen3_vl",)
 ARCHITECTURES: dict[str, Task] = {"Qwen3VLForConditionalGeneration": "lm", "Qwen3VLModel": "pool"}
@@ -27,14 +26,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 def _text(keys: Keys, task: Task) -> Decoder:
     ignore_image_keys(keys)
     keys = without_sections(keys, 5e5)
-    base = decoder(
-        keys,
-        kv_heads=keys.size("num_key_value_heads", 32, null=True),
-        context=128_000,
-        attention_bias=keys.get("attention_bias", bool, False),
-        mlp_bias=False,
-        head=128,
-    )
+    base = decoder(keys, kv_heads=keys.size("num_key_value_heads", 32, null=True), context=128_000, head=128)
     return with_qk_norm(base)
 
 

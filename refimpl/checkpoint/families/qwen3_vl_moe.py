@@ -12,10 +12,9 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task, qwen3_moe
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
-from .qwen2_vl import LEFT_OUT, PREFIX, ignore_image_keys
+from .qwen2_vl import LEFT_OUT, ignore_image_keys
+from .qwen2_vl import PREFIX as PREFIX
 from .qwen3_vl import DEEPSTACK
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("qwen3_vl_moe",)
 ARCHITECTURES: dict[str, Task] = {"Qwen3VLMoeForConditionalGeneration": "lm", "Qwen3VLMoeModel": "pool"}

@@ -17,7 +17,6 @@ from .roberta import LABELS
 MODEL_TYPES = ("roformer",)
 ARCHITECTURES = encoders("RoFormer")
 PREFIX = "roformer."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Encoder:

@@ -11,13 +11,10 @@ from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("seed_oss",)
 ARCHITECTURES: dict[str, Task] = decoders("SeedOss")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -11,13 +11,10 @@ from ..config_readers.gguf_weights import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window, rotated_layers
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("smollm3",)
 ARCHITECTURES: dict[str, Task] = decoders("SmolLM3")
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -28,7 +25,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys,
         kv_heads=keys.size("num_key_value_heads", 4, null=True),
         context=32_768,
-        attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
         theta=2_000_000.0,
         tied=True,

@@ -21,7 +21,6 @@ from .phi import KEYS as PHI
 
 MODEL_TYPES = ("stablelm",)
 ARCHITECTURES: dict[str, Task] = decoders("StableLm", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

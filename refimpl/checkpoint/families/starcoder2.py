@@ -16,7 +16,6 @@ from .stablelm import GGUF_WEIGHTS
 
 MODEL_TYPES = ("starcoder2",)
 ARCHITECTURES: dict[str, Task] = decoders("Starcoder2", tasks=("classify", "tag"))
-PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:

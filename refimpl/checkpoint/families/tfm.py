@@ -15,7 +15,6 @@ WEIGHTS = weight_map("""
     * <- *
     left out <- mtp.*
 """)
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:

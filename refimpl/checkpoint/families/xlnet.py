@@ -31,7 +31,6 @@ UNREAD_ARCHITECTURES = {
     "XLNetForQuestionAnswering": "searches pairs of ends in beams, two logits a token are the Simple class'",
 }
 PREFIX = "transformer."
-GGUF = None
 
 CONTEXT = 4096
 # The tokenizer's segments: two texts, the last token's own, and that of padding.

@@ -7,8 +7,8 @@ from tfm.refimpl.config import Decoder
 
 MODEL_TYPES = ("my_llama",)
 ARCHITECTURES: dict[str, Task] = decoders("MyLlama")
-PREFIX, WEIGHTS, GGUF = llama.PREFIX, llama.WEIGHTS, None
+WEIGHTS = llama.WEIGHTS
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    return decoder(keys, kv_heads=None, context=1024, attention_bias=True, mlp_bias=True)
+    return decoder(keys, context=1024, attention_bias=True, mlp_bias=True)

@@ -113,7 +113,8 @@ def test_every_number_of_rotated_dims_comes_back(size: int):
 
 def test_a_row_that_its_family_doesnt_read_is_an_error(monkeypatch: pytest.MonkeyPatch):
     keys = {**falcon.KEYS, "rope_local_base_freq": optional("rope.freq_base_swa")}
-    monkeypatch.setattr(falcon, "GGUF", replace(falcon.GGUF, keys=keys))
+    family = families()["falcon"]
+    monkeypatch.setitem(families(), "falcon", replace(family, GGUF=replace(falcon.GGUF, keys=keys)))
     with refused(ConfigError, "'rope.freq_base_swa'"):
         read_gguf(File("falcon", {**FALCON, "rope.freq_base_swa": 1e4}))
 
