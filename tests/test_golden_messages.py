@@ -183,7 +183,9 @@ def messages(folder: Path) -> Iterator[str]:
             try:
                 raise AssertionError(f"{kind}, {what}: nothing is refused, got {cause(place)}")
             except TfmError as error:
-                said = re.sub(r"one of \d+ that", "one of N that", str(error).replace(str(place), "DIR"))
+                said = re.sub(
+                    r"one of the \d+ that", "one of the N that", str(error).replace(str(place), "DIR")
+                )
                 yield f"{kind}, {what}: {type(error).__name__}: {said}"
     with patch.dict(os.environ, TFM_CACHE=str(folder / "cache")):
         for what, command in COMMANDS.items():

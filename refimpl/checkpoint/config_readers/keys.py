@@ -111,6 +111,11 @@ class Keys:
         """The keys that nobody has read so far."""
         return self.values.keys() - self._read
 
+    @property
+    def in_vain(self) -> int:
+        """How many keys were asked for that aren't there."""
+        return len(self._read - self.values.keys())
+
     def replaced(self, values: Mapping[str, Any]) -> Keys:
         """Other values in the same place: a key that is read of them counts as read here."""
         keys = Keys(values, self.where, self.tensors, self.ignore)

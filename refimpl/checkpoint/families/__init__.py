@@ -16,7 +16,6 @@ A family states
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
@@ -48,6 +47,7 @@ from ..config_readers.gguf_keys import Table, in_config_json
 from ..config_readers.heads import reading
 from ..config_readers.keys import Keys, unknown
 from ..config_readers.quantization import read_quantization
+from ..config_readers.unknown_type import describe
 from ..formats.quantized.weight import Quantization
 from ..formats.tensor_source import GgufSource, TensorSource
 from ..weights.loader import Leaves
@@ -278,8 +278,11 @@ def _family(keys: Keys) -> tuple[Family, set[Task]]:
     """The family of the model_type, and the tasks of the architectures; ConfigError for what isn't known."""
     family = families().get(keys.get("model_type", str))
     if family is None:
-        near = difflib.get_close_matches(keys.values["model_type"], families(), n=5, cutoff=0.0)
-        raise keys.fail("model_type", f"one of {len(families())} that tfm reads, such as {', '.join(near)}")
+        stated, count = keys.values["model_type"], len(families())
+        raise ConfigError(
+            f"{keys.where}: model_type {stated!r:.80} isn't one of the {count} that tfm reads: "
+            f"{describe(keys.values, families())}"
+        )
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     if not all(isinstance(name, str) and name in family.ARCHITECTURES for name in named):
         raise _architecture(keys, family)

@@ -1,0 +1,68 @@
+"""What can be said of a model whose model_type isn't read: its kind, its text part, and its nearest kin."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import ConfigError
+from .generation_keys import UNREAD
+from .keys import Keys
+
+# Keys that only models of sounds, or of pictures, have.
+SOUNDS = {
+    "num_mel_bins", "feat_extract_norm", "conv_dim", "sampling_rate", "audio_encoder", "codebook_size",
+}  # fmt: skip
+PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbone_config"}
+SHOWN = 3  # families
+UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
+
+
+def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
+    """A clause of an error about a config.json whose model_type none of the `families` has."""
+    if SOUNDS & values.keys():
+        return "it is a model of sounds"
+    for name, part in parts(values):
+        kind = part.get("model_type")
+        if kind in families:
+            return f"its text part ({name}) is a {kind}, which tfm reads where it is saved alone"
+        if "vocab_size" in part and (kin := nearest(part, families)):
+            return f"the nearest to its text part ({name}), by the keys that they read, are {kin}"
+    if "vocab_size" not in values and PICTURES & values.keys():
+        return "it is a model of pictures"
+    kin = nearest(values, families)
+    return (
+        f"by the keys that they read, the nearest are {kin}" if kin else "no family that is read has its keys"
+    )
+
+
+def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The configs of parts within a config, with the path of each; those of texts first."""
+    for key in sorted(values, key=lambda key: (not key.startswith(("text", "llm", "language")), key)):
+        if isinstance(part := values[key], Mapping) and key.endswith("_config") and above.count(".") < 2:
+            yield above + key, part
+            yield from parts(part, f"{above}{key}.")
+
+
+def nearest(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
+    """The families whose `config` takes these keys, each with those that it leaves unread: the fewest of
+    these first, then the fewest that it asks for in vain, then those whose names are alike."""
+    kind, named = str(values.get("model_type")), values.get("architectures")
+    classes = re.findall(r"For[A-Z]\w+$", str(named[0])) if isinstance(named, list) and named else []
+    kin: list[tuple[int, int, float, str]] = []
+    for name in {id(family): name for name, family in families.items() if name != "tfm"}.values():
+        if any(not any(one.endswith(end) for one in families[name].ARCHITECTURES) for end in classes):
+            continue
+        keys = Keys({**values, "model_type": name}, "")
+        try:
+            families[name].config(keys, next(iter(families[name].ARCHITECTURES.values())))
+        except ConfigError:
+            continue
+        unread = sorted(keys.unread - UNREAD.keys() - {"architectures", "is_encoder_decoder"})
+        if len(unread) < UNTOLD:
+            alike = difflib.SequenceMatcher(a=kind, b=name).ratio()
+            told = f"{name} (all but {', '.join(unread)})" if unread else f"{name} (all)"
+            kin.append((len(unread), keys.in_vain, -alike, told))
+    return "; ".join(told for *_, told in sorted(kin)[:SHOWN])

@@ -1,0 +1,36 @@
+"""The error for a model_type that isn't read says what kind of model it is, and its nearest kin."""
+
+import pytest
+from helpers.refused import refused
+from tfm.refimpl.checkpoint.families import read_config
+from tfm.refimpl.errors import ConfigError
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("wav2vec2", "sounds"),
+        ("vit", "pictures"),
+        ("lfm2_vl", "text part (text_config) is a lfm2,"),
+        ("glm4v", "(text_config), by the keys that they read, are glm4 (all);"),
+        ("qwen2_5_omni", "(thinker_config.text_config), by the keys that they read, are qwen2 (all);"),
+        ("codegen", "gptj (all);"),
+        ("granite_swa", "granite (all but layer_rope_theta, layer_types, sliding_window)"),
+        ("zamba2", "no family that is read"),
+    ],
+)
+def test_what_a_model_is_and_what_is_near(kind, said):
+    values = CONFIG_MAPPING[kind]().to_dict() | {"model_type": kind}
+    with refused(ConfigError, kind, said):
+        read_config(values)
+
+
+def test_kin_have_the_class_that_is_named():
+    """An encoder's keys may be those of a decoder too."""
+    values = CONFIG_MAPPING["ernie"]().to_dict() | {"model_type": "ernie"}
+    with refused(ConfigError, "camembert"):
+        read_config(values | {"architectures": ["ErnieForMaskedLM"]})
+    with pytest.raises(ConfigError) as error:
+        read_config(values | {"architectures": ["ErnieForCausalLM"]})
+    assert "camembert" not in str(error.value)
