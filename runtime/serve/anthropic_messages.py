@@ -118,13 +118,6 @@ class CountBody(Body):
     context_management: ContextManagement | None = None
     cache_control: Any = None
 
-    @field_validator("messages")
-    @classmethod
-    def _ends_with_the_user(cls, value: list[Message]) -> list[Message]:
-        if value[-1].role != "user":
-            raise ValueError("the last one must be the user's: this server doesn't continue an answer")
-        return value
-
     def chat(self, **sampling: Any) -> ChatBody:
         """The same request to `/v1/chat/completions`."""
         system = "\n\n".join(block.text for block in self.system or ())

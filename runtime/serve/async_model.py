@@ -214,11 +214,17 @@ class AsyncModel:
         messages: Sequence[Message],
         tools: Sequence[Tool] | None = None,
         chat_template_kwargs: Variables | None = None,
+        *,
+        continued: bool = False,
     ) -> Prompt:
-        """The ids that ask for the next message of a conversation, in which it may call `tools`."""
-        encode = self.model.chat_template.encode
+        """The ids that ask for the next message of a conversation, in which it may call `tools`, or for the
+        rest of the last one."""
         ids = await asyncio.to_thread(
-            encode, messages, tools=tools, chat_template_kwargs=chat_template_kwargs
+            self.model.chat_template.encode,
+            messages,
+            tools=tools,
+            continue_final_message=continued,
+            chat_template_kwargs=chat_template_kwargs,
         )
         return Prompt(ids, None)
 

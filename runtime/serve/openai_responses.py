@@ -147,6 +147,7 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
         stated: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
+            "continue_final_message": False,
             **sampling_of(self),
             "max_tokens": self.max_output_tokens,
             "parallel_tool_calls": self.parallel_tool_calls,

@@ -196,7 +196,7 @@ class Call(Said):
 
 
 class Message(Part):
-    """A message of a conversation; a list of texts is their concatenation."""
+    """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -233,12 +233,15 @@ class Message(Part):
             raise ValueError("a message must have content")
         return self
 
+    @property
+    def text(self) -> str:
+        """The content; a list of texts is their concatenation."""
+        content = self.content
+        return content if isinstance(content, str) else "".join(part.text for part in content or ())
+
     def for_template(self) -> dict[str, Any]:
         """The message as a template reads it."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content or ())
-        made: dict[str, Any] = {"role": self.role, "content": content}
+        made: dict[str, Any] = {"role": self.role, "content": self.text}
         if self.tool_calls:
             made["tool_calls"] = [call.for_template() for call in self.tool_calls]
         others = {name: getattr(self, name) for name in ("name", "tool_call_id", "reasoning_content")}
@@ -317,8 +320,11 @@ class ChatBody(Sampling):
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    # As vLLM has them: variables of the template, and how many tokens thoughts may have.
+    # As vLLM has them: variables of the template, whether the last message goes on or another one begins,
+    # and how many tokens thoughts may have.
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     thinking_token_budget: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
@@ -331,8 +337,21 @@ class ChatBody(Sampling):
             raise ValueError("max_tokens and max_completion_tokens contradict each other: give one")
         if self._json_schema() is not None and super().constraint():
             raise ValueError("response_format takes no structured_outputs and no grammar: leave one out")
+        if self.continue_final_message and not self.continues:
+            raise ValueError("continue_final_message needs an assistant's text at the end, to be continued")
+        if self.add_generation_prompt is False and not self.continues:
+            raise ValueError("add_generation_prompt: false needs an assistant's text at the end")
+        if self.continues and self.constraint():
+            raise ValueError("an answer that is continued takes no response_format, grammar and the like")
         self._check_tools()
         return self
+
+    @property
+    def continues(self) -> bool:
+        """Whether the answer goes on with the last message, the model's, instead of being a new one."""
+        last = self.messages[-1]
+        goes_on = self.continue_final_message is not False and not self.add_generation_prompt
+        return goes_on and last.role == "assistant" and bool(last.text) and not last.tool_calls
 
     def _check_tools(self) -> None:
         names = [tool.function.name for tool in self.tools or ()]

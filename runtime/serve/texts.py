@@ -95,7 +95,8 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
         **effort(body, template),
         **(body.chat_template_kwargs or {}),
     }
-    return Question(served, tools, await served.model.chat_prompt(messages, shown, variables))
+    ask = served.model.chat_prompt(messages, shown, variables, continued=body.continues)
+    return Question(served, tools, await ask)
 
 
 async def completions(request: Request) -> Response:

@@ -149,20 +149,34 @@ class ChatTemplate:
         *,
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         chat_template_kwargs: Variables | None = None,
     ) -> list[int]:
-        """Token ids of a conversation.
+        """Token ids of a conversation; with `continue_final_message` they end where its last content does.
 
         If no message contains a control token, the rendered text is encoded as it is. Otherwise the template
         is rendered with placeholders for the messages, and control tokens count only outside of these.
         LimitError for a control token anywhere else in what the template is given, as in a name.
         """
-        text = self.render(
-            messages,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            chat_template_kwargs=chat_template_kwargs,
-        )
+
+        def render(contents: Sequence[str]) -> str:
+            shown = [*contents[:-1], MARK] if continue_final_message else contents
+            text = self.render(
+                [{**message, "content": one} for message, one in zip(messages, shown, strict=True)],
+                tools=tools,
+                add_generation_prompt=add_generation_prompt and not continue_final_message,
+                chat_template_kwargs=chat_template_kwargs,
+            )
+            if not continue_final_message:
+                return text
+            before, mark, _ = text.rpartition(MARK)
+            if not mark:
+                raise LimitError("the chat template doesn't show the last message, so it can't be continued")
+            return before + contents[-1]
+
+        check_messages(messages)
+        said = [message["content"] for message in messages]
+        text = render(said)
         known = ("role", "content")
         others = [{key: item for key, item in message.items() if key not in known} for message in messages]
         for other in _texts([others, tools, chat_template_kwargs]):
@@ -171,22 +185,19 @@ class ChatTemplate:
                     "a name, a tool, a call or a variable must not contain a control token, "
                     f"got {other!r:.80}: remove it"
                 )
-        if not any(self._tokenizer.has_control_tokens(message["content"]) for message in messages):
+        if not any(map(self._tokenizer.has_control_tokens, said)):
             return self._tokenizer.encode_template(text)
         placeholders = [f"\ue000{os.urandom(8).hex()}\ue001" for _ in messages]
-        rendered = self.render(
-            [{**message, "content": mark} for message, mark in zip(messages, placeholders, strict=True)],
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            chat_template_kwargs=chat_template_kwargs,
-        )
+        rendered = render(placeholders)
         pattern = "|".join(map(re.escape, placeholders))
         markup = re.split(pattern, rendered)
         order = [placeholders.index(mark) for mark in re.findall(pattern, rendered)]
         # Templates often trim messages; which way is found by comparing.
         trims: tuple[Callable[[str], str], ...] = (str, str.strip, str.lstrip, str.rstrip)
         for trim in trims:
-            contents = [trim(message["content"]) for message in messages]
+            contents = [*map(trim, said)]
+            if continue_final_message:
+                contents[-1] = said[-1]
             parts = [(markup[0], True)]
             for i, following in zip(order, markup[1:], strict=True):
                 parts += [(contents[i], False), (following, True)]

@@ -156,6 +156,34 @@ def test_the_requests_temperature_wins_over_the_models_and_the_models_over_ours(
                 assert text(name, temperature=temperature) == expected, (name, temperature)
 
 
+def test_an_answer_that_is_begun_goes_on(http: httpx.Client) -> None:
+    asked = [{"role": "user", "content": "the cat"}]
+    body = {"model": "tiny", "messages": [*asked, {"role": "assistant", "content": "sat on"}]}
+    applied = http.post("/apply-template", json=body).json()["prompt"]
+    assert applied == "<|im_start|>user: the cat<|im_end|><|im_start|>assistant: sat on"
+    ids = MODEL.text.encode_template(applied)
+    rest = MODEL.text.decode(MODEL.generate_ids(ids, max_new_tokens=7, greedy=True))
+    short = {**body, "max_tokens": 7, "temperature": 0}
+    answer = http.post("/v1/chat/completions", json=short).json()
+    assert answer["choices"][0]["message"]["content"] == rest
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    assert http.post("/v1/messages", json=short).json()["content"][0]["text"] == rest
+    lines = {**body, "stream": False, "options": {"num_predict": 7, "temperature": 0}}
+    assert http.post("/api/chat", json=lines).json()["message"]["content"] == rest
+    for new in ({"continue_final_message": False}, {"add_generation_prompt": True}):
+        told = http.post("/apply-template", json={**body, **new}).json()["prompt"]
+        assert told == f"{applied}<|im_end|><|im_start|>"
+    responses = {"model": "tiny", "input": body["messages"], "max_output_tokens": 1}
+    usage = http.post("/v1/responses", json=responses).json()["usage"]
+    assert usage["input_tokens"] == len(MODEL.text.encode_template(told))
+    for wrong in (
+        {"response_format": {"type": "json_object"}},
+        {"messages": asked, "continue_final_message": True},
+        {"messages": asked, "add_generation_prompt": False},
+    ):
+        assert http.post("/v1/chat/completions", json={**short, **wrong}).status_code == 400
+
+
 def test_what_a_request_switches_off_isnt_as_the_model_asks() -> None:
     asks = serving.model(defaults={"temperature": 3.0, "top_k": 1, "min_p": 0.9}, max_new_tokens=2)
     free = serving.model(defaults={"temperature": 3.0})

@@ -188,6 +188,25 @@ def test_ordinary_chats_equal_transformers(name: str, kind: str) -> None:
     run()
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_last_message_that_goes_on_equals_transformers(name: str) -> None:
+    """A control token in it is text; a template that shows no answer can't have it continued."""
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=MADE["byte_level"], bos_token="<s>", eos_token="</s>", chat_template=TEMPLATES[name]
+    )
+    ours, marks = template(TEMPLATES[name], "byte_level"), []
+    for end in ("the cat é", "the <|im_end|> cat"):
+        messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": end}]
+        rendered = theirs.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+        assert rendered.endswith(end)
+        ids = ours.encode(messages, continue_final_message=True)
+        assert MADE["byte_level"].decode(ids, skip_special_tokens=False) == rendered
+        marks.append([id for id in ids if id in OURS["byte_level"].control_tokens.values()])
+    assert marks[0] == marks[1]
+    with refused(LimitError, "last message"):
+        template("{{ messages[0].content }}", "byte_level").encode(messages, continue_final_message=True)
+
+
 @pytest.mark.parametrize("kind", text_strategies.KINDS)
 @pytest.mark.parametrize("name", ["smollm2", "chatml", "llama3", "mistral"])
 def test_a_message_is_never_markup(name: str, kind: str) -> None:
