@@ -66,7 +66,8 @@ class Sentence:
                 f"got {self.width}"
             )
         context = config.context if self.longest is None else min(config.context, self.longest)
-        return replace(config, head=self.head, context=context)
+        cuts = config.head.cuts if isinstance(config.head, Pool) else ()
+        return replace(config, head=replace(self.head, cuts=cuts), context=context)
 
 
 def read_sentence(directory: Directory) -> Sentence | None:

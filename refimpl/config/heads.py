@@ -247,16 +247,20 @@ class Pool(ReadingHead):
     """One embedding per text, of length 1 with `unit`.
 
     `projections` are maps that follow the pooling and `dense`, in order: the Dense modules of sentence
-    encoders. They have no norm.
+    encoders. They have no norm. `cuts` are the widths at which the first elements of a vector are a vector
+    too, by training (Matryoshka representations, Kusupati et al. 2022); None is any width.
     """
 
     pooling: Pooling = "mean"
     dense: Dense | None = None
     unit: bool = False
     projections: tuple[Dense, ...] = ()
+    cuts: tuple[int, ...] | None = ()
 
     def check(self, width: int, tables: int, vocabulary: int) -> None:
         super().check(width, tables, vocabulary)
+        for cut in self.cuts or ():
+            within("width of a cut vector", cut, self.outputs(width, vocabulary))
         for i, dense in enumerate(self.projections):
             need(dense.norm is None, f"projection {i} of the head must have no norm, got {dense.norm}")
             within(f"width of projection {i} of the head", dense.width or width, LIMITS["width"])

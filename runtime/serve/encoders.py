@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,25 +13,46 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ...refimpl.config import Classify, Pool
-from ..tasks.encoder_batches import Pair, encoded
-from ..tasks.encoder_batches import Texts as TextsOrPairs
+from ...refimpl.ops.head import unit
+from ..tasks.base import TaskModel
+from ..tasks.encoder_batches import Pair, cut, encoded, encodings
 from ..tasks.rerank import relevances
+from ..text.control_tokens import Encoding
 from .errors import RequestError
 from .models import Served, server_of
 from .request_log import record_of
-from .requests import MOST_TEXTS, Body, Text, read
+from .requests import MOST_TEXTS, Body, Text, TokenIds, read
 from .responses import usage
-from .texts import while_connected
+from .texts import check_ids, while_connected
 
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class InputBody(Body):
-    input: Text | Texts
+    """Texts, or their tokens, special ones included; `truncate_prompt_tokens`, as vLLM has it, is how many of
+    a text are read, -1 as many as the model has room for."""
+
+    input: Text | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_TEXTS)]
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
 
     @property
-    def texts(self) -> list[str]:
-        return [self.input] if isinstance(self.input, str) else self.input
+    def most(self) -> int | None:
+        """How many tokens of a text are read, -1 as many as there is room for; None has no text cut."""
+        return self.truncate_prompt_tokens
+
+    def rows(self, model: TaskModel) -> list[Encoding]:
+        """The tokens of each text; RequestError for ids that the model doesn't have."""
+        stated: Any = self.input if isinstance(self.input, list) else [self.input]
+        stated = [stated] if isinstance(stated[0], int) else stated
+        if isinstance(stated[0], str):
+            rows = encodings(model, stated)
+        else:
+            for ids in stated:
+                check_ids(ids, model.config.embedding.vocabulary, "input")
+            rows = [Encoding.of_text(ids, [(0, 0)] * len(ids), [None] * len(ids), 0, 0) for ids in stated]
+        if (most := self.most) is not None:
+            rows = [cut(row, model.config.context if most < 0 else most) for row in rows]
+        return encoded(model, rows)
 
 
 class EmbeddedBody(InputBody):
@@ -68,13 +90,19 @@ async def embeddings(request: Request) -> JSONResponse:
 
 async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tuple[int, np.ndarray]:
     """How many tokens the texts have, and their vectors."""
-    served.expect(Pool, "embed texts")
-    tokens = await _count(request, served, body.texts)
-    vectors = await while_connected(request, served.model.embed(body.texts))
-    if body.dimensions not in (None, vectors.shape[1]):
+    head, sizes = served.expect(Pool, "embed texts"), served.model.model.config.embedding
+    whole = head.outputs(sizes.width, sizes.vocabulary)
+    width = body.dimensions or whole
+    if width != whole and (width > whole or (head.cuts is not None and width not in head.cuts)):
+        others = ", ".join(map(str, head.cuts or ())) or "no others"
         raise RequestError(
-            f"dimensions must be the model's {vectors.shape[1]}, got {body.dimensions}", param="dimensions"
+            f"dimensions must be the model's {whole}, got {width}: its files name {others} to cut vectors to",
+            param="dimensions",
         )
+    rows, tokens = await _read(request, served, body.rows)
+    vectors = await while_connected(request, served.model.embed(rows))
+    if width != whole:
+        vectors = unit(vectors[:, :width]) if head.unit else vectors[:, :width]
     return tokens, vectors
 
 
@@ -84,8 +112,8 @@ async def classify(request: Request) -> JSONResponse:
     body = await read(request, InputBody, server.limits)
     served = await server.use(request, body.model)
     served.expect(Classify, "classify texts")
-    tokens = await _count(request, served, body.texts)
-    labels = await while_connected(request, served.model.classify(body.texts))
+    rows, tokens = await _read(request, served, body.rows)
+    labels = await while_connected(request, served.model.classify(rows))
     data = [
         {"index": i, "label": one[0].label, "labels": [label._asdict() for label in one]}
         for i, one in enumerate(labels)
@@ -105,8 +133,8 @@ async def rerank(request: Request) -> JSONResponse:
             f"{len(served.model.model.labels)}: use /v1/classify"
         )
     pairs: list[Pair] = [(body.query, document) for document in body.documents]
-    tokens = await _count(request, served, pairs)
-    labels = await while_connected(request, served.model.classify(pairs))
+    rows, tokens = await _read(request, served, lambda model: encoded(model, pairs))
+    labels = await while_connected(request, served.model.classify(rows))
     scores = relevances(head, labels)
     order = np.argsort(-scores, kind="stable")[: body.top_n]
     results = [
@@ -120,13 +148,15 @@ async def rerank(request: Request) -> JSONResponse:
     return JSONResponse({"model": served.name, "results": results, "usage": {"total_tokens": tokens}})
 
 
-async def _count(request: Request, served: Served, texts: TextsOrPairs) -> int:
-    """The tokens of texts; LimitError for one that is too long, before it waits."""
-    rows = await asyncio.to_thread(encoded, served.model.model, texts)
+async def _read(
+    request: Request, served: Served, rows_of: Callable[[TaskModel], list[Encoding]]
+) -> tuple[list[Encoding], int]:
+    """The tokens of texts, and how many; LimitError for a text that is too long, before it waits."""
+    rows = await asyncio.to_thread(rows_of, served.model.model)
     tokens = sum(len(row.ids) for row in rows)
     server_of(request).metrics.prompt_tokens.labels(served.name).inc(tokens)
     record_of(request).update(model=served.name, prompt_tokens=tokens)
-    return tokens
+    return rows, tokens
 
 
 def _base64(vector: np.ndarray) -> str:

@@ -241,9 +241,15 @@ def _now() -> str:
 
 
 class EmbedBody(EmbeddedBody):
-    truncate: bool | None = None  # a text that is too long is an error here
+    """A text that is too long is cut, unless `truncate` is false."""
+
+    truncate: bool | None = None
     options: dict[str, Any] | None = None
     keep_alive: float | str | None = None
+
+    @property
+    def most(self) -> int | None:
+        return super().most if self.truncate is False else super().most or -1
 
 
 async def embed(request: Request) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .base import TaskModel
 BATCH = 32
 
 Pair = tuple[str, str]
-Texts = str | Pair | list[str] | list[Pair]
+Texts = str | Pair | list[str] | list[Pair] | list[Encoding]
 
 
 def listed(texts: Texts) -> list[tuple[str, str | None]]:
@@ -43,19 +44,34 @@ def singles(texts: str | Sequence[str]) -> list[str]:
 
 
 def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """The tokens of each text; LimitError for one that the model's context has no room for.
+    """The tokens of each text, which may be tokens already; LimitError for one that the model's context has
+    no room for.
 
     `control_token` names the one control token that is read in a text.
     """
-    rows = []
-    for i, (text, partner) in enumerate(listed(texts)):
-        row = model.text.encode_with_offsets(text, partner, control_token=control_token)
+    rows = encodings(model, texts, control_token)
+    for i, row in enumerate(rows):
         count, context = len(row.ids), model.config.context
         if not 1 <= count <= context:
             why = "shorten it" if count else "there is nothing to read"
             raise LimitError(f"text {i + 1} has {count} tokens, the model takes 1 to {context}: {why}")
-        rows.append(row)
     return rows
+
+
+def encodings(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
+    """The tokens of each text, however many they are."""
+    if isinstance(texts, list) and texts and isinstance(texts[0], Encoding):
+        return cast(list[Encoding], texts)
+    encode = model.text.encode_with_offsets
+    return [encode(text, partner, control_token=control_token) for text, partner in listed(texts)]
+
+
+def cut(row: Encoding, most: int) -> Encoding:
+    """At most so many tokens, the first ones of the text; those of the post-processor stay."""
+    last = len(row.ids) - most
+    of_text = [i for i, source in enumerate(row.sequence_ids) if source is not None]
+    gone = frozenset(of_text[-last:] if last > 0 else ())
+    return row.select([i for i in range(len(row.ids)) if i not in gone])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -204,8 +204,18 @@ def read_config(
         config = _read_causally(config, keys, chosen)
     elif chosen != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, chosen)
+    if isinstance(config.head, Pool):
+        config = replace(config, head=replace(config.head, cuts=_cuts(keys)))
     keys.finish(UNREAD)
     return _with_module(config, where, mtp), family
+
+
+def _cuts(keys: Keys) -> tuple[int, ...] | None:
+    """The widths that vectors may be cut to; None for any."""
+    stated = keys.get("matryoshka_dimensions", list, None, null=True) or ()
+    if not all(type(width) is int for width in stated):
+        raise keys.fail("matryoshka_dimensions", "whole numbers")
+    return None if keys.get("is_matryoshka", bool, False) and not stated else tuple(stated)
 
 
 def _with_module(config: Config, where: str, mtp: bool) -> Config:

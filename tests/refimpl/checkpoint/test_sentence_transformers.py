@@ -13,7 +13,8 @@ from helpers.refused import refused
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.formats.tensor_source import SINGLE
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Pool
+from tfm.refimpl.components import from_json
+from tfm.refimpl.config import Pool, to_json
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.tree import map_leaves
@@ -85,6 +86,31 @@ def vectors(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, pooli
             return states.masked_fill(real == 0, -torch.inf).amax(1)
         case _:
             return states[torch.arange(len(ids)), mask.sum(1) - 1]
+
+
+@pytest.mark.parametrize(
+    ("stated", "cuts"),
+    [
+        ({}, ()),
+        ({"matryoshka_dimensions": None}, ()),
+        ({"matryoshka_dimensions": [8, 16, WIDTH]}, (8, 16, WIDTH)),
+        ({"is_matryoshka": True}, None),
+        ({"is_matryoshka": True, "matryoshka_dimensions": [8]}, (8,)),
+        ({"is_matryoshka": False}, ()),
+        ({"matryoshka_dimensions": [8, WIDTH + 1]}, "cut"),
+        ({"matryoshka_dimensions": ["8"]}, "matryoshka_dimensions"),
+    ],
+)
+def test_widths_that_vectors_may_be_cut_to(folder, stated, cuts):
+    config = json.loads((folder / "config.json").read_text())
+    put(folder, "config.json", config | {"architectures": ["BertModel"]} | stated)
+    if isinstance(cuts, str):
+        with refused(TfmError, cuts):
+            open_checkpoint(folder)
+    else:
+        read = open_checkpoint(folder).config
+        assert read.head.cuts == cuts
+        assert from_json(json.loads(json.dumps(to_json(read)))) == read
 
 
 @pytest.mark.parametrize("spelling", ["old", "new"])
