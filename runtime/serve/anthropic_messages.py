@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from .chat import named_events
 from .errors import body_of
 from .message_blocks import Made
-from .models import server_of
-from .requests import Body, ChatBody, Count, Part, Said, Stop, checked, read, sampling_of, stating
+from .openapi import taking
+from .requests import Body, ChatBody, Count, Part, Said, Stop, checked, sampling_of, stating
 from .texts import EventStream, begin_chat, note, question, while_connected
 
 USERS = ("text", "tool_result")
@@ -22,6 +22,11 @@ MODELS = ("text", "thinking", "redacted_thinking", "tool_use")
 
 def _as_blocks(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _blocks_of(kind: type[Part]) -> BeforeValidator:
+    """Takes a text for a list of one block."""
+    return BeforeValidator(_as_blocks, json_schema_input_type=str | list[kind])
 
 
 class TextBlock(Said):
@@ -39,7 +44,7 @@ class Block(Said):
     name: str = ""
     input: dict[str, Any] = Field(default_factory=dict)
     tool_use_id: str = ""
-    content: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] | None = None
+    content: Annotated[list[TextBlock], _blocks_of(TextBlock)] | None = None
 
     @field_validator("type")
     @classmethod
@@ -51,7 +56,7 @@ class Block(Said):
 
 class Message(Said):
     role: Literal["user", "assistant"]
-    content: Annotated[list[Block], BeforeValidator(_as_blocks)]
+    content: Annotated[list[Block], _blocks_of(Block)]
 
     @model_validator(mode="after")
     def _has_its_own(self) -> Message:
@@ -110,7 +115,7 @@ class CountBody(Body):
     """What a model is asked."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] | None = None
+    system: Annotated[list[TextBlock], _blocks_of(TextBlock)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
@@ -194,9 +199,9 @@ def _answer(blocks: list[Block]) -> dict[str, Any]:
     return made
 
 
-async def create_message(request: Request) -> Response:
+@taking(MessagesBody)
+async def create_message(request: Request, body: MessagesBody) -> Response:
     """`POST /v1/messages`."""
-    body = await read(request, MessagesBody, server_of(request).limits)
     stated = body.chat(
         max_tokens=body.max_tokens,
         stop=body.stop_sequences or None,
@@ -211,8 +216,8 @@ async def create_message(request: Request) -> Response:
         return JSONResponse(await while_connected(request, made.whole()))
 
 
-async def count_tokens(request: Request) -> Response:
+@taking(CountBody)
+async def count_tokens(request: Request, body: CountBody) -> Response:
     """`POST /v1/messages/count_tokens`: how many tokens a request would be read as."""
-    body = await read(request, CountBody, server_of(request).limits)
     asked = await question(request, body.chat(), body.thinks)
     return JSONResponse({"input_tokens": len(asked.prompt.ids)})

@@ -28,9 +28,10 @@ from ...refimpl.errors import TfmError
 from .anthropic_messages import count_tokens, create_message
 from .encoders import classify, embeddings, rerank
 from .errors import RequestError, handle, response_to
-from .models import ReleaseModels, Server, server_of
+from .models import ReleaseModels, Served, Server, server_of
 from .ollama import chat, embed, generate, running, show, tags, told_version
 from .openai_responses import create_response, one_response
+from .openapi import document, of_model
 from .page import page
 from .request_log import LogRequests, record_of
 from .text_routes import apply_template, detokenize, props, tokenize
@@ -141,10 +142,9 @@ def _described(server: Server, name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "tfm", "max_model_len": context}
 
 
-async def certificate(request: Request) -> JSONResponse:
+@of_model
+def certificate(_: Request, served: Served) -> JSONResponse:
     """`GET /certificate?model=NAME`: what `tfm-cli verify` found of the model's bundle."""
-    server = server_of(request)
-    served = server.find(request.query_params.get("model") or next(iter(server.models)))
     if served.certificate is None:
         raise RequestError(f"{served.name} has no certificate: `tfm-cli verify` writes it", status=404)
     return JSONResponse(served.certificate)
@@ -155,10 +155,16 @@ async def metrics(request: Request) -> Response:
     return Response(server_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
+async def openapi(request: Request) -> JSONResponse:
+    """`GET /openapi.json`: these routes, for programs that make clients."""
+    return JSONResponse(document(ROUTES, keys="user" in request.scope))
+
+
 ROUTES = [
     Route("/", page),
     Route("/health", health),
     Route("/metrics", metrics),
+    Route("/openapi.json", openapi),
     Route("/certificate", certificate),
     Route("/v1/models", models),
     Route("/v1/models/{name:path}", one_model),

@@ -20,8 +20,9 @@ from ..tasks.rerank import relevances
 from ..text.control_tokens import Encoding
 from .errors import RequestError
 from .models import Served, server_of
+from .openapi import taking
 from .request_log import record_of
-from .requests import MOST_TEXTS, Body, Text, TokenIds, read
+from .requests import MOST_TEXTS, Body, Text, TokenIds
 from .responses import usage
 from .texts import check_ids, while_connected
 
@@ -70,11 +71,10 @@ class RerankBody(Body):
     return_documents: bool | None = None
 
 
-async def embeddings(request: Request) -> JSONResponse:
+@taking(EmbeddingBody)
+async def embeddings(request: Request, body: EmbeddingBody) -> JSONResponse:
     """`POST /v1/embeddings`: a vector for each text."""
-    server = server_of(request)
-    body = await read(request, EmbeddingBody, server.limits)
-    served = await server.use(request, body.model)
+    served = await server_of(request).use(request, body.model)
     tokens, vectors = await embedded(request, served, body)
     data = [
         {
@@ -106,11 +106,10 @@ async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tupl
     return tokens, vectors
 
 
-async def classify(request: Request) -> JSONResponse:
+@taking(InputBody)
+async def classify(request: Request, body: InputBody) -> JSONResponse:
     """`POST /v1/classify`: the labels of each text, the likeliest first."""
-    server = server_of(request)
-    body = await read(request, InputBody, server.limits)
-    served = await server.use(request, body.model)
+    served = await server_of(request).use(request, body.model)
     served.expect(Classify, "classify texts")
     rows, tokens = await _read(request, served, body.rows)
     labels = await while_connected(request, served.model.classify(rows))
@@ -121,11 +120,10 @@ async def classify(request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage(tokens, 0)})
 
 
-async def rerank(request: Request) -> JSONResponse:
+@taking(RerankBody)
+async def rerank(request: Request, body: RerankBody) -> JSONResponse:
     """`POST /v1/rerank`: documents by their relevance to a query, from a model with one label for a pair."""
-    server = server_of(request)
-    body = await read(request, RerankBody, server.limits)
-    served = await server.use(request, body.model)
+    served = await server_of(request).use(request, body.model)
     head = served.expect(Classify, "rerank, which takes a classifier with one label")
     if len(served.model.model.labels) != 1:
         raise RequestError(

@@ -18,7 +18,8 @@ from .chat import Chat
 from .encoders import EmbeddedBody, embedded
 from .errors import body_of
 from .models import Served, server_of
-from .requests import Body, ChatBody, Said, checked, read
+from .openapi import taking
+from .requests import Body, ChatBody, Said, checked
 from .texts import EventStream, begin_chat, note, while_connected
 
 # Of how ollama loads a model; here that is the server's own choice.
@@ -121,18 +122,18 @@ class GenerateBody(Generating):
     context: Annotated[list[int], Field(max_length=0)] | None = None
 
 
-async def chat(request: Request) -> Response:
+@taking(OllamaChatBody)
+async def chat(request: Request, body: OllamaChatBody) -> Response:
     """`POST /api/chat`."""
-    body = await read(request, OllamaChatBody, server_of(request).limits)
     messages = [message.for_chat() for message in body.messages]
     if not messages:
         return await _loaded(request, body, {"message": {"role": "assistant", "content": ""}})
     return await _answer(request, body, body.chat(messages, body.tools), _as_message)
 
 
-async def generate(request: Request) -> Response:
+@taking(GenerateBody)
+async def generate(request: Request, body: GenerateBody) -> Response:
     """`POST /api/generate`: the answer to one message."""
-    body = await read(request, GenerateBody, server_of(request).limits)
     if not body.prompt:
         return await _loaded(request, body, {"response": ""})
     said = [{"role": "system", "content": body.system}] if body.system else []
@@ -252,11 +253,10 @@ class EmbedBody(EmbeddedBody):
         return super().most if self.truncate is False else super().most or -1
 
 
-async def embed(request: Request) -> JSONResponse:
+@taking(EmbedBody)
+async def embed(request: Request, body: EmbedBody) -> JSONResponse:
     """`POST /api/embed`: a vector for each text."""
-    server = server_of(request)
-    body = await read(request, EmbedBody, server.limits)
-    served = await server.use(request, body.model)
+    served = await server_of(request).use(request, body.model)
     tokens, vectors = await embedded(request, served, body)
     return JSONResponse({**_head(served), "embeddings": vectors.tolist(), "prompt_eval_count": tokens})
 
@@ -270,11 +270,10 @@ class ShowBody(Body):
     verbose: bool | None = None
 
 
-async def show(request: Request) -> JSONResponse:
+@taking(ShowBody)
+async def show(request: Request, body: ShowBody) -> JSONResponse:
     """`POST /api/show`: what is known of a model."""
-    server = server_of(request)
-    body = await read(request, ShowBody, server.limits)
-    served = await server.use(request, body.model or body.name)
+    served = await server_of(request).use(request, body.model or body.name)
     return JSONResponse(
         {
             **_described(served),

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from .chat import joined_systems, named_events
 from .models import owner_of, server_of
+from .openapi import taking
 from .requests import (
     ChatBody,
     Count,
@@ -22,7 +23,6 @@ from .requests import (
     Said,
     TextFormat,
     checked,
-    read,
     sampling_of,
     stating,
 )
@@ -57,7 +57,8 @@ def _as_items(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-Content = Annotated[list[ItemPart], BeforeValidator(_as_parts)]
+TextOrParts = BeforeValidator(_as_parts, json_schema_input_type=str | list[ItemPart])
+Content = Annotated[list[ItemPart], TextOrParts]
 ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 
 
@@ -123,10 +124,13 @@ class StreamOptions(Part):
     include_obfuscation: bool | None = None  # noise beside the text, which clients pass over
 
 
+TextOrItems = BeforeValidator(_as_items, json_schema_input_type=str | list[Item])
+
+
 class ResponsesBody(stating(Harmless, "temperature", "top_p")):
     """Fields as OpenAI has them; what would need a tool or a state of its servers is refused."""
 
-    input: Annotated[list[Item], BeforeValidator(_as_items), Field(min_length=1)]
+    input: Annotated[list[Item], TextOrItems, Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -211,10 +215,10 @@ def _turn(messages: list[dict[str, Any]], *without: str) -> dict[str, Any]:
     return messages[-1]
 
 
-async def create_response(request: Request) -> Response:
+@taking(ResponsesBody)
+async def create_response(request: Request, body: ResponsesBody) -> Response:
     """`POST /v1/responses`."""
     server = server_of(request)
-    body = await read(request, ResponsesBody, server.limits)
     kept, owner = server.responses, owner_of(request)
     before = kept.conversation(owner, body.previous_response_id) if body.previous_response_id else []
     items = [*map(Item.model_validate, before), *body.input]

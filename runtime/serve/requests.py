@@ -47,7 +47,12 @@ Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 # -1 is no limit: what a context has room for is less.
-Limit = Annotated[Count, BeforeValidator(lambda value: MOST_TOKENS if value == -1 else value)]
+Limit = Annotated[
+    Count,
+    BeforeValidator(
+        lambda value: MOST_TOKENS if value == -1 else value, json_schema_input_type=Count | Literal[-1]
+    ),
+]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from .models import server_of
-from .requests import Body, ChatBody, TokenIds, read
+from .models import Served, server_of
+from .openapi import of_model, taking
+from .requests import Body, ChatBody, TokenIds
 from .texts import check_ids, question
 
 
@@ -33,11 +34,10 @@ class DetokenizeBody(Body):
     tokens: Annotated[TokenIds, Field(max_length=2**17)]
 
 
-async def tokenize(request: Request) -> JSONResponse:
+@taking(TokenizeBody)
+async def tokenize(request: Request, body: TokenizeBody) -> JSONResponse:
     """`POST /tokenize`: the ids of a text, in which no control token is read."""
-    server = server_of(request)
-    body = await read(request, TokenizeBody, server.limits)
-    served = await server.use(request, body.model)
+    served = await server_of(request).use(request, body.model)
     text = body.content if body.prompt is None else body.prompt
     special = bool(body.add_special or body.add_special_tokens)
     encode = served.model.model.text.encode
@@ -45,11 +45,10 @@ async def tokenize(request: Request) -> JSONResponse:
     return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": served.context})
 
 
-async def detokenize(request: Request) -> JSONResponse:
+@taking(DetokenizeBody)
+async def detokenize(request: Request, body: DetokenizeBody) -> JSONResponse:
     """`POST /detokenize`: the text of ids, with control tokens."""
-    server = server_of(request)
-    body = await read(request, DetokenizeBody, server.limits)
-    served = await server.use(request, body.model)
+    served = await server_of(request).use(request, body.model)
     check_ids(body.tokens, served.model.model.config.embedding.vocabulary, "tokens")
     tokenizer = served.model.model.text
     control = frozenset(tokenizer.control_tokens.values())
@@ -57,19 +56,19 @@ async def detokenize(request: Request) -> JSONResponse:
     return JSONResponse({"content": text, "prompt": text})
 
 
-async def apply_template(request: Request) -> JSONResponse:
+@taking(ChatBody)
+async def apply_template(request: Request, body: ChatBody) -> JSONResponse:
     """`POST /apply-template`: the text that a chat request would ask the model."""
-    body = await read(request, ChatBody, server_of(request).limits)
     asked = await question(request, body)
     tokenizer = asked.served.model.model.text
     text = tokenizer.decode(asked.prompt.ids, frozenset(tokenizer.control_tokens.values()))
     return JSONResponse({"prompt": text, "tokens": len(asked.prompt.ids)})
 
 
-async def props(request: Request) -> JSONResponse:
+@of_model
+def props(request: Request, served: Served) -> JSONResponse:
     """`GET /props?model=NAME`: what a server of one model says of it."""
     server = server_of(request)
-    served = server.find(request.query_params.get("model") or next(iter(server.models)))
     return JSONResponse(
         {
             "model_alias": served.name,

@@ -17,10 +17,11 @@ from ..tasks.options import resolve
 from .answers import Answers
 from .chat import Chat
 from .errors import RequestError, body_of
-from .models import Served, Server, owner_of, server_of
+from .models import Served, owner_of, server_of
+from .openapi import taking
 from .options import options_of
 from .request_log import record_of
-from .requests import ChatBody, CompletionBody, Sampling, read
+from .requests import ChatBody, CompletionBody, Sampling
 from .responses import DONE, ChatResponse, CompletionResponse, Echo, event, usage
 from .tools import Tools, effort, wished
 
@@ -51,14 +52,13 @@ class Question(NamedTuple):
     prompt: Prompt
 
 
-async def chat_completions(request: Request) -> Response:
+@taking(ChatBody)
+async def chat_completions(request: Request, body: ChatBody) -> Response:
     """`POST /v1/chat/completions`."""
-    server = server_of(request)
-    body = await read(request, ChatBody, server.limits)
     chat = await begin_chat(request, body)
     served = chat.served
     made = ChatResponse(served.name, served.fingerprint, served.model.model.text, chat.tools)
-    return await _respond(request, server, served, body, chat.answers, made, chat.prompt_tokens)
+    return await _respond(request, served, body, chat.answers, made, chat.prompt_tokens)
 
 
 async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat:
@@ -99,10 +99,10 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
     return Question(served, tools, await ask)
 
 
-async def completions(request: Request) -> Response:
+@taking(CompletionBody)
+async def completions(request: Request, body: CompletionBody) -> Response:
     """`POST /v1/completions`: texts, or ids, that the model continues, or that its encoder reads."""
     server = server_of(request)
-    body = await read(request, CompletionBody, server.limits)
     served = await server.use(request, body.model)
     model = served.model.model
     served.expect(LM, "generate texts")
@@ -123,7 +123,7 @@ async def completions(request: Request) -> Response:
     ]
     made = CompletionResponse(served.name, served.fingerprint, model.text, echoes if body.echo else ())
     tokens = sum(len(prompt.encoder_ids or prompt.ids) for prompt in prompts)
-    return await _respond(request, server, served, body, answers, made, tokens)
+    return await _respond(request, served, body, answers, made, tokens)
 
 
 def _check_room(served: Served, answers: int) -> None:
@@ -155,7 +155,6 @@ async def _continued(served: Served, prompt: str | list[int]) -> Prompt:
 
 async def _respond(
     request: Request,
-    server: Server,
     served: Served,
     body: Sampling,
     answers: Answers,

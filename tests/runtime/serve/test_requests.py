@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from typing import Any
 
 import httpx
 import pytest
 from helpers import serving
 from helpers.served import CHAT, golden
+from jsonschema import Draft202012Validator
+from tfm.runtime.serve.app import ROUTES
 
 INVALID: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -0.1}, "temperature"),
@@ -86,6 +89,54 @@ def test_harmless_fields_pass(http: httpx.Client) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == golden()
 
 
+# A body for each route that takes one.
+VALID: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {**CHAT, "max_tokens": 1},
+    "/v1/completions": {"model": "tiny", "prompt": "a", "max_tokens": 2},
+    "/v1/embeddings": {"model": "pool", "input": "a"},
+    "/v1/rerank": {"model": "relevance", "query": "a", "documents": ["b"]},
+    "/v1/classify": {"model": "labels", "input": "a"},
+    "/v1/responses": {"model": "tiny", "input": "a", "max_output_tokens": 1},
+    "/v1/messages": {"model": "tiny", "messages": CHAT["messages"], "system": "b", "max_tokens": 1},
+    "/v1/messages/count_tokens": {"model": "tiny", "messages": CHAT["messages"]},
+    "/api/chat": {"model": "tiny", "messages": CHAT["messages"], "options": {"num_predict": 1}},
+    "/api/generate": {"model": "tiny", "prompt": "a", "options": {"num_predict": 1}},
+    "/api/embed": {"model": "pool", "input": ["a"]},
+    "/api/show": {"model": "tiny"},
+    "/tokenize": {"model": "tiny", "prompt": "a"},
+    "/detokenize": {"model": "tiny", "tokens": [1]},
+    "/apply-template": CHAT,
+}
+
+
+def test_openapi_describes_every_route_and_its_body(http: httpx.Client) -> None:
+    made = http.get("/openapi.json").json()
+    assert made["openapi"] == "3.1.0"
+    assert made["info"].keys() == {"title", "version"}
+    described = {(path, method.upper()) for path, methods in made["paths"].items() for method in methods}
+    served = {(one.path_format, method) for one in ROUTES for method in one.methods or ()}
+    assert described == {one for one in served if one[1] != "HEAD"}
+    operations = [one for methods in made["paths"].values() for one in methods.values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    assert all(one["summary"] and one["responses"] for one in operations)
+    Draft202012Validator.check_schema({"$defs": made["components"]["schemas"]})
+    for path, methods in made["paths"].items():
+        named = {one["name"] for one in next(iter(methods.values())).get("parameters", ()) if one["required"]}
+        assert named == set(re.findall("{(.*?)}", path)), path
+    taking = {path for path, methods in made["paths"].items() if "post" in methods}
+    assert taking == VALID.keys()
+    for path, body in VALID.items():
+        stated = made["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        judge = Draft202012Validator({**stated, "components": made["components"]})
+        assert http.post(path, json=body).status_code == 200, path
+        judge.validate(body)
+        assert not judge.is_valid({**body, "model": 3})
+        assert not judge.is_valid({**body, "nobody_knows": 1})
+    with serving.running({}, keys=("key",)) as (url, _), httpx.Client(base_url=url, trust_env=False) as keyed:
+        made = keyed.get("/openapi.json", headers={"authorization": "Bearer key"}).json()
+        assert made["security"] == [{name: []} for name in made["components"]["securitySchemes"]]
+
+
 # Values that hardly any field takes.
 BAD = (-1, -(2**70), 2**70, 1e308, "x", "", [], {}, [[]], [None], {"a": {}}, True, [1.5])
 
@@ -103,26 +154,19 @@ def test_300_drawn_invalid_requests_are_all_refused(http: httpx.Client) -> None:
         "/v1/rerank": ["query", "documents", "top_n"],
         "/v1/classify": ["input", "model", "extra"],
     }  # fmt: skip
-    valid: dict[str, dict[str, Any]] = {
-        "/v1/chat/completions": {**CHAT, "max_tokens": 1},
-        "/v1/completions": {"model": "tiny", "prompt": "a", "max_tokens": 2},
-        "/v1/embeddings": {"model": "pool", "input": "a"},
-        "/v1/rerank": {"model": "relevance", "query": "a", "documents": ["b"]},
-        "/v1/classify": {"model": "labels", "input": "a"},
-    }
     refused = 0
     while refused < 300:
         path = rng.choice(list(fields))
-        body: Any = {**valid[path], rng.choice(fields[path]): rng.choice(BAD)}
+        body: Any = {**VALID[path], rng.choice(fields[path]): rng.choice(BAD)}
         match rng.randrange(10):
             case 0:
                 text = json.dumps(body)[: rng.randrange(1, 20)]
             case 1:
                 text = json.dumps([body])
             case 2:
-                text = json.dumps({**valid[path], "model": "nobody"})
+                text = json.dumps({**VALID[path], "model": "nobody"})
             case 3:
-                text = json.dumps(valid[path])[:-1] + f', "{rng.choice(fields[path])}": NaN}}'
+                text = json.dumps(VALID[path])[:-1] + f', "{rng.choice(fields[path])}": NaN}}'
             case _:
                 text = json.dumps(body)
         answer = http.post(path, content=text, headers={"content-type": "application/json"})
