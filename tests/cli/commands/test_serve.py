@@ -75,6 +75,9 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
     empty.write_text("\n")
     for arguments, code, message in (
         (["--host", "0.0.0.0"], 2, "add --api-key-file"),
+        (["--on-demand", "hf:nobody/has-this"], 2, "add --pull"),
+        (["--pull", str(checkpoint)], 2, "--on-demand"),
+        ([f"a={checkpoint}", f"a={checkpoint}"], 2, "two models are named a"),
         (["--host", "127.evil.example"], 2, "add --api-key-file"),
         (["--api-key-file", str(empty)], 2, "must have keys"),
         ([str(checkpoint), str(checkpoint)], 2, "two models are named tiny"),

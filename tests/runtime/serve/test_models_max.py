@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,6 +47,40 @@ def test_models_take_turns() -> None:
         figures = http.get("/metrics").text
         assert 'tfm_loaded{model="a"} 1.0' in figures
         assert 'tfm_loaded{model="b"} 0.0' in figures
+
+
+def test_models_are_loaded_on_demand_and_unloaded_when_nobody_asks() -> None:
+    loads: list[str] = []
+    gate = serving.Gate()
+
+    def slow() -> Any:
+        loads.append("slow")
+        return serving.model(gate)
+
+    with (
+        serving.running({}, loads={"slow": slow, "other": serving.model}, on_demand=True, idle_s=0.2) as (
+            url,
+            server,
+        ),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        served = server.models["slow"]
+        assert (loads, served.loaded) == ([], False)
+        assert [one["max_model_len"] for one in http.get("/v1/models").json()["data"]] == [None, None]
+        assert http.get("/api/ps").json() == {"models": []}
+        answering = pool.submit(http.post, "/v1/chat/completions", json={**CHAT, "model": "slow"})
+        serving.wait_until(lambda: served.loaded and served.model.worker.running)
+        time.sleep(0.5)
+        assert served.loaded, "a model that answers isn't idle"
+        gate.open()
+        answer = answering.result().json()
+        assert answer["choices"][0]["message"]["content"] == golden()
+        serving.wait_until(lambda: not served.loaded)
+        assert http.get("/v1/models/slow").json()["max_model_len"] == serving.CONFIG.context
+        http.post("/v1/chat/completions", json={**CHAT, "model": "slow"})
+        assert loads == ["slow", "slow"]
+        assert not server.models["other"].loaded
 
 
 def test_a_model_in_use_keeps_its_place() -> None:
