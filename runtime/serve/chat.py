@@ -4,24 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
+from ...refimpl.decoding.logprobs import TokenLogprob
 from ..text.call_parser import Event
 from .answers import Answers
 from .models import Served
 from .tools import Tools
 
 
+class PlainText:
+    """What reads an answer of no format: all of it is text."""
+
+    marks: frozenset[int] = frozenset()
+
+    def parser(self) -> PlainText:
+        """A reader of one answer."""
+        return self
+
+    def feed(self, text: str) -> list[Event]:
+        """What a piece holds."""
+        return [Event("text", text)] if text else []
+
+    def finish(self, *, cut: bool) -> list[Event]:
+        """What is left at the end."""
+        return []
+
+
+T = TypeVar("T", Tools, PlainText)
+
+
 @dataclass
-class Chat:
-    """A chat, its tools and the answers that were begun; `thought_tokens` are those of thoughts so far."""
+class Chat(Generic[T]):
+    """A chat, its tools and the answers that were begun; `thought_tokens` are those of thoughts so far, and
+    `logprobs` those of the text since the last other event."""
 
     served: Served
-    tools: Tools
+    tools: T
     answers: Answers
     prompt_tokens: int
     thought_tokens: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
     def new_tokens(self) -> int:
@@ -44,11 +68,13 @@ class Chat:
         parser = self.tools.parser()
         async for _, part in self.answers.parts():
             found = parser.feed(part.text)
+            self.logprobs += part.logprobs
             if part.finish_reason is not None:
                 found += parser.finish(cut=part.finish_reason != "stop")
             self.thought_tokens += len(part.tokens) * any(kind == "thought" for kind, _ in found)
             for one in found:
                 yield one
+                self.logprobs.clear()
 
 
 def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ DELTAS = {
 class Made:
     """An answer that is being made: the message, and the events that tell of it."""
 
-    def __init__(self, chat: Chat, stops: list[str]) -> None:
+    def __init__(self, chat: Chat[Any], stops: list[str]) -> None:
         self._chat, self._stops = chat, stops
         self._text = ""  # of the last block
         self.message: dict[str, Any] = {

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...refimpl.config import LM, Head, Pool
-from .chat import Chat
+from .chat import Chat, PlainText
 from .encoders import EmbeddedBody, embedded
 from .errors import body_of
 from .models import Served, server_of
 from .openapi import taking
-from .requests import Body, ChatBody, Said, checked
-from .texts import EventStream, begin_chat, note, while_connected
+from .requests import Body, ChatBody, CompletionBody, Said, checked
+from .texts import EventStream, begin_chat, begin_texts, note, while_connected
 
 # Of how ollama loads a model; here that is the server's own choice.
 LOADING = (
@@ -96,15 +96,20 @@ class Generating(Body):
                 raise ValueError(f"unknown option {name!r:.40}, which this server doesn't support: remove it")
         return stated
 
+    def stated(self) -> dict[str, Any]:
+        """What a request of OpenAI's API has too."""
+        options = {NAMES.get(name, name): one for name, one in (self.options or {}).items()}
+        return {"model": self.model, **options}
+
     def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> ChatBody:
         """The same request to `/v1/chat/completions`."""
-        stated = {NAMES.get(name, name): one for name, one in (self.options or {}).items()}
+        stated = self.stated()
         if isinstance(self.format, dict):
             schema = {"name": "answer", "schema": self.format}
             stated["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif self.format:
             stated["response_format"] = {"type": "json_object"}
-        return checked(ChatBody, {"model": self.model, "messages": messages, "tools": tools, **stated})
+        return checked(ChatBody, {"messages": messages, "tools": tools, **stated})
 
 
 class OllamaChatBody(Generating):
@@ -115,11 +120,25 @@ class OllamaChatBody(Generating):
 class GenerateBody(Generating):
     prompt: str = ""
     system: str | None = None
-    raw: Literal[False] | None = None  # /v1/completions continues a text
+    raw: bool | None = None  # the prompt is continued, and no template puts a question
     images: Annotated[list[str], Field(max_length=0)] | None = None
     suffix: Literal[""] | None = None
     template: Literal[""] | None = None
     context: Annotated[list[int], Field(max_length=0)] | None = None
+
+    @model_validator(mode="after")
+    def _raw_alone(self) -> GenerateBody:
+        if self.raw and (self.system or self.think):
+            raise ValueError("raw takes no system and no think, which a template puts into the prompt")
+        return self
+
+    def continued(self) -> CompletionBody:
+        """The same request to `/v1/completions`; its answer ends where the context does."""
+        stated: dict[str, Any] = {"prompt": self.prompt, "max_tokens": -1, **self.stated()}
+        if self.format:
+            schema = {"type": "object"} if self.format == "json" else self.format
+            stated["structured_outputs"] = {"json": schema}
+        return checked(CompletionBody, stated)
 
 
 @taking(OllamaChatBody)
@@ -128,18 +147,24 @@ async def chat(request: Request, body: OllamaChatBody) -> Response:
     messages = [message.for_chat() for message in body.messages]
     if not messages:
         return await _loaded(request, body, {"message": {"role": "assistant", "content": ""}})
-    return await _answer(request, body, body.chat(messages, body.tools), _as_message)
+    begin = begin_chat(request, body.chat(messages, body.tools), body.think)
+    return await _answer(request, body, begin, _as_message)
 
 
 @taking(GenerateBody)
 async def generate(request: Request, body: GenerateBody) -> Response:
-    """`POST /api/generate`: the answer to one message."""
+    """`POST /api/generate`: the answer to one message, or with `raw` what follows a text."""
     if not body.prompt:
         return await _loaded(request, body, {"response": ""})
     said = [{"role": "system", "content": body.system}] if body.system else []
-    return await _answer(
-        request, body, body.chat([*said, {"role": "user", "content": body.prompt}]), _as_text
-    )
+    asked = [*said, {"role": "user", "content": body.prompt}]
+    begin = _begin_raw(request, body) if body.raw else begin_chat(request, body.chat(asked), body.think)
+    return await _answer(request, body, begin, _as_text)
+
+
+async def _begin_raw(request: Request, body: GenerateBody) -> Chat[PlainText]:
+    served, _, answers, tokens = await begin_texts(request, body.continued())
+    return Chat(served, PlainText(), answers, tokens)
 
 
 async def _loaded(request: Request, body: Generating, empty: dict[str, Any]) -> Response:
@@ -163,9 +188,11 @@ def _as_text(text: str, thoughts: str, calls: list[Any]) -> dict[str, Any]:
     return {"response": text, **({"thinking": thoughts} if thoughts else {})}
 
 
-async def _answer(request: Request, body: Generating, stated: ChatBody, form: Any) -> Response:
+async def _answer(
+    request: Request, body: Generating, begin: Coroutine[Any, Any, Chat[Any]], form: Any
+) -> Response:
     begun = time.perf_counter()
-    begun_chat = await begin_chat(request, stated, body.think)
+    begun_chat = await begin
     note(request, begun_chat.served, "", begun_chat.prompt_tokens)
     parts = _parts(begun_chat, begun)
     if body.stream is not False:
@@ -174,7 +201,7 @@ async def _answer(request: Request, body: Generating, stated: ChatBody, form: An
         return JSONResponse(await while_connected(request, _whole(parts, form)))
 
 
-async def _parts(chat: Chat, begun: float) -> AsyncIterator[tuple[str, Any]]:
+async def _parts(chat: Chat[Any], begun: float) -> AsyncIterator[tuple[str, Any]]:
     """Texts, thoughts and whole calls as they come, and the figures at the end."""
     name = arguments = ""
     first = None

@@ -13,6 +13,7 @@ from .chat import joined_systems, named_events
 from .models import owner_of, server_of
 from .openapi import taking
 from .requests import (
+    MOST_LOGPROBS,
     ChatBody,
     Count,
     Function,
@@ -142,7 +143,9 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
-    include: list[Literal["reasoning.encrypted_content"]] | None = None  # thoughts aren't encrypted here
+    # Thoughts aren't encrypted here.
+    include: list[Literal["reasoning.encrypted_content", "message.output_text.logprobs"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
 
@@ -155,6 +158,9 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
             **sampling_of(self),
             "max_tokens": self.max_output_tokens,
             "parallel_tool_calls": self.parallel_tool_calls,
+            "logprobs": "message.output_text.logprobs" in (self.include or ())
+            or self.top_logprobs is not None,
+            "top_logprobs": self.top_logprobs,
             "reasoning_effort": self.reasoning and self.reasoning.effort,
             "tool_choice": _choice(self.tool_choice),
         }

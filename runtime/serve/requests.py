@@ -42,6 +42,9 @@ NOTES = frozenset({"annotations", "cache_control", "provider_specific_fields"})
 # Fields of an answer that ask for something that isn't done: to go on with it, or to use what it refers to.
 ASKS = frozenset({"audio", "function_call", "partial", "prefix"})
 
+# Headers, one of which each browser of the last six years sends beside a body.
+OF_BROWSERS = frozenset({"origin", "sec-fetch-site", "sec-fetch-mode", "referer"})
+
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -438,8 +441,10 @@ class CompletionBody(Sampling):
 
 async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
     """The body of a request; RequestError for one that is too large, too slow, or not of this kind."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        # Any page of a browser may send other types here without asking.
+    kind_of_body = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind_of_body != "application/json" and OF_BROWSERS.intersection(request.headers):
+        # Any page may send other types here without asking, but not without a browser's headers; `curl -d`
+        # has none of these, and the type of a form.
         raise RequestError("the content-type must be application/json", status=415)
     received = bytearray()
     try:

@@ -12,10 +12,11 @@ from typing import Any
 
 from .chat import Chat
 from .errors import body_of
+from .responses import named_logprobs
 
 DELTAS = {"text": "output_text", "thought": "reasoning_text", "arguments": "function_call_arguments"}
 EXTRAS: dict[str, dict[str, Any]] = {
-    "text": {"content_index": 0, "logprobs": []},
+    "text": {"content_index": 0},
     "thought": {"content_index": 0},
     "arguments": {},
 }
@@ -24,9 +25,10 @@ EXTRAS: dict[str, dict[str, Any]] = {
 class Made:
     """An answer that is being made: its items, and the events that tell of them."""
 
-    def __init__(self, chat: Chat, **told: Any) -> None:
+    def __init__(self, chat: Chat[Any], **told: Any) -> None:
         """`told` are fields of the request, which the answer repeats."""
         self._chat, self._sequence, self._text = chat, 0, ""
+        self._logprobs: list[dict[str, Any]] = []  # of the last item's text
         self.id = _id("resp")
         self.output: list[dict[str, Any]] = []
         self.response: dict[str, Any] = {
@@ -74,7 +76,12 @@ class Made:
                     yield event
             if kind != "name":
                 self._text += piece
-                yield self._of_item(f"{DELTAS[kind]}.delta", delta=piece, **EXTRAS[kind])
+                extras = {**EXTRAS[kind]}
+                if kind == "text":
+                    tokenizer = self._chat.served.model.model.text
+                    extras["logprobs"] = named_logprobs(tokenizer, self._chat.logprobs, [])
+                    self._logprobs += extras["logprobs"]
+                yield self._of_item(f"{DELTAS[kind]}.delta", delta=piece, **extras)
         if not self.output:
             for event in self._begun("text", ""):
                 yield event
@@ -86,7 +93,7 @@ class Made:
 
     def _begun(self, kind: str, name: str) -> list[dict[str, Any]]:
         """What is told of a new item."""
-        self._text = ""
+        self._text, self._logprobs = "", []
         item: dict[str, Any] = {"status": "in_progress"}
         match kind:
             case "name":
@@ -99,7 +106,7 @@ class Made:
         self.output.append(item)
         told = [self._event("output_item.added", output_index=len(self.output) - 1, item={**item})]
         if kind != "name":
-            told.append(self._of_item("content_part.added", content_index=0, part=_part(kind, "")))
+            told.append(self._of_item("content_part.added", content_index=0, part=_part(kind, "", [])))
         return told
 
     def _ended(self, kind: str, *, broken: bool) -> list[dict[str, Any]]:
@@ -113,9 +120,10 @@ class Made:
                     self._of_item("function_call_arguments.done", name=item["name"], arguments=self._text)
                 )
         else:
-            part = _part(kind, self._text)
+            part = _part(kind, self._text, self._logprobs)
             item["content"] = [part]
-            told.append(self._of_item(f"{DELTAS[kind]}.done", text=self._text, **EXTRAS[kind]))
+            extras = {**EXTRAS[kind], **({"logprobs": self._logprobs} if kind == "text" else {})}
+            told.append(self._of_item(f"{DELTAS[kind]}.done", text=self._text, **extras))
             told.append(self._of_item("content_part.done", content_index=0, part=part))
         told.append(self._event("output_item.done", output_index=len(self.output) - 1, item={**item}))
         return told
@@ -144,10 +152,10 @@ class Made:
         return {**self._event("failed"), "type": "error", **made}
 
 
-def _part(kind: str, text: str) -> dict[str, Any]:
+def _part(kind: str, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
     if kind == "thought":
         return {"type": "reasoning_text", "text": text}
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def _id(prefix: str) -> str:

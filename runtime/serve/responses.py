@@ -101,21 +101,8 @@ class ChatResponse(Response):
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Log-probabilities of tokens, each with the likeliest ones in its place."""
-        content = [
-            {
-                **self._named(one.token, one.logprob),
-                "top_logprobs": [self._named(token, logprob) for token, logprob in one.top],
-            }
-            for one in tokens
-        ]
-        return {"content": content, "refusal": None}
-
-    def _named(self, token: int, logprob: float) -> dict[str, Any]:
-        text = token_text(self._tokenizer, token)
-        # A part of a character has no text; its bytes aren't known here.
-        known = None if REPLACEMENT_CHARACTER in text else list(text.encode())
-        return {"token": text, "logprob": logprob, "bytes": known}
+        """Log-probabilities of tokens, as this API has them."""
+        return {"content": named_logprobs(self._tokenizer, tokens), "refusal": None}
 
 
 class _Streamed:
@@ -230,6 +217,26 @@ class CompletionResponse(Response):
             ],
             "text_offset": offsets,
         }
+
+
+def named_logprobs(
+    tokenizer: Tokenizer, tokens: Sequence[TokenLogprob], unknown: list[int] | None = None
+) -> list[dict[str, Any]]:
+    """Log-probabilities of tokens, each with the likeliest ones in its place; a part of a character has no
+    text, so that its bytes are `unknown`."""
+
+    def named(token: int, logprob: float) -> dict[str, Any]:
+        text = token_text(tokenizer, token)
+        known = unknown if REPLACEMENT_CHARACTER in text else list(text.encode())
+        return {"token": text, "logprob": logprob, "bytes": known}
+
+    return [
+        {
+            **named(one.token, one.logprob),
+            "top_logprobs": [named(token, logprob) for token, logprob in one.top],
+        }
+        for one in tokens
+    ]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

@@ -61,7 +61,7 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     return await _respond(request, served, body, chat.answers, made, chat.prompt_tokens)
 
 
-async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat:
+async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat[Tools]:
     """Queue the answers to a chat; `thinks` is as `wished` has it."""
     server = server_of(request)
     served, tools, asked = await question(request, body, thinks)
@@ -99,9 +99,31 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
     return Question(served, tools, await ask)
 
 
+class Continuing(NamedTuple):
+    """Prompts that a model continues, and the texts that follow each."""
+
+    served: Served
+    stated: list[str | list[int]]
+    answers: Answers
+    prompt_tokens: int
+
+
 @taking(CompletionBody)
 async def completions(request: Request, body: CompletionBody) -> Response:
     """`POST /v1/completions`: texts, or ids, that the model continues, or that its encoder reads."""
+    served, stated, answers, tokens = await begin_texts(request, body)
+    count = body.n or 1
+    echoes = [
+        Echo(_text(served, stated[i // count]), stream.prompt[0], stream.prompt_logprobs)
+        for i, stream in enumerate(answers.streams)
+    ]
+    text = served.model.model.text
+    made = CompletionResponse(served.name, served.fingerprint, text, echoes if body.echo else ())
+    return await _respond(request, served, body, answers, made, tokens)
+
+
+async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
+    """Queue the texts that follow prompts."""
     server = server_of(request)
     served = await server.use(request, body.model)
     model = served.model.model
@@ -117,13 +139,8 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     scored = bool(body.echo) and body.logprobs is not None
     streams = served.model.start_all(prompts, options, count, owner, scored=scored)
     answers = Answers(streams, served.name, server.metrics, server.limits, record_of(request))
-    echoes = [
-        Echo(_text(served, stated[i // count]), stream.prompt[0], stream.prompt_logprobs)
-        for i, stream in enumerate(streams)
-    ]
-    made = CompletionResponse(served.name, served.fingerprint, model.text, echoes if body.echo else ())
     tokens = sum(len(prompt.encoder_ids or prompt.ids) for prompt in prompts)
-    return await _respond(request, served, body, answers, made, tokens)
+    return Continuing(served, stated, answers, tokens)
 
 
 def _check_room(served: Served, answers: int) -> None:

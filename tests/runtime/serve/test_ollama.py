@@ -86,6 +86,32 @@ def test_one_message_is_answered(agent: Any) -> None:
     assert (loaded["done"], loaded["done_reason"], loaded["response"]) == (True, "load", "")
 
 
+def test_a_raw_prompt_is_continued(agent: Any) -> None:
+    """Without a template: it is the text of `/v1/completions`, and ends where the context does."""
+    http, _ = agent
+    asked = {"model": "tiny", "prompt": "the cat sat", "raw": True, "options": {"temperature": 0}}
+    with (
+        serving.running({"tiny": serving.model(eos=(serving.TOKENIZER.token_to_id("<|im_end|>"),))}) as (
+            url,
+            _,
+        ),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as tiny,
+    ):
+        same = {"model": "tiny", "prompt": "the cat sat", "temperature": 0}
+        for options, most in (({}, -1), ({"num_predict": 5}, 5)):
+            told = whole_and_streamed(
+                tiny, "/api/generate", **{**asked, "options": {"temperature": 0, **options}}
+            )
+            want = tiny.post("/v1/completions", json={**same, "max_tokens": most}).json()
+            assert told["response"] == want["choices"][0]["text"]
+            assert told["eval_count"] == want["usage"]["completion_tokens"]
+            assert told["prompt_eval_count"] == want["usage"]["prompt_tokens"]
+        told = whole_and_streamed(tiny, "/api/generate", **{**asked, "format": {"enum": ["a dog"]}})
+        assert json.loads(told["response"]) == "a dog"
+    assert http.post("/api/generate", json={**asked, "model": "agent", "system": "b"}).status_code == 400
+    assert http.post("/api/generate", json={**asked, "model": "pool"}).status_code == 400
+
+
 def test_texts_are_embedded(agent: Any) -> None:
     http, _ = agent
     texts = ["the cat", "a dog"]

@@ -197,6 +197,23 @@ def test_an_answer_ends_where_the_context_does(http: httpx.Client, length: int) 
             assert answer.json()["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_page_can_ask_only_with_the_type_of_json(http: httpx.Client, kind: str | None) -> None:
+    """What is no page, such as `curl -d`, may leave the type out."""
+    headers = {} if kind is None else {"content-type": kind}
+    for browser, status in (
+        ({}, 200),
+        ({"origin": "http://evil.example"}, 415),
+        ({"Origin": "null"}, 415),
+        ({"sec-fetch-site": "cross-site"}, 415),
+        ({"sec-fetch-mode": "no-cors"}, 415),
+        ({"referer": "http://evil.example/page"}, 415),
+    ):
+        for path in ("/v1/chat/completions", "/api/show"):
+            asked = http.post(path, content=json.dumps(VALID[path]), headers={**headers, **browser})
+            assert asked.status_code == status, browser
+
+
 def test_what_is_too_large_too_deep_or_no_json(http: httpx.Client) -> None:
     def status(content: str | bytes, kind: str = "application/json") -> int:
         answer = http.post("/v1/chat/completions", content=content, headers={"content-type": kind})
@@ -207,7 +224,6 @@ def test_what_is_too_large_too_deep_or_no_json(http: httpx.Client) -> None:
     assert status('{"a":' * 1000 + "1" + "}" * 1000) == 400
     assert status(b"\xff\xfe") == 400
     assert status('{"model": "tiny", "model": "tiny"}') == 400
-    assert status(json.dumps(CHAT), "text/plain") == 415  # what a page of another origin may send
     assert (
         http.post("/v1/chat/completions", json={**CHAT, "messages": serving.messages(5) * 30}).status_code
         == 400

@@ -144,6 +144,39 @@ def test_what_the_model_says_at_once_is_one_message() -> None:
     assert [one.get("reasoning_content") for one in made] == ["a", None, None, None, "d", "e"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "top"),
+    [
+        ({}, None),
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 3}, 3),
+        ({"top_logprobs": 2}, 2),
+    ],
+)
+def test_log_probabilities_are_those_of_a_chat(asked: dict[str, Any], top: int | None) -> None:
+    with served({"tiny": serving.model()}) as (client, _):
+        same = {"model": "tiny", "temperature": 0}
+        said = client.chat.completions.create(
+            **same, messages=[{"role": "user", "content": "the cat"}], max_tokens=9, logprobs=True,
+            top_logprobs=top or 0,
+        ).choices[0]  # fmt: skip
+        body = {**same, "input": "the cat", "max_output_tokens": 9, **asked}
+        response = json.loads(client.responses.with_raw_response.create(**body).text)
+        Response.model_validate(response)
+        (part,) = response["output"][0]["content"]
+        assert part["text"] == said.message.content
+        want = [one.model_dump() for one in said.logprobs.content] if top is not None else []
+        for one in (named for token in want for named in (token, *token["top_logprobs"])):
+            one["bytes"] = one["bytes"] or []  # OpenAI's types of this API know no null
+        assert part["logprobs"] == want
+        assert {len(one["top_logprobs"]) for one in want} <= {top}
+        events = streamed(client, **body)
+        deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+        assert [one for event in deltas for one in event["logprobs"]] == want
+        (done,) = (event for event in events if event["type"] == "response.output_text.done")
+        assert done["logprobs"] == want
+
+
 def test_instructions_and_what_developers_say_are_one_message(agent: Any) -> None:
     client, engine, _ = agent
     said = [{"role": "developer", "content": "two"}, {"role": "user", "content": "three"}]
@@ -241,8 +274,8 @@ def test_text_format_and_a_call_that_is_asked_for() -> None:
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
         ({"conversation": "conv_1"}, "conversation"),
-        ({"include": ["message.output_text.logprobs"]}, "include"),
-        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"include": ["file_search_call.results"]}, "include"),
+        ({"top_logprobs": 21}, "top_logprobs"),
         ({"text": {"verbosity": "low"}}, "text"),
         ({"temperature": -1}, "temperature"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
