@@ -139,7 +139,9 @@ def test_keys_hosts_and_limits_are_the_servers(replica: Replica):
                 await http.get("/metrics", headers={"authorization": ""}),
                 await http.get("/health", headers={"authorization": ""}),
                 await http.post("/v1/chat/completions", content=b" " * (LIMITS.body + 1), headers=JSON),
-                await http.post("/v1/chat/completions", content=b"{}"),
+                await http.post(
+                    "/v1/chat/completions", content=b"{}", headers={"origin": "http://evil.example"}
+                ),
             ]
         assert not any("tfm_fleet" in answer.text for answer in answers)
         return [answer.status_code for answer in answers]
