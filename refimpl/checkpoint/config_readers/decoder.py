@@ -55,8 +55,7 @@ def decoder(
     """
     if kv_heads is None:
         kv_heads = keys.size("num_key_value_heads", None)
-    if attention_bias is None:
-        attention_bias = keys.get("attention_bias", bool, False)
+    bias = keys.get("attention_bias", bool, False) if attention_bias is None else attention_bias
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
     context = keys.size("max_position_embeddings", context)
     position = positions(keys, size, context, theta=theta)
@@ -71,8 +70,8 @@ def decoder(
             head_size=size,
             position=position,
             mask=FullAttention() if window is None else Window(window),
-            qkv_bias=keys.shows("attn_q.bias", stated=attention_bias),
-            out_bias=keys.shows("attn_output.bias", stated=attention_bias),
+            qkv_bias=keys.shows("attn_q.bias", stated=bias),
+            out_bias=keys.shows("attn_output.bias", stated=bias),
             pre=norm,
         ),
         mlp=Gated(

@@ -4,8 +4,6 @@ A bundle holds the weights once a layer. Several groups of layers, or several la
 published checkpoint has, are refused.
 """
 
-from __future__ import annotations
-
 from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map

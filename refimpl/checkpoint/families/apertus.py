@@ -1,7 +1,5 @@
 """Apertus (Swiss AI 2025): Llama's decoder with a plain mlp of xIELU, and normalized queries and keys."""
 
-from __future__ import annotations
-
 from ...config import XIELU, Decoder
 from ..config_readers.decoder import decoder, without_gates
 from ..config_readers.gguf_keys import DECODER, fixed

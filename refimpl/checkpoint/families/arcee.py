@@ -1,7 +1,5 @@
 """Arcee's AFM (2025): Llama's decoder with a plain mlp of a squared ReLU."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import decoder, without_gates
 from ..config_readers.gguf_keys import DECODER, fixed

@@ -5,8 +5,6 @@ of half ones llama.cpp's converter orders queries and keys as if whole ones were
 of another model.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from ...config import Decoder, Rope

@@ -5,8 +5,6 @@ transformers has a class for each, which fixes where the norms are and how posit
 repeat that in keys that no class reads; here these keys must agree with the class.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from ...config import (

@@ -4,8 +4,6 @@ Jina's BERT (Günther et al. 2023, jina-embeddings-v2) bears the same model_type
 in both directions (ALiBi) in the place of learned positions, and mlps are gated.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

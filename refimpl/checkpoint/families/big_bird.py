@@ -7,8 +7,6 @@ The head for answers has an mlp of its own. Its class lowers the logits of the q
 as they are, since an answer is looked for in its context alone.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import (

@@ -4,8 +4,6 @@ What attention's heads give and the mlp's hidden units are normalized, so that 8
 was trained for weights of -1, 0 and 1 (`formats.quantized.bitnet`).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Attention, Decoder, Gated, Layer, RMSNorm

@@ -1,7 +1,5 @@
 """Blenderbot (Roller et al. 2020): BART's form, norms before sublayers, positions from row 0 on."""
 
-from __future__ import annotations
-
 from ...config import EncoderDecoder
 from ..config_readers.keys import Keys
 from . import Task

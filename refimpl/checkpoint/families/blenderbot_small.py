@@ -4,8 +4,6 @@ In the decoder positions are added after the norm of the embedding. transformers
 tokens by `scale_embedding`; the versions before do, and so does the library that trained the model.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import EncoderDecoder, Stack

@@ -1,7 +1,5 @@
 """BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the token vectors before the first layer."""
 
-from __future__ import annotations
-
 from ...config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed, restated, without
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS

@@ -4,8 +4,6 @@ It has no dialect of GGUF here: llama.cpp's converter takes it for a BERT and ke
 position, so that every position of such a file is wrong.
 """
 
-from __future__ import annotations
-
 from . import encoders
 from .roberta import PREFIX as PREFIX
 from .roberta import WEIGHTS as WEIGHTS

@@ -1,8 +1,6 @@
 """Cohere's Command R (2024): attention and mlp in parallel after one norm without bias, rotary pairs of
 neighbours, scaled logits."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack

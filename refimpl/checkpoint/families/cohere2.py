@@ -1,8 +1,6 @@
 """Command R7B and Command A (Cohere 2024): Command R with a window in most layers, and no positions in the
 others."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, FullAttention, Window

@@ -6,8 +6,6 @@ the original `lm_predictions`, the one that a file has is read; where `legacy` n
 makes a random one.
 """
 
-from __future__ import annotations
-
 from ...config import (
     Attention,
     Dense,

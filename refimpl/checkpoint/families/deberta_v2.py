@@ -3,8 +3,6 @@ one pair of matrices maps tokens and distances, and in the largest models a conv
 layer.
 """
 
-from __future__ import annotations
-
 from ...config import Distances, Encoder, NeighbourConv
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size

@@ -5,8 +5,6 @@ In GGUF the norms of latents have the eps of the others, as llama.cpp computes t
 Groups count by their best expert there too, as in the paper, where llama.cpp takes the two best.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

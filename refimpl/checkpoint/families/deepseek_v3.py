@@ -5,8 +5,6 @@ The layer after the last, which predicts further tokens, is read where it is ask
 they are `deepseek2`, without it.
 """
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import with_mtp
 from ..config_readers.keys import Keys

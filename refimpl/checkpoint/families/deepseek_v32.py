@@ -5,8 +5,6 @@ DeepSeek's code scores in 8 bits; here as in transformers scores have the model'
 which predict further tokens, are left out, as there, and in GGUF.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

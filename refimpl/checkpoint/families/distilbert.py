@@ -3,8 +3,6 @@
 The checkpoint stores sinusoidal positions as a table, and the table is used.
 """
 
-from __future__ import annotations
-
 from ...config import Attention, Dense, Embedding, Encoder, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys

@@ -1,7 +1,5 @@
 """dots.llm1 (rednote 2025): Qwen 3's attention, and GLM-4.5's experts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

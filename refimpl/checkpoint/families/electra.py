@@ -4,8 +4,6 @@ The generator's head is a masked language model's. The discriminator tells repla
 logit: here the second of two labels of each token, beside a logit of zero.
 """
 
-from __future__ import annotations
-
 from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, MaskedLM
 from ..config_readers.heads import head, labels
 from ..config_readers.keys import ACTIVATIONS, Keys

@@ -1,7 +1,5 @@
 """ERNIE 4.5 0.3B (Baidu 2025): Llama's decoder with rotary pairs of neighbours; one key for all biases."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import decoder, interleaved
 from ..config_readers.gguf_keys import DECODER, fixed

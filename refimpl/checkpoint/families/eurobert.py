@@ -1,7 +1,5 @@
 """EuroBERT (Boizard et al. 2025): Llama's layers, read in both directions."""
 
-from __future__ import annotations
-
 from ...config import Dense, Encoder, MaskedLM
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import DECODER, fixed

@@ -3,8 +3,6 @@
 Where some layers have a window, the others have no positions.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, HeadNorm, Layer, Window

@@ -5,8 +5,6 @@ after the attention). The newer one has one for each group of heads, with parall
 norm each (40B) or a common one (11B).
 """
 
-from __future__ import annotations
-
 from ...config import (
     LM,
     Alibi,

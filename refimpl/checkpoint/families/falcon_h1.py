@@ -3,8 +3,6 @@
 Numbers multiply what most maps read or give: they were tuned with the learning rate of each part.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import replace

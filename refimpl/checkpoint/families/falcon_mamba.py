@@ -3,8 +3,6 @@
 In GGUF its architecture is Mamba's.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

@@ -1,7 +1,5 @@
 """Gemma (Mesnard et al. 2024): Llama's decoder with scaled embeddings, and norm weights stored minus one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

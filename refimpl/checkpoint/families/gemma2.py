@@ -1,8 +1,6 @@
 """Gemma 2 (Riviere et al. 2024): norms before and after each sublayer, soft caps, and a window in every
 second layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from ...config import (

@@ -1,8 +1,6 @@
 """Gemma 3's text model (Kamath et al. 2025): Gemma 2 with normalized queries and keys instead of caps, and
 another rotary theta in layers with a window. EmbeddingGemma reads in both directions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Attention, Config, Decoder, Window

@@ -1,7 +1,5 @@
 """The text part of Gemma 3 with a vision tower (Kamath et al. 2025)."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model

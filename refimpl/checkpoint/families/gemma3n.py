@@ -9,8 +9,6 @@ A model that reads images and sound too has ids for their places in a text, beyo
 table: as in its text model alone these are rows of the usual table here.
 """
 
-from __future__ import annotations
-
 from statistics import NormalDist
 
 from ...config import (

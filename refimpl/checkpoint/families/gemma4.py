@@ -7,8 +7,6 @@ models the upper layers read the keys and values of the last lower one with the 
 vector of their own for each token. Beside the mlp there may be a mixture of experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ the first half of each head rotated, in pairs of neighbours.
 In GGUF it is called chatglm, as are the files of its earlier form, whose queries, keys and values are fused.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

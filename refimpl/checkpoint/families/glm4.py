@@ -1,7 +1,5 @@
 """GLM-4 of April 2025 (9B and 32B, Z1): GLM with a second norm on each sublayer, after it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, Layer

@@ -5,8 +5,6 @@ The layer after the last, which predicts further tokens, is read where it is ask
 out otherwise; several of these are always left out.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

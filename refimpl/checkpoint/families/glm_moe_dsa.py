@@ -3,8 +3,6 @@
 Some layers may have no indexer, and take the tokens that the one of the nearest layer before chose.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

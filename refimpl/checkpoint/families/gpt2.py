@@ -1,8 +1,6 @@
 """GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, fused and input-first
 matrices."""
 
-from __future__ import annotations
-
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
@@ -21,16 +19,11 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("n_special", "predict_special_tokens")
     # The same products in another order and, in half precision, of a wider type.
     keys.get("reorder_and_upcast_attn", bool, False)
-    size = head_size(
-        keys, named := keys.spelled("n_embd", "hidden_size"), keys.spelled("n_head", "num_attention_heads")
-    )
-    width = keys.size(named)
+    width, heads, size, layers, context = sizes(keys, 1024)
     scaled = keys.get("scale_attn_weights", bool, True)
     inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
-    scale, heads = size**-0.5 if scaled else 1.0, width // size
-    layers = range(layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")))
-    scales = [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in layers]
-    context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024)
+    scale = size**-0.5 if scaled else 1.0
+    scales = [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in range(layers)]
     norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
     activation = keys.choice("activation_function", ACTIVATIONS, "gelu_new")
     mlp = Plain(keys.size("n_inner", None) or 4 * width, activation, pre=norm)
@@ -43,6 +36,14 @@ def config(keys: Keys, task: Task) -> Decoder:
         head=LM(keys.get("tie_word_embeddings", bool, True)),
         context=context,
     )
+
+
+def sizes(keys: Keys, context: int) -> tuple[int, int, int, int, int]:
+    """Width, heads, their size, layers and context, in either spelling; `context` is the family's default."""
+    wide, many = keys.spelled("n_embd", "hidden_size"), keys.spelled("n_head", "num_attention_heads")
+    layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
+    context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), context)
+    return keys.size(wide), keys.size(many), head_size(keys, wide, many), layers, context
 
 
 def unused(keys: Keys) -> None:

@@ -1,17 +1,14 @@
 """GPT-BigCode (Ben Allal et al. 2023; Li et al. 2023): SantaCoder and StarCoder, GPT-2 with one key and value
 head for all query heads."""
 
-from __future__ import annotations
-
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import head_size, layer_count
 from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .gpt2 import WEIGHTS as GPT2
-from .gpt2 import unused
+from .gpt2 import sizes, unused
 
 MODEL_TYPES = ("gpt_bigcode",)
 ARCHITECTURES: dict[str, Task] = decoders("GPTBigCode", tasks=("classify", "tag"))
@@ -26,11 +23,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         inference_runner=(int, None), validate_runner_input=(bool,), pre_allocate_kv_cache=(bool,),
         max_batch_size=(int, None), max_sequence_length=(int, None), runner_max_sequence_length=(int, None),
     )  # fmt: skip
-    width_key, heads_key = (
-        keys.spelled("n_embd", "hidden_size"),
-        keys.spelled("n_head", "num_attention_heads"),
-    )
-    width, heads, size = keys.size(width_key), keys.size(heads_key), head_size(keys, width_key, heads_key)
+    width, heads, size, layers, context = sizes(keys, 1024)
     shared = keys.get("multi_query", bool, True)
     keys.restated("num_key_value_heads", 1 if shared else heads, "what multi_query says")
     norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
@@ -41,8 +34,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         Attention(heads, groups, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm),
         Plain(keys.size("n_inner", None) or 4 * width, activation, pre=norm),
     )
-    layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
-    context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024)
     return Decoder(
         embedding=Embedding(keys.size("vocab_size"), width),
         stack=Stack((layer,) * layers, norm, Learned(context)),

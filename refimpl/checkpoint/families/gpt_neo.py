@@ -1,7 +1,5 @@
 """GPT-Neo (Black et al. 2021): GPT-2's decoder with unscaled scores, and a window in every other layer."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import (

@@ -1,7 +1,5 @@
 """GPT-NeoX and Pythia (Black et al. 2022): parallel attention and mlp, partial rotary positions."""
 
-from __future__ import annotations
-
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed, has, optional, rotary
 from ..config_readers.gguf_metadata import gguf_head_size

@@ -5,8 +5,6 @@ In GGUF the ramp of YaRN ends at whole pairs, as llama.cpp computes it: the form
 the published models set to false. So a GGUF of theirs is a slightly different model, in llama.cpp too.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import ClampedSwiGLU, Decoder, Gated, MoE

@@ -1,14 +1,11 @@
 """GPT-J (Wang and Komatsuzaki 2021): attention and mlp in parallel after one norm, rotary pairs of
 neighbours."""
 
-from __future__ import annotations
-
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
 from . import Task, decoders
-from .gpt2 import unused
+from .gpt2 import sizes, unused
 
 MODEL_TYPES = ("gptj",)
 ARCHITECTURES: dict[str, Task] = decoders("GPTJ", tasks=("classify", "answer"))
@@ -19,11 +16,7 @@ PREFIX = "transformer."
 def config(keys: Keys, task: Task) -> Decoder:
     unused(keys)
     keys.harmless(rotary=(True,), scale_attn_weights=(True,))  # of code that can do otherwise
-    width_key, heads_key = (
-        keys.spelled("n_embd", "hidden_size"),
-        keys.spelled("n_head", "num_attention_heads"),
-    )
-    width, heads, size = keys.size(width_key), keys.size(heads_key), head_size(keys, width_key, heads_key)
+    width, heads, size, layers, context = sizes(keys, 2048)
     norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
     attention = Attention(
         heads, heads, size, Rope(10_000.0, keys.size("rotary_dim", 64), interleaved=True), pre=norm
@@ -32,12 +25,11 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys.size("n_inner", None) or 4 * width,
         keys.choice("activation_function", ACTIVATIONS, "gelu_new"),
     )
-    layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
     return Decoder(
         embedding=Embedding(keys.size("vocab_size"), width),
         stack=Stack((Layer(attention, mlp, parallel=True),) * layers, norm),
         head=LM(keys.get("tie_word_embeddings", bool, False), bias=True),
-        context=keys.size(keys.spelled("n_positions", "max_position_embeddings"), 2048),
+        context=context,
     )
 
 

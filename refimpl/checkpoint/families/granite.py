@@ -1,7 +1,5 @@
 """Granite 3 (IBM 2024): Llama's decoder, with multipliers of embeddings, scores, sublayers and logits."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import LM, Decoder, Layer, MoE

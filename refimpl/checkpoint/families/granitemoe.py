@@ -1,7 +1,5 @@
 """Granite 3 MoE and PowerMoE (IBM 2024): Granite with a mixture of experts in each layer."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, Gated, Layer, MoE

@@ -3,8 +3,6 @@
 The models whose names have an h have Mamba 2's layers, and attention in a few of the layers.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, Gated, Layer

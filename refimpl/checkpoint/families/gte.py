@@ -3,8 +3,6 @@
 Checkpoints with the code of Alibaba-NLP/new-impl state what that code can do otherwise.
 """
 
-from __future__ import annotations
-
 from ...config import Attention, Dense, Embedding, Encoder, Gated, MaskedLM, Rope
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys

@@ -1,7 +1,5 @@
 """Helium 1 (Kyutai 2025): Llama's decoder with rotary pairs of neighbours."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

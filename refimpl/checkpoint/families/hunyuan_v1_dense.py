@@ -1,8 +1,6 @@
 """Hunyuan's dense models of 2025 (Tencent), 0.5 to 7 billion, Hunyuan-MT and Hy-MT2 among them: Llama with
 norms of queries and keys after their rotation."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, HeadNorm

@@ -1,7 +1,5 @@
 """The text part of Idefics3 and SmolVLM (Laurençon et al. 2024; Marafioti et al. 2025): Llama's decoder."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model

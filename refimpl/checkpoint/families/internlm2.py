@@ -4,8 +4,6 @@ transformers has no class for it: keys and names are those of the code beside th
 run.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from ...config import Decoder

@@ -4,8 +4,6 @@ Its Mamba has norms of what steps, keys and queries are made of. The router's so
 the weights of the chosen ones aren't divided by their sum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 from dataclasses import replace
 

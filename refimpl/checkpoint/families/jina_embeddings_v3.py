@@ -4,8 +4,6 @@ Adapters by task lie beside it, one a directory. The first checkpoint, which hol
 is refused by the family of its `model_type`, XLM-RoBERTa's.
 """
 
-from __future__ import annotations
-
 from ...config import Attention, Dense, Embedding, Encoder, LayerNorm, Plain
 from ..config_readers.gguf_keys import fixed, rotary
 from ..config_readers.gguf_metadata import gguf_head_size

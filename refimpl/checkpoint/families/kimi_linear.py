@@ -5,8 +5,6 @@ In GGUF the norms of latents have the eps of the others, and as many heads decay
 computes them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ...config import Decoder, RMSNorm

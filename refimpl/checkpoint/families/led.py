@@ -12,8 +12,6 @@ the maps that such tokens have of their own are in the files, and are left unrea
 transformers pads a text to a multiple of the widest window, which changes nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Attention, EncoderDecoder, Layer

@@ -1,7 +1,5 @@
 """LFM2 (Liquid AI 2025): short convolutions, and attention with normalized heads in a few of the layers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, Layer, RMSNorm

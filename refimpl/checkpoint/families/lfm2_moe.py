@@ -1,7 +1,5 @@
 """LFM2 with experts (LFM2-8B-A1B, Liquid AI 2025) after its first layers, chosen by sigmoids and biases."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

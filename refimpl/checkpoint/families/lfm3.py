@@ -2,8 +2,6 @@
 window in some layers; what a sublayer gives is normalized before it is added.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

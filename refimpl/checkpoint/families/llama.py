@@ -3,8 +3,6 @@
 Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 """
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import DECODER, Table, always, experts, experts_width, fixed, optional

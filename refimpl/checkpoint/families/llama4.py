@@ -6,8 +6,6 @@ scaled by their position. In some layers or all, one expert beside a shared one,
 multiplies what it reads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

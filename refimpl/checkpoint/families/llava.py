@@ -1,8 +1,6 @@
 """The text part of LLaVA (Liu et al. 2023) and of models of its form: a vision tower, a projector, and a
 decoder of Llama's form, which `text_config` names."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model

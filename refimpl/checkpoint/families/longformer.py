@@ -5,8 +5,6 @@ question's for an answer, none else. There a mask may name others, which isn't r
 answered must have three separators there, as `<s>question</s></s>text</s>` has; here the first one counts.
 """
 
-from __future__ import annotations
-
 from ...config import (
     Dense,
     Embedding,

@@ -5,8 +5,6 @@ the text (`ops.longt5`); all else is T5's. No table ends at a length. The publis
 4,096 tokens and are used on 16,384, which is the encoder's context here; the decoder's is T5's.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Attention, EncoderDecoder, Layer, RelativeBias, RMSNorm

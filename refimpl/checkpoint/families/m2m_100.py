@@ -4,8 +4,6 @@ Norms stand before sublayers. Positions are sinusoidal and begin after the id of
 a text, never in it: transformers gives it no position there.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import EncoderDecoder, Sinusoidal

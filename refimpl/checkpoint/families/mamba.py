@@ -1,7 +1,5 @@
 """Mamba (Gu & Dao 2023): a stack of its layers alone, without attention, positions and mlps."""
 
-from __future__ import annotations
-
 from ...config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ...ops.mamba import Mamba
 from ..config_readers.gguf_keys import RMS_EPS, Table, fixed

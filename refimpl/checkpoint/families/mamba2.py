@@ -1,7 +1,5 @@
 """Mamba 2 (Dao & Gu 2024): a stack of its layers alone, without attention, positions and mlps."""
 
-from __future__ import annotations
-
 from ...config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ...ops.mamba2 import Mamba2
 from ..config_readers.gguf_keys import fixed, quotient

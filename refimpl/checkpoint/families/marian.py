@@ -3,8 +3,6 @@
 BART's form with sinusoidal positions and without the norm of the embedding.
 """
 
-from __future__ import annotations
-
 from ...config import EncoderDecoder, Sinusoidal
 from ..config_readers.keys import Keys
 from . import Task

@@ -1,7 +1,5 @@
 """mBART and mBART-50 (Liu et al. 2020): BART's form for many languages, norms before sublayers."""
 
-from __future__ import annotations
-
 from ...config import EncoderDecoder
 from ..config_readers.keys import Keys
 from . import Task

@@ -1,7 +1,5 @@
 """Megatron's BERT (Shoeybi et al. 2019): BERT with norms before sublayers, and one after the last layer."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Dense, Embedding, Encoder, Learned

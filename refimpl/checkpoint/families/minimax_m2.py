@@ -1,8 +1,6 @@
 """MiniMax-M2 (MiniMax 2025): Mixtral's experts, chosen by sigmoids and biases, norms over all heads of
 queries and keys, and part of each head rotated."""
 
-from __future__ import annotations
-
 from ...config import Decoder, Rope
 from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
 from ..config_readers.gguf_keys import PARTIAL, SIGMOID, always, experts, fixed, scores, unused

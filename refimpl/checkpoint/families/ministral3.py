@@ -3,8 +3,6 @@
 In GGUF it is called mistral3, after the model that reads images, whose text part it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Mistral: Llama's decoder with a sliding window (Jiang et al. 2023). In GGUF it is called llama."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys

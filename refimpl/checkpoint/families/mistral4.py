@@ -4,8 +4,6 @@ experts chosen by a softmax among those of a token's best groups, beside a share
 In GGUF the norms of latents have the eps of the others, as llama.cpp computes them; a checkpoint's is 1e-6.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import partial

@@ -3,8 +3,6 @@
 In GGUF it is called llama.
 """
 
-from __future__ import annotations
-
 from ...config import Decoder, MoE
 from ..config_readers.decoder import decoder, with_experts
 from ..config_readers.keys import Keys

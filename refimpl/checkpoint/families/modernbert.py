@@ -3,8 +3,6 @@
 The first norm stands behind the tables, so the first attention has none of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -3,8 +3,6 @@
 A window reaches back half as far as ModernBERT's. A dense map and a norm stand before the output table.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import LM, Classify, Config, Decoder, Encoder, Window

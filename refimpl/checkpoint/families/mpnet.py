@@ -4,8 +4,6 @@ positions.
 The first token stands at row 2, whatever `pad_token_id` says: transformers' class has it fixed.
 """
 
-from __future__ import annotations
-
 from ...config import Dense, Embedding, Encoder, Learned, RelativeBias
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map

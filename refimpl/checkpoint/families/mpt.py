@@ -3,8 +3,6 @@
 alibi_bias_max is used as in MosaicML's code and llama.cpp; transformers reads the key, but always takes 8.
 """
 
-from __future__ import annotations
-
 from ...config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed, restated, without
 from ..config_readers.gguf_weights import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS

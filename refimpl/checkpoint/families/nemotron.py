@@ -1,8 +1,6 @@
 """Nemotron 4 and Minitron (Parmar et al. 2024): LayerNorm with weights stored minus one, a plain mlp of a
 squared ReLU, half of each head rotated."""
 
-from __future__ import annotations
-
 from ...config import Attention, Decoder, LayerNorm, Plain
 from ..config_readers.decoder import build
 from ..config_readers.gguf_keys import EPS, PARTIAL, agreeing, fixed, without

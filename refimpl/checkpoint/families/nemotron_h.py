@@ -8,8 +8,6 @@ models with experts are `nemotron_h_moe`: there no layer has a dense mlp, and th
 the last block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

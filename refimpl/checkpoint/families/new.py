@@ -3,8 +3,6 @@
 It multiplies theta by a factor and divides all frequencies by factor^(2 / head size), whatever the length.
 """
 
-from __future__ import annotations
-
 from ...config import Encoder, LinearScaling, Rope
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size

@@ -5,8 +5,6 @@ otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, ot
 `rotary_scaling_factor` texts longer than `max_trained_positions` turn by a larger base.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import (

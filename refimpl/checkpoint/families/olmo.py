@@ -1,8 +1,6 @@
 """OLMo 1 (Groeneveld et al. 2024): Llama's decoder with norms that learn nothing; queries, keys and values
 may be clipped."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, LayerNorm

@@ -1,7 +1,5 @@
 """OLMo 2 (OLMo Team 2025): norms on the sublayers' outputs only, and over all heads of queries and keys."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -3,8 +3,6 @@
 In GGUF it is called olmo2.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

@@ -4,8 +4,6 @@ OLMo 2's attention, whose positions may be missing.
 Norms of a gated delta network's layer stand before its sublayers, those of an attention's after them.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, Layer

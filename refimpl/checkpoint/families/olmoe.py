@@ -1,8 +1,6 @@
 """OLMoE (Muennighoff et al. 2024): a mixture of experts in each layer, and norms over all heads of queries
 and keys."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, Gated, HeadNorm, MoE

@@ -4,8 +4,6 @@ Learned positions begin at row 2 of their table. Only the 350M model has its nor
 token table of half the width.
 """
 
-from __future__ import annotations
-
 from ...config import (
     LM,
     Attention,

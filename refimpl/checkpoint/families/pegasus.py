@@ -1,7 +1,5 @@
 """PEGASUS, for summaries (Zhang et al. 2020): BART's form, norms before sublayers, sinusoidal positions."""
 
-from __future__ import annotations
-
 from ...config import EncoderDecoder, Sinusoidal
 from ..config_readers.keys import Keys
 from . import Task

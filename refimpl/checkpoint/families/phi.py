@@ -1,8 +1,6 @@
 """Phi 1, 1.5 and 2 (Gunasekar et al. 2023; Li et al. 2023): attention and mlp in parallel after one norm,
 part of each head rotated, biases everywhere."""
 
-from __future__ import annotations
-
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import EPS, PARTIAL, fixed, rotary, without
 from ..config_readers.gguf_metadata import gguf_head_size

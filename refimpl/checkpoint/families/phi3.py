@@ -3,8 +3,6 @@
 Its context is the original one, within which the short divisors apply: see `config_readers.rope`.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from ...config import Decoder

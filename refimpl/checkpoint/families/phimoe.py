@@ -6,8 +6,6 @@ aren't read: they have neither the jitter nor the magnitudes of rotations, and l
 a softmax over the two experts.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

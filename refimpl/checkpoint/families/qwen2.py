@@ -1,8 +1,6 @@
 """Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values, and optional windows
 in upper layers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, FullAttention, Window

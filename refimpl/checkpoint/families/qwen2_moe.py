@@ -3,8 +3,6 @@
 Each sparse layer has an expert that all tokens share, with a gate of its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Attention, Decoder, FullAttention, Gated, Layer, MoE, Window

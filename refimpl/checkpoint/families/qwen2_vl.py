@@ -1,7 +1,5 @@
 """The text part of Qwen2-VL (Wang et al. 2024) and Qwen2.5-VL: Qwen 2 with other defaults, and M-RoPE."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

@@ -1,7 +1,5 @@
 """Qwen 3 (Yang et al. 2025): Qwen 2 with normalized queries and keys; biases are optional."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder, HeadNorm

@@ -4,8 +4,6 @@ Its checkpoints read images too. Maps of a gated delta network are stored apart,
 value heads stand one of each key head in turn.
 """
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import with_mtp
 from ..config_readers.gguf_keys import SECTIONED, fixed

@@ -1,7 +1,5 @@
 """Qwen 3.5 with experts (Qwen 2026), as text: those of Qwen3-Next in each layer."""
 
-from __future__ import annotations
-
 from ...config import Decoder, Gated, MoE
 from ..config_readers.decoder import with_experts
 from ..config_readers.gguf_keys import SECTIONED, fixed, without

@@ -1,7 +1,5 @@
 """Qwen 3 MoE (Yang et al. 2025): normalized queries and keys, no shared expert."""
 
-from __future__ import annotations
-
 from ...config import Decoder, FullAttention, Gated, MoE, Window
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed, layers_without

@@ -3,8 +3,6 @@
 Its attention turns a quarter of each head; experts are those of Qwen 2 MoE.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Any

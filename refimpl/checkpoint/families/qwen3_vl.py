@@ -1,7 +1,5 @@
 """The text part of Qwen3-VL: Qwen 3 without windows, positions by M-RoPE."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.gguf_keys import SECTIONED, unused

@@ -1,7 +1,5 @@
 """The text part of Qwen3-VL with experts: Qwen 3 MoE without windows, positions by M-RoPE."""
 
-from __future__ import annotations
-
 from ...config import Decoder
 from ..config_readers.gguf_keys import SECTIONED
 from ..config_readers.gguf_rope import SECTIONS

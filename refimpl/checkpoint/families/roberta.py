@@ -3,8 +3,6 @@
 A padding token within a text takes a position here, like any other; in transformers it takes none.
 """
 
-from __future__ import annotations
-
 from ...config import Dense, Embedding, Encoder, Learned
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map

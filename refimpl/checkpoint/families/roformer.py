@@ -3,8 +3,6 @@
 Heads rotate neighbours, as in the paper. Checkpoints store the sines and cosines of all positions.
 """
 
-from __future__ import annotations
-
 from ...config import Attention, Dense, Embedding, EmbeddingProjection, Encoder, MaskedLM, Plain, Rope
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys

@@ -1,7 +1,5 @@
 """Seed-OSS (ByteDance 2025): Llama's decoder with biases of queries, keys and values."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

@@ -1,7 +1,5 @@
 """SmolLM3 (Bakouch et al. 2025): Llama's decoder, with no positions in every fourth layer (NoPE)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import Decoder

@@ -3,8 +3,6 @@
 A norm for each head, and parallel attention and mlp under one norm, are optional.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack

@@ -1,8 +1,6 @@
 """StarCoder 2 (Lozhkov et al. 2024): grouped heads, LayerNorm and an mlp without a gate; biases everywhere
 or nowhere; all layers may have a window."""
 
-from __future__ import annotations
-
 from ...config import Attention, Decoder, FullAttention, LayerNorm, Plain, Window
 from ..config_readers.decoder import build
 from ..config_readers.gguf_keys import DECODER, EPS, fixed, has, optional, without

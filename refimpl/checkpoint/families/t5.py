@@ -7,8 +7,6 @@ scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A con
 the tensors then show whether there is a table of its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ...config import (

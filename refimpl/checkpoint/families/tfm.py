@@ -1,7 +1,5 @@
 """tfm's own checkpoints: config.json states a Config, and tensors have the names of its leaves."""
 
-from __future__ import annotations
-
 from ...components import from_json
 from ...config import Config
 from ..config_readers.keys import Keys

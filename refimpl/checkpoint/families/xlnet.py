@@ -8,8 +8,6 @@ a pass over the whole text, so no cache serves it. Nor is the search over pairs 
 a text of 4,096 is as long as its square of scores should be.
 """
 
-from __future__ import annotations
-
 from ...config import Dense, Embedding, Encoder, Layer, MaskedLM, Plain, Pooling, ReadingHead, Stack
 from ...ops.xlnet import XLNetAttention
 from ..config_readers.heads import head
