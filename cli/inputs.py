@@ -134,15 +134,22 @@ def messages() -> Iterator[str]:
             yield text
 
 
-def read_schema(file: Path) -> dict[str, Any]:
-    """The JSON schema in a file; a usage error for one that can't be followed, before a model is loaded."""
+def _read_json(file: Path, what: str, kind: type, must: str) -> Any:
+    """The JSON in a file, of this kind; a usage error for another. `must` says what the file has to have."""
     from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
+
+    value = parse(read_all(file, what, SCHEMA), str(file), ArgumentError)
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{file} must have {must}, got {value!r:.80}")
+    return value
+
+
+def read_schema(file: Path) -> dict[str, Any]:
+    """The JSON schema in a file; a usage error for one that can't be followed, before a model is loaded."""
     from ..runtime.text.constraints import check, of_schema
 
-    schema = parse(read_all(file, "schema", SCHEMA), str(file), ArgumentError)
-    if not isinstance(schema, dict):
-        raise ArgumentError(f"{file} must have a JSON schema, an object, got {schema!r:.80}")
+    schema = _read_json(file, "schema", dict, "a JSON schema, an object")
     check(of_schema(schema))
     return schema
 
@@ -150,13 +157,9 @@ def read_schema(file: Path) -> dict[str, Any]:
 def read_tools(file: Path) -> list[dict[str, Any]]:
     """The functions in a file, as the OpenAI API has them; a usage error for others, before a model is
     loaded."""
-    from ..refimpl.checkpoint.formats.strict_json import parse
-    from ..refimpl.errors import ArgumentError
     from ..runtime.text.chat_answers import schemas
 
-    tools = parse(read_all(file, "tools", SCHEMA), str(file), ArgumentError)
-    if not isinstance(tools, list):
-        raise ArgumentError(f"{file} must have a list of tools, got {tools!r:.80}")
+    tools = _read_json(file, "tools", list, "a list of tools")
     schemas(tools)
     return tools
 

@@ -266,6 +266,11 @@ def _pre_tokenizers(*steps: Component) -> Component:
     return {"type": "Sequence", "pretokenizers": list(steps)}
 
 
+def _words(scheme: Component) -> Component:
+    """Words between spaces, each with the mark of a scheme."""
+    return _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
+
+
 def _normalizers(*steps: Component) -> Component:
     return {"type": "Sequence", "normalizers": list(steps)}
 
@@ -436,8 +441,7 @@ def _gemma(settings: Settings, named: Mapping[str, Special], file: SourceFile) -
 
 def _t5(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always")
-    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
-    return Pipeline(_unigram(file, 2), _precompiled(file), words, scheme)
+    return Pipeline(_unigram(file, 2), _precompiled(file), _words(scheme), scheme)
 
 
 def _t5_additional(settings: Settings) -> list[Special]:
@@ -463,8 +467,7 @@ def _t5_template(settings: Settings, tokens: Tokens, stated: Component | None) -
 
 def _xlm_roberta(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
-    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
-    return Pipeline(_unigram(file, 3), _precompiled(file), words, scheme)
+    return Pipeline(_unigram(file, 3), _precompiled(file), _words(scheme), scheme)
 
 
 def _xlm_roberta_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
@@ -475,7 +478,6 @@ def _xlm_roberta_template(settings: Settings, tokens: Tokens, stated: Component 
 
 def _albert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
-    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
     steps = [_replace({"String": quotes}, '"') for quotes in ("``", "''")]
     if not settings.flag("keep_accents", False):
         steps += [{"type": "NFKD"}, {"type": "StripAccents"}]
@@ -483,7 +485,7 @@ def _albert(settings: Settings, named: Mapping[str, Special], file: SourceFile) 
         steps.append({"type": "Lowercase"})
     charsmap = _precompiled(file)
     steps += [] if charsmap is None else [charsmap]
-    return Pipeline(_unigram(file, 1), _normalizers(*steps), words, scheme)
+    return Pipeline(_unigram(file, 1), _normalizers(*steps), _words(scheme), scheme)
 
 
 def _albert_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
@@ -535,10 +537,9 @@ def _big_bird(settings: Settings, named: Mapping[str, Special], file: SourceFile
 
 def _camembert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
-    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
     unknown = _required(settings.where, named, "unk_token")
     unk_id = next((i for i, piece in enumerate(file.vocabulary) if piece[0] == unknown), 0)
-    return Pipeline(_unigram(file, unk_id), _precompiled(file), words, scheme)
+    return Pipeline(_unigram(file, unk_id), _precompiled(file), _words(scheme), scheme)
 
 
 def _camembert_additional(settings: Settings) -> list[Special]:
@@ -584,8 +585,7 @@ def _pegasus_template(settings: Settings, tokens: Tokens, stated: Component | No
 
 def _mbart(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always")
-    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
-    return Pipeline(_unigram(file, 3), None, words, scheme)
+    return Pipeline(_unigram(file, 3), None, _words(scheme), scheme)
 
 
 def _mbart_additional(settings: Settings) -> list[Special]:
@@ -705,32 +705,12 @@ def _pegasus_pieces(settings: Settings, pieces: Pieces) -> Pieces:
     return [*((token, 0.0) for token in tokens), *unused, *pieces[2:]]
 
 
-_BERT = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-_FAIRSEQ = {
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "sep_token": "</s>",
-    "cls_token": "<s>",
-    "unk_token": "<unk>",
-    "pad_token": "<pad>",
-    "mask_token": "<mask>",
-}
-_ALBERT = {
-    "bos_token": "[CLS]",
-    "eos_token": "[SEP]",
-    "unk_token": "<unk>",
-    "sep_token": "[SEP]",
-    "pad_token": "<pad>",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+_LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_PADDED = {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+_FAIRSEQ = {**_LLAMA, **_PADDED, "sep_token": "</s>", "cls_token": "<s>"}
+_BERT = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _DEBERTA = {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"}
+_ALBERT = {**_DEBERTA, "unk_token": "<unk>", "pad_token": "<pad>"}
 _END = "<|endoftext|>"
 _COHERE = {
     "unk_token": "<UNK>",
@@ -741,14 +721,7 @@ _COHERE = {
     "sep_token": "<SEP>",
     "mask_token": "<MASK_TOKEN>",
 }
-_GEMMA = {
-    "unk_token": "<unk>",
-    "bos_token": "<bos>",
-    "eos_token": "<eos>",
-    "pad_token": "<pad>",
-    "mask_token": "<mask>",
-}
-_LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_GEMMA = {**_PADDED, "bos_token": "<bos>", "eos_token": "<eos>"}
 _ALL = (
     TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template, file="vocab.txt"),
     TokenizerClass(
