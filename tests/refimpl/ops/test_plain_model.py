@@ -110,7 +110,13 @@ def padded(texts: list[np.ndarray]) -> np.ndarray:
 
 
 def stepped(engine: NumpyEngine, cache: Any, texts: list[np.ndarray], first: list[int]) -> list[np.ndarray]:
-    """The logits of all tokens, a prompt of `first` tokens in one step and each later one by itself."""
+    """The logits of all tokens, a prompt of `first` tokens in one step and each later one by itself.
+
+    What a new cache holds is random: nothing may read it.
+    """
+    for kind, layer in zip(cache.kinds, cache.layers, strict=True):
+        for array in layer[: len(kind.arrays)]:
+            array[:] = np.random.default_rng(0).standard_normal(array.shape)
     heads = [text[:n] for text, n in zip(texts, first, strict=True)]
     at = np.broadcast_to(np.arange(max(first)), (len(texts), max(first)))
     results, cache = engine.step(padded(heads), cache, np.array(first), at=at)
