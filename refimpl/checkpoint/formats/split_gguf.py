@@ -6,17 +6,14 @@ Each part is a GGUF file with tensors of its own. The first has the metadata; al
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
 from .gguf import GGUF
+from .gguf_parts import parts_of
 from .named_tensors import Tensors, joined
-
-PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
-MAX_PARTS = 1000
 
 
 class SplitGguf(Tensors):
@@ -46,38 +43,3 @@ def open_gguf(path: Path) -> GGUF | SplitGguf:
     if len(files) == 1:
         return GGUF(path)
     return SplitGguf([GGUF(file) for file in files])
-
-
-def parts_of(path: Path) -> list[Path]:
-    """The files of a GGUF model: the parts that the name of the first one counts, or the file alone.
-
-    CheckpointError for another part than the first, and where a part is missing.
-    """
-    match = PART.fullmatch(path.name)
-    if match is None or match[3] == "00001":
-        return [path]
-    first = path.with_name(f"{match[1]}-00001-of-{match[3]}.gguf")
-    if path.name != first.name:
-        raise CheckpointError(f"{path}: is a part of a model: name the first one, {first.name}")
-    if not 1 < int(match[3]) <= MAX_PARTS:
-        raise CheckpointError(f"{path}: a model may have {MAX_PARTS} parts, the name says {int(match[3])}")
-    files = [
-        path.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)
-    ]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise CheckpointError(f"{path}: {len(missing)} of its parts must lie beside it, first {missing[0]}")
-    return files
-
-
-def models_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """The GGUF models among paths: the file, or the first part, of each, with all of its files.
-
-    Parts of an image encoder, which llama.cpp's converter names mmproj, are no models.
-    """
-    models: dict[str, list[str]] = {}
-    for name in sorted(names):
-        match = PART.fullmatch(name)
-        if name.endswith(".gguf") and not name.rpartition("/")[2].startswith("mmproj"):
-            first = name if match is None else f"{match[1]}-00001-of-{match[3]}.gguf"
-            models.setdefault(first, []).append(name)
-    return models

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import CheckpointError
-from ...ops.quant import Blocks
-from .model_directory import Directory
-from .safetensors import SafeTensors
-from .torch_file import TorchFile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...ops.quant import Blocks
+    from .model_directory import Directory
+    from .safetensors import SafeTensors
+    from .torch_file import TorchFile
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -84,6 +86,9 @@ def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFi
     With `folder` it is one file, in that folder of the directory. Where both are there they are the
     safetensors files.
     """
+    from .safetensors import SafeTensors  # readers, which nobody needs who asks for names alone
+    from .torch_file import TorchFile
+
     kinds: tuple[tuple[str, str, type[SafeTensors] | type[TorchFile]], ...] = (
         (SINGLE, INDEX, SafeTensors), (TORCH_SINGLE, TORCH_INDEX, TorchFile),
     )  # fmt: skip

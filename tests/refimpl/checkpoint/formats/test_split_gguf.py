@@ -10,7 +10,8 @@ import pytest
 from helpers.fuzz_readers import write_gguf
 from helpers.refused import refused
 from tfm.refimpl.checkpoint.formats.gguf import GGUF
-from tfm.refimpl.checkpoint.formats.split_gguf import models_of, open_gguf
+from tfm.refimpl.checkpoint.formats.gguf_parts import models_of
+from tfm.refimpl.checkpoint.formats.split_gguf import open_gguf
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.params.tree import flatten
