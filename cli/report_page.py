@@ -43,6 +43,7 @@ th { color: var(--soft); font-weight: 500; } .number { text-align: right; white-
 td:first-child { min-width: 11rem; } td.text { width: 33%; min-width: 13rem; overflow-wrap: anywhere;
   unicode-bidi: isolate; white-space: pre-wrap; }
 mark { background: var(--pale); color: inherit; border-bottom: 2px solid var(--bar); }
+summary { margin: .5rem 0; cursor: pointer; }
 figure { margin: .8rem 0; }
 svg { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
 svg text { fill: var(--soft); } svg .value { fill: var(--ink); } svg .bar { fill: var(--bar); }
@@ -51,6 +52,7 @@ svg .limit { stroke: var(--bad); stroke-dasharray: 5 4; } svg .limit-text { fill
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # whatever stands in the page, a browser asks nobody
 WIDTH, HEIGHT, LEFT, FOOT = 900, 240, 52, 34  # of the picture, and the room for its axes
+CONTENT = ("files", "weights", "graphs", "source")  # checks that compute nothing
 TOP = 1.15  # the share of a budget that the picture shows; larger errors are cut there
 
 
@@ -90,12 +92,11 @@ def page(report: Report, facts: Facts) -> bytes:
         "body",
         _node("h1", title(report)),
         _node("p", "How far the exported model is from its reference implementation", {"class": "soft"}),
-        _verdict(report),
+        _verdict(report, facts),
         *_layers(facts.layers),
         *_over_a_text(report),
         *_greedy_texts(report),
         *_sizes_and_speed(facts),
-        *_open(report, facts),
         *_all_checks(report),
         _node("h2", "Where and with what"),
         _node("ul", *(_node("li", line) for line in facts.machine)),
@@ -136,8 +137,10 @@ def _number(text: str) -> Element:
     return _node("td", text, {"class": "number"})
 
 
-def _verdict(report: Report) -> Element:
+def _verdict(report: Report, facts: Facts) -> Element:
     first, *others = (with_flags(line) for line in verdict(report))
+    others += [_where(facts.layers)] if report.failed and not isinstance(facts.layers, str) else []
+    others += [f"Speed: {facts.speed}."] if isinstance(facts.speed, str) else []
     word = judgement(report)
     before, _, after = first.partition(word)
     shown = _node("p", before, _node("strong", word), after)
@@ -147,6 +150,18 @@ def _verdict(report: Report) -> Element:
         *(_node("p", line) for line in others),
         {"class": "verdict failed" if report.failed else "verdict"},
     )
+
+
+def _where(layers: Sequence[LayerError]) -> str:
+    """Where the graph first differs from the specification."""
+    for layer in layers:
+        if not layer.share <= 1:
+            return f"First divergence: {layer.part}, {_times(layer.share)} its budget; the layers are below."
+    return "No part of ONNX Runtime's graph is over its budget on the golden tokens."
+
+
+def _times(share: float) -> str:
+    return f"{share:.0%} of" if share < 10 else f"{share:.0f} times"
 
 
 def _layers(layers: Sequence[LayerError] | str) -> list[Element]:
@@ -275,17 +290,6 @@ def _sizes_and_speed(facts: Facts) -> list[Element]:
     return [_node("h2", "Size and speed"), _table(("WHAT", "HOW MUCH"), rows)]
 
 
-def _open(report: Report, facts: Facts) -> list[Element]:
-    lines = [f"{row.name}: {with_flags(row.note) or row.missing}" for row in report.unchecked]
-    for what, value in (("error by layer", facts.layers), ("speed", facts.speed)):
-        if isinstance(value, str):
-            lines.append(f"{what}: {value}")
-    heading = _node("h2", "What was not checked")
-    if not lines:
-        return [heading, _node("p", "Nothing that tfm can check was left out.")]
-    return [heading, _node("ul", *(_node("li", line) for line in lines))]
-
-
 def _all_checks(report: Report) -> list[Element]:
     def cells(row: Row) -> Sequence[Element | str]:
         note = _node("td", with_flags(row.note), {"class": "soft"})
@@ -293,5 +297,21 @@ def _all_checks(report: Report) -> list[Element]:
         result = _node("td", row.result, {"class": row.result})
         return row.name, found_here, most, _number(used(row)), result, note
 
-    head = ("CHECK", "FOUND", "AT MOST", "USED", "RESULT", "")
-    return [_node("h2", "All figures"), _table(head, [cells(row) for row in report.rows])]
+    head, parts = ("CHECK", "FOUND", "AT MOST", "USED", "RESULT", ""), [_node("h2", "All figures")]
+    paths: dict[str, list[Row]] = {}
+    for check in report.checks:
+        for row in check.rows:
+            paths.setdefault(_path(check.name, row), []).append(row)
+    for path, rows in paths.items():
+        failed = sum(row.ok is False for row in rows)
+        told = f"{path}: {len(rows)} figures, " + (f"{failed} FAILED" if failed else "none over its limit")
+        opened = {"open": ""} if failed else {}
+        parts.append(_node("details", opened, _node("summary", told), _table(head, [cells(r) for r in rows])))
+    return parts
+
+
+def _path(check: str, row: Row) -> str:
+    """What a figure is of: the bundle's files, or the path that computed."""
+    if check in CONTENT:
+        return "Files, weights, graphs"
+    return row.name.split(": ")[0] if row.name.startswith("kernels") else "ONNX Runtime's operators"

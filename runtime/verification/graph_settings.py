@@ -5,7 +5,7 @@ from the ports of caches and rotary tables. Nothing is taken from names of nodes
 
     eps of norms           one by one, by the norm's weight; also where a norm is written out
     attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
-    products with blocks   sizes, bits, and whether their inputs are rounded
+    products with blocks   sizes, bits, whether their inputs are rounded, and that all is of one weight
     activations of mlps    the operators that they are made of
     any other float        must be a number of its layer, of the next one, or of what isn't in a layer; one
     and integers of masks  before any weight, as a mask's, a number of the Config
@@ -13,6 +13,7 @@ from the ports of caches and rotary tables. Nothing is taken from names of nodes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ ARITHMETIC = frozenset(
     | {"Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
 )
 ACTIVATIONS = frozenset().union(*MADE_OF.values())
+EXPERT = re.compile(r"\.experts\.\d+")
 
 
 class Place(NamedTuple):
@@ -298,6 +300,10 @@ class _Settings:
         group = self.groups.get(leaf.rpartition(".")[0])
         if group is None or (form := group.format) is None:
             return
+        for name in node.inputs:
+            other = self.groups.get(self.leaf(name).rpartition(".")[0], group)
+            is_own = other.format is None or _matrix(other.name) == _matrix(group.name)
+            self.require(is_own, f"{group.name}: {node.operator} reads {name}")
         level = 4 if form.activations == "block" else 0
         sizes = {"K": group.length, "N": group.width, "bits": form.bits, "block_size": form.block}
         for name, wanted in {**sizes, "accuracy_level": level}.items():
@@ -370,6 +376,11 @@ class _Settings:
             near = [np.nextafter(exact, limit, dtype=dtype).tolist() for limit in (-np.inf, np.inf)]
             self.allowed[key] = frozenset(exact.tolist()).union(*near)
         return self.allowed[key]
+
+
+def _matrix(group: str) -> str:
+    """What a product multiplies with: a group of leaves, or the same of all experts."""
+    return EXPERT.sub("", group)
 
 
 def _activation_of(layer: Layer) -> Activation | None:

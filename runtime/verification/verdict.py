@@ -159,17 +159,10 @@ def text_cost(report: Report) -> str:
 
 
 def _open(report: Report) -> list[str]:
-    """What was not checked, and why."""
-    lines = []
-    for missing in (NOT_REACHED, NOT_YET, ""):
-        rows = [row for row in report.unchecked if row.missing == missing]
-        if not rows:
-            continue
-        if missing == NOT_YET:
-            for note in dict.fromkeys(row.note for row in rows):
-                names = "; ".join(row.name for row in rows if row.note == note)
-                lines.append(f"Not checked yet ({note}): {names}.")
-        else:
-            names = "; ".join(f"{row.name} ({row.note})" if row.note else row.name for row in rows)
-            lines.append(f"{(missing or 'not checked').capitalize()}: {names}.")
-    return lines
+    """What was not checked, and why, in one line."""
+    names: dict[str, list[str]] = {}
+    for row in report.unchecked:
+        why = f"{row.missing} {row.note}".strip() if row.missing == NOT_REACHED else row.note or row.missing
+        names.setdefault(why, []).append(row.name)
+    parts = [", ".join(these) + (f" ({why})" if why else "") for why, these in names.items()]
+    return [f"Not checked: {'; '.join(parts)}."] if parts else []

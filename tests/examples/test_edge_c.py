@@ -71,20 +71,31 @@ def test_tokens_and_golden_check(client: Client, tmp_path: Path, quant: str):
 
     checked = client(path, "check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    name, found, stated = re.search(
-        r'"(.*)" (\S+), in the certificate (\S+), [^\n]*\nRight[^\n]*\n$', checked.stdout
-    ).groups()
-    (figure,) = [row.figure for row in recorded(path).rows if row.name == name]
-    assert float(stated) == pytest.approx(figure, rel=1e-5)
-    assert float(found) == pytest.approx(figure, rel=0.1)  # a few last digits, of some processors' int8 more
+    assert checked.stdout.endswith("\nRight: within each budget above.\n")
+    shown_rows = judged_rows(checked.stdout)
+    assert [*shown_rows] == [*(["products in float"] if quant == "int8" else []), "whole"]
+    rows = {row.name: row for row in recorded(path).rows}
+    for name, (found, stated, _) in shown_rows.items():
+        figure = rows[f"{name}: largest error"].figure
+        assert stated == pytest.approx(figure, rel=1e-5)
+        assert found == pytest.approx(figure, rel=0.1)  # a few last digits, of some processors' int8 more
 
     norm = next(t for name, t in opened.manifest.tensors.items() if name.startswith("decoder.norm"))
     data = np.memmap(path / "model.onnx.data", np.uint8, "r+")
-    data[norm.offset : norm.offset + norm.length].view(norm.dtype)[:] *= -1
-    data.flush()
-    checked = client(path, "check")
-    assert checked.returncode == 1
-    assert checked.stdout.endswith("WRONG: above both budgets.\n")
+    values = data[norm.offset : norm.offset + norm.length].view(norm.dtype)
+    for factor in (1.01, -1 / 1.01):
+        values *= factor
+        data.flush()
+        checked = client(path, "check")
+        assert (checked.returncode, checked.stdout.splitlines()[-1]) == (1, "WRONG: above a budget.")
+        within = {name: found <= budget for name, (found, _, budget) in judged_rows(checked.stdout).items()}
+        assert within == {name: factor > 0 and quant == "int8" and name == "whole" for name in shown_rows}
+
+
+def judged_rows(output: str) -> dict[str, tuple[float, ...]]:
+    """By a row's name what the client found, what the certificate has, and the budget."""
+    lines = re.findall(r'"(.*): largest error" (\S+), in the certificate (\S+), budget (\S+)\n', output)
+    return {name: tuple(map(float, numbers)) for name, *numbers in lines}
 
 
 def test_tokens_are_text_where_their_bytes_are(client: Client, tmp_path: Path):
@@ -149,8 +160,8 @@ def test_golden_check_on_an_emulated_arm(tmp_path: Path):
     made = bundle(tmp_path / "tiny", "int8")
     command = [tools.emulator, "-L", "/usr/aarch64-linux-gnu", "-cpu"]
     for processor, row in (("max", "whole"), ("cortex-a57", "products in float")):
-        said = peers.run([*command, processor, program, made, "check"]).splitlines()[-2]
-        assert said.startswith(f'"{row}: largest error" ')
+        rows = judged_rows(peers.run([*command, processor, program, made, "check"]))
+        assert [*rows][-1] == row
 
 
 def test_it_is_short_and_linked():

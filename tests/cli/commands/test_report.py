@@ -6,6 +6,7 @@ import http.server
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -78,19 +79,18 @@ def test_a_page_says_what_was_found_and_what_was_not():
         "layer 11, output: 65.0% of its budget",
         "130.0 MB",
         "30.1 tokens/s",
-        "later m.gguf: not checked yet",
+        "later m.gguf (not checked yet).",
     ):
         assert text in shown, text
     missing = Facts("torch is missing", SIZES, "left out", ["Linux"])
     shown = " ".join(Reader(page(Report((), 0.1, "cpu", 1), missing)).texts)
-    for text in ("Not checked: torch is missing.", "error by layer: torch is missing", "speed: left out"):
+    for text in ("Not checked: torch is missing.", "Speed: left out."):
         assert text in shown, text
     later = tuple(CheckResult(name, (Row(name, missing=NOT_YET),)) for name in ("text", "texts"))
     shown = " ".join(Reader(page(Report(later, 0.1, "cpu", 1), FACTS)).texts)
-    assert "Nothing that tfm can check was left out." not in shown
     assert "over a text" not in shown, "nothing stands under a heading"
     assert "after a prompt" not in shown
-    assert all(f"{name}: {NOT_YET}" in shown for name in ("text", "texts"))
+    assert f"Not checked: text, texts ({NOT_YET})." in shown
 
 
 def test_a_page_of_an_encoder_has_its_outputs_and_no_texts():
@@ -100,7 +100,7 @@ def test_a_page_of_an_encoder_has_its_outputs_and_no_texts():
         "Outputs over a text mean cosine over a text: 0.9991 RMS error over a text: 0.01 in vectors" in shown
     )
     assert "after a prompt" not in shown
-    assert "Nothing that tfm can check was left out." in shown
+    assert "Not checked" not in shown
 
 
 def test_no_text_of_a_model_becomes_markup():
@@ -126,6 +126,23 @@ def test_a_failed_report_says_so():
     read = Reader(page(failed, FACTS))
     assert ("section", {"class": "verdict failed"}) in read.tags
     assert "Failed: x: 2 logits, of at most 1 logits (200%)." in read.texts
+    assert "ONNX Runtime's operators: 1 figures, 1 FAILED" in read.texts
+    assert ("details", {"open": ""}) in read.tags
+    assert any(text.startswith("No part of ONNX Runtime's graph") for text in read.texts)
+    over = replace(FACTS, layers=[*FACTS.layers, LayerError("12", 3.0, "layer 12, mlp")])
+    told = "First divergence: layer 12, mlp, 300% of its budget; the layers are below."
+    assert told in Reader(page(failed, over)).texts
+
+
+def test_figures_are_folded_by_path():
+    names = ("kernels (avx2): whole: largest error", "whole: largest error", "kernels (avx2): in chunks")
+    checks = [CheckResult("x", (Row(name, 1.0),)) for name in names] + [CheckResult("files", (Row("h", 3),))]
+    read = Reader(page(Report(tuple(checks), 0.1, "cpu", 1), FACTS))
+    paths = {"kernels (avx2)": 2, "ONNX Runtime's operators": 1, "Files, weights, graphs": 1}
+    assert [text for text in read.texts if " figures, " in text] == [
+        f"{path}: {count} figures, none over its limit" for path, count in paths.items()
+    ]
+    assert [values for tag, values in read.tags if tag == "details"] == [{}] * 3
 
 
 def test_the_command_writes_a_page_and_replaces_none(tfm, bundle, tmp_path):

@@ -136,6 +136,18 @@ def other_operator(operators: tuple[str, ...], operator: str) -> Plant:
     return plant
 
 
+def scales_of_another_layer(model: Model) -> None:
+    """Two layers' outputs of attention have each other's scales."""
+    products = [
+        node
+        for node in nodes(model, ("MatMulNBits", "BlockLinear"))
+        if any(name.endswith("attn.wo.scale") for name in node.input)
+    ]
+    places = [next(i for i, name in enumerate(node.input) if "wo.scale" in name) for node in products[:2]]
+    (one, i), (other, j) = zip(products, places, strict=False)
+    one.input[i], other.input[j] = other.input[j], one.input[i]
+
+
 FIRST, THIRD, LAST = slice(0, 1), slice(2, 3), slice(-1, None)
 PLANTS: dict[str, Plant] = {
     "window 64 in all": setting(ATTENTIONS, "local_window_size", 64),
@@ -155,6 +167,7 @@ PLANTS: dict[str, Plant] = {
     "cosines of another setting": other_input(ATTENTIONS, {"cos.0": "cos.1", "sin.0": "sin.1"}),
     "no rotation": other_input(ATTENTIONS, {"cos.0": "", "sin.0": ""}, FIRST),
     "keys of another layer": other_input(ATTENTIONS, {"k.0": "k.1", "k.1": "k.0"}),
+    "scales of another layer": scales_of_another_layer,
     "a norm left out": other_operator(("RMSNormalization", "RMSNorm"), "Mul"),
     "bits": setting(("MatMulNBits", "BlockLinear"), "bits", 4, FIRST),
 }

@@ -92,10 +92,8 @@ def test_a_verdict_that_passed():
         f"Least room to a limit: {WHOLE.name}, 0.117 logits of the 0.52 logits that are allowed (22%).",
         "Over a text: perplexity 21.46 (the specification's is 21.39), KL divergence 0.0031 nats a token, "
         "the same best token at 97.0% of positions.",
-        "Not reached: cache (in 5 s).",
-        "Not checked yet (full=True checks it): text; texts.",
-        "Not checked yet (source=MODEL checks it): source.",
-        "Not checked: weights (no source given).",
+        "Not checked: weights (no source given); text, texts (full=True checks it); source (source=MODEL "
+        "checks it); cache (not reached in 5 s).",
         "Note: the repository's own code was not run.",
     ]
     assert verdict(report(WHOLE))[0].startswith(f"{title}PASSED all checks. ")
