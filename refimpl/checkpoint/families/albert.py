@@ -39,44 +39,28 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
-LAYER = "encoder.albert_layer_groups.0.albert_layers.0"
-WEIGHTS = weight_map(f"""
-    embedding.table <- embeddings.word_embeddings.weight
-    embedding.token_types <- embeddings.token_type_embeddings.weight
+WEIGHTS = weight_map("""
+    embedding.{table,token_types} <- embeddings.{word,token_type}_embeddings.weight
     embedding.project <- encoder.embedding_hidden_mapping_in.weight : transpose
     embedding.project_bias <- encoder.embedding_hidden_mapping_in.bias
     encoder.positions <- embeddings.position_embeddings.weight
-    encoder.first_norm.weight <- embeddings.LayerNorm.(weight|gamma)
-    encoder.first_norm.bias <- embeddings.LayerNorm.(bias|beta)
-    encoder.layers.{{i}}.attn.wq <- {LAYER}.attention.query.weight : transpose
-    encoder.layers.{{i}}.attn.wk <- {LAYER}.attention.key.weight : transpose
-    encoder.layers.{{i}}.attn.wv <- {LAYER}.attention.value.weight : transpose
-    encoder.layers.{{i}}.attn.wo <- {LAYER}.attention.dense.weight : transpose
-    encoder.layers.{{i}}.attn.bq <- {LAYER}.attention.query.bias
-    encoder.layers.{{i}}.attn.bk <- {LAYER}.attention.key.bias
-    encoder.layers.{{i}}.attn.bv <- {LAYER}.attention.value.bias
-    encoder.layers.{{i}}.attn.bo <- {LAYER}.attention.dense.bias
-    encoder.layers.{{i}}.attn_after.weight <- {LAYER}.attention.LayerNorm.weight
-    encoder.layers.{{i}}.attn_after.bias <- {LAYER}.attention.LayerNorm.bias
-    encoder.layers.{{i}}.mlp.up <- {LAYER}.ffn.weight : transpose
-    encoder.layers.{{i}}.mlp.bup <- {LAYER}.ffn.bias
-    encoder.layers.{{i}}.mlp.down <- {LAYER}.ffn_output.weight : transpose
-    encoder.layers.{{i}}.mlp.bdown <- {LAYER}.ffn_output.bias
-    encoder.layers.{{i}}.mlp_after.weight <- {LAYER}.full_layer_layer_norm.weight
-    encoder.layers.{{i}}.mlp_after.bias <- {LAYER}.full_layer_layer_norm.bias
+    encoder.first_norm.{weight,bias} <- embeddings.LayerNorm.{(weight|gamma),(bias|beta)}
+    encoder.layers.{i}.attn.{wq,wk,wv,wo} <- LAYER.attention.{query,key,value,dense}.weight : transpose
+    encoder.layers.{i}.attn.{bq,bk,bv,bo} <- LAYER.attention.{query,key,value,dense}.bias
+    encoder.layers.{i}.attn_after.{weight,bias} <- LAYER.attention.LayerNorm.{weight,bias}
+    encoder.layers.{i}.mlp.{up,down} <- LAYER.{ffn,ffn_output}.weight : transpose
+    encoder.layers.{i}.mlp.{bup,bdown} <- LAYER.{ffn,ffn_output}.bias
+    encoder.layers.{i}.mlp_after.{weight,bias} <- LAYER.full_layer_layer_norm.{weight,bias}
     position_ids == embeddings.position_ids
-    nothing <- pooler.weight
-    nothing <- pooler.bias
-    nothing <- sop_classifier.classifier.weight
-    nothing <- sop_classifier.classifier.bias
+    nothing <- pooler.{weight,bias}
+    nothing <- sop_classifier.classifier.{weight,bias}
     for Pool, Classify:
     head.dense.weight <- pooler.weight : transpose
     head.dense.bias <- pooler.bias
     for MaskedLM:
     head.dense.weight <- predictions.dense.weight : transpose
     head.dense.bias <- predictions.dense.bias
-    head.norm.weight <- predictions.LayerNorm.weight
-    head.norm.bias <- predictions.LayerNorm.bias
+    head.norm.{weight,bias} <- predictions.LayerNorm.{weight,bias}
     head.table <- predictions.decoder.weight
     embedding.table == predictions.decoder.weight
     head.bias <- predictions.(decoder.bias|bias)
@@ -87,4 +71,4 @@ WEIGHTS = weight_map(f"""
     for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
-""")
+""").renamed({"LAYER": "encoder.albert_layer_groups.0.albert_layers.0"})

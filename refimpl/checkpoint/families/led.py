@@ -50,16 +50,12 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
 
 _SELF = "encoder.layers.{i}.self_attn.longformer_self_attn."
 WEIGHTS = (
-    weight_map(f"""
-    encoder.layers.{{i}}.attn.wq <- {_SELF}query.weight : transpose
-    encoder.layers.{{i}}.attn.bq <- {_SELF}query.bias
-    encoder.layers.{{i}}.attn.wk <- {_SELF}key.weight : transpose
-    encoder.layers.{{i}}.attn.bk <- {_SELF}key.bias
-    encoder.layers.{{i}}.attn.wv <- {_SELF}value.weight : transpose
-    encoder.layers.{{i}}.attn.bv <- {_SELF}value.bias
-    encoder.layers.{{i}}.attn.wo <- encoder.layers.{{i}}.self_attn.output.weight : transpose
-    encoder.layers.{{i}}.attn.bo <- encoder.layers.{{i}}.self_attn.output.bias
-    """)
+    weight_map("""
+    encoder.layers.{i}.attn.{wq,wk,wv} <- SELF.{query,key,value}.weight : transpose
+    encoder.layers.{i}.attn.{bq,bk,bv} <- SELF.{query,key,value}.bias
+    encoder.layers.{i}.attn.wo <- encoder.layers.{i}.self_attn.output.weight : transpose
+    encoder.layers.{i}.attn.bo <- encoder.layers.{i}.self_attn.output.bias
+""").renamed({"SELF.": _SELF})
     + GLOBAL.renamed({"encoder.layer.{i}.attention.self.": _SELF})
     + bart.WEIGHTS
 )

@@ -48,10 +48,7 @@ WEIGHTS = (
     encoder.relative_bias <- {_FIRST}relative_attention_bias.weight
     encoder.global_relative_bias <- {_SUMS.replace("{i}", "0")}global_relative_attention_bias.weight
     encoder.layers.{{i}}.attn.global_norm <- {_SUMS}global_input_layer_norm.weight
-    encoder.layers.{{i}}.attn.wq <- {_SELF}q.weight : transpose
-    encoder.layers.{{i}}.attn.wk <- {_SELF}k.weight : transpose
-    encoder.layers.{{i}}.attn.wv <- {_SELF}v.weight : transpose
-    encoder.layers.{{i}}.attn.wo <- {_SELF}o.weight : transpose
+    encoder.layers.{{i}}.attn.{{wq,wk,wv,wo}} <- {_SELF}{{q,k,v,o}}.weight : transpose
     """)
     + t5.WEIGHTS
 )
