@@ -25,10 +25,7 @@ from tfm.runtime.tasks.continuous_batching import Batch, Row
 from workers import Worker, head, quiet
 
 GATE = 2.0
-SAMPLERS = {
-    "greedy": Sampler(),
-    "sampled": Sampler(temperature=0.2, top_p=0.9, repetition_penalty=1.1),
-}
+SAMPLERS = {"greedy": Sampler(), "sampled": Sampler(temperature=0.2, top_p=0.9, repetition_penalty=1.1)}
 
 
 def beside(sides: Sequence[Worker], ids: Sequence[int], new: int, rows: int, pairs: int) -> np.ndarray:

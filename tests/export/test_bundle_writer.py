@@ -322,22 +322,14 @@ def test_a_second_export_to_the_same_place_is_refused(stubbed, checkpoint, tmp_p
     assert left(out) == []
 
 
-ROWS = [
-    Row("hashes", ok=True),
-    Row("logits", 3.0, 0.1, "logits", ok=False, note="of a row"),
-]
+ROWS = [Row("hashes", ok=True), Row("logits", 3.0, 0.1, "logits", ok=False, note="of a row")]
 REPORT = Report((CheckResult("numbers", tuple(ROWS)),), 0.1, "cpu", 1)
 
 
 @pytest.mark.parametrize(
     ("code", "out", "err", "match"),
     [
-        (
-            10,
-            json.dumps(REPORT.to_json()),
-            "",
-            "removed logits 3 0.1 (30",
-        ),
+        (10, json.dumps(REPORT.to_json()), "", "removed logits 3 0.1 (30"),
         (5, "", "noise\ntfm.json: odd\n", "removed tfm.json odd"),
         (-9, "", "", "removed verify -9"),
     ],

@@ -24,10 +24,7 @@ DEEPSEEK = decoder(
     transformers.DeepseekV3Config,
     transformers.DeepseekV3ForCausalLM,
     latents(
-        GROUPS,
-        norm_topk_prob=st.booleans(),
-        rope_interleave=st.booleans(),
-        num_mtp_layers=st.integers(0, 2),
+        GROUPS, norm_topk_prob=st.booleans(), rope_interleave=st.booleans(), num_mtp_layers=st.integers(0, 2)
     ),
     {**SIZES, "num_attention_heads": 128},  # as many as heads with keys by default
     amend=choice_biases,

@@ -29,8 +29,6 @@ def sandwich(layers: int, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[d
 
 ROWS = {
     "gemma2": decoder(
-        transformers.Gemma2Config,
-        transformers.Gemma2ForCausalLM,
-        st.integers(1, 3).flatmap(sandwich),
+        transformers.Gemma2Config, transformers.Gemma2ForCausalLM, st.integers(1, 3).flatmap(sandwich)
     )
 }

@@ -25,9 +25,6 @@ def text_keys(draw: st.DrawFn) -> dict[str, Any]:
 
 ROWS = {
     "gemma3_text": decoder(
-        transformers.Gemma3TextConfig,
-        transformers.Gemma3ForCausalLM,
-        text_keys(),
-        reads="Gemma3Text",
+        transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM, text_keys(), reads="Gemma3Text"
     )
 }

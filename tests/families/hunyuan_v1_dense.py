@@ -24,5 +24,5 @@ def stretched(draw: st.DrawFn) -> dict[str, Any]:
 ROWS = {
     "hunyuan_v1_dense": decoder(
         transformers.HunYuanDenseV1Config, transformers.HunYuanDenseV1ForCausalLM, stretched()
-    ),
+    )
 }

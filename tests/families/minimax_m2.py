@@ -32,9 +32,6 @@ def _minimax_m2(draw: st.DrawFn) -> dict[str, Any]:
 
 ROWS = {
     "minimax_m2": decoder(
-        transformers.MiniMaxM2Config,
-        transformers.MiniMaxM2ForCausalLM,
-        _minimax_m2(),
-        amend=choice_biases,
+        transformers.MiniMaxM2Config, transformers.MiniMaxM2ForCausalLM, _minimax_m2(), amend=choice_biases
     )
 }

@@ -20,6 +20,4 @@ def scaled(draw: st.DrawFn) -> dict[str, Any]:
     return {**keys, "rope_parameters": {**keys["rope_parameters"], **scale}}
 
 
-ROWS = {
-    "ministral3": decoder(transformers.Ministral3Config, transformers.Ministral3ForCausalLM, scaled()),
-}
+ROWS = {"ministral3": decoder(transformers.Ministral3Config, transformers.Ministral3ForCausalLM, scaled())}

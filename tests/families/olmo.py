@@ -10,9 +10,7 @@ ROWS = {
         transformers.OlmoConfig,
         transformers.OlmoForCausalLM,
         sizes(
-            attention_bias=st.booleans(),
-            clip_qkv=st.sampled_from([None, 0.5, 8.0]),
-            eos_token_id=st.just(1),
+            attention_bias=st.booleans(), clip_qkv=st.sampled_from([None, 0.5, 8.0]), eos_token_id=st.just(1)
         ).map(lambda keys: {key: value for key, value in keys.items() if key != "rms_norm_eps"}),
     )
 }

@@ -46,5 +46,5 @@ ROWS = {
         transformers.Qwen2MoeForCausalLM,
         _keys(),
         {**SIZES, "num_attention_heads": 16},
-    ),
+    )
 }

@@ -13,5 +13,5 @@ ROWS = {
         st.integers(1, 4).flatmap(
             lambda layers: mixed(layers, attention_bias=st.booleans(), use_sliding_window=st.booleans())
         ),
-    ),
+    )
 }

@@ -123,8 +123,7 @@ def test_a_mark_before_a_text_is_no_part_of_the_entity_that_begins_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["lstm", *(pytest.param(k, marks=pytest.mark.long) for k in architectures.KINDS if k != "lstm")],
+    "kind", ["lstm", *(pytest.param(k, marks=pytest.mark.long) for k in architectures.KINDS if k != "lstm")]
 )
 def test_every_architecture_generates_through_a_bundle(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -46,11 +46,7 @@ DESCRIBED = {
         "with a norm of the output, gated mlp",
         "(relu_squared) with a norm of the units",
     ),
-    "XLNet": (
-        tiny_models.relative(),
-        "XLNet's attention, 6 heads of 8",
-        "sines and cosines of distances",
-    ),
+    "XLNet": (tiny_models.relative(), "XLNet's attention, 6 heads of 8", "sines and cosines of distances"),
     "shared keys and values": (
         tiny_models.shared_kv(),
         "4 layers, 2 of them with the keys and values of earlier ones, of 4 kinds, the first:",

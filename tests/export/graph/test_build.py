@@ -232,8 +232,7 @@ def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("operator", "reads_old", "fits"),
-    [("Where", False, True), ("Mul", False, False), ("Where", True, False)],
+    ("operator", "reads_old", "fits"), [("Where", False, True), ("Mul", False, False), ("Where", True, False)]
 )
 def test_a_state_is_read_before_it_is_written(operator: str, reads_old: bool, fits: bool) -> None:
     """Its next value lies in its place, and only what a node needs has surely run before it."""

@@ -13,14 +13,7 @@ from onnx import helper, numpy_helper
 from tfm.export.graph import mixtures
 
 SIZES = {"bits": 8, "block_size": 16}
-CONSTANTS = {
-    "zero": np.float32(0),
-    "half": np.float32(0.5),
-    "0": [0],
-    "1": [1],
-    "2": [2],
-    "last": [-1],
-}
+CONSTANTS = {"zero": np.float32(0), "half": np.float32(0.5), "0": [0], "1": [1], "2": [2], "last": [-1]}
 
 
 def expert(e: int) -> list[Any]:

@@ -153,8 +153,5 @@ def test_what_libraries_write_stops_nothing(files: GraphFiles, monkeypatch: pyte
         return real([sys.executable, "-c", code], **options)
 
     monkeypatch.setattr(graph_write.subprocess, "Popen", talkative)
-    with (
-        refused(ExportError, "code", "7", "line)"),
-        graph_write.writing(files) as write,
-    ):
+    with refused(ExportError, "code", "7", "line)"), graph_write.writing(files) as write:
         write(LATE)

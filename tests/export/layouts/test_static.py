@@ -109,14 +109,7 @@ def casts_of_bytes(model: Path) -> list[str]:
 LONG = {"marks": pytest.mark.long}
 
 
-@pytest.mark.parametrize(
-    "quant",
-    [
-        pytest.param("int8", **LONG),
-        pytest.param("fp32", **LONG),
-        "w8a16",
-    ],
-)
+@pytest.mark.parametrize("quant", [pytest.param("int8", **LONG), pytest.param("fp32", **LONG), "w8a16"])
 def test_a_decoder(quant: str, tmp_path: Path):
     bundle = made(tmp_path, DECODER, quant)
     model = fixed(bundle, SIZES, tmp_path / "fixed")

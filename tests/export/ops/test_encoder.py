@@ -16,11 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export.targets import multi_head_attention
 from tfm.export.torch_engine import TorchEngine
-from tfm.refimpl.config import (
-    Attention,
-    Config,
-    Window,
-)
+from tfm.refimpl.config import Attention, Config, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.laws.kit.budget import FINE, cast, expected
 from tfm.refimpl.laws.kit.results import compare, flat

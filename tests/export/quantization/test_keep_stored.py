@@ -33,10 +33,7 @@ def opened(directory: Path, name: str) -> tuple[Checkpoint, Checkpoint]:
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [
-        ("gptq4", "GPTQ4 kept in 4-bit blocks of 32"),
-        ("nvfp4", "NVFP4 widened to 8-bit blocks of 16"),
-    ],
+    [("gptq4", "GPTQ4 kept in 4-bit blocks of 32"), ("nvfp4", "NVFP4 widened to 8-bit blocks of 16")],
 )
 def test_a_kept_bundle_is_the_file(name, form, tmp_path):
     stored, floats = opened(tmp_path, name)

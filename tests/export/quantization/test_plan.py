@@ -267,16 +267,8 @@ def test_impossible_options_say_why(quant, target, options, match):
 @pytest.mark.parametrize(
     ("quant", "target", "match"),
     [
-        (
-            "int8",
-            "ort-cuda",
-            "target=ort-cuda recurrence",
-        ),
-        (
-            "fp16",
-            "standard",
-            "target=standard recurrence float16",
-        ),
+        ("int8", "ort-cuda", "target=ort-cuda recurrence"),
+        ("fp16", "standard", "target=standard recurrence float16"),
     ],
 )
 def test_recurrences_are_kept_in_float32_on_a_cpu(quant, target, match):

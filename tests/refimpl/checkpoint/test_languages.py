@@ -65,18 +65,8 @@ def test_marian_is_told_before_the_text():
     [
         (Languages(CODES, "first"), [90], ("en", "pt"), "en_XX.*pt_BR.*pt_XX.*ro_RO.*'pt'"),
         (Languages(CODES, "first"), [90], ("xx", None), "language.*'xx'"),
-        (
-            Languages(CODES, "first"),
-            [5],
-            ("en", None),
-            "'(en|fra)'",
-        ),
-        (
-            Languages({"fra": 1}, "text"),
-            [1],
-            ("fra", None),
-            "'(en|fra)'",
-        ),
+        (Languages(CODES, "first"), [5], ("en", None), "'(en|fra)'"),
+        (Languages({"fra": 1}, "text"), [1], ("fra", None), "'(en|fra)'"),
         (None, [1], (None, "fra"), "'fra'"),
         (None, [1], ("deu", None), "got 'deu'"),
     ],

@@ -84,10 +84,7 @@ def test_a_truncated_cache_equals_a_shorter_one(config: Config, seed: int, time:
     ids, more = tokens(seed, config, 2, time), tokens(seed + 1, config, 2, 3)
     _, cache = numpy.step(ids, numpy.start(2))
     if recurrent(cache_kinds(config)) and 0 < cut < time:
-        with pytest.raises(
-            LimitError,
-            match=f" {time} .*got {cut}: .*(state|convolution)",
-        ):
+        with pytest.raises(LimitError, match=f" {time} .*got {cut}: .*(state|convolution)"):
             cache.truncate(np.array([cut, time]))
         cut = 0
     cache = cache.truncate(np.array([cut, time]))

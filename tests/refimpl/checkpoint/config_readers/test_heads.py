@@ -73,10 +73,7 @@ def test_how_logits_are_read(keys, kind):
         ({"num_labels": 2**40}, "labels.*1"),
         ({"id2label": {}}, "labels.*1"),
         ({"num_labels": 0}, "num_labels.*1"),
-        (
-            {"problem_type": "ranking"},
-            "problem_type.*single_label_classification",
-        ),
+        ({"problem_type": "ranking"}, "problem_type.*single_label_classification"),
         ({"problem_type": "single_label_classification", "num_labels": 1}, "multi_label"),
         ({OLDER: "torch.nn.modules.activation.Tanh"}, "sbert_ce_default_activation_function"),
         ({"is_decoder": True}, "is_decoder.*false"),

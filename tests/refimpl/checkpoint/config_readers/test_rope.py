@@ -150,10 +150,7 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"rope_parameters": {"rope_type": "proportional"}},
-            "rope_type.*llama3",
-        ),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "rope_type.*llama3"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.*factor.*missing"),
         ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "'factor'"),
         (
@@ -166,10 +163,7 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
             },
             "'original_max_position_embeddings'",
         ),
-        (
-            {"rope_parameters": {**LONG, "short_factor": [1.0, -1.0]}},
-            "short_factor.*positive",
-        ),
+        ({"rope_parameters": {**LONG, "short_factor": [1.0, -1.0]}}, "short_factor.*positive"),
         ({"rope_parameters": {**LONG, "long_factor": [True] * 8}}, "long_factor.*positive"),
         (
             {"rope_parameters": {**LONG, "original_max_position_embeddings": 1}},
@@ -200,18 +194,12 @@ def test_refused_with_partial_rotary_positions():
     ("keys", "message"),
     [
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters.*'rope_theta'"),
-        (
-            {"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0},
-            r"outside.*6\.0",
-        ),
+        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, r"outside.*6\.0"),
         (
             {"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0, "truncate": False}}},
             r"rope_parameters\.full_attention.*truncate.*true",
         ),
-        (
-            {"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}},
-            "1.*heads",
-        ),
+        ({"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}}, "1.*heads"),
         ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, **OLD}, "rope_scaling"),
     ],
 )

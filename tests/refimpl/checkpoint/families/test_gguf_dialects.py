@@ -241,11 +241,7 @@ def test_refused_rotary_metadata(tmp_path, rope, extra, message):
     [
         (b"rope_factors_short", b"rope_factors_Short", r"rope_factors_short\.weight.*16.*positive"),
         (b"attention.sliding_window", b"attention.sliding_windoW", r"attention\.sliding_window.*missing"),
-        (
-            b"rope.dimension_count\4\0\0\0\x20",
-            b"rope.dimension_count\4\0\0\0\x21",
-            "most.*32",
-        ),
+        (b"rope.dimension_count\4\0\0\0\x20", b"rope.dimension_count\4\0\0\0\x21", "most.*32"),
     ],
 )
 def test_phis_metadata_that_lie(tmp_path, find, replace, message):
@@ -271,18 +267,10 @@ def test_other_divisors_than_the_configs(tmp_path):
     [
         (b"llama.vocab_size", b"llama.vocab_sizE", "'vocab_sizE'"),
         (b"llama.block_count", b"llama.block_counT", "block_count.*missing"),
-        (
-            b"llama.rope.dimension_count\4\0\0\0\x20",
-            b"llama.rope.dimension_count\4\0\0\0\x10",
-            "size.*32",
-        ),
+        (b"llama.rope.dimension_count\4\0\0\0\x20", b"llama.rope.dimension_count\4\0\0\0\x10", "size.*32"),
         (b"llama.vocab_size\4\0\0\0\x28", b"llama.vocab_size\4\0\0\0\x29", r"token_embd\.weight.*40"),
         (b"llama.embedding_length", b"other.embedding_length", r"'other\.embedding_length'"),
-        (
-            b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",
-            None,
-            r"general\.architecture.*llama",
-        ),
+        (b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama", None, r"general\.architecture.*llama"),
     ],
 )
 def test_metadata_that_lie(tmp_path, find, replace, message):

@@ -269,10 +269,7 @@ def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels
         ({"classifier.pooling_type": 3}, r"classifier\.pooling_type.*1.*2.*3"),
         ({}, r"classifier\.pooling_type.*1.*2.*None"),
         ({"attention.causal": True, "pooling_type": 1}, r"attention\.causal.*false"),
-        (
-            {"attention.layer_norm_rms_epsilon": 0.5},
-            r"layer_norm_rms_epsilon.*attention\.layer_norm_epsilon",
-        ),
+        ({"attention.layer_norm_rms_epsilon": 0.5}, r"layer_norm_rms_epsilon.*attention\.layer_norm_epsilon"),
         ({"hidden_activation": "geglu", "pooling_type": 1}, "hidden_activation"),
         ({"attention.sliding_window": 0, "pooling_type": 1}, r"attention\.sliding_window.*1"),
         ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern'"),

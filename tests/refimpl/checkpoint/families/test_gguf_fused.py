@@ -125,12 +125,7 @@ DIALECTS = {
         "falcon",
         {**FALCON, "new_decoder_architecture": True, "num_attention_heads": 6, "num_kv_heads": 2},
         gguf.MODEL_ARCH.FALCON,
-        {
-            **COMMON,
-            "tensor_data_layout": "jploski",
-            "attention.head_count": 6,
-            "attention.head_count_kv": 2,
-        },
+        {**COMMON, "tensor_data_layout": "jploski", "attention.head_count": 6, "attention.head_count_kv": 2},
         ungrouped_falcon,
     ),
 }

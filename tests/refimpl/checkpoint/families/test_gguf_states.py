@@ -282,11 +282,7 @@ def test_multipliers_are_in_the_weights(tmp_path):
         ("jamba", {"attention.head_count_kv": [0, 2]}, "number.*3"),
         ("jamba", {"expert_weights_norm": True}, r"expert_weights_norm.*false.*llama\.cpp"),
         ("jamba", {"rope.freq_base": 1e4}, r"'rope\.freq_base'"),
-        (
-            "nemotron_h",
-            {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]},
-            "mixture.*neither",
-        ),
+        ("nemotron_h", {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]}, "mixture.*neither"),
         ("nemotron_h", {"feed_forward_length": [0, 24, 0, 0, 12, 0, 0]}, "0.*number"),
         ("nemotron_h", {"rope.scaling.finetuned": True}, r"rope\.scaling\.finetuned.*false.*True"),
         ("nemotron_h, with experts", {"expert_gating_func": 1}, "expert_gating_func.*2.*1"),

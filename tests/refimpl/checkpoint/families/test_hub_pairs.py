@@ -17,10 +17,7 @@ from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.checkpoint.translation import directed
-from tfm.refimpl.config import (
-    EncoderDecoder,
-    RelativeBias,
-)
+from tfm.refimpl.config import EncoderDecoder, RelativeBias
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine

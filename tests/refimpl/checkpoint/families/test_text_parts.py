@@ -194,11 +194,7 @@ def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tie
     [
         ("llava", {}, "text_config.*None"),
         ("llava", {"text_config": [1]}, "text_config"),
-        (
-            "llava",
-            {"text_config": {"model_type": "bert"}},
-            "text_config.*model_type",
-        ),
+        ("llava", {"text_config": {"model_type": "bert"}}, "text_config.*model_type"),
         ("llava", {"text_config": {"unheard_of": 1}}, "text_config.*'unheard_of'"),
         ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder.*false"),
         ("gemma3", {"text_config": {}, "audio_config": {}}, "'audio_config'"),
@@ -208,11 +204,7 @@ def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tie
             "use_bidirectional_attention.*false",
         ),
         ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim.*hidden_size.*num_attention_heads"),
-        (
-            "qwen2_vl",
-            {**QWEN, "rope_scaling": {"mrope_section": [1, -1]}},
-            "mrope_section",
-        ),
+        ("qwen2_vl", {**QWEN, "rope_scaling": {"mrope_section": [1, -1]}}, "mrope_section"),
         ("qwen3_vl", {**SIZES}, "text_config"),
         ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob.*true"),
         ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms.*false"),

@@ -179,10 +179,7 @@ def of_auto_round(**keys: Any) -> Quantization | None:
     ("keys", "words"),
     [
         ({"packing_format": "auto_round:fp8"}, "packing_format.*auto_round"),
-        (
-            {"packing_format": "auto_round:auto_awq", "bits": 8},
-            "bits.*4.*auto_round:auto_awq.*8",
-        ),
+        ({"packing_format": "auto_round:auto_awq", "bits": 8}, "bits.*4.*auto_round:auto_awq.*8"),
         ({"data_type": "mx_fp"}, 'data_type.*"int"'),
         ({"act_bits": 8}, "act_bits.*16.*32.*null.*8"),
         ({"extra_config": {"x": {"bits": 5}}}, "bits.*2.*3.*4.*8.*5"),

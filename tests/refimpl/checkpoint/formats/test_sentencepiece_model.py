@@ -77,10 +77,7 @@ INFINITE = struct.pack("<f", float("inf"))
         (message(1, message(1, b"a" * 5000)), "piece.*0"),
         (b"\x0a\x00" * 300_000, "long.*many"),
         (PIECE + message(2, b"\xc0\x02\x01"), "ids.*1.*1"),
-        (
-            PIECE + message(2, b"\xc8\x02\x00\xd0\x02\x00\xc0\x01\x01"),
-            "treat_whitespace_as_suffix.*false",
-        ),
+        (PIECE + message(2, b"\xc8\x02\x00\xd0\x02\x00\xc0\x01\x01"), "treat_whitespace_as_suffix.*false"),
     ],
 )
 def test_refused(tmp_path, data, words):

@@ -33,12 +33,7 @@ def applied(kind: str, model_type: str, config: Any, **files: Any) -> AppliedTok
         ("bytes", "llama", {"split_special_tokens": True}, "split_special_tokens.*false"),
         ("bytes", "mistral", {"fix_mistral_regex": True}, "fix_mistral_regex.*false"),
         ("bytes", "llama", {"init_inputs": [1]}, "init_inputs"),
-        (
-            "bytes",
-            "llama",
-            {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
-            r"tokenizer\.json",
-        ),
+        ("bytes", "llama", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, r"tokenizer\.json"),
         ("wordpiece", "bert", {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"),
         ("wordpiece", "bert", {"tokenizer_class": 5}, "tokenizer_class.*5"),
         ("bytes", "llama", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map"),
@@ -93,10 +88,7 @@ def test_refused(kind: str, model_type: str, config: dict[str, Any], message: st
     [
         ({"special_tokens_map": {"add_bos_token": True}}, "add_bos_token.*True"),
         ({"special_tokens_map": {"bos_token": {"id": 1}}}, "bos_token"),
-        (
-            {"special_tokens_map": {"extra_special_tokens": {"x": 1}}},
-            r"extra_special_tokens\.x",
-        ),
+        ({"special_tokens_map": {"extra_special_tokens": {"x": 1}}}, r"extra_special_tokens\.x"),
         (
             {"special_tokens_map": {"additional_special_tokens": [{"content": "<s>"}]}},
             "additional_special_tokens",

@@ -42,11 +42,7 @@ def applied(folder: Path, files: dict[str, bytes], config: dict[str, Any]) -> Ap
         ({"tokenizer.model": b"IQ== 0\n"}, LLAMA, r"tokenizer\.model.*SentencePiece"),
         ({"tokenizer.model": spm("t5")}, LLAMA, "BPE"),
         ({"spiece.model": spm("bpe")}, {"tokenizer_class": "T5Tokenizer"}, "Unigram"),
-        (
-            {"spiece.model": spm("t5")},
-            {"tokenizer_class": "ReformerTokenizer"},
-            "tokenizer_class",
-        ),
+        ({"spiece.model": spm("t5")}, {"tokenizer_class": "ReformerTokenizer"}, "tokenizer_class"),
     ],
 )
 def test_refused(tmp_path: Path, files: dict[str, bytes], config: dict[str, Any], message: str) -> None:

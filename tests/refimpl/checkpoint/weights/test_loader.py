@@ -83,8 +83,7 @@ def test_a_missing_and_a_misshapen_tensor(name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["extra", "layers.2.input_layernorm.weight", "layers.0.self_attn.q_proj.bias"],
+    "name", ["extra", "layers.2.input_layernorm.weight", "layers.0.self_attn.q_proj.bias"]
 )
 def test_an_unread_tensor(name):
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {name: np.zeros(3, np.float32)}

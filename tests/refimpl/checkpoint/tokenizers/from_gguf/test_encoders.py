@@ -125,11 +125,7 @@ def test_a_mask_that_only_its_name_tells(pre):
         ("roberta-bpe", {"add_eos_token": None}, "add_eos_token.*true.*None"),
         ("roberta-bpe", {"add_sep_token": False}, "add_sep_token.*true.*False"),
         ("roberta-bpe", {"add_sep_token": 1}, "add_sep_token"),
-        (
-            "roberta-bpe",
-            {"cls_token_id": 1},
-            "bos_token_id.*cls_token_id.*0.*1",
-        ),
+        ("roberta-bpe", {"cls_token_id": 1}, "bos_token_id.*cls_token_id.*0.*1"),
         ("modern-bert", {"seperator_token_id": 3}, "eos_token_id.*seperator_token_id.*2.*3"),
         ("modern-bert", {"bos_token_id": None}, "bos_token_id.*cls_token_id.*None"),
         ("modern-bert", {"eos_token_id": 10**6}, "eos_token_id.*0"),
