@@ -351,30 +351,31 @@ def test_the_products_around_latents_are_quantized():
     assert planned(Leaves(reading), "fp16", "ort-cuda")
 
 
-def test_the_products_around_state_spaces_are_quantized():
-    """Steps and kernels stay floats, and so does the state."""
-    config, target = tiny_models.state_spaces(), TARGETS["ort-cpu"]
+SCANNED = {
+    "state_spaces": {
+        f"{mixer}.{leaf}" for mixer in ("0.attn", "1.beside", "2.attn") for leaf in ("conv", "wdt")
+    },
+    "selective_scans": {
+        f"{i}.attn.{leaf}" for i in (0, 2) for leaf in ("conv", "wdt_a", "wdt", "wb", "wc", "a_log")
+    },
+}
+
+
+@pytest.mark.parametrize("name", SCANNED)
+def test_the_products_around_scans_are_quantized(name: str):
+    """Steps, kernels, rates and what makes keys and queries stay floats, and so does the state."""
+    config, target = getattr(tiny_models, name)(), TARGETS["ort-cpu"]
     formats = planned(Leaves(config), "int8", "ort-cpu")
     matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
     floats = {name for name in matrices if formats[name] is None}
-    mixers = ("0.attn", "1.beside", "2.attn")
-    assert floats == {f"decoder.layers.{mixer}.{name}" for mixer in mixers for name in ("conv", "wdt")}
+    assert floats == {f"decoder.layers.{leaf}" for leaf in SCANNED[name]}
     assert operator_limits.cache(target, config) == "shared"
     assert operator_limits.refusals(target, config) == ()
+
+
+def test_a_model_with_states_is_not_exported_in_float16():
     with refused(ExportError, "float16", "bits"):
-        planned(Leaves(config), "fp16", "standard")
-
-
-def test_the_products_around_selective_scans_are_quantized():
-    """What steps, keys and queries are made by stays in floats, and so do rates."""
-    config, target = tiny_models.selective_scans(), TARGETS["ort-cpu"]
-    formats = planned(Leaves(config), "int8", "ort-cpu")
-    matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
-    floats = {name for name in matrices if formats[name] is None}
-    leaves = ("conv", "wdt_a", "wdt", "wb", "wc", "a_log")
-    assert floats == {f"decoder.layers.{i}.attn.{name}" for i in (0, 2) for name in leaves}
-    assert operator_limits.cache(target, config) == "shared"
-    assert operator_limits.refusals(target, config) == ()
+        planned(Leaves(tiny_models.state_spaces()), "fp16", "standard")
 
 
 def test_sinks_are_for_a_decoder():

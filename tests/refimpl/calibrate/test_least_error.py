@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,42 +113,30 @@ def test_the_mean_square():
     assert mean_square(x).dtype == np.float64
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @given(seeds, lengths, columns, st.sampled_from((3, 8)), st.sampled_from((np.float16, np.float32)))
-def test_searched_blocks_are_recognized(seed: int, d: int, f: int, block: int, kind: type):
+def test_searched_blocks_are_recognized(symmetric: bool, seed: int, d: int, f: int, block: int, kind: type):
     """Without the importance: searched blocks are possible, a changed code, zero point or scale is not."""
     weight, importance = drawn(seed, d, f)
     weight = weight.astype(np.float32)
-    blocks = least_error(weight, importance, bits=4, block=block)
+    blocks = least_error(weight, importance, bits=4, block=block, symmetric=symmetric)
     blocks = replace(blocks, scale=blocks.scale.astype(kind))
-    assert is_possible(weight, blocks)
-    assert is_possible(weight, quantize(weight, bits=4, block=block, symmetric=False))
-    codes, zero, scale = blocks.codes.copy(), blocks.zero.copy(), blocks.scale.copy()
-    row, column = d // 2, f - 1
+    assert is_possible(weight, blocks, symmetric=symmetric)
+    rounded = quantize(weight, bits=4, block=block, symmetric=symmetric)
+    assert is_possible(weight, rounded, symmetric=symmetric)
+    codes, scale, row, column = blocks.codes.copy(), blocks.scale.copy(), d // 2, f - 1
     codes[row, column] ^= 8  # a neighbour could come from another share
-    zero[row // block, column] ^= 8
     scale[row // block, column] *= 10
-    assert not is_possible(weight, replace(blocks, codes=codes))
-    assert not is_possible(weight, replace(blocks, zero=zero))
-    assert not is_possible(weight, replace(blocks, scale=scale))
-    assert not is_possible(weight, replace(blocks, zero=None))
-
-
-@given(seeds, lengths, columns, st.sampled_from((3, 8)), st.sampled_from((np.float16, np.float32)))
-def test_searched_symmetric_blocks_are_recognized(seed: int, d: int, f: int, block: int, kind: type):
-    weight, importance = drawn(seed, d, f)
-    weight = weight.astype(np.float32)
-    blocks = least_error(weight, importance, bits=4, block=block, symmetric=True)
-    blocks = replace(blocks, scale=blocks.scale.astype(kind))
-    assert is_possible(weight, blocks, symmetric=True)
-    assert is_possible(weight, quantize(weight, bits=4, block=block), symmetric=True)
-    codes, scale = blocks.codes.copy(), blocks.scale.copy()
-    row, column = d // 2, f - 1
-    codes[row, column] ^= 8
-    scale[row // block, column] *= 10
-    assert not is_possible(weight, replace(blocks, codes=codes), symmetric=True)
-    assert not is_possible(weight, replace(blocks, scale=scale), symmetric=True)
-    assert not is_possible(weight, replace(blocks, scale=-blocks.scale), symmetric=True)
-    assert not is_possible(weight, blocks)
+    wrong: list[dict[str, Any]] = [{"codes": codes}, {"scale": scale}]
+    if symmetric:
+        wrong += [{"scale": -blocks.scale}]
+        assert not is_possible(weight, blocks)
+    else:
+        zero = blocks.zero.copy()
+        zero[row // block, column] ^= 8
+        wrong += [{"zero": zero}, {"zero": None}]
+    for change in wrong:
+        assert not is_possible(weight, replace(blocks, **change), symmetric=symmetric), change
 
 
 @given(seeds, lengths, columns, bits, st.sampled_from((3, 8)), st.integers(-24, 20), st.booleans())

@@ -121,25 +121,15 @@ def test_an_interrupt_at_a_rename_leaves_one_of_them(tmp_path, monkeypatch, numb
     assert beside(path) == []
 
 
-def test_a_kill_between_the_renames_is_finished(tmp_path):
+@pytest.mark.parametrize(("rename", "there", "left"), [(1, True, "old"), (2, False, "new")])
+def test_a_kill_is_undone_before_the_renames_and_finished_between_them(tmp_path, rename, there, left):
     path = tmp_path / "model"
     replace(path, "old")
-    assert child(path, killed_at(2)).returncode == -signal.SIGKILL
-    assert not path.exists()
-    assert len(beside(path)) == 3
+    assert child(path, killed_at(rename)).returncode == -signal.SIGKILL
+    assert path.exists() == there
+    assert len(beside(path)) == 1 + rename
     atomic_dir.recover(path)
-    assert content(path) == {"new"}
-    assert beside(path) == []
-
-
-def test_a_kill_before_the_renames_is_undone(tmp_path):
-    path = tmp_path / "model"
-    replace(path, "old")
-    assert child(path, killed_at(1)).returncode == -signal.SIGKILL
-    assert content(path) == {"old"}
-    assert len(beside(path)) == 2
-    atomic_dir.recover(path)
-    assert content(path) == {"old"}
+    assert content(path) == {left}
     assert beside(path) == []
 
 
