@@ -22,15 +22,15 @@ from tfm.refimpl.checkpoint.families import families, read_config, with_model_ty
 from tfm.refimpl.errors import ConfigError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-TYPE, CLASS = "model_type must be one of .*, got ", "architectures must be one of .*, got "
+TYPE, CLASS = "model_type '{}' isn't one of .*", "architectures must be one of .*, got "
 OWN_CODE = r"; the repository's own code \(auto_map\) is never run"
 LOW_BIT = "key 'bigdl_transformers_low_bit' isn't known, .*"
 REFUSED = {
     # Other models.
-    "allenai/OLMo-2-1124-7B@8fc681bc6d6518037bf9a96c219648bdfc2a7dea": TYPE + "'olmo_1124'",
-    "tiiuae/falcon-40b-instruct@refs/pr/64": TYPE + "'RefinedWeb'",
-    "Xenova/stablelm-2-1_6b@e1b228897bff366bfac63fd35b1f218497771607": TYPE + "'stablelm_epoch'",
-    "XiaomiMiMo/MiMo-7B-Base": TYPE + "'mimo'",
+    "allenai/OLMo-2-1124-7B@8fc681bc6d6518037bf9a96c219648bdfc2a7dea": TYPE.format("olmo_1124"),
+    "tiiuae/falcon-40b-instruct@refs/pr/64": TYPE.format("RefinedWeb"),
+    "Xenova/stablelm-2-1_6b@e1b228897bff366bfac63fd35b1f218497771607": TYPE.format("stablelm_epoch"),
+    "XiaomiMiMo/MiMo-7B-Base": TYPE.format("mimo"),
     # Classes of somebody's own; and Mixtral's as a Mistral, MiniMax-M2's as a Mixtral.
     "QuantTrio/MiniMax-M2-AWQ": CLASS + r"\['MiniMaxM2ForCausalLM'\]",
     "atsuki-yamaguchi/Llama-3-8B-my-30K-50-rand": CLASS + r"\['LlamaForMultiCausalLMv2'\]",
@@ -106,7 +106,7 @@ def test_transformers_takes_no_whole_number(source):
 @pytest.mark.parametrize("source", REFUSED)
 def test_a_public_config_is_refused_for_what_tfm_does_not_have(source):
     reason = f"config.json: {REFUSED[source]}"
-    if PUBLIC[source].get("auto_map") and REFUSED[source].startswith((TYPE, CLASS)):
+    if PUBLIC[source].get("auto_map") and REFUSED[source].startswith(("model_type '", CLASS)):
         reason += OWN_CODE
     with pytest.raises(ConfigError) as caught:
         read_config(PUBLIC[source])
