@@ -36,7 +36,8 @@ def test_token_ids_are_the_texts(http: httpx.Client) -> None:
         assert [one["embedding"] for one in told["data"]] == vectors
         assert told["usage"]["prompt_tokens"] == sum(map(len, ids[2 - len(vectors) :]))
     for wrong in ([10**6], [-1], [[1], []], [[1], "a"], []):
-        assert http.post("/v1/embeddings", json={"model": "pool", "input": wrong}).status_code == 400
+        refused = http.post("/v1/embeddings", json={"model": "pool", "input": wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
     labels = http.post("/v1/classify", json={"model": "labels", "input": ids}).json()["data"]
     assert [one["label"] for one in labels] == [one[0].label for one in MODELS["labels"].classify(texts)]
 
