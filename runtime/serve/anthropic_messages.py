@@ -9,15 +9,18 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .chat import named_events
+from .chat import joined_systems, joined_users, named_events
 from .errors import body_of
 from .message_blocks import Made
 from .openapi import taking
 from .requests import Body, ChatBody, Count, Part, Said, Stop, checked, sampling_of, stating
 from .texts import EventStream, begin_chat, note, question, while_connected
 
-USERS = ("text", "tool_result")
-MODELS = ("text", "thinking", "redacted_thinking", "tool_use")
+OWN = {
+    "user": ("text", "tool_result"),
+    "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
+    "system": ("text",),
+}
 
 
 def _as_blocks(value: Any) -> Any:
@@ -49,19 +52,19 @@ class Block(Said):
     @field_validator("type")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        if value not in USERS + MODELS:
+        if not any(value in own for own in OWN.values()):
             raise ValueError(f"this server takes no {value!r:.40}")
         return value
 
 
 class Message(Said):
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: Annotated[list[Block], _blocks_of(Block)]
 
     @model_validator(mode="after")
     def _has_its_own(self) -> Message:
         for block in self.content:
-            if block.type not in (USERS if self.role == "user" else MODELS):
+            if block.type not in OWN[self.role]:
                 raise ValueError(f"{block.type} isn't the {self.role}'s")
         return self
 
@@ -127,9 +130,14 @@ class CountBody(Body):
         """The same request to `/v1/chat/completions`."""
         system = "\n\n".join(block.text for block in self.system or ())
         said = [{"role": "system", "content": system}] if system else []
+        made = joined_systems([*said, *(made for one in self.messages for made in _messages(one))])
+        # Most templates take what system says at the beginning alone.
+        asked = [
+            {**one, "role": "user"} if i and one["role"] == "system" else one for i, one in enumerate(made)
+        ]
         stated: dict[str, Any] = {
             "model": self.model,
-            "messages": [*said, *(made for message in self.messages for made in _messages(message))],
+            "messages": joined_users(asked),
             **sampling,
         }
         if self.tools:
@@ -176,10 +184,10 @@ def _messages(message: Message) -> list[dict[str, Any]]:
         if block.type == "tool_result":
             text = "".join(part.text for part in block.content or ())
             made.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": text})
-        elif made and made[-1]["role"] == "user":
+        elif made and made[-1]["role"] == message.role:
             made[-1]["content"] += block.text
         else:
-            made.append({"role": "user", "content": block.text})
+            made.append({"role": message.role, "content": block.text})
     return made
 
 

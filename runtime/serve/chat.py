@@ -88,6 +88,16 @@ def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}, *messages[count:]]
 
 
+def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with those of the user that follow each other as one: many templates take turns alone."""
+    made: list[dict[str, Any]] = []
+    for one in messages:
+        if made and one["role"] == made[-1]["role"] == "user":
+            one = {**one, "content": f"{made.pop()['content']}\n\n{one['content']}"}
+        made.append(one)
+    return made
+
+
 async def named_events(
     events: AsyncIterator[Mapping[str, Any]], failed: Callable[[BaseException], Mapping[str, Any]]
 ) -> AsyncIterator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .chat import joined_systems, named_events
+from .chat import joined_systems, joined_users, named_events
 from .models import owner_of, server_of
 from .openapi import taking
 from .requests import (
@@ -73,6 +73,7 @@ class Item(Said):
     summary: list[ItemPart] | None = None
     call_id: str = ""
     name: str = ""
+    namespace: str | None = None
     arguments: str = ""
     output: Content | None = None
 
@@ -93,6 +94,42 @@ class FunctionTool(Function):
         if value != "function":
             raise ValueError(f"this server runs no {value!r:.40}: leave it out, or make it a function")
         return value
+
+    @property
+    def functions(self) -> dict[str, dict[str, Any]]:
+        """The function, by the name that the model calls it by."""
+        return {self.name: self.model_dump(exclude={"type"})}
+
+
+class Namespace(Said):
+    """Functions that belong together, which the model calls by both names."""
+
+    type: Literal["namespace"]
+    name: str
+    description: str | None = None  # of all of them
+    tools: Annotated[list[FunctionTool], Field(max_length=128)]
+
+    @property
+    def functions(self) -> dict[str, dict[str, Any]]:
+        return {
+            _joined(self.name, name): {**stated, "name": _joined(self.name, name)}
+            for tool in self.tools
+            for name, stated in tool.functions.items()
+        }
+
+
+def _joined(namespace: str | None, name: str) -> str:
+    return f"{namespace}__{name}" if namespace else name
+
+
+def _kind(tool: Any) -> str:
+    stated = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "namespace" if stated == "namespace" else "function"
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[Namespace, Tag("namespace")], Discriminator(_kind)
+]
 
 
 class Named(Part):
@@ -138,7 +175,7 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_output_tokens: Count | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | Named | Allowed | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -148,6 +185,13 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
+    client_metadata: Any = None  # who asks, as Codex says it
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """The namespaces of functions, by the names that the model calls these by."""
+        spaces = [tool for tool in self.tools or () if isinstance(tool, Namespace)]
+        return {name: space.name for space in spaces for name in space.functions}
 
     def chat(self, messages: list[dict[str, Any]]) -> ChatBody:
         """The same request to `/v1/chat/completions`."""
@@ -165,7 +209,9 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
             "tool_choice": _choice(self.tool_choice),
         }
         if self.tools:
-            stated["tools"] = [_function(tool.model_dump(exclude={"type"})) for tool in self.tools]
+            stated["tools"] = [
+                _function(function) for tool in self.tools for function in tool.functions.values()
+            ]
         match self.text and self.text.format:
             case SchemaFormat() as format:
                 schema = format.model_dump(by_alias=True, exclude={"type"})
@@ -207,7 +253,8 @@ def messages_of(items: list[Item]) -> list[dict[str, Any]]:
                 thoughts = _text(item.content) or _text(item.summary)
                 _turn(messages, "content", "tool_calls", "reasoning_content")["reasoning_content"] = thoughts
             case "function_call":
-                call = _function({"name": item.name, "arguments": item.arguments})
+                name = _joined(item.namespace, item.name)
+                call = _function({"name": name, "arguments": item.arguments})
                 _turn(messages).setdefault("tool_calls", []).append({"id": item.call_id, **call})
             case "function_call_output":
                 messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
@@ -233,11 +280,11 @@ async def create_response(request: Request, body: ResponsesBody) -> Response:
         for item in items
     ]
     said = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    chat = await begin_chat(request, body.chat(joined_systems([*said, *messages_of(items)])))
+    chat = await begin_chat(request, body.chat(joined_users(joined_systems([*said, *messages_of(items)]))))
     store = body.store is not False and kept.limit > 0
     repeated = body.model_dump(include=REPEATED, by_alias=True)
     told = {field: value for field, value in repeated.items() if value is not None}
-    made = Made(chat, store=store, **told)
+    made = Made(chat, body.namespaces, store=store, **told)
     note(request, chat.served, made.id, chat.prompt_tokens)
 
     async def events() -> AsyncIterator[dict[str, Any]]:

@@ -25,10 +25,12 @@ EXTRAS: dict[str, dict[str, Any]] = {
 class Made:
     """An answer that is being made: its items, and the events that tell of them."""
 
-    def __init__(self, chat: Chat[Any], **told: Any) -> None:
-        """`told` are fields of the request, which the answer repeats."""
+    def __init__(self, chat: Chat[Any], namespaces: Mapping[str, str], **told: Any) -> None:
+        """`told` are fields of the request, which the answer repeats; `namespaces` have some functions, by
+        the names that the model calls."""
         self._chat, self._sequence, self._text = chat, 0, ""
         self._logprobs: list[dict[str, Any]] = []  # of the last item's text
+        self._namespaces = namespaces
         self.id = _id("resp")
         self.output: list[dict[str, Any]] = []
         self.response: dict[str, Any] = {
@@ -98,6 +100,9 @@ class Made:
         match kind:
             case "name":
                 item |= {"type": "function_call", "id": _id("fc"), "call_id": _id("call")}
+                if space := self._namespaces.get(name):
+                    item |= {"namespace": space}
+                    name = name.removeprefix(f"{space}__")
                 item |= {"name": name, "arguments": ""}
             case "thought":
                 item |= {"type": "reasoning", "id": _id("rs"), "summary": [], "content": []}

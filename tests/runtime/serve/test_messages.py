@@ -53,6 +53,21 @@ def ask(http: httpx.Client, **body: Any) -> dict[str, Any]:
     return message
 
 
+def test_what_system_says_later_is_the_users(agent: Any) -> None:
+    """As Claude Code says it, and messages of the user that follow each other are one."""
+    http, engine = agent
+    later = {"role": "system", "content": [{"type": "text", "text": "Be kind."}]}
+    asked = [*ASKED["messages"], later, {"role": "user", "content": "Now."}]
+    ask(http, system="Be brief.", messages=[{"role": "system", "content": "At first."}, *asked])
+    read = engine.prompts[-1]
+    assert "<|im_start|>systemBe brief.\n\nAt first." in read
+    text = f"{agents.QUESTION}\n\nBe kind.\n\nNow."
+    ask(http, system="Be brief.\n\nAt first.", messages=[{"role": "user", "content": text}])
+    assert read == engine.prompts[-1]
+    wrong = {"role": "system", "content": [{"type": "tool_result", "tool_use_id": "a"}]}
+    assert http.post("/messages", json={**ASKED, "messages": [wrong, *asked]}).status_code == 400
+
+
 def joined(http: httpx.Client, **body: Any) -> dict[str, Any]:
     """What a client makes of the events."""
     message: dict[str, Any] = {}
@@ -211,7 +226,8 @@ def test_thinking_is_the_templates_switch(thinking: Any, switched: str) -> None:
     ("body", "param"),
     [
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]}, "messages"),
         ({"messages": []}, "messages"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools"),

@@ -98,6 +98,37 @@ def test_whole_and_streamed_are_the_same(agent: Any) -> None:
     assert done == last["output"]
 
 
+def test_functions_of_a_namespace() -> None:
+    """As Codex states them: the model calls them by both names, and history has them so."""
+    spaced = {**TOOLS[0], "name": "weather"}
+    asked = {**ASKED, "tools": [{"type": "namespace", "name": "city", "tools": [spaced]}, TOOLS[1]]}
+    asked |= {"store": False}
+    script = {n: text.replace("weather", "city__weather") for n, text in agents.SCRIPT.items()}
+    model = agents.agent(script)
+    with served({"tiny": model}) as (client, _):
+        answer = client.responses.create(**asked)
+        call = answer.output[-1].model_dump(exclude_none=True)
+        assert (call["namespace"], call["name"], json.loads(call["arguments"])) == (
+            "city", "weather", agents.CITY
+        )  # fmt: skip
+        noted = {
+            **asked,
+            "client_metadata": {"session": "a"},
+            "stream": True,
+        }  # types of 2.54 know no namespace
+        *_, last = client._client.post(f"{client.base_url}responses", json=noted).text.split("data: ")
+        told = json.loads(last)["response"]["output"][-1]
+        assert (told["namespace"], told["name"], told["arguments"]) == ("city", "weather", call["arguments"])
+        result = {"type": "function_call_output", "call_id": call["call_id"], "output": "7 degrees"}
+        question = {"role": "user", "content": agents.QUESTION}
+        answer = client.responses.create(**{**asked, "input": [question, call, result]})
+        assert said([item.model_dump() for item in answer.output]) == [("clock", agents.ZONE)]
+        assert isinstance(model.engine, agents.Agent)
+        assert model.engine.prompts[-1].count("city__weather") > model.engine.prompts[0].count(
+            "city__weather"
+        )
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_loop_of_two_tools(agent: Any, kept: bool) -> None:
     """By items that are sent back as they came, or by `previous_response_id`; the model is asked the same."""
