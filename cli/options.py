@@ -274,6 +274,19 @@ ThinkingTokenBudget = Annotated[
 ]
 
 
+Tools = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Functions that the answer may call, a JSON list as the OpenAI API has it. Each call is a "
+        "line of its own; in chat the next messages are what the calls gave, in generate --json they are "
+        "`calls`.",
+    ),
+]
+
+
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
     """What --adapter and --no-adapter say together."""
     if adapter is not None and no_adapter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,11 +20,12 @@ from ..chat_terminal import (
     silent_keys,
     stopped_by_interrupt,
 )
-from ..console import generated, out, say, speed
-from ..inputs import messages
+from ..console import generated, out, say, speed, with_calls
+from ..inputs import messages, read_tools
 
 if TYPE_CHECKING:
-    from ...runtime.tasks import Model, TextStream
+    from ...runtime.tasks import Conversation, GenerateOptions, Model, TextStream
+    from ...runtime.text.chat_template import Message
 
 GROUP = "Write texts"
 
@@ -45,6 +47,7 @@ def command(
     prefix: o.Prefix = None,
     chat_template_kwargs: o.ChatTemplateKwargs = None,
     thinking_token_budget: o.ThinkingTokenBudget = None,
+    tools: o.Tools = None,
 ) -> None:
     """Talk with a model: at a terminal, where /help lists the commands, or by a pipe, a message on each line.
 
@@ -63,21 +66,55 @@ def command(
 
     template_process.SHARED.start()  # it becomes ready while the rest is imported
     chosen = o.checked(options, thinking_token_budget=thinking_token_budget)
+    functions = None if tools is None else read_tools(tools)
     from ...runtime.tasks import Conversation
 
     loaded = running.load(model, "chat", context)
-    conversation = Conversation(loaded, system, prefix=prefix, chat_template_kwargs=chat_template_kwargs)
+    conversation = Conversation(
+        loaded, system, prefix=prefix, tools=functions, chat_template_kwargs=chat_template_kwargs
+    )
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
-        talk(ChatCommands(conversation, chosen, command), banner, no_escape, verbose=running.verbose)
+        commands = ChatCommands(conversation, chosen, command)
+        talk(commands, banner, no_escape, verbose=running.verbose, tools=tools is not None)
         return
+    turns = Turns(conversation)
     for message in messages():
-        answer = conversation.say(message, **chosen)
-        show(answer, no_escape)
+        if (answer := turns.answer(message, chosen)) is None:
+            continue
+        show(answer, no_escape, tools=tools is not None)
         if running.verbose:
             say(speed(answer))
         if answer.finish_reason == "length":
             say(f"(ended after {len(answer.tokens)} tokens)")
+        if conversation.calls:
+            say(f"({waiting(conversation.calls)})")
+
+
+class Turns:
+    """What a person says: messages, and after an answer with calls what each of these gave."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._results: list[str] = []
+        self._calls: Sequence[Message] = ()  # whose results these are
+
+    def answer(self, text: str, options: GenerateOptions) -> TextStream | None:
+        """The answer to what was said; None while a call waits for its result."""
+        calls = self._conversation.calls
+        if not calls:
+            return self._conversation.say(text, **options)
+        if calls is not self._calls:
+            self._results, self._calls = [], calls
+        self._results.append(text)
+        if len(self._results) < len(calls):
+            return None
+        return self._conversation.give_results(*self._results, **options)
+
+
+def waiting(calls: Sequence[Message]) -> str:
+    """Which results are to be said."""
+    return f"what {' and '.join(call['function']['name'] for call in calls)} gave is to come, a message each"
 
 
 def describe(loaded: Model) -> str:
@@ -88,11 +125,13 @@ def describe(loaded: Model) -> str:
     return engine.quant if isinstance(engine, OrtEngine) else type(engine).__name__
 
 
-def talk(commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool = False) -> None:
+def talk(
+    commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool = False, tools: bool = False
+) -> None:
     """A conversation at a terminal, until Ctrl-D or /quit. Errors are shown, and it goes on."""
     from ...refimpl.errors import TfmError
 
-    terminal = ChatTerminal(history_file())
+    terminal, turns = ChatTerminal(history_file()), Turns(commands.conversation)
     terminal.note(f"{banner}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D or /quit leaves")
     with silent_keys(), ignored_interrupts():
         while (text := terminal.read()) is not None and text.strip() not in LEAVE:
@@ -100,15 +139,18 @@ def talk(commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool 
                 if text.startswith("/"):
                     terminal.note(commands.run(text))
                     continue
-                answer = commands.conversation.say(text, **commands.options)
+                if (answer := turns.answer(text, commands.options)) is None:
+                    continue
                 with stopped_by_interrupt(answer) as stopped:
-                    show(answer, no_escape, wrap=sys.stdout.isatty() and not no_escape)
+                    show(answer, no_escape, wrap=sys.stdout.isatty() and not no_escape, tools=tools)
                 if verbose:
                     terminal.note(speed(answer))
                 if stopped:
                     terminal.note("stopped; the partial answer stays in the conversation")
                 elif answer.finish_reason == "length":
                     terminal.note(cut(answer))
+                if commands.conversation.calls:
+                    terminal.note(waiting(commands.conversation.calls))
             except KeyboardInterrupt:
                 out()
                 terminal.note("gave the answer up: neither it nor the message is in the conversation")
@@ -118,10 +160,11 @@ def talk(commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool 
                 terminal.error(error.format_message())
 
 
-def show(answer: TextStream, no_escape: bool, *, wrap: bool = False) -> None:
-    """Print an answer as it comes, with line ends before words that have no room."""
+def show(answer: TextStream, no_escape: bool, *, wrap: bool = False, tools: bool = False) -> None:
+    """Print an answer as it comes, with line ends before words that have no room; with `tools` it may have
+    calls."""
     wrapping = Wrapping() if wrap else None
-    for part in answer:
+    for part in with_calls(answer) if tools else answer:
         text = generated(part, no_escape)
         out(text if wrapping is None else wrapping.push(text), end="")
     out("" if wrapping is None else wrapping.finish())

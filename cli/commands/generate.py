@@ -64,16 +64,7 @@ def command(
             help="Answer by a sentence of this grammar, in llama.cpp's form (GBNF) or Lark's.",
         ),
     ] = None,
-    tools: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            help="Functions that the answer may call, a JSON list as the OpenAI API has it. Each call is a "
-            "line of its own, or among `calls` of --json.",
-        ),
-    ] = None,
+    tools: o.Tools = None,
     thinking_token_budget: o.ThinkingTokenBudget = None,
     raw: Annotated[
         bool,

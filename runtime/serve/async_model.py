@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -30,6 +29,7 @@ from ..tasks.generate import (
     sequence,
 )
 from ..tasks.generate_batch import Completion
+from ..tasks.held_answers import held
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, resolve
 from ..tasks.prefixes import PREFIX_BYTES
@@ -194,11 +194,12 @@ class AsyncModel:
         answers = await asyncio.to_thread(answers_of, model, tools)
         ids = await asyncio.to_thread(chat_ids, model, asked, tools, answers, chat_template_kwargs)
         resolved = resolve(model.generation, chat=True, **options)
+        schema = resolved.json_schema
         if answers is not None:
-            resolved = replace(resolved, shown=answers.marks)
+            ids, resolved = await asyncio.to_thread(held, model, answers, ids, resolved)
         await self.prepare(resolved)
         stream = self.start(Prompt(ids, None), resolved)[0]
-        stream.answers = answers
+        stream.answers, stream.json_schema = answers, schema
         return stream
 
     async def prepare(self, options: Options) -> None:

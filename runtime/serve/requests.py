@@ -267,10 +267,9 @@ class Tool(Said):
     type: Literal["function"]
     function: Function
 
-    def for_template(self) -> dict[str, Any]:
-        """The tool as templates read it."""
-        stated = self.function.model_dump(exclude={"strict"}, exclude_none=True)
-        return {"type": "function", "function": stated}
+    def as_stated(self) -> dict[str, Any]:
+        """The tool without what is null."""
+        return {"type": "function", "function": self.function.model_dump(exclude_none=True)}
 
 
 class NamedFunction(Part):

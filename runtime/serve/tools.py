@@ -7,16 +7,14 @@ may come, a call is held to a grammar from where it begins.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..tasks.generate import Prompt
+from ..tasks.held_answers import held
 from ..tasks.options import Options
-from ..text.call_grammar import Asked, grammar_of_answer
 from ..text.call_parser import Answer, AnswerParser
-from ..text.chat_answers import ChatAnswers, schemas
+from ..text.chat_answers import CallRules, ChatAnswers
 from ..text.chat_template import ChatTemplate
-from ..text.constraints import Language
 from .errors import RequestError
 from .models import Served
 from .requests import ChatBody
@@ -27,12 +25,14 @@ class Tools:
 
     def __init__(self, body: ChatBody, served: Served) -> None:
         """RequestError for a model whose tokenizer can't write the marks of its calls."""
-        model = served.model.model
+        self._model = model = served.model.model
         offered, shown = body.offered(), body.shown()
-        self._shown = [tool.for_template() for tool in shown] or None
-        functions = schemas([tool.for_template() for tool in offered])
-        self._answers = ChatAnswers(model.chat_template, model.text, functions)
-        self._text, self._stops = model.text, frozenset(model.generation.eos)
+        self._shown = [tool.as_stated() for tool in shown] or None
+        # Of a call that is asked for there is one, unless more are asked for too.
+        several = not body.must_call if body.parallel_tool_calls is None else body.parallel_tool_calls
+        rules = CallRules(body.must_call, several, len(offered) < len(shown))
+        tools = [tool.as_stated() for tool in offered]
+        self._answers = ChatAnswers(model.chat_template, model.text, tools, rules)
         self._thinking = False
         if offered and (mark := self._answers.lost_mark):
             raise RequestError(
@@ -40,20 +40,6 @@ class Tools:
                 "begin",
                 param="tools",
             )
-        strict = {tool.function.name for tool in offered if tool.function.strict}
-        self._must_call = body.must_call
-        # Of a call that is asked for there is one, unless more are asked for too.
-        several = body.parallel_tool_calls or (body.parallel_tool_calls is None and not self._must_call)
-        some = len(offered) < len(shown)
-        self._holds = bool(offered) and (self._must_call or bool(strict) or some or not several)
-        bare = {tool.function.name for tool in offered if not tool.function.parameters}
-        held = functions.keys() if self._must_call else strict | bare
-        self._asked = Asked(
-            [(name, schema if name in held else None) for name, schema in functions.items()],
-            must_call=self._must_call,
-            several=bool(several),
-            loose=functions.keys() - strict,
-        )
 
     @property
     def marks(self) -> frozenset[int]:
@@ -66,28 +52,9 @@ class Tools:
 
     def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
         """The prompt, and the options of a text whose calls are as the request asks."""
-        answers, document, language = self._answers, options.json_schema, options.language
-        inner = None if language is None or document is not None else (language.kind, language.text)
-        self._thinking = answers.thinks_after(prompt.ids)
-        options = replace(options, shown=answers.marks)
-        thoughts = answers.form.thoughts
-        if inner is not None and not answers.functions:
-            if self._thinking and thoughts is not None:  # a text of such a language has no thoughts in it
-                end = self._text.encode_template(f"{thoughts.end}{thoughts.then}")
-                self._thinking, prompt = False, Prompt([*prompt.ids, *end], None)
-            return prompt, options
-        held = inner is not None or (document is not None and (self._thinking or answers.functions))
-        if not (self._holds or held):
-            return prompt, options
-        if self._must_call:
-            inner = None
-        asked = replace(
-            self._asked, document=document, of_language=inner is not None, thinking=self._thinking
-        )
-        grammar = grammar_of_answer(answers.form, asked, answers.tokens, self._stops)
-        calls = Language("tools", grammar, inner)
-        stop = () if self._must_call else options.stop
-        return prompt, replace(options, json_schema=None, regex=None, grammar=None, stop=stop, calls=calls)
+        ids, options = held(self._model, self._answers, prompt.ids, options)
+        self._thinking = self._answers.thinks_after(ids)
+        return Prompt(ids, None), options
 
     def parser(self) -> AnswerParser:
         """What reads one answer."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
@@ -120,7 +119,8 @@ def chat(
     """The next message of a conversation, asked for by the model's chat template and its variables.
 
     With `tools`, functions as the OpenAI API describes them, the text has the marks of the model's calls and
-    thoughts in it, and `answer` of the stream tells them apart.
+    thoughts in it, and `answer` of the stream tells them apart. Where one is `strict`, calls are of the
+    tools, and of a strict one's schema. What isn't a call is of the language that an option asks for.
 
     CheckpointError for a model without one, ArgumentError for messages and tools of another form and a
     variable that the template doesn't have.
@@ -138,9 +138,9 @@ def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | 
     """
     if tools is None:
         return None
-    from ..text.chat_answers import ChatAnswers, schemas  # 25 ms, for who has tools
+    from ..text.chat_answers import ChatAnswers  # 25 ms, for who has tools
 
-    answers = ChatAnswers(model.chat_template, model.text, schemas(tools))
+    answers = ChatAnswers(model.chat_template, model.text, tools)
     if answers.functions and (mark := answers.lost_mark):
         raise ArgumentError(
             f"the model can't call tools: its tokenizer doesn't keep {mark!r}, with which calls begin"
@@ -260,7 +260,7 @@ def _constraint(model: TaskModel, prompt: Prompt, options: Options) -> Constrain
     from ..text.chat_answers import ChatAnswers
     from ..text.thought_budget import ThoughtBudget
 
-    answers = ChatAnswers(model.chat_template, model.text, {})
+    answers = ChatAnswers(model.chat_template, model.text)
     thoughts, thinking = answers.form.thoughts, answers.thinks_after(prompt.ids)
     if thoughts is None:
         return inner
@@ -284,8 +284,12 @@ class TextStream:
         answers: ChatAnswers | None = None,
     ) -> None:
         limit_new_tokens(model.config, len(prompt.ids), options.max_new_tokens)
+        self._schema = options.json_schema
         if answers is not None:
-            options = replace(options, shown=answers.marks)
+            from .held_answers import held
+
+            ids, options = held(model, answers, prompt.ids, options)
+            prompt = Prompt(ids, None)
         self._model, self._options, self._answers = model, options, answers
         self._sequence = sequence(model, prompt, options)
         self._cached_tokens = 0 if cache is None else int(cache.lengths[0])
@@ -351,7 +355,8 @@ class TextStream:
     def parsed(self) -> Any:
         """The document of `json_schema`, see `documents.parsed`; what is missing of the text is generated
         first."""
-        return parsed(str(self), self._options.json_schema, self.finish_reason)
+        text = str(self) if self._answers is None else self.answer.text
+        return parsed(text, self._schema, self.finish_reason)
 
     @property
     def max_new_tokens(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...refimpl.decoding.logprobs import TokenLogprob
@@ -43,7 +42,8 @@ class Completion(NamedTuple):
     @property
     def parsed(self) -> Any:
         """The document of `json_schema`; see `documents.parsed`."""
-        return parsed(self.text, self.json_schema, self.finish_reason)
+        text = self.text if self.answer is None else self.answer.text
+        return parsed(text, self.json_schema, self.finish_reason)
 
 
 def generate_many(
@@ -68,17 +68,21 @@ def generate_many(
             "a batch takes no beams and no draft, which are for one text; greedy=True turns off a model's "
             "own beams"
         )
+    stated: list[tuple[Prompt, Options]] = [(prompt, options) for prompt in prompts]
     if answers is not None:
-        options = replace(options, shown=answers.marks)
-    numbered = zip(prompts, range(len(prompts)) if numbers is None else numbers, strict=True)
+        from .held_answers import held
+
+        asked = [held(model, answers, prompt.ids, options) for prompt in prompts]
+        stated = [(Prompt(ids, None), own) for ids, own in asked]
+    numbered = zip(stated, range(len(prompts)) if numbers is None else numbers, strict=True)
     tokenizer = model.tokenizer
     rows = [
         Row(
-            sequence(model, prompt, options, number),
-            drafts=options.draft is not False,
-            text=None if tokenizer is None else StreamedText(tokenizer, options.stop, options.shown),
+            sequence(model, prompt, own, number),
+            drafts=own.draft is not False,
+            text=None if tokenizer is None else StreamedText(tokenizer, own.stop, own.shown),
         )
-        for prompt, number in numbered
+        for (prompt, own), number in numbered
     ]
     prefixes = Prefixes(PREFIX_BYTES, None if model.same_bits else CHUNK)
     done = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ...refimpl.errors import ArgumentError
 from .argument_types import Schema
 from .call_formats import TEXT
+from .call_grammar import Asked
 from .call_parser import Answer, AnswerParser, joined
 from .chat_template import ChatTemplate, Message, Tool, Variables
 from .explained_tools import explained, form_of_explained
@@ -17,10 +18,44 @@ NO_PARAMETERS: Schema = {"type": "object", "properties": {}, "additionalProperti
 TAIL = 32  # tokens at the end of a prompt, in which thoughts may begin
 
 
-class ChatAnswers:
-    """The format of a model's answers, in which it may call `functions`: their schemas by their names."""
+class CallRules(NamedTuple):
+    """What is asked of an answer's calls beside `strict` of their functions.
 
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, functions: Mapping[str, Schema]) -> None:
+    must_call: the answer is calls.
+    several: more than one may come.
+    some: the model is shown more tools than it may call.
+    """
+
+    must_call: bool = False
+    several: bool = True
+    some: bool = False
+
+
+class ChatAnswers:
+    """The format of a model's answers, in which it may call `tools`: `functions` are their schemas by their
+    names. Where calls are `held`, they are of the grammar of `asked_calls` from where they begin.
+
+    ArgumentError for tools of another form.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        tools: Sequence[Tool] = (),
+        rules: CallRules | None = None,
+    ) -> None:
+        rules, functions = rules or CallRules(), schemas(tools)
+        strict = {tool["function"]["name"] for tool in tools if tool["function"].get("strict")}
+        bare = {tool["function"]["name"] for tool in tools if not tool["function"].get("parameters")}
+        known = functions.keys() if rules.must_call else strict | bare
+        self.asked_calls = Asked(
+            [(name, schema if name in known else None) for name, schema in functions.items()],
+            must_call=rules.must_call,
+            several=rules.several,
+            loose=functions.keys() - strict,
+        )
+        self.held = bool(tools) and (rules.must_call or bool(strict) or rules.some or not rules.several)
         answers, self._template = template.answers, template
         self._explains = answers.begin == TEXT.begin
         self.form = form_of_explained(answers) if self._explains and functions else answers
@@ -46,6 +81,8 @@ class ChatAnswers:
         self, messages: Sequence[Message], tools: Sequence[Tool] | None
     ) -> tuple[Sequence[Message], Sequence[Tool] | None]:
         """The messages and the tools as the model's template takes them."""
+        if tools is not None:
+            tools = [_without_strict(tool) for tool in tools]
         calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
         if self._explains and (tools or calls):
             return explained(messages, tools), None
@@ -81,6 +118,12 @@ class ChatAnswers:
         """What a complete answer holds. A call in which it is cut is left out."""
         parser = self.parser(thinking=thinking)
         return joined([*parser.feed(text), *parser.finish(cut=finish_reason != "stop")])
+
+
+def _without_strict(tool: Tool) -> Tool:
+    """The tool as templates read it: `strict` says nothing to a model."""
+    function = {key: value for key, value in tool["function"].items() if key != "strict"}
+    return {**tool, "function": function}
 
 
 def schemas(tools: Sequence[Tool]) -> dict[str, Any]:

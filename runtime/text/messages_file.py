@@ -13,6 +13,8 @@ from ...refimpl.errors import ArgumentError, ExportError
 from .chat_template import Message, check_messages
 
 LARGEST = 16 * 2**20  # bytes of a file
+# What a message may have beside its content, by its role.
+MORE = {"assistant": {"tool_calls", "reasoning_content"}, "tool": {"name", "tool_call_id"}}
 
 
 def read_messages(path: Path) -> list[Message]:
@@ -24,9 +26,30 @@ def read_messages(path: Path) -> list[Message]:
     messages = strict_json.parse(read_file(path, LARGEST, ArgumentError), str(path), ArgumentError)
     check_messages(messages)
     for i, message in enumerate(messages):
-        if other := message.keys() - {"role", "content"}:
-            raise ArgumentError(f"message {i} must have a role and content alone, got {min(other)!r:.40} too")
+        if other := message.keys() - {"role", "content"} - MORE.get(message["role"], set()):
+            raise ArgumentError(
+                f"message {i} of role {message['role']} must have no {min(other)!r:.40}: take it out"
+            )
+        calls = message.get("tool_calls", [])
+        texts = [message[name] for name in message.keys() - {"tool_calls"}]
+        if not (isinstance(calls, list) and all(map(_is_call, calls)) and all(map(_is_text, texts))):
+            raise ArgumentError(f"message {i} must have texts, and calls like {CALL}, got {message!r:.200}")
     return messages
+
+
+CALL = '{"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {}}}'
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_call(value: object) -> bool:
+    """Whether it is a call as templates read it."""
+    match value:
+        case {"id": str(), "function": {"name": str(), "arguments": dict()}}:
+            return True
+    return False
 
 
 def write_messages(path: Path, messages: Sequence[Message], *, overwrite: bool = False) -> None:

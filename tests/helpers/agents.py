@@ -58,9 +58,9 @@ class Agent(NumpyEngine):
         return self._text.encode(text, add_special_tokens=False).ids
 
     def step(self, tokens: Any, cache: Any, lengths: Any = None, at: Any = None) -> Any:
-        begins = not cache.lengths[0]
+        kept = int(cache.lengths[0])
         logits, cache = super().step(tokens, cache, lengths, at)
-        self._read = ([] if begins else self._read) + tokens[0].tolist()
+        self._read = self._read[:kept] + tokens[0].tolist()
         end = len(self._read) - self._read[::-1].index(self._start) - 1 + self._begins
         prompt = self._text.decode(self._read[:end], skip_special_tokens=False)
         if len(self._read) >= end and prompt.endswith(BEGINS):

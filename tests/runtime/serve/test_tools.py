@@ -432,6 +432,42 @@ def test_a_chat_in_python_has_tools(template: str) -> None:
         model.generate(text, tools=TOOLS, raw=True)
 
 
+def test_strict_tools_in_python_are_as_on_the_server() -> None:
+    """The model would rather call with what the schema refuses, or another function."""
+    strict = [tool("weather", strict=True), tool("news")]
+    text, document = MESSAGES[0]["content"], {"json_schema": {"const": [1, 2]}}
+    for written in (CALL.replace("Oslo", "Bonn"), CALL.replace("weather", "other"), f"see {CALL}", "[1, 2]"):
+        model = scripted(written)
+        with client_of(model) as client:
+            told = client.chat.completions.create(**{**CHAT, "tools": strict}).choices[0].message
+        calls = [(call.function.name, call.function.arguments) for call in told.tool_calls or ()]
+        asked: dict[str, Any] = {"tools": strict, "greedy": True, "max_new_tokens": 250}
+
+        async def one(model: Model = model, asked: dict[str, Any] = asked) -> Any:
+            async with AsyncModel(model) as served:
+                return await (await served.chat(MESSAGES, **asked))
+
+        options = {name: value for name, value in asked.items() if name != "tools"}
+        conversation = Conversation(model, tools=strict)
+        answers = [
+            model.chat(MESSAGES, **asked), model.generate(text, **asked),
+            *model.generate_many([text, text], **asked), asyncio.run(one()),
+            conversation.say(text, **options),
+        ]  # fmt: skip
+        for answer in answers:
+            assert answer.answer == ("", told.content or "", calls)
+        asked["tools"] = TOOLS
+        told = model.chat(MESSAGES, **asked, **document).answer
+        assert told.calls or json.loads(told.text) == [1, 2]
+        if written == "[1, 2]":
+            many = model.generate_many([text], **asked, **document)
+            for answer in (model.chat(MESSAGES, **asked, **document), *many):
+                assert answer.parsed == [1, 2]
+        for wrong in ({"stop_on_eos": False}, {"beams": 2}):
+            with pytest.raises(LimitError, match="strict tools"):
+                model.chat(MESSAGES, tools=strict, max_new_tokens=9, **wrong)
+
+
 @pytest.mark.parametrize("template", [serving.TOOLS, serving.CHAT])
 def test_a_conversation_goes_on_with_what_calls_gave(template: str) -> None:
     """Its history is read as the template writes it, and what is the same isn't read again."""

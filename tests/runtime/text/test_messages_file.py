@@ -27,6 +27,22 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert read_messages(path) == MESSAGES[:1]
 
 
+def test_calls_and_results_are_read(tmp_path: Path) -> None:
+    function = {"name": "f", "arguments": {"a": 1}}
+    call = {"id": "call00000", "type": "function", "function": function}
+    said = {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [call]}
+    told = {"role": "tool", "content": "b", "name": "f", "tool_call_id": "call00000"}
+    path = tmp_path / "talk.json"
+    write_messages(path, [*MESSAGES, said, told])
+    assert read_messages(path) == [*MESSAGES, said, told]
+    half = {**call, "function": {**function, "arguments": "{}"}}
+    wrong = [{**said, "tool_calls": calls} for calls in (5, [5], [{"function": function}], [half])]
+    for message in (*wrong, {**said, "reasoning_content": None}, {**told, "name": 5}):
+        path.write_text(json.dumps([message]))
+        with refused(ArgumentError, "message 0 must have texts"):
+            read_messages(path)
+
+
 def test_a_failed_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "talk.json"
     write_messages(path, MESSAGES)
