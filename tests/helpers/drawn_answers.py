@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,6 +10,9 @@ from typing import Any, NamedTuple
 from tfm.runtime.text.argument_types import type_of
 from tfm.runtime.text.call_formats import CallFormat, Keywords, Marked, Parameters, Values
 
+DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+# How many of each form are drawn: messages, those of them that are cut at each place, mutants, sentences.
+MESSAGES, CUT, MUTANTS, SENTENCES = (1000, 30, 300, 300) if DEEP else (20, 1, 20, 4)
 NAMES = ["get_time", "f", "A-2_b"]
 # Pieces that marks, quotes and values are made of, so that texts look like what they aren't.
 PIECES = [

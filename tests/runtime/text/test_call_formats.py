@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from helpers.drawn_answers import Drawn, answer, cuttings, mutant
+from helpers.drawn_answers import CUT, MESSAGES, MUTANTS, Drawn, answer, cuttings, mutant
 from tfm.refimpl.checkpoint.formats.strict_json import parse
 from tfm.runtime.text.argument_types import Schema
 from tfm.runtime.text.call_formats import BY_NAME, FORMATS, CallFormat
@@ -61,7 +61,7 @@ def check_law(name: str, seeds: Iterable[int], every_cut_of: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_written_is_read(name: str) -> None:
-    check_law(name, range(20), every_cut_of=1)
+    check_law(name, range(MESSAGES), every_cut_of=CUT)
 
 
 def check_mutants(name: str, seeds: Iterable[int]) -> None:
@@ -86,7 +86,7 @@ def check_mutants(name: str, seeds: Iterable[int]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_text_is_read(name: str) -> None:
-    check_mutants(name, range(20))
+    check_mutants(name, range(MUTANTS))
 
 
 def test_each_format_is_documented() -> None:

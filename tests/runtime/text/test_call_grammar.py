@@ -14,7 +14,7 @@ import llguidance
 import numpy as np
 import pytest
 from helpers import drawn_schemas, text_strategies
-from helpers.drawn_answers import mutant
+from helpers.drawn_answers import SENTENCES, mutant
 from helpers.refused import refused
 from tfm.refimpl.errors import ArgumentError
 from tfm.runtime.text.call_formats import BY_NAME, CallFormat
@@ -156,10 +156,12 @@ def test_what_a_format_writes_is_a_sentence(name: str) -> None:
 def check_sentences(name: str, seeds: Iterable[int]) -> int:
     """Whatever a model would rather write, its calls are of their schemas; how many calls there were."""
     form, calls = BY_NAME[name], 0
+    walkers: dict[tuple[bool, bool], Walker] = {}
     for seed in seeds:
         rng = random.Random(f"sentence {name} {seed}")
-        asked = Asked(SOME, must_call=rng.random() < 0.5)
-        walker = Walker(form, asked, special=rng.random() < 0.5)
+        key = must_call, special = rng.random() < 0.5, rng.random() < 0.5
+        asked = Asked(SOME, must_call=must_call)
+        walker = walkers.setdefault(key, walkers.get(key) or Walker(form, asked, special=special))
         wrong = [("weather", rng.choice([*WRONG, FULL])), ("ping", rng.choice(WRONG))]
         thoughts, text = rng.choice([("", ""), ("hm", ""), ("", "a cat"), ("hm", "a cat")])
         written = write_answer(form, thoughts, text, wrong[: rng.choice([1, 2])])
@@ -174,7 +176,7 @@ def check_sentences(name: str, seeds: Iterable[int]) -> int:
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_calls_of_a_sentence_are_of_their_schemas(name: str) -> None:
-    assert check_sentences(name, range(4))
+    assert check_sentences(name, range(SENTENCES))
 
 
 def test_a_text_can_not_have_the_mark_that_ends_it_spelled() -> None:
