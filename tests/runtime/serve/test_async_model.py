@@ -12,6 +12,7 @@ import pytest
 from helpers import serving
 from helpers.refused import refused
 from helpers.task_models import chat_model, tiny_reader
+from helpers.tolerances import equal
 from tfm.refimpl.config import Classify, Pool
 from tfm.refimpl.errors import ArgumentError, ConfigError, LimitError, NumericError, TfmError
 from tfm.runtime.serve import AsyncModel, AsyncTextStream, QueueFullError
@@ -252,7 +253,8 @@ def test_many_texts_are_read_in_parts_and_end_with_their_reader(monkeypatch: pyt
 
     async def run() -> None:
         async with AsyncModel(pool) as served:
-            assert np.array_equal(await served.embed(texts[:-1]), expected[:-1])
+            # A library's products may sum in another order for other numbers of rows.
+            equal(await served.embed(texts[:-1]), expected[:-1], 1e-6)
             assert calls == [3, 3, 3, 3, 2]
             assert (await served.embed([])).shape == (0, 0)
             task = asyncio.create_task(served.embed(texts * 10_000))
