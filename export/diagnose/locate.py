@@ -93,7 +93,9 @@ def _run_parts(
         graph.input.append(onnx.helper.make_tensor_value_info(f"{name}.given", kind, None))
         graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
     path = bundle.path / GRAPH
-    session = open_session(path, "cpu", options(graph=path), model.SerializeToString())
+    session = open_session(
+        path, "cpu", options(graph=path, of_bytes=bundle.of_bytes), model.SerializeToString()
+    )
     config, (b, t) = bundle.config, tokens.shape
     feeds: Values = {"tokens": tokens, "past": np.zeros(b, np.int64), "at": np.tile(np.arange(t), (b, 1))}
     for i, pair in enumerate(position_tables(np.arange(t), config=config).values()):

@@ -76,11 +76,13 @@ def mel_filters(frequencies: Float[Array, " F"], edges: Float[Array, " D+2"]) ->
     """Triangles over the frequencies: band d rises from edge d to edge d + 1 and falls to edge d + 2.
 
     Conventions: each has an area of one over the frequencies (Slaney), so its peak is 2 / (e_{d+2} − e_d).
+    A band whose edges don't ascend weighs nothing.
     """
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     at = frequencies[:, None]
-    triangles = np.minimum((at - low) / (middle - low), (high - at) / (high - middle))
-    return np.maximum(triangles, 0) * (2 / (high - low))
+    rise, fall, width = (np.where(d > 0, d, np.inf) for d in (middle - low, high - middle, high - low))
+    triangles = np.minimum((at - low) / rise, (high - at) / fall)
+    return (np.maximum(triangles, 0) * (2 / width)).astype(edges.dtype)
 
 
 @op

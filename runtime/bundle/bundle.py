@@ -108,6 +108,12 @@ class Bundle:
         return self.manifest.quant
 
     @property
+    def of_bytes(self) -> bool:
+        """Whether inputs of products have 8 bits. With 16 ONNX Runtime's CPU provider computes in floats, and
+        its option for exact products of bytes makes a graph that it can't run (1.31)."""
+        return all(one.activation_bits == 8 for one in self.manifest.schemes.values())
+
+    @property
     def dtype(self) -> str:
         return self.manifest.dtype
 

@@ -113,10 +113,12 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
     return chosen
 
 
-def options(threads: int | None = None, graph: Path | None = None) -> ort.SessionOptions:
+def options(
+    threads: int | None = None, graph: Path | None = None, *, of_bytes: bool = True
+) -> ort.SessionOptions:
     """Options for one text at a time: all useful threads inside an operator, none between them.
 
-    `graph` is the bundle's file of the graph that is opened.
+    `graph` is the bundle's file of the graph that is opened; without `of_bytes` it has no products of bytes.
     """
     made = ort.SessionOptions()
     # To find memory that it may use again, ONNX Runtime compares each value with all earlier ones.
@@ -129,7 +131,7 @@ def options(threads: int | None = None, graph: Path | None = None) -> ort.Sessio
     # Threads that spin between operators keep a step fast; between steps they would burn a core.
     entry("session.intra_op.spin_duration_us", "200")
     entry("session.prepack.enable_parallel", "1")
-    if hardware.saturates():
+    if of_bytes and hardware.saturates():
         entry("session.x64quantprecision", "1")
     return made
 

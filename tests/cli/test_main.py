@@ -92,12 +92,9 @@ def test_tfm_raise_shows_the_traceback(tfm, monkeypatch):
         ("generate", "hi", "--temperature", "-1"),
         ("generate", "hi", "--temperature", "nan"),
         ("generate", "hi", "--top-p", "1.5"),
-        ("generate", "hi", "--top-k", "0"),
-        ("generate", "hi", "--min-p", "0"),
         ("generate", "hi", "--repetition-penalty", "-1"),
         ("generate", "hi", "--greedy", "--temperature", "1"),
         ("generate", "hi", "--typical-p", "0"),
-        ("generate", "hi", "--no-repeat-ngram", "0"),
         ("generate", "hi", "--presence-penalty", "nan"),
         ("generate", "hi", "--beams", "0"),
         ("generate", "hi", "--beams", "2", "--typical-p", "0.5"),
@@ -182,7 +179,7 @@ def test_the_help_of_generate_is_short_and_in_panels(tfm, monkeypatch):
     assert positions == sorted(positions)
     assert ran.out.index("--max-new-tokens  ") < positions[1]
     assert ran.out.count("Example: ") == 3
-    assert len(ran.out.splitlines()) < 172
+    assert len(ran.out.splitlines()) < 180
 
 
 def test_without_arguments_there_is_help(tfm):

@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 from tfm.export.graph import passes, trace
 from tfm.export.graph.decompose import TRANSLATED
+from tfm.runtime.ort.session import options
 from torch._export import utils as _utils
 from torch.export import decomp_utils, exported_program
 from torch.onnx._internal.exporter import _registration
@@ -50,11 +51,8 @@ class Graph:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), options(1), providers=["CPUExecutionProvider"]
         )
         self.inputs = [i.name for i in self.session.get_inputs()]
 
@@ -73,8 +71,16 @@ def export(
     axes one.
     """
     tensors = tuple(torch.from_numpy(a) for a, _ in inputs.values())
-    dims = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
-    shapes = tuple({i: dims[a] for i, a in enumerate(axes) if a in FREE} for _, axes in inputs.values())
+    free = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
+    # Twice as many as an axis: a multiple of it.
+    twice = {
+        a: 2 * free.get(a[2:], torch.export.Dim(a[2:]))
+        for _, axes in inputs.values()
+        for a in axes
+        if a[:2] == "2*"
+    }
+    dims = free | twice
+    shapes = tuple({i: dims[a] for i, a in enumerate(axes) if a in dims} for _, axes in inputs.values())
     with warnings.catch_warnings(), trace.decomposed_in_place(), passes.rules_by_operator():
         warnings.simplefilter("ignore")
         program = torch.export.export(Module(function).eval(), tensors, dynamic_shapes=(shapes,))
@@ -90,7 +96,7 @@ def export(
     assert exported is not None
     got = {i.name: [str(d) for d in i.shape or ()] for i in exported.model.graph.inputs}
     expected = {
-        name: [axis if axis in FREE else str(size) for axis, size in zip(axes, a.shape, strict=True)]
+        name: [axis if axis in dims else str(size) for axis, size in zip(axes, a.shape, strict=True)]
         for name, (a, axes) in inputs.items()
     }
     assert got == expected, f"axes of the graph are {got}, declared {expected}"

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
+from tfm.runtime.ort import session
 
 
 def run(op: str, inputs: list[Any], outputs: int = 1, domain: str = "", **attributes: Any) -> list[Any]:
@@ -39,11 +40,10 @@ def graph(
     )
     sets = [helper.make_opsetid(*one) for one in (("", 21), ("com.microsoft", 1), ("tfm", 1))]
     model = helper.make_model(onnx_graph, opset_imports=sets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = session.options(1)
     if library is not None:
         options.register_custom_ops_library(str(library))
-    session = onnxruntime.InferenceSession(
+    opened = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return list(session.run(None, inputs))
+    return list(opened.run(None, inputs))

@@ -27,6 +27,7 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import map_leaves
+from tfm.runtime import hardware
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.bundle.schemes import SCHEMES
@@ -110,7 +111,9 @@ LONG = {"marks": pytest.mark.long}
 
 
 @pytest.mark.parametrize("quant", [pytest.param("int8", **LONG), pytest.param("fp32", **LONG), "w8a16"])
-def test_a_decoder(quant: str, tmp_path: Path):
+def test_a_decoder(quant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also on a processor whose products of bytes saturate."""
+    monkeypatch.setattr(hardware, "saturates", lambda: True)
     bundle = made(tmp_path, DECODER, quant)
     model = fixed(bundle, SIZES, tmp_path / "fixed")
     expected = list(generate(OrtEngine(bundle), GeneratedSequence(PROMPT, max_new_tokens=COUNT)))

@@ -28,6 +28,7 @@ from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.ort.session import options
 
 BASE = tiny_models.llama()
 RICH = tiny_models.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)
@@ -160,7 +161,7 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
     bundle = open_bundle(tmp_path / "out")
     tree, dtype = single(bundle), bundle.manifest.dtype
     session = onnxruntime.InferenceSession(
-        tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"]
+        tmp_path / "out" / "model.onnx", options(1), providers=["CPUExecutionProvider"]
     )
     names = [o.name for o in session.get_outputs()]
     sizes = windows(cache_kinds(config, windowed=True)) if bundle.cache == "windowed" else ()

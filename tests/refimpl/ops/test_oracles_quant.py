@@ -134,14 +134,15 @@ def test_linear_blocks_is_the_kernel(seed: int, bits: int, block: int, zero: boo
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("largest_x", [1e-45, 1e-39, 3.7e-37, 3.8e-37, 1e-30])
 def test_tiny_activations_of_linear_blocks_are_the_kernels(bits: int, largest_x: float):
-    """Where 127 / max|x| overflows MatMulNBits takes all codes as 0, too."""
+    """Where 127 / max|x| overflows MatMulNBits takes all codes as 0, too, or any without AVX512."""
     w = drawn(bits, 96, 7, bits, 32, zero=True)
     x = normal(bits, 1, 3, 96).astype(np.float32)
     x[..., :32] *= np.float32(largest_x) / np.abs(x[..., :32]).max()
     x[..., 32:] = 0
     got, expected = matmul_nbits(x[0], w), linear_blocks(x, w)[0]
-    assert (got == 0).all() == (expected == 0).all() == (largest_x < 3.75e-37)
-    assert largest(got - expected) <= 4 * ULP * largest(expected) + unsigned(x[0], w)
+    assert (expected == 0).all() == (largest_x < 3.75e-37)
+    tiny = largest_x * largest(dequantize(w)) * 32 if largest_x < 1e-36 else 0
+    assert largest(got - expected) <= 4 * ULP * largest(expected) + unsigned(x[0], w) + tiny
 
 
 def unsigned(x: np.ndarray, w: Blocks) -> float:

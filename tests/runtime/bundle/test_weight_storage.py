@@ -18,6 +18,7 @@ from tfm.runtime.bundle import weight_storage
 from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.bundle.weight_formats import WeightFormat
 from tfm.runtime.bundle.weight_storage import Group
+from tfm.runtime.ort import session
 
 
 def random_blocks(
@@ -135,8 +136,11 @@ def test_a_short_last_block_is_filled_with_its_zero_point(symmetric):
     np.testing.assert_array_equal(stored["packed"][:, 1, 8:], np.broadcast_to(filler, (3, 24)))
 
 
-def run(nodes, inputs: dict, weights: dict, output: str = "y", integer4: dict | None = None) -> np.ndarray:
-    """A graph over stored tensors on ONNX Runtime; `integer4` gives type and shape of 4-bit tensors."""
+def run(
+    nodes, inputs: dict, weights: dict, output: str = "y", integer4: dict | None = None, folds: bool = False
+) -> np.ndarray:
+    """A graph over stored tensors on ONNX Runtime, which folds constants if asked to; `integer4` gives type
+    and shape of 4-bit tensors."""
     kind = lambda a: helper.np_dtype_to_tensor_dtype(a.dtype)  # noqa: E731
     initializers = [
         onnx.numpy_helper.from_array(a, n) for n, a in weights.items() if n not in (integer4 or {})
@@ -152,12 +156,12 @@ def run(nodes, inputs: dict, weights: dict, output: str = "y", integer4: dict | 
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = ort.SessionOptions()
+    options = session.options(1)
     # Folded constants are packed: without, MatMulNBits would compute in float.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, inputs)[0])
+    if not folds:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    opened = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(opened.run(None, inputs)[0])
 
 
 def one(weight_format: WeightFormat, shape: tuple[int, int], kind, table: bool = False):
@@ -236,7 +240,8 @@ def test_matmul_integer_reads_row_codes():
         helper.make_node("MatMulInteger", ["x", "codes", "middle"], ["dots"]),
         helper.make_node("Cast", ["dots"], ["y"], to=onnx.TensorProto.FLOAT),
     ]
-    got = run(node, {"x": x}, {k: v for k, v in stored.items() if k == "codes"} | {"middle": np.uint8(128)})
+    constants = {"codes": stored["codes"], "middle": np.uint8(128)}
+    got = run(node, {"x": x}, constants, folds=True)  # without VNNI signed codes are folded to unsigned ones
     want = (x.astype(np.int32) - 128) @ (leaf.codes.astype(np.int32) - 128)
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(stored["scale"], leaf.scale[0])
