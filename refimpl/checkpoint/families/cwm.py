@@ -31,6 +31,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         attention_bias=False,
         mlp_bias=keys.get("mlp_bias", bool, False),
         theta=1e6,
+        eps=1e-5,
         head=128,
     )
     types = layer_types(keys, lambda i: i % 4 != 0)

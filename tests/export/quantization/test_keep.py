@@ -17,7 +17,7 @@ from tfm.refimpl.ops.quant import Blocks, dequantize
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.kept_weights import by_weight, totals
 from tfm.runtime.verification.checks.context import VerifyContext
-from tfm.runtime.verification.checks.weights import check_source
+from tfm.runtime.verification.checks.weights import compare_weights
 from tfm.runtime.verification.verify import verify
 
 WIDTH, VOCABULARY = 256, 64
@@ -125,7 +125,7 @@ def test_it_says_what_was_kept(file: Path, bundle: Path, capsys: pytest.CaptureF
 def test_the_bundle_is_the_specifications_and_the_files(file: Path, bundle: Path):
     assert not verify(bundle).failed
     context = VerifyContext(open_bundle(bundle), open_checkpoint(file), None, math.inf, "cpu", 1)
-    [row] = check_source(context)
+    [row] = compare_weights(context, "weights", context.source)
     assert (row.ok, row.figure, row.of) == (True, 11, 11)
 
 

@@ -19,7 +19,7 @@ from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.kept_weights import described, totals
 from tfm.runtime.verification.checks.context import VerifyContext
-from tfm.runtime.verification.checks.weights import check_source
+from tfm.runtime.verification.checks.weights import compare_weights
 from tfm.runtime.verification.verify import verify
 
 TARGET = targets.find("ort-cpu")
@@ -49,7 +49,7 @@ def test_a_kept_bundle_is_the_file(name, form, tmp_path):
     counts = {said: count for said, (count, _) in totals(bundle.manifest).items()}
     assert counts == {form: 14, "F32 rounded to 8-bit blocks of 32": 2, "float32": 5}
     assert not verify(out).failed
-    [row] = check_source(VerifyContext(bundle, stored, None, math.inf, "cpu", 1))
+    [row] = compare_weights(VerifyContext(bundle, stored, None, math.inf, "cpu", 1), "weights", stored)
     assert row.ok
 
 
