@@ -210,8 +210,7 @@ class GroupQueryAttention:
             # The cache begins with the latest tokens that its window may still need, so places in it aren't
             # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
             # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
-            if rotary is not None:
-                positions = at
+            positions = at
             past = window_lengths.get(window, past)
         own = row_lengths.get(window, row_lengths.get(None))
         return Places(self._row_lengths(past, at) if own is None else own, positions)

@@ -181,7 +181,7 @@ def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: st
     assert [axes[f"k.{i}"][2] for i in range(4)] == ["window5", "capacity", "window3", "window5"]
     nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
     input_counts = [len([v for v in node.inputs if v is not None]) for node in nodes]
-    assert input_counts == [10, 9, 10, 7], "positions where the window's layers rotate, and there alone"
+    assert input_counts == [10, 9, 10, 8], "positions where layers have a window, and there alone"
 
 
 def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "state spaces": tiny_models.state_spaces,
     "selective scans": tiny_models.selective_scans,
     "norms before the maps back": tiny_models.normed_outputs,
+    "windows, one without rotation": lambda: tiny_models.mixed_windows(context=200),
 }
 RECURRENT = ("convolutions", "gated deltas", "state spaces", "selective scans")
 CASES = [
@@ -278,13 +279,21 @@ def over_kernels(path: Path) -> np.ndarray:
     return logits_of(engine)
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
-def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(bundles, quant: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "quant", "count"),
+    [
+        *(("biases, odd sizes", quant, 38) for quant in ("int8", "int4", "keep")),
+        ("windows, one without rotation", "int8", 190),  # so many that tokens are dropped
+    ],
+)
+def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(
+    bundles, name: str, quant: str, count: int
+) -> None:
     """In chunks of any length, alone or in a batch, with one thread or two."""
-    bundle = open_bundle(bundles("biases, odd sizes", quant))
+    bundle = open_bundle(bundles(name, quant))
     chosen = kernel_backend.choose(bundle)
     assert isinstance(chosen, KernelBackend)
-    ids = np.random.default_rng(0).integers(0, bundle.config.embedding.vocabulary, (3, 38))
+    ids = np.random.default_rng(0).integers(0, bundle.config.embedding.vocabulary, (3, count))
 
     def stepwise(engine: OrtEngine, rows: np.ndarray, chunk: int) -> np.ndarray:
         cache, parts = engine.start(len(rows)), []
@@ -296,9 +305,9 @@ def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(bundles, quant
         return np.concatenate(parts, axis=1)
 
     engines = [OrtEngine(bundle, threads=threads, kernels=chosen) for threads in (1, 2)]
-    expected = stepwise(engines[0], ids, 38)
+    expected = stepwise(engines[0], ids, count)
     for engine in engines:
-        for chunk in (1, 3, 7, 19, 38):
+        for chunk in (1, 3, 7, count // 2, count):
             assert np.array_equal(stepwise(engine, ids, chunk), expected), chunk
             for row in range(3):
                 alone = stepwise(engine, ids[row : row + 1], chunk)
