@@ -34,6 +34,7 @@ __all__ = [
 
 
 LANES = 16  # sums that are added to in turn
+NEAR = 1 << 15  # numbers of a product's part, which stay in a processor's cache
 # Activations with one scale per row, for which a weight's block is the whole column.
 ROW_SCALED = frozenset({"row", "smoothed", "static"})
 
@@ -335,14 +336,21 @@ def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> 
     exact = np.float32 if weight.block * 255 * int(largest) < 2**24 else np.float64
     codes = codes.astype(exact)
     sums = None if weight.minimum is None else _block_sums(x, weight.block)
-    y = np.zeros((len(x), weight.codes.shape[1]), x.dtype)
-    for c in range(weight.scale.shape[0]):
-        part = slice(c * weight.block, (c + 1) * weight.block)
-        zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c].astype(np.int32)
-        dots = codes[:, part] @ np.subtract(weight.codes[part], zero, dtype=exact)
-        both = (scale[:, c, None] * weight.scale[c]).astype(x.dtype, copy=False)
-        term = np.multiply(both, dots.astype(x.dtype, copy=False), out=both)
-        if sums is not None and weight.minimum is not None:
-            term += (sums[:, c, None] * weight.minimum[c]).astype(x.dtype, copy=False)
-        y += term
+    y = np.empty((len(x), weight.codes.shape[1]), x.dtype)
+    count = max(LANES, NEAR // max(len(x), min(weight.block, len(weight.codes))))
+    for start in range(0, y.shape[1], count):
+        columns = slice(start, start + count)
+        part_of_y = np.zeros_like(y[:, columns], order="C")
+        for c in range(weight.scale.shape[0]):
+            part = slice(c * weight.block, (c + 1) * weight.block)
+            zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c, columns]
+            whole_codes = weight.codes[part, columns].astype(exact)
+            whole_codes -= zero
+            dots = codes[:, part] @ whole_codes
+            both = (scale[:, c, None] * weight.scale[c, columns]).astype(x.dtype, copy=False)
+            term = np.multiply(both, dots.astype(x.dtype, copy=False), out=both)
+            if sums is not None and weight.minimum is not None:
+                term += (sums[:, c, None] * weight.minimum[c, columns]).astype(x.dtype, copy=False)
+            part_of_y += term
+        y[:, columns] = part_of_y
     return y

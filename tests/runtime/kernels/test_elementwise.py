@@ -27,6 +27,7 @@ from numpy import ndarray as Array
 from onnx import helper
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.norm import layer_norm, rms_norm
+from tfm.runtime.kernels.specification import arithmetic, ops
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
 
@@ -95,9 +96,11 @@ def test_swiglu_is_what_is_specified(instruction_sets: list[Kernels], x: Array) 
     expected = activation(gate, kind="silu") * up
     # 3 ulp of silu and 1 rounding of the product; where e^x underflows, e^-88 takes its place
     allowed = 7 * ULP * np.abs(expected) + np.abs(gate * up) * np.exp(-87.3) + 2.0**-149
+    gate, up = np.split(x, 2, axis=1)
     for kernels in instruction_sets:
         y = swiglu(kernels, x)
         assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(bits_of(y), bits_of(arithmetic.silu(gate) * up)), kernels.name
         assert np.array_equal(swiglu(kernels, x, in_threads), y)
         for row in range(len(x)):
             assert np.array_equal(swiglu(kernels, x[row : row + 1].copy()), y[row : row + 1])
@@ -118,6 +121,7 @@ def test_a_sum_and_its_norm_are_what_is_specified(
         total, y = add_norm(kernels, a, b, weight, epsilon)
         assert np.array_equal(total, a + b)
         assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(bits_of(y), bits_of(ops.rms_norm(total, weight, eps=epsilon))), kernels.name
         assert np.array_equal(add_norm(kernels, a, b, weight, epsilon, in_threads)[1], y)
         for row in range(len(a)):
             one = slice(row, row + 1)
@@ -204,6 +208,8 @@ def test_a_sum_and_its_layer_norm_are_what_is_specified(
         assert total is not None
         assert np.array_equal(total, a + b)
         assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        specified = ops.layer_norm(total, *weights, eps=epsilon)
+        assert np.array_equal(bits_of(y), bits_of(specified)), kernels.name
         assert np.array_equal(add_layer_norm(kernels, (a, b), weights, epsilon, in_threads)[1], y)
         assert np.array_equal(add_layer_norm(kernels, (a, b), weights, epsilon, keep=False)[1], y)
         for row in range(len(a)):

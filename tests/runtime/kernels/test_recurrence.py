@@ -20,6 +20,7 @@ from onnx import helper
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.delta import delta_attend
 from tfm.refimpl.ops.short_conv import begun, causal_conv, last_inputs
+from tfm.runtime.kernels.specification import arithmetic, ops
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
 
@@ -121,9 +122,12 @@ def test_a_convolution_is_what_is_specified(instruction_sets: list[Kernels], one
     allowed = (len(kernel) + 1) * ULP * size
     if one.silu:  # its slope is below 1.1; 3 ulp of its own
         expected, allowed = activation(expected, kind="silu"), 1.1 * allowed + 7 * ULP * size
+    rounded = ops.causal_conv(one.x, one.kernel, begun(one.tail, one.past), one.bias)
+    rounded = arithmetic.silu(rounded) if one.silu else rounded
     for kernels in instruction_sets:
         y, last = one.run(kernels)
         assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(bits_of(y), bits_of(rounded)), kernels.name
         assert np.array_equal(last, last_inputs(tail, x, one.lengths).astype(np.float32))
         for same, other in zip((y, last), one.run(kernels, in_threads), strict=True):
             assert np.array_equal(same, other)

@@ -20,6 +20,7 @@ from onnx import helper
 from tfm.refimpl import laws
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
+from tfm.runtime.kernels.specification import arithmetic
 
 F = np.float32
 BOUND = 3 * 2.0**-24  # of GELU, as a share of its argument
@@ -141,6 +142,7 @@ def test_gelu_is_within_its_bound(instruction_sets: list[Kernels]):
     for one in instruction_sets:
         y = row_linear(one, RowCase(w, np.zeros((3, 1), np.float32), x), gelu=True)
         assert (np.abs(y - gelu(x)) <= BOUND * np.abs(x) + 2.0**-149).all(), one.name
+        assert np.array_equal(bits_of(y), np.broadcast_to(bits_of(arithmetic.gelu(x)), y.shape)), one.name
         assert (y[:, x > 5.5] == x[x > 5.5]).all()
         assert (y[:, x < -5.5] == 0).all()
 

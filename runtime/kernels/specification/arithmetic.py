@@ -1,0 +1,166 @@
+"""What the kernels compute with floats, in NumPy, to the bit: sums in their order, functions by their steps.
+
+Only what IEEE 754 says to the bit is used: sums, products, quotients and roots of float32, each rounded once,
+and `fma`. No function of a library is, since NumPy's exp and tanh differ by processor. Products of codes are
+whole numbers, which are exact in any order. kernels.h says what the order of all other sums is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import ndarray as Array
+
+LANES = 16
+SMALLEST = np.float32(2.0**-126)  # the smallest normal number of float32
+ABOVE = 35  # bits of a float64 that a float32 has too, from its sign on
+LOW_MIDDLE = -(1 << 63)  # the bits below these, as an integer, in the middle of two float32
+AT_ONCE = 1 << 16  # sums that are in memory together, which fit a processor's cache
+
+EXP = tuple(
+    map(np.float32, (0.00138206896, 0.0083686756, 0.0416682661, 0.166665211, 0.49999994))
+)  # the polynomial of exponential.h, from degree 6 down to 2
+LOG2_E, LN_2, LN_2_REST = map(np.float32, (1.44269504, -0.693147182, 1.90465421e-9))
+GELU = (
+    0.1285519301891327, -0.06417233496904373, 0.04773762822151184, -0.03879278525710106,
+    0.032070260494947433, -0.026048259809613228, 0.020364567637443542, -0.014999077655375004,
+    0.010227825492620468, -0.006819910369813442, 0.0046217842027544975, -0.002418649150058627,
+    0.0007201037951745093, -0.000529132317751646, 0.0006315598729997873, -0.00023641764710191637,
+)  # fmt: skip
+
+
+def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
+    """a · b + c, rounded once to float32.
+
+    The product is exact in float64, and its sum with c is rounded there and again to float32. The second
+    rounding differs from that of the exact sum only where the first one gave the middle of two numbers.
+    """
+    exact = np.multiply(a, b, dtype=np.float64)
+    total = np.add(exact, c, dtype=np.float64)
+    result = total.astype(np.float32)
+    doubtful = np.left_shift(total.view(np.int64), ABOVE) == LOW_MIDDLE
+    doubtful |= np.abs(result) < SMALLEST  # where float32 has fewer bits
+    if doubtful.any():
+        at = np.nonzero(doubtful)
+        c = np.broadcast_to(c, total.shape)
+        result[at] = _rounded_once(exact[at], c[at].astype(np.float64))
+    return result
+
+
+def _rounded_once(exact: Array, c: Array) -> Array:
+    """The sum of two float64, rounded once to float32: what float64 can't hold makes its last bit odd, so
+    that the number is neither a float32 nor the middle of two (Boldo & Melquiond 2008)."""
+    total = exact + c
+    part = total - exact
+    rest = (exact - (total - part)) + (c - part)  # of the sum: Knuth's TwoSum
+    even = (total.view(np.int64) & 1) == 0
+    odd = np.nextafter(total, np.copysign(np.inf, rest))
+    return np.where((rest != 0) & even, odd, total).astype(np.float32)
+
+
+def add_products(sums: Array, a: Array, b: Array) -> None:
+    """sums[g, i, j] += a[k, g, i] · b[k, g, j] for k in order, by fma, in place."""
+    smallest = [np.min(np.abs(x), where=x != 0, initial=np.inf) for x in (a, b)]
+    if smallest[0] * smallest[1] < 2.0**-101:  # else a sum below SMALLEST is a float32, which isn't rounded
+        _add_each(sums, a, b)
+        return
+    steps = min(len(a), max(1, AT_ONCE // sums.size))
+    product, total, low = np.empty((3, steps, *sums.shape))
+    exact = sums.astype(np.float64)
+    for start in range(0, len(a), steps):
+        some = slice(start, start + steps)
+        count, before = len(a[some]), sums.copy()
+        np.multiply(a[some, :, :, None], b[some, :, None], dtype=np.float64, out=product[:count])
+        for k in range(count):
+            np.add(exact, product[k], out=total[k])
+            sums[...] = total[k]
+            exact[...] = sums
+        if _any_rounded_twice(before, product[:count], total[:count], low[:count].view(np.int64)):
+            sums[...] = before
+            _add_each(sums, a[some], b[some])
+            exact[...] = sums
+
+
+def _add_each(sums: Array, a: Array, b: Array) -> None:
+    for k in range(len(a)):
+        sums[...] = fma(a[k, :, :, None], b[k, :, None], sums)
+
+
+def _any_rounded_twice(before: Array, product: Array, total: Array, low: Array) -> bool:
+    """Whether a sum of a product and of the total before it was rounded to the middle of two float32.
+
+    `low` is memory for as many integers as there are sums.
+    """
+    np.left_shift(total.view(np.int64), ABOVE, out=low)
+    at = np.flatnonzero(low == LOW_MIDDLE)
+    if not len(at):
+        return False
+    product, total, size = product.reshape(-1), total.reshape(-1), before.size
+    last = np.where(at < size, before.reshape(-1)[at % size], total[at - size].astype(np.float32))
+    product, total = product[at], total[at]
+    # Of the larger and the smaller of two numbers the latter is what is left of an exact sum (Dekker 1971).
+    return bool(((total - last) != product).any() or ((total - product) != last).any())
+
+
+def in_lanes(x: Array, *, square: bool = False) -> Array:
+    """The sum of the last axis, or of its squares by fma, in 16 lanes, and these in order."""
+    width = -(-x.shape[-1] // LANES) * LANES
+    x = np.concatenate([x, np.zeros((*x.shape[:-1], width - x.shape[-1]), x.dtype)], axis=-1)
+    lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
+    for i in range(0, width, LANES):
+        part = x[..., i : i + LANES]
+        lanes = fma(part, part, lanes) if square else lanes + part
+    return in_order(lanes)
+
+
+def in_order(lanes: Array) -> Array:
+    """The sum of the last axis, from 0 on."""
+    total = np.zeros(lanes.shape[:-1], np.float32)
+    for lane in range(lanes.shape[-1]):
+        total = total + lanes[..., lane]
+    return total
+
+
+def _exponential(x: Array) -> tuple[Array, Array]:
+    """The power of two and the rest of e^x = power + power · rest, for -88 ≤ x ≤ 88."""
+    n = np.rint(x * LOG2_E)
+    r = fma(n, LN_2, x)
+    r = fma(n, LN_2_REST, r)
+    p = np.broadcast_to(EXP[0], r.shape)
+    for coefficient in EXP[1:]:
+        p = fma(p, r, coefficient)
+    power = ((n.astype(np.int32) + 127) << 23).view(np.float32)
+    return power, fma(p, r * r, r)
+
+
+def bounded_exp(x: Array) -> Array:
+    """e^x within e^-88 and e^88."""
+    power, rest = _exponential(np.clip(x, np.float32(-88), np.float32(88)))
+    return fma(power, rest, power)
+
+
+def exp(x: Array) -> Array:
+    """e^x for x ≤ 0; 0 below e^-87.7."""
+    power, rest = _exponential(np.maximum(x, np.float32(-88)))
+    return fma(power, rest, power)
+
+
+def tanh(x: Array) -> Array:
+    """(e^2x - 1) / (e^2x + 1)."""
+    power, rest = _exponential(np.clip(x + x, np.float32(-88), np.float32(88)))
+    less = fma(power, rest, power - 1)
+    return less / (less + 2)
+
+
+def silu(x: Array) -> Array:
+    """x / (1 + e^-x)."""
+    return x / (1 + bounded_exp(-x))
+
+
+def gelu(x: Array) -> Array:
+    """x · (1/2 + z P(2 z² / 5.5² - 1)), z being x within -5.5 and 5.5."""
+    z = np.clip(x, np.float32(-5.5), np.float32(5.5))
+    t = fma(z * z, np.float32(0.06611569970846176), np.float32(-1))
+    total = np.broadcast_to(np.float32(GELU[-1]), t.shape)
+    for coefficient in GELU[-2::-1]:
+        total = fma(total, t, np.float32(coefficient))
+    return x * np.maximum(np.float32(0), fma(z, total, np.float32(0.5)))

@@ -1,0 +1,147 @@
+"""Attention as the kernels compute it: kernels.h says in which order numbers are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy import ndarray as Array
+
+from ...parallel import in_threads
+from .arithmetic import LANES, add_products, exp, fma, in_order, tanh
+
+SEGMENT, BLOCK = 512, 64  # keys
+AT_ONCE = 1 << 14  # scores, which fit a processor's cache
+ROWS = 64  # queries of a head that share a call where there are as many
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    sink_logits: Array | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
+    """`refimpl.ops.attention.attend` in float32, for a mask that lets a query see keys without a gap."""
+    assert bias is None, "the kernels add nothing to scores"
+    batch, tokens, heads, size = q.shape
+    groups, capacity = k.shape[2], k.shape[1]
+    if mask is None:
+        mask = np.ones((1, tokens, capacity), bool)
+    mask = np.broadcast_to(mask, (batch, tokens, capacity))
+    low, high = mask.argmax(-1), capacity - mask[..., ::-1].argmax(-1)
+    high = np.where(mask.any(-1), high, low)
+    assert (mask.sum(-1) == high - low).all(), "the kernels' masks have no gaps"
+    q = q * np.float32(size**-0.5 if scale is None else scale)
+    sinks = None if sink_logits is None else sink_logits.reshape(groups, -1)
+    share = heads // groups
+    y = np.empty((batch, tokens, heads, v.shape[3]), np.float32)
+
+    def compute(piece: tuple[int, slice, slice]) -> None:
+        b, some, part = piece
+        count = part.stop - part.start
+        # rows of queries, token by token, the heads of a group side by side: [K, G, R]
+        rows = q[b, part].reshape(count, groups, share, size)[:, some]
+        rows = rows.transpose(3, 1, 0, 2).reshape(size, -1, count * share)
+        seen = np.repeat(np.stack([low[b, part], high[b, part]]), share, axis=1)
+        of_sinks = None if sinks is None else np.tile(sinks[some], count)
+        mixed = _mixed(rows, k[b, :, some], v[b, :, some], seen, of_sinks, softcap)
+        to = y[b, part].reshape(count, groups, share, -1)
+        to[:, some] = mixed.reshape(-1, mixed.shape[1], count, share).transpose(2, 1, 3, 0)
+
+    in_threads(compute, [(b, *part) for b in range(batch) for part in _parts(groups, share, tokens)])
+    return y
+
+
+def _parts(groups: int, share: int, tokens: int) -> Iterator[tuple[slice, slice]]:
+    """Groups of heads and tokens that are computed together: no row's bits depend on another one."""
+    count = max(1, min(tokens, -(-ROWS // share)))
+    some = max(1, AT_ONCE // (BLOCK * count * share))
+    count = max(count, min(tokens, AT_ONCE // (BLOCK * min(some, groups) * share)))
+    for start in range(0, tokens, count):
+        for first in range(0, groups, some):
+            yield slice(first, min(first + some, groups)), slice(start, min(start + count, tokens))
+
+
+class _Seen:
+    """What rows [G, R] have seen: the largest score, the sums of weights in lanes, and those of values."""
+
+    def __init__(self, shape: tuple[int, int], size: int, sinks: Array | None = None) -> None:
+        self.largest = np.full(shape, -np.inf, np.float32) if sinks is None else sinks.astype(np.float32)
+        self.lanes, self.values = np.zeros((LANES, *shape), np.float32), np.zeros((size, *shape), np.float32)
+        if sinks is not None:
+            self.lanes[0] = 1
+
+
+def _mixed(q: Array, k: Array, v: Array, seen: Array, sinks: Array | None, softcap: float | None) -> Array:
+    """The means [V, G, R] for queries [K, G, R] over keys [S, G, K] and values [S, G, V].
+
+    A row sees the keys from `seen[0]` up to `seen[1]`, which isn't one of them.
+    """
+    shape, size = q.shape[1:], v.shape[2]
+    total = _Seen(shape, size, sinks)
+    low, high = seen
+    some = low < high
+    if some.any():
+        first, end = low[some].min(), high.max()
+        for segment in range(first // SEGMENT * SEGMENT, end, SEGMENT):
+            part = _Seen(shape, size)
+            for block in range(max(segment, first // BLOCK * BLOCK), min(segment + SEGMENT, end), BLOCK):
+                rows = np.flatnonzero((low < block + BLOCK) & (high > block) & some)
+                if len(rows):
+                    of = slice(rows[0], rows[-1] + 1)
+                    _see(part, of, q, k, v, block, (low[of], high[of]), softcap)
+            _take_up(total, part)
+    weight = in_order(total.lanes.transpose(1, 2, 0))
+    with np.errstate(divide="ignore"):
+        return total.values * np.where(weight == 0, np.float32(0), 1 / weight)
+
+
+def _see(
+    part: _Seen,
+    of: slice,
+    q: Array,
+    k: Array,
+    v: Array,
+    block: int,
+    seen: tuple[Array, Array],
+    cap: float | None,
+) -> None:
+    """Some rows take up the keys of a block."""
+    low, high = seen
+    first, end = max(block, int(low.min())), min(block + BLOCK, int(high.max()))
+    keys, values = k[first:end], v[first:end]
+    scores = np.zeros((keys.shape[1], end - first, len(low)), np.float32)
+    add_products(scores, keys.transpose(2, 1, 0), q[:, :, of])
+    if cap is not None:
+        scores = np.float32(cap) * tanh(scores / np.float32(cap))
+    at = np.arange(first, end)[:, None]
+    scores = np.where((at >= low) & (at < high), scores, np.float32(-np.inf))
+    before = part.largest[:, of]
+    largest = np.maximum(before, scores.max(1))
+    factor = exp(before - largest)
+    part.largest[:, of] = largest
+    part.lanes[:, :, of] *= factor
+    part.values[:, :, of] *= factor
+    weights = exp(scores - largest[:, None])
+    for i in range(end - first):
+        part.lanes[(first + i) % LANES, :, of] += weights[:, i]
+    sums = np.ascontiguousarray(part.values[:, :, of].transpose(1, 0, 2))
+    add_products(sums, values, weights.transpose(1, 0, 2))
+    part.values[:, :, of] = sums.transpose(1, 0, 2)
+
+
+def _take_up(total: _Seen, part: _Seen) -> None:
+    """Add what was seen in a segment; where nothing was, nothing changes."""
+    there = part.largest > -np.inf
+    largest = np.maximum(total.largest, part.largest)
+    with np.errstate(invalid="ignore"):
+        more, kept = exp(part.largest - largest), exp(total.largest - largest)
+    for name in ("lanes", "values"):
+        old = getattr(total, name)
+        setattr(total, name, np.where(there, fma(getattr(part, name), more, old * kept), old))
+    total.largest = largest

@@ -1,0 +1,39 @@
+"""The engine of the specification with the kernels' arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import wraps
+from typing import Any
+
+from ....refimpl.config import Config
+from ....refimpl.engine.cache_kinds import cache_kinds
+from ....refimpl.engine.numpy_engine import ArrayEngine, Forward
+from ....refimpl.ops.dispatch import use
+from .ops import KERNEL_OPS
+
+
+class KernelReference(ArrayEngine):
+    """Computes what a graph over kernels does, to the bit where it promises the same bits.
+
+    With a `half_cache` keys and values are float16.
+    """
+
+    def __init__(self, config: Config, params: Mapping[str, Any], *, half_cache: bool) -> None:
+        own = Forward()
+        super().__init__(
+            config, params, Forward(**{one.name: _over(getattr(own, one.name)) for one in fields(own)})
+        )
+        self.kinds = cache_kinds(config, half=half_cache)
+
+
+def _over(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, in which the ops of kernels run."""
+
+    @wraps(function)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        with use(KERNEL_OPS):
+            return function(*arguments, **settings)
+
+    return call

@@ -1,0 +1,51 @@
+"""The ops of the one forward pass that the kernels compute by steps of their own: a table for `dispatch.use`.
+
+What isn't here the specification itself says to the bit: products of codes (`linear_blocks`), rows of a table
+(`rows`), rotations, caches in float16 and in codes, and sums and products of numbers at one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy import ndarray as Array
+
+from .arithmetic import fma, gelu, in_lanes, silu
+from .attention import attend
+
+
+def rms_norm(x: Array, weight: Array | None = None, *, eps: float) -> Array:
+    """(x · (1 / sqrt(mean of squares + eps))) · weight."""
+    y = x * _factor(in_lanes(x, square=True), x.shape[-1], eps)
+    return y if weight is None else y * weight
+
+
+def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float) -> Array:
+    """The same of x - mean, plus the bias."""
+    centred = x - (in_lanes(x) / np.float32(x.shape[-1]))[..., None]
+    y = centred * _factor(in_lanes(centred, square=True), x.shape[-1], eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _factor(squares: Array, width: int, eps: float) -> Array:
+    return (1 / np.sqrt(squares / np.float32(width) + np.float32(eps)))[..., None]
+
+
+def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array | None = None) -> Array:
+    """The first product, then by fma those after it, then the bias."""
+    tokens, length = x.shape[1], len(kernel)
+    before = np.zeros((len(x), length - 1, x.shape[2]), x.dtype) if tail is None else tail
+    inputs = np.concatenate([before, x], axis=1)
+    y = inputs[:, :tokens] * kernel[0]
+    for j in range(1, length):
+        y = fma(inputs[:, j : j + tokens], kernel[j], y)
+    return y if bias is None else y + bias
+
+
+KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {function.__name__: function for function in (attend, causal_conv, gelu, layer_norm, rms_norm, silu)}
+)
