@@ -71,15 +71,10 @@ def export(
     axes one.
     """
     tensors = tuple(torch.from_numpy(a) for a, _ in inputs.values())
-    free = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
-    # Twice as many as an axis: a multiple of it.
-    twice = {
-        a: 2 * free.get(a[2:], torch.export.Dim(a[2:]))
-        for _, axes in inputs.values()
-        for a in axes
-        if a[:2] == "2*"
-    }
-    dims = free | twice
+    dims = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
+    # Twice as many as a free axis; of others a multiple is as fixed as they are.
+    twice = {a for _, axes in inputs.values() for a in axes if a[:2] == "2*" and a[2:] in FREE}
+    dims |= {a: 2 * dims.get(a[2:], torch.export.Dim(a[2:])) for a in twice}
     shapes = tuple({i: dims[a] for i, a in enumerate(axes) if a in dims} for _, axes in inputs.values())
     with warnings.catch_warnings(), trace.decomposed_in_place(), passes.rules_by_operator():
         warnings.simplefilter("ignore")
