@@ -208,7 +208,8 @@ def command(
 
 def _named(argument: str) -> tuple[str, str]:
     """The name that requests call a model by, and the model."""
+    if Path(argument).exists():
+        return Path(argument).name, argument
     name, given, model = argument.partition("=")
-    if given and not Path(argument).exists():
-        return name, model
-    return (Path(argument).name if Path(argument).exists() else argument), argument
+    # Two signs belong to the model: pypi:NAME==VERSION.
+    return (name, model) if given and not model.startswith("=") else (argument, argument)

@@ -76,6 +76,8 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
     for arguments, code, message in (
         (["--host", "0.0.0.0"], 2, "add --api-key-file"),
         (["--on-demand", "hf:nobody/has-this"], 2, "add --pull"),
+        (["--on-demand", "pypi:nothing==1.0"], 2, "pypi:nothing==1.0 isn't on this machine"),
+        (["--on-demand", "small=pypi:nothing==1.0"], 2, "pypi:nothing==1.0 isn't on this machine"),
         (["--pull", str(checkpoint)], 2, "--on-demand"),
         ([f"a={checkpoint}", f"a={checkpoint}"], 2, "two models are named a"),
         (["--host", "127.evil.example"], 2, "add --api-key-file"),
