@@ -97,8 +97,8 @@ class OrtEngine:
                     kernel_storage.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
                 )
             bundle.check_graph(graph)
-            if prepack and bundle.of_bytes and self.device == "cpu":
-                return prepacked(bundle.path, threads, graph.file)
+            if prepack and self.device == "cpu":
+                return prepacked(bundle.path, threads, graph.file, of_bytes=bundle.of_bytes)
             path = bundle.path / graph.file
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.

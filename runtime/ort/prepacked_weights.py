@@ -20,7 +20,9 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -54,6 +56,9 @@ SPACE = 4
 APART = 2**-6
 
 
+Own = Callable[[Path], ort.SessionOptions]  # a session's options by its graph
+
+
 class Key(TypedDict):
     """The content of key.json without the sizes of the files."""
 
@@ -61,23 +66,25 @@ class Key(TypedDict):
     bundle: str
 
 
-def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.InferenceSession:
+def session(
+    bundle: Path, threads: int | None, graph: str = GRAPH, *, of_bytes: bool = True
+) -> ort.InferenceSession:
     """A session on the CPU over packed weights of one of a bundle's graphs, which are saved if they aren't
     yet.
 
     No failure of the cache is an error: the bundle itself can still be opened.
     """
-    bundle = bundle.resolve()
+    bundle, own = bundle.resolve(), partial(options, threads, of_bytes=of_bytes)
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
         with suppress(Exception):  # a file that anything could have written can raise anything
             path, key = _path(bundle, graph), _key(bundle)
             sound = _sound(path, key)
             if sound is None and shutil.disk_usage(_existing(path)).free > SPACE * size:
-                return _saved(bundle / graph, path, key, threads)
-            if sound and (opened := _packed(path, key, threads)) is not None:
+                return _saved(bundle / graph, path, key, own)
+            if sound and (opened := _packed(path, key, own)) is not None:
                 return opened
-    return open_session(bundle / graph, "cpu", options(threads, bundle / graph))
+    return open_session(bundle / graph, "cpu", own(bundle / graph))
 
 
 def _sound(path: Path, key: Key) -> bool | None:
@@ -91,9 +98,9 @@ def _sound(path: Path, key: Key) -> bool | None:
         return None
 
 
-def _packed(path: Path, key: Key, threads: int | None) -> ort.InferenceSession | None:
+def _packed(path: Path, key: Key, own: Own) -> ort.InferenceSession | None:
     """A session over the packed weights, or None if it computes something else than the graph does."""
-    session_options = options(threads, path / GRAPH)
+    session_options = own(path / GRAPH)
     # The graph was optimized already, for this very processor.
     session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     opened = open_session(path / GRAPH, "cpu", session_options)
@@ -106,11 +113,11 @@ def _packed(path: Path, key: Key, threads: int | None) -> ort.InferenceSession |
     return None
 
 
-def _saved(graph: Path, path: Path, key: Key, threads: int | None) -> ort.InferenceSession:
+def _saved(graph: Path, path: Path, key: Key, own: Own) -> ort.InferenceSession:
     """A session over the graph that leaves its packed weights in the cache."""
     drop_orphans(path.parent)
     with replacing(path) as new:
-        session_options = options(threads, graph)
+        session_options = own(graph)
         session_options.optimized_model_filepath = str(new / GRAPH)
         for name, value in (
             ("save_external_prepacked_constant_initializers", "1"),
