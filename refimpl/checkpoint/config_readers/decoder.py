@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...config import (
@@ -158,6 +158,11 @@ def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]
         return replace(layer, attention=change(i, layer.attention))
 
     return map_layers(config, changed)
+
+
+def with_masks(config: Decoder, masks: Sequence[FullAttention | Window]) -> Decoder:
+    """The decoder with a mask for each layer."""
+    return map_attention(config, lambda i, attention: replace(attention, mask=masks[i]))
 
 
 def interleaved(config: Decoder) -> Decoder:

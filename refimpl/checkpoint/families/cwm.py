@@ -1,9 +1,7 @@
 """Code World Model (Meta 2025): Llama 3's decoder with a window in three of four layers."""
 
-from dataclasses import replace
-
 from ...config import Decoder
-from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.decoder import decoder, with_masks
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..config_readers.rope import ORIGINAL
@@ -36,4 +34,4 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     types = layer_types(keys, lambda i: i % 4 != 0)
     masks = layer_masks(keys, types, read_window(keys, 8192, everywhere=False))
-    return map_attention(base, lambda i, attention: replace(attention, mask=masks[i]))
+    return with_masks(base, masks)

@@ -1,9 +1,7 @@
 """dots.llm1 (rednote 2025): Qwen 3's attention, and GLM-4.5's experts."""
 
-from dataclasses import replace
-
 from ...config import Decoder
-from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.decoder import decoder, with_masks
 from ..config_readers.gguf_keys import DECODER, SIGMOID_EXPERTS, fixed
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
@@ -36,7 +34,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     types = layer_types(keys, lambda i: window is not None and i >= below)
     keys.harmless(use_sliding_window=(any(kind == "sliding_attention" for kind in types),))
     masks = layer_masks(keys, types, window)
-    return map_attention(with_qk_norm(base), lambda i, a: replace(a, mask=masks[i]))
+    return with_masks(with_qk_norm(base), masks)
 
 
 KEYS = {

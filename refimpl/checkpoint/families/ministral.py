@@ -1,9 +1,7 @@
 """Ministral 8B (Mistral AI 2024): Mistral with a window in the layers that a list names."""
 
-from dataclasses import replace
-
 from ...config import Decoder
-from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.decoder import decoder, with_masks
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from . import Task, decoders
@@ -22,4 +20,4 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     window = read_window(keys, 4096, everywhere=False)
     masks = layer_masks(keys, layer_types(keys, lambda _: window is not None), window)
-    return map_attention(base, lambda i, attention: replace(attention, mask=masks[i]))
+    return with_masks(base, masks)

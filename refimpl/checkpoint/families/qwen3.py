@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...config import Decoder, HeadNorm
-from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.decoder import decoder, map_attention, with_masks
 from ..config_readers.gguf_keys import DECODER, fixed
 from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
@@ -18,8 +18,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Qwen3")
 
 def config(keys: Keys, task: Task) -> Decoder:
     base = decoder(keys, kv_heads=keys.size("num_key_value_heads", 32, null=True), context=32_768, head=128)
-    masks = windows(keys)
-    return map_attention(with_qk_norm(base), lambda i, a: replace(a, mask=masks[i]))
+    return with_masks(with_qk_norm(base), windows(keys))
 
 
 def with_qk_norm(base: Decoder) -> Decoder:
