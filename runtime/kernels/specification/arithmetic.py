@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray as Array
 
-LANES = 16
+from ....refimpl.ops.quant import LANES
+
 SMALLEST = np.float32(2.0**-126)  # the smallest normal number of float32
 ABOVE = 35  # bits of a float64 that a float32 has too, from its sign on
 LOW_MIDDLE = -(1 << 63)  # the bits below these, as an integer, in the middle of two float32
