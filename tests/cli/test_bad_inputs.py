@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -23,6 +22,7 @@ import gguf
 import numpy as np
 import pytest
 from helpers import torch_writer
+from helpers.exported import rehash
 from helpers.hostile_templates import BOMBS
 from tfm.cli.main import main
 from tfm.runtime.hub.cache_dir import bundle_path
@@ -215,13 +215,6 @@ def test_a_template_that_crashes_is_one_line(tfm, model, arguments):
     tfm(*arguments, "--model", model, "--engine", "numpy", stdin=b"hi\n").failed(3, "chat", "template")
 
 
-def rehash(bundle: Path, name: str) -> None:
-    """Let the manifest state the bytes that a file now has, as an attacker would."""
-    data, stated = (bundle / name).read_bytes(), json.loads((bundle / "tfm.json").read_text())
-    stated["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (bundle / "tfm.json").write_text(json.dumps(stated))
-
-
 @pytest.fixture
 def changed(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "work" / "bundle"))
@@ -234,7 +227,7 @@ def test_a_nan_is_refused_though_the_manifest_knows_it(tfm, changed, name, engin
     with (changed / "model.onnx.data").open("r+b") as file:
         file.seek(offset)
         file.write(struct.pack("<f", float("nan")))
-    rehash(changed, "model.onnx.data")
+    rehash(changed)
     tfm("generate", "hi", "--model", changed, "--engine", engine).failed(8, name, "finite")
 
 
@@ -256,7 +249,7 @@ def test_a_hostile_graph_is_one_line(changed, harm):
     """In a process of its own: ONNX Runtime writes to the terminal by itself."""
     graph = changed / "model.onnx"
     graph.write_bytes(harm(graph.read_bytes()))
-    rehash(changed, "model.onnx")
+    rehash(changed)
     command = [sys.executable, "-m", "tfm.cli.main", "generate", "hi", "--model", str(changed)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (5, "")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tfm.export import bundle_writer
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
@@ -33,3 +35,11 @@ def export_once(
         return exported(folder / f"{name}-{target}-{quant}", configs[name], seed, target=target, quant=quant)
 
     return bundle
+
+
+def rehash(bundle: Path) -> None:
+    """Let the manifest state the bytes that the bundle's files now have, of those that are still there."""
+    stated = json.loads((bundle / "tfm.json").read_text())
+    there = (name for name in stated["files"] if (bundle / name).exists())
+    stated["files"] = {name: vars(bundle_writer._describe(bundle / name)) for name in there}
+    (bundle / "tfm.json").write_text(json.dumps(stated))

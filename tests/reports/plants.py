@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import onnx
 from helpers import text_strategies, tiny_models
+from helpers.exported import rehash
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config, Decoder
@@ -35,6 +36,7 @@ from tfm.refimpl.errors import TfmError
 from tfm.runtime.bundle import golden_files
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.ort.session import ORT_ERRORS
 from tfm.runtime.progress import silent
 from tfm.runtime.verification import verify as module
 from tfm.runtime.verification.checks.context import VerifyContext
@@ -95,14 +97,6 @@ def make(family: str, folder: Path) -> None:
     (source / "LICENSE").write_text("Do as you like.")
     bundle_writer.export(open_checkpoint(source), folder / "bundle", quant=quant, target=target, verify=False)
     (folder / "bundle" / "certificate.json").unlink()
-
-
-def rehash(path: Path) -> None:
-    """Name the hashes of all files as they are now."""
-    stated = json.loads((path / "tfm.json").read_text())
-    for name in stated["files"]:
-        stated["files"][name] = vars(bundle_writer._describe(path / name))
-    (path / "tfm.json").write_text(json.dumps(stated))
 
 
 def pick(rng: Rng, values: Any) -> Any:
@@ -356,7 +350,7 @@ def divergence(bundle: Path, path: Path) -> float:
     """KL from the sound bundle's predictions on the worst path; infinite if none runs."""
     try:
         planted = predictions(path)
-    except Exception:  # ONNX Runtime has errors of its own for a graph that can't be
+    except (TfmError, *ORT_ERRORS):
         return math.inf
     pairs = [(truth, planted[name]) for name, truth in sound(bundle).items() if name in planted]
     kls = [kl_divergence(truth, own) / len(truth) for truth, own in pairs]

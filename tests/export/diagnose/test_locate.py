@@ -10,14 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
-from helpers.exported import export_once
+from helpers.exported import export_once, rehash
 from helpers.refused import refused
 from tfm.cli.commands.verify import divergence
-from tfm.export.bundle_writer import _describe
 from tfm.export.diagnose.locate import Part, first, locate
 from tfm.refimpl.config import Decoder
 from tfm.refimpl.errors import BundleError
-from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 
 
@@ -90,9 +88,7 @@ def plant(source: Path, out: Path, bug: Callable[[onnx.GraphProto], None]) -> Pa
     model = onnx.load(out / "model.onnx", load_external_data=False)
     bug(model.graph)
     onnx.save(model, out / "model.onnx")
-    contents = manifest.load((out / "tfm.json").read_bytes(), "tfm.json")
-    contents.files["model.onnx"] = _describe(out / "model.onnx")
-    (out / "tfm.json").write_text(manifest.dump(contents))
+    rehash(out)
     return out
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
-from helpers.exported import export_once
-from tfm.export import bundle_writer
+from helpers.exported import export_once, rehash
 from tfm.refimpl.config import (
     Config,
     Dense,
@@ -22,7 +21,6 @@ from tfm.refimpl.config import (
     Plain,
     Tag,
 )
-from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.graphs import check_graphs
@@ -86,9 +84,7 @@ def planted(bundle: Path, folder: Path, file: str, plant: Plant) -> Path:
     plant(model)
     assert model.SerializeToString(deterministic=True) != before, "the plant found its place"
     onnx.save(model, path / file)
-    held = manifest.load((path / "tfm.json").read_bytes(), "tfm.json")
-    files = {name: bundle_writer._describe(path / name) for name in held.files}
-    (path / "tfm.json").write_text(manifest.dump(replace(held, files=files)))
+    rehash(path)
     (path / "certificate.json").unlink()
     return path
 

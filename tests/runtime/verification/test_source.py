@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.exported import rehash
 from tfm.export import bundle_writer
 from tfm.export.tokenizer_text import quick_to_load
 from tfm.refimpl.checkpoint.generation_config import Generation
@@ -47,12 +48,10 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def rehash(path: Path, **changes: Any) -> None:
-    """Renew the manifest, with the hashes of its files as they are now."""
-    held = replace(manifest.load((path / "tfm.json").read_bytes(), "tfm.json"), **changes)
-    there = {name: path / name for name in held.files if (path / name).exists()}
-    files = {name: bundle_writer._describe(file) for name, file in there.items()}
-    (path / "tfm.json").write_text(manifest.dump(replace(held, files=files)))
+def restate(path: Path, **changes: Any) -> None:
+    """Other fields of the manifest."""
+    held = replace(open_bundle(path).manifest, **changes)
+    (path / "tfm.json").write_text(manifest.dump(held))
 
 
 def rows(path: Path, source: Path) -> list[Row]:
@@ -102,7 +101,7 @@ def removed(path: Path, name: str) -> None:
 
 
 def generation(**changes: Any) -> Plant:
-    return lambda path: rehash(path, generation=replace(open_bundle(path).generation, **changes))
+    return lambda path: restate(path, generation=replace(open_bundle(path).generation, **changes))
 
 
 def golden(name: str) -> Plant:
@@ -115,7 +114,7 @@ def golden(name: str) -> Plant:
 
 
 def stated(**changes: Any) -> Plant:
-    return lambda path: rehash(path, source=replace(open_bundle(path).manifest.source, **changes))
+    return lambda path: restate(path, source=replace(open_bundle(path).manifest.source, **changes))
 
 
 PLANTS: dict[str, tuple[str, str, Plant]] = {
