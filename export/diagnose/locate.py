@@ -94,7 +94,7 @@ def _run_parts(
         graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
     path = bundle.path / GRAPH
     session = open_session(
-        path, "cpu", options(graph=path, of_bytes=bundle.of_bytes), model.SerializeToString()
+        path, "cpu", options(graph=path, products=bundle.products), model.SerializeToString()
     )
     config, (b, t) = bundle.config, tokens.shape
     feeds: Values = {"tokens": tokens, "past": np.zeros(b, np.int64), "at": np.tile(np.arange(t), (b, 1))}

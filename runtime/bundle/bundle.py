@@ -62,6 +62,7 @@ from .manifest import (
 )
 from .plan import Plan, Tensor
 from .same_bits import Operator
+from .schemes import Products
 
 GRAPHS = (GRAPH, ENCODER, MTP, *kernel_storage.GRAPHS.values())
 __all__ = ["Bundle", "open_bundle", "recover"]
@@ -108,10 +109,12 @@ class Bundle:
         return self.manifest.quant
 
     @property
-    def of_bytes(self) -> bool:
-        """Whether inputs of products have 8 bits. With 16 ONNX Runtime's CPU provider computes in floats, and
-        its option for exact products of bytes makes a graph that it can't run (1.31)."""
-        return all(one.activation_bits == 8 for one in self.manifest.schemes.values())
+    def products(self) -> Products:
+        """How its products of bytes get their inputs' scales, "float" where there are none."""
+        columns = [one for one in self.manifest.schemes.values() if one.by_column]
+        if not columns or any(one.activation_bits == 16 for one in columns):
+            return "float"
+        return "static" if any(one.activations == "static" for one in columns) else "dynamic"
 
     @property
     def dtype(self) -> str:

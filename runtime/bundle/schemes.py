@@ -32,6 +32,8 @@ from .targets import FloatType, Target
 if TYPE_CHECKING:
     from ...refimpl.config import Config
 
+# Products of codes of 8 bits: none, by scales of rows that are computed, or by stored ones.
+Products = Literal["float", "dynamic", "static"]
 SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a16", "int4", "keep"]
 
 

@@ -120,6 +120,8 @@ def formats(
                         activation_bits=spec.activation_bits,
                         rounds_output=spec.rounds_output,
                     )
+                # Beside static products ONNX Runtime can't run a file's own blocks (`runtime.ort.session`).
+                return _per_block(EIGHT_BITS, name, target)
             elif name in smoothed_products:
                 return WeightFormat(8, length, "smoothed")
             elif ".experts." not in name and (name in smoothed_norms or not name.endswith(PROJECTIONS)):

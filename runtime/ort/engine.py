@@ -98,14 +98,14 @@ class OrtEngine:
                 )
             bundle.check_graph(graph)
             if prepack and self.device == "cpu":
-                return prepacked(bundle.path, threads, graph.file, of_bytes=bundle.of_bytes)
+                return prepacked(bundle.path, threads, graph.file, products=bundle.products)
             path = bundle.path / graph.file
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
             capture = self._captures is not None and graph.file == GRAPH
             return open_session(
-                path, on, options(threads, path, of_bytes=bundle.of_bytes), model, capture=capture
+                path, on, options(threads, path, products=bundle.products), model, capture=capture
             )
 
         parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)

@@ -34,6 +34,7 @@ from .. import hardware
 from ..bundle.atomic_dir import replacing
 from ..bundle.graph_io import GRAPH
 from ..bundle.manifest import DATA, MANIFEST
+from ..bundle.schemes import Products
 from ..hub.cache_dir import cache_dir
 from .session import one_line, open_session, options
 
@@ -67,14 +68,14 @@ class Key(TypedDict):
 
 
 def session(
-    bundle: Path, threads: int | None, graph: str = GRAPH, *, of_bytes: bool = True
+    bundle: Path, threads: int | None, graph: str = GRAPH, *, products: Products = "static"
 ) -> ort.InferenceSession:
     """A session on the CPU over packed weights of one of a bundle's graphs, which are saved if they aren't
     yet.
 
     No failure of the cache is an error: the bundle itself can still be opened.
     """
-    bundle, own = bundle.resolve(), partial(options, threads, of_bytes=of_bytes)
+    bundle, own = bundle.resolve(), partial(options, threads, products=products)
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
         with suppress(Exception):  # a file that anything could have written can raise anything

@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native  # pyright: ig
 from ...refimpl.errors import BundleError, DeviceError, TfmError
 from .. import hardware
 from ..bundle import targets
+from ..bundle.schemes import Products
 from ..bundle.targets import Device
 
 ort.disable_telemetry_events()  # builds for Windows, which don't read the variable that `tfm` sets
@@ -114,11 +115,13 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
 
 
 def options(
-    threads: int | None = None, graph: Path | None = None, *, of_bytes: bool = True
+    threads: int | None = None, graph: Path | None = None, *, products: Products = "static"
 ) -> ort.SessionOptions:
     """Options for one text at a time: all useful threads inside an operator, none between them.
 
-    `graph` is the bundle's file of the graph that is opened; without `of_bytes` it has no products of bytes.
+    `graph` is the bundle's file of the graph that is opened. Where sums of bytes saturate, an option makes
+    them exact. With it ONNX Runtime 1.31 makes graphs that it can't run: of symmetric blocks, unless it
+    leaves each DequantizeLinear as it is, and of products whose inputs have 16 bits.
     """
     made = ort.SessionOptions()
     # To find memory that it may use again, ONNX Runtime compares each value with all earlier ones.
@@ -131,8 +134,9 @@ def options(
     # Threads that spin between operators keep a step fast; between steps they would burn a core.
     entry("session.intra_op.spin_duration_us", "200")
     entry("session.prepack.enable_parallel", "1")
-    if of_bytes and hardware.saturates():
+    if products != "float" and hardware.saturates():
         entry("session.x64quantprecision", "1")
+        entry("session.disable_quant_qdq", str(int(products == "dynamic")))
     return made
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from helpers import tiny_models
 from helpers.kept_blocks import natives
@@ -28,7 +27,7 @@ from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
-from tfm.runtime.ort.session import options
+from tfm.runtime.ort.session import open_session, options
 
 BASE = tiny_models.llama()
 RICH = tiny_models.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)
@@ -93,6 +92,7 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "standard int8-dynamic": ("standard", "int8-dynamic", BASE, None, FLIPS),
     "standard keep": ("standard", "keep", BASE, MERGED, None),
     "standard keep, mixed": ("standard", "keep", BASE, MIXED, None),
+    "standard int8-dynamic, own blocks": ("standard", "int8-dynamic", BASE, MIXED, FLIPS),
     "ort-web int8-dynamic": ("ort-web", "int8-dynamic", BASE, None, FLIPS),
     "ort-web int8-dynamic, a table of its own": ("ort-web", "int8-dynamic", PLAIN, None, FLIPS),
 }
@@ -160,9 +160,7 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
     export(checkpoint, tmp_path / "out", target=target, quant=quant, verify=False)
     bundle = open_bundle(tmp_path / "out")
     tree, dtype = single(bundle), bundle.manifest.dtype
-    session = onnxruntime.InferenceSession(
-        tmp_path / "out" / "model.onnx", options(1), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(tmp_path / "out" / "model.onnx", "cpu", options(1, products=bundle.products))
     names = [o.name for o in session.get_outputs()]
     sizes = windows(cache_kinds(config, windowed=True)) if bundle.cache == "windowed" else ()
     for seed, (past, time) in enumerate((([0, 0], 5), ([4], 3), ([0], 1), ([6, 1, 3], 1))):
