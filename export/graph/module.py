@@ -93,7 +93,11 @@ class GraphModule(nn.Module):
 
     def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
-        tokens, lengths, cache = inputs["tokens"], inputs["lengths"], None
+        if config.frames is not None:
+            tokens, cache = inputs["frames"], None
+            lengths = tokens.new_full((tokens.shape[0],), config.frames[0] // 2, dtype=torch.int64)
+        else:
+            tokens, lengths, cache = inputs["tokens"], inputs["lengths"], None
         if isinstance(config, Encoder):
             kinds = [(kind, kind.shapes(*tokens.shape)) for kind in cache_kinds(config)]
             cache = [k.value([tokens.new_zeros(shape, dtype=self.dtype) for shape in of]) for k, of in kinds]

@@ -57,6 +57,8 @@ def refusal(config: Config, target: Target) -> str | None:
         return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
     if config.embedding.token_types is not None:
         return "the encoder's tokens have types, which these runtimes don't pass"
+    if config.frames is not None:
+        return "the encoder reads sounds, and these ports are for texts"
     if len(sizes := _sizes(config)) > 1:
         return (
             "all layers of the decoder, and what they read, must have the same heads, "

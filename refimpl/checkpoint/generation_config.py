@@ -15,7 +15,15 @@ from ..decoding.beam import BeamSearch
 from ..decoding.options import MOST_BEAMS, STOPS
 from ..decoding.sampler import Sampler
 from ..errors import CheckpointError, ConfigError, LimitError
-from .config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES, UNSUPPORTED
+from .config_readers.generation_keys import (
+    HEARING,
+    IDS,
+    IGNORED_GENERATION_KEYS,
+    KEYS,
+    OFF,
+    PENALTIES,
+    UNSUPPORTED,
+)
 from .config_readers.keys import Keys
 from .languages import Languages
 
@@ -122,7 +130,7 @@ def _read(
     if most is None and total is not None:
         most = max(total - 1, 1)  # the first token of a decoder counts there
     prefix = keys.get("prefix", str, None) or ""
-    keys.finish(IGNORED_GENERATION_KEYS)
+    keys.finish(IGNORED_GENERATION_KEYS if config.frames is None else IGNORED_GENERATION_KEYS | HEARING)
     try:
         Sampler(**defaults)
         beams: dict[str, Any] = {"beams": 1, **search}
@@ -170,10 +178,9 @@ def _sampler(
     least, all_least = _number(keys, "min_new_tokens"), (_number(keys, "min_length") or 0) if pair else 0
     least = all_least - 1 if least is None else least  # the first token of a decoder counts there
     options |= {"min_new_tokens": least} if least > 0 else {}
-    if ids := _ids(keys, "suppress_tokens", config):
-        options["suppress_tokens"] = [*ids]
-    if ids := _ids(keys, "begin_suppress_tokens", config):
-        options["begin_suppress_tokens"] = [*ids]
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        if ids := _suppressed(keys, name, config):
+            options[name] = [*ids]
     if words := keys.get("bad_words_ids", list, None):
         # A stop token alone isn't bad, as in transformers: nothing could end.
         options["bad_words"] = [[*word] for w in words if (word := _word(keys, w, config)) not in ends]
@@ -233,6 +240,15 @@ def _ids(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
     value = _raw(keys, name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     return tuple(dict.fromkeys(_check(keys, name, ids, config)))
+
+
+def _suppressed(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
+    """Ids that are never chosen; the -1 that files of models of sound may have is no token's, as in
+    transformers."""
+    value = _raw(keys, name)
+    if config.frames is not None and isinstance(value, list):
+        return tuple(dict.fromkeys(_check(keys, name, [one for one in value if one != -1], config)))
+    return _ids(keys, name, config)
 
 
 def _id(keys: Keys, name: str, config: Config) -> int | None:

@@ -56,7 +56,7 @@ from .positions import (
     Yarn,
 )
 from .record import SmoothingSite
-from .stack import DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
+from .stack import ConvStem, DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
 from .token_mixers import (
     Attention,
     Distances,
@@ -89,6 +89,7 @@ __all__ = [
     "ClampedSwiGLU",
     "Classify",
     "Config",
+    "ConvStem",
     "Decoder",
     "DecoderReader",
     "Dense",

@@ -34,6 +34,11 @@ class _Model(Record):
         return stacks["decoder"].layers if "decoder" in stacks else ()
 
     @property
+    def frames(self) -> tuple[int, int] | None:
+        """How many frames of how many bands a model of sound reads; None for a model of text."""
+        return None
+
+    @property
     def rounds_cache(self) -> bool:
         """Whether a layer keeps its keys and values in 8 bits."""
         stack = self.stacks.get("decoder")
@@ -109,7 +114,8 @@ class Encoder(_Model):
 class EncoderDecoder(_Model):
     """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`.
 
-    With `encoder_context` the encoder reads texts of that many tokens, and `context` is the decoder's.
+    With `encoder_context` the encoder reads texts of that many tokens, and `context` is the decoder's. An
+    encoder of sound always reads as many frames as it has room for, two for each position.
     """
 
     embedding: Embedding
@@ -129,6 +135,11 @@ class EncoderDecoder(_Model):
         if isinstance(self.decoder, DecoderReader):
             return {"encoder": self.encoder, "reader": self.decoder.stack}
         return {"encoder": self.encoder, "decoder": self.decoder}
+
+    @property
+    def frames(self) -> tuple[int, int] | None:
+        stem = self.encoder.stem
+        return None if stem is None else (2 * self.text_context, stem.bands)
 
     @property
     def text_context(self) -> int:

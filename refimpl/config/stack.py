@@ -9,7 +9,7 @@ from typing import Any
 from .layers import AltUp, Layer
 from .norms import Norm, RMSNorm
 from .positions import Learned, Rope, Sinusoidal
-from .record import Record
+from .record import Record, bounded
 from .token_mixers import Attention, Distances, KVFormat, QuestionTokens, TokenMixer
 
 
@@ -56,13 +56,21 @@ class Embedding(Record):
         yield from () if self.per_layer is None else (self.width**-0.5, 2**-0.5)
 
 
+class ConvStem(Record):
+    """What an encoder of sound has in the place of a token table: two convolutions over frames of `bands`
+    numbers, which make a vector of every two frames (`ops.conv_stem`)."""
+
+    bands: int = bounded("width", "bands of a frame")
+
+
 class Stack(Record):
     """Layers in order, with what comes before the first and the norm after the last.
 
     Where a whole text is read at once, by an encoder or a `DecoderReader`, `causal` hides later tokens from
     each token: the form of a decoder that reads, for example to classify. A decoder that generates is causal
     anyway, and its stack must not say so. With `norm_before_positions` the positions are added to what the
-    first norm gives, not to what it takes (Blenderbot Small's decoder).
+    first norm gives, not to what it takes (Blenderbot Small's decoder). With a `stem` an encoder reads frames
+    of a sound, two for each of its positions, instead of tokens.
     """
 
     layers: tuple[Layer, ...]
@@ -71,6 +79,7 @@ class Stack(Record):
     first_norm: Norm | None = None
     causal: bool = False
     norm_before_positions: bool = False
+    stem: ConvStem | None = None
 
     @property
     def mixers(self) -> tuple[TokenMixer, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from .bounds import LIMITS, need, within
+from .bounds import LIMITS, check_bounds, need, within
 from .heads import Head
 from .layers import Layer
 from .masks import FullAttention
@@ -77,6 +77,8 @@ def check(
         types = embedding.token_types
         need(types is None, f"a decoder that reads has no token types, got {types}")
         stacks = {"decoder": replace(stack, causal=False)}
+    heard = any(stack.stem is not None for stack in stacks.values())
+    need(not heard or "decoder" in stacks, "frames of a sound are read for a decoder, got none")
     for name, stack in stacks.items():
         longest = context if encoder_context is None or name != "encoder" else encoder_context
         _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
@@ -138,6 +140,12 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
     """Positions that are added to the stack's input."""
     ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
     need(ordered, f"{name}: a norm before the positions needs a first norm and positions that are added")
+    if stack.stem is not None:
+        check_bounds(f"{name}: ", stack.stem)
+        need(
+            (name, stack.causal, stack.stepwise, embedding.token_types) == ("encoder", False, False, None),
+            f"{name}: frames of a sound are read by an encoder that isn't causal, without token types",
+        )
     if stack.positions is not None:
         projection, width = embedding.projection, embedding.width
         if projection is not None and projection.late:

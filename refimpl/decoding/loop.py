@@ -131,7 +131,8 @@ def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Cache:
     """An empty cache of one row; the encoder, if the model has one, reads `encoder_ids`."""
     if encoder_ids is None:
         return engine.start(1)
-    return engine.start(1, np.asarray(encoder_ids, np.int64).reshape(1, -1))
+    kind = np.int64 if engine.config.frames is None else np.float32
+    return engine.start(1, np.asarray(encoder_ids, kind)[None])
 
 
 def read_prompt(

@@ -42,6 +42,8 @@ def attention_maps(
     A model with an encoder gives the encoder's. Leaves are read when their layer is computed, so that
     `params` may be lazy. ConfigError where a layer has no attention.
     """
+    if config.frames is not None:
+        raise ConfigError("attention weights need a model that reads a text, this one hears")
     wanted = next(iter(config.stacks.values())).layers[:layers]
     for i, layer in enumerate(wanted):
         if not layer.attention.has_map:

@@ -217,7 +217,8 @@ class ArrayEngine:
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> ArrayCache:
-        """An empty cache for `batch` rows; a model with an encoder reads the rows of its text [B, S] first.
+        """An empty cache for `batch` rows; a model with an encoder reads the rows of its text [B, S] first,
+        a model of sound frames [B, 2·S, C].
 
         Raises what `check_start` raises.
         """
@@ -248,6 +249,8 @@ class ArrayEngine:
         self, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
+        if self.config.frames is not None:
+            ids = ids.astype(self.dtype)
         rotary, cache = self._rotary(ids.shape[1]), None
         if isinstance(self.config, Encoder):
             batch, time = ids.shape

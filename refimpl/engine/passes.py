@@ -57,7 +57,8 @@ Given = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
 class Text:
     """What a model is given: tokens [B, T] and how many of each row are real, [B].
 
-    A decoder that reads an encoder has `encoder_ids` [B, S] and `encoder_lengths` [B] too, an encoder alone
+    A decoder that reads an encoder has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
+    `encoder_lengths` [B] too, an encoder alone
     may have `token_types` [B, T].
     """
 
@@ -76,6 +77,7 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
     if "encoder" in config.stacks:
         ids = text.tokens if text.encoder_ids is None else text.encoder_ids
         lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
+        ids = ids if config.frames is None else ids.astype(dtype)
         rotary = rotary_tables(ids.shape[1], dtype, config=config)
         encoder = ids, lengths, rotary, text.token_types, cache
     if isinstance(config.head, LM):

@@ -3,6 +3,7 @@
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
     engine.predict(ids[B,T], lengths[B]=T, token_types[B,T]=0) -> what an encoder's head computes
+    a model of sound: start(batch, frames[B,2·S,C]) -> cache
     cache: lengths[B], floor[B], capacity, nbytes, truncate(lengths), select(rows), grow(capacity),
            copy(row), put(row, cache, length)
 
@@ -228,9 +229,12 @@ def check_predict(config: Config) -> None:
 def check_text(
     config: Config, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """An encoder's text, checked and completed: (ids, lengths, token_types), all int64."""
+    """An encoder's text, checked and completed: (ids, lengths, token_types), all int64; of a model of sound
+    its frames in the place of ids."""
     if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
+    if config.frames is not None:
+        return _check_frames(ids, config.frames), np.full(len(ids), config.frames[0] // 2), None
     context = config.text_context if isinstance(config, EncoderDecoder) else None
     ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None, context)
     if token_types is not None:
@@ -241,6 +245,18 @@ def check_text(
                 f"token_types must be {shape} numbers from 0 to {rows - 1}, got {token_types.tolist()!r:.80}"
             )
     return ids, lengths, token_types
+
+
+def _check_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The frames of sounds; LimitError unless they are as many as the encoder has room for."""
+    frames = np.asarray(frames)
+    shape = (len(frames), *size)
+    if frames.dtype.kind != "f" or frames.shape != shape or not np.isfinite(frames).all():
+        raise LimitError(
+            f"this model hears: it reads finite frames {list(shape)} of a sound (engine.sound.features), got "
+            f"{frames.dtype} {list(frames.shape)}"
+        )
+    return frames
 
 
 def check_put(cache: Cache, row: int, one: Cache) -> None:

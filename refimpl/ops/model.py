@@ -30,6 +30,7 @@ from .block import (
     block,
 )
 from .cache import KVCache
+from .conv_stem import ConvStemWeights, conv_stem
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .dispatch import observe, op
@@ -82,6 +83,7 @@ class StackWeights(TypedDict):
     maps of streams but the first."""
 
     layers: list[BlockWeights]
+    stem: NotRequired[ConvStemWeights]
     streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
@@ -122,10 +124,15 @@ def embed(
 
     The order is scale, map to the model's width, `token_types` [B, T], positions, norm (BERT, BART, OPT), or
     norm, positions where the stack says so (Blenderbot Small); a `late` map is the last (ELECTRA).
+    A stack with a stem gets frames of a sound [B, 2·T, C] in the place of the tokens (Whisper).
     """
-    x = embedding(tokens, weights["table"])
-    if config.scale is not None:
-        x = x * config.scale
+    if stack.stem is not None:
+        assert "stem" in stack_weights
+        x = conv_stem(tokens, stack_weights["stem"])
+    else:
+        x = embedding(tokens, weights["table"])
+        if config.scale is not None:
+            x = x * config.scale
     if config.projection is not None and not config.projection.late:
         x = _to_model_width(x, weights)
     if token_types is not None:

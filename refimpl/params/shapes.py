@@ -31,6 +31,7 @@ from ..config import (
 from ..ops.adaptive_softmax import Tail
 from ..ops.altup import AltUpWeights, StreamWeights
 from ..ops.attention import CachedAttentionWeights
+from ..ops.conv_stem import ConvStemWeights
 from ..ops.head import HeadWeights, LabelWeights, LinearWeights
 from ..ops.laurel import LaurelWeights
 from ..ops.mlp import GatedMlpWeights, PlainMlpWeights
@@ -88,7 +89,10 @@ def _tables(shapes: Mapping[str, Shape]) -> Leaves:
 
 
 def _stack(stack: Stack, d: int, entry: int) -> Leaves:
-    leaves = {} if stack.positions is None else _tables(stack.positions.tables(entry))
+    leaves: Leaves = {}
+    if stack.stem is not None:
+        leaves |= _under("stem.", annotated(ConvStemWeights, {"C": stack.stem.bands, "D": d}))
+    leaves |= {} if stack.positions is None else _tables(stack.positions.tables(entry))
     leaves |= _norm("first_norm.", stack.first_norm, entry)
     for mixer in stack.mixers:
         leaves |= _tables(mixer.tables(d))

@@ -51,6 +51,7 @@ GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
 # What inputs and outputs are, by the first part of their names.
 MEANINGS = {
     "tokens": "ids of the new tokens of each row; behind its last one anything",
+    "frames": "of a model of sound, in the place of tokens: the log-mel spectrogram of each row's 30 seconds",
     "past": "how many tokens of each row the cache holds",
     "at": "which of the new tokens logits are wanted of, counted from 0",
     "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",
@@ -117,9 +118,10 @@ class Graph:
         if ".cross." in leaf:
             return (leaf.split(".cross.")[1].split(".")[0] in READ) == self.encodes
         if top == "embedding" and leaf != "embedding.token_types":
-            # Where logits are another graph's, nothing multiplies the table here.
+            # Where logits are another graph's, nothing multiplies the table here; nor does a sound need one.
             of_product = ("embedding.table.input_", "embedding.table.output_")
-            return not self.encodes or not leaf.startswith(of_product)
+            reads_tokens = any(port.name == "tokens" for port in self.inputs)
+            return not self.encodes or (reads_tokens and not leaf.startswith(of_product))
         return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
 
 
@@ -134,7 +136,9 @@ def graphs(
     result = []
     if "encoder" in config.stacks:
         alone = "decoder" not in config.stacks
-        outputs = (Port("predictions", _predictions(config)),) if alone else _encoder_kv(config, "time")
+        outputs = (
+            (Port("predictions", _predictions(config)),) if alone else _encoder_kv(config, _read(config))
+        )
         result.append(
             Graph(GRAPH if alone else ENCODER, True, tuple(_encoder_inputs(config)), tuple(outputs))
         )
@@ -162,7 +166,14 @@ def row_length_names(window: int | None) -> tuple[str, str]:
     return f"seqlens{suffix}", f"total{suffix}"
 
 
+def _read(config: Config) -> str | int:
+    """The axis of what an encoder reads: of a sound always the same number of positions."""
+    return "time" if config.frames is None else config.frames[0] // 2
+
+
 def _encoder_inputs(config: Config) -> list[Port]:
+    if config.frames is not None:
+        return [Port("frames", ("batch", *config.frames))]
     inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
     if config.embedding.token_types is not None:
         inputs.append(Port("token_types", ("batch", "time"), "int64"))
@@ -206,8 +217,9 @@ def _arrays(kinds: tuple[CacheKind, ...], suffix: str = "") -> list[Port]:
     ]
 
 
-def _encoder_kv(config: Config, length: str) -> list[Port]:
-    """The keys and values that a decoder reads of an encoder's text, whose axis is called `length`."""
+def _encoder_kv(config: Config, length: str | int) -> list[Port]:
+    """The keys and values that a decoder reads of an encoder's text, whose axis is called `length`, or has
+    that length."""
     ports = _arrays(encoder_kinds(config))
     return [port._replace(axes=tuple(length if a == "text" else a for a in port.axes)) for port in ports]
 

@@ -49,9 +49,11 @@ class EncoderSession:
         token_types: np.ndarray | None,
         outputs: Mapping[str, DeviceBuffer],
     ) -> None:
-        """Read the ids [B, T], and write the outputs into these buffers, by name."""
+        """Read the ids [B, T], or frames of sounds, and write the outputs into these buffers, by name."""
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
+        if self.config.frames is not None:
+            inputs = {"frames": ids.astype(self.dtype, copy=False)}
         inputs |= self._position_tables(ids.shape[1])
         arrays = [np.ascontiguousarray(inputs[port.name]) for port in self.graph.inputs]
         io = self.session.io_binding()
@@ -65,7 +67,7 @@ class EncoderSession:
 
     def shapes(self, ids: np.ndarray) -> dict[str, tuple[int, ...]]:
         """Shapes of the outputs for ids of this shape, by name."""
-        sizes: dict[str, int] = dict(zip(("batch", "time"), ids.shape, strict=True))
+        sizes: dict[str, int] = dict(zip(("batch", "time"), ids.shape[:2], strict=True))
         return {
             port.name: tuple(sizes[a] if isinstance(a, str) else a for a in port.axes)
             for port in self.graph.outputs

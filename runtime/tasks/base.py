@@ -33,8 +33,12 @@ H = TypeVar("H", bound=configs.Head)
 
 
 def expect_head(config: Config, kind: type[H]) -> H:
-    """The head of a model; ConfigError unless it is of this kind, with the task that it is for."""
+    """The head of a model of text; ConfigError unless it is of this kind, with the task that it is for."""
     head = config.head
+    if config.frames is not None:
+        raise ConfigError(
+            "this model hears, and tasks are for models that read: give frames of a sound to its engine"
+        )
     if not isinstance(head, kind):
         can = TASKS[type(head)]
         raise ConfigError(f"this model can {can}, not {TASKS[kind]}: use {can}, or name another model")

@@ -238,7 +238,13 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     if not 1 <= time <= config.context:
         raise BundleError(f"{file_of('tokens')}: must be 1 to {config.context} a row, got {time}")
     lengths = require("lengths", "i", rows, least=1, below=time + 1)
-    if ENCODER_IDS in arrays:
+    if config.frames is not None:
+        positions = config.frames[0] // 2
+        frames = require(ENCODER_IDS, "f", rows, *config.frames)
+        if not np.isfinite(frames).all():
+            raise BundleError(f"{file_of(ENCODER_IDS)}: must be finite, got others; {AGAIN}")
+        require(ENCODER_LENGTHS, "i", rows, least=positions, below=positions + 1)
+    elif ENCODER_IDS in arrays:
         _, text = require(ENCODER_IDS, "i", rows, None, below=vocabulary).shape
         require(ENCODER_LENGTHS, "i", rows, least=1, below=text + 1)
     if TOKEN_TYPES in arrays:
@@ -360,6 +366,9 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     tokens = np.array([[*before, *row] for row in (ids[:room], ids[room : 2 * room])], np.int64)
     lengths = np.array([time, max(1, time - 3)])
     names = _model_inputs(config)
+    if config.frames is not None:
+        frames = rng.normal(size=(2, *config.frames))
+        return Inputs(tokens, lengths, frames, np.full(2, config.frames[0] // 2))
     if ENCODER_IDS in names:
         return Inputs(tokens, lengths, tokens[::-1].copy(), np.array([max(1, time - 5), time]))
     if TOKEN_TYPES in names:

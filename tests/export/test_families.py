@@ -24,7 +24,7 @@ HERE = [
     ("opt", 1), ("t5", 5), ("gpt_oss", 0), ("deepseek_v3", 0),
     ("deberta-v2", 1), ("longformer", 2), ("longformer", 4), ("gemma3n_text", 0),
     ("longt5", 0), ("phimoe", 0), ("xlnet", 1), ("bitnet", 0), ("deepseek_v32", 0), ("jamba", 2), ("lfm2", 1),
-    ("gemma3n_text", 1),
+    ("gemma3n_text", 1), ("whisper", 0),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]

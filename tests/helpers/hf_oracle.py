@@ -88,6 +88,8 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
             ends = rng.integers(0, ends + 1)
         tokens[[0, 1], ends] = model.config.eos_token_id
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
+    if config.frames is not None:  # bands before frames
+        arguments = {"input_features": rng.standard_normal((2, *config.frames[::-1]))}
     if isinstance(config.head, LM):
         written = rng.integers(0, config.embedding.vocabulary, (2, 9))
         written[written == padding] = 2  # M2M100 neither
@@ -157,7 +159,8 @@ def specification_outputs(
 ) -> list[np.ndarray]:
     """The same from the specification; with `vectors` an encoder's vectors come first."""
     config = engine.config
-    tokens = arguments["input_ids"]
+    frames = arguments.get("input_features")
+    tokens = arguments["input_ids"] if frames is None else frames.swapaxes(1, 2)
     token_types = arguments.get("token_type_ids")
     lengths = arguments["attention_mask"].sum(1) if "attention_mask" in arguments else None
     if not isinstance(config.head, LM):

@@ -17,6 +17,7 @@ from tfm.refimpl.config import (
     ClampedSwiGLU,
     Classify,
     Config,
+    ConvStem,
     Decoder,
     DecoderReader,
     Dense,
@@ -487,6 +488,17 @@ def encoder_decoder(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -
     encoder = Stack((Layer(attention, mlp),) * (layers + 1), norm)
     decoder = Stack((reading,) * layers, norm)
     return EncoderDecoder(Embedding(vocabulary, width), encoder, decoder, LM(tied=True), 32)
+
+
+def hearing(*, vocabulary: int = 97) -> EncoderDecoder:
+    """An encoder of sound and a decoder of Whisper's form, which reads 10 frames of 6 bands."""
+    norm = LayerNorm(1e-5)
+    attention = Attention(6, 6, 8, qkv_bias=True, out_bias=True, pre=norm)
+    layer = Layer(attention, Plain(80, "gelu", pre=norm))
+    encoder = Stack((layer,) * 2, norm, Learned(5), stem=ConvStem(6))
+    decoder = Stack((replace(layer, cross=attention),) * 3, norm, Learned(32))
+    embedding, head = Embedding(vocabulary, 48), LM(tied=True)
+    return EncoderDecoder(embedding, encoder, decoder, head, context=32, encoder_context=5)
 
 
 def reading_decoder() -> EncoderDecoder:

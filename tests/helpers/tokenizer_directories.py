@@ -71,10 +71,19 @@ def _digits() -> Tokenizer:
     return made
 
 
+def _whisper() -> Tokenizer:
+    """The same, with tokens of Whisper's, where it has them."""
+    made = _bytes()
+    made.add_special_tokens(["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|de|>"])
+    made.add_special_tokens(["<|translate|>", "<|transcribe|>", "<|notimestamps|>"])
+    return made
+
+
 KINDS = {
     "wordpiece": text_strategies.wordpiece,
     "bytes": _bytes,
     "digits": _digits,
+    "whisper": _whisper,
     "bpe": text_strategies.sentencepiece,
     "unigram": _unigram,
     "albert": _albert,
@@ -115,6 +124,7 @@ CLASSES += [
     ("deberta", None, "bytes"), ("deberta-v2", None, "unigram"),
     ("deberta-v2", "DebertaV2TokenizerFast", "albert"), ("big_bird", None, "albert"),
     ("longformer", None, "bytes"), ("mamba", None, "bytes"),
+    ("whisper", "WhisperTokenizer", "whisper"), ("whisper", None, "whisper"), ("whisper", None, "bytes"),
     ("falcon_mamba", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"), ("led", None, "bytes"),
 ]  # fmt: skip
 FLAGS = {
@@ -227,6 +237,10 @@ def drawn(number: int, seed: int) -> Files:
         values["tokenizer_config.json"] = settings
     if model_type == "deberta-v2":
         settings["split_by_punct"] = draw.random() < 0.5
+    if kind == "whisper":
+        stated = {"language": ("German", "en", "mandarin", None), "task": ("transcribe", "translate", None)}
+        settings |= {key: draw.choice(values) for key, values in stated.items()}
+        settings["predict_timestamps"] = draw.random() < 0.5
     if name is not None and name.startswith("Nllb"):
         # Where its vocabulary lacks the unknown token, the library encodes no text with an unknown letter.
         for file in values.values():

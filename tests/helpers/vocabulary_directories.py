@@ -97,6 +97,7 @@ DIRECTORIES += [("deberta", None, "vocab.json"), ("deberta", "DebertaTokenizer",
 DIRECTORIES += [("big_bird", None, "fairseq/spiece.model")]
 DIRECTORIES += [("longformer", None, "vocab.json"), ("longformer", "LongformerTokenizer", "vocab.json")]
 DIRECTORIES += [("led", None, "vocab.json"), ("led", "LEDTokenizer", "vocab.json")]
+DIRECTORIES += [("whisper", None, "vocab.json"), ("whisper", "WhisperTokenizer", "vocab.json")]
 
 
 def write(number: int, seed: int, folder: Path) -> Path:

@@ -43,6 +43,17 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
     "presence_penalty": (0.0, None), "frequency_penalty": (0.0, None),
 }  # fmt: skip
+# Of a model that hears: how transformers transcribes with it, which is no task of tfm's yet.
+HEARING: dict[str, Any] = dict.fromkeys(
+    (
+        "alignment_heads", "compression_ratio_threshold", "condition_on_prev_tokens", "forced_decoder_ids",
+        "is_multilingual", "lang_to_id", "language", "logprob_threshold", "max_initial_timestamp_index",
+        "no_speech_threshold", "no_timestamps_token_id", "prev_sot_token_id",
+        "prompt_condition_type", "prompt_ids", "return_segments", "return_timestamps",
+        "return_token_timestamps", "task", "task_to_id",
+    ),
+    ANY,
+)  # fmt: skip
 # All keys that an old config.json may have; only that has the prefix and the tasks.
 KEYS = frozenset(
     (

@@ -352,14 +352,19 @@ class Taps(Step):
         return weight[:, 0].T
 
 
+@dataclass(frozen=True)
 class Kernel(Step):
-    """The kernel of a convolution as torch's Conv1d has it, [D, D, 2A + 1].
+    """The kernel of a convolution as torch's Conv1d has it, [F, D, length]; without a `length` F is D.
 
     Its matrices come out one below the other, inputs first.
     """
 
+    length: int | None = None
+
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
-        return ((result[1], result[1], result[0] // result[1]),)
+        rows, outputs = result
+        length = self.length or rows // outputs
+        return ((outputs, rows // length, length),)
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
@@ -451,6 +456,7 @@ STEPS: dict[str, Step] = {
     "swap": Swap(),
     "taps": Taps(),
     "kernel": Kernel(),
+    "three_taps": Kernel(3),
     "zeros_after": ZerosAfter(),
     "zero_first": ZeroFirst(),
 }

@@ -44,7 +44,8 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     by_head       a map that is stored as one matrix [C, F] for each head
     swap          the last two axes in the other order
     taps          the kernel of a convolution of each channel on its own, [F, 1, length]
-    kernel        the kernel of a convolution that mixes channels, [F, D, length]
+    kernel        the kernel of a convolution that mixes channels, [D, D, length]
+    three_taps    the same of three taps, [F, D, 3]
     zeros_after   a bias, and then one of zeros, of a map that has none (DeBERTa)
     zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 

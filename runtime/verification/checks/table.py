@@ -48,7 +48,12 @@ CHECKS: dict[str, Check] = {
         full=True,
         asked_by="source=MODEL",
     ),
-    "text": Check(text.check_text, "outputs over a text", full=True),
+    "text": Check(
+        text.check_text,
+        "outputs over a text",
+        full=True,
+        applies=lambda bundle: bundle.config.frames is None,
+    ),
     "texts": Check(
         greedy.check_greedy_texts,
         "greedy texts beside the specification's",

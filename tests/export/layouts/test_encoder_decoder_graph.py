@@ -222,6 +222,7 @@ REFUSED = {
     "kv=float": (CONFIGS["shared"].with_kv("int8"), "ort-cpu"),
     "tokens have types": (TYPES, "ort-cpu"),
     "must have the same heads": (tiny_models.rotary_encoder_decoder(), "ort-cpu"),
+    "reads sounds": (tiny_models.hearing(), "ort-cpu"),
 }
 
 

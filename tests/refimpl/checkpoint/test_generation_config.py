@@ -10,7 +10,12 @@ import pytest
 import transformers
 from helpers import tiny_models
 from helpers.refused import refused
-from tfm.refimpl.checkpoint.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS, UNSUPPORTED
+from tfm.refimpl.checkpoint.config_readers.generation_keys import (
+    HEARING,
+    IGNORED_GENERATION_KEYS,
+    KEYS,
+    UNSUPPORTED,
+)
 from tfm.refimpl.checkpoint.config_readers.gguf_metadata import as_config_json
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.generation_config import WITH_ENCODER, Generation, read_generation
@@ -46,6 +51,22 @@ def test_an_option_that_is_not_there_is_left_out_and_told(key: str, config: Any)
     found = read({key: other, "eos_token_id": 2}, config=config)
     assert found == Generation(eos=(2,), left_out=(key,))
     assert key in found.notes[0]
+
+
+def test_how_a_sound_is_transcribed_is_known_of_a_model_that_hears():
+    """What openai/whisper-large-v3's file states; a model of texts has none of it."""
+    asked = {
+        "alignment_heads": [[0, 1]], "begin_suppress_tokens": [5, 2], "forced_decoder_ids": [[1, None]],
+        "is_multilingual": True, "lang_to_id": {"<|en|>": 7}, "max_initial_timestamp_index": 50,
+        "max_length": 30, "no_timestamps_token_id": 11, "prev_sot_token_id": 12, "return_timestamps": False,
+        "suppress_tokens": [9, -1], "task_to_id": {"transcribe": 8},
+    }  # fmt: skip
+    found = read(asked | {"decoder_start_token_id": 3}, config=tiny_models.hearing())
+    suppressed = {"suppress_tokens": [9], "begin_suppress_tokens": [5, 2]}
+    assert found == Generation(defaults=suppressed, start=3, max_new_tokens=29)
+    for key in asked.keys() & HEARING.keys():
+        with refused(ConfigError, key, "isn't known"):
+            read({key: asked[key]})
 
 
 def test_several_beams_draw_nothing():

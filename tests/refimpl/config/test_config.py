@@ -28,6 +28,7 @@ from tfm.refimpl.config import (
     ClampedSwiGLU,
     Classify,
     Config,
+    ConvStem,
     DecoderReader,
     Dense,
     Distances,
@@ -711,6 +712,12 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: layer(LLAMA, attention=DisentangledAttention(2, 8, Distances(4))),
         "decoder layer 0: disentangled attention must be in an encoder",
+    ),
+    (lambda: stack(LLAMA, stem=ConvStem(6)), "decoder: frames of a sound are read by an encoder"),
+    (lambda: stack(ENCODER, stem=ConvStem(6)), "frames of a sound are read for a decoder, got none"),
+    (
+        lambda: replace(PAIR, encoder=replace(PAIR.encoder, stem=ConvStem(0))),
+        "encoder: bands of a frame must be 1 to",
     ),
     (
         lambda: layer(LLAMA, conv=NeighbourConv(1, "tanh", LayerNorm(1e-5))),

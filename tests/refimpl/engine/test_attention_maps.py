@@ -44,6 +44,7 @@ REFUSED = {
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
     *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3"),  # not all attend
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
+    "whisper",  # it hears, and a map is of tokens
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)
 
@@ -147,6 +148,12 @@ def test_minilm_is_transformers(minilm):
 def test_a_recurrence_has_no_attention_weights():
     config = tiny_models.recurrent()
     with pytest.raises(ConfigError, match="layer 0 has LinearAttention"):
+        maps_of(config, tiny_models.weights(config))
+
+
+def test_a_sound_has_no_tokens_to_show():
+    config = tiny_models.hearing()
+    with pytest.raises(ConfigError, match="hears"):
         maps_of(config, tiny_models.weights(config))
 
 

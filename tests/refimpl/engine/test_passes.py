@@ -31,12 +31,16 @@ MODELS: dict[str, Config] = {
     "summaries": tiny_models.summarized(),
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
+    "hears": tiny_models.hearing(),
 }
 FLOAT = np.dtype(np.float64)
 
 
 def text(config: Config, time: int) -> Text:
     tokens, lengths = np.random.default_rng(time).integers(0, 97, (2, time)), np.array([time, time - 2])
+    if config.frames is not None:
+        frames = np.random.default_rng(time).normal(size=(2, *config.frames))
+        return Text(tokens, lengths, frames, np.full(2, config.frames[0] // 2))
     if isinstance(config.head, LM) and not isinstance(config, Decoder):
         return Text(tokens, lengths, tokens[::-1], lengths)
     return Text(tokens, lengths)

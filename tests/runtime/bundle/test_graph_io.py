@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers import tiny_models
 from tfm.refimpl.config import Config
-from tfm.runtime.bundle.graph_io import graphs, meaning
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.runtime.bundle.graph_io import ENCODER, graphs, meaning
 
 CONFIGS = (
     tiny_models.mixed_windows(),
@@ -18,6 +19,7 @@ CONFIGS = (
     tiny_models.kimi(),
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),
+    tiny_models.hearing(),
 )
 
 
@@ -26,3 +28,14 @@ CONFIGS = (
 def test_ports_have_meanings(config: Config, row_lengths: bool):
     for graph in graphs(config, windowed=True, row_lengths=row_lengths):
         assert all(meaning(port.name) for port in (*graph.inputs, *graph.outputs))
+
+
+def test_a_graph_that_hears_has_no_table_of_tokens():
+    config = tiny_models.hearing()
+    encoder, decoder = graphs(config)
+    leaves = dict.fromkeys(parameter_shapes(config))
+    heard, written = set(encoder.owned(leaves)), set(decoder.owned(leaves))
+    assert encoder.file == ENCODER
+    assert heard | written == set(leaves)
+    assert not heard & written
+    assert "embedding.table" in written

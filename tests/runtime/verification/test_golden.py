@@ -50,6 +50,7 @@ CONFIGS = {
     "answer": tiny_models.encoder(positions=None, head=QuestionAnswering()),
     "pool": tiny_models.encoder(head=Pool("mean", unit=True)),
     "pair": tiny_models.encoder_decoder(),
+    "hearing": tiny_models.hearing(),
 }
 
 
@@ -81,6 +82,9 @@ def make_inputs(config: Config, time: int) -> Inputs:
         return Inputs(ids[0], lengths)
     if not isinstance(config.head, LM):
         return Inputs(ids[0], lengths, token_types=ids[1] % 2)
+    if config.frames is not None:
+        frames = rng.normal(size=(2, *config.frames))
+        return Inputs(ids[0], lengths, frames, np.full(2, config.frames[0] // 2))
     return Inputs(ids[0], lengths, ids[1], lengths[::-1])
 
 

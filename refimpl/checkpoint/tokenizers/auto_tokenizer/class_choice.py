@@ -106,6 +106,7 @@ REGISTERED: Mapping[str, str | None] = {
     "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
     "umt5": AS_IS,
+    "whisper": "WhisperTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlnet": "XLNetTokenizer",
 }
@@ -152,7 +153,7 @@ OTHERS = (
     "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
     "Perceiver", "Phobert", "ProphetNet", "Rag", "Reformer", "RemBert", "RoCBert", "RoFormer",
     "SeamlessM4T", "Siglip2", "Siglip", "Speech2Text", "SpeechT5", "Splinter", "Tapas", "Tipsv2", "Udop",
-    "VideoPrism", "Vits", "Wav2Vec2CTC", "Wav2Vec2PhonemeCTC", "Whisper", "XGLM", "XLM", "XLNet",
+    "VideoPrism", "Vits", "Wav2Vec2CTC", "Wav2Vec2PhonemeCTC", "XGLM", "XLM", "XLNet",
 )  # fmt: skip
 
 

@@ -68,6 +68,26 @@ NLLB_LANGUAGES = (
     "vie_Latn", "war_Latn", "wol_Latn", "xho_Latn", "ydd_Hebr", "yor_Latn", "yue_Hant", "zho_Hans",
     "zho_Hant", "zul_Latn",
 )  # fmt: skip
+# Whisper's languages in the order of their tokens, and further names of some.
+WHISPER_LANGUAGES = (
+    "en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt "
+    "portuguese, tr turkish, pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id "
+    "indonesian, hi hindi, fi finnish, vi vietnamese, he hebrew, uk ukrainian, el greek, ms malay, cs "
+    "czech, ro romanian, da danish, hu hungarian, ta tamil, no norwegian, th thai, ur urdu, hr croatian, bg "
+    "bulgarian, lt lithuanian, la latin, mi maori, ml malayalam, cy welsh, sk slovak, te telugu, fa "
+    "persian, lv latvian, bn bengali, sr serbian, az azerbaijani, sl slovenian, kn kannada, et estonian, mk "
+    "macedonian, br breton, eu basque, is icelandic, hy armenian, ne nepali, mn mongolian, bs bosnian, kk "
+    "kazakh, sq albanian, sw swahili, gl galician, mr marathi, pa punjabi, si sinhala, km khmer, sn shona, "
+    "yo yoruba, so somali, af afrikaans, oc occitan, ka georgian, be belarusian, tg tajik, sd sindhi, gu "
+    "gujarati, am amharic, yi yiddish, lo lao, uz uzbek, fo faroese, ht haitian creole, ps pashto, tk "
+    "turkmen, nn nynorsk, mt maltese, sa sanskrit, lb luxembourgish, my myanmar, bo tibetan, tl tagalog, mg "
+    "malagasy, as assamese, tt tatar, haw hawaiian, ln lingala, ha hausa, ba bashkir, jw javanese, su "
+    "sundanese, yue cantonese"
+)
+WHISPER_NAMES = (
+    "my burmese, ca valencian, nl flemish, ht haitian, lb letzeburgesch, ps pushto, pa panjabi, ro "
+    "moldavian, ro moldovan, si sinhalese, es castilian, zh mandarin"
+)
 
 
 @dataclass(frozen=True)
@@ -106,11 +126,13 @@ class Tokens:
         """A named token that must be there."""
         return _required(self._where, self._named, name)
 
+    def known(self, content: str) -> str:
+        """The token, or the unknown token if there is no such token."""
+        return self.content("unk_token") if self._vocabulary.id(content) is None else content
+
     def id(self, content: str) -> int:
         """The id of a token, the unknown token's if there is no such token."""
-        id = self._vocabulary.id(content)
-        if id is None:
-            id = self._vocabulary.id(self.content("unk_token"))
+        id = self._vocabulary.id(self.known(content))
         if id is None:
             raise CheckpointError(f"{self._where}: unk_token must not be empty")
         return id
@@ -341,6 +363,31 @@ def _mpnet_template(settings: Settings, tokens: Tokens, stated: Component | None
         "trim_offsets": True,
         "add_prefix_space": False,
     }
+
+
+def _whisper_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    """What a decoder writes begins with a start, the language and the task where they are stated, and says
+    that no times follow."""
+    start = "<|startoftranscript|>"
+    before = [start]
+    if language := settings.text("language", "").lower():
+        languages, more = (names.split(", ") for names in (WHISPER_LANGUAGES, WHISPER_NAMES))
+        codes = [pair.split()[0] for pair in languages]
+        named = {pair.partition(" ")[2]: pair.split()[0] for pair in (*languages, *more)}
+        code = named.get(language, language)
+        if code not in codes or tokens.id(f"<|{code}|>") != tokens.id(start) + 1 + codes.index(code):
+            raise CheckpointError(
+                f"{settings.where}: language must be one whose token stands in Whisper's place, such as "
+                f"english or de, got {language!r:.40}"
+            )
+        before.append(f"<|{code}|>")
+    if task := settings.text("task", ""):
+        if task not in ("transcribe", "translate"):
+            raise CheckpointError(f"{settings.where}: task must be transcribe or translate, got {task!r:.40}")
+        before.append(f"<|{task}|>")
+    before += [] if settings.nullable_flag("predict_timestamps", False) else ["<|notimestamps|>"]
+    front, end = _same_segment(*map(tokens.known, before), "$A"), tokens.content("eos_token")
+    return tokens.template([*front, (end, 0)], [*front, ("$B", 1), (end, 1)])
 
 
 def _gpt_neox(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -760,6 +807,14 @@ _ALL = (
         "BPE",
         {"unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": None},
         _gpt2,
+        file="vocab.json",
+    ),
+    TokenizerClass(
+        "WhisperTokenizer",
+        "BPE",
+        dict.fromkeys(("unk_token", "bos_token", "eos_token"), _END),
+        _gpt2,
+        _whisper_template,
         file="vocab.json",
     ),
     TokenizerClass(
