@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -166,16 +166,12 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
 
 def read_grammar(file: Path) -> str:
     """The grammar in a file; a usage error for one that can't be followed, before a model is loaded."""
+    return check_language("grammar", read_all(file, "grammar", SCHEMA))
+
+
+def check_language(kind: Literal["grammar", "regex"], text: str) -> str:
+    """The text that says the language; a usage error for one that can't be followed."""
     from ..runtime.text.constraints import Language, check
 
-    grammar = read_all(file, "grammar", SCHEMA)
-    check(Language("grammar", grammar))
-    return grammar
-
-
-def check_regex(regex: str) -> str:
-    """The regular expression; a usage error for one that can't be followed, before a model is loaded."""
-    from ..runtime.text.constraints import Language, check
-
-    check(Language("regex", regex))
-    return regex
+    check(Language(kind, text))
+    return text

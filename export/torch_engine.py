@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..refimpl.config import Config
-from ..refimpl.engine.numpy_engine import ArrayEngine, Forward
+from ..refimpl.engine.numpy_engine import ArrayEngine, T
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.tree import like, map_leaves
 from .dispatch import on_torch
@@ -51,17 +51,11 @@ class TorchEngine(ArrayEngine):
     """Runs `ops.model` and `ops.encoder` over tensors; arrays become tensors and back without a copy."""
 
     def __init__(self, config: Config, params: Any) -> None:
-        leaves = map_leaves(lambda _, leaf: tensors(leaf), params)
+        super().__init__(config, params)
+        self._leaves = map_leaves(lambda _, leaf: tensors(leaf), params)
 
-        def on_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
-            @torch.no_grad()
-            def call(*arguments: Any, config: Config) -> Any:
-                mapped = (leaves if value is params else to_torch(value) for value in arguments)
-                with on_torch():
-                    return _to_numpy(function(*mapped, config=config))
-
-            return call
-
-        functions = Forward()
-        wrapped = {f.name: on_arrays(getattr(functions, f.name)) for f in fields(functions)}
-        super().__init__(config, params, Forward(**wrapped))
+    @torch.no_grad()
+    def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
+        mapped = (self._leaves if value is self.params else to_torch(value) for value in arguments)
+        with on_torch():
+            return _to_numpy(function(*mapped, config=config))

@@ -13,7 +13,7 @@ import typer
 from .. import fleet as f
 from .. import options as o
 from ..console import answer_fields, line, out, out_answer, out_json, progress, say
-from ..inputs import check_regex, read, read_grammar, read_prompt, read_schema, read_tools
+from ..inputs import check_language, read, read_grammar, read_prompt, read_schema, read_tools
 
 if TYPE_CHECKING:
     from ...refimpl.decoding.speculative import Drafter
@@ -124,7 +124,7 @@ def command(
         logprobs=logprobs,
         thinking_token_budget=thinking_token_budget,
         json_schema=None if json_schema is None else read_schema(json_schema),
-        regex=None if regex is None else check_regex(regex),
+        regex=None if regex is None else check_language("regex", regex),
         grammar=None if grammar is None else read_grammar(grammar),
     )
     if fleet.asked:

@@ -88,6 +88,13 @@ def three_products(
     return q, k, v
 
 
+def joined_products(x: Tensor, weights: Any) -> tuple[Tensor, ...]:
+    """Queries, keys and values [B, T, H·K], whether their matrices are joined or not."""
+    if "wqkv" in weights:
+        return linear(x, weights["wqkv"], weights.get("bqkv")).chunk(3, dim=-1)
+    return three_products(x, weights, clip=None)
+
+
 def _project(
     x: Tensor, at: Tensor, weights: AttentionLeaves, rotary: Rotary | None, *, settings: Attention
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Rotary | None]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...refimpl.ops.longformer import LongformerAttention, local_and_global
-from .group_query_attention import three_products
+from .group_query_attention import joined_products
 from .ort_ops import linear
 
 
@@ -19,10 +19,6 @@ def longformer_attention(
     *,
     settings: LongformerAttention,
 ) -> Tensor:
-    if "wqkv" in weights:
-        products = linear(x, weights["wqkv"], weights["bqkv"]).chunk(3, dim=-1)
-    else:
-        products = three_products(x, weights, clip=None)
-    q, k, v = (y.unflatten(-1, (-1, settings.head_size)) for y in products)
+    q, k, v = (y.unflatten(-1, (-1, settings.head_size)) for y in joined_products(x, weights))
     y = local_and_global(x, lengths, (q, k, v), weights, question, settings=settings)
     return linear(y.flatten(-2), weights["wo"], weights["bo"])

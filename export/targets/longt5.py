@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...refimpl.ops.longt5 import DistanceBiases, LongT5Attention, near_and_far, with_summaries
-from .group_query_attention import three_products
+from .group_query_attention import joined_products
 from .ort_ops import linear
 
 
@@ -20,10 +20,6 @@ def longt5_attention(
     settings: LongT5Attention,
 ) -> Tensor:
     read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
-    if "wqkv" in weights:
-        products = linear(read, weights["wqkv"]).chunk(3, dim=-1)
-    else:
-        products = three_products(read, weights, clip=None)
-    q, k, v = (y.unflatten(-1, (-1, settings.head_size)) for y in products)
+    q, k, v = (y.unflatten(-1, (-1, settings.head_size)) for y in joined_products(read, weights))
     y = near_and_far((q, k, v), lengths, biases, x.shape[1], settings=settings)
     return linear(y.flatten(-2), weights["wo"])

@@ -70,10 +70,14 @@ def linear_attention(
 def gated_delta_chunk(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of a run as one chunk; more than a run may have give NaN, not something wrong."""
-    count = torch.arange(q.shape[1])[-1:] + 1
-    beta = torch.where(count <= CHUNK, beta, torch.nan)
-    return one_chunk(q, k, v, state, decay, beta, longest=CHUNK)
+    """The tokens of a run as one chunk."""
+    return one_chunk(q, k, v, state, decay, _of_a_run(beta), longest=CHUNK)
+
+
+def _of_a_run(a: Tensor) -> Tensor:
+    """The numbers [B, T, …]; more tokens than a run may have give NaN, not something wrong."""
+    count = torch.arange(a.shape[1])[-1:] + 1
+    return torch.where(count <= CHUNK, a, torch.nan)
 
 
 def one_chunk(
@@ -137,10 +141,8 @@ def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
 def selective_scan_chunk(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of a run in parallel; more than a run may have give NaN, not something wrong."""
-    count = torch.arange(x.shape[1])[-1:] + 1
-    x = torch.where(count <= CHUNK, x, torch.nan)
-    return in_parallel(x, step, rates, b, c, state, longest=CHUNK)
+    """The tokens of a run in parallel."""
+    return in_parallel(_of_a_run(x), step, rates, b, c, state, longest=CHUNK)
 
 
 def in_parallel(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from ..config import Config, Decoder, Encoder, Rope
+from ..config import Config, Encoder, Rope
 from ..ops.block import MixerCache
 from ..ops.cross_attention import EncoderKV
 from ..ops.encoder import encode, encoder_kv, pooled_lengths, predict
@@ -30,6 +30,7 @@ from .protocol import (
     used_cache_error,
 )
 
+T = TypeVar("T")
 Layers = list[MixerCache]  # what each layer keeps, as its kind says
 
 
@@ -102,107 +103,25 @@ class ArrayCache:
         return self.layers
 
 
-class _Model(Protocol):
-    def __call__(
-        self,
-        tokens: np.ndarray,
-        past: np.ndarray,
-        at: np.ndarray,
-        rotary: Mapping[Rope, Rotary],
-        cache: Layers,
-        params: ModelWeights,
-        encoder_kv: list[EncoderKV] | None = None,
-        /,
-        *,
-        config: Config,
-    ) -> tuple[np.ndarray, Layers]: ...
-
-
-class _ModelWithHidden(Protocol):
-    def __call__(
-        self,
-        tokens: np.ndarray,
-        past: np.ndarray,
-        at: np.ndarray,
-        rotary: Mapping[Rope, Rotary],
-        cache: Layers,
-        params: ModelWeights,
-        /,
-        *,
-        config: Config,
-    ) -> tuple[np.ndarray, np.ndarray, Layers]: ...
-
-
-class _MTPModel(Protocol):
-    def __call__(
-        self,
-        tokens: np.ndarray,
-        hidden: np.ndarray,
-        past: np.ndarray,
-        at: np.ndarray,
-        rotary: Mapping[Rope, Rotary],
-        cache: Layers,
-        params: ModelWeights,
-        /,
-        *,
-        config: Decoder,
-    ) -> tuple[np.ndarray, np.ndarray, Layers]: ...
-
-
-class _Encode(Protocol):
-    def __call__(
-        self,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-        rotary: Mapping[Rope, Rotary],
-        params: ModelWeights,
-        token_types: np.ndarray | None = None,
-        cache: Layers | None = None,
-        /,
-        *,
-        config: Config,
-    ) -> np.ndarray: ...
-
-
-class _EncoderKV(Protocol):
-    def __call__(
-        self, states: np.ndarray, lengths: np.ndarray, params: ModelWeights, /, *, config: Config
-    ) -> list[EncoderKV]: ...
-
-
-class _Predict(Protocol):
-    def __call__(
-        self, states: np.ndarray, lengths: np.ndarray, params: ModelWeights, /, *, config: Config
-    ) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Forward:
-    """The functions of an engine: those of `ops.model` and `ops.encoder`, or what calls them."""
-
-    model: _Model = model
-    encode: _Encode = encode
-    encoder_kv: _EncoderKV = encoder_kv
-    predict: _Predict = predict
-    model_with_hidden: _ModelWithHidden = model_with_hidden
-    mtp_model: _MTPModel = mtp_model
-
-
 class ArrayEngine:
-    """An engine whose cache is NumPy arrays, made of the functions in `forward`.
+    """An engine whose cache is NumPy arrays: `ops.model` and `ops.encoder`, as `run` runs them.
 
     It computes in the weights' type. The tables of cosines and sines double when they are outgrown;
-    each step hands `forward` caches with room for the step's tokens and no more.
+    each step hands `model` caches with room for the step's tokens and no more.
     """
 
-    def __init__(self, config: Config, params: Mapping[str, Any], forward: Forward) -> None:
-        self.config, self.forward = config, forward
+    def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
+        self.config = config
         self.params = params
         self._weights = cast(ModelWeights, params)
         self.kinds = cache_kinds(config)
         self.dtype = dtype_of(params)
         self._tables: dict[Rope, Rotary] = {}
         self._positions = 0
+
+    def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
+        """What the function gives; engines over other ops or other arrays run it among these."""
+        return function(*arguments, config=config)
 
     def _rotary(self, count: int) -> dict[Rope, Rotary]:
         """The tables of the first `count` positions."""
@@ -223,12 +142,12 @@ class ArrayEngine:
         Raises what `check_start` raises.
         """
         check_start(self.config, batch, encoder_ids)
-        encoder_kv = None
+        read = None
         if encoder_ids is not None:
             states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
-            encoder_kv = self.forward.encoder_kv(states, lengths, self._weights, config=self.config)
+            read = self.run(encoder_kv, states, lengths, self._weights, config=self.config)
         layers = [kind.empty(batch, 0, self.dtype) for kind in self.kinds]
-        return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, encoder_kv)
+        return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, read)
 
     def encode(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
@@ -243,7 +162,7 @@ class ArrayEngine:
         check_predict(self.config)
         states, lengths = self._encoded(ids, lengths, token_types)
         read = pooled_lengths(np.asarray(ids), lengths, head=self.config.head)
-        return self.forward.predict(states, read, self._weights, config=self.config)
+        return self.run(predict, states, read, self._weights, config=self.config)
 
     def _encoded(
         self, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
@@ -255,9 +174,8 @@ class ArrayEngine:
         if isinstance(self.config, Encoder):
             batch, time = ids.shape
             cache = [kind.empty(batch, time, self.dtype) for kind in self.kinds]
-        states = self.forward.encode(
-            ids, lengths, rotary, self._weights, token_types, cache, config=self.config
-        )
+        arguments = (ids, lengths, rotary, self._weights, token_types, cache)
+        states = self.run(encode, *arguments, config=self.config)
         return states, lengths
 
     def step(
@@ -269,16 +187,7 @@ class ArrayEngine:
     ) -> tuple[np.ndarray, ArrayCache]:
         """Logits at the wanted positions and the cache with the tokens in it."""
         s = self._step(tokens, cache, lengths, at)
-        logits, layers = self.forward.model(
-            s.tokens,
-            s.past,
-            s.at,
-            self._rotary(s.need),
-            s.layers,
-            self._weights,
-            s.encoder_kv,
-            config=self.config,
-        )
+        logits, layers = self.run(model, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
         return logits, s.cache(layers)
 
     def step_with_hidden(
@@ -286,9 +195,7 @@ class ArrayEngine:
     ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
         """As `step`, with the vectors [B, T, D] of all tokens that a module for drafts reads."""
         s = self._step(tokens, cache, None, at)
-        logits, hidden, layers = self.forward.model_with_hidden(
-            s.tokens, s.past, s.at, self._rotary(s.need), s.layers, self._weights, config=self.config
-        )
+        logits, hidden, layers = self.run(model_with_hidden, s.tokens, *s.inputs, config=self.config)
         return logits, hidden, s.cache(layers)
 
     def start_mtp(self) -> ArrayCache:
@@ -304,9 +211,7 @@ class ArrayEngine:
         tokens before them: logits [1, 1, N], its own vectors [1, T, D], and its cache with these pairs."""
         config = check_mtp(self.config)
         s = self._step(tokens, cache, None, None)
-        logits, own, layers = self.forward.mtp_model(
-            s.tokens, hidden, s.past, s.at, self._rotary(s.need), s.layers, self._weights, config=config
-        )
+        logits, own, layers = self.run(mtp_model, s.tokens, hidden, *s.inputs, config=config)
         return logits, own, s.cache(layers)
 
     def _step(
@@ -321,24 +226,21 @@ class ArrayEngine:
         need = int(past.max()) + tokens.shape[1]
         pairs = zip(cache.kinds, cache.take(), strict=True)
         layers = [kind.with_lengths(layer.grow(need), lengths) for kind, layer in pairs]
-        return _Step(tokens, past, lengths, at, need, cache.kinds, layers, cache.encoder_kv)
+        inputs = (past, at, self._rotary(need), layers, self._weights)
+        after = ArrayCache(cache.kinds, past + lengths, need, [], cache.encoder_kv)
+        return _Step(tokens, inputs, cache.encoder_kv, after)
 
 
 class _Step(NamedTuple):
-    """One step: its tokens and positions, and what the layers keep of the tokens before."""
+    """One step: its tokens, what `model` takes beside them, and the cache after it, whose layers it gives."""
 
     tokens: np.ndarray
-    past: np.ndarray
-    lengths: np.ndarray
-    at: np.ndarray
-    need: int
-    kinds: tuple[CacheKind, ...]
-    layers: Layers
+    inputs: tuple[Any, ...]
     encoder_kv: list[EncoderKV] | None
+    after: ArrayCache
 
     def cache(self, layers: Layers) -> ArrayCache:
-        """The cache after the step."""
-        return ArrayCache(self.kinds, self.past + self.lengths, self.need, layers, self.encoder_kv)
+        return replace(self.after, layers=layers)
 
 
 def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, Rotary]:
@@ -359,6 +261,3 @@ def dtype_of(params: Mapping[str, Any]) -> np.dtype:
 
 class NumpyEngine(ArrayEngine):
     """Runs the specification: `ops.model` and `ops.encoder` themselves."""
-
-    def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
-        super().__init__(config, params, Forward())

@@ -22,14 +22,15 @@ def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
         append.near(np.delete(cache[row], written, 1), np.delete(kept[row], written, 1))
 
 
-@law("append")
+@law("append", "append_by_head", "append_by_channel")
 def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
-    """Entries written one by one are the entries written at once."""
+    """Entries written one by one are the entries written at once, codes to the integer."""
     call = draw(append.calls())
-    cache = call["past"]
+    (name,) = {"past", "cache"} & set(call.arrays)
+    cache = call[name]
     for t in range(call["new"].shape[1]):
         one = append.take(call, "T", [t])
-        cache = append(one.but(past=cache, start=call["start"] + t))
+        cache = append(one.but(**{name: cache, "start": call["start"] + t}))
     append.near(cache, append(call))
 
 

@@ -78,17 +78,6 @@ def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject,
     assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
 
 
-@law("append_by_head", "append_by_channel")
-def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
-    """Entries written one by one are the entries written at once, to the integer."""
-    call = draw(append.calls())
-    cache = call["cache"]
-    for t in range(call["new"].shape[1]):
-        one = append.take(call, "T", [t])
-        cache = append(one.but(cache=cache, start=call["start"] + t))
-    append.near(cache, append(call))
-
-
 @law("pack_nibbles")
 def unpacking_undoes_packing(pack_nibbles: Subject, draw: Draw) -> None:
     """Codes from −8 to 7 come back, two from each byte."""

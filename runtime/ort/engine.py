@@ -240,13 +240,23 @@ class OrtEngine:
     ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
         """As `step`, with the vectors [B, T, D] of all tokens that the module for drafts reads."""
         check_mtp(self.config)
+        assert self._decoder is not None
+        return self._with_hidden(self._decoder, tokens, cache, at)
+
+    def _with_hidden(
+        self,
+        decoder: DecoderSession,
+        tokens: np.ndarray,
+        cache: Cache,
+        at: np.ndarray | None,
+        hidden: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
         tokens, lengths, at = check_step(self.config, tokens, cache.lengths, None, at)
-        step = self._arrays(tokens, cache.lengths, lengths, at)
-        assert self._decoder is not None
+        step = self._arrays(tokens, cache.lengths, lengths, at, hidden)
         assert step.hidden_out is not None
-        cache = self._step(self._decoder, step, cache)
+        cache = self._step(decoder, step, cache)
         return step.logits, step.hidden_out, cache
 
     def start_mtp(self) -> OrtCache:
@@ -262,13 +272,7 @@ class OrtEngine:
     ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
         """What the module predicts of the last of the tokens [1, T] and the vectors `hidden` [1, T, D] of the
         tokens before them: logits [1, 1, N], its own vectors [1, T, D], and its cache with these pairs."""
-        if not isinstance(cache, OrtCache):
-            raise foreign_cache_error(cache)
-        tokens, lengths, at = check_step(self.config, tokens, cache.lengths, None, None)
-        step = self._arrays(tokens, cache.lengths, lengths, at, np.ascontiguousarray(hidden, self.dtype))
-        assert step.hidden_out is not None
-        cache = self._step(self._mtp, step, cache)
-        return step.logits, step.hidden_out, cache
+        return self._with_hidden(self._mtp, tokens, cache, None, np.ascontiguousarray(hidden, self.dtype))
 
     def _mtp_kinds(self, config: Decoder) -> tuple[CacheKind, ...]:
         return cache_kinds(config.mtp_decoder, windowed=self._windowed, half=self._half)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from functools import wraps
 from typing import Any
 
 from ....refimpl.config import Config
 from ....refimpl.engine.cache_kinds import cache_kinds
-from ....refimpl.engine.numpy_engine import ArrayEngine, Forward
+from ....refimpl.engine.numpy_engine import ArrayEngine, T
 from ....refimpl.ops.dispatch import use
 from .ops import KERNEL_OPS
 
@@ -21,19 +19,9 @@ class KernelReference(ArrayEngine):
     """
 
     def __init__(self, config: Config, params: Mapping[str, Any], *, half_cache: bool) -> None:
-        own = Forward()
-        super().__init__(
-            config, params, Forward(**{one.name: _over(getattr(own, one.name)) for one in fields(own)})
-        )
+        super().__init__(config, params)
         self.kinds = cache_kinds(config, half=half_cache)
 
-
-def _over(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, in which the ops of kernels run."""
-
-    @wraps(function)
-    def call(*arguments: Any, **settings: Any) -> Any:
+    def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
         with use(KERNEL_OPS):
-            return function(*arguments, **settings)
-
-    return call
+            return function(*arguments, config=config)

@@ -440,9 +440,7 @@ def _all_special(named: Sequence[Special], extra: Sequence[Special]) -> list[New
 def _llama(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     prefix = settings.nullable_flag("add_prefix_space", None) is not False
     first = not settings.nullable_flag("legacy", False)
-    scheme = ("first" if first else "always") if prefix else "never"
-    model = _bpe(file, fuse_unk=True, byte_fallback=True)
-    return Pipeline(model, None, _metaspace(scheme, split=False), _sentencepiece_decoder(prefix))
+    return _of_pieces(file, ("first" if first else "always") if prefix else "never", prefix)
 
 
 CODE_LLAMA = {
@@ -457,9 +455,13 @@ CODE_LLAMA = {
 def _code_llama(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     prefix = settings.nullable_flag("add_prefix_space", True) is not False
     unknown = _required(settings.where, named, "unk_token")
-    model = _bpe(file, fuse_unk=True, byte_fallback=True, unk_token=unknown)
-    scheme = "first" if prefix else "never"
-    return Pipeline(model, None, _metaspace(scheme, split=False), _sentencepiece_decoder(True))
+    return _of_pieces(file, "first" if prefix else "never", True, unk_token=unknown)
+
+
+def _of_pieces(file: SourceFile, scheme: str, strips: bool, **unknown: str) -> Pipeline:
+    """SentencePiece's BPE with bytes; its decoder strips a space where a prefix was added."""
+    model = _bpe(file, fuse_unk=True, byte_fallback=True, **unknown)
+    return Pipeline(model, None, _metaspace(scheme, split=False), _sentencepiece_decoder(strips))
 
 
 def _code_llama_additional(settings: Settings) -> list[Special]:
