@@ -13,6 +13,7 @@ from pathlib import Path
 
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
+MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**21  # a parameter of glibc's mallopt, and bytes
 
 
 def affinity() -> set[int]:
@@ -162,3 +163,10 @@ def trim() -> None:
     """Return freed memory to the system, where the allocator (glibc) would keep it."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def return_large_blocks() -> None:
+    """Return large blocks to the system once they are freed, where the allocator (glibc) would keep them:
+    after it freed one, it takes those of that size from memory that it can return in part only."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BLOCK)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...refimpl.config import LM, Classify, Head, Pool
 from ...refimpl.errors import ConfigError
+from ..hardware import return_large_blocks
 from ..ort.engine import OrtEngine
 from ..tasks.base import TASKS
 from ..tasks.model import Model
@@ -100,6 +101,7 @@ class Server:
     ) -> None:
         """Load each model once, with `on_demand` not before it is asked; ConfigError for one that can't be
         served."""
+        return_large_blocks()  # bodies, of any size up to their limit
         self._idle_s = idle_s
         self.limits, self.metrics = limits, Metrics()
         self.responses = KeptResponses(response_bytes)

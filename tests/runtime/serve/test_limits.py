@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import random
 import socket
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from inspect import signature
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from helpers import serving, tiny_models
 from helpers.served import CHAT, MODEL, OPTIONS, golden
 from tfm.cli.commands import serve
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.runtime.serve.limits import Limits
+from tfm.runtime.serve.limits import LIMITS, Limits
 from tfm.runtime.serve.models import Server
 from tfm.runtime.serve.protocol import HEADER_BYTES, MOST_PARTS
 from tfm.runtime.serve.server import http_server
@@ -228,3 +230,25 @@ def test_100_clients_that_leave_free_their_slots() -> None:
         answer = http.post("/v1/chat/completions", json=CHAT)
         assert answer.json()["choices"][0]["message"]["content"] == expected
         assert '{code="499",path="/v1/chat/completions"} 50.0' in http.get("/metrics").text
+
+
+def test_memory_of_a_large_body_is_the_systems_again_after_others_of_its_size() -> None:
+    """Left alone, glibc keeps blocks as large as one that was freed, and returns them in part only."""
+
+    class Info(ctypes.Structure):
+        _fields_: ClassVar = [("figures", ctypes.c_size_t * 10)]
+
+    allocator = ctypes.CDLL(None)
+    allocator.mallinfo2.restype = Info
+
+    def mapped() -> int:
+        return allocator.mallinfo2().figures[4]
+
+    Server({})
+    before = mapped()
+    earlier = bytearray(LIMITS.body)
+    del earlier
+    body = bytearray(LIMITS.body)
+    assert mapped() >= before + len(body)
+    del body
+    assert mapped() <= before
