@@ -68,7 +68,7 @@ STAGES = (
     ("refimpl.checkpoint.families",),
     ("refimpl.checkpoint",),
     ("refimpl",),
-    ("runtime.hardware", "runtime.progress", "runtime.silence"),
+    ("runtime.hardware", "runtime.progress", "runtime.serving_defaults", "runtime.silence"),
     ("runtime.parallel",),
     ("runtime.bundle", "runtime.text"),
     ("runtime.hub",),

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ...runtime.serving_defaults import MAX_WAIT_S, PREFIX_BYTES, QUEUE, RESPONSE_BYTES, SLOTS
 from .. import options as o
 from ..console import out, say
 
 GROUP = "Serve"
-PREFIX_MIB = 256
-RESPONSE_MIB = 64
 
 
 def command(
@@ -66,7 +65,7 @@ def command(
             help="How many texts are generated at a time.",
             rich_help_panel=o.SPEED,
         ),
-    ] = 8,
+    ] = SLOTS,
     queue: Annotated[
         int,
         typer.Option(
@@ -75,7 +74,7 @@ def command(
             help="How many requests may wait; more get 429, try again later.",
             rich_help_panel=o.SPEED,
         ),
-    ] = 256,
+    ] = QUEUE,
     max_wait: Annotated[
         float,
         typer.Option(
@@ -84,7 +83,7 @@ def command(
             help="How long one may wait, by the time of earlier answers; others get 429 and when to retry.",
             rich_help_panel=o.SPEED,
         ),
-    ] = 300.0,
+    ] = MAX_WAIT_S,
     models_max: Annotated[
         int | None,
         typer.Option(
@@ -125,7 +124,7 @@ def command(
             "the same key is read from there on.",
             rich_help_panel=o.SPEED,
         ),
-    ] = PREFIX_MIB,
+    ] = PREFIX_BYTES // 2**20,
     response_memory: Annotated[
         int,
         typer.Option(
@@ -134,7 +133,7 @@ def command(
             help="Memory for the latest answers of /v1/responses, which a request may go on from.",
             rich_help_panel=o.SPEED,
         ),
-    ] = RESPONSE_MIB,
+    ] = RESPONSE_BYTES // 2**20,
     log_json: Annotated[
         bool,
         typer.Option(
@@ -181,12 +180,14 @@ def command(
     if ignore_key and len(named) > 1:
         raise typer.BadParameter("--ignore-key is for one model: export it with it, and serve its bundle")
     loads: dict[str, partial[Model]] = {}
+    settings, ignored = (engine, quant, device, threads, context), ignore_key or ()
+    # Two names of one model load it once.
+    by_model = {name: partial(load, name, *settings, task=None, ignore_keys=ignored) for _, name in named}
     with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
         for served, name in named:
             if served in loads:
                 raise typer.BadParameter(f"two models are named {served}: rename one of them")
-            settings = (engine, quant, device, threads, context)
-            loads[served] = partial(load, name, *settings, task=None, ignore_keys=ignore_key or ())
+            loads[served] = by_model[name]
         server = Server(
             loads,
             models_max=models_max,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.errors import ArgumentError
-from ..serve.worker import MAX_WAIT_S, QUEUE, SLOTS
+from ..serving_defaults import MAX_WAIT_S, QUEUE, SLOTS
 
 
 @dataclass(frozen=True)

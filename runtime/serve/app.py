@@ -16,6 +16,7 @@ from starlette.authentication import (
     BaseUser,
     SimpleUser,
 )
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -24,6 +25,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...refimpl.errors import TfmError
 from .anthropic_messages import count_tokens, create_message
@@ -68,7 +70,7 @@ def application(
         Middleware(LogRequests, metrics=server.metrics, paths={route.path for route in ROUTES}, write=log),
         Middleware(ReleaseModels),
         Middleware(CORSMiddleware, allow_origins=origins, allow_methods=METHODS, allow_headers=["*"]),
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        Middleware(KnownHosts, hosts=hosts),
     ]
     if keys:
         backend = Keys([key.encode() for key in keys])
@@ -81,6 +83,33 @@ def application(
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
     app.state.server = server
     return app
+
+
+class KnownHosts:
+    """The Host header must be one of these names; another one is an error as others are."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app, self._hosts = app, hosts
+        self._library = TrustedHostMiddleware(_known, list(hosts), www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known: list[bool] = []
+        await self._library({**scope, "tfm.known": known}, receive, _unsent)
+        if known:
+            await self._app(scope, receive, send)
+            return
+        host = Headers(scope=scope).get("host", "")
+        names = ", ".join(self._hosts)
+        error = RequestError(f"the Host header must be one of {names}, got {host!r:.80}: add --allowed-host")
+        await (await handle(Request(scope), error))(scope, receive, send)
+
+
+async def _known(scope: Scope, receive: Receive, send: Send) -> None:
+    scope["tfm.known"].append(True)
+
+
+async def _unsent(message: Message) -> None:
+    """The library's answer, which is a plain text."""
 
 
 class Keys(AuthenticationBackend):

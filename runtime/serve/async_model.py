@@ -14,6 +14,7 @@ from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
+from ..serving_defaults import PREFIX_BYTES, QUEUE, SLOTS
 from ..tasks.classify import Label
 from ..tasks.continuous_batching import CHUNK, fit
 from ..tasks.declared_options import spelled_out
@@ -32,11 +33,10 @@ from ..tasks.generate_batch import Completion
 from ..tasks.held_answers import held
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, resolve
-from ..tasks.prefixes import PREFIX_BYTES
 from ..text.chat_answers import ChatAnswers
 from ..text.chat_template import Message, Tool, Variables
 from .search_job import search_job
-from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
+from .worker import Job, Part, TextRequest, Worker
 
 R = TypeVar("R")
 

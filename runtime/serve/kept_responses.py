@@ -6,9 +6,8 @@ import json
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
+from ..serving_defaults import RESPONSE_BYTES
 from .errors import RequestError
-
-RESPONSE_BYTES = 2**26
 
 
 class Kept(NamedTuple):

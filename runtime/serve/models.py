@@ -19,15 +19,16 @@ from ...refimpl.config import LM, Classify, Head, Pool
 from ...refimpl.errors import ConfigError
 from ..hardware import return_large_blocks
 from ..ort.engine import OrtEngine
+from ..serving_defaults import MAX_WAIT_S, RESPONSE_BYTES, SLOTS
 from ..tasks.base import TASKS
 from ..tasks.model import Model
 from ..verification import certificate
 from .async_model import AsyncModel
 from .errors import RequestError
-from .kept_responses import RESPONSE_BYTES, KeptResponses
+from .kept_responses import KeptResponses
 from .limits import LIMITS, Limits
 from .metrics import Metrics
-from .worker import SLOTS, QueueFullError, WorkerOptions
+from .worker import QueueFullError, WorkerOptions
 
 Load = Callable[[], Model]
 H = TypeVar("H", bound=Head)
@@ -83,9 +84,9 @@ class Served:
 class Server:
     """What all routes share: the models, the limits of a request, the figures.
 
-    At most `models_max` models are loaded at a time: another one takes the place of the one that was used
-    least recently and isn't in use. One that nobody asked for `idle_s` seconds is unloaded; where that isn't
-    given, they stay.
+    One model under several names is loaded once, and answers by the first of them. At most `models_max`
+    models are loaded at a time: another one takes the place of the one that was used least recently and isn't
+    in use. One that nobody asked for `idle_s` seconds is unloaded; where that isn't given, they stay.
     """
 
     def __init__(
@@ -105,12 +106,17 @@ class Server:
         self._idle_s = idle_s
         self.limits, self.metrics = limits, Metrics()
         self.responses = KeptResponses(response_bytes)
+        options = {"max_wait": MAX_WAIT_S, **options}
         self.slots = options.get("slots", SLOTS)
         self.models: dict[str, Served] = {}
+        self._served: dict[Load, Served] = {}  # each once
         self._most = len(models) if models_max is None else models_max
         self._uses, self._loading = itertools.count(1), asyncio.Lock()
         for name, load in models.items():
-            self.models[name] = served = Served(name, load, options)
+            if load in self._served:
+                self.models[name] = self._served[load]
+                continue
+            self.models[name] = self._served[load] = served = Served(name, load, options)
             if not on_demand:
                 _free(self._displaced())
                 served.load()
@@ -146,7 +152,7 @@ class Server:
     def _displaced(self) -> list[AsyncModel]:
         """The models that give up their place, so that one more may be loaded. No request asks them, and it
         is decided in the thread of requests."""
-        loaded = [served for served in self.models.values() if served.loaded]
+        loaded = [served for served in self._served.values() if served.loaded]
         idle = [served for served in loaded if not served.users]
         count = len(loaded) - self._most + 1
         if count > len(idle):
@@ -157,14 +163,14 @@ class Server:
     async def unload_idle(self) -> None:
         """Unload models that nobody asks for, as long as the server runs."""
         while self._idle_s is not None:
-            loaded = [one for one in self.models.values() if one.loaded and not one.users]
+            loaded = [one for one in self._served.values() if one.loaded and not one.users]
             late = [one for one in loaded if time.monotonic() - one.idle_since >= self._idle_s]
             await asyncio.to_thread(_free, [one.give_up() for one in late])
             await asyncio.sleep(min(self._idle_s, 1.0))
 
     async def close(self) -> None:
         """Close all queues; what isn't complete gets an error."""
-        await asyncio.to_thread(_free, [one.give_up() for one in self.models.values() if one.loaded])
+        await asyncio.to_thread(_free, [one.give_up() for one in self._served.values() if one.loaded])
 
 
 def _free(models: list[AsyncModel]) -> None:

@@ -303,7 +303,7 @@ async def show(request: Request, body: ShowBody) -> JSONResponse:
     served = await server_of(request).use(request, body.model or body.name)
     return JSONResponse(
         {
-            **_described(served),
+            **_described(served.name, served),
             "capabilities": CAPABILITIES.get(type(served.model.model.config.head), []),
             "model_info": {"general.architecture": "tfm", "tfm.context_length": served.context},
         }
@@ -312,13 +312,14 @@ async def show(request: Request, body: ShowBody) -> JSONResponse:
 
 async def tags(request: Request) -> JSONResponse:
     """`GET /api/tags`: the models that are served."""
-    return JSONResponse({"models": [_described(one) for one in server_of(request).models.values()]})
+    return JSONResponse({"models": [_described(*one) for one in server_of(request).models.items()]})
 
 
 async def running(request: Request) -> JSONResponse:
     """`GET /api/ps`: the models that are loaded."""
-    loaded = [one for one in server_of(request).models.values() if one.loaded]
-    return JSONResponse({"models": [{**_described(one), "context_length": one.context} for one in loaded]})
+    loaded = [(name, one) for name, one in server_of(request).models.items() if one.loaded]
+    told = [{**_described(name, one), "context_length": one.context} for name, one in loaded]
+    return JSONResponse({"models": told})
 
 
 async def told_version(request: Request) -> JSONResponse:
@@ -326,10 +327,10 @@ async def told_version(request: Request) -> JSONResponse:
     return JSONResponse({"version": version("tfm-cli")})
 
 
-def _described(served: Served) -> dict[str, Any]:
+def _described(name: str, served: Served) -> dict[str, Any]:
     return {
-        "name": served.name,
-        "model": served.name,
+        "name": name,
+        "model": name,
         "modified_at": _now(),
         "digest": served.fingerprint or "",
         "details": {"format": "onnx", "family": "tfm"},

@@ -13,13 +13,11 @@ from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError, TfmError
+from ..serving_defaults import PREFIX_BYTES, QUEUE, SLOTS
 from ..tasks.continuous_batching import CHUNK, Batch, Outcome, Row
-from ..tasks.prefixes import PREFIX_BYTES, Prefixes
+from ..tasks.prefixes import Prefixes
 from ..tasks.timed_engine import TimedEngine
 
-SLOTS = 8
-QUEUE = 32
-MAX_WAIT_S = 5.0  # of a server: whom it would keep longer it tells at once when to come again
 LATEST = 0.1  # the weight of the latest request in what one takes in the mean
 
 

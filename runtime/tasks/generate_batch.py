@@ -10,12 +10,13 @@ from ...refimpl.decoding.loop import CHUNK
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
 from ..progress import Progress, silent
+from ..serving_defaults import PREFIX_BYTES
 from .base import TaskModel
 from .continuous_batching import Batch, Row
 from .documents import Schema, parsed
 from .generate import Prompt, StreamedText, sequence
 from .options import Options
-from .prefixes import PREFIX_BYTES, Prefixes
+from .prefixes import Prefixes
 
 if TYPE_CHECKING:
     from ..text.call_parser import Answer

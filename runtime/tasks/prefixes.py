@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...refimpl.engine.protocol import Cache
+from ..serving_defaults import PREFIX_BYTES
 from ..text.chat_template import common_prefix
 
-PREFIX_BYTES = 2**28
 MOST = 64  # texts, since each is compared with a prompt
 
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from helpers import serving
 from tfm.cli.main import main
+from tfm.refimpl.errors import TfmError
 from tfm.runtime.serve.server import listen
 from tfm.runtime.tasks import load
 from tfm.runtime.verification.certificate import certify
@@ -87,6 +88,19 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
     ):
         assert main(["serve", *arguments, "--engine", "numpy", "--port", "0"]) == code
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_names_of_a_model_are_one_load(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, object] = {}
+
+    def server(loads: dict[str, object], **_: object) -> None:
+        found.update(loads)
+        raise TfmError("enough")
+
+    monkeypatch.setattr("tfm.runtime.serve.models.Server", server)
+    assert main(["serve", f"a={checkpoint}", f"b={checkpoint}", "c=demo-tag", "--port", "0"]) == 1
+    assert found["a"] is found["b"]
+    assert found["a"] is not found["c"]
 
 
 def test_a_port_in_use_is_named(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,10 @@ def test_another_host_than_this_machine_is_refused(http: httpx.Client) -> None:
         ("evil.example", 400),
     ):
         assert http.get("/v1/models", headers={"host": host}).status_code == status
+    error = http.get("/v1/models", headers={"host": "evil.example"}).json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert all(part in error["message"] for part in ("localhost", "'evil.example'"))
+    assert "evil.example" in http.get("/api/tags", headers={"host": "evil.example"}).json()["error"]
 
 
 def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:

@@ -17,6 +17,7 @@ from helpers import serving, tiny_models
 from helpers.served import CHAT, MODEL, OPTIONS, golden
 from tfm.cli.commands import serve
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.fleet.settings import Settings
 from tfm.runtime.serve.limits import LIMITS, Limits
 from tfm.runtime.serve.models import Server
 from tfm.runtime.serve.protocol import HEADER_BYTES, MOST_PARTS
@@ -99,13 +100,15 @@ def test_who_would_wait_too_long_is_429_with_when_to_come_again(monkeypatch: pyt
 def test_a_batch_of_60_requests_waits_by_default() -> None:
     gate = serving.Gate()
     names = ("slots", "queue", "max_wait")
-    defaults = {name: signature(serve.command).parameters[name].default for name in names}
+    command, replicas = (signature(made).parameters for made in (serve.command, Settings))
     with (
-        serving.running({"tiny": serving.model(gate)}, **defaults) as (url, server),
+        serving.running({"tiny": serving.model(gate)}) as (url, server),
         httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
         ThreadPoolExecutor(60) as pool,
     ):
         worker = server.models["tiny"].model.worker
+        for name in names:
+            assert getattr(worker, name) == command[name].default == replicas[name].default, name
         asked = [pool.submit(http.post, "/v1/chat/completions", json=CHAT) for _ in range(60)]
         serving.wait_until(lambda: worker.running + worker.waiting == 60)
         gate.open()

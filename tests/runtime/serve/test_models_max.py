@@ -49,6 +49,27 @@ def test_models_take_turns() -> None:
         assert 'tfm_loaded{model="b"} 0.0' in figures
 
 
+def test_two_names_of_one_model_load_it_once() -> None:
+    loads: list[str] = []
+
+    def load() -> Any:
+        loads.append("loaded")
+        return serving.model()
+
+    with (
+        serving.running({}, loads={"first": load, "second": load}, idle_s=0.01) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+    ):
+        assert loads == ["loaded"]
+        assert [one["id"] for one in http.get("/v1/models").json()["data"]] == ["first", "second"]
+        assert [one["name"] for one in http.get("/api/tags").json()["models"]] == ["first", "second"]
+        for name in ("second", "first"):
+            serving.wait_until(lambda: not server.models["first"].loaded)
+            answer = http.post("/v1/chat/completions", json={**CHAT, "model": name}).json()
+            assert (answer["model"], answer["choices"][0]["message"]["content"]) == ("first", golden())
+        assert loads == ["loaded"] * 3
+
+
 def test_models_are_loaded_on_demand_and_unloaded_when_nobody_asks() -> None:
     loads: list[str] = []
     gate = serving.Gate()
