@@ -38,7 +38,10 @@ from transformers import (
 )
 from transformers import SwitchTransformersConfig as SwitchConfig
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
+    DeepseekV3MoE,
+    DeepseekV3TopkRouter,
+)
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 from transformers.models.mixtral import modeling_mixtral as mixtral
@@ -168,6 +171,21 @@ def test_deepseek_v3(seed: int, top: int, renormalize: bool, groups: tuple[int, 
     leaves = ours(block) | {"bias": bias, "shared": shared_of(block.shared_experts)}
     limit = ExpertGroups(count, chosen)
     agree(block, seed, leaves, top=top, score="sigmoid", renormalize=renormalize, scale=2.5, groups=limit)
+
+
+def test_experts_whose_scores_are_all_0_weigh_nothing_in_deepseek_v3():
+    """Their sum is no divisor: DeepSeek-V3 adds 1e-20 to it."""
+    config = DeepseekV3Config(
+        hidden_size=D, n_routed_experts=E, num_experts_per_tok=3, n_group=1, topk_group=1
+    )
+    gate = random(DeepseekV3TopkRouter(config), 0)
+    x = 1e5 * np.random.default_rng(0).standard_normal((400, D))
+    logits, bias = x @ gate.weight.detach().numpy().T, gate.e_score_correction_bias.detach().numpy()
+    with torch.no_grad():
+        expected = np.sort(gate(torch.from_numpy(x))[1])
+    _, weights = route(logits, bias, top=3, score="sigmoid", renormalize=True, scale=2.5)
+    equal(np.sort(weights), expected, SINGLE)
+    assert (expected == 0).all(1).any()
 
 
 @given(seeds, st.integers(1, 3), st.sampled_from((0.5, 7.0)))
