@@ -166,6 +166,10 @@ OTHERS = {
         ("decoding/speculative.py", "decoding/mtp.py"), LOOP, "refimpl/decoding/test_speculative.py",
         f"{NONE}each text is compared with the one that the loop writes without drafts",
     ),
+    "rules of speech": Other(
+        ("decoding/speech.py",), LOOP, "refimpl/decoding/test_speech.py",
+        ("refimpl/decoding/test_speech.py::test_timestamp_rules_are_transformers",),
+    ),
     "tokenizers": Other(
         ("checkpoint/tokenizers",), TEXT, "refimpl/checkpoint/tokenizers/test_oracles.py",
         ("refimpl/checkpoint/tokenizers/test_oracles.py::test_models",),

@@ -1,0 +1,164 @@
+"""How Whisper's decoder writes what was said: rules over logits, and what is made of a window's tokens.
+
+A window is 30 seconds of a sound. Its text is written between timestamps, tokens for 0.00, 0.02, … 30.00
+seconds after the window's begin, which are the last ids of the vocabulary:
+
+    <|0.00|> Some words.<|3.40|><|3.40|> More words, which go on<|eos|>
+    └ a segment ───────────────┘└ cut off: the next window begins at 3.40 s
+
+The rules are those of Radford et al. 2022, §3.8 and their code. Which tokens are never chosen, or not as the
+first, are a sampler's `suppress_tokens` and `begin_suppress_tokens`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .logprobs import log_softmax
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+STEP = 2  # frames from one timestamp to the next
+
+
+@dataclass(frozen=True)
+class SpeechTokens:
+    """The tokens of a model of sound beside those of texts.
+
+    `no_timestamps` says that none are written; the token before it, that nobody speaks; those after it are
+    the timestamps. `languages`, by code, and `tasks` are empty where a model has one of each. `previous`
+    begins an earlier text. The first timestamp is at most number `latest_first`. `language` and `task` are
+    what the model's files ask for.
+    """
+
+    no_timestamps: int
+    languages: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    previous: int | None = None
+    latest_first: int | None = None
+    language: str | None = None
+    task: str | None = None
+
+    @property
+    def no_speech(self) -> int:
+        return self.no_timestamps - 1
+
+    @property
+    def first_timestamp(self) -> int:
+        return self.no_timestamps + 1
+
+
+class Limits(NamedTuple):
+    """When a window's text isn't trusted: None switches a limit off."""
+
+    compression: float | None = None
+    logprob: float | None = None
+    no_speech: float | None = None
+
+
+class Piece(NamedTuple):
+    """Tokens of a window with the numbers of the timestamps at which they begin and end."""
+
+    begin: int
+    end: int
+    tokens: list[int]
+
+
+def timestamp_rules(
+    logits: Float[Array, " N"], written: Sequence[int], *, first: int, end: int, latest: int | None = None
+) -> Float[Array, " N"]:
+    """−∞ for the tokens that can't follow those `written` in a window; timestamps are the ids from `first`.
+
+    1. `<|notimestamps|>`, before the first timestamp, never.
+    2. Timestamps come in pairs, an end and a begin, but for the first; after one without the other no text
+       below the id `end`, after both no timestamp.
+    3. Time goes on: only an end's own pair may be as early as it is.
+    4. A window begins with a timestamp, at most number `latest`.
+    5. Where all timestamps together are likelier than the likeliest other token, one of them is chosen.
+    """
+    ruled = logits.copy()
+    ruled[first - 1] = -np.inf
+    last_is_time = bool(written) and written[-1] >= first
+    paired = len(written) < 2 or written[-2] >= first
+    if last_is_time and paired:
+        ruled[first:] = -np.inf
+    elif last_is_time:
+        ruled[:end] = -np.inf
+    if told := [token for token in written if token >= first]:
+        ruled[first : told[-1] + (0 if last_is_time and not paired else 1)] = -np.inf
+    if not written:
+        ruled[:first] = -np.inf
+        if latest is not None:
+            ruled[first + latest + 1 :] = -np.inf
+    times, others = ruled[first:].astype(np.float64), ruled[:first]
+    most = times.max()
+    if most > -np.inf and most + np.log(np.exp(times - most).sum()) > others.max():
+        others[:] = -np.inf
+    return ruled
+
+
+def no_speech_probability(logits: Float[Array, " N"], no_speech: int) -> float:
+    """softmax(logits) at the token for silence; the logits are those after the start token."""
+    return float(np.exp(log_softmax(logits[None].astype(np.float64))[0, no_speech]))
+
+
+def spoken_language(logits: Float[Array, " N"], languages: Collection[int]) -> int:
+    """The likeliest language's token; the logits are those after the start token alone."""
+    among = np.array(sorted(languages))
+    return int(among[np.argmax(logits[among])])
+
+
+def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
+    """The bytes of a window's tokens by those that zlib makes of them: large for a text in circles.
+
+    Conventions: a token is as many bytes as transformers takes, ⌊log₂(N) / 8⌋ + 1; openai compresses the
+    text instead.
+    """
+    length = (vocabulary.bit_length() - 1) // 8 + 1
+    packed = b"".join(token.to_bytes(length, "little") for token in tokens)
+    return len(packed) / len(zlib.compress(packed))
+
+
+def doubts(compression: float, logprob: float, no_speech: float, limits: Limits) -> frozenset[str]:
+    """Why a window would be written again at a higher temperature: it repeats itself, or is unlikely.
+
+    "silence" alone says that nobody spoke, so that the window is left out: the text is unlikely and silence
+    is likely.
+    """
+    found = set()
+    unlikely = limits.logprob is not None and logprob < limits.logprob
+    if limits.no_speech is not None and no_speech > limits.no_speech and unlikely:
+        return frozenset({"silence"})
+    if limits.compression is not None and compression > limits.compression:
+        found.add("repetition")
+    return frozenset(found | {"unlikely"} if unlikely else found)
+
+
+def pieces(tokens: Sequence[int], *, first: int, frames: int) -> tuple[list[Piece], int]:
+    """The segments of a window's tokens, and how many of its `frames` are done.
+
+    Two timestamps in a row end a segment and begin the next, whose rest the next window hears again, unless a
+    single timestamp closes the window. Without such a pair the window is one segment to its last timestamp.
+    """
+    times = [token >= first for token in tokens]
+    cuts = [i for i in range(1, len(tokens)) if times[i - 1] and times[i]]
+    if not cuts:
+        told = [token - first for token in tokens if token >= first]
+        end = told[-1] if told and told[-1] else frames // STEP
+        return [Piece(0, end, list(tokens))], frames
+    closed = times[-2:] == [False, True]
+    # A window that isn't closed keeps the timestamp from which the next one goes on.
+    cuts = [*cuts, len(tokens)] if closed else [*cuts[:-1], cuts[-1] + 1]
+    found = []
+    for begin, end in zip([0, *cuts], cuts, strict=False):
+        part = list(tokens[begin:end])
+        last = part[-2] if end == cuts[-1] and not closed else part[-1]
+        found.append(Piece(part[0] - first, last - first, part))
+    return found, frames if closed else STEP * found[-1].end
