@@ -95,7 +95,11 @@ def interruptible() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """The real checkpoint: the file that TFM_TEST_MODEL names, or fetched once into tfm's cache."""
-    if named := os.environ.get("TFM_TEST_MODEL"):
+    return _real("smollm2-135m", "TFM_TEST_MODEL")
+
+
+def _real(name: str, variable: str) -> Path:
+    if named := os.environ.get(variable):
         return Path(named)
     from tfm.runtime.hub.cache_dir import cache_dir
     from tfm.runtime.hub.locate import fetch
@@ -104,22 +108,13 @@ def smollm2_gguf() -> Path:
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one download
-        return fetch("smollm2-135m", silent)
+        return fetch(name, silent)
 
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The real sentence encoder: the directory that TFM_TEST_MINILM names, or fetched once."""
-    if named := os.environ.get("TFM_TEST_MINILM"):
-        return Path(named)
-    from tfm.runtime.hub.cache_dir import cache_dir
-    from tfm.runtime.hub.locate import fetch
-    from tfm.runtime.progress import silent
-
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    with open(cache_dir() / "tests.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return fetch("minilm-l6", silent)
+    return _real("minilm-l6", "TFM_TEST_MINILM")
 
 
 @pytest.fixture(scope="session")

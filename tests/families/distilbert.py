@@ -1,29 +1,11 @@
 """DistilBERT."""
 
-from typing import Any
+import operator
 
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, Row, labelled
-
-
-@st.composite
-def _distilbert(draw: st.DrawFn) -> dict[str, Any]:
-    heads = draw(st.sampled_from([1, 2, 3]))
-    return {
-        "vocab_size": 61,
-        "dim": heads * draw(st.sampled_from([4, 9, 32])),
-        "hidden_dim": draw(st.sampled_from([7, 24])),
-        "n_layers": draw(st.sampled_from([1, 2])),
-        "n_heads": heads,
-        "activation": draw(ACTIVATIONS),
-        "max_position_embeddings": draw(st.sampled_from([20, 128])),
-        "sinusoidal_pos_embds": draw(st.booleans()),
-        "tie_word_embeddings": draw(st.booleans()),
-        **draw(labelled()),
-    }
-
+from .kit import ACTIVATIONS, Row, labelled, of_whole_heads
 
 ROWS = {
     "distilbert": Row(
@@ -35,7 +17,22 @@ ROWS = {
             transformers.DistilBertForTokenClassification,
             transformers.DistilBertForQuestionAnswering,
         ),
-        _distilbert(),
+        st.builds(
+            operator.or_,
+            of_whole_heads(
+                "dim",
+                "n_heads",
+                [1, 2, 3],
+                [4, 9, 32],
+                hidden_dim=[7, 24],
+                n_layers=[1, 2],
+                activation=ACTIVATIONS,
+                max_position_embeddings=[20, 128],
+                sinusoidal_pos_embds=st.booleans(),
+                tie_word_embeddings=st.booleans(),
+            ),
+            labelled(),
+        ),
         {"vocab_size": 50, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 8},
     )
 }

@@ -1,39 +1,29 @@
 """GPT-2."""
 
-from typing import Any
-
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, decoder
-
-
-@st.composite
-def _gpt2(draw: st.DrawFn) -> dict[str, Any]:
-    heads = draw(st.sampled_from([1, 3, 5]))
-    return {
-        "vocab_size": 61,
-        "n_embd": heads * draw(st.sampled_from([4, 8, 20])),
-        "n_inner": draw(st.sampled_from([None, 7, 24])),
-        "n_layer": draw(st.sampled_from([1, 3])),
-        "n_head": heads,
-        "n_positions": draw(st.sampled_from([12, 64])),
-        "activation_function": draw(ACTIVATIONS),
-        "layer_norm_epsilon": draw(st.sampled_from([1e-5, 1e-2])),
-        "scale_attn_weights": draw(st.booleans()),
-        "scale_attn_by_inverse_layer_idx": draw(st.booleans()),
-        "reorder_and_upcast_attn": draw(st.booleans()),
-        "tie_word_embeddings": draw(st.booleans()),
-        "bos_token_id": 3,
-        "eos_token_id": 4,
-    }
-
+from .kit import ACTIVATIONS, decoder, of_whole_heads
 
 ROWS = {
     "gpt2": decoder(
         transformers.GPT2Config,
         transformers.GPT2LMHeadModel,
-        _gpt2(),
+        of_whole_heads(
+            "n_embd",
+            "n_head",
+            n_inner=[None, 7, 24],
+            n_layer=[1, 3],
+            n_positions=[12, 64],
+            activation_function=ACTIVATIONS,
+            layer_norm_epsilon=[1e-5, 1e-2],
+            scale_attn_weights=st.booleans(),
+            scale_attn_by_inverse_layer_idx=st.booleans(),
+            reorder_and_upcast_attn=st.booleans(),
+            tie_word_embeddings=st.booleans(),
+            bos_token_id=3,
+            eos_token_id=4,
+        ),
         {"vocab_size": 50, "n_embd": 64, "n_layer": 2, "n_head": 8},
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,24 @@ def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
         "rope_parameters": draw(ropes(size)),
         **{key: draw(strategy) for key, strategy in more.items()},
     }
+
+
+@st.composite
+def of_whole_heads(
+    draw: st.DrawFn,
+    width: str,
+    heads: str,
+    counts: Sequence[int] = (1, 3, 5),
+    sizes: Sequence[int] = (4, 8, 20),
+    **more: Any,
+) -> dict[str, Any]:
+    """Keys with a width of so many heads of a size. Others are drawn from a strategy or a list, or stay."""
+    count = draw(st.sampled_from(counts))
+    drawn = {width: count * draw(st.sampled_from(sizes)), heads: count, "vocab_size": 61}
+    for key, given in more.items():
+        strategy = st.sampled_from(given) if isinstance(given, list) else given
+        drawn[key] = draw(strategy) if isinstance(strategy, st.SearchStrategy) else given
+    return drawn
 
 
 def decoder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from tfm.export.bundle_writer import export
 from tfm.export.layouts import transformers_js
+from tfm.export.layouts.convert import convert
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import EncoderDecoder
 from tfm.refimpl.decoding.beam import BeamSearch, beam_search
@@ -20,7 +21,10 @@ from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import load
 
-from helpers import onnx_graph  # noqa: F401  (the exporter's functions are parsed once a process)
+from helpers import (
+    onnx_graph,  # noqa: F401  (the exporter's functions are parsed once a process)
+    peers,
+)
 from helpers.end_to_end import diverse_model
 from helpers.hf_oracle import draw_keys
 
@@ -114,3 +118,39 @@ def searched(bundle: Bundle, texts: Sequence[Sequence[int]], count: int) -> list
     }
     searches = [BeamSearch(generation.prompt, encoder_ids=text, **options) for text in texts]
     return until_end(bundle, [beam_search(engine, one)[0].tokens for one in searches])
+
+
+# (folder of the layout, batches of ids and masks, count) -> tokens of each row, as another runtime gives them
+Generated = Callable[..., list[list[int]]]
+
+
+def rows_of_a_batch_are_those_alone(name: str, layout: str, folder: Path, generated: Generated) -> None:
+    bundle, prompt = family_bundle(name, folder)
+    convert(bundle.path, folder / "out", layout)
+    prompts = [prompt, prompt[1:3], prompt[:1]]
+    count = min(24, bundle.config.context - len(prompt))
+    tokens = generated(folder / "out", [left_padded(prompts)], count)
+    assert until_end(bundle, tokens) == greedy(bundle, prompts, count)
+
+
+def what_reads_an_encoder_gives_the_same_tokens(
+    name: str, layout: str, folder: Path, generated: Generated
+) -> None:
+    bundle, text = family_bundle(name, folder)
+    convert(bundle.path, folder / "out", layout)
+    count = min(24, bundle.config.context - 1)
+    texts = [text, text[::-1], text[1:4], text[:1], text[2:]]
+    batches = [left_padded(texts), *(left_padded([text]) for text in texts)]
+    tokens = generated(folder / "out", batches, count, reads=True)
+    assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
+
+
+def chats_are_the_same(bundle: Bundle, layout: str, generated: Generated, program: list[Any]) -> None:
+    """The tokens of each message, and the text that a program over that runtime shows of the first."""
+    out = bundle.path.parent / "out"
+    convert(bundle.path, out, layout)
+    expected = greedy(bundle, chats(bundle))
+    tokens = generated(out, [left_padded([prompt]) for prompt in chats(bundle)], LENGTH)
+    assert until_end(bundle, tokens) == expected
+    shown = peers.run([*program, out, MESSAGES[0]])
+    assert shown.strip() == answer(bundle, expected[0]).strip()

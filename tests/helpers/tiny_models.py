@@ -1,5 +1,6 @@
 """Tiny models for tests, with random weights, biases and norms. All axes have different sizes."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +55,7 @@ from tfm.refimpl.config import (
     SharedIndexer,
     Sinusoidal,
     Stack,
+    TokenMixer,
     Window,
 )
 from tfm.refimpl.ops.disentangled import DisentangledAttention
@@ -109,19 +111,28 @@ def llama(
     )
 
 
+def of_layers(base: Decoder, layers: Iterable[Layer]) -> Decoder:
+    """The decoder with these layers."""
+    return replace(base, stack=replace(base.stack, layers=tuple(layers)))
+
+
+def with_mixers(base: Decoder, *mixers: TokenMixer) -> Decoder:
+    """The decoder with a layer for each mixer, otherwise like its first one."""
+    return of_layers(base, (replace(base.layers[0], attention=mixer) for mixer in mixers))
+
+
 def mixed_windows(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder whose layers have full attention or one of two windows; one layer has no positions."""
     base = llama(layers=4, vocabulary=vocabulary, tied=False, bias=True, qk_norm=True, context=context)
     first, second, third, fourth = base.layers
     theta = Rope(100.0, 16, interleaved=True)
-    kinds = (
+    return with_mixers(
+        base,
         replace(first.attention, mask=Window(5)),
         second.attention,
         replace(third.attention, mask=Window(3), position=theta, softcap=2.0),
         replace(fourth.attention, mask=Window(5), position=None, kv_heads=6),
     )
-    layers = tuple(replace(first, attention=kind) for kind in kinds)
-    return replace(base, stack=replace(base.stack, layers=layers))
 
 
 def heads_by_layer(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -132,8 +143,7 @@ def heads_by_layer(context: int = 128, vocabulary: int = 97) -> Decoder:
     near = replace(first.attention, mask=Window(5), scale=1.0, value_norm=norm, post=norm)
     rope = Rope(100.0, 32, scaling=ProportionalScaling(4, 2.0))
     far = replace(near, kv_heads=1, head_size=32, position=rope, mask=FullAttention(), keys_as_values=True)
-    layers = tuple(replace(first, attention=attention, scalar=True) for attention in (near, far))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, (replace(first, attention=each, scalar=True) for each in (near, far)))
 
 
 def shared_kv(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -167,7 +177,7 @@ def altup(context: int = 128, vocabulary: int = 97) -> Decoder:
         return replace(layer, mlp=mlp, per_layer=own, laurel=Laurel(12, norm), altup=AltUp(3, 1, norm))
 
     layers = tuple(changed(i, layer) for i, layer in enumerate(base.layers))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, layers)
 
 
 def adaptive(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -192,29 +202,22 @@ def block_sparse(context: int = 128, vocabulary: int = 97) -> Decoder:
         replace(layer, attention=replace(layer.attention, mask=mask))
         for layer, mask in zip(base.layers, masks, strict=True)
     )
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, layers)
 
 
 def recurrent(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder with linear attention, an LSTM and attention, one a layer; learned positions."""
     base = llama(layers=3, vocabulary=vocabulary, tied=False, context=context)
-    third, norm = base.layers[2], RMSNorm(1e-5)
-    mixers = (
-        LinearAttention(6, 2, 8, qkv_bias=True, out_bias=True, pre=norm),
-        LSTM(20, pre=norm),
-        third.attention,
-    )
-    layers = tuple(replace(third, attention=mixer) for mixer in mixers)
-    return replace(base, stack=replace(base.stack, layers=layers, positions=Learned(context)))
+    linear = LinearAttention(6, 2, 8, qkv_bias=True, out_bias=True, pre=RMSNorm(1e-5))
+    base = with_mixers(base, linear, LSTM(20, pre=linear.pre), base.layers[2].attention)
+    return replace(base, stack=replace(base.stack, positions=Learned(context)))
 
 
 def convolutions(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder with short convolutions, one of them with biases, around attention."""
     base = llama(layers=3, vocabulary=vocabulary, qk_norm=True, context=context)
-    first, norm = base.layers[0], RMSNorm(1e-5)
-    ends = ShortConv(40, 3, pre=norm), ShortConv(48, 4, bias=True, pre=norm)
-    layers = tuple(replace(first, attention=mixer) for mixer in (ends[0], first.attention, ends[1]))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    first, last = ShortConv(40, 3, pre=RMSNorm(1e-5)), ShortConv(48, 4, bias=True, pre=RMSNorm(1e-5))
+    return with_mixers(base, first, base.layers[1].attention, last)
 
 
 def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -222,13 +225,9 @@ def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
     one, and sizes differ in both."""
     base = llama(layers=3, vocabulary=vocabulary, qk_norm=True, context=context)
     first, norm = base.layers[0], RMSNorm(1e-5)
-    ends = (
-        GatedDelta(4, 2, 16, 12, 3, pre=norm),
-        GatedDelta(3, 3, 8, 20, 4, 1e-5, norm, allow_neg_eigval=True),
-    )
     gated = replace(first.attention, output_gate=True, head_gate=True)
-    layers = tuple(replace(first, attention=mixer) for mixer in (ends[0], gated, ends[1]))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    last = GatedDelta(3, 3, 8, 20, 4, 1e-5, norm, allow_neg_eigval=True)
+    return with_mixers(base, GatedDelta(4, 2, 16, 12, 3, pre=norm), gated, last)
 
 
 def kimi(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -244,7 +243,7 @@ def kimi(context: int = 128, vocabulary: int = 97) -> Decoder:
         replace(second, attention=plain),
         replace(second, attention=wide),
     )
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, layers)
 
 
 def normed_outputs(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -258,7 +257,7 @@ def normed_outputs(context: int = 128, vocabulary: int = 97) -> Decoder:
         mlp=replace(first.mlp, activation="relu_squared", down_norm=norm),
     )
     layers = both, replace(first, mlp=replace(first.mlp, down_norm=RMSNorm(1e-5)))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, layers)
 
 
 def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -276,8 +275,8 @@ def state_spaces(context: int = 128, vocabulary: int = 97) -> Decoder:
         mlp=replace(first.mlp, gate_scale=0.75, scale=1.5),
         beside=Beside(scaled, 1.25, 0.75, 0.5, 1.5),
     )
-    layers = (replace(first, attention=biased), both, replace(first, attention=plain, mlp=NoMlp()))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    last = replace(first, attention=plain, mlp=NoMlp())
+    return of_layers(base, (replace(first, attention=biased), both, last))
 
 
 def selective_scans(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -287,8 +286,8 @@ def selective_scans(context: int = 128, vocabulary: int = 97) -> Decoder:
     first, norm = base.layers[0], RMSNorm(1e-5)
     biased = Mamba(40, 8, 5, 3, bias=True, norms="bare", pre=norm)
     plain = Mamba(56, 6, 3, 4, conv_bias=False, norms="weighted", eps=1e-3, pre=norm)
-    layers = (replace(first, attention=biased), first, replace(first, attention=plain, mlp=NoMlp()))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    last = replace(first, attention=plain, mlp=NoMlp())
+    return of_layers(base, (replace(first, attention=biased), first, last))
 
 
 def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
@@ -311,8 +310,7 @@ def latents(context: int = 128, vocabulary: int = 97) -> Decoder:
         groups=ExpertGroups(3, 2),
         pre=norm,
     )
-    layers = (replace(first, attention=attention), replace(first, attention=wide, mlp=experts))
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, (replace(first, attention=attention), replace(first, attention=wide, mlp=experts)))
 
 
 def reader(base: Decoder) -> Encoder:
@@ -338,7 +336,7 @@ def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:
         replace(second, attention=wide),
         replace(first, attention=sharing),
     )
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, layers)
 
 
 def added_positions(context: int = 128) -> Decoder:
@@ -347,7 +345,7 @@ def added_positions(context: int = 128) -> Decoder:
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
     first, norm = base.layers[0], LayerNorm(1e-5)
     kinds = Alibi(scale=0.3), RelativeBias(8, 20), RelativeBias(6, 9, shared=False)
-    layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
+    layers = with_mixers(base, *(replace(first.attention, position=kind) for kind in kinds)).layers
     stack = Stack(layers, norm, Learned(context, 2), norm, norm_before_positions=True)
     dense = Dense("gelu", norm=norm)
     return replace(base, stack=stack, head=LM(tied=True, scale=0.5, bias=True, dense=dense))
@@ -357,15 +355,11 @@ def mixture(vocabulary: int = 97) -> Decoder:
     """A decoder with two mixtures of experts: Mixtral's form, and one with every option of other families."""
     base = llama(width=40, vocabulary=vocabulary)
     first, norm = base.layers[0], RMSNorm(1e-5)
-    kinds = (
-        MoE(3, 2, 24, "silu", pre=norm),
-        MoE(
-            4, 3, 28, "gelu", score="sigmoid", renormalize=False, scale=2.5, choice_bias=True, shared=36,
-            shared_gate=True, pre=norm,
-        ),
+    every = MoE(
+        4, 3, 28, "gelu", score="sigmoid", renormalize=False, scale=2.5, choice_bias=True, shared=36,
+        shared_gate=True, pre=norm,
     )  # fmt: skip
-    layers = tuple(replace(first, mlp=kind) for kind in kinds)
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, (replace(first, mlp=each) for each in (MoE(3, 2, 24, "silu", pre=norm), every)))
 
 
 def sinks(head_size: int = 16) -> Decoder:
@@ -379,7 +373,7 @@ def sinks(head_size: int = 16) -> Decoder:
         replace(first, attention=replace(attention, mask=Window(3)), mlp=experts),
         replace(first, attention=attention, mlp=experts),
     )
-    return replace(base, stack=replace(base.stack, layers=layers))
+    return of_layers(base, layers)
 
 
 def rare(head_size: int = 16) -> Decoder:

@@ -22,21 +22,18 @@ from tfm.runtime.bundle.bundle import Bundle, open_bundle
 def sandwich() -> Decoder:
     """Norms on both sides of each sublayer, as in Gemma 2."""
     config, norm = tiny_models.llama(), tiny_models.RMSNorm(1e-5)
-    layers = tuple(
+    layers = (
         replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))
         for layer in config.layers
     )
-    return replace(config, stack=replace(config.stack, layers=layers))
+    return tiny_models.of_layers(config, layers)
 
 
 def gated_and_parallel() -> Decoder:
     """A gate of each head's output, and an mlp beside the attention with its own norm (GPT-NeoX)."""
     config = tiny_models.llama()
-    layers = tuple(
-        replace(layer, attention=replace(layer.attention, output_gate=True), parallel=True)
-        for layer in config.layers
-    )
-    return replace(config, stack=replace(config.stack, layers=layers))
+    gated = replace(config.layers[0].attention, output_gate=True)
+    return tiny_models.of_layers(config, [replace(config.layers[0], attention=gated, parallel=True)] * 2)
 
 
 TOKENS = np.random.default_rng(5).integers(0, 97, (2, 7))

@@ -32,10 +32,8 @@ PADDED = {
 def windows() -> Decoder:
     """Layers with full attention or one of two windows, two kinds of rotation and none, and a soft cap."""
     config = tiny_models.mixed_windows(context=40)
-    layers = tuple(
-        replace(layer, attention=replace(layer.attention, heads=6, kv_heads=2)) for layer in config.layers
-    )
-    return replace(config, stack=replace(config.stack, layers=layers))
+    mixers = (replace(layer.attention, heads=6, kv_heads=2) for layer in config.layers)
+    return tiny_models.with_mixers(config, *mixers)
 
 
 def copied() -> Decoder:
@@ -44,8 +42,7 @@ def copied() -> Decoder:
     first, *others = config.layers
     rotated = replace(first.attention, position=Rope(100.0, 8), mask=Chunked(4))
     near = replace(first, attention=replace(first.attention, mask=Window(3)))
-    layers = (near, *others, replace(first, attention=rotated))
-    return replace(config, stack=replace(config.stack, layers=layers))
+    return tiny_models.of_layers(config, (near, *others, replace(first, attention=rotated)))
 
 
 CONFIG = windows()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,17 @@ import pytest
 from helpers import peers
 from helpers.layout_models import (
     COPIED,
-    LENGTH,
     MESSAGES,
     READERS,
-    answer,
-    chats,
+    chats_are_the_same,
     family_bundle,
     greedy,
     left_padded,
     real_bundle,
+    rows_of_a_batch_are_those_alone,
     searched,
     until_end,
+    what_reads_an_encoder_gives_the_same_tokens,
 )
 from tfm.export.layouts.convert import convert
 from tfm.runtime.tasks import load
@@ -63,23 +64,12 @@ def generated(
 
 @pytest.mark.parametrize("name", ["llama", *COPIED])
 def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path, name: str):
-    bundle, prompt = family_bundle(name, tmp_path)
-    convert(bundle.path, tmp_path / "out", "optimum")
-    prompts = [prompt, prompt[1:3], prompt[:1]]
-    count = min(24, bundle.config.context - len(prompt))
-    tokens = generated(python, tmp_path / "out", [left_padded(prompts)], count)
-    assert until_end(bundle, tokens) == greedy(bundle, prompts, count)
+    rows_of_a_batch_are_those_alone(name, "optimum", tmp_path, partial(generated, python))
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_what_reads_an_encoder_gives_the_same_tokens(python: Path, tmp_path: Path, name: str):
-    bundle, text = family_bundle(name, tmp_path)
-    convert(bundle.path, tmp_path / "out", "optimum")
-    count = min(24, bundle.config.context - 1)
-    texts = [text, text[::-1], text[1:4], text[:1], text[2:]]
-    tokens = generated(python, tmp_path / "out", [left_padded(texts)], count, reads=True)
-    tokens += generated(python, tmp_path / "out", [left_padded([text]) for text in texts], count, reads=True)
-    assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
+    what_reads_an_encoder_gives_the_same_tokens(name, "optimum", tmp_path, partial(generated, python))
 
 
 def test_beams_are_those_that_the_model_asks_for(python: Path, tmp_path: Path):
@@ -98,13 +88,7 @@ def test_beams_are_those_that_the_model_asks_for(python: Path, tmp_path: Path):
 @pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
 def test_smollm2_gives_the_same_tokens(python: Path, smollm2_gguf: Path, tmp_path: Path, quant: str):
     bundle = real_bundle(smollm2_gguf, quant, tmp_path / "bundle")
-    convert(bundle.path, tmp_path / "out", "optimum")
-    prompts = chats(bundle)
-    tokens = generated(python, tmp_path / "out", [left_padded([prompt]) for prompt in prompts], LENGTH)
-    expected = greedy(bundle, prompts)
-    assert until_end(bundle, tokens) == expected
-    shown = peers.run([python, CLIENTS / "optimum_chat.py", tmp_path / "out", MESSAGES[0]])
-    assert shown.strip() == answer(bundle, expected[0]).strip()
+    chats_are_the_same(bundle, "optimum", partial(generated, python), [python, CLIENTS / "optimum_chat.py"])
 
 
 @pytest.mark.parametrize("quant", ["int8-dynamic", "fp32"])

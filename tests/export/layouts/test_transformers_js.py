@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,17 @@ import pytest
 from helpers import peers
 from helpers.layout_models import (
     COPIED,
-    LENGTH,
     MESSAGES,
     READERS,
-    answer,
-    chats,
+    chats_are_the_same,
     family_bundle,
     greedy,
     left_padded,
     real_bundle,
+    rows_of_a_batch_are_those_alone,
     searched,
     until_end,
+    what_reads_an_encoder_gives_the_same_tokens,
 )
 from tfm.export.layouts.convert import convert
 from tfm.runtime.hub.model_names import packaged
@@ -71,23 +72,12 @@ def generated(
 
 @pytest.mark.parametrize("name", ["llama", *COPIED])
 def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path, name: str):
-    bundle, prompt = family_bundle(name, tmp_path)
-    convert(bundle.path, tmp_path / "out", "transformers.js")
-    prompts = [prompt, prompt[1:3], prompt[:1]]
-    count = min(24, bundle.config.context - len(prompt))
-    tokens = generated(node, tmp_path / "out", [left_padded(prompts)], count)
-    assert until_end(bundle, tokens) == greedy(bundle, prompts, count)
+    rows_of_a_batch_are_those_alone(name, "transformers.js", tmp_path, partial(generated, node))
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_what_reads_an_encoder_gives_the_same_tokens(node: Path, tmp_path: Path, name: str):
-    bundle, text = family_bundle(name, tmp_path)
-    convert(bundle.path, tmp_path / "out", "transformers.js")
-    count = min(24, bundle.config.context - 1)
-    texts = [text, text[::-1], text[1:4], text[:1], text[2:]]
-    tokens = generated(node, tmp_path / "out", [left_padded(texts)], count, reads=True)
-    tokens += generated(node, tmp_path / "out", [left_padded([text]) for text in texts], count, reads=True)
-    assert until_end(bundle, tokens) == 2 * greedy(bundle, texts, count)
+    what_reads_an_encoder_gives_the_same_tokens(name, "transformers.js", tmp_path, partial(generated, node))
 
 
 def test_beams_arent_stated_as_it_takes_the_best_token_all_the_same(node: Path, tmp_path: Path):
@@ -105,13 +95,7 @@ def test_beams_arent_stated_as_it_takes_the_best_token_all_the_same(node: Path, 
 @pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
 def test_smollm2_gives_the_same_tokens(node: Path, smollm2_gguf: Path, tmp_path: Path, quant: str):
     bundle = real_bundle(smollm2_gguf, quant, tmp_path / "bundle")
-    convert(bundle.path, tmp_path / "out", "transformers.js")
-    prompts = chats(bundle)
-    tokens = generated(node, tmp_path / "out", [left_padded([prompt]) for prompt in prompts], LENGTH)
-    expected = greedy(bundle, prompts)
-    assert until_end(bundle, tokens) == expected
-    shown = peers.run(["node", node / "chat.mjs", tmp_path / "out", MESSAGES[0]])
-    assert shown.strip() == answer(bundle, expected[0]).strip()
+    chats_are_the_same(bundle, "transformers.js", partial(generated, node), ["node", node / "chat.mjs"])
 
 
 @pytest.mark.parametrize("quant", ["int8-dynamic", "fp32"])
