@@ -36,7 +36,7 @@ from ...runtime.bundle.kernel_storage import DOMAIN
 from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_storage import Group
-from . import describe, mixtures, passes, recurrences
+from . import describe, expert_kernels, passes, recurrences
 from .rewriting import given, only_reader, put, silu_of
 
 VERSION = 1
@@ -76,7 +76,7 @@ def over_kernels(
             _replace_norm(copy.graph, node)
         elif node.op_type == "MultiHeadAttention":
             _replace_multi_head(copy.graph, node)
-    mixtures.replace_all(copy.graph)
+    expert_kernels.replace_all(copy.graph)
     common.RemoveUnusedNodesPass()(copy)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION

@@ -43,7 +43,7 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .gemma2 import GGUF_WEIGHTS as SANDWICHED
 from .gemma3 import THETAS
-from .gemma4 import GGUF_PER_LAYER, GGUF_UNREAD, LEFT_OUT, PER_LAYER, SANDWICH, UNREAD
+from .gemma4 import GGUF_PER_LAYER, GGUF_UNREAD, IGNORED, LEFT_OUT, PER_LAYER, SANDWICH
 from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma3n_text", "gemma3n")
@@ -157,7 +157,7 @@ STREAMS = weight_map("""
 FACTOR = weight_map("""
     nothing <- layers.{i}.altup.correct_output_scale
 """)
-WEIGHTS = TRUNK + QK_NORM + SANDWICH + PER_LAYER + STREAMS + FACTOR + UNREAD + LEFT_OUT
+WEIGHTS = TRUNK + QK_NORM + SANDWICH + PER_LAYER + STREAMS + FACTOR + IGNORED + LEFT_OUT
 
 
 SCALES, SLIDES = "activation_sparsity_scale", "attention.sliding_window_pattern"

@@ -238,14 +238,14 @@ PER_LAYER = weight_map("""
     decoder.layers.{i}.per_layer_post.weight <- layers.{i}.post_per_layer_input_norm.weight
 """)
 # Checkpoints may have maps to keys and values in layers that read another's; transformers ignores them.
-UNREAD = weight_map("""
+IGNORED = weight_map("""
     nothing <- layers.{i}.self_attn.{k_proj,v_proj,k_norm}.weight
     nothing <- layers.{i}.self_attn.{k,v}_proj.bias
 """)
 LEFT_OUT = weight_map("""
     left out <- {vision_tower,embed_vision,audio_tower,embed_audio}.*
 """)
-WEIGHTS = TRUNK + QK_NORM + SANDWICH + SCALAR + EXPERTS + PER_LAYER + UNREAD + LEFT_OUT
+WEIGHTS = TRUNK + QK_NORM + SANDWICH + SCALAR + EXPERTS + PER_LAYER + IGNORED + LEFT_OUT
 
 
 SLIDES, KV_HEADS, WIDTHS = (

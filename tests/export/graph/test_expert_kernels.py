@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
-from tfm.export.graph import mixtures
+from tfm.export.graph import expert_kernels
 
 SIZES = {"bits": 8, "block_size": 16}
 CONSTANTS = {"zero": np.float32(0), "half": np.float32(0.5), "0": [0], "1": [1], "2": [2], "last": [-1]}
@@ -81,7 +81,7 @@ def replaced(change: Callable[[dict[str, Any]], None] = lambda nodes: None, coun
         [numpy_helper.from_array(np.array(a), name) for name, a in constants.items()],
     )
     model = ir.serde.deserialize_model(onnx.helper.make_model(graph))
-    mixtures.replace_all(model.graph)
+    expert_kernels.replace_all(model.graph)
     return [node.op_type for node in model.graph if node.op_type.startswith("Expert")]
 
 
