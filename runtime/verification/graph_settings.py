@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...refimpl.config import Activation, Attention, Gated, Layer, Plain, Rope, Stack, has_mtp
+from ...refimpl.engine.cache_kinds import cache_kinds
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import MTP, Graph
 from ..bundle.graph_nodes import Node, content
@@ -39,6 +40,7 @@ NORMS = frozenset(
 IN_NORMS = frozenset({"Sqrt", "Reciprocal", "Div", "Mul", "Cast", "Reshape", "Transpose", "Pow"})
 # Attention with a cache: which of its inputs are keys and cosines.
 CACHED = {"GroupQueryAttention": (3, 7), "Attention": (1, 6), "SharedAttention": (1, 4)}
+POSITIONS = 8  # of Attention's inputs
 TEXT_ATTENTION = frozenset({"MultiHeadAttention", "TextAttention"})
 # Operators that an activation is made of; another one in an mlp is another activation.
 MADE_OF: dict[Activation, frozenset[str]] = {
@@ -91,6 +93,7 @@ class _Settings:
         self.graph, self.tensors, self.groups = graph, tensors, bundle.plan.groups
         self.nodes, self.numbers = content(data)
         self.config = config.mtp_decoder if graph.file == MTP and has_mtp(config) else config
+        self.kinds = cache_kinds(self.config, windowed=bundle.cache == "windowed")
         self.stacks = stacks(config)
         self.shapes = bundle.plan.shapes
         self.epsilons = epsilons(config)
@@ -231,6 +234,9 @@ class _Settings:
         else:
             port = read.replace("_out.", ".")  # a cache that isn't shared holds new keys after a layer
             self.compare(f"{name}: keys", port, f"k.{i if a.kv_layer is None else a.kv_layer}")
+            if node.operator == "Attention" and self.kinds[i].window is not None:
+                why = f"{name}: no positions, an older tfm wrote it: export it again"
+                self.require(any(node.inputs[POSITIONS : POSITIONS + 1]), why)
         self._heads(f"{name}.attn", node, a)
         stated = node.attributes
         self.compare(f"{name}.attn: kv_num_heads", stated.get("kv_num_heads"), a.kv_heads)

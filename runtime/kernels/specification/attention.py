@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy import ndarray as Array
@@ -90,11 +91,10 @@ def _mixed(q: Array, k: Array, v: Array, seen: Array, sinks: Array | None, softc
         first, end = low[some].min(), high.max()
         for segment in range(first // SEGMENT * SEGMENT, end, SEGMENT):
             part = _Seen(shape, size)
-            for block in range(max(segment, first // BLOCK * BLOCK), min(segment + SEGMENT, end), BLOCK):
-                rows = np.flatnonzero((low < block + BLOCK) & (high > block) & some)
-                if len(rows):
-                    of = slice(rows[0], rows[-1] + 1)
-                    _see(part, of, q, k, v, block, (low[of], high[of]), softcap)
+            rows = np.flatnonzero((low < segment + SEGMENT) & (high > segment) & some)
+            if len(rows):
+                of = slice(rows[0], rows[-1] + 1)
+                _see(part, of, q, k, v, segment, (low[of], high[of]), softcap)
             _take_up(total, part)
     weight = in_order(total.lanes.transpose(1, 2, 0))
     with np.errstate(divide="ignore"):
@@ -107,13 +107,13 @@ def _see(
     q: Array,
     k: Array,
     v: Array,
-    block: int,
+    segment: int,
     seen: tuple[Array, Array],
     cap: float | None,
 ) -> None:
-    """Some rows take up the keys of a block."""
+    """Some rows take up the keys of a segment, block by block."""
     low, high = seen
-    first, end = max(block, int(low.min())), min(block + BLOCK, int(high.max()))
+    first, end = max(segment, int(low.min())), min(segment + SEGMENT, int(high.max()))
     keys, values = k[first:end], v[first:end]
     scores = np.zeros((keys.shape[1], end - first, len(low)), np.float32)
     add_products(scores, keys.transpose(2, 1, 0), q[:, :, of])
@@ -121,18 +121,24 @@ def _see(
         scores = np.float32(cap) * tanh(scores / np.float32(cap))
     at = np.arange(first, end)[:, None]
     scores = np.where((at >= low) & (at < high), scores, np.float32(-np.inf))
-    before = part.largest[:, of]
-    largest = np.maximum(before, scores.max(1))
-    factor = exp(before - largest)
-    part.largest[:, of] = largest
-    part.lanes[:, :, of] *= factor
-    part.values[:, :, of] *= factor
-    weights = exp(scores - largest[:, None])
-    for i in range(end - first):
-        part.lanes[(first + i) % LANES, :, of] += weights[:, i]
-    sums = np.ascontiguousarray(part.values[:, :, of].transpose(1, 0, 2))
-    add_products(sums, values, weights.transpose(1, 0, 2))
-    part.values[:, :, of] = sums.transpose(1, 0, 2)
+    begins = [first, *range(first // BLOCK * BLOCK + BLOCK, end, BLOCK)]
+    largest = np.maximum.reduceat(scores, np.subtract(begins, first), axis=1)
+    largest = np.maximum.accumulate(largest, axis=1)
+    part.largest[:, of] = largest[:, -1]
+    largest[np.isneginf(largest)] = 0  # of rows that see none yet: their weights are 0
+    before = np.concatenate([np.full_like(largest[:, :1], -np.inf), largest[:, :-1]], axis=1)
+    factors = exp(before - largest)
+    weights = exp(scores - np.repeat(largest, np.diff([*begins, end]), axis=1))
+    sums = np.zeros((keys.shape[1], v.shape[2], len(low)), np.float32)
+    lanes = np.zeros((LANES, keys.shape[1], len(low)), np.float32)
+    for i, (start, stop) in enumerate(pairwise([*begins, end])):
+        lanes *= factors[:, i]
+        sums *= factors[:, i, None]
+        block = weights[:, start - first : stop - first].transpose(1, 0, 2)
+        for key in range(start, stop):
+            lanes[key % LANES] += block[key - start]
+        add_products(sums, values[start - first : stop - first], block)
+    part.lanes[:, :, of], part.values[:, :, of] = lanes, sums.transpose(1, 0, 2)
 
 
 def _take_up(total: _Seen, part: _Seen) -> None:

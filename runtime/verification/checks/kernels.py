@@ -1,4 +1,4 @@
-"""The bundle over tfm's own kernels: its outputs are within the same budgets."""
+"""The bundle over tfm's own kernels: to the bit where that is promised, else within the same budgets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from ....refimpl.config import Decoder
 from ...bundle.bundle import Bundle
 from ...kernels.library import INSTRUCTION_SETS, Library
 from ...ort import kernel_backend
@@ -13,14 +14,14 @@ from ...ort.kernel_backend import KernelBackend
 from ...progress import silent
 from ..golden import Golden
 from ..report import Row
-from . import replay
+from . import bits, replay
 from .context import VerifyContext
 from .logits import golden_rows
 
 if TYPE_CHECKING:
     from ...ort.engine import OrtEngine
 
-SUBJECT = "outputs over tfm's own kernels"
+SUBJECT, TEXT_SUBJECT = "outputs over tfm's own kernels", "kernels to the bit over a text"
 
 
 def has_kernels(bundle: Bundle) -> bool:
@@ -61,28 +62,47 @@ def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
 
 
 def check_kernels(context: VerifyContext) -> Iterator[Row]:
-    """The outputs for the golden tokens, as `check_golden_outputs`, by this processor's instruction set."""
+    """Logits to the bit, by each instruction set that this processor has, where the same bits are promised;
+    elsewhere outputs for the golden tokens, as `check_golden_outputs`, by the set that is used."""
     found = on_kernels(context)
     if isinstance(found, str):
         yield Row(SUBJECT, note=found)
         return
+    engines = dict(_by_set(context, found))
+    for name, engine in engines.items():
+        context.backends[name] = replay.run_at_once(engine, context.golden)
+    if found.engine.same_bits and isinstance(context.bundle.config, Decoder):
+        yield from bits.quick_rows(context, engines)
+        return
     name = found.backend.name
+    if not found.engine.same_bits:
+        yield Row(f"{name}: {bits.EQUAL}", "not promised", note=found.engine.same_bits.reason)
     for row in golden_rows(context, found.engine, context.golden.with_half_cache, name):
         yield replace(row, name=f"{name}: {row.name}")
-    _run_others(context, found.backend)
 
 
-def _run_others(context: VerifyContext, backend: KernelBackend) -> None:
-    """The outputs by the other instruction sets."""
+def check_text_to_the_bit(context: VerifyContext) -> Iterator[Row]:
+    """Logits to the bit over a text, where the same bits are promised."""
+    found = on_kernels(context)
+    if isinstance(found, str):
+        yield Row(TEXT_SUBJECT, note=found)
+    elif found.engine.same_bits:
+        engines = dict(_by_set(context, found))
+        yield from bits.text_rows(context, engines)
+
+
+def _by_set(context: VerifyContext, found: OnKernels) -> Iterator[tuple[str, OrtEngine]]:
+    """The bundle over kernels, by the name of each backend: first with the instruction set that is used, then
+    with the others that this processor has. For one that it lacks `context.backends` says so."""
     from ...ort.engine import OrtEngine
 
+    yield found.backend.name, found.engine
     for name in INSTRUCTION_SETS:
-        if name == backend.library.instruction_set or context.out_of_time():
+        if name == found.backend.library.instruction_set or context.out_of_time():
             continue
-        found = kernel_backend.find(silent, name)
-        if isinstance(found, Library) and found.instruction_set == name:
-            other = replace(backend, library=found)
-            engine = OrtEngine(context.bundle, "cpu", context.threads, kernels=other)
-            context.backends[other.name] = replay.run_at_once(engine, context.golden)
+        library = kernel_backend.find(silent, name)
+        if isinstance(library, Library) and library.instruction_set == name:
+            other = replace(found.backend, library=library)
+            yield other.name, OrtEngine(context.bundle, "cpu", context.threads, kernels=other)
         else:
             context.backends[f"kernels ({name})"] = f"this processor lacks {name}"

@@ -54,6 +54,12 @@ CHECKS: dict[str, Check] = {
         full=True,
         applies=lambda bundle: bundle.config.frames is None,
     ),
+    "bits_of_text": Check(
+        kernels.check_text_to_the_bit,
+        kernels.TEXT_SUBJECT,
+        full=True,
+        applies=lambda bundle: isinstance(bundle.config, Decoder) and kernels.has_kernels(bundle),
+    ),
     "texts": Check(
         greedy.check_greedy_texts,
         "greedy texts beside the specification's",

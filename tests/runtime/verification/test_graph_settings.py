@@ -192,6 +192,17 @@ def test_a_wrong_setting_of_onnx_runtimes_operators_is_told(bundles, tmp_path, p
     assert {name: row.ok for name, row in found.items()} == {"model.onnx": False, "kernels.onnx": True}
 
 
+def test_places_in_a_cache_for_positions_are_told(bundles, tmp_path):
+    """In a layer with a window and without rotation, as an older tfm wrote it."""
+
+    def plant(model: Model) -> None:
+        nodes(model, ("Attention",))[-1].input[8] = ""
+
+    found = rows(planted(bundles("mixed", "ort-cpu", "int8").path, tmp_path, "kernels.onnx", plant))
+    assert {name: row.ok for name, row in found.items()} == {"model.onnx": True, "kernels.onnx": False}
+    assert found["kernels.onnx"].note.endswith("export it again")
+
+
 def other_number(old: float, new: float, which: slice = slice(None)) -> Plant:
     """Nodes compute with another number of the graph's own."""
 

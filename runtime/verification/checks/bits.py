@@ -1,0 +1,216 @@
+"""The bundle over tfm's own kernels, to the bit: its logits are those of `runtime.kernels.specification`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....refimpl.engine.cache_kinds import CacheKind
+from ....refimpl.engine.numpy_engine import ArrayCache
+from ...kernels.specification import KernelReference
+from ..report import NOT_REACHED, Row
+from ..streamed_reference import SEED
+from .context import VerifyContext
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+    from ...ort.engine import OrtEngine
+    from ...ort.kv_cache import OrtCache
+
+EQUAL = "equal to the bit"
+# Tokens of each row, and the chunks in which kernels read them: those in brackets the specification reads at
+# once. Two rows are begun together and go on alone, or together by one token; the chunks of a text end within
+# blocks of 64 keys and segments of 512.
+ROWS, IN_ROWS = (34, 30), ((21, 1, 12),)
+TEXT, IN_TEXT = (640,), ((1,), (63,), (65,), (130,), (7,))
+PAST = 600  # tokens whose keys and values are drawn: more than a segment
+
+
+def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
+    """Kernels compute what is specified, to the bit: over 64 tokens, and for one after 600 others whose keys
+    and values are drawn. `engines` by what the names of their rows begin with."""
+    reference = _reference(context)
+    yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)
+    past = min(PAST, context.bundle.config.context - 1)
+    if past and not context.out_of_time():
+        yield from _after_drawn(engines, reference, past)
+
+
+def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
+    """The same over 640 tokens, or as many as the model's context has."""
+    yield from _over_tokens(context, engines, _reference(context), TEXT, IN_TEXT)
+
+
+def _reference(context: VerifyContext) -> KernelReference:
+    bundle = context.bundle
+    return KernelReference(bundle.config, bundle.params(), half_cache=bundle.manifest.half_cache)
+
+
+@dataclass
+class _Reading:
+    """What an engine has read; how many tokens have other bits, by how much, and where the first is."""
+
+    engine: OrtEngine
+    cache: OrtCache
+    others: int = 0
+    away: float = 0
+    first: str = ""
+
+    def read(self, tokens: Array, lengths: Array, chunks: Sequence[int]) -> Array:
+        """The logits [B, T, N] of the tokens [B, T], of which `lengths` [B] are real."""
+        parts, start = [], 0
+        for size in chunks:
+            part = tokens[:, start : start + size]
+            if part.size:
+                real = np.clip(lengths - start, 0, part.shape[1])
+                logits, self.cache = self.engine.step(part, self.cache, real, _every(part))
+                parts.append(logits)
+                start += size
+        return np.concatenate(parts, axis=1)
+
+    def compare(
+        self,
+        logits: Array,
+        expected: Array,
+        lengths: Array,
+        past: int,
+        reference: KernelReference,
+        kept: ArrayCache,
+    ) -> None:
+        """Count the tokens behind `past` others whose logits [B, T, N] have other bits."""
+        real = np.arange(logits.shape[1]) < lengths[:, None]
+        other = (_bits(logits) != _bits(expected)).any(-1) & real
+        if not other.any():
+            return
+        if not self.others:
+            row, token = np.argwhere(other)[0].tolist()
+            text = f" of text {row + 1}" if len(lengths) > 1 else ""
+            self.first = f"first at token {past + token}{text}; {self._first_layer(reference, kept, row)}"
+        self.others += int(other.sum())
+        self.away = max(self.away, float(np.abs(logits - expected)[other].max()))
+
+    def _first_layer(self, reference: KernelReference, kept: ArrayCache, row: int) -> str:
+        """The first layer that keeps other keys, values or states of a row."""
+        dropped, arrays = self.cache.copy(row).content()
+        found, length = iter(arrays), int(kept.lengths[row])
+        for i, (kind, layer, scales) in enumerate(
+            zip(kept.kinds, kept.layers, _scales(reference), strict=True)
+        ):
+            shapes, of = kind.shapes(1, length), len(kind.arrays)
+            specified = [
+                np.zeros(shape, array.dtype) for shape, array in zip(shapes, layer[:of], strict=True)
+            ]
+            kind.copy_row(layer[:of], row, specified, 0, length)
+            window = self.engine.kinds[i].window
+            for array, expected, scale in zip(kind.arrays, specified, scales, strict=True):
+                if window is not None:
+                    expected = expected[:, :, dropped[window] :]
+                if not np.array_equal(_as_read(next(found), scale), expected):
+                    return f"layer {i} is the first that keeps another {array.name}"
+        return "all layers keep the same, so it is behind what the last one keeps"
+
+    def row(self, name: str, count: int, missing: str = "") -> Row:
+        """What was found of so many tokens."""
+        note = f"{self.first}; by up to {self.away:.2g} logits" if self.others else ""
+        ok = False if self.others else None if missing else True
+        return Row(name, count - self.others, unit="tokens", ok=ok, note=note, of=count, missing=missing)
+
+
+def _over_tokens(
+    context: VerifyContext,
+    engines: Mapping[str, OrtEngine],
+    reference: KernelReference,
+    rows: Sequence[int],
+    pieces: Sequence[Sequence[int]],
+) -> Iterator[Row]:
+    """Logits of drawn tokens, read in pieces in turn, by each engine in chunks of a piece."""
+    config = context.bundle.config
+    lengths = np.minimum(rows, config.context)
+    ids = np.random.default_rng(SEED).integers(0, config.embedding.vocabulary, (len(lengths), lengths.max()))
+    readings = {name: _Reading(engine, engine.start(len(ids))) for name, engine in engines.items()}
+    cache, start, total = reference.start(len(ids)), 0, ids.shape[1]
+    for chunks in cycle(pieces):
+        if start >= total or context.is_over(start, total):
+            break
+        part = ids[:, start : start + sum(chunks)]
+        real = np.clip(lengths - start, 0, part.shape[1])
+        expected, cache = reference.step(part, cache, real, _every(part))
+        for one in readings.values():
+            one.compare(one.read(part, real, chunks), expected, real, start, reference, cache)
+        start += part.shape[1]
+    count, all_of_them = int(np.minimum(lengths, start).sum()), int(lengths.sum())
+    for name, one in readings.items():
+        if not count:
+            yield Row(f"{name}: {EQUAL}", missing=NOT_REACHED)
+        else:
+            yield one.row(
+                f"{name}: {EQUAL} over {count} tokens", count, "" if count == all_of_them else NOT_REACHED
+            )
+
+
+def _every(tokens: Array) -> Array:
+    """All places of a step [B, T]."""
+    return np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
+
+
+def _after_drawn(engines: Mapping[str, OrtEngine], reference: KernelReference, past: int) -> Iterator[Row]:
+    """Logits of a token after `past` others, whose keys and values, or states, are drawn."""
+    rng = np.random.default_rng(SEED)
+    drawn = [_drawn(kind, past, rng) for kind in reference.kinds]
+    layers = [
+        kind.value([_as_read(array, scale) for array, scale in zip(arrays, scales, strict=True)])
+        for kind, arrays, scales in zip(reference.kinds, drawn, _scales(reference), strict=True)
+    ]
+    cache = ArrayCache(reference.kinds, np.array([past]), past, layers)
+    token, one = np.array([[1]]), np.array([1])
+    expected, cache = reference.step(token, cache)
+    for name, engine in engines.items():
+        reading = _Reading(engine, _filled(engine, past, drawn))
+        reading.compare(reading.read(token, one, [1]), expected, one, past, reference, cache)
+        yield reading.row(f"{name}: {EQUAL} after {past} drawn tokens", 1)
+
+
+def _drawn(kind: CacheKind, past: int, rng: np.random.Generator) -> list[Array]:
+    """What a layer keeps of so many tokens."""
+
+    def array(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        if dtype.kind == "i":
+            return rng.integers(-128, 128, shape, dtype)
+        return rng.standard_normal(shape, np.float32).astype(dtype)
+
+    return [*map(array, kind.shapes(1, past), kind.dtypes(np.dtype(np.float32)))]
+
+
+def _scales(reference: KernelReference) -> Iterator[Sequence[Array | None]]:
+    """Those of codes, of each array of each layer."""
+    for layer, kind in zip(reference.params["decoder"]["layers"], reference.kinds, strict=True):
+        leaves: Any = layer["attn"]
+        codes = [dtype.kind == "i" for dtype in kind.dtypes(np.dtype(np.float32))]
+        names = ("k_scale", "v_scale") if any(codes) else (None,) * len(codes)
+        yield [None if name is None else leaves[name] for name in names]
+
+
+def _as_read(array: Array, scale: Array | None) -> Array:
+    """Keys or values [1, G, L, K] as the specification keeps them: codes times their scale."""
+    return array if scale is None else array.astype(scale.dtype) * scale[:, None]
+
+
+def _filled(engine: OrtEngine, past: int, drawn: list[list[Array]]) -> OrtCache:
+    """An engine's cache with what is drawn; layers with a window have the latest tokens of it alone."""
+    arrays, dropped = [], {}
+    for kind, layer in zip(engine.kinds, drawn, strict=True):
+        if kind.window is None:
+            arrays += layer
+        else:
+            dropped[kind.window] = max(0, past - kind.retained)
+            arrays += [array[:, :, dropped[kind.window] :] for array in layer]
+    return engine.start(1).grow(past + 1).filled(past, dropped, arrays)
+
+
+def _bits(outputs: Array) -> Array:
+    return np.ascontiguousarray(outputs, np.float32).view(np.int32)

@@ -1,0 +1,172 @@
+"""Kernels compute what is specified to the bit where they promise the same bits; another graph doesn't."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import tiny_models
+from helpers.exported import export_once, rehash
+from tfm.refimpl.config import Config
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.kernels.specification import KernelReference
+from tfm.runtime.verification.checks import bits, kernels
+from tfm.runtime.verification.checks.context import VerifyContext
+from tfm.runtime.verification.report import NOT_REACHED, Row
+
+CONFIGS: dict[str, Config] = {
+    "biases": tiny_models.llama(bias=True, qk_norm=True, vocabulary=101, mlp=79, context=700),
+    "windows": tiny_models.mixed_windows(context=700),
+    "convolutions": tiny_models.convolutions(),
+    "an output matrix of its own": tiny_models.llama(tied=False, context=40),
+    "a window": tiny_models.llama(window=7),
+    "codes": tiny_models.llama(context=700).with_kv("int8"),
+    "outputs with norms": tiny_models.normed_outputs(),
+    "sparse": tiny_models.block_sparse(),
+    "positions that are added": tiny_models.added_positions(),
+    "heads by layer": tiny_models.heads_by_layer(),
+    "keys of other layers": tiny_models.shared_kv(),
+    "streams": tiny_models.altup(),
+    "clusters": tiny_models.adaptive(),
+    "four in one": tiny_models.four_in_one(),
+    "recurrent": tiny_models.recurrent(),
+    "gated deltas": tiny_models.gated_deltas(),
+    "kimi": tiny_models.kimi(),
+    "state spaces": tiny_models.state_spaces(),
+    "selective scans": tiny_models.selective_scans(),
+    "latents": tiny_models.latents(),
+    "indexed": tiny_models.indexed(),
+    "a mixture": tiny_models.mixture(),
+    "sinks": tiny_models.sinks(),
+    "rare": tiny_models.rare(),
+    "plain": tiny_models.llama(plain=True, kind="gelu"),
+    "an encoder": tiny_models.encoder(),
+    "an encoder and a decoder": tiny_models.encoder_decoder(),
+}
+PROMISED = ("biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes")
+USUAL = {"biases": "int8", "windows": "int4"}
+CASES = [
+    *USUAL.items(),
+    *(
+        pytest.param(name, quant, marks=pytest.mark.long)
+        for name in CONFIGS
+        for quant in ("int8", "int4", "int8-dynamic")
+        if USUAL.get(name) != quant
+    ),
+]
+
+pytestmark = pytest.mark.usefixtures("kernels_on")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Bundle]:
+    return export_once(tmp_path_factory.mktemp("bits"), CONFIGS)
+
+
+def quick(bundle: Bundle) -> list[Row]:
+    """The rows of the quick check over kernels."""
+    return [*kernels.check_kernels(context_of(bundle))]
+
+
+def context_of(bundle: Bundle, until: float = float("inf")) -> VerifyContext:
+    return VerifyContext(bundle, None, None, until, "cpu", 1)
+
+
+@pytest.mark.parametrize(("name", "quant"), CASES)
+def test_kernels_are_equal_to_the_bit_where_it_is_promised(bundles, name: str, quant: str) -> None:
+    bundle = bundles(name, "ort-cpu", quant)
+    rows = quick(bundle)
+    assert not [row for row in rows if row.ok is False]
+    assert any(row.figure == "not promised" for row in rows) == (name not in PROMISED)
+    if name in PROMISED:
+        count, past = sum(bits.ROWS), min(bits.PAST, bundle.config.context - 1)
+        ends = {(row.name.partition(": ")[2], row.figure, row.of, row.ok) for row in rows}
+        over, after = f"over {count} tokens", f"after {past} drawn tokens"
+        assert ends == {(f"{bits.EQUAL} {over}", count, count, True), (f"{bits.EQUAL} {after}", 1, 1, True)}
+    else:
+        assert rows[0].note.endswith("of ONNX Runtime")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_long_text_is_equal_to_the_bit(bundles, name: str) -> None:
+    """Past a segment of keys and the windows, in chunks that end anywhere."""
+    bundle = bundles(name, "ort-cpu", "int8")
+    rows = [*kernels.check_text_to_the_bit(context_of(bundle))]
+    count = min(*bits.TEXT, bundle.config.context)
+    assert rows
+    assert {(row.figure, row.of, row.ok, row.note) for row in rows} == {(count, count, True, "")}
+
+
+def attribute(
+    operator: str, name: str, change: Callable[[float], float]
+) -> Callable[[onnx.ModelProto], None]:
+    """Change a number of the last node of an operator."""
+
+    def plant(model: onnx.ModelProto) -> None:
+        node = [node for node in model.graph.node if node.op_type == operator][-1]
+        (found,) = (a for a in node.attribute if a.name == name)
+        value = change(onnx.helper.get_attribute_value(found))
+        node.attribute.remove(found)
+        node.attribute.append(onnx.helper.make_attribute(name, value))
+
+    return plant
+
+
+def swapped(model: onnx.ModelProto) -> None:
+    """The last sum of a layer and a norm takes its two numbers from one place."""
+    node = [node for node in model.graph.node if node.op_type == "AddRMSNorm"][-1]
+    node.input[1] = node.input[0]
+
+
+PLANTS = {
+    "a window": attribute("Attention", "local_window_size", lambda _: 60),
+    "a scale": attribute(
+        "Attention", "scale", lambda scale: float(np.nextafter(np.float32(scale), np.float32(9)))
+    ),
+    "a cap": attribute("Attention", "softcap", lambda _: 50.0),
+    "an eps": attribute("RMSNorm", "epsilon", lambda _: 2e-5),
+    "an edge": swapped,
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_another_graph_has_other_bits(bundles, tmp_path: Path, plant: str) -> None:
+    path = shutil.copytree(bundles("biases", "ort-cpu", "int8").path, tmp_path / "bundle")
+    model = onnx.load(path / "kernels.onnx", load_external_data=False)
+    PLANTS[plant](model)
+    onnx.save(model, path / "kernels.onnx")
+    rehash(path)
+    assert [row for row in quick(open_bundle(path)) if row.ok is False]
+
+
+def test_a_row_says_where_the_first_other_bits_are(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The specification over other weights of the second layer."""
+    bundle = bundles("biases", "ort-cpu", "int8")
+
+    def other(context: VerifyContext) -> KernelReference:
+        reference = KernelReference(context.bundle.config, context.bundle.params(), half_cache=True)
+        layers = [dict(layer) for layer in reference.params["decoder"]["layers"]]
+        layers[1]["attn"] = dict(layers[1]["attn"]) | {"bk": layers[1]["attn"]["bk"] + np.float32(0.01)}
+        decoder = dict(reference.params["decoder"]) | {"layers": layers}
+        return KernelReference(
+            context.bundle.config, dict(reference.params) | {"decoder": decoder}, half_cache=True
+        )
+
+    monkeypatch.setattr(bits, "_reference", other)
+    over_tokens, after_drawn = quick(bundle)[:2]
+    assert (over_tokens.ok, over_tokens.of, after_drawn.ok, after_drawn.of) == (False, 64, False, 1)
+    assert over_tokens.note.startswith(
+        "first at token 1 of text 1; layer 1 is the first that keeps another k;"
+    )
+    assert after_drawn.note.startswith("first at token 600; layer 1 is the first that keeps another k;")
+
+
+def test_what_time_leaves_out_is_said(bundles) -> None:
+    context = context_of(bundles("biases", "ort-cpu", "int8"), until=0)
+    (row,) = kernels.check_text_to_the_bit(context)
+    assert (row.figure, row.ok, row.missing) == (None, None, NOT_REACHED)
