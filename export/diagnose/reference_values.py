@@ -53,9 +53,6 @@ def reference_values(
     def run(dtype: np.dtype, on_value: Change, on_leaf: Callable[[str, Any], Precision]) -> None:
         layer, within = -1, ""
 
-        def leaf(name: str, value: Any) -> Any:
-            return on_leaf(name, value).cast(value)
-
         def block(*arguments: Any, **settings: Any) -> Any:
             nonlocal layer, within
             layer, within = layer + 1, f"layer {layer + 1}, "
@@ -73,7 +70,8 @@ def reference_values(
 
         taken = given(Text(tokens, np.full(len(tokens), tokens.shape[1])), dtype, config=config)
         with use({"observe": observe, "block": block, "cached_attention": attend}):
-            logits = read(taken, changed_lazily(params, leaf), config=config)
+            leaves = changed_lazily(params, lambda name, value: on_leaf(name, value).cast(value))
+            logits = read(taken, leaves, config=config)
         on_value("logits", logits)
 
     def first(name: str, x: Array) -> Array:

@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +39,6 @@ from ..params.parameter_shapes import ParameterShapes
 from ..params.tree import like
 from .cache_kinds import cache_kinds
 from .numpy_engine import rotary_tables
-
-if TYPE_CHECKING:
-    from typing import Any as Array
 
 __all__ = ["Given", "OnCache", "OnLayer", "Pass", "SideBySide", "Text", "given", "read"]
 
@@ -58,15 +55,14 @@ class Text:
     """What a model is given: tokens [B, T] and how many of each row are real, [B].
 
     A decoder that reads an encoder has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
-    `encoder_lengths` [B] too, an encoder alone
-    may have `token_types` [B, T].
+    `encoder_lengths` [B] too; an encoder alone may have `token_types` [B, T].
     """
 
-    tokens: Array
-    lengths: Array
-    encoder_ids: Array | None = None
-    encoder_lengths: Array | None = None
-    token_types: Array | None = None
+    tokens: Any
+    lengths: Any
+    encoder_ids: Any | None = None
+    encoder_lengths: Any | None = None
+    token_types: Any | None = None
 
 
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
@@ -86,7 +82,7 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
     return encoder, decoder
 
 
-def read(given: Given, params: Any, *, config: Config) -> Array:
+def read(given: Given, params: Any, *, config: Config) -> Any:
     """Logits of all positions [B, T, N], or the output of an encoder's head."""
     (encoder, decoder), read_by_layers = given, None
     if encoder is not None:
@@ -135,7 +131,7 @@ class SideBySide:
         passes: Sequence[Pass],
         on_layer: OnLayer = lambda done, total: None,
         on_cache: OnCache = lambda number, layer, cache: None,
-    ) -> list[Array]:
+    ) -> list[Any]:
         """What `read` gives in each pass."""
         *_, last = stacks = [*self.config.stacks.values()]
         total, done = sum(len(stack.layers) for stack in stacks), 0
