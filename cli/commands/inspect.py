@@ -133,6 +133,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     if source.kind == "bundle":
         from ...runtime.bundle.bundle import open_bundle
         from ...runtime.bundle.kept_weights import by_weight
+        from ...runtime.kernels.library import INSTRUCTION_SETS
         from ...runtime.ort import kernel_backend
         from ...runtime.verification.certificate import recorded
         from ...runtime.verification.verdict import found, summary
@@ -148,7 +149,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
             bundle
         ):
             facts["kernel_cache"] = kept
-        facts["same_bits"] = str(kernel_backend.same_bits(bundle))
+        same_bits = kernel_backend.same_bits(bundle)
+        facts["same_bits"] = f"{same_bits} by {', '.join(INSTRUCTION_SETS)}" if same_bits else str(same_bits)
         facts |= {"weights": by_weight(bundle.manifest), "refused": list(bundle.refused)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:

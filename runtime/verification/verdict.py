@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from .checks.backends import KL as BACKEND_KL
+from .checks.bits import EQUAL
 from .checks.logits import COSINE
 from .checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from .report import NOT_REACHED, NOT_YET, Report, Row, moment
@@ -80,7 +81,8 @@ def summary(report: Report | None) -> str:
         return "no"
     later = [row.name for row in report.rows if row.missing == NOT_YET]
     open_checks = f"; not checked yet: {', '.join(later)}" if later else ""
-    return f"{day(report.date)}: {judgement(report)}{open_checks}"
+    equal = f"; {EQUAL} {bits}" if (bits := to_the_bit(report)) else ""
+    return f"{day(report.date)}: {judgement(report)}{equal}{open_checks}"
 
 
 def _judgement(report: Report) -> str:
@@ -97,6 +99,8 @@ def _details(report: Report) -> list[str]:
     lines = [f"Failed: {sentence(row)}." for row in report.failed[:NAMED]]
     if (more := len(report.failed) - NAMED) > 0:
         lines.append(f"Failed: {more} more figures.")
+    if equal := to_the_bit(report):
+        lines.append(f"{EQUAL.capitalize()} {equal}.")
     if (row := nearest(report)) is not None and not report.failed:
         limit = figure(row.budget, row.unit)
         lines.append(
@@ -123,6 +127,13 @@ def nearest(report: Report) -> Row | None:
     """The row that uses most of its budget."""
     rows = [row for row in report.rows if row.used is not None]
     return max(rows, key=lambda row: row.used or 0, default=None)
+
+
+def to_the_bit(report: Report) -> str:
+    """Over how many tokens logits have the specification's bits, and on which paths; empty where on none."""
+    rows = [row for row in report.rows if EQUAL in row.name and row.ok]
+    paths = dict.fromkeys(row.name.partition(": ")[0] for row in rows)
+    return f"over {max(row.of or 0 for row in rows)} tokens: {', '.join(paths)}" if rows else ""
 
 
 def vector_cost(report: Report) -> str:

@@ -250,7 +250,10 @@ def test_the_certificate_has_a_row_for_each_path(
     assert len({ran[name].note for name in over_kernels}) == 1  # their bits are one
     assert len({row.note for row in ran.values()}) == 3
     assert main(["inspect", str(path), "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)["backends"]
+    told = json.loads(capsys.readouterr().out)
+    assert told["same_bits"] == f"promised by {', '.join(INSTRUCTION_SETS)}"
+    assert "; equal to the bit over 64 tokens: kernels (" in told["verified"]
+    shown = told["backends"]
     assert set(shown) == {row.name for row in check.rows}
     assert list(shown.values()).count("not checked here") == len(missing)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tfm.runtime.verification.checks.backends import KL as BACKEND_KL
+from tfm.runtime.verification.checks.bits import EQUAL
 from tfm.runtime.verification.checks.logits import COSINE
 from tfm.runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
@@ -48,6 +49,17 @@ def report(*rows: Row, notes: tuple[str, ...] = (), date: str = DATE) -> Report:
 )
 def test_a_row_reads_without_knowing_the_code(row, shown):
     assert (found(row), figure(row.budget, row.unit), used(row), row.result) == shown
+
+
+def test_what_is_equal_to_the_bit_is_told_of_each_path():
+    rows = [
+        Row(f"kernels ({name}): {EQUAL} {what}", count, unit="tokens", ok=ok, of=of)
+        for name, ok in (("avx2", True), ("amx", True), ("neon", False))
+        for what, count, of in (("over 64 tokens", 64 if ok else 63, 64), ("after 600 drawn tokens", 1, 1))
+    ]
+    assert "Equal to the bit over 64 tokens: kernels (avx2), kernels (amx)." in verdict(report(*rows))
+    assert "; equal to the bit over 64 tokens: kernels (avx2), " in summary(report(*rows))
+    assert EQUAL not in summary(report(WHOLE))
 
 
 def test_embeddings_that_lost_much_are_told_with_a_remedy():
