@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from reports import pictures
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -17,7 +18,7 @@ PAGES = (
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page: str):
     text = (ROOT / page).read_text()
-    named = re.findall(r"[`(]((?:refimpl|runtime|export|cli|tests|\.ci|\.github)/[\w./*-]*)", text)
+    named = re.findall(r"[`(](?:\.\./)?((?:refimpl|runtime|export|cli|tests|\.ci|\.github)/[\w./*-]*)", text)
     assert named
     for name in named:
         pattern = name.replace("NAME", "*").rstrip("/")
@@ -61,6 +62,11 @@ def test_the_index_of_tests_is_whole():
         f.relative_to(ROOT / "tests") for folder in folders for f in (ROOT / "tests" / folder).glob("*.py")
     }
     assert sorted(listed) == sorted(str(file) for file in files if file.stem != "__init__")
+
+
+def test_the_picture_of_speed_is_that_of_the_table():
+    """`python -m reports.pictures` makes it anew."""
+    assert pictures.SPEED.read_text() == pictures.speed((ROOT / "README.md").read_text())
 
 
 def test_readme_links_the_pages():

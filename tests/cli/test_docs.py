@@ -16,9 +16,9 @@ from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.tasks.options import CHAT_SAMPLING
 
 ROOT = Path(__file__).parents[2]
-README, ARCHITECTURE, GUIDE, QUANTIZATION = (
+README, COMMANDS, ARCHITECTURE, GUIDE, QUANTIZATION = (
     (ROOT / f"{page}.md").read_text()
-    for page in ("README", "ARCHITECTURE", "docs/GUIDE", "docs/QUANTIZATION")
+    for page in ("README", "docs/COMMANDS", "ARCHITECTURE", "docs/GUIDE", "docs/QUANTIZATION")
 )
 PAGES = README + "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
 
@@ -53,7 +53,7 @@ def test_the_two_commands_stand_as_lines():
 
 
 def test_every_command_is_in_the_table_and_no_other():
-    named = re.findall(r"^\| `([a-z]+)[ A-Z]*` \|", section(README, "Commands"), re.M)
+    named = re.findall(r"^\| `([a-z]+)[ A-Z]*` \|", section(COMMANDS, "Commands"), re.M)
     assert sorted(named) == sorted(options())
 
 

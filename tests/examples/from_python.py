@@ -1,4 +1,4 @@
-"""The lines of README.md's section From Python, as they stand there."""
+"""The lines of PYTHON.md's section From Python, as they stand there."""
 
 # pyright: basic
 # ruff: noqa: E402, T201

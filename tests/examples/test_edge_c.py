@@ -26,7 +26,7 @@ from tfm.runtime.verification.certificate import recorded
 pytestmark = pytest.mark.gcc
 SOURCE = Path(__file__).with_name("edge") / "client.c"
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+COMMANDS = ROOT / "docs" / "COMMANDS.md"
 PROMPT = [3, 41, 59, 26, 5]
 VERSION = onnxruntime.__version__
 Client = Callable[..., subprocess.CompletedProcess[Any]]
@@ -166,4 +166,4 @@ def test_golden_check_on_an_emulated_arm(tmp_path: Path):
 
 def test_it_is_short_and_linked():
     assert len(SOURCE.read_text().splitlines()) < 140
-    assert "(tests/examples/edge/client.c)" in README.read_text()
+    assert "(../tests/examples/edge/client.c)" in COMMANDS.read_text()

@@ -174,4 +174,7 @@ def test_smollm2_answers_with_the_same_tokens(site: Path, tmp_path: Path, smollm
 
 def test_it_is_short_and_linked():
     assert len(PAGE.read_text().splitlines()) < 120
-    assert f"(tests/examples/edge/{PAGE.name})" in (Path(__file__).parents[2] / "README.md").read_text()
+    assert (
+        f"(../tests/examples/edge/{PAGE.name})"
+        in (Path(__file__).parents[2] / "docs" / "COMMANDS.md").read_text()
+    )

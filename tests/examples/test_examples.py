@@ -14,6 +14,7 @@ from tfm.refimpl.config import Tag
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
+PAGE = ROOT / "docs" / "PYTHON.md"
 
 
 def run(name: str, *arguments: object) -> str:
@@ -56,13 +57,13 @@ def test_add_a_family(tmp_path: Path):
     assert "the likeliest next token: " in shown
 
 
-def test_the_readmes_lines_are_the_examples_and_run(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_pages_lines_are_the_examples_and_run(monkeypatch: pytest.MonkeyPatch, capsys):
     """Which pyright reads beside the other tests; here on a tiny model."""
-    section = (ROOT / "README.md").read_text().partition("## From Python")[2].partition("\n## ")[0]
+    section = PAGE.read_text().partition("## From Python")[2].partition("\n## ")[0]
     indented = [line for line in section.splitlines() if line.startswith("    ") or not line]
-    readme = [line.strip() for line in indented if line]
+    shown = [line.strip() for line in indented if line]
     example = (FOLDER / "from_python.py").read_text().partition("noqa: E402, T201")[2].splitlines()
-    assert readme == [line.strip() for line in example if line]
+    assert shown == [line.strip() for line in example if line]
     tags = tiny_reader(Tag(3), ("O", "B-PER", "I-PER"))
     models = {"smollm2-135m": chat_model(ends=True), "demo-tag": tags}
     monkeypatch.setattr("tfm.load", models.__getitem__)
@@ -94,9 +95,8 @@ def test_laws_without_their_packages_name_the_extra():
     assert done.stderr.splitlines()[-1] == f"ImportError: tfm.refimpl.laws {expected}"
 
 
-def test_readme_links_every_example():
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_links_every_example():
     programs = sorted(path.name for path in FOLDER.glob("*.py") if not path.name.startswith("test_"))
     assert programs
     for name in programs:
-        assert f"(tests/examples/{name})" in readme, f"README.md must link tests/examples/{name}"
+        assert f"(../tests/examples/{name})" in PAGE.read_text(), f"PYTHON.md must link tests/examples/{name}"

@@ -1,4 +1,4 @@
-"""README's commands on the models that come with tfm: as they stand, and what their cards say of them."""
+"""COMMANDS.md's commands on the models that come with tfm: as they stand, and what their cards say."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tfm.runtime.hub.download import sha256
 from tfm.runtime.hub.locate import fetch, locate
 from tfm.runtime.tasks import Model
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
-LINES = re.findall(r"^    tfm-cli (.*?) +# (.*)$", README.split("## Commands")[1].split("\n## ")[0], re.M)
+COMMANDS = (Path(__file__).parents[3] / "docs" / "COMMANDS.md").read_text()
+LINES = re.findall(r"^    tfm-cli (.*?) +# (.*)$", COMMANDS.split("## Commands")[1].split("\n## ")[0], re.M)
 
 
 def silent_notes(_: str) -> None:
@@ -97,6 +97,8 @@ def test_the_recipe_writes_the_files_that_are_there(tmp_path, monkeypatch) -> No
     demo.made(module, tmp_path, 0)
     written, there = tmp_path / "demo-fill", model_names.DEMOS / "demo-fill"
     assert {file.name for file in written.iterdir()} == {file.name for file in there.iterdir()}
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+    # As Configs: the writer also states fields that are newer than the file.
+    assert open_checkpoint(written).config == open_checkpoint(there).config
+    for file in ("tokenizer.json", "tokenizer_config.json"):
         assert (written / file).read_bytes() == (there / file).read_bytes()
     assert (written / "model.safetensors").stat().st_size == (there / "model.safetensors").stat().st_size
