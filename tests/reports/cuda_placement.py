@@ -1,4 +1,4 @@
-"""RUNTIMES.md's table of families on ort-cuda, by config.json files as they are published.
+"""RUNTIMES.md's list of families on ort-cuda, by config.json files as they are published.
 
 PYTHONPATH=tests python -m reports.cuda_placement
 
@@ -15,9 +15,8 @@ from collections import defaultdict
 from tfm.refimpl.config import Config
 from tfm.runtime.bundle import operator_limits, targets
 
-from reports.layouts import shown
+from reports.layouts import listed, share, shown
 
-HEAD = ("on `ort-cuda`", "every config", "some")
 TARGET = targets.find("ort-cuda")
 
 
@@ -33,20 +32,14 @@ def outcome(config: Config) -> str:
 
 
 def table() -> str:
-    """The families of each outcome, all of their configs or some."""
-    every: dict[str, list[str]] = defaultdict(list)
-    some: dict[str, list[str]] = defaultdict(list)
+    """The families of each outcome, the most frequent first, with how many of their configs where not all."""
+    found: dict[str, list[str]] = defaultdict(list)
     for name, configs in sorted(shown().items()):
         outcomes = [outcome(config) for config in configs]
         for one in sorted(set(outcomes)):
-            count = outcomes.count(one)
-            if count == len(configs):
-                every[one].append(name)
-            else:
-                some[one].append(f"{name} ({count} of {len(configs)})")
-    names = sorted({*every, *some}, key=lambda one: (-len(every[one]), one))
-    rows = [(one, ", ".join(every[one]), ", ".join(some[one])) for one in names]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+            count = share([each == one for each in outcomes])
+            found[one].append(name if count == "yes" else f"{name} ({count})")
+    return listed(dict(sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))))
 
 
 if __name__ == "__main__":

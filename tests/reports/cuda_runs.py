@@ -1,4 +1,4 @@
-"""The families that ONNX Runtime's CUDA provider placed over stubs, kept in families/placed.json, as a table.
+"""The families that ONNX Runtime's CUDA provider placed over stubs, kept in families/placed.json, as a list.
 
     PYTHONPATH=tests python -m reports.cuda_runs --table
     PYTHONPATH=tests python -m reports.cuda_runs [FAMILY ...]
@@ -33,11 +33,12 @@ from tfm.runtime.bundle import operator_limits, targets
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import Platform
 
+from reports.layouts import listed
+
 FILE = Path(__file__).parents[1] / "families" / "placed.json"
 TARGET = targets.find("ort-cuda")
 DRAWN = 12
 PLACED, NO_BUNDLE = "all but sizes on CUDA, no copies", "no bundle"
-HEAD = ("over stubs, one drawn config each", "with a cache", "a text is one run, under each head")
 
 
 def configs(name: str) -> Iterator[tuple[str, Config]]:
@@ -126,8 +127,8 @@ def as_text(kept: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def table() -> str:
-    """The families of each outcome, by form; with its classes where others of the form have another one."""
-    cells: dict[str, dict[bool, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """The families of each outcome and form; with its classes where others of the form have another one."""
+    cells: dict[str, list[str]] = defaultdict(list)
     for name, family in json.loads(FILE.read_text()).items():
         for cache in (True, False):
             classes: dict[str, list[str]] = defaultdict(list)
@@ -135,9 +136,9 @@ def table() -> str:
                 if one["cache"] == cache:
                     classes[one["found"].split(":")[0]].append(model)
             for found, models in classes.items():
-                cells[found][cache].append(f"{name} ({', '.join(models)})" if len(classes) > 1 else name)
-    rows = [(found, *(", ".join(forms[form]) for form in (True, False))) for found, forms in cells.items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *sorted(rows)))
+                form = f"{found}, {'with a cache' if cache else 'a text is one run, under each head'}"
+                cells[form].append(f"{name} ({', '.join(models)})" if len(classes) > 1 else name)
+    return listed(dict(sorted(cells.items())))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import fill
 
 from families import ROWS
 from families.kit import Row
@@ -22,7 +24,6 @@ from tfm.refimpl.errors import TfmError
 from tfm.runtime.bundle import targets
 
 FILE = Path(__file__).parents[1] / "refimpl" / "checkpoint" / "config_readers" / "public_configs.jsonl"
-HEAD = ("layout", "takes every config", "takes some")
 # What checkpoints have and transformers' defaults lack.
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 USUAL = {
@@ -66,21 +67,32 @@ def _usual(name: str, row: Row) -> Config:
 
 
 def table() -> str:
-    """The families of which a layout takes all configs for ort-cpu, and those of which some.
+    """Whether a layout takes a family's configs for ort-cpu: all, so many, or none.
 
-    Layouts that take the same are one row.
+    Layouts that take the same are one column, and families that none takes are left out.
     """
-    coverage: dict[tuple[str, str], list[str]] = defaultdict(list)
     configs, target = sorted(shown().items()), targets.find("ort-cpu")
+    columns: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for layout in LAYOUTS.values():
-        taken = {
-            name: [layout.refusal(config, target) is None for config in several] for name, several in configs
-        }
-        every = [name for name, several in taken.items() if all(several)]
-        some = [f"{name} ({sum(n)} of {len(n)})" for name, n in taken.items() if any(n) and not all(n)]
-        coverage[", ".join(every), ", ".join(some)].append(f"`{layout.name}`")
-    rows = [HEAD, ("---",) * len(HEAD), *((", ".join(names), *taken) for taken, names in coverage.items())]
+        taken = ([layout.refusal(one, target) is None for one in several] for _, several in configs)
+        columns[tuple(map(share, taken))].append(f"`{layout.name}`")
+    head = ("family", *map(", ".join, columns.values()))
+    cells = zip((name for name, _ in configs), *columns, strict=True)
+    rows = [head, ("---",) * len(head), *(row for row in cells if any(row[1:]))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def share(taken: list[bool]) -> str:
+    """How many of them, in the words of a cell."""
+    return "yes" if all(taken) else f"{sum(taken)} of {len(taken)}" if any(taken) else ""
+
+
+def listed(found: Mapping[str, Iterable[str]]) -> str:
+    """A list of outcomes, with the families of each in lines of a page's width."""
+    return "\n".join(
+        fill(f"- **{outcome}**: {', '.join(names)}", 140, subsequent_indent="  ", break_on_hyphens=False)
+        for outcome, names in found.items()
+    )
 
 
 if __name__ == "__main__":
