@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.onnx._internal.fx.passes import type_promotion
 
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
@@ -155,17 +156,33 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
 
 @contextmanager
 def decomposed_in_place() -> Iterator[None]:
-    """Trace a program again only for operators that `decompose` has no rule for."""
+    """Trace a program again only for operators that `decompose` has no rule for.
+
+    The pass that casts arguments to a common type computes no node whose value is known either: a quarter of
+    an export's time.
+    """
     trace_again = ExportedProgram.run_decompositions
+    promotion = type_promotion._TypePromotionInterpreter
+    compute = promotion.run_node
 
     def run_decompositions(self: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
         return self if decompose(self, table) else trace_again(self, table)
 
+    def run_node(self: Any, n: torch.fx.Node) -> Any:
+        if n.op != "call_function" or "val" not in n.meta:
+            return compute(self, n)
+        with self._set_current_node(n):
+            if rule := type_promotion.get_type_promotion_rule(n, self.type_promotion_table):
+                self._maybe_promote_node(n, rule)
+        return n.meta["val"]
+
     ExportedProgram.run_decompositions = run_decompositions  # pyright: ignore[reportAttributeAccessIssue]
+    promotion.run_node = run_node
     try:
         yield
     finally:
         ExportedProgram.run_decompositions = trace_again
+        promotion.run_node = compute
 
 
 @contextmanager
