@@ -50,7 +50,7 @@ EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" an
 
 
 @pytest.mark.parametrize("name", EAGER)
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     keys = data.draw(ROWS[name].keys, label="keys")

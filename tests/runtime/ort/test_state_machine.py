@@ -305,11 +305,9 @@ RARE = [
     ("recurrent", "standard", "fp32"),
     ("gated deltas", "ort-cpu", "int8"),
     ("gated deltas", "standard", "fp32"),
-    *(
-        (name, *cell)
-        for name in ("convolutions", "latents", "state spaces", "heads by layer", "shared", "indexed")
-        for cell in (("ort-cpu", "fp32"), ("standard", "int8"))
-    ),
+    # How each target keeps a cache is driven by those above; of the other mixers each is driven on one.
+    *((name, "ort-cpu", "fp32") for name in ("convolutions", "heads by layer", "indexed")),
+    *((name, "standard", "int8") for name in ("latents", "state spaces", "shared")),
 ]
 CUDA = [
     ("ort-cuda", "fp16"),

@@ -47,7 +47,7 @@ def test_outputs_equal_transformers(name, data):
 
 
 @pytest.mark.parametrize(("name", "kind"), HEADS, ids=[ROWS[n].models[k].__name__ for n, k in HEADS])
-@settings(max_examples=settings.default.max_examples // 16)
+@settings(max_examples=settings.default.max_examples // 25)
 @given(data=st.data())
 def test_heads_equal_transformers(name, kind, data):
     compare_with_transformers(name, kind, data)
@@ -322,8 +322,9 @@ def changed(value, path, new):
     return made
 
 
-@pytest.mark.parametrize("name", sorted(families()))
-def test_any_value_in_any_field_is_read_or_refused(name):
+@pytest.mark.parametrize(("turn", "name"), [*enumerate(sorted(families()))])
+def test_any_value_in_any_field_is_read_or_refused(turn, name):
+    """A third of the values for each field; families whose fields have the same name take turns."""
     keys = {} if name == "tfm" else ROWS[name].config(**ROWS[name].sizes).to_dict()
     if name == "llama":
         keys |= {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3}, "head_dim": 8}
@@ -334,15 +335,15 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         keys = changed(keys, ("config", "stack", "layers", 0, "attention", "position"), to_json(scaled))
     read_config(keys)
     refused, longest = 0, 200 + len(", ".join(families()))
-    for path in places(keys):
-        for bad in BAD:
+    for place, path in enumerate(places(keys)):
+        for bad in BAD if name == "tfm" else BAD[(place + turn) % 3 :: 3]:
             try:
                 read_config(changed(keys, path, bad))
             except ConfigError as error:
                 refused += 1
                 assert "\n" not in str(error)  # noqa: PT017
                 assert len(str(error)) < longest, error  # noqa: PT017
-    assert refused > 80
+    assert refused > 25
 
 
 @pytest.mark.parametrize(
