@@ -68,6 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("peers") is None)
 
 
+def pytest_collection_finish() -> None:
+    """What the modules hold stays: who looks for circles, as a server does that ends, needn't look there."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup() -> None:
     """Read the exporter's tables of operators once a process: it does so for each graph, 0.6 s."""
     if (module := sys.modules.get("torch.onnx._internal.exporter._registration")) is not None:

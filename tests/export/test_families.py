@@ -28,31 +28,9 @@ HERE = [
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
-# Their graphs differ least from others here, or are compared in export/targets.
-RARE = {
-    ("bloom", 0),
-    ("roberta", 0),
-    ("t5", 5),
-    ("gpt_oss", 0),
-    ("umt5", 1),
-    ("mixtral", 0),
-    ("bart", 0),
-    ("deepseek_v3", 0),
-    ("falcon", 0),
-    ("cohere", 0),
-    ("bart", 1),
-    ("opt", 1),
-    ("deberta-v2", 1),
-    ("longformer", 4),
-    ("gemma3n_text", 0),
-    ("longt5", 0),
-    ("phimoe", 0),
-    ("xlnet", 1),
-    ("bitnet", 0),
-    ("deepseek_v32", 0),
-    ("jamba", 2),
-    ("gemma3n_text", 1),
-}
+# By default: windows, a head of an encoder, a decoder that reads whole texts, convolutions. The graphs of the
+# others differ less, or are compared in export/targets.
+USUAL = {("gemma3", 0), ("modernbert", 4), ("qwen3", 2), ("lfm2", 1)}
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))
     for turn, (name, kind) in enumerate(ALL if COUNT else HERE)
@@ -60,7 +38,7 @@ CASES = [
 
 
 def marked(name: str, kind: int, quants: tuple[str, ...]) -> Any:
-    marks = pytest.mark.long if (name, kind) in RARE and not COUNT else ()
+    marks = () if COUNT or (name, kind) in USUAL else pytest.mark.long
     return pytest.param(name, kind, quants, marks=marks, id=f"{name}-{kind}-{quants[-1]}")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
 def python_with(folder: Path, *packages: str) -> Path:
     """The interpreter of a new environment in `folder` with these packages."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
     install(python, *packages)
     return python
@@ -35,7 +36,7 @@ def python_by_uv(uv: Path, folder: Path, *packages: str) -> Path:
 
 def python_over(folder: Path, *packages: str) -> Path:
     """The interpreter of a new environment that has all of this one, tfm too, and these packages."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
     site = sysconfig.get_path("purelib")
     own = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
@@ -54,7 +55,9 @@ def python_with_optimum(folder: Path) -> Path:
 
 
 def install(python: Path, *arguments: str) -> None:
-    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments])
+    """By this environment's pip, without the bytecode of modules that nobody imports."""
+    options = ("--quiet", "--disable-pip-version-check", "--no-compile")
+    run([sys.executable, "-m", "pip", "--python", python, "install", *options, *arguments])
 
 
 def node_modules(folder: Path, *packages: str) -> Path:

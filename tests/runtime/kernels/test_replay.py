@@ -133,6 +133,7 @@ def tools() -> gcc.Tools:
 
 
 @pytest.mark.gcc
+@pytest.mark.long
 def test_neon_is_the_specification_bit_for_bit(tools: gcc.Tools, tmp_path: Path):
     """Emulated: a processor with the dot product, and one without."""
     program = compiled(tools.arm_compiler, tmp_path / "replay", "-O2", "-static")
