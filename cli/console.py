@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -95,6 +96,13 @@ def say(message: str = "") -> None:
     """Print one line of progress or a warning."""
     LINE.end()
     typer.echo(escape(message), err=True)
+
+
+def in_folder(path: Path | None) -> Path | None:
+    """Refuse a file whose directory isn't there, before the work rather than after it."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"{path.parent} must be a directory, there is none")
+    return path
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import in_folder
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -25,7 +27,7 @@ def ready(path: Path | None) -> Path | None:
             raise typer.BadParameter(f"a picture ends in {', '.join(SUFFIXES)}, got {path.name!r:.80}")
         if find_spec("matplotlib") is None:  # importing it would bring NumPy, before its threads are set
             raise ModuleNotFoundError("matplotlib", name="matplotlib")
-    return path
+    return in_folder(path)
 
 
 Plot = Annotated[

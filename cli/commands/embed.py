@@ -11,7 +11,7 @@ import typer
 
 from .. import fleet as f
 from .. import options as o
-from ..console import out, out_json, progress, say, shorten, table
+from ..console import in_folder, out, out_json, progress, say, shorten, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,10 @@ def command(
         bool, typer.Option("--similarity", help="Show cosine similarities of the texts, not their vectors.")
     ] = False,
     npy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the numbers as a NumPy array.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, callback=in_folder, help="Write the numbers as a NumPy array."
+        ),
     ] = None,
     batch: o.Batch = 32,
     running: o.Running,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import out, progress
+from ..console import in_folder, out, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,10 @@ def command(
         typer.Argument(help="The bundle to report on, or the model whose bundle the cache holds."),
     ],
     file: Annotated[
-        Path, typer.Argument(metavar="OUT.html", dir_okay=False, help="The page; it must not exist.")
+        Path,
+        typer.Argument(
+            metavar="OUT.html", dir_okay=False, callback=in_folder, help="The page; it must not exist."
+        ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     speed: Annotated[bool, typer.Option(help="Measure speed and memory, in processes of their own.")] = True,
@@ -47,8 +50,6 @@ def command(
 
     if file.exists() and not overwrite:
         raise typer.BadParameter(f"{file} exists: choose another name, or say --overwrite")
-    if not file.parent.is_dir():
-        raise typer.BadParameter(f"{file.parent} must be a directory, there is none")
     show, path = progress(), bundle_named(bundle)
     report = verify(path, progress=show)
     opened = open_bundle(path)

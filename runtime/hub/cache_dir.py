@@ -99,10 +99,8 @@ def require_writable(folder: Path, need: int = 0) -> None:
 def require_room(folder: Path, need: int) -> None:
     """ExportError unless the disk of a folder of the cache has room for `need` bytes more."""
     if (free := shutil.disk_usage(folder).free) < need:
-        raise ExportError(
-            f"the cache {cache_dir()} needs {need} bytes for this model, {free} are free: make room, or let "
-            "TFM_CACHE name another place"
-        )
+        sizes = f"needs {need / 1e6:.1f} MB for this model, {free / 1e6:.1f} MB are free"
+        raise ExportError(f"the cache {cache_dir()} {sizes}: make room, or let TFM_CACHE name another place")
 
 
 def entry_in(message: str) -> str | None:

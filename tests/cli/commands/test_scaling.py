@@ -114,6 +114,7 @@ def test_an_impossible_picture_is_refused_first(tfm, tmp_path, monkeypatch):
     """An impossible picture is refused before the work."""
     monkeypatch.setattr(scaling, "measure", None)
     tfm("scaling", "--plot", tmp_path / "made.gif").failed(2, ".png", ".svg", ".pdf")
+    tfm("scaling", "--plot", tmp_path / "none" / "made.png").failed(2, "none", "directory")
     tfm("scaling", "--section", "ring", "--plot", tmp_path / "made.png").failed(2, "length", "reach")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     tfm("scaling", "--plot", tmp_path / "made.png").failed(1, "'tfm-cli[plot]'")

@@ -149,6 +149,7 @@ def test_embed(run, tmp_path, monkeypatch) -> None:
     assert "--json, --npy FILE" in shown.err
     run("embed", "x", "--similarity").failed(2, "two", "texts")
     run("embed", "x", "--npy", tmp_path / "w", "--json").failed(2, "both")
+    run("embed", "x", "--npy", tmp_path / "none" / "w").failed(2, "none", "directory")
 
 
 def test_an_export_says_how_near_embeddings_stay(tfm, models, tmp_path) -> None:
