@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -21,6 +22,7 @@ from typing import Any
 
 # A fifth of the library's own: `(a{1000}){1000}` ends in an error after 40 MB, not 250.
 FUEL = 200_000
+SOON_S = 0.0005  # without a request: the model computes, and the next mask may be computed meanwhile
 LENGTH = struct.Struct("=I")
 STEP = struct.Struct("=II?")  # tokens that are taken back, tokens that follow, whether a mask is asked for
 # Last in a schema, which may have options of its own: with `lenient` keywords would be ignored.
@@ -107,11 +109,14 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
     signal.setitimer(signal.ITIMER_PROF, 0)
     send(connection, b"{}")
     connection = _copied(connection)
+    mask = b""  # of what may follow; empty where it isn't known
     while (request := receive(connection)) is not None:
         signal.setitimer(signal.ITIMER_PROF, settings["step_s"])
-        answer = _step(matcher, request)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        answer, mask = _step(matcher, request, mask)
         send(connection, answer)
+        if not mask and not matcher.is_error() and not select.select([connection], [], [], SOON_S)[0]:
+            mask = matcher.compute_bitmask()
+        signal.setitimer(signal.ITIMER_PROF, 0)
     os._exit(0)
 
 
@@ -144,16 +149,20 @@ def _compiled(kind: str, text: str, inner: Any, tokenizer: Any) -> Any:
     return matcher
 
 
-def _step(matcher: Any, request: bytes) -> bytes:
+def _step(matcher: Any, request: bytes, mask: bytes) -> tuple[bytes, bytes]:
+    """The answer to a request, and the mask of what may follow it; of these `mask` is the one before."""
     back, count, masked = STEP.unpack_from(request)
     if back:
         matcher.rollback(back)
     if count:
         matcher.consume_tokens([*struct.unpack_from(f"={count}I", request, STEP.size)])
-    mask = matcher.compute_bitmask() if masked and not matcher.is_error() else b""
+    if back or count:
+        mask = b""
+    if masked and not mask and not matcher.is_error():
+        mask = matcher.compute_bitmask()
     if matcher.is_error():
-        return FAILED + matcher.get_error().encode()
-    return (COMPLETE if matcher.is_stopped() else OPEN) + mask
+        return FAILED + matcher.get_error().encode(), b""
+    return (COMPLETE if matcher.is_stopped() else OPEN) + (mask if masked else b""), mask
 
 
 def _limit_memory(more: int) -> None:

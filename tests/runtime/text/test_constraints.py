@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import time
 from copy import copy
 from typing import Any
 
@@ -27,6 +28,7 @@ from tfm.runtime.text.constraints import (
     check,
     of_schema,
 )
+from tfm.runtime.text.language_follower import SOON_S
 from tfm.runtime.text.tokenizer import Tokenizer
 
 
@@ -274,6 +276,20 @@ def test_tokens_can_be_taken_back() -> None:
     for i in [*range(len(texts)), *rng.integers(0, len(texts), 60).tolist()]:
         assert np.array_equal(one.allowed(texts[i]), made.constraint(of_schema(schema)).allowed(texts[i]))
         assert one.is_complete(texts[i]) == made.constraint(of_schema(schema)).is_complete(texts[i])
+
+
+def test_a_mask_that_was_computed_ahead_is_the_one_that_follows() -> None:
+    """Where the model takes its time, its next mask is there before it is asked for."""
+    tokenizer, made, _ = MADE["bytes"]
+    language = Language("regex", "(ab|cde|f[gh]){9}")
+    tokens = tokenizer.encode("abcdefgabfhcdeab")
+    asked = [*range(len(tokens)), 3, 4, 1, 0]  # some are taken back
+    slow = made.constraint(language)
+    for count in asked:
+        slow.is_complete(tokens[:count])
+        time.sleep(20 * SOON_S)
+        expected = made.constraint(language).allowed(tokens[:count])
+        np.testing.assert_array_equal(slow.allowed(tokens[:count]), expected)
 
 
 def test_there_is_a_blank_after_a_comma_or_a_colon_and_no_other() -> None:
