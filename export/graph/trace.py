@@ -16,7 +16,6 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.onnx._internal.fx.passes import type_promotion
 
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
@@ -156,32 +155,49 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
 
 @contextmanager
 def decomposed_in_place() -> Iterator[None]:
-    """Trace a program again only for operators that `decompose` has no rule for.
-
-    The pass that casts arguments to a common type computes no node whose value is known either: a quarter of
-    an export's time.
-    """
+    """Trace a program again only for operators that `decompose` has no rule for."""
     trace_again = ExportedProgram.run_decompositions
-    promotion = type_promotion._TypePromotionInterpreter
-    compute = promotion.run_node
 
     def run_decompositions(self: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
         return self if decompose(self, table) else trace_again(self, table)
 
+    ExportedProgram.run_decompositions = run_decompositions  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with promoted_in_place():
+            yield
+    finally:
+        ExportedProgram.run_decompositions = trace_again
+
+
+@contextmanager
+def promoted_in_place() -> Iterator[None]:
+    """Compute no value that is known again to cast arguments to a common type: a quarter of an export's time.
+
+    It reaches into torch 2.13; an exporter of another form stays as it is, and is slower.
+    """
+    try:
+        from torch.onnx._internal.fx.passes import type_promotion
+
+        promotion, rule_of = type_promotion._TypePromotionInterpreter, type_promotion.get_type_promotion_rule
+        compute, current, promote = (
+            getattr(promotion, name) for name in ("run_node", "_set_current_node", "_maybe_promote_node")
+        )
+    except (ImportError, AttributeError):
+        yield
+        return
+
     def run_node(self: Any, n: torch.fx.Node) -> Any:
         if n.op != "call_function" or "val" not in n.meta:
             return compute(self, n)
-        with self._set_current_node(n):
-            if rule := type_promotion.get_type_promotion_rule(n, self.type_promotion_table):
-                self._maybe_promote_node(n, rule)
+        with current(self, n):
+            if rule := rule_of(n, self.type_promotion_table):
+                promote(self, n, rule)
         return n.meta["val"]
 
-    ExportedProgram.run_decompositions = run_decompositions  # pyright: ignore[reportAttributeAccessIssue]
     promotion.run_node = run_node
     try:
         yield
     finally:
-        ExportedProgram.run_decompositions = trace_again
         promotion.run_node = compute
 
 
