@@ -67,6 +67,9 @@ class AsyncTextStream:
         self.answers: ChatAnswers | None = None  # what reads the text, where it may call tools
         self.finish_reason: FinishReason | None = None
 
+    def __repr__(self) -> str:
+        return f"<AsyncTextStream {self.text!r:.60}, ended: {self.finish_reason}; await it, or async for>"
+
     @property
     def cached_tokens(self) -> int:
         """How many tokens of the prompt an earlier text had read."""

@@ -156,8 +156,9 @@ class TaskModel:
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """The chat template; CheckpointError where the model has none."""
+        """The chat template; ConfigError for a model of another task, CheckpointError for one without any."""
         if self.template is None:
+            self.expect(configs.LM)
             raise no_template()
         return self.template
 

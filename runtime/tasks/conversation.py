@@ -52,6 +52,9 @@ class Conversation:
         self._ids: list[int] = []  # what the cache holds
         self._cache: Cache | None = None
 
+    def __repr__(self) -> str:
+        return f"<Conversation with {self.model!r}, {len(self.messages)} messages>"
+
     @property
     def messages(self) -> list[Message]:
         """The messages so far; the last answer is among them once it was generated completely."""

@@ -104,7 +104,9 @@ def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
 
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """Messages as they are; a text is one of the user's."""
+    """Messages as they are; a text is one of the user's. ArgumentError where there are none."""
+    if isinstance(messages, Sequence) and not isinstance(messages, str) and not messages:
+        raise ArgumentError("messages must have at least one")
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 

@@ -94,7 +94,11 @@ class Constraints:
             raise CheckpointError("the tokenizer cleans its texts up, which may change a constrained one")
         self._vocabulary = tokenizer.vocabulary
         with convert_errors("can't constrain a text"):
-            process = LanguageProcess(tokenizer.to_json(), self._vocabulary, stop_ids, limits)
+            try:
+                process = LanguageProcess(tokenizer.to_json(), self._vocabulary, stop_ids, limits)
+            except ModuleNotFoundError as error:
+                need = f"a constrained text needs {error.name}: pip install 'tfm-cli[serve]'"
+                raise CheckpointError(need) from None
         self._compiled = lru_cache(KEPT)(partial(_compiled, process))
 
     def constraint(self, language: Language) -> ConstrainedText:

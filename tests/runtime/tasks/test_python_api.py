@@ -12,7 +12,7 @@ import pydantic
 import pytest
 from helpers.refused import refused
 from helpers.task_models import CHAT, chat_model, tiny_reader
-from tfm.refimpl.config import Classify, Pool
+from tfm.refimpl.config import Classify, MaskedLM, Pool
 from tfm.refimpl.errors import ArgumentError, CheckpointError, ConfigError, LimitError, TfmError
 from tfm.runtime.tasks import Conversation, GenerateOptions, Model
 from tfm.runtime.tasks.documents import schema_of
@@ -81,6 +81,13 @@ def test_an_answer_prints_as_its_text() -> None:
     assert str(answer) == answer.text == str(MODEL.generate("the cat", **GREEDY))
     assert str(answer) == answer.text
     assert repr(answer) == f"<TextStream {answer.text!r}, length>"
+
+
+def test_what_cannot_be_chatted_with_is_told() -> None:
+    with refused(ArgumentError, "messages", "one"):
+        MODEL.chat([])
+    with refused(ConfigError, "fill", "generate"):
+        tiny_reader(MaskedLM(tied=True)).chat("hi")
 
 
 def test_chat_asks_by_the_template() -> None:
@@ -152,6 +159,7 @@ def test_a_model_says_what_it_is_and_counts_tokens() -> None:
     named = model()
     named.name = "tiny"
     assert repr(named) == "<Model tiny, to generate: NumpyEngine, context of 256 tokens>"
+    assert repr(Conversation(named, "be kind")) == f"<Conversation with {named!r}, 1 messages>"
     assert named.context == 256
     assert named.count_tokens("the cat") == len(named.prompt("the cat", raw=True)) - 1, (
         "without what begins a text"

@@ -15,7 +15,7 @@ from helpers import text_strategies
 from helpers.hostile_languages import STEPS, WIDE, drawn
 from helpers.refused import refused
 from helpers.serving import wait_until
-from tfm.refimpl.errors import ArgumentError, LimitError, TfmError
+from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError, TfmError
 from tfm.runtime.text import bounded_program, language_process
 from tfm.runtime.text.constraints import Constraints, Language, check
 from tfm.runtime.text.language_process import Limits
@@ -136,3 +136,5 @@ def test_without_its_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ModuleNotFoundError) as caught:
         check(Language("regex", "a"))
     assert caught.value.name == "llguidance"
+    with refused(CheckpointError, "llguidance", "'tfm-cli[serve]'"):
+        Constraints(TOKENIZER, [STOP])
