@@ -34,7 +34,8 @@ OUTSIDE = {
     "runtime/serve": {"numpy", "starlette", "uvicorn", "h11", "pydantic", "prometheus_client"},
     # The one part that needs the extra [ray], which brings pyarrow; its server those of [serve] too.
     "runtime/fleet": {"numpy", "ray", "pyarrow", "starlette", "prometheus_client"},
-    # huggingface_hub is the extra [hub], imported where a hub's name is fetched; llguidance is of [serve].
+    # huggingface_hub is the extra [hub], imported where a hub's name is fetched; llguidance is of [serve],
+    # soundfile and soxr are of [audio].
     "runtime": {
         "numpy",
         "onnxruntime",
@@ -43,6 +44,8 @@ OUTSIDE = {
         "platformdirs",
         "huggingface_hub",
         "llguidance",
+        "soundfile",
+        "soxr",
     },
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "threadpoolctl"},
     # matplotlib is the extra [plot], imported where a picture is asked for; prompt_toolkit for who types.
@@ -68,7 +71,13 @@ STAGES = (
     ("refimpl.checkpoint.families",),
     ("refimpl.checkpoint",),
     ("refimpl",),
-    ("runtime.hardware", "runtime.progress", "runtime.serving_defaults", "runtime.silence"),
+    (
+        "runtime.hardware",
+        "runtime.progress",
+        "runtime.serving_defaults",
+        "runtime.silence",
+        "runtime.sound_files",
+    ),
     ("runtime.parallel",),
     ("runtime.bundle", "runtime.text"),
     ("runtime.hub",),

@@ -14,6 +14,7 @@ from ..config import LM, Config, EncoderDecoder
 from ..decoding.beam import BeamSearch
 from ..decoding.options import MOST_BEAMS, STOPS
 from ..decoding.sampler import Sampler
+from ..decoding.speech import SpeechTokens
 from ..errors import CheckpointError, ConfigError, LimitError
 from .config_readers.generation_keys import (
     HEARING,
@@ -44,7 +45,8 @@ class Generation:
     and `prefix`, which is put before the text, are for a model with an encoder. `tasks` are the same for
     tasks that the checkpoint names (T5: summarization); `languages` are tokens for a translator, to be used
     by `translation.directed`. `stop` are texts before which an answer ends. `left_out` are options that the
-    checkpoint asks for and tfm doesn't have: texts are generated without them.
+    checkpoint asks for and tfm doesn't have: texts are generated without them. `speech` is of a model that
+    hears.
     """
 
     bos: int | None = None
@@ -59,6 +61,7 @@ class Generation:
     languages: Languages | None = None
     stop: tuple[str, ...] = field(default=(), metadata={"optional": True})
     left_out: tuple[str, ...] = field(default=(), metadata={"optional": True})
+    speech: SpeechTokens | None = field(default=None, metadata={"optional": True})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,6 +133,7 @@ def _read(
     if most is None and total is not None:
         most = max(total - 1, 1)  # the first token of a decoder counts there
     prefix = keys.get("prefix", str, None) or ""
+    speech = None if config.frames is None else _speech(keys, config)
     keys.finish(IGNORED_GENERATION_KEYS if config.frames is None else IGNORED_GENERATION_KEYS | HEARING)
     try:
         Sampler(**defaults)
@@ -141,7 +145,36 @@ def _read(
     if not pair:
         return generation
     start = bos if start is None else start
-    return replace(generation, start=start, max_new_tokens=most, prefix=prefix)
+    return replace(generation, start=start, max_new_tokens=most, prefix=prefix, speech=speech)
+
+
+def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
+    """The tokens of a model that hears; None where its files don't say how it writes."""
+    none = _id(keys, "no_timestamps_token_id", config)
+    languages, tasks = (_named_ids(keys, name, config) for name in ("lang_to_id", "task_to_id"))
+    language, task = (keys.get(name, str, None, null=True) for name in ("language", "task"))
+    latest = keys.get("max_initial_timestamp_index", int, None, null=True)
+    if latest is not None and latest < 0:
+        raise keys.fail("max_initial_timestamp_index", "null or at least 0")
+    previous = _id(keys, "prev_sot_token_id", config)
+    forced = keys.get("forced_decoder_ids", list, None, null=True) or []
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in forced):
+        raise keys.fail("forced_decoder_ids", "null or pairs of a place and an id")
+    for _, token in forced if (language, task) == (None, None) else ():  # transformers' order
+        language = next((code for code, id in languages.items() if id == token), language)
+        task = next((name for name, id in tasks.items() if id == token), task)
+    if none is None:
+        return None
+    if not 0 < none < config.embedding.vocabulary - 1:
+        raise keys.fail("no_timestamps_token_id", "between the token of silence and the first timestamp")
+    return SpeechTokens(none, languages, tasks, previous, latest, language, task)
+
+
+def _named_ids(keys: Keys, name: str, config: Config) -> dict[str, int]:
+    """Ids by the names of their tokens, without the brackets."""
+    named = keys.get(name, dict, None, null=True) or {}
+    _check(keys, name, [*named.values()], config)
+    return {key.removeprefix("<|").removesuffix("|>"): id for key, id in named.items()}
 
 
 def _stop(keys: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:

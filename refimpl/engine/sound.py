@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 import numpy as np
 
 from ..ops.log_mel import hann_window, log_mel, mel_filters, mel_frequencies, power_spectrum
 
-__all__ = ["HOP", "RATE", "features"]
+__all__ = ["HOP", "RATE", "Spectrogram", "features"]
 
 RATE = 16_000  # samples a second
 WINDOW, HOP = 400, 160  # samples
 SECONDS = 30
 TOP = 45.245640471924965  # 8,000 Hz, half the rate, on Slaney's mel scale: 15 + 27 ln 8 / ln 6.4
 LEAST, SPAN = 1e-10, 8.0
+# Frames that are computed at a time, and those beside them whose samples they share.
+BLOCK, MARGIN = 3000, 3
 
 
 @cache
@@ -31,6 +34,66 @@ def features(sound: np.ndarray, *, bands: int) -> np.ndarray:
     read by the windows before them alone.
     """
     padded = np.pad(sound.astype(np.float64), (0, max(0, SECONDS * RATE - len(sound))))
+    return _frames(_powers(padded), bands)
+
+
+def _powers(sound: np.ndarray) -> np.ndarray:
     window = hann_window(np.arange(WINDOW, dtype=np.float64))
-    power = power_spectrum(padded[None], window, hop=HOP)
-    return log_mel(power, _filters(bands), least=LEAST, span=SPAN)[0].astype(np.float32)
+    return power_spectrum(sound[None], window, hop=HOP)[0]
+
+
+def _frames(powers: np.ndarray, bands: int) -> np.ndarray:
+    return log_mel(powers[None], _filters(bands), least=LEAST, span=SPAN)[0].astype(np.float32)
+
+
+class Spectrogram:
+    """The frames of a sound that is read in blocks, window by window: those of `features`, in less memory.
+
+    `blocks()` gives the samples from the begin, and is called twice, since each frame depends on the loudest
+    one of all. Silence follows a sound that is shorter than a window of `size` frames. `real` says how many
+    frames the sound has without it, `total` how many with it.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], *, bands: int, size: int) -> None:
+        self._bands, self.size = bands, size
+        self.real = self.total = 0
+        loudest, most = np.zeros((1, WINDOW // 2 + 1)), -1.0
+        for powers in self._read(blocks()):
+            self.total += len(powers)
+            loud = (powers @ _filters(bands)).max(1)
+            if loud.max(initial=-1.0) > most:
+                most, loudest = float(loud.max()), powers[[loud.argmax()]]
+        self._loudest = loudest
+        self._later = self._read(blocks())
+        self._held, self._begin = np.zeros((0, bands), np.float32), 0
+
+    def window(self, at: int) -> np.ndarray:
+        """The frames [size, bands] from frame `at` on, zeros behind the last; windows are asked in order."""
+        while True:
+            gone = min(at - self._begin, len(self._held))
+            self._held, self._begin = self._held[gone:], self._begin + gone
+            if len(self._held) >= self.size or (powers := next(self._later, None)) is None:
+                break
+            # The loudest frame goes along, as frames depend on it.
+            frames = _frames(np.concatenate([powers, self._loudest]), self._bands)[:-1]
+            self._held = np.concatenate([self._held, frames])
+        found = self._held[: self.size]
+        return np.pad(found, ((0, self.size - len(found)), (0, 0)))
+
+    def _read(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The powers of all frames, BLOCK at a time; only both ends of the sound are mirrored."""
+        held, before = np.zeros(0), 0
+        for block in self._padded(blocks):
+            held = np.concatenate([held, block])
+            while len(held) >= (count := before + BLOCK + MARGIN) * HOP:
+                yield _powers(held[: count * HOP])[before : before + BLOCK]
+                held, before = held[(before + BLOCK - MARGIN) * HOP :], MARGIN
+        yield _powers(held)[before:]
+
+    def _padded(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        count = 0
+        for block in blocks:
+            count += len(block)
+            yield block
+        self.real = count // HOP
+        yield np.zeros(max(0, self.size * HOP - count))

@@ -22,7 +22,7 @@ One JSON object with exactly these fields, but for kernel_cache, kernel_minima, 
     refused      reasons why fused operators were not used, or steps on a GPU can't be captured
     generation   how the checkpoint wants to be run: the fields of
                  `refimpl.checkpoint.generation_config.Generation`; {stop} and {left_out} only where it has
-                 texts that end an answer, or asks for options that tfm doesn't have
+                 texts that end an answer, or asks for options that tfm doesn't have, {speech} where it hears
     labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
                  which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where
@@ -350,6 +350,11 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
     ids = [*g.eos, g.bos, g.mask, g.start, *languages]
     ids += [token for name in TOKEN_OPTIONS for token in getattr(s, name)]
     ids += [token for word in s.bad_words for token in word] + [token for token, _ in s.logit_bias]
+    if g.speech is not None:
+        ids += [g.speech.first_timestamp, g.speech.previous, *g.speech.languages.values()]
+        ids += g.speech.tasks.values()
+        if g.speech.no_speech < 0:
+            raise ValueError("generation.speech must have a token of silence, before that of no timestamps")
     for token in ids:
         if token is not None and token >= vocabulary:
             raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")

@@ -20,7 +20,7 @@ from ...refimpl.errors import ConfigError
 from ..hardware import return_large_blocks
 from ..ort.engine import OrtEngine
 from ..serving_defaults import MAX_WAIT_S, RESPONSE_BYTES, SLOTS
-from ..tasks.base import TASKS
+from ..tasks.base import task_of
 from ..tasks.model import Model
 from ..verification import certificate
 from .async_model import AsyncModel
@@ -199,11 +199,10 @@ class ReleaseModels:
 
 def expect_served(name: str, model: Model) -> None:
     """ConfigError unless the model has a task that is served."""
-    head = model.config.head
-    if not isinstance(head, LM | Pool | Classify):
+    if model.config.frames is not None or not isinstance(model.config.head, LM | Pool | Classify):
         raise ConfigError(
-            f"{name} can't be served, since it can only {TASKS[type(head)]}: name a model that generates, "
-            "embeds or classifies"
+            f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
+            "generates, embeds or classifies"
         )
 
 

@@ -32,17 +32,24 @@ HEADS = {task: head for head, task in TASKS.items()}
 H = TypeVar("H", bound=configs.Head)
 
 
+def task_of(config: Config) -> str:
+    """The task that a model is for."""
+    return TASKS[type(config.head)] if config.frames is None else "transcribe"
+
+
 def expect_head(config: Config, kind: type[H]) -> H:
     """The head of a model of text; ConfigError unless it is of this kind, with the task that it is for."""
     head = config.head
-    if config.frames is not None:
-        raise ConfigError(
-            "this model hears, and tasks are for models that read: give frames of a sound to its engine"
-        )
-    if not isinstance(head, kind):
-        can = TASKS[type(head)]
+    if config.frames is not None or not isinstance(head, kind):
+        can = task_of(config)
         raise ConfigError(f"this model can {can}, not {TASKS[kind]}: use {can}, or name another model")
     return head
+
+
+def expect_hearing(config: Config) -> None:
+    """ConfigError unless the model reads sounds."""
+    if config.frames is None:
+        raise ConfigError(f"this model can {task_of(config)}, not transcribe: name one that hears")
 
 
 def head_of(task: str) -> type[configs.Head]:
@@ -52,9 +59,10 @@ def head_of(task: str) -> type[configs.Head]:
 
 def expect_both(config: Config, task: str) -> None:
     """ConfigError unless the model has an encoder, and a decoder that writes."""
-    if not (isinstance(config, EncoderDecoder) and isinstance(config.head, LM)):
+    reads = config.frames is None and isinstance(config, EncoderDecoder)
+    if not (reads and isinstance(config.head, LM)):
         raise ConfigError(
-            f"this model can {TASKS[type(config.head)]}, not {task}: name one with an encoder and a decoder"
+            f"this model can {task_of(config)}, not {task}: name one with an encoder and a decoder"
         )
 
 
@@ -96,6 +104,8 @@ def check_task(task: str, config: Config, source: ModelSource) -> None:
     """
     if task in ("translate", "summarize"):
         expect_both(config, task)
+    elif task == "transcribe":
+        expect_hearing(config)
     else:
         expect_head(config, head_of(task))
     if source.tokenizer is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -26,10 +26,22 @@ from ..progress import Progress, silent
 from ..text.chat_template import Message, Tool, Variables
 from ..text.template_process import SHARED
 from ..text.tokenizer import read_tokenizer
-from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, rerank, tag, translate
+from . import (
+    answer,
+    classify,
+    embed,
+    encoder_batches,
+    fill,
+    generate,
+    generate_batch,
+    rerank,
+    tag,
+    transcribe,
+    translate,
+)
 from . import logits as logits_of
 from . import options as generate_options
-from .base import TASKS, TaskModel
+from .base import TaskModel, task_of
 from .declared_options import spelled_out
 from .encoder_batches import Texts
 from .generate import Prompt, TextStream
@@ -53,7 +65,7 @@ class Model(TaskModel):
     def __repr__(self) -> str:
         if isinstance(self.engine, ClosedEngine):
             return f"<Model {self.name}, closed>"
-        engine, task = self.engine, TASKS[type(self.config.head)]
+        engine, task = self.engine, task_of(self.config)
         how = (
             f"{engine.quant} on {engine.backend}" if isinstance(engine, OrtEngine) else type(engine).__name__
         )
@@ -199,6 +211,22 @@ class Model(TaskModel):
     def summarize(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """A summary of the text; see `translate.summarize`."""
         return translate.summarize(self, text, **options)
+
+    def transcribe(
+        self,
+        sound: Path | str | np.ndarray,
+        *,
+        language: str | None = None,
+        task: str | None = None,
+        condition: bool = False,
+        limits: transcribe.Limits = transcribe.PAPER,
+        progress: Progress = silent,
+    ) -> Iterator[transcribe.Segment]:
+        """The segments of a sound, a file or samples [N], each as soon as it is known; see
+        `transcribe.transcribe`."""
+        return transcribe.transcribe(
+            self, sound, language=language, task=task, condition=condition, limits=limits, progress=progress
+        )
 
     def classify(
         self, texts: Texts, *, batch: int = encoder_batches.BATCH, progress: Progress = silent

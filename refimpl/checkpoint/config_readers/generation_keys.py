@@ -43,14 +43,12 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
     "presence_penalty": (0.0, None), "frequency_penalty": (0.0, None),
 }  # fmt: skip
-# Of a model that hears: how transformers transcribes with it, which is no task of tfm's yet.
+# Of a model that hears: what `transcribe` has as options of its own, or hasn't.
 HEARING: dict[str, Any] = dict.fromkeys(
     (
-        "alignment_heads", "compression_ratio_threshold", "condition_on_prev_tokens", "forced_decoder_ids",
-        "is_multilingual", "lang_to_id", "language", "logprob_threshold", "max_initial_timestamp_index",
-        "no_speech_threshold", "no_timestamps_token_id", "prev_sot_token_id",
-        "prompt_condition_type", "prompt_ids", "return_segments", "return_timestamps",
-        "return_token_timestamps", "task", "task_to_id",
+        "alignment_heads", "compression_ratio_threshold", "condition_on_prev_tokens", "is_multilingual",
+        "logprob_threshold", "no_speech_threshold", "prompt_condition_type", "prompt_ids", "return_segments",
+        "return_timestamps", "return_token_timestamps",
     ),
     ANY,
 )  # fmt: skip

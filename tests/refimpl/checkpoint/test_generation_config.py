@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import transformers
 from helpers import tiny_models
 from helpers.refused import refused
 from tfm.refimpl.checkpoint.config_readers.generation_keys import (
-    HEARING,
     IGNORED_GENERATION_KEYS,
     KEYS,
     UNSUPPORTED,
@@ -21,6 +21,7 @@ from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.generation_config import WITH_ENCODER, Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.speech import SpeechTokens
 from tfm.refimpl.errors import CheckpointError, ConfigError
 
 PAIR, ALONE = tiny_models.encoder_decoder(), tiny_models.llama()
@@ -63,10 +64,19 @@ def test_how_a_sound_is_transcribed_is_known_of_a_model_that_hears():
     }  # fmt: skip
     found = read(asked | {"decoder_start_token_id": 3}, config=tiny_models.hearing())
     suppressed = {"suppress_tokens": [9], "begin_suppress_tokens": [5, 2]}
-    assert found == Generation(defaults=suppressed, start=3, max_new_tokens=29)
-    for key in asked.keys() & HEARING.keys():
+    speech = SpeechTokens(11, {"en": 7}, {"transcribe": 8}, 12, 50)
+    assert found == Generation(defaults=suppressed, start=3, max_new_tokens=29, speech=speech)
+    forced = read(asked | {"forced_decoder_ids": [[1, 7], [2, 8]]}, config=tiny_models.hearing()).speech
+    assert forced == replace(speech, language="en", task="transcribe")
+    for key in asked.keys() - {"begin_suppress_tokens", "max_length", "suppress_tokens"}:
         with refused(ConfigError, key, "isn't known"):
             read({key: asked[key]})
+    for key, odd in (
+        ("no_timestamps_token_id", 96), ("no_timestamps_token_id", 0), ("forced_decoder_ids", [1]),
+        ("max_initial_timestamp_index", -1), ("lang_to_id", {"<|en|>": "7"}),
+    ):  # fmt: skip
+        with refused((ConfigError, CheckpointError), key):
+            read(asked | {key: odd}, config=tiny_models.hearing())
 
 
 def test_several_beams_draw_nothing():

@@ -8,6 +8,7 @@ from helpers import tiny_models
 from helpers.refused import refused
 from tfm.refimpl.config import LM
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.engine.sound import HOP, RATE, Spectrogram, features
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.runtime.tasks.base import expect_head
 
@@ -44,5 +45,21 @@ def test_each_sound_is_its_own():
 
 
 def test_tasks_of_texts_are_refused():
-    with pytest.raises(ConfigError, match="hears"):
+    with pytest.raises(ConfigError, match="transcribe"):
         expect_head(CONFIG, LM)
+
+
+@pytest.mark.parametrize("count", [700, 5 * RATE + 33, 31 * RATE + 79, 62 * RATE])
+def test_a_sound_in_blocks_has_the_frames_of_the_whole(count: int):
+    """It is loudest near its end, which the first frames depend on."""
+    rng = np.random.default_rng(count)
+    sound = rng.normal(size=count) * np.linspace(0.001, 0.3, count) ** 2
+    cuts = np.sort(rng.integers(0, count, 5))
+    read = Spectrogram(lambda: np.split(sound, cuts), bands=80, size=3000)
+    whole = features(sound, bands=80)
+    assert (read.real, read.total) == (count // HOP, len(whole))
+    for at in (0, 0, 17, 2000, len(whole) - 5):
+        wanted = whole[at : at + 3000]
+        found = read.window(at)
+        assert np.abs(found[: len(wanted)] - wanted).max() < 1e-6
+        assert not found[len(wanted) :].any()

@@ -25,6 +25,7 @@ from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.checkpoint.weights.left_out import LeftOut
 from tfm.refimpl.config import to_json
+from tfm.refimpl.decoding.speech import SpeechTokens
 from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.parameter_shapes import ParameterShapes
@@ -148,7 +149,8 @@ def test_how_a_model_wants_to_be_run_is_kept_whole(made):
     ids = {"decoder_start_token_id": 2, "forced_eos_token_id": 3, "bad_words_ids": [[4], [5, 6]]}
     ids |= {"stop_strings": ["###"], "guidance_scale": 1.5}
     found = read_generation(stated, ids | {"length_penalty": 2}, tiny_models.encoder_decoder(), "g.json")
-    whole = replace(found, languages=Languages({"fra": 7}, "text"))
+    speech = SpeechTokens(8, {"en": 9}, {"transcribe": 10}, previous=11, language="en")
+    whole = replace(found, languages=Languages({"fra": 7}, "text"), speech=speech)
     kept = replace(open_bundle(made).manifest, generation=whole)
     assert manifest.load(manifest.dump(kept).encode(), "x").generation == whole
     assert whole.tasks["summarization"].prefix == "summarize: "
@@ -330,6 +332,7 @@ def test_no_cache_of_windows_stands_beside_a_state(made):
 
 
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
+SPEECH = asdict(SpeechTokens(8))
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
     (("format",), 4, "3 4"),
@@ -416,6 +419,11 @@ HOSTILE = [
     (("generation", "stop"), [""], "generation.stop"),
     (("generation", "stop"), ["a"] * 17, "generation.stop"),
     (("generation", "left_out"), ["heat"], "left_out 'heat'"),
+    (("generation", "speech"), SPEECH | {"no_timestamps": 96}, "generation's ids 97 97"),
+    (("generation", "speech"), SPEECH | {"no_timestamps": 0}, "generation.speech silence"),
+    (("generation", "speech"), SPEECH | {"latest_first": -1}, "speech.latest_first 0 -1"),
+    (("generation", "speech"), SPEECH | {"languages": {"en": 97}}, "generation's ids 97"),
+    (("generation", "speech"), SPEECH | {"tasks": {"transcribe": 97}}, "generation's ids 97"),
     (("generation", "search"), {"beams": 2.5}, "generation.search.beams 1 64 2.5"),
     (("generation", "tasks"), {"a": NESTED}, "generation.tasks.a tasks"),
     (("generation", "start"), 97, "generation's ids 97"),

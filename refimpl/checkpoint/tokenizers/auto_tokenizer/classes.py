@@ -365,16 +365,20 @@ def _mpnet_template(settings: Settings, tokens: Tokens, stated: Component | None
     }
 
 
+def whisper_language(name: str) -> str:
+    """The code of a language by its name in English; another text as it is."""
+    pairs = [pair.partition(" ") for pair in f"{WHISPER_LANGUAGES}, {WHISPER_NAMES}".split(", ")]
+    return {name: code for code, _, name in pairs}.get(name.lower(), name.lower())
+
+
 def _whisper_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
     """What a decoder writes begins with a start, the language and the task where they are stated, and says
     that no times follow."""
     start = "<|startoftranscript|>"
     before = [start]
     if language := settings.text("language", "").lower():
-        languages, more = (names.split(", ") for names in (WHISPER_LANGUAGES, WHISPER_NAMES))
-        codes = [pair.split()[0] for pair in languages]
-        named = {pair.partition(" ")[2]: pair.split()[0] for pair in (*languages, *more)}
-        code = named.get(language, language)
+        codes = [pair.split()[0] for pair in WHISPER_LANGUAGES.split(", ")]
+        code = whisper_language(language)
         if code not in codes or tokens.id(f"<|{code}|>") != tokens.id(start) + 1 + codes.index(code):
             raise CheckpointError(
                 f"{settings.where}: language must be one whose token stands in Whisper's place, such as "

@@ -1,0 +1,98 @@
+"""`tfm-cli transcribe`: what is said in sounds, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ...runtime.text.subtitles import FORMATS, FormatName
+from .. import options as o
+from ..console import generated, out, progress, say
+
+if TYPE_CHECKING:
+    from ...runtime.tasks.transcribe import Segment
+
+GROUP = "Write texts"
+
+
+@o.grouped
+def command(
+    *,
+    file: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="Sounds: wav, flac, ogg or mp3.", exists=True, dir_okay=False),
+    ],
+    model: o.Model,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LANGUAGE", help="What is spoken, such as german or de; without it the model tells."
+        ),
+    ] = None,
+    task: Annotated[
+        Literal["transcribe", "translate"] | None,
+        typer.Option(help="Write what is said, or translate it to English."),
+    ] = None,
+    condition: Annotated[
+        bool,
+        typer.Option("--condition", help="Let the model read what it wrote before each 30 seconds."),
+    ] = False,
+    format: Annotated[FormatName, typer.Option("--format", help="How segments are written.")] = "txt",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Write a file, or a file for each sound into a folder, instead of stdout."
+        ),
+    ] = None,
+    running: o.Running,
+    no_escape: o.NoEscape = False,
+) -> None:
+    """Write down what is said in sounds of any length; each segment appears as soon as it is known.
+
+    Ctrl-C keeps what is known. A file of --output is there only when it is whole, or was stopped by Ctrl-C.
+
+    Example: tfm-cli transcribe talk.mp3 --model whisper-dir --format srt --output talk.srt
+    """
+    from ...refimpl.checkpoint.formats.whole_file import write_whole
+    from ...runtime.sound_files import samples_of
+
+    into = output is not None and (len(file) > 1 or output.is_dir())
+    if output is not None and into:
+        names = [path.stem for path in file]
+        if len(set(names)) < len(names):
+            raise typer.BadParameter(f"--output: sounds must have different names, got {', '.join(names)}")
+        output.mkdir(parents=True, exist_ok=True)
+    for path in file:
+        samples_of(path)  # an error comes before the model is loaded
+    loaded = running.load(model, "transcribe")
+    for path in file:
+        place = output / f"{path.stem}.{format}" if output is not None and into else output
+        segments = loaded.transcribe(
+            path, language=language, task=task, condition=condition, progress=progress()
+        )
+        if place is None:
+            _write(segments, format, lambda text: out(generated(text, raw=no_escape), end=""))
+        else:
+            parts: list[str] = []
+            try:
+                _write(segments, format, parts.append)
+            except KeyboardInterrupt:
+                write_whole(place, "".join(parts).encode())
+                say(f"{place} ends where it was stopped")
+                raise
+            write_whole(place, "".join(parts).encode())
+
+
+def _write(segments: Iterator[Segment], format: FormatName, write: Callable[[str], None]) -> None:
+    """Write each segment once it is known; Ctrl-C ends the text as if no more had been said."""
+    form, known = FORMATS[format], []
+    write(form.begin)
+    try:
+        for segment in segments:
+            known.append(segment)
+            write(form.each(len(known), segment))
+    finally:
+        write(form.end(known))

@@ -1,0 +1,136 @@
+"""Sounds as files: blocks of samples, 16,000 a second, of whatever libsndfile reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..refimpl.engine.sound import RATE
+from ..refimpl.errors import ConfigError, LimitError
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+BLOCK = 30 * RATE  # samples that are read at a time
+RATES = range(1000, 768_001)
+CHANNELS = 64
+UNKNOWN = 2**31 - 2**16  # bytes that a WAV file says it has where its writer couldn't know
+LAST_PAGE = 2**17  # bytes of an Ogg file in which its last page begins, which has 65,307 at most
+LOUDEST = 1e6  # a sample is from −1 to 1; floats of files may be somewhat beyond
+
+Blocks = Callable[[], Iterable[np.ndarray]]
+
+
+def samples_of(sound: Path | str | np.ndarray) -> Blocks:
+    """What gives the samples of a file, or of an array [N], in blocks, from the begin at each call.
+
+    Channels are averaged, other rates are resampled by soxr. Raises LimitError for what isn't a sound, for
+    one without samples, for samples that aren't finite, and for a file that ends before it says so; while
+    blocks are read, too.
+    """
+    if isinstance(sound, np.ndarray):
+        if sound.ndim != 1 or sound.dtype.kind != "f":
+            raise LimitError(
+                f"a sound must be floats [N], {RATE} a second from -1 to 1, got {sound.dtype} "
+                f"{list(sound.shape)}"
+            )
+        _expect_samples(len(sound), "the sound")
+        _check(sound, 0, "the sound")
+        return lambda: (sound[i : i + BLOCK] for i in range(0, len(sound), BLOCK))
+    path = Path(sound)
+    with _opened(path) as file:
+        _expect_samples(file.frames, str(path))
+    return lambda: _resampled(path)
+
+
+def _expect_samples(count: int, where: str) -> None:
+    if count < 1:
+        raise LimitError(f"{where}: must have samples, got none")
+
+
+def _check(block: np.ndarray, at: int, where: str) -> None:
+    sound = np.abs(block) <= LOUDEST
+    if not sound.all():
+        i = int(np.argmin(sound.reshape(len(block), -1).all(1)))
+        raise LimitError(f"{where}: samples must be finite, from -1 to 1, sample {at + i} is {block[i]}")
+
+
+def _opened(path: Path) -> SoundFile:
+    try:
+        import soundfile
+        import soxr  # noqa: F401  (both are missing or none)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"sounds need {error.name}: pip install 'tfm-cli[audio]'") from None
+    except OSError as error:
+        raise ConfigError(f"sounds need libsndfile: {error}") from None
+    try:
+        with open(path, "rb") as readable:
+            readable.read(1)
+        file: Any = soundfile.SoundFile(path)
+        # It would seek behind each block that it has read, after which an MP3 decoder has lost what the next
+        # frames build on.
+        file.seekable = lambda: False
+    except OSError as error:
+        raise LimitError(f"{path}: can't be read: {error.strerror or error}") from None
+    except soundfile.LibsndfileError as error:
+        raise LimitError(f"{path}: must be a sound, wav, flac, ogg or mp3: {error.error_string}") from None
+    if file.samplerate not in RATES or file.channels > CHANNELS:
+        file.close()
+        raise LimitError(
+            f"{path}: a sound must have {RATES.start} to {RATES.stop - 1} samples a second and at most "
+            f"{CHANNELS} channels, got {file.samplerate} and {file.channels}"
+        )
+    _expect_whole(file.format, file.extra_info, path)
+    return file
+
+
+def _expect_whole(format: str, log: str, path: Path) -> None:
+    """LimitError for a file that was cut where libsndfile reads what there is: WAV, Ogg."""
+    if format == "OGG":
+        with open(path, "rb") as opened:
+            opened.seek(-min(LAST_PAGE, path.stat().st_size), 2)
+            tail = opened.read(LAST_PAGE)
+        page = tail[tail.rfind(b"OggS") :]
+        size = (
+            27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 26 else 27
+        )  # header, table, packets
+        if len(page) < size or not page[5] & 4:  # the flag of a stream's last page
+            raise LimitError(f"{path}: must have the last page of its stream, it was cut before it")
+    cut = re.search(r"^data : (\d+) \(should be (\d+)\)$", log, re.M)
+    if cut is not None and int(cut[2]) < int(cut[1]) < UNKNOWN:
+        raise LimitError(f"{path}: must have {cut[1]} bytes of samples, as it says, it ends after {cut[2]}")
+
+
+def _resampled(path: Path) -> Iterator[np.ndarray]:
+    """A file's samples, averaged over its channels, 16,000 a second."""
+    import soxr
+
+    with _opened(path) as file:
+        rate = file.samplerate
+        stream = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float64")
+        for block in _blocks(file, path):
+            yield block if stream is None else stream.resample_chunk(block)
+        if stream is not None:
+            yield stream.resample_chunk(np.zeros(0), last=True)
+
+
+def _blocks(file: SoundFile, path: Path) -> Iterator[np.ndarray]:
+    import soundfile
+
+    count = 0
+    while True:
+        try:
+            block = file.read(BLOCK, dtype="float64", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise LimitError(f"{path}: is damaged after sample {count}: {error.error_string}") from None
+        if not len(block):
+            break
+        _check(block, count, str(path))
+        count += len(block)
+        yield block.mean(1)
+    if count < file.frames:
+        raise LimitError(f"{path}: must have {file.frames} samples, as it says, it ends after {count}")

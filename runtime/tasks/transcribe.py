@@ -1,0 +1,220 @@
+"""What is said in a sound, and when: Whisper's sequential algorithm (Radford et al. 2022, §3.8), greedily.
+
+The model hears a window of 30 seconds and writes segments between timestamps. The next window begins where
+the last whole segment ended, so no word is cut. Texts and times are those of transformers' `generate`, except
+that nothing is written of the silence that follows a recording shorter than a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...refimpl.decoding.logprobs import token_logprob
+from ...refimpl.decoding.penalties import check_any_allowed
+from ...refimpl.decoding.sampler import Sampler
+from ...refimpl.decoding.sampling import process_logits
+from ...refimpl.decoding.speech import (
+    STEP,
+    Limits,
+    SpeechTokens,
+    compression_ratio,
+    doubts,
+    no_speech_probability,
+    pieces,
+    spoken_language,
+    timestamp_rules,
+)
+from ...refimpl.engine.protocol import Cache
+from ...refimpl.engine.sound import HOP, RATE, Spectrogram
+from ...refimpl.errors import CheckpointError, ConfigError, LimitError
+from ..progress import Progress, silent
+from ..sound_files import samples_of
+from .base import TaskModel, expect_hearing
+
+TASK = "transcribe"
+PAPER = Limits(compression=2.4, logprob=-1.0, no_speech=0.6)  # Radford et al. 2022, §4.5
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of what was said, from `start` to `end` seconds.
+
+    `text` is as the model writes it, with a space before the first word; `tokens` have the timestamps too.
+    The rest is of the window that it was heard in: its language where the model has several, the mean
+    log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
+    `refimpl.decoding.speech.doubts` finds.
+    """
+
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    language: str | None
+    logprob: float
+    compression: float
+    no_speech: float
+    doubts: tuple[str, ...] = ()
+
+
+class _Heard(NamedTuple):
+    """What a window was heard to say."""
+
+    tokens: list[int]
+    logprob: float
+    compression: float
+    no_speech: float
+
+
+def transcribe(
+    model: TaskModel,
+    sound: Path | str | np.ndarray,
+    *,
+    language: str | None = None,
+    task: str | None = None,
+    condition: bool = False,
+    limits: Limits = PAPER,
+    progress: Progress = silent,
+) -> Iterator[Segment]:
+    """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
+
+    `language` is a name or code; without it the model's files say, or the first window tells. `task` is
+    transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
+    style, but an error may go on. A window beyond `limits` has doubts, and isn't written again by drawing, as
+    the paper does; one of silence is left out. Raises ConfigError for a model that doesn't hear,
+    CheckpointError where its files don't say how it writes, LimitError for a sound or an option that it can't
+    take.
+    """
+    expect_hearing(model.config)
+    speech = model.generation.speech
+    if speech is None:
+        raise CheckpointError(
+            "the model doesn't say how it writes times: its generation_config.json must name "
+            "no_timestamps_token_id"
+        )
+    if len(model.generation.eos) != 1:
+        raise CheckpointError(f"the model must name one eos_token_id, got {list(model.generation.eos)}")
+    if (beams := model.generation.search.get("beams", 1)) > 1:
+        raise ConfigError(
+            f"texts of sounds are written greedily, the model's files ask for {beams} beams: take num_beams "
+            "out of its generation_config.json"
+        )
+    code = _language(speech, language or speech.language)
+    task_id = _task(speech, task or speech.task)
+    return _segments(model, samples_of(sound), speech, code, task_id, condition, limits, progress)
+
+
+def _language(speech: SpeechTokens, name: str | None) -> str | None:
+    """The code of a language that is named; LimitError if the model hasn't it."""
+    if name is None:
+        return None
+    from ...refimpl.checkpoint.tokenizers.auto_tokenizer.classes import whisper_language
+
+    code = name if name in speech.languages else whisper_language(name)
+    if code not in speech.languages:
+        known = ", ".join(speech.languages) or "no other language than its own"
+        raise LimitError(f"the model hears {known}: language can't be {name!r:.40}")
+    return code
+
+
+def _task(speech: SpeechTokens, name: str | None) -> int | None:
+    if not speech.tasks and name in (None, TASK):
+        return None
+    if (name or TASK) not in speech.tasks:
+        raise LimitError(f"task must be one of {', '.join(speech.tasks) or TASK}, got {name!r:.40}")
+    return speech.tasks[name or TASK]
+
+
+def _segments(
+    model: TaskModel,
+    blocks: Callable[[], Iterable[np.ndarray]],
+    speech: SpeechTokens,
+    language: str | None,
+    task: int | None,
+    condition: bool,
+    limits: Limits,
+    progress: Progress,
+) -> Iterator[Segment]:
+    assert model.config.frames is not None
+    size, bands = model.config.frames
+    sound = Spectrogram(blocks, bands=bands, size=size)
+    first, seek, before = speech.first_timestamp, 0, []
+    while seek < sound.real:
+        progress("listening", seek, sound.real)
+        cache = model.engine.start(1, sound.window(seek)[None])
+        if language is None and speech.languages:
+            language, cache = _detect(model, speech, cache)
+        start = _start(model, speech, language, task)
+        prompt = [*_earlier(model, speech, before), *start] if condition and before else start
+        heard = _hear(model, speech, cache, prompt, len(prompt) - len(start))
+        found = doubts(heard.compression, heard.logprob, heard.no_speech, limits)
+        frames = min(size, sound.total - seek)
+        if found == {"silence"}:
+            seek += frames
+            continue
+        parts, done = pieces(heard.tokens, first=first, frames=frames)
+        for part in parts:
+            begin, end = ((seek + STEP * of) * HOP / RATE for of in (part.begin, part.end))
+            text = model.text.decode([token for token in part.tokens if token < first])
+            figures = (heard.logprob, heard.compression, heard.no_speech)
+            yield Segment(begin, end, text, part.tokens, language, *figures, tuple(sorted(found)))
+        closed = [_closed(part.tokens, first) for part in parts] if condition else []
+        before = [*before, *(token for part in closed for token in part)][-model.config.context :]
+        seek += done
+    progress("listening", sound.real, sound.real)
+
+
+def _detect(model: TaskModel, speech: SpeechTokens, cache: Cache) -> tuple[str, Cache]:
+    """The code of the language that a window is in, and the cache, empty again."""
+    logits, cache = model.engine.step(np.array([model.generation.prompt]), cache)
+    likeliest = spoken_language(logits[0, 0], speech.languages.values())
+    code = next(code for code, id in speech.languages.items() if id == likeliest)
+    return code, cache.truncate(np.zeros(1, np.int64))
+
+
+def _start(model: TaskModel, speech: SpeechTokens, language: str | None, task: int | None) -> list[int]:
+    """What each window's text begins with."""
+    told = [] if language is None else [speech.languages[language]]
+    return [*model.generation.prompt, *told, *([] if task is None else [task])]
+
+
+def _earlier(model: TaskModel, speech: SpeechTokens, before: Sequence[int]) -> list[int]:
+    """The end of what was written before, for half of the context at most."""
+    if speech.previous is None:
+        raise CheckpointError("the model can't read what it wrote: it names no prev_sot_token_id")
+    return [speech.previous, *before[-(model.config.context // 2 - 1) :]]
+
+
+def _closed(tokens: list[int], first: int) -> list[int]:
+    """A segment's tokens without the timestamp from which the next window goes on."""
+    return tokens[:-1] if len(tokens) > 2 and tokens[-2] >= first else tokens
+
+
+def _hear(model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int], begin: int) -> _Heard:
+    """What the model writes, greedily, of the window that the cache holds; the start is at `begin`."""
+    engine, generation, first = model.engine, model.generation, speech.first_timestamp
+    (end,) = generation.eos
+    sampler = Sampler(**{**generation.defaults, "temperature": None})
+    room = model.config.context - len(prompt)
+    if generation.max_new_tokens is not None:
+        room = min(room, generation.max_new_tokens + 1)  # it counted the first token of a decoder
+    logits, cache = engine.step(np.array([prompt]), cache, at=np.array([[begin, len(prompt) - 1]]))
+    no_speech = no_speech_probability(logits[0, 0], speech.no_speech)
+    row, written, total = logits[0, 1], [], 0.0
+    while True:
+        adjusted = process_logits(row, sampler, np.array([*prompt, *written]), len(written), {end})
+        ruled = timestamp_rules(adjusted, written, first=first, end=end, latest=speech.latest_first)
+        check_any_allowed(ruled.max())
+        written.append(int(np.argmax(ruled)))
+        total += token_logprob(ruled, written[-1], 0).logprob
+        if written[-1] == end or len(written) >= room:
+            break
+        logits, cache = engine.step(np.array([written[-1:]]), cache)
+        row = logits[0, 0]
+    compression = compression_ratio(written, model.config.embedding.vocabulary)
+    text = written[:-1] if written[-1] == end else written
+    return _Heard(text, total / len(written), compression, no_speech)

@@ -1,0 +1,101 @@
+"""`tfm-cli transcribe`: formats, files, what Ctrl-C leaves, and errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from helpers import hearing_models
+from helpers.hearing_models import sound
+from tfm.refimpl.engine.sound import RATE
+from tfm.runtime.tasks import transcribe
+from tfm.runtime.text.subtitles import FORMATS
+
+
+@pytest.fixture(scope="session")
+def hearing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hearing")
+    hearing_models.write(folder, 1, multilingual=False)
+    return folder
+
+
+@pytest.fixture
+def run(tfm: Any, hearing: Path, tmp_path: Path) -> Any:
+    """Transcribes two sounds by the specification."""
+    for number in (1, 2):
+        soundfile.write(tmp_path / f"{number}.wav", sound(number, 90), RATE)
+    return lambda *given: tfm("transcribe", *given, "--model", hearing, "--engine", "numpy")
+
+
+def test_each_format_has_the_same_segments(run: Any, tmp_path: Path):
+    file = tmp_path / "1.wav"
+    told = run(file, "--format", "json").json
+    segments = told["segments"]
+    assert len(segments) > 1
+    assert told["text"] == "".join(one["text"] for one in segments).strip()
+    assert {"id", "start", "end", "text", "tokens", "avg_logprob"} < segments[0].keys()
+    assert [line.strip() for line in run(file).out.splitlines()] == [one["text"].strip() for one in segments]
+    rows = [line.split("\t") for line in run(file, "--format", "tsv").out.splitlines()]
+    assert rows[0] == ["start", "end", "text"]
+    assert [int(row[0]) for row in rows[1:]] == [round(1000 * one["start"]) for one in segments]
+    first = segments[0]
+    times = [f"00:00:{first[name]:06.3f}" for name in ("start", "end")]
+    assert run(file, "--format", "vtt").out.startswith(f"WEBVTT\n\n{' --> '.join(times)}\n")
+    assert run(file, "--format", "srt").out.startswith(f"1\n{' --> '.join(times).replace('.', ',')}\n")
+
+
+def test_files_are_written_one_for_each_sound(run: Any, tmp_path: Path):
+    sounds = (tmp_path / "1.wav", tmp_path / "2.wav")
+    told = run(*sounds, "--output", tmp_path / "out", "--format", "srt")
+    assert (told.code, told.out) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.srt", "2.srt"]
+    for path in sounds:
+        there = (tmp_path / "out" / f"{path.stem}.srt").read_text()
+        assert there == run(path, "--format", "srt").out
+        assert run(path, "--output", tmp_path / "one.srt", "--format", "srt").code == 0
+        assert (tmp_path / "one.srt").read_text() == there
+    (tmp_path / "more").mkdir()
+    again = tmp_path / "more" / "1.flac"
+    soundfile.write(again, sound(1, 50), RATE)
+    run(*sounds, again, "--output", tmp_path / "out").failed(2, "--output", "1, 2, 1")
+
+
+def test_ctrl_c_keeps_what_there_is_and_an_error_nothing(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file, place = tmp_path / "1.wav", tmp_path / "out.json"
+    whole = run(file, "--format", "json").json["segments"]
+    heard = transcribe._segments
+
+    def stopped(error: BaseException) -> Any:
+        def segments(*given: Any) -> Any:
+            yield next(heard(*given))
+            raise error
+
+        return segments
+
+    monkeypatch.setattr(transcribe, "_segments", stopped(KeyboardInterrupt()))
+    assert run(file, "--format", "json", "--output", place).code == 130
+    assert json.loads(place.read_text())["segments"] == whole[:1]
+    place.unlink()
+    monkeypatch.setattr(transcribe, "_segments", stopped(MemoryError()))
+    assert run(file, "--format", "json", "--output", place).code != 0
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_errors_come_before_the_model(tfm: Any, hearing: Path, tmp_path: Path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"RIFF of nothing")
+    tfm("transcribe", bad, "--model", "no-such-model").failed(9, "bad.wav", "wav, flac, ogg or mp3")
+    tfm("transcribe", tmp_path / "none.wav", "--model", hearing).failed(2, "none.wav")
+    for command in ("generate", "translate", "summarize", "classify"):
+        tfm(command, "hello", "--model", hearing).failed(4, "transcribe", command)
+
+
+def test_subtitles_have_hours_and_one_line(tmp_path: Path):
+    said: Any = transcribe.Segment(3661.0405, 7200, " a\n\tb --> c ", [1], None, -1.0, 1.0, 0.0)
+    assert FORMATS["srt"].each(7, said) == "7\n01:01:01,040 --> 02:00:00,000\na b -> c\n\n"
+    assert FORMATS["tsv"].each(1, said) == "3661040\t7200000\ta b -> c\n"

@@ -1,0 +1,64 @@
+"""Tiny drawn Whispers with windows of 0.4 seconds, written by transformers, and sounds for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from families import ROWS
+from tfm.refimpl.engine.sound import HOP, RATE
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+POSITIONS, BANDS, TEXTS = 20, 80, 60
+SIZE = 2 * POSITIONS  # frames of a window
+END, START, LANGUAGES, TASKS = 60, 61, {"<|en|>": 62, "<|de|>": 63}, {"translate": 64, "transcribe": 65}
+PREVIOUS, NO_TIMESTAMPS = 66, 68
+# What attention hears counts for more than the last token, or all windows are alike.
+SCALES = {"proj_out": 2.5, "decoder.embed_tokens": 2.0, "encoder_attn": 3.0, "decoder.embed_positions": 3.0}
+
+
+def write(folder: Path, seed: int, *, multilingual: bool, **rules: Any) -> Any:
+    """A model in the folder, with generation rules as published ones have them; transformers' model of it."""
+    row = ROWS["whisper"]
+    sizes = row.sizes | {
+        "vocab_size": NO_TIMESTAMPS + POSITIONS + 2, "d_model": 24, "encoder_layers": 1, "decoder_layers": 2,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 3, "num_mel_bins": BANDS,
+        "max_source_positions": POSITIONS, "max_target_positions": 32, "tie_word_embeddings": False,
+        "eos_token_id": END, "pad_token_id": END, "bos_token_id": END, "decoder_start_token_id": START,
+    }  # fmt: skip
+    theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            drawn = torch.randn(weight.shape, generator=noise)
+            vector = drawn * 0.3 + (not name.endswith("bias"))
+            size = next((value for part, value in SCALES.items() if part in name), 1.0)
+            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
+        theirs.proj_out.weight[END] *= 1.5
+    stated: dict[str, Any] = {
+        "eos_token_id": END, "pad_token_id": END, "bos_token_id": END, "decoder_start_token_id": START,
+        "max_length": 32, "suppress_tokens": [4, START, 67], "begin_suppress_tokens": [5, END],
+        "prev_sot_token_id": PREVIOUS, "no_timestamps_token_id": NO_TIMESTAMPS,
+        "is_multilingual": multilingual, "max_initial_timestamp_index": 8,
+    }  # fmt: skip
+    stated |= {"lang_to_id": LANGUAGES, "task_to_id": TASKS} if multilingual else {}
+    theirs.generation_config = transformers.GenerationConfig(**(stated | rules))
+    theirs.save_pretrained(folder)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(TEXTS)}, unk_token="w0"))
+    (folder / "tokenizer.json").write_text(words.to_str())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    return theirs
+
+
+def sound(seed: int, frames: int) -> np.ndarray:
+    """Noise that swells, with tones and a silence."""
+    rng, count = np.random.default_rng(seed), frames * HOP + int(seed % HOP)
+    at = np.arange(count) / RATE
+    tones = sum(np.sin(2 * np.pi * rng.uniform(80, 4000) * at + 6 * np.sin(9 * at)) for _ in range(3))
+    found = (rng.normal(size=count) * rng.uniform(0, 0.3) + tones * 0.2) * np.abs(np.sin(at * 7 + seed))
+    found[count // 3 : count // 3 + int(seed % 3) * 2000] = 0
+    return np.clip(found, -1, 1)

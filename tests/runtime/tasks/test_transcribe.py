@@ -1,0 +1,146 @@
+"""`transcribe` writes what transformers' `generate` writes, times included, of drawn models and sounds."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import hearing_models, task_models, tiny_models
+from helpers.float64 import Float64
+from helpers.hearing_models import BANDS, SIZE, sound
+from helpers.refused import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.engine.sound import HOP, RATE, features
+from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
+from tfm.refimpl.params.tree import map_leaves
+from tfm.runtime.tasks.model import Model
+from tfm.runtime.tasks.transcribe import Limits, Segment
+
+some = settings(max_examples=(settings.default.max_examples or 0) // 4)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@cache
+def made(seed: int, multilingual: bool) -> tuple[Any, Model]:
+    """transformers' model and ours from the same files, both in float64."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = hearing_models.write(Path(folder), seed, multilingual=multilingual)
+        checkpoint = open_checkpoint(folder)
+        params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    return theirs.double(), Model(NumpyEngine(checkpoint.config, params), checkpoint)
+
+
+def expected(theirs: Any, heard: np.ndarray, **asked: Any) -> list[dict[str, Any]]:
+    """The segments of transformers' `generate`, of the frames that its extractor makes."""
+    frames = torch.from_numpy(heard.astype(np.float64).T[None])
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Float64(), torch.no_grad():
+            found = theirs.generate(
+                frames, return_timestamps=True, return_segments=True, return_dict_in_generate=True,
+                temperature=0.0, **asked,
+            )  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return found["segments"][0]
+
+
+def frames_of(samples: np.ndarray) -> np.ndarray:
+    """`features`, which are transformers', of the sound alone, and of a window at least."""
+    whole = np.pad(samples, (0, max(0, SIZE * HOP - len(samples))))
+    return features(whole, bands=BANDS)[: len(whole) // HOP]
+
+
+@some
+@given(
+    seeds, st.integers(0, 2), st.integers(10, 4 * SIZE), st.booleans(), st.booleans(),
+    st.tuples(st.floats(0.3, 1.3), st.floats(-3, 0), st.floats(0, 0.05)) | st.none(),
+)  # fmt: skip
+def test_segments_are_transformers(
+    seed: int, number: int, length: int, multilingual: bool, condition: bool, drawn: tuple[float, ...] | None
+):
+    theirs, ours = made(number, multilingual)
+    samples = sound(seed, length)
+    asked: dict[str, Any] = {"condition_on_prev_tokens": condition}
+    limits = Limits()
+    if drawn is not None:
+        limits = Limits(*drawn)
+        names = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
+        asked |= dict(zip(names, drawn, strict=True))
+    if multilingual:
+        asked["task"] = "transcribe"
+    wanted = expected(theirs, frames_of(samples), **asked)
+    got = list(ours.transcribe(samples, condition=condition, limits=limits))
+    same(got, wanted, len(samples))
+
+
+def same(got: list[Segment], wanted: list[dict[str, Any]], samples: int) -> None:
+    """Ours are theirs, but for what they write of the silence behind a short sound."""
+    assert [one.tokens for one in got] == [one["tokens"].tolist() for one in wanted[: len(got)]]
+    assert all(float(one["start"]) >= samples / RATE - 0.01 for one in wanted[len(got) :])
+    for ours, theirs in zip(got, wanted, strict=False):
+        assert np.isclose(ours.start, float(theirs["start"]))
+        assert abs(ours.end - float(theirs["end"])) < 0.03
+
+
+def test_a_language_is_told_by_name_or_code_and_a_task_by_name():
+    theirs, ours = made(1, True)
+    samples = sound(4, 3 * SIZE)
+    for name, task in (("german", "translate"), ("de", None), ("English", "transcribe")):
+        wanted = expected(theirs, frames_of(samples), language=name.lower(), task=task)
+        got = list(ours.transcribe(samples, language=name, task=task, limits=Limits()))
+        same(got, wanted, len(samples))
+        assert {one.language for one in got} == {"de" if name != "English" else "en"}
+    with refused(LimitError, "de", "en", "language", "'french'"):
+        ours.transcribe(samples, language="french")
+    with refused(LimitError, "task", "transcribe", "translate", "'sing'"):
+        ours.transcribe(samples, task="sing")
+    _, alone = made(1, False)
+    with refused(LimitError, "language", "'de'"):
+        alone.transcribe(samples, language="de")
+    with refused(LimitError, "task", "transcribe", "'translate'"):
+        alone.transcribe(samples, task="translate")
+
+
+def test_segments_come_before_the_sound_is_heard():
+    _, ours = made(1, False)
+    steps: list[tuple[str, int, int]] = []
+    found = ours.transcribe(sound(3, 5 * SIZE), limits=Limits(), progress=lambda *of: steps.append(of))
+    next(found)
+    assert [done for _, done, _ in steps] == [0]
+    assert len(list(found)) > 1
+    dones = [done for _, done, _ in steps]
+    assert dones == sorted(set(dones))
+    assert steps[-1][1:] == (5 * SIZE, 5 * SIZE)
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "parts"),
+    [
+        ({"no_timestamps_token_id": None}, CheckpointError, ("no_timestamps_token_id",)),
+        ({"eos_token_id": [60, 59]}, CheckpointError, ("eos_token_id", "[60, 59]")),
+        ({"num_beams": 3}, ConfigError, ("greedily", 3, "num_beams")),
+    ],
+)
+def test_what_cant_be_followed_is_an_error(
+    rules: dict[str, Any], error: type[Exception], parts: tuple[object, ...], tmp_path: Path
+):
+    hearing_models.write(tmp_path, 1, multilingual=False, **rules)
+    checkpoint = open_checkpoint(tmp_path)
+    with refused(error, *parts):
+        Model(NumpyEngine(checkpoint.config, checkpoint.params), checkpoint).transcribe(sound(1, 9))
+
+
+def test_a_model_of_texts_hears_nothing():
+    config = tiny_models.encoder_decoder()
+    model = Model(NumpyEngine(config, tiny_models.weights(config)), task_models.ModelFiles(None))
+    with refused(ConfigError, "generate", "transcribe"):
+        model.transcribe(sound(1, 9))

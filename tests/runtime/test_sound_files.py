@@ -1,0 +1,100 @@
+"""Sounds from files: the samples that were written, at another rate the same tone, and clear errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from helpers.refused import refused
+from tfm.refimpl.engine.sound import RATE
+from tfm.refimpl.errors import LimitError
+from tfm.runtime import sound_files
+from tfm.runtime.sound_files import samples_of
+
+
+def tone(seconds: float, rate: int) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+
+
+def read(sound: Path | np.ndarray) -> np.ndarray:
+    return np.concatenate([*samples_of(sound)()])
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_samples_are_those_of_the_file_as_often_as_they_are_asked(ending: str, tmp_path: Path):
+    noise = np.random.default_rng(1).uniform(-1, 1, (5000, 2))
+    soundfile.write(tmp_path / f"a.{ending}", noise, RATE, subtype="PCM_24")
+    blocks = samples_of(tmp_path / f"a.{ending}")
+    for _ in range(2):
+        assert np.abs(np.concatenate([*blocks()]) - noise.mean(1)).max() < 2**-22
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("rate", [8000, 44_100])
+def test_another_rate_is_the_same_tone(
+    ending: str, rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, tone(1.5, rate), rate)
+    monkeypatch.setattr(sound_files, "BLOCK", 1000)
+    found = read(path)
+    assert abs(len(found) - 1.5 * RATE) < 0.1 * RATE  # a codec may add silence
+    at = np.arange(2000, 20_000)
+    waves = np.stack([np.sin(2 * np.pi * 440 * at / RATE), np.cos(2 * np.pi * 440 * at / RATE)], 1)
+    parts, (rest,), *_ = np.linalg.lstsq(waves, found[at], rcond=None)
+    assert abs(np.linalg.norm(parts) - 0.5) < 0.01
+    assert np.sqrt(rest / len(at)) < 0.03  # MP3 at 8,000 Hz: 0.018
+
+
+def test_an_array_is_its_blocks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sound_files, "BLOCK", 7)
+    noise = np.random.default_rng(2).uniform(-1, 1, 100).astype(np.float32)
+    assert np.array_equal(read(noise), noise)
+
+
+@pytest.mark.parametrize(
+    ("sound", "parts"),
+    [
+        (np.zeros(0), ("samples", "none")),
+        (np.zeros((2, 5)), ("floats", [2, 5])),
+        (np.zeros(5, np.int16), ("floats", "int16")),
+        (np.array([0.0, 0.5, np.nan]), ("finite", 2, "nan")),
+        (np.array([0.0, 2e9]), ("finite", 1)),
+    ],
+    ids=["empty", "two axes", "whole numbers", "not a number", "too loud"],
+)
+def test_arrays_that_are_no_sound_are_refused(sound: np.ndarray, parts: tuple[object, ...]):
+    with refused(LimitError, *parts):
+        samples_of(sound)
+
+
+def test_files_that_are_no_sound_are_refused(tmp_path: Path):
+    path = tmp_path / "a.wav"
+    with refused(LimitError, path.name, "No such file"):
+        samples_of(path)
+    path.write_bytes(b"no sound at all")
+    with refused(LimitError, path.name, "wav, flac, ogg or mp3"):
+        samples_of(path)
+    soundfile.write(path, np.zeros(0), RATE)
+    with refused(LimitError, path.name, "samples", "none"):
+        samples_of(path)
+    soundfile.write(path, np.array([0, 0.5, np.nan, 0]), RATE, subtype="FLOAT")
+    with refused(LimitError, path.name, "finite", 2, "nan"):
+        read(path)
+    soundfile.write(path, np.zeros(50), 500)
+    with refused(LimitError, path.name, 1000, 500):
+        samples_of(path)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_a_file_that_was_cut_is_refused(ending: str, share: float, tmp_path: Path):
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 4 * RATE), RATE)
+    whole = path.read_bytes()
+    assert len(read(path)) >= 4 * RATE
+    path.write_bytes(whole[: int(share * len(whole))])
+    with refused(LimitError, path.name):
+        read(path)
