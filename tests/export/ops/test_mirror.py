@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.mirror import check_graph, check_values, declared, is_composite, over_both, variants_of
+import torch
+from helpers.mirror import (
+    check_graph,
+    check_values,
+    declared,
+    is_composite,
+    over_both,
+    over_tensors,
+    variants_of,
+)
 from hypothesis import given, settings
 from tfm.refimpl import ops
 from tfm.refimpl.laws import Call
@@ -15,6 +24,7 @@ from tfm.refimpl.laws.kit.budget import cast
 from tfm.refimpl.laws.kit.declare import modules, specified
 from tfm.refimpl.laws.kit.draw import Variant, calls
 from tfm.refimpl.laws.kit.results import check_result
+from tfm.refimpl.ops.static_quant import static_quantize
 
 FUNCTIONS = list(specified())
 OVER_BOTH = over_both()
@@ -60,6 +70,14 @@ def test_declared_results(name: str):
 @pytest.mark.parametrize("name", OVER_BOTH)
 def test_values(name: str):
     check_values(name, specified()[name])
+
+
+def test_static_quantize_gives_the_zero_point_where_a_scale_is_0():
+    x, scale, zero = np.ones((2, 5)), np.array([0, 0.5, 0, 1, 0]), np.arange(5)
+    given_, kept = (x, scale, zero), {"bits": 4, "signed": False}
+    assert (static_quantize(*given_, **kept) == [0, 3, 2, 4, 4]).all()
+    over_torch = over_tensors(static_quantize)
+    assert (over_torch(*map(torch.from_numpy, given_), **kept).numpy() == [0, 3, 2, 4, 4]).all()
 
 
 @pytest.mark.parametrize(("name", "variant", "opset"), graphs())

@@ -14,7 +14,7 @@ import torch
 from helpers.tolerances import equal, largest
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.ops import activation, attention, mlp, norm, position, rope_scaling
+from tfm.refimpl.ops import activation, attention, head, mlp, norm, position, rope_scaling
 from torch.nn import functional
 from transformers import LlamaConfig
 from transformers.activations import ACT2FN, XIELUActivation
@@ -44,6 +44,8 @@ def test_norms_are_torchs(seed: int, scale: float, eps: float):
     equal(norm.rms_norm(x, eps=eps), functional.rms_norm(t(x), (7,), None, eps))
     equal(norm.layer_norm(x, None, bias, eps=eps), functional.layer_norm(t(x), (7,), None, t(bias), eps))
     equal(norm.layer_norm(x, weight, eps=eps), functional.layer_norm(t(x), (7,), t(weight), None, eps))
+    rows = x[0] * np.array([[1], [0], [eps / 10]])
+    equal(head.unit(rows, eps=eps), functional.normalize(t(rows), eps=eps))
 
 
 @given(seeds, scales)

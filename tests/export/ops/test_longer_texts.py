@@ -1,4 +1,4 @@
-"""BigBird's attention in PyTorch on texts of many blocks, longer than those that are drawn for each op."""
+"""BigBird's blocks and T5's buckets in PyTorch, on longer texts than those that are drawn for each op."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.mirror import over_tensors
 from helpers.tolerances import equal
+from tfm.refimpl.ops.bias import relative_buckets
 from tfm.refimpl.ops.bigbird import bigbird_attend
 
 
@@ -21,3 +22,11 @@ def test_each_length_of_a_text(block_size: int, random_blocks: int) -> None:
     settings = {"block_size": block_size, "random_blocks": random_blocks}
     got = over_tensors(bigbird_attend)(*map(torch.from_numpy, (q, k, v, lengths)), **settings)
     equal(got.numpy(), bigbird_attend(q, k, v, lengths, **settings))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_buckets_up_to_the_farthest(bidirectional: bool) -> None:
+    settings = {"buckets": 32, "max_distance": 40, "bidirectional": bidirectional}
+    queries, keys = np.array([[0, 21, 49]]), np.arange(50)
+    got = over_tensors(relative_buckets)(torch.from_numpy(queries), torch.from_numpy(keys), **settings)
+    assert (got.numpy() == relative_buckets(queries, keys, **settings)).all()
