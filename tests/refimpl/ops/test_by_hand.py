@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tfm.refimpl.config import Attention
+from tfm.refimpl.config import Attention, ExpertGroups
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.attention import cached_attention, softmax
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.mask import causal_mask
+from tfm.refimpl.ops.moe import route
 from tfm.refimpl.ops.position import Rotary, rotate
 from tfm.refimpl.ops.quant import quantize, quantize_activations
 from tfm.refimpl.ops.quantized_cache import HeadQuantized, append_by_head, round_by_channel
@@ -130,3 +131,10 @@ def test_a_head_of_zeros_has_scale_0_and_codes_0():
         codes, scale = append_by_head(cache, new, np.array([0]), bits=4)
     np.testing.assert_array_equal(codes[0, 0], [[0, 0], [-7, 4]])
     np.testing.assert_array_equal(scale[0, 0, :, 0], [0, 2 / 7])
+
+
+def test_of_equal_groups_the_first_is_chosen():
+    logits = np.array([[0.0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]])
+    groups = ExpertGroups(4, 1, "max")
+    index, _ = route(logits, top=1, score="softmax", renormalize=False, groups=groups)
+    assert index[:, 0].tolist() == [2, 0, 1, 0]
