@@ -135,6 +135,7 @@ MODELS = {
     "distances and segments": tiny_models.relative(clamp=5),
     "summaries": tiny_models.summarized(),
     "streams": tiny_models.altup(),
+    "a sound": tiny_models.hearing(),
     "activations": activations(),
     "gates": gates(),
     "mixtures in chunks": mixtures(),
