@@ -65,7 +65,9 @@ def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno == errno.EFBIG:
+            why = f"needs {needed_bytes / 1e6:.1f} MB, and a limit keeps files smaller: raise it (ulimit -f)"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(out.resolve().parent).free
             why = _no_room(needed_bytes, free, f" ({error.strerror})")
         else:
@@ -74,7 +76,8 @@ def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
 
 
 def _no_room(needed_bytes: int, free: int, why: str = "") -> str:
-    return f"needs {needed_bytes} bytes, {free} are free{why}: make room, or choose another place"
+    sizes = f"needs {needed_bytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+    return f"{sizes}{why}: make room, or choose another place"
 
 
 @contextmanager

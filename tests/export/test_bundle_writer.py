@@ -227,7 +227,7 @@ def test_a_full_disk_is_detected_before_writing(stubbed, checkpoint, tmp_path, m
     monkeypatch.setattr(destination.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     for step in ("calibrate", "_weights"):
         monkeypatch.setattr(bundle_writer, step, lambda *_: pytest.fail("worked"))
-    with refused(ExportError, "bytes", "1000", "free"):
+    with refused(ExportError, "needs", "MB", "0.0 MB are free"):
         bundle_writer.export(checkpoint, out, quant="fp32", verify=False)
     assert tree_hash(out) == before
     assert left(out) == []
@@ -248,7 +248,7 @@ def test_a_limit_on_files_is_named_and_nothing_remains(checkpoint, tmp_path):
     done = subprocess.run(child(code, checkpoint.path, out), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for said in done.stdout.splitlines():
-        assert re.search(f"needs .*File too large.* {checkpoint.path.name}$", said)
+        assert re.search(f"needs .*ulimit -f.* {checkpoint.path.name}$", said)
     assert done.stdout.count("\n") == 4
 
 
@@ -258,7 +258,7 @@ def test_failures_to_write_are_export_errors(stubbed, checkpoint, tmp_path, monk
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(bundle_writer, "_weights", fail)
-    match = "Permission" if code == errno.EACCES else "bytes free"
+    match = "Permission" if code == errno.EACCES else "MB free"
     with refused(ExportError, *match.split()):
         bundle_writer.export(checkpoint, tmp_path / "out", verify=False)
     assert left(tmp_path / "out") == []
