@@ -95,7 +95,7 @@ def launch(count: int, folder: Path, trouble: str = "none") -> list[tuple[int, s
     ]
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_processes_equal_simulated_ranks(tmp_path: Path, count: int):
     from helpers.tolerances import equal
     from tfm.refimpl.ops.ring import Placement, ring_attend

@@ -28,6 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scaling, "lengths_up_to", lambda longest: [longest // 2**i for i in (4, 3, 2, 1, 0)])
 
 
+@pytest.mark.long
 def test_memory_grows_as_it_must(tfm, monkeypatch: pytest.MonkeyPatch):
     # Every length is measured however busy the machine is: what ends a kind early has tests of its own.
     monkeypatch.setattr(hardware, "memory", lambda: None)

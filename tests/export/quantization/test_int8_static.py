@@ -113,7 +113,7 @@ def test_static_end_to_end(config: Config, quant, method, alpha: float | None, m
         assert leaf.codes.min() >= 1
 
 
-@pytest.mark.parametrize("quant", ["int8-static", "w8a16"])
+@pytest.mark.parametrize("quant", ["int8-static", pytest.param("w8a16", marks=pytest.mark.long)])
 def test_codes_in_the_graph_are_the_specifications(quant: str, tmp_path: Path, monkeypatch):
     """The first product's input, read out of the graph on ONNX Runtime, is equal to the integer. So is its
     output, but where a sum is so near to a tie that its last digits decide."""

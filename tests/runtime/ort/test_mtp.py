@@ -156,7 +156,7 @@ def texts(model: Model, draft: Any, prompt: list[int]) -> list[list[int]]:
     ("name", "quant"),
     [
         ("attention", "int8"),
-        ("deltas", "int4"),
+        pytest.param("deltas", "int4", marks=pytest.mark.long),
         ("cycling", "int8"),
         pytest.param("latents", "fp32", marks=pytest.mark.long),
     ],

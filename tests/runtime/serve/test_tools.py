@@ -628,9 +628,9 @@ def test_a_document_or_a_call() -> None:
     "language",
     [
         {"structured_outputs": {"regex": "(cat|dog/s)"}},
-        {"structured_outputs": {"choice": ["cat", "dog/s"]}},
+        pytest.param({"structured_outputs": {"choice": ["cat", "dog/s"]}}, marks=pytest.mark.long),
         {"grammar": 'root ::= "cat" | "dog/s"'},
-        {"structured_outputs": {"grammar": 'start: "cat" | "dog/s"'}},
+        pytest.param({"structured_outputs": {"grammar": 'start: "cat" | "dog/s"'}}, marks=pytest.mark.long),
     ],
 )
 def test_a_text_of_a_language_or_a_call(language: dict[str, Any]) -> None:
