@@ -48,7 +48,8 @@ CONFIGS: dict[str, Config] = {
     "an encoder and a decoder": tiny_models.encoder_decoder(),
 }
 PROMISED = (
-    "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes", "outputs with norms",
+    "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
+    "outputs with norms",
 )  # fmt: skip
 CASES = [
     ("biases", "int8"),
