@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
 import socket
 import struct
+import subprocess
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from inspect import signature
-from typing import ClassVar
 
 import httpx
 import pytest
@@ -18,7 +18,8 @@ from helpers.served import CHAT, MODEL, OPTIONS, golden
 from tfm.cli.commands import serve
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.fleet.settings import Settings
-from tfm.runtime.serve.limits import LIMITS, Limits
+from tfm.runtime.serve import models
+from tfm.runtime.serve.limits import Limits
 from tfm.runtime.serve.models import Server
 from tfm.runtime.serve.protocol import HEADER_BYTES, MOST_PARTS
 from tfm.runtime.serve.server import http_server
@@ -235,23 +236,29 @@ def test_100_clients_that_leave_free_their_slots() -> None:
         assert '{code="499",path="/v1/chat/completions"} 50.0' in http.get("/metrics").text
 
 
-def test_memory_of_a_large_body_is_the_systems_again_after_others_of_its_size() -> None:
+# In a process of its own, whose allocator has no free blocks of that size.
+LARGE_BLOCKS = """
+import ctypes
+from tfm.runtime.hardware import return_large_blocks
+allocator = ctypes.CDLL(None)
+Info = type("Info", (ctypes.Structure,), {"_fields_": [("figures", ctypes.c_size_t * 10)]})
+allocator.mallinfo2.restype = Info
+mapped = lambda: allocator.mallinfo2().figures[4]
+return_large_blocks()
+before, size = mapped(), 2**23
+earlier = bytearray(size)
+del earlier
+body = bytearray(size)
+assert mapped() >= before + size
+del body
+assert mapped() <= before
+"""
+
+
+def test_memory_of_a_large_body_is_the_systems_again_after_others_of_its_size(monkeypatch) -> None:
     """Left alone, glibc keeps blocks as large as one that was freed, and returns them in part only."""
-
-    class Info(ctypes.Structure):
-        _fields_: ClassVar = [("figures", ctypes.c_size_t * 10)]
-
-    allocator = ctypes.CDLL(None)
-    allocator.mallinfo2.restype = Info
-
-    def mapped() -> int:
-        return allocator.mallinfo2().figures[4]
-
+    subprocess.run([sys.executable, "-c", LARGE_BLOCKS], check=True)
+    called: list[None] = []
+    monkeypatch.setattr(models, "return_large_blocks", lambda: called.append(None))
     Server({})
-    before = mapped()
-    earlier = bytearray(LIMITS.body)
-    del earlier
-    body = bytearray(LIMITS.body)
-    assert mapped() >= before + len(body)
-    del body
-    assert mapped() <= before
+    assert called
