@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...refimpl.ops.cross_attention import EncoderKV
 from ...refimpl.ops.disentangled import DisentangledAttention, DistanceTable, distance_scores
-from .group_query_attention import AttentionLeaves, three_products
+from .group_query_attention import AttentionLeaves, joined_products
 from .multi_head_attention import multi_head
 from .ort_ops import Leaf, linear
 
@@ -31,10 +31,10 @@ def disentangled_attention(
     settings: DisentangledAttention,
 ) -> Tensor:
     a = settings
-    q, k, v = _products(x, weights)
+    q, k, v = joined_products(x, weights)
     vectors, q_pos, k_pos = table.vectors.unsqueeze(0), None, None
     if a.shared:
-        q_pos, k_pos, _ = _products(vectors, weights)
+        q_pos, k_pos, _ = joined_products(vectors, weights)
     if not a.shared and "wq_pos" in weights:
         q_pos = linear(vectors, weights["wq_pos"], weights.get("bq_pos"))
     if not a.shared and "wk_pos" in weights:
@@ -50,14 +50,6 @@ def disentangled_attention(
     )
     y = multi_head(q, EncoderKV(k, v, lengths), heads=a.heads, scale=a.factor, bias=bias)
     return linear(y, weights["wo"], weights.get("bo"))
-
-
-def _products(x: Tensor, weights: DisentangledLeaves) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, T, H·K]."""
-    if "wqkv" not in weights:
-        return three_products(x, weights, clip=None)
-    q, k, v = linear(x, weights["wqkv"], weights.get("bqkv")).chunk(3, dim=-1)
-    return q, k, v
 
 
 def _heads(x: Tensor | None, settings: DisentangledAttention) -> Tensor | None:

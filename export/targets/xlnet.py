@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...refimpl.ops.cross_attention import EncoderKV
 from ...refimpl.ops.xlnet import XLNetAttention, distance_vectors, relative_scores
-from .group_query_attention import three_products
+from .group_query_attention import joined_products
 from .multi_head_attention import multi_head
 from .ort_ops import linear
 
@@ -21,10 +21,7 @@ def xlnet_attention(
     *,
     settings: XLNetAttention,
 ) -> Tensor:
-    if "wqkv" in weights:
-        q, k, v = linear(x, weights["wqkv"]).chunk(3, dim=-1)
-    else:
-        q, k, v = three_products(x, weights, clip=None)
+    q, k, v = joined_products(x, weights)
     size = settings.head_size
     k_pos = linear(distance_vectors(x, settings=settings), weights["wk_pos"])[0].unflatten(-1, (-1, size))
     q_heads, k_heads = (y.unflatten(-1, (-1, size)) for y in (q, k))
