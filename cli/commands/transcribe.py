@@ -13,7 +13,7 @@ from .. import options as o
 from ..console import generated, out, progress, say
 
 if TYPE_CHECKING:
-    from ...runtime.tasks.transcribe import Segment
+    from ...runtime.text.subtitles import Segment
 
 GROUP = "Write texts"
 

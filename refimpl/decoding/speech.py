@@ -63,6 +63,9 @@ class Limits(NamedTuple):
     no_speech: float | None = None
 
 
+PAPER = Limits(compression=2.4, logprob=-1.0, no_speech=0.6)  # Radford et al. 2022, §4.5
+
+
 class Piece(NamedTuple):
     """Tokens of a window with the numbers of the timestamps at which they begin and end."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.mtp import MTPDrafter
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
+from ...refimpl.decoding.speech import PAPER, Limits
 from ...refimpl.engine.protocol import Cache, Engine, MTPEngine
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
@@ -36,7 +37,6 @@ from . import (
     generate_batch,
     rerank,
     tag,
-    transcribe,
     translate,
 )
 from . import logits as logits_of
@@ -46,6 +46,9 @@ from .declared_options import spelled_out
 from .encoder_batches import Texts
 from .generate import Prompt, TextStream
 from .options import GenerateOptions, Options, SamplingOptions
+
+if TYPE_CHECKING:
+    from ..text.subtitles import Segment
 
 
 class ClosedEngine:
@@ -219,12 +222,14 @@ class Model(TaskModel):
         language: str | None = None,
         task: str | None = None,
         condition: bool = False,
-        limits: transcribe.Limits = transcribe.PAPER,
+        limits: Limits = PAPER,
         progress: Progress = silent,
-    ) -> Iterator[transcribe.Segment]:
+    ) -> Iterator[Segment]:
         """The segments of a sound, a file or samples [N], each as soon as it is known; see
         `transcribe.transcribe`."""
-        return transcribe.transcribe(
+        from .transcribe import transcribe  # with the reading of sounds, which texts don't need
+
+        return transcribe(
             self, sound, language=language, task=task, condition=condition, limits=limits, progress=progress
         )
 

@@ -8,7 +8,6 @@ that nothing is written of the silence that follows a recording shorter than a w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from ...refimpl.decoding.penalties import check_any_allowed
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.sampling import process_logits
 from ...refimpl.decoding.speech import (
+    PAPER,
     STEP,
     Limits,
     SpeechTokens,
@@ -34,31 +34,10 @@ from ...refimpl.engine.sound import HOP, RATE, Spectrogram
 from ...refimpl.errors import CheckpointError, ConfigError, LimitError
 from ..progress import Progress, silent
 from ..sound_files import samples_of
+from ..text.subtitles import Segment
 from .base import TaskModel, expect_hearing
 
 TASK = "transcribe"
-PAPER = Limits(compression=2.4, logprob=-1.0, no_speech=0.6)  # Radford et al. 2022, §4.5
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of what was said, from `start` to `end` seconds.
-
-    `text` is as the model writes it, with a space before the first word; `tokens` have the timestamps too.
-    The rest is of the window that it was heard in: its language where the model has several, the mean
-    log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
-    `refimpl.decoding.speech.doubts` finds.
-    """
-
-    start: float
-    end: float
-    text: str
-    tokens: list[int]
-    language: str | None
-    logprob: float
-    compression: float
-    no_speech: float
-    doubts: tuple[str, ...] = ()
 
 
 class _Heard(NamedTuple):

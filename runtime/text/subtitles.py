@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 FormatName = Literal["txt", "srt", "vtt", "json", "tsv"]
 
 
-class Said(Protocol):
-    """What a segment must have; that of `tasks.transcribe` has it."""
+@dataclass(frozen=True)
+class Segment:
+    """A part of what was said, from `start` to `end` seconds.
 
-    @property
-    def start(self) -> float: ...
-    @property
-    def end(self) -> float: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def tokens(self) -> list[int]: ...
-    @property
-    def language(self) -> str | None: ...
-    @property
-    def logprob(self) -> float: ...
-    @property
-    def compression(self) -> float: ...
-    @property
-    def no_speech(self) -> float: ...
+    `text` is as the model writes it, with a space before the first word; `tokens` have the timestamps too.
+    The rest is of the window that it was heard in: its language where the model has several, the mean
+    log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
+    `refimpl.decoding.speech.doubts` finds.
+    """
+
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    language: str | None
+    logprob: float
+    compression: float
+    no_speech: float
+    doubts: tuple[str, ...] = ()
 
 
 class Format(NamedTuple):
     """What a file begins with, what each segment adds, by its number from 1, and what all add at the end."""
 
     begin: str
-    each: Callable[[int, Said], str]
-    end: Callable[[Sequence[Said]], str]
+    each: Callable[[int, Segment], str]
+    end: Callable[[Sequence[Segment]], str]
 
 
 def clock(seconds: float, point: str) -> str:
@@ -50,15 +51,15 @@ def _line(text: str) -> str:
     return " ".join(text.split()).replace("-->", "->")
 
 
-def _cue(said: Said, point: str) -> str:
+def _cue(said: Segment, point: str) -> str:
     return f"{clock(said.start, point)} --> {clock(said.end, point)}\n{_line(said.text)}\n\n"
 
 
-def _tsv(_: int, said: Said) -> str:
+def _tsv(_: int, said: Segment) -> str:
     return f"{round(said.start * 1000)}\t{round(said.end * 1000)}\t{_line(said.text)}\n"
 
 
-def _json(segments: Sequence[Said]) -> str:
+def _json(segments: Sequence[Segment]) -> str:
     """The fields of OpenAI's verbose_json."""
     found = [
         {

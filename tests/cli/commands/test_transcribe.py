@@ -12,7 +12,7 @@ from helpers import hearing_models
 from helpers.hearing_models import sound
 from tfm.refimpl.engine.sound import RATE
 from tfm.runtime.tasks import transcribe
-from tfm.runtime.text.subtitles import FORMATS
+from tfm.runtime.text.subtitles import FORMATS, Segment
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +96,6 @@ def test_errors_come_before_the_model(tfm: Any, hearing: Path, tmp_path: Path):
 
 
 def test_subtitles_have_hours_and_one_line(tmp_path: Path):
-    said: Any = transcribe.Segment(3661.0405, 7200, " a\n\tb --> c ", [1], None, -1.0, 1.0, 0.0)
+    said = Segment(3661.0405, 7200, " a\n\tb --> c ", [1], None, -1.0, 1.0, 0.0)
     assert FORMATS["srt"].each(7, said) == "7\n01:01:01,040 --> 02:00:00,000\na b -> c\n\n"
     assert FORMATS["tsv"].each(1, said) == "3661040\t7200000\ta b -> c\n"
