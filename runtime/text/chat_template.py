@@ -252,7 +252,10 @@ def _texts(value: object) -> Iterator[str]:
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """The length of the common prefix."""
+    shorter = min(len(a), len(b))
+    if a[:shorter] == b[:shorter]:  # as of a text that goes on: many times as fast
+        return shorter
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
-    return min(len(a), len(b))
+    return shorter

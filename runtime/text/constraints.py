@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -112,34 +112,50 @@ class ConstrainedText:
     def __init__(self, kind: str, language: Connection, vocabulary: int) -> None:
         self._kind, self._language, self._vocabulary = kind, language, vocabulary
         self._read: list[int] = []
-        self._complete = False
+        self._complete: dict[int, bool] = {}  # of so many of the tokens that are read
+        self._mask: bytes | None = None  # of what may follow them; None before it is taken from the process
 
     def allowed(self, tokens: Sequence[int]) -> np.ndarray:
-        mask = np.frombuffer(self._step(tokens, masked=True), np.uint8)
-        return np.unpackbits(mask, count=self._vocabulary, bitorder="little").view(np.bool_)
+        self._follow(tokens)
+        if self._mask is None:
+            self._mask = self._answer(self._process.answer)
+        bits = np.frombuffer(self._mask, np.uint8, offset=1)
+        return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
 
     def is_complete(self, tokens: Sequence[int]) -> bool:
-        self._step(tokens, masked=False)
-        return self._complete
+        if common_prefix(self._read, tokens) < len(tokens) or len(tokens) not in self._complete:
+            self._follow(tokens)
+        return self._complete[len(tokens)]
 
     @cached_property
     def _process(self) -> Connection:
         """The text's own process, which begins with its first step: a text may wait long for its turn."""
         return self._language.copy()
 
-    def _step(self, tokens: Sequence[int], *, masked: bool) -> bytes:
-        """Bring the process to the end of these tokens; the mask of what may follow, where asked for."""
-        same = common_prefix(self._read, tokens)
+    def _follow(self, tokens: Sequence[int]) -> None:
+        """Bring the process to the end of these tokens, and let it compute what may follow."""
+        same, read = common_prefix(self._read, tokens), len(self._read)
+        if same == len(tokens) == read and read in self._complete:
+            return
+        if self._complete and self._mask is None:
+            self._answer(self._process.answer)  # the mask of an end that nobody asked for
         new = tokens[same:]
-        head = STEP.pack(len(self._read) - same, len(new), masked)
+        request = STEP.pack(read - same, len(new)) + struct.pack(f"={len(new)}I", *new)
+        state = self._answer(partial(self._process.ask, request))
+        self._read, self._mask = [*tokens], None
+        for size in range(same + 1, read + 1):
+            self._complete.pop(size, None)
+        self._complete[len(tokens)] = state == COMPLETE
+
+    def _answer(self, ask: Callable[[], bytes]) -> bytes:
+        """The process's answer; LimitError for one that says that it failed, or for none."""
         try:
-            answer = self._process.ask(head + struct.pack(f"={len(new)}I", *new))
+            answer = ask()
         except EndedError as error:
             raise self._too_complex(str(error) or "a step takes too long, or too much memory") from None
         if answer[:1] == FAILED:
             raise self._too_complex(answer[1:].decode())
-        self._read, self._complete = [*tokens], answer[:1] == COMPLETE
-        return answer[1:]
+        return answer
 
     def _too_complex(self, reason: str) -> LimitError:
         return LimitError(f"{self._kind} is too complex for this text: {_in_line(reason):.200}")

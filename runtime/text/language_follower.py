@@ -6,14 +6,14 @@ reads the tokenizer. It forks for each language, and that process, once the lang
 text: a copy costs about a millisecond, and no language can hurt another one. Nothing of tfm is imported, so
 that it starts in a few hundredths of a second.
 
-Requests come over a socket, each with its length before it, and so do the answers.
+Requests come over a socket, each with its length before it, and so do the answers. A step of a text has two:
+its state, and then the mask of what may follow, which is computed while the model takes its own step.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import struct
@@ -22,9 +22,8 @@ from typing import Any
 
 # A fifth of the library's own: `(a{1000}){1000}` ends in an error after 40 MB, not 250.
 FUEL = 200_000
-SOON_S = 0.0005  # without a request: the model computes, and the next mask may be computed meanwhile
 LENGTH = struct.Struct("=I")
-STEP = struct.Struct("=II?")  # tokens that are taken back, tokens that follow, whether a mask is asked for
+STEP = struct.Struct("=II")  # tokens that are taken back, tokens that follow
 # Last in a schema, which may have options of its own: with `lenient` keywords would be ignored.
 JSON_OPTIONS: dict[str, Any] = {
     "lenient": False,
@@ -33,7 +32,7 @@ JSON_OPTIONS: dict[str, Any] = {
     "item_separator": ", ?",
     "key_separator": ": ?",
 }
-FAILED, OPEN, COMPLETE = b"\0", b"\1", b"\2"  # how the answer to a step begins; then the reason, or the mask
+FAILED, OPEN, COMPLETE = b"\0", b"\1", b"\2"  # how an answer to a step begins; then the reason, or the mask
 
 
 def send(connection: socket.socket, message: bytes) -> None:
@@ -109,13 +108,11 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
     signal.setitimer(signal.ITIMER_PROF, 0)
     send(connection, b"{}")
     connection = _copied(connection)
-    mask = b""  # of what may follow; empty where it isn't known
     while (request := receive(connection)) is not None:
         signal.setitimer(signal.ITIMER_PROF, settings["step_s"])
-        answer, mask = _step(matcher, request, mask)
-        send(connection, answer)
-        if not mask and not matcher.is_error() and not select.select([connection], [], [], SOON_S)[0]:
-            mask = matcher.compute_bitmask()
+        _consume(matcher, request)
+        if _sent(connection, matcher):
+            _sent(connection, matcher, matcher.compute_bitmask())
         signal.setitimer(signal.ITIMER_PROF, 0)
     os._exit(0)
 
@@ -149,20 +146,21 @@ def _compiled(kind: str, text: str, inner: Any, tokenizer: Any) -> Any:
     return matcher
 
 
-def _step(matcher: Any, request: bytes, mask: bytes) -> tuple[bytes, bytes]:
-    """The answer to a request, and the mask of what may follow it; of these `mask` is the one before."""
-    back, count, masked = STEP.unpack_from(request)
+def _consume(matcher: Any, request: bytes) -> None:
+    back, count = STEP.unpack_from(request)
     if back:
         matcher.rollback(back)
     if count:
         matcher.consume_tokens([*struct.unpack_from(f"={count}I", request, STEP.size)])
-    if back or count:
-        mask = b""
-    if masked and not mask and not matcher.is_error():
-        mask = matcher.compute_bitmask()
-    if matcher.is_error():
-        return FAILED + matcher.get_error().encode(), b""
-    return (COMPLETE if matcher.is_stopped() else OPEN) + (mask if masked else b""), mask
+
+
+def _sent(connection: socket.socket, matcher: Any, mask: bytes = b"") -> bool:
+    """Whether the matcher still follows its text, after an answer that says it and has the mask."""
+    if failed := matcher.is_error():
+        send(connection, FAILED + matcher.get_error().encode())
+    else:
+        send(connection, (COMPLETE if matcher.is_stopped() else OPEN) + mask)
+    return not failed
 
 
 def _limit_memory(more: int) -> None:

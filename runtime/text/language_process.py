@@ -49,9 +49,16 @@ class Connection:
         weakref.finalize(self, connection.close)
 
     def ask(self, request: bytes) -> bytes:
-        """The answer to a request; EndedError where none comes."""
+        """The first answer to a request; EndedError where none comes."""
         try:
             send(self._socket, request)
+        except OSError as error:
+            raise EndedError from error
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """The next answer; EndedError where none comes."""
+        try:
             answer = receive(self._socket)
         except TimeoutError:
             raise EndedError(f"its process says nothing for {WAIT_S:g} s") from None

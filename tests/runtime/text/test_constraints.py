@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import time
 from copy import copy
 from typing import Any
 
@@ -28,7 +27,6 @@ from tfm.runtime.text.constraints import (
     check,
     of_schema,
 )
-from tfm.runtime.text.language_follower import SOON_S
 from tfm.runtime.text.tokenizer import Tokenizer
 
 
@@ -278,18 +276,22 @@ def test_tokens_can_be_taken_back() -> None:
         assert one.is_complete(texts[i]) == made.constraint(of_schema(schema)).is_complete(texts[i])
 
 
-def test_a_mask_that_was_computed_ahead_is_the_one_that_follows() -> None:
-    """Where the model takes its time, its next mask is there before it is asked for."""
+def test_a_mask_that_nobody_asked_for_is_not_given_for_another_text() -> None:
+    """Each step has its mask, and only some are taken; of tokens that are taken back nothing is left."""
     tokenizer, made, _ = MADE["bytes"]
-    language = Language("regex", "(ab|cde|f[gh]){9}")
-    tokens = tokenizer.encode("abcdefgabfhcdeab")
-    asked = [*range(len(tokens)), 3, 4, 1, 0]  # some are taken back
-    slow = made.constraint(language)
-    for count in asked:
-        slow.is_complete(tokens[:count])
-        time.sleep(20 * SOON_S)
-        expected = made.constraint(language).allowed(tokens[:count])
-        np.testing.assert_array_equal(slow.allowed(tokens[:count]), expected)
+    language = Language("regex", "(ab|f[gh]){9}|(cde){12}")
+    texts = [tokenizer.encode(text) for text in ("abfgabfhfgab", "ab" * 9, "cde" * 12)]
+    short, long = texts[1:]
+    one, rng = made.constraint(language), np.random.default_rng(3)
+    for _ in range(60):
+        text = texts[rng.integers(len(texts))]
+        tokens, fresh = text[: rng.choice([3, 7, len(short), 40])], made.constraint(language)
+        assert one.is_complete(tokens) == fresh.is_complete(tokens)
+        if rng.random() < 0.5:
+            np.testing.assert_array_equal(one.allowed(tokens), fresh.allowed(tokens))
+    assert one.is_complete(short)
+    assert one.is_complete(long)
+    assert not one.is_complete(long[: len(short)])
 
 
 def test_there_is_a_blank_after_a_comma_or_a_colon_and_no_other() -> None:
