@@ -134,22 +134,31 @@ def messages() -> Iterator[str]:
             yield text
 
 
-def _read_json(file: Path, what: str, kind: type, must: str) -> Any:
-    """The JSON in a file, of this kind; a usage error for another. `must` says what the file has to have."""
+def _parsed(text: str, place: str, kind: type, must: str) -> Any:
+    """JSON of this kind; a usage error for another. `must` says what its `place` has to have."""
     from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
 
-    value = parse(read_all(file, what, SCHEMA), str(file), ArgumentError)
+    value = parse(text, place, ArgumentError)
     if not isinstance(value, kind):
-        raise ArgumentError(f"{file} must have {must}, got {value!r:.80}")
+        raise ArgumentError(f"{place} must have {must}, got {value!r:.80}")
     return value
 
 
-def read_schema(file: Path) -> dict[str, Any]:
-    """The JSON schema in a file; a usage error for one that can't be followed, before a model is loaded."""
+def read_schema(given: str) -> dict[str, Any]:
+    """The JSON schema that is given, or that lies in the file of this name; a usage error for one that can't
+    be followed, before a model is loaded."""
     from ..runtime.text.constraints import check, of_schema
 
-    schema = _read_json(file, "schema", dict, "a JSON schema, an object")
+    place, text = "--json-schema", given
+    if not given.lstrip().startswith("{"):
+        place, file = given, Path(given)
+        if not file.is_file():
+            raise typer.BadParameter(
+                f"--json-schema takes a file or a schema, {{…}}: no file is {given!r:.80}"
+            )
+        text = read_all(file, "schema", SCHEMA)
+    schema = _parsed(text, place, dict, "a JSON schema, an object")
     check(of_schema(schema))
     return schema
 
@@ -159,7 +168,7 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
     loaded."""
     from ..runtime.text.chat_answers import schemas
 
-    tools = _read_json(file, "tools", list, "a list of tools")
+    tools = _parsed(read_all(file, "tools", SCHEMA), str(file), list, "a list of tools")
     schemas(tools)
     return tools
 

@@ -49,7 +49,7 @@ def command(
     thinking_token_budget: o.ThinkingTokenBudget = None,
     tools: o.Tools = None,
 ) -> None:
-    """Talk with a model: at a terminal, where /help lists the commands, or by a pipe, a message on each line.
+    """Talk with a model: at a terminal, or by a pipe, a message on each line. /help lists the commands.
 
     What is typed at a terminal is kept for the arrow up, in the file that TFM_HISTORY names or else in the
     user's state folder; with TFM_HISTORY= it isn't kept.
@@ -73,14 +73,20 @@ def command(
     conversation = Conversation(
         loaded, system, prefix=prefix, tools=functions, chat_template_kwargs=chat_template_kwargs
     )
+    commands = ChatCommands(conversation, chosen, command)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
-        commands = ChatCommands(conversation, chosen, command)
         talk(commands, banner, no_escape, verbose=running.verbose, tools=tools is not None)
         return
     turns = Turns(conversation)
     for message in messages():
-        if (answer := turns.answer(message, chosen)) is None:
+        if message.rstrip() in LEAVE:
+            return
+        if message.startswith("/"):
+            for told in commands.run(message).split("\n"):
+                say(told)
+            continue
+        if (answer := turns.answer(message, commands.options)) is None:
             continue
         show(answer, no_escape, tools=tools is not None)
         if running.verbose:
@@ -134,7 +140,7 @@ def talk(
     terminal, turns = ChatTerminal(history_file()), Turns(commands.conversation)
     terminal.note(f"{banner}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D or /quit leaves")
     with silent_keys(), ignored_interrupts():
-        while (text := terminal.read()) is not None and text.strip() not in LEAVE:
+        while (text := terminal.read()) is not None and text.rstrip() not in LEAVE:
             try:
                 if text.startswith("/"):
                     terminal.note(commands.run(text))

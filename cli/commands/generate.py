@@ -43,12 +43,9 @@ def command(
     system: o.System = None,
     options: o.TextOptions,
     json_schema: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            help="Answer by a JSON document of this schema.",
+            metavar="FILE|{…}", help="Answer by a JSON document of this schema: a file, or the schema itself."
         ),
     ] = None,
     regex: Annotated[

@@ -69,7 +69,7 @@ def build(
             raise ExportError(f"kernels can't be built: {out}: {error.strerror}") from None
         else:
             if record.failure:
-                raise _failed(record)
+                raise ExportError(f"kernels can't be built: {record.failure}")
             return out / platform.file
     return path
 
@@ -84,15 +84,11 @@ def _built(out: Path, wanted: str, platform: Platform, compilers: list[Compiler]
         return None
     if record.failure:
         if record.compilers == versions and not retry:
-            raise _failed(record)
+            raise ExportError("kernels failed to build before (`tfm-cli doctor` says why)")
         return None
     if versions and not set(record.compilers) <= set(versions):
         return None
     return library.library_in(out, record, platform)
-
-
-def _failed(record: Record) -> ExportError:
-    return ExportError(f"kernels can't be built: {record.failure}")
 
 
 def _compiled(

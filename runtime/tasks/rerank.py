@@ -10,7 +10,7 @@ import numpy as np
 from ...refimpl.config import Classify
 from ...refimpl.errors import ConfigError
 from ..progress import Progress, silent
-from .base import TaskModel
+from .base import TaskModel, task_of
 from .classify import Label, classify
 from .encoder_batches import BATCH, singles
 
@@ -35,10 +35,11 @@ def rerank(
 ) -> list[Ranked]:
     """The texts, or the `top` of them, the most relevant first; ConfigError unless the model is a classifier
     of pairs with one label."""
-    head = model.expect(Classify)
-    if len(model.labels) != 1:
+    head = model.config.head
+    if not isinstance(head, Classify) or len(model.labels) != 1:
+        labels = f", this one has {len(model.labels)}" if isinstance(head, Classify) else ""
         raise ConfigError(
-            f"only a classifier with one label can rerank, this one has {len(model.labels)}: use classify"
+            f"this model can {task_of(model.config)}, not rerank: name a classifier with one label{labels}"
         )
     listed = singles(texts)
     labels = classify(model, [(query, text) for text in listed], batch=batch, progress=progress)

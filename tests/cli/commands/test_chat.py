@@ -128,11 +128,21 @@ def test_answers_alone_are_on_stdout_and_history_is_kept(tfm, bundle: Path, tmp_
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
-def test_lines_of_a_pipe_are_messages_without_the_line_editor(tfm, bundle, monkeypatch) -> None:
+@pytest.mark.parametrize("leave", ["/bye", "/quit", "/exit"])
+def test_lines_of_a_pipe_are_messages_and_commands_without_the_line_editor(
+    tfm, bundle, monkeypatch, tmp_path, leave: str
+) -> None:
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)  # its import would fail
-    ran = tfm("chat", "--model", bundle, "--max-new-tokens", 2, "--greedy", stdin=b"/help\n/quit\nhi\n")
-    assert (ran.code, ran.err.splitlines()) == (0, ["(ended after 2 tokens)"] * 3)
-    assert "/system" not in ran.out
+    lines = ["/set max-new-tokens 2", " /quit", "/undo", "hi", f"/save {tmp_path / 'talk'}", leave, "more"]
+    ran = tfm("chat", "--model", bundle, "--greedy", stdin="\n".join(lines).encode())
+    ended = "(ended after 2 tokens)"
+    told = ["max-new-tokens 2", ended, "took back:  /quit", ended, f"wrote 2 messages to {tmp_path / 'talk'}"]
+    assert (ran.code, ran.err.splitlines()) == (0, told)
+    assert json.loads((tmp_path / "talk").read_text())[0]["content"] == "hi"
+    assert "/help" not in ran.out
+    helped = tfm("chat", "--model", bundle, stdin=b"/help\n")
+    assert (helped.code, helped.out, len(helped.err.splitlines()) > 5) == (0, "", True)
+    tfm("chat", "--model", bundle, stdin=b"/sytem Be brief.\nhi\n").failed(2, "/system")
 
 
 def test_the_model_may_be_the_argument_and_verbose_says_how_fast(tfm, bundle) -> None:

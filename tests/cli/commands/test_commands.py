@@ -883,6 +883,10 @@ def test_a_document_of_a_schema(tfm, checkpoint: Path, tmp_path: Path) -> None:
         assert (told.code, told.err) == (0, "")
         assert set(json.loads(told.out)) <= {"a", "bc"}
     assert "2 tokens: raise --max-new-tokens" in tfm(*command, "--max-new-tokens", 2).err
+    itself = tfm(*command[:-1], '{"enum": ["bc"]}', "--max-new-tokens", 100)
+    assert (itself.code, itself.out.strip()) == (0, '"bc"')
+    for wrong in ('{"enum": [}', '{"contains": {}}', "nothing.json", str(tmp_path)):
+        tfm("generate", "a", "--model", "nowhere", "--json-schema", wrong).failed(2, "--json-schema")
     schema.write_text('{"contains": {}}')
     tfm("generate", "a", "--model", "nowhere", "--json-schema", schema).failed(
         2, "--json-schema", '["contains"]'

@@ -200,6 +200,8 @@ def test_texts_are_ranked_by_their_one_label(kind: Any) -> None:
     assert reader.rerank("who", texts, top=2) == ranked[:2]
     with refused(ConfigError, "label"):
         tiny_reader(Classify(2), ("a", "b")).rerank("who", texts)
+    with refused(ConfigError, "embed, not rerank", "one label"):
+        tiny_reader(Pool("mean")).rerank("who", texts)
 
 
 def test_ctrl_c_leaves_model_and_conversation_usable() -> None:
