@@ -134,10 +134,12 @@ def plan(
         )
     scheme = scheme.with_table_bits(table_bits)
     made = Plan.of(checkpoint.shapes, scheme, target, _keepable(checkpoint, scheme, target))
-    if not scheme.keeps_blocks:
+    rounded = [name for name, one in made.formats.items() if not one.native]
+    if not scheme.keeps_blocks and len(rounded) == len(made.formats):
         return made
     formats = {name: replace(one, source=checkpoint.kind(name)) for name, one in made.formats.items()}
-    rounded = [name for name, one in formats.items() if not one.native]
+    if not scheme.keeps_blocks:
+        return replace(made, formats=formats)
     if strict and rounded:
         raise ExportError(
             f"strict=True: {rounded[0]} has no blocks in the checkpoint that can stay, it is in "
@@ -200,16 +202,21 @@ def _centered(checkpoint: ExportSource, name: str) -> Blocks | None:
 def _keepable(checkpoint: ExportSource, scheme: Scheme, target: Target) -> weight_formats.NativeBlocks:
     """The checkpoint's own blocks of a leaf, where the scheme may keep them.
 
-    Blocks that would be widened stay only with `keep`: other schemes have longer ones, which are faster. In
-    float16 the product of two scales, as Q4_K has, would be rounded, so these blocks don't stay either.
+    Blocks that would be widened, and those of more bits than the scheme gives a leaf, stay only with `keep`:
+    other schemes have longer ones, which are faster. In float16 the product of two scales, as Q4_K has, would
+    be rounded, so these blocks don't stay either.
     """
     dtype = float_type(scheme, target)
 
-    def native(name: str) -> Blocks | None:
-        if not scheme.keeps_blocks and weight_formats.is_widened(8, checkpoint.kind(name)):
+    def native(name: str, most: int) -> Blocks | None:
+        kind = checkpoint.kind(name)
+        if not scheme.keeps_blocks and weight_formats.is_widened(scheme.fewest_bits, kind):
             return None
         blocks = _centered(checkpoint, name)
         if blocks is None:
+            return None
+        fits = scheme.fewest_bits <= blocks.bits <= most and not weight_formats.is_widened(blocks.bits, kind)
+        if not (fits or scheme.keeps_blocks):
             return None
         with np.errstate(over="ignore"):
             stays = dtype == "float32" or np.array_equal(blocks.scale, blocks.scale.astype(dtype))

@@ -43,7 +43,10 @@ class Plan:
 
     @staticmethod
     def of(
-        shapes: ParameterShapes, scheme: Scheme, target: Target, native: NativeBlocks = lambda name: None
+        shapes: ParameterShapes,
+        scheme: Scheme,
+        target: Target,
+        native: NativeBlocks = lambda name, most: None,
     ) -> Plan:
         """The plan that a scheme gives; `native` as in `weight_formats.formats`."""
         formats = weight_formats.formats(shapes, scheme, target, native)

@@ -7,8 +7,8 @@
     int8-static   8 bits a column, inputs with a scale chosen     the same, by row
                   beforehand from a calibration text
     w8a16         the same, inputs and outputs in 16 bits         the same, by row
-    int4          4-bit blocks, of 64 in attention and 128 in     8-bit blocks of 32, or 4-bit by choice
-                  mlps, of least error
+    int4          the file's own 4-bit blocks, else of least      the file's own 4-bit blocks, else 8-bit
+                  error, of 64 in attention and 128 in mlps       blocks of 32, or 4-bit by choice
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
 On ort-cuda all blocks but a file's own are of 32 and symmetric. On ort-web tables that are multiplied have
@@ -104,9 +104,14 @@ class Scheme:
         """Whether the stored sizes follow from a Config alone, without the checkpoint or a text."""
         return not (self.calibrated or self.keeps_blocks)
 
+    @property
+    def fewest_bits(self) -> int:
+        """The bits of a matrix's codes in blocks; 8 where it has none."""
+        return self.matrices.bits if isinstance(self.matrices, PerBlock) else 8
+
     def takes_table_bits(self, bits: int) -> bool:
         """Whether tables may have that many bits: 8, or as few as the matrices' blocks."""
-        return bits == 8 or (isinstance(self.matrices, PerBlock) and self.matrices.bits == bits)
+        return bits in (8, self.fewest_bits)
 
     def with_table_bits(self, bits: int) -> Scheme:
         """The scheme with tables in that many bits."""

@@ -1,7 +1,8 @@
 """Which format each weight of a model gets from a scheme and a target.
 
-8-bit blocks are a GGUF's own where it has them (Q8_0), so that nothing is rounded twice. With `keep` all of
-its blocks stay: products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
+Blocks are the file's own where it has them in as many bits (Q8_0 for 8, Q4_0, Q4_1, Q4_K, GPTQ and AWQ for
+4), so that nothing is rounded twice. With `keep` all of its blocks stay: products read codes of 4 and 8
+bits, so the others are widened, which changes no weight.
 Otherwise blocks are asymmetric, but on ort-cuda symmetric and of 32; columns are symmetric. On targets of
 ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own kernels, and CUDA's, read
 them so. Norms, biases, added positions, a mixture's routing, an indexer's maps and the projection to labels
@@ -31,8 +32,8 @@ from ...refimpl.params.shapes import multiplied
 from .schemes import EIGHT_BITS, PerBlock, PerColumn, Scheme
 from .targets import Target
 
-# Leaf name -> the checkpoint's own blocks, None where it has none.
-NativeBlocks = Callable[[str], Blocks | None]
+# Leaf name, most bits of a code -> the checkpoint's own blocks, None where none may stay.
+NativeBlocks = Callable[[str, int], Blocks | None]
 ATTENTION = (".attn.", ".cross.")
 PROJECTIONS = (".wq", ".wk", ".wv", ".wq_global", ".wk_global", ".wv_global")
 PER_LAYER = "embedding.per_layer.table"
@@ -45,7 +46,8 @@ class WeightFormat:
     """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks.
 
     With `halves` scales are float16 numbers where these are near enough (`refimpl.ops.quant.half_scales`).
-    `source` is the checkpoint's type of number for it, Q5_0, F16, …, stated with `keep`. It changes nothing.
+    `source` is the checkpoint's type of number for it, Q5_0, F16, …, stated where blocks stay.
+    It changes nothing.
     Static inputs have `activation_bits`, and with `rounds_output` so has the output.
     """
 
@@ -88,7 +90,7 @@ def formats(
     shapes: ParameterShapes,
     scheme: Scheme,
     target: Target,
-    native: NativeBlocks = lambda name: None,
+    native: NativeBlocks = lambda name, most: None,
 ) -> dict[str, WeightFormat]:
     """Leaf name -> its format; other leaves stay float.
 
@@ -127,11 +129,8 @@ def formats(
             elif ".experts." not in name and (name in smoothed_norms or not name.endswith(PROJECTIONS)):
                 return WeightFormat(8, length, "row")
             spec = EIGHT_BITS
-        if scheme.keeps_blocks or spec.bits == 8:
-            blocks = native(name)
-            if blocks is not None and (scheme.keeps_blocks or blocks.bits == 8):
-                return _native(blocks, target)
-        return _per_block(spec, name, target)
+        blocks = native(name, spec.bits)
+        return _per_block(spec, name, target) if blocks is None else _native(blocks, target)
 
     made = {name: format_of(name, shape) for name, shape in shapes.items()}
     return {name: form for name, form in made.items() if form is not None}

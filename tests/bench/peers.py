@@ -8,7 +8,7 @@
 prepare.py makes their models from the GGUF file that the bundles were exported from. Then
 
     tfm-cli export MODEL.gguf int8 --quant int8            and likewise keep, int8-dynamic
-    tfm-cli export MODEL.gguf int4 --quant int4 --table 4
+    tfm-cli export Q8_0.gguf int4 --quant int4 --table 4           whose 4-bit blocks are int4's own
     python tests/bench/peers.py --text FILE \\
         --tfm int8=DIR --tfm int4=DIR --tfm keep=DIR --tfm int8-dynamic=DIR \\
         --llama-python BIN --llama Q8_0=FILE --llama Q4_0=FILE --llama Q4_1=FILE \\

@@ -32,13 +32,16 @@ def opened(directory: Path, name: str) -> tuple[Checkpoint, Checkpoint]:
 
 
 @pytest.mark.parametrize(
-    ("name", "form"),
-    [("gptq4", "GPTQ4 kept in 4-bit blocks of 32"), ("nvfp4", "NVFP4 widened to 8-bit blocks of 16")],
+    ("name", "quant", "form"),
+    [
+        ("gptq4", "int4", "GPTQ4 kept in 4-bit blocks of 32"),
+        ("nvfp4", "keep", "NVFP4 widened to 8-bit blocks of 16"),
+    ],
 )
-def test_a_kept_bundle_is_the_file(name, form, tmp_path):
+def test_a_kept_bundle_is_the_file(name, quant, form, tmp_path):
     stored, floats = opened(tmp_path, name)
     out = tmp_path / "bundle"
-    export(stored, out, quant="keep", verify=False)
+    export(stored, out, quant=quant, verify=False)
     bundle = open_bundle(out, check_hashes=True)
     kept = [n for n in stored.leaves.names if ".attn.w" in n or ".mlp." in n]
     assert len(kept) == 14
@@ -90,9 +93,9 @@ def test_numbers_without_blocks_say_what_to_do(name, tmp_path):
         plan.plan(stored, schemes.find("keep"), TARGET)
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4", "int8-dynamic"])
-def test_other_schemes_round_the_same_numbers(quant, tmp_path):
-    stored, floats = opened(tmp_path, "gptq4")
+@pytest.mark.parametrize(("quant", "name"), [("int8", "gptq4"), ("int4", "gptq3"), ("int8-dynamic", "gptq4")])
+def test_other_schemes_round_the_same_numbers(quant, name, tmp_path):
+    stored, floats = opened(tmp_path, name)
     scheme = schemes.find(quant)
     made = plan.plan(stored, scheme, TARGET)
     assert made == plan.plan(floats, scheme, TARGET)

@@ -160,11 +160,11 @@ def test_cell(name, target):
             length = shapes[leaf][int(leaf.endswith(".table"))]
             bits = {"activation_bits": 16, "rounds_output": True} if want == "static 16" else {}
             assert scheme == WeightFormat(8, length, "static", **bits), leaf
+        elif want in ("four", "keep") and leaf == "decoder.layers.0.mlp.down":
+            assert scheme == WeightFormat(4, 16, eight.activations, minimum=True, native=True), leaf
         elif want == "four" and not leaf.endswith(".table"):
             block = 32 if target == "ort-cuda" else 64 if ".attn." in leaf else 128
             assert scheme == replace(eight, bits=4, block=block), leaf
-        elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
-            assert scheme == WeightFormat(4, 16, eight.activations, minimum=True, native=True), leaf
         else:
             long = name == "int8" and target == "ort-cpu" and not leaf.endswith(".table")
             assert scheme == replace(eight, block=64 if long else 32), leaf
@@ -473,15 +473,37 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
     )
 
 
-def test_blocks_that_were_widened_stay_only_with_keep():
-    """Q5_0 has five bits: in eight its blocks of 32 are no smaller than int8's own of 64."""
-    checkpoint = Leaves(blocks={DOWN: quant.quantize(Leaves().leaf(DOWN), bits=8, block=32)})
-    for kind, stays in (("Q5_0", False), ("Q8_0", True)):
-        checkpoint.kinds[DOWN] = kind
-        assert planned(checkpoint, "int8", "ort-cpu")[DOWN].native is stays
-        formats = planned(checkpoint, "keep", "ort-cpu")
-        assert (formats[DOWN].native, formats[DOWN].source) == (True, kind)
-        assert (formats["embedding.table"].native, formats["embedding.table"].source) == (False, "F32")
+@pytest.mark.parametrize(
+    ("kind", "bits", "keepers"),
+    [
+        ("Q8_0", 8, "int8 keep"),
+        ("Q5_0", 8, "keep"),  # five bits: in eight its blocks of 32 are no smaller than int8's own of 64
+        ("Q4_K", 4, "int4 keep"),
+        ("GPTQ4", 4, "int4 keep"),
+        ("Q3_K", 4, "keep"),
+    ],
+)
+def test_blocks_of_other_bits_stay_only_with_keep(kind, bits, keepers):
+    checkpoint = Leaves(blocks={DOWN: quant.quantize(Leaves().leaf(DOWN), bits=bits, block=32)})
+    checkpoint.kinds[DOWN] = kind
+    for scheme in ("int8", "int4", "keep"):
+        formats, stays = planned(checkpoint, scheme, "ort-cpu"), scheme in keepers
+        assert (formats[DOWN].native, formats[DOWN].source) == (stays, kind if stays else ""), scheme
+        other = formats["embedding.table"]
+        assert (other.native, other.source) == (False, "F32" if stays else ""), scheme
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "takers"),
+    [("Q8_0", 8, {8}), ("Q5_0", 8, set()), ("Q4_0", 4, {4, 8}), ("Q3_K", 4, set())],
+)
+def test_a_table_with_few_bits_stays_beside_four_bit_matrices(kind, bits, takers):
+    table = "embedding.table"
+    checkpoint = Leaves(blocks={table: quant.quantize(Leaves().leaf(table), bits=bits, block=32, axis=1)})
+    checkpoint.kinds[table] = kind
+    for table_bits in (4, 8):
+        one = planned(checkpoint, "int4", "ort-cpu", table_bits=table_bits)[table]
+        assert (one.native, one.bits) == (table_bits in takers, bits if table_bits in takers else table_bits)
 
 
 def test_blocks_whose_scale_float16_would_round_do_not_stay_there():
