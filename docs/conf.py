@@ -12,11 +12,15 @@ include_patterns = ["*.md", "docs/**.md"]
 MADE = ("docs/reference/commands", "docs/reference/server", "docs/reference/python")
 NAVIGATION = {
     "Getting started": ("docs/COMMANDS", "docs/GUIDE", "docs/PYTHON", "docs/SERVING"),
+    "Tutorials": (
+        "docs/tutorials/find_a_bug", "docs/tutorials/serve", "docs/tutorials/read_the_specification",
+        "docs/tutorials/add_a_family", "docs/tutorials/c_and_browser",
+    ),
     "Concepts": ("ARCHITECTURE", "docs/QUANTIZATION", "docs/RUNTIMES", "SECURITY"),
     "Reference": (*MADE, "docs/FAMILIES", "CHANGELOG"),
     "Comparison": ("docs/BENCHMARKS",),
     "For contributors": ("CONTRIBUTING",),
-}
+}  # fmt: skip
 
 html_theme = "furo"
 html_theme_options = {"source_view_link": "", "source_edit_link": ""}

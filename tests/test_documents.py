@@ -14,6 +14,8 @@ PAGES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )  # fmt: skip
 
+TUTORIALS = tuple(sorted(f"docs/tutorials/{path.name}" for path in (ROOT / "docs/tutorials").glob("*.md")))
+
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page: str):
@@ -25,7 +27,7 @@ def test_files_that_a_page_names_exist(page: str):
         assert any(ROOT.glob(pattern)), f"{page} names {name}, which isn't there"
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS, "CHANGELOG.md"])
 def test_links_lead_to_files_and_headings(page: str):
     links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", (ROOT / page).read_text())
     for path, anchor in links:
@@ -71,5 +73,5 @@ def test_the_picture_of_speed_is_that_of_the_table():
 
 def test_readme_links_the_pages():
     readme = (ROOT / "README.md").read_text()
-    for page in PAGES[1:]:
+    for page in (*PAGES[1:], *TUTORIALS):
         assert f"({page})" in readme, f"README.md must link {page}"
