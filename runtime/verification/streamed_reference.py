@@ -107,7 +107,7 @@ def outputs(
 
     def one_pass(run: Precision) -> Pass:
         taken = given(run.repeat(inputs), run.dtype, config=config, half=run.half_cache)
-        table = _replaced(run, once)
+        table = _replaced(run, once, hears=config.frames is not None)
         return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
 
     passes = [one_pass(run) for run in runs]
@@ -115,7 +115,7 @@ def outputs(
     return [y.astype(np.float64, copy=False) for y in results]
 
 
-def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[..., Any]]:
+def _replaced(run: Precision, once: Callable[..., Leaf], *, hears: bool) -> dict[str, Callable[..., Any]]:
     """The ops in which a run differs from the specification: those that read tables, known by their names,
     and those after which the stream is moved or rounded."""
 
@@ -133,6 +133,13 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
         with np.errstate(all="ignore" if run.half_cache else None):
             y, cache, chosen = body(blocks.block)(*arguments, **settings)
         return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, chosen
+
+    def encoder_block(x: Array, lengths: Array, *arguments: Any, **settings: Any) -> Array:
+        # All copies of a sound's 1,500 positions at once would take gigabytes.
+        size = 1 if hears else max(len(x), 1)
+        rows = (slice(start, start + size) for start in range(0, len(x), size))
+        parts = [body(blocks.encoder_block)(x[r], lengths[r], *arguments, **settings) for r in rows]
+        return run.round(np.concatenate(parts))
 
     def embedding(tokens: Array, table: Any) -> Array:
         if isinstance(table, str):
@@ -156,9 +163,9 @@ def _replaced(run: Precision, once: Callable[..., Leaf]) -> dict[str, Callable[.
 
         return by_rows(product, table)
 
-    changed = {function.__name__: function for function in (embed, block, embedding, unembedding, lm_logits)}
-    after = (altup.enter_streams, blocks.encoder_block)
-    return changed | {function.__name__: rounded(function) for function in after}
+    own = (embed, block, encoder_block, embedding, unembedding, lm_logits)
+    changed = {function.__name__: function for function in own}
+    return changed | {"enter_streams": rounded(altup.enter_streams)}
 
 
 def _rows(table: Leaf, index: Array | slice) -> Leaf:
