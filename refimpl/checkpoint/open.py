@@ -33,6 +33,7 @@ from .config_readers.gguf_metadata import as_config_json
 from .config_readers.keys import Keys
 from .config_readers.quantization import with_modelopt
 from .config_readers.text_part import with_text_ids
+from .ctranslate2 import as_transformers, is_ctranslate2
 from .custom_code import replaced_by
 from .families import Family, identify, read_config, read_gguf, read_leaves, with_model_type
 from .formats.adapters import AdapterChoice
@@ -260,10 +261,13 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
         hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
+    generation_json, converted = directory.object(GENERATION_JSON), None
+    if is_ctranslate2(directory, raw):
+        raw, generation_json, converted = as_transformers(directory, raw)
     raw = with_model_type(with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT)))
     _, _, quantization = identify(Keys(raw, where))
     sentence = read_sentence(directory)
-    files, unwrapped = _unwrapped(Tensors(joined(shards(directory))))
+    files, unwrapped = _unwrapped(Tensors(joined(shards(directory) if converted is None else [converted])))
     source: TensorSource = files if quantization is None else Quantized(files, quantization)
     source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
@@ -274,7 +278,6 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
         config, family, raw = read_adapted_config(raw, where, source, adapter, task, ignore)
         config = sentence.of(config) if sentence else config
     config, leaves, untied = _leaves(config, source, family, adapter)
-    generation_json = directory.object(GENERATION_JSON)
     generation = read_generation(
         with_text_ids(raw),
         generation_json,

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...refimpl.checkpoint.formats.model_directory import Directory
-from ...refimpl.checkpoint.formats.tensor_source import TORCH_FILE
+from ...refimpl.checkpoint.formats.tensor_source import CTRANSLATE2, TORCH_FILE
 from ...refimpl.checkpoint.licence import LARGEST, is_notice
 from ...refimpl.errors import CheckpointError, TfmError
 from ..progress import Progress
@@ -103,6 +103,8 @@ def _fetched(
     require_room(partial, total)
     stage = stage_of(repository, total, there)
     progress(stage, 0, total)
+    config, converted = (str(PurePosixPath(model) / name) for name in (CONFIG, CTRANSLATE2))
+    config = "" if converted in wanted else config  # CTranslate2's names no model
     for name in wanted:
 
         def report(size: int, name: str = name) -> None:
@@ -112,7 +114,7 @@ def _fetched(
         url, file = client.hf_hub_url(repository, name, revision=commit), files[name]
         digest = _digest(file)
         fetch(url, folder / name, file.size, digest, client.utils.build_hf_headers(), report)
-        if name == str(PurePosixPath(model) / CONFIG):
+        if name == config:
             _require_known(folder / model, f"{where}/{name}")
     into.rmdir()
     shutil.move(folder, into)
@@ -163,4 +165,5 @@ def _preferred_weights(model: PurePosixPath, names: Iterable[str]) -> list[str]:
     """The files of a model's weights, which many repositories have twice: safetensors if they are there."""
     beside = [path for path in map(PurePosixPath, names) if path.parent == model]
     safetensors = [str(path) for path in beside if path.suffix == ".safetensors"]
-    return safetensors or [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]
+    of_torch = [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]
+    return safetensors or of_torch or [str(path) for path in beside if path.name == CTRANSLATE2]

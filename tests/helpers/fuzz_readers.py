@@ -21,6 +21,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 from tfm.refimpl.checkpoint.families import read_config
+from tfm.refimpl.checkpoint.formats.ctranslate2 import CTranslate2File
 from tfm.refimpl.checkpoint.formats.gguf import GGUF
 from tfm.refimpl.checkpoint.formats.model_directory import Directory
 from tfm.refimpl.checkpoint.formats.safetensors import SafeTensors
@@ -39,7 +40,7 @@ from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification import golden
 
-from helpers import mutators, tiny_models, torch_writer
+from helpers import ctranslate2_writer, mutators, tiny_models, torch_writer
 from helpers.vocabulary_directories import spm
 
 if TYPE_CHECKING:
@@ -265,6 +266,13 @@ def read_torch_file(folder: Path, data: bytes, passed: Passed) -> None:
     dict(flatten(open_checkpoint(path.parent).params))
 
 
+def read_ctranslate2(folder: Path, data: bytes, passed: Passed) -> None:
+    ctranslate2_writer.write(folder / "ctranslate2", data, 20)
+    CTranslate2File(folder / "ctranslate2" / "model.bin")
+    passed()
+    dict(flatten(open_checkpoint(folder / "ctranslate2").params))
+
+
 def read_sentencepiece_model(folder: Path, data: bytes, passed: Passed) -> None:
     """A SentencePiece model, and the tokenizer.json that is made of it."""
     directory = folder / "sentencepiece"
@@ -484,6 +492,7 @@ READERS: dict[str, Reader] = {
         _either(mutators.torch_pickle, mutators.any_bytes),
         read_torch_file,
     ),
+    "model.bin": Reader(lambda _: [ctranslate2_writer.drawn()], mutators.any_bytes, read_ctranslate2),
     "tokenizer.model": Reader(
         lambda _: [spm("bpe"), spm("bpe of its own"), spm("t5")],
         mutators.any_bytes,

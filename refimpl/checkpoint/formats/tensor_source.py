@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TORCH_FILE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+CTRANSLATE2 = "model.bin"
 WEIGHTS = (SINGLE, INDEX, TORCH_SINGLE, TORCH_INDEX)  # of a directory, the first that is there
 CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
 CONVERT = (
@@ -58,7 +59,7 @@ class RawSource(TensorSource, Protocol):
 def is_weights(name: str) -> bool:
     """Whether a file's name is one of weights that are read, or of their index."""
     endings = (".safetensors", ".safetensors.index.json", TORCH_INDEX)
-    return name.endswith(endings) or TORCH_FILE.fullmatch(name) is not None
+    return name.endswith(endings) or name == CTRANSLATE2 or TORCH_FILE.fullmatch(name) is not None
 
 
 def not_opened(path: Path) -> CheckpointError:

@@ -82,6 +82,7 @@ def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
         ("single/config.json single/model.safetensors", "checkpoint"),
         ("sharded/config.json sharded/model.safetensors.index.json", "checkpoint"),
         ("torch/config.json torch/pytorch_model.bin", "checkpoint"),
+        ("converted/config.json converted/model.bin", "checkpoint"),
         ("torch-shards/config.json torch-shards/pytorch_model-00001-of-00002.bin", "checkpoint"),
         ("bare/config.json", "config"),
         ("m.gguf", "checkpoint"),

@@ -28,6 +28,8 @@ def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, hub):
     hub.files = {"config.json": LLAMA, **weights, "modeling.py": b"3"}
     path = fetch("hf:org/name", silent)
     assert everything(path) == ["config.json", "model.safetensors"]
+    hub.files = {"config.json": b"{}", "model.bin": b"3", "vocabulary.json": b"[]", "x.bin": b"4"}
+    assert everything(fetch("hf:org/third", silent)) == ["config.json", "model.bin", "vocabulary.json"]
     older = {"config.json": LLAMA, "pytorch_model.bin": b"2", "tokenizer.model": b"4", "vocab.txt": b"5"}
     hub.files = {**older, "training_args.bin": b"3", "requirements.txt": b"6"}
     assert everything(fetch("hf:org/older", silent)) == sorted(older)

@@ -1,0 +1,147 @@
+"""model.bin of CTranslate2, version 6: named variables in one little-endian file.
+
+    u32 6  text specification  u32 its revision
+    u32 how many variables; each:  text name  u8 axes  u32 each  u8 type  u32 bytes  the numbers, row-major
+    u32 how many aliases; each:    text name  text: the variable that it is another name of
+    text: u16 length with the zero, the bytes, a zero
+
+Codes of int8 and int16 beside a variable NAME_scale are a weight: code / scale, with one scale, or one for
+each part along the first axis. Every length and count is compared with what is left of the file before it is
+used, and names stand once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import CheckpointError
+from .cursor import Cursor
+from .dtypes import KINDS, widen
+from .file_bytes import FileBytes
+
+VERSION = 6
+TYPES = ("F32", "I8", "I16", "I32", "F16", "BF16")
+CODES = {"I8": "i1", "I16": "<i2", "I32": "<i4"}
+MAX_COUNT, MAX_AXES, VARIABLE = 20_000, 4, 800  # bytes that a variable takes beside its name
+NAME = re.compile(rb"[\w/.-]+\0", re.ASCII)
+SCALE = "_scale"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable under its own name: how it is stored, and from which byte on."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+class CTranslate2File:
+    """The variables of one file by name, aliases among them; numbers are read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = FileBytes(path)
+        cursor = Cursor(self._file, "the variables")
+        if (version := cursor.number("<I", "the version")) != VERSION:
+            raise cursor.fail(
+                f"must be a model of CTranslate2, version {VERSION}, begins with {version:#x}: convert the "
+                "original model again, or take it in safetensors"
+            )
+        self.specification = f"{_text(cursor)} {cursor.number('<I', 'the revision')}"
+        self.variables: dict[str, Variable] = {}
+        for _ in range(_count(cursor, "variables")):
+            self._add(cursor, _variable(cursor))
+        for _ in range(_count(cursor, "aliases")):
+            alias, name = _text(cursor), _text(cursor)
+            if name not in self.variables:
+                raise cursor.fail(f"{alias!r:.80} must be another name of a variable, {name!r:.80} isn't one")
+            self._add(cursor, self.variables[name], alias)
+        if cursor.at != cursor.end:
+            raise cursor.fail(f"{cursor.end - cursor.at} bytes follow the last name: damaged")
+
+    def _add(self, cursor: Cursor, variable: Variable, alias: str = "") -> None:
+        name = alias or variable.name
+        if name in self.variables:
+            raise cursor.fail(f"variable {name!r:.80} stands twice")
+        cursor.hold(VARIABLE + len(name), repr(name))
+        self.variables[name] = variable
+
+    def __getitem__(self, name: str) -> Variable:
+        if name not in self.variables:
+            raise CheckpointError(f"{self.path}: variable {name!r:.80} is missing")
+        return self.variables[name]
+
+    def number(self, name: str) -> int:
+        """A variable that is one whole number."""
+        variable = self[name]
+        if variable.shape or variable.kind not in CODES:
+            raise CheckpointError(
+                f"{self.path}: {name!r} must be a whole number, is {variable.kind} {list(variable.shape)}"
+            )
+        return self._bytes(variable, 0, 1).view(CODES[variable.kind])[0].item()
+
+    def weight(self, name: str, begin: int, end: int) -> np.ndarray:
+        """The parts `begin` to `end` of a weight along its first axis, as float32."""
+        variable = self[name]
+        data, shape = self._bytes(variable, begin, end), (end - begin, *variable.shape[1:])
+        if variable.kind not in CODES:
+            return widen(data, variable.kind, shape)
+        scale = self[variable.name + SCALE]
+        if scale.kind != "F32" or scale.shape not in ((), variable.shape[:1]):
+            raise CheckpointError(
+                f"{self.path}: {scale.name!r:.80} must be F32, one number or {variable.shape[0]}, is "
+                f"{scale.kind} {list(scale.shape)}"
+            )
+        rows = (begin, end) if scale.shape else (0, 1)
+        divisors = self._bytes(scale, *rows).view("<f4").reshape(-1, *(1,) * (len(shape) - 1))
+        with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
+            return data.view(CODES[variable.kind]).reshape(shape).astype(np.float32) / divisors
+
+    def _bytes(self, variable: Variable, begin: int, end: int) -> np.ndarray:
+        """The bytes of some parts along the first axis."""
+        size = math.prod(variable.shape[1:]) * KINDS[variable.kind].record.itemsize
+        return self._file.read(variable.begin + begin * size, variable.begin + end * size)
+
+
+def _count(cursor: Cursor, what: str) -> int:
+    count = cursor.number("<I", f"the number of {what}")
+    if count > MAX_COUNT:
+        raise cursor.fail(f"may have {MAX_COUNT} {what}, claims {count}")
+    return count
+
+
+def _text(cursor: Cursor) -> str:
+    data = cursor.take(cursor.number("<H", "a name"), "a name")
+    if not NAME.fullmatch(data):
+        raise cursor.fail(f"a name must be letters, digits and / . - _ before a zero, got {data!r:.80}")
+    return data[:-1].decode("ascii")
+
+
+def _variable(cursor: Cursor) -> Variable:
+    """The next variable; its numbers are passed over."""
+    name = _text(cursor)
+    what = f"variable {name!r:.80}"
+    axes = cursor.number("<B", what)
+    if axes > MAX_AXES:
+        raise cursor.fail(f"{what} may have {MAX_AXES} axes, claims {axes}")
+    shape = tuple(cursor.number("<I", what) for _ in range(axes))
+    number = cursor.number("<B", what)
+    if number >= len(TYPES):
+        raise cursor.fail(f"{what} must be one of {', '.join(TYPES)}, has type {number}")
+    size, kind = cursor.number("<I", what), TYPES[number]
+    if size != math.prod(shape) * KINDS[kind].record.itemsize:
+        raise cursor.fail(f"{what}: {kind} {list(shape)} doesn't take {size} bytes: damaged")
+    if size > cursor.end - cursor.at:
+        raise cursor.fail(
+            f"{what} needs {size} bytes at byte {cursor.at}, {cursor.end - cursor.at} are left: truncated"
+        )
+    begin = cursor.at
+    cursor.at += size
+    return Variable(name, kind, shape, begin)

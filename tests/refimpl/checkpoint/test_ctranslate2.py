@@ -1,0 +1,248 @@
+"""model.bin of CTranslate2: the model that transformers has, whole or rounded; hostile ones are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ctranslate2_writer as writer
+from helpers import hearing_models, peers
+from helpers.ctranslate2_writer import text, variable
+from helpers.refused import refused
+from tfm.refimpl.checkpoint.ctranslate2 import MULTILINGUAL
+from tfm.refimpl.checkpoint.formats.ctranslate2 import CTranslate2File
+from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
+from tfm.refimpl.errors import CheckpointError, NumericError, TfmError
+from tfm.refimpl.params.tree import flatten
+
+HEADS = {"encoder": 2, "decoder": 3}
+
+
+def written(folder: Path, **options: Any) -> dict[str, np.ndarray]:
+    """The variables of a drawn Whisper that transformers writes."""
+    theirs = hearing_models.write(folder, 3, **{"multilingual": False, **options})
+    return writer.of_state({name: value.numpy() for name, value in theirs.state_dict().items()}, HEADS)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> dict[str, np.ndarray]:
+    return written(tmp_path_factory.mktemp("theirs"))
+
+
+def directories(tmp_path: Path, kind: str, *, multilingual: bool = False) -> tuple[Checkpoint, Checkpoint]:
+    """A drawn Whisper as transformers writes it, and as CTranslate2 does."""
+    size = MULTILINGUAL if multilingual else None
+    rules = {"multilingual": multilingual, "vocabulary": size, "max_initial_timestamp_index": 50}
+    variables = written(tmp_path / "theirs", **rules)
+    writer.write(tmp_path / "ours", writer.file(writer.stored(variables, kind), {}), hearing_models.TEXTS)
+    shutil.copy(tmp_path / "ours" / "tokenizer.json", tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer_config.json").unlink()
+    return open_checkpoint(tmp_path / "theirs"), open_checkpoint(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_a_model_is_that_of_transformers(tmp_path, multilingual):
+    theirs, ours = directories(tmp_path, "float32", multilingual=multilingual)
+    assert ours.config == theirs.config
+    assert ours.generation == theirs.generation
+    assert ours.generation.speech is not None
+    assert bool(ours.generation.speech.languages) == multilingual
+    assert ours.tokenizer == theirs.tokenizer
+    for name in theirs.shapes:
+        np.testing.assert_array_equal(ours.leaf(name), theirs.leaf(name), err_msg=name)
+    assert set(ours.files) == {"config.json", "model.bin", "tokenizer.json"}
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("float16", "F16"), ("int8", "I8"), ("int16", "I16")])
+def test_rounded_weights_are_near(tmp_path, kind, stored):
+    theirs, ours = directories(tmp_path, kind)
+    rounded = 0
+    for name in theirs.shapes:
+        want, got = theirs.leaf(name), ours.leaf(name)
+        if kind == "float16":
+            np.testing.assert_array_equal(got, want.astype(np.float16).astype(np.float32))
+        elif ours.kind(name) == "F32":
+            np.testing.assert_array_equal(got, want)
+        else:
+            # Linear maps are stored output first, a table row by row; taps of a kernel all share its row's.
+            whole = kind == "int16" or name.startswith("encoder.stem")
+            largest = np.abs(want).max(axis=None if whole else 1 if name.endswith("table") else 0)
+            step = largest / (1024 if kind == "int16" else 127)
+            limit = np.expand_dims(step, 1) if name.endswith("table") and not whole else step
+            assert (np.abs(got - want) <= 0.51 * limit * (3 if kind == "int16" else 1)).all(), name
+            rounded += not np.array_equal(got, want)
+        assert ours.kind(name) in (stored, "F32")
+    assert rounded >= (kind != "float16") * 20
+
+
+def test_one_variable_is_another(tmp_path):
+    """Equal variables are written once: the output's table, and norms that are alike."""
+    variables = written(tmp_path / "theirs")
+    del variables["decoder/projection/weight"], variables["encoder/layer_0/ffn/layer_norm/beta"]
+    aliases = {
+        "decoder/projection/weight": "decoder/embeddings/weight",
+        "encoder/layer_0/ffn/layer_norm/beta": "encoder/layer_norm/beta",
+    }
+    writer.write(tmp_path / "ours", writer.file(variables, aliases), hearing_models.TEXTS)
+    ours, theirs = open_checkpoint(tmp_path / "ours"), open_checkpoint(tmp_path / "theirs")
+    assert ours.config == replace(theirs.config, head=replace(theirs.config.head, tied=True))
+    np.testing.assert_array_equal(
+        ours.leaf("encoder.layers.0.mlp_pre.bias"), theirs.leaf("encoder.norm.bias")
+    )
+
+
+ONE = variable("a", np.zeros(3, np.float32))
+
+
+NONE, ALIAS = struct.pack("<I", 0), struct.pack("<I", 1)
+
+
+def whole(*variables: bytes, count: int | None = None, aliases: bytes = NONE, head: int = 6) -> bytes:
+    number = len(variables) if count is None else count
+    data = struct.pack("<I", head) + text("WhisperSpec") + struct.pack("<II", 3, number)
+    return data + b"".join(variables) + aliases
+
+
+def claimed(axes: bytes, kind: int = 0, size: int = 12, data: bytes = bytes(12)) -> bytes:
+    return whole(text("a") + axes + struct.pack("<BI", kind, size) + data)
+
+
+AXIS = struct.pack("<BI", 1, 3)
+HOSTILE = {
+    "empty": (b"", "the version needs 4 bytes"),
+    "a pickle": (b"\x80\x02}q\x00.", "must be a model of CTranslate2, version 6"),
+    "version 7": (whole(ONE, head=7), "version 6, begins with 0x7"),
+    "name cut": (whole()[:10], "a name needs 12 bytes"),
+    "name without a zero": (whole().replace(b"Spec\0", b"Specs"), "before a zero"),
+    "name of nothing": (whole(struct.pack("<HB", 1, 0) + ONE[4:]), "before a zero"),
+    "name with a line": (whole(text("a\nb") + ONE[4:]), "before a zero"),
+    "2^32 variables": (whole(count=2**32 - 1), "may have 20000 variables"),
+    "a variable more": (whole(ONE, count=2), "before a zero, got b''"),
+    "255 axes": (claimed(b"\xff"), "may have 4 axes"),
+    "type 6": (claimed(AXIS, kind=6), "has type 6"),
+    "sizes disagree": (claimed(AXIS, size=16), "doesn't take 16 bytes"),
+    "4 GB": (claimed(struct.pack("<BI", 1, 2**30 - 1), size=2**32 - 4), "truncated"),
+    "a product of 2^128": (claimed(struct.pack("<B4I", 4, *(2**32 - 1,) * 4)), "doesn't take 12 bytes"),
+    "twice": (whole(ONE, ONE), "stands twice"),
+    "an alias of nothing": (whole(ONE, aliases=ALIAS + text("b") + text("c")), "'c' isn't one"),
+    "an alias twice": (whole(ONE, aliases=ALIAS + text("a") + text("a")), "stands twice"),
+    "2^32 aliases": (whole(ONE, aliases=b"\xff" * 4), "may have 20000 aliases"),
+    "bytes after it": (whole(ONE) + b"!", "1 bytes follow"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "wrong"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_refused(tmp_path, data, wrong):
+    (tmp_path / "model.bin").write_bytes(data)
+    with pytest.raises(CheckpointError, match=wrong) as caught:
+        CTranslate2File(tmp_path / "model.bin")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_cut_is_refused(tmp_path):
+    data = whole(ONE, aliases=ALIAS + text("b") + text("a"))
+    (tmp_path / "model.bin").write_bytes(data)
+    assert CTranslate2File(tmp_path / "model.bin")["b"].shape == (3,)
+    for size in range(len(data)):
+        (tmp_path / "model.bin").write_bytes(data[:size])
+        with pytest.raises(CheckpointError):
+            CTranslate2File(tmp_path / "model.bin")
+
+
+FUSED = "encoder/layer_0/self_attention/linear_0"
+CHANGES: dict[str, tuple[str, Any, str]] = {
+    "another activation": ("decoder/activation", np.array(0, np.int8), "must be 3, got 0"),
+    "alibi": ("decoder/alibi", np.array(1, np.int8), "must be 0, got 1"),
+    "heads that are floats": ("encoder/num_heads", np.array(2, np.float32), "must be a whole number"),
+    "no heads": ("decoder/num_heads", None, "is missing"),
+    "no table": ("decoder/embeddings/weight", None, "is missing"),
+    "a table of one axis": ("decoder/embeddings/weight", np.zeros(4, np.float32), "must have 2 axes"),
+    "keys with a bias": (f"{FUSED}/bias", np.ones(72, np.float32), "have no bias"),
+    "an unknown variable": ("decoder/gate/weight", np.ones((2, 2), np.float32), "isn't one"),
+    "an unknown number": ("decoder/gate", np.array(1, np.int8), "isn't one"),
+    "a layer too many": ("encoder/layer_7/ffn/linear_0/bias", np.ones(96, np.float32), "layers.1"),
+    "codes without scales": ("encoder/conv2/weight", np.ones((24, 24, 3), np.int8), "_scale' is missing"),
+    "fused rows by two": (f"{FUSED}/weight", np.ones((71, 24), np.float32), "isn't one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_model_is_refused(tmp_path, sound, change):
+    name, value, wrong = CHANGES[change]
+    variables = {**sound, name: value}
+    if value is None:
+        del variables[name]
+    writer.write(tmp_path, writer.file(variables, {}), hearing_models.TEXTS)
+    with pytest.raises(TfmError, match=wrong):
+        dict(flatten(open_checkpoint(tmp_path).params))
+
+
+FORMS = [np.ones(23, np.float32), np.ones((24, 1), np.float32), np.ones(24, np.float16)]
+
+
+@pytest.mark.parametrize("scale", FORMS, ids=["short", "a matrix", "float16"])
+def test_a_scale_of_another_form_is_refused(tmp_path, sound, scale):
+    name = "encoder/conv2/weight"
+    variables = {**sound, name: np.ones((24, 24, 3), np.int8), f"{name}_scale": scale}
+    writer.write(tmp_path, writer.file(variables, {}), hearing_models.TEXTS)
+    with refused(CheckpointError, "weight_scale", "F32", 24):
+        open_checkpoint(tmp_path).leaf("encoder.stem.conv2")
+
+
+@pytest.mark.parametrize("scale", [0, np.nan])
+def test_a_scale_of_nothing_is_no_weight(tmp_path, sound, scale):
+    name = "encoder/conv2/weight"
+    codes = {name: np.ones((24, 24, 3), np.int8), f"{name}_scale": np.full(24, scale, np.float32)}
+    writer.write(tmp_path, writer.file({**sound, **codes}, {}), hearing_models.TEXTS)
+    with refused(NumericError, "encoder.stem.conv2"):
+        open_checkpoint(tmp_path).leaf("encoder.stem.conv2")
+
+
+@pytest.mark.parametrize(
+    ("file", "stated", "key"),
+    [
+        ("config.json", {"lang_ids": 3}, "lang_ids"),
+        ("config.json", {"suppress_ids": ["x"]}, "suppress_tokens"),
+        ("config.json", {"layers": 3}, "layers"),
+        ("tokenizer.json", {"added_tokens": []}, "endoftext"),
+        ("tokenizer.json", None, "openai/whisper-tiny"),
+    ],
+)
+def test_a_file_beside_it_is_refused(tmp_path, file, stated, key):
+    writer.write(tmp_path, writer.drawn(), 20)
+    open_checkpoint(tmp_path)
+    if stated is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | stated))
+    with pytest.raises(TfmError, match=key):
+        open_checkpoint(tmp_path)
+
+
+def test_another_specification_is_named(tmp_path):
+    writer.write(tmp_path, writer.file({}, {}, "TransformerSpec"), 20)
+    with refused(CheckpointError, "model.bin", "TransformerSpec 3"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8", "int16"])
+def test_the_writer_is_their_converter(tmp_path, kind):
+    """What is read of CTranslate2's own files is what is read of the tests'."""
+    _, ours = directories(tmp_path, kind)
+    python = peers.python_over(tmp_path / "environment", "ctranslate2==4.8.5")
+    code = (
+        "import sys; from ctranslate2.converters import TransformersConverter as C; "
+        "C(sys.argv[1], copy_files=['tokenizer.json']).convert(sys.argv[2], quantization=sys.argv[3])"
+    )
+    peers.run([python, "-c", code, tmp_path / "theirs", tmp_path / "converted", kind])
+    theirs = open_checkpoint(tmp_path / "converted")
+    assert (theirs.config, theirs.generation) == (ours.config, ours.generation)
+    for name in ours.shapes:
+        np.testing.assert_array_equal(theirs.leaf(name), ours.leaf(name), err_msg=name)
