@@ -25,7 +25,7 @@ def command(
         list[Path],
         typer.Argument(metavar="FILE", help="Sounds: wav, flac, ogg or mp3.", exists=True, dir_okay=False),
     ],
-    model: o.Model,
+    model: o.Model = "whisper-tiny.en",
     language: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +54,7 @@ def command(
 
     Ctrl-C keeps what is known. A file of --output is there only when it is whole, or was stopped by Ctrl-C.
 
-    Example: tfm-cli transcribe talk.mp3 --model whisper-dir --format srt --output talk.srt
+    Example: tfm-cli transcribe talk.mp3 --format srt --output talk.srt
     """
     from ...refimpl.checkpoint.formats.whole_file import write_whole
     from ...runtime.sound_files import samples_of

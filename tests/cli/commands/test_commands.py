@@ -358,6 +358,7 @@ def test_what_a_run_needs_is_checked_before_it_works(tfm, checkpoint, tmp_path, 
         ran.failed(6, "CUDA", "libcuda.so.1", "--device", "cpu")
     tfm("fill", "a [MASK]", "--model", "smollm2-135m").failed(4, "smollm2-135m", "generate", "fill")
     tfm("generate", "hi", "--model", "minilm-l6").failed(4, "minilm-l6", "embed", "generate")
+    tfm("generate", "hi", "--model", "whisper-tiny.en").failed(4, "whisper-tiny.en", "transcribe", "generate")
     tfm("generate", "hi", "--model", checkpoint, "--draft", "smollm").failed(3, "'smollm'")
     model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     (model / "chat_template.jinja").unlink()

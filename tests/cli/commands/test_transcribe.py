@@ -47,6 +47,12 @@ def test_each_format_has_the_same_segments(run: Any, tmp_path: Path):
     assert run(file, "--format", "srt").out.startswith(f"1\n{' --> '.join(times).replace('.', ',')}\n")
 
 
+def test_a_model_of_texts_is_refused_before_it_is_fetched(tfm: Any, run: Any, tmp_path: Path):
+    tfm("transcribe", tmp_path / "1.wav", "--model", "minilm-l6").failed(
+        4, "minilm-l6", "embed", "transcribe"
+    )
+
+
 def test_files_are_written_one_for_each_sound(run: Any, tmp_path: Path):
     sounds = (tmp_path / "1.wav", tmp_path / "2.wav")
     told = run(*sounds, "--output", tmp_path / "out", "--format", "srt")

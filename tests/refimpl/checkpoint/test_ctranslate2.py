@@ -18,8 +18,11 @@ from helpers.refused import refused
 from tfm.refimpl.checkpoint.ctranslate2 import MULTILINGUAL
 from tfm.refimpl.checkpoint.formats.ctranslate2 import CTranslate2File
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
+from tfm.refimpl.decoding.speech import SpeechTokens
 from tfm.refimpl.errors import CheckpointError, NumericError, TfmError
 from tfm.refimpl.params.tree import flatten
+from tfm.runtime.hub.locate import fetch
+from tfm.runtime.progress import silent
 
 HEADS = {"encoder": 2, "decoder": 3}
 
@@ -229,6 +232,21 @@ def test_another_specification_is_named(tmp_path):
     writer.write(tmp_path, writer.file({}, {}, "TransformerSpec"), 20)
     with refused(CheckpointError, "model.bin", "TransformerSpec 3"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.real
+@pytest.mark.long
+def test_the_catalogues_whisper_is_openais():
+    """Sizes of the paper's table 1, and the ids of OpenAI's tokenizer for English."""
+    checkpoint = open_checkpoint(fetch("whisper-tiny.en", silent))
+    config, generation = checkpoint.config, checkpoint.generation
+    assert {side: len(stack.layers) for side, stack in config.stacks.items()} == {"encoder": 4, "decoder": 4}
+    assert (config.embedding.width, config.frames, config.context) == (384, (3000, 80), 448)
+    assert (generation.start, generation.eos, generation.max_new_tokens) == (50257, (50256,), 447)
+    assert generation.speech == SpeechTokens(50362, {}, {}, 50360, 50)
+    assert checkpoint.stored == {"F16": 37_764_864}
+    assert checkpoint.licence.stated == "MIT"
+    assert all(np.abs(leaf).max() < 200 for _, leaf in flatten(checkpoint.params))
 
 
 @pytest.mark.peers
