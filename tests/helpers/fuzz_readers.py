@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
+import soundfile
 from safetensors.numpy import save_file
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.formats.ctranslate2 import CTranslate2File
@@ -36,6 +37,7 @@ from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.hub.download import unpack
+from tfm.runtime.sound_files import samples_of
 from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification import golden
@@ -273,6 +275,28 @@ def read_ctranslate2(folder: Path, data: bytes, passed: Passed) -> None:
     dict(flatten(open_checkpoint(folder / "ctranslate2").params))
 
 
+def sounds(_: Path) -> list[bytes]:
+    """A tone in each form that libsndfile is asked for, of one channel and of two."""
+    tone = np.sin(np.arange(3000) / 9)
+    forms = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)]
+    found = []
+    for format, subtype in forms:
+        buffer = io.BytesIO()
+        samples = tone if format in ("OGG", "MP3") else np.stack([tone, -tone / 2], axis=1)
+        soundfile.write(buffer, samples, 8000, format=format, subtype=subtype)
+        found.append(buffer.getvalue())
+    return found
+
+
+def read_sound(folder: Path, data: bytes, passed: Passed) -> None:
+    path = folder / "mutant.sound"
+    path.write_bytes(data)
+    blocks = samples_of(path)
+    passed()
+    for block in blocks():
+        assert np.isfinite(block).all()
+
+
 def read_sentencepiece_model(folder: Path, data: bytes, passed: Passed) -> None:
     """A SentencePiece model, and the tokenizer.json that is made of it."""
     directory = folder / "sentencepiece"
@@ -493,6 +517,7 @@ READERS: dict[str, Reader] = {
         read_torch_file,
     ),
     "model.bin": Reader(lambda _: [ctranslate2_writer.drawn()], mutators.any_bytes, read_ctranslate2),
+    "sound": Reader(sounds, mutators.any_bytes, read_sound),
     "tokenizer.model": Reader(
         lambda _: [spm("bpe"), spm("bpe of its own"), spm("t5")],
         mutators.any_bytes,
