@@ -11,14 +11,16 @@ include_patterns = ["*.md", "docs/**.md"]
 # Made on the spot; without them the site isn't whole.
 MADE = ("docs/reference/commands", "docs/reference/server", "docs/reference/python")
 NAVIGATION = {
-    "Getting started": ("docs/COMMANDS", "docs/GUIDE", "docs/PYTHON", "docs/SERVING"),
+    "Getting started": (
+        "docs/COMING_FROM", "docs/MODELS", "docs/COMMANDS", "docs/GUIDE", "docs/PYTHON", "docs/SERVING",
+    ),
     "Tutorials": (
         "docs/tutorials/find_a_bug", "docs/tutorials/serve", "docs/tutorials/read_the_specification",
         "docs/tutorials/add_a_family", "docs/tutorials/c_and_browser",
     ),
     "Concepts": ("ARCHITECTURE", "docs/QUANTIZATION", "docs/RUNTIMES", "SECURITY"),
     "Reference": (*MADE, "docs/FAMILIES", "CHANGELOG"),
-    "Comparison": ("docs/BENCHMARKS",),
+    "Comparison": ("docs/COMPARISON", "docs/BENCHMARKS"),
     "For contributors": ("CONTRIBUTING",),
 }  # fmt: skip
 

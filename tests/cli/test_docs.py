@@ -20,7 +20,8 @@ README, COMMANDS, ARCHITECTURE, GUIDE, QUANTIZATION = (
     (ROOT / f"{page}.md").read_text()
     for page in ("README", "docs/COMMANDS", "ARCHITECTURE", "docs/GUIDE", "docs/QUANTIZATION")
 )
-PAGES = README + "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
+DOCS = ROOT / "docs"
+PAGES = README + "".join(page.read_text() for page in (*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md")))
 
 
 def options() -> dict[str, set[str]]:
@@ -61,6 +62,15 @@ def test_the_options_that_are_named_exist():
     named = set(re.findall(r"`(--[a-z-]+)", PAGES)) - {"--help"}
     assert named
     assert named <= set().union(*options().values())
+
+
+def test_a_command_has_the_options_that_a_page_gives_it():
+    known, lines = options(), re.findall(r"tfm-cli ([a-z]+) ([^`\n;&|#]*)", PAGES)
+    assert {name for name, _ in lines} > {"chat", "serve", "export"}
+    for name, rest in lines:
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known.get(name, set()) or name == "tokenizer", (
+            f"a page has `tfm-cli {name} {rest}`"
+        )
 
 
 @pytest.mark.parametrize(
