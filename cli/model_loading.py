@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..runtime.hub.model_names import LocatedModel
     from ..runtime.tasks import Model
 
-EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "threadpoolctl")
 
 
 def load(
@@ -47,6 +47,7 @@ def load(
     from ..refimpl.errors import DeviceError
 
     if engine == "onnx":
+        check_packages(name)  # before ONNX Runtime is imported: one line names all that is missing
         from ..runtime.tasks import load as load_bundle
 
         path = located_bundle(
@@ -242,15 +243,17 @@ def bundle_named(name: str) -> Path:
 
 
 def require_export(name: str) -> None:
-    """ExportError unless the packages of the extra [export] are there; running a bundle doesn't need them."""
+    """ExportError unless the packages of the extra [export] are there, which running a bundle doesn't need;
+    ONNX Runtime's extra is named with them where that is missing too."""
     from importlib.util import find_spec
 
     from ..refimpl.errors import ExportError
 
     missing = [package for package in EXPORT_PACKAGES if find_spec(package) is None]
     if missing:
+        extras = "export" if find_spec("onnxruntime") else "cpu,export"
         raise ExportError(
-            f"{name} must be exported once, which needs {', '.join(missing)}: pip install 'tfm-cli[export]'"
+            f"{name} must be exported once, which needs {', '.join(missing)}: pip install 'tfm-cli[{extras}]'"
         )
 
 

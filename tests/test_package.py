@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -44,6 +45,34 @@ def test_the_wheel_holds_nobody_elses_work():
         *(f"tfm.runtime.kernels: source/*.{kind}" for kind in ("h", "cpp")),
         "tfm.cli: examples/*.json",  # sizes of a public model, which are facts
     }
+
+
+def test_onnx_runtime_comes_with_an_extra_in_one_build():
+    """[cpu] and [cuda] bring builds that fill one folder, so nothing else may, but for the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    brings = {name for name, needed in extras.items() if any("onnxruntime" in one for one in needed)}
+    assert brings == {"cpu", "cuda"}
+    assert not any("onnxruntime" in one for one in project["dependencies"])
+    assert {name for name in extras if any("[c" in one for one in extras[name])} == {"test"}
+
+
+@pytest.mark.parametrize("there", ["None", "types.ModuleType('onnxruntime')"])
+def test_without_onnx_runtime_one_sentence_says_what_to_install(there: str, tmp_path: Path):
+    """Also where its folder has what is left of two builds after one was uninstalled."""
+    started = f"import sys, types; sys.modules['onnxruntime'] = {there}; from tfm.cli.main import main"
+    for command in ("generate hi --model demo-answer", "doctor"):
+        run = subprocess.run(
+            [sys.executable, "-c", f"{started}; sys.exit(main({command.split()}))"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TFM_CACHE": str(tmp_path)},
+        )
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (6, "", 1)
+        assert "ONNX Runtime must be there" in run.stderr
+        assert "pip install 'tfm-cli[cpu]', or 'tfm-cli[cuda]'" in run.stderr
+        assert ("pip uninstall onnxruntime onnxruntime-gpu" in run.stderr) == (there != "None")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_attributes_are_missing():

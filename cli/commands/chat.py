@@ -67,9 +67,9 @@ def command(
     template_process.SHARED.start()  # it becomes ready while the rest is imported
     chosen = o.checked(options, thinking_token_budget=thinking_token_budget)
     functions = None if tools is None else read_tools(tools)
+    loaded = running.load(model, "chat", context)
     from ...runtime.tasks import Conversation
 
-    loaded = running.load(model, "chat", context)
     conversation = Conversation(
         loaded, system, prefix=prefix, tools=functions, chat_template_kwargs=chat_template_kwargs
     )

@@ -145,7 +145,14 @@ def command(
     from ...refimpl.checkpoint.formats.tensor_source import missing_weights
     from ...refimpl.errors import ExportError
     from ...runtime.hub.locate import adapted, ignoring, locate
-    from ..model_loading import bundle_bytes, kept, open_for_export, say_replaced_code, written
+    from ..model_loading import (
+        bundle_bytes,
+        kept,
+        open_for_export,
+        require_export,
+        say_replaced_code,
+        written,
+    )
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
@@ -153,6 +160,7 @@ def command(
     if table not in (4, 8):
         raise typer.BadParameter(f"--table must be 4 or 8, got {table}")
     wanted = static_layout(layout, batch, time, capacity)
+    require_export(model)
     source = locate(model, progress())
     if source.kind == "config":
         raise missing_weights(source.path)

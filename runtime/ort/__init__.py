@@ -9,9 +9,18 @@ stderr belongs to the command line.
 
 from __future__ import annotations
 
+from ...refimpl.errors import DeviceError
 from ..silence import silent_stderr
 
-with silent_stderr():
-    import onnxruntime
+try:
+    with silent_stderr():
+        import onnxruntime
 
-onnxruntime.set_default_logger_severity(4)
+    onnxruntime.set_default_logger_severity(4)
+except (ImportError, AttributeError) as error:
+    # The latter where both builds were there and one was uninstalled: pip takes the other one to be whole.
+    first = "" if isinstance(error, ImportError) else "pip uninstall onnxruntime onnxruntime-gpu, then "
+    raise DeviceError(
+        f"ONNX Runtime must be there ({error!s:.80}): {first}pip install 'tfm-cli[cpu]', or 'tfm-cli[cuda]' "
+        "for an NVIDIA GPU, one of them alone"
+    ) from None

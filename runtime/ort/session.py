@@ -75,7 +75,9 @@ def missing_for_cuda() -> list[str]:
     Without the driver only that is named: its libraries are of no use before.
     """
     if PROVIDERS["cuda"] not in ort.get_available_providers():
-        return ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
+        return [
+            "a build of ONNX Runtime with CUDA (pip uninstall onnxruntime, then pip install 'tfm-cli[cuda]')"
+        ]
     # Libraries that pip installed lie where no loader looks; ORT's own helper prints what fails.
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()

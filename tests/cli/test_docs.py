@@ -48,7 +48,8 @@ def section(page: str, title: str) -> str:
 def test_the_two_commands_stand_as_lines():
     lines = README.splitlines()
     assert (
-        """    pip install '.[export]' && tfm-cli generate "Explain self-attention to a child.\"""" in lines
+        """    pip install '.[cpu,export]' && tfm-cli generate "Explain self-attention to a child.\""""
+        in lines
     )
     assert "    pip install -e '.[export,test]' && pytest" in lines
 

@@ -366,7 +366,8 @@ def test_what_a_run_needs_is_checked_before_it_works(tfm, checkpoint, tmp_path, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for command in (("generate", "hi"), ("bench",)):
         ran = tfm(*command, "--model", "smollm2-135m")
-        ran.failed(7, "torch", "'tfm-cli[export]'")
+        ran.failed(7, "torch", "'tfm-cli[cpu,export]'")
+    tfm("export", "smollm2-135m", tmp_path / "out").failed(7, "threadpoolctl", "'tfm-cli[cpu,export]'")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 

@@ -98,7 +98,8 @@ def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert lacking[0] == "libcublasLt.so.13 (pip install nvidia-cublas)"
     assert not any("cudart" in name for name in lacking)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert session.missing_for_cuda() == ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
+    [build] = session.missing_for_cuda()
+    assert build.endswith("(pip uninstall onnxruntime, then pip install 'tfm-cli[cuda]')")
     assert capfd.readouterr() == ("", "")
 
 
