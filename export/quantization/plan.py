@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,6 +135,9 @@ def plan(
         )
     scheme = scheme.with_table_bits(table_bits)
     made = Plan.of(checkpoint.shapes, scheme, target, _keepable(checkpoint, scheme, target))
+    if _is_mostly_kept(made, scheme):
+        keepable = _keepable(checkpoint, scheme, target, all_matrices=True)
+        made = Plan.of(checkpoint.shapes, scheme, target, keepable)
     rounded = [name for name, one in made.formats.items() if not one.native]
     if not scheme.keeps_blocks and len(rounded) == len(made.formats):
         return made
@@ -199,24 +203,39 @@ def _centered(checkpoint: ExportSource, name: str) -> Blocks | None:
     return None if native_blocks is None else rounding.centered(native_blocks)
 
 
-def _keepable(checkpoint: ExportSource, scheme: Scheme, target: Target) -> weight_formats.NativeBlocks:
+def _is_mostly_kept(made: Plan, scheme: Scheme) -> bool:
+    """Whether a file is in 4 bits already: most numbers of the matrices stay in its own blocks of so many.
+
+    The others have more bits since they matter more: rounding only these, an eighth of Qwen2.5-Coder 1.5B in
+    Q4_K_M, to 4 bits gives a KL divergence of 0.012.
+    """
+    sizes = {True: 0, False: 0}
+    for name, one in made.formats.items():
+        if not is_table(name):
+            sizes[one.native and one.bits == 4] += math.prod(made.shapes[name])
+    return scheme.fewest_bits == 4 and sizes[True] > sizes[False]
+
+
+def _keepable(
+    checkpoint: ExportSource, scheme: Scheme, target: Target, *, all_matrices: bool = False
+) -> weight_formats.NativeBlocks:
     """The checkpoint's own blocks of a leaf, where the scheme may keep them.
 
-    Blocks that would be widened, and those of more bits than the scheme gives a leaf, stay only with `keep`:
-    other schemes have longer ones, which are faster. In float16 the product of two scales, as Q4_K has, would
-    be rounded, so these blocks don't stay either.
+    Blocks that would be widened, and those of more bits than the scheme gives a leaf, stay only with `keep`
+    and with `all_matrices`: other schemes have longer ones, which are faster. In float16 the product of two
+    scales, as Q4_K has, would be rounded, so these blocks don't stay either.
     """
     dtype = float_type(scheme, target)
 
     def native(name: str, most: int) -> Blocks | None:
-        kind = checkpoint.kind(name)
-        if not scheme.keeps_blocks and weight_formats.is_widened(scheme.fewest_bits, kind):
+        kind, keeps = checkpoint.kind(name), scheme.keeps_blocks or (all_matrices and not is_table(name))
+        if not keeps and weight_formats.is_widened(scheme.fewest_bits, kind):
             return None
         blocks = _centered(checkpoint, name)
         if blocks is None:
             return None
         fits = scheme.fewest_bits <= blocks.bits <= most and not weight_formats.is_widened(blocks.bits, kind)
-        if not (fits or scheme.keeps_blocks):
+        if not (fits or keeps):
             return None
         with np.errstate(over="ignore"):
             stays = dtype == "float32" or np.array_equal(blocks.scale, blocks.scale.astype(dtype))

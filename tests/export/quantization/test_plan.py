@@ -493,6 +493,24 @@ def test_blocks_of_other_bits_stay_only_with_keep(kind, bits, keepers):
         assert (other.native, other.source) == (False, "F32" if stays else ""), scheme
 
 
+@pytest.mark.parametrize(("others", "bits"), [("Q6_K", 8), ("Q3_K", 4)])
+@pytest.mark.parametrize("one_more", [False, True])
+def test_all_matrices_of_a_file_that_is_mostly_in_four_bits_stay(others, bits, one_more):
+    """That is, where more than half of their numbers are; a table has the bits that were asked for."""
+    checkpoint = Leaves(TWO)
+    for name, shape in parameter_shapes(TWO).items():
+        if len(shape) == 2:
+            four = ".layers.0." in name or (one_more and name == "decoder.layers.1.attn.wk")
+            checkpoint.kinds[name] = "Q4_K" if four else others
+            checkpoint.blocks[name] = quant.quantize(
+                checkpoint.leaf(name), bits=4 if four else bits, block=16, axis=int(name.endswith(".table"))
+            )
+    formats = planned(checkpoint, "int4", "ort-cpu", table_bits=4)
+    assert formats.pop("embedding.table") == replace(EIGHT["ort-cpu"], bits=4)
+    for name, one in formats.items():
+        assert one is None or one.native == (one_more or ".layers.0." in name), name
+
+
 @pytest.mark.parametrize(
     ("kind", "bits", "takers"),
     [("Q8_0", 8, {8}), ("Q5_0", 8, set()), ("Q4_0", 4, {4, 8}), ("Q3_K", 4, set())],
