@@ -34,8 +34,8 @@ Out = Annotated[
         "--out",
         metavar="DIR",
         file_okay=False,
-        help="With --ray: a folder for a file of each block, in the form of --file. The same command "
-        "computes what is missing after a stop.",
+        help="With --ray: the folder that gets a file for each block, in the form of --file. After a "
+        "stop the same command computes what is missing.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -60,8 +60,8 @@ Workers = Annotated[
         metavar="N",
         min=1,
         max=2**16,
-        help="With --ray: at most so many processes, of --threads threads, by default one. By default as "
-        "many as there are processors for.",
+        help="With --ray: the most processes, each of --threads threads, by default one. By default "
+        "as many as the cluster has processors for.",
         rich_help_panel=FLEET,
     ),
 ]

@@ -90,7 +90,7 @@ Engine = Annotated[
 FixedBatch = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Rows of a graph with fixed shapes; 1 without it.", rich_help_panel=SHAPES
+        metavar="N", help="How many rows a graph with fixed shapes has, by default 1.", rich_help_panel=SHAPES
     ),
 ]
 FixedTime = Annotated[
@@ -230,8 +230,8 @@ Prefix = Annotated[
     typer.Option(
         metavar="FILE",
         dir_okay=False,
-        help="Keep in this file what the model computes of the prompt, or of a chat's beginning: a later one "
-        "that begins alike is read from there on. The file is as private as the prompt.",
+        help="Keep in this file what the model computes of the prompt, or of a chat's beginning: a "
+        "later prompt is read from where it differs. The file is as private as the prompt.",
         rich_help_panel=SPEED,
     ),
 ]

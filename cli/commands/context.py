@@ -49,8 +49,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="WAY",
-            help="Only this way to stretch, may be repeated: none, linear, dynamic-ntk, yarn or llama3; "
-            "further where positions are stretched already.",
+            help="Only this way to stretch; may be repeated: none, linear, dynamic-ntk, yarn or "
+            "llama3. Positions that are stretched already are stretched further.",
         ),
     ] = None,
     plot: Plot = None,

@@ -15,7 +15,8 @@ GROUP = "Make and check models"
 
 def command(
     bundle: Annotated[
-        str, typer.Argument(help="The bundle to convert, or the model whose bundle the cache holds.")
+        str,
+        typer.Argument(help="The bundle to convert, or the name of a model whose bundle is in the cache."),
     ],
     directory: Annotated[
         Path, typer.Argument(metavar="OUT", help="The directory to write; it must be empty, or not exist.")

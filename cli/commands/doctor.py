@@ -49,8 +49,8 @@ def command(
         typer.Option(
             "--bundle",
             metavar="BUNDLE",
-            help="Say instead which runtimes of this machine compute a bundle, or that of a model in the "
-            "cache: on which path, and what the certificate says that it loses.",
+            help="Say instead which runtimes of this machine can run a bundle, or the bundle of a "
+            "model in the cache: on which path, and with what loss by its certificate.",
         ),
     ] = None,
     as_json: o.AsJson = False,

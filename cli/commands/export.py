@@ -107,8 +107,8 @@ def command(
         bool,
         typer.Option(
             "--mtp",
-            help="With the checkpoint's module that predicts further tokens: `generate --draft mtp` drafts "
-            "with it. It is a layer more, and a prompt takes the last layer's mlp for all tokens.",
+            help="Keep the checkpoint's module that predicts further tokens, for `generate --draft "
+            "mtp`. It costs one more layer, and the last layer's mlp for all tokens of a prompt.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False,

@@ -79,8 +79,8 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: for each token ln p of it and of the K likeliest, as \\[id, ln p], "
-            "unfiltered.",
+            help="With --json: ln p of each token and of the K likeliest in its place, as \\[id, ln "
+            "p], before any filter.",
         ),
     ] = None,
     no_escape: o.NoEscape = False,

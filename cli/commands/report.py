@@ -24,7 +24,7 @@ PROMPT_TOKENS, NEW_TOKENS, RUNS = 128, 64, 3
 def command(
     bundle: Annotated[
         str,
-        typer.Argument(help="The bundle to report on, or the model whose bundle the cache holds."),
+        typer.Argument(help="The bundle to report on, or the name of a model whose bundle is in the cache."),
     ],
     file: Annotated[
         Path,

@@ -80,7 +80,8 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="How long one may wait, by the time of earlier answers; others get 429 and when to retry.",
+            help="How long a request may wait, judged by the time of earlier answers; one that would "
+            "wait longer gets a 429 and when to retry.",
             rich_help_panel=o.SPEED,
         ),
     ] = MAX_WAIT_S,
@@ -89,8 +90,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many models are loaded at a time, by default all: one that is asked takes the place "
-            "of the one that wasn't asked for longest.",
+            help="How many models are loaded at a time, by default all; a further one replaces the "
+            "least recently used.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -99,7 +100,7 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=1,
-            help="Unload a model that nobody asked for so long; the next request loads it again.",
+            help="Unload a model after so long without a request; the next request loads it again.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -111,7 +112,8 @@ def command(
         bool,
         typer.Option(
             "--pull",
-            help="With --on-demand, fetch models then that aren't on this machine; others are never fetched.",
+            help="With --on-demand: fetch a named model when it is first asked for, if it isn't on "
+            "this machine. Others are never fetched.",
             rich_help_panel=o.SPEED,
         ),
     ] = False,
@@ -120,8 +122,8 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory for what each model computed of earlier texts: a prompt that begins like one of "
-            "the same key is read from there on.",
+            help="Memory for what each model computed of earlier texts: a prompt is read from where "
+            "it differs from one of the same key.",
             rich_help_panel=o.SPEED,
         ),
     ] = PREFIX_BYTES // 2**20,

@@ -38,7 +38,9 @@ def command(
     ] = None,
     condition: Annotated[
         bool,
-        typer.Option("--condition", help="Let the model read what it wrote before each 30 seconds."),
+        typer.Option(
+            "--condition", help="Let the model read what it has written before it hears the next 30 seconds."
+        ),
     ] = False,
     format: Annotated[FormatName, typer.Option("--format", help="How segments are written.")] = "txt",
     output: Annotated[
@@ -52,7 +54,7 @@ def command(
 ) -> None:
     """Write down what is said in sounds of any length; each segment appears as soon as it is known.
 
-    Ctrl-C keeps what is known. A file of --output is there only when it is whole, or was stopped by Ctrl-C.
+    Ctrl-C keeps what is known. An --output file appears once it is whole, or at Ctrl-C.
 
     Example: tfm-cli transcribe talk.mp3 --format srt --output talk.srt
     """

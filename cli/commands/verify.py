@@ -17,7 +17,7 @@ GROUP = "Make and check models"
 def command(
     bundle: Annotated[
         str,
-        typer.Argument(help="The bundle to check, or the model whose bundle the cache holds."),
+        typer.Argument(help="The bundle to check, or the name of a model whose bundle is in the cache."),
     ],
     full: Annotated[
         bool,

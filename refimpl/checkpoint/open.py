@@ -259,7 +259,7 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     if raw is None:
         gguf_files = [file.name for file in path.glob("*.gguf")]
         hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
-        raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
+        raise CheckpointError(f"{path}: a model directory must have config.json{hint}")
     where = str(path / "config.json")
     generation_json, converted = directory.object(GENERATION_JSON), None
     if is_ctranslate2(directory, raw):

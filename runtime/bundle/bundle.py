@@ -280,7 +280,7 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
         if (path / "config.json").exists():
             state = "is a checkpoint"
         else:
-            state = f"has no {MANIFEST}" if path.is_dir() else "is no directory"
+            state = f"has no {MANIFEST}" if path.is_dir() else "isn't a directory"
         raise BundleError(f"{path}: must be a bundle, the directory that `tfm-cli export` writes; it {state}")
     _regular(path, MANIFEST)
     contents = manifest.load(read_file(path / MANIFEST, LIMITS[MANIFEST], BundleError), str(path / MANIFEST))

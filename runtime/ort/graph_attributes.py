@@ -11,8 +11,7 @@ INTEGER = 3 << 3  # the tag of an attribute's integer: field 3, kind 0
 def set_integer(model: bytes, attribute: str, value: int) -> bytes:
     """The model with an integer attribute, of all nodes that have it, set to another value.
 
-    The model has the form that `check_graph` holds it to. The new value is below 128, as old ones are that
-    are replaced: they take one byte each.
+    The model must have passed `check_graph`. Old and new values are below 128, so that each takes one byte.
     """
     changed = bytearray(model)
     graph = read(model, GRAPH, read(model, MODEL, (0, len(model)))["graph"])

@@ -85,8 +85,8 @@ class Server:
     """What all routes share: the models, the limits of a request, the figures.
 
     One model under several names is loaded once, and answers by the first of them. At most `models_max`
-    models are loaded at a time: another one takes the place of the one that was used least recently and isn't
-    in use. One that nobody asked for `idle_s` seconds is unloaded; where that isn't given, they stay.
+    models are loaded at a time: a further one replaces the least recently used that is idle. A model is
+    unloaded after `idle_s` seconds without a request; without `idle_s` it stays.
     """
 
     def __init__(

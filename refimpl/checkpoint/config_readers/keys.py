@@ -237,9 +237,9 @@ class Keys:
 
 def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:
     """The error for a key that nobody knows, and how to do without it where a caller can name those."""
-    advice = "" if ignore is None else f"; where it changes nothing, ignore_keys={key} does"
+    advice = "" if ignore is None else f"; if it changes nothing, give ignore_keys={key}"
     return ConfigError(
-        f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model{advice:.120}"
+        f"{where}: key {key!r:.80} isn't known; ignoring it could give a wrong model{advice:.120}"
     )
 
 
