@@ -10,6 +10,7 @@
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
+    GELU, tanh, the logistic function, SiLU            Gelu, GeluTanh, Tanh, Sigmoid, SiLU
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
     a causal convolution [and SiLU], and its tail      CausalConv
@@ -37,10 +38,11 @@ from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_storage import Group
 from . import describe, expert_kernels, passes, recurrences
-from .rewriting import given, only_reader, put, silu_of
+from .rewriting import given, made_by, only_reader, put, silu_of
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
+POINTWISE = frozenset({"Gelu", "Sigmoid", "Tanh"})
 
 
 def over_kernels(
@@ -77,6 +79,9 @@ def over_kernels(
         elif node.op_type == "MultiHeadAttention":
             _replace_multi_head(copy.graph, node)
     expert_kernels.replace_all(copy.graph)
+    for node in list(copy.graph):
+        if node.domain == "" and node.op_type in POINTWISE:
+            _replace_pointwise(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION
@@ -269,23 +274,38 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
         _put(graph, replaced, "SwiGLU", [product], {})
 
 
+def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
+    """A function of each number; a number times its Sigmoid is one."""
+    (x,), (y,) = node.inputs, node.outputs
+    product = only_reader(y, "Mul") if node.op_type == "Sigmoid" else None
+    if product is not None and x in product.inputs:
+        _put(graph, [node, product], "SiLU", [x], {})
+        return
+    is_tanh = node.op_type == "Gelu" and node.attributes["approximate"].value == "tanh"
+    _put(graph, [node], "GeluTanh" if is_tanh else node.op_type, [x], {})
+
+
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """The norm of the last axis by stored weights, with the sum that it is of, which others read too."""
+    """The norm of the last axis by stored weights, or by none, with the sum that it is of, which others read
+    too."""
     x, weight, *bias = node.inputs
     assert x is not None
     assert weight is not None
     if not weight.is_initializer():
-        return
-    operator, inputs, replaced = NORMS[node.op_type], (x, weight, *bias), [node]
+        ones = made_by(weight, "ConstantOfShape")
+        if ones is None or ones.attributes["value"].as_tensor().numpy().tolist() != [1]:
+            return
+        weight = None
+    operator, inputs, replaced = NORMS[node.op_type], [x, weight, *bias], [node]
     if (add := x.producer()) is not None and add.op_type == "Add":
         a, b = add.inputs
         assert a is not None
         assert b is not None
         if a.shape is not None and a.shape == b.shape:  # else a vector is added, or nobody knows
-            operator, inputs, replaced = f"Add{operator}", (a, b, weight, *bias), [add, node]
+            operator, inputs, replaced = f"Add{operator}", [a, b, weight, *bias], [add, node]
     old = [one.outputs[0] for one in replaced]
     epsilon = {"epsilon": node.attributes["epsilon"].value}
-    new = ir.node(operator, inputs, epsilon, domain=DOMAIN, num_outputs=len(old), name=node.name)
+    new = ir.node(operator, given(inputs), epsilon, domain=DOMAIN, num_outputs=len(old), name=node.name)
     put(graph, new, replaced[0], replaced, old)
 
 

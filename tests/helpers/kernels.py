@@ -42,6 +42,7 @@ class Kernels(c.Structure):
         ("linear_attention", c.CFUNCTYPE(None, c.c_void_p, Pool)),
         ("experts", c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, Pool)),
         ("experts_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
+        ("pointwise", c.CFUNCTYPE(None, c.c_void_p, Pool)),
     ]
 
 

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "exponential.h"
+#include "gelu.h"
 #include "kernels.h"
 #include "partial.h"
 #include "sizes.h"
@@ -53,6 +54,30 @@ void swiglu(const SwigluCall *call, Pool pool) {
     all_rows<SwigluCall>(call, swiglu_row<Set>, pool);
 }
 
+template <class Set>
+typename Set::Floats apply(Function function, typename Set::Floats x) {
+    switch (function) {
+    case Function::GELU: return gelu<Set>(x);
+    case Function::GELU_TANH: return gelu_tanh<Set>(x);
+    case Function::TANH: return tanh<Set>(x);
+    case Function::SIGMOID: return sigmoid<Set>(x);
+    default: return silu<Set>(x);
+    }
+}
+
+template <class Set>
+void pointwise_row(const PointwiseCall *call, size_t row) {
+    size_t at = row * call->width;
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        store_some<Set>(call->y + at + i, apply<Set>(call->function, load_some<Set>(call->x + at + i, count)), count);
+    });
+}
+
+template <class Set>
+void pointwise(const PointwiseCall *call, Pool pool) {
+    all_rows<PointwiseCall>(call, pointwise_row<Set>, pool);
+}
+
 // The sum of 16 lanes, in order.
 template <class Set>
 float total(typename Set::Floats x) {
@@ -78,7 +103,8 @@ void add_norm_row(const AddNormCall *call, size_t row) {
     const float *x = call->b ? call->sum : call->a;
     by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
         typename Set::Floats normed = Set::mul(load_some<Set>(x + at + i, count), factor);
-        store_some<Set>(call->y + at + i, Set::mul(normed, load_some<Set>(call->weight + i, count)), count);
+        if (call->weight) normed = Set::mul(normed, load_some<Set>(call->weight + i, count));
+        store_some<Set>(call->y + at + i, normed, count);
     });
 }
 
@@ -109,7 +135,8 @@ void add_layer_norm_row(const AddNormCall *call, size_t row) {
     });
     typename Set::Floats factor = Set::all(1 / sqrtf(total<Set>(squares) / width + call->epsilon));
     by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
-        typename Set::Floats normed = Set::mul(Set::mul(load_some<Set>(y + i, count), factor), load_some<Set>(call->weight + i, count));
+        typename Set::Floats normed = Set::mul(load_some<Set>(y + i, count), factor);
+        if (call->weight) normed = Set::mul(normed, load_some<Set>(call->weight + i, count));
         store_some<Set>(y + i, call->bias ? Set::add(normed, load_some<Set>(call->bias + i, count)) : normed, count);
     });
 }

@@ -37,11 +37,23 @@ typename Set::Floats tanh(typename Set::Floats x) {
     return Set::div(less, Set::add(less, Set::all(2.0f)));
 }
 
+// e^x within e^-88 .. e^88.
+template <class Set>
+typename Set::Floats bounded_exp(typename Set::Floats x) {
+    Exponential<Set> e(Set::min(Set::all(88.0f), Set::max(Set::all(-88.0f), x)));
+    return Set::fma(e.power, e.rest, e.power);
+}
+
+// 1 / (1 + e^-x), within 3 ulp.
+template <class Set>
+typename Set::Floats sigmoid(typename Set::Floats x) {
+    return Set::div(Set::all(1.0f), Set::add(Set::all(1.0f), bounded_exp<Set>(Set::mul(x, Set::all(-1.0f)))));
+}
+
 // x / (1 + e^-x), within 3 ulp.
 template <class Set>
 typename Set::Floats silu(typename Set::Floats x) {
-    Exponential<Set> e(Set::min(Set::all(88.0f), Set::max(Set::all(-88.0f), Set::mul(x, Set::all(-1.0f)))));
-    return Set::div(x, Set::add(Set::all(1.0f), Set::fma(e.power, e.rest, e.power)));
+    return Set::div(x, Set::add(Set::all(1.0f), bounded_exp<Set>(Set::mul(x, Set::all(-1.0f)))));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// GELU, for the instruction set `Set`.
+// GELU and its approximation by tanh, for the instruction set `Set`.
 #pragma once
+#include "exponential.h"
 
 namespace {
 
@@ -16,6 +17,15 @@ inline __attribute__((always_inline)) typename Set::Floats gelu(typename Set::Fl
 #pragma GCC unroll 16
     for (int i = 14; i >= 0; i--) sum = Set::fma(sum, t, Set::all(P[i]));
     return Set::mul(x, Set::max(Set::zero(), Set::fma(z, sum, Set::all(0.5f))));
+}
+
+// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) as x / (1 + e^-z) with z = x * (1.59576912 + 0.0713548163 x^2).
+// Within 4 * 2^-24 * |x|.
+template <class Set>
+inline __attribute__((always_inline)) typename Set::Floats gelu_tanh(typename Set::Floats x) {
+    typename Set::Floats less = Set::mul(x, Set::all(-1.0f));
+    typename Set::Floats z = Set::mul(less, Set::fma(Set::mul(x, x), Set::all(0.0713548163f), Set::all(1.59576912f)));
+    return Set::div(x, Set::add(Set::all(1.0f), bounded_exp<Set>(z)));
 }
 
 }  // namespace

@@ -87,7 +87,19 @@ struct SwigluCall {
     size_t rows, width;
 };
 
+// What a number becomes on its own: exponential.h and gelu.h say by which steps, and how near.
+enum class Function : int32_t { GELU, GELU_TANH, TANH, SIGMOID, SILU };
+
+// y = f(x), number by number.
+struct PointwiseCall {
+    const float *x;
+    float *y;
+    size_t rows, width;
+    Function function;
+};
+
 // sum = a + b and y = sum / sqrt(mean(sum^2) + epsilon) * weight, row by row; b and sum may be null: y is of a then.
+// Without a weight y isn't multiplied.
 // Squares are added in 16 lanes, by fma, and the lanes in order. In a layer norm `sum` may be null, `bias` too:
 //     mean and mean of squares of x = sum - mean are added in that way; y = x / sqrt(variance + epsilon) * weight + bias
 struct AddNormCall {
@@ -188,6 +200,7 @@ struct Kernels {
     // `scratch` has experts_scratch(call) bytes and is aligned to 64.
     void (*experts)(const ExpertCall *call, void *scratch, Pool pool);
     size_t (*experts_scratch)(const ExpertCall *call);
+    void (*pointwise)(const PointwiseCall *call, Pool pool);
 };
 
 extern "C" {

@@ -13,6 +13,7 @@
 //   SharedAttention(q [B, T, H * D], keys, values, last, cos?, sin?, positions?, sinks?) -> [B, T, H * D]
 // the same over a cache of floats that has the keys and values of these tokens: another layer's, which isn't written.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
+//   Gelu, GeluTanh, Tanh, Sigmoid, SiLU(x [.., width]) -> [.., width]
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
 // with the attribute epsilon.
@@ -454,7 +455,7 @@ struct Gate {
     const Kernels *kernels = registered;
 };
 
-ort::Status *create_swiglu(const ort::Op *, const ort::Api *, const ort::Info *, void **made) { return keep(Gate(), made); }
+ort::Status *create_gate(const ort::Op *, const ort::Api *, const ort::Info *, void **made) { return keep(Gate(), made); }
 
 ort::Status *swiglu(void *made, ort::Context *context) {
     Input x;
@@ -464,6 +465,18 @@ ort::Status *swiglu(void *made, ort::Context *context) {
     call.rows = x.count(1), call.width = size_t(x.shape[x.rank - 1] /= 2), call.x = (const float *)x.data;
     TRY(output(context, x.shape, x.rank, &call.y));
     ((const Gate *)made)->kernels->swiglu(&call, {context, run});
+    return nullptr;
+}
+
+template <Function function>
+ort::Status *pointwise(void *made, ort::Context *context) {
+    Input x;
+    PointwiseCall call = {};
+    TRY(x.read(context, 0));
+    if (x.rank == 0) return wrong("x must be [.., width]");
+    call.rows = x.count(1), call.width = size_t(x.shape[x.rank - 1]), call.x = (const float *)x.data, call.function = function;
+    TRY(output(context, x.shape, x.rank, &call.y));
+    ((const Gate *)made)->kernels->pointwise(&call, {context, run});
     return nullptr;
 }
 
@@ -490,7 +503,7 @@ ort::Status *norm(void *made, ort::Context *context) {
     if (a.rank == 0 || (sum && !b.is(a.rank, a.shape))) return wrong("what is normed must have an axis, and a and b one shape");
     AddNormCall call = {};
     call.rows = a.count(1), call.width = size_t(a.shape[a.rank - 1]), call.epsilon = node.epsilon;
-    if (weight.count(0) != call.width || (bias.data && bias.count(0) != call.width)) return wrong("weight must be [width], and so must bias");
+    if ((weight.data && weight.count(0) != call.width) || (bias.data && bias.count(0) != call.width)) return wrong("weight must be [width], and so must bias");
     call.a = (const float *)a.data, call.b = (const float *)b.data;
     call.weight = (const float *)weight.data, call.bias = (const float *)bias.data;
     if (sum) TRY(output(context, a.shape, a.rank, &call.sum, 0));
@@ -654,11 +667,16 @@ const Op ops[] = {
     {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
     {"BlockGather", GATHER_FLOAT32, 5, 2, 1, create_blocks<false>, gather},
     {"BlockGather", GATHER_FLOAT16, 5, 2, 1, create_blocks<true>, gather},
-    {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
-    {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true, false>},
-    {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false, false>},
-    {"AddLayerNorm", FLOATS, 4, 1, 2, create_norm, norm<true, true>},
-    {"LayerNorm", FLOATS, 3, 1, 1, create_norm, norm<false, true>},
+    {"SwiGLU", FLOATS, 1, 0, 1, create_gate, swiglu},
+    {"Gelu", FLOATS, 1, 0, 1, create_gate, pointwise<Function::GELU>},
+    {"GeluTanh", FLOATS, 1, 0, 1, create_gate, pointwise<Function::GELU_TANH>},
+    {"Tanh", FLOATS, 1, 0, 1, create_gate, pointwise<Function::TANH>},
+    {"Sigmoid", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SIGMOID>},
+    {"SiLU", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SILU>},
+    {"AddRMSNorm", FLOATS, 3, 1, 2, create_norm, norm<true, false>},
+    {"RMSNorm", FLOATS, 2, 1, 1, create_norm, norm<false, false>},
+    {"AddLayerNorm", FLOATS, 4, 2, 2, create_norm, norm<true, true>},
+    {"LayerNorm", FLOATS, 3, 2, 1, create_norm, norm<false, true>},
     {"TextAttention", TEXT_ATTEND, 4, 2, 1, create_text_attention, text_attention},
     {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention<false>},
     {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention<false>},

@@ -60,13 +60,6 @@ bool causal_conv(const CausalConvCall *call, Pool pool) {
     return true;
 }
 
-// e^x, from e^-88 to e^88.
-template <class Set>
-typename Set::Floats bounded_exp(typename Set::Floats x) {
-    Exponential<Set> e(Set::min(Set::all(88.0f), Set::max(Set::all(-88.0f), x)));
-    return Set::fma(e.power, e.rest, e.power);
-}
-
 template <class Set>
 typename Set::Floats negative(typename Set::Floats x) { return Set::mul(x, Set::all(-1.0f)); }
 

@@ -152,6 +152,11 @@ def tanh(x: Array) -> Array:
     return less / (less + 2)
 
 
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x)."""
+    return 1 / (1 + bounded_exp(-x))
+
+
 def silu(x: Array) -> Array:
     """x / (1 + e^-x)."""
     return x / (1 + bounded_exp(-x))
@@ -165,3 +170,8 @@ def gelu(x: Array) -> Array:
     for coefficient in GELU[-2::-1]:
         total = fma(total, t, np.float32(coefficient))
     return x * np.maximum(np.float32(0), fma(z, total, np.float32(0.5)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """x / (1 + e^-z) with z = x · (1.59576912 + 0.0713548163 x²)."""
+    return x / (1 + bounded_exp(-x * fma(x * x, np.float32(0.0713548163), np.float32(1.59576912))))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from .arithmetic import fma, gelu, in_lanes, silu
+from .arithmetic import fma, gelu, gelu_tanh, in_lanes, sigmoid, silu, tanh
 from .attention import attend
 
 
@@ -47,5 +47,18 @@ def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array 
 
 
 KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {function.__name__: function for function in (attend, causal_conv, gelu, layer_norm, rms_norm, silu)}
+    {
+        function.__name__: function
+        for function in (
+            attend,
+            causal_conv,
+            gelu,
+            gelu_tanh,
+            layer_norm,
+            rms_norm,
+            sigmoid,
+            silu,
+            tanh,
+        )
+    }
 )

@@ -25,11 +25,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
 from onnx import helper
+from tfm.refimpl.ops import activation as of_numbers
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.norm import layer_norm, rms_norm
 from tfm.runtime.kernels.specification import arithmetic, ops
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
+
+
+class PointwiseCall(c.Structure):
+    """kernels.h: `PointwiseCall`."""
+
+    _fields_ = (
+        *((name, c.c_void_p) for name in ("x", "y")),
+        ("rows", c.c_size_t),
+        ("width", c.c_size_t),
+        ("function", c.c_int32),
+    )
+
+
+# In the order of kernels.h: how far each may be from what is specified, as a share of the result, and of the
+# argument.
+POINTWISE = {"gelu": (0, 3), "gelu_tanh": (0, 4), "tanh": (6, 0), "sigmoid": (6, 0), "silu": (6, 0)}
 
 
 class AddNormCall(c.Structure):
@@ -53,12 +70,20 @@ def content(memory: Array, rows: int, width: int) -> Array:
     return memory[: rows * width * 4].view(np.float32).reshape(rows, width)
 
 
+def pointwise(kernels: Kernels, name: str, x: Array, runner: Runner = in_order) -> Array:
+    rows, width = x.shape
+    y = output(rows, width)
+    call = PointwiseCall(x.ctypes.data, y.ctypes.data, rows, width, [*POINTWISE].index(name))
+    kernels.pointwise(c.addressof(call), pool_of(runner))
+    return content(y, rows, width)
+
+
 def add_norm(
-    kernels: Kernels, a: Array, b: Array, weight: Array, epsilon: float, runner: Runner = in_order
+    kernels: Kernels, a: Array, b: Array, weight: Array | None, epsilon: float, runner: Runner = in_order
 ) -> tuple[Array, Array]:
     rows, width = a.shape
     total, y = output(rows, width), output(rows, width)
-    at = [array.ctypes.data for array in (a, b, weight, total, y)]
+    at = [None if array is None else array.ctypes.data for array in (a, b, weight, total, y)]
     call = AddNormCall(*at[:3], None, *at[3:], rows, width, epsilon)
     kernels.add_norm(c.addressof(call), pool_of(runner))
     return content(total, rows, width), content(y, rows, width)
@@ -67,7 +92,7 @@ def add_norm(
 def add_layer_norm(
     kernels: Kernels,
     sides: tuple[Array, Array],
-    weights: tuple[Array, Array | None],
+    weights: tuple[Array | None, ...],
     epsilon: float,
     runner: Runner = in_order,
     keep: bool = True,
@@ -106,15 +131,36 @@ def test_swiglu_is_what_is_specified(instruction_sets: list[Kernels], x: Array) 
             assert np.array_equal(swiglu(kernels, x[row : row + 1].copy()), y[row : row + 1])
 
 
-@given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-6]))
+@pytest.mark.parametrize("name", POINTWISE)
+@given(x=matrices())
+def test_a_function_of_each_number_is_what_is_specified(
+    instruction_sets: list[Kernels], name: str, x: Array
+) -> None:
+    wide = x.astype(np.float64)
+    expected = getattr(of_numbers, name)(wide)
+    of_result, of_argument = POINTWISE[name]
+    # Beyond 88 e^x stays what it is there.
+    allowed = ULP * (of_result * np.abs(expected) + of_argument * np.abs(wide))
+    allowed += (np.abs(wide) + 1) * np.exp(-87.3) + 2.0**-149
+    for kernels in instruction_sets:
+        y = pointwise(kernels, name, x)
+        assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(bits_of(y), bits_of(ops.KERNEL_OPS[name](x))), kernels.name
+        assert np.array_equal(pointwise(kernels, name, x, in_threads), y)
+        for row in range(len(x)):
+            assert np.array_equal(pointwise(kernels, name, x[row : row + 1].copy()), y[row : row + 1])
+
+
+@given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-6]), st.booleans())
 def test_a_sum_and_its_norm_are_what_is_specified(
-    instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float
+    instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float, weighed: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     b = (rng.standard_normal(a.shape) * np.abs(a).max()).astype(np.float32)
-    weight = rng.standard_normal(a.shape[1]).astype(np.float32)
+    weight = rng.standard_normal(a.shape[1]).astype(np.float32) if weighed else None
     exact = (a + b).astype(np.float64)
-    expected = rms_norm(exact, weight.astype(np.float64), eps=float(np.float32(epsilon)))
+    wide = None if weight is None else weight.astype(np.float64)
+    expected = rms_norm(exact, wide, eps=float(np.float32(epsilon)))
     # a square's error in its lane, those of the lanes' sum, then of mean, root, quotient and two products
     allowed = (a.shape[1] / 16 / 2 + 16 / 2 + 8) * ULP * np.abs(expected) + 2.0**-149
     for kernels in instruction_sets:
@@ -148,6 +194,19 @@ def test_a_norm_alone_is_that_of_a_sum_with_zeros(
         )
 
 
+@pytest.mark.parametrize(
+    ("operator", "name"),
+    [("Gelu", "gelu"), ("GeluTanh", "gelu_tanh"), ("Tanh", "tanh"), ("Sigmoid", "sigmoid"), ("SiLU", "silu")],
+)
+def test_the_operators_of_functions(
+    kernels_library: Path, instruction_sets: list[Kernels], operator: str, name: str
+) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 20)).astype(np.float32)
+    node = helper.make_node(operator, ["x"], ["y"], domain="tfm")
+    (y,) = onnx_nodes.graph([node], {"x": x}, {}, ["y"], kernels_library)
+    assert np.array_equal(y.reshape(6, 20), pointwise(instruction_sets[0], name, x.reshape(6, 20)))
+
+
 def run_norm(library: Path, operator: str, arrays: dict[str, Array], outputs: list[str]) -> list[Array]:
     """The operator on ONNX Runtime."""
     node = helper.make_node(operator, list(arrays), outputs, domain="tfm", epsilon=1e-5)
@@ -158,19 +217,20 @@ def test_the_operators_of_norms(kernels_library: Path, instruction_sets: list[Ke
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((2, 3, 20)).astype(np.float32) for _ in "ab")
     weight = rng.standard_normal(20).astype(np.float32)
-    total, normed = run_norm(kernels_library, "AddRMSNorm", {"a": a, "b": b, "w": weight}, ["s", "y"])
-    (alone,) = run_norm(kernels_library, "RMSNorm", {"x": a + b, "w": weight}, ["y"])
-    flat = (one.reshape(6, 20) for one in (a, b))
-    expected = add_norm(instruction_sets[0], *flat, weight, 1e-5)
-    assert np.array_equal(total.reshape(6, 20), expected[0])
-    assert np.array_equal(normed.reshape(6, 20), expected[1])
-    assert np.array_equal(alone, normed)
+    for weights in ({}, {"w": weight}):
+        total, normed = run_norm(kernels_library, "AddRMSNorm", {"a": a, "b": b, **weights}, ["s", "y"])
+        (alone,) = run_norm(kernels_library, "RMSNorm", {"x": a + b, **weights}, ["y"])
+        flat = (one.reshape(6, 20) for one in (a, b))
+        expected = add_norm(instruction_sets[0], *flat, weights.get("w"), 1e-5)
+        assert np.array_equal(total.reshape(6, 20), expected[0])
+        assert np.array_equal(normed.reshape(6, 20), expected[1])
+        assert np.array_equal(alone, normed)
     bias = rng.standard_normal(20).astype(np.float32)
-    for weights in ({"w": weight}, {"w": weight, "bias": bias}):
+    for weights in ({}, {"w": weight}, {"w": weight, "bias": bias}):
         total, normed = run_norm(kernels_library, "AddLayerNorm", {"a": a, "b": b, **weights}, ["s", "y"])
         (alone,) = run_norm(kernels_library, "LayerNorm", {"x": a + b, **weights}, ["y"])
         flat = a.reshape(6, 20), b.reshape(6, 20)
-        expected = add_layer_norm(instruction_sets[0], flat, (weight, weights.get("bias")), 1e-5)
+        expected = add_layer_norm(instruction_sets[0], flat, (weights.get("w"), weights.get("bias")), 1e-5)
         assert np.array_equal(total.reshape(6, 20), a.reshape(6, 20) + b.reshape(6, 20))
         assert np.array_equal(normed.reshape(6, 20), expected[1])
         assert np.array_equal(alone, normed)
@@ -185,14 +245,15 @@ def test_the_operators_of_norms(kernels_library: Path, instruction_sets: list[Ke
             run_norm(kernels_library, operator, arrays, ["s", "y"] if "Add" in operator else ["y"])
 
 
-@given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-12]), st.booleans())
+@given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-12]), st.sampled_from([0, 1, 2]))
 def test_a_sum_and_its_layer_norm_are_what_is_specified(
-    instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float, biased: bool
+    instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float, count: int
 ) -> None:
+    """With neither weight nor bias, a weight, or both."""
     rng = np.random.default_rng(seed)
     b = (rng.standard_normal(a.shape) * np.abs(a).max()).astype(np.float32)
     weight, bias = rng.standard_normal((2, a.shape[1])).astype(np.float32)
-    weights = (weight, bias if biased else None)
+    weights = tuple(array if i < count else None for i, array in enumerate((weight, bias)))
     exact = (a + b).astype(np.float64)
     wide = [None if array is None else array.astype(np.float64) for array in weights]
     expected = layer_norm(exact, *wide, eps=float(np.float32(epsilon)))
@@ -201,7 +262,7 @@ def test_a_sum_and_its_layer_norm_are_what_is_specified(
     spread = np.sqrt(exact.var(axis=1, keepdims=True) + epsilon)
     moved = share * np.abs(exact).max(axis=1, keepdims=True) / spread
     normed = np.abs(layer_norm(exact, eps=float(np.float32(epsilon))))
-    allowed = (moved * (1 + normed) + share * normed) * np.abs(weight)
+    allowed = (moved * (1 + normed) + share * normed) * (np.abs(weight) if count else 1)
     allowed += ULP * (np.abs(expected) + np.abs(bias))
     for kernels in instruction_sets:
         total, y = add_layer_norm(kernels, (a, b), weights, epsilon)
@@ -226,6 +287,10 @@ def test_what_isnt_a_number_stays_in_its_row(instruction_sets: list[Kernels], od
         y = swiglu(kernels, x)
         assert not np.isfinite(y[1, 3])
         assert np.isfinite(np.delete(y, 1, axis=0)).all()
+        for name in POINTWISE:
+            y = pointwise(kernels, name, x)
+            assert np.isnan(y[1, 3]) or not np.isnan(odd)
+            assert np.isfinite(np.delete(y, 1, axis=0)).all()
         _, y = add_norm(kernels, x[:, :20].copy(), sound, sound[0], 1e-5)
         assert not np.isfinite(y[1, 3])
         assert np.isfinite(np.delete(y, 1, axis=0)).all()
@@ -240,5 +305,6 @@ def test_all_sets_have_the_same_bits(instruction_sets: list[Kernels]) -> None:
     norms = [bits_of(add_norm(kernels, x, x, x[0], 1e-5)[1]) for kernels in instruction_sets]
     pair = x, x[::-1].copy()
     layers = [bits_of(add_layer_norm(one, pair, (x[0], x[1]), 1e-5)[1]) for one in instruction_sets]
-    for same in (gates, norms, layers):
+    functions = [[bits_of(pointwise(kernels, name, x)) for kernels in instruction_sets] for name in POINTWISE]
+    for same in (gates, norms, layers, *functions):
         assert all(np.array_equal(one, same[0]) for one in same)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,23 @@ import onnx
 import pytest
 from helpers import tiny_models
 from helpers.exported import export_once, rehash
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import LM, Activation, Config, Gated, Plain, RMSNorm
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.kernels.specification import KernelReference
 from tfm.runtime.verification.checks import bits, kernels
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.report import NOT_REACHED, Row
+
+
+def functions() -> Config:
+    """A layer with each function of numbers, gates of what attention gives, and a cap of the logits."""
+    base = tiny_models.llama(bias=True)
+    attention = replace(base.layers[0].attention, output_gate=True)
+    kinds: list[Activation] = ["gelu", "gelu_tanh", "tanh", "quick_gelu", "silu"]
+    mlps = [Plain(70, kind, bias=True, pre=RMSNorm(1e-5)) for kind in kinds] + [Gated(70, "gelu_tanh")]
+    layers = (replace(base.layers[0], attention=attention, mlp=mlp) for mlp in mlps)
+    return replace(tiny_models.of_layers(base, layers), head=LM(tied=True, softcap=3.0))
+
 
 CONFIGS: dict[str, Config] = {
     "biases": tiny_models.llama(bias=True, qk_norm=True, vocabulary=101, mlp=79, context=700),
@@ -44,21 +56,20 @@ CONFIGS: dict[str, Config] = {
     "sinks": tiny_models.sinks(),
     "rare": tiny_models.rare(),
     "plain": tiny_models.llama(plain=True, kind="gelu"),
+    "functions": functions(),
     "an encoder": tiny_models.encoder(),
     "an encoder and a decoder": tiny_models.encoder_decoder(),
 }
 PROMISED = (
     "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
-    "outputs with norms",
+    "outputs with norms", "plain", "functions", "heads by layer",
 )  # fmt: skip
-# GELU is a part of the kernel for rows.
-BY_ROWS = ("plain", "int8-dynamic")
 CASES = [
     ("biases", "int8"),
-    pytest.param(*BY_ROWS, marks=pytest.mark.long),
     *(
         pytest.param(name, quant, marks=pytest.mark.long)
         for name in CONFIGS
+        if name != "an encoder"
         for quant in (("int8", "int4", "int8-dynamic") if name in PROMISED else ("int8",))
         if (name, quant) != ("biases", "int8")
     ),
@@ -86,7 +97,7 @@ def test_kernels_are_equal_to_the_bit_where_it_is_promised(bundles, name: str, q
     bundle = bundles(name, "ort-cpu", quant)
     rows = quick(bundle)
     assert not [row for row in rows if row.ok is False]
-    promised = name in PROMISED or (name, quant) == BY_ROWS
+    promised = name in PROMISED
     assert any(row.figure == "not promised" for row in rows) == (not promised)
     if promised:
         count, past = sum(bits.ROWS), min(bits.PAST, bundle.config.context - 1)
@@ -95,6 +106,21 @@ def test_kernels_are_equal_to_the_bit_where_it_is_promised(bundles, name: str, q
         assert ends == {(f"{bits.EQUAL} {over}", count, count, True), (f"{bits.EQUAL} {after}", 1, 1, True)}
     else:
         assert rows[0].note.endswith("of ONNX Runtime")
+
+
+@pytest.mark.parametrize(
+    "quant", ["int8-dynamic", *(pytest.param(name, marks=pytest.mark.long) for name in ("int8", "int4"))]
+)
+def test_a_text_that_is_encoded_has_the_same_bits_beside_others(bundles, quant: str) -> None:
+    bundle = bundles("an encoder", "ort-cpu", quant)
+    found = kernels.on_kernels(context_of(bundle))
+    assert isinstance(found, kernels.OnKernels)
+    assert found.engine.same_bits
+    ids, lengths = np.random.default_rng(0).integers(0, 97, (3, 30)), np.array([30, 23, 7])
+    together = found.engine.predict(ids, lengths)
+    for row, length in enumerate(lengths):
+        alone = found.engine.predict(ids[row : row + 1, :length])
+        assert np.array_equal(alone[0].view(np.int32), together[row, :length].view(np.int32))
 
 
 @pytest.mark.long
