@@ -88,12 +88,15 @@ class AsyncTextStream:
     def take(self, part: Part) -> None:
         """Add a part to what was received; one with an error raises it."""
         if part.error is not None:
+            self._release()
             raise part.error
         self.text += part.text
         self.tokens += part.tokens
         if self.logprobs is not None:
             self.logprobs += part.logprobs
         self.finish_reason = part.finish_reason
+        if part.finish_reason is not None:
+            self._release()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for part in self.parts():
@@ -115,6 +118,13 @@ class AsyncTextStream:
     def cancel(self) -> None:
         """End the text, wherever it is; after its end this does nothing."""
         self._cancel()
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of the request, which has this stream: what an ended text holds, such as the process that
+        follows its language, would stay until garbage is collected."""
+        cached = self.cached_tokens
+        self._cancel, self._cached = lambda: None, lambda: cached
 
     def emit(self, part: Part) -> None:
         """Take a part, from any thread."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,36 @@ def test_a_reader_that_is_cancelled_frees_its_slot() -> None:
             await asyncio.wait_for(settled(served), 10)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("end", ["read", "parts", "cancel"])
+def test_what_an_ended_text_held_is_free_at_once(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a collection of garbage: a text of a language has a process of its own."""
+    held: list[weakref.ref[Any]] = []
+
+    async def run() -> None:
+        async with AsyncModel(serving.model(), slots=1, prefix_bytes=0) as served:
+            submit = served.worker.submit
+            monkeypatch.setattr(
+                served.worker, "submit", lambda one: (held.append(weakref.ref(one.sequence)), submit(one))
+            )
+            stream = await served.generate("the cat", max_new_tokens=5, greedy=True)
+            if end == "read":
+                await stream.read()
+            elif end == "parts":
+                assert [part async for part in stream]
+            else:
+                stream.cancel()
+            await asyncio.wait_for(settled(served), 10)
+            await (await served.generate("dog", max_new_tokens=1)).read()  # the worker's last is another one
+            assert stream.cached_tokens == 0
+            assert [one() for one in held[:1]] == [None]
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_embeddings_and_labels() -> None:
