@@ -240,14 +240,15 @@ class MaybeVector(Step):
 
 
 class AddColumn(Step):
-    """A matrix of one column that is stored as a vector."""
+    """A matrix of one column that is stored as a vector, or as one row: newer files of llama.cpp's converter
+    keep such an axis."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
-        return (result[:-1],)
+        return (result[:-1], (1, *result[:-1]))
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
-        return weight[:, None]
+        return weight.reshape(-1, 1)
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ DIALECTS = {
     ),
     "qwen2_moe, older": Dialect(
         "qwen2_moe", ARCH.QWEN2MOE, {**QWEN, "shared_expert_intermediate_size": 64},
-        {**RMS, **USED, "rope.freq_base": 5e5},
+        {**RMS, **USED, "rope.freq_base": 5e5}, older=True,
     ),
     "qwen3_moe": Dialect(
         "qwen3_moe", ARCH.QWEN3MOE, {**QWEN, "norm_topk_prob": True, "head_dim": 16},
@@ -743,7 +743,7 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
         made.setdefault(renamed, {})[int(which[1]) if which else -1] = array
     return {
         name: parts[-1]
-        if -1 in parts and parts[-1].ndim == 4
+        if -1 in parts and (parts[-1].ndim == 4 or ("gate_inp_shexp" in name and not dialect.older))
         else np.atleast_1d(parts[-1].squeeze())
         if -1 in parts
         else np.stack([parts[i] for i in range(len(parts))])
