@@ -16,12 +16,14 @@ from helpers.hearing_models import BANDS, SIZE, sound
 from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.sound import HOP, RATE, features
 from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
 from tfm.refimpl.params.tree import map_leaves
-from tfm.runtime.tasks.model import Model
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.tasks.model import Model, load
 from tfm.runtime.tasks.transcribe import Limits, Segment
 
 some = settings(max_examples=(settings.default.max_examples or 0) // 4)
@@ -108,6 +110,24 @@ def test_a_language_is_told_by_name_or_code_and_a_task_by_name():
         alone.transcribe(samples, language="de")
     with refused(LimitError, "task", "transcribe", "'translate'"):
         alone.transcribe(samples, task="translate")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("quant", ["fp32", "int8", "int8-dynamic"])
+def test_a_bundle_writes_what_the_specification_writes(quant: str, tmp_path: Path):
+    """On ONNX Runtime, of the bundle's own weights: whole, on tfm's kernels, and rounded as it runs."""
+    hearing_models.write(tmp_path / "model", 1, multilingual=True)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    export(checkpoint, tmp_path / "bundle", quant=quant, verify=False)
+    bundle = open_bundle(tmp_path / "bundle")
+    ours = Model(NumpyEngine(bundle.config, bundle.params()), checkpoint)
+    runs, same_texts = load(tmp_path / "bundle"), 0
+    for seed in range(6):
+        samples = sound(seed, 3 * SIZE)
+        wanted = list(ours.transcribe(samples, limits=Limits()))
+        got = list(runs.transcribe(samples, limits=Limits()))
+        same_texts += [one.tokens for one in got] == [one.tokens for one in wanted]
+    assert same_texts >= (6 if quant == "fp32" else 5)  # a rounded activation may turn a tie
 
 
 def test_segments_come_before_the_sound_is_heard():
