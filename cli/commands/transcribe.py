@@ -42,6 +42,10 @@ def command(
             "--condition", help="Let the model read what it has written before it hears the next 30 seconds."
         ),
     ] = False,
+    fallback: Annotated[
+        bool,
+        typer.Option(help="Draw 30 seconds again, less and less greedily, whose text is doubtful."),
+    ] = True,
     format: Annotated[FormatName, typer.Option("--format", help="How segments are written.")] = "txt",
     output: Annotated[
         Path | None,
@@ -59,6 +63,7 @@ def command(
     Example: tfm-cli transcribe talk.mp3 --format srt --output talk.srt
     """
     from ...refimpl.checkpoint.formats.whole_file import write_whole
+    from ...refimpl.decoding.speech import TEMPERATURES
     from ...runtime.sound_files import samples_of
 
     into = output is not None and (len(file) > 1 or output.is_dir())
@@ -73,8 +78,9 @@ def command(
     for path in file:
         place = output / f"{path.stem}.{format}" if output is not None and into else output
         segments = loaded.transcribe(
-            path, language=language, task=task, condition=condition, progress=progress()
-        )
+            path, language=language, task=task, condition=condition,
+            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], progress=progress(),
+        )  # fmt: skip
         if place is None:
             _write(segments, format, lambda text: out(generated(text, raw=no_escape), end=""))
         else:

@@ -63,7 +63,10 @@ class Limits(NamedTuple):
     no_speech: float | None = None
 
 
-PAPER = Limits(compression=2.4, logprob=-1.0, no_speech=0.6)  # Radford et al. 2022, §4.5
+# Radford et al. 2022, §4.5: a doubtful window is written again, drawn at the next of these temperatures.
+PAPER = Limits(compression=2.4, logprob=-1.0, no_speech=0.6)
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+CALM = 0.5  # a window that was drawn at this or above isn't read by the next one
 
 
 class Piece(NamedTuple):
@@ -130,7 +133,7 @@ def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
 
 
 def doubts(compression: float, logprob: float, no_speech: float, limits: Limits) -> frozenset[str]:
-    """Why a window would be written again at a higher temperature: it repeats itself, or is unlikely.
+    """Why a window is written again at a higher temperature: it repeats itself, or is unlikely.
 
     "silence" alone says that nobody spoke, so that the window is left out: the text is unlikely and silence
     is likely.

@@ -15,7 +15,7 @@ from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.mtp import MTPDrafter
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
-from ...refimpl.decoding.speech import PAPER, Limits
+from ...refimpl.decoding.speech import PAPER, TEMPERATURES, Limits
 from ...refimpl.engine.protocol import Cache, Engine, MTPEngine
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
@@ -223,6 +223,8 @@ class Model(TaskModel):
         task: str | None = None,
         condition: bool = False,
         limits: Limits = PAPER,
+        temperatures: Sequence[float] = TEMPERATURES,
+        seed: int = 0,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
         """The segments of a sound, a file or samples [N], each as soon as it is known; see
@@ -230,8 +232,9 @@ class Model(TaskModel):
         from .transcribe import transcribe  # with the reading of sounds, which texts don't need
 
         return transcribe(
-            self, sound, language=language, task=task, condition=condition, limits=limits, progress=progress
-        )
+            self, sound, language=language, task=task, condition=condition, limits=limits,
+            temperatures=temperatures, seed=seed, progress=progress,
+        )  # fmt: skip
 
     def classify(
         self, texts: Texts, *, batch: int = encoder_batches.BATCH, progress: Progress = silent

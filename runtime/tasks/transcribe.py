@@ -1,13 +1,16 @@
-"""What is said in a sound, and when: Whisper's sequential algorithm (Radford et al. 2022, §3.8), greedily.
+"""What is said in a sound, and when: Whisper's sequential algorithm (Radford et al. 2022, §3.8 and §4.5).
 
-The model hears a window of 30 seconds and writes segments between timestamps. The next window begins where
-the last whole segment ended, so no word is cut. Texts and times are those of transformers' `generate`, except
-that nothing is written of the silence that follows a recording shorter than a window.
+The model hears a window of 30 seconds and writes segments between timestamps, greedily; a text that repeats
+itself or is unlikely is drawn again at higher temperatures. The next window begins where the last whole
+segment ended, so no word is cut. Texts and times are those of transformers' `generate`, except that nothing
+is written of the silence that follows a recording shorter than a window; what is drawn is drawn by other
+numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +19,12 @@ import numpy as np
 from ...refimpl.decoding.logprobs import token_logprob
 from ...refimpl.decoding.penalties import check_any_allowed
 from ...refimpl.decoding.sampler import Sampler
-from ...refimpl.decoding.sampling import process_logits
+from ...refimpl.decoding.sampling import process_logits, sample
 from ...refimpl.decoding.speech import (
+    CALM,
     PAPER,
     STEP,
+    TEMPERATURES,
     Limits,
     SpeechTokens,
     compression_ratio,
@@ -41,12 +46,16 @@ TASK = "transcribe"
 
 
 class _Heard(NamedTuple):
-    """What a window was heard to say."""
+    """What a window was heard to say, at a temperature."""
 
     tokens: list[int]
     logprob: float
     compression: float
     no_speech: float
+    temperature: float
+
+    def doubts(self, limits: Limits) -> frozenset[str]:
+        return doubts(self.compression, self.logprob, self.no_speech, limits)
 
 
 def transcribe(
@@ -57,16 +66,18 @@ def transcribe(
     task: str | None = None,
     condition: bool = False,
     limits: Limits = PAPER,
+    temperatures: Sequence[float] = TEMPERATURES,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
     """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
 
     `language` is a name or code; without it the model's files say, or the first window tells. `task` is
     transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
-    style, but an error may go on. A window beyond `limits` has doubts, and isn't written again by drawing, as
-    the paper does; one of silence is left out. Raises ConfigError for a model that doesn't hear,
-    CheckpointError where its files don't say how it writes, LimitError for a sound or an option that it can't
-    take.
+    style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
+    drawn from `seed`; its doubts are those of the last time. One of silence is left out. Raises ConfigError
+    for a model that doesn't hear, CheckpointError where its files don't say how it writes, LimitError for a
+    sound or an option that it can't take.
     """
     expect_hearing(model.config)
     speech = model.generation.speech
@@ -82,9 +93,12 @@ def transcribe(
             f"texts of sounds are written greedily, the model's files ask for {beams} beams: take num_beams "
             "out of its generation_config.json"
         )
+    if not temperatures or not all(0 <= one < np.inf for one in temperatures):
+        raise LimitError(f"temperatures must be at least one number from 0 up, got {[*temperatures]}")
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
-    return _segments(model, samples_of(sound), speech, code, task_id, condition, limits, progress)
+    hear = partial(_until_sure, model, speech, limits, temperatures, np.random.default_rng(seed))
+    return _segments(model, samples_of(sound), speech, code, task_id, condition, limits, hear, progress)
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
@@ -116,21 +130,22 @@ def _segments(
     task: int | None,
     condition: bool,
     limits: Limits,
+    hear: Callable[[Cache, list[int], int], _Heard],
     progress: Progress,
 ) -> Iterator[Segment]:
     assert model.config.frames is not None
     size, bands = model.config.frames
     sound = Spectrogram(blocks, bands=bands, size=size)
-    first, seek, before = speech.first_timestamp, 0, []
+    first, seek, before, calm = speech.first_timestamp, 0, [], True
     while seek < sound.real:
         progress("listening", seek, sound.real)
         cache = model.engine.start(1, sound.window(seek)[None])
         if language is None and speech.languages:
             language, cache = _detect(model, speech, cache)
         start = _start(model, speech, language, task)
-        prompt = [*_earlier(model, speech, before), *start] if condition and before else start
-        heard = _hear(model, speech, cache, prompt, len(prompt) - len(start))
-        found = doubts(heard.compression, heard.logprob, heard.no_speech, limits)
+        prompt = [*_earlier(model, speech, before), *start] if condition and before and calm else start
+        heard = hear(cache, prompt, len(prompt) - len(start))
+        found, calm = heard.doubts(limits), heard.temperature < CALM
         frames = min(size, sound.total - seek)
         if found == {"silence"}:
             seek += frames
@@ -173,11 +188,40 @@ def _closed(tokens: list[int], first: int) -> list[int]:
     return tokens[:-1] if len(tokens) > 2 and tokens[-2] >= first else tokens
 
 
-def _hear(model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int], begin: int) -> _Heard:
-    """What the model writes, greedily, of the window that the cache holds; the start is at `begin`."""
+def _until_sure(
+    model: TaskModel,
+    speech: SpeechTokens,
+    limits: Limits,
+    temperatures: Sequence[float],
+    rng: np.random.Generator,
+    cache: Cache,
+    prompt: list[int],
+    begin: int,
+) -> _Heard:
+    """The first text of a window that has no doubts, or the last one."""
+    *others, last = temperatures
+    for temperature in others:
+        heard, cache = _hear(model, speech, cache, prompt, begin, temperature, rng)
+        if heard.doubts(limits) <= {"silence"}:
+            return heard
+    return _hear(model, speech, cache, prompt, begin, last, rng)[0]
+
+
+def _hear(
+    model: TaskModel,
+    speech: SpeechTokens,
+    cache: Cache,
+    prompt: list[int],
+    begin: int,
+    temperature: float,
+    rng: np.random.Generator,
+) -> tuple[_Heard, Cache]:
+    """What the model writes of the window that the cache holds, and the cache, empty again; the start is at
+    `begin`."""
     engine, generation, first = model.engine, model.generation, speech.first_timestamp
     (end,) = generation.eos
     sampler = Sampler(**{**generation.defaults, "temperature": None})
+    drawing = Sampler(temperature=temperature or None)
     room = model.config.context - len(prompt)
     if generation.max_new_tokens is not None:
         room = min(room, generation.max_new_tokens + 1)  # it counted the first token of a decoder
@@ -188,7 +232,7 @@ def _hear(model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int
         adjusted = process_logits(row, sampler, np.array([*prompt, *written]), len(written), {end})
         ruled = timestamp_rules(adjusted, written, first=first, end=end, latest=speech.latest_first)
         check_any_allowed(ruled.max())
-        written.append(int(np.argmax(ruled)))
+        written.append(sample(ruled, drawing, rng.random()))
         total += token_logprob(ruled, written[-1], 0).logprob
         if written[-1] == end or len(written) >= room:
             break
@@ -196,4 +240,5 @@ def _hear(model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int
         row = logits[0, 0]
     compression = compression_ratio(written, model.config.embedding.vocabulary)
     text = written[:-1] if written[-1] == end else written
-    return _Heard(text, total / len(written), compression, no_speech)
+    heard = _Heard(text, total / len(written), compression, no_speech, temperature)
+    return heard, cache.truncate(np.zeros(1, np.int64))

@@ -27,7 +27,8 @@ def run(tfm: Any, hearing: Path, tmp_path: Path) -> Any:
     """Transcribes two sounds by the specification."""
     for number in (1, 2):
         soundfile.write(tmp_path / f"{number}.wav", sound(number, 90), RATE)
-    return lambda *given: tfm("transcribe", *given, "--model", hearing, "--engine", "numpy")
+    shared = ("--model", hearing, "--engine", "numpy", "--no-fallback")
+    return lambda *given: tfm("transcribe", *shared, *given)
 
 
 def test_each_format_has_the_same_segments(run: Any, tmp_path: Path):
@@ -45,6 +46,12 @@ def test_each_format_has_the_same_segments(run: Any, tmp_path: Path):
     times = [f"00:00:{first[name]:06.3f}" for name in ("start", "end")]
     assert run(file, "--format", "vtt").out.startswith(f"WEBVTT\n\n{' --> '.join(times)}\n")
     assert run(file, "--format", "srt").out.startswith(f"1\n{' --> '.join(times).replace('.', ',')}\n")
+
+
+def test_a_doubtful_text_is_drawn_again_unless_it_may_not(run: Any, tmp_path: Path):
+    soundfile.write(tmp_path / "short.wav", sound(1, 30), RATE)
+    first, again = (run(tmp_path / "short.wav", *more).out for more in ((), ("--fallback",)))
+    assert first != again == run(tmp_path / "short.wav", "--fallback").out
 
 
 def test_a_model_of_texts_is_refused_before_it_is_fetched(tfm: Any, run: Any, tmp_path: Path):

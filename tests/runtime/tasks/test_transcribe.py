@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers import hearing_models, task_models, tiny_models
 from helpers.float64 import Float64
 from helpers.hearing_models import BANDS, SIZE, sound
@@ -23,6 +24,7 @@ from tfm.refimpl.engine.sound import HOP, RATE, features
 from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.tasks import transcribe
 from tfm.runtime.tasks.model import Model, load
 from tfm.runtime.tasks.transcribe import Limits, Segment
 
@@ -48,7 +50,7 @@ def expected(theirs: Any, heard: np.ndarray, **asked: Any) -> list[dict[str, Any
         with Float64(), torch.no_grad():
             found = theirs.generate(
                 frames, return_timestamps=True, return_segments=True, return_dict_in_generate=True,
-                temperature=0.0, **asked,
+                **{"temperature": 0.0, **asked},
             )  # fmt: skip
     finally:
         torch.set_default_dtype(torch.float32)
@@ -80,7 +82,7 @@ def test_segments_are_transformers(
     if multilingual:
         asked["task"] = "transcribe"
     wanted = expected(theirs, frames_of(samples), **asked)
-    got = list(ours.transcribe(samples, condition=condition, limits=limits))
+    got = list(ours.transcribe(samples, condition=condition, limits=limits, temperatures=[0]))
     same(got, wanted, len(samples))
 
 
@@ -91,6 +93,68 @@ def same(got: list[Segment], wanted: list[dict[str, Any]], samples: int) -> None
     for ours, theirs in zip(got, wanted, strict=False):
         assert np.isclose(ours.start, float(theirs["start"]))
         assert abs(ours.end - float(theirs["end"])) < 0.03
+
+
+def test_the_windows_that_fall_back_are_transformers(monkeypatch: pytest.MonkeyPatch):
+    """At temperatures at which a draw is the likeliest token: as often, and to the same end."""
+    theirs, ours = made(2, False)
+    tried: dict[str, list[float]] = {"theirs": [], "ours": []}
+    generate, hear = transformers.GenerationMixin.generate, transcribe._hear
+
+    def generated(*given: Any, generation_config: Any, **more: Any) -> Any:
+        drawn = generation_config.do_sample
+        tried["theirs"].append(generation_config.temperature if drawn else 0.0)
+        return generate(*given, generation_config=generation_config, **more)
+
+    def heard(*given: Any) -> Any:
+        tried["ours"].append(given[5])
+        return hear(*given)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", generated)
+    monkeypatch.setattr(transcribe, "_hear", heard)
+    low = (0.0, 1e-6, 2e-6)
+    for seed in range(6):
+        samples, limits = sound(seed, 3 * SIZE), Limits(0.75 + 0.04 * seed, -1.2 - 0.1 * seed, 0.0117)
+        names = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
+        asked = dict(zip(names, limits, strict=True))
+        wanted = expected(theirs, frames_of(samples), **asked, temperature=low)
+        same(list(ours.transcribe(samples, limits=limits, temperatures=low)), wanted, len(samples))
+        count = len(tried["ours"])  # theirs go on over the silence behind the sound
+        assert tried["ours"] == tried["theirs"][:count]
+        assert set(tried["theirs"][count:]) <= {0.0, *low}
+    assert {*tried["ours"]} == {*low}
+    assert 0 < tried["ours"].count(2e-6) < tried["ours"].count(0.0)
+
+
+def test_what_is_drawn_follows_from_the_seed_and_isnt_read_by_the_next_window(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    _, ours = made(1, False)
+    samples, never = sound(3, 5 * SIZE), Limits(logprob=0.0)
+    texts = [
+        [one.tokens for one in ours.transcribe(samples, limits=never, temperatures=[0, 1.0], seed=seed)]
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    hear, prompts = transcribe._hear, []
+
+    def heard(*given: Any) -> Any:
+        prompts.append(len(given[3]))
+        return hear(*given)
+
+    monkeypatch.setattr(transcribe, "_hear", heard)
+    for temperature, reads in ((0.49, True), (0.5, False)):
+        prompts.clear()
+        said = list(ours.transcribe(samples, condition=True, limits=Limits(), temperatures=[temperature]))
+        assert len(said) > 1
+        assert (max(prompts) > min(prompts)) == reads
+    assert all("unlikely" in one.doubts for one in ours.transcribe(samples, limits=never))
+
+
+@pytest.mark.parametrize("temperatures", [[], [0, -0.2], [np.inf], [np.nan]])
+def test_temperatures_are_numbers_from_0_up(temperatures: list[float]):
+    with refused(LimitError, "temperatures", str(temperatures)):
+        made(1, False)[1].transcribe(sound(1, 9), temperatures=temperatures)
 
 
 def test_a_language_is_told_by_name_or_code_and_a_task_by_name():
