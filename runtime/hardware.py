@@ -24,7 +24,7 @@ def affinity() -> set[int]:
 
 
 def cores(processors: set[int], root: Path = CPUS) -> int:
-    """The number of physical cores of the logical processors; one each where the system doesn't say."""
+    """How many physical cores the logical processors have; one each if the system doesn't say."""
 
     def siblings(processor: int) -> str:
         try:

@@ -60,7 +60,7 @@ def absorbed_attend(
 
 @torch_body
 def chosen_latents(latents: Tensor, mask: Tensor, *, topk: int) -> tuple[Tensor, Tensor]:
-    """As many as T tokens see at most: of a long text one token reads few, a prompt all.
+    """As many as T tokens see at most: one token reads few of a long text, a prompt reads all.
 
     There is one graph for both, so the number follows from the shapes. What any token sees comes
     first in topk's order; the mask hides what is behind it, up to the number.

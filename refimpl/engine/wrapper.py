@@ -13,7 +13,7 @@ E = TypeVar("E", bound=Engine)
 
 
 class EngineWrapper(Generic[E]):
-    """All of an engine but `step`, passed on to another engine; a subclass has a step around that one's."""
+    """Passes all but `step` on to another engine; a subclass has a `step` around that engine's."""
 
     def __init__(self, engine: E) -> None:
         self.engine = engine

@@ -31,7 +31,7 @@ TICK_NS = 2 * 10**9
 
 
 def checking(bundle: Bundle) -> Callable[[], None]:
-    """As `Bundle.checking`, but of a bundle that is as it was when it was checked nothing is read."""
+    """As `Bundle.checking`, but reads nothing of a bundle that hasn't changed since it was checked."""
     state = _state(bundle)
     if is_recorded(bundle.path, state):
         return lambda: None

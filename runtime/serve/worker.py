@@ -139,9 +139,9 @@ class Worker:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a new request begins, by how long the latest ones had a slot.
+        """Seconds until a new request begins, estimated from how long the latest ones had a slot.
 
-        A text that took t seconds made each that waited wait t / slots longer, another job t.
+        A text that took t seconds delayed each waiting request by t / slots, another job by t.
         """
         return max(len(self._waiting) + 1 - self._free, 0) * self._turn
 
