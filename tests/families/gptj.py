@@ -1,5 +1,6 @@
 """GPT-J."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .kit import ACTIVATIONS, decoder
 
 
 @st.composite
-def _gptj(draw: st.DrawFn) -> dict[str, Any]:
+def gptj(draw: st.DrawFn) -> dict[str, Any]:
     heads, size = draw(st.sampled_from([1, 3, 5])), draw(st.sampled_from([4, 8, 20]))
     return {
         "vocab_size": 61,
@@ -30,10 +31,10 @@ def _gptj(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def _positions(model: torch.nn.Module) -> None:
+def positions(kind: type[Any], model: Any) -> None:
     """Sines and cosines, whose frequencies transformers rounds to float32 in any type."""
     for module in model.modules():
-        if isinstance(module, GPTJRotaryEmbedding):
+        if isinstance(module, kind):
             count, dims = module.embed_positions.shape
             frequencies = 10_000.0 ** -(np.arange(0, dims, 2) / dims)
             angles = np.arange(count)[:, None] * frequencies
@@ -45,8 +46,8 @@ ROWS = {
     "gptj": decoder(
         transformers.GPTJConfig,
         transformers.GPTJForCausalLM,
-        _gptj(),
+        gptj(),
         {"vocab_size": 50, "n_embd": 128, "n_layer": 2, "n_head": 2},
-        amend=_positions,
+        amend=partial(positions, GPTJRotaryEmbedding),
     )
 }

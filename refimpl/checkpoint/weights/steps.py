@@ -201,6 +201,15 @@ class ValuesByKeyHead(Step):
         return np.concatenate([at[: self.before], values.swapaxes(0, 1).reshape(-1)])
 
 
+class FourParts(Step):
+    """Three matrices side by side in each of four parts of the columns (CodeGen): those of a kind come out
+    together."""
+
+    def apply(self, weight: Weight) -> Weight:
+        third = weight.shape[-1] // 12
+        return _by_kind(weight, 4, [third, 2 * third])
+
+
 class NegatedExp(Step):
     """A leaf whose exponential is stored, negated: the rates of a state's decay in GGUF."""
 
@@ -443,6 +452,7 @@ STEPS: dict[str, Step] = {
     "grouped": Ungroup(),
     "gate_by_head": GateByHead(),
     "by_key_head": ByKeyHead(),
+    "four_parts": FourParts(),
     "in_turn": InTurn(),
     "values_by_key_head": ValuesByKeyHead(),
     "negated_exp": NegatedExp(),

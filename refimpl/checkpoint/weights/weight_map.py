@@ -31,6 +31,7 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     grouped       queries, keys and values fused group by group, [G, R + 2, K]
     gate_by_head  queries and a gate stored head by head (Qwen3-Next)
     by_key_head   queries, keys, values and gates, or rates, stored by key head (Qwen3-Next)
+    four_parts    three matrices side by side in each of four parts (CodeGen)
     values_by_key_head  value heads stored one of each key head in turn (Qwen 3.5 in GGUF)
     negated_exp   a leaf stored as its exponential, negated
     in_turn       two matrices or biases stored column by column in turn (gpt-oss)

@@ -15,8 +15,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("lfm2_vl", "text part (text_config) is a lfm2,"),
         ("glm4v", "(text_config), by the keys that they read, are glm4 (all);"),
         ("qwen2_5_omni", "(thinker_config.text_config), by the keys that they read, are qwen2 (all);"),
-        ("codegen", "gptj (all);"),
-        ("granite_swa", "granite (all but layer_rope_theta, layer_types, sliding_window)"),
+        ("flex_olmo", "olmoe (all);"),
+        ("diffllama", "glm (all but lambda_std_dev)"),
         ("zamba2", "no family that is read"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from families import ROWS
-from families.kit import SIZES
+from families.kit import IDS, SIZES
 from helpers import tiny_models
 from helpers.hf_oracle import (
     LARGEST_ERROR,
@@ -22,9 +22,9 @@ from helpers.hf_oracle import (
 from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.config_readers.keys import HARMLESS
-from tfm.refimpl.checkpoint.families import families, read_config
+from tfm.refimpl.checkpoint.families import exaone, families, read_config
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 from tfm.refimpl.config import LM, LinearScaling, Rope, Window, to_json
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -255,6 +255,24 @@ def test_older_names_of_falcon():
     assert read_config({"model_type": "falcon", **old})[0] == read_config(new)[0]
     with refused(ConfigError, "n_layer", "num_hidden_layers", 2):
         read_config({**new, "n_layer": 3})
+
+
+def test_both_kinds_of_names_of_exaone(tmp_path):
+    """transformers writes those of its own code, and reads Llama's too."""
+    sizes = {**SIZES, **IDS, "rms_norm_eps": 1e-3, "hidden_act": "gelu"}
+    own = {exaone.NAMES.get(key, key): value for key, value in sizes.items()}
+    new = {"model_type": "exaone", **sizes}
+    assert read_config({"model_type": "exaone", **own})[0] == read_config(new)[0]
+    with refused(ConfigError, "num_layers", "num_hidden_layers", 2):
+        read_config({**new, "num_layers": 3})
+    model = make_model("exaone", sizes)
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert "transformer.wte.weight" in load_file(tmp_path / "model.safetensors")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    as_llama = open_checkpoint(tmp_path)
+    for name in checkpoint.leaves.names:
+        np.testing.assert_array_equal(as_llama.leaves.load(name), checkpoint.leaves.load(name))
 
 
 OWN_CODE = {"auto_map": {"AutoModelForCausalLM": "my_llama.MyLlama"}}
