@@ -113,7 +113,8 @@ def test_onnx_runtimes_format_isnt_larger(
     tmp_path: Path, target: str, quant: str, table_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of `standard` without optimizations, which would store transposed tables, and codes of 4 bits in 8."""
-    monkeypatch.setattr(Leaves, "native", natives({"table": (True, 4), "wq": (False, 8)}))  # for `keep`
+    if quant == "keep":
+        monkeypatch.setattr(Leaves, "native", natives({"table": (True, 4), "wq": (False, 8)}))
     config = tiny_models.llama(layers=1, vocabulary=4096, width=64)
     save_checkpoint(tmp_path / "model", config, tiny_models.weights(config, seed=2), byte_tokenizer())
     (tmp_path / "text.txt").write_text("a text to choose scales by " * 16)
