@@ -62,7 +62,7 @@ CONFIGS: dict[str, Config] = {
 }
 PROMISED = (
     "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
-    "outputs with norms", "plain", "functions", "heads by layer",
+    "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
 )  # fmt: skip
 CASES = [
     ("biases", "int8"),
