@@ -124,7 +124,12 @@ class Server:
             self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
     def find(self, name: str) -> Served:
-        """The model of a name; RequestError 404, with the names that there are."""
+        """The model of a name, or without one the only one that is served; RequestError 404, with the names
+        that there are, and 400 without a name."""
+        if not name and len(self._served) == 1:
+            return next(iter(self._served.values()))
+        if not name:
+            raise RequestError(f"name a model: this server has {', '.join(self.models)}", param="model")
         if name not in self.models:
             raise RequestError(
                 f"unknown model {name!r:.80}: this server has {', '.join(self.models)}",

@@ -83,7 +83,7 @@ class Said(Part):
 class Body(Part):
     """What each request has."""
 
-    model: str
+    model: str = ""  # the only one that is served
     user: str | None = None  # who asks; tfm keeps nothing of anyone
 
 

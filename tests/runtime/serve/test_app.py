@@ -128,8 +128,10 @@ def test_usage_has_what_an_earlier_request_had_read() -> None:
                 usage = http.post("/messages", json=body).json()["usage"]
                 assert usage["cache_read_input_tokens"] + usage["input_tokens"] == asked
                 assert usage["cache_read_input_tokens"] == (asked - 1) // 4 * 4
-                responses = {"model": "tiny", "input": "the cat", "max_output_tokens": 1}
-                usage = http.post("/responses", json=responses).json()["usage"]
+                unnamed = {"input": "the cat", "max_output_tokens": 1}  # the only model
+                told = http.post("/responses", json=unnamed).json()
+                assert told["model"] == "tiny"
+                usage = told["usage"]
                 assert usage["input_tokens_details"]["cached_tokens"] == (asked - 1) // 4 * 4
 
 

@@ -127,3 +127,8 @@ def test_a_model_in_use_keeps_its_place() -> None:
         assert not server.models["slow"].loaded
         broken = http.post("/v1/chat/completions", json={**CHAT, "model": "nobody"})
         assert broken.status_code == 404
+        unnamed = http.post("/v1/chat/completions", json={**CHAT, "model": ""})
+        assert (unnamed.status_code, "name a model: this server has slow, other" in unnamed.text) == (
+            400,
+            True,
+        )
