@@ -21,6 +21,7 @@ from torch.onnx import ops as onnx
 from ...refimpl.engine.cache_kinds import CHUNK
 from ...refimpl.ops.linear_attention import LinearAttention, LinearState, attend_from
 from ...refimpl.ops.lstm import LstmWeights
+from ...refimpl.ops.ssd import ssd_quadratic
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, linear
 
@@ -191,3 +192,12 @@ def _linear_attention(
         version=MICROSOFT,
     )
     return y.unflatten(-1, (heads, size)), after
+
+
+# What a graph has in the place of loops, where its target has no operator for it.
+EMITS = {
+    "lstm": lstm,
+    "gated_delta_rule": gated_delta_chunk,
+    "ssd_recurrent": ssd_quadratic,
+    "selective_scan": selective_scan_chunk,
+}

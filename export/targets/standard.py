@@ -18,11 +18,10 @@ from torch.onnx import ops as onnx
 from ...refimpl.ops.adaptive_softmax import log_softmax
 from ...refimpl.ops.attention import softmax
 from ...refimpl.ops.norm import layer_norm, rms_norm
-from ...refimpl.ops.ssd import ssd_quadratic
 from ..dispatch import body
+from . import recurrence
 from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
-from .recurrence import gated_delta_chunk, lstm, selective_scan_chunk
 
 Leaf = Tensor | Blocked | RowQuantized | Static
 
@@ -194,10 +193,7 @@ EMITS = {
     "unembedding": unembedding,
     "rms_norm": _in_float32(rms_norm),
     "layer_norm": _in_float32(layer_norm),
-    "lstm": lstm,
-    "gated_delta_rule": gated_delta_chunk,
-    "ssd_recurrent": ssd_quadratic,
-    "selective_scan": selective_scan_chunk,
+    **recurrence.EMITS,
     "log_softmax": _in_float32(log_softmax),
     "softmax": _in_float32(softmax),
 }

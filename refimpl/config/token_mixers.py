@@ -51,6 +51,12 @@ class TokenMixer(Record, Sublayer):
     wavelengths: ClassVar[float | None] = None
     # The values of settings that laws draw, beside those that follow from the arrays (`drawn`).
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # Leaves that laws draw where another one is there, or not at all.
+    together: ClassVar[Mapping[str, str]] = {}
+    # The maps that make inputs of gates, whose sigmoids kernels only approximate: laws draw these below 4.
+    gates: ClassVar[tuple[str, ...]] = ()
+    # The largest number that laws draw for leaves of which exponentials or high powers are computed.
+    largest: ClassVar[Mapping[str, float]] = {}
 
     def check(self, at: str) -> None:
         """Raise ConfigError, which begins with `at`, where its sizes contradict each other."""

@@ -126,6 +126,9 @@ class GatedDelta(TokenMixer):
     weights = GatedDeltaWeights
     title, place, keeps, in_parts = "a gated delta network", "decoder", "state", True
     choices: ClassVar = {"eps": (1e-6, 0.1), "allow_neg_eigval": (False, True)}
+    together: ClassVar = {"wz": "wz_a", "wa_a": "wz_a", "wa": "wa_a", "dt_bias": "wa_a"}
+    gates = "wi", "wz", "wb"
+    largest: ClassVar = {"a_log": 4}  # decays are between 0.02 and 55 a token
 
     def check(self, at: str) -> None:
         super().check(at)

@@ -199,6 +199,9 @@ class LatentAttention(TokenMixer):
         "topk": (1, 3),
         "query_scale": (None, QueryScale(0.5, 2)),
     }
+    together: ClassVar = dict.fromkeys(
+        ("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"
+    )
 
     def check(self, at: str) -> None:
         super().check(at)

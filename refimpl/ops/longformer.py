@@ -87,6 +87,9 @@ class LongformerAttention(TokenMixer):
     weights = LongformerWeights
     title, place = "Longformer's attention", "encoder"
     choices: ClassVar = {"reach": (1, 2)}
+    together: ClassVar = dict.fromkeys(
+        ("wk_global", "wv_global", "bq_global", "bk_global", "bv_global"), "wq_global"
+    )
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:

@@ -146,6 +146,9 @@ class Mamba(TokenMixer):
     weights = MambaWeights
     title, place, keeps, in_parts = "Mamba's layer", "decoder", "state", True
     choices: ClassVar = {"eps": (1e-6, 0.1), "bare_norm": (False, True)}
+    together: ClassVar = {"b_norm": "dt_norm", "c_norm": "dt_norm"}
+    gates = "wi", "wz"
+    largest: ClassVar = {"a_log": 4}  # decays are between 0.02 and 55 a token
 
     def sizes(self, width: int) -> Mapping[str, float]:
         return {"F": self.width, "A": self.length - 1, "C": self.rank, "K": self.state_size}

@@ -172,6 +172,9 @@ class Mamba2(StateSpace):
         "norm_place": ("after_gate", "before_gate"),
         "multipliers": ((), (0.5, 1.5, 0.75, 1.25, 2.0)),
     }
+    together: ClassVar = {"bz": "bi", "bdt": "bi"}
+    gates = "wi", "wz", "wdt"
+    largest: ClassVar = {"a_log": 4}  # decays are between 0.02 and 55 a token
 
     def check(self, at: str) -> None:
         super().check(at)

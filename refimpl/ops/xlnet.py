@@ -84,6 +84,7 @@ class XLNetAttention(TokenMixer):
     weights = XLNetWeights
     title, place, has_map, wavelengths = "XLNet's attention", "encoder", True, 10_000.0
     choices: ClassVar = {"clamp": (None, 1, 3)}
+    together: ClassVar = {"segment_bias": "token_types", "segments": "token_types"}
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:

@@ -12,6 +12,7 @@ from ...ops.flash import flash_attend
 from ...ops.linear import linear
 from .call import Call
 from .declare import Declared, Function, Parameter
+from .settings import GATES, LARGEST
 
 # By parameter or field: how drawn numbers are brought into its range.
 DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -19,7 +20,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "decay": lambda a: -abs(a),
     "k_scale": lambda a: a / 64,  # 8 bits reach twice as far as most numbers, and less far than some
     "v_scale": lambda a: a / 64,
-    "a_log": lambda a: np.clip(a, -4, 4),  # of decays between 0.02 and 55 a token
+    "conv": lambda a: a / (1 + abs(a).sum(0)),  # what a convolution gives is no larger than what it reads
     "step": abs,
     "rates": lambda a: -abs(a),
     "beta": lambda a: 2 * abs(a) / (1 + abs(a)),
@@ -28,10 +29,6 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     # The squares of what experts give are summed, and some experts square what they read.
     **dict.fromkeys(("expert_scale", "experts_pre", "shared_pre"), lambda a: np.clip(a, -1, 1)),
 }
-
-
-# Layers with a state: the maps that make inputs of gates.
-GATES = {"gated_delta": ("wi", "wz", "wb"), "mamba": ("wi", "wz"), "mamba2": ("wi", "wz", "wdt")}
 
 
 def confined(f: Function, call: Call) -> Call:
@@ -43,6 +40,7 @@ def confined(f: Function, call: Call) -> Call:
         dims = next(o.dims for o in p.options if isinstance(o, Declared))
         if dims and dims[-1] == "Q":
             return abs(array)
+        array = np.clip(array, -most, most) if (most := LARGEST.get(p.name)) else array
         return DOMAINS[p.name](array) if p.name in DOMAINS else array
 
     call = call.changed(domain)
@@ -76,7 +74,7 @@ def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
 
     Of an input below −8 little but the error of a kernel's sigmoid is left, and a norm blows that up.
     """
-    x, cache, conv = call["x"], call["cache"], call["conv"]
+    x, cache = call["x"], call["cache"]
 
     def gate(name: str) -> np.ndarray:
         several = any(p.name == f"{name}_a" for p in call.f.leaves)
@@ -85,8 +83,4 @@ def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
 
     gates = [np.abs(gate(name)).max(initial=0) for name in maps]
     x = (x * (4 / (4 + max(gates)))).astype(x.dtype)
-    conv = conv / (1 + np.abs(conv).sum(0))
-    biases = [n for n in ("bi", "bz", "bdt", "conv_bias") if n in call.arrays and call[n] is not None]
-    clipped = {name: np.clip(call[name], -4, 4) for name in biases}
-    tail = np.clip(cache.tail, -4, 4)
-    return call.but(x=x, conv=conv, cache=cache._replace(tail=tail), **clipped)
+    return call.but(x=x, cache=cache._replace(tail=np.clip(cache.tail, -4, 4)))

@@ -230,21 +230,10 @@ TOGETHER = {
     "bv": "bq",
     "c0": "h0",
     "wq": "wq_a",
-    "wz": "wz_a",
-    "wa_a": "wz_a",
-    "wa": "wa_a",
-    "dt_bias": "wa_a",
     **dict.fromkeys(("experts_pre", "experts_post", "shared_pre", "shared_post"), "router_norm"),
-    "bz": "bi",
-    "bdt": "bi",
-    "b_norm": "dt_norm",
-    "c_norm": "dt_norm",
-    **dict.fromkeys(("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"),
-    **dict.fromkeys((f"{leaf}_global" for leaf in ("wk", "wv", "bq", "bk", "bv")), "wq_global"),
     "latent_up": "latent_down",
     "global_norm": "far",
-    "segment_bias": "token_types",
-    "segments": "token_types",
+    **{leaf: other for kind in mixers() for leaf, other in kind.together.items()},
 }
 # Parameters that may be there or not, but not without another one.
 NEEDS = {
@@ -284,7 +273,9 @@ EMPTY = frozenset("OUP")
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation", "xielu"})
 ATTENTIONS = frozenset({"attention", "self_attention", "shared_attention"})  # with a gate of the output
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe", "per_layer_update"})
-GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", "gated_delta", "mamba", "mamba2"})
+GATES = {kind.__module__.rpartition(".")[2]: kind.gates for kind in mixers() if kind.gates}
+LARGEST = {leaf: most for kind in mixers() for leaf, most in kind.largest.items()}
+GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", *GATES})
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {
