@@ -9,6 +9,7 @@ from ...config import FullAttention, Window
 from .keys import Keys
 
 LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
+SPARSE = ("dense", "sparse")
 
 
 def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
@@ -40,6 +41,16 @@ def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> 
     if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
         raise keys.fail(key, f"a list of {layer_count(keys)}, each one of {', '.join(kinds)}")
     return types
+
+
+def sparse_layers(keys: Keys, first: int) -> list[bool]:
+    """Which layers have experts: those of mlp_layer_types, or all from first_k_dense_replace on, by default
+    `first`."""
+    first = keys.get("first_k_dense_replace", int, first)
+    types = stated_types(keys, SPARSE, "mlp_layer_types")
+    if types is None:
+        return [i >= first for i in range(layer_count(keys))]
+    return [kind == "sparse" for kind in types]
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:

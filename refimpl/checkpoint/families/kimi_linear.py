@@ -21,7 +21,7 @@ from ..config_readers.gguf_keys import (
 )
 from ..config_readers.gguf_metadata import kv_heads_by_layer
 from ..config_readers.keys import ABSENT, Keys
-from ..config_readers.layers import layer_count, stated_types
+from ..config_readers.layers import sparse_layers
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import WeightMap, weight_map
 from . import Gguf, Task, decoders
@@ -35,7 +35,6 @@ MODEL_TYPES = ("kimi_linear",)
 ARCHITECTURES: dict[str, Task] = decoders("KimiLinear", tasks=())
 DEFAULTS = {"rms_norm_eps": 1e-5, "q_lora_rank": None, "n_group": 1, "topk_group": 1}
 DEFAULTS |= {"moe_intermediate_size": 1024, "routed_scaling_factor": 2.446}
-SPARSE = ("dense", "sparse")
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -66,17 +65,9 @@ def config(keys: Keys, task: Task) -> Decoder:
         dense=0,
         renormalize=keys.get(keys.spelled("moe_renormalize", "norm_topk_prob"), bool, True),
     )
-    kinds = _mlps(keys)
+    kinds = sparse_layers(keys, 1)
     base = map_layers(sparse, lambda i, layer: layer if kinds[i] else dense.layers[i])
     return _with_delta(base, keys)
-
-
-def _mlps(keys: Keys) -> list[bool]:
-    """Which layers have experts: those of a list, or all after the first few."""
-    first, types = keys.get("first_k_dense_replace", int, 1), stated_types(keys, SPARSE, "mlp_layer_types")
-    if types is None:
-        return [i >= first for i in range(layer_count(keys))]
-    return [kind == "sparse" for kind in types]
 
 
 def _with_delta(base: Decoder, keys: Keys) -> Decoder:

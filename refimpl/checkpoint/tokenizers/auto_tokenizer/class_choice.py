@@ -39,6 +39,7 @@ REGISTERED: Mapping[str, str | None] = {
     "glm": AS_IS,
     "glm4": AS_IS,
     "glm4_moe": AS_IS,
+    "glm4_moe_lite": AS_IS,
     "gpt2": "GPT2Tokenizer",
     "gpt_bigcode": AS_IS,
     "gpt_neo": "GPT2Tokenizer",
