@@ -16,8 +16,8 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .granite import BY_LAYER, HYBRID_DENSE, HYBRID_MOE, SHARED, granite, with_shared_expert
 from .granitemoe import GGUF as WITHOUT_STATES
-from .granitemoe import WEIGHTS as GRANITE_MOE
 from .granitemoe import mixed, unused_in_training
+from .granitemoeshared import WEIGHTS as GRANITE_MOE
 
 MODEL_TYPES = ("granitemoehybrid",)
 ARCHITECTURES: dict[str, Task] = decoders("GraniteMoeHybrid", tasks=())
@@ -78,8 +78,6 @@ MLP = [f"decoder.layers.{{i}}.mlp.{part}" for part in ("gate", "up", "down")]
 WEIGHTS = GRANITE_MOE.without(*MLP) + weight_map("""
     decoder.layers.{i}.mlp.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
     decoder.layers.{i}.mlp.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
-    decoder.layers.{i}.mlp.shared.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
-    decoder.layers.{i}.mlp.shared.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
 """)
 WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})
 

@@ -48,6 +48,7 @@ REGISTERED: Mapping[str, str | None] = {
     "granite": AS_IS,
     "granitemoe": AS_IS,
     "granitemoehybrid": AS_IS,
+    "granitemoeshared": AS_IS,
     "gte": "XLMRobertaTokenizer",
     "internlm2": AS_IS,
     "internlm3": AS_IS,

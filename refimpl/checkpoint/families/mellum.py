@@ -1,0 +1,55 @@
+"""Mellum 2 (JetBrains 2026): Qwen 3's mixture, with windows and dense layers where lists say so, and rotary
+positions of a theta for each type of layer.
+
+The module that predicts further tokens is left out.
+"""
+
+from dataclasses import replace
+
+from ...config import Decoder, Gated, MoE
+from ..config_readers.decoder import decoder, map_attention, map_layers, with_masks
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_masks, layer_types, read_window, stated_types
+from ..config_readers.rope import exact_context, nested_ropes
+from ..weights.weight_map import weight_map
+from . import Task, decoders
+from .qwen3 import with_qk_norm
+from .qwen3_moe import WEIGHTS as QWEN3_MOE
+
+MODEL_TYPES = ("mellum",)
+ARCHITECTURES: dict[str, Task] = decoders("Mellum", tasks=())
+ROPES = {"full_attention": {"rope_theta": 500_000.0}, "sliding_attention": {"rope_theta": 10_000.0}}
+WEIGHTS = QWEN3_MOE + weight_map("left out <- mtp.*")
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused("output_router_logits", "router_aux_loss_coef")  # of training
+    keys.unused("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")
+    base = with_qk_norm(
+        decoder(
+            keys,
+            kv_heads=keys.size("num_key_value_heads", 4),
+            context=131_072,
+            head=128,
+            positions=lambda *_, **__: None,
+        )
+    )
+    types = layer_types(keys, lambda _: False)
+    base = with_masks(base, layer_masks(keys, types, read_window(keys, 1024, everywhere=False)))
+    sizes = dict.fromkeys(types, base.stack.attentions[0].head_size)
+    ropes = nested_ropes(keys, sizes, base.context, ROPES)
+    base = map_attention(base, lambda i, attention: replace(attention, position=ropes[types[i]]))
+    experts = keys.size(keys.spelled("num_experts", "num_local_experts"), 64)
+    top, width = keys.size("num_experts_per_tok", 8), keys.size("moe_intermediate_size", 896)
+    renormalize = keys.get("norm_topk_prob", bool, True)
+    kinds = stated_types(keys, ("dense", "sparse"), "mlp_layer_types") or ["sparse"] * len(types)
+
+    def mixture(mlp: object) -> MoE:
+        assert isinstance(mlp, Gated)
+        return MoE(experts, top, width, mlp.activation, renormalize=renormalize, pre=mlp.pre)
+
+    mixed = map_layers(
+        base,
+        lambda i, layer: layer if kinds[i] == "dense" else replace(layer, mlp=mixture(layer.mlp)),
+    )
+    return replace(mixed, context=exact_context(base.context, *(ropes[kind] for kind in types)))
