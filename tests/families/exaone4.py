@@ -10,7 +10,7 @@ from .qwen2 import TYPES
 
 
 @st.composite
-def _exaone4(draw: st.DrawFn) -> dict[str, Any]:
+def windowed(draw: st.DrawFn) -> dict[str, Any]:
     """Windows by an interval or by a list; without a window all layers have positions."""
     keys = draw(sizes())
     keys["num_hidden_layers"] = layers = draw(st.sampled_from([3, 2, 1, 4]))
@@ -29,7 +29,7 @@ ROWS = {
     "exaone4": decoder(
         transformers.Exaone4Config,
         transformers.Exaone4ForCausalLM,
-        _exaone4(),
+        windowed(),
         {**SIZES, "num_attention_heads": 32},
     )
 }

@@ -27,10 +27,10 @@ def config(keys: Keys, task: Task) -> Decoder:
         use_parallel_block=(True,), use_parallel_embedding=(bool,), use_qk_norm=(False, None),
     )  # fmt: skip
     masks = layer_masks(keys, types, read_window(keys, 4096, everywhere=False))
-    return _masked(cohere.decoder(keys, theta=10_000.0, qk_norm=False), masks)
+    return with_positions_in_windows(cohere.decoder(keys, theta=10_000.0, qk_norm=False), masks)
 
 
-def _masked(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:
+def with_positions_in_windows(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:
     """The decoder with a mask for each layer; only layers with a window have positions."""
     return map_attention(
         base,

@@ -15,13 +15,19 @@ from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("hunyuan_v1_dense",)
 ARCHITECTURES: dict[str, Task] = decoders("HunYuanDenseV1", tasks=("classify",))
+# Of images, of labels, and what no class reads.
+UNUSED = (
+    "cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id", "im_newline_id",
+    "im_start_id", "image_token_id", "mask_init_id", "num_media_embeds", "org_vocab_size", "pad_id",
+    "pool_type", "skip_cls_token", "text_end_id", "text_start_id", "eod_id",
+)  # fmt: skip
 
 
 def config(keys: Keys, task: Task) -> Decoder:
     _check_others(keys)
-    keys = _with_stretched_theta(keys)
+    keys = with_stretched_theta(keys)
     base = decoder(keys, context=2048, eps=1e-5)
-    return _with_norms(base)
+    return with_norms(base)
 
 
 def _check_others(keys: Keys) -> None:
@@ -37,14 +43,10 @@ def _check_others(keys: Keys) -> None:
         attention_head_dim=(keys.values.get("head_dim"),),
         add_classification_head=(False,),
     )
-    keys.unused(
-        "cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id", "im_newline_id",
-        "im_start_id", "image_token_id", "mask_init_id", "num_media_embeds", "org_vocab_size", "pad_id",
-        "pool_type", "skip_cls_token", "text_end_id", "text_start_id", "eod_id",
-    )  # fmt: skip
+    keys.unused(*UNUSED)
 
 
-def _with_stretched_theta(keys: Keys) -> Keys:
+def with_stretched_theta(keys: Keys) -> Keys:
     """The keys with a larger theta in the place of an `alpha`: theta · alpha^(K / (K − 2)), for heads of K.
 
     It stands beside the type "dynamic", but doesn't depend on a text's length.
@@ -72,7 +74,8 @@ def _with_stretched_theta(keys: Keys) -> Keys:
     return keys.replaced(values)
 
 
-def _with_norms(base: Decoder) -> Decoder:
+def with_norms(base: Decoder) -> Decoder:
+    """The decoder with norms of queries and keys after their rotation."""
     return map_attention(
         base, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre, rotated=True))
     )
