@@ -9,11 +9,14 @@ from .kit import IDS, decoder, ropes, sizes
 
 
 @st.composite
-def rotated_in_part(draw: st.DrawFn, strategy: st.SearchStrategy[dict[str, Any]]) -> dict[str, Any]:
-    """The keys with a part of each head rotated, half of it where no key says so; 3 of 6 and 5 of 12 too."""
+def rotated_in_part(
+    draw: st.DrawFn, strategy: st.SearchStrategy[dict[str, Any]], default: float = 0.5
+) -> dict[str, Any]:
+    """The keys with a part of each head rotated, `default` of it where no key says so; 3 of 6 and 5 of 12
+    too."""
     keys = draw(strategy)
     size, part = draw(st.sampled_from([(16, None), (8, None), (6, None), (8, 1.0), (12, 0.45), (20, 0.3)]))
-    turned = int(size * (part or 0.5))
+    turned = int(size * (part or default))
     kinds = "default linear dynamic longrope llama3" + ("" if turned % 2 else " yarn")
     rope = draw(ropes(turned + turned % 2, kinds))
     outside = {} if part is None else {"partial_rotary_factor": part}

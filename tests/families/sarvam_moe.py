@@ -11,7 +11,7 @@ ROWS = {
     "sarvam_moe": decoder(
         transformers.SarvamMoEConfig,
         transformers.Glm4MoeForCausalLM,
-        rotated_in_part(sigmoid_experts(use_qk_norm=st.booleans())),
+        rotated_in_part(sigmoid_experts(use_qk_norm=st.booleans()), default=1.0),
         amend=choice_biases,
     )
 }
