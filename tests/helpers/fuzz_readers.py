@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
-import soundfile
 from safetensors.numpy import save_file
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.formats.ctranslate2 import CTranslate2File
@@ -277,6 +276,8 @@ def read_ctranslate2(folder: Path, data: bytes, passed: Passed) -> None:
 
 def sounds(_: Path) -> list[bytes]:
     """A tone in each form that libsndfile is asked for, of one channel and of two."""
+    import soundfile  # readers of checkpoints do without it
+
     tone = np.sin(np.arange(3000) / 9)
     forms = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)]
     found = []
