@@ -103,12 +103,17 @@ def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decode
     return replace(config, stack=replace(config.stack, layers=layers))
 
 
-def with_experts(config: Decoder, mixture: Callable[[Gated], MoE], first: int = 0) -> Decoder:
-    """The decoder with a mixture, made of its gated mlp, in each layer from `first` on."""
+def with_experts(
+    config: Decoder, mixture: Callable[[Gated], MoE], sparse: int | Sequence[bool] = 0
+) -> Decoder:
+    """The decoder with a mixture, made of its gated mlp, in each layer from `sparse` on, or in those of which
+    it says so."""
     dense = config.layers[0].mlp
     assert isinstance(dense, Gated)
     mlp = mixture(dense)
-    return map_layers(config, lambda i, layer: layer if i < first else replace(layer, mlp=mlp))
+    if isinstance(sparse, int):
+        sparse = [i >= sparse for i in range(len(config.layers))]
+    return map_layers(config, lambda i, layer: replace(layer, mlp=mlp) if sparse[i] else layer)
 
 
 def sigmoid_experts(

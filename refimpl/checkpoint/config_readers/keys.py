@@ -122,6 +122,10 @@ class Keys:
         keys._read, keys._names, keys._of_layers = self._read, self._names, self._of_layers
         return keys
 
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Keys:
+        """These keys, with a family's defaults for those that aren't stated."""
+        return self.replaced({**defaults, **self.values})
+
     def in_config_json(
         self, values: Mapping[str, Any], names: Mapping[str, str], tensors: Collection[str]
     ) -> Keys:

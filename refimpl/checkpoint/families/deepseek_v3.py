@@ -27,11 +27,11 @@ def config(keys: Keys, task: Task) -> Decoder:
     interleave = keys.get("rope_interleave", bool, True)
     base = with_sigmoid_experts(
         latent_decoder(keys, context=4096, rope_interleave=interleave),
-        keys.replaced({**DEFAULTS, **keys.values}),
+        keys.with_defaults(DEFAULTS),
         experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 256),
         top=keys.size("num_experts_per_tok", 8),
         shared=keys.size("n_shared_experts", 1),
-        dense=keys.get("first_k_dense_replace", int, 3),
+        sparse=keys.get("first_k_dense_replace", int, 3),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
     return with_mtp(base, modules, sparse_layer(base))

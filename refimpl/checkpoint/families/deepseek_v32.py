@@ -38,7 +38,7 @@ def indexed_decoder(
 
     `interleaved` is how the indexer's heads are rotated.
     """
-    keys = keys.replaced({**defaults, **keys.values})
+    keys = keys.with_defaults(defaults)
     keys.harmless(
         scoring_func=("sigmoid",), topk_method=("noaux_tc",), mlp_bias=(False,), rope_interleave=(True,)
     )
@@ -61,7 +61,7 @@ def indexed_decoder(
         experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts", "num_experts"), 256),
         top=keys.size("num_experts_per_tok", 8),
         shared=keys.size("n_shared_experts", 1),
-        dense=_dense(keys, count),
+        sparse=_dense(keys, count),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
 

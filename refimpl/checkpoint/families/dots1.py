@@ -27,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts")),
         top=keys.size("num_experts_per_tok"),
         shared=keys.size("n_shared_experts"),
-        dense=keys.get("first_k_dense_replace", int, 0),
+        sparse=keys.get("first_k_dense_replace", int, 0),
         renormalize=keys.get("norm_topk_prob", bool, False, null=True) or False,
     )
     window, below = read_window(keys, 4096, everywhere=False), keys.get("max_window_layers", int, 62)

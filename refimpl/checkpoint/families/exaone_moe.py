@@ -2,7 +2,7 @@
 experts, which any layer may lack. Modules that predict further tokens are left out."""
 
 from ...config import Decoder
-from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
 from ..weights.weight_map import weight_map
@@ -18,23 +18,21 @@ DEFAULTS = {"moe_intermediate_size": 1024, "routed_scaling_factor": 2.5}
 def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(scoring_func=("sigmoid",), topk_method=("noaux_tc",))
     keys.harmless(num_nextn_predict_layers=(int,), num_mtp_layers=(int,))
-    dense = with_windows(
+    base = with_windows(
         decoder(
             keys, kv_heads=keys.size("num_key_value_heads", 32), context=2048, attention_bias=False, eps=1e-5
         ),
         keys,
     )
-    sparse = with_sigmoid_experts(
-        dense,
-        keys.replaced({**DEFAULTS, **keys.values}),
+    return with_sigmoid_experts(
+        base,
+        keys.with_defaults(DEFAULTS),
         experts=keys.size(keys.spelled("num_experts", "n_routed_experts", "num_local_experts"), 64),
         top=keys.size("num_experts_per_tok", 8),
         shared=keys.size(keys.spelled("num_shared_experts", "n_shared_experts"), 1),
-        dense=0,
+        sparse=sparse_layers(keys, 1),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
-    kinds = sparse_layers(keys, 1)
-    return map_layers(sparse, lambda i, layer: layer if kinds[i] else dense.layers[i])
 
 
 WEIGHTS = WITHOUT_MTP + weight_map("""

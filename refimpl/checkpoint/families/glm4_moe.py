@@ -5,6 +5,7 @@ The layer after the last, which predicts further tokens, is read where it is ask
 out otherwise; several of these are always left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -56,7 +57,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 128),
         top=keys.size("num_experts_per_tok", 8),
         shared=keys.size("n_shared_experts", 1),
-        dense=keys.get("first_k_dense_replace", int, 1),
+        sparse=keys.get("first_k_dense_replace", int, 1),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
     base = with_qk_norm(base) if keys.get("use_qk_norm", bool, False) else base
@@ -69,9 +70,16 @@ def sparse_layer(config: Decoder) -> Layer | None:
 
 
 def with_sigmoid_experts(
-    base: Decoder, keys: Keys, *, experts: int, top: int, shared: int, dense: int, renormalize: bool
+    base: Decoder,
+    keys: Keys,
+    *,
+    experts: int,
+    top: int,
+    shared: int,
+    sparse: int | Sequence[bool],
+    renormalize: bool,
 ) -> Decoder:
-    """The decoder with experts in its layers from `dense` on, chosen by sigmoids and biases."""
+    """The decoder with experts, chosen by sigmoids and biases, in its `sparse` layers (`with_experts`)."""
     keys.get("output_router_logits", bool, False)  # of training
     mixture = partial(
         sigmoid_experts,
@@ -83,7 +91,7 @@ def with_sigmoid_experts(
         shared=shared,
         groups=ExpertGroups(keys.size("n_group", 1), keys.size("topk_group", 1)),
     )
-    return with_experts(base, mixture, dense)
+    return with_experts(base, mixture, sparse)
 
 
 # The layer after the last, by DeepSeek's names; its tables are copies of the model's.

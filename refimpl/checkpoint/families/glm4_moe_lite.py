@@ -3,7 +3,6 @@ lack. The layer after the last, which predicts further tokens, is left out, as t
 """
 
 from ...config import Decoder
-from ..config_readers.decoder import map_layers
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
 from . import Task, decoders
@@ -27,17 +26,15 @@ def config(keys: Keys, task: Task) -> Decoder:
     harmless_of_training(keys)
     keys.harmless(scoring_func=("sigmoid",), topk_method=("noaux_tc",), first_k_dense_replace=(1,))
     keys.harmless(num_nextn_predict_layers=(int,), num_mtp_layers=(int,), partial_rotary_factor=(1.0,))
-    keys = keys.replaced({**DEFAULTS, **keys.values})
+    keys = keys.with_defaults(DEFAULTS)
     interleave = keys.get("rope_interleave", bool, True)
-    dense = latent_decoder(keys, context=202_752, rope_interleave=interleave)
-    sparse = with_sigmoid_experts(
-        dense,
+    base = latent_decoder(keys, context=202_752, rope_interleave=interleave)
+    return with_sigmoid_experts(
+        base,
         keys,
         experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 64),
         top=keys.size("num_experts_per_tok", 4),
         shared=keys.size("n_shared_experts", 1),
-        dense=0,
+        sparse=sparse_layers(keys, 1),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
-    kinds = sparse_layers(keys, 1)
-    return map_layers(sparse, lambda i, layer: layer if kinds[i] else dense.layers[i])

@@ -23,7 +23,7 @@ DEFAULTS = {
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    base = granite(keys.replaced({**DEFAULTS, **keys.values}), task)
+    base = granite(keys.with_defaults(DEFAULTS), task)
     base = map_attention(base, lambda _, attention: replace(attention, sink_logits=True))
     types = layer_types(keys, lambda i: i % 4 != 0)
     base = with_masks(base, layer_masks(keys, types, read_window(keys, 128, everywhere=False)))

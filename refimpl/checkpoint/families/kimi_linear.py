@@ -9,7 +9,6 @@ from typing import Any
 
 from ...config import Decoder, RMSNorm
 from ...ops.gated_delta import GatedDelta
-from ..config_readers.decoder import map_layers
 from ..config_readers.gguf_keys import (
     SIGMOID_EXPERTS,
     Row,
@@ -55,18 +54,16 @@ def config(keys: Keys, task: Task) -> Decoder:
     never = ("head_dim",) if keys.of_gguf else ("head_dim", "tie_word_embeddings")
     own = {key: value for key, value in keys.values.items() if key not in never}
     usual = keys.replaced({**DEFAULTS, **own, **renamed})
-    dense = latent_decoder(usual, context=1, rope_interleave=False, positions=lambda *_, **__: None)
-    sparse = with_sigmoid_experts(
-        dense,
+    base = latent_decoder(usual, context=1, rope_interleave=False, positions=lambda *_, **__: None)
+    base = with_sigmoid_experts(
+        base,
         usual,
         experts=keys.size(keys.spelled("num_experts", "num_local_experts"), 256),
         top=keys.size(keys.spelled("num_experts_per_token", "num_experts_per_tok"), 8),
         shared=keys.size(keys.spelled("num_shared_experts", "n_shared_experts"), 1),
-        dense=0,
+        sparse=sparse_layers(keys, 1),
         renormalize=keys.get(keys.spelled("moe_renormalize", "norm_topk_prob"), bool, True),
     )
-    kinds = sparse_layers(keys, 1)
-    base = map_layers(sparse, lambda i, layer: layer if kinds[i] else dense.layers[i])
     return _with_delta(base, keys)
 
 

@@ -43,7 +43,7 @@ THETA = 5e5
 
 def config(keys: Keys, task: Task) -> Decoder:
     if keys.get("model_type", str) == "llama4_text":
-        return TEXT.config(keys.replaced({**TEXT.defaults, **keys.values}), task)
+        return TEXT.config(keys.with_defaults(TEXT.defaults), task)
     keys.unused("vision_config", "image_token_index", "boi_token_index", "eoi_token_index")
     # The text model's own key ties its tables, and no other.
     keys.get("tie_word_embeddings", bool, False)

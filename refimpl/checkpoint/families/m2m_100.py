@@ -25,5 +25,5 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     # The last pair turns by 1 / 10,000, not the one after it.
     waves = Sinusoidal(10_000.0 ** (pairs / (pairs - 1)), offset=padding + 1)
     defaults = {"activation_function": "relu", "scale_embedding": True}
-    config = pair(keys.replaced({**defaults, **keys.values}), norms="pre", first=False, waves=waves)
+    config = pair(keys.with_defaults(defaults), norms="pre", first=False, waves=waves)
     return replace(config, head=replace(config.head, bias=False))

@@ -34,7 +34,7 @@ ROPE = {
 def config(keys: Keys, task: Task) -> Decoder:
     keys.get("pretraining_tp", int, 1, null=True)  # several slices of one product, summed
     keys.get("output_router_logits", bool, False)  # of training
-    keys = keys.replaced({**DEFAULTS, **keys.values})
+    keys = keys.with_defaults(DEFAULTS)
     stated, scale = with_query_scale(_rotated_in_part(keys), ROPE)
     base = latent_decoder(
         stated, context=1_048_576, rope_interleave=keys.get("rope_interleave", bool, True, null=True) is True

@@ -42,7 +42,7 @@ def text_or_images(keys: Keys, task: Task, text: TextModel, name: str) -> Decode
     """The text model by its own config, whose model_type ends in _text, or that of one that reads images."""
     alone = f"{name}_text"
     if keys.get("model_type", str) == alone:
-        return text.config(keys.replaced({**text.defaults, **keys.values}), task)
+        return text.config(keys.with_defaults(text.defaults), task)
     ignore_image_keys(keys)
     return text_model(keys, task, {alone: text, name: text}, alone, tied=False)
 

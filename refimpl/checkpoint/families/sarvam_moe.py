@@ -34,11 +34,11 @@ def config(keys: Keys, task: Task) -> Decoder:
     base = map_attention(base, lambda _, attention: replace(attention, out_bias=False))
     base = with_sigmoid_experts(
         base,
-        keys.replaced({**DEFAULTS, **keys.values}),
+        keys.with_defaults(DEFAULTS),
         experts=keys.size(keys.spelled("n_routed_experts", "num_experts", "num_local_experts"), 128),
         top=keys.size("num_experts_per_tok", 6),
         shared=keys.size(keys.spelled("n_shared_experts", "num_shared_experts"), 1),
-        dense=keys.get("first_k_dense_replace", int, 1),
+        sparse=keys.get("first_k_dense_replace", int, 1),
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
     return with_qk_norm(base) if keys.get("use_qk_norm", bool, True) else base

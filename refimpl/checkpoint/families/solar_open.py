@@ -35,6 +35,6 @@ def config(keys: Keys, task: Task) -> Decoder:
         experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 128),
         top=keys.size("num_experts_per_tok", 8),
         shared=keys.size("n_shared_experts", 1),
-        dense=0,
+        sparse=0,
         renormalize=keys.get("norm_topk_prob", bool, True),
     )
