@@ -11,7 +11,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -54,7 +55,7 @@ from ..runtime.bundle.manifest import (
 from ..runtime.bundle.plan import Plan
 from ..runtime.bundle.schemes import Scheme
 from ..runtime.kernels import library
-from ..runtime.kernels.build import build
+from ..runtime.kernels.build import building
 from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
 from ..runtime.verification.golden import golden
@@ -154,10 +155,11 @@ def export(
         job = replace(job, checkpoint=checkpoint)
         about = properties(source, scheme.name, version("tfm-cli"))
         graph_files = GraphFiles(plan, opset, folder.resolve(), about)
-        # The graphs need no weight: those of a large model are traced meanwhile.
-        with writing(graph_files) as write_graphs:
+        # The graphs need no weight, those of a large model are traced meanwhile; the kernels need no model.
+        with writing(graph_files) as write_graphs, _kernels(plan, progress) as wait_for_kernels:
             calibrated = calibrate(checkpoint, scheme, plan, calibration, progress)
             _write(replace(job, calibrated=calibrated), folder, write_graphs, progress)
+            wait_for_kernels()
         if verify:
             progress("checking the bundle against the specification", 0, 0)
             _verify(folder)
@@ -212,8 +214,6 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], p
     if not job.half_cache:
         arrays.pop(golden_files.HALF, None)
     write_golden(folder, arrays)
-    if plan.has_kernels:
-        _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
     write_graphs(Halves(job.half_cache, job.half_scales))
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template, checkpoint.tool_use_template)
@@ -239,15 +239,23 @@ def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
     return f"a cache of float16 in tfm's kernels: {what} of {number:.2g}, must be below {SAFE_IN_FLOAT16:.0f}"
 
 
-def _build_kernels(progress: Progress) -> None:
-    """The library for this machine, so that the bundle is checked with it and runs on it at once."""
-    if library.is_off():
+@contextmanager
+def _kernels(plan: Plan, progress: Progress) -> Iterator[Callable[[], None]]:
+    """Build the library for this machine beside the block, which calls what it is given to wait for it: so
+    the bundle is checked with it and runs on it at once."""
+    if not plan.has_kernels or library.is_off():
+        yield lambda: None
         return
-    try:
-        build(progress=progress)
-    except ExportError as error:
-        again = "`tfm-cli doctor --build-kernels` tries again, and waits longer"
-        progress(f"{error}; ONNX Runtime's operators take their place: {again}", 0, 0)
+
+    def finish() -> None:
+        try:
+            wait()
+        except ExportError as error:
+            again = "`tfm-cli doctor --build-kernels` tries again, and waits longer"
+            progress(f"{error}; ONNX Runtime's operators take their place: {again}", 0, 0)
+
+    with building(progress) as wait:
+        yield finish
 
 
 def write_texts(

@@ -8,7 +8,11 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...refimpl.errors import ExportError
@@ -20,7 +24,8 @@ from .compilers import FLAGS, Compiler, available
 from .library import RECORD, Record
 from .platforms import Platform
 
-LIMIT_S = 60.0  # for all compilers together, while a person waits
+LIMIT_S = 120.0  # for all compilers together, while a person waits and an export takes its share of the cores
+LOOK_S = 0.1  # between two looks at a compiler
 NO_COMPILER = "no C++ compiler was found: install one, or pip install 'tfm-cli[kernels]'"
 
 
@@ -30,18 +35,19 @@ def build(
     platform: Platform | None = None,
     retry: bool = False,
     limit_s: float = LIMIT_S,
+    stop: threading.Event | None = None,
 ) -> Path:
     """The library for a platform, by default this machine's.
 
     It is the one in this package, or else in the user's cache, where it is compiled unless a compiler that is
     there now has done so before; with `out` that folder stands for both. Other processes wait for the one
-    that compiles. Raises ExportError if no compiler succeeds within `limit_s` seconds, all together. A
-    failure is remembered while sources and compilers are the same, unless `retry`.
+    that compiles. Raises ExportError if no compiler succeeds within `limit_s` seconds, all together, or
+    before `stop`. A failure is remembered while sources and compilers are the same, unless `retry`.
     """
     platform = platform or Platform.here()
     if not platform.known:
         raise ExportError(f"kernels aren't written for {platform}")
-    wanted = library.key(platform)
+    wanted, without = library.key(platform), ()
     private = out is None
     if out is None:
         packaged = library.library_in(
@@ -49,16 +55,20 @@ def build(
         )
         if packaged is not None:
             return packaged
+        without = library.useless()
+        wanted = library.key(platform, without)
         out = library.cached_folder(wanted)
         require_writable(out.parent)
-    compilers = available(platform)
+    compilers, stop = available(platform), stop or threading.Event()
     while (path := _built(out, wanted, platform, compilers, retry)) is None:
         if not compilers:
             raise ExportError(f"kernels can't be built: {NO_COMPILER}")
         try:
             with replacing(out) as new:
-                until = time.monotonic() + limit_s
-                record = _compiled(new, wanted, compilers, platform, until, progress)
+                is_over = _over(limit_s, stop)
+                record = _compiled(new, wanted, without, compilers, platform, is_over, progress)
+                if stop.is_set():
+                    raise ExportError("kernels weren't built: who waited for them stopped")
                 (new / RECORD).write_text(json.dumps(record.content()) + "\n", encoding="utf-8")
                 for made in (new.parent, new, *new.iterdir()) if private else ():
                     made.chmod(0o700)
@@ -72,6 +82,40 @@ def build(
                 raise ExportError(f"kernels can't be built: {record.failure}")
             return out / platform.file
     return path
+
+
+@contextmanager
+def building(progress: Progress = silent) -> Iterator[Callable[[], Path]]:
+    """Begin to build the library beside the block, which calls what it is given to wait for it.
+
+    Leaving the block before that ends the compiler. The call raises what `build` raises.
+    """
+    stop, result = threading.Event(), Future[Path]()
+
+    def run() -> None:
+        try:
+            result.set_result(build(stop=stop))
+        except BaseException as error:
+            result.set_exception(error)
+
+    def wait() -> Path:
+        if not result.done():
+            progress("compiling kernels", 0, 0)
+        return result.result()
+
+    thread = threading.Thread(target=run, name="tfm-kernels", daemon=True)
+    thread.start()
+    try:
+        yield wait
+    finally:
+        stop.set()
+        thread.join(10 * LOOK_S)
+
+
+def _over(limit_s: float, stop: threading.Event) -> Callable[[], bool]:
+    """What says whether that many seconds are over, from now on, or nobody waits any more."""
+    until = time.monotonic() + limit_s
+    return lambda: stop.is_set() or time.monotonic() > until
 
 
 def _built(out: Path, wanted: str, platform: Platform, compilers: list[Compiler], retry: bool) -> Path | None:
@@ -92,13 +136,19 @@ def _built(out: Path, wanted: str, platform: Platform, compilers: list[Compiler]
 
 
 def _compiled(
-    new: Path, wanted: str, compilers: list[Compiler], platform: Platform, until: float, progress: Progress
+    new: Path,
+    wanted: str,
+    without: Sequence[str],
+    compilers: list[Compiler],
+    platform: Platform,
+    is_over: Callable[[], bool],
+    progress: Progress,
 ) -> Record:
     """Compile the library into a new folder with the first compiler that succeeds; the record of that."""
     path, failures = new / platform.file, []
     for compiler in compilers:
         progress(f"compiling kernels for {platform} with {compiler.version}", 0, 0)
-        failure = _compile(compiler, path, until)
+        failure = _compile(compiler, path, without, is_over)
         if failure is None and platform == Platform.here():
             tried = probe.attempt(path)
             failure = tried.text if tried.kind == "fails" else None
@@ -110,22 +160,29 @@ def _compiled(
     return Record(wanted, [one.version for one in compilers], failure="; ".join(failures))
 
 
-def _compile(compiler: Compiler, path: Path, until: float) -> str | None:
-    """Compile all sources into one library; returns why that failed."""
+def _compile(
+    compiler: Compiler, path: Path, without: Sequence[str], is_over: Callable[[], bool]
+) -> str | None:
+    """Compile the sources into one library; returns why that failed."""
     temporary = path.with_name("temporary")  # a compiler that is killed leaves its files
     temporary.mkdir()
     named = ("TMPDIR", "TMP", "TEMP", "ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
     environment = {**os.environ, "LC_ALL": "C", **dict.fromkeys(named, str(temporary))}
-    files = [str(file) for file in library.sources() if file.suffix == ".cpp"]
+    files = [str(file) for file in library.sources() if file.suffix == ".cpp" and file.stem not in without]
+    left_out = [f"-DTFM_WITHOUT_{name.upper()}" for name in without]
     log = temporary / "log"
     try:
-        failure = _run([*compiler.command, *FLAGS, "-o", str(path), *files], environment, log, until)
+        failure = _run(
+            [*compiler.command, *FLAGS, *left_out, "-o", str(path), *files], environment, log, is_over
+        )
         return failure or (None if path.is_file() else "it wrote no library")
     finally:
         shutil.rmtree(temporary)
 
 
-def _run(command: list[str], environment: dict[str, str], log: Path, until: float) -> str | None:
+def _run(
+    command: list[str], environment: dict[str, str], log: Path, is_over: Callable[[], bool]
+) -> str | None:
     """Run a compiler; it is ended with its children if this process stops waiting. Returns why it failed."""
     with open(log, "wb") as output:
         child = subprocess.Popen(
@@ -138,9 +195,12 @@ def _run(command: list[str], environment: dict[str, str], log: Path, until: floa
             process_group=0,
         )
     try:
-        code = child.wait(max(0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return "it took too long"
+        code = None
+        while code is None:
+            if is_over():
+                return "it took too long"
+            with suppress(subprocess.TimeoutExpired):
+                code = child.wait(LOOK_S)
     finally:
         if child.returncode is None:
             _kill(child)

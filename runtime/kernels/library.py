@@ -3,19 +3,20 @@
 It lies in one of two folders, and is looked for nowhere else:
 
     built/ in this package    in a wheel that was made for a platform
-    CACHE/kernels/KEY/        made on this machine by `build`
+    CACHE/kernels/KEY/        made on this machine by `build`, without what this processor would never run
 
     the library               named as its system names libraries
     build.json                {key, compilers: the one that made it, sha256: of the library},
                               or {key, compilers: all that failed, failure: what they said}
 
-The key is a hash of sources, flags and platform, so that no library outlives its sources.
+The key is a hash of sources, flags, platform and what was left out, so that no library outlives its sources.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ...refimpl.checkpoint.formats.file_bytes import read_file
 from ...refimpl.checkpoint.formats.sha256 import sha256_of
 from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.errors import BundleError, DeviceError
+from .. import hardware
 from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, state_of
 from ..hub.checked_bundles import record as record_state
@@ -37,6 +39,8 @@ RECORD = "build.json"
 LARGEST = 16 * 2**20  # bytes of a library
 # 0 in this variable of the environment switches the kernels off, and an instruction set is used and no other.
 SWITCH = "TFM_KERNELS"
+# What a processor must have for a source to be of use, as Linux names it.
+NEEDS = {"avx512": "avx512_vnni", "avx_vnni": "avx_vnni"}
 INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "neon")
 
 
@@ -75,9 +79,16 @@ def sources() -> list[Path]:
     return sorted(file for file in SOURCES.iterdir() if file.suffix in (".h", ".cpp"))
 
 
-def key(platform: Platform) -> str:
-    """The hash of all that makes a platform's library but the compiler, which its record names."""
-    digest = sha256_of("\0".join((str(platform), *FLAGS)).encode())
+def useless() -> tuple[str, ...]:
+    """The sources whose instructions this processor lacks: they take most of a compiler's time."""
+    have = hardware.flags()
+    return tuple(name for name, flag in NEEDS.items() if have and flag not in have)
+
+
+def key(platform: Platform, without: Sequence[str] = ()) -> str:
+    """The hash of all that makes a platform's library, `without` some sources, but the compiler, which its
+    record names."""
+    digest = sha256_of("\0".join((str(platform), *FLAGS, *without)).encode())
     for file in sources():
         content = file.read_bytes()
         digest.update(f"\0{file.name}\0{len(content)}\0".encode() + content)
@@ -153,10 +164,10 @@ def find(progress: Progress = silent, instruction_set: str | None = None) -> Lib
     platform = Platform.here()
     if not platform.known:
         return Unavailable(f"they aren't written for {platform}")
-    wanted = key(platform)
-    record = read_record(PACKAGED, wanted)
+    record = read_record(PACKAGED, key(platform))
     path = library_in(PACKAGED, record, platform)
     if path is None:
+        wanted = key(platform, useless())
         folder = cached_folder(wanted)
         if folder.is_dir() and (stranger := _writable_by_others(folder)) is not None:
             return Unavailable(f"{stranger} must belong to this user, and nobody else may write it")

@@ -1,4 +1,4 @@
-// Which instruction sets this library and this processor have.
+// Which instruction sets this library and this processor have. A library for one machine may be made without some.
 #include "kernels.h"
 
 #include <string.h>
@@ -68,9 +68,13 @@ bool has_amx() {
 }
 
 constexpr Available sets[] = {
+#if !defined(TFM_WITHOUT_AVX512)
     {&amx_kernels, has_amx},
     {&avx512_kernels, has_avx512_vnni},
+#endif
+#if !defined(TFM_WITHOUT_AVX_VNNI)
     {&avx_vnni_kernels, has_avx_vnni},
+#endif
     {&avx2_kernels, has_avx2},
 };
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from helpers.refused import refused
 from tfm.refimpl.errors import ExportError
+from tfm.runtime import hardware
 from tfm.runtime.kernels import compilers, library
-from tfm.runtime.kernels.build import build
+from tfm.runtime.kernels.build import build, building
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import ZIG_TARGETS, Platform
 
@@ -62,21 +63,31 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.mark.usefixtures("loads")
-def test_one_run_compiles_all_sources(compiler, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "left_out"),
+    [
+        ("avx2 avx512_vnni avx_vnni", []),
+        ("avx2 avx_vnni", ["avx512"]),
+        ("avx2", ["avx512", "avx_vnni"]),
+        ("", []),  # nobody knows
+    ],
+)
+def test_one_run_compiles_all_sources_that_the_processor_can_use(
+    compiler, tmp_path, monkeypatch, flags, left_out
+):
+    monkeypatch.setattr(hardware, "flags", lambda: frozenset(flags.split()))
     compiler('[ "${TMPDIR%/*}" = "${out%/*}" ] && ' + WRITES)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     path = build()
-    assert path == library.cached_folder(library.key(HERE)) / HERE.file
+    assert path == library.cached_folder(library.key(HERE, library.useless())) / HERE.file
     assert path.read_text() == "code\n"
     assert build() == path
     assert list((tmp_path / "here").iterdir()) == []
     [command] = (tmp_path / "runs").read_text().splitlines()
-    flags = " ".join(compilers.FLAGS)
-    assert command.startswith(f"{flags} -o ")
-    assert command.split()[len(compilers.FLAGS) + 2 :] == [
-        str(file) for file in sorted(library.SOURCES.glob("*.cpp"))
-    ]
+    without = [f"-DTFM_WITHOUT_{name.upper()}" for name in left_out]
+    sources = [str(file) for file in sorted(library.SOURCES.glob("*.cpp")) if file.stem not in left_out]
+    assert command.split() == [*compilers.FLAGS, *without, "-o", command.split()[-len(sources) - 1], *sources]
 
 
 @pytest.mark.usefixtures("loads")
@@ -153,7 +164,7 @@ def test_a_failure_is_remembered_until_something_changes(compiler, tmp_path, doe
     with pytest.raises(ExportError):
         build(retry=True)
     assert runs(tmp_path) == 2
-    folder = library.cached_folder(library.key(HERE))
+    folder = library.cached_folder(library.key(HERE, library.useless()))
     assert [file.name for file in folder.iterdir()] == ["build.json"]
     compiler(WRITES, version="fake 2")
     assert build().read_text() == "code\n"
@@ -163,13 +174,34 @@ def test_what_a_process_cannot_load_is_no_library(compiler):
     compiler(WRITES)
     with refused(ExportError, "fake", "1", "library", "loaded"):
         build()
-    assert not (library.cached_folder(library.key(HERE)) / HERE.file).exists()
+    assert not (library.cached_folder(library.key(HERE, library.useless())) / HERE.file).exists()
 
 
 def test_a_compiler_that_takes_too_long_is_ended(compiler):
     compiler("sleep 600")
     with refused(ExportError, "fake", "1", "long"):
         build(limit_s=0.2)
+
+
+def test_a_compiler_ends_with_the_work_beside_it_and_no_failure_is_remembered(compiler, tmp_path):
+    compiler(f"sleep 600 & echo $! >{tmp_path}/pid; wait")
+    with building() as wait:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "it compiles")
+    sleeping = int((tmp_path / "pid").read_text())
+    wait_until(lambda: has_ended(sleeping), "the compiler's child ends")
+    with refused(ExportError, "stopped"):
+        wait()
+    assert list((tmp_path / "cache" / "kernels").iterdir()) == []
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_library_is_built_beside_other_work(compiler):
+    compiler(WRITES)
+    stages = []
+    with building(lambda stage, *_: stages.append(stage)) as wait:
+        path = wait()
+    assert path.read_text() == "code\n"
+    assert stages in ([], ["compiling kernels"])
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -200,7 +232,7 @@ def test_two_processes_compile_once(compiler, tmp_path, kernels_library):
     assert "waiting for it" in second.stdout.readline()
     (tmp_path / "go").touch()
     paths = [child.communicate()[0].splitlines()[-1] for child in (first, second)]
-    assert paths == [str(library.cached_folder(library.key(HERE)) / HERE.file)] * 2
+    assert paths == [str(library.cached_folder(library.key(HERE, library.useless())) / HERE.file)] * 2
     assert runs(tmp_path) == 1
 
 
