@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +94,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, kernels_on: Path, tmp_path: Path)
     library = find()
     assert isinstance(library, Library), library
     monkeypatch.setattr(kernel_backend, "find", lambda *_: library)
-    monkeypatch.setattr(bundle_writer, "build", lambda **_: kernels_on)
+    monkeypatch.setattr(bundle_writer, "building", lambda _: nullcontext(lambda: kernels_on))
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
 
 
