@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ...runtime.text.subtitles import FORMATS, FormatName
+from ...runtime.text.subtitles import FORMATS, FormatName, by_word
 from .. import options as o
 from ..console import generated, out, progress, say
 
@@ -46,6 +46,10 @@ def command(
         bool,
         typer.Option(help="Draw 30 seconds again, less and less greedily, whose text is doubtful."),
     ] = True,
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Tell when each word is said: a subtitle or row for each, and in JSON."),
+    ] = False,
     format: Annotated[FormatName, typer.Option("--format", help="How segments are written.")] = "txt",
     output: Annotated[
         Path | None,
@@ -79,8 +83,10 @@ def command(
         place = output / f"{path.stem}.{format}" if output is not None and into else output
         segments = loaded.transcribe(
             path, language=language, task=task, condition=condition,
-            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], progress=progress(),
+            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words, progress=progress(),
         )  # fmt: skip
+        if words and format not in ("txt", "json"):
+            segments = (word for segment in segments for word in by_word(segment))
         if place is None:
             _write(segments, format, lambda text: out(generated(text, raw=no_escape), end=""))
         else:

@@ -163,11 +163,23 @@ def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
     for _, token in forced if (language, task) == (None, None) else ():  # transformers' order
         language = next((code for code, id in languages.items() if id == token), language)
         task = next((name for name, id in tasks.items() if id == token), task)
+    heads = keys.get("alignment_heads", list, None, null=True) or []
+    if not all(is_head(one, config) for one in heads):
+        raise keys.fail("alignment_heads", "null or [layer, head] of the decoder")
     if none is None:
         return None
     if not 0 < none < config.embedding.vocabulary - 1:
         raise keys.fail("no_timestamps_token_id", "between the token of silence and the first timestamp")
-    return SpeechTokens(none, languages, tasks, previous, latest, language, task)
+    return SpeechTokens(none, languages, tasks, previous, latest, language, task, tuple(map(tuple, heads)))
+
+
+def is_head(value: Any, config: Config) -> bool:
+    """Whether this is a layer of a decoder that reads an encoder, and a head in it."""
+    if not isinstance(value, list | tuple) or [*map(type, value)] != [int, int]:
+        return False
+    layer, head = value
+    crosses = [one.cross for one in config.layers]
+    return 0 <= layer < len(crosses) and (cross := crosses[layer]) is not None and 0 <= head < cross.heads
 
 
 def _named_ids(keys: Keys, name: str, config: Config) -> dict[str, int]:

@@ -35,7 +35,7 @@ class SpeechTokens:
     `no_timestamps` says that none are written; the token before it, that nobody speaks; those after it are
     the timestamps. `languages`, by code, and `tasks` are empty where a model has one of each. `previous`
     begins an earlier text. The first timestamp is at most number `latest_first`. `language` and `task` are
-    what the model's files ask for.
+    what the model's files ask for. `alignment_heads`, (layer, head) of the decoder, look at what they write.
     """
 
     no_timestamps: int
@@ -45,6 +45,7 @@ class SpeechTokens:
     latest_first: int | None = None
     language: str | None = None
     task: str | None = None
+    alignment_heads: tuple[tuple[int, int], ...] = field(default=(), metadata={"optional": True})
 
     @property
     def no_speech(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -17,6 +17,7 @@ from ..ops.position import Rotary
 from ..ops.position_tables import position_tables
 from ..ops.quant import Blocks
 from .cache_kinds import Arrays, CacheKind, cache_kinds, check_lengths, floor
+from .cross_attention_maps import Head, cross_attention_maps
 from .protocol import (
     Cache,
     check_mtp,
@@ -146,8 +147,12 @@ class ArrayEngine:
         if encoder_ids is not None:
             states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
             read = self.run(encoder_kv, states, lengths, self._weights, config=self.config)
+        return self.reading(read, batch)
+
+    def reading(self, encoder_kv: list[EncoderKV] | None, batch: int = 1) -> ArrayCache:
+        """An empty cache for `batch` rows that read these keys and values of an encoder's output."""
         layers = [kind.empty(batch, 0, self.dtype) for kind in self.kinds]
-        return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, read)
+        return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, encoder_kv)
 
     def encode(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
@@ -197,6 +202,12 @@ class ArrayEngine:
         s = self._step(tokens, cache, None, at)
         logits, hidden, layers = self.run(model_with_hidden, s.tokens, *s.inputs, config=self.config)
         return logits, hidden, s.cache(layers)
+
+    def cross_attention(self, tokens: np.ndarray, cache: Cache, chosen: Sequence[Head]) -> np.ndarray:
+        """The weights [H, T, S] of the chosen heads of a decoder over what the encoder read, for the tokens
+        [1, T] that follow those in the cache, which is used up."""
+        s = self._step(tokens, cache, None, None)
+        return self.run(cross_attention_maps, chosen, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
 
     def start_mtp(self) -> ArrayCache:
         """An empty cache of one row for the Config's module; ConfigError without one."""

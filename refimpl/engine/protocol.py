@@ -14,6 +14,7 @@ is invalid, because ONNX Runtime writes in place. Logits belong to the caller: n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
@@ -105,6 +106,18 @@ class MTPEngine(Engine, Protocol):
     ) -> tuple[np.ndarray, np.ndarray, Cache]:
         """What the module predicts of the last of the tokens [1, T], and the vectors [1, T, D] of the tokens
         before them: (logits [1, 1, N], its own vectors [1, T, D], cache)."""
+        ...
+
+
+@runtime_checkable
+class AttentiveEngine(Engine, Protocol):
+    """An engine that can say where heads of a decoder look in what an encoder read."""
+
+    def cross_attention(
+        self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
+    ) -> np.ndarray:
+        """The weights [H, T, S] of the chosen (layer, head) for the tokens [1, T] that follow those in the
+        cache of one row, which is used up."""
         ...
 
 

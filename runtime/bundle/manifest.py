@@ -54,7 +54,7 @@ from typing import Any, Literal
 
 from ...refimpl.checkpoint.config_readers.generation_keys import KEYS
 from ...refimpl.checkpoint.formats.strict_json import parse
-from ...refimpl.checkpoint.generation_config import Generation
+from ...refimpl.checkpoint.generation_config import Generation, is_head
 from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
 from ...refimpl.checkpoint.weights.left_out import LeftOut
 from ...refimpl.components import from_json
@@ -254,7 +254,7 @@ def _check(m: Manifest) -> None:
         if task.tasks:
             raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
     for one in (m.generation, *m.generation.tasks.values()):
-        _check_generation(one, m.config.embedding.vocabulary)
+        _check_generation(one, m.config)
 
 
 def _check_schemes(m: Manifest, target: Target) -> None:
@@ -344,7 +344,8 @@ def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
     return weight_format.block == length and weight_format.bits == 8
 
 
-def _check_generation(g: Generation, vocabulary: int) -> None:
+def _check_generation(g: Generation, config: Config) -> None:
+    vocabulary = config.embedding.vocabulary
     languages = () if g.languages is None else g.languages.codes.values()
     s = Sampler(**g.defaults)
     ids = [*g.eos, g.bos, g.mask, g.start, *languages]
@@ -355,6 +356,8 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
         ids += g.speech.tasks.values()
         if g.speech.no_speech < 0:
             raise ValueError("generation.speech must have a token of silence, before that of no timestamps")
+        if odd := [one for one in g.speech.alignment_heads if not is_head(one, config)]:
+            raise ValueError(f"generation.speech.alignment_heads must be of the decoder, got {odd[0]}")
     for token in ids:
         if token is not None and token >= vocabulary:
             raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")

@@ -9,7 +9,7 @@ array, so they belong to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from ...refimpl.config import Config, Decoder
 from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, cache_kinds, recurrent
+from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.engine.protocol import (
     Cache,
     check_mtp,
@@ -72,6 +73,7 @@ class OrtEngine:
         chunk: int | None = None,
     ) -> None:
         self.bundle_hash = manifest_hash(bundle.path)
+        self._params = bundle.params
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
         self.chunk = CHUNK if chunk is None else chunk
@@ -258,6 +260,16 @@ class OrtEngine:
         assert step.hidden_out is not None
         cache = self._step(decoder, step, cache)
         return step.logits, step.hidden_out, cache
+
+    def cross_attention(
+        self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
+    ) -> np.ndarray:
+        """As the specification computes it with the bundle's weights, of what this engine's encoder read:
+        a graph gives no weights of attention."""
+        if not isinstance(cache, OrtCache):
+            raise foreign_cache_error(cache)
+        specification = NumpyEngine(self.config, self._params())
+        return specification.cross_attention(tokens, specification.reading(cache.encoder_kv()), chosen)
 
     def start_mtp(self) -> OrtCache:
         """An empty cache of one row for the module for drafts; ConfigError for a model without one."""

@@ -31,6 +31,7 @@ from ...refimpl.engine.protocol import (
     used_cache_error,
 )
 from ...refimpl.errors import LimitError
+from ...refimpl.ops.cross_attention import EncoderKV as Arrays
 from .decode_step import DecodeSteps
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
@@ -274,6 +275,14 @@ class OrtCache:
         lengths = self._lengths.copy()
         lengths[row] = count
         return OrtCache(lengths, buffers)
+
+    def encoder_kv(self) -> list[Arrays]:
+        """What each layer of the decoder reads of an encoder's output, as the specification has it."""
+        read = self._alive().encoder_kv
+        assert read is not None
+        arrays = [buffer.read().astype(np.float32) for buffer in read.buffers]
+        lengths = read.lengths.read()
+        return [Arrays(*pair, lengths) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
 
     def content(self) -> tuple[dict[int, int], list[np.ndarray]]:
         """Of a cache of one row: its dropped tokens by window, and its arrays with the others alone."""

@@ -225,6 +225,7 @@ class Model(TaskModel):
         limits: Limits = PAPER,
         temperatures: Sequence[float] = TEMPERATURES,
         seed: int = 0,
+        words: bool = False,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
         """The segments of a sound, a file or samples [N], each as soon as it is known; see
@@ -233,7 +234,7 @@ class Model(TaskModel):
 
         return transcribe(
             self, sound, language=language, task=task, condition=condition, limits=limits,
-            temperatures=temperatures, seed=seed, progress=progress,
+            temperatures=temperatures, seed=seed, words=words, progress=progress,
         )  # fmt: skip
 
     def classify(

@@ -10,6 +10,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,21 +35,24 @@ from ...refimpl.decoding.speech import (
     spoken_language,
     timestamp_rules,
 )
-from ...refimpl.engine.protocol import Cache
+from ...refimpl.decoding.word_times import token_begins
+from ...refimpl.engine.protocol import AttentiveEngine, Cache
 from ...refimpl.engine.sound import HOP, RATE, Spectrogram
 from ...refimpl.errors import CheckpointError, ConfigError, LimitError
 from ..progress import Progress, silent
 from ..sound_files import samples_of
-from ..text.subtitles import Segment
+from ..text.spoken_words import WITHOUT_SPACES, spoken_words
+from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
 
 TASK = "transcribe"
 
 
 class _Heard(NamedTuple):
-    """What a window was heard to say, at a temperature."""
+    """What a window was heard to say, at a temperature; `ended` says that the text has its last token."""
 
     tokens: list[int]
+    ended: bool
     logprob: float
     compression: float
     no_speech: float
@@ -68,6 +72,7 @@ def transcribe(
     limits: Limits = PAPER,
     temperatures: Sequence[float] = TEMPERATURES,
     seed: int = 0,
+    words: bool = False,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
     """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
@@ -75,9 +80,10 @@ def transcribe(
     `language` is a name or code; without it the model's files say, or the first window tells. `task` is
     transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
     style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
-    drawn from `seed`; its doubts are those of the last time. One of silence is left out. Raises ConfigError
-    for a model that doesn't hear, CheckpointError where its files don't say how it writes, LimitError for a
-    sound or an option that it can't take.
+    drawn from `seed`; its doubts are those of the last time. One of silence is left out. With `words`
+    segments have the times of their words, for which the decoder reads each window's text once more. Raises
+    ConfigError for a model that doesn't hear, CheckpointError where its files don't say how it writes,
+    LimitError for a sound or an option that it can't take.
     """
     expect_hearing(model.config)
     speech = model.generation.speech
@@ -98,7 +104,10 @@ def transcribe(
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
     hear = partial(_until_sure, model, speech, limits, temperatures, np.random.default_rng(seed))
-    return _segments(model, samples_of(sound), speech, code, task_id, condition, limits, hear, progress)
+    begins = partial(_token_begins, model, speech) if words else None
+    return _segments(
+        model, samples_of(sound), speech, code, task_id, condition, limits, hear, begins, progress
+    )
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
@@ -130,7 +139,8 @@ def _segments(
     task: int | None,
     condition: bool,
     limits: Limits,
-    hear: Callable[[Cache, list[int], int], _Heard],
+    hear: Callable[[Cache, list[int], int], tuple[_Heard, Cache]],
+    begins: Callable[[Cache, list[int], _Heard, int], list[float]] | None,
     progress: Progress,
 ) -> Iterator[Segment]:
     assert model.config.frames is not None
@@ -144,18 +154,25 @@ def _segments(
             language, cache = _detect(model, speech, cache)
         start = _start(model, speech, language, task)
         prompt = [*_earlier(model, speech, before), *start] if condition and before and calm else start
-        heard = hear(cache, prompt, len(prompt) - len(start))
+        heard, cache = hear(cache, prompt, len(prompt) - len(start))
         found, calm = heard.doubts(limits), heard.temperature < CALM
         frames = min(size, sound.total - seek)
         if found == {"silence"}:
             seek += frames
             continue
         parts, done = pieces(heard.tokens, first=first, frames=frames)
+        times = None if begins is None else begins(cache, prompt, heard, sound.real - seek)
+        place = 0
         for part in parts:
             begin, end = ((seek + STEP * of) * HOP / RATE for of in (part.begin, part.end))
             text = model.text.decode([token for token in part.tokens if token < first])
             figures = (heard.logprob, heard.compression, heard.no_speech)
-            yield Segment(begin, end, text, part.tokens, language, *figures, tuple(sorted(found)))
+            said = Segment(begin, end, text, part.tokens, language, *figures, tuple(sorted(found)))
+            if times is not None:
+                later = [seek * HOP / RATE + time for time in times[place:]]
+                said = replace(said, words=_words(model, part.tokens, later, language))
+            place += len(part.tokens)
+            yield said
         closed = [_closed(part.tokens, first) for part in parts] if condition else []
         before = [*before, *(token for part in closed for token in part)][-model.config.context :]
         seek += done
@@ -197,14 +214,43 @@ def _until_sure(
     cache: Cache,
     prompt: list[int],
     begin: int,
-) -> _Heard:
-    """The first text of a window that has no doubts, or the last one."""
+) -> tuple[_Heard, Cache]:
+    """The first text of a window that has no doubts, or the last one; and the cache, empty again."""
     *others, last = temperatures
     for temperature in others:
         heard, cache = _hear(model, speech, cache, prompt, begin, temperature, rng)
         if heard.doubts(limits) <= {"silence"}:
-            return heard
-    return _hear(model, speech, cache, prompt, begin, last, rng)[0]
+            return heard, cache
+    return _hear(model, speech, cache, prompt, begin, last, rng)
+
+
+def _token_begins(
+    model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int], heard: _Heard, frames: int
+) -> list[float]:
+    """When each token of a window was said, in seconds from its begin, and what comes after the last one; of
+    the window only `frames` are sound. As in transformers the last token that was written isn't read."""
+    engine = model.engine
+    if not isinstance(engine, AttentiveEngine):
+        raise LimitError("this engine can't say where a model looks: leave out words")
+    # Without a list of heads: all of the upper half's, as openai has it.
+    crosses = [(i, layer.cross) for i, layer in enumerate(model.config.layers) if layer.cross is not None]
+    upper = crosses[len(crosses) // 2 :]
+    heads = speech.alignment_heads or [(i, head) for i, cross in upper for head in range(cross.heads)]
+    read = heard.tokens if heard.ended else heard.tokens[:-1]
+    if not read:
+        return [0.0, 0.0]
+    attention = engine.cross_attention(np.array([[*prompt, *read]]), cache, heads)
+    begins = token_begins(attention[:, len(prompt) :, : max(1, frames // STEP)]) * (STEP * HOP / RATE)
+    return [*begins.tolist(), *[begins[-1]] * (len(heard.tokens) + 1 - len(begins))]
+
+
+def _words(model: TaskModel, tokens: list[int], times: list[float], language: str | None) -> tuple[Word, ...]:
+    """The words of a segment, by when each of its tokens was said and what comes after them."""
+    (end,) = model.generation.eos  # all tokens that aren't of texts come after it
+    places = [i for i, token in enumerate(tokens) if token < end]
+    texts = [tokens[i] for i in places]
+    found = spoken_words(texts, model.text.decode, spaces=language not in WITHOUT_SPACES)
+    return tuple(Word(times[places[of[0]]], times[places[of[-1]] + 1], text) for text, of in found)
 
 
 def _hear(
@@ -240,5 +286,5 @@ def _hear(
         row = logits[0, 0]
     compression = compression_ratio(written, model.config.embedding.vocabulary)
     text = written[:-1] if written[-1] == end else written
-    heard = _Heard(text, total / len(written), compression, no_speech, temperature)
+    heard = _Heard(text, len(text) < len(written), total / len(written), compression, no_speech, temperature)
     return heard, cache.truncate(np.zeros(1, np.int64))

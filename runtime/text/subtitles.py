@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 FormatName = Literal["txt", "srt", "vtt", "json", "tsv"]
+
+
+class Word(NamedTuple):
+    """A word of a segment with its punctuation, from `start` to `end` seconds."""
+
+    start: float
+    end: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class Segment:
     `text` is as the model writes it, with a space before the first word; `tokens` have the timestamps too.
     The rest is of the window that it was heard in: its language where the model has several, the mean
     log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
-    `refimpl.decoding.speech.doubts` finds.
+    `refimpl.decoding.speech.doubts` finds. `words` are there where they were asked for.
     """
 
     start: float
@@ -29,6 +37,7 @@ class Segment:
     compression: float
     no_speech: float
     doubts: tuple[str, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 class Format(NamedTuple):
@@ -37,6 +46,11 @@ class Format(NamedTuple):
     begin: str
     each: Callable[[int, Segment], str]
     end: Callable[[Sequence[Segment]], str]
+
+
+def by_word(said: Segment) -> list[Segment]:
+    """A segment for each word, as subtitles show them one after the other."""
+    return [replace(said, start=one.start, end=one.end, text=one.text, words=()) for one in said.words]
 
 
 def clock(seconds: float, point: str) -> str:
@@ -59,6 +73,11 @@ def _tsv(_: int, said: Segment) -> str:
     return f"{round(said.start * 1000)}\t{round(said.end * 1000)}\t{_line(said.text)}\n"
 
 
+def _word(said: Word) -> dict[str, object]:
+    """A word in JSON, as OpenAI has it."""
+    return {"word": said.text, "start": round(said.start, 3), "end": round(said.end, 3)}
+
+
 def _json(segments: Sequence[Segment]) -> str:
     """The fields of OpenAI's verbose_json."""
     found = [
@@ -66,6 +85,7 @@ def _json(segments: Sequence[Segment]) -> str:
             "id": number, "start": round(one.start, 3), "end": round(one.end, 3), "text": one.text,
             "tokens": one.tokens, "avg_logprob": one.logprob, "compression_ratio": one.compression,
             "no_speech_prob": one.no_speech,
+            **({"words": [_word(word) for word in one.words]} if one.words else {}),
         }
         for number, one in enumerate(segments)
     ]  # fmt: skip

@@ -45,6 +45,7 @@ def write(folder: Path, seed: int, *, multilingual: bool, vocabulary: int | None
         "max_length": 32, "suppress_tokens": [4, START, 67], "begin_suppress_tokens": [5, END],
         "prev_sot_token_id": PREVIOUS, "no_timestamps_token_id": NO_TIMESTAMPS,
         "is_multilingual": multilingual, "max_initial_timestamp_index": 8,
+        "alignment_heads": [[1, 2], [0, 1]],
     }  # fmt: skip
     stated |= {"lang_to_id": LANGUAGES, "task_to_id": TASKS} if multilingual else {}
     theirs.generation_config = transformers.GenerationConfig(**(stated | rules))

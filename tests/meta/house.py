@@ -23,7 +23,8 @@ SOURCES = ("refimpl", "export", "runtime", "cli")
 MIXERS = ("Mamba2", "XLNetAttention", "LatentAttention", "ShortConv")
 BRANCHING = ("validate", "shapes", "smooth", "block", "inspect", "operator_limits")
 WALKS = (
-    "refimpl/engine/passes.py", "refimpl/engine/attention_maps.py", "export/diagnose/reference_values.py",
+    "refimpl/engine/passes.py", "refimpl/engine/attention_maps.py",
+    "refimpl/engine/cross_attention_maps.py", "export/diagnose/reference_values.py",
     "runtime/verification/streamed_reference.py", "export/quantization/activation_recorder.py",
 )  # fmt: skip
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")

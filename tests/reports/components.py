@@ -170,6 +170,10 @@ OTHERS = {
         ("decoding/speech.py",), LOOP, "refimpl/decoding/test_speech.py",
         ("refimpl/decoding/test_speech.py::test_timestamp_rules_are_transformers",),
     ),
+    "times of words": Other(
+        ("decoding/word_times.py",), LOOP, "refimpl/decoding/test_word_times.py",
+        ("refimpl/decoding/test_word_times.py::test_the_path_is_transformers",),
+    ),
     "tokenizers": Other(
         ("checkpoint/tokenizers",), TEXT, "refimpl/checkpoint/tokenizers/test_oracles.py",
         ("refimpl/checkpoint/tokenizers/test_oracles.py::test_models",),

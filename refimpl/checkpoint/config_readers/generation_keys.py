@@ -46,7 +46,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 # Of a model that hears: what `transcribe` has as options of its own, or hasn't.
 HEARING: dict[str, Any] = dict.fromkeys(
     (
-        "alignment_heads", "compression_ratio_threshold", "condition_on_prev_tokens", "is_multilingual",
+        "compression_ratio_threshold", "condition_on_prev_tokens", "is_multilingual",
         "logprob_threshold", "no_speech_threshold", "prompt_condition_type", "prompt_ids", "return_segments",
         "return_timestamps", "return_token_timestamps",
     ),

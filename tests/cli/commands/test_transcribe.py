@@ -48,6 +48,23 @@ def test_each_format_has_the_same_segments(run: Any, tmp_path: Path):
     assert run(file, "--format", "srt").out.startswith(f"1\n{' --> '.join(times).replace('.', ',')}\n")
 
 
+def test_words_have_times_of_their_own(run: Any, tmp_path: Path):
+    """The model's tokens have no spaces between them, so each segment is one word."""
+    file = tmp_path / "1.wav"
+    plain = run(file, "--format", "json").json["segments"]
+    assert not any("words" in one for one in plain)
+    segments = run(file, "--format", "json", "--words").json["segments"]
+    words = [word for one in segments for word in one["words"]]
+    assert words
+    assert all(word.keys() == {"word", "start", "end"} for word in words)
+    assert any(word["start"] != one["start"] for one in segments for word in one["words"])
+    rows = [line.split("\t") for line in run(file, "--format", "tsv", "--words").out.splitlines()[1:]]
+    wanted = [[round(1000 * word["start"]), round(1000 * word["end"])] for word in words]
+    assert [[int(row[0]), int(row[1])] for row in rows] == wanted
+    assert [row[2] for row in rows] == [word["word"].strip() for word in words]
+    assert run(file, "--words").out == run(file).out
+
+
 def test_a_doubtful_text_is_drawn_again_unless_it_may_not(run: Any, tmp_path: Path):
     soundfile.write(tmp_path / "short.wav", sound(1, 30), RATE)
     first, again = (run(tmp_path / "short.wav", *more).out for more in ((), ("--fallback",)))

@@ -64,7 +64,7 @@ def test_how_a_sound_is_transcribed_is_known_of_a_model_that_hears():
     }  # fmt: skip
     found = read(asked | {"decoder_start_token_id": 3}, config=tiny_models.hearing())
     suppressed = {"suppress_tokens": [9], "begin_suppress_tokens": [5, 2]}
-    speech = SpeechTokens(11, {"en": 7}, {"transcribe": 8}, 12, 50)
+    speech = SpeechTokens(11, {"en": 7}, {"transcribe": 8}, 12, 50, alignment_heads=((0, 1),))
     assert found == Generation(defaults=suppressed, start=3, max_new_tokens=29, speech=speech)
     forced = read(asked | {"forced_decoder_ids": [[1, 7], [2, 8]]}, config=tiny_models.hearing()).speech
     assert forced == replace(speech, language="en", task="transcribe")
@@ -74,6 +74,8 @@ def test_how_a_sound_is_transcribed_is_known_of_a_model_that_hears():
     for key, odd in (
         ("no_timestamps_token_id", 96), ("no_timestamps_token_id", 0), ("forced_decoder_ids", [1]),
         ("max_initial_timestamp_index", -1), ("lang_to_id", {"<|en|>": "7"}),
+        ("alignment_heads", [[3, 0]]), ("alignment_heads", [[0, 6]]), ("alignment_heads", [[0]]),
+        ("alignment_heads", [[0, -1]]), ("alignment_heads", [[0, 1.0]]),
     ):  # fmt: skip
         with refused((ConfigError, CheckpointError), key):
             read(asked | {key: odd}, config=tiny_models.hearing())

@@ -422,6 +422,7 @@ HOSTILE = [
     (("generation", "speech"), SPEECH | {"no_timestamps": 96}, "generation's ids 97 97"),
     (("generation", "speech"), SPEECH | {"no_timestamps": 0}, "generation.speech silence"),
     (("generation", "speech"), SPEECH | {"latest_first": -1}, "speech.latest_first 0 -1"),
+    (("generation", "speech"), SPEECH | {"alignment_heads": [[0, 0]]}, "generation.speech.alignment_heads"),
     (("generation", "speech"), SPEECH | {"languages": {"en": 97}}, "generation's ids 97"),
     (("generation", "speech"), SPEECH | {"tasks": {"transcribe": 97}}, "generation's ids 97"),
     (("generation", "search"), {"beams": 2.5}, "generation.search.beams 1 64 2.5"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ import torch
 import transformers
 from helpers import hearing_models, task_models, tiny_models
 from helpers.float64 import Float64
-from helpers.hearing_models import BANDS, SIZE, sound
+from helpers.hearing_models import BANDS, END, SIZE, sound
 from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export.bundle_writer import export
+from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.sound import HOP, RATE, features
@@ -65,15 +68,22 @@ def frames_of(samples: np.ndarray) -> np.ndarray:
 
 @some
 @given(
-    seeds, st.integers(0, 2), st.integers(10, 4 * SIZE), st.booleans(), st.booleans(),
+    seeds, st.integers(0, 2), st.integers(10, 4 * SIZE), st.booleans(), st.booleans(), st.booleans(),
     st.tuples(st.floats(0.3, 1.3), st.floats(-3, 0), st.floats(0, 0.05)) | st.none(),
 )  # fmt: skip
-def test_segments_are_transformers(
-    seed: int, number: int, length: int, multilingual: bool, condition: bool, drawn: tuple[float, ...] | None
-):
+def test_segments_and_words_are_transformers(
+    seed: int, number: int, length: int, multilingual: bool, condition: bool, stated: bool,
+    drawn: tuple[float, ...] | None,
+):  # fmt: skip
+    """Each token is a word of its own; files that state no heads mean those of the upper layer."""
     theirs, ours = made(number, multilingual)
-    samples = sound(seed, length)
-    asked: dict[str, Any] = {"condition_on_prev_tokens": condition}
+    samples, speech = sound(seed, length), ours.generation.speech
+    assert speech is not None
+    heads = speech.alignment_heads if stated else tuple((1, head) for head in range(3))
+    theirs.generation_config.alignment_heads = [*map(list, heads)]
+    frames = frames_of(samples)
+    heard = torch.arange(len(frames))[None] < len(samples) // HOP
+    asked: dict[str, Any] = {"condition_on_prev_tokens": condition, "return_token_timestamps": True}
     limits = Limits()
     if drawn is not None:
         limits = Limits(*drawn)
@@ -81,9 +91,23 @@ def test_segments_are_transformers(
         asked |= dict(zip(names, drawn, strict=True))
     if multilingual:
         asked["task"] = "transcribe"
-    wanted = expected(theirs, frames_of(samples), **asked)
-    got = list(ours.transcribe(samples, condition=condition, limits=limits, temperatures=[0]))
+    wanted = expected(theirs, frames, attention_mask=heard.long(), **asked)
+    speech = speech if stated else replace(speech, alignment_heads=())
+    generation, words = replace(ours.generation, speech=speech), {None, "en", "de"}
+    with (
+        mock.patch.object(ours, "generation", generation),
+        mock.patch.object(transcribe, "WITHOUT_SPACES", words),
+    ):
+        asked = {"condition": condition, "limits": limits, "temperatures": [0], "words": True}
+        got = list(ours.transcribe(samples, **asked))
     same(got, wanted, len(samples))
+    for said, of in zip(got, wanted, strict=False):
+        times = of["token_timestamps"].tolist()
+        places = [i for i, token in enumerate(said.tokens) if token < END]
+        told = [(one.start, one.end) for one in said.words]
+        assert np.allclose([start for start, _ in told], [times[i] for i in places])
+        ends = [(end, times[i + 1]) for (_, end), i in zip(told, places, strict=True) if i + 1 < len(times)]
+        assert np.allclose(*zip(*ends, strict=True)) if ends else True
 
 
 def same(got: list[Segment], wanted: list[dict[str, Any]], samples: int) -> None:
@@ -188,10 +212,27 @@ def test_a_bundle_writes_what_the_specification_writes(quant: str, tmp_path: Pat
     runs, same_texts = load(tmp_path / "bundle"), 0
     for seed in range(6):
         samples = sound(seed, 3 * SIZE)
-        wanted = list(ours.transcribe(samples, limits=Limits()))
-        got = list(runs.transcribe(samples, limits=Limits()))
+        wanted = list(ours.transcribe(samples, limits=Limits(), words=True))
+        got = list(runs.transcribe(samples, limits=Limits(), words=True))
         same_texts += [one.tokens for one in got] == [one.tokens for one in wanted]
+        if quant == "fp32":
+            assert [one.words for one in got] == [one.words for one in wanted]
     assert same_texts >= (6 if quant == "fp32" else 5)  # a rounded activation may turn a tie
+
+
+def test_the_torch_engine_looks_where_the_specification_looks():
+    _, ours = made(1, False)
+    engine = ours.engine
+    assert isinstance(engine, NumpyEngine)
+    tokens, heads = np.array([[61, 70, 3, 9, 7]]), ((1, 2), (0, 1))
+    frames = np.random.default_rng(1).normal(size=(1, SIZE, BANDS))
+    found = []
+    for one in (engine, TorchEngine(engine.config, engine.params)):
+        found.append(one.cross_attention(tokens, one.start(1, frames), heads))
+    assert found[0].shape == (2, 5, SIZE // 2)
+    assert np.allclose(*found, rtol=1e-12)
+    assert np.allclose(found[0].sum(-1), 1)
+    assert not np.allclose(found[0][0], found[0][1], rtol=0.1)
 
 
 def test_segments_come_before_the_sound_is_heard():

@@ -1,0 +1,77 @@
+"""When each token of a text was said: dynamic time warping over a decoder's cross-attention.
+
+Some heads of Whisper look at what they are writing. Their weights, a row for each token and a column for each
+0.02 seconds, are a picture in which a text runs from the upper left to the lower right; the path of least
+cost through it says where each token begins:
+
+            0.0 s ───────────────► 0.2 s
+    <|0.00|>  █ ▒ · · · · · · · ·        0.00
+     Some     · ▒ █ █ ▒ · · · · ·        0.04
+     words    · · · · ▒ █ █ ▒ · ·        0.10
+    .         · · · · · · · ▒ █ ▒        0.16
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+WIDTH = 7  # columns of the median filter, as openai has it
+
+
+def median_filter(x: Float[Array, "T S"], width: int = WIDTH) -> Float[Array, "T S"]:
+    """The median of the `width` values around each value of a row, mirrored at both ends.
+
+    Conventions: an end isn't mirrored in itself (NumPy's "reflect"); rows of width // 2 values or fewer stay.
+    """
+    side = width // 2
+    if x.shape[1] <= side:
+        return x
+    padded = np.pad(x, ((0, 0), (side, side)), mode="reflect")
+    return np.sort(np.lib.stride_tricks.sliding_window_view(padded, width, 1), -1)[..., side]
+
+
+def warp(cost: Float[Array, "T S"]) -> Int[Array, " T"]:
+    """The first column of each row on the cheapest path from the upper left to the lower right.
+
+    total[t, s] = cost[t, s] + min(total[t-1, s-1], total[t-1, s], total[t, s-1])   (Sakoe & Chiba 1978)
+
+    Conventions: equal totals prefer the same row, as openai and transformers do; totals are float32, as in
+    theirs. Cells whose row and column have one sum are computed together.
+    """
+    rows, columns = cost.shape
+    total = np.full((rows + columns + 1, rows + 1), np.inf, np.float32)  # by sum, and by row from 1
+    steps = np.full(total.shape, 2, np.int8)
+    total[0, 0] = 0
+    for both in range(2, rows + columns + 1):
+        at = np.arange(max(1, both - columns), min(rows, both - 1) + 1)
+        aslant, down, along = total[both - 2, at - 1], total[both - 1, at - 1], total[both - 1, at]
+        taken = np.where(
+            (aslant < down) & (aslant < along), 0, np.where((down < aslant) & (down < along), 1, 2)
+        )
+        total[both, at] = cost[at - 1, both - at - 1] + np.choose(taken, [aslant, down, along])
+        steps[both, at] = taken
+    found, row, column = np.zeros(rows, np.int64), rows, columns
+    while row > 0:
+        found[row - 1] = column - 1
+        step = steps[row + column, row]
+        row, column = row - (step < 2), column - (step != 1)
+    return found
+
+
+def token_begins(attention: Float[Array, "H T S"]) -> Int[Array, " T"]:
+    """The column at which each token begins, by the weights of the heads that look at what they write.
+
+    Each column is standardized over the tokens, so that one at which all of them look counts for none; rows
+    are smoothed by `median_filter`, and heads averaged (transformers' `return_token_timestamps`).
+    """
+    mean = np.zeros(attention.shape[1:])
+    for weights in attention:  # one after the other: a large model has hundreds of heads
+        spread = weights.std(0)
+        mean += median_filter((weights - weights.mean(0)) / np.where(spread == 0, 1, spread)) / len(attention)
+    return warp(-mean)
