@@ -11,6 +11,7 @@
     MultiHeadAttention without added scores            TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
     GELU, tanh, the logistic function, SiLU            Gelu, GeluTanh, Tanh, Sigmoid, SiLU
+    softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
     a causal convolution [and SiLU], and its tail      CausalConv
@@ -38,7 +39,7 @@ from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_storage import Group
 from . import describe, expert_kernels, passes, recurrences
-from .rewriting import given, made_by, only_reader, put, silu_of
+from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of, put, silu_of
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
@@ -80,8 +81,9 @@ def over_kernels(
             _replace_multi_head(copy.graph, node)
     expert_kernels.replace_all(copy.graph)
     for node in list(copy.graph):
-        if node.domain == "" and node.op_type in POINTWISE:
+        if node.domain == "":
             _replace_pointwise(copy.graph, node)
+            _replace_of_row(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION
@@ -276,13 +278,35 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
 
 def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
     """A function of each number; a number times its Sigmoid is one."""
-    (x,), (y,) = node.inputs, node.outputs
-    product = only_reader(y, "Mul") if node.op_type == "Sigmoid" else None
+    operator, x = node.op_type, node.inputs[0] if node.inputs else None
+    if operator == "Div" and (of := precise_sigmoid_of(node)) is not None:
+        operator, x = "Sigmoid", of
+    if operator not in POINTWISE:
+        return
+    (y,) = node.outputs
+    product = only_reader(y, "Mul") if operator == "Sigmoid" else None
     if product is not None and x in product.inputs:
         _put(graph, [node, product], "SiLU", [x], {})
         return
-    is_tanh = node.op_type == "Gelu" and node.attributes["approximate"].value == "tanh"
-    _put(graph, [node], "GeluTanh" if is_tanh else node.op_type, [x], {})
+    is_tanh = operator == "Gelu" and node.attributes["approximate"].value == "tanh"
+    _put(graph, [node], "GeluTanh" if is_tanh else operator, [x], {})
+
+
+def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
+    """What is computed of whole rows of floats: a softmax, a sum, or products with a stored matrix."""
+    x, *others = node.inputs or [None]
+    if x is None or x.dtype != ir.DataType.FLOAT or x.shape is None:
+        return
+    last = (-1, len(x.shape) - 1)
+    match node.op_type:
+        case "Softmax" if node.attributes["axis"].value in last:
+            _put(graph, [node], "Softmax", [x], {})
+        case "ReduceSum" if others and (axes := constant(others[0])) and node.attributes["keepdims"].value:
+            if len(axes) == 1 and axes[0] in last:
+                _put(graph, [node], "RowSum", [x], {})
+        case "MatMul" if others[0] is not None and others[0].is_initializer():
+            if others[0].shape is not None and len(others[0].shape) == 2:
+                _put(graph, [node], "FloatLinear", [x, others[0]], {})
 
 
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:

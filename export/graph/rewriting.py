@@ -47,18 +47,23 @@ def precise_silu_of(value: ir.Value) -> ir.Node | None:
         return None
     product = readers["Mul"]
     gate = made_by(next(x for x in product.inputs if x is not value), "Div")
-    if gate is None or (above := made_by(gate.inputs[0], "Where")) is None:
+    return product if gate is not None and precise_sigmoid_of(gate) is value else None
+
+
+def precise_sigmoid_of(gate: ir.Node) -> ir.Value | None:
+    """The value of which a Div gives the `precise_sigmoid`."""
+    above, total = made_by(gate.inputs[0], "Where"), made_by(gate.inputs[1], "Add")
+    if above is None or total is None:
         return None
     condition, one, e = above.inputs
-    chosen, total = readers["GreaterOrEqual"], made_by(gate.inputs[1], "Add")
-    if condition is not chosen.outputs[0] or constant(chosen.inputs[1]) != [0] or constant(one) != [1]:
+    chosen, below = made_by(condition, "GreaterOrEqual"), made_by(e, "Exp")
+    if chosen is None or constant(chosen.inputs[1]) != [0] or constant(one) != [1]:
         return None
-    if total is None or total.inputs[0] is not e or constant(total.inputs[1]) != [1]:
+    if total.inputs[0] is not e or constant(total.inputs[1]) != [1]:
         return None
-    below = made_by(e, "Exp")
     negative = None if below is None else made_by(below.inputs[0], "Neg")
     size = None if negative is None else made_by(negative.inputs[0], "Abs")
-    return product if size is readers["Abs"] else None
+    return None if size is None or size.inputs[0] is not chosen.inputs[0] else size.inputs[0]
 
 
 def made_by(value: ir.Value | None, operator: str) -> ir.Node | None:

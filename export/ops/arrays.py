@@ -172,6 +172,12 @@ def smallest(x: Tensor, axis: int) -> Tensor:
 
 
 @torch_body
+def row_sum(x: Tensor) -> Tensor:
+    """ReduceSum."""
+    return x.sum(-1, keepdim=True)
+
+
+@torch_body
 def each_row(x: Tensor, weight: Tensor) -> Tensor:
     """MatMul."""
     return x @ weight

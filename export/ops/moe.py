@@ -35,8 +35,10 @@ def route(
         members = compared.unflatten(1, (groups.count, -1))
         best = members.amax(2)
         if groups.by == "top2" and members.shape[2] > 1:
-            best = best + members.scatter(2, members.argmax(2, keepdim=True), -torch.inf).amax(2)
-        within = torch.zeros_like(best, dtype=torch.bool).scatter(1, _best(best, groups.top), True)
+            inside = torch.arange(members.shape[2], device=members.device)
+            best = best + members.masked_fill(members.argmax(2, keepdim=True) == inside, -torch.inf).amax(2)
+        every = torch.arange(groups.count, device=best.device)
+        within = (_best(best, groups.top).unsqueeze(2) == every).any(1)
         choice = choice.masked_fill(~within.unsqueeze(2).expand_as(members).flatten(1), -torch.inf)
     index = _best(choice, top)
     weights = scores.gather(1, index)
@@ -50,22 +52,23 @@ def route(
 def sparse_mixer(logits: Tensor, *, top: int, jitter: float) -> tuple[Tensor, Tensor]:
     """One choice after the other."""
     left, index, weights = logits, [], []
+    experts = torch.arange(logits.shape[1], device=logits.device)
     for _ in range(top):
         best = left.amax(1, keepdim=True)
         far = best - logits > 2 * jitter * torch.maximum(logits.abs(), best)
         odds = torch.where(far, 0, torch.exp((left - best).clamp(max=0)))
         index.append(left.argmax(1, keepdim=True))
         weights.append(1 / odds.sum(1, keepdim=True))
-        left = left.scatter(1, index[-1], -torch.inf)
+        left = left.masked_fill(index[-1] == experts, -torch.inf)
     return torch.cat(index, 1), torch.cat(weights, 1)
 
 
 def _best(values: Tensor, count: int) -> Tensor:
     """`count` times the best remaining one: of equal ones argmax takes the first, topk any."""
-    best = []
+    best, experts = [], torch.arange(values.shape[1], device=values.device)
     for _ in range(count):
         best.append(values.argmax(1, keepdim=True))
-        values = values.scatter(1, best[-1], -torch.inf)
+        values = values.masked_fill(best[-1] == experts, -torch.inf)
     return torch.cat(best, 1)
 
 

@@ -182,6 +182,12 @@ def smallest(x: Array, axis: int) -> Array:
 
 
 @op
+def row_sum(x: Array) -> Array:
+    """The sum of each row: the last axis has one entry then."""
+    return np.sum(x, axis=-1, keepdims=True)
+
+
+@op
 def each_row(x: Array, weight: Array) -> Array:
     """x @ weight: each row [D] of x [..., D] times a matrix [D, F]."""
     # One product for all rows: NumPy computes a stack of B small products without BLAS.

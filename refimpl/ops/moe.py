@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
 from .activation import sigmoid
-from .arrays import filled, join_rows, split_rows
+from .arrays import each_row, filled, join_rows, row_sum, split_rows
 from .attention import softmax
 from .dispatch import op
 from .linear import linear
@@ -111,7 +111,7 @@ def route(
     index = np.argsort(-choice, axis=-1, kind="stable")[:, :top]
     weights = np.take_along_axis(scores, index, axis=-1)
     if renormalize:
-        total = np.sum(weights, axis=-1, keepdims=True) + (sum_eps or 0)
+        total = row_sum(weights) + (sum_eps or 0)
         weights = weights / np.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
 
@@ -256,7 +256,7 @@ def moe(
 
     asked = normed(flat, weights.get("router_norm"))
     asked = asked if norm is None else asked * x.shape[-1] ** -0.5
-    logits, router_bias = asked @ weights["router"], weights.get("router_bias")
+    logits, router_bias = each_row(asked, weights["router"]), weights.get("router_bias")
     logits = logits if router_bias is None else logits + router_bias
     if isinstance(settings.score, SparseMixer):
         index, shares = sparse_mixer(logits, top=settings.top, jitter=settings.score.jitter)

@@ -2,10 +2,10 @@
 beside any draft, in any batch, with any number of threads.
 
 They do if each of their operators does. The kernels state the order of their sums
-(`runtime/kernels/source/kernels.h`). Of ONNX's operators two kinds do, whoever implements them: those that
-MOVE numbers, and those whose numbers are each ROUNDED, from the ones at their place, as IEEE 754 or integer
-arithmetic says to the bit. All others add several numbers or approximate a function, whose bits may depend on
-how many numbers there are.
+(`runtime/kernels/source/kernels.h`). Of ONNX's operators three kinds do, whoever implements them: those that
+MOVE numbers, those that COMPARE them and say which is the largest, and those whose numbers are each ROUNDED,
+from the ones at their place, as IEEE 754 or integer arithmetic says to the bit. All others add several
+numbers or approximate a function, whose bits may depend on how many numbers there are.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ MOVE = """
     Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Range Reshape Shape
     Size Slice Split Squeeze Tile Transpose Unsqueeze Where
 """
+COMPARE = "ArgMax ReduceMax"
 ROUNDED = """
     Abs Add And Cast Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Neg Not Or Relu Sub
     Xor
 """
-KEPT_BY_ONNX = frozenset((MOVE + ROUNDED).split())
+KEPT_BY_ONNX = frozenset(f"{MOVE} {COMPARE} {ROUNDED}".split())
 
 Operator = tuple[str, str]  # its set, and its name there
 

@@ -43,6 +43,9 @@ class Kernels(c.Structure):
         ("experts", c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, Pool)),
         ("experts_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
         ("pointwise", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("softmax", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("row_sum", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("float_linear", c.CFUNCTYPE(None, c.c_void_p, Pool)),
     ]
 
 

@@ -26,6 +26,6 @@ size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
 
 extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather<Avx2>, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
     row_linear<Avx2Words>, row_linear_scratch<Avx2Words>, causal_conv<Avx2>, linear_attention<Avx2>,
-    experts<Avx2, linear_avx2>, experts_scratch<linear_scratch_avx2>, pointwise<Avx2>};
+    experts<Avx2, linear_avx2>, experts_scratch<linear_scratch_avx2>, pointwise<Avx2>, softmax<Avx2>, row_sum<Avx2>, float_linear<Avx2>};
 TARGET_END
 #endif

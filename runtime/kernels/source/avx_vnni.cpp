@@ -15,6 +15,6 @@ TARGET("avx2,fma,f16c,avxvnni")
 extern const Kernels avx_vnni_kernels = {
     "avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather<Avx2>, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
     row_linear<AvxVnni>, row_linear_scratch<AvxVnni>, causal_conv<Avx2>, linear_attention<Avx2>,
-    experts<Avx2, linear<AvxVnni>>, experts_scratch<linear_scratch<AvxVnni>>, pointwise<Avx2>};
+    experts<Avx2, linear<AvxVnni>>, experts_scratch<linear_scratch<AvxVnni>>, pointwise<Avx2>, softmax<Avx2>, row_sum<Avx2>, float_linear<Avx2>};
 TARGET_END
 #endif

@@ -88,6 +88,71 @@ float total(typename Set::Floats x) {
 }
 
 template <class Set>
+void softmax_row(const RowCall *call, size_t row) {
+    const float *x = call->x + row * call->width;
+    float *y = call->y + row * call->width, largest = -INFINITY;
+    for (size_t i = 0; i < call->width; i++)
+        if (x[i] > largest) largest = x[i];
+    typename Set::Floats sums = Set::zero(), less = Set::all(-largest);
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        store_some<Set>(y + i, exp<Set>(Set::add(load_some<Set>(x + i, count), less)), count);
+        sums = Set::add(sums, load_some<Set>(y + i, count));  // with zeros behind the last one
+    });
+    typename Set::Floats all = Set::all(total<Set>(sums));
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        store_some<Set>(y + i, Set::div(load_some<Set>(y + i, count), all), count);
+    });
+}
+
+template <class Set>
+void softmax(const RowCall *call, Pool pool) {
+    all_rows<RowCall>(call, softmax_row<Set>, pool);
+}
+
+template <class Set>
+void row_sum_row(const RowCall *call, size_t row) {
+    typename Set::Floats sums = Set::zero();
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        sums = Set::add(sums, load_some<Set>(call->x + row * call->width + i, count));
+    });
+    call->y[row] = total<Set>(sums);
+}
+
+template <class Set>
+void row_sum(const RowCall *call, Pool pool) {
+    all_rows<RowCall>(call, row_sum_row<Set>, pool);
+}
+
+template <class Set>
+void float_linear_row(const FloatLinearCall *call, size_t row) {
+    const float *x = call->x + row * call->depth;
+    float *y = call->y + row * call->width;
+    size_t n = 0;
+    for (; n + 64 <= call->width; n += 64) {  // four sums of sixteen, which don't wait for each other
+        typename Set::Floats a = Set::zero(), b = a, c = a, d = a;
+        for (size_t k = 0; k < call->depth; k++) {
+            const float *w = call->w + k * call->width + n;
+            typename Set::Floats one = Set::all(x[k]);
+            a = Set::fma(one, Set::load(w), a), b = Set::fma(one, Set::load(w + 16), b);
+            c = Set::fma(one, Set::load(w + 32), c), d = Set::fma(one, Set::load(w + 48), d);
+        }
+        Set::store(y + n, a), Set::store(y + n + 16, b), Set::store(y + n + 32, c), Set::store(y + n + 48, d);
+    }
+    by_sixteen<Set>(call->width - n, [&](size_t i, size_t count) {
+        typename Set::Floats sum = Set::zero();
+        for (size_t k = 0; k < call->depth; k++) {
+            sum = Set::fma(Set::all(x[k]), load_some<Set>(call->w + k * call->width + n + i, count), sum);
+        }
+        store_some<Set>(y + n + i, sum, count);
+    });
+}
+
+template <class Set>
+void float_linear(const FloatLinearCall *call, Pool pool) {
+    all_rows<FloatLinearCall>(call, float_linear_row<Set>, pool);
+}
+
+template <class Set>
 void add_norm_row(const AddNormCall *call, size_t row) {
     size_t at = row * call->width;
     typename Set::Floats squares = Set::zero();

@@ -98,6 +98,21 @@ struct PointwiseCall {
     Function function;
 };
 
+// Of each row x [width] either its softmax, exp(x - the largest) / total, or the total of x alone, y [rows, 1]. The total is
+// added in 16 lanes, and the lanes in order.
+struct RowCall {
+    const float *x;
+    float *y;
+    size_t rows, width;
+};
+
+// y = x w for w [depth, width] in floats: each number is a sum by fma of the products in their order, from 0.
+struct FloatLinearCall {
+    const float *x, *w;
+    float *y;
+    size_t rows, depth, width;
+};
+
 // sum = a + b and y = sum / sqrt(mean(sum^2) + epsilon) * weight, row by row; b and sum may be null: y is of a then.
 // Without a weight y isn't multiplied.
 // Squares are added in 16 lanes, by fma, and the lanes in order. In a layer norm `sum` may be null, `bias` too:
@@ -201,6 +216,9 @@ struct Kernels {
     void (*experts)(const ExpertCall *call, void *scratch, Pool pool);
     size_t (*experts_scratch)(const ExpertCall *call);
     void (*pointwise)(const PointwiseCall *call, Pool pool);
+    void (*softmax)(const RowCall *call, Pool pool);
+    void (*row_sum)(const RowCall *call, Pool pool);
+    void (*float_linear)(const FloatLinearCall *call, Pool pool);
 };
 
 extern "C" {

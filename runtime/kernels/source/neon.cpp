@@ -11,5 +11,5 @@
 
 extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather<Neon>, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
     row_linear<Neon>, row_linear_scratch<Neon>, causal_conv<Neon>, linear_attention<Neon>,
-    experts<Neon, linear<Neon>>, experts_scratch<linear_scratch<Neon>>, pointwise<Neon>};
+    experts<Neon, linear<Neon>>, experts_scratch<linear_scratch<Neon>>, pointwise<Neon>, softmax<Neon>, row_sum<Neon>, float_linear<Neon>};
 #endif

@@ -15,6 +15,6 @@ TARGET("arch=armv8.2-a+dotprod")
 extern const Kernels neon_dotprod_kernels = {
     "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather<Neon>, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
     row_linear<NeonDotprod>, row_linear_scratch<NeonDotprod>, causal_conv<Neon>, linear_attention<Neon>,
-    experts<Neon, linear<NeonDotprod>>, experts_scratch<linear_scratch<NeonDotprod>>, pointwise<Neon>};
+    experts<Neon, linear<NeonDotprod>>, experts_scratch<linear_scratch<NeonDotprod>>, pointwise<Neon>, softmax<Neon>, row_sum<Neon>, float_linear<Neon>};
 TARGET_END
 #endif

@@ -14,6 +14,7 @@
 // the same over a cache of floats that has the keys and values of these tokens: another layer's, which isn't written.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
 //   Gelu, GeluTanh, Tanh, Sigmoid, SiLU(x [.., width]) -> [.., width]
+//   Softmax(x [.., width]) -> [.., width], RowSum(x [.., width]) -> [.., 1], FloatLinear(x [.., depth], w [depth, width]) -> [.., width]
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
 // with the attribute epsilon.
@@ -480,6 +481,34 @@ ort::Status *pointwise(void *made, ort::Context *context) {
     return nullptr;
 }
 
+template <bool SUM>
+ort::Status *of_row(void *made, ort::Context *context) {
+    Input x;
+    RowCall call = {};
+    TRY(x.read(context, 0));
+    if (x.rank == 0) return wrong("x must be [.., width]");
+    call.rows = x.count(1), call.width = size_t(x.shape[x.rank - 1]), call.x = (const float *)x.data;
+    if (SUM) x.shape[x.rank - 1] = 1;
+    TRY(output(context, x.shape, x.rank, &call.y));
+    const Kernels *kernels = ((const Gate *)made)->kernels;
+    (SUM ? kernels->row_sum : kernels->softmax)(&call, {context, run});
+    return nullptr;
+}
+
+ort::Status *float_linear(void *made, ort::Context *context) {
+    Input x, w;
+    FloatLinearCall call = {};
+    TRY(x.read(context, 0));
+    TRY(w.read(context, 1));
+    if (x.rank == 0 || w.rank != 2 || x.shape[x.rank - 1] != w.shape[0]) return wrong("x must be [.., depth], w [depth, width]");
+    call.rows = x.count(1), call.depth = size_t(w.shape[0]), call.width = size_t(w.shape[1]);
+    call.x = (const float *)x.data, call.w = (const float *)w.data;
+    x.shape[x.rank - 1] = w.shape[1];
+    TRY(output(context, x.shape, x.rank, &call.y));
+    ((const Gate *)made)->kernels->float_linear(&call, {context, run});
+    return nullptr;
+}
+
 struct Norm {
     const Kernels *kernels = registered;
     float epsilon;
@@ -673,6 +702,9 @@ const Op ops[] = {
     {"Tanh", FLOATS, 1, 0, 1, create_gate, pointwise<Function::TANH>},
     {"Sigmoid", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SIGMOID>},
     {"SiLU", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SILU>},
+    {"Softmax", FLOATS, 1, 0, 1, create_gate, of_row<false>},
+    {"RowSum", FLOATS, 1, 0, 1, create_gate, of_row<true>},
+    {"FloatLinear", FLOATS, 2, 0, 1, create_gate, float_linear},
     {"AddRMSNorm", FLOATS, 3, 1, 2, create_norm, norm<true, false>},
     {"RMSNorm", FLOATS, 2, 1, 1, create_norm, norm<false, false>},
     {"AddLayerNorm", FLOATS, 4, 2, 2, create_norm, norm<true, true>},

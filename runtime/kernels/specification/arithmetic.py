@@ -133,6 +133,19 @@ def _exponential(x: Array) -> tuple[Array, Array]:
     return power, fma(p, r * r, r)
 
 
+def row_sum(x: Array) -> Array:
+    """The sum of each row in lanes."""
+    return in_lanes(x)[..., None]
+
+
+def each_row(x: Array, weight: Array) -> Array:
+    """x @ weight: by fma in the order of the inputs, from 0."""
+    y = np.zeros((*x.shape[:-1], weight.shape[1]), np.float32)
+    for k in range(len(weight)):
+        y = fma(x[..., k, None], weight[k], y)
+    return y
+
+
 def bounded_exp(x: Array) -> Array:
     """e^x within e^-88 and e^88."""
     power, rest = _exponential(np.clip(x, np.float32(-88), np.float32(88)))

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from .arithmetic import fma, gelu, gelu_tanh, in_lanes, sigmoid, silu, tanh
+from ....refimpl.ops import attention
+from ....refimpl.ops.dispatch import body
+from .arithmetic import each_row, exp, fma, gelu, gelu_tanh, in_lanes, row_sum, sigmoid, silu, tanh
 from .attention import attend
 
 
@@ -35,6 +37,14 @@ def _factor(squares: Array, width: int, eps: float) -> Array:
     return (1 / np.sqrt(squares / np.float32(width) + np.float32(eps)))[..., None]
 
 
+def softmax(scores: Array, mask: Array | None = None, sink: Array | None = None) -> Array:
+    """exp(x - the largest), divided by their sum in lanes; with a mask or a sink no kernel computes it."""
+    if mask is not None or sink is not None:
+        return body(attention.softmax)(scores, mask, sink)
+    weights = exp(scores - scores.max(-1, keepdims=True))
+    return weights / row_sum(weights)
+
+
 def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array | None = None) -> Array:
     """The first product, then by fma those after it, then the bias."""
     tokens, length = x.shape[1], len(kernel)
@@ -52,12 +62,15 @@ KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         for function in (
             attend,
             causal_conv,
+            each_row,
             gelu,
             gelu_tanh,
             layer_norm,
             rms_norm,
+            row_sum,
             sigmoid,
             silu,
+            softmax,
             tanh,
         )
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes as c
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from numpy import ndarray as Array
 from onnx import helper
 from tfm.refimpl.ops import activation as of_numbers
 from tfm.refimpl.ops.activation import activation
+from tfm.refimpl.ops.attention import softmax
 from tfm.refimpl.ops.norm import layer_norm, rms_norm
 from tfm.runtime.kernels.specification import arithmetic, ops
 
@@ -47,6 +50,21 @@ class PointwiseCall(c.Structure):
 # In the order of kernels.h: how far each may be from what is specified, as a share of the result, and of the
 # argument.
 POINTWISE = {"gelu": (0, 3), "gelu_tanh": (0, 4), "tanh": (6, 0), "sigmoid": (6, 0), "silu": (6, 0)}
+
+
+class RowCall(c.Structure):
+    """kernels.h: `RowCall`."""
+
+    _fields_ = (*((name, c.c_void_p) for name in ("x", "y")), *((n, c.c_size_t) for n in ("rows", "width")))
+
+
+class FloatLinearCall(c.Structure):
+    """kernels.h: `FloatLinearCall`."""
+
+    _fields_ = (
+        *((name, c.c_void_p) for name in ("x", "w", "y")),
+        *((name, c.c_size_t) for name in ("rows", "depth", "width")),
+    )
 
 
 class AddNormCall(c.Structure):
@@ -75,6 +93,23 @@ def pointwise(kernels: Kernels, name: str, x: Array, runner: Runner = in_order) 
     y = output(rows, width)
     call = PointwiseCall(x.ctypes.data, y.ctypes.data, rows, width, [*POINTWISE].index(name))
     kernels.pointwise(c.addressof(call), pool_of(runner))
+    return content(y, rows, width)
+
+
+def of_row(kernels: Kernels, x: Array, runner: Runner = in_order, *, name: str) -> Array:
+    rows, width = x.shape
+    wide = width if name == "softmax" else 1
+    y = output(rows, wide)
+    call = RowCall(x.ctypes.data, y.ctypes.data, rows, width)
+    getattr(kernels, name)(c.addressof(call), pool_of(runner))
+    return content(y, rows, wide)
+
+
+def float_linear(kernels: Kernels, x: Array, runner: Runner = in_order, *, w: Array) -> Array:
+    rows, (depth, width) = len(x), w.shape
+    y = output(rows, width)
+    call = FloatLinearCall(x.ctypes.data, w.ctypes.data, y.ctypes.data, rows, depth, width)
+    kernels.float_linear(c.addressof(call), pool_of(runner))
     return content(y, rows, width)
 
 
@@ -151,6 +186,48 @@ def test_a_function_of_each_number_is_what_is_specified(
             assert np.array_equal(pointwise(kernels, name, x[row : row + 1].copy()), y[row : row + 1])
 
 
+def check_of_rows(
+    kernels: Kernels,
+    x: Array,
+    compute: Callable[..., Array],
+    expected: Array,
+    allowed: Array,
+    specified: Array,
+) -> None:
+    """A computation of each row is near the exact one, has the bits of its steps, and keeps them alone."""
+    y = compute(kernels, x)
+    assert (np.abs(y - expected) <= allowed).all(), kernels.name
+    assert np.array_equal(bits_of(y), bits_of(specified)), kernels.name
+    assert np.array_equal(compute(kernels, x, in_threads), y)
+    for row in range(len(x)):
+        assert np.array_equal(compute(kernels, x[row : row + 1].copy()), y[row : row + 1])
+
+
+@given(matrices())
+def test_a_softmax_and_a_sum_are_what_is_specified(instruction_sets: list[Kernels], x: Array) -> None:
+    wide, added = x.astype(np.float64), (x.shape[1] / 16 + 16) * ULP
+    expected, below = softmax(wide), wide.max(1, keepdims=True) - wide
+    # of the difference in the exponent, also of the others in the sum; of two exp, the sum and the quotient
+    share = ULP * (below + (expected * below).sum(1, keepdims=True) + 8) + added
+    sizes = np.abs(wide).sum(1, keepdims=True)
+    for kernels in instruction_sets:
+        allowed = share * expected + np.exp(-87.3)
+        check_of_rows(kernels, x, partial(of_row, name="softmax"), expected, allowed, ops.softmax(x))
+        total, specified = wide.sum(1, keepdims=True), arithmetic.row_sum(x)
+        check_of_rows(kernels, x, partial(of_row, name="row_sum"), total, added * sizes, specified)
+
+
+@given(matrices(), st.integers(0, 2**32), st.sampled_from([1, 5, 64, 133]))
+def test_a_product_of_floats_is_what_is_specified(
+    instruction_sets: list[Kernels], x: Array, seed: int, width: int
+) -> None:
+    w = np.random.default_rng(seed).standard_normal((x.shape[1], width)).astype(np.float32)
+    allowed = len(w) * ULP * (np.abs(x).astype(np.float64) @ np.abs(w)) + 2.0**-149
+    for kernels in instruction_sets:
+        product, specified = x.astype(np.float64) @ w, arithmetic.each_row(x, w)
+        check_of_rows(kernels, x, partial(float_linear, w=w), product, allowed, specified)
+
+
 @given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-6]), st.booleans())
 def test_a_sum_and_its_norm_are_what_is_specified(
     instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float, weighed: bool
@@ -205,6 +282,23 @@ def test_the_operators_of_functions(
     node = helper.make_node(operator, ["x"], ["y"], domain="tfm")
     (y,) = onnx_nodes.graph([node], {"x": x}, {}, ["y"], kernels_library)
     assert np.array_equal(y.reshape(6, 20), pointwise(instruction_sets[0], name, x.reshape(6, 20)))
+
+
+def test_the_operators_of_rows(kernels_library: Path, instruction_sets: list[Kernels]) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 20)).astype(np.float32), rng.standard_normal((20, 7)).astype(np.float32)
+    flat, kernels = x.reshape(6, 20), instruction_sets[0]
+    for operator, inputs, expected in (
+        ("Softmax", {"x": x}, of_row(kernels, flat, name="softmax")),
+        ("RowSum", {"x": x}, of_row(kernels, flat, name="row_sum")),
+        ("FloatLinear", {"x": x, "w": w}, float_linear(kernels, flat, w=w)),
+    ):
+        node = helper.make_node(operator, list(inputs), ["y"], domain="tfm")
+        (y,) = onnx_nodes.graph([node], inputs, {}, ["y"], kernels_library)
+        assert np.array_equal(y, expected.reshape(2, 3, -1))
+    node = helper.make_node("FloatLinear", ["x", "w"], ["y"], domain="tfm")
+    with refused(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, "FloatLinear", "depth"):
+        onnx_nodes.graph([node], {"x": x, "w": w.T.copy()}, {}, ["y"], kernels_library)
 
 
 def run_norm(library: Path, operator: str, arrays: dict[str, Array], outputs: list[str]) -> list[Array]:

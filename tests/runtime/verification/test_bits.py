@@ -63,6 +63,7 @@ CONFIGS: dict[str, Config] = {
 PROMISED = (
     "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
     "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
+    "a mixture", "sinks",
 )  # fmt: skip
 CASES = [
     ("biases", "int8"),
