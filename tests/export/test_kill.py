@@ -18,7 +18,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.runtime.bundle.bundle import manifest_hash
 from tfm.runtime.verification.verify import verify
 
-KILLS = 8
+KILLS = 5
 EXPORT = """
 import shutil, sys
 from contextlib import nullcontext

@@ -54,9 +54,7 @@ def ran(python: Path, model: Path, prompts: list[list[int]], count: int, **more:
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], {"options": {}, **job}))
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "gemma3_text", "gpt2", "mixtral", "gpt_oss", "qwen3", "cohere2", *COPIED]
-)
+@pytest.mark.parametrize("name", ["gpt2", "gemma3_text", "gpt_oss", *COPIED])
 def test_families_give_the_same_tokens_alone_and_in_a_batch(python: Path, tmp_path: Path, name: str):
     bundle, prompt = family_bundle(name, tmp_path)
     convert(bundle.path, tmp_path / "out", "genai")

@@ -97,8 +97,7 @@ def test_maps_have_keys_as_often_as_they_count(tmp_path: Path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("target", ["ort-cpu", "standard"])
-@pytest.mark.parametrize("kind", [0, 5])
+@pytest.mark.parametrize(("target", "kind"), [("ort-cpu", 0), ("standard", 5)])
 def test_a_bundle_reads_long_texts_in_blocks(tmp_path: Path, target: str, kind: int):
     model, texts = model_and_texts(tmp_path / "model", kind)
     expected = transformers_outputs(model, texts)[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.activation import activation
 
 SOURCES = Path(__file__).parents[3] / "runtime/kernels/source"
+CASES = 20  # of each kind
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti")
 
 
@@ -80,14 +82,22 @@ def expert_case(seed: int) -> ExpertCase:
     return replace(random_expert_case(seed), gates=False)
 
 
-def check(command: list[str], cases: list[Replayed]) -> bool:
+@cache
+def drawn(count: int) -> tuple[bytes, list[tuple[Replayed, np.ndarray]]]:
+    """Cases as replay.cpp reads them, and each with its product, which all instruction sets share."""
+    cases = [make(seed) for seed in range(count) for make in (random_case, random_row_case, expert_case)]
+    return b"".join(map(content, cases)), [(case, case.expected()) for case in cases]
+
+
+def check(command: list[str], count: int) -> bool:
     """Every result has the specification's bits, but for GELU, which is within its bound.
 
     False where the processor has no such instruction set.
     """
     # Memory for this check of g++ isn't aligned to 64, as registers of AVX512 need (GCC's bug 110027).
     options = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
-    done = subprocess.run(command, input=b"".join(map(content, cases)), capture_output=True, env=options)
+    given, cases = drawn(count)
+    done = subprocess.run(command, input=given, capture_output=True, env=options)
     if done.returncode == 3:
         return False
     assert done.returncode == 0, done.stderr.decode()[-3000:]
@@ -98,8 +108,8 @@ def check(command: list[str], cases: list[Replayed]) -> bool:
         start += size
         return got[start - size : start]
 
-    for i, case in enumerate(cases):
-        product = bits_of(case.expected()).reshape(-1)
+    for i, (case, expected) in enumerate(cases):
+        product = bits_of(expected).reshape(-1)
         assert np.array_equal(bits_of(part(product.size)), product), f"{command}: case {i}"
         if isinstance(case, ExpertCase):
             continue
@@ -112,7 +122,7 @@ def check(command: list[str], cases: list[Replayed]) -> bool:
             rows = bits_of(quant.rows(case.w, looked_up(case)[None])[0]).reshape(-1)
             assert np.array_equal(bits_of(part(rows.size)), rows), f"{command}: case {i}"
             if case.w.shape[0] % 32 == 0:
-                check_gates(case.expected(), part(product.size // 2))
+                check_gates(expected, part(product.size // 2))
     assert start == got.size
     return True
 
@@ -137,11 +147,10 @@ def tools() -> gcc.Tools:
 def test_neon_is_the_specification_bit_for_bit(tools: gcc.Tools, tmp_path: Path):
     """Emulated: a processor with the dot product, and one without."""
     program = compiled(tools.arm_compiler, tmp_path / "replay", "-O2", "-static")
-    cases = [make(seed) for seed in range(40) for make in (random_case, random_row_case, expert_case)]
     for processor, both in (("max", True), ("cortex-a57", False)):
         run = [tools.emulator, "-cpu", processor, str(program)]
-        assert check([*run, "neon"], cases)
-        assert check([*run, "neon-dotprod"], cases) == both
+        assert check([*run, "neon"], CASES)
+        assert check([*run, "neon-dotprod"], CASES) == both
 
 
 @pytest.mark.gcc
@@ -150,6 +159,5 @@ def test_kernels_touch_no_memory_but_their_own(tools: gcc.Tools, tmp_path: Path)
     """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
     sanitize = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     program = compiled(tools.compiler, tmp_path / "replay", *sanitize)
-    cases = [make(seed) for seed in range(60) for make in (random_case, random_row_case, expert_case)]
-    found = [name for name in kernels.INSTRUCTION_SETS if check([str(program), name], cases)]
+    found = [name for name in kernels.INSTRUCTION_SETS if check([str(program), name], CASES)]
     assert found

@@ -69,7 +69,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     [
         ("attention", "int8", "ort-cpu"),
         pytest.param("deltas", "int4", "ort-cpu", marks=pytest.mark.long),
-        pytest.param("latents", "fp32", "ort-cpu", marks=pytest.mark.long),
         pytest.param("experts", "int8", "ort-cpu", marks=pytest.mark.long),
         pytest.param("apart", "int8-dynamic", "ort-cpu", marks=pytest.mark.long),
         pytest.param("apart", "fp32", "standard", marks=pytest.mark.long),

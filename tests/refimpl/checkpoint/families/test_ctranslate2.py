@@ -250,17 +250,19 @@ def test_the_catalogues_whisper_is_openais():
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("kind", ["float32", "float16", "int8", "int16"])
-def test_the_writer_is_their_converter(tmp_path, kind):
+def test_the_writer_is_their_converter(tmp_path):
     """What is read of CTranslate2's own files is what is read of the tests'."""
-    _, ours = directories(tmp_path, kind)
+    kinds = ("float32", "float16", "int8", "int16")
     python = peers.python_over(tmp_path / "environment", "ctranslate2==4.8.5")
     code = (
         "import sys; from ctranslate2.converters import TransformersConverter as C; "
-        "C(sys.argv[1], copy_files=['tokenizer.json']).convert(sys.argv[2], quantization=sys.argv[3])"
+        "[C(f'{sys.argv[1]}/{kind}/theirs', copy_files=['tokenizer.json'])"
+        ".convert(f'{sys.argv[1]}/{kind}/converted', quantization=kind) for kind in sys.argv[2:]]"
     )
-    peers.run([python, "-c", code, tmp_path / "theirs", tmp_path / "converted", kind])
-    theirs = open_checkpoint(tmp_path / "converted")
-    assert (theirs.config, theirs.generation) == (ours.config, ours.generation)
-    for name in ours.shapes:
-        np.testing.assert_array_equal(theirs.leaf(name), ours.leaf(name), err_msg=name)
+    written = {kind: directories(tmp_path / kind, kind)[1] for kind in kinds}
+    peers.run([python, "-c", code, tmp_path, *kinds])
+    for kind, ours in written.items():
+        theirs = open_checkpoint(tmp_path / kind / "converted")
+        assert (theirs.config, theirs.generation) == (ours.config, ours.generation)
+        for name in ours.shapes:
+            np.testing.assert_array_equal(theirs.leaf(name), ours.leaf(name), err_msg=f"{name} in {kind}")

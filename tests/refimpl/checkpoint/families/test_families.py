@@ -40,7 +40,7 @@ def test_every_family_has_a_row():
 
 
 @pytest.mark.parametrize("name", HF)
-@settings(max_examples=settings.default.max_examples // 5)
+@settings(max_examples=settings.default.max_examples // 8)
 @given(data=st.data())
 def test_outputs_equal_transformers(name, data):
     compare_with_transformers(name, 0, data)
@@ -133,11 +133,14 @@ OF_TYPE = {str: "a text", bool: True, int: 3, float: 0.5, dict: {"a": 1}, list: 
 NOBODYS = {"something": "else"}
 
 
-@pytest.mark.parametrize("name", HF)
-def test_harmless_keys_have_harmless_values_only(name):
+@pytest.mark.parametrize(("turn", "name"), [*enumerate(HF)])
+def test_harmless_keys_have_harmless_values_only(turn, name):
+    """Those that a family reads, and of the others, which the same code leaves out, a quarter in turns."""
     keys, reads = {"model_type": name, **ROWS[name].sizes}, ROWS[name].reads
     plain = read_config(keys)[0]
-    for key, allowed in HARMLESS.items():
+    for place, (key, allowed) in enumerate(HARMLESS.items()):
+        if key not in reads and (place + turn) % 4:
+            continue
         stated = isinstance(allowed, tuple)
         for one in allowed if stated else (str,):
             value = OF_TYPE[one] if isinstance(one, type) else one
