@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
 
@@ -47,6 +45,8 @@ def python_over(folder: Path, *packages: str) -> Path:
 
 def python_with_optimum(folder: Path) -> Path:
     """The interpreter of a new environment with optimum, whose torch is that of this one: it is large."""
+    import torch
+
     python = python_with(folder, "transformers<4.58", "onnx", "onnxruntime")
     install(python, "--no-deps", "optimum", "optimum-onnx")
     (packages,) = folder.glob("lib/*/site-packages")

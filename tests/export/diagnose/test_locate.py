@@ -53,15 +53,13 @@ CONFIGS = {
 MADE = [
     ("llama", "ort-cpu", "int8"),
     ("llama", "standard", "fp16"),
-    ("plain", "ort-cpu", "fp32"),
-    ("codes", "ort-cpu", "int8"),
 ]
 RARER = [
+    ("plain", "ort-cpu", "fp32"),
+    ("codes", "ort-cpu", "int8"),
     ("everything", "ort-cpu", "int8-dynamic"),
-    ("llama", "standard", "int8-dynamic"),
     ("plain", "standard", "int8"),
     ("added", "ort-cpu", "int8"),
-    ("sandwich", "ort-cpu", "fp32"),
     ("sandwich", "standard", "fp32"),
 ]
 

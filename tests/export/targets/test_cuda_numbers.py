@@ -42,10 +42,7 @@ MODELS = {
     "a window and a question": lambda: tiny_models.windowed(spread=QuestionTokens(5)),
     "summaries": lambda: tiny_models.summarized(head=Pool()),
     "distances and segments": tiny_models.relative,
-    "latents of a text": tiny_models.reading_latents,
-    "keys of another layer, of a text": lambda: tiny_models.reader(tiny_models.shared_kv()),
     "gemma3n_text": lambda: family("gemma3n_text"),
-    "gemma4_text": lambda: family("gemma4_text"),
     "deberta-v2": lambda: family("deberta-v2"),
 }
 

@@ -124,6 +124,9 @@ def single(bundle: Bundle) -> Any:
 
 # Run in CI alone, as most of the standard target's.
 RARELY = {
+    "ort-cpu float, attention in parts",
+    "ort-cpu keep",
+    "ort-cpu float, rare words",
     "ort-cpu float, sinks in parts",
     "ort-cpu int4, mixture",
     "ort-cpu int8-dynamic, mixture",

@@ -330,11 +330,6 @@ def test_openai(given: dict[str, Any]) -> None:
     assert told([sys.executable, "-c", COMMON + OPENAI], given) == [LOOP] * 2
 
 
-@pytest.fixture(scope="module")
-def uv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return peers.python_with(tmp_path_factory.mktemp("uv") / "env", "uv").with_name("uv")
-
-
 @pytest.mark.peers
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_agent(

@@ -59,11 +59,11 @@ def test_the_openai_package_of_javascript(tmp_path: Path) -> None:
 
 
 @pytest.mark.peers
-def test_the_llm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_llm_command(uv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chat of one message, streamed and not, by a key that the command keeps."""
     user = tmp_path / "llm"
     monkeypatch.setenv("LLM_USER_PATH", str(user))
-    llm = peers.python_with(tmp_path / "env", "llm").with_name("llm")
+    llm = peers.python_by_uv(uv, tmp_path / "env", "llm").with_name("llm")
     (message,) = CHAT["messages"]
     options = [part for name in ("temperature", "max_tokens", "seed") for part in ("-o", name, CHAT[name])]
     # It puts what comes on stdin before the message.
@@ -136,11 +136,11 @@ def likelihood(context: str, choice: str) -> float:
 
 
 @pytest.mark.peers
-def test_lm_eval_over_local_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lm_eval_over_local_completions(uv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task of texts, and one of choices by their log-probabilities: of six documents four are right, the
     others have another answer than the model's."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    python = peers.python_with(tmp_path / "env", "lm-eval[api]", "transformers")
+    python = peers.python_by_uv(uv, tmp_path / "env", "lm-eval[api]", "transformers")
     questions = [serving.messages(i)[0]["content"] for i in range(6)]
     texts = []
     for i, question in enumerate(questions):
