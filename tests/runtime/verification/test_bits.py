@@ -56,10 +56,8 @@ PROMISED = (
     "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
     "a mixture", "sinks",
 )  # fmt: skip
-# By operators that have no kernels: masks, functions, states, mixtures, sinks, attention to another text.
-UNPROMISED = (
-    "sparse", "clusters", "gated deltas", "state spaces", "a mixture", "sinks", "an encoder and a decoder",
-)  # fmt: skip
+# By operators that have no kernels: masks, functions, states, attention to another text.
+UNPROMISED = ("sparse", "clusters", "gated deltas", "state spaces", "an encoder and a decoder")
 RARE = [(name, "int8") for name in (*PROMISED[1:], *UNPROMISED)]
 RARE += [(name, quant) for name in ("biases", "functions") for quant in ("int4", "int8-dynamic")]
 CASES = [("biases", "int8"), *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
