@@ -232,9 +232,9 @@ class MoE(FeedForward):
     what experts and shared expert give is normalized before it is added (Gemma 4). Experts without gates
     (`gated`) are plain mlps, the shared one too. With `latent` the experts read and give vectors of that many
     numbers, between a map to them and one back, and `shared_bias` means a bias of each map that all tokens
-    take: the shared expert's and these two (Nemotron-H). Experts have no capacity
-    here: what is dropped for want of room depends on the other rows of a batch and on padding, and a model's
-    row must not.
+    take: the shared expert's and these two (Nemotron-H). With `average` the mixture is half the sum of the
+    experts and the shared one (Command A+). Experts have no capacity here: what is dropped for want of room
+    depends on the other rows of a batch and on padding, and a model's row must not.
     """
 
     experts: int = bounded("experts")
@@ -260,6 +260,7 @@ class MoE(FeedForward):
     gated: bool = True
     latent: int | None = bounded("width", "numbers of the experts' latent", default=None)
     shared_bias: bool = False
+    average: bool = False
 
     op = "moe"
 
@@ -267,12 +268,17 @@ class MoE(FeedForward):
     def settings(self) -> Mapping[str, Any]:
         return {"settings": self}
 
+    @property
+    def output_scale(self) -> float | None:
+        return 0.5 if self.average else None
+
     def check(self, at: str, *, parallel: bool) -> None:
         super().check(at, parallel=parallel)
         within(at + "chosen experts", self.top, self.experts)
         self._check_groups(at)
         gated = self.shared is not None or not self.shared_gate
         need(gated, f"{at}a shared expert's gate needs a shared expert, got none")
+        need(self.shared is not None or not self.average, f"{at}an average needs a shared expert, got none")
         between = self.latent is None or self.own_norms is None
         need(between, f"{at}experts between norms of their own have no latent")
         clamped = isinstance(self.activation, ClampedSwiGLU)

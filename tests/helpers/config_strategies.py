@@ -125,6 +125,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
         post=draw(norms),
         after=draw(norms),
         sum_eps=draw(st.sampled_from((None, 0.1))),
+        average=shared is not None and draw(st.booleans()),
     )
 
 

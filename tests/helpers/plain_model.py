@@ -466,7 +466,7 @@ def mixture(x: Vector, w: Weights, m: c.MoE, chosen: dict[int, float]) -> Vector
 
 def mlp(x: Vector, w: Weights, m: Any) -> Vector:
     if isinstance(m, c.MoE):
-        return mixture(x, w, m, routed(x, w, m))
+        return mixture(x, w, m, routed(x, w, m)) / (2 if m.average else 1)
     if isinstance(m, c.Plain):
         return feed(x, w, m.activation)
     return feed(x, w, m.activation, m) * (1.0 if m.scale is None else m.scale)

@@ -17,17 +17,22 @@ ARCHITECTURES: dict[str, Task] = decoders("Cohere2", tasks=())
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.get("cache_implementation", str, None)  # of transformers' generation
     every = keys.size(keys.spelled("sliding_window_pattern", "_sliding_window_pattern"), 4)
+    harmless_of_training(keys, every)
     types = layer_types(keys, lambda i: (i + 1) % every != 0)
-    # Of its trainer's code, which can do otherwise; transformers' class reads none of them.
+    masks = layer_masks(keys, types, read_window(keys, 4096, everywhere=False))
+    return with_positions_in_windows(cohere.decoder(keys, theta=10_000.0, qk_norm=False), masks)
+
+
+def harmless_of_training(keys: Keys, every: int) -> None:
+    """Mark keys that no class of transformers reads; each `every`-th layer has no window."""
+    keys.get("cache_implementation", str, None)  # of transformers' generation
+    # Of its trainer's code, which can do otherwise.
     keys.harmless(
         layer_switch=(every,), order_of_interleaved_layers=("local_attn_first",), rotary_pct=(1.0,),
         position_embedding_type=("rope_gptj",), use_embedding_sharing=(True,), use_gated_activation=(True,),
         use_parallel_block=(True,), use_parallel_embedding=(bool,), use_qk_norm=(False, None),
     )  # fmt: skip
-    masks = layer_masks(keys, types, read_window(keys, 4096, everywhere=False))
-    return with_positions_in_windows(cohere.decoder(keys, theta=10_000.0, qk_norm=False), masks)
 
 
 def with_positions_in_windows(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:

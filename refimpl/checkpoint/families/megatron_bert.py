@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ...config import Dense, Embedding, Encoder, Learned
+from ...config import Dense, Embedding, Encoder, Learned, Norm
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
@@ -14,8 +14,7 @@ PREFIX = "bert."
 
 
 def config(keys: Keys, task: Task) -> Encoder:
-    norm = layer_norm(keys)
-    masked = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=norm)
+    masked = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=layer_norm(keys))
     base = encoder(
         keys,
         Embedding(
@@ -24,15 +23,21 @@ def config(keys: Keys, task: Task) -> Encoder:
         Learned(keys.size("max_position_embeddings", 512)),
         bert_head(keys, task, masked),
     )
+    return norms_before(base)
+
+
+def norms_before(base: Encoder, first: Norm | None = None) -> Encoder:
+    """The encoder with its norms before sublayers and after the last layer; `first` is behind the tables."""
     layers = tuple(
         replace(
             layer,
-            attention=replace(layer.attention, pre=norm, after=None),
-            mlp=replace(layer.mlp, pre=norm, after=None),
+            attention=replace(layer.attention, pre=layer.attention.after, after=None),
+            mlp=replace(layer.mlp, pre=layer.mlp.after, after=None),
         )
         for layer in base.stack.layers
     )
-    return replace(base, stack=replace(base.stack, layers=layers, first_norm=None, final_norm=norm))
+    norm = base.stack.first_norm
+    return replace(base, stack=replace(base.stack, layers=layers, first_norm=first, final_norm=norm))
 
 
 WEIGHTS = (

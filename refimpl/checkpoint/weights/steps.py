@@ -381,6 +381,22 @@ class Kernel(Step):
         return weight.transpose(2, 1, 0).reshape(-1, weight.shape[0])
 
 
+class FourGroups(Step):
+    """A kernel [F, D / 4, 1] of a convolution in four groups (SqueezeBERT): a matrix with zeros elsewhere."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[1], result[0] // 4, 1),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        rows, columns = weight.shape[1], weight.shape[0] // 4
+        matrix = np.zeros((4 * rows, 4 * columns), weight.dtype)
+        for g in range(4):
+            group = slice(g * columns, (g + 1) * columns)
+            matrix[g * rows : (g + 1) * rows, group] = weight[group, :, 0].T
+        return matrix
+
+
 class ZerosAfter(Step):
     """A bias that is followed by one of zeros, of a map that has none (DeBERTa's keys)."""
 
@@ -468,6 +484,7 @@ STEPS: dict[str, Step] = {
     "taps": Taps(),
     "kernel": Kernel(),
     "three_taps": Kernel(3),
+    "four_groups": FourGroups(),
     "zeros_after": ZerosAfter(),
     "zero_first": ZeroFirst(),
 }

@@ -47,6 +47,7 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     taps          the kernel of a convolution of each channel on its own, [F, 1, length]
     kernel        the kernel of a convolution that mixes channels, [D, D, length]
     three_taps    the same of three taps, [F, D, 3]
+    four_groups   the kernel of a convolution in four groups, [F, D / 4, 1] (SqueezeBERT)
     zeros_after   a bias, and then one of zeros, of a map that has none (DeBERTa)
     zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 

@@ -335,6 +335,7 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(latent=3, own_norms=RMSNorm(1e-5)), "layer 0: experts between norms of their own have no latent"),
     (mixed(gated=False, activation=ClampedSwiGLU()), "layer 0: a clamped SwiGLU needs gated experts"),
     (mixed(shared=None, shared_bias=True), "need a shared expert or a latent, got neither"),
+    (mixed(shared=None, average=True), "an average needs a shared expert, got none"),
     (mixed(own_norms=RMSNorm(0.0)), "mlp.own_norms.eps must be positive"),
     (
         mixed(own_norms=RMSNorm(1e-5), pre=RMSNorm(1e-5)),

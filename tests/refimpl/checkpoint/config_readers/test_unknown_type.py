@@ -28,9 +28,9 @@ def test_what_a_model_is_and_what_is_near(kind, said):
 
 def test_kin_have_the_class_that_is_named():
     """An encoder's keys may be those of a decoder too."""
-    values = CONFIG_MAPPING["ernie"]().to_dict() | {"model_type": "ernie"}
+    values = CONFIG_MAPPING["rembert"]().to_dict() | {"model_type": "rembert"}
     with refused(ConfigError, "camembert"):
-        read_config(values | {"architectures": ["ErnieForMaskedLM"]})
+        read_config(values | {"architectures": ["RemBertForMaskedLM"]})
     with pytest.raises(ConfigError) as error:
-        read_config(values | {"architectures": ["ErnieForCausalLM"]})
+        read_config(values | {"architectures": ["RemBertForCausalLM"]})
     assert "camembert" not in str(error.value)

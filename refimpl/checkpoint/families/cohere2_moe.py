@@ -1,0 +1,68 @@
+"""Command A+ (Cohere 2026): Command A with experts, whose sum may be averaged with the expert that takes all
+tokens. Layers without experts, by default the first, may have positions though they have no window."""
+
+from dataclasses import replace
+
+from ...config import Decoder, Gated, Layer, MoE, RMSNorm
+from ..config_readers.decoder import map_layers, with_experts
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_masks, layer_types, read_window, sparse_layers
+from . import Task, cohere, decoders
+from .cohere2 import harmless_of_training, with_positions_in_windows
+from .qwen2_moe import WEIGHTS as QWEN2
+
+MODEL_TYPES = ("cohere2_moe",)
+ARCHITECTURES: dict[str, Task] = decoders("Cohere2Moe", tasks=())
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.get("output_router_logits", bool, False)  # of training
+    first, every = keys.get("first_k_dense_replace", int, 0), keys.size("sliding_window_pattern", 4)
+    every_dense = keys.size("prefix_dense_sliding_window_pattern", 1)
+    harmless_of_training(keys, every)
+    types = layer_types(
+        keys, lambda i: (i + 1) % every_dense != 0 if i < first else (i - first + 1) % every != 0
+    )
+    sparse = sparse_layers(keys, 0)
+    masks = layer_masks(keys, types, read_window(keys, 4096, everywhere=False))
+    eps = keys.positive("rms_norm_eps", None)
+    keys.harmless(rope_scaling=(None,))  # its class doesn't read it
+    if keys.get("rope_parameters", dict, None):  # writes its default theta beside them
+        keys.unused("rope_theta")
+        keys = keys.replaced({key: value for key, value in keys.values.items() if key != "rope_theta"})
+    base = cohere.decoder(keys.with_defaults({"head_dim": 128}), theta=10_000.0, qk_norm=False)
+    position, dense = base.stack.attentions[0].position, base.layers[0].mlp
+    assert isinstance(dense, Gated)
+    dense = replace(dense, width=keys.size("prefix_dense_intermediate_size", None) or dense.width)
+    norm = base.stack.final_norm if eps is None else RMSNorm(eps)
+    experts, top = keys.size("num_experts", 8), keys.size("num_experts_per_tok", 2)
+    score = keys.choice("expert_selection_fn", {"softmax": "softmax", "sigmoid": "sigmoid"}, "softmax")
+    renormalize = keys.get("norm_topk_prob", bool, True) or score == "softmax"
+    shared = keys.get("num_shared_experts", int, 0)
+    average = keys.choice("shared_expert_combination_strategy", {"average": True, "sum": False}, "average")
+
+    def mixture(mlp: Gated) -> MoE:
+        return MoE(
+            experts,
+            top,
+            mlp.width,
+            mlp.activation,
+            score,
+            renormalize,
+            shared=mlp.width * shared or None,
+            average=average and shared > 0,
+        )
+
+    def changed(i: int, layer: Layer) -> Layer:
+        attention = replace(layer.attention, pre=norm)
+        if sparse[i]:
+            return replace(layer, attention=attention)
+        if every_dense == 1:
+            attention = replace(attention, position=position)
+        return replace(layer, attention=attention, mlp=dense)
+
+    mixed = map_layers(with_experts(with_positions_in_windows(base, masks), mixture, sparse), changed)
+    return replace(mixed, stack=replace(mixed.stack, final_norm=norm))
+
+
+WEIGHTS = QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."})
