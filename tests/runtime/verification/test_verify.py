@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -29,7 +30,7 @@ from tfm.runtime.ort import engine
 from tfm.runtime.verification import certificate, report
 from tfm.runtime.verification import verify as module
 from tfm.runtime.verification.certificate import INT8_FLAGS, certify, recorded
-from tfm.runtime.verification.checks import greedy, logits, text
+from tfm.runtime.verification.checks import backends, greedy, logits, text
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.table import CHECKS
 from tfm.runtime.verification.golden import load
@@ -114,6 +115,12 @@ def test_a_correct_bundle_passes_every_check(copy, checkpoint, quant):
     )
     tokens = int(load(open_bundle(path)).lengths.sum())
     assert (rows["likeliest tokens equal"].figure, rows["likeliest tokens equal"].of) == (tokens, tokens)
+    used = [
+        rows[name].note
+        for name in (logits.INTEGER_PRODUCTS + backends.KL, logits.ORT + backends.KL)
+        if name in rows
+    ]
+    assert [note.partition(" likeliest")[0] for note in used] == [f"{tokens} of {tokens}"] * (quant != "fp32")
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
     if quant == "fp32":
         assert rows["KL divergence over a text"].budget == kl_budget(load(open_bundle(path)).own.budget)
@@ -392,7 +399,9 @@ def test_a_flipped_bit_is_refused(copy, name):
         data = bytearray(original)
         data[place // 8] ^= 1 << place % 8
         (path / name).write_bytes(data)
+        began = time.monotonic()
         found = verify(path)
+        assert 0 <= found.seconds <= time.monotonic() - began + 0.001  # it is rounded
         assert [check.name for check in found.checks] == ["files"]
         assert list(found.rows) == found.failed
         assert f"{name}: its bytes aren't those that were exported" in found.failed[0].note
