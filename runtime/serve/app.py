@@ -37,6 +37,7 @@ from .openai_responses import create_response, one_response
 from .openapi import document, of_model
 from .page import page
 from .request_log import LogRequests, record_of
+from .sounds import transcriptions, translations
 from .text_routes import apply_template, detokenize, props, tokenize
 from .texts import chat_completions, completions
 
@@ -207,6 +208,8 @@ ROUTES = [
     Route("/v1/messages", create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     Route("/v1/embeddings", embeddings, methods=["POST"]),
+    Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
+    Route("/v1/audio/translations", translations, methods=["POST"]),
     Route("/api/chat", chat, methods=["POST"]),
     Route("/api/generate", generate, methods=["POST"]),
     Route("/api/embed", embed, methods=["POST"]),

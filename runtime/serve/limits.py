@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes of a body, seconds until it must have come, and seconds until an answer must be complete."""
+    """Bytes of a body, and of one with a sound; seconds until it must have come, and until an answer must be
+    complete."""
 
     body: int = 2**23
+    sound: int = 25 * 2**20
     read_s: float = 30.0
     request_s: float = 600.0
 

@@ -34,6 +34,8 @@ Load = Callable[[], Model]
 H = TypeVar("H", bound=Head)
 ROUTES = {LM: "/v1/chat/completions or /v1/completions", Pool: "/v1/embeddings", Classify: "/v1/classify"}
 
+HEARING = "/v1/audio/transcriptions or /v1/audio/translations"
+
 
 class Served:
     """A model with its name, its context, the certificate of its bundle and the fingerprint of that; they are
@@ -60,10 +62,20 @@ class Served:
 
     def expect(self, kind: type[H], doing: str) -> H:
         """The model's head; RequestError, with the routes that it answers, where it is of another kind."""
-        head = self.model.model.config.head
-        if not isinstance(head, kind):
-            raise RequestError(f"{self.name} can't {doing}: it answers {ROUTES[type(head)]}", param="model")
-        return head
+        config = self.model.model.config
+        if config.frames is not None or not isinstance(config.head, kind):
+            raise self._other(doing)
+        return config.head
+
+    def expect_hearing(self) -> None:
+        """RequestError, with the routes that it answers, where the model doesn't hear."""
+        if self.model.model.config.frames is None:
+            raise self._other("hear")
+
+    def _other(self, doing: str) -> RequestError:
+        config = self.model.model.config
+        routes = HEARING if config.frames is not None else ROUTES[type(config.head)]
+        return RequestError(f"{self.name} can't {doing}: it answers {routes}", param="model")
 
     def load(self) -> AsyncModel:
         """Load the model; ConfigError for one that can't be served."""
@@ -204,10 +216,10 @@ class ReleaseModels:
 
 def expect_served(name: str, model: Model) -> None:
     """ConfigError unless the model has a task that is served."""
-    if model.config.frames is not None or not isinstance(model.config.head, LM | Pool | Classify):
+    if not isinstance(model.config.head, LM | Pool | Classify):
         raise ConfigError(
             f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
-            "generates, embeds or classifies"
+            "generates, embeds, classifies or hears"
         )
 
 

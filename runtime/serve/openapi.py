@@ -12,14 +12,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from .limits import Limits
 from .models import Served, server_of
-from .requests import Body, read
+from .requests import Body, read, read_form
 
 B = TypeVar("B", bound=Body)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def taking(kind: type[B]) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
+def taking_form(kind: type[B]) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
+    """As `taking`, of a body that is a form with a file."""
+    return taking(kind, read_form, "multipart/form-data")
+
+
+def taking(
+    kind: type[B],
+    read: Callable[[Request, type[B], Limits], Awaitable[B]] = read,
+    of: str = "application/json",
+) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
     """Decorates a function of a request and its body, which is of this kind, as an endpoint."""
 
     def decorate(function: Callable[[Request, B], Awaitable[Response]]) -> Endpoint:
@@ -28,6 +38,7 @@ def taking(kind: type[B]) -> Callable[[Callable[[Request, B], Awaitable[Response
             return await function(request, await read(request, kind, server_of(request).limits))
 
         endpoint.__dict__["body"] = kind
+        endpoint.__dict__["of"] = of
         return endpoint
 
     return decorate
@@ -61,7 +72,7 @@ def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
             "responses": {"200": {"description": "The answer."}, "4XX": {"description": "What is wrong."}},
         }
         if (kind := kinds.get(route.path)) is not None:
-            content = {"application/json": {"schema": schemas[kind, "validation"]}}
+            content = {route.endpoint.__dict__["of"]: {"schema": schemas[kind, "validation"]}}
             about["requestBody"] = {"required": True, "content": content}
         places = [("path", name, True) for name in route.param_convertors]
         places += [("query", name, False) for name in getattr(route.endpoint, "query", ())]

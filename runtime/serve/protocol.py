@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_BYTES = 64 * 2**10
-MOST_PARTS = 2**14  # of a body: 512 bytes each fill it
+MOST_PARTS = 2**15  # of a body: 800 bytes each fill the largest, and a network's packet has more
 PROBE_S = 0.01  # until a second look at a client that ended its side; the next ones come more slowly
 LONGEST_PROBE_S = 1.0
 
@@ -23,7 +23,8 @@ class BoundedConnection(h11.Connection):
 
     def next_event(self) -> Any:
         event = super().next_event()
-        self._parts = self._parts + 1 if isinstance(event, h11.Data) else 0
+        if event is not h11.NEED_DATA:
+            self._parts = self._parts + 1 if isinstance(event, h11.Data) else 0
         if self._parts > MOST_PARTS:
             raise h11.RemoteProtocolError("a body in too many parts")  # which uvicorn answers with 400
         return event

@@ -26,6 +26,7 @@ from ...refimpl.checkpoint.formats.strict_json import parse
 from ...refimpl.decoding.options import SamplingOptions, options
 from ..tasks.options import GenerateOptions
 from .errors import RequestError
+from .form import boundary_of, parse_form
 from .limits import Limits
 
 B = TypeVar("B", bound="Body")
@@ -445,18 +446,32 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
         # Any page may send other types here without asking, but not without a browser's headers; `curl -d`
         # has none of these, and the type of a form.
         raise RequestError("the content-type must be application/json", status=415)
+    return checked(kind, parse(await _received(request, limits, limits.body), "the body", RequestError))
+
+
+async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
+    """The body of a request that is a form with a file; RequestError as of `read`.
+
+    Any page may send a form anywhere without asking: a browser's must be of this server's own page.
+    """
+    if OF_BROWSERS.intersection(request.headers) and request.headers.get("sec-fetch-site") != "same-origin":
+        raise RequestError("pages of other places can't send forms to this server", status=403)
+    boundary = boundary_of(request.headers.get("content-type", ""))
+    return checked(kind, parse_form(await _received(request, limits, limits.sound), boundary))
+
+
+async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
+    """A body; RequestError for one of more bytes than `most`, and for one that is too slow."""
     received = bytearray()
     try:
         async with asyncio.timeout(limits.read_s):
             async for chunk in request.stream():
                 received += chunk
-                if len(received) > limits.body:
-                    raise RequestError(
-                        f"the body is larger than the limit of {limits.body} bytes", status=413
-                    )
+                if len(received) > most:
+                    raise RequestError(f"the body is larger than the limit of {most} bytes", status=413)
     except TimeoutError:
         raise RequestError(f"the body took more than {limits.read_s:g} s", status=408) from None
-    return checked(kind, parse(bytes(received), "the body", RequestError))
+    return bytes(received)
 
 
 def checked(kind: type[B], value: Any) -> B:

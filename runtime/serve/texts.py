@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -34,7 +34,10 @@ class EventStream(StreamingResponse):
     """Answers as they come, in events or lines; their slots are free once it ends, by whatever end."""
 
     def __init__(
-        self, answers: Answers, events: AsyncIterator[str], media_type: str = "text/event-stream"
+        self,
+        answers: AbstractContextManager[Any],
+        events: AsyncIterator[str],
+        media_type: str = "text/event-stream",
     ) -> None:
         super().__init__(events, media_type=media_type, headers=SSE)
         self._answers = answers

@@ -167,7 +167,8 @@ def _segments(
             begin, end = ((seek + STEP * of) * HOP / RATE for of in (part.begin, part.end))
             text = model.text.decode([token for token in part.tokens if token < first])
             figures = (heard.logprob, heard.compression, heard.no_speech)
-            said = Segment(begin, end, text, part.tokens, language, *figures, tuple(sorted(found)))
+            doubtful, how = tuple(sorted(found)), {"seek": seek, "temperature": heard.temperature}
+            said = Segment(begin, end, text, part.tokens, language, *figures, doubtful, **how)
             if times is not None:
                 later = [seek * HOP / RATE + time for time in times[place:]]
                 said = replace(said, words=_words(model, part.tokens, later, language))

@@ -25,7 +25,8 @@ class Segment:
     `text` is as the model writes it, with a space before the first word; `tokens` have the timestamps too.
     The rest is of the window that it was heard in: its language where the model has several, the mean
     log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
-    `refimpl.decoding.speech.doubts` finds. `words` are there where they were asked for.
+    `refimpl.decoding.speech.doubts` finds. `words` are there where they were asked for. Its window
+    begins at frame `seek`, and was written at `temperature`.
     """
 
     start: float
@@ -38,6 +39,8 @@ class Segment:
     no_speech: float
     doubts: tuple[str, ...] = ()
     words: tuple[Word, ...] = ()
+    seek: int = 0
+    temperature: float = 0.0
 
 
 class Format(NamedTuple):
@@ -73,22 +76,24 @@ def _tsv(_: int, said: Segment) -> str:
     return f"{round(said.start * 1000)}\t{round(said.end * 1000)}\t{_line(said.text)}\n"
 
 
-def _word(said: Word) -> dict[str, object]:
+def word_in_json(said: Word) -> dict[str, object]:
     """A word in JSON, as OpenAI has it."""
     return {"word": said.text, "start": round(said.start, 3), "end": round(said.end, 3)}
 
 
+def in_json(number: int, one: Segment) -> dict[str, object]:
+    """A segment, by its number from 0, with the fields of OpenAI's verbose_json."""
+    found: dict[str, object] = {
+        "id": number, "seek": one.seek, "start": round(one.start, 3), "end": round(one.end, 3),
+        "text": one.text, "tokens": one.tokens, "temperature": one.temperature, "avg_logprob": one.logprob,
+        "compression_ratio": one.compression, "no_speech_prob": one.no_speech,
+    }  # fmt: skip
+    return found | ({"words": [word_in_json(word) for word in one.words]} if one.words else {})
+
+
 def _json(segments: Sequence[Segment]) -> str:
-    """The fields of OpenAI's verbose_json."""
-    found = [
-        {
-            "id": number, "start": round(one.start, 3), "end": round(one.end, 3), "text": one.text,
-            "tokens": one.tokens, "avg_logprob": one.logprob, "compression_ratio": one.compression,
-            "no_speech_prob": one.no_speech,
-            **({"words": [_word(word) for word in one.words]} if one.words else {}),
-        }
-        for number, one in enumerate(segments)
-    ]  # fmt: skip
+    """All segments, as OpenAI's verbose_json has them."""
+    found = [in_json(number, one) for number, one in enumerate(segments)]
     language = next((one.language for one in segments), None)
     text = "".join(one.text for one in segments).strip()
     return json.dumps({"text": text, "language": language, "segments": found}, ensure_ascii=False) + "\n"

@@ -97,7 +97,8 @@ def server() -> Iterator[str]:
         for method, about in methods.items():
             says = re.sub(r"^`.*?ID`(?=[:.])|^`[^`]*`", "", about["summary"]).strip(":. ")
             body = about.get("requestBody")
-            kind = body["content"]["application/json"]["schema"]["$ref"].removeprefix(SCHEMAS) if body else ""
+            (content,) = body["content"].values() if body else ({"schema": {"$ref": ""}},)
+            kind = content["schema"]["$ref"].removeprefix(SCHEMAS)
             if kind:
                 bodies.setdefault(kind, []).append(path)
             rows.append([f"`{method.upper()} {path}`", text(says), _link(kind) if kind else ""])
