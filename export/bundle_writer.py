@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +39,7 @@ from ..runtime.bundle import (
 )
 from ..runtime.bundle.atomic_dir import sync
 from ..runtime.bundle.bundle import Bundle, manifest_hash
-from ..runtime.bundle.kernel_storage import Halves
+from ..runtime.bundle.kernel_storage import InKernels, KernelForm
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
     DATA,
@@ -83,7 +83,7 @@ class _Export:
     source: SourceCheckpoint
     calibrated: CalibrationResult = plans.NOT_CALIBRATED
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
-    half_scales: tuple[str, ...] = ()  # the groups whose scales and minima kernels have in float16
+    forms: Mapping[str, KernelForm] = field(default_factory=dict)  # groups that kernels have in another form
 
     @property
     def half_cache(self) -> bool:
@@ -191,10 +191,10 @@ def calibrate(
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
 
 
-def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], progress: Progress) -> None:
+def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None], progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
-    job = replace(job, half_scales=_weights(job, folder / DATA, progress))
+    job = replace(job, forms=_weights(job, folder / DATA, progress))
     plan, exact = job.plan, job.plan.dtype == "float32" and not job.plan.formats
     quantized = None if exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
@@ -215,7 +215,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[Halves], None], p
         arrays.pop(golden_files.HALF, None)
     write_golden(folder, arrays)
     progress("building the ONNX graph", 0, 0)
-    write_graphs(Halves(job.half_cache, job.half_scales))
+    write_graphs(InKernels(job.half_cache, job.forms))
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template, checkpoint.tool_use_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
@@ -290,7 +290,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         files=files,
         kernel_cache="float16" if job.half_cache else None,
         kernel_minima=plan.has_minima,
-        half_scales=job.half_scales,
+        kernel_forms=dict(job.forms),
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
 
@@ -305,12 +305,12 @@ def _stored(job: _Export, folder: Path) -> Tree:
     return job.plan.shapes.lazily(load)
 
 
-def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
-    """Write the data file; returns the groups whose scales and minima kernels have in float16.
+def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelForm]:
+    """Write the data file; returns the groups that kernels have in another form than the stored one.
 
     Raises ExportError for a quantized leaf that its tensors don't give again.
     """
-    half_scales: list[str] = []
+    forms: dict[str, KernelForm] = {}
     plan = job.plan
     stage = f"writing {plan.size / 1e6:.1f} MB of weights"
     progress(stage, 0, plan.size)
@@ -324,10 +324,11 @@ def _weights(job: _Export, path: Path, progress: Progress) -> tuple[str, ...]:
             for name in weight_storage.specs(group, plan.dtype):
                 file.write(bytes(plan.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
-            if plan.has_kernels and kernel_storage.has_half_scales(group, stored):
-                half_scales.append(group.name)
+            if plan.has_kernels and kernel_storage.has_scales(group):
+                forms[group.name] = kernel_storage.form(group, stored)
             progress(stage, file.tell(), plan.size)
-    return tuple(half_scales)
+    alike, as_stored = kernel_storage.alike(forms), kernel_storage.stored_form
+    return {name: one for name, one in alike.items() if one != as_stored(plan.groups[name])}
 
 
 def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bool:

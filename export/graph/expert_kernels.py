@@ -82,10 +82,10 @@ def _put(
 ) -> None:
     """Put the kernel of products in the place of a node."""
     sizes = {name: attribute.value for name, attribute in products[0].attributes.items()}
-    zeros, bias, minimum = _optional(products[0])
+    zeros, bias, minimum, _ = _optional(products[0])
     for product in products:
         optional = _optional(product)
-        inputs += [*product.inputs[1:3], *filter(None, (optional[0], optional[2], optional[1]))]
+        inputs += [*product.inputs[1:3], *filter(None, (optional[0], optional[2], optional[1], optional[3]))]
     has = {"zeros": zeros is not None, "minima": minimum is not None, "biases": bias is not None}
     attributes = sizes | {name: int(there) for name, there in has.items()}
     new = ir.node(operator, inputs, attributes, domain=DOMAIN, name=node.name)
@@ -95,10 +95,9 @@ def _put(
         new.outputs[0].shape = None
 
 
-def _optional(product: ir.Node) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
-    """Zero points, bias and minima of a product."""
-    zeros, bias, minimum = [*product.inputs[3:], None, None, None][:3]
-    return zeros, bias, minimum
+def _optional(product: ir.Node) -> Sequence[ir.Value | None]:
+    """Zero points, bias, minima and factors of a product."""
+    return [*product.inputs[3:], None, None, None, None][:4]
 
 
 def _expert(scatter: ir.Node) -> Expert | None:

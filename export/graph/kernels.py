@@ -1,11 +1,13 @@
 """The graph of ort-cpu over tfm's own kernels: its nodes, but for what the kernels compute.
 
     MatMulNBits(x, packed, scale, zero?)
-    [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?)
+    [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?,
+                                                       factor?)
     MatMulIntegerToFloat of a row's codes, times
     their scales [+ bias] [and GELU]                   RowLinear(x, codes, scale, input_factor?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)
-    [+ minimum]                                        BlockGather(packed, ids, scale, zero?, minimum?)
+    [+ minimum]                                        BlockGather(packed, ids, scale, zero?, minimum?,
+                                                       factor?)
     GroupQueryAttention                                Attention
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
@@ -34,7 +36,7 @@ from onnx_ir import convenience
 from onnx_ir.passes import common
 
 from ...runtime.bundle import kernel_storage
-from ...runtime.bundle.kernel_storage import DOMAIN
+from ...runtime.bundle.kernel_storage import DOMAIN, KernelForm
 from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_storage import Group
@@ -49,12 +51,13 @@ POINTWISE = frozenset({"Gelu", "Sigmoid", "Tanh"})
 def over_kernels(
     model: ir.Model,
     groups: Mapping[str, Group],
+    forms: Mapping[str, KernelForm],
     tensors: Mapping[str, Tensor],
     folder: Path,
     *,
     half_cache: bool,
 ) -> ir.Model:
-    """A copy of a graph that reads `tensors`, those of kernels.data, and computes with kernels.
+    """A copy of a graph that reads `tensors`, kernels.data in these forms, and computes with kernels.
 
     With a `half_cache` these keep keys and values in float16.
     """
@@ -69,8 +72,12 @@ def over_kernels(
         if node.op_type == "GroupQueryAttention" and keeps:  # the kernel writes to a cache that is kept
             _replace_attention(copy.graph, node, half_cache=half_cache)
         elif (name := _weights(node, tensors)) in tiled:
-            replace = _replace_rows if node.op_type == "MatMulIntegerToFloat" else _replace_blocks
-            replace(copy.graph, node, _stored_weight(copy.graph, name), tiled[name])
+            packed, group = _stored_weight(copy.graph, name, ir.DataType.UINT8), tiled[name]
+            if node.op_type == "MatMulIntegerToFloat":
+                _replace_rows(copy.graph, node, packed, group)
+            else:
+                form = forms.get(group.name, kernel_storage.stored_form(group))
+                _replace_blocks(copy.graph, node, packed, group, form)
     recurrences.replace_all(copy.graph)
     for node in list(copy.graph):
         if node.op_type == "Split":
@@ -91,7 +98,7 @@ def over_kernels(
     return copy
 
 
-def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Group) -> None:
+def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Group, form: KernelForm) -> None:
     """A product with blocks, their minima and the bias after it, or the rows of a table."""
     assert group.format is not None
     operator, bias = "BlockGather", []
@@ -110,9 +117,12 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
         (rows,) = node.outputs
         assert rows.shape is not None
         rows.shape = ir.Shape([*rows.shape[:-1], group.length])
-    inputs = given([*inputs, minimum])
+    factor = None
+    if form.scales == "codes":
+        factor = _stored_weight(graph, f"{group.name}.factor", ir.DataType.FLOAT16)
+    inputs = given([*inputs, minimum, factor])
     sizes = {"K": group.length, "N": group.width}
-    sizes |= {"bits": group.format.bits, "block_size": group.format.block}
+    sizes |= {"bits": form.bits, "block_size": group.format.block}
     _put(graph, replaced, operator, inputs, sizes)
 
 
@@ -350,10 +360,10 @@ def _weights(node: ir.Node, tensors: Mapping[str, Tensor]) -> str:
     return "" if value is None else stored_name(str(value.name), tensors) or ""
 
 
-def _stored_weight(graph: ir.Graph, name: str) -> ir.Value:
+def _stored_weight(graph: ir.Graph, name: str, dtype: ir.DataType) -> ir.Value:
     """The initializer that is the stored tensor itself."""
     if name not in graph.initializers:
-        graph.initializers.add(ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8)))
+        graph.initializers.add(ir.Value(name=name, type=ir.TensorType(dtype)))
     return graph.initializers[name]
 
 

@@ -2,8 +2,8 @@
 
 Tracing takes seconds and needs no weight; calibration and golden outputs take seconds and need no graph.
 Each holds the interpreter, so threads wouldn't help. `python -m tfm.export.graph.write` is that process: it
-reads a line of JSON, builds the graphs, reads what kernels have in float16, writes the rest, and ends with
-its parent, for its input ends then.
+reads a line of JSON, builds the graphs, reads what of kernels follows from numbers, writes the rest, and
+ends with its parent, for its input ends then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...refimpl.config import to_json
 from ...refimpl.errors import ExportError, TfmError
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...runtime.bundle import kernel_storage, targets
-from ...runtime.bundle.kernel_storage import Halves
+from ...runtime.bundle.kernel_storage import InKernels, KernelForm
 from ...runtime.bundle.manifest import DATA, SourceCheckpoint
 from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.weight_formats import WeightFormat
@@ -71,10 +71,10 @@ def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]
     return {name: text for name, text in stated.items() if text}
 
 
-def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
+def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) -> None:
     """Build the graphs and write them. Raises ExportError where a stored weight has no graph.
 
-    `halves` says what kernels have in float16: it is asked when the other graphs are written.
+    `in_kernels` says what follows from numbers: it is asked when the other graphs are written.
     """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
@@ -95,23 +95,23 @@ def write(files: GraphFiles, halves: Callable[[], Halves] = Halves) -> None:
         onnx_ir.save(model, files.folder / part.file)
     if not plan.has_kernels:
         return
-    in_half = halves()
-    places = plan.kernel_tensors(in_half.scales)
+    half_cache, forms = in_kernels()
+    places = plan.kernel_tensors(forms)
     for part, model in models.items():
         groups, tensors = part.owned(plan.groups), part.owned(places)
-        graph = over_kernels(model, groups, tensors, files.folder, half_cache=in_half.cache)
+        graph = over_kernels(model, groups, forms, tensors, files.folder, half_cache=half_cache)
         onnx_ir.save(graph, files.folder / kernel_storage.GRAPHS[part.file])
 
 
 @contextmanager
-def writing(files: GraphFiles) -> Iterator[Callable[[Halves], None]]:
+def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
     """Begin with the graphs of a large model; the block calls what it is given to have them written, with
-    what kernels have in float16, which may be known late.
+    what of kernels follows from numbers, which may be known late.
 
     Leaving the block before that stops the process. The call raises what `write` raises.
     """
     if files.plan.size < LARGE:
-        yield lambda halves: write(files, lambda: halves)
+        yield lambda in_kernels: write(files, lambda: in_kernels)
         return
     command = [sys.executable, "-P", "-m", __name__]
     pipe = subprocess.PIPE
@@ -123,11 +123,11 @@ def writing(files: GraphFiles) -> Iterator[Callable[[Halves], None]]:
         try:
             assert child.stdin is not None
             print(files.to_json(), file=child.stdin, flush=True)
-            pipe_in = child.stdin.fileno()
 
-            def finish(halves: Halves) -> None:
+            def finish(in_kernels: InKernels) -> None:
+                forms = {name: asdict(form) for name, form in in_kernels.forms.items()}
                 with suppress(BrokenPipeError):  # it has ended, and says why
-                    os.write(pipe_in, f"{json.dumps(halves)}\n".encode())
+                    print(json.dumps([in_kernels.half_cache, forms]), file=child.stdin, flush=True)
                 _finish(child, notes)
 
             yield finish
@@ -157,12 +157,17 @@ def _follow_parent(lines: SimpleQueue[str]) -> None:
     os._exit(1)
 
 
+def _in_kernels(text: str) -> InKernels:
+    half_cache, forms = json.loads(text)
+    return InKernels(half_cache, {name: KernelForm(**stated) for name, stated in forms.items()})
+
+
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_follow_parent, args=(lines,), daemon=True).start()
     try:
-        write(GraphFiles.from_json(lines.get()), lambda: Halves(*json.loads(lines.get())))
+        write(GraphFiles.from_json(lines.get()), lambda: _in_kernels(lines.get()))
     except TfmError as error:
         sys.stdout.write(str(error))
 

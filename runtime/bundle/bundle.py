@@ -235,7 +235,7 @@ class Bundle:
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:
         """The places of the tensors in kernels.data, which the runtime writes."""
-        return self.plan.kernel_tensors(self.manifest.half_scales)
+        return self.plan.kernel_tensors(self.manifest.forms)
 
     def checking(self) -> Callable[[], None]:
         """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""

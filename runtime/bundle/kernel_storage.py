@@ -7,10 +7,17 @@ kind nbits has X.packed, X.scale, X.zero and X.minimum (`runtime.bundle.weight_s
 
     X.packed  uint8 [T, C·block·bits/32, 16, 4]   of 16 outputs 4 inputs each, side by side; with 4 bits
                                                   inputs k to k+3 in the low halves, k+4 to k+7 above them
-    X.scale   float32 [T, C, 16], or float16 where the manifest names X in `half_scales`
+              [T, C·block/16, 32·bits]            with 2, 5 and 6 bits: of 16 inputs the low 2 or 4 bits
+                                                  of each code, and then the rest (`kernels/source/planes.h`)
+    X.scale   float32 [T, C, 16], or float16, or int8: codes
     X.zero    uint8 [T, C, 16]
-    X.minimum float32 [T, C, 16], or float16 in `half_scales`: minimum − 8·scale with 4 bits, − 16·scale
-              with 8. That is the lowest number of a block of Q4_1 or Q5_1, as their files have it
+    X.minimum of the type of X.scale: float32, or else of the lowest number of a block, as a file has it:
+              minimum − 2^(bits − 1)·scale, of 8 bits − 16·scale (Q4_1 and Q5_1; in codes Q2_K, Q4_K, Q5_K)
+    X.factor  float16 [T, D/256, 16], with X.minimum [T, D/256, 2, 16]: what codes of scales, and of lowest
+              numbers, are multiplied by, one for 256 inputs (`refimpl.calibrate.coded_scales`)
+
+Bits and types are those that the manifest states in `kernel_forms`, else those of the stored tensors. Codes
+of fewer bits are counted from the middle of their range, as the stored ones are.
 
 A matrix of kind row with D inputs, at most 2^16, is cut in the same way, its inputs filled up to a multiple
 of 16:
@@ -23,11 +30,15 @@ All other tensors are as they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ...refimpl.calibrate.coded_scales import coded_scales
 from ...refimpl.errors import BundleError
 from . import weight_storage
 from .graph_io import ENCODER, GRAPH, MTP
@@ -70,16 +81,26 @@ KERNELS = frozenset(
 )
 KERNEL_OPERATORS = {**OPERATORS, DOMAIN: KERNELS}
 TILE = 16
-LOWEST = {4: 8, 8: 16}  # scales from a block's minimum down to its lowest number, by bits
 BLOCKS = (16, 32, 64, 128)
+WIDTHS = (2, 4, 5, 6, 8)  # bits of a code; those of 3 were slower than in 4, on AVX2 by a fifth
+SUPER = 256  # inputs of a factor
+LONGEST_CODED = 64  # a code and its share of a factor are less than a float16 number
 LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
 
-class Halves(NamedTuple):
-    """What the kernels of a bundle have in float16: keys and values; scales and minima of these groups."""
+@dataclass(frozen=True)
+class KernelForm:
+    """How the kernels have a group of blocks: bits of a code, and what its scales and minima are."""
 
-    cache: bool = False
-    scales: tuple[str, ...] = ()
+    bits: int
+    scales: Literal["float32", "float16", "codes"] = "float32"
+
+
+class InKernels(NamedTuple):
+    """What follows from numbers: whether keys and values are float16; forms that aren't the stored ones."""
+
+    half_cache: bool = False
+    forms: Mapping[str, KernelForm] = MappingProxyType({})
 
 
 def is_tiled(group: Group) -> bool:
@@ -89,26 +110,99 @@ def is_tiled(group: Group) -> bool:
     return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
 
 
+def lowest(bits: int) -> int:
+    """Scales from a block's minimum down to its lowest number."""
+    return 16 if bits == 8 else 2 ** (bits - 1)
+
+
 def has_scales(group: Group) -> bool:
     """Whether the kernels read a scale for each block of a group, which float16 may hold."""
     return is_tiled(group) and group.kind == "nbits"
 
 
-def has_half_scales(group: Group, stored: Mapping[str, Array]) -> bool:
-    """Whether all scales and lowest numbers of a group's blocks are float16 numbers, as `store` has them."""
-    return has_scales(group) and _halves(group, stored) is not None
-
-
-def _halves(group: Group, stored: Mapping[str, Array]) -> tuple[Array, Array | None] | None:
-    """The scales and lowest numbers [F, C] of a group in float16; None where it can't hold one of them."""
+def stored_form(group: Group) -> KernelForm:
+    """The form of a group that isn't named among a bundle's forms."""
     assert group.format is not None
+    return KernelForm(group.format.bits)
+
+
+def is_possible(group: Group, form: KernelForm) -> bool:
+    """Whether a group of blocks may have a form, whatever its numbers are."""
+    assert group.format is not None
+    fits = form.bits in WIDTHS and form.bits <= group.format.bits
+    even = form.bits == group.format.bits or group.format.symmetric
+    return fits and even and (form.scales != "codes" or _may_be_coded(group))
+
+
+def _may_be_coded(group: Group) -> bool:
+    assert group.format is not None
+    return group.length % SUPER == 0 and group.format.block <= LONGEST_CODED
+
+
+def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
+    """The form of the fewest bytes that gives a group's blocks to the bit."""
+    bits = _fewest_bits(group, stored)
+    if _coded(group, stored, bits) is not None:
+        return KernelForm(bits, "codes")
+    return KernelForm(bits, "float32" if _halves(group, stored, bits) is None else "float16")
+
+
+def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
+    """The forms, where experts of a mixture, which one operator reads, have the same: else the widest."""
+    mixtures: dict[str, list[str]] = {}
+    for name in forms:
+        mixtures.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.", name), []).append(name)
+    made = dict(forms)
+    for names in mixtures.values():
+        own = [forms[name] for name in names]
+        if len({(one.bits, one.scales == "codes") for one in own}) > 1:
+            made |= dict.fromkeys(names, KernelForm(max(one.bits for one in own)))
+    return made
+
+
+def _fewest_bits(group: Group, stored: Mapping[str, Array]) -> int:
+    """Bits that hold all codes of a group, counted from the middle; the stored ones beside zero points."""
+    assert group.format is not None
+    bits, packed = group.format.bits, stored[f"{group.name}.packed"]
+    if f"{group.name}.zero" in stored:
+        return bits
+    lows = [packed] if bits == 8 else [packed & 15, packed >> 4]
+    below = 2 ** (bits - 1) - min(int(part.min()) for part in lows)
+    above = max(int(part.max()) for part in lows) - 2 ** (bits - 1)
+    return next(fewer for fewer in WIDTHS if below <= 2 ** (fewer - 1) > above)
+
+
+def _coded(group: Group, stored: Mapping[str, Array], bits: int) -> list[tuple[Array, Array]] | None:
+    """Codes [F, C] and factors [F, S] of a group's scales, and of its minima, if there are any; else None."""
+    assert group.format is not None
+    together = SUPER // group.format.block
+    if not _may_be_coded(group):
+        return None
+    scale, minimum = stored[f"{group.name}.scale"], _minima(group, stored)
+    parts: list[tuple[Array, Array | None]] = [(scale, None)]
+    if minimum is not None:
+        parts.append((minimum, np.float32(lowest(bits)) * scale))
+    found = []
+    for part, base in parts:
+        for rows in (slice(0, TILE), slice(None)):  # most that have none show it at once
+            codes, factors = coded_scales(
+                np.ascontiguousarray(part[rows]), None if base is None else base[rows], together
+            )
+            if np.isnan(factors).any():
+                return None
+        found.append((codes, factors))
+    return found
+
+
+def _halves(group: Group, stored: Mapping[str, Array], bits: int) -> tuple[Array, Array | None] | None:
+    """The scales and lowest numbers [F, C] of a group in float16; None where it can't hold one of them."""
     scale, minimum = stored[f"{group.name}.scale"], _minima(group, stored)
     if (scales := _as_halves(scale)) is None or minimum is None:
         return None if scales is None else (scales, None)
-    shift = np.float32(LOWEST[group.format.bits]) * scale
+    shift = np.float32(lowest(bits)) * scale
     with np.errstate(over="ignore"):
-        lowest = (minimum - shift).astype(np.float16)
-    return (scales, lowest) if np.array_equal(lowest + shift, minimum) else None
+        numbers = (minimum - shift).astype(np.float16)
+    return (scales, numbers) if np.array_equal(numbers + shift, minimum) else None
 
 
 def _minima(group: Group, stored: Mapping[str, Array]) -> Array | None:
@@ -124,8 +218,8 @@ def _as_halves(scale: Array) -> Array | None:
     return halves if np.array_equal(halves, scale) else None
 
 
-def specs(group: Group, dtype: str, half_scales: Collection[str] = ()) -> dict[str, Spec]:
-    """Tensor name -> Spec of a group's tensors in kernels.data, where these groups have scales in float16."""
+def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str, Spec]:
+    """Tensor name -> Spec of a group's tensors in kernels.data, where groups have these forms."""
     stored = weight_storage.specs(group, dtype)
     if not is_tiled(group):
         return stored
@@ -136,38 +230,54 @@ def specs(group: Group, dtype: str, half_scales: Collection[str] = ()) -> dict[s
             f"{group.name}.codes": Spec("uint8", (tiles, -(-group.length // TILE) * TILE // 4, TILE, 4)),
             f"{group.name}.scale": Spec(dtype, (tiles, TILE)),
         }
-    codes = (tiles, blocks * group.format.block * group.format.bits // 32, TILE, 4)
-    per_block = (tiles, blocks, TILE)
+    own = forms.get(group.name, stored_form(group))
+    per_block, inputs = (tiles, blocks, TILE), blocks * group.format.block
+    even = (tiles, inputs * own.bits // 32, TILE, 4)
+    codes = even if own.bits in (4, 8) else (tiles, inputs // TILE, 2 * TILE * own.bits)
     tiled = {"packed": Spec("uint8", codes), "zero": Spec("uint8", per_block)}
-    tiled["scale"] = tiled["minimum"] = Spec("float16" if group.name in half_scales else dtype, per_block)
-    return {name: tiled.get(name.removeprefix(f"{group.name}."), spec) for name, spec in stored.items()}
+    scales = {"float32": dtype, "float16": "float16", "codes": "int8"}[own.scales]
+    tiled["scale"] = tiled["minimum"] = Spec(scales, per_block)
+    result = {name: tiled.get(name.removeprefix(f"{group.name}."), spec) for name, spec in stored.items()}
+    if own.scales == "codes":
+        pair = (2,) if group.format.minimum else ()
+        result[f"{group.name}.factor"] = Spec("float16", (tiles, inputs // SUPER, *pair, TILE))
+    return result
 
 
-def store(group: Group, stored: Mapping[str, Array], half_scales: Collection[str] = ()) -> dict[str, Array]:
+def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelForm]) -> dict[str, Array]:
     """A group's tensors for kernels.data, from those of model.onnx.data; C-contiguous.
 
-    Raises BundleError for a group of `half_scales` that float16 has no room for.
+    Raises BundleError for a form of `forms` that its numbers don't have.
     """
     if not is_tiled(group):
         return dict(stored)
     if group.kind == "row":
         return {**stored, **_row_tiles(group, stored)}
     assert group.format is not None
-    bits, tiles = group.format.bits, -(-group.width // TILE)
+    own, bits, tiles = forms.get(group.name, stored_form(group)), group.format.bits, -(-group.width // TILE)
     blocks = -(-group.length // group.format.block)
     parts = {name: f"{group.name}.{name}" for name in ("packed", "scale", "zero", "minimum")}
-    packed = _filled(stored[parts["packed"]].reshape(group.width, -1), tiles)
-    if bits == 8:
-        codes = packed.reshape(tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
-    else:
-        # Two neighbours to a byte become four neighbours to four bytes, and the next four above them.
-        pairs = packed.reshape(tiles, TILE, -1, 4)
-        inputs = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(tiles, TILE, -1, 2, 4)
-        codes = (inputs[..., 0, :] | inputs[..., 1, :] << 4).transpose(0, 2, 1, 3)
-    result = {**stored, parts["packed"]: np.ascontiguousarray(codes)}
-    scale, minimum = stored[parts["scale"]], _minima(group, stored)
-    if group.name in half_scales:
-        if (halves := _halves(group, stored)) is None:
+    if own.bits < _fewest_bits(group, stored):
+        raise BundleError(
+            f"{parts['packed']} must hold codes of {own.bits} bits, it has others: export it again"
+        )
+    codes = weight_storage.unpack(
+        stored[parts["packed"]].reshape(group.width, -1), bits, blocks * group.format.block
+    )
+    if own.bits != bits:
+        codes = codes - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
+    result = {**stored, parts["packed"]: _planes(_filled(codes, tiles), own.bits)}
+    result[parts["packed"]].shape = specs(group, "float32", forms)[parts["packed"]].shape
+    scale, minimum, factors = stored[parts["scale"]], _minima(group, stored), []
+    if own.scales == "codes":
+        if (coded := _coded(group, stored, own.bits)) is None:
+            raise BundleError(
+                f"{parts['scale']} must hold codes times float16 numbers, it has others: export it again"
+            )
+        (scale, *others), factors = ([part[i] for part in coded] for i in (0, 1))
+        minimum = others[0] if others else None
+    elif own.scales == "float16":
+        if (halves := _halves(group, stored, own.bits)) is None:
             raise BundleError(f"{parts['scale']} must hold float16 numbers, it has others: export it again")
         scale, minimum = halves
     result[parts["scale"]] = _by_tile(scale, tiles)
@@ -175,7 +285,36 @@ def store(group: Group, stored: Mapping[str, Array], half_scales: Collection[str
         result[parts["minimum"]] = _by_tile(minimum, tiles)
     if (zero := stored.get(parts["zero"])) is not None:
         result[parts["zero"]] = _by_tile(weight_storage.unpack(zero, bits, blocks), tiles)
-    return result
+    if factors:
+        by_tile = np.stack([_by_tile(part, tiles) for part in factors], axis=2)
+        result[f"{group.name}.factor"] = by_tile if minimum is not None else by_tile[:, :, 0]
+    return {name: np.ascontiguousarray(array) for name, array in result.items()}
+
+
+def _planes(codes: Array, bits: int) -> Array:
+    """Codes [T·16, D] -> bytes of the steps of each tile, as above."""
+    steps = codes.reshape(-1, TILE, codes.shape[1] // TILE, 4, 4).transpose(0, 2, 3, 1, 4)
+    steps = np.ascontiguousarray(steps).reshape(*steps.shape[:3], 4 * TILE)  # [T, steps, 4, 64]
+    if bits == 8:
+        return steps
+    low = 2 if bits == 2 else 4
+    planes, first = [], steps & (2**low - 1)
+    if low == 4:
+        planes.append((first[:, :, ::2] | first[:, :, 1::2] << 4).reshape(*steps.shape[:2], -1))
+    else:
+        planes.append(_quarters(first))
+    if bits - low == 2:
+        planes.append(_quarters(steps >> low))
+    elif bits - low == 1:
+        ones = (steps >> low).reshape(*steps.shape[:3], 2, -1)
+        eighths = ones << np.array([[0, 4], [1, 5], [2, 6], [3, 7]], np.uint8)[..., None]
+        planes.append(np.bitwise_or.reduce(eighths, axis=(2, 3)))
+    return np.concatenate(planes, axis=2)
+
+
+def _quarters(pairs: Array) -> Array:
+    """Four numbers of 2 bits [T, steps, 4, 64] in a byte each."""
+    return np.bitwise_or.reduce(pairs << np.array([0, 2, 4, 6], np.uint8)[:, None], axis=2)
 
 
 def _row_tiles(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:

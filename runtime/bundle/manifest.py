@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-One JSON object with exactly these fields, but for kernel_cache, kernel_minima, half_scales and adapter:
+One JSON object with exactly these fields, but for kernel_*, half_scales and adapter:
 
     format       3
     tfm          version of tfm that wrote the bundle
@@ -33,8 +33,11 @@ One JSON object with exactly these fields, but for kernel_cache, kernel_minima, 
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
     kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
                  whose graphs over kernels add them by operators of ONNX Runtime and aren't used
-    half_scales  [groups] of `runtime.bundle.weight_storage` whose scales and lowest numbers are float16
-                 numbers and are kept so by tfm's own kernels, absent where there are none
+    kernel_forms {group of `runtime.bundle.weight_storage`: {bits, scales}} of weights that tfm's own kernels
+                 have in another form than the stored one (`runtime.bundle.kernel_storage`), absent where
+                 there are none
+    half_scales  [groups] whose scales and lowest numbers kernels have in float16, in bundles of tfm 0.2,
+                 which have no kernel_forms
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -48,7 +51,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -68,6 +71,7 @@ from ...refimpl.errors import BundleError, ConfigError, TfmError
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from . import golden_files, kernel_storage, targets
 from .graph_io import ENCODER, GRAPH, MTP, graphs
+from .kernel_storage import KernelForm
 from .plan import Plan, Tensor
 from .targets import CacheForm, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
@@ -146,6 +150,7 @@ class Manifest:
     files: dict[str, File]
     kernel_cache: Literal["float16"] | None = field(default=None, metadata={"optional": True})
     kernel_minima: bool = field(default=False, metadata={"optional": True})
+    kernel_forms: dict[str, KernelForm] = field(default_factory=dict, metadata={"optional": True})
     half_scales: tuple[str, ...] = field(default=(), metadata={"optional": True})
     adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
@@ -153,6 +158,16 @@ class Manifest:
     def plan(self) -> Plan:
         """How the weights are stored, with all that follows from it."""
         return Plan(ParameterShapes(self.config), targets.find(self.target), self.dtype, self.schemes)
+
+    @cached_property
+    def forms(self) -> dict[str, KernelForm]:
+        """The groups that kernels have in another form than the stored one."""
+        groups = self.plan.groups
+        halves = {
+            name: replace(kernel_storage.stored_form(groups[name]), scales="float16")
+            for name in self.half_scales
+        }
+        return halves | self.kernel_forms
 
     @property
     def half_cache(self) -> bool:
@@ -289,13 +304,17 @@ def _check_kernels(m: Manifest) -> None:
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
     if m.kernel_minima and not m.plan.has_minima:
         raise ValueError("kernel_minima must be absent where kernels have none")
-    halves = [name for name, group in m.plan.groups.items() if kernel_storage.has_scales(group)]
+    in_blocks = {name: group for name, group in m.plan.groups.items() if kernel_storage.has_scales(group)}
     if not m.plan.has_kernels or m.dtype != "float32":
-        halves = []
-    if list(m.half_scales) != [name for name in halves if name in m.half_scales]:
-        raise ValueError(
-            f"half_scales must name weights of kernels in blocks, in order, got {m.half_scales!s:.80}"
-        )
+        in_blocks = {}
+    for field_name, named in (("half_scales", m.half_scales), ("kernel_forms", tuple(m.kernel_forms))):
+        if list(named) != [name for name in in_blocks if name in named]:
+            raise ValueError(
+                f"{field_name} must name weights of kernels in blocks, in order, got {named!s:.80}"
+            )
+    for name, form in m.kernel_forms.items():
+        if not kernel_storage.is_possible(in_blocks[name], form):
+            raise ValueError(f"kernel_forms.{name} can't be {form}")
 
 
 def _check_files(m: Manifest) -> None:

@@ -8,7 +8,7 @@ An export decides it, the manifest states it, and whoever needs something that f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -16,6 +16,7 @@ from ...refimpl.config import Config, SmoothingSite
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from . import kernel_storage, operator_limits, schemes, weight_formats, weight_storage
 from .graph_io import Graph, graphs
+from .kernel_storage import KernelForm
 from .schemes import Scheme
 from .targets import CacheForm, FloatType, Target
 from .weight_formats import NativeBlocks, WeightFormat
@@ -124,9 +125,9 @@ class Plan:
         """Whether graphs over kernels have keys and values as floats, which may then be float16."""
         return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
 
-    def kernel_tensors(self, half_scales: Collection[str]) -> dict[str, Tensor]:
+    def kernel_tensors(self, forms: Mapping[str, KernelForm]) -> dict[str, Tensor]:
         """The places of all tensors in kernels.data."""
-        specs = partial(kernel_storage.specs, half_scales=frozenset(half_scales))
+        specs = partial(kernel_storage.specs, forms=forms)
         return _arranged(self.groups, self.dtype, specs)
 
 

@@ -243,11 +243,11 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 def _parts(bundle: Bundle) -> Iterator[np.ndarray]:
     """The bytes of kernels.data, in order."""
-    places, half_scales = bundle.kernel_tensors, frozenset(bundle.manifest.half_scales)
+    places, forms = bundle.kernel_tensors, bundle.manifest.forms
     end = 0
     for group in bundle.plan.groups.values():
         stored = {name: bundle.tensor(name) for name in weight_storage.specs(group, bundle.dtype)}
-        for name, array in kernel_storage.store(group, stored, half_scales).items():
+        for name, array in kernel_storage.store(group, stored, forms).items():
             yield np.zeros(places[name].offset - end, np.uint8)
             yield array.reshape(-1).view(np.uint8)
             end = places[name].offset + array.nbytes

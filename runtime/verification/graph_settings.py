@@ -24,6 +24,7 @@ from ...refimpl.engine.cache_kinds import cache_kinds
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import MTP, Graph
 from ..bundle.graph_nodes import Node, content
+from ..bundle.kernel_storage import KERNELS
 from ..bundle.plan import Tensor
 from ..bundle.views import stored_name
 from .config_numbers import epsilons, integers, numbers, shared_numbers, stacks
@@ -95,7 +96,7 @@ class _Settings:
         self.config = config.mtp_decoder if graph.file == MTP and has_mtp(config) else config
         self.kinds = cache_kinds(self.config, windowed=bundle.cache == "windowed")
         self.stacks = stacks(config)
-        self.shapes = bundle.plan.shapes
+        self.shapes, self.forms = bundle.plan.shapes, bundle.manifest.forms
         self.epsilons = epsilons(config)
         self.compared = 0
         self.different: list[str] = []
@@ -311,7 +312,8 @@ class _Settings:
             is_own = other.format is None or _matrix(other.name) == _matrix(group.name)
             self.require(is_own, f"{group.name}: {node.operator} reads {name}")
         level = 4 if form.activations == "block" else 0
-        sizes = {"K": group.length, "N": group.width, "bits": form.bits, "block_size": form.block}
+        bits = self.forms.get(group.name, form).bits if node.operator in KERNELS else form.bits
+        sizes = {"K": group.length, "N": group.width, "bits": bits, "block_size": form.block}
         for name, wanted in {**sizes, "accuracy_level": level}.items():
             if (found := node.attributes.get(name)) is not None:
                 self.compare(f"{group.name}: {name}", found, wanted)

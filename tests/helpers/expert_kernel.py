@@ -10,7 +10,7 @@ from numpy import ndarray as Array
 from tfm.runtime.kernels.probe_program import BlockMatrix
 
 from .kernel_cases import VALUES, Case, table
-from .kernels import GUARD, Kernels, Packed, Runner, guarded, in_order, pack, pool_of, swiglu
+from .kernels import GUARD, PLANES, Kernels, Packed, Runner, guarded, in_order, pool_of, swiglu
 
 
 class ExpertCall(c.Structure):
@@ -43,7 +43,7 @@ class ExpertCase:
         return starts, np.argsort(flat, kind="stable")
 
     def packed(self) -> list[Packed]:
-        return [replace(pack(one.w, halves=one.halves), swiglu=self.gates) for one in self.experts]
+        return [replace(one.packed(), swiglu=self.gates) for one in self.experts]
 
     def expected(self, kernels: Kernels | None = None) -> Array:
         """By the specification's products, and the kernel of gates, where there are any."""
@@ -71,18 +71,20 @@ class ExpertCase:
 def random_expert_case(seed: int) -> ExpertCase:
     """Of a few experts of any size, some of which aren't chosen, some twice by one token."""
     rng = np.random.default_rng(seed)
-    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice([8, 4]))
+    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice(list(PLANES)))
     count, choices, M, N, K = (int(n) for n in rng.integers((1, 1, 0, 1, 1), (7, 4, 24, 50, 3 * block)))
     kind, gates = seed % 3, seed % 4 == 3
     if gates:
         N = -(-N // 32) * 32
+    if coded := rng.random() < 0.3:
+        K = -(-K // 256) * 256
     zero, minimum, biased = rng.random() < 0.5, seed % 5 in (1, 2), rng.random() < 0.5
     experts = []
     for _ in range(count):
         bias = rng.standard_normal(N).astype(np.float32) if biased else None
         w = table(rng, N, K, bits=bits, block=block, zero=zero, minimum=minimum)
         one = Case(w, np.zeros((0, K), np.float32), bias)
-        experts.append(one.in_halves() if rng.random() < 0.5 else one)
+        experts.append(one.of_type("codes" if coded else str(rng.choice(["float32", "float16"])), rng))
     apart = seed % 2 == 1
     x = VALUES[kind](rng, M * (choices if apart else 1), K).astype(np.float32)
     shares = rng.standard_normal((M, choices)).astype(np.float32) if rng.random() < 0.6 else None

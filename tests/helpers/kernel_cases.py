@@ -8,7 +8,7 @@ import numpy as np
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 
-from .kernels import LOWEST
+from .kernels import PLANES, SCALE_TYPES, Coded, Packed, lowest, pack
 
 
 def table(
@@ -52,7 +52,32 @@ class Case:
     w: Blocks
     x: np.ndarray
     bias: np.ndarray | None
-    halves: bool = False  # scales and a block's lowest numbers are those of float16, and packed so
+    scales: str = "float32"  # of which type scales and lowest numbers are packed
+    coded: Coded | None = None  # their codes and factors
+
+    def packed(self) -> Packed:
+        return pack(self.w, self.scales, self.coded)
+
+    def of_type(self, scales: str, rng: np.random.Generator) -> Case:
+        """With scales and minima that such numbers hold; codes need whole super-blocks of inputs."""
+        if scales == "codes" and self.w.shape[1] % 256 == 0:
+            return self.in_codes(rng)
+        return self if scales == "float32" else self.in_halves()
+
+    def in_codes(self, rng: np.random.Generator) -> Case:
+        """Of any sign, zeros and subnormal numbers among them."""
+        (N, C), together = self.w.scale.shape, 256 // self.w.block
+
+        def drawn() -> tuple[np.ndarray, np.ndarray]:
+            exponents = rng.choice([-24.0, -14, -8, -3], (N, C // together))
+            factors = (rng.standard_normal(exponents.shape) * 2**exponents).astype(np.float16)
+            return rng.integers(-128, 128, (N, C)).astype(np.int8), factors
+
+        coded = [drawn() for _ in range(1 if self.w.minimum is None else 2)]
+        numbers = [codes * np.repeat(f, together, axis=1).astype(np.float32) for codes, f in coded]
+        scale = numbers[0]
+        minimum = None if self.w.minimum is None else lowest(self.w.bits) * scale + numbers[1]
+        return replace(self, w=replace(self.w, scale=scale, minimum=minimum), scales="codes", coded=coded)
 
     def in_halves(self) -> Case:
         """With scales and minima that float16 holds: in every third block subnormal ones or zeros."""
@@ -60,8 +85,8 @@ class Case:
         scale[:, ::3] *= 2.0**-15
         scale = scale.astype(np.float16).astype(np.float32)
         if minimum is not None:
-            minimum = minimum.astype(np.float16) + LOWEST[self.w.bits] * scale
-        return replace(self, w=replace(self.w, scale=scale, minimum=minimum), halves=True)
+            minimum = minimum.astype(np.float16) + lowest(self.w.bits) * scale
+        return replace(self, w=replace(self.w, scale=scale, minimum=minimum), scales="float16")
 
     def expected(self) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -75,12 +100,15 @@ VALUES = (normal, tied, strange)
 def random_case(seed: int) -> Case:
     """Of any size that fills a few tiles of outputs, blocks of inputs and panels of rows."""
     rng = np.random.default_rng(seed)
-    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice([8, 4]))
+    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice(list(PLANES)))
     N, K, M = (int(n) for n in rng.integers((1, 1, 0), (50, 4 * block, 70)))
+    scales = SCALE_TYPES[seed % 3]
+    if scales == "codes":
+        K = -(-K // 256) * 256
     if seed % 4 == 3:
         N = -(-N // 32) * 32  # as many gates as there is behind them
     bias = rng.standard_normal(N).astype(np.float32) if rng.random() < 0.5 else None
     x = VALUES[seed % len(VALUES)](rng, M, K).astype(np.float32)
     minimum = seed % 5 in (1, 2)
     case = Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5, minimum=minimum), x, bias)
-    return case.in_halves() if seed % 2 else case
+    return case.of_type(scales, rng)

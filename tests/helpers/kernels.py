@@ -17,8 +17,16 @@ TILE = 16
 # Runs a task for 0 .. count - 1, in an order of its own.
 Runner = Callable[[Callable[[int], None], int], None]
 GUARD = 0xA5
-# Scales from a block's minimum down to its lowest number, by bits: of Q4_1, and of Q5_1 in 8 bits.
-LOWEST = {4: np.float32(8), 8: np.float32(16)}
+# Widths of the planes of a code, by its bits.
+PLANES = {2: (2,), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+SCALE_TYPES = ("float32", "float16", "codes")  # kernels.h: `ScaleType`
+# Codes [N, C] and factors [N, S] of scales, and of lowest numbers.
+Coded = list[tuple[np.ndarray, np.ndarray]]
+
+
+def lowest(bits: int) -> np.float32:
+    """Scales from a block's minimum down to its lowest number."""
+    return np.float32(16 if bits == 8 else 2 ** (bits - 1))
 
 
 MATRIX = c.POINTER(BlockMatrix)
@@ -72,6 +80,7 @@ class Packed:
     scales: np.ndarray
     zeros: np.ndarray | None
     minima: np.ndarray | None
+    factors: np.ndarray | None
     outputs: int
     columns: int
     block: int
@@ -81,45 +90,54 @@ class Packed:
     @property
     def matrix(self) -> BlockMatrix:
         """What the kernels take; this object must outlive it."""
-        zeros, minima = (None if part is None else part.ctypes.data for part in (self.zeros, self.minima))
+        parts = (self.codes, self.scales, self.zeros, self.minima, self.factors)
         inputs = self.scales.shape[1] * self.block
         sizes = (self.outputs, inputs, self.columns, self.block, self.bits)
-        halves = self.scales.dtype == np.float16
+        scale_type = ("float32", "float16", "int8").index(self.scales.dtype.name)
         return BlockMatrix(
-            self.codes.ctypes.data, self.scales.ctypes.data, zeros, minima, *sizes, halves, self.swiglu
+            *(None if part is None else part.ctypes.data for part in parts), *sizes, scale_type, self.swiglu
         )
 
 
-def pack(w: Blocks, *, halves: bool = False) -> Packed:
-    """A matrix that is blocked along axis 1, with scales and lowest numbers in float16 where `halves`, which
-    changes none; what fills tiles and blocks up is nothing that may count."""
+def pack(w: Blocks, scales: str = "float32", coded: Coded | None = None) -> Packed:
+    """A matrix that is blocked along axis 1, with scales and lowest numbers of that type, or as these codes,
+    which changes none; what fills tiles and blocks up is nothing that may count."""
     N, K = w.shape
     tiles, blocks = -(-N // TILE), -(-K // w.block)
-    codes = np.full((tiles, blocks * w.block * w.bits // 32, TILE, 4), GUARD, np.uint8)
+    codes = np.full((tiles, blocks * w.block // TILE, 32 * w.bits), GUARD, np.uint8)
     n, k = np.indices((N, K))
-    if w.bits == 8:
-        codes[n // TILE, k // 4, n % TILE, k % 4] = w.codes
-    else:
-        for half, shift in ((0, 0), (1, 4)):
-            here = k // 4 % 2 == half
-            at = (n[here] // TILE, k[here] // 8, n[here] % TILE, k[here] % 4)
-            codes[at] = codes[at] & (0xF0 >> shift) | w.codes[here] << shift
+    g, j, begin, left = k // 4 % 4, n % TILE * 4 + k % 4, 0, w.codes
+    for width in PLANES[w.bits]:
+        byte = {8: g * 64 + j, 4: g // 2 * 64 + j, 2: j, 1: j % 32}[width]
+        shift = {8: 0 * g, 4: g % 2 * 4, 2: g * 2, 1: g + j // 32 * 4}[width].astype(np.uint8)
+        at, mask = (n // TILE, k // TILE, begin + byte), np.uint8(2**width - 1)
+        np.bitwise_and.at(codes, at, ~(mask << shift))
+        np.bitwise_or.at(codes, at, (left & mask) << shift)
+        begin, left = begin + 32 * width, left >> width
     n, c = np.indices((N, blocks))
     by_tile = (n // TILE, c, n % TILE)
-    dtype = np.float16 if halves else np.float32
-    scales = np.full((tiles, blocks, TILE), np.nan, dtype)
-    scales[by_tile] = w.scale
-    assert np.array_equal(scales[by_tile], w.scale)
-    zeros = minima = None
-    if w.minimum is not None:
-        shift = LOWEST[w.bits] if halves else np.float32(0)
-        minima = np.full((tiles, blocks, TILE), np.nan, dtype)
-        minima[by_tile] = w.minimum - shift * w.scale
-        assert np.array_equal(minima[by_tile] + shift * w.scale, w.minimum)
+
+    def tiled(part: np.ndarray, filler: float) -> np.ndarray:
+        out = np.full((tiles, part.shape[1], TILE), filler, part.dtype)
+        n, c = np.indices(part.shape)
+        out[n // TILE, c, n % TILE] = part
+        return out
+
+    zeros = minima = factors = None
+    if coded is not None:
+        scale, *minimum = (tiled(part, 85) for part, _ in coded)
+        minima = minimum[0] if minimum else None
+        factors = np.stack([tiled(part, np.nan) for _, part in coded], axis=2)
+    else:
+        dtype, shift = (np.float32, 0) if scales == "float32" else (np.float16, lowest(w.bits))
+        scale = tiled(w.scale.astype(dtype), np.nan)
+        assert np.array_equal(scale[by_tile], w.scale)
+        if w.minimum is not None:
+            minima = tiled((w.minimum - shift * w.scale).astype(dtype), np.nan)
+            assert np.array_equal(minima[by_tile] + np.float32(shift) * w.scale, w.minimum)
     if w.zero is not None:
-        zeros = np.full((tiles, blocks, TILE), GUARD, np.uint8)
-        zeros[by_tile] = w.zero
-    return Packed(codes, scales, zeros, minima, N, K, w.block, w.bits)
+        zeros = tiled(w.zero, GUARD)
+    return Packed(codes, scale, zeros, minima, factors, N, K, w.block, w.bits)
 
 
 def in_order(task: Callable[[int], None], count: int) -> None:

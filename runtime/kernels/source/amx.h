@@ -148,15 +148,23 @@ auto panels_of(int block) {
 
 // The codes of a tile as bytes with their zero points taken off. Those of 8 bits must not have any of their own: -255 .. 255
 // doesn't fit a byte.
+template <int BITS>
 const uint8_t *centre(const BlockMatrix &w, const uint8_t *at, size_t t, uint8_t *wide) {
     const uint8_t *zero = w.zeros ? w.zeros + t * (w.inputs / w.block) * TILE : nullptr;
-    __m512i z = _mm512_set1_epi8(w.bits == 8 ? -128 : 8);
-    for (int k = 0; k < w.inputs; k += 8, at += 16 * w.bits) {
+    __m512i z = _mm512_set1_epi8(char(1 << (BITS - 1)));
+    for (int k = 0; k < w.inputs; k += 16, at += 32 * BITS) {
         if (zero && k % w.block == 0) z = _mm512_mullo_epi32(Amx::bytes(zero + k / w.block * TILE), Amx::all(0x01010101));
-        _mm512_storeu_si512(wide + k * TILE, _mm512_sub_epi8(w.bits == 8 ? Amx::codes(at) : Amx::low(at), z));
-        _mm512_storeu_si512(wide + (k + 4) * TILE, _mm512_sub_epi8(w.bits == 8 ? Amx::codes(at + 64) : Amx::high(at), z));
+        for (int g = 0; g < 4; g++) _mm512_storeu_si512(wide + (k + 4 * g) * TILE, _mm512_sub_epi8(four_codes<Amx, BITS>(at, g), z));
     }
     return wide;
+}
+
+// centre<BITS> for a matrix.
+template <int BITS = Amx::FEWEST_BITS>
+auto centre_of(int bits) {
+    if constexpr (BITS < 8)
+        if (bits > BITS) return centre_of<wider(BITS)>(bits);
+    return &centre<BITS>;
 }
 
 template <>
@@ -174,10 +182,10 @@ void multiply(const Job<Amx> &job, const Part &part) {
             for (size_t half = 0; half < halves; half++) {
                 size_t from = t + half * job.tiles(), at = (from + 1) * blocks * TILE;
                 tile.at[half] = w.codes + from * stored, tile.next[half] = tile.at[half] + stored;
-                fetch((const char *)w.scales + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
-                if (w.minima) fetch((const char *)w.minima + at * (w.half_scales ? 2 : 4), blocks * TILE * (w.half_scales ? 2 : 4));
+                fetch((const char *)w.scales + at * scale_bytes(w), blocks * TILE * scale_bytes(w));
+                if (w.minima) fetch((const char *)w.minima + at * scale_bytes(w), blocks * TILE * scale_bytes(w));
                 if (w.zeros) fetch(w.zeros + at, blocks * TILE);
-                if (centred) tile.at[half] = centre(w, tile.at[half], from, job.wide + (part.index * halves + half) * bytes);
+                if (centred) tile.at[half] = centre_of(w.bits)(w, tile.at[half], from, job.wide + (part.index * halves + half) * bytes);
             }
             multiply_some(job, t, p0, panels, tile);
         }

@@ -1,5 +1,5 @@
 // AVX2: sixteen outputs are two registers. It can't multiply bytes exactly, so that codes are widened to 16 bits; its
-// product of bytes stops at 2^15, which codes of 4 bits don't reach. AVX-VNNI has the exact one.
+// product of bytes stops at 2^15, which codes of 6 bits don't reach. AVX-VNNI has the exact one.
 #pragma once
 #include <immintrin.h>
 
@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2 {
     static constexpr bool FIXED = false;
-    static constexpr int MIDDLE = 0, TILES = 1, TILE_ROWS = 4;
+    static constexpr int MIDDLE = 0, TILES = 1, TILE_ROWS = 4, FEWEST_BITS = 2, MOST_BITS = 8;
     struct Floats {
         __m256 a, b;
     };
@@ -123,12 +123,17 @@ protected:
         __asm__("" : "+x"(sum.a), "+x"(sum.b));
         return sum;
     }
+    template <int SHIFT>
+    static __m256i shifted(__m256i x) {
+        if constexpr (SHIFT >= 0) return _mm256_srli_epi16(x, SHIFT);
+        else return _mm256_slli_epi16(x, -SHIFT);
+    }
     static __m256i and_all(__m256i x, int mask) { return _mm256_and_si256(x, _mm256_set1_epi16(int16_t(mask))); }
 };
 
 // Codes of 8 bits, as words: the first and third of four inputs, the second and fourth.
 struct Avx2Words : Avx2 {
-    static constexpr int ROWS = 4, BITS = 8;
+    static constexpr int ROWS = 4, FEWEST_BITS = 8;
     struct Codes {
         Ints even, odd;
     };
@@ -151,9 +156,9 @@ struct Avx2Words : Avx2 {
     }
 };
 
-// Codes of 4 bits, as bytes: a product of two pairs is at most 2 * 15 * 127.
+// Codes of up to 6 bits, as bytes: a product of two pairs is at most 2 * 63 * 127.
 struct Avx2Bytes : Avx2 {
-    static constexpr int ROWS = 4, BITS = 4;
+    static constexpr int ROWS = 4, MOST_BITS = 6;
     using Codes = Ints;
     using Four = int32_t;
 
@@ -163,12 +168,17 @@ struct Avx2Bytes : Avx2 {
         return x;
     }
     static Codes codes(const uint8_t *at) { return load_bytes(at); }
-    static Codes halves(Codes x) { return {and_all(x.a, 0x0f0f), and_all(x.b, 0x0f0f)}; }
-    static Codes low(const uint8_t *at) { return halves(codes(at)); }
-    static Codes high(const uint8_t *at) {
-        Codes x = codes(at);
-        return halves({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+    static Codes plane(const uint8_t *at) { return load_bytes(at); }
+    static Codes half_plane(const uint8_t *at) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)at);
+        return {x, _mm256_srli_epi16(x, 4)};
     }
+    // The bits of `mask` in each byte, from SHIFT higher places.
+    template <int SHIFT>
+    static Codes field(Codes x, int mask) {
+        return {and_all(shifted<SHIFT>(x.a), mask * 257), and_all(shifted<SHIFT>(x.b), mask * 257)};
+    }
+    static Codes either(Codes x, Codes y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
     static Ints dot(Ints sum, Codes w, Four x) {
         __m256i four = _mm256_set1_epi32(x), ones = _mm256_set1_epi16(1);
         Ints pairs = {_mm256_maddubs_epi16(w.a, four), _mm256_maddubs_epi16(w.b, four)};

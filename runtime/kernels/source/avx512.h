@@ -11,7 +11,7 @@ struct Avx512 {
     static constexpr int ROWS = 12;  // rows whose sums stay in registers beside one load of codes
     static constexpr int TILES = 2, TILE_ROWS = 10;  // tiles of outputs and rows whose sums do, where blocks have no scales
     static constexpr bool FIXED = false;
-    static constexpr int BITS = 0;    // of a matrix's codes; 0: 8 or 4
+    static constexpr int FEWEST_BITS = 2, MOST_BITS = 8;  // of a matrix's codes
     static constexpr int MIDDLE = 0;  // what `codes` takes off codes of 8 bits
     using Floats = __m512;
     using Ints = __m512i;
@@ -38,9 +38,20 @@ struct Avx512 {
         return x;
     }
     static Codes codes(const uint8_t *at) { return _mm512_loadu_si512(at); }
-    // Codes of 4 bits.
-    static Codes low(const uint8_t *at) { return _mm512_and_si512(codes(at), _mm512_set1_epi8(15)); }
-    static Codes high(const uint8_t *at) { return _mm512_and_si512(_mm512_srli_epi16(codes(at), 4), _mm512_set1_epi8(15)); }
+    // Codes of fewer bits: planes.h.
+    static Codes plane(const uint8_t *at) { return codes(at); }
+    static Codes half_plane(const uint8_t *at) {
+        __m512i twice = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)at));
+        return _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    }
+    // The bits of `mask` in each byte, from SHIFT higher places.
+    template <int SHIFT>
+    static Codes field(Codes x, int mask) {
+        if constexpr (SHIFT >= 0) x = _mm512_srli_epi16(x, SHIFT);
+        else x = _mm512_slli_epi16(x, -SHIFT);
+        return _mm512_and_si512(x, _mm512_set1_epi8(char(mask)));
+    }
+    static Codes either(Codes x, Codes y) { return _mm512_or_si512(x, y); }
     static Ints dot(Ints sum, Codes w, Four x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
 
     // For attention.

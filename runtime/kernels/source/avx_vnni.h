@@ -5,7 +5,7 @@
 namespace {
 
 struct AvxVnni : Avx2Bytes {
-    static constexpr int ROWS = 4, BITS = 0;
+    static constexpr int ROWS = 4, MOST_BITS = 8;
 
     static Ints dot(Ints sum, Codes w, Four x) {
         __m256i four = _mm256_set1_epi32(x);

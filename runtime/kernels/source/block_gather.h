@@ -1,6 +1,7 @@
 // Rows of a table that is stored as the matrix of a product: the tied table of tokens is there once.
 #pragma once
 #include "block_scales.h"
+#include "planes.h"
 
 namespace {
 
@@ -10,7 +11,7 @@ bool gather(const BlockMatrix *w, const int64_t *ids, size_t count, float *y) {
     for (size_t m = 0; m < count; m++, y += w->columns) {
         if (ids[m] < 0 || ids[m] >= w->outputs) return false;
         size_t tile = size_t(ids[m]) / 16, place = size_t(ids[m]) % 16;
-        const uint8_t *codes = w->codes + tile * 16 * w->inputs * w->bits / 8 + place * 4;
+        const uint8_t *codes = w->codes + tile * 2 * w->inputs * w->bits;
         for (int c = 0; c < blocks; c++) {
             size_t at = tile * blocks + c;
             float scale[16], minimum[16] = {};
@@ -19,7 +20,7 @@ bool gather(const BlockMatrix *w, const int64_t *ids, size_t count, float *y) {
             if (w->minima) Set::store(minimum, minima<Set>(*w, at, tile_scales));
             int zero = w->zeros ? w->zeros[at * 16 + place] : 1 << (w->bits - 1);
             for (int k = c * block; k < (c + 1) * block && k < w->columns; k++) {
-                int code = w->bits == 8 ? codes[k / 4 * 64 + k % 4] : codes[k / 8 * 64 + k % 4] >> (k & 4) & 15;
+                int code = code_at(codes + size_t(k / 16) * 32 * w->bits, w->bits, k / 4 % 4, int(place) * 4 + k % 4);
                 y[k] = scale[place] * float(code - zero);
                 if (w->minima) y[k] += minimum[place];
             }

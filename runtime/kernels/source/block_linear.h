@@ -21,22 +21,49 @@ struct Job : Panels<Set, Set::ROWS> {
     int32_t *sums;  // of a block's codes, times -1
     float *totals;  // of a block's numbers, where the matrix has minima
     uint8_t *wide;  // [CHUNKS][halves][TILE][inputs], of codes without their zero points
+    float *floats;  // [CHUNKS][near tiles][halves][1 or 2][blocks][TILE]: scales and minima, where that pays
 
     Job(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch)
         : Panels<Set, Set::ROWS>(rows, w->outputs / halves(*w), w->inputs, scratch), w(w), bias(bias), x(x), y(y) {
         size_t part = scales_bytes(*w, rows);
         char *at = (char *)scratch + this->bytes(rows, w->inputs);
         scales = (float *)at, sums = (int32_t *)(at + part), totals = (float *)(at + 2 * part), wide = (uint8_t *)(at + parts(*w) * part);
+        floats = (float *)wide;
     }
     // How many numbers stand beside a block's codes.
     static size_t parts(const BlockMatrix &w) { return w.minima ? 3 : 2; }
     static size_t scales_bytes(const BlockMatrix &w, size_t rows) { return round_up(over(rows, Set::ROWS) * Set::ROWS * (w.inputs / w.block) * 4); }
     static size_t scratch(const BlockMatrix &w, size_t rows) {
         size_t wide = centred(w) ? CHUNKS * halves(w) * TILE * w.inputs : 0;
-        return Panels<Set, Set::ROWS>::bytes(rows, w.inputs) + parts(w) * scales_bytes(w, rows) + wide;
+        size_t floats = has_floats(w, over(rows, Set::ROWS)) ? CHUNKS * near_floats(w) * 4 : 0;
+        return Panels<Set, Set::ROWS>::bytes(rows, w.inputs) + parts(w) * scales_bytes(w, rows) + wide + floats;
+    }
+    // Numbers of a task's tiles, and of one tile.
+    static size_t near_floats(const BlockMatrix &w) { return Job::near_tiles(w.inputs, TILES) * halves(w) * tile_floats(w); }
+    static size_t tile_floats(const BlockMatrix &w) { return w.inputs / w.block * TILE * (w.minima ? 2 : 1); }
+    float *near(const Part &part, size_t t, size_t half) const {
+        size_t place = (t - part.tile) % this->near_tiles(w->inputs, TILES);
+        return floats + part.index * near_floats(*w) + (place * halves(*w) + half) * tile_floats(*w);
+    }
+    // Whether scales and minima become floats once for all rows: beside products of few they do while codes come from memory.
+    static bool has_floats(const BlockMatrix &w, size_t panels) { return !Set::FIXED && w.scale_type != ScaleType::FLOAT32 && panels > 1; }
+    bool has_floats() const { return has_floats(*w, this->panels); }
+    void prepare(const Part &part, size_t t, size_t end) const {
+        if (!has_floats()) return;
+        size_t count = blocks();
+        for (; t < end; t++)
+            for (size_t half = 0; half < halves(*w); half++) {
+                float *scale = near(part, t, half), *minimum = scale + count * TILE;
+                for (size_t c = 0; c < count; c++) {
+                    size_t at = (t + half * this->tiles()) * count + c;
+                    typename Set::Floats one = ::scales<Set>(*w, at);
+                    Set::store(scale + c * TILE, one);
+                    if (w->minima) Set::store(minimum + c * TILE, minima<Set>(*w, at, one));
+                }
+            }
     }
     // Whether zero points are taken off codes first, as one byte holds.
-    static bool centred(const BlockMatrix &w) { return Set::FIXED && (w.bits == 4 || !w.zeros); }
+    static bool centred(const BlockMatrix &w) { return Set::FIXED && (w.bits < 8 || !w.zeros); }
     // Tiles of the matrix that make one of the result: gates and what they are for.
     static size_t halves(const BlockMatrix &w) { return w.swiglu ? 2 : 1; }
     int blocks() const { return w->inputs / w->block; }
@@ -111,21 +138,22 @@ inline __attribute__((always_inline)) void finish_halves(const Job<Set> &job, si
         Set::store(job.y + (m0 + r) * N + n, Set::mul(silu<Set>(Set::add(sums[r], gate)), Set::add(more[r], up)));
 }
 
-// The sums of one tile of the matrix for R rows.
+// The sums for R rows of tile t of the result: of its gates, or of what they are for.
 template <class Set, int R, int BITS>
-void sum_tile(const Job<Set> &job, size_t t, size_t m0, typename Set::Floats *sums) {
+void sum_tile(const Job<Set> &job, const Part &part, size_t t, size_t half, size_t m0, typename Set::Floats *sums) {
     constexpr int CHAINS = chains(R);
     const BlockMatrix &w = *job.w;
-    int blocks = job.blocks(), bytes = TILE * w.block * BITS / 8;
-    const uint8_t *at = w.codes + t * blocks * bytes;
-    const uint8_t *zero = w.zeros ? w.zeros + t * blocks * TILE : nullptr;
+    size_t blocks = job.blocks(), bytes = TILE * w.block * BITS / 8, tile = t + half * job.tiles();
+    const uint8_t *at = w.codes + tile * blocks * bytes;
+    const uint8_t *zero = w.zeros ? w.zeros + tile * blocks * TILE : nullptr;
     const typename Set::Four *x = job.codes + m0 * (w.inputs / 4);
     const float *scale_x = job.scales + m0 * blocks;
     const int32_t *sum = job.sums + m0 * blocks;
     const float *total = job.totals + m0 * blocks;
+    const float *scale = job.has_floats() ? job.near(part, t, half) : nullptr, *minimum = scale + blocks * TILE;
     typename Set::Floats y[R];
     for (int r = 0; r < R; r++) y[r] = Set::zero();
-    for (int c = 0; c < blocks; c++, scale_x += R, sum += R, total += R) {
+    for (size_t c = 0; c < blocks; c++, scale_x += R, sum += R, total += R) {
         typename Set::Ints dot[1][R][CHAINS];
         // x . (w - zero) = x . w - zero * sum(x): the second part is where the sum begins.
         typename Set::Ints z = Set::all(1 << (BITS - 1));
@@ -133,46 +161,54 @@ void sum_tile(const Job<Set> &job, size_t t, size_t m0, typename Set::Floats *su
         if constexpr (BITS == 8 && Set::MIDDLE != 0) z = Set::add(z, Set::all(-Set::MIDDLE));
         for (int r = 0; r < R; r++) {
             dot[0][r][0] = Set::short_mul(z, Set::all(sum[r]));  // 16 bits hold a sum of 128 codes
-            for (int i = 1; i < CHAINS; i++) dot[0][r][i] = Set::ints();
+            for (int j = 1; j < CHAINS; j++) dot[0][r][j] = Set::ints();
         }
         add_dots<Set, 1, R, BITS, CHAINS>(dot, at, bytes, x);
         at += bytes, x += w.block / 4 * R;
-        typename Set::Floats scale_w = scales<Set>(w, t * blocks + c), part[R];
+        typename Set::Floats scale_w = scale ? Set::load(scale + c * TILE) : scales<Set>(w, tile * blocks + c), terms[R];
         for (int r = 0; r < R; r++) {
-            for (int i = 1; i < CHAINS; i++) dot[0][r][0] = Set::add(dot[0][r][0], dot[0][r][i]);
-            part[r] = Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[0][r][0]));
+            for (int j = 1; j < CHAINS; j++) dot[0][r][0] = Set::add(dot[0][r][0], dot[0][r][j]);
+            terms[r] = Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[0][r][0]));
         }
         if (w.minima) {
-            typename Set::Floats minimum = minima<Set>(w, t * blocks + c, scale_w);
-            for (int r = 0; r < R; r++) part[r] = Set::add(part[r], Set::mul(minimum, Set::all(total[r])));
+            typename Set::Floats lowest = scale ? Set::load(minimum + c * TILE) : minima<Set>(w, tile * blocks + c, scale_w);
+            for (int r = 0; r < R; r++) terms[r] = Set::add(terms[r], Set::mul(lowest, Set::all(total[r])));
         }
-        for (int r = 0; r < R; r++) y[r] = Set::add(y[r], part[r]);
+        for (int r = 0; r < R; r++) y[r] = Set::add(y[r], terms[r]);
     }
     for (int r = 0; r < R; r++) sums[r] = y[r];
 }
 
 // One tile of outputs for R rows.
 template <class Set, int R, int BITS>
-void tile(const Job<Set> &job, size_t t, size_t m0) {
+void tile(const Job<Set> &job, const Part &part, size_t t, size_t m0) {
     typename Set::Floats sums[2][R];
-    for (size_t half = 0; half < job.halves(*job.w); half++) sum_tile<Set, R, BITS>(job, t + half * job.tiles(), m0, sums[half]);
+    for (size_t half = 0; half < job.halves(*job.w); half++) sum_tile<Set, R, BITS>(job, part, t, half, m0, sums[half]);
     finish_halves(job, t, m0, R, sums[0], sums[1]);
 }
 
 // tile<Set, R, BITS> for R = 1 .. Set::ROWS.
 template <class Set, int BITS, int R = Set::ROWS>
-auto of_rows(size_t rows) -> void (*)(const Job<Set> &, size_t, size_t) {
+auto of_rows(size_t rows) -> void (*)(const Job<Set> &, const Part &, size_t, size_t) {
     if constexpr (R > 1)
         if (rows < R) return of_rows<Set, BITS, R - 1>(rows);
     return tile<Set, R, BITS>;
 }
 
+// of_rows<Set, BITS> for the widths of codes that the instruction set has.
+template <class Set, int BITS = Set::FEWEST_BITS>
+auto of_bits(int bits, size_t rows) {
+    constexpr int NEXT = wider(BITS);
+    if constexpr (NEXT <= Set::MOST_BITS)
+        if (bits > BITS) return of_bits<Set, NEXT>(bits, rows);
+    return of_rows<Set, BITS>(rows);
+}
+
 // One tile of outputs for one panel.
 template <class Set>
-void panel_tiles(const Job<Set> &job, size_t t, size_t, size_t panel) {
+void panel_tiles(const Job<Set> &job, const Part &part, size_t t, size_t, size_t panel) {
     size_t m0 = job.first(panel), R = job.first(panel + 1) - m0;
-    if constexpr (Set::BITS != 0) of_rows<Set, Set::BITS>(R)(job, t, m0);
-    else (job.w->bits == 8 ? of_rows<Set, 8> : of_rows<Set, 4>)(R)(job, t, m0);
+    of_bits<Set>(job.w->bits, R)(job, part, t, m0);
 }
 
 template <class Set>

@@ -5,28 +5,35 @@
 #include <stdint.h>
 
 // A matrix [outputs, inputs] of codes with one scale for `block` neighbouring inputs: w = scale * (code - zero) + minimum.
-// Outputs are cut into tiles of 16, the last one filled up; within a tile, four inputs of each output lie side by side.
-//   codes   8 bits: u8 [tiles][inputs / 4][16][4]
-//           4 bits: u8 [tiles][inputs / 8][16][4], inputs k .. k + 3 in the low halves, k + 4 .. k + 7 in the high ones
-//   scales  float32 [tiles][blocks][16], or the same numbers in float16 where `half_scales`
+// Outputs are cut into tiles of 16, the last one filled up, and inputs into steps of 16; within a step, four inputs of each
+// output lie side by side: code j = 4 * output + input % 4 of four g = 0 .. 3.
+//   codes   u8 [tiles][inputs / 16][32 * bits], planes.h: of 8 bits [4][64], of fewer the low 4 or 2 of each code and then the rest
+//   scales  float32 [tiles][blocks][16], or the same numbers in float16, or codes of 8 bits, as `scale_type` says
 //   zeros   u8 [tiles][blocks][16], or null: all are 2^(bits - 1)
-//   minima  float32 [tiles][blocks][16], or null: all are 0. Where `half_scales` float16, of a block's lowest number in Q4_1
-//           and Q5_1: minimum = number + 8 * scale with 4 bits, number + 16 * scale with 8, rounded once
-// `inputs` is a multiple of `block`, which is 16, 32, 64 or 128. `columns` of them are real: the rest is filler.
-// With `swiglu` the first half of the outputs, a multiple of 16, are gates of the second half.
+//   minima  float32 [tiles][blocks][16], or null: all are 0. Where scales are float16 or codes, so is a block's lowest
+//           number: minimum = number + 2^(bits - 1) * scale, of codes of 8 bits number + 16 * scale, rounded once
+//   factors float16 [tiles][inputs / 256][16], or [tiles][inputs / 256][2][16] with minima: what codes of scales, and of lowest
+//           numbers, are multiplied by, which is exact. Else null
+// `inputs` is a multiple of `block`, which is 16, 32, 64 or 128, and with factors of 256; `bits` are 2, 4, 5, 6 or 8. `columns` of
+// the inputs are real: the rest is filler. With `swiglu` the first half of the outputs, a multiple of 16, are gates of the
+// second half.
+enum class ScaleType : int32_t { FLOAT32, FLOAT16, CODES };
+
 struct BlockMatrix {
     const uint8_t *codes;
     const void *scales;
     const uint8_t *zeros;
     const void *minima;
+    const uint16_t *factors;
     int32_t outputs, inputs, columns, block, bits;
-    bool half_scales, swiglu;
+    ScaleType scale_type;
+    bool swiglu;
 };
 
 // y[m, n] = bias[n] + (scale_w[n] * scale_x[m]) * (codes_x[m] . (codes_w[n] - 128)), and with `gelu` GELU of that, for
 // x [rows, columns] and y [rows, outputs]. Each row of x, times `factors` where there are any, is rounded to codes
 // first: `quantize_rows` of refimpl/ops/quant.py. `bias` and `factors` may be null.
-//   codes   u8 [tiles][inputs / 4][16][4] as in a BlockMatrix; `inputs` is a multiple of 16 and at most 2^16
+//   codes   u8 [tiles][inputs / 4][16][4] as in a BlockMatrix of 8 bits; `inputs` is a multiple of 16 and at most 2^16
 //   scales  float32 [tiles][16]
 // GELU is within 3 * 2^-24 * |x|; its argument has the bits of the product without it.
 struct RowLinearCall {

@@ -8,7 +8,7 @@
 namespace {
 
 struct Neon {
-    static constexpr int ROWS = 4, TILES = 1, TILE_ROWS = 4, BITS = 0, MIDDLE = 128;
+    static constexpr int ROWS = 4, TILES = 1, TILE_ROWS = 4, FEWEST_BITS = 2, MOST_BITS = 8, MIDDLE = 128;
     static constexpr bool FIXED = false;
     struct Floats {
         float32x4_t of[4];
@@ -72,11 +72,20 @@ struct Neon {
     static Codes codes(const uint8_t *at) {
         return each<Codes>([=](int i) { return veorq_u8(vld1q_u8(at + 16 * i), vdupq_n_u8(MIDDLE)); });
     }
-    static Codes low(const uint8_t *at) {
-        return each<Codes>([=](int i) { return vandq_u8(vld1q_u8(at + 16 * i), vdupq_n_u8(15)); });
+    static Codes plane(const uint8_t *at) {
+        return each<Codes>([=](int i) { return vld1q_u8(at + 16 * i); });
     }
-    static Codes high(const uint8_t *at) {
-        return each<Codes>([=](int i) { return vshrq_n_u8(vld1q_u8(at + 16 * i), 4); });
+    static Codes half_plane(const uint8_t *at) {
+        uint8x16_t a = vld1q_u8(at), b = vld1q_u8(at + 16);
+        return {a, b, vshrq_n_u8(a, 4), vshrq_n_u8(b, 4)};
+    }
+    // The bits of `mask` in each byte, from SHIFT higher places.
+    template <int SHIFT>
+    static Codes field(Codes x, int mask) {
+        return each<Codes>([=](int i) { return vandq_u8(shifted<SHIFT>(x.of[i]), vdupq_n_u8(uint8_t(mask))); });
+    }
+    static Codes either(Codes x, Codes y) {
+        return each<Codes>([=](int i) { return vorrq_u8(x.of[i], y.of[i]); });
     }
     // The products of two pairs are at most 2 * 128 * 127.
     static Ints dot(Ints sum, Codes w, Four x) {
@@ -145,6 +154,12 @@ struct Neon {
     static int32_t sum(Ints x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.of[0], x.of[1]), vaddq_s32(x.of[2], x.of[3]))); }
 
 private:
+    template <int SHIFT>
+    static uint8x16_t shifted(uint8x16_t x) {
+        if constexpr (SHIFT > 0) return vshrq_n_u8(x, SHIFT);
+        else if constexpr (SHIFT < 0) return vshlq_n_u8(x, -SHIFT);
+        else return x;
+    }
     static void transpose4(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
         float32x4_t a = vld1q_f32(rows), b = vld1q_f32(rows + rows_stride);
         float32x4_t c = vld1q_f32(rows + 2 * rows_stride), d = vld1q_f32(rows + 3 * rows_stride);

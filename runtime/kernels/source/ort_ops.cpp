@@ -1,10 +1,10 @@
 // The kernels as operators of ONNX Runtime, domain "tfm", version 1:
-//   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?, minima?) -> [.., N]
-//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?, minima?) -> [.., N / 2]
+//   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?, minima?, factors?) -> [.., N]
+//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?, minima?, factors?) -> [.., N / 2]
 // the same with the first half of the outputs as gates of the second: silu(gate) * up.
-//   BlockGather(codes, ids [..], scales, zeros?, minima?) -> [.., K]
-// with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales, zeros and minima lie; scales
-// and minima are of float32 or of float16.
+//   BlockGather(codes, ids [..], scales, zeros?, minima?, factors?) -> [.., K]
+// with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales, zeros, minima and factors lie;
+// scales and minima are of float32 or of float16, or of int8 with factors.
 //   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?,
 //             k_scale, v_scale [G, D]?) -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
@@ -28,7 +28,7 @@
 //   ExpertSwiGLU, the same with the first half of the outputs as gates of the second -> [M, I, N / 2]
 //   ExpertSum(x, index, shares [M, I], matrices..) -> [M, N]: for each token the sum of its products, times shares
 // with the attributes K, N, bits and block_size, and zeros, minima and biases, which say what each matrix has. They are
-// inputs one after the other, of each matrix its codes and scales, and then what it has of zeros, minima and a bias.
+// inputs one after the other, of each matrix its codes and scales, and then what it has of zeros, minima, a bias and factors.
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,7 +49,8 @@ ort::Status *wrong(const char *what) { return api->CreateStatus(ort::INVALID_ARG
 struct Node {
     const Kernels *kernels = registered;
     int64_t K, N, bits, block;
-    bool half_scales, swiglu;
+    ScaleType scale_type;
+    bool swiglu;
 
     int64_t tiles() const { return (N + 15) / 16; }
     int64_t blocks() const { return (K + block - 1) / block; }
@@ -70,15 +71,15 @@ ort::Status *read_blocks(const ort::Info *info, Node &node) {
     TRY(api->KernelInfoGetAttribute_int64(info, "block_size", &node.block));
     int64_t b = node.block, limit = int64_t(1) << 28;
     if (b != 16 && b != 32 && b != 64 && b != 128) return wrong("block_size must be 16, 32, 64 or 128");
-    if (node.bits != 4 && node.bits != 8) return wrong("bits must be 4 or 8");
+    if (node.bits != 2 && node.bits != 4 && node.bits != 5 && node.bits != 6 && node.bits != 8) return wrong("bits must be 2, 4, 5, 6 or 8");
     if (node.N < 1 || node.N > limit || node.K < 1 || node.K > limit) return wrong("N and K must be 1 to 2^28");
     return node.swiglu && node.N % 32 ? wrong("N must be a multiple of 32 where half of it are gates") : nullptr;
 }
 
-template <bool HALF_SCALES, bool SWIGLU = false>
+template <ScaleType SCALES, bool SWIGLU = false>
 ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     Node node;
-    node.half_scales = HALF_SCALES, node.swiglu = SWIGLU;
+    node.scale_type = SCALES, node.swiglu = SWIGLU;
     TRY(read_blocks(info, node));
     return keep(node, made);
 }
@@ -140,26 +141,30 @@ struct Input {
     }
 };
 
-// A node's matrix, from the inputs with its codes, scales, zero points and minima.
+// A node's matrix, from the inputs with its codes, scales, zero points, minima and factors.
 struct Matrix : BlockMatrix {
     ort::Status *read(const Node &node, const ort::Context *context, size_t codes_at, size_t scales_at, size_t minima_at) {
-        Input parts[4];
+        Input parts[5];
         TRY(parts[0].read(context, codes_at));
         TRY(parts[1].read(context, scales_at));
         TRY(parts[2].read(context, scales_at + 1));
         TRY(parts[3].read(context, minima_at));
+        TRY(parts[4].read(context, minima_at + 1));
         return take(node, parts);
     }
-    // From the codes, scales, zero points and minima.
-    ort::Status *take(const Node &node, const Input (&parts)[4]) {
+    // From the codes, scales, zero points, minima and factors.
+    ort::Status *take(const Node &node, const Input (&parts)[5]) {
         size_t scale_count = size_t(node.tiles() * node.blocks() * 16);
-        if (parts[0].count(0) != scale_count * node.block * node.bits / 8) return wrong("codes must be [tiles, K * bits / 32, 16, 4]");
+        if (parts[0].count(0) != scale_count * node.block * node.bits / 8) return wrong("codes must be [tiles, K / 16, 32 * bits]");
+        if ((node.scale_type == ScaleType::CODES) != (parts[4].data != nullptr)) return wrong("factors must be there with scales of int8, and only then");
+        if (parts[4].data && node.K % 256) return wrong("K must be a multiple of 256 where there are factors");
+        if (parts[4].data && parts[4].count(0) * 256 != scale_count * node.block * (parts[3].data ? 2 : 1)) return wrong("factors must be [tiles, K / 256, 16], with minima [tiles, K / 256, 2, 16]");
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
         if (parts[2].data && parts[2].count(0) != scale_count) return wrong("zeros must be [tiles, blocks, 16]");
         if (parts[3].data && parts[3].count(0) != scale_count) return wrong("minima must be [tiles, blocks, 16]");
         codes = (const uint8_t *)parts[0].data;
-        scales = parts[1].data, half_scales = node.half_scales, swiglu = node.swiglu;
-        zeros = (const uint8_t *)parts[2].data, minima = parts[3].data;
+        scales = parts[1].data, scale_type = node.scale_type, swiglu = node.swiglu;
+        zeros = (const uint8_t *)parts[2].data, minima = parts[3].data, factors = (const uint16_t *)parts[4].data;
         outputs = int32_t(node.N), columns = int32_t(node.K), inputs = int32_t(node.blocks() * node.block);
         block = int32_t(node.block), bits = int32_t(node.bits);
         return nullptr;
@@ -219,19 +224,20 @@ ort::Status *gather(void *made, ort::Context *context) {
 struct Experts {
     Node node;
     int64_t zeros, minima, biases;
-    bool sum;
+    bool sum, factors = false;  // as the scales of the first expert say
 
-    size_t parts() const { return 2 + (zeros != 0) + (minima != 0) + (biases != 0); }
+    size_t parts() const { return 2 + (zeros != 0) + (minima != 0) + (biases != 0) + factors; }
     size_t before() const { return sum ? 3 : 2; }
 
     // The matrix and the bias of an expert.
     ort::Status *read(const ort::Context *context, size_t expert, BlockMatrix *w, const float **bias) {
         size_t index = before() + expert * parts();
-        Input in[4], added;
+        Input in[5], added;
         ort::Type codes, scales, other;
         TRY(in[0].read(context, index++, &codes));
         TRY(in[1].read(context, index++, &scales));
-        if (codes != ort::UINT8 || (scales != ort::FLOAT && scales != ort::FLOAT16)) return wrong("codes must be uint8, scales float32 or float16");
+        if (codes != ort::UINT8 || (scales != ort::FLOAT && scales != ort::FLOAT16 && scales != ort::INT8))
+            return wrong("codes must be uint8, scales float32, float16 or int8");
         if (zeros) {
             TRY(in[2].read(context, index++, &other));
             if (other != ort::UINT8) return wrong("zeros must be uint8");
@@ -244,8 +250,12 @@ struct Experts {
             TRY(added.read(context, index++, &other));
             if (other != ort::FLOAT || added.count(0) != size_t(node.N)) return wrong("a bias must be float32 [N]");
         }
+        if (factors) {
+            TRY(in[4].read(context, index++, &other));
+            if (other != ort::FLOAT16) return wrong("factors must be float16");
+        }
         Node one = node;
-        one.half_scales = scales == ort::FLOAT16;
+        one.scale_type = scales == ort::INT8 ? ScaleType::CODES : scales == ort::FLOAT16 ? ScaleType::FLOAT16 : ScaleType::FLOAT32;
         Matrix matrix;
         TRY(matrix.take(one, in));
         *w = matrix, *bias = (const float *)added.data;
@@ -256,7 +266,7 @@ struct Experts {
 template <bool SUM, bool SWIGLU>
 ort::Status *create_experts(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     Experts experts;
-    experts.sum = SUM, experts.node.swiglu = SWIGLU, experts.node.half_scales = false;
+    experts.sum = SUM, experts.node.swiglu = SWIGLU, experts.node.scale_type = ScaleType::FLOAT32;
     TRY(read_blocks(info, experts.node));
     TRY(api->KernelInfoGetAttribute_int64(info, "zeros", &experts.zeros));
     TRY(api->KernelInfoGetAttribute_int64(info, "minima", &experts.minima));
@@ -279,7 +289,7 @@ ort::Status *by_expert(const int64_t *index, size_t choices, int64_t count, int6
 }
 
 ort::Status *experts(void *made, ort::Context *context) {
-    Experts &node = *(Experts *)made;
+    Experts node = *(const Experts *)made;
     const Kernels *kernels = node.node.kernels;
     Input x, index, shares;
     size_t inputs;
@@ -287,6 +297,12 @@ ort::Status *experts(void *made, ort::Context *context) {
     TRY(x.read(context, 0));
     TRY(index.read(context, 1));
     if (node.sum) TRY(shares.read(context, 2));
+    if (inputs > node.before() + 1) {
+        Input scales;
+        ort::Type type;
+        TRY(scales.read(context, node.before() + 1, &type));
+        node.factors = type == ort::INT8;
+    }
     size_t count = (inputs - node.before()) / node.parts();
     if (!count || node.before() + count * node.parts() != inputs || count > 1 << 20) return wrong("each expert must have its matrix");
     if (index.rank != 2) return wrong("index must be [M, I]");
@@ -672,10 +688,10 @@ struct Op : ort::Op {
     }
 };
 
-#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT, SCALES}
-#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8, SCALES}
-const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16);
-const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16);
+#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT, SCALES, ort::FLOAT16}
+#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8, SCALES, ort::FLOAT16}
+const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16), LINEAR_CODES[] = LINEAR(ort::INT8);
+const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16), GATHER_CODES[] = GATHER(ort::INT8);
 const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 #define ATTEND(CACHE) \
@@ -689,13 +705,16 @@ const ort::Type CONVOLVE[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, or
 const ort::Type RECUR[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
 const ort::Type EXPERTS[] = {ort::FLOAT, ort::INT64, ort::ANY}, WEIGHED_EXPERTS[] = {ort::FLOAT, ort::INT64, ort::FLOAT, ort::ANY};
 const Op ops[] = {
-    {"BlockLinear", LINEAR_FLOAT32, 6, 3, 1, create_blocks<false>, linear},
-    {"BlockLinear", LINEAR_FLOAT16, 6, 3, 1, create_blocks<true>, linear},
-    {"BlockSwiGLU", LINEAR_FLOAT32, 6, 3, 1, create_blocks<false, true>, linear},
-    {"BlockSwiGLU", LINEAR_FLOAT16, 6, 3, 1, create_blocks<true, true>, linear},
+    {"BlockLinear", LINEAR_FLOAT32, 7, 4, 1, create_blocks<ScaleType::FLOAT32>, linear},
+    {"BlockLinear", LINEAR_FLOAT16, 7, 4, 1, create_blocks<ScaleType::FLOAT16>, linear},
+    {"BlockLinear", LINEAR_CODES, 7, 4, 1, create_blocks<ScaleType::CODES>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT32, 7, 4, 1, create_blocks<ScaleType::FLOAT32, true>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT16, 7, 4, 1, create_blocks<ScaleType::FLOAT16, true>, linear},
+    {"BlockSwiGLU", LINEAR_CODES, 7, 4, 1, create_blocks<ScaleType::CODES, true>, linear},
     {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
-    {"BlockGather", GATHER_FLOAT32, 5, 2, 1, create_blocks<false>, gather},
-    {"BlockGather", GATHER_FLOAT16, 5, 2, 1, create_blocks<true>, gather},
+    {"BlockGather", GATHER_FLOAT32, 6, 3, 1, create_blocks<ScaleType::FLOAT32>, gather},
+    {"BlockGather", GATHER_FLOAT16, 6, 3, 1, create_blocks<ScaleType::FLOAT16>, gather},
+    {"BlockGather", GATHER_CODES, 6, 3, 1, create_blocks<ScaleType::CODES>, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_gate, swiglu},
     {"Gelu", FLOATS, 1, 0, 1, create_gate, pointwise<Function::GELU>},
     {"GeluTanh", FLOATS, 1, 0, 1, create_gate, pointwise<Function::GELU_TANH>},

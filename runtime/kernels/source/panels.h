@@ -7,6 +7,7 @@
 #include "gelu.h"
 #include "kernels.h"
 #include "partial.h"
+#include "planes.h"
 #include "sizes.h"
 
 namespace {
@@ -17,6 +18,8 @@ constexpr size_t NEARER = 32 * 1024;  // bytes of a matrix's codes that stay in 
 constexpr size_t CHUNKS = 32;         // pieces of the work, at most
 constexpr size_t AHEAD = 4096;        // bytes of a matrix's codes before their use that they are asked for
 constexpr size_t GROUP = 8;           // panels whose results are written side by side
+
+struct Part;
 
 // Rows as codes, in panels of up to R, and outputs in tiles. A task has a chunk of the tiles for a group of the panels.
 template <class Set, size_t R>
@@ -30,6 +33,10 @@ struct Panels {
         : rows(rows), outputs(outputs), inputs(inputs), panels(over(rows, R)), chunks(1), groups(1), codes((typename Set::Four *)codes) {}
     size_t tiles() const { return over(outputs, TILE); }
     size_t first(size_t panel) const { return Set::FIXED ? least(panel * R, rows) : rows * panel / panels; }
+    // Tiles of a matrix whose codes stay in a core's first cache.
+    static size_t near_tiles(size_t inputs, size_t least_tiles) { return most(NEARER / (TILE * inputs * least_tiles), 1) * least_tiles; }
+    // Before the products of tiles t .. end.
+    void prepare(const Part &, size_t, size_t) const {}
     // Bytes of the codes of so many rows.
     static size_t bytes(size_t rows, size_t inputs) { return round_up(over(rows, R) * R * inputs / 4 * sizeof(typename Set::Four)); }
 };
@@ -54,11 +61,7 @@ inline __attribute__((always_inline)) void add_dots(typename Set::Ints (&dot)[T]
         for (int g = 0; g < 4; g++) {
             typename Set::Codes four[T];
 #pragma GCC unroll 4
-            for (int i = 0; i < T; i++) {
-                if constexpr (BITS == 8) four[i] = Set::codes(at + i * bytes + g * TILE * 4);
-                else if (g % 2 == 0) four[i] = Set::low(at + i * bytes + g / 2 * TILE * 4);
-                else four[i] = Set::high(at + i * bytes + g / 2 * TILE * 4);
-            }
+            for (int i = 0; i < T; i++) four[i] = four_codes<Set, BITS>(at + i * bytes, g);
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -105,12 +108,14 @@ struct Part {
 template <class Job>
 void multiply(const Job &job, const Part &part) {
     size_t together = most(NEAR / (sizeof(*job.codes) / 4 * Job::ROWS * job.inputs), 1);
-    size_t group = most(NEARER / (TILE * job.inputs * Job::TILES), 1) * Job::TILES;
+    size_t group = job.near_tiles(job.inputs, Job::TILES);
     for (size_t p0 = part.panel; p0 < part.panels_end; p0 += together)
-        for (size_t g = part.tile; g < part.tiles_end; g += group)
+        for (size_t g = part.tile; g < part.tiles_end; g += group) {
+            job.prepare(part, g, least(g + group, part.tiles_end));
             for (size_t p = p0; p < p0 + together && p < part.panels_end; p++)
                 for (size_t t = g; t < g + group && t < part.tiles_end; t += Job::TILES)
-                    panel_tiles(job, t, least(part.tiles_end - t, Job::TILES), p);
+                    panel_tiles(job, part, t, least(part.tiles_end - t, Job::TILES), p);
+        }
 }
 
 template <class Job>

@@ -134,7 +134,7 @@ auto row_tiles_of(size_t rows) -> void (*)(const RowJob<Set> &, size_t, size_t) 
 }
 
 template <class Set>
-void panel_tiles(const RowJob<Set> &job, size_t t, size_t count, size_t panel) {
+void panel_tiles(const RowJob<Set> &job, const Part &, size_t t, size_t count, size_t panel) {
     size_t m0 = job.first(panel), R = job.first(panel + 1) - m0;
     auto of = job.call.gelu ? row_tiles_of<Set, true, Set::TILES> : row_tiles_of<Set, false, Set::TILES>;
     if (count < Set::TILES) of = job.call.gelu ? row_tiles_of<Set, true, 1> : row_tiles_of<Set, false, 1>;

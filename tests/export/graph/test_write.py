@@ -20,12 +20,12 @@ from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.runtime.bundle import targets
-from tfm.runtime.bundle.kernel_storage import Halves
+from tfm.runtime.bundle.kernel_storage import InKernels, KernelForm
 from tfm.runtime.bundle.plan import Plan
 from tfm.runtime.bundle.weight_formats import WeightFormat
 
 INT8 = WeightFormat(bits=8, block=32, activations="block")
-LATE = Halves(cache=True, scales=("decoder.layers.0.attn.wq",))
+LATE = InKernels(True, {"decoder.layers.0.attn.wq": KernelForm(5, "float16")})
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_the_process_writes_the_same_bytes(
 @pytest.mark.usefixtures("in_a_process")
 def test_what_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> None:
     halved = []
-    for halves in (LATE, Halves(cache=False, scales=("decoder.layers.0.mlp.down",))):
+    for in_kernels in (LATE, InKernels(False, {"decoder.layers.0.mlp.down": KernelForm(8, "float16")})):
         with graph_write.writing(files) as write:
-            write(halves)
+            write(in_kernels)
         graph = onnx.load(tmp_path / "kernels.onnx", load_external_data=False).graph
         types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
         types |= {tensor.name: tensor.data_type for tensor in graph.initializer}

@@ -16,7 +16,10 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.ops.quant import Blocks, dequantize
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.kept_weights import by_weight, totals
+from tfm.runtime.bundle.kernel_storage import KernelForm
+from tfm.runtime.verification.checks.bits import EQUAL
 from tfm.runtime.verification.checks.context import VerifyContext
+from tfm.runtime.verification.checks.kernels import check_kernels
 from tfm.runtime.verification.checks.weights import compare_weights
 from tfm.runtime.verification.verify import verify
 
@@ -127,6 +130,23 @@ def test_the_bundle_is_the_specifications_and_the_files(file: Path, bundle: Path
     context = VerifyContext(open_bundle(bundle), open_checkpoint(file), None, math.inf, "cpu", 1)
     [row] = compare_weights(context, "weights", context.source)
     assert (row.ok, row.figure, row.of) == (True, 11, 11)
+
+
+@pytest.mark.usefixtures("kernels_on")
+def test_kernels_read_the_bits_of_the_file(bundle: Path):
+    """To the bit; a super-block's codes of 6 bits become bytes."""
+    opened, layer = open_bundle(bundle), "decoder.layers.0"
+    forms = {"embedding.table": KernelForm(6, "codes"), f"{layer}.attn.wo": KernelForm(4, "codes")}
+    forms |= {f"{layer}.mlp.gate": KernelForm(5, "codes"), f"{layer}.mlp.up": KernelForm(2, "codes")}
+    assert opened.manifest.kernel_forms == forms | {f"{layer}.mlp.down": KernelForm(8, "float16")}
+    # For 4.5, 5.5 and 2.625 bits of the file; 6.5625 are its own.
+    for name, bits in ((f"{layer}.attn.wo", 4.625), (f"{layer}.mlp.gate", 5.625), (f"{layer}.mlp.up", 3.125)):
+        lengths = [t.length for key, t in opened.kernel_tensors.items() if key.startswith(f"{name}.")]
+        assert sum(lengths) == WIDTH * WIDTH * bits / 8, name
+    rows = [*check_kernels(VerifyContext(opened, None, None, math.inf, "cpu", 1))]
+    equal = [row for row in rows if EQUAL in row.name]
+    assert len(equal) == 2
+    assert all(row.ok for row in rows)
 
 
 def test_export_says_what_was_kept(file: Path, exported: tuple[Path, str]):

@@ -12,25 +12,44 @@ from hypothesis import strategies as st
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime.bundle import kernel_storage, weight_storage
+from tfm.runtime.bundle.kernel_storage import KernelForm
 from tfm.runtime.bundle.weight_formats import WeightFormat
 from tfm.runtime.bundle.weight_storage import Group
 
 
 @st.composite
-def groups(draw) -> tuple[Group, Blocks]:
+def groups(draw) -> tuple[Group, Blocks, KernelForm]:
     """A matrix or a table that the kernels multiply with, as rows of blocks."""
     table = draw(st.booleans(), label="table")
     outputs, inputs = draw(st.integers(1, 50), label="outputs"), draw(st.integers(1, 300), label="inputs")
     bits, block = draw(st.sampled_from([4, 8])), draw(st.sampled_from(kernel_storage.BLOCKS))
+    scales = draw(st.sampled_from(["float32", "float16", "codes"]), label="scales")
+    if scales == "codes":
+        inputs, block = -(-inputs // 256) * 256, min(block, 64)
     symmetric, minimum = draw(st.booleans(), label="symmetric"), draw(st.booleans(), label="minimum")
     rng = np.random.default_rng(draw(st.integers(0, 2**32), label="seed"))
     count = -(-inputs // block)
+    fewer = draw(st.sampled_from([n for n in kernel_storage.WIDTHS if n <= bits])) if symmetric else bits
     form = WeightFormat(bits, block, "block", symmetric=symmetric, minimum=minimum)
+    codes = rng.integers(0, 2**fewer, (outputs, inputs), np.uint8)
+    codes[0, 0] = 0  # of so many bits, and no fewer
+    codes += np.uint8(2 ** (bits - 1) - 2 ** (fewer - 1))
+
+    def numbers() -> np.ndarray:
+        if scales != "codes":
+            # Of float16 multiples of 2^-6: exact beside scales that are no smaller.
+            halves = (rng.integers(-400, 400, (outputs, count)) / 64).astype(np.float32)
+            return halves if scales == "float16" else rng.standard_normal((outputs, count)).astype(np.float32)
+        factors = rng.uniform(0.5, 2, (outputs, inputs // 256)).astype(np.float16).astype(np.float32)
+        return np.repeat(factors, 256 // block, axis=1) * rng.integers(1, 64, (outputs, count))
+
+    scale, shift = numbers().astype(np.float32), 16 if fewer == 8 else 2 ** (fewer - 1)
+    lowest = (numbers() + (np.float32(shift) * scale if scales != "float32" else 0)).astype(np.float32)
     blocks = Blocks(
-        codes=rng.integers(0, 2**bits, (outputs, inputs), np.uint8),
-        scale=rng.standard_normal((outputs, count)).astype(np.float32),
+        codes=codes,
+        scale=scale,
         zero=None if symmetric else rng.integers(0, 2**bits, (outputs, count), np.uint8),
-        minimum=rng.standard_normal((outputs, count)).astype(np.float32) if minimum else None,
+        minimum=lowest if minimum else None,
         bits=bits,
         block=block,
         axis=1,
@@ -38,51 +57,114 @@ def groups(draw) -> tuple[Group, Blocks]:
     )
     name = "x.table" if table else "x"
     shape = (outputs, inputs) if table else (inputs, outputs)
-    return Group(name, (name,), (shape,), "nbits", form), blocks
+    return Group(name, (name,), (shape,), "nbits", form), blocks, KernelForm(fewer, scales)
 
 
-@given(groups(), st.booleans())
-def test_everything_is_where_the_format_says(drawn, halves):
-    group, rows = drawn
-    lowest = rows.minimum
-    if halves:
-        rows = replace(rows, scale=rows.scale.astype(np.float16).astype(np.float32))
-    if halves and lowest is not None:
-        lowest = (np.rint(lowest * 64) / 64).astype(np.float16)  # exact beside scales that are no smaller
-        rows = replace(rows, scale=np.rint(rows.scale * 64) / 64)
-        rows = replace(rows, minimum=lowest + np.float32({4: 8, 8: 16}[rows.bits]) * rows.scale)
-    in_half = ["other", group.name] if halves else ["other"]
+def code_at(packed: np.ndarray, bits: int, n: int, k: int) -> int:
+    """A code of 16 outputs and inputs side by side, bit by bit as planes.h has them."""
+    step, g, j = packed[n // 16].reshape(-1, 32 * bits)[k // 16], k // 4 % 4, n % 16 * 4 + k % 4
+    if bits == 8:
+        return step[g * 64 + j]
+    if bits == 2:
+        return step[j] >> 2 * g & 3
+    low, rest = step[g // 2 * 64 + j] >> g % 2 * 4 & 15, step[128:]
+    if bits == 6:
+        low |= (rest[j] >> 2 * g & 3) << 4
+    if bits == 5:
+        low |= (rest[j % 32] >> g + j // 32 * 4 & 1) << 4
+    return low
+
+
+@given(groups())
+def test_everything_is_where_the_format_says(drawn):
+    """In the form that holds it in the fewest bytes, which is found."""
+    group, rows, form = drawn
     leaf = rows if group.axis == 1 else weight_storage.quant.transpose(rows)
     stored = weight_storage.store(group, {group.name: leaf})
-    assert kernel_storage.has_half_scales(group, stored) >= halves
-    tiles = kernel_storage.store(group, stored, in_half)
-    specs = kernel_storage.specs(group, "float32", in_half)
+    found = kernel_storage.form(group, stored)
+    order = ("codes", "float16", "float32")
+    assert found.bits <= form.bits
+    assert order.index(found.scales) <= order.index(form.scales)
+    forms = {group.name: form}
+    assert kernel_storage.is_possible(group, form)
+    tiles = kernel_storage.store(group, stored, forms)
+    specs = kernel_storage.specs(group, "float32", forms)
     assert {name: (str(a.dtype), a.shape) for name, a in tiles.items()} == specs
-    assert tiles[f"{group.name}.scale"].dtype == (np.float16 if halves else np.float32)
+    assert list(tiles) == list(specs)
     assert all(array.flags.c_contiguous for array in tiles.values())
     packed, scale = tiles[f"{group.name}.packed"], tiles[f"{group.name}.scale"]
     outputs, inputs = rows.codes.shape
-    n, k = np.indices((outputs, inputs))
-    if rows.bits == 8:
-        codes = packed[n // 16, k // 4, n % 16, k % 4]
-    else:
-        codes = packed[n // 16, k // 8, n % 16, k % 4] >> (4 * (k // 4 % 2)) & 15
-    assert np.array_equal(codes, rows.codes)
+    offset = 2 ** (rows.bits - 1) - 2 ** (form.bits - 1)
+    places = np.random.default_rng(outputs).integers((0, 0), (outputs, inputs), (200, 2))
+    for n, k in [*places, (outputs - 1, inputs - 1)]:
+        assert code_at(packed, form.bits, n, k) + offset == rows.codes[n, k]
     n, c = np.indices(rows.scale.shape)
-    assert np.array_equal(scale[n // 16, c, n % 16], rows.scale)
+    by_tile = n // 16, c, n % 16
+    factor = tiles.get(f"{group.name}.factor")
+    assert (factor is not None) == (form.scales == "codes")
+
+    def number(part: np.ndarray, which: int) -> np.ndarray:
+        if factor is None:
+            return part[by_tile].astype(np.float32)
+        at = factor[:, :, which] if factor.ndim == 4 else factor
+        return at[n // 16, c * rows.block // 256, n % 16].astype(np.float32) * part[by_tile]
+
+    assert np.array_equal(number(scale, 0), rows.scale)
     if rows.zero is not None:
-        assert np.array_equal(tiles[f"{group.name}.zero"][n // 16, c, n % 16], rows.zero)
+        assert np.array_equal(tiles[f"{group.name}.zero"][by_tile], rows.zero)
     # The outputs that fill the last tile up are zeros, and so can't disturb a sum.
     filler = slice(outputs - 16 * (len(scale) - 1), None)
     assert not scale[-1, :, filler].any()
-    if lowest is not None:
+    if rows.minimum is not None:
         minimum = tiles[f"{group.name}.minimum"]
         assert minimum.dtype == scale.dtype
-        assert np.array_equal(minimum[n // 16, c, n % 16], lowest)
+        moved = 0 if form.scales == "float32" else np.float32(kernel_storage.lowest(form.bits)) * rows.scale
+        assert np.array_equal(number(minimum, 1) + moved, rows.minimum)
         assert not minimum[-1, :, filler].any()
     fields = ("packed", "scale", "zero", "minimum")
     others = stored.keys() - {f"{group.name}.{field}" for field in fields}
     assert all(tiles[name] is stored[name] for name in others)
+
+
+def test_a_form_that_numbers_do_not_have_is_refused():
+    """Codes of more bits, and scales in no ratio."""
+    group = Group("x", ("x",), ((256, 2),), "nbits", WeightFormat(8, 32, "block"))
+    rng = np.random.default_rng(0)
+    stored = {"x.packed": rng.integers(0, 256, (2, 8, 32), np.uint8)}
+    stored["x.scale"] = rng.standard_normal((2, 8)).astype(np.float32)
+    assert kernel_storage.form(group, stored) == KernelForm(8)
+    for bits in (2, 4, 5, 6):
+        with refused(BundleError, "x.packed", f"{bits} bits"):
+            kernel_storage.store(group, stored, {"x": KernelForm(bits)})
+    for scales in ("float16", "codes"):
+        with refused(BundleError, "x.scale", "float16"):
+            kernel_storage.store(group, stored, {"x": KernelForm(8, scales)})
+    zeros = replace(group, format=WeightFormat(8, 32, "block", symmetric=False))
+    long = replace(group, format=WeightFormat(8, 128, "block"))
+    short = replace(group, shapes=((224, 2),))
+    impossible = [(group, KernelForm(3)), (zeros, KernelForm(5)), (long, KernelForm(8, "codes"))]
+    impossible += [
+        (short, KernelForm(8, "codes")),
+        (replace(group, format=WeightFormat(4, 32, "block")), KernelForm(5)),
+    ]
+    assert not any(kernel_storage.is_possible(*one) for one in impossible)
+
+
+def test_experts_of_a_mixture_have_one_form():
+    """The widest where they differ; types of float may."""
+    name = "decoder.layers.{}.mlp.experts.{}.up"
+    forms = {name.format(0, 0): KernelForm(5, "codes"), name.format(0, 1): KernelForm(6, "codes")}
+    forms |= {name.format(1, 0): KernelForm(4, "float16"), name.format(1, 1): KernelForm(4)}
+    forms |= {name.format(2, 0): KernelForm(4, "codes"), name.format(2, 1): KernelForm(4, "float16")}
+    made = kernel_storage.alike(forms)
+    assert (
+        list(made.values())
+        == [KernelForm(6)] * 2 + [KernelForm(4, "float16"), KernelForm(4)] + [KernelForm(4)] * 2
+    )
+
+
+def is_half(group: Group, stored: dict[str, np.ndarray]) -> bool:
+    return kernel_storage.form(group, stored).scales == "float16"
 
 
 @pytest.mark.parametrize("odd", [1 + 2.0**-11, 65520, 2.0**-25, 1e9])
@@ -91,13 +173,13 @@ def test_scales_that_float16_cannot_hold_are_not_taken_for_halves(odd: float):
     scale = np.array([[2.0**-24, 65504.0], [-1.5, odd]], np.float32)
     group = Group("x", ("x",), ((64, 2),), "nbits", WeightFormat(8, 32, "block"))
     stored = {"x.packed": np.zeros((2, 2, 32), np.uint8), "x.scale": scale}
-    assert not kernel_storage.has_half_scales(group, stored)
-    assert kernel_storage.store(group, stored)["x.scale"].dtype == np.float32
+    assert not is_half(group, stored)
+    assert kernel_storage.store(group, stored, {})["x.scale"].dtype == np.float32
     with refused(BundleError, "x.scale", "float16"):
-        kernel_storage.store(group, stored, ["x"])
+        kernel_storage.store(group, stored, {"x": KernelForm(8, "float16")})
     stored["x.scale"] = np.minimum(scale, 1.5)
     stored["x.scale"][1, 1] = 0
-    assert kernel_storage.has_half_scales(group, stored)
+    assert is_half(group, stored)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -113,13 +195,15 @@ def test_minima_that_float16_cannot_hold_are_not_taken_for_halves(bits: int, odd
     group = Group(name, (name,), (shape,), "nbits", form)
     stored = {f"{name}.packed": np.zeros((3, 2, 4 * bits), np.uint8), f"{name}.scale": scale}
     stored[f"{name}.minimum"] = minimum if table else np.ascontiguousarray(minimum.T)
-    assert not kernel_storage.has_half_scales(group, stored)
+    assert not is_half(group, stored)
     with refused(BundleError, f"{name}.scale", "float16"):
-        kernel_storage.store(group, stored, [name])
-    assert kernel_storage.store(group, stored)[f"{name}.minimum"].dtype == np.float32
+        kernel_storage.store(group, stored, {name: KernelForm(bits, "float16")})
+    assert kernel_storage.store(group, stored, {})[f"{name}.minimum"].dtype == np.float32
     stored[f"{name}.minimum"][(2, 0) if table else (0, 2)] = 3  # beside a scale of 0
-    assert kernel_storage.has_half_scales(group, stored)
-    halves = kernel_storage.store(group, stored, [name])[f"{name}.minimum"][0, :, :3].T
+    assert is_half(group, stored)
+    halves = kernel_storage.store(group, stored, {name: KernelForm(bits, "float16")})[f"{name}.minimum"][
+        0, :, :3
+    ].T
     assert halves.dtype == np.float16
     assert np.array_equal(halves[:, 0], [65504, -(2.0**-10), 3])
     assert np.array_equal(halves[:, 1], [-1.5, 2.0**-24, 0])  # 2^-10 beside 8 * 2^12 is lost in float32 too
@@ -141,8 +225,8 @@ def test_columns_with_a_scale_each_are_where_the_format_says(outputs, inputs, sm
     )
     group = Group("x", ("x",), ((inputs, outputs),), "row", WeightFormat(8, inputs, leaf.activations))
     stored = weight_storage.store(group, {"x": leaf})
-    tiles = kernel_storage.store(group, stored)
-    specs = kernel_storage.specs(group, "float32")
+    tiles = kernel_storage.store(group, stored, {})
+    specs = kernel_storage.specs(group, "float32", {})
     assert {name: (str(a.dtype), a.shape) for name, a in tiles.items()} == specs
     assert all(array.flags.c_contiguous for array in tiles.values())
     k, n = np.indices((inputs, outputs))
@@ -164,5 +248,5 @@ def test_blocks_that_the_kernels_dont_know_stay_as_they_are(block, tiled):
     group = Group("x", ("x",), ((256, 3),), "nbits", form)
     assert kernel_storage.is_tiled(group) == tiled
     if not tiled:
-        assert kernel_storage.specs(group, "float32") == weight_storage.specs(group, "float32")
+        assert kernel_storage.specs(group, "float32", {}) == weight_storage.specs(group, "float32")
     assert not kernel_storage.is_tiled(Group("x", ("x",), ((256, 3),), "float", None))

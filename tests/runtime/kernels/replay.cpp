@@ -21,6 +21,11 @@ Array<T> read(size_t count) {
     return numbers;
 }
 
+size_t bytes_of(ScaleType type) { return type == ScaleType::FLOAT32 ? 4 : type == ScaleType::FLOAT16 ? 2 : 1; }
+
+// Factors of so many codes of a matrix, filler included.
+size_t factors_of(ScaleType type, size_t codes, bool minima) { return type == ScaleType::CODES ? codes / 256 * (minima ? 2 : 1) : 0; }
+
 void in_order(const void *, void (*task)(void *, size_t), size_t count, void *data) {
     for (size_t i = 0; i < count; i++) task(data, i);
 }
@@ -47,6 +52,7 @@ void row_case(const Kernels *kernels, size_t outputs, size_t columns, bool facto
 // Experts of one shape, each in memory of its own.
 struct Expert {
     Array<uint8_t> codes, scales, zeros, minima;
+    Array<uint16_t> factors;
     Array<float> bias;
 };
 
@@ -58,15 +64,17 @@ void expert_case(const Kernels *kernels, BlockMatrix shape, bool zeros, bool min
     std::vector<const float *> biases(count);
     for (size_t e = 0; e < count; e++) {
         Expert &one = experts[e];
-        size_t wide = read<int32_t>(1)[0] ? 2 : 4;
+        auto type = ScaleType(read<int32_t>(1)[0]);
+        size_t wide = bytes_of(type);
         one.codes = read<uint8_t>(scales * shape.block * shape.bits / 8);
         one.scales = read<uint8_t>(scales * wide);
         one.zeros = read<uint8_t>(zeros ? scales : 0);
         one.minima = read<uint8_t>(minima ? scales * wide : 0);
+        one.factors = read<uint16_t>(factors_of(type, scales * shape.block, minima));
         one.bias = read<float>(bias ? shape.outputs : 0);
         BlockMatrix &w = matrices[e];
-        w.codes = one.codes.get(), w.scales = one.scales.get(), w.half_scales = wide == 2;
-        w.zeros = zeros ? one.zeros.get() : nullptr, w.minima = minima ? one.minima.get() : nullptr;
+        w.codes = one.codes.get(), w.scales = one.scales.get(), w.scale_type = type;
+        w.zeros = zeros ? one.zeros.get() : nullptr, w.minima = minima ? one.minima.get() : nullptr, w.factors = one.factors.get();
         biases[e] = bias ? one.bias.get() : nullptr;
     }
     auto starts = read<int64_t>(count + 1);
@@ -86,7 +94,7 @@ void expert_case(const Kernels *kernels, BlockMatrix shape, bool zeros, bool min
 int main(int, char **arguments) {
     const Kernels *kernels = tfm_kernels(arguments[1]);
     if (!kernels) return 3;
-    enum { OUTPUTS, COLUMNS, BLOCK, BITS, ZEROS, BIAS, ROWS, IDS, HALVES, MINIMA, EXPERTS, HEADER };
+    enum { OUTPUTS, COLUMNS, BLOCK, BITS, ZEROS, BIAS, ROWS, IDS, SCALES, MINIMA, EXPERTS, HEADER };
     int32_t of[HEADER];
     while (fread(of, sizeof of, 1, stdin) == 1) {
         if (of[BLOCK] == 0) {
@@ -95,20 +103,22 @@ int main(int, char **arguments) {
         }
         if (of[EXPERTS]) {
             int32_t inputs = (of[COLUMNS] + of[BLOCK] - 1) / of[BLOCK] * of[BLOCK];
-            BlockMatrix shape = {nullptr, nullptr, nullptr, nullptr, of[OUTPUTS], inputs, of[COLUMNS], of[BLOCK], of[BITS], false, false};
+            BlockMatrix shape = {nullptr, nullptr, nullptr, nullptr, nullptr, of[OUTPUTS], inputs, of[COLUMNS], of[BLOCK], of[BITS], ScaleType::FLOAT32, false};
             expert_case(kernels, shape, of[ZEROS], of[MINIMA], of[BIAS], of[ROWS], of[EXPERTS]);
             continue;
         }
         size_t tiles = (of[OUTPUTS] + 15) / 16, blocks = (of[COLUMNS] + of[BLOCK] - 1) / of[BLOCK], scales = tiles * blocks * 16;
         auto codes = read<uint8_t>(scales * of[BLOCK] * of[BITS] / 8);
-        auto scale = read<uint8_t>(scales * (of[HALVES] ? 2 : 4));
+        auto type = ScaleType(of[SCALES]);
+        auto scale = read<uint8_t>(scales * bytes_of(type));
         auto zero = read<uint8_t>(of[ZEROS] ? scales : 0);
-        auto minima = read<uint8_t>(of[MINIMA] ? scales * (of[HALVES] ? 2 : 4) : 0);
+        auto minima = read<uint8_t>(of[MINIMA] ? scales * bytes_of(type) : 0);
+        auto factors = read<uint16_t>(factors_of(type, scales * of[BLOCK], of[MINIMA]));
         auto bias = read<float>(of[BIAS] ? of[OUTPUTS] : 0);
         auto x = read<float>(size_t(of[ROWS]) * of[COLUMNS]);
         auto ids = read<int64_t>(of[IDS]);
-        BlockMatrix w = {codes.get(), scale.get(), of[ZEROS] ? zero.get() : nullptr, of[MINIMA] ? minima.get() : nullptr,
-                         of[OUTPUTS], int32_t(blocks * of[BLOCK]), of[COLUMNS], of[BLOCK], of[BITS], of[HALVES] != 0};
+        BlockMatrix w = {codes.get(), scale.get(), of[ZEROS] ? zero.get() : nullptr, of[MINIMA] ? minima.get() : nullptr, factors.get(),
+                         of[OUTPUTS], int32_t(blocks * of[BLOCK]), of[COLUMNS], of[BLOCK], of[BITS], type, false};
         size_t products = size_t(of[ROWS]) * of[OUTPUTS], looked_up = size_t(of[IDS]) * of[COLUMNS];
         Array<float> y(new float[products]), rows(new float[looked_up]);
         void *scratch = aligned_alloc(64, kernels->linear_scratch(&w, of[ROWS]));

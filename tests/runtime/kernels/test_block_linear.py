@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import kernels, onnx_nodes
 from helpers.kernel_cases import VALUES, Case, normal, table
-from helpers.kernels import Kernels, Packed, bits_of, gather, linear, pack, swiglu
+from helpers.kernels import PLANES, SCALE_TYPES, Kernels, Packed, bits_of, gather, linear, pack, swiglu
 from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,14 +40,17 @@ def cases(draw: st.DrawFn) -> Case:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     block = draw(st.sampled_from((16, 32, 64, 128)))
     N, K = draw(st.integers(1, 50)), draw(st.integers(1, 4 * block))
-    bits, zero = draw(st.sampled_from((8, 4))), draw(st.booleans())
+    bits, zero = draw(st.sampled_from(list(PLANES))), draw(st.booleans())
+    scales = draw(st.sampled_from(SCALE_TYPES))
+    if scales == "codes":
+        K = -(-K // 256) * 256
     M = draw(st.one_of(st.integers(0, 17), st.integers(18, 70)))
     values = draw(st.sampled_from(VALUES))
     bias = rng.standard_normal(N).astype(np.float32) if draw(st.booleans()) else None
     x = values(rng, M, K).astype(np.float32)
-    halves, minimum = draw(st.booleans(), label="halves"), draw(st.booleans(), label="minimum")
+    minimum = draw(st.booleans(), label="minimum")
     case = Case(table(rng, N, K, bits=bits, block=block, zero=zero, minimum=minimum), x, bias)
-    return case.in_halves() if halves else case
+    return case.of_type(scales, rng)
 
 
 def backwards(task: Callable[[int], None], count: int) -> None:
@@ -67,7 +70,7 @@ def two_threads(task: Callable[[int], None], count: int) -> None:
 @given(cases(), st.sampled_from((kernels.in_order, backwards, two_threads)))
 def test_products_are_the_specification_bit_for_bit(sets: dict[str, Kernels], case: Case, runner: Any):
     """With any number of rows and order of parts, and where numbers are tiny, huge or not finite."""
-    expected, w = bits_of(case.expected()), pack(case.w, halves=case.halves)
+    expected, w = bits_of(case.expected()), case.packed()
     for name, one in sets.items():
         got = bits_of(linear(one, w, case.x, case.bias, runner))
         assert np.array_equal(got, expected), f"{name}: {(got != expected).sum()} of {got.size} differ"
@@ -76,7 +79,7 @@ def test_products_are_the_specification_bit_for_bit(sets: dict[str, Kernels], ca
 @given(cases(), st.randoms(use_true_random=False))
 def test_a_row_does_not_depend_on_its_neighbours(sets: dict[str, Kernels], case: Case, random: Any):
     """Alone, among others, and in another place a row has the same bits."""
-    w, order = pack(case.w, halves=case.halves), list(range(len(case.x)))
+    w, order = case.packed(), list(range(len(case.x)))
     random.shuffle(order)
     chosen = order[: random.randint(0, len(order))]
     for name, one in sets.items():
@@ -85,7 +88,7 @@ def test_a_row_does_not_depend_on_its_neighbours(sets: dict[str, Kernels], case:
         assert np.array_equal(part, whole[chosen]), name
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", PLANES)
 def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
     """More codes of inputs than a core's cache holds, and more outputs than there are parts."""
     rng = np.random.default_rng(bits)
@@ -94,13 +97,13 @@ def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
         normal(rng, 230, 2048).astype(np.float32),
         None,
     )
-    for one_case in (case, case.in_halves()):
-        product, w = one_case.expected(), pack(one_case.w, halves=one_case.halves)
-        for name, one in sets.items():
-            got = linear(one, w, case.x, runner=two_threads)
-            assert np.array_equal(bits_of(got), bits_of(product)), name
-            gated = linear(one, replace(w, swiglu=True), case.x, runner=two_threads)
-            assert np.array_equal(bits_of(gated), bits_of(swiglu(one, product))), name
+    case = case.of_type(SCALE_TYPES[bits % 3], rng)
+    product, w = case.expected(), case.packed()
+    for name, one in sets.items():
+        got = linear(one, w, case.x, runner=two_threads)
+        assert np.array_equal(bits_of(got), bits_of(product)), name
+        gated = linear(one, replace(w, swiglu=True), case.x, runner=two_threads)
+        assert np.array_equal(bits_of(gated), bits_of(swiglu(one, product))), name
 
 
 @given(cases(), st.integers(1, 3), st.sampled_from((kernels.in_order, backwards, two_threads)))
@@ -111,8 +114,8 @@ def test_gates_in_a_product_are_those_after_it(sets: dict[str, Kernels], case: C
     parts = {name: getattr(case.w, name) is not None for name in ("zero", "minimum")}
     w = table(rng, N, K, bits=case.w.bits, block=case.w.block, **parts)
     bias = None if case.bias is None else rng.standard_normal(N).astype(np.float32)
-    case = replace(case, w=w, bias=bias).in_halves() if case.halves else replace(case, w=w, bias=bias)
-    plain = pack(case.w, halves=case.halves)
+    case = replace(case, w=w, bias=bias).of_type(case.scales, rng)
+    plain = case.packed()
     for name, one in sets.items():
         expected = bits_of(swiglu(one, linear(one, plain, case.x, bias)))
         got = bits_of(linear(one, replace(plain, swiglu=True), case.x, bias, runner))
@@ -143,7 +146,7 @@ def test_products_of_very_many_rows(sets: dict[str, Kernels]):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_products_are_exact(sets: dict[str, Kernels], block: int, sign: int):
     """255 times 127 in all places: a sum of two exceeds 16 bits."""
-    for bits, zero in ((8, 0), (4, 0), (8, 255), (4, 15), (8, None), (4, None)):
+    for bits, zero in ((one, zero) for one in PLANES for zero in (0, 2**one - 1, None)):
         codes = np.full((17, 2 * block), 2**bits - 1 if zero in (0, None) else 0, np.uint8)
         zeros = None if zero is None else np.full((17, 2), zero, np.uint8)
         w = Blocks(codes, np.ones((17, 2), np.float32), zeros, None, bits, block, 1, "block")
@@ -156,7 +159,7 @@ def test_the_largest_products_are_exact(sets: dict[str, Kernels], block: int, si
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(0, 9))
 def test_rows_of_a_table_are_the_specification(sets: dict[str, Kernels], case: Case, seed: int, count: int):
     ids = np.random.default_rng(seed).integers(0, case.w.shape[0], count)
-    expected, w = bits_of(quant.rows(case.w, ids[None])[0]), pack(case.w, halves=case.halves)
+    expected, w = bits_of(quant.rows(case.w, ids[None])[0]), case.packed()
     for name, one in sets.items():
         got = gather(one, w, ids)
         assert got is not None
@@ -206,7 +209,7 @@ def test_the_law_kit_accepts_the_kernels(sets: dict[str, Kernels]):
 
 
 def inputs_of(w: Packed) -> dict[str, np.ndarray]:
-    parts = {"codes": w.codes, "scales": w.scales, "zeros": w.zeros, "minima": w.minima}
+    parts = {"codes": w.codes, "scales": w.scales, "zeros": w.zeros, "minima": w.minima, "factors": w.factors}
     return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -228,7 +231,8 @@ class Operator:
     def linear(self, arrays: dict[str, np.ndarray], op: str = "BlockLinear", **changed: int) -> np.ndarray:
         arrays = {**inputs_of(self.w), **arrays}
         names = [
-            name if name in arrays else "" for name in ("x", "codes", "scales", "zeros", "bias", "minima")
+            name if name in arrays else ""
+            for name in ("x", "codes", "scales", "zeros", "bias", "minima", "factors")
         ]
         while not names[-1]:
             names.pop()
@@ -236,7 +240,10 @@ class Operator:
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
         arrays = {"ids": ids, **inputs_of(self.w)}
-        names = [name if name in arrays else "" for name in ("codes", "ids", "scales", "zeros", "minima")]
+        names = [
+            name if name in arrays else ""
+            for name in ("codes", "ids", "scales", "zeros", "minima", "factors")
+        ]
         return self.run("BlockGather", names, arrays)
 
 
@@ -286,7 +293,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
     "few codes": (
         {"codes": np.ones((2, 11, 16, 4), np.uint8)},
         {},
-        "codes [tiles, 16, 4]",
+        "codes [tiles, 32",
     ),
     "many codes": ({"codes": np.ones((2, 13, 16, 4), np.uint8)}, {}, "codes"),
     "scales": ({"scales": np.ones((2, 2, 16), F)}, {}, "scales [tiles, blocks, 16]"),
@@ -294,7 +301,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
     "minima": ({"minima": np.ones((2, 4, 16), F)}, {}, "minima [tiles, blocks, 16]"),
     "bias": ({"bias": np.ones(18, F)}, {}, "bias [N]"),
     "block": ({}, {"block_size": 8}, "block_size 16 32 64 128"),
-    "bits": ({}, {"bits": 2}, "bits 4 8"),
+    "bits": ({}, {"bits": 3}, "bits 2 6 8"),
     "no outputs": ({}, {"N": 0}, "N K 1 2^28"),
     "many outputs": ({}, {"N": 2**28 + 1}, "N K 1 2^28"),
     "negative K": ({}, {"K": -1}, "N K 1 2^28"),
@@ -315,20 +322,20 @@ def test_wrong_shapes_are_errors(kernels_library: Path, case: str):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("halves", [True, False])
-def test_the_operator_with_gates(kernels_library: Path, sets: dict[str, Kernels], halves: bool):
+@pytest.mark.parametrize("scales", SCALE_TYPES)
+def test_the_operator_with_gates(kernels_library: Path, sets: dict[str, Kernels], scales: str):
     rng = np.random.default_rng(0)
     case = Case(
-        table(rng, 64, 40, bits=8, block=16, zero=True, minimum=True),
-        normal(rng, 6, 40).astype(np.float32),
+        table(rng, 64, 256, bits=5, block=16, zero=True, minimum=True),
+        normal(rng, 6, 256).astype(np.float32),
         normal(rng, 1, 64)[0].astype(np.float32),
     )
-    case = case.in_halves() if halves else case
+    case = case.of_type(scales, rng)
     assert case.bias is not None
-    operator = Operator(kernels_library, pack(case.w, halves=halves))
-    got = operator.linear({"x": case.x.reshape(2, 3, 40), "bias": case.bias}, "BlockSwiGLU")
+    operator = Operator(kernels_library, case.packed())
+    got = operator.linear({"x": case.x.reshape(2, 3, 256), "bias": case.bias}, "BlockSwiGLU")
     assert np.array_equal(got, swiglu(next(iter(sets.values())), case.expected()).reshape(2, 3, 32))
-    odd = Operator(kernels_library, pack(table(rng, 48, 40, bits=8, block=16, zero=True)))
+    odd = Operator(kernels_library, pack(table(rng, 48, 256, bits=8, block=16, zero=True)))
     with refused(Exception, "N", "32", "gates"):
         odd.linear({"x": case.x}, "BlockSwiGLU")
 

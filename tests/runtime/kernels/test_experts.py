@@ -49,7 +49,8 @@ def node(case: ExpertCase, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]
     arrays = {"x": case.x, "index": case.index, "shares": case.shares}
     for e, (one, expert) in enumerate(zip(packed, case.experts, strict=True)):
         parts = {"codes": one.codes, "scales": one.scales, "zeros": one.zeros, "minima": one.minima}
-        arrays |= {f"{name}{e}": a for name, a in {**parts, "bias": expert.bias}.items()}
+        parts |= {"bias": expert.bias, "factors": one.factors}
+        arrays |= {f"{name}{e}": a for name, a in parts.items()}
     arrays |= {name: a for name, a in changed.items() if name in arrays}
     arrays = {name: a for name, a in arrays.items() if a is not None}
     one = packed[0]

@@ -13,7 +13,7 @@ import pytest
 from helpers import gcc, kernels
 from helpers.expert_kernel import ExpertCase, random_expert_case
 from helpers.kernel_cases import Case, random_case
-from helpers.kernels import bits_of, pack
+from helpers.kernels import SCALE_TYPES, bits_of
 from helpers.row_kernel import RowCase, gelu, random_row_case, tiled
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.activation import activation
@@ -49,10 +49,12 @@ def content(case: Replayed) -> bytes:
         header = (N, K, 0, 8, factor is not None, case.bias is not None, M, 0, False, False, 0)
         arrays = [np.array(header, np.int32), *tiled(case.w), factor, case.bias, case.x]
         return b"".join(a.tobytes() for a in arrays if a is not None)
-    w, ids, (M, K) = pack(case.w, halves=case.halves), looked_up(case), case.x.shape
+    w, ids, (M, K) = case.packed(), looked_up(case), case.x.shape
     has = (w.zeros is not None, case.bias is not None)
-    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), case.halves, w.minima is not None, 0)
-    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, w.minima, case.bias, case.x, ids]
+    scale_type = SCALE_TYPES.index(case.scales)
+    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), scale_type, w.minima is not None, 0)
+    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, w.minima, w.factors]
+    arrays += [case.bias, case.x, ids]
     return b"".join(a.tobytes() for a in arrays if a is not None)
 
 
@@ -72,7 +74,15 @@ def expert_content(case: ExpertCase) -> bytes:
     )
     arrays: list[np.ndarray | None] = [np.array(header, np.int32)]
     for w, expert in zip(packed, case.experts, strict=True):
-        arrays += [np.int32([expert.halves]), w.codes, w.scales, w.zeros, w.minima, expert.bias]
+        arrays += [
+            np.int32([SCALE_TYPES.index(expert.scales)]),
+            w.codes,
+            w.scales,
+            w.zeros,
+            w.minima,
+            w.factors,
+        ]
+        arrays.append(expert.bias)
     arrays += [*case.by_expert, np.ascontiguousarray(case.x), case.shares]
     return b"".join(a.tobytes() for a in arrays if a is not None)
 

@@ -260,8 +260,8 @@ def test_a_wrong_weight_is_seen(bundles, monkeypatch: pytest.MonkeyPatch) -> Non
     """The row of `verify` can fail: with the halves of all tiles exchanged it does."""
     real = kernel_storage.store
 
-    def exchanged(group, stored, half_scales):
-        tensors = real(group, stored, half_scales)
+    def exchanged(group, stored, forms):
+        tensors = real(group, stored, forms)
         packed = {name: array for name, array in tensors.items() if name.endswith(".packed")}
         return tensors | {name: np.ascontiguousarray(array[..., ::-1]) for name, array in packed.items()}
 
@@ -503,7 +503,8 @@ def test_an_older_bundle_with_minima_says_why_it_has_no_kernels(bundles, tmp_pat
     halves = {
         name for name in bundle.plan.groups if name.rsplit(".", 1)[1] in ("table", "wqkv", "gate_up", "down")
     }
-    assert set(bundle.manifest.half_scales) == halves
+    forms = bundle.manifest.forms
+    assert {name for name, form in forms.items() if form.scales == "float16"} == halves
     kept = {
         name.rsplit(".", 2)[1]: t.dtype
         for name, t in bundle.kernel_tensors.items()
@@ -640,7 +641,7 @@ def test_scales_that_float16_has_no_room_for_stay_float32(tmp_path: Path) -> Non
     bundle = open_bundle(tmp_path / "bundle")
     in_blocks = {name for name, group in bundle.plan.groups.items() if kernel_storage.has_scales(group)}
     wide = "decoder.layers.1.attn.wo"
-    assert in_blocks - set(bundle.manifest.half_scales) == {wide}
+    assert in_blocks - bundle.manifest.forms.keys() == {wide}
     kept = {tensor.dtype for name, tensor in bundle.kernel_tensors.items() if name == f"{wide}.scale"}
     assert kept == {"float32"}
     assert runtime.load(bundle.path).engine.backend.startswith("kernels (")
@@ -674,10 +675,9 @@ def test_weights_are_written_page_by_page(bundles, tmp_path: Path, monkeypatch: 
         kernel_backend.write(bundle, tmp_path)
         data, places = (tmp_path / kernel_storage.DATA).read_bytes(), bundle.kernel_tensors
         assert len(data) == max(at.offset + at.length for at in places.values())
-        half_scales = frozenset(bundle.manifest.half_scales)
         for group in bundle.plan.groups.values():
             names = weight_storage.specs(group, bundle.dtype)
             stored = {name: bundle.tensor(name) for name in names}
-            for name, array in kernel_storage.store(group, stored, half_scales).items():
+            for name, array in kernel_storage.store(group, stored, bundle.manifest.forms).items():
                 at = places[name]
                 assert data[at.offset : at.offset + at.length] == array.tobytes(), (page, name)
