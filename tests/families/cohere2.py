@@ -10,7 +10,7 @@ from .qwen2 import TYPES
 
 
 @st.composite
-def _cohere2(draw: st.DrawFn) -> dict[str, Any]:
+def cohere2_keys(draw: st.DrawFn) -> dict[str, Any]:
     """Windows by an interval or by a list."""
     more = {
         "attention_bias": st.booleans(),
@@ -29,4 +29,4 @@ def _cohere2(draw: st.DrawFn) -> dict[str, Any]:
     return keys
 
 
-ROWS = {"cohere2": decoder(transformers.Cohere2Config, transformers.Cohere2ForCausalLM, _cohere2())}
+ROWS = {"cohere2": decoder(transformers.Cohere2Config, transformers.Cohere2ForCausalLM, cohere2_keys())}

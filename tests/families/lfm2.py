@@ -9,7 +9,7 @@ from .kit import decoder, ropes, sizes
 
 
 @st.composite
-def _lfm2(draw: st.DrawFn) -> dict[str, Any]:
+def lfm2_keys(draw: st.DrawFn) -> dict[str, Any]:
     """Convolutions in any layers, in either spelling; widths as they are, or rounded up from two thirds."""
     layers = draw(st.integers(1, 4))
     keys = draw(
@@ -33,4 +33,4 @@ def _lfm2(draw: st.DrawFn) -> dict[str, Any]:
     return keys | draw(st.sampled_from([{"layer_types": types}, {"full_attn_idxs": places}]))
 
 
-ROWS = {"lfm2": decoder(transformers.Lfm2Config, transformers.Lfm2ForCausalLM, _lfm2())}
+ROWS = {"lfm2": decoder(transformers.Lfm2Config, transformers.Lfm2ForCausalLM, lfm2_keys())}

@@ -12,7 +12,7 @@ KINDS = ("full_attention", "sliding_attention", "conv")
 
 
 @st.composite
-def _lfm3(draw: st.DrawFn) -> dict[str, Any]:
+def lfm3_keys(draw: st.DrawFn) -> dict[str, Any]:
     """Convolutions, windows and attention to all in any layers, or as by default, and a rotation for each
     kind of attention."""
     layers = draw(st.integers(1, 5))
@@ -40,4 +40,4 @@ def _lfm3(draw: st.DrawFn) -> dict[str, Any]:
     return keys if types is None else {**keys, "layer_types": types}
 
 
-ROWS = {"lfm3": decoder(transformers.Lfm3Config, transformers.Lfm3ForCausalLM, _lfm3())}
+ROWS = {"lfm3": decoder(transformers.Lfm3Config, transformers.Lfm3ForCausalLM, lfm3_keys())}

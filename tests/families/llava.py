@@ -1,5 +1,6 @@
 """LLaVA and models of its form: decoders of Llama's form, each with the towers that its class has."""
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from .kit import SIZES, Row, sizes, wrapped
 from .ministral3 import scaled
 from .mistral4 import scaled as scaled_latents
+from .phi3 import phi3
 from .qwen2 import windowed
 
 TOWER: dict[str, Any] = {
@@ -17,13 +19,19 @@ TOWER: dict[str, Any] = {
 CLIP, SIGLIP = ({**TOWER, "model_type": f"{kind}_vision_model"} for kind in ("clip", "siglip"))
 PIXTRAL = {**TOWER, "model_type": "pixtral", "head_dim": 8}
 INTERN = {**TOWER, "model_type": "internvl_vision", "image_size": [4, 4], "patch_size": [2, 2]}
+
+
+def without_implementation(text: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """The keys but for the one that counts for the whole model."""
+    return text.map(lambda keys: {key: keys[key] for key in keys if key != "experts_implementation"})
+
+
 TEXTS = {
     "llama": sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()),
     "mistral": sizes(sliding_window=st.sampled_from([None, 1, 3, 64])),
     "ministral3": scaled(),
-    "mistral4": scaled_latents().map(
-        lambda keys: {key: value for key, value in keys.items() if key != "experts_implementation"}
-    ),
+    "mistral4": without_implementation(scaled_latents()),
+    "phi3": phi3(),
     "qwen2": windowed(),
     "qwen3": windowed(attention_bias=st.booleans()),
 }
@@ -41,6 +49,7 @@ def row(
     text: st.SearchStrategy[dict[str, Any]],
     vision: dict[str, Any],
     stated: Any = SIZES,
+    amend: Callable[[Any], None] = lambda _: None,
     **more: Any,
 ) -> Row:
     """The row of a model that reads images too. LLaVA's class without a head stands for the others."""
@@ -51,12 +60,13 @@ def row(
         tuple(getattr(transformers, f"{name}{kind}") for kind in kinds),
         wrapped(text, vision, **more),
         {"text_config": stated, "vision_config": vision, **stated_keys},
+        amend=amend,
     )
 
 
 QWEN_SIZES = {**SIZES, "num_attention_heads": 32}
 ROWS = {
-    "llava": row("Llava", texts("llama", "mistral", "qwen2"), CLIP),
+    "llava": row("Llava", texts("llama", "mistral", "qwen2", "phi3"), CLIP),
     "llava_next": row("LlavaNext", texts("llama", "mistral"), CLIP, image_grid_pinpoints=[[4, 8]]),
     "llava_onevision": row(
         "LlavaOnevision", texts("qwen2"), SIGLIP, QWEN_SIZES, image_grid_pinpoints=[[4, 8]]

@@ -9,7 +9,7 @@ from .kit import CONTEXT, IDS, decoder, ropes, sizes
 
 
 @st.composite
-def _phi3(draw: st.DrawFn) -> dict[str, Any]:
+def phi3(draw: st.DrawFn) -> dict[str, Any]:
     """Heads are their share of the width, of which a part may be turned: 3 of 12 and 6 of 24 too."""
     size, share = draw(st.sampled_from([(8, 1.0), (8, 0.5), (12, 0.25), (24, 0.75), (20, 0.3)]))
     keys = draw(sizes(sliding_window=st.sampled_from([None, 1, 3, 5, 64])))
@@ -24,4 +24,4 @@ def _phi3(draw: st.DrawFn) -> dict[str, Any]:
     return keys | IDS | {"max_position_embeddings": draw(st.sampled_from([CONTEXT, 12]))}
 
 
-ROWS = {"phi3": decoder(transformers.Phi3Config, transformers.Phi3ForCausalLM, _phi3())}
+ROWS = {"phi3": decoder(transformers.Phi3Config, transformers.Phi3ForCausalLM, phi3())}

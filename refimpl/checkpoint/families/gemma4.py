@@ -75,11 +75,16 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
 def config(keys: Keys, task: Task) -> Decoder:
     if keys.get("model_type", str) == "gemma4_text":
         return TEXT.config(keys, task)
+    ignore_other_parts(keys)
+    return text_model(keys, task, {"gemma4_text": TEXT}, "gemma4_text", tied=True)
+
+
+def ignore_other_parts(keys: Keys) -> None:
+    """Mark the keys of what reads images and sound, and of tokens around these or in their places."""
     keys.unused(
         "vision_config", "audio_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id",
         "boa_token_id", "eoa_token_index", "eoa_token_id", "audio_token_id", "vision_soft_tokens_per_image",
     )  # fmt: skip
-    return text_model(keys, task, {"gemma4_text": TEXT}, "gemma4_text", tied=True)
 
 
 class Heads(NamedTuple):

@@ -14,10 +14,10 @@ ARCHITECTURES: dict[str, Task] = decoders("Glm4", tasks=("classify", "tag"))
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    return map_layers(glm.config(keys, task), _sandwiched)
+    return map_layers(glm.config(keys, task), sandwiched)
 
 
-def _sandwiched(_: int, layer: Layer) -> Layer:
+def sandwiched(_: int, layer: Layer) -> Layer:
     """The layer with norms like those before its sublayers also after them."""
     norm = layer.mlp.pre
     return replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))

@@ -5,7 +5,7 @@ from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
-from . import Task, llama, ministral3, mistral, mistral4, qwen2, qwen3
+from . import Task, llama, ministral3, mistral, mistral4, phi3, qwen2, qwen3
 
 CLASSES = {
     "llava": "Llava",
@@ -37,6 +37,11 @@ TEXTS = {
         {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36,
          "num_attention_heads": 32},
     ),
+    "phi3": TextModel(
+        phi3.config,
+        {"vocab_size": 32_064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+         "num_attention_heads": 32},
+    ),
     "qwen2": TextModel(qwen2.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
     "qwen3": TextModel(qwen3.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
 }  # fmt: skip
@@ -65,4 +70,4 @@ LEFT_OUT = weight_map("""
     left out <- {vision_tower,multi_modal_projector}.*
     left out <- image_newline*
 """)
-WEIGHTS = mistral4.WEIGHTS + llama.QK_NORM + LEFT_OUT
+WEIGHTS = mistral4.WEIGHTS + llama.QK_NORM + phi3.FUSED + LEFT_OUT

@@ -39,12 +39,14 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-WEIGHTS = weight_map("""
+FUSED = weight_map("""
+    decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.self_attn.qkv_proj.weight : transpose
+    decoder.layers.{i}.mlp.gate, up <- layers.{i}.mlp.gate_up_proj.weight : transpose
+""")
+WEIGHTS = FUSED + weight_map("""
     {embedding,head}.table <- {embed_tokens,lm_head}.weight
     decoder.layers.{i}.{attn,mlp}_pre.weight <- layers.{i}.{input,post_attention}_layernorm.weight
-    decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.self_attn.qkv_proj.weight : transpose
     decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.mlp.gate, up <- layers.{i}.mlp.gate_up_proj.weight : transpose
     decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
     decoder.norm.weight <- norm.weight
     embedding.table == lm_head.weight

@@ -12,8 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     [
         ("wav2vec2", "sounds"),
         ("vit", "pictures"),
-        ("lfm2_vl", "text part (text_config) is a lfm2,"),
-        ("glm4v", "(text_config), by the keys that they read, are glm4 (all);"),
+        ("aya_vision", "text part (text_config) is a cohere2,"),
+        ("hunyuan_vl", "(text_config), by the keys that they read, are hunyuan_v1_dense (all);"),
         ("qwen2_5_omni", "(thinker_config.text_config), by the keys that they read, are qwen2 (all);"),
         ("flex_olmo", "olmoe (all);"),
         ("diffllama", "glm (all but lambda_std_dev)"),

@@ -1,0 +1,38 @@
+"""The text part of Command A Vision (Cohere 2025): Command A's decoder, whose logits aren't scaled."""
+
+from ...config import Decoder
+from ..config_readers.keys import Keys
+from ..config_readers.text_part import TextModel, text_model
+from . import Task, cohere2
+from .llava import LEFT_OUT
+from .llava import PREFIX as PREFIX
+
+MODEL_TYPES = ("cohere2_vision",)
+ARCHITECTURES: dict[str, Task] = {
+    "Cohere2VisionForConditionalGeneration": "lm",
+    "Cohere2VisionModel": "pool",
+}
+# No dialect of GGUF: the text model is converted under its own architecture.
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused(
+        "vision_config", "image_token", "image_token_id", "downsample_factor", "max_splits_per_img",
+        "alignment_intermediate_size", "alignment_activation_fn", "adapter_layer_norm_eps",
+        "enable_adapter_layer_norm", "vision_feature_layer", "vision_feature_select_strategy",
+    )  # fmt: skip
+    return text_model(keys, task, {"cohere2": TEXT}, "cohere2", tied=True)
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    # The class has no scale, that of the text model alone has.
+    keys.harmless(logit_scale=(1.0,), cache_implementation=(str, None))
+    return cohere2.config(keys, task)
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 256_000, "hidden_size": 8192, "intermediate_size": 22_528, "num_hidden_layers": 40,
+     "num_attention_heads": 64, "logit_scale": 1.0},
+)  # fmt: skip
+WEIGHTS = cohere2.WEIGHTS + LEFT_OUT

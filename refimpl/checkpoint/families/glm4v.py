@@ -1,0 +1,48 @@
+"""The text part of GLM-4.1V and GLM-4.6V Flash (GLM-V Team 2025): GLM-4's decoder, positions by M-RoPE."""
+
+from dataclasses import replace
+from functools import partial
+
+from ...config import Decoder
+from ..config_readers.decoder import decoder, interleaved, map_attention, map_layers
+from ..config_readers.keys import Keys
+from ..config_readers.layers import head_size
+from ..config_readers.rope import rope
+from ..config_readers.text_part import TextModel, text_model, without_sections
+from . import Task, glm4
+from .qwen2_vl import LEFT_OUT, ignore_image_keys
+from .qwen2_vl import PREFIX as PREFIX
+
+MODEL_TYPES = ("glm4v",)
+ARCHITECTURES: dict[str, Task] = {"Glm4vForConditionalGeneration": "lm", "Glm4vModel": "pool"}
+# No dialect of GGUF: the text model is converted under its own architecture.
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    ignore_image_keys(keys)
+    keys.unused("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
+    return text_model(keys, task, {"glm4v_text": TEXT}, "glm4v_text", tied=False, either=True)
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    keys.harmless(attention_bias=(True,))
+    size = head_size(keys)
+    keys.restated("head_dim", size, f"hidden_size divided by num_attention_heads, {size}")
+    base = decoder(
+        without_sections(keys, 10_000.0),
+        kv_heads=keys.size("num_key_value_heads", 2, null=True),
+        context=32_768,
+        attention_bias=True,
+        eps=1e-5,
+        positions=partial(rope, partial=1.0),
+    )
+    base = map_attention(base, lambda _, attention: replace(attention, out_bias=False))
+    return map_layers(interleaved(base), glm4.sandwiched)
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 151_552, "hidden_size": 4096, "intermediate_size": 13_696, "num_hidden_layers": 40,
+     "num_attention_heads": 32},
+)  # fmt: skip
+WEIGHTS = glm4.WEIGHTS + LEFT_OUT
