@@ -14,6 +14,7 @@ from pathlib import Path
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
 MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**21  # a parameter of glibc's mallopt, and bytes
+TRIM_THRESHOLD, KEPT = -1, 2**25
 
 
 def affinity() -> set[int]:
@@ -167,6 +168,12 @@ def trim() -> None:
 
 def return_large_blocks() -> None:
     """Return large blocks to the system once they are freed, where the allocator (glibc) would keep them:
-    after it freed one, it takes those of that size from memory that it can return in part only."""
+    after it freed one, it takes those of that size from memory that it can return in part only.
+
+    It keeps smaller ones, up to several steps' logits: told one size, it adapts the other no more, and would
+    return and get logits in each step.
+    """
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
+        glibc.mallopt(TRIM_THRESHOLD, KEPT)

@@ -17,9 +17,12 @@ DONE = "data: [DONE]\n\n"
 FIELDS = {"text": "content", "thought": "reasoning_content"}  # of a message, by the kinds of events
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would make one for each event
+
+
 def event(value: object) -> str:
     """One event of a stream."""
-    return f"data: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"
+    return f"data: {_ENCODER.encode(value)}\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:

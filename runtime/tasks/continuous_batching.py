@@ -192,6 +192,8 @@ class Batch(Generic[R]):
 
     def _arrange(self, joining: Sequence[R]) -> None:
         """Rows of texts that ended go to those that join; then rows are added or taken away."""
+        if self._cache is not None and not joining and not any(row.ended for row in self._rows):
+            return  # as in most steps
         self._reading.extend(joining)
         waiting = deque(joining)
         rows = [waiting.popleft() if row.ended and waiting else row for row in self._rows]
