@@ -185,3 +185,27 @@ def test_a_damaged_form_is_refused_or_read(noise: bytes, at: int, gone: int):
 def test_a_form_says_its_boundary(kind: str):
     with pytest.raises(RequestError, match="boundary"):
         boundary_of(kind)
+
+
+def part(headers: str, content: str = "b") -> str:
+    return f"--x\r\n{headers}\r\n\r\n{content}\r\n"
+
+
+FIELD = part('Content-Disposition: form-data; name="a"')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "--x--\r\n", f"before{FIELD}--x--\r\n", f"\r\n{FIELD}--x--\r\n", FIELD, f"{FIELD}--x\r\n",
+        f"{FIELD}{FIELD}--x--\r\n", f"{part('Content-Disposition: form-data')}--x--\r\n",
+        f"{part('Content-Disposition: attachment; name=a')}--x--\r\n", f"--xy{FIELD[3:]}--x--\r\n",
+        part("X: " + "a" * 4096 + "\r\nContent-Disposition: form-data; name=a") + "--x--\r\n",
+        "".join(FIELD.replace('"a"', f'"a{i}"') for i in range(65)) + "--x--\r\n",
+        "--x\r\nContent-Disposition: form-data; name=a\r\n--x--\r\n",
+    ],
+)  # fmt: skip
+def test_what_isnt_a_form_is_refused(body: str):
+    with pytest.raises(RequestError, match=r"form|once"):
+        parse_form(body.encode(), b"x")
+    assert parse_form(f"{FIELD}--x--\r\n".encode(), b"x") == {"a": "b"}
