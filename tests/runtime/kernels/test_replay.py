@@ -19,7 +19,7 @@ from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.activation import activation
 
 SOURCES = Path(__file__).parents[3] / "runtime/kernels/source"
-CASES = 20  # of each kind
+CASES = 60  # of each kind
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti")
 
 

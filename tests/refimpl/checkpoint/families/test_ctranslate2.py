@@ -42,6 +42,7 @@ def directories(tmp_path: Path, kind: str, *, multilingual: bool = False) -> tup
     """A drawn Whisper as transformers writes it, and as CTranslate2 does."""
     size = MULTILINGUAL if multilingual else None
     rules = {"multilingual": multilingual, "vocabulary": size, "max_initial_timestamp_index": 50}
+    rules |= {"alignment_heads": [[0, 1]]}
     variables = written(tmp_path / "theirs", **rules)
     writer.write(tmp_path / "ours", writer.file(writer.stored(variables, kind), {}), hearing_models.TEXTS)
     shutil.copy(tmp_path / "ours" / "tokenizer.json", tmp_path / "theirs")
@@ -243,7 +244,8 @@ def test_the_catalogues_whisper_is_openais():
     assert {side: len(stack.layers) for side, stack in config.stacks.items()} == {"encoder": 4, "decoder": 4}
     assert (config.embedding.width, config.frames, config.context) == (384, (3000, 80), 448)
     assert (generation.start, generation.eos, generation.max_new_tokens) == (50257, (50256,), 447)
-    assert generation.speech == SpeechTokens(50362, {}, {}, 50360, 50)
+    heads = ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))  # as OpenAI publishes them
+    assert generation.speech == SpeechTokens(50362, {}, {}, 50360, 50, alignment_heads=heads)
     assert checkpoint.stored == {"F16": 37_764_864}
     assert checkpoint.licence.stated == "MIT"
     assert all(np.abs(leaf).max() < 200 for _, leaf in flatten(checkpoint.params))
