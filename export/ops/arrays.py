@@ -174,7 +174,7 @@ def smallest(x: Tensor, axis: int) -> Tensor:
 @torch_body
 def row_sum(x: Tensor) -> Tensor:
     """ReduceSum."""
-    return x.sum(-1, keepdim=True)
+    return x.sum(x.ndim - 1, keepdim=True)
 
 
 @torch_body

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups
+from ...refimpl.ops.arrays import row_sum
 from ...refimpl.ops.attention import softmax
 from ...refimpl.ops.moe import ExpertWeights, expert_mlp
 from ..torch_bodies import torch_body
@@ -43,7 +44,7 @@ def route(
     index = _best(choice, top)
     weights = scores.gather(1, index)
     if renormalize:
-        total = weights.sum(1, keepdim=True) + (sum_eps or 0)
+        total = row_sum(weights) + (sum_eps or 0)
         weights = weights / torch.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
 

@@ -379,13 +379,14 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     real = bundle_writer._weights
 
     def swapped(job, path, progress):
-        real(job, path, progress)
+        forms = real(job, path, progress)
         data = bytearray(path.read_bytes())
         tensor = job.plan.tensors["decoder.layers.0.attn.wqkv"]
         half = tensor.length // 2
         at = slice(tensor.offset, tensor.offset + 2 * half)
         data[at] = data[at][half:] + data[at][:half]
         path.write_bytes(data)
+        return forms
 
     monkeypatch.setattr(bundle_writer, "_weights", swapped)
     with refused(VerifyError, "removed"):

@@ -54,9 +54,10 @@ MADE = [
     ("llama", "ort-cpu", "int8"),
     ("llama", "standard", "fp16"),
 ]
+CODES = ("codes", "ort-cpu", "int8")
 RARER = [
     ("plain", "ort-cpu", "fp32"),
-    ("codes", "ort-cpu", "int8"),
+    CODES,
     ("everything", "ort-cpu", "int8-dynamic"),
     ("plain", "standard", "int8"),
     ("added", "ort-cpu", "int8"),
@@ -219,7 +220,7 @@ def test_a_bug_is_named_beside_a_mixture_a_gate_or_a_parallel_mlp(bundles, tmp_p
 def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
     """In layer 0: a key of layer 1 lies so near the edge between two codes that a budget has room for
     both."""
-    planted = plant(bundles(*MADE[-1]).path, tmp_path / "out", partial(wrong_scale, layer=0))
+    planted = plant(bundles(*CODES).path, tmp_path / "out", partial(wrong_scale, layer=0))
     bad_part = first(locate(open_bundle(planted), TOKENS))
     assert bad_part is not None
     assert bad_part.name == "layer 0, attention, heads"

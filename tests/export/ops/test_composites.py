@@ -96,6 +96,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "largest": (-X, 1),
     "smallest": (-X, 1),
     "each_row": (X, X[0].T),
+    "row_sum": (X,),
 }
 EXPECTED = {
     "tokens_at": X[np.arange(2)[:, None], AT],

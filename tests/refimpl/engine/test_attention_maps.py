@@ -39,12 +39,13 @@ def maps_of(config, params, layers: int | None = None) -> list[np.ndarray]:
 REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
     *("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "mistral4"),  # to latents
-    "glm4_moe_lite",  # to latents
+    *("glm4_moe_lite", "kimi_k25"),  # to latents
     "granite_swa",  # transformers gives those before its sinks
     "mistral3",  # some of its text models to latents
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h", "mamba", "falcon_mamba", "jamba"),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
-    *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3"),  # not all attend
+    *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3", "lfm2_vl", "lfm3_vl"),  # not all attend
+    "squeezebert",  # transformers gives what the softmax is of
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
     "whisper",  # it hears, and a map is of tokens
 }
