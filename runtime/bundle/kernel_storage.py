@@ -257,7 +257,7 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     own, bits, tiles = forms.get(group.name, stored_form(group)), group.format.bits, -(-group.width // TILE)
     blocks = -(-group.length // group.format.block)
     parts = {name: f"{group.name}.{name}" for name in ("packed", "scale", "zero", "minimum")}
-    if own.bits < _fewest_bits(group, stored):
+    if own.bits < bits and own.bits < _fewest_bits(group, stored):
         raise BundleError(
             f"{parts['packed']} must hold codes of {own.bits} bits, it has others: export it again"
         )

@@ -55,7 +55,7 @@ def build(
         )
         if packaged is not None:
             return packaged
-        without = library.useless()
+        without = library.useless(platform)
         wanted = library.key(platform, without)
         out = library.cached_folder(wanted)
         require_writable(out.parent)

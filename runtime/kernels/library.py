@@ -79,9 +79,10 @@ def sources() -> list[Path]:
     return sorted(file for file in SOURCES.iterdir() if file.suffix in (".h", ".cpp"))
 
 
-def useless() -> tuple[str, ...]:
-    """The sources whose instructions this processor lacks: they take most of a compiler's time."""
-    have = hardware.flags()
+def useless(platform: Platform) -> tuple[str, ...]:
+    """The sources whose instructions this processor lacks, where the platform is this machine's: they take
+    most of a compiler's time."""
+    have = hardware.flags() if platform == Platform.here() else ()
     return tuple(name for name, flag in NEEDS.items() if have and flag not in have)
 
 
@@ -167,7 +168,7 @@ def find(progress: Progress = silent, instruction_set: str | None = None) -> Lib
     record = read_record(PACKAGED, key(platform))
     path = library_in(PACKAGED, record, platform)
     if path is None:
-        wanted = key(platform, useless())
+        wanted = key(platform, useless(platform))
         folder = cached_folder(wanted)
         if folder.is_dir() and (stranger := _writable_by_others(folder)) is not None:
             return Unavailable(f"{stranger} must belong to this user, and nobody else may write it")

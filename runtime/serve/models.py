@@ -33,7 +33,6 @@ from .worker import QueueFullError, WorkerOptions
 Load = Callable[[], Model]
 H = TypeVar("H", bound=Head)
 ROUTES = {LM: "/v1/chat/completions or /v1/completions", Pool: "/v1/embeddings", Classify: "/v1/classify"}
-
 HEARING = "/v1/audio/transcriptions or /v1/audio/translations"
 
 

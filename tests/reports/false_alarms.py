@@ -37,9 +37,9 @@ def configs() -> dict[str, Config]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Look for false alarms of verify.")
+    parser, models = argparse.ArgumentParser(description="Look for false alarms of verify."), configs()
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", nargs="+", default=list(configs()), choices=configs())
+    parser.add_argument("--only", nargs="+", default=list(models), choices=models)
     parser.add_argument("--quants", nargs="+", default=QUANTS)
     options = parser.parse_args()
     bundles = rows = alarms = 0
@@ -47,7 +47,7 @@ def main() -> None:
         for quant in options.quants:
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    bundle = exported(Path(folder), configs()[name], quant=quant)
+                    bundle = exported(Path(folder), models[name], quant=quant)
                 except ExportError as error:
                     print(f"{name} {quant}: no bundle: {error}", flush=True)
                     continue

@@ -22,8 +22,8 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("output_router_logits", "router_aux_loss_coef")  # of training
     # A sum of weights below this, which none has in practice, isn't divided by itself there.
     keys.harmless(moe_norm_min=(1e-12,), num_nextn_predict_layers=(int,))
-    head = {} if "head_dim" in keys else {"head_dim": None}  # they share the width
-    base = ernie4_5(keys.replaced({"num_key_value_heads": 4, **head, **keys.values}), task)
+    # Heads share the width.
+    base = ernie4_5(keys.with_defaults({"num_key_value_heads": 4, "head_dim": None}), task)
     experts = keys.size(keys.spelled("moe_num_experts", "num_experts"), 64)
     top = keys.size(keys.spelled("moe_k", "num_experts_per_tok"), 6)
     width, shared = keys.size("moe_intermediate_size", 1536), keys.get("moe_num_shared_experts", int, 2)

@@ -15,7 +15,7 @@ DEFAULTS = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_ep
 
 
 def config(keys: Keys, task: Task) -> Encoder:
-    return norms_before(roberta(keys.replaced({**DEFAULTS, **keys.values}), task))
+    return norms_before(roberta(keys.with_defaults(DEFAULTS), task))
 
 
 WEIGHTS = ROBERTA + weight_map("""

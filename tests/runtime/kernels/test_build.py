@@ -80,7 +80,7 @@ def test_one_run_compiles_all_sources_that_the_processor_can_use(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     path = build()
-    assert path == library.cached_folder(library.key(HERE, library.useless())) / HERE.file
+    assert path == library.cached_folder(library.key(HERE, library.useless(HERE))) / HERE.file
     assert path.read_text() == "code\n"
     assert build() == path
     assert list((tmp_path / "here").iterdir()) == []
@@ -164,7 +164,7 @@ def test_a_failure_is_remembered_until_something_changes(compiler, tmp_path, doe
     with pytest.raises(ExportError):
         build(retry=True)
     assert runs(tmp_path) == 2
-    folder = library.cached_folder(library.key(HERE, library.useless()))
+    folder = library.cached_folder(library.key(HERE, library.useless(HERE)))
     assert [file.name for file in folder.iterdir()] == ["build.json"]
     compiler(WRITES, version="fake 2")
     assert build().read_text() == "code\n"
@@ -174,7 +174,7 @@ def test_what_a_process_cannot_load_is_no_library(compiler):
     compiler(WRITES)
     with refused(ExportError, "fake", "1", "library", "loaded"):
         build()
-    assert not (library.cached_folder(library.key(HERE, library.useless())) / HERE.file).exists()
+    assert not (library.cached_folder(library.key(HERE, library.useless(HERE))) / HERE.file).exists()
 
 
 def test_a_compiler_that_takes_too_long_is_ended(compiler):
@@ -232,7 +232,7 @@ def test_two_processes_compile_once(compiler, tmp_path, kernels_library):
     assert "waiting for it" in second.stdout.readline()
     (tmp_path / "go").touch()
     paths = [child.communicate()[0].splitlines()[-1] for child in (first, second)]
-    assert paths == [str(library.cached_folder(library.key(HERE, library.useless())) / HERE.file)] * 2
+    assert paths == [str(library.cached_folder(library.key(HERE, library.useless(HERE))) / HERE.file)] * 2
     assert runs(tmp_path) == 1
 
 

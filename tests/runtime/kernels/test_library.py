@@ -35,7 +35,7 @@ def install(folder: Path, made: Path, **record: object) -> Path:
     shutil.copy(made, path)
     path.chmod(0o700)
     sha256 = hashlib.sha256(made.read_bytes()).hexdigest()
-    without = () if folder == library.PACKAGED else library.useless()
+    without = () if folder == library.PACKAGED else library.useless(HERE)
     content = {"key": library.key(HERE, without), "compilers": ["c++"], "sha256": sha256, **record}
     (folder / "build.json").write_text(json.dumps(content))
     return path
@@ -45,7 +45,7 @@ def install(folder: Path, made: Path, **record: object) -> Path:
 def cached(kernels_cache: Path) -> Path:
     """The folder of this machine's library in the cache, empty."""
     kernels_cache.mkdir(parents=True, mode=0o700)
-    return library.cached_folder(library.key(HERE, library.useless()))
+    return library.cached_folder(library.key(HERE, library.useless(HERE)))
 
 
 @pytest.fixture
