@@ -34,13 +34,16 @@ Out = Annotated[
         "--out",
         metavar="DIR",
         file_okay=False,
-        help="With --ray: the folder that gets a file for each block, in the form of --file. After a "
-        "stop the same command computes what is missing.",
+        help="With --ray: the folder for the results, one file a block in the format of --file. After a stop "
+        "the same command computes what is missing.",
         rich_help_panel=FLEET,
     ),
 ]
 Column = Annotated[
-    str, typer.Option("--column", metavar="NAME", help="With --ray: the texts.", rich_help_panel=FLEET)
+    str,
+    typer.Option(
+        "--column", metavar="NAME", help="With --ray: the column that holds the texts.", rich_help_panel=FLEET
+    ),
 ]
 Rows = Annotated[
     int,
@@ -49,7 +52,7 @@ Rows = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="With --ray: rows of a block, which is computed as a whole.",
+        help="With --ray: how many rows a block has; a block is computed as a whole.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -60,8 +63,8 @@ Workers = Annotated[
         metavar="N",
         min=1,
         max=2**16,
-        help="With --ray: the most processes, each of --threads threads, by default one. By default "
-        "as many as the cluster has processors for.",
+        help="With --ray: at most N processes, by default as many as the cluster has processors for. Each "
+        "has --threads threads, by default one.",
         rich_help_panel=FLEET,
     ),
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import os
 import pkgutil
+import re
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -45,8 +47,13 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=group)
         else:
-            app.command(name, rich_help_panel=group)(command)
+            app.command(name, help=_paragraphs(command), rich_help_panel=group)(command)
     return app
+
+
+def _paragraphs(command: Callable[..., None]) -> str:
+    """A command's docstring with a line a paragraph, which the terminal breaks at its own width."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
 
 
 def _print_version(show: bool) -> None:

@@ -83,28 +83,31 @@ Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="numpy is the specification, torch the same over tensors, onnx ONNX Runtime.",
+        help="What computes: onnx is ONNX Runtime, numpy the specification, torch the same over tensors.",
         rich_help_panel=SPEED,
     ),
 ]
 FixedBatch = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="How many rows a graph with fixed shapes has, by default 1.", rich_help_panel=SHAPES
+        metavar="N", help="With --time: how many rows the graph has, by default 1.", rich_help_panel=SHAPES
     ),
 ]
 FixedTime = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Tokens a run: writes a graph of target standard with fixed shapes, for NPUs and mobile.",
+        help="Write a graph that takes N tokens a run: fixed shapes and ai.onnx operators alone, for NPUs "
+        "and phones.",
         rich_help_panel=SHAPES,
     ),
 ]
 FixedCapacity = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Tokens that the cache of its decoder has room for.", rich_help_panel=SHAPES
+        metavar="N",
+        help="With --time: how many tokens the decoder's cache has room for.",
+        rich_help_panel=SHAPES,
     ),
 ]
 LAYOUTS = "genai is onnxruntime-genai, the others have their names"
@@ -113,8 +116,8 @@ Quantization = Annotated[
     typer.Option(
         "--quant",
         metavar="SCHEME",
-        help=f"How weights are stored, where a checkpoint has to be exported: {', '.join(SCHEMES)}. By "
-        "default int8; int8-dynamic for an encoder on the CPU.",
+        help=f"How to store weights if a checkpoint must be exported: {', '.join(SCHEMES)}. By default int8; "
+        "for an encoder on the CPU int8-dynamic.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -151,7 +154,7 @@ NoAdapter = Annotated[
     bool,
     typer.Option(
         "--no-adapter",
-        help="Take the model alone, where an adapter lies beside it.",
+        help="Don't merge the adapter that lies beside the model.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -160,8 +163,8 @@ IgnoreKey = Annotated[
     typer.Option(
         "--ignore-key",
         metavar="NAME",
-        help="Read a checkpoint as if its files hadn't this key, which tfm doesn't know; may be repeated. A "
-        "key that changes what the model computes makes it another one.",
+        help="Ignore this key of the checkpoint's files, which tfm doesn't know; may be repeated. If the key "
+        "changes what the model computes, the results are wrong.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -230,8 +233,8 @@ Prefix = Annotated[
     typer.Option(
         metavar="FILE",
         dir_okay=False,
-        help="Keep in this file what the model computes of the prompt, or of a chat's beginning: a "
-        "later prompt is read from where it differs. The file is as private as the prompt.",
+        help="Cache in this file what the model computes for the prompt, or for a chat's beginning: of a "
+        "later prompt only the part that differs is computed. The file is as private as the prompt.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -258,8 +261,8 @@ ChatTemplateKwargs = Annotated[
     typer.Option(
         metavar="JSON",
         parser=json_object,
-        help="Variables of the model's chat template, such as '{\"enable_thinking\": false}'; one that it "
-        "doesn't have is an error.",
+        help="Variables of the model's chat template, such as '{\"enable_thinking\": false}'; an unknown one "
+        "is an error.",
     ),
 ]
 
@@ -269,7 +272,7 @@ ThinkingTokenBudget = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="End what a chat model thinks after so many tokens, as the model ends it.",
+        help="End a chat model's thinking after N tokens, with the tokens that the model ends it with.",
     ),
 ]
 
@@ -280,9 +283,9 @@ Tools = Annotated[
         metavar="FILE",
         exists=True,
         dir_okay=False,
-        help="Functions that the answer may call, a JSON list as the OpenAI API has it. Each call is a "
-        "line of its own; in chat the next messages are what the calls gave, in generate --json they are "
-        "`calls`.",
+        help="Functions that the answer may call: a JSON list in the OpenAI API's form. Each call is printed "
+        "on a line of its own. In chat your next messages are the calls' results; `generate --json` lists "
+        "the calls under `calls`.",
     ),
 ]
 

@@ -1,13 +1,15 @@
-"""What a usage error says: typer's words, and what is missing, whose an option is, or where to look."""
+"""What a usage error says: typer's words, how to write the command, whose an option is, or where to look."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from typer.core import TyperGroup
+from typer import Context
+from typer.core import TyperArgument, TyperGroup
 from typer.exceptions import TyperException
 
 NAMED = 4  # commands that a message lists; the others are counted
+EXTRA = "unexpected extra argument"  # typer has no class of its own for it
 # What other programs call a command of ours.
 ALSO = {"run": "chat", "list": "models", "ls": "models", "ps": "models", "show": "inspect"}
 
@@ -15,16 +17,30 @@ ALSO = {"run": "chat", "list": "models", "ls": "models", "ps": "models", "show":
 def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> str:
     """The message of a usage error.
 
-    Commands that have the option are named rather than options with a similar name.
+    An argument that was given as an option comes first, then commands that have the option, then options
+    with a similar name.
     """
     match error:
         case TyperException(message=message, option_name=str(option), ctx=context, possibilities=similar):
+            if option.removeprefix("--").upper() in _arguments(context):
+                return f"{message} (it is an argument: {_form(context)})"
             if owners := [name for name, flags in _flags(all_commands()) if option in flags]:
                 return f"{message} (an option of {_listed(owners)})"
             if not similar:
                 return f"{message} (`{context.command_path} --help` lists the options)"
-        case TyperException(param_type=_, param=object(help=str(what))):  # it is missing
-            return f"{error.format_message()} ({what.rstrip('.')})"
+        case TyperException(  # it is missing
+            param_type=_,
+            param=object(help=str(what), name=str(name), opts=[str(flag), *_], metavar=metavar),
+            ctx=context,
+        ):
+            option = (flag, str(metavar or name.upper())) if flag.startswith("-") else ()
+            return f"{error.format_message()} ({what.rstrip('.')}: {_form(context, *option)})"
+        case TyperException(message=message, ctx=context) if EXTRA in message:
+            form = f"write {_form(context)}"
+            takes = {flag for param in context.command.params for flag in param.opts}
+            if "--model" in takes and "MODEL" not in form:
+                form = f"a text goes in quotes, the model with --model: {_form(context, '--model', 'MODEL')}"
+            return f"{message} ({form})"
         case TyperException(ctx=object(command=TyperGroup(commands=commands), command_path=path)):
             listed = _listed(sorted(commands))
             if len(commands) > NAMED:
@@ -42,6 +58,17 @@ def _flags(group: TyperGroup, prefix: str = "") -> Iterator[tuple[str, set[str]]
             yield from _flags(command, f"{prefix}{name} ")
         else:
             yield prefix + name, {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+
+
+def _arguments(context: Context) -> list[str]:
+    """The names of a command's arguments, as its pages write them."""
+    params = context.command.params
+    return [one.human_readable_name.upper() for one in params if isinstance(one, TyperArgument)]
+
+
+def _form(context: Context, *option: str) -> str:
+    """How a command is written with its arguments, and with this option."""
+    return f"`{' '.join((context.command_path, *_arguments(context), *option))}`"
 
 
 def _listed(names: list[str]) -> str:

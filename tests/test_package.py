@@ -26,12 +26,16 @@ def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr() == (f"tfm-cli {tfm.__version__}\n", "")
 
 
-def test_the_wheel_holds_nobody_elses_work():
-    """What a wheel holds beside the sources was made for tfm, so LICENSE is all that it has to carry.
+def test_what_the_wheel_holds_has_an_origin_and_a_licence():
+    """What a wheel holds beside the sources was made for tfm, but for two libraries of the server's page.
 
     Another file needs a line here with its origin, and a licence in `license-files` if it is somebody else's.
     """
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    settings, project = pyproject["tool"]["setuptools"], pyproject["project"]
+    licences = [file for pattern in project["license-files"] for file in ROOT.glob(pattern)]
+    assert {file.name for file in licences} == {"LICENSE", "LICENSE.marked", "LICENSE.dompurify"}
+    assert project["license"] == "Apache-2.0 AND MIT"
     data = {
         f"{package}: {pattern}"
         for package, patterns in settings["package-data"].items()
@@ -41,7 +45,7 @@ def test_the_wheel_holds_nobody_elses_work():
         *(f"tfm.{folder}: py.typed" for folder in ("refimpl", "runtime", "export", "cli")),
         "tfm.export.quantization: calibration.txt",  # a text written for it
         "tfm.runtime.hub: demos/*/*",  # trained by tests/train/demo.py on texts that it draws
-        "tfm.runtime.serve: page.html",  # written for it
+        "tfm.runtime.serve: static/*",  # written for it, but for two libraries, which its README names
         *(f"tfm.runtime.kernels: source/*.{kind}" for kind in ("h", "cpp")),
         "tfm.cli: examples/*.json",  # sizes of a public model, which are facts
     }

@@ -31,7 +31,7 @@ def command(
     top: Annotated[
         int, typer.Option(metavar="N", min=1, help="Show the N best answers to each question.")
     ] = 1,
-    longest: Annotated[int, typer.Option(metavar="N", min=1, help="The most tokens of an answer.")] = 15,
+    longest: Annotated[int, typer.Option(metavar="N", min=1, help="An answer has at most N tokens.")] = 15,
     may_be_none: Annotated[
         bool, typer.Option("--may-be-none", help="Allow that the text has no answer.")
     ] = False,
@@ -47,7 +47,7 @@ def command(
     running: o.Running,
     as_json: o.AsJson = False,
 ) -> None:
-    """Find the answer to a question in a text of any length, with its first and last character.
+    """Find the answer to a question in a text of any length, and where it begins and ends.
 
     Example: tfm-cli answer "Where does Ben live?" "Ada lives in Rome. Ben lives in Oslo."
     """

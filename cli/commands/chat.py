@@ -49,12 +49,12 @@ def command(
     thinking_token_budget: o.ThinkingTokenBudget = None,
     tools: o.Tools = None,
 ) -> None:
-    """Talk with a model: at a terminal, or by a pipe, a message on each line. /help lists the commands.
+    """Talk with a model, at a terminal or through a pipe with one message a line. /help lists the commands.
 
-    What is typed at a terminal is kept for the arrow up, in the file that TFM_HISTORY names or else in the
-    user's state folder; with TFM_HISTORY= it isn't kept.
+    At a terminal the arrow up brings back what you typed before. It is kept in the user's state folder, or
+    in the file that TFM_HISTORY names; with TFM_HISTORY= nothing is kept.
 
-    A model whose files don't say how tokens are chosen samples as `tfm-cli generate --help` says.
+    If the model's files don't say how to choose tokens, the defaults of `tfm-cli generate --help` apply.
 
     Example: tfm-cli chat smollm2-135m --system "Answer in one sentence."
     """

@@ -41,7 +41,7 @@ def command(
         int | None,
         typer.Option(min=1, metavar="N", help="Tokens from the start of a window to that of the next."),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="The most windows of the text.")] = 1,
+    windows: Annotated[int, typer.Option(metavar="N", min=1, help="Read at most N windows of the text.")] = 1,
     factor: Annotated[
         float | None, typer.Option(min=1, help="How far to stretch; by default as far as the length needs.")
     ] = None,
@@ -50,7 +50,7 @@ def command(
         typer.Option(
             metavar="WAY",
             help="Only this way to stretch; may be repeated: none, linear, dynamic-ntk, yarn or "
-            "llama3. Positions that are stretched already are stretched further.",
+            "llama3. Positions that the model already stretches are stretched further.",
         ),
     ] = None,
     plot: Plot = None,

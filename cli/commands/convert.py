@@ -22,7 +22,7 @@ def command(
         Path, typer.Argument(metavar="OUT", help="The directory to write; it must be empty, or not exist.")
     ],
     layout: Annotated[
-        LayoutName | None, typer.Option(help=f"The runtime that is to read it: {LAYOUTS}.")
+        LayoutName | None, typer.Option(help=f"The runtime that will read it: {LAYOUTS}.")
     ] = None,
     batch: FixedBatch = None,
     time: FixedTime = None,

@@ -41,7 +41,7 @@ def command(
         bool,
         typer.Option(
             "--build-kernels",
-            help="First compile tfm's kernels for this machine into the cache, also if that failed before.",
+            help="First compile tfm's kernels into the cache, even if that failed before.",
         ),
     ] = False,
     bundle: Annotated[
@@ -49,8 +49,8 @@ def command(
         typer.Option(
             "--bundle",
             metavar="BUNDLE",
-            help="Say instead which runtimes of this machine can run a bundle, or the bundle of a "
-            "model in the cache: on which path, and with what loss by its certificate.",
+            help="List instead which runtimes of this machine can run this bundle, or the cached bundle of "
+            "this model: on which path, and with what loss by its certificate.",
         ),
     ] = None,
     as_json: o.AsJson = False,
@@ -109,7 +109,12 @@ def report() -> Report:
     from ...runtime import hardware
     from ...runtime.hub.cache_dir import cache_dir, cached, require_writable
     from ...runtime.ort.providers import STARTS, providers
+    from ...runtime.ort.session import PROVIDERS
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
+
+    def by_use(provider: tuple[str, str]) -> tuple[bool, bool]:
+        """First those that start, of these first the ones that models run on."""
+        return provider[1] != STARTS, provider[0] not in PROVIDERS.values()
 
     versions, free = _versions(), hardware.memory()
     wheels = [name for name in versions if name.startswith("onnxruntime")]
@@ -125,7 +130,7 @@ def report() -> Report:
     return {
         "works": _works(tried, kernels),
         "problems": problems,
-        "providers": dict(sorted(tried.items(), key=lambda provider: provider[1] != STARTS)),
+        "providers": dict(sorted(tried.items(), key=by_use)),
         "kernels": kernels,
         "int8": {"instructions": " ".join(flags) or "none known", "path": int8_path()},
         "memory": "unknown" if free is None else f"{size(free)} free",

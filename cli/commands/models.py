@@ -15,11 +15,13 @@ GROUP = "Make and check models"
 def command(
     remove: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Remove this from the cache; a model goes with its bundles."),
+        typer.Option(
+            metavar="NAME", help="Remove NAME from the cache; a model's bundles are removed with it."
+        ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the models that can be fetched by name, what fits this machine first, and what the cache holds.
+    """List the models that can be fetched by name, those that fit this machine first, and the cache.
 
     Example: tfm-cli models --remove smollm2-135m
     """
@@ -37,7 +39,7 @@ def command(
         catalogue = [
             {
                 "name": name, "about": m.about, "task": m.task, "origin": m.origin, "licence": m.licence,
-                "source": m.source, "bytes": m.bytes, "sha256": m.sha256,
+                "source": m.source, "bytes": m.size, "sha256": " ".join(one.sha256 for one in m.wheels),
             }
             for name, m in CATALOGUE.items()
         ]  # fmt: skip
@@ -48,9 +50,9 @@ def command(
         return
     table(
         ("CATALOGUE", "FOR", "SIZE", "LICENCE", "ORIGIN", "WHAT"),
-        [(n, m.task, size(m.bytes), m.licence, m.origin, m.about) for n, m in CATALOGUE.items() if m.wheel],
+        [(n, m.task, size(m.size), m.licence, m.origin, m.about) for n, m in CATALOGUE.items() if m.wheel],
     )
-    toys = {name: m.bytes for name, m in CATALOGUE.items() if not m.wheel}
+    toys = {name: m.size for name, m in CATALOGUE.items() if not m.wheel}
     out(f"and toys of {size(sum(toys.values()))} in all that come with tfm: {', '.join(toys)}\n")
     _out_aliases()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])

@@ -20,7 +20,7 @@ def command(
         ),
     ],
     update: Annotated[
-        bool, typer.Option("--update", help="Fetch it again, as it is now: it may have changed.")
+        bool, typer.Option("--update", help="Fetch the model again, in case it has changed.")
     ] = False,
 ) -> None:
     """Fetch a model into the cache and print its path.

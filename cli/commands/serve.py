@@ -29,7 +29,7 @@ def command(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Where to listen; another address than this machine's own needs --api-key-file.",
+            help="The address to listen on; one that other machines can reach needs --api-key-file.",
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -46,14 +46,15 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Another name of this machine, which the Host header may have; several may be given.",
+            help="Accept this name in the Host header too; may be repeated.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="A page's origin, such as http://localhost:3000, whose scripts may ask (CORS); * is any.",
+            help="Let scripts of pages from this origin, such as http://localhost:3000, send requests "
+            "(CORS); * is any origin.",
         ),
     ] = None,
     slots: Annotated[
@@ -71,7 +72,7 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many requests may wait; more get 429, try again later.",
+            help="How many requests may wait; further ones get a 429.",
             rich_help_panel=o.SPEED,
         ),
     ] = QUEUE,
@@ -80,8 +81,8 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="How long a request may wait, judged by the time of earlier answers; one that would "
-            "wait longer gets a 429 and when to retry.",
+            help="How long a request may wait. One that would wait longer, judged by earlier answers, gets a "
+            "429 that says when to retry.",
             rich_help_panel=o.SPEED,
         ),
     ] = MAX_WAIT_S,
@@ -106,14 +107,14 @@ def command(
     ] = None,
     on_demand: Annotated[
         bool,
-        typer.Option("--on-demand", help="Load models when they are first asked.", rich_help_panel=o.SPEED),
+        typer.Option("--on-demand", help="Load each model at its first request.", rich_help_panel=o.SPEED),
     ] = False,
     pull: Annotated[
         bool,
         typer.Option(
             "--pull",
-            help="With --on-demand: fetch a named model when it is first asked for, if it isn't on "
-            "this machine. Others are never fetched.",
+            help="With --on-demand: fetch a named model at its first request, if it isn't on this machine. "
+            "Other models are never fetched.",
             rich_help_panel=o.SPEED,
         ),
     ] = False,
@@ -122,8 +123,8 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory for what each model computed of earlier texts: a prompt is read from where "
-            "it differs from one of the same key.",
+            help="Memory in which each model keeps what it computed for earlier texts: only the part of a "
+            "prompt that differs from an earlier one with the same API key is computed.",
             rich_help_panel=o.SPEED,
         ),
     ] = PREFIX_BYTES // 2**20,
@@ -132,7 +133,7 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory for the latest answers of /v1/responses, which a request may go on from.",
+            help="Memory for the latest answers of /v1/responses, which later requests can continue.",
             rich_help_panel=o.SPEED,
         ),
     ] = RESPONSE_BYTES // 2**20,
@@ -140,7 +141,8 @@ def command(
         bool,
         typer.Option(
             "--log-json",
-            help="Write a line of JSON a request to stdout: id, model, tokens, times, status; no text.",
+            help="Log each request as a line of JSON on stdout: id, model, tokens, times, status, but no "
+            "text.",
         ),
     ] = False,
     quant: o.Quantization = None,
@@ -153,9 +155,9 @@ def command(
 ) -> None:
     """Serve models to programs that speak the API of OpenAI or Anthropic: chat, embeddings, rerank, classify.
 
-    Without a MODEL it is smollm2-135m.
+    Without a MODEL it serves smollm2-135m.
 
-    After Ctrl-C or SIGTERM it completes the answers that are being generated, then it ends.
+    On Ctrl-C or SIGTERM it finishes the answers that it has begun, then it ends.
 
     Example: tfm-cli serve smollm2-135m minilm-l6 --port 8000
     """

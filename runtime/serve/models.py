@@ -15,7 +15,7 @@ from typing import Any, TypeVar, Unpack
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...refimpl.config import LM, Classify, Head, Pool
+from ...refimpl.config import LM, Classify, Decoder, Head, Pool
 from ...refimpl.errors import ConfigError
 from ..hardware import return_large_blocks
 from ..ort.engine import OrtEngine
@@ -32,20 +32,19 @@ from .worker import QueueFullError, WorkerOptions
 
 Load = Callable[[], Model]
 H = TypeVar("H", bound=Head)
-ROUTES = {LM: "/v1/chat/completions or /v1/completions", Pool: "/v1/embeddings", Classify: "/v1/classify"}
-HEARING = "/v1/audio/transcriptions or /v1/audio/translations"
 
 
 class Served:
-    """A model with its name, its context, the certificate of its bundle and the fingerprint of that; they are
-    known once it was loaded, and later too. `users` are the requests that ask it; the last one ended at
-    `idle_since`."""
+    """A model with its name, its context, the endpoints that it answers, the certificate of its bundle and
+    the fingerprint of that; they are known once it was loaded, and later too. `users` are the requests that
+    ask it; the last one ended at `idle_since`."""
 
     def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
         self.name, self._load, self._options = name, load, options
         self._model: AsyncModel | None = None
         self.users, self.last_used, self.idle_since = 0, 0, time.monotonic()
         self.context: int | None = None
+        self.endpoints: list[str] | None = None
         self.certificate: dict[str, Any] | None = None
         self.fingerprint: str | None = None
 
@@ -72,15 +71,15 @@ class Served:
             raise self._other("hear")
 
     def _other(self, doing: str) -> RequestError:
-        config = self.model.model.config
-        routes = HEARING if config.frames is not None else ROUTES[type(config.head)]
-        return RequestError(f"{self.name} can't {doing}: it answers {routes}", param="model")
+        answered = " or ".join(self.endpoints or ())
+        return RequestError(f"{self.name} can't {doing}: it answers {answered}", param="model")
 
     def load(self) -> AsyncModel:
         """Load the model; ConfigError for one that can't be served."""
         model = self._load()
         expect_served(self.name, model)
         self.context, self.certificate = model.config.context, _certificate(model)
+        self.endpoints = _endpoints(model)
         self.fingerprint = None if self.certificate is None else _fingerprint(self.certificate)
         self.idle_since = time.monotonic()
         self._model = AsyncModel(model, **self._options)
@@ -230,6 +229,20 @@ def server_of(request: Request) -> Server:
 def owner_of(request: Request) -> str:
     """Whose request it is: the number of its key, or nothing where no key is asked for."""
     return request.user.display_name if "user" in request.scope else ""
+
+
+def _endpoints(model: Model) -> list[str]:
+    """The endpoints of OpenAI's API, and those beside them, that a model answers."""
+    config = model.config
+    if config.frames is not None:
+        return ["/v1/audio/transcriptions", "/v1/audio/translations"]
+    match config.head:
+        case Pool():
+            return ["/v1/embeddings"]
+        case Classify(labels=count):
+            return ["/v1/classify", *["/v1/rerank"] * (count == 1)]
+    chats = isinstance(config, Decoder) and model.template is not None
+    return [*["/v1/chat/completions"] * chats, "/v1/completions"]
 
 
 def _certificate(model: Model) -> dict[str, Any] | None:

@@ -452,9 +452,12 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
 async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
     """The body of a request that is a form with a file; RequestError as of `read`.
 
-    Any page may send a form anywhere without asking: a browser's must be of this server's own page.
+    Any page may send a form anywhere without asking: a browser's must be of this server's own page. Node's
+    fetch has a browser's sec-fetch-mode, but alone.
     """
-    if OF_BROWSERS.intersection(request.headers) and request.headers.get("sec-fetch-site") != "same-origin":
+    if (OF_BROWSERS - {"sec-fetch-mode"}).intersection(request.headers) and request.headers.get(
+        "sec-fetch-site"
+    ) != "same-origin":
         raise RequestError("pages of other places can't send forms to this server", status=403)
     boundary = boundary_of(request.headers.get("content-type", ""))
     return checked(kind, parse_form(await _received(request, limits, limits.sound), boundary))

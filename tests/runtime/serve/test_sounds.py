@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import soundfile
 from helpers import hearing_models, serving
 from helpers.served import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.engine.sound import RATE
 from tfm.runtime.serve.errors import RequestError
 from tfm.runtime.serve.form import boundary_of, parse_form
 from tfm.runtime.serve.limits import Limits
-from tfm.runtime.tasks.model import Model
 from tfm.runtime.text.subtitles import FORMATS
 
 SAMPLES = hearing_models.sound(1, 90)
-
-
-def heard_by(multilingual: bool) -> Model:
-    with tempfile.TemporaryDirectory() as folder:
-        hearing_models.write(Path(folder), 1, multilingual=multilingual)
-        checkpoint = open_checkpoint(folder)
-        return Model(NumpyEngine(checkpoint.config, checkpoint.params), checkpoint)
+HEARS = {"ears": hearing_models.model(multilingual=False), "many": hearing_models.model(multilingual=True)}
 
 
 def wav() -> tuple[str, bytes]:
-    file = io.BytesIO()
-    soundfile.write(file, SAMPLES, RATE, format="WAV", subtype="DOUBLE")
-    return "talk.wav", file.getvalue()
-
-
-HEARS = {"ears": heard_by(False), "many": heard_by(True)}
+    return "talk.wav", hearing_models.wav(SAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +134,7 @@ def test_a_model_that_hears_answers_no_texts(url: str):
 def test_pages_of_other_places_send_nothing(http: httpx.Client):
     for headers, status in (
         ({"origin": "http://evil"}, 403), ({"sec-fetch-site": "cross-site"}, 403),
-        ({"sec-fetch-site": "same-origin", "origin": "http://here"}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "http://here"}, 200), ({"sec-fetch-mode": "cors"}, 200),
     ):  # fmt: skip
         data = {"model": "ears", "temperature": "0.3"}
         answer = http.post("/transcriptions", data=data, files=FILE, headers=headers)
