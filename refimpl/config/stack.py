@@ -41,7 +41,8 @@ class Embedding(Record):
     """The token table and what is added to it.
 
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
-    the two texts of a pair apart. `projection` gives the tables a width of their own. `per_layer` is the
+    the two texts of a pair apart, `task_types` that of a third, whose first row is added to every token
+    (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the
     table of what each layer of a decoder gets of a token.
     """
 
@@ -51,6 +52,7 @@ class Embedding(Record):
     token_types: int | None = None
     projection: EmbeddingProjection | None = None
     per_layer: PerLayerEmbedding | None = None
+    task_types: int | None = None
 
     def numbers(self) -> Iterator[float]:
         yield from () if self.per_layer is None else (self.width**-0.5, 2**-0.5)

@@ -171,12 +171,14 @@ class Attention(TokenMixer):
     a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
     With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
     `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
-    output is multiplied by a sigmoid of the token's own, before the last map (Qwen3-Next), and with
-    `head_gate` all numbers of a head by the same one, without a bias (LFM3); in their place `out_norm`
-    normalizes the output of all heads together (BitNet). `value_norm`
-    normalizes each head's values, without a weight; with `keys_as_values` a token's values are its keys
-    before their norm and rotation, and there is no map to values (both Gemma 4). With `kv_layer` it makes no
-    keys and values, but reads those of that layer of its stack, and keeps nothing (`ops.shared_attention`).
+    output is multiplied by a gate of the token's own, before the last map (Qwen3-Next), and with `head_gate`
+    all numbers of a head by the same one, without a bias (LFM3); a gate is a sigmoid, or with
+    `softplus_gate` a softplus (Laguna). `value_scale` multiplies what heads give, and numbers of a head's
+    values from `value_size` on are zero (both MiMo-V2-Flash). In the place of gates `out_norm` normalizes
+    the output of all heads together (BitNet). `value_norm` normalizes each head's values, without a weight;
+    with `keys_as_values` a token's values are its keys before their norm and rotation, and there is no map
+    to values (both Gemma 4). With `kv_layer` it makes no keys and values, but reads those of that layer of
+    its stack, and keeps nothing (`ops.shared_attention`).
     """
 
     heads: int = bounded("heads")
@@ -202,6 +204,9 @@ class Attention(TokenMixer):
     after: Norm | None = None
     head_gate: bool = False
     out_norm: RMSNorm | None = None
+    softplus_gate: bool = False
+    value_scale: float | None = None
+    value_size: int | None = None
 
     @property
     def window(self) -> int | None:
@@ -226,6 +231,10 @@ class Attention(TokenMixer):
         self._check_head_norm(at)
         if self.query_scale is not None:
             check_bounds(at, self.query_scale)
+        need(
+            (self.value_size or 1) <= self.head_size,
+            f"{at}values must be at most as wide as a head, {self.head_size}, got {self.value_size}",
+        )
         alone = self.out_norm is None or not (self.output_gate or self.head_gate)
         need(alone, f"{at}what heads give is multiplied by a gate or normalized, got a gate and out_norm")
         biased = self.position is not None and self.position.adds

@@ -12,7 +12,6 @@ from typing import Any
 from .bounds import LIMITS, check_bounds, need, within
 from .heads import Head
 from .layers import Layer
-from .masks import FullAttention
 from .mtp import MTP
 from .positions import RelativeBias
 from .stack import DecoderReader, Embedding, Stack
@@ -57,15 +56,16 @@ def check(
     if encoder_context is not None:
         within("the encoder's context", encoder_context, LIMITS["context"])
         need("reader" not in stacks, "a reader has the encoder's text, so both have one context")
-    if embedding.token_types is not None:
-        within("token types", embedding.token_types, LIMITS["vocabulary"])
+    for kind, rows in (("token types", embedding.token_types), ("task types", embedding.task_types)):
+        if rows is not None:
+            within(kind, rows, LIMITS["vocabulary"])
     need(
         head.generates == ("decoder" in stacks),
         f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
     )
+    types = embedding.token_types or embedding.task_types
     need(
-        "encoder" in stacks or embedding.token_types is None,
-        f"token types are an encoder's, got {embedding.token_types} for a decoder alone",
+        "encoder" in stacks or types is None, f"token types are an encoder's, got {types} for a decoder alone"
     )
     table_width = embedding.width
     if embedding.projection is not None:
@@ -193,26 +193,22 @@ def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
 
 def _check_cross(at: str, c: Attention) -> None:
     c.check(f"{at}cross-attention: ")
-    settings = (
-        c.position,
-        c.mask,
-        c.qk_norm,
-        c.clip,
-        c.query_scale,
-        c.kv,
-        c.sink_logits,
-        c.output_gate,
-        c.value_norm,
-        c.keys_as_values,
-        c.kv_layer,
-        c.head_gate,
-        c.out_norm,
+    plain = Attention(
+        c.heads,
+        c.kv_heads,
+        c.head_size,
+        qkv_bias=c.qkv_bias,
+        out_bias=c.out_bias,
+        scale=c.scale,
+        softcap=c.softcap,
+        pre=c.pre,
+        post=c.post,
+        after=c.after,
     )
-    plain = (None, FullAttention(), None, None, None, "float", False, False, None, False, None, False, None)
     need(
-        settings == plain,
-        f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
-        "nor kv, sinks, a gate, a norm of values, keys as values, kv_layer or out_norm",
+        c == plain,
+        f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, nor kv, "
+        "sinks, a gate, a norm, scale or size of values, keys as values, kv_layer or out_norm",
     )
 
 

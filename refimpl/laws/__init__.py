@@ -40,7 +40,7 @@ bare, no gate, no sinks, heads of 64 numbers that are all rotated:
         return y, (keys, values)
 
     absent = {"k_scale": None, "q_norm": None, "bare_norm": False, "sink_logits": None}
-    absent |= {"wg": None, "w_head_gate": None, "out_norm": None}
+    absent |= {"wg": None, "w_head_gate": None, "out_norm": None, "value_scale": None}
     check("attention", attention, softcap=None, **absent, J=32, U=0)
 
 A law is a function of a `Subject`, the kernel in the place of the specified function, and of hypothesis's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from ..config import LayerNorm, Norm, Window
+from ..config import Attention, LayerNorm, Norm, Window
 from ..ops.attention import ScoreTerms
 from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
@@ -224,6 +224,11 @@ def a_window_needs_the_latest_tokens_alone(cached_attention: Subject, draw: Draw
     cached_attention.near(cached_attention(short)[0], cached_attention(full)[0], short, full)
 
 
+def opened(x: np.ndarray, settings: Attention) -> np.ndarray:
+    """The gates of an output, of what their maps give."""
+    return np.logaddexp(0, x) if settings.softplus_gate else (1 + np.tanh(x / 2)) / 2
+
+
 def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:
     """A norm over each head, or over all heads where the weight has as many numbers in one row."""
     heads, size = a.shape[2:]
@@ -258,11 +263,11 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     terms = ScoreTerms(call["bias"], call["sink_logits"])
     y, cache = cached(q, k, v, call["cache"], call["past"], rotary, terms, settings=settings)
     y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])
+    y = y * (settings.value_scale or 1)
     if settings.output_gate:
-        y = y * (1 + np.tanh(linear(x, call["wg"], call["bg"]) / 2)) / 2
+        y = y * opened(linear(x, call["wg"], call["bg"]), settings)
     if settings.head_gate:
-        gate = (1 + np.tanh(linear(x, call["w_head_gate"]) / 2)) / 2
-        y = y * np.repeat(gate, settings.head_size, axis=-1)
+        y = y * np.repeat(opened(linear(x, call["w_head_gate"]), settings), settings.head_size, axis=-1)
     if settings.out_norm is not None:
         y = y / np.sqrt((y * y).mean(-1, keepdims=True) + settings.out_norm.eps) * call["out_norm"]
     attention.near(attention(call), (linear(y, call["wo"], call["bo"]), cache), call)

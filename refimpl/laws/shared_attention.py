@@ -12,6 +12,7 @@ from ..ops.attention import attention as writing
 from ..ops.linear import linear
 from ..ops.shared_attention import queries
 from . import Draw, Subject, law
+from .attention import opened
 from .kit.strategies import splits
 
 
@@ -60,11 +61,11 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
             )
             y[row, t] = one[0, 0]
     y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])
+    y = y * (settings.value_scale or 1)
     if settings.output_gate:
-        y = y * (1 + np.tanh(linear(x, call["wg"], call["bg"]) / 2)) / 2
+        y = y * opened(linear(x, call["wg"], call["bg"]), settings)
     if settings.head_gate:
-        gate = (1 + np.tanh(linear(x, call["w_head_gate"]) / 2)) / 2
-        y = y * np.repeat(gate, settings.head_size, axis=-1)
+        y = y * np.repeat(opened(linear(x, call["w_head_gate"]), settings), settings.head_size, axis=-1)
     if settings.out_norm is not None:
         y = y / np.sqrt((y * y).mean(-1, keepdims=True) + settings.out_norm.eps) * call["out_norm"]
     shared_attention.near(shared_attention(call), linear(y, call["wo"], call["bo"]), call)

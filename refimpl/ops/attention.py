@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import Attention, LayerNorm, Norm
 from .activation import sigmoid
-from .arrays import as_type, following, indices, join_last, split_last
+from .arrays import as_type, following, indices, join_last, softplus, split_last
 from .cache import KVCache, append
 from .dispatch import observe, op
 from .linear import linear
@@ -307,7 +307,8 @@ def attention(
     normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
     multiplied by the factors of their positions. A gate, σ(x wg + bg), multiplies what the heads give: so a
     head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention). One of a
-    head, σ(x w_head_gate), multiplies all that it gives (LFM3, Liquid AI 2026). In the place of gates
+    head, σ(x w_head_gate), multiplies all that it gives (LFM3, Liquid AI 2026). With softplus in the place of
+    σ it can also amplify (Laguna, Poolside 2026). In the place of gates
     `settings.out_norm` normalizes what all heads of a token give, so that few bits can hold it (BitNet b1.58,
     Ma et al. 2025, "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
     `settings.value_norm` makes each head's values as long as √K, without a weight, since the maps before and
@@ -329,11 +330,14 @@ def attention(
 
 @op
 def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
-    """What the heads give, [B, T, H·K], multiplied by the gates if there are any, or normalized."""
+    """What the heads give, [B, T, H·K], scaled, and multiplied by gates or normalized."""
+    opened = softplus if settings.softplus_gate else sigmoid
+    if settings.value_scale is not None:
+        y = y * settings.value_scale
     if "wg" in weights:
-        y = y * sigmoid(linear(x, weights["wg"], weights.get("bg")))
+        y = y * opened(linear(x, weights["wg"], weights.get("bg")))
     if "w_head_gate" in weights:
-        gate = sigmoid(linear(x, weights["w_head_gate"]))
+        gate = opened(linear(x, weights["w_head_gate"]))
         y = join_last(split_last(y, y.shape[-1] // gate.shape[-1]) * gate[..., None])
     if settings.out_norm is not None:
         y = rms_norm(y, weights["out_norm"], eps=settings.out_norm.eps)

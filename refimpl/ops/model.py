@@ -73,6 +73,7 @@ class EmbeddingWeights(TypedDict):
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
+    task_types: NotRequired[Float[Array, "W D"]]
     project: NotRequired[Float[Array, "D F"] | Blocks]
     project_bias: NotRequired[Float[Array, " F"]]
     per_layer: NotRequired[PerLayerEmbeddingWeights]
@@ -122,8 +123,9 @@ def embed(
 ) -> Array:
     """What comes before the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    The order is scale, map to the model's width, `token_types` [B, T], positions, norm (BERT, BART, OPT), or
-    norm, positions where the stack says so (Blenderbot Small); a `late` map is the last (ELECTRA).
+    The order is scale, map to the model's width, `token_types` [B, T], the first task's vector (ERNIE),
+    positions, norm (BERT, BART, OPT), or norm, positions where the stack says so (Blenderbot Small); a `late`
+    map is the last (ELECTRA).
     A stack with a stem gets frames of a sound [B, 2·T, C] in the place of the tokens (Whisper).
     """
     if stack.stem is not None:
@@ -138,6 +140,8 @@ def embed(
     if token_types is not None:
         assert "token_types" in weights
         x = x + embedding(token_types, weights["token_types"])
+    if "task_types" in weights:
+        x = x + weights["task_types"][0]
     if not stack.norm_before_positions:
         x = _add_positions(x, positions, stack_weights, stack=stack)
     x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)

@@ -45,7 +45,15 @@ from .annotations import Leaf, Leaves, Shape, annotated
 MLPS: dict[type, type] = {Gated: GatedMlpWeights, Plain: PlainMlpWeights, MoE: MoEWeights}
 
 # Small tables whose rows are added to vectors or scores, or are inputs of products.
-ADDED = ("positions", "token_types", "relative_bias", "global_relative_bias", "distances", "segments")
+ADDED = (
+    "positions",
+    "token_types",
+    "task_types",
+    "relative_bias",
+    "global_relative_bias",
+    "distances",
+    "segments",
+)
 
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
@@ -65,6 +73,8 @@ def _leaves(config: Config) -> Leaves:
     leaves = {"embedding.table": Leaf((e.vocabulary, tables), multiplied=True)}
     if e.token_types is not None and not any(stack.segments for stack in config.stacks.values()):
         leaves["embedding.token_types"] = Leaf((e.token_types, entry))
+    if e.task_types is not None:
+        leaves["embedding.task_types"] = Leaf((e.task_types, entry))
     if inner is not None:
         leaves["embedding.project"] = Leaf((inner.width, e.width), multiplied=True)
         leaves |= {"embedding.project_bias": Leaf((e.width,))} if inner.bias else {}

@@ -11,7 +11,7 @@ from .mixtral import EAGER
 
 
 @st.composite
-def _gpt_oss(draw: st.DrawFn) -> dict[str, Any]:
+def gpt_oss_keys(draw: st.DrawFn) -> dict[str, Any]:
     """Any layer may have the window; limits reach what experts give, and don't."""
     layers = draw(st.integers(1, 3))
     kinds = ("full_attention", "sliding_attention")
@@ -40,5 +40,5 @@ def sinks(model: Any) -> None:
 
 
 ROWS = {
-    "gpt_oss": decoder(transformers.GptOssConfig, transformers.GptOssForCausalLM, _gpt_oss(), amend=sinks)
+    "gpt_oss": decoder(transformers.GptOssConfig, transformers.GptOssForCausalLM, gpt_oss_keys(), amend=sinks)
 }

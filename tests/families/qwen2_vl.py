@@ -1,6 +1,7 @@
 """Qwen2-VL and Qwen2.5-VL."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import transformers
@@ -44,6 +45,7 @@ def row(
     tower: dict[str, Any],
     stated: Any,
     reads: str = "",
+    amend: Callable[[Any], None] = lambda _: None,
     **more: Any,
 ) -> Row:
     """The row of one of Qwen's models that read images. Classes that read whole texts, whose names end as
@@ -54,6 +56,7 @@ def row(
         tuple(getattr(transformers, f"{name}{kind}") for kind in kinds),
         st.builds(operator.or_, wrapped(text, tower, **more), labelled()),
         {"text_config": stated, "vision_config": tower},
+        amend=amend,
     )
 
 

@@ -237,6 +237,8 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         value_norm=None if cross else draw(st.sampled_from((None, RMSNorm(1e-2)))),
         keys_as_values=not cross and draw(st.sampled_from((False, False, True))),
         head_gate=not cross and draw(st.sampled_from((False, False, True))),
+        softplus_gate=not cross and draw(st.booleans()),
+        value_scale=None if cross else draw(st.sampled_from((None, 0.7))),
     )
     if cross or drawn.output_gate or drawn.head_gate:
         return drawn
@@ -518,8 +520,9 @@ def multiplied(draw: st.DrawFn, stack: Stack) -> Stack:
 def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
     """An encoder with any head, alone or with a decoder that reads it for the head."""
     width = draw(st.integers(1, 8))
-    types = draw(st.sampled_from((None, 1, 2)))
-    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(projections))
+    types, tasks = draw(st.sampled_from((None, 1, 2))), draw(st.sampled_from((None, None, 2)))
+    table = draw(st.integers(2, 12))
+    embedding = Embedding(table, width, draw(scales), types, draw(projections), task_types=tasks)
     head = draw(fitting(embedding))
     reader = None
     if embedding.projection is None and draw(st.booleans()):

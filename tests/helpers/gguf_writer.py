@@ -20,8 +20,8 @@ def write(
     """Keys with a colon in front are written as they are; a tensor with a kind is given as its bytes."""
     writer = gguf.GGUFWriter(path, arch)
     add = {
-        int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
-        list: writer.add_array,
+        int: lambda key, value: (writer.add_int32 if value < 0 else writer.add_uint32)(key, value),
+        float: writer.add_float32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array,
     }  # fmt: skip
     for key, value in metadata.items():
         add[type(value)](key[1:] if key.startswith(":") else f"{arch}.{key}", value)

@@ -181,7 +181,7 @@ def positioned(heads: Vector, at: int, weight: Any, a: c.Attention) -> Vector:
 
 def attention(xs: Vectors, w: Weights, a: c.Attention, kv: Any, table: Any, causal: bool) -> Vectors:
     keys, values = kv
-    out = []
+    out, gate = [], softplus if a.softplus_gate else sigmoid
     for t, x in enumerate(xs):
         q = linear(x, w, "wq", "bq").reshape(a.heads, a.head_size)
         q = q if a.clip is None else np.clip(q, -a.clip, a.clip)
@@ -198,10 +198,10 @@ def attention(xs: Vectors, w: Weights, a: c.Attention, kv: Any, table: Any, caus
             of = [keys[s][group] for s in seen], [values[s][group] for s in seen]
             heads.append(read_keys(q[h], *of, a, bias, sink))
             if a.head_gate:
-                heads[-1] = heads[-1] * sigmoid(x @ w["w_head_gate"][:, h])
-        y = np.concatenate(heads)
+                heads[-1] = heads[-1] * gate(x @ w["w_head_gate"][:, h])
+        y = np.concatenate(heads) * (1.0 if a.value_scale is None else a.value_scale)
         if a.output_gate:
-            y = y * sigmoid(linear(x, w, "wg", "bg"))
+            y = y * gate(linear(x, w, "wg", "bg"))
         if a.out_norm is not None:
             y = rms(y, a.out_norm.eps, w["out_norm"])
         out.append(linear(y, w, "wo", "bo"))
@@ -575,6 +575,8 @@ def embedded(tokens: Any, types: Any, params: Weights, w: Weights, e: c.Embeddin
             x = linear(x, entry, "project", "project_bias")
         if types is not None:
             x = x + entry["token_types"][types[t]]
+        if e.task_types is not None:
+            x = x + entry["task_types"][0]
         x = norm(x, w.get("first_norm"), s.first_norm) if s.norm_before_positions else x
         if isinstance(p := s.positions, c.Learned):
             x = x + w["positions"][t + p.offset]

@@ -2,11 +2,12 @@
 
     PYTHONPATH=tests python -m reports.checked --table
     PYTHONPATH=tests python -m reports.checked [--examples 20] [--exports 1] [--beams 50] [FAMILY ...]
+    PYTHONPATH=tests python -m reports.checked --bits [FAMILY ...]
 
 For each model_type `--examples` configs are drawn and compared with transformers, for each further head half
 as many. `--exports` models of each head are exported to ONNX in each quantization and run. `--beams` beam
 searches are drawn if no family is named. Only the rows of the families named are made anew, or all rows; the
-file is written after each.
+file is written after each. With `--bits` only what a row says of the same bits is.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -14,7 +15,10 @@ file is written after each.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import pkgutil
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -25,11 +29,32 @@ from families import ROWS
 from helpers.hf_oracle import LARGEST_ERROR, compare_with_transformers, draw_keys
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.checkpoint import families as folder
 from tfm.refimpl.checkpoint.families import CLASS_SUFFIXES, families
 from tfm.refimpl.errors import TfmError
 
+from reports.promised_bits import stopped
+
 FILE = Path(__file__).parents[1] / "families" / "checked.json"
 QUANTS = ("fp32", "int8", "int8-dynamic")
+# The types whose models write calls of tools in each form of runtime/text/call_formats.py; others have models
+# for which no form is known, or none that chat.
+CALLS = {
+    "harmony": "gpt_oss", "gemma-4": "gemma4 gemma4_text gemma4_unified gemma4_unified_text",
+    "function-gemma": "gemma3_text", "gemma-3": "gemma3",
+    "deepseek-v3.2": "deepseek_v32", "deepseek-v3": "deepseek_v3", "deepseek-v3.1": "deepseek_v3",
+    "kimi-k2": "kimi_k2 kimi_k25", "minimax-m2": "minimax_m2", "glm-4.5": "glm4_moe",
+    "glm-4.7": "glm4_moe glm4_moe_lite glm_moe_dsa",
+    "qwen3-coder": "qwen3_moe qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text nemotron_h",
+    "seed-oss": "seed_oss",
+    "mistral-v13": "mistral mistral3 ministral3", "mistral-v11": "mistral mistral3",
+    "mistral": "mistral mistral3", "command-a": "cohere2", "command-r": "cohere", "phi-4-mini": "phi3",
+    "phi-4-mini-single": "phi3", "granite-3": "granite granitemoe", "lfm2": "lfm2 lfm2_moe",
+    "olmo-3": "olmo3", "nemotron-2": "nemotron_h llama", "hunyuan-a13b": "hunyuan_v1_moe jamba",
+    "hunyuan": "hunyuan_v1_dense", "apertus": "apertus", "gigachat": "deepseek_v3", "internlm-2": "internlm2",
+    "hermes": "llama qwen2 qwen3 qwen3_moe smollm3 granitemoehybrid", "llama-3-tags": "llama",
+    "llama-3": "llama", "llama-pythonic": "llama llama4 llama4_text", "xlam": "llama",
+}  # fmt: skip
 
 
 def tasks(name: str) -> list[str]:
@@ -91,6 +116,7 @@ def row(name: str, examples: int, exports: int) -> dict[str, Any]:
         "error": float(f"{max(errors):.2g}"),
         "exported": len(results),
         "share": round(max(result["share"] for result in original), 3),
+        "bits": stopped(name),
         "tokens": sum(result.get("tokens", 0) for result in original),
         "others": sum(result.get("others", 0) for result in original),
         **{
@@ -124,15 +150,26 @@ def code(text: str | None) -> str:
     return f"`{text}`" if text else ""
 
 
+def known_as(name: str) -> str:
+    """The models of a type as people know them: what its family's file begins with."""
+    files = pkgutil.iter_modules(folder.__path__)
+    modules = (importlib.import_module(f"{folder.__name__}.{file.name}") for file in files)
+    text = next(module.__doc__ or "" for module in modules if name in module.MODEL_TYPES)
+    return re.split(r" \(|: |\. |\.$|, as text", " ".join(text.split()), maxsplit=1)[0]
+
+
 def table(report: dict[str, Any]) -> str:
     """FAMILIES.md's table, in Markdown."""
     rows = [
-        f"| {code(name)} | {', '.join(r['tasks'])} | {r['drawn']} | {r['error']:.0e} "
-        f"| {code(r['gguf'])} | {r['exported']} of {len(ROWS[name].models)} |"
+        f"| {code(name)} | {known_as(name)} | {', '.join(r['tasks'])} | {r['drawn']} | {r['error']:.0e} "
+        f"| {code(r['gguf'])} | {r['exported']} of {len(ROWS[name].models)} "
+        f"| {', '.join(form for form, types in CALLS.items() if name in types.split())} "
+        f"| {'yes' if r.get('bits') == '' else r.get('bits', '').removesuffix(' of ONNX Runtime')} |"
         for name, r in sorted(report["families"].items())
     ]
-    head = "| `model_type` | tasks | configs | worst error | GGUF | int8, int8-dynamic |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *rows]).replace("|  |", "| |")
+    heads = "`model_type`, models, tasks, configs, worst error, GGUF, int8 and int8-dynamic, calls, same bits"
+    head = f"| {heads.replace(', ', ' | ')} |"
+    return re.sub(r"\|  (?=\|)", "| ", "\n".join([head, "|---" * 9 + "|", *rows]))
 
 
 def main() -> None:
@@ -142,20 +179,26 @@ def main() -> None:
     parser.add_argument("--exports", type=int, default=1)
     parser.add_argument("--beams", type=int, default=50)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--bits", action="store_true")
     options = parser.parse_args()
     report = json.loads(FILE.read_text()) if FILE.exists() else {"families": {}}
     if options.table:
         print(table(report))
         return
     sizes = {name: getattr(options, name) for name in ("examples", "exports", "beams")}
-    report["command"] = " ".join(
-        ["PYTHONPATH=tests python -m reports.checked", *(f"--{name} {n}" for name, n in sizes.items())]
-    )
-    report["budget"] = LARGEST_ERROR
-    if not options.names:
+    if not options.bits:
+        report["command"] = " ".join(
+            ["PYTHONPATH=tests python -m reports.checked", *(f"--{name} {n}" for name, n in sizes.items())]
+        )
+        report["budget"] = LARGEST_ERROR
+    if not options.names and not options.bits:
         report["beams"] = searched(options.beams)
     for name in options.names or sorted(ROWS):
-        results = report["families"][name] = row(name, options.examples, options.exports)
+        if options.bits:
+            results = report["families"][name] | {"bits": stopped(name)}
+        else:
+            results = row(name, options.examples, options.exports)
+        report["families"][name] = results
         FILE.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
         print(name, json.dumps(results), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from families import ROWS
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.families import families
 from tfm.refimpl.errors import ConfigError
+from tfm.runtime.text.call_formats import BY_NAME
 
 from reports import checked
 
@@ -41,12 +43,24 @@ def test_the_run_was_long_enough():
     assert REPORT["beams"] >= 50
 
 
+def test_forms_of_calls_are_of_types_that_are_read():
+    """All forms but that of DeepSeek V4, whose type isn't."""
+    assert set(checked.CALLS) == set(BY_NAME) - {"deepseek-v4"}
+    assert {name for types in checked.CALLS.values() for name in types.split()} <= set(families())
+
+
 def test_the_page_shows_it():
     text = (Path(__file__).parents[2] / "docs" / "FAMILIES.md").read_text()
     block = text.split("<!-- families: PYTHONPATH=tests python -m reports.checked --table -->\n")[1].split(
         "\n<!-- end -->"
     )[0]
     assert block == checked.table(REPORT)
+
+
+def test_the_readme_has_the_number_of_those_that_read_texts_in_tens():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    stated = {int(number) for number in re.findall(r"(\d+) types", text)}
+    assert stated == {len(FAMILIES.keys() - {"whisper"}) // 10 * 10}
 
 
 def test_what_is_refused_is_counted_and_what_is_wrong_ends_the_run(monkeypatch: pytest.MonkeyPatch):

@@ -43,14 +43,17 @@ def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> 
     return types
 
 
+def stated_sparse(keys: Keys) -> list[bool] | None:
+    """Which layers have experts by mlp_layer_types; None where it doesn't state them."""
+    types = stated_types(keys, SPARSE, "mlp_layer_types")
+    return None if types is None else [kind == "sparse" for kind in types]
+
+
 def sparse_layers(keys: Keys, first: int) -> list[bool]:
     """Which layers have experts: those of mlp_layer_types, or all from first_k_dense_replace on, by default
     `first`."""
-    first = keys.get("first_k_dense_replace", int, first)
-    types = stated_types(keys, SPARSE, "mlp_layer_types")
-    if types is None:
-        return [i >= first for i in range(layer_count(keys))]
-    return [kind == "sparse" for kind in types]
+    first, stated = keys.get("first_k_dense_replace", int, first), stated_sparse(keys)
+    return [i >= first for i in range(layer_count(keys))] if stated is None else stated
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:

@@ -59,11 +59,16 @@ def rope(
     original = keys.size(ORIGINAL, original)
     theta = _one(keys.positive(names[0], None), inner, "rope_theta", theta)
     share = _one(keys.get(names[1], float, None), inner, "partial_rotary_factor", partial or 1.0)
+    dims = _rotated(keys.where, names[1], head_size, share, partial)
+    return _rope(inner, head_size, dims, theta, context, original, kinds)
+
+
+def _rotated(where: str, key: str, head_size: int, share: float, partial: float | None) -> int:
+    """How many numbers of a head are rotated, a share of them; all of a family without `partial`."""
     if share != 1 if partial is None else not 0 < share <= 1:
         must = "1: heads are rotated whole" if partial is None else "above 0 and at most 1"
-        raise ConfigError(f"{keys.where}: {names[1]} must be {must}, got {share!r:.80}")
-    dims = head_size if share == 1 else int(min(head_size, LIMITS["width"]) * share)
-    return _rope(inner, head_size, dims, theta, context, original, kinds)
+        raise ConfigError(f"{where}: {key} must be {must}, got {share!r:.80}")
+    return head_size if share == 1 else int(min(head_size, LIMITS["width"]) * share)
 
 
 def _both(
@@ -120,31 +125,43 @@ def nested_ropes(
     defaults: Mapping[str, Mapping[str, Any]],
     *,
     theta: float = 10_000.0,
+    partial: float | None = None,
 ) -> dict[str, Rope]:
     """Rotary positions of each type of layer, whose heads have a size of their own (Gemma 4).
 
     rope_parameters alone states them, a dict for each type; `defaults` are those of a config without it, and
-    `theta` is the one of a dict without it.
+    `theta` is the one of a dict without it, `partial` the share of a head that is rotated where a dict of the
+    default kind states none; with None heads are rotated whole.
     """
     nested = Keys(keys.get("rope_parameters", dict, None) or defaults, f"{keys.where}: rope_parameters")
     by_type = {}
     for kind, size in head_sizes.items():
         inner = Keys(nested.get(kind, dict), f"{keys.where}: rope_parameters.{kind}")
-        by_type[kind] = _of_type(inner, size, inner.positive("rope_theta", theta), context, PROPORTIONAL)
-    nested.unused(*defaults)
+        own = inner.positive("rope_theta", theta)
+        by_type[kind] = _of_type(inner, size, own, context, PROPORTIONAL, partial)
+    nested.unused(*defaults, ORIGINAL)  # Laguna XS.2 says its trained context here too, where nobody reads it
     nested.finish({})
     return by_type
 
 
-def _of_type(inner: Keys, size: int, theta: float, context: int, kinds: Mapping[str, str]) -> Rope:
+def _of_type(
+    inner: Keys,
+    size: int,
+    theta: float,
+    context: int,
+    kinds: Mapping[str, str],
+    partial: float | None = None,
+) -> Rope:
     """The rotary positions of one of several types of layers."""
     # transformers looks for it beside the types, where it isn't allowed.
     if not inner.get("truncate", bool, True):
         raise inner.fail("truncate", "true where types of layers differ")
-    partial = inner.values.get("rope_type") == "proportional" and "proportional" in kinds
-    if not partial and inner.get("partial_rotary_factor", float, 1.0) != 1:
-        raise inner.fail("partial_rotary_factor", "1: heads are rotated whole")
-    return _rope(inner, size, size, theta, context, None, kinds)
+    if inner.values.get("rope_type") == "proportional" and "proportional" in kinds:
+        return _rope(inner, size, size, theta, context, None, kinds)
+    usual = inner.values.get("rope_type", "default") == "default"
+    share = inner.get("partial_rotary_factor", float, partial if usual and partial else 1.0)
+    dims = _rotated(inner.where, "partial_rotary_factor", size, share, partial)
+    return _rope(inner, size, dims, theta, context, None, kinds)
 
 
 def exact_context(context: int, *ropes: Rope | None) -> int:

@@ -93,11 +93,12 @@ def without_sections(keys: Keys, theta: float) -> Keys:
         inner = Keys(values[name], f"{keys.where}: {name}")
         if any(type(n) is not int or n < 0 for n in inner.get("mrope_section", list, None) or ()):
             raise inner.fail("mrope_section", "a list of whole numbers")
-        inner.get("mrope_interleaved", bool, None)
+        for key in ("mrope_interleaved", "interleaved"):
+            inner.get(key, bool, None)
         values[name] = {
             key: "default" if key in ("type", "rope_type") and value == "mrope" else value
             for key, value in inner.values.items()
-            if key not in ("mrope_section", "mrope_interleaved")
+            if key not in ("mrope_section", "mrope_interleaved", "interleaved")
         }
     dicts = [
         values,

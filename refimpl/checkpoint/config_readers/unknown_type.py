@@ -33,9 +33,11 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
     if "vocab_size" not in values and PICTURES & values.keys():
         return "it is a model of pictures"
     kin = nearest(values, families)
-    return (
+    kind = "a model of text" if "vocab_size" in values else "of no kind that is known"
+    near = (
         f"by the keys that they read, the nearest are {kin}" if kin else "no family that is read has its keys"
     )
+    return f"it is {kind}; {near}"
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

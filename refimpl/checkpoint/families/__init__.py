@@ -11,6 +11,8 @@ A family states
                      it isn't stated; or several of these, of which the first that a name begins with counts
     WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
                      decoders that read whole texts are left out: they are `READING`
+    checkpoint_weights
+                     (keys) -> WEIGHTS of one checkpoint, where config.json numbers the layers
     GGUF             its dialect in that format, if any: a table of config.json's keys, and a weight map
 """
 
@@ -139,6 +141,7 @@ class Family:
     PREFIX: str | tuple[str, ...] = "model."
     GGUF: Gguf | None = None
     UNREAD_ARCHITECTURES: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_weights: Callable[[Keys], WeightMap] | None = None
 
 
 @cache
@@ -207,6 +210,8 @@ def read_config(
     if isinstance(config.head, Pool):
         config = replace(config, head=replace(config.head, cuts=_cuts(keys)))
     keys.finish(UNREAD)
+    if family.checkpoint_weights is not None:
+        family = replace(family, WEIGHTS=family.checkpoint_weights(keys))
     return _with_module(config, where, mtp), family
 
 

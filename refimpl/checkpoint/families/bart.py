@@ -1,5 +1,5 @@
-"""BART's encoder and decoder (Lewis et al. 2020), and the parts that Marian, mBART, Pegasus and others share
-with it.
+"""BART (Lewis et al. 2020): an encoder and a decoder, and the parts that Marian, mBART, Pegasus and others
+share with it.
 
 transformers has a class for each, which fixes where the norms are and how positions are made. Old configs
 repeat that in keys that no class reads; here these keys must agree with the class.

@@ -1,4 +1,4 @@
-"""BERT's encoder (Devlin et al. 2019), as MiniLM and many sentence encoders have it.
+"""BERT (Devlin et al. 2019), as MiniLM and many sentence encoders have it.
 
 Jina's BERT (Günther et al. 2023, jina-embeddings-v2) bears the same model_type: scores fall with the distance
 in both directions (ALiBi) in the place of learned positions, and mlps are gated.

@@ -19,20 +19,30 @@ ARCHITECTURES: dict[str, Task] = {"Glm4vForConditionalGeneration": "lm", "Glm4vM
 
 
 def config(keys: Keys, task: Task) -> Decoder:
+    return image_text_model(keys, task, {"glm4v_text": TEXT}, "glm4v_text")
+
+
+def image_text_model(keys: Keys, task: Task, models: dict[str, TextModel], default: str) -> Decoder:
+    """The text model of one of GLM's models that see images."""
     ignore_image_keys(keys)
     keys.unused("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
-    return text_model(keys, task, {"glm4v_text": TEXT}, "glm4v_text", tied=False, either=True)
+    return text_model(keys, task, models, default, tied=False, either=True)
 
 
 def _text(keys: Keys, task: Task) -> Decoder:
-    keys.harmless(attention_bias=(True,))
     size = head_size(keys)
     keys.restated("head_dim", size, f"hidden_size divided by num_attention_heads, {size}")
+    return glm_of_images(keys, kv_heads=2, context=32_768, bias=True)
+
+
+def glm_of_images(keys: Keys, *, kv_heads: int, context: int, bias: bool) -> Decoder:
+    """GLM-4's decoder with M-RoPE; heads are rotated whole where no key states a part of them."""
+    keys.harmless(attention_bias=(bias,))
     base = decoder(
         without_sections(keys, 10_000.0),
-        kv_heads=keys.size("num_key_value_heads", 2, null=True),
-        context=32_768,
-        attention_bias=True,
+        kv_heads=keys.size("num_key_value_heads", kv_heads, null=True),
+        context=context,
+        attention_bias=bias,
         eps=1e-5,
         positions=partial(rope, partial=1.0),
     )

@@ -1,5 +1,5 @@
-"""Granite with windows in most layers, a sink in every head's softmax, and a rotary theta for each layer, 0
-for a layer without positions (IBM 2026)."""
+"""Granite with windows (IBM 2026): most layers have one, every head's softmax a sink, and each layer a rotary
+theta of its own, 0 where it has no positions."""
 
 from dataclasses import replace
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...config import Decoder, Gated, MoE
 from ..config_readers.decoder import decoder, map_attention, with_experts, with_masks
 from ..config_readers.keys import Keys
-from ..config_readers.layers import SPARSE, layer_masks, layer_types, read_window, stated_types
+from ..config_readers.layers import layer_masks, layer_types, read_window, stated_sparse
 from ..config_readers.rope import exact_context, nested_ropes
 from ..weights.weight_map import weight_map
 from . import Task, decoders
@@ -42,10 +42,10 @@ def config(keys: Keys, task: Task) -> Decoder:
     experts = keys.size(keys.spelled("num_experts", "num_local_experts"), 64)
     top, width = keys.size("num_experts_per_tok", 8), keys.size("moe_intermediate_size", 896)
     renormalize = keys.get("norm_topk_prob", bool, True)
-    kinds = stated_types(keys, SPARSE, "mlp_layer_types")
+    stated = stated_sparse(keys)
 
     def mixture(mlp: Gated) -> MoE:
         return MoE(experts, top, width, mlp.activation, renormalize=renormalize, pre=mlp.pre)
 
-    mixed = with_experts(base, mixture, 0 if kinds is None else [kind == "sparse" for kind in kinds])
+    mixed = with_experts(base, mixture, 0 if stated is None else stated)
     return replace(mixed, context=exact_context(base.context, *(ropes[kind] for kind in types)))

@@ -1,4 +1,4 @@
-"""GTE under the name that the code of Alibaba-NLP/new-impl gives it, with a rotary scaling of its own.
+"""GTE: the name that the code of Alibaba-NLP/new-impl gives it, with a rotary scaling of its own.
 
 It multiplies theta by a factor and divides all frequencies by factor^(2 / head size), whatever the length.
 """

@@ -1,4 +1,4 @@
-"""The text part of Qwen2-VL (Wang et al. 2024) and Qwen2.5-VL: Qwen 2 with other defaults, and M-RoPE."""
+"""The text part of Qwen2-VL and Qwen2.5-VL (Wang et al. 2024): Qwen 2 with other defaults, and M-RoPE."""
 
 from dataclasses import replace
 

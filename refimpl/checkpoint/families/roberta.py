@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa: BERT's encoder, with positions that follow the padding's id.
+"""RoBERTa and XLM-RoBERTa (Liu et al. 2019): BERT's encoder, with positions that follow the padding's id.
 
 A padding token within a text takes a position here, like any other; in transformers it takes none.
 """

@@ -1,5 +1,5 @@
-"""T5's encoder and decoder (Raffel et al. 2020): versions 1.0 and 1.1, and models of their form (Flan-T5,
-mT5, ByT5, UL2, UMT5, whose layers have relative biases of their own).
+"""T5, Flan-T5, mT5, ByT5, UL2 and UMT5 (Raffel et al. 2020): an encoder and a decoder, in versions 1.0 and
+1.1; UMT5's layers have relative biases of their own.
 
 They differ in the mlp (ReLU, or gated GELU) and in the output: 1.0's table is the input's and its logits are
 scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A config states the former by

@@ -397,6 +397,47 @@ class FourGroups(Step):
         return matrix
 
 
+@dataclass(frozen=True)
+class NarrowValues(Step):
+    """Columns of heads that are narrower than those of keys (MiMo-V2-Flash): each is followed by zeros."""
+
+    head_size: int = 0
+    value_size: int | None = None
+
+    def bound(self, leaf: str, mixer: TokenMixer) -> Step:
+        return self._with(mixer, head_size="head_size", value_size="value_size")
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        if self.value_size is None:
+            return (result,)
+        return ((*result[:-1], result[-1] // self.head_size * self.value_size),)
+
+    def takes(self, blocks: Blocks) -> bool:
+        return self.value_size is None
+
+    def apply(self, weight: Weight) -> Weight:
+        if self.value_size is None:
+            return weight
+        assert isinstance(weight, np.ndarray)
+        heads = weight.reshape(*weight.shape[:-1], -1, self.value_size)
+        zeros = [(0, 0)] * (heads.ndim - 1) + [(0, self.head_size - self.value_size)]
+        return np.pad(heads, zeros).reshape(*weight.shape[:-1], -1)
+
+
+class FewerRows(Step):
+    """A table with eight rows after those of the vocabulary, for ids of images (Llama 3.2 Vision)."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[0] + 8, *result[1:]),)
+
+    def takes(self, blocks: Blocks) -> bool:
+        return False
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[:-8]
+
+
 class ZerosAfter(Step):
     """A bias that is followed by one of zeros, of a map that has none (DeBERTa's keys)."""
 
@@ -485,6 +526,8 @@ STEPS: dict[str, Step] = {
     "kernel": Kernel(),
     "three_taps": Kernel(3),
     "four_groups": FourGroups(),
+    "narrow": NarrowValues(),
+    "fewer_rows": FewerRows(),
     "zeros_after": ZerosAfter(),
     "zero_first": ZeroFirst(),
 }

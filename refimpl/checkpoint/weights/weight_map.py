@@ -48,7 +48,9 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     kernel        the kernel of a convolution that mixes channels, [D, D, length]
     three_taps    the same of three taps, [F, D, 3]
     four_groups   the kernel of a convolution in four groups, [F, D / 4, 1] (SqueezeBERT)
+    narrow        heads of values that are narrower than those of keys, each followed by zeros (MiMo-V2-Flash)
     zeros_after   a bias, and then one of zeros, of a map that has none (DeBERTa)
+    fewer_rows    a table with eight rows after those of the vocabulary (Llama 3.2 Vision)
     zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 
 Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
@@ -59,7 +61,7 @@ is causal or has no lines of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
@@ -150,6 +152,20 @@ class WeightMap:
     def without(self, *leaves: str) -> WeightMap:
         """The map without the lines of these leaves."""
         return WeightMap(tuple(line for line in self.lines if line.leaves[0] not in leaves))
+
+    def numbered(self, layers: Sequence[int]) -> WeightMap:
+        """The map of a decoder of equal layers, to which its checkpoint gives these numbers."""
+        return WeightMap(
+            tuple(
+                replace(
+                    line,
+                    leaves=tuple(leaf.replace("{i}", str(i)) for leaf in line.leaves),
+                    tensors=tuple(tensor.replace("{i}", str(number)) for tensor in line.tensors),
+                )
+                for line in self.lines
+                for i, number in enumerate(layers if "{i}" in line.tensors[0] else (0,))
+            )
+        )
 
     def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
         """The map with a last step for the tensors whose names `where` takes."""

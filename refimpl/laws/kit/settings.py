@@ -143,6 +143,8 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         value_norm=chosen["value_norm"],
         head_gate=chosen.get("w_head_gate") is not None,
         out_norm=None if chosen.get("out_norm") is None else RMSNorm(chosen["out_eps"]),
+        softplus_gate=chosen["softplus_gate"],
+        value_scale=chosen["value_scale"],
         keys_as_values="wv" in chosen and chosen["wv"] is None,
     )
 
@@ -197,6 +199,8 @@ DRAWN: dict[type, Drawn] = {
             "value_norm": (None, RMSNorm(0.1)),
             # Where all look at a sink, what heads give is as small as rounding, which a small eps would show.
             "out_eps": (0.1, 1.0),
+            "softplus_gate": (False, True),
+            "value_scale": SETTINGS["scale"],
         },
         _attention,
     ),

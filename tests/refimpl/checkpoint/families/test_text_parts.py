@@ -213,6 +213,12 @@ def test_logits_of_command_a_vision_are_not_scaled():
         ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob.*true"),
         ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms.*false"),
         ("cohere2_vision", {"text_config": {"logit_scale": 0.25}}, "logit_scale.*1.0"),
+        (
+            "qwen3_omni_moe_thinker",
+            {"text_config": {"use_sliding_window": True}},
+            "use_sliding_window.*false",
+        ),
+        ("mllama", {"text_config": {**SIZES, "cross_attention_layers": [0, 1]}}, "not of all"),
     ],
 )
 def test_refused(name, keys, message):

@@ -1,0 +1,31 @@
+"""The text part of GLM-OCR (Zhipu AI 2026): GLM-4.1V's, without biases. The layer after the last, which
+predicts further tokens, is left out, as transformers' class hasn't it."""
+
+from ...config import Decoder
+from ..config_readers.keys import Keys
+from ..config_readers.text_part import TextModel
+from ..weights.weight_map import weight_map
+from . import Task, glm4v
+from .qwen2_vl import PREFIX as PREFIX
+
+MODEL_TYPES = ("glm_ocr",)
+ARCHITECTURES: dict[str, Task] = {"GlmOcrForConditionalGeneration": "lm", "GlmOcrModel": "pool"}
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    return glm4v.image_text_model(keys, task, {"glm_ocr_text": TEXT}, "glm_ocr_text")
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    keys.harmless(num_nextn_predict_layers=(int,))
+    return glm4v.glm_of_images(keys, kv_heads=8, context=131_072, bias=False)
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 59_392, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16,
+     "num_attention_heads": 16},
+)  # fmt: skip
+WEIGHTS = glm4v.WEIGHTS + weight_map("""
+    left out <- layers.{n}.*
+""")
