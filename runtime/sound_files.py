@@ -33,11 +33,7 @@ def samples_of(sound: Path | str | np.ndarray) -> Blocks:
     blocks are read, too.
     """
     if isinstance(sound, np.ndarray):
-        if sound.ndim != 1 or sound.dtype.kind != "f":
-            raise LimitError(
-                f"a sound must be floats [N], {RATE} a second from -1 to 1, got {sound.dtype} "
-                f"{list(sound.shape)}"
-            )
+        _expect_floats(sound)
         _expect_samples(len(sound), "the sound")
         _check(sound, 0, "the sound")
         return lambda: (sound[i : i + BLOCK] for i in range(0, len(sound), BLOCK))
@@ -50,6 +46,23 @@ def samples_of(sound: Path | str | np.ndarray) -> Blocks:
 def _expect_samples(count: int, where: str) -> None:
     if count < 1:
         raise LimitError(f"{where}: must have samples, got none")
+
+
+def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same samples as they come; LimitError for what aren't samples."""
+    at = 0
+    for block in blocks:
+        _expect_floats(block)
+        _check(block, at, "the sound")
+        at += len(block)
+        yield block
+
+
+def _expect_floats(sound: np.ndarray) -> None:
+    if sound.ndim != 1 or sound.dtype.kind != "f":
+        raise LimitError(
+            f"a sound must be floats [N], {RATE} a second from -1 to 1, got {sound.dtype} {list(sound.shape)}"
+        )
 
 
 def _check(block: np.ndarray, at: int, where: str) -> None:

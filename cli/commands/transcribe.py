@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ...runtime.text.subtitles import Segment
 
 GROUP = "Write texts"
+STDIN = Path("-")
 
 
 @o.grouped
@@ -23,13 +25,20 @@ def command(
     *,
     file: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="Sounds: wav, flac, ogg or mp3.", exists=True, dir_okay=False),
+        typer.Argument(
+            metavar="FILE",
+            help="Sounds: wav, flac, ogg or mp3; - is stdin, with --live.",
+            exists=True,
+            dir_okay=False,
+            allow_dash=True,
+        ),
     ],
     model: o.Model = "whisper-tiny.en",
     language: Annotated[
         str | None,
         typer.Option(
-            metavar="LANGUAGE", help="What is spoken, such as german or de; without it the model tells."
+            metavar="LANGUAGE",
+            help="The language that is spoken, such as german or de; without it the model detects it.",
         ),
     ] = None,
     task: Annotated[
@@ -44,17 +53,40 @@ def command(
     ] = False,
     fallback: Annotated[
         bool,
-        typer.Option(help="Draw 30 seconds again, less and less greedily, whose text is doubtful."),
+        typer.Option(help="If the text of 30 seconds is doubtful, draw it again at higher temperatures."),
     ] = True,
+    beams: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Write so many texts side by side, and take the likeliest."),
+    ] = None,
     words: Annotated[
         bool,
-        typer.Option("--words", help="Tell when each word is said: a subtitle or row for each, and in JSON."),
+        typer.Option(
+            "--words",
+            help="Tell when each word is said: one subtitle or row a word; JSON has them in each segment.",
+        ),
+    ] = False,
+    vad: Annotated[
+        bool,
+        typer.Option(
+            "--vad", help="Hear only where somebody speaks: pauses of 2 seconds and more are left out."
+        ),
+    ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Hear what comes on stdin, 16-bit samples, 16,000 a second, of one channel, and write each "
+            "utterance after a short pause.",
+        ),
     ] = False,
     format: Annotated[FormatName, typer.Option("--format", help="How segments are written.")] = "txt",
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="Write a file, or a file for each sound into a folder, instead of stdout."
+            metavar="PATH",
+            help="Write this file instead of stdout; for several sounds it is a folder, "
+            "which gets a file for each.",
         ),
     ] = None,
     running: o.Running,
@@ -65,25 +97,36 @@ def command(
     Ctrl-C keeps what is known. An --output file appears once it is whole, or at Ctrl-C.
 
     Example: tfm-cli transcribe talk.mp3 --format srt --output talk.srt
+
+    Example: arecord -f S16_LE -r 16000 -c 1 | tfm-cli transcribe - --live
     """
     from ...refimpl.checkpoint.formats.whole_file import write_whole
     from ...refimpl.decoding.speech import TEMPERATURES
+    from ...runtime.live_sound import live_samples
     from ...runtime.sound_files import samples_of
 
+    if live != (file == [STDIN]) or (live and sys.stdin.isatty()):
+        raise typer.BadParameter(
+            "--live hears what another program writes to stdin: arecord -f S16_LE -r 16000 -c 1 | tfm-cli "
+            "transcribe - --live"
+        )
     into = output is not None and (len(file) > 1 or output.is_dir())
     if output is not None and into:
         names = [path.stem for path in file]
         if len(set(names)) < len(names):
             raise typer.BadParameter(f"--output: sounds must have different names, got {', '.join(names)}")
         output.mkdir(parents=True, exist_ok=True)
-    for path in file:
+    pipe: Any = sys.stdin.buffer  # its type doesn't say that it has read1
+    heard = live_samples(pipe) if live else None  # from now on, while the model is loaded
+    for path in [] if live else file:
         samples_of(path)  # an error comes before the model is loaded
     loaded = running.load(model, "transcribe")
     for path in file:
         place = output / f"{path.stem}.{format}" if output is not None and into else output
         segments = loaded.transcribe(
-            path, language=language, task=task, condition=condition,
-            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words, progress=progress(),
+            heard if heard is not None else path, language=language, task=task, condition=condition,
+            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words, vad=vad,
+            beams=beams, progress=progress(),
         )  # fmt: skip
         if words and format not in ("txt", "json"):
             segments = (word for segment in segments for word in by_word(segment))

@@ -7,7 +7,7 @@ The tests hold it to transformers' beam search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,8 @@ from .penalties import adjust_logits, check_any_allowed
 from .sampler import Sampler
 from .sampling import check_logits
 from .stop import FinishReason, finish_reason, limit_new_tokens
+
+Rules = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
 
 class Hypothesis(NamedTuple):
@@ -45,6 +47,8 @@ class BeamSearch:
     - "never": when no beam can beat it any more, at whatever length suits the beam best.
     With a length penalty above 0, False may miss a longer text with a higher score; "never" doesn't.
 
+    `rules` make of a row's log-probabilities, after penalties, those that its new tokens allow.
+
     Conventions: penalties and bans act on log-probabilities, which are normalized again only with
     `renormalize` (Marian's models ask for it). Ties between continuations go to the better beam, then to the
     lower id; ties between hypotheses to the earlier one. A hypothesis counts only if it is among the `beams`
@@ -60,6 +64,7 @@ class BeamSearch:
     early_stopping: bool | Literal["never"] = False
     renormalize: bool = False
     encoder_ids: Sequence[int] | None = None
+    rules: Rules | None = None
 
     def __post_init__(self) -> None:
         # A search may have any number of beams, a user's has a limit.
@@ -110,14 +115,15 @@ class BeamSearch:
     def _log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         check_logits(logits)
         log_p = log_softmax(logits.astype(np.float64))
-        if not self.sampler.adjusts_logits:
+        if not self.sampler.adjusts_logits and self.rules is None:
             return log_p
         new_tokens = len(self._tokens[0])
         last = new_tokens + 1 >= self.max_new_tokens
         adjusted = []
         for row, tokens in zip(log_p, self._tokens, strict=True):
             text = np.array([*self.prompt, *tokens], np.int64)
-            adjusted.append(adjust_logits(row, self.sampler, text, new_tokens, self.stop_ids, last))
+            row = adjust_logits(row, self.sampler, text, new_tokens, self.stop_ids, last)
+            adjusted.append(row if self.rules is None else self.rules(row, tokens))
         return log_softmax(np.stack(adjusted)) if self.renormalize else np.stack(adjusted)
 
     def _done(self, length: int) -> bool:

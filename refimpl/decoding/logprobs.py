@@ -33,6 +33,15 @@ def token_logprob(logits: Float[Array, " N"], token: int, count: int) -> TokenLo
     return TokenLogprob(token, float(log_p[token]), [(int(i), float(log_p[i])) for i in best])
 
 
+def logprob(logits: Float[Array, " N"], token: int) -> float:
+    """ln softmax(logits) at a token that isn't banned, in less time than all tokens take.
+
+    Conventions: exponentials are of the logits' own type, their sum is float64.
+    """
+    shifted = logits - logits.max()
+    return float(shifted[token]) - float(np.log(np.exp(shifted).sum(dtype=np.float64)))
+
+
 def log_softmax(logits: Float[Array, "B N"]) -> Float[Array, "B N"]:
     """ln softmax of each row; a row of −∞ alone stays as it is."""
     maximum = logits.max(axis=1, keepdims=True)

@@ -239,14 +239,15 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     seed: Annotated[
         int | None,
         Option(
-            "Seed of the random numbers, by default 0: seed, options and machine together decide the text.",
+            "Seed of the random numbers, by default 0. The same seed, options and machine give the same "
+            "text.",
             NATURAL, default=0, metavar="N",
         ),
     ]  # fmt: skip
     beams: Annotated[
         int | None,
         Option(
-            "Search with so many beams for the likeliest whole text, which comes at once, at the end.",
+            "Search for the likeliest whole text with N beams; the text appears at the end, all at once.",
             BEAMS, metavar="N",
         ),
     ]  # fmt: skip

@@ -217,7 +217,7 @@ class Model(TaskModel):
 
     def transcribe(
         self,
-        sound: Path | str | np.ndarray,
+        sound: Path | str | np.ndarray | Iterator[np.ndarray],
         *,
         language: str | None = None,
         task: str | None = None,
@@ -226,15 +226,17 @@ class Model(TaskModel):
         temperatures: Sequence[float] = TEMPERATURES,
         seed: int = 0,
         words: bool = False,
+        vad: bool = False,
+        beams: int | None = None,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
-        """The segments of a sound, a file or samples [N], each as soon as it is known; see
+        """The segments of a sound, a file, samples [N], or those that come, each as soon as it is known; see
         `transcribe.transcribe`."""
         from .transcribe import transcribe  # with the reading of sounds, which texts don't need
 
         return transcribe(
             self, sound, language=language, task=task, condition=condition, limits=limits,
-            temperatures=temperatures, seed=seed, words=words, progress=progress,
+            temperatures=temperatures, seed=seed, words=words, vad=vad, beams=beams, progress=progress,
         )  # fmt: skip
 
     def classify(

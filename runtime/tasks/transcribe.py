@@ -1,23 +1,25 @@
 """What is said in a sound, and when: Whisper's sequential algorithm (Radford et al. 2022, §3.8 and §4.5).
 
-The model hears a window of 30 seconds and writes segments between timestamps, greedily; a text that repeats
-itself or is unlikely is drawn again at higher temperatures. The next window begins where the last whole
-segment ended, so no word is cut. Texts and times are those of transformers' `generate`, except that nothing
-is written of the silence that follows a recording shorter than a window; what is drawn is drawn by other
-numbers.
+The model hears a window of 30 seconds and writes segments between timestamps, greedily or with beams; a text
+that repeats itself or is unlikely is drawn again at higher temperatures. The next window begins where the
+last whole segment ended, so no word is cut. Texts and times are those of transformers' `generate`, except
+that nothing is written of the silence that follows a recording shorter than a window; what is drawn is drawn
+by other numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...refimpl.decoding.logprobs import token_logprob
+from ...refimpl.decoding.beam import BeamSearch, Rules
+from ...refimpl.decoding.logprobs import logprob
+from ...refimpl.decoding.options import TextOptions, require
 from ...refimpl.decoding.penalties import check_any_allowed
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.sampling import process_logits, sample
@@ -38,12 +40,14 @@ from ...refimpl.decoding.speech import (
 from ...refimpl.decoding.word_times import token_begins
 from ...refimpl.engine.protocol import AttentiveEngine, Cache
 from ...refimpl.engine.sound import HOP, RATE, Spectrogram
-from ...refimpl.errors import CheckpointError, ConfigError, LimitError
+from ...refimpl.errors import CheckpointError, LimitError
+from ..ort.voice import Voice
 from ..progress import Progress, silent
-from ..sound_files import samples_of
+from ..sound_files import Blocks, checked, samples_of
 from ..text.spoken_words import WITHOUT_SPACES, spoken_words
 from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
+from .utterances import LONG_PAUSE, LONGEST_OF_FILE, utterances
 
 TASK = "transcribe"
 
@@ -64,7 +68,7 @@ class _Heard(NamedTuple):
 
 def transcribe(
     model: TaskModel,
-    sound: Path | str | np.ndarray,
+    sound: Path | str | np.ndarray | Iterator[np.ndarray],
     *,
     language: str | None = None,
     task: str | None = None,
@@ -73,14 +77,19 @@ def transcribe(
     temperatures: Sequence[float] = TEMPERATURES,
     seed: int = 0,
     words: bool = False,
+    vad: bool = False,
+    beams: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
     """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
 
+    With `vad` only what lies between long pauses is heard, each utterance as a sound of its own. An iterator
+    gives samples [N] as they come: they are cut at short pauses, see `utterances`.
     `language` is a name or code; without it the model's files say, or the first window tells. `task` is
     transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
     style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
-    drawn from `seed`; its doubts are those of the last time. One of silence is left out. With `words`
+    drawn from `seed`; its doubts are those of the last time. One of silence is left out. At temperature 0
+    `beams` texts are written side by side, by default as many as the model's files ask for. With `words`
     segments have the times of their words, for which the decoder reads each window's text once more. Raises
     ConfigError for a model that doesn't hear, CheckpointError where its files don't say how it writes,
     LimitError for a sound or an option that it can't take.
@@ -94,20 +103,33 @@ def transcribe(
         )
     if len(model.generation.eos) != 1:
         raise CheckpointError(f"the model must name one eos_token_id, got {list(model.generation.eos)}")
-    if (beams := model.generation.search.get("beams", 1)) > 1:
-        raise ConfigError(
-            f"texts of sounds are written greedily, the model's files ask for {beams} beams: take num_beams "
-            "out of its generation_config.json"
-        )
+    search = {"beams": 1, **model.generation.search, **({} if beams is None else {"beams": beams})}
+    require(TextOptions, search)
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):
         raise LimitError(f"temperatures must be at least one number from 0 up, got {[*temperatures]}")
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
-    hear = partial(_until_sure, model, speech, limits, temperatures, np.random.default_rng(seed))
+    hear = partial(_until_sure, model, speech, limits, temperatures, np.random.default_rng(seed), search)
     begins = partial(_token_begins, model, speech) if words else None
-    return _segments(
-        model, samples_of(sound), speech, code, task_id, condition, limits, hear, begins, progress
-    )
+
+    def segments(blocks: Blocks, progress: Progress) -> Iterator[Segment]:
+        return _segments(model, blocks, speech, code, task_id, condition, limits, hear, begins, progress)
+
+    if isinstance(sound, Iterator):
+        found = utterances(checked(sound), Voice(progress))
+    elif vad:
+        found = utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=LONGEST_OF_FILE)
+    else:
+        return segments(samples_of(sound), progress)
+    return (_later(one, at) for at, samples in found for one in segments(samples_of(samples), silent))
+
+
+def _later(said: Segment, first: int) -> Segment:
+    """A segment of an utterance that begins with the sample `first` of a sound."""
+    seconds = first / RATE
+    words = tuple(Word(one.start + seconds, one.end + seconds, one.text) for one in said.words)
+    start, end, seek = said.start + seconds, said.end + seconds, said.seek + first // HOP
+    return replace(said, start=start, end=end, seek=seek, words=words)
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
@@ -133,7 +155,7 @@ def _task(speech: SpeechTokens, name: str | None) -> int | None:
 
 def _segments(
     model: TaskModel,
-    blocks: Callable[[], Iterable[np.ndarray]],
+    blocks: Blocks,
     speech: SpeechTokens,
     language: str | None,
     task: int | None,
@@ -212,6 +234,7 @@ def _until_sure(
     limits: Limits,
     temperatures: Sequence[float],
     rng: np.random.Generator,
+    search: Mapping[str, Any],
     cache: Cache,
     prompt: list[int],
     begin: int,
@@ -219,10 +242,10 @@ def _until_sure(
     """The first text of a window that has no doubts, or the last one; and the cache, empty again."""
     *others, last = temperatures
     for temperature in others:
-        heard, cache = _hear(model, speech, cache, prompt, begin, temperature, rng)
+        heard, cache = _hear(model, speech, cache, prompt, begin, temperature, rng, search)
         if heard.doubts(limits) <= {"silence"}:
             return heard, cache
-    return _hear(model, speech, cache, prompt, begin, last, rng)
+    return _hear(model, speech, cache, prompt, begin, last, rng, search)
 
 
 def _token_begins(
@@ -262,30 +285,94 @@ def _hear(
     begin: int,
     temperature: float,
     rng: np.random.Generator,
+    search: Mapping[str, Any],
 ) -> tuple[_Heard, Cache]:
     """What the model writes of the window that the cache holds, and the cache, empty again; the start is at
     `begin`."""
-    engine, generation, first = model.engine, model.generation, speech.first_timestamp
-    (end,) = generation.eos
-    sampler = Sampler(**{**generation.defaults, "temperature": None})
-    drawing = Sampler(temperature=temperature or None)
+    generation = model.generation
     room = model.config.context - len(prompt)
     if generation.max_new_tokens is not None:
         room = min(room, generation.max_new_tokens + 1)  # it counted the first token of a decoder
-    logits, cache = engine.step(np.array([prompt]), cache, at=np.array([[begin, len(prompt) - 1]]))
+    at = np.array([[begin, len(prompt) - 1]])
+    logits, cache = model.engine.step(np.array([prompt]), cache, at=at)
     no_speech = no_speech_probability(logits[0, 0], speech.no_speech)
-    row, written, total = logits[0, 1], [], 0.0
-    while True:
-        adjusted = process_logits(row, sampler, np.array([*prompt, *written]), len(written), {end})
-        ruled = timestamp_rules(adjusted, written, first=first, end=end, latest=speech.latest_first)
-        check_any_allowed(ruled.max())
-        written.append(sample(ruled, drawing, rng.random()))
-        total += token_logprob(ruled, written[-1], 0).logprob
-        if written[-1] == end or len(written) >= room:
-            break
-        logits, cache = engine.step(np.array([written[-1:]]), cache)
-        row = logits[0, 0]
+    (end,) = generation.eos
+    rules = partial(timestamp_rules, first=speech.first_timestamp, end=end, latest=speech.latest_first)
+    if temperature == 0 and search["beams"] > 1:
+        written, logprob, cache = _searched(model, cache, prompt, logits[0, 1], room, rules, search)
+    else:
+        written, logprob, cache = _drawn(model, cache, prompt, logits[0, 1], room, rules, temperature, rng)
     compression = compression_ratio(written, model.config.embedding.vocabulary)
     text = written[:-1] if written[-1] == end else written
-    heard = _Heard(text, len(text) < len(written), total / len(written), compression, no_speech, temperature)
+    heard = _Heard(text, len(text) < len(written), logprob, compression, no_speech, temperature)
     return heard, cache.truncate(np.zeros(1, np.int64))
+
+
+def _penalties(model: TaskModel) -> Sampler:
+    """What the model's files do to logits; at which temperature a window is written is asked for."""
+    return Sampler(**{**model.generation.defaults, "temperature": None})
+
+
+def _drawn(
+    model: TaskModel,
+    cache: Cache,
+    prompt: list[int],
+    row: np.ndarray,
+    room: int,
+    rules: Rules,
+    temperature: float,
+    rng: np.random.Generator,
+) -> tuple[list[int], float, Cache]:
+    """At most `room` tokens after a first row of logits, and their mean log-probability."""
+    (end,) = model.generation.eos
+    sampler = _penalties(model)
+    drawing, written, total = Sampler(temperature=temperature or None), [], 0.0
+    while True:
+        adjusted = process_logits(row, sampler, np.array([*prompt, *written]), len(written), {end})
+        ruled = rules(adjusted, written)
+        check_any_allowed(ruled.max())
+        written.append(sample(ruled, drawing, rng.random()))
+        total += logprob(ruled, written[-1])
+        if written[-1] == end or len(written) >= room:
+            return written, total / len(written), cache
+        logits, cache = model.engine.step(np.array([written[-1:]]), cache)
+        row = logits[0, 0]
+
+
+def _searched(
+    model: TaskModel,
+    cache: Cache,
+    prompt: list[int],
+    row: np.ndarray,
+    room: int,
+    rules: Rules,
+    options: Mapping[str, Any],
+) -> tuple[list[int], float, Cache]:
+    """The likeliest text of several that are written side by side, and its mean log-probability.
+
+    The search adds what rules leave of probabilities; the mean is of those that are normalized again, as for
+    the other ways to write.
+    """
+    left: dict[tuple[int, ...], float] = {}  # by the tokens before, the logarithm of what rules leave of 1
+
+    def noted(row: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+        ruled = rules(row, tokens)
+        best = int(ruled.argmax())
+        if ruled[best] > -np.inf:
+            left[tuple(tokens)] = float(ruled[best]) - logprob(ruled, best)
+        return ruled
+
+    ends = frozenset(model.generation.eos)
+    sampler = _penalties(model)
+    search = BeamSearch(prompt, sampler=sampler, stop_ids=ends, max_new_tokens=room, rules=noted, **options)
+    step = search.advance(row[None])
+    while step is not None:
+        rows, tokens = step
+        logits, cache = model.engine.step(tokens[:, None], cache.select(rows))
+        step = search.advance(logits[:, 0])
+    best = search.hypotheses[0]
+    written = [*best.tokens, *ends] if best.finish_reason == "stop" else best.tokens
+    total = best.score * len(written) ** search.length_penalty
+    if not search.renormalize:
+        total -= sum(left[tuple(written[:i])] for i in range(len(written)))
+    return written, total / len(written), cache.select(np.zeros(1, np.int64))

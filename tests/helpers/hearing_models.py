@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 import transformers
 from families import ROWS
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.sound import HOP, RATE
+from tfm.runtime.tasks.model import Model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -54,6 +60,21 @@ def write(folder: Path, seed: int, *, multilingual: bool, vocabulary: int | None
     (folder / "tokenizer.json").write_text(words.to_str())
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     return theirs
+
+
+def model(*, multilingual: bool) -> Model:
+    """Such a model on the NumPy engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), 1, multilingual=multilingual)
+        checkpoint = open_checkpoint(folder)
+        return Model(NumpyEngine(checkpoint.config, checkpoint.params), checkpoint)
+
+
+def wav(samples: np.ndarray) -> bytes:
+    """A file of the samples as they are."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="WAV", subtype="DOUBLE")
+    return file.getvalue()
 
 
 def sound(seed: int, frames: int) -> np.ndarray:

@@ -40,7 +40,9 @@ def test_another_rate_is_the_same_tone(
     soundfile.write(path, tone(1.5, rate), rate)
     monkeypatch.setattr(sound_files, "BLOCK", 1000)
     found = read(path)
-    assert abs(len(found) - 1.5 * RATE) < 0.1 * RATE  # a codec may add silence
+    assert abs(len(found) - 1.5 * RATE) < (
+        3 if ending in ("wav", "flac") else 0.1 * RATE
+    )  # a codec adds silence
     at = np.arange(2000, 20_000)
     waves = np.stack([np.sin(2 * np.pi * 440 * at / RATE), np.cos(2 * np.pi * 440 * at / RATE)], 1)
     parts, (rest,), *_ = np.linalg.lstsq(waves, found[at], rcond=None)
@@ -70,7 +72,7 @@ def test_arrays_that_are_no_sound_are_refused(sound: np.ndarray, parts: tuple[ob
         samples_of(sound)
 
 
-def test_files_that_are_no_sound_are_refused(tmp_path: Path):
+def test_files_that_are_no_sound_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.wav"
     with refused(LimitError, path.name, "No such file"):
         samples_of(path)
@@ -82,6 +84,10 @@ def test_files_that_are_no_sound_are_refused(tmp_path: Path):
         samples_of(path)
     soundfile.write(path, np.array([0, 0.5, np.nan, 0]), RATE, subtype="FLOAT")
     with refused(LimitError, path.name, "finite", 2, "nan"):
+        read(path)
+    monkeypatch.setattr(sound_files, "BLOCK", 2)
+    soundfile.write(path, np.array([0, 0.5, 0, 0, np.inf, 0]), RATE, subtype="FLOAT")
+    with refused(LimitError, path.name, "finite", 4, "inf"):
         read(path)
     soundfile.write(path, np.zeros(50), 500)
     with refused(LimitError, path.name, 1000, 500):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from helpers import hearing_models
@@ -114,6 +115,22 @@ def test_ctrl_c_keeps_what_there_is_and_an_error_nothing(
     monkeypatch.setattr(transcribe, "_segments", stopped(MemoryError()))
     assert run(file, "--format", "json", "--output", place).code != 0
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_what_comes_on_stdin_is_heard_as_it_comes(
+    run: Any, tfm: Any, hearing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(transcribe, "Voice", lambda _: lambda chunk: float(np.abs(chunk).max() > 1e-3))
+    pause = np.zeros(RATE // 2)
+    samples = np.concatenate([pause, sound(1, 90), pause, sound(2, 60), pause])
+    pcm = np.round(samples * 32767).astype("<i2")
+    soundfile.write(tmp_path / "live.wav", pcm, RATE)
+    model = ("--model", hearing, "--engine", "numpy", "--no-fallback", "--format", "json")
+    told = tfm("transcribe", "-", "--live", *model, stdin=pcm.tobytes()).json["segments"]
+    assert told[0]["start"] < 0.5 < 1.5 < told[-1]["start"]
+    assert told != run(tmp_path / "live.wav", "--format", "json").json["segments"]
+    for given in (("-",), (tmp_path / "live.wav", "--live"), ("-", tmp_path / "live.wav", "--live")):
+        tfm("transcribe", *given, "--model", hearing).failed(2, "--live", "stdin", "arecord")
 
 
 def test_errors_come_before_the_model(tfm: Any, hearing: Path, tmp_path: Path):

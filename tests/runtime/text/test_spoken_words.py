@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from helpers.text_strategies import byte_level
@@ -32,3 +33,22 @@ def test_words_are_transformers(text: str, cut: int, spaces: bool):
     language = "english" if spaces else "japanese"
     words, _, places = _combine_tokens_into_words(theirs, ids, language)
     assert spoken_words(ids, decode, spaces=spaces) == [*zip(words, places, strict=True)]
+
+
+@given(st.lists(st.sampled_from(["a ", " b", " (", ".", "'"]), max_size=6))
+@example(["a ", "."])
+def test_punctuation_behind_a_space_is_a_word(pieces: list[str]):
+    """As transformers has it; each token is one of these pieces."""
+
+    def decode(ids: Sequence[int], **_: object) -> str:
+        return "".join(pieces[i] for i in ids)
+
+    ids = [*range(len(pieces))]
+    theirs = SimpleNamespace(decode=decode, eos_token_id=len(ids), language=None)
+    words, _, places = _combine_tokens_into_words(theirs, ids, "english")
+    assert spoken_words(ids, decode, spaces=True) == [*zip(words, places, strict=True)]
+
+
+def test_a_token_of_no_text_is_no_word():
+    pieces = ["", " a"]
+    assert spoken_words([0, 1], lambda ids: "".join(pieces[i] for i in ids), spaces=True) == [(" a", [1])]

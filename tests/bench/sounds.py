@@ -1,0 +1,112 @@
+"""Whisper in int8 beside faster-whisper's, from the same CTranslate2 files: time, words, memory.
+
+    pip install faster-whisper                            in an environment of its own
+    python tests/bench/sounds.py BUNDLE CT2 FILE... --python BIN --pairs 15
+
+BUNDLE was exported from the directory CT2. Both write greedily, draw nothing again, and don't read what they
+wrote before; models are loaded, and the processes take turns. A figure is how many times as fast tfm is, the
+ratio of medians, by the clock and by processor time (of all threads), with the interval that holds it with
+95 %. Words are compared without case and punctuation: how many must change, by those of faster-whisper.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from workers import quiet, ratio, ratio_interval
+
+OURS = """
+import tfm
+model = tfm.load(sys.argv[1])
+def heard(file):
+    return model.transcribe(file, temperatures=(0.0,), language=sys.argv[2] or None)
+"""
+THEIRS = """
+from faster_whisper import WhisperModel
+model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=2)
+def heard(file):
+    asked = {"beam_size": 1, "temperature": 0, "condition_on_previous_text": False}
+    return model.transcribe(file, language=sys.argv[2] or "en", **asked)[0]
+"""
+LOOP = """
+for line in sys.stdin:
+    clock, processor = time.perf_counter(), time.process_time()
+    text = " ".join(one.text.strip() for one in heard(line.strip()))
+    took = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
+    print(json.dumps({**took, "text": text}), flush=True)
+"""
+
+
+class Worker:
+    """A process that hears what it is told to."""
+
+    def __init__(self, python: str, code: str, model: Path, language: str) -> None:
+        command = [python, "-c", f"import json, sys, time\n{code}{LOOP}", str(model), language]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def hear(self, file: Path) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{file}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def peak(self) -> str:
+        """The most memory that it has had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return f"{int(status.split('VmHWM:')[1].split()[0]) / 1000:.0f} MB"
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.lower())
+
+
+def changes(before: list[str], after: list[str]) -> int:
+    """How many words must be changed, added or left out (Levenshtein)."""
+    row = [*range(len(after) + 1)]
+    for i, one in enumerate(before, 1):
+        aslant, row[0] = row[0], i
+        for j, other in enumerate(after, 1):
+            aslant, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, aslant + (one != other))
+    return row[-1]
+
+
+def main(
+    bundle: Path,
+    ct2: Path,
+    files: list[Path],
+    python: Annotated[str, typer.Option(help="The Python that has faster-whisper.")],
+    language: Annotated[str, typer.Option(help="What is spoken, for a model of several languages.")] = "",
+    pairs: int = 15,
+) -> None:
+    """Measure, and print a table in Markdown."""
+    typer.echo(quiet(), nl=bool(quiet()))
+    ours, theirs = Worker(sys.executable, OURS, bundle, language), Worker(python, THEIRS, ct2, language)
+    typer.echo("| sound | clock | processor | seconds | words that differ |\n|---|---|---|---|---|")
+    for file in files:
+        got: list[list[dict[str, Any]]] = [[], []]
+        for turn in range(pairs + 1):
+            for i in (0, 1) if turn % 2 else (1, 0):
+                reply = (ours, theirs)[i].hear(file)
+                if turn:  # the first run pages weights in
+                    got[i].append(reply)
+        cells = []
+        for time in ("clock", "processor"):
+            mine, other = ([reply[time] for reply in replies] for replies in got)
+            low, high = ratio_interval(other, mine)
+            cells.append(f"{ratio(other, mine):.2f} ({low:.2f} to {high:.2f})")
+        seconds = sorted(reply["clock"] for reply in got[0])[pairs // 2]
+        said, wanted = (words(replies[0]["text"]) for replies in got)
+        differ = f"{changes(said, wanted)} of {len(wanted)}"
+        typer.echo(f"| {file.name} | {' | '.join(cells)} | {seconds:.2f} | {differ} |")
+    typer.echo(f"\npeak memory: tfm {ours.peak()}, faster-whisper {theirs.peak()}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
