@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -29,6 +30,7 @@ from ..refimpl.ops.cache import KVCache
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.tree import Tree
 from ..runtime.bundle import (
+    feedback,
     golden_files,
     kernel_storage,
     manifest,
@@ -54,6 +56,7 @@ from ..runtime.bundle.manifest import (
 )
 from ..runtime.bundle.plan import Plan
 from ..runtime.bundle.schemes import Scheme
+from ..runtime.bundle.weight_storage import Group
 from ..runtime.kernels import library
 from ..runtime.kernels.build import building
 from ..runtime.progress import Progress, silent
@@ -178,27 +181,45 @@ def calibrate(
 ) -> CalibrationResult:
     """The ranges, smoothing factors or importances that a scheme needs from running the model."""
     sites = plans.smoothed_sites(scheme, plan)
-    searches = scheme.searches and any(one.searched for one in plan.formats.values())
-    if not (scheme.calibrated or searches or sites):
+    if not (scheme.calibrated or scheme.searches or sites):
         return plans.NOT_CALIBRATED
-    from .quantization.calibrate import importance, smoothing_factors, static_scales
+    from .quantization.calibrate import smoothing_factors, static_scales
 
     if scheme.calibrated:
         assert calibration is not None, "check_calibration wants one"
         return static_scales(checkpoint, plan, calibration, scheme, progress)
-    if searches:
-        return CalibrationResult(importance=importance(checkpoint, progress))
+    if scheme.searches:
+        return _searched(checkpoint, plan, calibration.text if calibration else None, progress)
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
+
+
+def _searched(
+    checkpoint: ExportSource, plan: Plan, given: Path | None, progress: Progress
+) -> CalibrationResult:
+    """The text that matrices of 4 bits are rounded over, and what matters to the leaves that can't be so."""
+    from .quantization.calibrate import importance, rounding_text, without_feedback
+
+    left = {name for name, one in plan.formats.items() if one.searched}
+    names = feedback.compensated(plan.formats)
+    why = without_feedback(checkpoint, given) if names else "matrices keep the file's own blocks"
+    if why and given is not None and not checkpoint.config.rounds_cache:
+        raise ExportError(f"calibration must be left out for quant=int4: {why}")
+    if why:
+        progress(f"rounding without feedback: {why}", 0, 0)
+        result = CalibrationResult(without_feedback=why)
+    else:
+        result, left = CalibrationResult(text=rounding_text(checkpoint, given, progress)), left - names
+    return replace(result, importance=importance(checkpoint, progress)) if left else result
 
 
 def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None], progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
-    job = replace(job, forms=_weights(job, folder / DATA, progress))
-    plan, exact = job.plan, job.plan.dtype == "float32" and not job.plan.formats
-    quantized = None if exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
+        job = replace(job, forms=_weights(job, folder / DATA, progress))
+        plan, exact = job.plan, job.plan.dtype == "float32" and not job.plan.formats
+        quantized = None if exact else _stored(job, folder)
         largest: list[tuple[float, str]] = []
         arrays = golden(
             checkpoint.config,
@@ -213,6 +234,8 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None]
     job = replace(job, float32_cache=_why_float32(job, largest))
     if not job.half_cache:
         arrays.pop(golden_files.HALF, None)
+    if job.calibrated.text is not None:
+        arrays[golden_files.ROUNDING] = job.calibrated.text
     write_golden(folder, arrays)
     progress("building the ONNX graph", 0, 0)
     write_graphs(InKernels(job.half_cache, job.forms))
@@ -283,6 +306,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         refused=(
             *operator_limits.refusals(plan.target, checkpoint.config),
             *([job.float32_cache] if job.float32_cache else []),
+            *([f"rounding with feedback: {why}"] if (why := job.calibrated.without_feedback) else []),
         ),
         generation=checkpoint.generation,
         labels=checkpoint.labels,
@@ -310,23 +334,39 @@ def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelFo
 
     Raises ExportError for a quantized leaf that its tensors don't give again.
     """
-    forms: dict[str, KernelForm] = {}
-    plan = job.plan
-    stage = f"writing {plan.size / 1e6:.1f} MB of weights"
-    progress(stage, 0, plan.size)
+    plan, text = job.plan, job.calibrated.text
+    left, forms = dict(plan.groups), dict[str, KernelForm]()
+
+    def write(file: IO[bytes], group: Group, compensations: Mapping[str, feedback.Inputs]) -> None:
+        made = replace(job, calibrated=replace(job.calibrated, compensations=compensations))
+        leaves = {name: made.leaf(name) for name in group.leaves}
+        stored = weight_storage.store(group, leaves)
+        for name, leaf in weight_storage.restore(group, stored).items():
+            if not _same_blocks(leaf, leaves[name]):
+                raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
+        for name in weight_storage.specs(group, plan.dtype):
+            file.seek(plan.tensors[name].offset)
+            file.write(stored[name].reshape(-1).view(np.uint8).data)
+        if plan.has_kernels and kernel_storage.has_scales(group):
+            forms[group.name] = kernel_storage.form(group, stored)
+
     with open(path, "wb") as file:
-        for group in plan.groups.values():
-            leaves = {name: job.leaf(name) for name in group.leaves}
-            stored = weight_storage.store(group, leaves)
-            for name, leaf in weight_storage.restore(group, stored).items():
-                if not _same_blocks(leaf, leaves[name]):
-                    raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
-            for name in weight_storage.specs(group, plan.dtype):
-                file.write(bytes(plan.tensors[name].offset - file.tell()))
-                file.write(stored[name].reshape(-1).view(np.uint8).data)
-            if plan.has_kernels and kernel_storage.has_scales(group):
-                forms[group.name] = kernel_storage.form(group, stored)
-            progress(stage, file.tell(), plan.size)
+        if text is not None:
+            stage = f"rounding matrices over {text.size} tokens"
+            progress(stage, 0, 1)
+
+            def layer_read(found: Mapping[str, feedback.Inputs], done: int, total: int) -> None:
+                for group in [group for group in left.values() if not found.keys().isdisjoint(group.leaves)]:
+                    write(file, left.pop(group.name), found)
+                progress(stage, done, total)
+
+            feedback.measure(job.checkpoint, text, feedback.compensated(plan.formats), layer_read)
+        stage = f"writing {plan.size / 1e6:.1f} MB of weights"
+        progress(stage, 0, len(left))
+        for done, group in enumerate(left.values(), 1):
+            write(file, group, {})
+            progress(stage, done, len(left))
+    forms = {name: forms[name] for name in plan.groups if name in forms}
     alike, as_stored = kernel_storage.alike(forms), kernel_storage.stored_form
     return {name: one for name, one in alike.items() if one != as_stored(plan.groups[name])}
 

@@ -36,9 +36,7 @@ def command(
     model: Annotated[str, typer.Argument(help="A checkpoint, or the name of a model to fetch.")],
     directory: Annotated[
         Path,
-        typer.Argument(
-            metavar="OUT", help="The directory of the bundle; a bundle that is there is replaced."
-        ),
+        typer.Argument(metavar="OUT", help="The bundle's directory; an existing bundle is replaced."),
     ],
     quant: Annotated[
         Quant | None,
@@ -82,8 +80,8 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A text like yours, from which activations get their ranges, for int8-static, w8a16 and "
-            "--kv int8.",
+            help="A text like yours, on which the ranges of activations are measured, for int8-static, w8a16 "
+            "and --kv int8, and over which int4 rounds.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,

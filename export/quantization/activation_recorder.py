@@ -24,7 +24,7 @@ from ...refimpl.ops.mamba2 import HybridCache
 from ..dispatch import body, exporting
 from ..torch_engine import tensors, to_torch
 
-__all__ = ["Load", "OnCache", "OnInput", "OnLayer", "OnOutput", "record"]
+__all__ = ["Load", "OnCache", "OnInput", "OnLayer", "OnOutput", "one_thread", "record"]
 
 Load = Callable[[str], np.ndarray]
 # Called with the leaves that multiply an input, and the input as [M, D].
@@ -36,7 +36,7 @@ OnCache = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums depend on how many threads share them, and a bundle's bytes must not."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @torch.no_grad()
-@_one_thread()
+@one_thread()
 def record(
     config: Config,
     load: Load,

@@ -14,12 +14,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...refimpl.calibrate import smooth
+from ...refimpl.calibrate.gptq import gptq
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Config, KVFormat, has_mtp
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
-from ...runtime.bundle import operator_limits, rounding, weight_formats
+from ...runtime.bundle import feedback, operator_limits, rounding, weight_formats
 from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.schemes import SCHEMES, Scheme, check_target, float_type
 from ...runtime.bundle.targets import Target
@@ -50,12 +51,17 @@ class CalibrationResult:
     """Results of running the model.
 
     Scale and zero point of the input of each leaf's product, and of the output where it is rounded, smoothing
-    factors, and the importance of each coordinate of that input (its mean square).
+    factors, and the importance of each coordinate of that input (its mean square). Over a `text` [R, T]
+    matrices of 4 bits are rounded with feedback, one layer's at a time by its `compensations`;
+    `without_feedback` says why not.
     """
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     factors: Mapping[smooth.SmoothingSite, np.ndarray] = field(default_factory=dict)
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    text: np.ndarray | None = None
+    compensations: Mapping[str, feedback.Inputs] = field(default_factory=dict)
+    without_feedback: str = ""
     outputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
@@ -72,9 +78,10 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     if scheme.calibrated or calibration is None:
         return
     calibrated = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated)
-    if kv == "float":
+    if kv == "float" and not scheme.searches:
+        takers = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated or scheme.searches)
         raise ExportError(
-            f"calibration goes with kv=int8 and quant={calibrated}, got quant={scheme.name} kv={kv}"
+            f"calibration goes with kv=int8 and quant={takers}, got quant={scheme.name} kv={kv}"
         )
     if (calibration.method, calibration.alpha) != ("minmax", None):
         raise ExportError(
@@ -178,7 +185,9 @@ def leaf(
     weight = smooth.smooth_leaf(name, checkpoint.leaf(name), calibrated.factors)
     if weight_format is None:
         return _cast(weight, dtype, name)
-    importance = calibrated.importance.get(name) if weight_format.searched else None
+    inputs, importance = calibrated.compensations.get(name), None
+    if weight_format.searched:
+        importance = calibrated.importance.get(name) if inputs is None else inputs.importance
     axis = 1 if is_table(name) else 0
     blocks = rounding.rounded(weight, weight_format, axis=axis, importance=importance)
     if weight_format.activations == "static":
@@ -189,6 +198,8 @@ def leaf(
         scale, zero = calibrated.outputs[name]
         return replace(blocks, output_scale=scale, output_zero=zero)
     blocks = replace(blocks, scale=_cast(blocks.scale, dtype, f"scale of {name}"))
+    if inputs is not None:
+        return gptq(weight, inputs.factor, blocks)
     if weight_format.activations == "smoothed":
         [factors] = [
             s for site, s in calibrated.factors.items() if not site.producers and name in site.consumers

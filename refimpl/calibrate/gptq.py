@@ -1,11 +1,17 @@
 """GPTQ (Frantar et al. 2022): rows are rounded one after another; later rows compensate the errors so far.
 
-For y = x · W the squared error of the output is tr(Eᵀ H E), where E is the error of W and H = Σ xᵀx. After a
-row of W is rounded, the rows still to come are moved so that they reduce this error.
+For y = x · W the squared error of the output is tr(Eᵀ H E), where E = W − Ŵ is what rounding took and
+H = Σ xᵀx. With H = Aᵀ D A, A lower triangular with ones in its diagonal and D diagonal, it is
+
+    Σ_i D_i |a_i|²,    a_i = W_i − Ŵ_i + Σ_{j<i} A_ij E_j
+
+so once the rows before i are rounded, row i is best where it is nearest to W_i + Σ_{j<i} A_ij E_j. The paper
+moves the rows still to come instead, by the Cholesky factor of H⁻¹, which gives the same codes.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["Hessian", "gptq", "hessian", "output_error"]
+__all__ = ["Hessian", "compensation", "damped", "distance", "gptq", "hessian", "output_error"]
 
 
 class Hessian(NamedTuple):
@@ -29,9 +35,11 @@ class Hessian(NamedTuple):
 
 
 def hessian(state: Hessian | None, x: Float[Array, "M D"]) -> Hessian:
-    """The sum with the inputs [M, D] added. Its scale doesn't matter, since all steps are ratios."""
-    x = x.astype(np.float64)
-    total = x.T @ x
+    """The sum with the inputs [M, D] added, which are summed in their own type.
+
+    Its scale doesn't matter, since all steps are ratios.
+    """
+    total = (x.T @ x).astype(np.float64)
     return Hessian(total, len(x)) if state is None else Hessian(state.total + total, state.inputs + len(x))
 
 
@@ -41,71 +49,74 @@ def output_error(weight: Float[Array, "D F"], q: Blocks, h: Hessian) -> float:
     return float(np.einsum("df,de,ef->", e, h.total, e, optimize=True)) / max(h.inputs, 1)
 
 
-def _factor(total: Float[Array, "D D"], damping: float) -> Float[Array, "D D"]:
-    """The upper Cholesky factor U of H⁻¹ = Uᵀ U; row i is the effect of rounding row i on later rows."""
-    h = total.copy()
-    diagonal = np.einsum("ii->i", h)
-    # The row of an input that is always 0 is rounded to nearest, independently of the others.
+def damped(h: Hessian, damping: float = 0.1) -> Float[Array, "D D"]:
+    """H with `damping` times the mean of its diagonal added there.
+
+    On IgLM a tenth leaves a KL divergence of 0.0087, a twentieth 0.0097 and a fifth 0.0093 with a text that
+    it drew, and another draw changes each by about a tenth; with texts like those that it learned 0.0056,
+    0.0061 and 0.0060.
+    Conventions: an input that is always 0 counts as 1, so its row is rounded to nearest, independently of
+    the others.
+    """
+    total = h.total.copy()
+    diagonal = np.einsum("ii->i", total)
     diagonal[diagonal == 0] = 1
     diagonal += damping * diagonal.mean()
+    return total
+
+
+def compensation(total: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """The factor A of a damped H; NumericError where it isn't positive definite."""
     try:
-        return np.linalg.cholesky(np.linalg.inv(h)).T
+        lower = np.linalg.cholesky(total[::-1, ::-1])
     except np.linalg.LinAlgError:
-        raise NumericError(f"the Hessian isn't positive definite with damping {damping}: use more") from None
+        raise NumericError("the Hessian must be positive definite, it isn't: use more damping") from None
+    return np.ascontiguousarray((lower / np.diag(lower)).T[::-1, ::-1])
 
 
 def gptq(
-    weight: Float[Array, "D F"],
-    h: Hessian,
-    *,
-    bits: int,
-    block: int,
-    symmetric: bool = True,
-    damping: float = 0.01,
-    batch: int = 128,
-    act_order: bool = False,
+    weight: Float[Array, "D F"], factor: Float[Array, "D D"], blocks: Blocks, *, batch: int = 64
 ) -> Blocks:
-    """The weight in blocks along axis 0, as `quant.quantize` lays them out, with better codes.
+    """The weight in the scales and zero points of these blocks along axis 0, with better codes.
 
-    Row by row (algorithm 1 of the paper, for W transposed): q = the nearest number of the row's
-    scale; each row j after it changes by −(w_i − q) / U_ii · U_ij, with U the Cholesky factor of the
-    damped inverse. Rows beyond the current `batch` get its changes at once, which is the same with fewer
-    passes. Conventions: `damping` times the mean of H's diagonal is added to it; a block's scales are those
-    of `quant.quantize` for its rows when the first of them is rounded. With `act_order`, rows go by
-    decreasing H_ii, and scales are those of the original weight, since a block's rows aren't neighbours then.
+    Row by row (algorithm 1 of the paper, for W transposed), `factor` being the input's `compensation`. The
+    errors of all rows before a `batch` come in one product.
 
-    The choice is greedy, so the error may be larger than round-to-nearest's: at 2 bits, in the rows' own
-    order, it sometimes is. Raises NumericError when H can't be inverted.
+    The choice is greedy, so the error may be larger than round-to-nearest's: at 2 bits it sometimes is.
     """
-    d, width = weight.shape
-    w = weight.astype(np.float64)
-    scheme = {"bits": bits, "block": block, "symmetric": symmetric}
-    first = quant.quantize(weight, **scheme)
-    order = np.argsort(-np.diag(h.total), kind="stable") if act_order else np.arange(d)
-    u = _factor(h.total[np.ix_(order, order)], damping)
-    codes, scale = np.empty((d, width), np.uint8), first.scale.copy()
-    zero = None if first.zero is None else first.zero.copy()
-    for begin in range(0, d, batch):
-        end = min(begin + batch, d)
-        errors = np.zeros((end - begin, width))
+    step, zero = _by_row(blocks)
+    codes, errors = np.empty_like(blocks.codes), np.zeros(weight.shape)
+    for begin in range(0, len(weight), batch):
+        end = min(begin + batch, len(weight))
+        targets = weight[begin:end] + factor[begin:end, :begin] @ errors[:begin]
         for i in range(begin, end):
-            row = order[i]
-            c = row // block
-            if not act_order and row % block == 0:
-                # Rows of this block beyond the batch don't have the batch's changes yet.
-                rows = slice(i, min(i + block, d))
-                current = w[rows] - u[begin:i, rows].T @ errors[: i - begin]
-                current[: end - i] = w[i : min(end, i + block)]
-                rounded = quant.quantize(current.astype(weight.dtype), **scheme)
-                scale[c] = rounded.scale[0]
-                if zero is not None and rounded.zero is not None:
-                    zero[c] = rounded.zero[0]
-            middle = 2 ** (bits - 1) if zero is None else zero[c].astype(np.int64)
-            step = scale[c].astype(np.float64)
-            codes[row] = np.clip(np.rint(w[row] / np.where(step == 0, 1, step)) + middle, 0, 2**bits - 1)
-            remainder = (w[row] - step * (codes[row].astype(np.int64) - middle)) / u[i, i]
-            errors[i - begin] = remainder
-            later = order[i + 1 : end]
-            w[later] -= u[i, i + 1 : end, None] * remainder
-        w[order[end:]] -= u[begin:end, end:].T @ errors
-    return Blocks(codes, scale, zero, None, bits, block, 0, first.activations)
+            target = targets[i - begin] + factor[i, begin:i] @ errors[begin:i]
+            code = np.clip(np.rint(target / step[i]) + zero[i], 0, 2**blocks.bits - 1)
+            codes[i] = code
+            errors[i] = weight[i] - blocks.scale[i // blocks.block] * (code - zero[i])
+    return replace(blocks, codes=codes)
+
+
+def distance(weight: Float[Array, "D F"], factor: Float[Array, "D D"], blocks: Blocks) -> float:
+    """How far the worst of these codes lies from the number that `gptq` rounds there, in steps, given the
+    codes of the rows before: at most 1/2 for codes of `gptq`, but for rounding.
+
+    All rows at once, since all errors are known: E = W − Ŵ, and A E has the rows a_i. A number beyond the
+    last code is as near to it as can be. It says what one wrong code is, and in which rows after it others
+    would be right.
+    """
+    step, zero = _by_row(blocks)
+    rounded = quant.dequantize(replace(blocks, scale=blocks.scale.astype(np.float64)))
+    target = (factor @ (weight - rounded) + rounded) / step + zero
+    return float(np.abs(np.clip(target, 0, 2**blocks.bits - 1) - blocks.codes).max(initial=0))
+
+
+def _by_row(blocks: Blocks) -> tuple[Float[Array, "D F"], Float[Array, "D F"]]:
+    """The step, which is 1 where a scale is 0, and the zero point of each weight, in float64."""
+    length = len(blocks.codes)
+    scale = blocks.scale.astype(np.float64).repeat(blocks.block, axis=0)[:length]
+    if blocks.zero is None:
+        zero = np.full_like(scale, 2 ** (blocks.bits - 1))
+    else:
+        zero = blocks.zero.astype(np.float64).repeat(blocks.block, axis=0)[:length]
+    return np.where(scale == 0, 1, scale), zero

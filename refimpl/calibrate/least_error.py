@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["SHRINKS", "error", "is_possible", "least_error", "mean_square"]
+__all__ = ["SHRINKS", "error", "is_as_good", "is_possible", "least_error", "mean_square"]
 
 # Shares of a block's range that are tried: a narrower range clips the extremes, and its steps are finer.
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
+# Of an error: what two processors that round an importance otherwise may differ by.
+NOISE = 1e-3
 
 
 def mean_square(x: Float[Array, "M D"]) -> Float[Array, " D"]:
@@ -69,6 +71,31 @@ def _centred(w: Array, step: Array, z: Array, top: int, out: Array) -> Array:
     return np.clip(out, -z[:, None], (top - z)[:, None], out=out)
 
 
+def _weighted(weight: Array, block: int, importance: Array) -> tuple[Array, Array]:
+    """The weights in blocks [C, block, F], and their importances [C, block, 1]."""
+    w = _into_blocks(weight, block)
+    short = len(w) * block - len(weight)
+    return w, np.pad(importance.astype(w.dtype), (0, short)).reshape(len(w), block, 1)
+
+
+def _fits(
+    w: Array, m: Array, bits: int, *, symmetric: bool, halves: bool
+) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """For each share: step, zero point, the best scale for its codes, and the part of the error that depends
+    on the share, by how much it is less than Σ m w²."""
+    mw, terms = m * w, np.empty_like(w)
+    for share_step, z, c in _candidates(w, bits, symmetric=symmetric, halves=halves):
+        product = _block_sums(np.multiply(c, mw, out=terms))
+        square = _block_sums(np.multiply(np.square(c, out=terms), m, out=terms))
+        best = product / np.where(square > 0, square, 1)
+        if halves:
+            with np.errstate(over="ignore"):
+                is_half = share_step == share_step.astype(np.float16)
+            best = np.where(is_half, half_scales(best, bits=bits), best)
+        d = np.where((square > 0) & (np.sign(best) == np.sign(share_step)), best, share_step)
+        yield share_step, z, d, d * (2 * product - d * square)
+
+
 def _block_sums(x: Array) -> Array:
     """The sum of each block of [C, block, F]: eight sums of every eighth number, added pair by pair.
 
@@ -104,29 +131,43 @@ def least_error(
     block have importance 0, its scale is that of rounding to nearest.
     """
     length, count = weight.shape
-    w, top = _into_blocks(weight, block), 2**bits - 1
-    blocks, short = len(w), len(w) * block - length
-    m = np.pad(importance.astype(w.dtype), (0, short)).reshape(blocks, block, 1)
-    mw, terms = m * w, np.empty_like(w)
-    shape = (blocks, count)
+    w, m = _weighted(weight, block, importance)
+    shape = (len(w), count)
     step, zero, scale = np.ones(shape, w.dtype), np.zeros(shape, w.dtype), np.zeros(shape, w.dtype)
     most = np.full(shape, -np.inf, w.dtype)
-    for share_step, z, c in _candidates(w, bits, symmetric=symmetric, halves=halves):
-        product = _block_sums(np.multiply(c, mw, out=terms))
-        square = _block_sums(np.multiply(np.square(c, out=terms), m, out=terms))
-        best = product / np.where(square > 0, square, 1)
-        if halves:
-            with np.errstate(over="ignore"):
-                is_half = share_step == share_step.astype(np.float16)
-            best = np.where(is_half, half_scales(best, bits=bits), best)
-        d = np.where((square > 0) & (np.sign(best) == np.sign(share_step)), best, share_step)
-        less = d * (2 * product - d * square)  # than Σ m w²
+    for share_step, z, d, less in _fits(w, m, bits, symmetric=symmetric, halves=halves):
         better = less > most
         for kept, new in ((most, less), (scale, d), (zero, z), (step, share_step)):
             np.copyto(kept, new, where=better)
-    codes = _centred(w, step, zero, top, terms) + zero[:, None]
-    codes = codes.astype(np.uint8).reshape(blocks * block, count)[:length]
+    codes = _centred(w, step, zero, 2**bits - 1, np.empty_like(w)) + zero[:, None]
+    codes = codes.astype(np.uint8).reshape(len(w) * block, count)[:length]
     return Blocks(codes, scale, None if symmetric else zero.astype(np.uint8), None, bits, block, 0, "none")
+
+
+def is_as_good(
+    weight: Float[Array, "D F"],
+    blocks: Blocks,
+    importance: Float[Array, " D"],
+    *,
+    symmetric: bool = False,
+    halves: bool = False,
+) -> bool:
+    """Whether scales and zero points are those of `least_error`, whatever codes the blocks have.
+
+    Where an importance is rounded otherwise another share may win by as little, and its best scale is a
+    little another: of a scale, and of the least error, `NOISE` is allowed.
+    """
+    if (blocks.zero is None) != symmetric:
+        return False
+    w, m = _weighted(weight, blocks.block, importance)
+    zero = 2 ** (blocks.bits - 1) if blocks.zero is None else blocks.zero
+    total = np.sum(m * np.square(w), axis=1)
+    most, less = np.zeros_like(total), np.full_like(total, -np.inf)
+    for _, z, d, share_less in _fits(w, m, blocks.bits, symmetric=symmetric, halves=halves):
+        most = np.maximum(most, share_less)
+        fits = (z == zero) & (np.abs(blocks.scale - d) <= NOISE * np.abs(d))
+        less = np.where(fits, np.maximum(less, share_less), less)
+    return bool((less >= most - NOISE * (total - most) - NOISE**2 * total).all())
 
 
 def is_possible(

@@ -13,10 +13,12 @@ EXPECTED = ("logits", "maximum", "rms")
 # Some models' inputs.
 ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES = "source", "source_lengths", "types"
 HALF = "half"
+# The tokens that matrices of 4 bits were rounded over.
+ROUNDING = "rounding"
 NAMES = (
     *COMMON,
     *(f"{kind}.{name}" for kind in ("own", "plain") for name in EXPECTED),
-    *(ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES, HALF),
+    *(ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES, HALF, ROUNDING),
 )
 # By the kind of number.
 TYPES = {"i": "<i8", "u": "|u1", "f": "<f8"}

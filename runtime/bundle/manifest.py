@@ -19,7 +19,8 @@ One JSON object with exactly these fields, but for kernel_*, half_scales and ada
                  checkpoint has it in, Q5_0, F16, …; with w8a16 {activation_bits} is 16 and {rounds_output}
                  true, with others both are absent
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
-    refused      reasons why fused operators were not used, or steps on a GPU can't be captured
+    refused      reasons why fused operators were not used, steps on a GPU can't be captured, or matrices of
+                 4 bits were rounded without feedback
     generation   how the checkpoint wants to be run: the fields of
                  `refimpl.checkpoint.generation_config.Generation`; {stop} and {left_out} only where it has
                  texts that end an answer, or asks for options that tfm doesn't have, {speech} where it hears

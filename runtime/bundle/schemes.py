@@ -8,8 +8,9 @@
                   beforehand from a calibration text
     w8a16         the same, inputs and outputs in 16 bits         the same, by row
     int4          the file's own 4-bit blocks, else of least      the file's own 4-bit blocks, else 8-bit
-                  error, of 64 in attention and 128 in mlps; if   blocks of 32, or 4-bit by choice
-                  most stay, the file's blocks of the others too
+                  error, of 64 in attention and 128 in mlps,      blocks of 32, or 4-bit by choice
+                  with feedback (`bundle.feedback`); if most
+                  stay, the file's blocks of the others too
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
 On ort-cuda all blocks but a file's own are of 32 and symmetric. On ort-web tables that are multiplied have

@@ -369,7 +369,7 @@ def test_an_export_is_verified_and_certified(checkpoint, tmp_path):
     assert certificate["not_checked"] == [
         f"{check.subject}: {check.asked_by} checks it"
         for name, check in CHECKS.items()
-        if check.full and name in ("greedy", "source", "text", "bits_of_text", "texts")
+        if check.full and name in ("greedy", "layers", "source", "text", "bits_of_text", "texts")
     ]
     assert open_bundle(tmp_path / "out", check_hashes=True).refused == ()
 

@@ -23,8 +23,8 @@ from tfm.runtime.ort.engine import OrtEngine
 
 CONFIGS = {
     "llama": tiny_models.llama(width=64, mlp=96, bias=True, qk_norm=True),
-    "short blocks": tiny_models.llama(width=48, mlp=80),
-    "encoder": tiny_models.encoder(),
+    "short blocks": tiny_models.llama(layers=1, width=48, mlp=80),
+    "encoder": tiny_models.encoder(layers=1),
 }
 PROMPT, COUNT = [5, 17, 3, 88, 41], 8
 QUANTS = ("fp32", "int8", "int4", "int8-dynamic")

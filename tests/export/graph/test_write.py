@@ -62,7 +62,6 @@ def test_the_process_writes_the_same_bytes(
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("in_a_process")
 def test_what_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> None:
     halved = []
     for in_kernels in (LATE, InKernels(False, {"decoder.layers.0.mlp.down": KernelForm(8, "float16")})):

@@ -348,11 +348,13 @@ def test_a_long_text_is_cut(tmp_path: Path, monkeypatch):
     checkpoint = saved(tmp_path, GATED)
     (tmp_path / "long.txt").write_text("ä" * 5000)
     monkeypatch.setattr(calibrate, "MOST_BYTES", 1001)
-    lengths = lambda: [len(window) for window in calibrate._windows(checkpoint, tmp_path / "long.txt")]  # noqa: E731
+
+    def lengths(*most: int) -> list[int]:
+        return [len(window) for window in calibrate._windows(checkpoint, tmp_path / "long.txt", *most)]
+
     context = GATED.context
     assert lengths() == [context] * (1000 // context) + [1000 % context]
-    monkeypatch.setattr(calibrate, "WINDOW", 10)
-    assert lengths() == [10] * 8
+    assert lengths(10, 80) == [10] * 8
 
 
 def test_an_encoder_is_calibrated_with_special_tokens(tmp_path: Path):

@@ -29,19 +29,20 @@ from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.ort.session import open_session, options
 
-BASE = tiny_models.llama()
+# Of one layer where two would be alike: a trace takes as long as it has layers.
+BASE = tiny_models.llama(layers=1)
 RICH = tiny_models.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)
 (LAYER,) = RICH.layers
 TURNED = replace(LAYER.attention.position, interleaved=True)
 CAPPED = replace(LAYER.attention, position=TURNED, scale=0.3, softcap=2.0)
 RICH = replace(RICH, stack=replace(RICH.stack, layers=(LAYER, replace(LAYER, attention=CAPPED))))
 # A head size that the fused attention refuses, and sizes that are no multiple of a block.
-SMALL = tiny_models.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
+SMALL = tiny_models.llama(layers=1, head_size=8, bias=True, window=3, width=40, mlp=72)
 ADDED = tiny_models.added_positions()
 MIXTURE = tiny_models.mixture()
 SINKS = tiny_models.sinks()
 RARE, RARER = tiny_models.rare(), tiny_models.rare(head_size=12)
-PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)
+PLAIN = tiny_models.llama(layers=1, plain=True, bias=True, kind="gelu", width=40)
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 

@@ -104,14 +104,13 @@ def refuses(path: Path, match: str, check_hashes: bool = False) -> None:
         ("ort-cpu", "fp32"),
         ("ort-cpu", "int8-dynamic"),
         ("ort-cuda", "int4"),
-        ("standard", "int4"),
         ("standard", "fp16"),
     ],
 )
 def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, quant):
     from tfm.export import bundle_writer
     from tfm.export.quantization import plan
-    from tfm.runtime.bundle import schemes, targets
+    from tfm.runtime.bundle import feedback, schemes, targets
 
     opened = open_bundle(make(tmp_path / "model", target, quant), check_hashes=True)
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
@@ -120,7 +119,11 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
     dtype = schemes.float_type(scheme, made_for)
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
-    calibrated = bundle_writer.calibrate(checkpoint, scheme, made, None, silent)
+    calibrated, inputs = bundle_writer.calibrate(checkpoint, scheme, made, None, silent), {}
+    if quant == "int4":
+        names = feedback.compensated(made.formats)
+        feedback.measure(checkpoint, calibrated.text, names, lambda found, *_: inputs.update(found))
+        calibrated = replace(calibrated, compensations=inputs)
     tree = dict(flatten(opened.params()))
     assert list(tree) == list(made.shapes)
     for name, got in tree.items():

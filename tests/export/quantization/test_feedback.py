@@ -1,0 +1,101 @@
+"""int4 over a text: where it comes from, what matrices read of it, and that rounding over it is better."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import text_strategies, tiny_models
+from helpers.refused import refused
+from tfm.export.bundle_writer import export
+from tfm.export.quantization import calibrate
+from tfm.export.quantization.activation_recorder import record
+from tfm.export.quantization.calibrate import rounding_text, without_feedback
+from tfm.export.quantization.plan import Calibration
+from tfm.refimpl.calibrate.gptq import Hessian, compensation, damped, gptq, hessian, output_error
+from tfm.refimpl.calibrate.least_error import least_error
+from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import ExportError
+from tfm.runtime.bundle import feedback
+from tfm.runtime.progress import silent
+from tfm.runtime.verification.metrics import log_softmax
+
+TOKENIZER = text_strategies.byte_level()
+SIZE = TOKENIZER.get_vocab_size()
+
+
+def saved(path: Path, config: Config) -> Checkpoint:
+    save_checkpoint(path, config, tiny_models.weights(config), TOKENIZER.to_str())
+    return open_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", ["llama", "encoder", "encoder_decoder"])
+def test_what_matrices_read_is_what_the_mirror_records(kind: str, tmp_path: Path):
+    """Of both stacks, whatever rows are computed together."""
+    checkpoint = saved(tmp_path, getattr(tiny_models, kind)(vocabulary=SIZE))
+    text = np.random.default_rng(2).integers(0, SIZE, (feedback.ROWS + 3, 11))
+    sums: dict[str, Hessian] = {}
+
+    def observe(names: tuple[str, ...], x: np.ndarray) -> None:
+        for name in names:
+            sums[name] = hessian(sums.get(name), x.astype(np.float64))
+
+    record(checkpoint.config, checkpoint.leaf, windows=text.tolist(), on_input=observe)
+    found: dict[str, feedback.Inputs] = {}
+    names = {name for name in sums if not name.endswith("table")}
+    feedback.measure(checkpoint, text, names, lambda inputs, *_: found.update(inputs))
+    assert found.keys() == names
+    for name, inputs in found.items():
+        total = damped(sums[name])
+        np.testing.assert_allclose(inputs.importance, np.diag(total) / text.size, rtol=1e-4)
+        np.testing.assert_allclose(inputs.factor, compensation(total), atol=1e-3)
+        weight = checkpoint.leaf(name)
+        alone = least_error(weight, inputs.importance, bits=4, block=16)
+        together = output_error(weight, gptq(weight, inputs.factor, alone), sums[name])
+        assert together < output_error(weight, alone, sums[name])
+
+
+def test_a_decoder_draws_a_text_that_is_likely(tmp_path: Path):
+    """Of the context's length; its tokens are far likelier than others in their place."""
+    config = tiny_models.llama(vocabulary=SIZE)
+    checkpoint = saved(tmp_path, config)
+    text = rounding_text(checkpoint, None, silent)
+    assert text.shape[1] == min(calibrate.DRAWN_LENGTH, config.context)
+    assert text.size >= calibrate.TOKENS_AN_INPUT * 16
+    assert len(np.unique(text[:, -1])) > 1
+    engine, (rows, time) = NumpyEngine(config, checkpoint.params), text.shape
+    logits, _ = engine.step(text, engine.start(rows), at=np.tile(np.arange(time), (rows, 1)))
+    before = log_softmax(logits[:, :-1])
+    drawn, others = (
+        np.take_along_axis(before, tokens[:, 1:, None], 2).mean()
+        for tokens in (text, np.random.default_rng(1).integers(0, SIZE, text.shape))
+    )
+    assert drawn > others + 0.1
+
+
+def test_who_has_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "text.txt"
+    file.write_text("the quick brown fox jumps over the lazy dog " * 40)
+    models = {
+        kind: saved(tmp_path / kind, getattr(tiny_models, kind)(vocabulary=SIZE))
+        for kind in ("llama", "encoder", "mixture", "hearing")
+    }
+    given = rounding_text(models["encoder"], file, silent)
+    assert given.min() >= 0
+    assert len(given) > 1
+    monkeypatch.setattr(calibrate, "MOST_NUMBERS", 1000)
+    without = {kind: without_feedback(model, None) for kind, model in models.items()}
+    assert all(without.values())
+    assert len(set(without.values())) == 4
+    with_file = {kind: without_feedback(model, file) for kind, model in models.items()}
+    assert with_file == without | {"llama": "", "encoder": ""}
+    monkeypatch.undo()
+    assert without_feedback(models["llama"], None) == ""
+    with refused(ExportError, "calibration", "mixture"):
+        export(models["mixture"], tmp_path / "out", quant="int4", calibration=Calibration(file), verify=False)
+    with refused(ExportError, "tokenizer"):
+        rounding_text(replace(models["llama"], tokenizer=None), file, silent)
