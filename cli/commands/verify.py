@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..console import escape, out, out_json, progress, table
-from ..options import Adapter, AsJson, NoAdapter, adapter_choice, with_flags
+from ..options import Adapter, AsJson, NoAdapter, adapter_choice, limit_threads, with_flags
 
 GROUP = "Make and check models"
 
@@ -24,14 +24,14 @@ def command(
         typer.Option(
             "--full",
             help="Run the long checks too: predictions over a text, greedy texts, caches. They take minutes, "
-            "two for 135 M parameters. A run that was interrupted begins with the check that it was at.",
+            "two for 135 M parameters. An interrupted run goes on with the check that it was at.",
         ),
     ] = False,
     source: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="The checkpoint that the bundle was made from, to compare with; all checks run.",
+            help="Compare with the checkpoint that the bundle was made from; all checks run.",
         ),
     ] = None,
     adapter: Adapter = None,
@@ -40,7 +40,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A text to measure KL divergence, agreement and perplexity on; all checks run.",
+            help="Measure KL divergence, agreement and perplexity on this text; all checks run.",
         ),
     ] = None,
     seconds: Annotated[
@@ -55,6 +55,8 @@ def command(
 
     Example: tfm-cli verify my-bundle --full --source smollm2-135m
     """
+    # Products are computed by threads of the verification's own; BLAS's beside them only wait for each other.
+    limit_threads(1)
     from ...refimpl.errors import VerifyError
     from ...runtime.hub.locate import locate
     from ...runtime.verification.verdict import figure, found, used, verdict

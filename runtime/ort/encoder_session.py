@@ -59,9 +59,8 @@ class EncoderSession:
         io = self.session.io_binding()
         for port, array in zip(self.graph.inputs, arrays, strict=True):
             io.bind_input(port.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for port in self.graph.outputs:
-            buffer = outputs[port.name]
-            io.bind_output(port.name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
+        for name, buffer in outputs.items():
+            io.bind_output(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
         with one_line(f"{self.graph.file} can't be run"):
             self.session.run_with_iobinding(io)
 

@@ -9,8 +9,9 @@ array, so they belong to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime as ort
@@ -36,12 +37,12 @@ from .decode_step import AHEAD, MOST_CAPTURES, NOT_CAPTURED, DecodeSteps, captur
 from .device_buffer import DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
-from .graph_attributes import set_integer
+from .graph_changes import set_integer, with_outputs
 from .io_binding import DecoderSession
 from .kernel_backend import KernelBackend, run_error
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
-from .session import ORT_ERRORS, choose, open_session, options
+from .session import ORT_ERRORS, choose, one_line, open_session, options
 
 # Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
 FIRST_CAPACITY = 256
@@ -55,6 +56,7 @@ class OrtEngine:
     (`runtime.ort.prepacked_weights`). `plain` computes products of blocks in float, slowly, so that results
     are comparable to the last digits (`runtime.verification.verify`). Caches of windows, of codes or of
     linear attention take `chunk` tokens in a run; with a chunk as long as the context, windows drop nothing.
+    `shown` are values [B, T, N] inside of the graph that `inside` gives: N by name.
 
     `backend` names what computes, and `same_bits` says whether a token has the same bits whatever is computed
     with it (`runtime.bundle.same_bits`).
@@ -71,6 +73,7 @@ class OrtEngine:
         kernels: KernelBackend | None = None,
         plain: bool = False,
         chunk: int | None = None,
+        shown: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.bundle_hash = manifest_hash(bundle.path)
         self._params = bundle.params
@@ -85,6 +88,7 @@ class OrtEngine:
         half = kernels is not None and bundle.manifest.half_cache
         self._windowed, self._half = windowed, half
         self.kinds = cache_kinds(self.config, windowed=windowed, half=half)
+        self._shown = shown
         self._in_chunks = any(kind.in_chunks for kind in self.kinds)
         operators: set[Operator] = set()
         can_capture = on == "cuda" and self.shared and operator_limits.capture(self.config) is None
@@ -95,6 +99,8 @@ class OrtEngine:
             if kernels is not None:
                 content, used = bundle.kernel_graph(graph)
                 operators.update(used)
+                if shown:
+                    content = with_outputs(content, shown)
                 return kernels.session(
                     kernel_storage.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
                 )
@@ -105,6 +111,8 @@ class OrtEngine:
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
+            if shown:
+                model = with_outputs(model or path.read_bytes(), shown)
             capture = self._captures is not None and graph.file == GRAPH
             return open_session(
                 path, on, options(threads, path, products=bundle.products), model, capture=capture
@@ -184,6 +192,30 @@ class OrtEngine:
         predictions = np.empty(shape, np.float32)
         self._encoder.run(ids, lengths, token_types, {name: DeviceBuffer(predictions, "cpu")})
         return predictions
+
+    def inside(
+        self, tokens: np.ndarray, lengths: np.ndarray, token_types: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """The `shown` values for texts [B, T] that are read from their beginning, in one run."""
+        values = {name: np.empty((*tokens.shape, n), self.dtype) for name, n in self._shown.items()}
+        if self._decoder is None:
+            assert self._encoder is not None
+            shapes = self._encoder.shapes(tokens)
+            outputs = values | {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+            buffers = {name: DeviceBuffer(array, "cpu") for name, array in outputs.items()}
+            self._encoder.run(tokens, lengths, token_types, buffers)
+            return list(values.values())
+        past, every = np.zeros(len(tokens), np.int64), np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
+        tokens, lengths, at = check_step(self.config, tokens, past, lengths, every)
+        cache = self._with_room(self.start(len(tokens)), tokens.shape[1]).take()
+        cache.make_room(past, tokens.shape[1])
+        binding = self._decoder.bind(cache)
+        for name, array in values.items():
+            binding.io.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        step = self._arrays(tokens, past, lengths, at)
+        with one_line(f"{self.model} can't be run"):
+            self._decoder.run(binding, step, cache.window_lengths(past))
+        return list(values.values())
 
     def step(
         self,

@@ -48,6 +48,7 @@ from ..bundle.golden_files import (
     FILES,
     FOLDER,
     HALF,
+    ROUNDING,
     TOKEN_TYPES,
     TYPES,
     file_of,
@@ -72,6 +73,7 @@ TEXT = (
     "quantized and run on another machine should still say what its specification says."
 )
 LEAST = 1e-12  # probability of all columns that aren't stored: where all are, rounding leaves about as much
+MOST_ROUNDING = 2**16  # tokens: they are read by whoever compares a bundle with its source
 COLUMNS = 256  # logits that are stored of each row, beside the two best
 
 
@@ -103,12 +105,13 @@ class Golden:
     """The golden arrays of a bundle.
 
     `tokens` to `token_types` are the model's `Inputs`. `own` is the specification over the bundle's own
-    weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so
-    its budget is a thousand times sharper; None where no activation is rounded in blocks. `half` [2] are the
+    weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so its
+    budget is a thousand times sharper; None where no activation is rounded in blocks. `half` [2] are the
     largest and the root mean square of what a cache of float16 changes in `own`; None where there is none.
-    `floats` are the logits over the weights as the source has them. `best` are the two best tokens [M, 2] and
-    `gap` the distance of their logits. `digests` has the SHA-256 of each leaf, in the order of
-    `ParameterShapes`.
+    `floats` are the logits over the weights as the source has them. `rounding` [R, T] is the text that
+    matrices of 4 bits were rounded over (`bundle.feedback`); None where their codes don't compensate each
+    other. `best` are the two best tokens [M, 2] and `gap` the distance of their logits. `digests` has the
+    SHA-256 of each leaf, in the order of `ParameterShapes`.
     """
 
     tokens: Array
@@ -121,6 +124,7 @@ class Golden:
     own: Expected
     plain: Expected | None
     half: Array | None = None
+    rounding: Array | None = None
     encoder_ids: Array | None = None
     encoder_lengths: Array | None = None
     token_types: Array | None = None
@@ -173,7 +177,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
     plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
     required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in EXPECTED)}
-    names = (set(arrays) - plain if has_plain else set(arrays)) - {HALF}
+    names = (set(arrays) - plain if has_plain else set(arrays)) - {HALF, ROUNDING}
     if wrong := sorted(names ^ required):
         wrong_names = ", ".join(f"{name:.40}" for name in wrong[:5])
         raise BundleError(f"{FOLDER} must hold {', '.join(sorted(required))}; wrong: {wrong_names}; {AGAIN}")
@@ -187,6 +191,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
         own=read_expected("own"),
         plain=read_expected("plain") if has_plain else None,
         half=arrays.get(HALF),
+        rounding=arrays.get(ROUNDING),
         encoder_ids=arrays.get(ENCODER_IDS),
         encoder_lengths=arrays.get(ENCODER_LENGTHS),
         token_types=arrays.get(TOKEN_TYPES),
@@ -260,6 +265,13 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     require("floats", "f", predictions, stored)
     if HALF in arrays:
         require(HALF, "f", 2)
+    if ROUNDING in arrays:
+        rows, time = require(ROUNDING, "i", None, None, below=vocabulary).shape
+        if not (1 <= time <= config.context and 1 <= rows * time <= MOST_ROUNDING):
+            raise BundleError(
+                f"{file_of(ROUNDING)}: must be 1 to {MOST_ROUNDING} tokens in rows of at most "
+                f"{config.context}, got {rows} of {time}"
+            )
     for kind in ("own", "plain") if "plain.logits" in arrays else ("own",):
         require(f"{kind}.logits", "f", predictions, stored)
         for terms in EXPECTED[1:]:
@@ -379,30 +391,35 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
 
 def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) -> list[Precision]:
     """Runs for `own`, exact and rounded; for `plain`, if activations are rounded in blocks; for `half`."""
-    double, single = np.dtype(np.float64), np.dtype(np.float32)
-    kinds = {leaf.activations for leaf in _two_matrices(weights) if isinstance(leaf, Blocks)}
-    move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
-    runs = [
-        Precision(double, tries=TRIES, move=CODE_MOVE if kinds - {"none"} else move),
-        Precision(single, stream=precision),
-    ]
-    if kinds == {"block"}:
-        runs.append(Precision(double, tries=TRIES, move=move, plain=True))
-        runs.append(Precision(single, stream=precision, plain=True))
+    runs = own_runs(config, weights, precision)
+    if _activations(weights) == {"block"}:
+        move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
+        runs += [replace(run, move=move if run.tries else 0, plain=True) for run in runs]
     if half_cache:
-        runs.append(Precision(double, half_cache=True))
+        runs.append(Precision(np.dtype(np.float64), half_cache=True))
     return runs
+
+
+def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
+    """The exact run, with its tries, and the rounded one."""
+    rounds = config.rounds_cache or _activations(weights) - {"none"}
+    move = CODE_MOVE if rounds else float(np.finfo(precision).eps)
+    return [
+        Precision(np.dtype(np.float64), tries=TRIES, move=move),
+        Precision(np.dtype(np.float32), stream=precision),
+    ]
+
+
+def _activations(weights: Tree) -> set[str]:
+    """How products round their inputs, by the two matrices that schemes tell apart."""
+    stack = weights["decoder" if "decoder" in weights else "encoder"]
+    two = weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]
+    return {leaf.activations for leaf in two if isinstance(leaf, Blocks)}
 
 
 def _real(values: Array, lengths: Array) -> Array:
     """The outputs at real positions; outputs of whole texts have no positions."""
     return values if values.ndim == 2 else values[np.arange(values.shape[1])[None] < lengths[:, None]]
-
-
-def _two_matrices(weights: Tree) -> list[Array | Blocks]:
-    """A table and another matrix: schemes tell these apart."""
-    stack = weights["decoder" if "decoder" in weights else "encoder"]
-    return [weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]]
 
 
 def _columns(width: int, best: Array, rng: np.random.Generator) -> Array:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...refimpl.config import Decoder, MaskedLM
-from ...refimpl.engine.protocol import Engine
+from ...refimpl.engine.protocol import Cache, Engine
 from ...refimpl.errors import LimitError
+from ..parallel import in_threads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -112,9 +114,9 @@ def fidelities(
             at = np.arange(len(read) - len(chunk), len(read))[None]
             following = tokens[first + 1 : first + 1 + len(chunk)]
             logs: dict[str, Array] = {}
-            for name, engine in engines.items():
-                logits, caches[name] = engine.step(read[None], caches[name], at=at)
-                logs[name] = log_softmax(logits[0])
+            steps = in_threads(partial(_step, engines, caches, read, at), [*engines])
+            for name, (log, cache) in zip(engines, steps, strict=True):
+                logs[name], caches[name] = log, cache
                 nll[name] -= float(logs[name][np.arange(len(following)), following].sum())
             for truth, model in pairs:
                 same[truth, model] += int((logs[model].argmax(-1) == logs[truth].argmax(-1)).sum())
@@ -136,6 +138,14 @@ def fidelities(
         )
         for truth, model in pairs
     }
+
+
+def _step(
+    engines: Mapping[str, Engine], caches: Mapping[str, Cache], tokens: Array, at: Array, name: str
+) -> tuple[Array, Cache]:
+    """The logarithms of an engine's predictions, and its cache."""
+    logits, cache = engines[name].step(tokens[None], caches[name], at=at)
+    return log_softmax(logits[0]), cache
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ So no more than one layer is ever in memory, and one leaf of it in float64, what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     Leaf = Array | Blocks
     OnLeaf = Callable[[str, Leaf], None]
     OnCache = Callable[[int, MixerCache], None]
+    # Called with the number of a run and of a stack's layer, and what the layer gives.
+    OnBlock = Callable[[int, int, Array], None]
 
 __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
@@ -64,6 +68,11 @@ class Precision:
         times = 1 + self.tries
         return Inputs(*(None if a is None else np.tile(a, (times,) + (1,) * (a.ndim - 1)) for a in arrays))
 
+    def copies(self, x: Array) -> Array:
+        """Vectors of the batch, and those of its copies, moved."""
+        rng = np.random.default_rng(SEED)
+        return np.concatenate([x, *(moved(x, self.move, rng) for _ in range(self.tries))])
+
     def round(self, x: Array) -> Array:
         """The vectors as the residual stream holds them."""
         return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
@@ -86,12 +95,15 @@ def outputs(
     on_leaf: OnLeaf = lambda name, leaf: None,
     on_layer: OnLayer = lambda done, total: None,
     on_cache: OnCache = lambda layer, cache: None,
+    on_block: OnBlock = lambda run, layer, y: None,
+    reads: Mapping[int, Array] = MappingProxyType({}),
 ) -> list[Array]:
     """Logits of all positions [B, T, N], or the output of an encoder's head: one array for each run.
 
     Leaves are loaded in the order of their use, and `on_leaf` is called once with the name and the value of
     each; `on_layer` with how many layers have been computed, and how many there are; `on_cache` with what
-    each layer of a decoder keeps in the first run.
+    each layer of a decoder keeps in the first run; `on_block` with what each layer gives, in each run. Layers
+    of one stack that are in `reads` read these vectors [B, T, D] in place of what comes to them.
     """
     together, observed = SideBySide(config, in_threads), set[str]()
 
@@ -105,41 +117,58 @@ def outputs(
     def once(name: str, rows: Array | None = None) -> Leaf:
         return together.once(name, lambda: load(name) if rows is None else _rows(load(name), rows))
 
-    def one_pass(run: Precision) -> Pass:
+    def one_pass(i: int, run: Precision) -> Pass:
         taken = given(run.repeat(inputs), run.dtype, config=config, half=run.half_cache)
-        table = _replaced(run, once, hears=config.frames is not None)
+        table = _replaced(run, once, partial(on_block, i), reads, hears=config.frames is not None)
         return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
 
-    passes = [one_pass(run) for run in runs]
+    passes = [one_pass(i, run) for i, run in enumerate(runs)]
     results = together.run(passes, on_layer, lambda i, *kept: on_cache(*kept) if i == 0 else None)
     return [y.astype(np.float64, copy=False) for y in results]
 
 
-def _replaced(run: Precision, once: Callable[..., Leaf], *, hears: bool) -> dict[str, Callable[..., Any]]:
+def _replaced(
+    run: Precision,
+    once: Callable[..., Leaf],
+    on_block: Callable[[int, Array], None],
+    reads: Mapping[int, Array],
+    *,
+    hears: bool,
+) -> dict[str, Callable[..., Any]]:
     """The ops in which a run differs from the specification: those that read tables, known by their names,
-    and those after which the stream is moved or rounded."""
+    layers that read other vectors, and those after which the stream is moved or rounded."""
+    layers = count()
 
     def embed(tokens: Array, at: Array, *weights: Any, **settings: Any) -> Array:
-        rows, rng = len(tokens) // (1 + run.tries), np.random.default_rng(SEED)
+        rows = len(tokens) // (1 + run.tries)
         own = (None if one is None else one[:rows] for one in weights[2:])  # types of tokens
         x = body(model.embed)(tokens[:rows], at[:rows], *weights[:2], *own, **settings)
-        return run.round(np.concatenate([x, *(moved(x, run.move, rng) for _ in range(run.tries))]))
+        return run.round(run.copies(x))
+
+    def read(layer: int, x: Array) -> Array:
+        return run.copies(reads[layer].astype(run.dtype)) if layer in reads else x
 
     def rounded(function: Callable[..., Array]) -> Callable[..., Array]:
         return lambda *arguments, **settings: run.round(body(function)(*arguments, **settings))
 
-    def block(*arguments: Any, **settings: Any) -> tuple[Array, MixerCache, Array | None]:
+    def block(x: Array, *arguments: Any, **settings: Any) -> tuple[Array, MixerCache, Array | None]:
+        layer = next(layers)
         # What is too large for float16 gives infinity here, and then nothing that anybody compares.
         with np.errstate(all="ignore" if run.half_cache else None):
-            y, cache, chosen = body(blocks.block)(*arguments, **settings)
+            y, cache, chosen = body(blocks.block)(read(layer, x), *arguments, **settings)
+        on_block(layer, y)
         return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, chosen
 
     def encoder_block(x: Array, lengths: Array, *arguments: Any, **settings: Any) -> Array:
+        layer = next(layers)
+        x = read(layer, x)
         # All copies of a sound's 1,500 positions at once would take gigabytes.
         size = 1 if hears else max(len(x), 1)
         rows = (slice(start, start + size) for start in range(0, len(x), size))
         parts = [body(blocks.encoder_block)(x[r], lengths[r], *arguments, **settings) for r in rows]
-        return run.round(np.concatenate(parts))
+        y = np.concatenate(parts)
+        on_block(layer, y)
+        return run.round(y)
 
     def embedding(tokens: Array, table: Any) -> Array:
         if isinstance(table, str):

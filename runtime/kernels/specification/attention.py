@@ -20,7 +20,7 @@ def attend(
     q: Array,
     k: Array,
     v: Array,
-    mask: Array | None = None,
+    mask: Array,
     bias: Array | None = None,
     sink_logits: Array | None = None,
     *,
@@ -31,8 +31,6 @@ def attend(
     assert bias is None, "the kernels add nothing to scores"
     batch, tokens, heads, size = q.shape
     groups, capacity = k.shape[2], k.shape[1]
-    if mask is None:
-        mask = np.ones((1, tokens, capacity), bool)
     mask = np.broadcast_to(mask, (batch, tokens, capacity))
     low, high = mask.argmax(-1), capacity - mask[..., ::-1].argmax(-1)
     high = np.where(mask.any(-1), high, low)

@@ -1,22 +1,29 @@
 """The ops of the one forward pass that the kernels compute by steps of their own: a table for `dispatch.use`.
 
 What isn't here the specification itself says to the bit: products of codes (`linear_blocks`), rows of a table
-(`rows`), rotations, caches in float16 and in codes, and sums and products of numbers at one place.
+(`rows`), rotations, caches in float16 and in codes, and sums and products of numbers at one place. Products
+of codes are here to be computed by several threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy import ndarray as Array
 
-from ....refimpl.ops import attention
+from ....refimpl.ops import attention, quant
 from ....refimpl.ops.dispatch import body
+from ....refimpl.ops.quant import Blocks
+from ...hardware import threads
+from ...parallel import in_threads
 from .arithmetic import each_row, exp, fma, gelu, gelu_tanh, in_lanes, row_sum, sigmoid, silu, tanh
 from .attention import attend
+
+MANY = 16  # rows of a product that several threads compute sooner
 
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float) -> Array:
@@ -56,11 +63,27 @@ def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array 
     return y if bias is None else y + bias
 
 
+def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
+    """Those of the specification, some columns at a time."""
+
+    def compute(columns: slice) -> Array:
+        sides = ("codes", "scale", "zero", "minimum")
+        some = {name: a[:, columns] for name in sides if (a := getattr(weight, name)) is not None}
+        return body(quant.blocks_of_products)(x, codes, scale, replace(weight, **some))
+
+    count = threads() if len(x) >= MANY else 1
+    size = -(-weight.shape[1] // count)
+    return np.concatenate(
+        in_threads(compute, [slice(i * size, (i + 1) * size) for i in range(count)]), axis=1
+    )
+
+
 KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         function.__name__: function
         for function in (
             attend,
+            blocks_of_products,
             causal_conv,
             each_row,
             gelu,

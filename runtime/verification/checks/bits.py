@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....refimpl.config import Config
 from ....refimpl.engine.cache_kinds import CacheKind
 from ....refimpl.engine.numpy_engine import ArrayCache
 from ...kernels.specification import KernelReference
@@ -27,7 +28,7 @@ EQUAL = "equal to the bit"
 # once. Two rows are begun together and go on alone, or together by one token; the chunks of a text end within
 # blocks of 64 keys and segments of 512.
 ROWS, IN_ROWS = (34, 30), ((21, 1, 12),)
-TEXT, IN_TEXT = (640,), ((1,), (63,), (65,), (130,), (7,))
+TEXT, IN_TEXT = (600,), ((1,), (63,), (65,), (130,), (7,))
 PAST = 600  # tokens whose keys and values are drawn: more than a segment
 
 
@@ -41,8 +42,30 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
         yield from _after_drawn(engines, reference, past)
 
 
+def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
+    """What an encoder's head gives is what is specified, to the bit: over the tokens of two texts."""
+    ids, lengths = _drawn_texts(context.bundle.config, ROWS)
+    expected = _reference(context).predict(ids, lengths)
+    real, count = np.arange(ids.shape[1]) < lengths[:, None], int(lengths.sum())
+    for name, engine in engines.items():
+        outputs = engine.predict(ids, lengths)
+        other = (_bits(outputs) != _bits(expected)).any(-1)
+        away = float(np.abs(outputs - expected)[other].max(initial=0))
+        equal = int((real & ~other.reshape(len(ids), -1)).sum())  # of a whole text all tokens, or none
+        note = f"by up to {away:.2g}" if equal < count else ""
+        row = f"{name}: {EQUAL} over {count} tokens"
+        yield Row(row, equal, unit="tokens", ok=equal == count, note=note, of=count)
+
+
+def _drawn_texts(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
+    """Tokens [B, T], and how many of each row are real."""
+    lengths = np.minimum(rows, config.context)
+    shape = len(lengths), lengths.max()
+    return np.random.default_rng(SEED).integers(0, config.embedding.vocabulary, shape), lengths
+
+
 def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """The same over 640 tokens, or as many as the model's context has."""
+    """The same over 600 tokens, or as many as the model's context has."""
     yield from _over_tokens(context, engines, _reference(context), TEXT, IN_TEXT)
 
 
@@ -129,9 +152,7 @@ def _over_tokens(
     pieces: Sequence[Sequence[int]],
 ) -> Iterator[Row]:
     """Logits of drawn tokens, read in pieces in turn, by each engine in chunks of a piece."""
-    config = context.bundle.config
-    lengths = np.minimum(rows, config.context)
-    ids = np.random.default_rng(SEED).integers(0, config.embedding.vocabulary, (len(lengths), lengths.max()))
+    ids, lengths = _drawn_texts(context.bundle.config, rows)
     readings = {name: _Reading(engine, engine.start(len(ids))) for name, engine in engines.items()}
     cache, start, total = reference.start(len(ids)), 0, ids.shape[1]
     for chunks in cycle(pieces):

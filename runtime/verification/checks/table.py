@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder, has_mtp
 from ...bundle.bundle import Bundle
-from . import backends, caches, files, graphs, greedy, kernels, logits, mtp, source, text, weights
+from . import backends, caches, files, graphs, greedy, kernels, layers, logits, mtp, source, text, weights
 from .context import Check
 
 
@@ -35,6 +35,12 @@ CHECKS: dict[str, Check] = {
         f"{greedy.GREEDY_TOKENS} greedy tokens against the specification's",
         full=True,
         applies=_generates,
+    ),
+    "layers": Check(
+        layers.check_layers,
+        layers.SUBJECT,
+        full=True,
+        applies=layers.has_one_stack,
     ),
     "windows": Check(
         caches.check_window_caches,

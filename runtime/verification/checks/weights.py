@@ -5,7 +5,7 @@ The specification's are known by their digests in the golden arrays; the source'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from ....refimpl.calibrate import least_error, smooth
 from ....refimpl.checkpoint.protocol import WeightSource
 from ....refimpl.ops import quant
 from ....refimpl.ops.quant import Blocks
-from ...bundle import rounding
+from ...bundle import feedback, rounding
 from ...bundle.bundle import Bundle
 from ...bundle.weight_formats import WeightFormat
 from ..leaf_digest import digest
@@ -49,7 +49,25 @@ def compare_weights(context: VerifyContext, row_name: str, source: WeightSource)
     names = list(source.shapes)
     different: list[str] = []
     factors = _smoothing_factors(source, bundle)
-    for done, name in enumerate(names):
+    text, possible = context.golden.rounding, dict[str, bool]()
+    if text is not None:
+
+        def layer_read(found: Mapping[str, feedback.Inputs], *_: int) -> None:
+            for name, inputs in found.items():
+                leaf, stated = bundle.leaf(name), bundle.manifest.schemes[name]
+                possible[name] = isinstance(leaf, Blocks) and feedback.is_possible(
+                    source.leaf(name), leaf, inputs, stated
+                )
+            if context.is_over(len(possible), len(names)):
+                raise TimeoutError
+
+        try:
+            feedback.measure(source, text, feedback.compensated(bundle.manifest.schemes), layer_read)
+        except TimeoutError:
+            yield Row(row_name, len(possible), unit="weights", of=len(names), missing=NOT_REACHED)
+            return
+    different += [name for name, ok in possible.items() if not ok]
+    for done, name in enumerate([name for name in names if name not in possible], len(possible)):
         if context.is_over(done, len(names)):
             yield Row(row_name, done, unit="weights", of=len(names), missing=NOT_REACHED)
             return

@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import tiny_models
-from helpers.exported import export_once
-from tfm.refimpl.config import Config
-from tfm.runtime.bundle.bundle import Bundle
+from helpers.exported import exported
+from helpers.within_budget import assert_within_budget
+from tfm.refimpl.ops import attention
 from tfm.runtime.kernels.specification import KernelReference
+from tfm.runtime.kernels.specification.attention import attend
 from tfm.runtime.ort import kernel_backend
 from tfm.runtime.ort.engine import OrtEngine
-
-CONFIGS: dict[str, Config] = {
-    "biases": tiny_models.llama(bias=True, qk_norm=True, vocabulary=101, mlp=79, context=700),
-    "windows": tiny_models.mixed_windows(context=700),
-    "convolutions": tiny_models.convolutions(),
-    "an output matrix of its own": tiny_models.llama(tied=False, context=40),
-    "codes": tiny_models.llama(context=700).with_kv("int8"),
-}
-LONG = {"marks": pytest.mark.long}
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Bundle]:
-    return export_once(tmp_path_factory.mktemp("specified"), CONFIGS)
-
-
-@pytest.mark.parametrize(
-    ("name", "quant"),
-    [
-        ("biases", "int8"),
-        ("windows", "int4"),
-        pytest.param("windows", "int8", **LONG),
-        pytest.param("convolutions", "int8", **LONG),
-        pytest.param("an output matrix of its own", "int4", **LONG),
-        pytest.param("codes", "int8", **LONG),
-    ],
-)
-def test_logits_are_specified_to_the_bit(bundles, name: str, quant: str) -> None:
-    bundle = bundles(name, "ort-cpu", quant)
+def test_logits_are_specified_to_the_bit(tmp_path: Path) -> None:
+    bundle = exported(tmp_path, tiny_models.mixed_windows(context=700), quant="int4")
     engine = OrtEngine(bundle, "cpu", 1, kernels=kernel_backend.choose(bundle))
     reference = KernelReference(bundle.config, bundle.params(), half_cache=bundle.manifest.half_cache)
-    count = min(140, bundle.config.context)
+    count = 140
     ids = np.random.default_rng(7).integers(0, bundle.config.embedding.vocabulary, (1, count))
 
     def read(by: OrtEngine | KernelReference, *lengths: int) -> np.ndarray:
@@ -62,3 +38,12 @@ def test_logits_are_specified_to_the_bit(bundles, name: str, quant: str) -> None
     expected = read(reference, 64, count)
     for lengths in ((count,), (1, 30, 65, 7, count), (*[1] * 5, count)):
         assert (read(engine, *lengths) == expected).all(), lengths
+
+
+def test_a_query_that_sees_nothing_of_a_segment_takes_nothing_of_it() -> None:
+    """Of two that are computed together one sees keys before the 512th alone, the other keys behind it."""
+    rng, keys = np.random.default_rng(8), np.arange(540)
+    q, k, v = (rng.standard_normal((1, n, 3, size), np.float32) for n, size in ((2, 8), (540, 8), (540, 16)))
+    mask = np.stack([(keys >= 500) & (keys < 509), (keys >= 520) & (keys < 531)])[None]
+    mixed = {"q": q, "k": k, "v": v}
+    assert_within_budget(attend(q, k, v, mask), mixed, lambda one: attention.attend(**one, mask=mask))

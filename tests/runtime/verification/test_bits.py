@@ -103,6 +103,13 @@ def test_a_text_that_is_encoded_has_the_same_bits_beside_others(bundles, quant: 
     found = kernels.on_kernels(context_of(bundle))
     assert isinstance(found, kernels.OnKernels)
     assert found.engine.same_bits
+    (row,) = quick(bundle)
+    count = sum(min(length, bundle.config.context) for length in bits.ROWS)
+    assert (row.name.partition(": ")[2], row.figure, row.ok) == (
+        f"{bits.EQUAL} over {count} tokens",
+        count,
+        True,
+    )
     ids, lengths = np.random.default_rng(0).integers(0, 97, (3, 30)), np.array([30, 23, 7])
     together = found.engine.predict(ids, lengths)
     for row, length in enumerate(lengths):

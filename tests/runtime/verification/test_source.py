@@ -18,13 +18,17 @@ from tfm.export.tokenizer_text import quick_to_load
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.licence import Licence
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime.bundle import manifest
-from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.source import check_source, licence_row, tokenizer_parts
+from tfm.runtime.verification.checks.weights import compare_weights
+from tfm.runtime.verification.golden import load as golden_arrays
 from tfm.runtime.verification.report import Row
 
 Json = Any
+Array = np.ndarray
 Plant = Callable[[Path], None]
 TOKENIZER = text_strategies.byte_level()
 CONFIG = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size())
@@ -163,6 +167,63 @@ def test_all_that_a_source_has_is_compared(made):
     assert (next(row for row in found if row.name.startswith("golden")).budget or 0) > 0
 
 
+@pytest.fixture(scope="module")
+def rounded(made) -> Path:
+    """A bundle of the same checkpoint in which matrices of 4 bits were rounded over a text that it drew."""
+    bundle_writer.export(open_checkpoint(made / "model"), made / "int4", quant="int4", verify=False)
+    return made / "int4"
+
+
+def weights_row(path: Path, source: Path, leaf: Callable[[str, Blocks], Blocks], **golden: Any) -> Row:
+    """The row of the weights where `leaf` changes those of the bundle, and the golden arrays are others."""
+    held, model = Bundle.leaf, open_checkpoint(source)
+    context = VerifyContext(open_bundle(path), model, None, float("inf"), "cpu", 1)
+
+    def changed(bundle: Bundle, name: str) -> Array | Blocks:
+        value = held(bundle, name)
+        return leaf(name, value) if isinstance(value, Blocks) else value
+
+    context.golden = replace(context.golden, **golden)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bundle, "leaf", changed)
+        (row,) = compare_weights(context, "weights", model)
+    return row
+
+
+@pytest.mark.parametrize(("part", "place"), [("codes", 0), ("codes", 1), ("scale", 0), ("zero", 1)])
+def test_one_wrong_number_of_a_matrix_that_compensates_is_seen(rounded, made, part: str, place: int):
+    """A code that is one too many or too few, in the first row or the last; a scale that is 3 % too large; a
+    zero point."""
+    wrong = "decoder.layers.1.mlp.down"
+
+    def leaf(name: str, blocks: Blocks) -> Blocks:
+        if name != wrong or getattr(blocks, part) is None:
+            return blocks
+        values = getattr(blocks, part).copy()
+        at = -place, 3
+        values[at] = values[at] * np.float32(1.03) if part == "scale" else values[at] ^ 1
+        return replace(blocks, **{part: values})
+
+    row = weights_row(rounded, made / "model", leaf)
+    symmetric = open_bundle(rounded).manifest.schemes[wrong].symmetric
+    assert row.ok is (part == "zero" and symmetric)
+    assert (wrong in row.note) is not row.ok
+
+
+def test_the_text_that_matrices_were_rounded_over_is_the_bundles(rounded, made):
+    def same(name: str, blocks: Blocks) -> Blocks:
+        return blocks
+
+    text = golden_arrays(open_bundle(rounded)).rounding
+    assert text is not None
+    assert weights_row(rounded, made / "model", same).ok
+    for other in (None, np.roll(text, 1, axis=1)):
+        row = weights_row(rounded, made / "model", same, rounding=other)
+        assert row.ok is False
+        assert row.of is not None
+        assert row.of - int(row.figure or 0) > 8, "most matrices differ"
+
+
 TOKENIZERS = ("byte_level", "sentencepiece", "unigram", "wordpiece", "roberta")
 
 
@@ -195,4 +256,5 @@ def test_a_licence_beside_a_file_that_has_company_is_not_judged(made):
     alone = SimpleNamespace(licence=Licence(), path=made / "model.gguf")
     row = licence_row(open_bundle(made / "bundle"), alone)
     assert (row.ok, row.result) == (None, "not checked")
+    assert "beside the source" in row.note
     assert licence_row(open_bundle(made / "bundle"), source).ok

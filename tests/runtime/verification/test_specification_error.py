@@ -17,12 +17,15 @@ from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.checks import text
+from tfm.runtime.verification.metrics import fidelity
 from tfm.runtime.verification.report import Row
 from tfm.runtime.verification.specification_error import budget_over_text, kl_budget_over_text
 
 CONFIG = tiny_models.llama()
 WEIGHTS = tiny_models.weights(CONFIG)
 SPECIFICATION = NumpyEngine(CONFIG, WEIGHTS)
+TOKENIZER = Tokenizer(text_strategies.wordpiece().to_str(), CONFIG.embedding.vocabulary)
+WORDS = "the cat is catting."
 
 
 def figures(rounding: float, jumps: list[float]):
@@ -82,10 +85,9 @@ def rows(config, scale: float, budget: float, schemes: dict | None = None) -> di
         ),
     )
     compare = text._compare_predictions if stack == "decoder" else text._compare_encoders
-    tokenizer = Tokenizer(text_strategies.wordpiece().to_str(), config.embedding.vocabulary)
     reference, paths = NumpyEngine(config, weights), {"": (engine, golden)}
     with mock.patch.object(text, "all_backends", return_value=paths):
-        found = list(compare(context, reference, tokenizer, "the cat is catting.", "", True))
+        found = list(compare(context, reference, TOKENIZER, WORDS, "", True))
     return {row.name: row for row in found}
 
 
@@ -104,6 +106,16 @@ def test_a_text_that_the_golden_tokens_say_too_little_of(config):
     enough = rows(config, 1.0, 1.0)["KL divergence over a text"]
     assert (enough.budget, enough.ok) == (kl_budget(1.0), True)
     assert rows(config, 1.0, 1e-30, {"leaf": None})["KL divergence over a text"].ok is False
+
+
+def test_the_divergence_that_is_measured_anew_is_from_the_specification():
+    """Of an engine that is far off, the other way round it is another number."""
+    with mock.patch.object(text, "kl_budget_over_text", return_value=1.0) as measured:
+        rows(CONFIG, 1.1, 1e-30)
+    _, _, figure = measured.call_args.args
+    away, ids = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, 1)), TOKENIZER.encode(WORDS)
+    assert figure(away) == fidelity(away, SPECIFICATION, ids, before=TOKENIZER.before_text).kl
+    assert figure(away) != fidelity(SPECIFICATION, away, ids, before=TOKENIZER.before_text).kl
 
 
 @pytest.mark.parametrize("config", [tiny_models.llama(), tiny_models.encoder()])

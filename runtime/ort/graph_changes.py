@@ -1,11 +1,14 @@
-"""An attribute of a graph's nodes, set in the bytes of a model.onnx, without a package that reads ONNX."""
+"""Changes of a graph in the bytes of a model.onnx, without a package that reads ONNX."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from ..bundle.graph_check import ATTRIBUTE, GRAPH, MODEL, NODE
 from ..bundle.protobuf import read
 
 INTEGER = 3 << 3  # the tag of an attribute's integer: field 3, kind 0
+GRAPH_OF_MODEL, OUTPUT, NAME = 7, 12, 1  # fields of a model, of its graph, and of a value there
 
 
 def set_integer(model: bytes, attribute: str, value: int) -> bytes:
@@ -21,3 +24,21 @@ def set_integer(model: bytes, attribute: str, value: int) -> bytes:
             if stated["name"] == attribute and stated["i"] in range(128):
                 changed[model.index(bytes([INTEGER, stated["i"]]), begin, end) + 1] = value
     return bytes(changed)
+
+
+def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
+    """The model whose graph gives these values too.
+
+    What stands behind a message is read as more of it: here a second graph, of outputs alone.
+    """
+    outputs = (_message(OUTPUT, _message(NAME, name.encode())) for name in names)
+    return model + _message(GRAPH_OF_MODEL, b"".join(outputs))
+
+
+def _message(field: int, content: bytes) -> bytes:
+    """A field with its length, 7 bits a byte, and its content."""
+    size, length = len(content), b""
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([field << 3 | 2]) + length + bytes([size]) + content

@@ -1,9 +1,9 @@
-"""An attribute that is set in a graph's bytes, against the onnx package."""
+"""Changes of a graph's bytes, against the onnx package."""
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from tfm.runtime.ort.graph_attributes import set_integer
+from tfm.runtime.ort.graph_changes import set_integer, with_outputs
 
 
 def model(level: int) -> onnx.ModelProto:
@@ -24,3 +24,10 @@ def test_the_attribute_alone_is_changed():
     assert onnx.ModelProto.FromString(changed) == model(0)
     for other in ("no_such_attribute", "accuracy", "N"):  # none, a float, one of two bytes
         assert set_integer(changed, other, 1) == changed
+
+
+def test_values_become_outputs():
+    names = ["a", "a long name " * 20]
+    expected = model(4)
+    expected.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    assert onnx.ModelProto.FromString(with_outputs(model(4).SerializeToString(), names)) == expected

@@ -1,0 +1,49 @@
+"""The values of a graph that pass from layer to layer, found by the weights of norms beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ...refimpl.config import Config
+from ..bundle.graph_nodes import Node, content
+from ..bundle.plan import Tensor
+from ..bundle.views import stored_name
+from .graph_settings import NORMS
+
+
+class Value(NamedTuple):
+    """A value [B, T, N] of a graph."""
+
+    name: str
+    width: int
+
+
+def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -> dict[int, Value]:
+    """What each layer reads, by its number, and the last one gives, by how many there are.
+
+    Where a norm is written out in several operators the value isn't found. The file is one that `graph_check`
+    accepts; `tensors` are those that the graph reads, and the model has one stack.
+    """
+    ((name, stack),) = config.stacks.items()
+    projection = config.embedding.projection
+    more_before = stack.norm_before_positions or (projection is not None and projection.late)
+    if stack.altup is not None:  # several vectors pass
+        return {}
+    norms: dict[str, Node] = {}
+    for node in content(data).nodes:
+        if node.operator in NORMS:
+            norms |= {leaf: node for one in node.inputs[1:] if (leaf := stored_name(one, tensors))}
+    found: dict[int, Value] = {}
+    for i in range(len(stack.layers) + 1):
+        norm = "mlp_after" if i and stack.layers[i - 1].conv is None else "conv_after"
+        last = f"layers.{i - 1}.{norm}" if i else "first_norm"
+        following = f"layers.{i}.attn_pre" if i < len(stack.layers) else "norm"
+        if node := norms.get(leaf := f"{name}.{following}.weight"):
+            value = node.outputs[0] if node.operator.startswith("Add") else node.inputs[0]
+        elif (i or not more_before) and (node := norms.get(leaf := f"{name}.{last}.weight")):
+            value = node.outputs[-1]
+        else:
+            continue
+        found[i] = Value(value, tensors[leaf].shape[-1])
+    return found

@@ -1,0 +1,100 @@
+"""Each layer by itself: what it gives for what it reads in the graph, against the specification of that.
+
+So errors don't accumulate over layers, and a layer's budget is what its own codes may flip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....refimpl.error_budget import error_terms, largest_difference
+from ...bundle.bundle import Bundle
+from ...bundle.graph_io import GRAPH, graphs
+from ...bundle.plan import Tensor
+from ...ort.session import choose
+from ..between_layers import between_layers
+from ..golden import own_runs
+from ..report import Row, judged
+from ..streamed_reference import outputs
+from .context import VerifyContext
+from .kernels import OnKernels, has_kernels, on_kernels
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+    from ...ort.engine import OrtEngine
+
+SUBJECT = "layers, each by itself"
+
+
+def has_one_stack(bundle: Bundle) -> bool:
+    """Whether a bundle's layers are of one stack."""
+    return len(bundle.config.stacks) == 1
+
+
+def check_layers(context: VerifyContext) -> Iterator[Row]:
+    """The layers of the graph of ONNX Runtime's operators, and of the one over kernels where no logits are
+    compared to the bit."""
+    from ...ort.engine import OrtEngine
+
+    bundle = context.bundle
+    if choose(context.device, bundle.target) != "cpu":
+        yield Row(SUBJECT, note="values inside of a graph are seen on a CPU")
+        return
+
+    def on_onnx_runtime(shown: Mapping[str, int]) -> OrtEngine:
+        return OrtEngine(bundle, "cpu", context.threads, shown=shown)
+
+    data = (bundle.path / GRAPH).read_bytes()
+    yield from _rows(context, "", data, bundle.manifest.tensors, on_onnx_runtime)
+    found = on_kernels(context) if has_kernels(bundle) else ""
+    if not isinstance(found, OnKernels) or found.engine.same_bits:
+        return
+    half, backend = bundle.manifest.half_cache, found.backend
+    graph = next(one for one in graphs(bundle.config, bundle.cache == "windowed", half) if one.file == GRAPH)
+    data, _ = bundle.kernel_graph(graph)
+
+    def over_kernels(shown: Mapping[str, int]) -> OrtEngine:
+        return OrtEngine(bundle, "cpu", context.threads, kernels=backend, shown=shown)
+
+    yield from _rows(context, f"{backend.name}: ", data, bundle.kernel_tensors, over_kernels, half=half)
+
+
+def _rows(
+    context: VerifyContext,
+    path: str,
+    data: bytes,
+    tensors: Mapping[str, Tensor],
+    opened: Callable[[Mapping[str, int]], OrtEngine],
+    *,
+    half: bool = False,
+) -> Iterator[Row]:
+    """A row for each layer whose two ends are found in a graph's file."""
+    bundle, golden = context.bundle, context.golden
+    ((_, stack),) = bundle.config.stacks.items()
+    values, count = between_layers(data, bundle.config, tensors), len(stack.layers)
+    alone = [i for i in range(count) if i in values and i + 1 in values]
+    if len(alone) < count:
+        note = f"of {count - len(alone)} of {count} no norm of one operator tells what they read or give"
+        yield Row(f"{path}{SUBJECT}", note=note)
+    if not alone:
+        return
+    engine = opened({value.name: value.width for value in values.values()})
+    read = dict(zip(values, engine.inside(golden.tokens, golden.lengths, golden.token_types), strict=True))
+    params, dtype = bundle.params(), np.dtype(bundle.dtype)
+    runs = [replace(run, half_cache=half) for run in own_runs(bundle.config, params, dtype)]
+    gave: dict[tuple[int, int], Array] = {}
+
+    def on_block(run: int, layer: int, y: Array) -> None:
+        gave[run, layer] = y.astype(np.float64)
+
+    outputs(bundle.config, params, golden.inputs, runs, on_block=on_block, reads=read)
+    for i in alone:
+        exact, *tries = (golden.real(y) for y in np.split(gave[0, i], 1 + runs[0].tries))
+        terms = error_terms(exact, golden.real(gave[1, i]), tries, eps=float(np.finfo(dtype).eps))
+        error = largest_difference(golden.real(read[i + 1]), exact)
+        yield judged(f"{path}layer {i} by itself: largest error", error, terms.budget, "in its vectors")

@@ -1,0 +1,74 @@
+"""Each layer by itself is what is specified, and a bug is seen in its own layer alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from helpers import tiny_models
+from helpers.exported import export_once, rehash
+from tfm.refimpl.config import Config
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.verification.between_layers import between_layers
+from tfm.runtime.verification.checks.context import VerifyContext
+from tfm.runtime.verification.checks.layers import check_layers
+from tfm.runtime.verification.report import Row
+
+CONFIGS: dict[str, Config] = {
+    "llama": tiny_models.llama(bias=True),
+    "state spaces": tiny_models.state_spaces(),
+    "gated deltas": tiny_models.gated_deltas(),
+    "keys of other layers": tiny_models.shared_kv(),
+    "positions": tiny_models.added_positions(),
+    "norms behind": tiny_models.normed_outputs(),
+    "encoder": tiny_models.encoder(),
+    "distances": tiny_models.distant(),
+}
+RARE = [
+    ("gated deltas", "int4"), ("keys of other layers", "fp32"), ("positions", "int8"),
+    ("norms behind", "int8"), ("encoder", "int8-dynamic"), ("distances", "int8"),
+]  # fmt: skip
+CASES = [("state spaces", "int8"), *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
+
+pytestmark = pytest.mark.usefixtures("kernels_on")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Bundle]:
+    return export_once(tmp_path_factory.mktemp("layers"), CONFIGS)
+
+
+def rows(path: Path) -> list[Row]:
+    return [*check_layers(VerifyContext(open_bundle(path), None, None, float("inf"), "cpu", 1))]
+
+
+@pytest.mark.parametrize(("name", "quant"), CASES)
+def test_each_layer_is_what_is_specified(bundles, name: str, quant: str) -> None:
+    bundle = bundles(name, "ort-cpu", quant)
+    found, ((_, stack),) = rows(bundle.path), bundle.config.stacks.items()
+    paths = {row.name.partition("layer ")[0] for row in found}
+    assert len(found) == len(paths) * len(stack.layers)
+    assert not [row for row in found if not row.ok]
+    over_kernels = name in ("state spaces", "gated deltas", "positions", "distances")
+    assert len(paths) == 1 + over_kernels
+    assert all(row.figure or row.budget for row in found)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "kernels.onnx"])
+def test_a_bug_is_seen_in_its_layer_alone(bundles, tmp_path: Path, file: str) -> None:
+    """The last sum of layer 1 takes one of its two numbers twice."""
+    path = shutil.copytree(bundles("state spaces", "ort-cpu", "int8").path, tmp_path / "bundle")
+    bundle = open_bundle(path)
+    tensors = bundle.manifest.tensors if file == "model.onnx" else bundle.kernel_tensors
+    given = between_layers((path / file).read_bytes(), bundle.config, tensors)[2].name
+    model = onnx.load(path / file, load_external_data=False)
+    (node,) = (node for node in model.graph.node if given in node.output)
+    node.input[1] = node.input[0]
+    onnx.save(model, path / file)
+    rehash(path)
+    failed = [row.name for row in rows(path) if row.ok is False]
+    assert [name.partition("layer ")[2][:1] for name in failed] == ["1"]
+    assert failed[0].startswith("kernels") == (file == "kernels.onnx")
