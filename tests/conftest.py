@@ -63,9 +63,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not cuda_placement.PROVIDER.exists():
         left_out += [item for item in kernels if "cuda_stubs" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=left_out)
+    if file := os.environ.pop("TFM_LEFT_OUT", None):  # not for a pytest that a test runs
+        Path(file).write_text(told(items, left_out))
     items[:] = [item for item in items if item not in left_out]
     # Other runtimes first: one process then makes their environments, and the longest tests don't come last.
     items.sort(key=lambda item: item.get_closest_marker("peers") is None)
+
+
+def told(items: list[pytest.Item], left_out: list[pytest.Item]) -> str:
+    """The last line of .ci/run: how many of all tests it doesn't run, and how many this machine can't."""
+
+    def marked(items: list[pytest.Item], *marks: str) -> int:
+        return sum(all(map(item.get_closest_marker, marks)) for item in items)
+
+    counts = [f"{marked(items, 'gpu')} gpu tests deselected"]
+    for mark in ("browser", "compiler", "gcc", "vulkan"):
+        counts.append(f"{marked(left_out, mark)} {mark} tests deselected")
+    counts.append(f"{marked(items, 'peers', 'real')} tests of other runtimes on real models deselected")
+    return ", ".join(counts) + "\n"
 
 
 def pytest_collection_finish() -> None:

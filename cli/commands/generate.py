@@ -28,7 +28,9 @@ def command(
     *,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="The prompt, before what is piped; or --file, or stdin."),
+        typer.Argument(
+            help="The prompt; text from a pipe is added at its end. Without it --file or stdin is read."
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -45,12 +47,15 @@ def command(
     json_schema: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|{…}", help="Answer by a JSON document of this schema: a file, or the schema itself."
+            metavar="FILE|{…}",
+            help="Answer with a JSON document that fits this schema: a file, or the schema itself.",
         ),
     ] = None,
     regex: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Answer by a text that matches as a whole."),
+        typer.Option(
+            metavar="REGEX", help="Answer with a text that this regular expression matches as a whole."
+        ),
     ] = None,
     grammar: Annotated[
         Path | None,
@@ -58,7 +63,7 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Answer by a sentence of this grammar, in llama.cpp's form (GBNF) or Lark's.",
+            help="Answer with a sentence of this grammar, in llama.cpp's form (GBNF) or Lark's.",
         ),
     ] = None,
     tools: o.Tools = None,
@@ -71,7 +76,8 @@ def command(
         bool,
         typer.Option(
             "--control-tokens",
-            help="With --raw: names such as <fim_prefix> in the prompt are their tokens.",
+            help="With --raw: read names such as <fim_prefix> in the prompt as the special tokens that they "
+            "name.",
         ),
     ] = False,
     as_json: o.AsJson = False,
@@ -79,8 +85,8 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: ln p of each token and of the K likeliest in its place, as \\[id, ln "
-            "p], before any filter.",
+            help="With --json: for each token its log-probability, and those of the K likeliest tokens in "
+            "its place as \\[id, log-probability], before any filter.",
         ),
     ] = None,
     no_escape: o.NoEscape = False,
@@ -103,7 +109,7 @@ def command(
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
-    A chat model whose files don't say how tokens are chosen samples as with --temperature 0.2 --top-p 0.9
+    If a chat model's files don't say how to choose tokens, it samples as with --temperature 0.2 --top-p 0.9
     --repetition-penalty 1.1. --greedy, --beams and any option of sampling or penalties replace all three.
 
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1

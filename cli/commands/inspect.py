@@ -121,6 +121,8 @@ def _shown(name: str, value: Any) -> str:
             return ", ".join(value) or "none"
         case "refused":
             return "; ".join(value)
+        case "rounded_over":
+            return f"{value} tokens, with feedback"
         case _:
             return value
 
@@ -131,11 +133,13 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
+        from ...runtime.bundle import golden_files
         from ...runtime.bundle.bundle import open_bundle
         from ...runtime.bundle.kept_weights import by_weight
         from ...runtime.kernels.library import INSTRUCTION_SETS
         from ...runtime.ort import kernel_backend
         from ...runtime.verification.certificate import recorded
+        from ...runtime.verification.golden import load as golden_arrays
         from ...runtime.verification.verdict import found, summary
         from ..model_loading import bundle_bytes, expect, say_replaced_code
 
@@ -152,6 +156,9 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         same_bits = kernel_backend.same_bits(bundle)
         facts["same_bits"] = f"{same_bits} by {', '.join(INSTRUCTION_SETS)}" if same_bits else str(same_bits)
         facts |= {"weights": by_weight(bundle.manifest), "refused": list(bundle.refused)}
+        over = golden_files.file_of(golden_files.ROUNDING)
+        if over in bundle.manifest.files and (text := golden_arrays(bundle).rounding) is not None:
+            facts["rounded_over"] = text.size
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:
             facts["left_out"] = {name: asdict(part) for name, part in left_out.items()}

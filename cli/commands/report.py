@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """Write a page with a bundle's verdict, error by layer, perplexity, texts, sizes and speed.
 
-    The quick checks run; what the long ones found is taken from the certificate, so run `tfm-cli verify
-    BUNDLE --full --source MODEL` first.
+    The quick checks run now; what the long ones found comes from the certificate, so first run
+    `tfm-cli verify BUNDLE --full --source MODEL`.
 
     Example: tfm-cli report my-bundle report.html
     """

@@ -320,25 +320,28 @@ def medians(replies: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) ->
 
 @app.command()
 def table(folder: Path) -> None:
-    """Print what was found as Markdown: tokens or the largest difference, then speed of prompt and tokens."""
+    """Print what was found as two tables in Markdown: tokens or the largest difference, with the size of a
+    layout's files; then speed of prompt and tokens."""
     columns = (OPERATORS, *OTHERS)
-    rows = [("model", "`--quant`", *(runtime.name for runtime in columns), "MB")]
-    rows.append(("---",) * len(rows[0]))
+    head = ["model", "`--quant`", *(runtime.name for runtime in columns)]
+    same, speeds = [[*head, "MB"]], [head]
     for model, quants in QUANTS.items():
         for quant in quants:
             if not (path := result_path(folder, model, quant)).exists():
                 continue
             results = json.loads(path.read_text())
-            cells = [cell(results[one.name]) if one.name in results else "" for one in columns]
-            # The files of a layout; of two, those for transformers.js.
-            size = results[OTHERS[-1].name]["bytes"]
-            rows.append((model, quant, *cells, f"{size / 1e6:.0f}"))
-    typer.echo("\n".join(f"| {' | '.join(row)} |" for row in rows))
+            found = [results.get(one.name) for one in columns]
+            # Of two layouts, those for transformers.js.
+            size = f"{results[OTHERS[-1].name]['bytes'] / 1e6:.0f}"
+            same.append([model, quant, *(one["same"] if one else "" for one in found), size])
+            speeds.append([model, quant, *(speed(one["speed"]) if one else "" for one in found)])
+    for rows in (same, speeds):
+        lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+        typer.echo("\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n")
 
 
-def cell(found: Mapping[str, Any]) -> str:
-    speed = found["speed"]
-    return "; ".join((found["same"], *(f"{speed[phase]:.2f}" for phase in PHASES if phase in speed)))
+def speed(found: Mapping[str, float]) -> str:
+    return "; ".join(f"{found[phase]:.2f}" for phase in PHASES if phase in found)
 
 
 if __name__ == "__main__":

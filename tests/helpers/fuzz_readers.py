@@ -32,7 +32,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer as read_tokenizer_of
 from tfm.refimpl.checkpoint.tokenizers import tokenizer as specified
 from tfm.refimpl.checkpoint.tokenizers.training import count_words, train
-from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.hub.download import unpack
@@ -298,6 +298,28 @@ def read_sound(folder: Path, data: bytes, passed: Passed) -> None:
         assert np.isfinite(block).all()
 
 
+def forms(_: Path) -> list[bytes]:
+    """A form with a sound, as clients send it, and one with lists, as browsers do."""
+    sound = 'name="file"; filename="a \\"b\\".wav"\r\nContent-Type: audio/wav'
+    lists = 'name="timestamp_granularities[]"'
+    found = [[("name=model", "whisper"), (sound, "RIFF\0\n--xy")], [(lists, "word"), (lists, "é")]]
+    field = "--xyz\r\nContent-Disposition: form-data; {}\r\n\r\n{}\r\n"
+    return ["".join([*(field.format(*one) for one in form), "--xyz--\r\n"]).encode() for form in found]
+
+
+def read_form(_: Path, data: bytes, passed: Passed) -> None:
+    """Its fields. A server refuses with a status, so it stands for an exit code."""
+    from tfm.runtime.serve.errors import RequestError  # readers of checkpoints do without it
+    from tfm.runtime.serve.form import parse_form
+
+    if data.startswith(b"--xyz\r\n"):
+        passed()
+    try:
+        parse_form(data, b"xyz")
+    except RequestError as error:
+        raise LimitError(f"status {error.status}: {error}") from None
+
+
 def read_sentencepiece_model(folder: Path, data: bytes, passed: Passed) -> None:
     """A SentencePiece model, and the tokenizer.json that is made of it."""
     directory = folder / "sentencepiece"
@@ -519,6 +541,7 @@ READERS: dict[str, Reader] = {
     ),
     "model.bin": Reader(lambda _: [ctranslate2_writer.drawn()], mutators.any_bytes, read_ctranslate2),
     "sound": Reader(sounds, mutators.any_bytes, read_sound),
+    "form": Reader(forms, mutators.any_bytes, read_form),
     "tokenizer.model": Reader(
         lambda _: [spm("bpe"), spm("bpe of its own"), spm("t5")],
         mutators.any_bytes,

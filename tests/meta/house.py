@@ -27,7 +27,7 @@ WALKS = (
     "refimpl/engine/cross_attention_maps.py", "export/diagnose/reference_values.py",
     "runtime/verification/streamed_reference.py", "export/quantization/activation_recorder.py",
 )  # fmt: skip
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+SAMPLING = ("top_k", "top_p", "min_p", "repetition_penalty")  # a window that was heard has a temperature too
 PROSE = re.compile(r"\b[a-z][a-z']+ [a-z][a-z']+\b")
 NEARLY = 0.85  # of the edges of two syntax trees
 LEAST = 6  # lines of a function that is compared, without its docstring

@@ -562,7 +562,11 @@ def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
     files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     total = console.size(sum(file.stat().st_size for file in files))
     assert ran.err.splitlines()[-1] == f"{tmp_path / 'out'}: {total}, int4 for ort-cpu, not verified"
-    assert tfm("inspect", tmp_path / "out", "--json").json["quant"] == "int4"
+    told = tfm("inspect", tmp_path / "out", "--json").json
+    assert told["quant"] == "int4"
+    over = f"{told['rounded_over']} tokens"
+    assert f"rounding matrices over {over}" in ran.err
+    assert re.search(f"^rounded_over +{over}, with feedback$", tfm("inspect", tmp_path / "out").out, re.M)
 
 
 def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkeypatch):
@@ -656,7 +660,7 @@ def test_models_lists_the_catalogue(tfm):
     assert told["cache"] == []
     text = tfm("models").out
     for one in told["catalogue"]:
-        assert re.fullmatch("[0-9a-f]{64}", one["sha256"])
+        assert re.fullmatch("[0-9a-f]{64}( [0-9a-f]{64})*", one["sha256"])
         assert tfm(one["task"], "--help").code == 0, "the task is a command"
         assert one["licence"]
         assert len(re.findall(rf"(?m)(?:^|[ ]){re.escape(one['name'])}(?:,|$| )", text)) == 1
@@ -770,6 +774,13 @@ def test_doctor_reports_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, mon
     assert ran.code == 6
     assert ran.out.startswith("works      nothing")
     assert "CPUExecutionProvider: fails" in ran.out
+
+
+def test_doctor_lists_first_what_models_run_on(tfm, monkeypatch):
+    found = {"TensorrtExecutionProvider": "falls back", "AzureExecutionProvider": "starts"}
+    monkeypatch.setattr(providers, "providers", lambda: {**found, "CPUExecutionProvider": "starts"})
+    listed = list(tfm("doctor", "--json").json["providers"])
+    assert listed == ["CPUExecutionProvider", "AzureExecutionProvider", "TensorrtExecutionProvider"]
 
 
 def test_doctor_names_what_cuda_lacks(tfm, monkeypatch):
