@@ -12,7 +12,7 @@
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
-    GELU, tanh, the logistic function, SiLU            Gelu, GeluTanh, Tanh, Sigmoid, SiLU
+    GELU, tanh, the logistic function, SiLU, softplus  Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus
     softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
@@ -45,7 +45,7 @@ from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
-POINTWISE = frozenset({"Gelu", "Sigmoid", "Tanh"})
+POINTWISE = frozenset({"Gelu", "Sigmoid", "Softplus", "Tanh"})
 
 
 def over_kernels(

@@ -10,8 +10,8 @@ from .kit.strategies import permutations
 
 @law(
     "activation", "embedding", "gated_mlp", "gaussian_topk", "gelu", "gelu_tanh", "layer_norm", "linear",
-    "linear_blocks", "mish", "plain_mlp", "precise_sigmoid", "quick_gelu", "relu", "relu_squared", "rms_norm",
-    "rotate", "sigmoid", "silu", "tanh", "unembedding", "xielu",
+    "linear_blocks", "mish", "plain_mlp", "precise_sigmoid", "precise_silu", "quick_gelu", "relu",
+    "relu_squared", "rms_norm", "rotate", "sigmoid", "silu", "tanh", "unembedding", "xielu",
 )  # fmt: skip
 def tokens_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
     """Tokens in another order, or one alone, give the same results."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..config import Activation
 
 __all__ = [
-    "activation", "gelu", "gelu_tanh", "mish", "precise_sigmoid", "quick_gelu", "relu", "relu_squared",
-    "sigmoid", "silu", "tanh", "xielu",
+    "activation", "gelu", "gelu_tanh", "mish", "precise_sigmoid", "precise_silu", "quick_gelu", "relu",
+    "relu_squared", "sigmoid", "silu", "tanh", "xielu",
 ]  # fmt: skip
 
 
@@ -51,6 +51,12 @@ def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def precise_sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """`sigmoid` for what is divided by its own length: however small a result is, its digits are right."""
     return sigmoid(x)
+
+
+@op
+def precise_silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """`silu` by `precise_sigmoid`."""
+    return x * precise_sigmoid(x)
 
 
 @op

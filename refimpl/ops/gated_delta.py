@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NotRequired, TypedDict
 from ..config import Norm, TokenMixer
 from ..config.bounds import need
 from ..config.record import bounded
-from .activation import precise_sigmoid, sigmoid, silu
+from .activation import precise_sigmoid, precise_silu, sigmoid, silu
 from .arrays import each_repeated, exp, indices, join_last, softplus, split, split_last
 from .delta import gated_delta_rule
 from .dispatch import op
@@ -207,8 +207,7 @@ def gated_delta(
     a, width = settings, settings.key_heads * settings.key_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"])
-    mixed = causal_conv(inputs, weights["conv"], tail)
-    mixed = mixed * precise_sigmoid(mixed)
+    mixed = precise_silu(causal_conv(inputs, weights["conv"], tail))
     q, k, v = split(mixed, (width, width, a.heads * a.value_size))
     q, k = (l2_norm(split_last(y, a.key_size), eps=UNIT_EPS) for y in (q, k))
     q, k = (each_repeated(y, a.heads // a.key_heads, 2) for y in (q, k))

@@ -38,6 +38,7 @@ from .ssd import ssd_recurrent
 if TYPE_CHECKING:
     from typing import Any as Array
 
+    import numpy as np
     from jaxtyping import Float
 
     from ..axes import Index
@@ -128,6 +129,10 @@ class HybridStates(RecurrentState):
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
         return (*self.attention.arrays, *self.states.arrays)
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> HybridCache:
+        attention, states = (kind.empty(batch, capacity, dtype) for kind in (self.attention, self.states))
+        return HybridCache(*attention[:2], *states)
 
 
 class Mamba2(StateSpace):

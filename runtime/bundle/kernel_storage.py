@@ -70,6 +70,7 @@ KERNELS = frozenset(
         "Tanh",
         "Sigmoid",
         "SiLU",
+        "Softplus",
         "Softmax",
         "RowSum",
         "FloatLinear",

@@ -61,6 +61,7 @@ typename Set::Floats apply(Function function, typename Set::Floats x) {
     case Function::GELU_TANH: return gelu_tanh<Set>(x);
     case Function::TANH: return tanh<Set>(x);
     case Function::SIGMOID: return sigmoid<Set>(x);
+    case Function::SOFTPLUS: return softplus<Set>(x);
     default: return silu<Set>(x);
     }
 }

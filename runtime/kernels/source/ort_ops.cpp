@@ -13,7 +13,7 @@
 //   SharedAttention(q [B, T, H * D], keys, values, last, cos?, sin?, positions?, sinks?) -> [B, T, H * D]
 // the same over a cache of floats that has the keys and values of these tokens: another layer's, which isn't written.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
-//   Gelu, GeluTanh, Tanh, Sigmoid, SiLU(x [.., width]) -> [.., width]
+//   Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus(x [.., width]) -> [.., width]
 //   Softmax(x [.., width]) -> [.., width], RowSum(x [.., width]) -> [.., 1], FloatLinear(x [.., depth], w [depth, width]) -> [.., width]
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
@@ -721,6 +721,7 @@ const Op ops[] = {
     {"Tanh", FLOATS, 1, 0, 1, create_gate, pointwise<Function::TANH>},
     {"Sigmoid", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SIGMOID>},
     {"SiLU", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SILU>},
+    {"Softplus", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SOFTPLUS>},
     {"Softmax", FLOATS, 1, 0, 1, create_gate, of_row<false>},
     {"RowSum", FLOATS, 1, 0, 1, create_gate, of_row<true>},
     {"FloatLinear", FLOATS, 2, 0, 1, create_gate, float_linear},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray as Array
 
+from ....refimpl.config import XIELU
 from ....refimpl.ops.quant import LANES
 
 SMALLEST = np.float32(2.0**-126)  # the smallest normal number of float32
@@ -21,6 +22,7 @@ EXP = tuple(
     map(np.float32, (0.00138206896, 0.0083686756, 0.0416682661, 0.166665211, 0.49999994))
 )  # the polynomial of exponential.h, from degree 6 down to 2
 LOG2_E, LN_2, LN_2_REST = map(np.float32, (1.44269504, -0.693147182, 1.90465421e-9))
+ATANH = tuple(map(np.float32, (0.28024465, 0.2799914, 0.400217, 0.6666641)))  # that of `softplus`
 GELU = (
     0.1285519301891327, -0.06417233496904373, 0.04773762822151184, -0.03879278525710106,
     0.032070260494947433, -0.026048259809613228, 0.020364567637443542, -0.014999077655375004,
@@ -102,14 +104,13 @@ def _any_rounded_twice(before: Array, product: Array, total: Array, low: Array) 
     return bool(((total - last) != product).any() or ((total - product) != last).any())
 
 
-def in_lanes(x: Array, *, square: bool = False) -> Array:
-    """The sum of the last axis, or of its squares by fma, in 16 lanes, and these in order."""
-    width = -(-x.shape[-1] // LANES) * LANES
-    x = np.concatenate([x, np.zeros((*x.shape[:-1], width - x.shape[-1]), x.dtype)], axis=-1)
+def in_lanes(x: Array, times: Array | None = None) -> Array:
+    """The sum of the last axis, or of its products with `times` by fma, in 16 lanes, and these in order."""
     lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
-    for i in range(0, width, LANES):
+    for i in range(0, x.shape[-1], LANES):
         part = x[..., i : i + LANES]
-        lanes = fma(part, part, lanes) if square else lanes + part
+        some = lanes[..., : part.shape[-1]]
+        some[...] = some + part if times is None else fma(part, times[..., i : i + LANES], some)
     return in_order(lanes)
 
 
@@ -173,6 +174,25 @@ def sigmoid(x: Array) -> Array:
 def silu(x: Array) -> Array:
     """x / (1 + e^-x)."""
     return x / (1 + bounded_exp(-x))
+
+
+def softplus(x: Array) -> Array:
+    """max(x, 0) + 2 s + s z Q(z) with s = e^-|x| / (2 + e^-|x|) and z = s²."""
+    t = exp(np.minimum(x, -x))
+    s = t / (t + 2)
+    z = s * s
+    q = np.broadcast_to(ATANH[0], z.shape)
+    for coefficient in ATANH[1:]:
+        q = fma(q, z, coefficient)
+    return np.maximum(x, np.float32(0)) + fma(s * z, q, s + s)
+
+
+def xielu(x: Array, alpha_p: Array, alpha_n: Array, *, beta: float) -> Array:
+    """a x² + β x above 0, b (2 t / (1 - t) - x) + β x below it, with t = tanh(x / 2)."""
+    t = tanh(np.minimum(x, np.float32(XIELU.eps)) / 2)
+    below = 2 * t / (1 - t) - x
+    a, b = softplus(alpha_p), np.float32(beta) + softplus(alpha_n)
+    return np.where(x > 0, a * x * x, b * below) + np.float32(beta) * x
 
 
 def gelu(x: Array) -> Array:

@@ -20,22 +20,37 @@ from ....refimpl.ops.dispatch import body
 from ....refimpl.ops.quant import Blocks
 from ...hardware import threads
 from ...parallel import in_threads
-from .arithmetic import each_row, exp, fma, gelu, gelu_tanh, in_lanes, row_sum, sigmoid, silu, tanh
+from .arithmetic import (
+    bounded_exp,
+    each_row,
+    exp,
+    fma,
+    gelu,
+    gelu_tanh,
+    in_lanes,
+    row_sum,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+    xielu,
+)
 from .attention import attend
+from .recurrence import gated_delta_rule, l2_norm, selective_scan, ssd_recurrent
 
 MANY = 16  # rows of a product that several threads compute sooner
 
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float) -> Array:
     """(x · (1 / sqrt(mean of squares + eps))) · weight."""
-    y = x * _factor(in_lanes(x, square=True), x.shape[-1], eps)
+    y = x * _factor(in_lanes(x, x), x.shape[-1], eps)
     return y if weight is None else y * weight
 
 
 def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float) -> Array:
     """The same of x - mean, plus the bias."""
     centred = x - (in_lanes(x) / np.float32(x.shape[-1]))[..., None]
-    y = centred * _factor(in_lanes(centred, square=True), x.shape[-1], eps)
+    y = centred * _factor(in_lanes(centred, centred), x.shape[-1], eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
@@ -86,15 +101,22 @@ KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
             blocks_of_products,
             causal_conv,
             each_row,
+            gated_delta_rule,
             gelu,
             gelu_tanh,
+            l2_norm,
             layer_norm,
             rms_norm,
             row_sum,
+            selective_scan,
             sigmoid,
             silu,
             softmax,
+            softplus,
+            ssd_recurrent,
             tanh,
+            xielu,
         )
     }
+    | {"exp": bounded_exp, "precise_silu": silu}
 )

@@ -49,7 +49,14 @@ class PointwiseCall(c.Structure):
 
 # In the order of kernels.h: how far each may be from what is specified, as a share of the result, and of the
 # argument.
-POINTWISE = {"gelu": (0, 3), "gelu_tanh": (0, 4), "tanh": (6, 0), "sigmoid": (6, 0), "silu": (6, 0)}
+POINTWISE = {
+    "gelu": (0, 3),
+    "gelu_tanh": (0, 4),
+    "tanh": (6, 0),
+    "sigmoid": (6, 0),
+    "silu": (6, 0),
+    "softplus": (5, 0),
+}
 
 
 class RowCall(c.Structure):
@@ -273,7 +280,14 @@ def test_a_norm_alone_is_that_of_a_sum_with_zeros(
 
 @pytest.mark.parametrize(
     ("operator", "name"),
-    [("Gelu", "gelu"), ("GeluTanh", "gelu_tanh"), ("Tanh", "tanh"), ("Sigmoid", "sigmoid"), ("SiLU", "silu")],
+    [
+        ("Gelu", "gelu"),
+        ("GeluTanh", "gelu_tanh"),
+        ("Tanh", "tanh"),
+        ("Sigmoid", "sigmoid"),
+        ("SiLU", "silu"),
+        ("Softplus", "softplus"),
+    ],
 )
 def test_the_operators_of_functions(
     kernels_library: Path, instruction_sets: list[Kernels], operator: str, name: str

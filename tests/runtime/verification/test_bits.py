@@ -12,7 +12,7 @@ import onnx
 import pytest
 from helpers import tiny_models
 from helpers.exported import export_once, rehash
-from tfm.refimpl.config import LM, Activation, Config, Gated, Plain, RMSNorm
+from tfm.refimpl.config import LM, XIELU, Activation, Config, Gated, Plain, RMSNorm
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.kernels.specification import KernelReference
 from tfm.runtime.verification.checks import bits, kernels
@@ -24,7 +24,7 @@ def functions() -> Config:
     """A layer with each function of numbers, gates of what attention gives, and a cap of the logits."""
     base = tiny_models.llama(bias=True)
     attention = replace(base.layers[0].attention, output_gate=True)
-    kinds: list[Activation] = ["gelu", "gelu_tanh", "tanh", "quick_gelu", "silu"]
+    kinds: list[Activation | XIELU] = ["gelu", "gelu_tanh", "tanh", "quick_gelu", "silu", "mish", XIELU()]
     mlps = [Plain(70, kind, bias=True, pre=RMSNorm(1e-5)) for kind in kinds] + [Gated(70, "gelu_tanh")]
     layers = (replace(base.layers[0], attention=attention, mlp=mlp) for mlp in mlps)
     return replace(tiny_models.of_layers(base, layers), head=LM(tied=True, softcap=3.0))
@@ -44,6 +44,7 @@ CONFIGS: dict[str, Config] = {
     "clusters": tiny_models.adaptive(),
     "gated deltas": tiny_models.gated_deltas(),
     "state spaces": tiny_models.state_spaces(),
+    "scans": tiny_models.selective_scans(),
     "a mixture": tiny_models.mixture(),
     "sinks": tiny_models.sinks(),
     "plain": tiny_models.llama(plain=True, kind="gelu"),
@@ -54,10 +55,10 @@ CONFIGS: dict[str, Config] = {
 PROMISED = (
     "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
     "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
-    "a mixture", "sinks",
+    "a mixture", "sinks", "gated deltas", "state spaces", "scans",
 )  # fmt: skip
-# By operators that have no kernels: masks, functions, states, attention to another text.
-UNPROMISED = ("sparse", "clusters", "gated deltas", "state spaces", "an encoder and a decoder")
+# By operators that have no kernels: masks, functions, attention to another text.
+UNPROMISED = ("sparse", "clusters", "an encoder and a decoder")
 RARE = [(name, "int8") for name in (*PROMISED[1:], *UNPROMISED)]
 RARE += [(name, quant) for name in ("biases", "functions") for quant in ("int4", "int8-dynamic")]
 CASES = [("biases", "int8"), *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
