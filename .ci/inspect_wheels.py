@@ -26,6 +26,8 @@ PLATFORMS = {
     "manylinux*_aarch64": ("Linux", "aarch64", "ELF", "ARM64"),
     "macosx_11_0_x86_64": ("Darwin", "x86_64", "MACHO", "X86_64"),
     "macosx_11_0_arm64": ("Darwin", "arm64", "MACHO", "ARM64"),
+    "win_amd64": ("Windows", "AMD64", "PE", "X86_64"),
+    "win_arm64": ("Windows", "ARM64", "PE", "ARM64"),
 }
 BUILT = "tfm/runtime/kernels/built/"
 EXPORTED = {"RegisterCustomOps", "tfm_has_api", "tfm_instruction_set", "tfm_kernels", "tfm_use"}
@@ -34,6 +36,7 @@ LINKERS = {"__dso_handle", "_mh_dylib_header"}  # a Mach-O file's marks of itsel
 SYSTEM = {
     "ELF": ("libc.so.6", "libm.so.6", "ld-linux-*"),
     "MACHO": ("/usr/lib/libSystem.B.dylib",),
+    "PE": ("KERNEL32.dll", "api-ms-win-crt-*.dll"),  # the second since Windows 10
 }
 
 

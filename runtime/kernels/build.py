@@ -148,7 +148,7 @@ def _compiled(
     path, failures = new / platform.file, []
     for compiler in compilers:
         progress(f"compiling kernels for {platform} with {compiler.version}", 0, 0)
-        failure = _compile(compiler, path, without, is_over)
+        failure = _compile(compiler, path, platform, without, is_over)
         if failure is None and platform == Platform.here():
             tried = probe.attempt(path)
             failure = tried.text if tried.kind == "fails" else None
@@ -161,21 +161,25 @@ def _compiled(
 
 
 def _compile(
-    compiler: Compiler, path: Path, without: Sequence[str], is_over: Callable[[], bool]
+    compiler: Compiler, path: Path, platform: Platform, without: Sequence[str], is_over: Callable[[], bool]
 ) -> str | None:
     """Compile the sources into one library; returns why that failed."""
-    temporary = path.with_name("temporary")  # a compiler that is killed leaves its files
+    # A compiler that is killed leaves its files, and a linker for Windows others beside the library.
+    temporary = path.with_name("temporary")
     temporary.mkdir()
     named = ("TMPDIR", "TMP", "TEMP", "ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
     environment = {**os.environ, "LC_ALL": "C", **dict.fromkeys(named, str(temporary))}
     files = [str(file) for file in library.sources() if file.suffix == ".cpp" and file.stem not in without]
     left_out = [f"-DTFM_WITHOUT_{name.upper()}" for name in without]
-    log = temporary / "log"
+    made, log = temporary / path.name, temporary / "log"
+    command = [*compiler.command, *FLAGS, *platform.flags, *left_out, "-o", str(made), *files]
     try:
-        failure = _run(
-            [*compiler.command, *FLAGS, *left_out, "-o", str(path), *files], environment, log, is_over
-        )
-        return failure or (None if path.is_file() else "it wrote no library")
+        if failure := _run(command, environment, log, is_over):
+            return failure
+        if not made.is_file():
+            return "it wrote no library"
+        made.rename(path)
+        return None
     finally:
         shutil.rmtree(temporary)
 

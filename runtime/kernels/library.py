@@ -89,7 +89,7 @@ def useless(platform: Platform) -> tuple[str, ...]:
 def key(platform: Platform, without: Sequence[str] = ()) -> str:
     """The hash of all that makes a platform's library, `without` some sources, but the compiler, which its
     record names."""
-    digest = sha256_of("\0".join((str(platform), *FLAGS, *without)).encode())
+    digest = sha256_of("\0".join((str(platform), *FLAGS, *platform.flags, *without)).encode())
     for file in sources():
         content = file.read_bytes()
         digest.update(f"\0{file.name}\0{len(content)}\0".encode() + content)

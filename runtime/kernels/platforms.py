@@ -45,5 +45,10 @@ class Platform:
         """How its system names a library."""
         return FILES[self.system]
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What its linker is told: macOS's writes the path of the output into a library, unless it has a name."""
+        return (f"-Wl,-install_name,@rpath/{self.file}",) if self.system == "Darwin" else ()
+
     def __str__(self) -> str:
         return f"{self.system} {self.machine}"

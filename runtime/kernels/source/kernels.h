@@ -228,11 +228,15 @@ struct Kernels {
     void (*float_linear)(const FloatLinearCall *call, Pool pool);
 };
 
-extern "C" {
+#ifdef _WIN32
+#define TFM_EXPORT extern "C" __declspec(dllexport)
+#else
+#define TFM_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
 // The kernels of an instruction set, null where this processor or this library doesn't have it.
-__attribute__((visibility("default"))) const Kernels *tfm_kernels(const char *instruction_set);
+TFM_EXPORT const Kernels *tfm_kernels(const char *instruction_set);
 // Choose an instruction set, for sessions that register the operators afterwards; false where tfm_kernels has none.
-__attribute__((visibility("default"))) bool tfm_use(const char *instruction_set);
+TFM_EXPORT bool tfm_use(const char *instruction_set);
 // The name of the chosen instruction set, else of the fastest that this processor and this library have, or null.
-__attribute__((visibility("default"))) const char *tfm_instruction_set(void);
-}
+TFM_EXPORT const char *tfm_instruction_set(void);

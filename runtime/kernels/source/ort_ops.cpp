@@ -745,7 +745,7 @@ const Op ops[] = {
 }  // namespace
 
 // What ONNX Runtime calls when a session registers the library.
-extern "C" __attribute__((visibility("default"))) ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBase *base) {
+TFM_EXPORT ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBase *base) {
     static ort::Domain *domain;
     api = base->GetApi(ort::API);
     if (!api) return nullptr;  // a message would be its object too: tfm_has_api says so
@@ -760,4 +760,4 @@ extern "C" __attribute__((visibility("default"))) ort::Status *RegisterCustomOps
 }
 
 // Whether the ONNX Runtime that registered the library has the version of the interface that it was written for.
-extern "C" __attribute__((visibility("default"))) bool tfm_has_api(void) { return api; }
+TFM_EXPORT bool tfm_has_api(void) { return api; }
