@@ -16,6 +16,10 @@ SOUNDS = {
     "num_mel_bins", "feat_extract_norm", "conv_dim", "sampling_rate", "audio_encoder", "codebook_size",
 }  # fmt: skip
 PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbone_config"}
+# Why a model isn't its text part, though that is of a family that is read.
+OTHERWISE = {
+    "paligemma": "a prompt's tokens see later ones too (prefix-LM), for which decoders have no mask here",
+}
 SHOWN = 3  # families
 UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
 
@@ -24,6 +28,8 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
     """A clause of an error about a config.json whose model_type none of the `families` has."""
     if SOUNDS & values.keys():
         return "it is a model of sounds"
+    if (why := OTHERWISE.get(str(values.get("model_type")))) is not None:
+        return why
     for name, part in parts(values):
         kind = part.get("model_type")
         if kind in families:

@@ -1,6 +1,13 @@
-"""The text part of Command A Vision (Cohere 2025): Command A's decoder, whose logits aren't scaled."""
+"""The text part of Command A Vision (Cohere 2025): Command A's decoder, whose logits aren't scaled.
 
-from ...config import Decoder
+transformers' class has the text model's decoder and a head of its own, which reads no logit_scale; vLLM
+multiplies by it. Greedy texts are the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ...config import LM, Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from . import Task, cohere2
@@ -24,15 +31,21 @@ def config(keys: Keys, task: Task) -> Decoder:
     return text_model(keys, task, {"cohere2": TEXT}, "cohere2", tied=True)
 
 
-def _text(keys: Keys, task: Task) -> Decoder:
-    # The class has no scale, that of the text model alone has.
-    keys.harmless(logit_scale=(1.0,), cache_implementation=(str, None))
-    return cohere2.config(keys, task)
+def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], Decoder]:
+    """The reader of a text model whose logits are left as they are."""
+
+    def config(keys: Keys, task: Task) -> Decoder:
+        keys.harmless(cache_implementation=(str, None))
+        decoder = text(keys, task)
+        assert isinstance(decoder.head, LM)
+        return replace(decoder, head=replace(decoder.head, scale=1.0))
+
+    return config
 
 
 TEXT = TextModel(
-    _text,
+    unscaled(cohere2.config),
     {"vocab_size": 256_000, "hidden_size": 8192, "intermediate_size": 22_528, "num_hidden_layers": 40,
-     "num_attention_heads": 64, "logit_scale": 1.0},
+     "num_attention_heads": 64},
 )  # fmt: skip
 WEIGHTS = cohere2.WEIGHTS + LEFT_OUT

@@ -12,7 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     [
         ("wav2vec2", "sounds"),
         ("vit", "pictures"),
-        ("aya_vision", "text part (text_config) is a cohere2,"),
+        ("voxtral", "text part (text_config) is a llama,"),
+        ("paligemma", "later ones too"),
         ("hunyuan_vl", "(text_config), by the keys that they read, are hunyuan_v1_dense (all);"),
         ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
         ("flex_olmo", "olmoe (all);"),
