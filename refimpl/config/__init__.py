@@ -56,7 +56,15 @@ from .positions import (
     Yarn,
 )
 from .record import SmoothingSite
-from .stack import ConvStem, DecoderReader, Embedding, EmbeddingProjection, PerLayerEmbedding, Stack
+from .stack import (
+    ConvStem,
+    DecoderReader,
+    Embedding,
+    EmbeddingProjection,
+    PerLayerEmbedding,
+    Stack,
+    TokenDropout,
+)
 from .token_mixers import (
     Attention,
     Distances,
@@ -145,6 +153,7 @@ __all__ = [
     "Stack",
     "StateSpace",
     "Tag",
+    "TokenDropout",
     "TokenMixer",
     "Window",
     "Yarn",

@@ -37,13 +37,27 @@ class PerLayerEmbedding(Record):
     norm: RMSNorm
 
 
+class TokenDropout(Record):
+    """Masked tokens count as dropped: their vectors are 0, and the others make up for them.
+
+    In training the `share` of tokens was masked; a text of which another share is masked is scaled to what
+    was usual there (`ops.embedding`).
+    """
+
+    mask: int = bounded("vocabulary", "the mask's token", least=0)
+    share: float = 0.12
+
+    def numbers(self) -> Iterator[float]:
+        yield 1 - self.share
+
+
 class Embedding(Record):
     """The token table and what is added to it.
 
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
     the two texts of a pair apart, `task_types` that of a third, whose first row is added to every token
     (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the
-    table of what each layer of a decoder gets of a token.
+    table of what each layer of a decoder gets of a token. `token_dropout` is an encoder's (ESM).
     """
 
     vocabulary: int
@@ -53,6 +67,7 @@ class Embedding(Record):
     projection: EmbeddingProjection | None = None
     per_layer: PerLayerEmbedding | None = None
     task_types: int | None = None
+    token_dropout: TokenDropout | None = None
 
     def numbers(self) -> Iterator[float]:
         yield from () if self.per_layer is None else (self.width**-0.5, 2**-0.5)

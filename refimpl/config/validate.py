@@ -67,6 +67,16 @@ def check(
     need(
         "encoder" in stacks or types is None, f"token types are an encoder's, got {types} for a decoder alone"
     )
+    dropped = embedding.token_dropout
+    need(
+        dropped is None
+        or (
+            [*stacks] == ["encoder"]
+            and not stacks["encoder"].stepwise
+            and dropped.mask < embedding.vocabulary
+        ),
+        "token dropout is that of an encoder alone, and its mask a token of the vocabulary",
+    )
     table_width = embedding.width
     if embedding.projection is not None:
         table_width = embedding.projection.width

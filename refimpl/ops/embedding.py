@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .arrays import rows_at
+from ..config import TokenDropout
+from .arrays import as_type, indices, rows_at, where
 from .dispatch import op
 from .linear import linear
+from .mask import padding_mask
 from .quant import Blocks, rows, transpose
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["embedding", "unembedding"]
+__all__ = ["embedding", "undropped", "unembedding"]
 
 
 @op
@@ -30,6 +32,20 @@ def embedding(
     read negative ids from the end. A quantized table is dequantized row by row.
     """
     return rows(table, tokens) if isinstance(table, Blocks) else rows_at(table, tokens)
+
+
+@op
+def undropped(x: Array, tokens: Array, lengths: Array, *, settings: TokenDropout) -> Array:
+    """The vectors x [B, T, D] of tokens [B, T], of which `lengths` [B] are real, with masked ones dropped.
+
+    y = 0 where a token is the mask, else x · (1 − share) · n / (n − m), with m of a text's n tokens masked:
+    as behind a dropout, what is left makes up for it (Rives et al. 2021, the code of ESM-1b). Conventions: a
+    text without masks is scaled too, by 1 − share; one of masks alone is 0.
+    """
+    masked = tokens == settings.mask
+    count = (masked & padding_mask(indices(tokens.shape[1], tokens), lengths)).sum(1)
+    factor = (1 - settings.share) * as_type(lengths, x.dtype) / as_type((lengths - count).clip(1), x.dtype)
+    return where(masked[:, :, None], 0.0, x * factor[:, None, None])
 
 
 @op

@@ -52,7 +52,9 @@ def encode(
     entry: Any = params["embedding"] if config.frames is None else {}  # a graph that hears has no table
     at = indices(tokens.shape[1] if config.frames is None else config.frames[0] // 2, tokens)[None]
     table_types, segments = (None, token_types) if stack.segments else (token_types, None)
-    x = embed(tokens, at, entry, params["encoder"], table_types, config=config.embedding, stack=stack)
+    x = embed(
+        tokens, at, entry, params["encoder"], table_types, lengths, config=config.embedding, stack=stack
+    )
     question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
     states = _layers(x, lengths, rotary, params["encoder"], None, question, segments, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):

@@ -34,7 +34,7 @@ from .conv_stem import ConvStemWeights, conv_stem
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .dispatch import observe, op
-from .embedding import embedding
+from .embedding import embedding, undropped
 from .head import HeadWeights, logits
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
@@ -117,15 +117,16 @@ def embed(
     weights: EmbeddingWeights,
     stack_weights: StackWeights,
     token_types: Array | None = None,
+    lengths: Array | None = None,
     *,
     config: Embedding,
     stack: Stack,
 ) -> Array:
     """What comes before the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    The order is scale, map to the model's width, `token_types` [B, T], the first task's vector (ERNIE),
-    positions, norm (BERT, BART, OPT), or norm, positions where the stack says so (Blenderbot Small); a `late`
-    map is the last (ELECTRA).
+    The order is scale, dropped masks (ESM, texts of `lengths` [B]), map to the model's width, `token_types`
+    [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT), or norm, positions where the
+    stack says so (Blenderbot Small); a `late` map is the last (ELECTRA).
     A stack with a stem gets frames of a sound [B, 2·T, C] in the place of the tokens (Whisper).
     """
     if stack.stem is not None:
@@ -135,6 +136,9 @@ def embed(
         x = embedding(tokens, weights["table"])
         if config.scale is not None:
             x = x * config.scale
+    if config.token_dropout is not None:
+        assert lengths is not None
+        x = undropped(x, tokens, lengths, settings=config.token_dropout)
     if config.projection is not None and not config.projection.late:
         x = _to_model_width(x, weights)
     if token_types is not None:

@@ -66,6 +66,7 @@ from tfm.refimpl.config import (
     Sinusoidal,
     Stack,
     Tag,
+    TokenDropout,
     TokenMixer,
     Window,
     Yarn,
@@ -539,6 +540,9 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
                 *([xlnet(stack, embedding)] if embedding.width % 2 == 0 else []),
             )
             stack = draw(st.one_of(*kinds))
+        if not stack.stepwise:
+            dropouts = st.none() | st.builds(TokenDropout, st.integers(0, table - 1))
+            embedding = replace(embedding, token_dropout=draw(dropouts))
         return Encoder(embedding, stack, head, CONTEXT)
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
 

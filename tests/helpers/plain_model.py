@@ -571,6 +571,9 @@ def embedded(tokens: Any, types: Any, params: Weights, w: Weights, e: c.Embeddin
     entry, out = params["embedding"], []
     for t, token in enumerate(tokens):
         x = entry["table"][token] * (1.0 if e.scale is None else e.scale)
+        if (d := e.token_dropout) is not None:
+            kept = [other for other in tokens if other != d.mask]
+            x = x * (0.0 if token == d.mask else (1 - d.share) * len(tokens) / len(kept))
         if e.projection is not None and not e.projection.late:
             x = linear(x, entry, "project", "project_bias")
         if types is not None:

@@ -21,20 +21,23 @@ def config(keys: Keys, task: Task) -> Encoder:
             "lora_adaptations",
             "absent: adapters of several tasks in one file aren't read, take jinaai/jina-embeddings-v3-hf",
         )
-    # The first token stands at the row after the padding's own.
-    offset = keys.get("pad_token_id", int, 1) + 1
-    rows = keys.size("max_position_embeddings", 512)
-    if not 0 < offset < rows:
-        raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")
     masked = Dense("gelu", norm=layer_norm(keys))
     return encoder(
         keys,
         Embedding(
             keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 2)
         ),
-        Learned(rows - offset, offset),
+        after_padding(keys, keys.size("max_position_embeddings", 512)),
         bert_head(keys, task, masked),
     )
+
+
+def after_padding(keys: Keys, rows: int) -> Learned:
+    """Positions of which the first has the row after the padding's own."""
+    offset = keys.get("pad_token_id", int, 1) + 1
+    if not 0 < offset < rows:
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")
+    return Learned(rows - offset, offset)
 
 
 LABELS = weight_map("""

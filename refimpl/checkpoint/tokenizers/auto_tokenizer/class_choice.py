@@ -14,6 +14,7 @@ from .settings import SettingFiles
 AS_IS = None
 REGISTERED: Mapping[str, str | None] = {
     "albert": "AlbertTokenizer",
+    "aya_vision": "CohereTokenizer",
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
     "big_bird": "BigBirdTokenizer",
@@ -32,6 +33,7 @@ REGISTERED: Mapping[str, str | None] = {
     "ernie": "BertTokenizer",
     "ernie4_5": AS_IS,
     "ernie4_5_moe": AS_IS,
+    "esm": "EsmTokenizer",
     "falcon_mamba": "GPTNeoXTokenizer",
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",
@@ -166,7 +168,7 @@ OTHERS = (
     "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt",
     "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
     "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader",
-    "Dia", "Esm", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
+    "Dia", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
     "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke",
     "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
     "Perceiver", "Phobert", "ProphetNet", "Rag", "Reformer", "RemBert", "RoCBert", "RoFormer",

@@ -6,8 +6,9 @@ normalizer, pre-tokenizer and decoder are its own, so what the file says of them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -336,6 +337,22 @@ def _bert_template(settings: Settings, tokens: Tokens, stated: Component | None)
     cls, sep = tokens.content("cls_token"), tokens.content("sep_token")
     single = [(cls, 0), ("$A", 0), (sep, 0)]
     return tokens.template(single, [*single, ("$B", 1), (sep, 1)])
+
+
+def _esm(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    """The longest tokens of the vocabulary, wherever they stand; other words are unknown."""
+    letters = "|".join(re.escape(token) for token in sorted(file.vocabulary, key=len, reverse=True) if token)
+    split = {"type": "Split", "pattern": {"Regex": letters}, "behavior": "Isolated", "invert": False}
+    return replace(
+        _bert(settings, named, file),
+        normalizer=None,
+        pre_tokenizer=_pre_tokenizers(split, {"type": "WhitespaceSplit"}),
+    )
+
+
+def _esm_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    cls, eos = tokens.content("cls_token"), tokens.content("eos_token")
+    return tokens.template(_same_segment(cls, "$A", eos), _same_segment(cls, "$A", eos, "$B", eos))
 
 
 def _gpt2(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -777,6 +794,14 @@ _COHERE = {
 _GEMMA = {**_PADDED, "bos_token": "<bos>", "eos_token": "<eos>"}
 _ALL = (
     TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template, file="vocab.txt"),
+    TokenizerClass(
+        "EsmTokenizer",
+        "WordPiece",
+        {**_PADDED, "cls_token": "<cls>", "eos_token": "<eos>"},
+        _esm,
+        _esm_template,
+        file="vocab.txt",
+    ),
     TokenizerClass(
         "MPNetTokenizer",
         "WordPiece",

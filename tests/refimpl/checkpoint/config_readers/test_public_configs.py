@@ -78,12 +78,12 @@ INCONSISTENT = {"granite-4-350m"}
 
 
 def test_every_row_is_of_a_family_or_refused():
-    assert len(PUBLIC) == 393
+    assert len(PUBLIC) == 396
     read = [
         with_model_type(config)["model_type"] for source, config in PUBLIC.items() if source not in REFUSED
     ]
     assert set(read) <= set(families())  # those of newer families are in families/test_hub_*.py
-    assert len(read) == 368
+    assert len(read) == 371
 
 
 @pytest.mark.parametrize("name", sorted({**PUBLIC, **ROWS}.keys() - REFUSED - TOO_STRICT - INCONSISTENT))
