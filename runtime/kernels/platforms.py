@@ -47,7 +47,7 @@ class Platform:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What its linker is told: macOS's writes the path of the output into a library, unless it has a name."""
+        """What its linker is told: macOS's writes the path of the output into a library without a name."""
         return (f"-Wl,-install_name,@rpath/{self.file}",) if self.system == "Darwin" else ()
 
     def __str__(self) -> str:
