@@ -13,7 +13,8 @@
     MultiHeadAttention without added scores            TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
     GELU, tanh, the logistic function, SiLU, softplus  Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus
-    softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear
+    softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear, MatMul
+    the logarithm of a whole number                    Log
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
     a causal convolution [and SiLU], and its tail      CausalConv
@@ -91,6 +92,7 @@ def over_kernels(
         if node.domain == "":
             _replace_pointwise(copy.graph, node)
             _replace_of_row(copy.graph, node)
+    _replace_products(copy.graph)
     common.RemoveUnusedNodesPass()(copy)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION
@@ -289,6 +291,9 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
 def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
     """A function of each number; a number times its Sigmoid is one."""
     operator, x = node.op_type, node.inputs[0] if node.inputs else None
+    if operator == "Log" and node.outputs[0].dtype == ir.DataType.DOUBLE and made_by(x, "Cast") is not None:
+        _put(graph, [node], "Log", [x], {})
+        return
     if operator == "Div" and (of := precise_sigmoid_of(node)) is not None:
         operator, x = "Sigmoid", of
     if operator not in POINTWISE:
@@ -317,6 +322,22 @@ def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
         case "MatMul" if others[0] is not None and others[0].is_initializer():
             if others[0].shape is not None and len(others[0].shape) == 2:
                 _put(graph, [node], "FloatLinear", [x, others[0]], {})
+
+
+def _replace_products(graph: ir.Graph) -> None:
+    """Products of a decoder's attention that is written out.
+
+    A sink is one more number of a softmax, behind a cache of any length: such sums depend on that.
+    """
+    inputs = {str(value.name).partition(".")[0] for value in graph.inputs}
+    if "past" not in inputs or "encoder_k" in inputs:
+        return
+    nodes = list(graph)
+    if any(node.op_type == "Softmax" and made_by(node.inputs[0], "Concat") is not None for node in nodes):
+        return
+    for node in nodes:
+        if node.domain == "" and node.op_type == "MatMul" and node.outputs[0].dtype == ir.DataType.FLOAT:
+            _put(graph, [node], "MatMul", node.inputs, {})
 
 
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:

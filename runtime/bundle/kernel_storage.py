@@ -74,6 +74,8 @@ KERNELS = frozenset(
         "Softmax",
         "RowSum",
         "FloatLinear",
+        "MatMul",
+        "Log",
         "AddRMSNorm",
         "RMSNorm",
         "AddLayerNorm",

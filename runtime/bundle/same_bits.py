@@ -3,9 +3,9 @@ beside any draft, in any batch, with any number of threads.
 
 They do if each of their operators does. The kernels state the order of their sums
 (`runtime/kernels/source/kernels.h`). Of ONNX's operators three kinds do, whoever implements them: those that
-MOVE numbers, those that COMPARE them and say which is the largest, and those whose numbers are each ROUNDED,
-from the ones at their place, as IEEE 754 or integer arithmetic says to the bit. All others add several
-numbers or approximate a function, whose bits may depend on how many numbers there are.
+MOVE numbers, those that COMPARE them and say which is the largest, or which are zero, and those whose numbers
+are each ROUNDED, from the ones at their place, as IEEE 754 or integer arithmetic says to the bit. All others
+add several numbers or approximate a function, whose bits may depend on how many numbers there are.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .kernel_storage import DOMAIN
 
 MOVE = """
     Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Range Reshape Shape
-    Size Slice Split Squeeze Tile Transpose Unsqueeze Where
+    ScatterElements Size Slice Split Squeeze Tile Transpose Unsqueeze Where
 """
-COMPARE = "ArgMax ReduceMax"
+COMPARE = "ArgMax NonZero ReduceMax"
 ROUNDED = """
-    Abs Add And Cast Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Neg Not Or Relu Sub
-    Xor
+    Abs Add And Cast Clip Div Equal Floor Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Neg Not Or
+    Relu Sub Xor
 """
 KEPT_BY_ONNX = frozenset(f"{MOVE} {COMPARE} {ROUNDED}".split())
 

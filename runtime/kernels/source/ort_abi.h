@@ -7,7 +7,7 @@
 namespace ort {
 
 constexpr uint32_t API = 17;
-enum Type : int { ANY = 0, FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10 };
+enum Type : int { ANY = 0, FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10, DOUBLE = 11 };
 enum Code : int { INVALID_ARGUMENT = 2 };
 struct Status;
 struct Context;

@@ -15,6 +15,9 @@
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
 //   Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus(x [.., width]) -> [.., width]
 //   Softmax(x [.., width]) -> [.., width], RowSum(x [.., width]) -> [.., 1], FloatLinear(x [.., depth], w [depth, width]) -> [.., width]
+//   MatMul(a [.., rows, depth], b [.., depth, width]) -> [.., rows, width], each product as FloatLinear's, where leading axes
+// are the same or 1
+//   Log(x [..]) -> [..], of float64 numbers from 1 on
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
 // with the attribute epsilon.
@@ -525,6 +528,86 @@ ort::Status *float_linear(void *made, ort::Context *context) {
     return nullptr;
 }
 
+// Matrices a [rows, depth] and b [depth, width] of two inputs whose leading axes are the same or 1, and where they begin.
+struct Products {
+    const Kernels *kernels;
+    FloatLinearCall call;
+    Input a, b, y;
+    Pool pool;
+
+    // The matrix of an input that belongs to the index-th product.
+    const float *matrix(const Input &of, size_t index) const {
+        size_t at = 0, step = size_t(of.shape[of.rank - 2] * of.shape[of.rank - 1]);
+        for (size_t i = 3; i <= y.rank; i++) {
+            size_t axis = index % size_t(y.shape[y.rank - i]), size = i <= of.rank ? size_t(of.shape[of.rank - i]) : 1;
+            at += (size == 1 ? 0 : axis) * step, step *= size, index /= size_t(y.shape[y.rank - i]);
+        }
+        return (const float *)of.data + at;
+    }
+
+    static void task(void *data, size_t index) {
+        const Products &all = *(const Products *)data;
+        FloatLinearCall one = all.call;
+        one.x = all.matrix(all.a, index), one.w = all.matrix(all.b, index), one.y += index * one.rows * one.width;
+        all.kernels->float_linear(&one, all.pool);
+    }
+};
+
+void one_after_the_other(const void *, void (*task)(void *, size_t), size_t count, void *data) {
+    for (size_t i = 0; i < count; i++) task(data, i);
+}
+
+ort::Status *mat_mul(void *made, ort::Context *context) {
+    Products all = {((const Gate *)made)->kernels, {}, {}, {}, {}, {context, run}};
+    Input &a = all.a, &b = all.b, &y = all.y;
+    TRY(a.read(context, 0));
+    TRY(b.read(context, 1));
+    if (a.rank < 2 || b.rank < 2 || a.shape[a.rank - 1] != b.shape[b.rank - 2]) return wrong("a must be [.., rows, depth], b [.., depth, width]");
+    y.rank = a.rank < b.rank ? b.rank : a.rank;
+    y.shape[y.rank - 2] = a.shape[a.rank - 2], y.shape[y.rank - 1] = b.shape[b.rank - 1];
+    size_t count = 1;
+    for (size_t i = 3; i <= y.rank; i++) {
+        int64_t of_a = i <= a.rank ? a.shape[a.rank - i] : 1, of_b = i <= b.rank ? b.shape[b.rank - i] : 1;
+        if (of_a != of_b && of_a != 1 && of_b != 1) return wrong("leading axes of a and b must be the same or 1");
+        y.shape[y.rank - i] = of_a == 1 ? of_b : of_a;
+        count *= size_t(y.shape[y.rank - i]);
+    }
+    FloatLinearCall &call = all.call;
+    call.rows = size_t(a.shape[a.rank - 2]), call.depth = size_t(a.shape[a.rank - 1]), call.width = size_t(b.shape[b.rank - 1]);
+    TRY(output(context, y.shape, y.rank, &call.y));
+    if (count > 1 && count * call.rows * call.width >= 16384) {  // as many threads as share the products
+        all.pool = {nullptr, one_after_the_other};
+        run(context, Products::task, count, &all);
+    } else {
+        one_after_the_other(nullptr, Products::task, count, &all);
+    }
+    return nullptr;
+}
+
+// The logarithm of a number from 1 on, within 2 ulp: x = m * 2^e with m in [1/2, 1) or, where it is below sqrt(1/2), twice that,
+// and log(m) = 2 atanh(s) = 2 s (1 + z/3 + z^2/5 + .. + z^10/21) with s = (m - 1) / (m + 1) and z = s^2. Each quotient, product
+// and sum is rounded once, the sum of the series from its end on.
+double logarithm(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    double m, e = double(int(bits >> 52) - 1022), series = 1.0 / 21;
+    bits = (bits & 0xfffffffffffff) | 0x3fe0000000000000;
+    memcpy(&m, &bits, sizeof m);
+    if (m < 0.7071067811865476) m += m, e -= 1;
+    double s = (m - 1) / (m + 1), z = s * s;
+    for (int k = 19; k > 0; k -= 2) series = series * z + 1.0 / k;
+    return e * 0.6931471805599453 + 2 * s * series;
+}
+
+ort::Status *log_of(void *, ort::Context *context) {
+    Input x;
+    double *y;
+    TRY(x.read(context, 0));
+    TRY(output(context, x.shape, x.rank, &y));
+    for (size_t i = 0; i < x.count(0); i++) y[i] = logarithm(((const double *)x.data)[i]);
+    return nullptr;
+}
+
 struct Norm {
     const Kernels *kernels = registered;
     float epsilon;
@@ -657,7 +740,7 @@ ort::Status *linear_attention(void *made, ort::Context *context) {
 }
 
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out. The first output is of
-// float32, the others of the types of the inputs from the second on. An input of ANY type is the last one, for any number.
+// float32, or of float64 as the first input, the others of the types of the inputs from the second on. An input of ANY type is the last one, for any number.
 struct Op : ort::Op {
     const char *name;
     const ort::Type *types;
@@ -671,7 +754,10 @@ struct Op : ort::Op {
         GetExecutionProviderType = [](const ort::Op *) -> const char * { return nullptr; };
         GetInputType = [](const ort::Op *op, size_t index) { return ((const Op *)op)->types[index]; };
         GetInputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->count; };
-        GetOutputType = [](const ort::Op *op, size_t index) { return index ? ((const Op *)op)->types[index] : ort::FLOAT; };
+        GetOutputType = [](const ort::Op *op, size_t index) { 
+            const ort::Type *types = ((const Op *)op)->types;
+            return index || types[0] == ort::DOUBLE ? types[index] : ort::FLOAT;
+        };
         GetOutputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->outputs; };
         GetInputCharacteristic = [](const ort::Op *op, size_t index) {
             const Op &self = *(const Op *)op;
@@ -693,6 +779,7 @@ struct Op : ort::Op {
 const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16), LINEAR_CODES[] = LINEAR(ort::INT8);
 const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16), GATHER_CODES[] = GATHER(ort::INT8);
 const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
+const ort::Type DOUBLES[] = {ort::DOUBLE};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 #define ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
@@ -725,6 +812,8 @@ const Op ops[] = {
     {"Softmax", FLOATS, 1, 0, 1, create_gate, of_row<false>},
     {"RowSum", FLOATS, 1, 0, 1, create_gate, of_row<true>},
     {"FloatLinear", FLOATS, 2, 0, 1, create_gate, float_linear},
+    {"MatMul", FLOATS, 2, 0, 1, create_gate, mat_mul},
+    {"Log", DOUBLES, 1, 0, 1, create_gate, log_of},
     {"AddRMSNorm", FLOATS, 3, 1, 2, create_norm, norm<true, false>},
     {"RMSNorm", FLOATS, 2, 1, 1, create_norm, norm<false, false>},
     {"AddLayerNorm", FLOATS, 4, 2, 2, create_norm, norm<true, true>},

@@ -195,6 +195,23 @@ def xielu(x: Array, alpha_p: Array, alpha_n: Array, *, beta: float) -> Array:
     return np.where(x > 0, a * x * x, b * below) + np.float32(beta) * x
 
 
+def log(x: Array) -> Array:
+    """e ln 2 + 2 s (1 + z/3 + .. + z¹⁰/21) in float64 for x = m 2^e ≥ 1, s = (m - 1) / (m + 1), z = s²."""
+    m, e = np.frexp(x.astype(np.float64))
+    below = m < 0.5**0.5
+    m, e = np.where(below, m + m, m), e - below
+    s = (m - 1) / (m + 1)
+    z, series = s * s, 1 / 21
+    for k in range(19, 0, -2):
+        series = series * z + 1 / k
+    return e * 0.6931471805599453 + 2 * s * series
+
+
+def query_factors(positions: Array, *, beta: float, original_context: int, offset: int = 0) -> Array:
+    """1 + beta ln(1 + ⌊(position + offset) / original_context⌋), in float64."""
+    return log((positions + offset) // original_context + 1) * beta + 1
+
+
 def gelu(x: Array) -> Array:
     """x · (1/2 + z P(2 z² / 5.5² - 1)), z being x within -5.5 and 5.5."""
     z = np.clip(x, np.float32(-5.5), np.float32(5.5))

@@ -20,6 +20,7 @@ from ....refimpl.ops.dispatch import body
 from ....refimpl.ops.quant import Blocks
 from ...hardware import threads
 from ...parallel import in_threads
+from . import written_out
 from .arithmetic import (
     bounded_exp,
     each_row,
@@ -28,6 +29,7 @@ from .arithmetic import (
     gelu,
     gelu_tanh,
     in_lanes,
+    query_factors,
     row_sum,
     sigmoid,
     silu,
@@ -106,6 +108,7 @@ KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
             gelu_tanh,
             l2_norm,
             layer_norm,
+            query_factors,
             rms_norm,
             row_sum,
             selective_scan,
@@ -119,4 +122,8 @@ KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         )
     }
     | {"exp": bounded_exp, "precise_silu": silu}
+)
+# The same where a decoder's attention is written out in the graph.
+WRITTEN_OUT: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {**KERNEL_OPS, "attend": written_out.attend, "absorbed_attend": written_out.absorbed_attend}
 )

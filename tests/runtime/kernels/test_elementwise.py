@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from helpers import onnx_nodes
+from helpers import onnx_nodes, within_budget
 from helpers.kernels import (
     GUARD,
     Kernels,
@@ -31,7 +31,7 @@ from tfm.refimpl.ops import activation as of_numbers
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.attention import softmax
 from tfm.refimpl.ops.norm import layer_norm, rms_norm
-from tfm.runtime.kernels.specification import arithmetic, ops
+from tfm.runtime.kernels.specification import arithmetic, ops, written_out
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
 
@@ -416,3 +416,37 @@ def test_all_sets_have_the_same_bits(instruction_sets: list[Kernels]) -> None:
     functions = [[bits_of(pointwise(kernels, name, x)) for kernels in instruction_sets] for name in POINTWISE]
     for same in (gates, norms, layers, *functions):
         assert all(np.array_equal(one, same[0]) for one in same)
+
+
+def test_a_logarithm_of_whole_numbers_is_what_is_specified(kernels_library: Path) -> None:
+    x = np.concatenate([np.arange(1, 3000), 2.0 ** np.arange(12, 53), 3.0 ** np.arange(8, 33)])
+    node = helper.make_node("Log", ["x"], ["y"], domain="tfm")
+    (y,) = onnx_nodes.graph([node], {"x": x}, {}, ["y"], kernels_library)
+    assert np.array_equal(y, arithmetic.log(x))
+    assert (np.abs(y - np.log(x)) <= 2.0**-51 * np.log(x)).all()
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((5, 7), (7, 9)),
+        ((2, 3, 1, 5, 7), (2, 1, 4, 7, 70)),
+        ((3, 2, 7), (2, 3, 7, 9)),
+        ((4, 40, 8), (8, 200)),
+    ],
+)
+def test_the_operator_of_products(kernels_library: Path, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.standard_normal(a, np.float32), "b": rng.standard_normal(b, np.float32)}
+    node = helper.make_node("MatMul", ["a", "b"], ["y"], domain="tfm")
+    (y,) = onnx_nodes.graph([node], arrays, {}, ["y"], kernels_library)
+    assert np.array_equal(y, written_out.product(*arrays.values()))
+    within_budget.assert_within_budget(y, arrays, lambda one: one["a"] @ one["b"])
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (4, 5)), ((2, 3, 4), (3, 4, 5)), ((3,), (3, 2))])
+def test_products_that_dont_fit_are_refused(kernels_library: Path, shapes: tuple) -> None:
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in zip("ab", shapes, strict=True)}
+    node = helper.make_node("MatMul", ["a", "b"], ["y"], domain="tfm")
+    with refused(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, "MatMul", "a"):
+        onnx_nodes.graph([node], arrays, {}, ["y"], kernels_library)

@@ -45,6 +45,8 @@ CONFIGS: dict[str, Config] = {
     "gated deltas": tiny_models.gated_deltas(),
     "state spaces": tiny_models.state_spaces(),
     "scans": tiny_models.selective_scans(),
+    "latents": tiny_models.latents(context=700),
+    "added positions": tiny_models.added_positions(),
     "a mixture": tiny_models.mixture(),
     "sinks": tiny_models.sinks(),
     "plain": tiny_models.llama(plain=True, kind="gelu"),
@@ -56,6 +58,7 @@ PROMISED = (
     "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
     "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
     "a mixture", "sinks", "gated deltas", "state spaces", "scans",
+    "latents", "added positions",
 )  # fmt: skip
 # By operators that have no kernels: masks, functions, attention to another text.
 UNPROMISED = ("sparse", "clusters", "an encoder and a decoder")

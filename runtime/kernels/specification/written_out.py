@@ -1,0 +1,67 @@
+"""Attention that no kernel computes as a whole: its products and its softmax are kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import ndarray as Array
+
+from .arithmetic import add_products, exp, row_sum, tanh
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array,
+    bias: Array | None = None,
+    sink_logits: Array | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
+    """`refimpl.ops.attention.attend` in float32: q · scale first, then `product`, cap, bias, mask."""
+    assert sink_logits is None, "no kernel computes it"
+    batch, tokens, heads, size = q.shape
+    groups = k.shape[2]
+    q = (q * _factor(size, scale)).reshape(batch, tokens, groups, -1, size).transpose(0, 2, 3, 1, 4)
+    scores = product(q, k.transpose(0, 2, 3, 1)[:, :, None]).reshape(batch, heads, tokens, -1)
+    if softcap is not None:
+        scores = np.float32(softcap) * tanh(scores / np.float32(softcap))
+    weights = _softmax(scores if bias is None else scores + bias, mask)
+    mixed = product(weights.reshape(batch, groups, -1, *scores.shape[2:]), v.swapaxes(1, 2)[:, :, None])
+    return mixed.reshape(batch, heads, tokens, -1).swapaxes(1, 2)
+
+
+def absorbed_attend(
+    q: Array, latents: Array, wk_b: Array, wv_b: Array, mask: Array, *, scale: float | None = None
+) -> Array:
+    """That of `refimpl.ops.latent_attention`: q · scale first, then each of its products."""
+    batch, tokens, heads, size = q.shape
+    wk, wv = (w.reshape(len(w), heads, -1).transpose(1, 0, 2) for w in (wk_b, wv_b))  # [H, C, F]
+    plain, rotated = np.split((q * _factor(size, scale)).swapaxes(1, 2), [wk.shape[2]], axis=-1)
+    absorbed = np.concatenate([product(plain, wk.swapaxes(1, 2)), rotated], axis=-1)
+    scores = product(absorbed.reshape(batch, heads * tokens, -1), latents.swapaxes(1, 2))
+    weights = _softmax(scores.reshape(batch, heads, tokens, -1), mask)
+    mean = product(weights.reshape(*scores.shape), latents[..., : len(wk_b)])
+    return product(mean.reshape(batch, heads, tokens, -1), wv).swapaxes(1, 2)
+
+
+def _factor(size: int, scale: float | None) -> np.float32:
+    return np.float32(size**-0.5 if scale is None else scale)
+
+
+def product(a: Array, b: Array) -> Array:
+    """a @ b: each number a sum by fma in order, from 0."""
+    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (np.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in (a, b))
+    sums = np.zeros((len(a), a.shape[1], b.shape[2]), np.float32)
+    add_products(sums, np.ascontiguousarray(a.transpose(2, 0, 1)), np.ascontiguousarray(b.swapaxes(0, 1)))
+    return sums.reshape(*leading, *sums.shape[1:])
+
+
+def _softmax(scores: Array, mask: Array) -> Array:
+    """exp(x - the largest), divided by their sum in lanes, of scores [B, H, T, S] by a mask [B, T, S]."""
+    mask = mask[:, None]
+    scores = np.where(mask, scores, np.finfo(np.float32).min)
+    weights = exp(scores - scores.max(-1, keepdims=True))
+    return np.where(mask, weights / row_sum(weights), np.float32(0))
