@@ -1,7 +1,16 @@
-"""What stops a family's graphs over kernels from promising the same bits, in int8; no weights are needed"""
+"""What stops graphs over kernels from promising the same bits: QUANTIZATION.md's table of forms and schemes
+
+    PYTHONPATH=tests python -m reports.promised_bits [--schemes int8 int8-dynamic int4] [NAME ...]
+
+Prints the table for the tiny models of tests/helpers. `reports.checked --bits` asks it for families, in int8.
+No weights are needed.
+"""
+
+# ruff: noqa: T201  (a script: what it prints is its result)
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from dataclasses import fields, replace
 from functools import cache
@@ -10,12 +19,14 @@ from pathlib import Path
 import onnx
 from tfm.export.graph.write import GraphFiles, write
 from tfm.refimpl.config import Config, Layer, MoE, Stack
+from tfm.refimpl.errors import ExportError
 from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.bundle.kernel_storage import GRAPHS
 from tfm.runtime.bundle.plan import Plan
 from tfm.runtime.bundle.same_bits import promise
 
+from reports.false_alarms import configs as tiny_configs
 from reports.layouts import shown
 
 configs = cache(shown)
@@ -24,9 +35,12 @@ configs = cache(shown)
 def stopped(name: str) -> str:
     """Why the same bits aren't promised, and nothing where they are: of the first published config of a
     family, or else its usual one."""
-    plan = Plan.of(
-        ParameterShapes(_smaller(configs()[name][0])), schemes.find("int8"), targets.find("ort-cpu")
-    )
+    return stopped_config(_smaller(configs()[name][0]), "int8")
+
+
+def stopped_config(config: Config, scheme: str) -> str:
+    """Why a model's bundle over kernels doesn't promise the same bits in a scheme; nothing where it does."""
+    plan = Plan.of(ParameterShapes(config), schemes.find(scheme), targets.find("ort-cpu"))
     if not plan.has_kernels:
         return "no kernels"
     with tempfile.TemporaryDirectory() as folder:
@@ -52,3 +66,25 @@ def _with_few_experts(layer: Layer) -> Layer:
     if not isinstance(mlp, MoE):
         return layer
     return replace(layer, mlp=replace(mlp, experts=mlp.groups.count * max(2, -(-mlp.top // mlp.groups.top))))
+
+
+def main() -> None:
+    parser, models = argparse.ArgumentParser(description=__doc__), tiny_configs()
+    parser.add_argument("names", nargs="*", default=list(models))
+    parser.add_argument("--schemes", nargs="+", default=["int8", "int8-dynamic", "int4"])
+    options = parser.parse_args()
+    print(f"| tiny model | {' | '.join(f'`{scheme}`' for scheme in options.schemes)} |")
+    print(f"|---|{'---|' * len(options.schemes)}")
+    for name in options.names:
+        cells = []
+        for scheme in options.schemes:
+            try:
+                reason = stopped_config(models[name], scheme)
+            except ExportError:
+                reason = "no bundle"
+            cells.append(reason.removesuffix(" of ONNX Runtime") or "yes")
+        print(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,30 +15,26 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from ....refimpl.ops import attention, quant
+from ....refimpl.ops import (
+    activation,
+    arrays,
+    attention,
+    delta,
+    latent_attention,
+    norm,
+    position,
+    quant,
+    selective_scan,
+    short_conv,
+    ssd,
+)
 from ....refimpl.ops.dispatch import body
 from ....refimpl.ops.quant import Blocks
 from ...hardware import threads
 from ...parallel import in_threads
-from . import written_out
-from .arithmetic import (
-    bounded_exp,
-    each_row,
-    exp,
-    fma,
-    gelu,
-    gelu_tanh,
-    in_lanes,
-    query_factors,
-    row_sum,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-    xielu,
-)
+from . import arithmetic, recurrence, written_out
+from .arithmetic import exp, fma, in_lanes, row_sum
 from .attention import attend
-from .recurrence import gated_delta_rule, l2_norm, selective_scan, ssd_recurrent
 
 MANY = 16  # rows of a product that several threads compute sooner
 
@@ -95,35 +91,38 @@ def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> 
     )
 
 
-KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {
-        function.__name__: function
-        for function in (
-            attend,
-            blocks_of_products,
-            causal_conv,
-            each_row,
-            gated_delta_rule,
-            gelu,
-            gelu_tanh,
-            l2_norm,
-            layer_norm,
-            query_factors,
-            rms_norm,
-            row_sum,
-            selective_scan,
-            sigmoid,
-            silu,
-            softmax,
-            softplus,
-            ssd_recurrent,
-            tanh,
-            xielu,
-        )
-    }
-    | {"exp": bounded_exp, "precise_silu": silu}
+# Ops and what kernels compute in their places. Naming an op loads its module: a Config loads those of
+# its own mixers alone.
+_PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
+    (attention.attend, attend),
+    (attention.softmax, softmax),
+    (arrays.each_row, arithmetic.each_row),
+    (arrays.exp, arithmetic.bounded_exp),
+    (arrays.row_sum, arithmetic.row_sum),
+    (arrays.softplus, arithmetic.softplus),
+    (activation.gelu, arithmetic.gelu),
+    (activation.gelu_tanh, arithmetic.gelu_tanh),
+    (activation.precise_silu, arithmetic.silu),
+    (activation.sigmoid, arithmetic.sigmoid),
+    (activation.silu, arithmetic.silu),
+    (activation.tanh, arithmetic.tanh),
+    (activation.xielu, arithmetic.xielu),
+    (delta.gated_delta_rule, recurrence.gated_delta_rule),
+    (norm.l2_norm, recurrence.l2_norm),
+    (norm.layer_norm, layer_norm),
+    (norm.rms_norm, rms_norm),
+    (position.query_factors, arithmetic.query_factors),
+    (quant.blocks_of_products, blocks_of_products),
+    (selective_scan.selective_scan, recurrence.selective_scan),
+    (short_conv.causal_conv, causal_conv),
+    (ssd.ssd_recurrent, recurrence.ssd_recurrent),
 )
+KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType({op.__name__: f for op, f in _PAIRS})
 # The same where a decoder's attention is written out in the graph.
 WRITTEN_OUT: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {**KERNEL_OPS, "attend": written_out.attend, "absorbed_attend": written_out.absorbed_attend}
+    {
+        **KERNEL_OPS,
+        attention.attend.__name__: written_out.attend,
+        latent_attention.absorbed_attend.__name__: written_out.absorbed_attend,
+    }
 )

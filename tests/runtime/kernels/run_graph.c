@@ -1,4 +1,4 @@
-// Runs a graph over tfm's kernels: `run_graph LIBRARY INSTRUCTION_SET GRAPH < inputs > logits`.
+// Runs a graph over tfm's kernels: `run_graph LIBRARY INSTRUCTION_SET GRAPH OUTPUT < inputs > numbers`.
 //
 // The inputs are, one after the other: a name of 32 bytes, ONNX's number of the type, how many axes, 8 sizes of 64 bits, how
 // many bytes, and these. It ends with 3 where the processor has no such instruction set.
@@ -9,14 +9,14 @@
 #include <stdlib.h>
 #define FAIL(...) (fprintf(stderr, __VA_ARGS__), fputc('\n', stderr), exit(1))
 #define OK(call) do { OrtStatus *s = (call); if (s) FAIL("%s", ort->GetErrorMessage(s)); } while (0)
-enum { MOST = 64 };
+enum { MOST = 256 };
 struct header { char name[32]; int32_t type, axes; int64_t shape[8], bytes; };
 
 int main(int words, char **word) {
     static struct header headers[MOST];
-    const char *names[MOST], *logits = "logits";
+    const char *names[MOST], *output = word[4];
     OrtValue *values[MOST], *result = NULL;
-    if (words != 4) FAIL("usage: run_graph LIBRARY INSTRUCTION_SET GRAPH");
+    if (words != 5) FAIL("usage: run_graph LIBRARY INSTRUCTION_SET GRAPH OUTPUT");
     void *library = dlopen(word[1], RTLD_NOW), *handle;
     if (!library) FAIL("%s", dlerror());
     bool (*use)(const char *) = (bool (*)(const char *))dlsym(library, "tfm_use");
@@ -39,7 +39,7 @@ int main(int words, char **word) {
         names[count] = h->name;
         OK(ort->CreateTensorWithDataAsOrtValue(memory, data, h->bytes, h->shape, h->axes, h->type, &values[count]));
     }
-    OK(ort->Run(session, NULL, names, (const OrtValue *const *)values, count, &logits, 1, &result));
+    OK(ort->Run(session, NULL, names, (const OrtValue *const *)values, count, &output, 1, &result));
     OrtTensorTypeAndShapeInfo *shape;
     size_t size;
     float *data;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,15 @@ def test_logits_are_specified_to_the_bit(tmp_path: Path) -> None:
     expected = read(reference, 64, count)
     for lengths in ((count,), (1, 30, 65, 7, count), (*[1] * 5, count)):
         assert (read(engine, *lengths) == expected).all(), lengths
+
+
+def test_a_process_that_knows_no_mixer_has_all_ops() -> None:
+    """Modules of mixers are loaded by Configs that have them: the table needs all of its ops."""
+    of, table = (
+        "from tfm.refimpl.ops.dispatch import use",
+        "from tfm.runtime.kernels.specification.ops import *",
+    )
+    subprocess.run([sys.executable, "-c", f"{table}\n{of}\nwith use(WRITTEN_OUT): pass"], check=True)
 
 
 def test_a_query_that_sees_nothing_of_a_segment_takes_nothing_of_it() -> None:
