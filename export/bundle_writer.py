@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +49,7 @@ from ..runtime.bundle.manifest import (
     TEMPLATE,
     TOKENIZER,
     TOOL_USE,
+    Chosen,
     File,
     Manifest,
     MergedAdapter,
@@ -67,7 +68,7 @@ from ..runtime.verification.verdict import sentence
 from .destination import new_bundle
 from .graph.write import GraphFiles, properties, writing
 from .quantization import plan as plans
-from .quantization.plan import Calibration, CalibrationResult
+from .quantization.plan import Budget, Calibration, CalibrationResult
 from .tokenizer_text import quick_to_load
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
@@ -86,7 +87,9 @@ class _Export:
     source: SourceCheckpoint
     calibrated: CalibrationResult = plans.NOT_CALIBRATED
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
-    forms: Mapping[str, KernelForm] = field(default_factory=dict)  # groups that kernels have in another form
+    # Groups that kernels have in another form; None until the weights are written.
+    forms: Mapping[str, KernelForm] | None = None
+    chosen: Chosen | None = None  # what a budget chose the formats by
 
     @property
     def half_cache(self) -> bool:
@@ -116,6 +119,7 @@ def export(
     table_bits: int = 8,
     strict: bool = False,
     calibration: Calibration | None = None,
+    budget: Budget | None = None,
     opset: int | None = None,
     verify: bool = True,
     progress: Progress = silent,
@@ -124,7 +128,8 @@ def export(
 
     `target` and `quant` name records of `runtime.bundle.targets` and `schemes`; without a `quant` it is
     `schemes.default`. With `kv` int8, keys and values are kept in 8 bits, with scales from the calibration's
-    text, or from a text that comes with tfm. `verify` runs the quick checks of `runtime.verification`; the
+    text, or from a text that comes with tfm. `quant` auto chooses the format of each matrix by a `budget`.
+    `verify` runs the quick checks of `runtime.verification`; the
     certificate says that the long ones aren't done yet.
 
     Raises ExportError when the target can't have that quantization or cache, when `out` is something else
@@ -138,6 +143,7 @@ def export(
         scheme = schemes.find(quant)
     plans.check_calibration(scheme, calibration, kv)
     plans.check_cache(checkpoint.config, kv, target_record)
+    plans.check_budget(scheme, budget, checkpoint.config)
     if kv == "int8":
         checkpoint = checkpoint.with_kv(kv)
     plan = plans.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
@@ -156,12 +162,17 @@ def export(
 
             checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
         job = replace(job, checkpoint=checkpoint)
+        if budget is not None:
+            job = _within(job, budget, calibration.text if calibration else None, folder / DATA, progress)
+            plan = job.plan
         about = properties(source, scheme.name, version("tfm-cli"))
         graph_files = GraphFiles(plan, opset, folder.resolve(), about)
         # The graphs need no weight, those of a large model are traced meanwhile; the kernels need no model.
         with writing(graph_files) as write_graphs, _kernels(plan, progress) as wait_for_kernels:
-            calibrated = calibrate(checkpoint, scheme, plan, calibration, progress)
-            _write(replace(job, calibrated=calibrated), folder, write_graphs, progress)
+            if budget is None:
+                calibrated = calibrate(checkpoint, scheme, plan, calibration, progress)
+                job = replace(job, calibrated=calibrated)
+            _write(job, folder, write_graphs, progress)
             wait_for_kernels()
         if verify:
             progress("checking the bundle against the specification", 0, 0)
@@ -212,12 +223,56 @@ def _searched(
     return replace(result, importance=importance(checkpoint, progress)) if left else result
 
 
+def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progress: Progress) -> _Export:
+    """The export with the formats that a budget chooses, its weights written.
+
+    What each unit loses is measured without feedback, which later wins more or less of it back. So where a KL
+    divergence is asked for, formats are chosen once more for what the whole was found to lose.
+    """
+    from .quantization import auto
+    from .quantization.calibrate import importance, without_feedback
+
+    checkpoint = job.checkpoint
+    each = plans.each(checkpoint, job.scheme, job.plan.target)
+    why = without_feedback(checkpoint, given)
+    products = checkpoint.shapes.numbers * (len(each[0].units) + 1) // 2
+    texts = auto.texts(checkpoint, given, why, products, progress)
+    choices = auto.choices(checkpoint, each, texts.measured, progress)
+    mean_squares: dict[str, np.ndarray] = {}
+
+    def chosen(formats: Mapping[str, int]) -> _Export:
+        plan = plans.with_sources(choices.with_formats(formats), checkpoint)
+        compensated = feedback.compensated(plan.formats)
+        alone = {name for name, one in plan.formats.items() if one.searched}
+        if not mean_squares and alone - (frozenset() if why else compensated):
+            mean_squares.update(importance(checkpoint, progress))
+        made = CalibrationResult(
+            importance=mean_squares,
+            text=texts.rounded if compensated else None,
+            without_feedback=why if compensated else "",
+        )
+        new = replace(job, plan=plan, calibrated=made)
+        with threadpool_limits(1, "blas"):
+            new = replace(new, forms=_weights(new, path, progress))
+        bundle = Bundle(path.parent, _manifest(new, {}))
+        measured = auto.whole(checkpoint, plan.formats, bundle.leaf, texts.measured, progress)
+        losses = {unit: choices.options[unit][k].loss for unit, k in formats.items()}
+        return replace(new, chosen=Chosen(str(budget), losses, measured, texts.measured.size))
+
+    def loss(made: _Export) -> float:
+        assert made.chosen is not None
+        return made.chosen.measured
+
+    return auto.fitted(choices, budget, chosen, loss)
+
+
 def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None], progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
-        job = replace(job, forms=_weights(job, folder / DATA, progress))
+        forms = _weights(job, folder / DATA, progress) if job.forms is None else job.forms
+        job = replace(job, forms=forms)
         plan, exact = job.plan, job.plan.dtype == "float32" and not job.plan.formats
         quantized = None if exact else _stored(job, folder)
         largest: list[tuple[float, str]] = []
@@ -238,7 +293,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None]
         arrays[golden_files.ROUNDING] = job.calibrated.text
     write_golden(folder, arrays)
     progress("building the ONNX graph", 0, 0)
-    write_graphs(InKernels(job.half_cache, job.forms))
+    write_graphs(InKernels(job.half_cache, forms))
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template, checkpoint.tool_use_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
@@ -314,7 +369,8 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         files=files,
         kernel_cache="float16" if job.half_cache else None,
         kernel_minima=plan.has_minima,
-        kernel_forms=dict(job.forms),
+        kernel_forms=dict(job.forms or {}),
+        chosen=job.chosen,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
 

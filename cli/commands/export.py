@@ -52,6 +52,23 @@ def command(
             help="What the bundle will run on; ort-web is WebAssembly, standard uses only ai.onnx operators."
         ),
     ] = "ort-cpu",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE|kl=N",
+            help="With --quant auto, what the weights may take, as 700MB, or how far the model may be from "
+            "the checkpoint, as kl=0.01 nats a token.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="With --quant auto, how many bits the weights may take for each number, as 4.5.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = None,
     kv: Annotated[
         Kv,
         typer.Option(
@@ -155,6 +172,8 @@ def command(
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
         raise typer.BadParameter(f"{flag} goes with --calibrate FILE")
+    if budget is not None and bits is not None:
+        raise typer.BadParameter("give --budget or --bits, not both")
     if table not in (4, 8):
         raise typer.BadParameter(f"--table must be 4 or 8, got {table}")
     wanted = static_layout(layout, batch, time, capacity)
@@ -169,8 +188,9 @@ def command(
     say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.layouts.convert import converting, find
-    from ...export.quantization.plan import Calibration
+    from ...export.quantization.plan import Budget, Calibration
 
+    asked = Budget(bits, "bits") if bits is not None else None if budget is None else Budget.of(budget)
     converted = nullcontext(directory)
     if wanted is not None:
         converted = converting(wanted, checkpoint.config.with_kv(kv), target, directory)
@@ -184,6 +204,7 @@ def command(
             table_bits=table,
             strict=strict,
             calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),
+            budget=asked,
             opset=opset,
             verify=verify,
             progress=progress(),

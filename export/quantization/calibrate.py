@@ -6,7 +6,6 @@ weights, the vectors of the text, and observers of fixed size (`refimpl.calibrat
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -187,13 +186,9 @@ def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
         return "the model reads sounds, and there are none"
     if text is None and not isinstance(config, Decoder):
         return "only a decoder draws a text, others need one as calibration"
-    if text is None and _numbers(checkpoint) > MOST_NUMBERS:
+    if text is None and checkpoint.shapes.numbers > MOST_NUMBERS:
         return f"a decoder of more than {MOST_NUMBERS // 10**6} million numbers needs a text as calibration"
     return ""
-
-
-def _numbers(checkpoint: ExportSource) -> int:
-    return sum(map(math.prod, checkpoint.shapes.values()))
 
 
 def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progress) -> Array:
@@ -203,14 +198,13 @@ def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progres
     random first one; 0.0089 if four times as many rows begin and the likeliest after 16 tokens go on.
     """
     if text is not None:
-        windows = _windows(checkpoint, text, DRAWN_LENGTH, DRAWN_TOKENS)
-        return np.array([window for window in windows if len(window) == len(windows[0])])
+        return text_rows(checkpoint, text)
     config = checkpoint.config
     tokenizer = read_tokenizer(checkpoint, config)
     time = min(DRAWN_LENGTH, config.context)
     before = [] if tokenizer is None else tokenizer.before_text[: time - 1]
     widest = max(shape[0] for shape in checkpoint.shapes.values() if len(shape) == 2)
-    most = min(DRAWN_TOKENS, MOST_PRODUCTS // _numbers(checkpoint), TOKENS_AN_INPUT * widest)
+    most = min(DRAWN_TOKENS, MOST_PRODUCTS // checkpoint.shapes.numbers, TOKENS_AN_INPUT * widest)
     rows = max(1, most // time)
     rng, first = np.random.default_rng(0), len(before) + 1
     tokens = np.zeros((rows, time), np.int64)
@@ -228,6 +222,12 @@ def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progres
             tokens[:, at : at + 1] = new
             progress(stage, at + 1, time)
     return tokens
+
+
+def text_rows(checkpoint: ExportSource, text: Path) -> Array:
+    """The first tokens of a text in rows of one length [R, T]."""
+    windows = _windows(checkpoint, text, DRAWN_LENGTH, DRAWN_TOKENS)
+    return np.array([window for window in windows if len(window) == len(windows[0])])
 
 
 def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Progress) -> ExportSource:

@@ -25,8 +25,10 @@ from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.schemes import SCHEMES, Scheme, check_target, float_type
 from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_formats import WeightFormat, is_table
+from .sensitivity import predicts_tokens
 
 Method = Literal["minmax", "percentile", "entropy"]
+UNITS = ("B", "kB", "MB", "GB")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,40 @@ class Calibration:
             )
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ExportError(f"calibration.alpha must be 0 to 1, got {self.alpha}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most so many bytes of weights, bits of them for each number, or KL divergence from the model."""
+
+    amount: float
+    kind: Literal["bytes", "bits", "kl"] = "bytes"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.amount < 2**63:
+            raise ExportError(f"budget must be a positive number, got {self.amount}")
+
+    @staticmethod
+    def of(text: str) -> Budget:
+        """The budget that a text states: 700MB, 1.5GB, kl=0.01; ExportError for another text."""
+        number, factor, kind = text, 1, "bytes"
+        if text.startswith("kl="):
+            number, kind = text.removeprefix("kl="), "kl"
+        else:
+            unit = next((u for u in UNITS[1:] if text.lower().endswith(u.lower())), None)
+            if unit is not None:
+                number, factor = text[: -len(unit)], 10 ** (3 * UNITS.index(unit))
+        try:
+            return Budget(float(number) * factor, kind)
+        except (ValueError, ExportError):
+            raise ExportError(f"budget must be bytes as 700MB, or kl=0.01, got {text!r:.40}") from None
+
+    def __str__(self) -> str:
+        if self.kind == "kl":
+            return f"kl={self.amount:g}"
+        if self.kind == "bits":
+            return f"{self.amount:g} bits"
+        return f"{int(self.amount)} bytes"
 
 
 @dataclass(frozen=True)
@@ -87,6 +123,24 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
         raise ExportError(
             f"calibration.method and calibration.alpha go with quant={calibrated}, got quant={scheme.name}"
         )
+
+
+def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
+    """Raise ExportError when a scheme lacks its budget, has one that it doesn't use, or can't have it."""
+    if (budget is None) == bool(scheme.finer):
+        takers = _names(other for other in SCHEMES.values() if other.finer)
+        if budget is not None:
+            raise ExportError(f"budget={budget} goes with quant={takers}, got quant={scheme.name}")
+        raise ExportError(f"quant={scheme.name} needs a budget: bytes, bits for each number, or kl")
+    if budget is None:
+        return
+    if config.frames is not None:
+        raise ExportError(
+            f"quant={scheme.name} measures what a model loses over a text, and this one reads sounds; use "
+            "quant=int8"
+        )
+    if budget.kind == "kl" and not predicts_tokens(config):
+        raise ExportError(f"budget={budget} needs a model that predicts tokens: give bytes or bits")
 
 
 def check_cache(config: Config, kv: str, target: Target) -> None:
@@ -140,28 +194,45 @@ def plan(
             f"quant={scheme.name} keeps a file's own blocks, and the adapter changes {len(changed)} weights, "
             f"first {changed[0]}: use quant=int8"
         )
+    if scheme.finer:  # a budget will choose, at most the largest
+        return max(each(checkpoint, scheme, target), key=lambda one: one.size)
     scheme = scheme.with_table_bits(table_bits)
     made = Plan.of(checkpoint.shapes, scheme, target, _keepable(checkpoint, scheme, target))
     if _is_mostly_kept(made, scheme):
         keepable = _keepable(checkpoint, scheme, target, all_matrices=True)
         made = Plan.of(checkpoint.shapes, scheme, target, keepable)
-    rounded = [name for name, one in made.formats.items() if not one.native]
-    if not scheme.keeps_blocks and len(rounded) == len(made.formats):
-        return made
-    formats = {name: replace(one, source=checkpoint.kind(name)) for name, one in made.formats.items()}
+    made = with_sources(made, checkpoint)
     if not scheme.keeps_blocks:
-        return replace(made, formats=formats)
+        return made
+    rounded = [name for name, one in made.formats.items() if not one.native]
     if strict and rounded:
         raise ExportError(
             f"strict=True: {rounded[0]} has no blocks in the checkpoint that can stay, it is in "
-            f"{formats[rounded[0]].source}; without it, it gets 8-bit blocks"
+            f"{checkpoint.kind(rounded[0])}; without it, it gets 8-bit blocks"
         )
-    if len(rounded) == len(formats):
+    if len(rounded) == len(made.formats):
         raise ExportError(
             f"quant={scheme.name} needs a file with blocks that can stay: GGUF's quantized types, or GPTQ, "
             "AWQ and other integers with a scale for inputs that are neighbours; use quant=int8"
         )
+    return made
+
+
+def with_sources(made: Plan, checkpoint: ExportSource) -> Plan:
+    """The plan, if blocks of the checkpoint stay, with the type that the checkpoint has each leaf in."""
+    if not any(one.native for one in made.formats.values()):
+        return made
+    formats = {name: replace(one, source=checkpoint.kind(name)) for name, one in made.formats.items()}
     return replace(made, formats=formats)
+
+
+def each(checkpoint: ExportSource, scheme: Scheme, target: Target) -> list[Plan]:
+    """The plans among whose formats a budget chooses, the one of the fewest bytes first."""
+    made = []
+    for one in (scheme, *scheme.finer):
+        native = (_keepable(checkpoint, one, target),) if one.keeps_blocks else ()
+        made.append(Plan.of(checkpoint.shapes, one, target, *native))
+    return made
 
 
 def smoothed_sites(scheme: Scheme, made: Plan) -> tuple[smooth.SmoothingSite, ...]:

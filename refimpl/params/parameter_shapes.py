@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,11 @@ class ParameterShapes(Mapping[str, tuple[int, ...]]):
     @cached_property
     def _shapes(self) -> Mapping[str, tuple[int, ...]]:
         return parameter_shapes(self.config)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers all leaves have."""
+        return sum(map(math.prod, self._shapes.values()))
 
     @cached_property
     def smoothing_sites(self) -> tuple[SmoothingSite, ...]:

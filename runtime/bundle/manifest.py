@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-One JSON object with exactly these fields, but for kernel_*, half_scales and adapter:
+One JSON object with exactly these fields, but for kernel_*, half_scales, chosen and adapter:
 
     format       3
     tfm          version of tfm that wrote the bundle
@@ -39,6 +39,11 @@ One JSON object with exactly these fields, but for kernel_*, half_scales and ada
                  there are none
     half_scales  [groups] whose scales and lowest numbers kernels have in float16, in bundles of tfm 0.2,
                  which have no kernel_forms
+    chosen       with quant "auto" what its formats were chosen by: {budget}, as it was asked for; {losses} of
+                 each unit of weights with one format, {name of `Plan.units`: loss}; {measured}, the loss of
+                 all together, and over how many {tokens}. A loss is a KL divergence from the unquantized
+                 model in nats a token, or if it predicts no tokens Σ|y − ŷ|² / Σ|y|² of its outputs y;
+                 products in float. Nothing depends on it
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -132,6 +137,16 @@ class SourceCheckpoint:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What the formats of a bundle were chosen by, and what the model loses with them."""
+
+    budget: str
+    losses: dict[str, float]
+    measured: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The fields of tfm.json, as the module's docstring defines them."""
 
@@ -153,6 +168,7 @@ class Manifest:
     kernel_minima: bool = field(default=False, metadata={"optional": True})
     kernel_forms: dict[str, KernelForm] = field(default_factory=dict, metadata={"optional": True})
     half_scales: tuple[str, ...] = field(default=(), metadata={"optional": True})
+    chosen: Chosen | None = field(default=None, metadata={"optional": True})
     adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
     @cached_property
@@ -266,6 +282,7 @@ def _check(m: Manifest) -> None:
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
     _check_source(m.source)
+    _check_chosen(m)
     for name, task in m.generation.tasks.items():
         if task.tasks:
             raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
@@ -346,6 +363,18 @@ def _check_source(source: SourceCheckpoint) -> None:
         raise ValueError(f"source.left_out must map names of tensors, got {odd[0]!r:.80}")
     if odd := [key for key in source.ignored_keys if not key.isprintable() or len(key) > LONGEST]:
         raise ValueError(f"source.ignored_keys must be printable lines, got {odd[0]!r:.80}")
+
+
+def _check_chosen(m: Manifest) -> None:
+    """What is stated of a budget is of the weights that are there."""
+    if m.chosen is None:
+        return
+    if list(m.chosen.losses) != list(m.plan.units):
+        raise ValueError("chosen.losses must name the units of quantized weights, in order")
+    if min(m.chosen.measured, *m.chosen.losses.values()) < 0:
+        raise ValueError("chosen.losses and chosen.measured must be numbers from 0")
+    if not re.fullmatch(r"[a-z0-9=.+ -]{1,40}", m.chosen.budget):
+        raise ValueError(f"chosen.budget must say what was asked for, got {m.chosen.budget!r:.80}")
 
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:

@@ -8,7 +8,8 @@ An export decides it, the manifest states it, and whoever needs something that f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -71,6 +72,24 @@ class Plan:
     def size(self) -> int:
         """Bytes of model.onnx.data."""
         return end(self.tensors)
+
+    @cached_property
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """The quantized weights that have one format: those that are stored as one, and a layer's experts."""
+        units: dict[str, tuple[str, ...]] = {}
+        for group in weight_storage.stored(self.shapes, {}, self.target).values():
+            if leaves := tuple(leaf for leaf in group.leaves if leaf in self.formats):
+                name = re.sub(r"\.experts\.\d+\.", ".experts.", group.name)
+                units[name] = (*units.get(name, ()), *leaves)
+        return units
+
+    def stored_bytes(self, leaves: Iterable[str]) -> int:
+        """Bytes of these leaves alone, without what aligns them in the file."""
+        groups = weight_storage.stored(
+            {name: self.shapes[name] for name in leaves}, self.formats, self.target
+        )
+        specs = (weight_storage.specs(group, self.dtype) for group in groups.values())
+        return sum(spec.length for one in specs for spec in one.values())
 
     @cached_property
     def smoothable(self) -> tuple[SmoothingSite, ...]:

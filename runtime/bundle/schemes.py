@@ -11,6 +11,8 @@
                   error, of 64 in attention and 128 in mlps,      blocks of 32, or 4-bit by choice
                   with feedback (`bundle.feedback`); if most
                   stay, the file's blocks of the others too
+    auto          as a budget chooses for each: 4-bit blocks    likewise 4-bit or 8-bit blocks of 32
+                  of 128, 64 or 32, 8-bit ones, or the file's
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
 On ort-cuda all blocks but a file's own are of 32 and symmetric. On ort-web tables that are multiplied have
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 # Products of codes of 8 bits: none, by scales of rows that are computed, or by stored ones.
 Products = Literal["float", "dynamic", "static"]
-SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a16", "int4", "keep"]
+SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a16", "int4", "auto", "keep"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Scheme:
 
     `matrices` and `tables` are None where these stay float. `floats` is the type of all floats, unless the
     target has one of its own. `smooths` says that large activations are moved into the weights beforehand
-    (`refimpl.calibrate.smooth`). `keeps_blocks` keeps a file's own blocks instead. `refused` maps a
-    target's name to the reason why it can't have this scheme.
+    (`refimpl.calibrate.smooth`). `keeps_blocks` keeps a file's own blocks instead. `finer` are the schemes
+    whose format a weight may have instead, as a budget decides. `refused` maps a target's name to the reason
+    why it can't have this scheme.
     """
 
     name: SchemeName
@@ -89,6 +92,7 @@ class Scheme:
     floats: FloatType = "float32"
     smooths: bool = False
     keeps_blocks: bool = False
+    finer: tuple[Scheme, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -104,7 +108,7 @@ class Scheme:
     @property
     def needs_only_shapes(self) -> bool:
         """Whether the stored sizes follow from a Config alone, without the checkpoint or a text."""
-        return not (self.calibrated or self.keeps_blocks)
+        return not (self.calibrated or self.keeps_blocks or self.finer)
 
     @property
     def fewest_bits(self) -> int:
@@ -112,8 +116,8 @@ class Scheme:
         return self.matrices.bits if isinstance(self.matrices, PerBlock) else 8
 
     def takes_table_bits(self, bits: int) -> bool:
-        """Whether tables may have that many bits: 8, or as few as the matrices' blocks."""
-        return bits in (8, self.fewest_bits)
+        """Whether tables may be asked for in that many bits: 8, or as few as the matrices' blocks."""
+        return bits == 8 or (bits == self.fewest_bits and not self.finer)
 
     def with_table_bits(self, bits: int) -> Scheme:
         """The scheme with tables in that many bits."""
@@ -132,6 +136,8 @@ ONLY_ON_STANDARD = {
     "ort-cuda": INTEGER_PRODUCTS_ON_CPU,
     "ort-web": f"{STATIC_SCALES}; use quant=int8-dynamic",
 }
+FOUR_BITS = PerBlock(4, block=128, rounding="least-error")
+SHORT = PerBlock(4, rounding="least-error")
 WITH_16_BITS = PerColumn("static", activation_bits=16, rounds_output=True)
 
 _ALL = (
@@ -173,6 +179,18 @@ _ALL = (
     Scheme(
         "int4",
         matrices=PerBlock(4, block=128, attention_block=64, rounding="least-error"),
+        refused={"ort-web": BLOCKS_ON_THE_WEB},
+    ),
+    Scheme(
+        "auto",
+        matrices=FOUR_BITS,
+        tables=SHORT,
+        finer=(
+            Scheme("auto", matrices=replace(FOUR_BITS, block=64), tables=SHORT),
+            Scheme("auto", matrices=SHORT, tables=SHORT),
+            Scheme("auto", matrices=PerBlock(8, block=64, float_block=32)),
+            Scheme("keep", keeps_blocks=True),
+        ),
         refused={"ort-web": BLOCKS_ON_THE_WEB},
     ),
     Scheme("keep", keeps_blocks=True, refused={"ort-web": BLOCKS_ON_THE_WEB}),

@@ -1,0 +1,220 @@
+"""quant=auto: each matrix gets the format that a budget has for it, by what the model loses with it.
+
+    measured   one pass over a text for each unit (`Plan.units`), rounded to its format of the fewest bytes
+    scaled     to its other formats, by Σ(ŵ − w)²: a small loss is a quadratic form of the rounding error
+    chosen     `refimpl.calibrate.budget`
+
+Losses are rounded to three digits first, so that what the last digits of a processor's sums are rarely
+matters: on one machine the same input gives the same plan, on another one nearly always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ...refimpl.calibrate import budget as solver
+from ...refimpl.calibrate.budget import Option
+from ...refimpl.checkpoint.protocol import ExportSource
+from ...refimpl.errors import ExportError
+from ...refimpl.ops.quant import Blocks, dequantize
+from ...runtime.bundle import rounding
+from ...runtime.bundle.plan import Plan
+from ...runtime.bundle.weight_formats import WeightFormat, is_table
+from ...runtime.progress import Progress
+from . import calibrate, sensitivity
+from .plan import Budget
+
+Array = np.ndarray
+Formats = Mapping[str, WeightFormat]
+T = TypeVar("T")
+MEASURED_TOKENS = 2048
+# For a KL divergence: how often weights are rounded at most, which part of it is near enough, and how much of
+# it the next choice aims at.
+MOST_ROUNDINGS = 4
+ENOUGH, MARGIN = 0.8, 0.95
+# Of the passes together: with more, fewer tokens are read, but one row.
+MOST_PRODUCTS = 4_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Rows of tokens: what losses are measured over, and what matrices are rounded over, if any are.
+
+    Where there are rows enough, no row is in both.
+    """
+
+    measured: Array
+    rounded: Array | None
+
+
+def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int, progress: Progress) -> Texts:
+    """The rows of a given text, else of one that the model draws, of one that comes with tfm, or random ones.
+
+    `why` says why matrices can't be rounded over a text (`calibrate.without_feedback`); `products` are those
+    of a token in all passes.
+    """
+    length = calibrate.DRAWN_LENGTH
+    most = max(length, min(MEASURED_TOKENS, MOST_PRODUCTS // products))
+    if not why:
+        rows = calibrate.rounding_text(checkpoint, given, progress)
+    elif checkpoint.tokenizer is not None:
+        rows = calibrate.text_rows(checkpoint, calibrate.TEXT if given is None else given)
+    else:
+        shape = most // length, min(length, checkpoint.config.context)
+        rows = np.random.default_rng(0).integers(0, checkpoint.config.embedding.vocabulary, shape)
+    count = max(1, most // rows.shape[1])
+    return Texts(rows[:count], None if why else rows[count:] if len(rows) >= 2 * count else rows)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What each unit may be stored as, with the bytes and the loss of each."""
+
+    plan: Plan  # each unit in its format of the fewest bytes
+    formats: Mapping[str, Sequence[Formats]]
+    options: Mapping[str, Sequence[Option]]
+
+    @property
+    def finest(self) -> dict[str, int]:
+        """Unit -> the option that loses least."""
+        return {name: solver.hull(options)[-1] for name, options in self.options.items()}
+
+    def within(self, budget: Budget) -> dict[str, int]:
+        """Unit -> its option; ExportError where no plan is so small.
+
+        Those of a budget of `kl` have it by the sum of their losses.
+        """
+        if budget.kind == "kl":
+            return solver.within_loss(self.options, budget.amount)
+        numbers = self.plan.shapes.numbers
+        room = budget.amount if budget.kind == "bytes" else budget.amount * numbers / 8
+        if (least := self.plan.size) > room:
+            wanted = f"{least / 1e6:.1f}MB" if budget.kind == "bytes" else f"{8 * least / numbers:.2f}"
+            raise ExportError(f"{_parameter(budget)} must be at least {wanted} for this model, got {budget}")
+        aligned = room - self.plan.size + sum(one.bytes for one in self._taken(solver.cheapest(self.options)))
+        while True:
+            chosen = solver.within_bytes(self.options, int(aligned))
+            if (over := self.with_formats(chosen).size - room) <= 0:
+                return chosen
+            aligned -= over
+
+    def with_formats(self, chosen: Mapping[str, int]) -> Plan:
+        """The plan with each unit's option."""
+        formats = dict(self.plan.formats)
+        for unit, k in chosen.items():
+            formats |= self.formats[unit][k]
+        return replace(self.plan, formats=formats)
+
+    def _taken(self, chosen: Mapping[str, int]) -> list[Option]:
+        return [self.options[unit][k] for unit, k in chosen.items()]
+
+
+def _parameter(budget: Budget) -> str:
+    return "bits" if budget.kind == "bits" else "budget"
+
+
+def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progress: Progress) -> Choices:
+    """What each unit may be stored as: in one of the plans, of which the first is of the fewest bytes."""
+    base, formats = plans[0], dict[str, list[dict[str, WeightFormat]]]()
+    for unit, leaves in base.units.items():
+        own = [{leaf: plan.formats[leaf] for leaf in leaves} for plan in plans]
+        own.sort(key=lambda one: replace(base, formats=one).stored_bytes(one))  # the first is the coarsest
+        formats[unit] = [one for i, one in enumerate(own) if one not in own[:i]]
+    coarsest = {unit: own[0] for unit, own in formats.items()}
+    stage = f"measuring what each of {len(formats)} groups of weights costs, over {text.size} tokens"
+    progress(stage, 0, 1)
+    changed = {
+        unit: {leaf: partial(_rounded, checkpoint, leaf, form) for leaf, form in own.items()}
+        for unit, own in coarsest.items()
+    }
+    measured = sensitivity.losses(checkpoint, text, changed, partial(progress, stage))
+    options: dict[str, list[Option]] = {}
+    stage = "measuring what other formats would cost"
+    for done, (unit, own) in enumerate(formats.items()):
+        progress(stage, done, len(formats))
+        errors = _errors(checkpoint, own)
+        options[unit] = [
+            Option(replace(base, formats=one).stored_bytes(one), _three_digits(measured[unit] * share))
+            for one, share in zip(own, errors / (errors[0] or 1), strict=True)
+        ]
+    smallest = {leaf: form for own in coarsest.values() for leaf, form in own.items()}
+    return Choices(replace(base, formats=smallest), formats, options)
+
+
+def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat) -> Array:
+    """A leaf as it is in a format, each number rounded to the nearest."""
+    weight = checkpoint.leaf(name)
+    if form.native:
+        return weight
+    return dequantize(rounding.rounded(weight, form, axis=1 if is_table(name) else 0))
+
+
+def _errors(checkpoint: ExportSource, options: Sequence[Formats]) -> Array:
+    """Σ(ŵ − w)² of a unit in each of its formats."""
+    errors = np.zeros(len(options))
+    for name in options[0]:
+        weight = checkpoint.leaf(name)
+        for k, one in enumerate(options):
+            if not one[name].native:
+                errors[k] += np.square(_rounded(checkpoint, name, one[name]) - weight, dtype=np.float64).sum()
+    return errors
+
+
+def _three_digits(x: float) -> float:
+    return float(f"{x:.2e}")
+
+
+def fitted(
+    choices: Choices,
+    budget: Budget,
+    written: Callable[[Mapping[str, int]], T],
+    measured: Callable[[T], float],
+) -> T:
+    """What `written` makes of each unit's option, as the budget has it; ExportError where none is within.
+
+    The budget of a KL divergence holds for what is `measured` of the whole. As long as that is well below it,
+    or above it, the units may lose more or less than before, as much as the whole was off.
+    """
+    if budget.kind != "kl":
+        return written(choices.within(budget))
+    goal, above = budget.amount, False
+    for _ in range(MOST_ROUNDINGS):
+        options = choices.within(replace(budget, amount=goal))
+        made = written(options)
+        if (loss := measured(made)) > budget.amount:
+            if options == choices.finest:
+                raise ExportError(f"budget must be at least kl={loss:.2g} for this model, got {budget}")
+            above = True
+        elif above or loss >= ENOUGH * budget.amount or options == solver.cheapest(choices.options):
+            return made
+        goal *= MARGIN * budget.amount / max(loss, 1e-9)
+    made = written(choices.finest)
+    if (loss := measured(made)) > budget.amount:
+        raise ExportError(f"budget must be at least kl={loss:.2g} for this model, got {budget}")
+    return made
+
+
+def whole(
+    checkpoint: ExportSource,
+    names: Iterable[str],
+    stored: Callable[[str], Any],
+    text: Array,
+    progress: Progress,
+) -> float:
+    """What the model loses with the leaves of these names as they are `stored`, products in float."""
+
+    def floats(name: str) -> Array:
+        leaf = stored(name)
+        assert isinstance(leaf, Blocks)
+        return dequantize(replace(leaf, scale=leaf.scale.astype(np.float32)))
+
+    stage = f"measuring the whole over {text.size} tokens"
+    progress(stage, 0, 1)
+    changed = {name: partial(floats, name) for name in names}
+    return sensitivity.losses(checkpoint, text, {"all": changed}, partial(progress, stage))["all"]
