@@ -176,9 +176,17 @@ def specified(
 
 
 def bundle(
-    source: LocatedModel, quant: str | None, device: str, context: int | None = None, task: str | None = None
+    source: LocatedModel,
+    quant: str | None,
+    device: str,
+    context: int | None = None,
+    task: str | None = None,
+    *,
+    bits: float | None = None,
 ) -> Path:
     """The bundle of a model, exported if need be; BundleError if it has another quantization or context.
+
+    The `bits` for each number are the budget of auto.
 
     A bundle in the cache with an older format is exported again, and the old one removed. Where another
     process is making the bundle, this one waits for it. A `task` is checked before an export.
@@ -194,7 +202,7 @@ def bundle(
 
     target = _target(device)
     quant = _default_quant(source, target, context) if quant is None else quant
-    path = bundle_path(source, quant, target, context)
+    path = bundle_path(source, quant, target, context, bits)
     while True:
         recover(path)
         if path.exists() and not is_outdated(path):
@@ -205,10 +213,12 @@ def bundle(
         require_writable(path.parent)
         checkpoint = open_for_export(source, context, task)
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
+        from ..export.quantization.plan import Budget
 
+        budget = None if bits is None else Budget(bits, "bits")
         try:
             stages = work_in_one_line(f"exporting {source.name} to {quant}, the first time only")
-            export(checkpoint, path, target=target, quant=quant, progress=stages)
+            export(checkpoint, path, target=target, quant=quant, budget=budget, progress=stages)
         except BusyError:
             continue  # another process began meanwhile
         for old in remove_outdated(path):

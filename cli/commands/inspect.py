@@ -77,6 +77,11 @@ def command(
         if shown := _shown(name, value):
             out(f"{name:13} {escape(shown)}")
     out(f"{'architecture':13} {describe(config)}\n")
+    if "chosen" in facts:
+        units = facts["chosen"]["units"].items()
+        rows = [(name, one["format"], size(one["bytes"]), f"{one['loss']:.2g}") for name, one in units]
+        table(("WEIGHTS", "FORMAT", "BYTES", "LOSS ALONE"), rows)
+        out("a loss is before rounding with feedback, which wins part of it back\n")
     table(("PARAMETERS", "COUNT", "SHARE"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()])
     out(f"{total:,} in all{'' if active == total else f', {active:,} of them for a token'}\n")
     table(
@@ -123,6 +128,10 @@ def _shown(name: str, value: Any) -> str:
             return "; ".join(value)
         case "rounded_over":
             return f"{value} tokens, with feedback"
+        case "chosen":
+            return (
+                f"for {value['budget']}; all together lose {value['loss']:.2g} over {value['tokens']} tokens"
+            )
         case _:
             return value
 
@@ -135,7 +144,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     if source.kind == "bundle":
         from ...runtime.bundle import golden_files
         from ...runtime.bundle.bundle import open_bundle
-        from ...runtime.bundle.kept_weights import by_weight
+        from ...runtime.bundle.kept_weights import by_weight, chosen_formats
         from ...runtime.kernels.library import INSTRUCTION_SETS
         from ...runtime.ort import kernel_backend
         from ...runtime.verification.certificate import recorded
@@ -159,6 +168,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         over = golden_files.file_of(golden_files.ROUNDING)
         if over in bundle.manifest.files and (text := golden_arrays(bundle).rounding) is not None:
             facts["rounded_over"] = text.size
+        if bundle.manifest.chosen is not None:
+            facts["chosen"] = chosen_formats(bundle.manifest)
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:
             facts["left_out"] = {name: asdict(part) for name, part in left_out.items()}

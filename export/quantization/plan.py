@@ -66,7 +66,7 @@ class Budget:
         if text.startswith("kl="):
             number, kind = text.removeprefix("kl="), "kl"
         else:
-            unit = next((u for u in UNITS[1:] if text.lower().endswith(u.lower())), None)
+            unit = next((u for u in reversed(UNITS) if text.lower().endswith(u.lower())), None)
             if unit is not None:
                 number, factor = text[: -len(unit)], 10 ** (3 * UNITS.index(unit))
         try:

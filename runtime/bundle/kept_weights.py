@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from . import weight_storage
 from .manifest import Manifest
@@ -24,6 +25,18 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
 def by_weight(manifest: Manifest) -> dict[str, str]:
     """Leaf -> its stored form, as `described` says it."""
     return {name: described(manifest.schemes.get(name), manifest.dtype) for name in manifest.plan.shapes}
+
+
+def chosen_formats(manifest: Manifest) -> dict[str, Any]:
+    """The budget that chose the formats, what the model loses with all of them, and each unit's choice."""
+    chosen, plan = manifest.chosen, manifest.plan
+    assert chosen is not None
+    units = {}
+    for name, leaves in plan.units.items():
+        forms = dict.fromkeys(described(plan.formats[leaf], plan.dtype) for leaf in leaves)
+        stored = plan.stored_bytes(leaves)
+        units[name] = {"format": ", ".join(forms), "bytes": stored, "loss": chosen.losses[name]}
+    return {"budget": chosen.budget, "loss": chosen.measured, "tokens": chosen.tokens, "units": units}
 
 
 def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:

@@ -7,6 +7,7 @@
     kernels/KEY                       see `runtime.kernels.library`
     checked/HASH                      see `checked_bundles`
     aliases/NAME.json                 see `first_fetch`
+    compared/KEY.json                 see `runtime.analysis.frontier`
 
 All but partial are there whole or not at all.
 """
@@ -71,11 +72,14 @@ def partial_path(name: str) -> Path:
     return cache_dir() / "partial" / folder_name(name)
 
 
-def bundle_path(source: LocatedModel, quant: str, target: str, context: int | None = None) -> Path:
+def bundle_path(
+    source: LocatedModel, quant: str, target: str, context: int | None = None, bits: float | None = None
+) -> Path:
     """The folder of the bundle made from a source, whether it is there or not."""
     from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
 
     settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
+    settings += "" if bits is None else f" {bits} bits"
     digest = source.digest()
     key = sha256_of(f"{digest} {settings} {version('tfm-cli')}".encode()).hexdigest()
     # The catalogue's wheel may be there under its own name too: one bundle is enough.

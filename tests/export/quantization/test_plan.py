@@ -113,6 +113,10 @@ CELLS = {
     ("int4", "ort-cpu"): "four",
     ("int4", "ort-cuda"): "four",
     ("int4", "standard"): "four",
+    ("auto", "ort-cpu"): "largest",
+    ("auto", "ort-cuda"): "largest",
+    ("auto", "standard"): "largest",
+    ("auto", "ort-web"): "floats blocks",
     ("keep", "ort-cpu"): "keep",
     ("keep", "ort-cuda"): "keep",
     ("keep", "standard"): "keep",
@@ -141,9 +145,15 @@ def test_every_cell_is_listed():
 def test_cell(name, target):
     want = CELLS[name, target]
     checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
-    if want not in ("float", "eight", "row", "static", "static 16", "four", "keep"):
+    if want not in ("float", "eight", "row", "static", "static 16", "four", "keep", "largest"):
         with refused(ExportError, *want.split()):
             planned(checkpoint, name, target)
+        return
+    if want == "largest":  # before a budget has chosen
+        made, scheme = TARGETS[target], SCHEMES[name]
+        every = plan.each(checkpoint, scheme, made)
+        assert plan.plan(checkpoint, scheme, made).size == max(one.size for one in every) > every[0].size
+        assert [one.formats["decoder.layers.0.mlp.down"].native for one in every] == [False] * 4 + [True]
         return
     formats = planned(checkpoint, name, target)
     shapes = parameter_shapes(CONFIG)
@@ -255,6 +265,7 @@ def test_table_of_four_bits(target):
         ("int4", "ort-cpu", {"table_bits": 2}, "table_bits 4 8 2"),
         ("int8", "ort-cpu", {"table_bits": 4}, "table_bits=4 quant=int4"),
         ("int8", "ort-cpu", {"strict": True}, "strict=True quant=keep"),
+        ("auto", "ort-cpu", {"strict": True}, "strict=True quant=keep"),
         ("keep", "ort-cpu", {}, "blocks"),
         ("keep", "ort-cpu", {"strict": True}, "strict=True embedding.table blocks"),
     ],

@@ -1,0 +1,159 @@
+"""What each quantization of a model costs and what it gives: loss, perplexity, bytes and speed of bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...refimpl.checkpoint.formats.sha256 import sha256_of
+from ...refimpl.config import LM, Config, Decoder
+from ...refimpl.engine.numpy_engine import NumpyEngine
+from ...refimpl.engine.protocol import Engine
+from ..bundle.bundle import manifest_hash, open_bundle
+from ..bundle.manifest import DATA
+from ..hub.cache_dir import cache_dir
+from ..progress import Progress
+from ..tasks import load
+from ..verification.metrics import fidelity, likeness
+from . import speed
+
+WINDOW = 512  # tokens that see each other
+READINGS = 5  # of the texts, whose speed is measured
+PROMPT_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens of a text, in windows or texts of their own, and those before each window."""
+
+    ids: list[int]
+    before: list[int]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One bundle: `bytes` of its weights, and what was measured of it.
+
+    loss: KL divergence from the unquantized model in nats a token, or 1 − cosine of an encoder's outputs.
+    perplexity: of the text, beside the unquantized model's. tokens_per_s: of decoding, or of reading where a
+    model doesn't decode alone. path: what computed.
+    """
+
+    name: str
+    bytes: int
+    loss: float
+    perplexity: float | None
+    reference_perplexity: float | None
+    tokens_per_s: float
+    path: str
+
+
+def is_loss_kl(config: Config) -> bool:
+    """Whether a point's loss is a KL divergence of the next token's predictions."""
+    return isinstance(config.head, LM)
+
+
+def measure(
+    name: str,
+    bundle: Path,
+    reference: NumpyEngine,
+    text: Text,
+    threads: int,
+    new_tokens: int,
+    repeats: int,
+    progress: Progress,
+) -> Point:
+    """The point of a bundle. Where it was measured before with the same text and threads, that is given back.
+
+    What is measured is kept in the user's cache, complete or not at all.
+    """
+    settings = [manifest_hash(bundle), text.ids, text.before, threads, new_tokens, repeats]
+    key = sha256_of(json.dumps(settings).encode()).hexdigest()[:24]
+    kept = cache_dir() / "compared" / f"{key}.json"
+    try:
+        return Point(**json.loads(kept.read_text()) | {"name": name})
+    except (OSError, ValueError, TypeError):
+        pass
+    found = _measured(name, bundle, reference, text, threads, new_tokens, repeats, progress)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    new = kept.with_name(f".{kept.name}.{os.getpid()}")
+    try:
+        new.write_text(json.dumps(asdict(found)))
+        os.replace(new, kept)
+    finally:
+        new.unlink(missing_ok=True)
+    return found
+
+
+def _measured(
+    name: str,
+    bundle: Path,
+    reference: NumpyEngine,
+    text: Text,
+    threads: int,
+    new_tokens: int,
+    repeats: int,
+    progress: Progress,
+) -> Point:
+    progress(f"{name}: reading {len(text.ids)} tokens", 0, 0)
+    model = load(bundle, "cpu", threads)
+    engine, size = model.engine, open_bundle(bundle).manifest.files[DATA].size
+    if not is_loss_kl(engine.config):
+        texts = _texts(engine.config, text)
+        cosine = likeness(engine, reference, texts).cosine
+        rate = _reading_rate(engine, texts)
+        return Point(name, size, max(0.0, 1 - cosine), None, None, rate, _path(engine))
+    window = min(WINDOW, engine.config.context)
+    close = fidelity(engine, reference, text.ids, window, before=text.before[: window - 1])
+    if isinstance(engine.config, Decoder):
+        prompt = min(PROMPT_TOKENS, engine.config.context - new_tokens)
+        progress(f"{name}: measuring its speed", 0, 0)
+        [setting] = speed.compare(bundle, "cpu", [threads], [prompt], new_tokens, repeats, progress)
+        rate = setting.decode_tokens_per_s.median
+    else:
+        rate = _reading_rate(engine, _texts(engine.config, text))
+    return Point(name, size, close.kl, close.perplexity, close.reference_perplexity, rate, _path(engine))
+
+
+def _path(engine: Engine) -> str:
+    return getattr(engine, "backend", type(engine).__name__)
+
+
+def _texts(config: Config, text: Text) -> list[list[int]]:
+    """The text cut into texts of at most a window, each with what the model expects before it."""
+    room = min(WINDOW // 4, config.context) - len(text.before)
+    return [text.before + text.ids[at : at + room] for at in range(0, len(text.ids), max(1, room))]
+
+
+def _reading_rate(engine: Engine, texts: Sequence[Sequence[int]]) -> float:
+    """Tokens a second that an encoder reads, the median of some readings, one text at a time."""
+    rates = []
+    for _ in range(READINGS):
+        start = time.perf_counter()
+        for ids in texts:
+            if isinstance(engine.config.head, LM):
+                engine.start(1, np.array([ids]))
+            else:
+                engine.predict(np.array([ids]))
+        rates.append(sum(map(len, texts)) / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats, the smallest first.
+
+    One beats another if it is as small and loses less, or is smaller and loses as little.
+    """
+
+    def beats(a: Point, b: Point) -> bool:
+        return a.bytes <= b.bytes and a.loss <= b.loss and (a.bytes, a.loss) != (b.bytes, b.loss)
+
+    best = [one for one in points if not any(beats(other, one) for other in points)]
+    return sorted(best, key=lambda one: one.bytes)
