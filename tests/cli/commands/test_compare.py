@@ -1,0 +1,117 @@
+"""`compare`: figures are those of the bundles, a second run goes on, beaten points aren't on the frontier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import text_strategies, tiny_models
+from tfm.cli.main import main
+from tfm.export import bundle_writer
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Pool
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.analysis import frontier, speed
+from tfm.runtime.analysis.frontier import Point
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.tasks import load
+from tfm.runtime.verification.metrics import fidelity
+
+TOKENIZER = text_strategies.byte_level()
+TEXT = "the quick brown fox jumps over the lazy dog, and then it sleeps"
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
+    config = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size(), context=64)
+    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config), TOKENIZER.to_str())
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "model"
+
+
+def compared(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    given = [str(model), "--text", str(model.parent / "text.txt"), "--repeats", "1", "--new-tokens", "4"]
+    capsys.readouterr()
+    assert main(["compare", *given, "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_figures_are_those_of_bundles_and_are_kept(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A run that ends after one bundle goes on with the next one: nothing is made or measured twice."""
+    asked = ("--quant", "int8", "--quant", "keep", "--quant", "auto", "--bits", "7")
+    picture = model.parent / "frontier.svg"
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        whole = speed.compare
+        speeds = iter([whole, interrupted])
+        patch.setattr(speed, "compare", lambda *given: next(speeds)(*given))
+        assert main(["compare", str(model), "--text", str(model.parent / "text.txt"), "--repeats", "1",
+                     "--new-tokens", "4", *asked]) == 130  # fmt: skip
+    measured: list[Path] = []
+    exported: list[str] = []
+    export = bundle_writer.export
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle_writer, "export", lambda *a, **o: exported.append(o["quant"]) or export(*a, **o))
+        patch.setattr(speed, "compare", lambda path, *given: measured.append(path) or whole(path, *given))
+        found = compared(model, capsys, *asked, "--plot", str(picture))
+    assert len(measured) == 1
+    assert exported == ["keep"], "which is refused again"
+    assert [one["name"] for one in found["points"]] == ["int8", "auto 7 bits"]
+    assert list(found["left_out"]) == ["keep"]
+    assert found["loss"] == "KL"
+    assert picture.read_text().startswith("<?xml")
+    checkpoint = open_checkpoint(model)
+    reference = NumpyEngine(checkpoint.config, checkpoint.params)
+    ids = TOKENIZER.encode(TEXT, add_special_tokens=False).ids
+    before = TOKENIZER.encode(TEXT).ids[: -len(ids)]
+    assert before
+    assert found["tokens"] == len(ids)
+    bundles = sorted((model.parent / "cache" / "bundles").iterdir(), reverse=True)
+    for one, path in zip(found["points"], bundles, strict=True):
+        close = fidelity(load(path).engine, reference, ids, 64, before=before)
+        assert one["loss"] == pytest.approx(close.kl, rel=0.1)
+        assert one["perplexity"] == pytest.approx(close.perplexity, rel=1e-3)
+        assert one["reference_perplexity"] == pytest.approx(close.reference_perplexity)
+        assert one["bytes"] == open_bundle(path).plan.size
+        assert one["tokens_per_s"] > 0
+    assert main(["compare", str(model), "--text", str(model.parent / "text.txt"), "--repeats", "1",
+                 "--new-tokens", "4", "--markdown", "--quant", "int8"]) == 0  # fmt: skip
+    assert "| int8 |" in capsys.readouterr().out
+
+
+def test_vectors_are_compared_by_cosines(model: Path, capsys: pytest.CaptureFixture[str]):
+    config = tiny_models.encoder(vocabulary=TOKENIZER.get_vocab_size(), head=Pool("mean"))
+    save_checkpoint(model.parent / "encoder", config, tiny_models.weights(config), TOKENIZER.to_str())
+    found = compared(model.parent / "encoder", capsys, "--quant", "int8-dynamic")
+    [one] = found["points"]
+    assert found["loss"] == "1 - COSINE"
+    assert 0 < one["loss"] < 0.01
+    assert one["perplexity"] is None
+    assert one["tokens_per_s"] > 0
+
+
+def test_what_can_not_be_compared(model: Path, capsys: pytest.CaptureFixture[str]):
+    for options, code in ((["--quant", "int3"], 7), (["--quant", "keep"], 7), (["--json", "--markdown"], 2)):
+        assert main(["compare", str(model), *options]) == code, options
+    (model.parent / "empty.txt").write_text("")
+    assert main(["compare", str(model), "--text", str(model.parent / "empty.txt")]) != 0
+    assert "2 tokens" in capsys.readouterr().err
+
+
+def test_the_frontier_has_what_nothing_beats():
+    sizes = {"a": (1, 9.0), "b": (2, 9.0), "c": (3, 2.0), "d": (3, 3.0), "e": (5, 1.0), "f": (6, 1.5)}
+    sizes["g"] = sizes["e"]
+    points = [Point(name, size, loss, None, None, 1.0, "") for name, (size, loss) in sizes.items()]
+    rng = np.random.default_rng(0)
+    for order in (points, points[::-1], [points[i] for i in rng.permutation(len(points))]):
+        assert sorted(one.name for one in frontier.frontier(order)) == ["a", "c", "e", "g"]
+        assert [one.bytes for one in frontier.frontier(order)] == [1, 3, 5, 5]
