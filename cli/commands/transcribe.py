@@ -72,6 +72,13 @@ def command(
             "--vad", help="Hear only where somebody speaks: pauses of 2 seconds and more are left out."
         ),
     ] = False,
+    batch: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Hear so many parts of a sound at once, each of 29 seconds at most, cut as --vad does.",
+        ),
+    ] = 1,
     live: Annotated[
         bool,
         typer.Option(
@@ -126,7 +133,7 @@ def command(
         segments = loaded.transcribe(
             heard if heard is not None else path, language=language, task=task, condition=condition,
             temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words, vad=vad,
-            beams=beams, progress=progress(),
+            batch=batch, beams=beams, progress=progress(),
         )  # fmt: skip
         if words and format not in ("txt", "json"):
             segments = (word for segment in segments for word in by_word(segment))

@@ -227,6 +227,7 @@ class Model(TaskModel):
         seed: int = 0,
         words: bool = False,
         vad: bool = False,
+        batch: int = 1,
         beams: int | None = None,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
@@ -236,7 +237,8 @@ class Model(TaskModel):
 
         return transcribe(
             self, sound, language=language, task=task, condition=condition, limits=limits,
-            temperatures=temperatures, seed=seed, words=words, vad=vad, beams=beams, progress=progress,
+            temperatures=temperatures, seed=seed, words=words, vad=vad, batch=batch, beams=beams,
+            progress=progress,
         )  # fmt: skip
 
     def classify(

@@ -9,9 +9,10 @@ by other numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,13 +48,14 @@ from ..sound_files import Blocks, checked, samples_of
 from ..text.spoken_words import WITHOUT_SPACES, spoken_words
 from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
-from .utterances import LONG_PAUSE, LONGEST_OF_FILE, utterances
+from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, utterances
 
 TASK = "transcribe"
 
 
 class _Heard(NamedTuple):
-    """What a window was heard to say, at a temperature; `ended` says that the text has its last token."""
+    """What a window was heard to say, at a temperature; `ended` says that the text has its last token, and
+    `begins` when each token was said, and what comes after the last one, where words were asked for."""
 
     tokens: list[int]
     ended: bool
@@ -61,6 +63,7 @@ class _Heard(NamedTuple):
     compression: float
     no_speech: float
     temperature: float
+    begins: Sequence[float] = ()
 
     def doubts(self, limits: Limits) -> frozenset[str]:
         return doubts(self.compression, self.logprob, self.no_speech, limits)
@@ -78,13 +81,15 @@ def transcribe(
     seed: int = 0,
     words: bool = False,
     vad: bool = False,
+    batch: int = 1,
     beams: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
     """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
 
     With `vad` only what lies between long pauses is heard, each utterance as a sound of its own. An iterator
-    gives samples [N] as they come: they are cut at short pauses, see `utterances`.
+    gives samples [N] as they come: they are cut at short pauses, see `utterances`. A `batch` above 1 means
+    `vad` with utterances that fit into a window, so many of which are heard at once.
     `language` is a name or code; without it the model's files say, or the first window tells. `task` is
     transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
     style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
@@ -105,31 +110,30 @@ def transcribe(
         raise CheckpointError(f"the model must name one eos_token_id, got {list(model.generation.eos)}")
     search = {"beams": 1, **model.generation.search, **({} if beams is None else {"beams": beams})}
     require(TextOptions, search)
+    if batch < 1:
+        raise LimitError(f"batch must be at least 1, got {batch}")
+    if batch > 1 and condition:
+        raise LimitError("with condition a window waits for the text before it: leave out batch")
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):
         raise LimitError(f"temperatures must be at least one number from 0 up, got {[*temperatures]}")
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
-    hear = partial(_until_sure, model, speech, limits, temperatures, np.random.default_rng(seed), search)
-    begins = partial(_token_begins, model, speech) if words else None
-
-    def segments(blocks: Blocks, progress: Progress) -> Iterator[Segment]:
-        return _segments(model, blocks, speech, code, task_id, condition, limits, hear, begins, progress)
-
+    ask = _Asked(model, speech, code, task_id, condition, limits, temperatures, seed, search, words)
     if isinstance(sound, Iterator):
         found = utterances(checked(sound), Voice(progress))
-    elif vad:
-        found = utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=LONGEST_OF_FILE)
+    elif vad or batch > 1:
+        longest = LONGEST if batch > 1 else LONGEST_OF_FILE
+        found = utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=longest)
     else:
-        return segments(samples_of(sound), progress)
-    return (_later(one, at) for at, samples in found for one in segments(samples_of(samples), silent))
+        return _segments([_Sound(ask, samples_of(sound))], progress)
+    sounds = (_Sound(ask, samples_of(samples), first) for first, samples in found)
+    return (one for some in _at_once(sounds, batch) for one in _segments(some, silent))
 
 
-def _later(said: Segment, first: int) -> Segment:
-    """A segment of an utterance that begins with the sample `first` of a sound."""
-    seconds = first / RATE
-    words = tuple(Word(one.start + seconds, one.end + seconds, one.text) for one in said.words)
-    start, end, seek = said.start + seconds, said.end + seconds, said.seek + first // HOP
-    return replace(said, start=start, end=end, seek=seek, words=words)
+def _at_once(sounds: Iterator[_Sound], count: int) -> Iterator[list[_Sound]]:
+    """Lists of so many sounds, the last one of fewer."""
+    while some := list(islice(sounds, count)):
+        yield some
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
@@ -153,99 +157,133 @@ def _task(speech: SpeechTokens, name: str | None) -> int | None:
     return speech.tasks[name or TASK]
 
 
-def _segments(
-    model: TaskModel,
-    blocks: Blocks,
-    speech: SpeechTokens,
-    language: str | None,
-    task: int | None,
-    condition: bool,
-    limits: Limits,
-    hear: Callable[[Cache, list[int], int], tuple[_Heard, Cache]],
-    begins: Callable[[Cache, list[int], _Heard, int], list[float]] | None,
-    progress: Progress,
-) -> Iterator[Segment]:
-    assert model.config.frames is not None
-    size, bands = model.config.frames
-    sound = Spectrogram(blocks, bands=bands, size=size)
-    first, seek, before, calm = speech.first_timestamp, 0, [], True
-    while seek < sound.real:
-        progress("listening", seek, sound.real)
-        cache = model.engine.start(1, sound.window(seek)[None])
-        if language is None and speech.languages:
-            language, cache = _detect(model, speech, cache)
-        start = _start(model, speech, language, task)
-        prompt = [*_earlier(model, speech, before), *start] if condition and before and calm else start
-        heard, cache = hear(cache, prompt, len(prompt) - len(start))
-        found, calm = heard.doubts(limits), heard.temperature < CALM
-        frames = min(size, sound.total - seek)
+@dataclass(frozen=True)
+class _Asked:
+    """Who hears, and what was asked, with the language's code and the id of the task."""
+
+    model: TaskModel
+    speech: SpeechTokens
+    language: str | None
+    task: int | None
+    condition: bool
+    limits: Limits
+    temperatures: Sequence[float]
+    seed: int
+    search: Mapping[str, Any]
+    words: bool
+
+
+class _Sound:
+    """A sound that is heard window by window, the next one at frame `seek`, and what was said and isn't given
+    yet. It begins with the sample `first` of a longer one."""
+
+    def __init__(self, ask: _Asked, blocks: Blocks, first: int = 0) -> None:
+        assert ask.model.config.frames is not None
+        size, bands = ask.model.config.frames
+        self.ask, self.first = ask, first
+        self.frames = Spectrogram(blocks, bands=bands, size=size)
+        self.language, self.seek, self.calm = ask.language, 0, True
+        self.before: list[int] = []
+        self.said: list[Segment] = []
+        self.rng = np.random.default_rng(ask.seed)
+
+    def start(self) -> list[int]:
+        """What each window's text begins with."""
+        ask = self.ask
+        told = [] if self.language is None else [ask.speech.languages[self.language]]
+        return [*ask.model.generation.prompt, *told, *([] if ask.task is None else [ask.task])]
+
+    def earlier(self) -> list[int]:
+        """What stands before the start: the end of what was written, for half of the context at most."""
+        ask = self.ask
+        if not (ask.condition and self.before and self.calm):
+            return []
+        if ask.speech.previous is None:
+            raise CheckpointError("the model can't read what it wrote: it names no prev_sot_token_id")
+        return [ask.speech.previous, *self.before[-(ask.model.config.context // 2 - 1) :]]
+
+    def take(self, heard: _Heard) -> None:
+        """Take what was heard in the window, and go on to the next one."""
+        model, first, seek = self.ask.model, self.ask.speech.first_timestamp, self.seek
+        found, self.calm = heard.doubts(self.ask.limits), heard.temperature < CALM
+        frames = min(self.frames.size, self.frames.total - seek)
         if found == {"silence"}:
-            seek += frames
-            continue
+            self.seek += frames
+            return
         parts, done = pieces(heard.tokens, first=first, frames=frames)
-        times = None if begins is None else begins(cache, prompt, heard, sound.real - seek)
-        place = 0
+        before, place = self.first / RATE, 0
         for part in parts:
-            begin, end = ((seek + STEP * of) * HOP / RATE for of in (part.begin, part.end))
+            begin, end = (before + (seek + STEP * of) * HOP / RATE for of in (part.begin, part.end))
             text = model.text.decode([token for token in part.tokens if token < first])
             figures = (heard.logprob, heard.compression, heard.no_speech)
-            doubtful, how = tuple(sorted(found)), {"seek": seek, "temperature": heard.temperature}
-            said = Segment(begin, end, text, part.tokens, language, *figures, doubtful, **how)
-            if times is not None:
-                later = [seek * HOP / RATE + time for time in times[place:]]
-                said = replace(said, words=_words(model, part.tokens, later, language))
+            how = {"seek": self.first // HOP + seek, "temperature": heard.temperature}
+            said = Segment(
+                begin, end, text, part.tokens, self.language, *figures, tuple(sorted(found)), **how
+            )
+            if heard.begins:
+                times = [before + seek * HOP / RATE + time for time in heard.begins[place:]]
+                said = replace(said, words=_words(model, part.tokens, times, self.language))
             place += len(part.tokens)
-            yield said
-        closed = [_closed(part.tokens, first) for part in parts] if condition else []
-        before = [*before, *(token for part in closed for token in part)][-model.config.context :]
-        seek += done
-    progress("listening", sound.real, sound.real)
+            self.said.append(said)
+        if self.ask.condition:
+            written = [*self.before, *(token for part in parts for token in _closed(part.tokens, first))]
+            self.before = written[-model.config.context :]
+        self.seek += done
 
 
-def _detect(model: TaskModel, speech: SpeechTokens, cache: Cache) -> tuple[str, Cache]:
-    """The code of the language that a window is in, and the cache, empty again."""
-    logits, cache = model.engine.step(np.array([model.generation.prompt]), cache)
-    likeliest = spoken_language(logits[0, 0], speech.languages.values())
-    code = next(code for code, id in speech.languages.items() if id == likeliest)
-    return code, cache.truncate(np.zeros(1, np.int64))
+def _segments(sounds: Sequence[_Sound], progress: Progress) -> Iterator[Segment]:
+    """What is said in sounds of which a window each is heard at once; those of the first one come first."""
+    while going := [one for one in sounds if one.seek < one.frames.real]:
+        progress("listening", going[0].seek, going[0].frames.real)
+        _hear_next(going)
+        for one in sounds:
+            yield from one.said
+            one.said = []
+            if one.seek < one.frames.real:
+                break
+    progress("listening", sounds[0].frames.real, sounds[0].frames.real)
 
 
-def _start(model: TaskModel, speech: SpeechTokens, language: str | None, task: int | None) -> list[int]:
-    """What each window's text begins with."""
-    told = [] if language is None else [speech.languages[language]]
-    return [*model.generation.prompt, *told, *([] if task is None else [task])]
+def _hear_next(sounds: Sequence[_Sound]) -> None:
+    """Hear the next window of each sound, at the first temperature that leaves no doubts, or at the last."""
+    ask = sounds[0].ask
+    windows = np.stack([one.frames.window(one.seek) for one in sounds])
+    cache = ask.model.engine.start(len(sounds), windows)
+    if ask.speech.languages and any(one.language is None for one in sounds):
+        cache = _detect(sounds, cache)
+    *others, last = ask.temperatures
+    left = list(sounds)
+    for temperature in others:
+        heard, kept = _hear(left, cache, temperature)
+        doubtful = [i for i, one in enumerate(heard) if not one.doubts(ask.limits) <= {"silence"}]
+        for i, (sound, one) in enumerate(zip(left, heard, strict=True)):
+            if i not in doubtful:
+                sound.take(one)
+        if not doubtful:
+            return
+        left, windows = [left[i] for i in doubtful], windows[doubtful]
+        if kept is None:
+            cache = ask.model.engine.start(len(left), windows)
+        else:
+            cache = kept.select(np.array(doubtful))
+    for sound, one in zip(left, _hear(left, cache, last)[0], strict=True):
+        sound.take(one)
 
 
-def _earlier(model: TaskModel, speech: SpeechTokens, before: Sequence[int]) -> list[int]:
-    """The end of what was written before, for half of the context at most."""
-    if speech.previous is None:
-        raise CheckpointError("the model can't read what it wrote: it names no prev_sot_token_id")
-    return [speech.previous, *before[-(model.config.context // 2 - 1) :]]
+def _detect(sounds: Sequence[_Sound], cache: Cache) -> Cache:
+    """Find the language of each sound whose first window this is; the cache, empty again."""
+    ask = sounds[0].ask
+    logits, cache = ask.model.engine.step(np.array([ask.model.generation.prompt] * len(sounds)), cache)
+    for one, row in zip(sounds, logits[:, 0], strict=True):
+        likeliest = spoken_language(row, ask.speech.languages.values())
+        code = next(code for code, id in ask.speech.languages.items() if id == likeliest)
+        one.language = one.language or code
+    return cache.truncate(np.zeros(len(sounds), np.int64))
 
 
 def _closed(tokens: list[int], first: int) -> list[int]:
     """A segment's tokens without the timestamp from which the next window goes on."""
     return tokens[:-1] if len(tokens) > 2 and tokens[-2] >= first else tokens
-
-
-def _until_sure(
-    model: TaskModel,
-    speech: SpeechTokens,
-    limits: Limits,
-    temperatures: Sequence[float],
-    rng: np.random.Generator,
-    search: Mapping[str, Any],
-    cache: Cache,
-    prompt: list[int],
-    begin: int,
-) -> tuple[_Heard, Cache]:
-    """The first text of a window that has no doubts, or the last one; and the cache, empty again."""
-    *others, last = temperatures
-    for temperature in others:
-        heard, cache = _hear(model, speech, cache, prompt, begin, temperature, rng, search)
-        if heard.doubts(limits) <= {"silence"}:
-            return heard, cache
-    return _hear(model, speech, cache, prompt, begin, last, rng, search)
 
 
 def _token_begins(
@@ -277,35 +315,44 @@ def _words(model: TaskModel, tokens: list[int], times: list[float], language: st
     return tuple(Word(times[places[of[0]]], times[places[of[-1]] + 1], text) for text, of in found)
 
 
-def _hear(
-    model: TaskModel,
-    speech: SpeechTokens,
-    cache: Cache,
-    prompt: list[int],
-    begin: int,
-    temperature: float,
-    rng: np.random.Generator,
-    search: Mapping[str, Any],
-) -> tuple[_Heard, Cache]:
-    """What the model writes of the window that the cache holds, and the cache, empty again; the start is at
-    `begin`."""
-    generation = model.generation
-    room = model.config.context - len(prompt)
+def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[list[_Heard], Cache | None]:
+    """What the model writes of the windows that the cache holds, a row for each sound; and the cache, empty
+    again, or None where rows were given up once their texts had ended."""
+    ask = sounds[0].ask
+    model, generation = ask.model, ask.model.generation
+    earlier = [one.earlier() for one in sounds]
+    prompts = [[*before, *one.start()] for before, one in zip(earlier, sounds, strict=True)]
+    time = len(prompts[0])
+    room = model.config.context - time
     if generation.max_new_tokens is not None:
         room = min(room, generation.max_new_tokens + 1)  # it counted the first token of a decoder
-    at = np.array([[begin, len(prompt) - 1]])
-    logits, cache = model.engine.step(np.array([prompt]), cache, at=at)
-    no_speech = no_speech_probability(logits[0, 0], speech.no_speech)
+    alone = [cache.copy(row) for row in range(len(sounds))] if ask.words else []
+    at = np.array([[len(before), time - 1] for before in earlier])
+    logits, cache = model.engine.step(np.array(prompts), cache, at=at)
     (end,) = generation.eos
-    rules = partial(timestamp_rules, first=speech.first_timestamp, end=end, latest=speech.latest_first)
-    if temperature == 0 and search["beams"] > 1:
-        written, logprob, cache = _searched(model, cache, prompt, logits[0, 1], room, rules, search)
+    first, latest = ask.speech.first_timestamp, ask.speech.latest_first
+    rules = partial(timestamp_rules, first=first, end=end, latest=latest)
+    kept: Cache | None
+    if temperature == 0 and ask.search["beams"] > 1:
+        rows = [cache.copy(row) for row in range(len(sounds))]
+        of = zip(prompts, rows, logits[:, 1], strict=True)
+        texts = [_searched(model, one, prompt, row, room, rules, ask.search) for prompt, one, row in of]
+        kept = cache
     else:
-        written, logprob, cache = _drawn(model, cache, prompt, logits[0, 1], room, rules, temperature, rng)
-    compression = compression_ratio(written, model.config.embedding.vocabulary)
-    text = written[:-1] if written[-1] == end else written
-    heard = _Heard(text, len(text) < len(written), logprob, compression, no_speech, temperature)
-    return heard, cache.truncate(np.zeros(1, np.int64))
+        texts, kept = _drawn(sounds, cache, prompts, logits[:, 1], room, rules, temperature)
+    found = []
+    for i, (written, mean) in enumerate(texts):
+        no_speech = no_speech_probability(logits[i, 0], ask.speech.no_speech)
+        compression = compression_ratio(written, model.config.embedding.vocabulary)
+        text = written[:-1] if written[-1] == end else written
+        heard = _Heard(text, len(text) < len(written), mean, compression, no_speech, temperature)
+        if ask.words:
+            frames = sounds[i].frames.real - sounds[i].seek
+            heard = heard._replace(
+                begins=_token_begins(model, ask.speech, alone[i], prompts[i], heard, frames)
+            )
+        found.append(heard)
+    return found, None if kept is None else kept.truncate(np.zeros(len(sounds), np.int64))
 
 
 def _penalties(model: TaskModel) -> Sampler:
@@ -314,29 +361,39 @@ def _penalties(model: TaskModel) -> Sampler:
 
 
 def _drawn(
-    model: TaskModel,
+    sounds: Sequence[_Sound],
     cache: Cache,
-    prompt: list[int],
-    row: np.ndarray,
+    prompts: Sequence[list[int]],
+    rows: np.ndarray,
     room: int,
     rules: Rules,
     temperature: float,
-    rng: np.random.Generator,
-) -> tuple[list[int], float, Cache]:
-    """At most `room` tokens after a first row of logits, and their mean log-probability."""
+) -> tuple[list[tuple[list[int], float]], Cache | None]:
+    """At most `room` tokens after each first row of logits [B, N], and their mean log-probability; the cache,
+    or None where rows of it were given up."""
+    model = sounds[0].ask.model
     (end,) = model.generation.eos
-    sampler = _penalties(model)
-    drawing, written, total = Sampler(temperature=temperature or None), [], 0.0
+    sampler, drawing = _penalties(model), Sampler(temperature=temperature or None)
+    texts: list[list[int]] = [[] for _ in sounds]
+    totals = [0.0] * len(sounds)
+    going = list(range(len(sounds)))  # whose text each row of the cache is
     while True:
-        adjusted = process_logits(row, sampler, np.array([*prompt, *written]), len(written), {end})
-        ruled = rules(adjusted, written)
-        check_any_allowed(ruled.max())
-        written.append(sample(ruled, drawing, rng.random()))
-        total += logprob(ruled, written[-1])
-        if written[-1] == end or len(written) >= room:
-            return written, total / len(written), cache
-        logits, cache = model.engine.step(np.array([written[-1:]]), cache)
-        row = logits[0, 0]
+        for i, row in zip(going, rows, strict=True):
+            written = texts[i]
+            adjusted = process_logits(row, sampler, np.array([*prompts[i], *written]), len(written), {end})
+            ruled = rules(adjusted, written)
+            check_any_allowed(ruled.max())
+            written.append(sample(ruled, drawing, sounds[i].rng.random()))
+            totals[i] += logprob(ruled, written[-1])
+        unfinished = [row for row, i in enumerate(going) if texts[i][-1] != end and len(texts[i]) < room]
+        if not unfinished:
+            whole = len(going) == len(sounds)
+            means = [total / len(text) for total, text in zip(totals, texts, strict=True)]
+            return list(zip(texts, means, strict=True)), cache if whole else None
+        if len(unfinished) < len(going):
+            cache, going = cache.select(np.array(unfinished)), [going[row] for row in unfinished]
+        logits, cache = model.engine.step(np.array([texts[i][-1:] for i in going]), cache)
+        rows = logits[:, 0]
 
 
 def _searched(
@@ -347,7 +404,7 @@ def _searched(
     room: int,
     rules: Rules,
     options: Mapping[str, Any],
-) -> tuple[list[int], float, Cache]:
+) -> tuple[list[int], float]:
     """The likeliest text of several that are written side by side, and its mean log-probability.
 
     The search adds what rules leave of probabilities; the mean is of those that are normalized again, as for
@@ -375,4 +432,4 @@ def _searched(
     total = best.score * len(written) ** search.length_penalty
     if not search.renormalize:
         total -= sum(left[tuple(written[:i])] for i in range(len(written)))
-    return written, total / len(written), cache.select(np.zeros(1, np.int64))
+    return written, total / len(written)

@@ -140,7 +140,7 @@ def test_the_windows_that_fall_back_are_transformers(monkeypatch: pytest.MonkeyP
         return generate(*given, generation_config=generation_config, **more)
 
     def heard(*given: Any) -> Any:
-        tried["ours"].append(given[5])
+        tried["ours"].append(given[2])
         return hear(*given)
 
     monkeypatch.setattr(transformers.GenerationMixin, "generate", generated)
@@ -172,7 +172,8 @@ def test_what_is_drawn_follows_from_the_seed_and_isnt_read_by_the_next_window(
     hear, prompts = transcribe._hear, []
 
     def heard(*given: Any) -> Any:
-        prompts.append(len(given[3]))
+        (one,) = given[0]
+        prompts.append(len(one.earlier()))
         return hear(*given)
 
     monkeypatch.setattr(transcribe, "_hear", heard)
@@ -235,23 +236,37 @@ def test_a_bundle_writes_what_the_specification_writes(quant: str, tmp_path: Pat
     assert same_texts >= (6 if quant == "fp32" else 5)  # a rounded activation may turn a tie
 
 
-@pytest.mark.parametrize("comes", [False, True])
-def test_utterances_are_heard_as_sounds_of_their_own(comes: bool, monkeypatch: pytest.MonkeyPatch):
-    """What lies between pauses, at its place in the whole sound; a file's pauses are longer."""
-    _, ours = made(1, False)
+@pytest.mark.parametrize(("comes", "batch"), [(False, 1), (True, 1), (False, 3)])
+def test_utterances_are_heard_as_sounds_of_their_own(
+    comes: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+):
+    """What lies between pauses, at its place in the whole sound; a file's pauses are longer. Several may be
+    heard at once; the languages are their own, and only those that leave doubts are heard again."""
+    _, ours = made(1, True)
     monkeypatch.setattr(transcribe, "Voice", lambda _: lambda chunk: float(np.abs(chunk).max() > 1e-3))
-    asked: dict[str, Any] = {"limits": Limits(), "words": True}
-    sounds, pause = [sound(seed, 3 * SIZE) for seed in (1, 4)], int((0.5 if comes else 2.1) * RATE)
+    limits, tried, hear = Limits(1.6, -1.6, 0.5), [], transcribe._hear
+
+    def heard(*given: Any) -> Any:
+        tried.append(len(given[0]))
+        return hear(*given)
+
+    asked: dict[str, Any] = {"limits": limits, "temperatures": [0, 1e-6, 0.7], "words": True}
+    lengths, pause = (3 * SIZE, SIZE, 2 * SIZE, SIZE // 2), int((0.5 if comes else 2.1) * RATE)
+    sounds = [sound(seed, length) for seed, length in enumerate(lengths, 1)]
     whole = np.concatenate([part for one in sounds for part in (np.zeros(pause), one, np.zeros(pause))])
     blocks = (whole[i : i + 999] for i in range(0, len(whole), 999))
-    got = [*ours.transcribe(blocks if comes else whole, **asked, vad=not comes)]
+    with monkeypatch.context() as patch:
+        patch.setattr(transcribe, "_hear", heard)
+        got = [*ours.transcribe(blocks if comes else whole, **asked, vad=not comes, batch=batch)]
+    assert set(tried) == ({1} if batch == 1 else {1, 2, 3})
     settings = {"pause": 0.4 if comes else 2.0, "longest": 29.0 if comes else 300.0}
     parts = [*utterances([whole], lambda chunk: float(np.abs(chunk).max() > 1e-3), **settings)]
-    assert len(parts) == 2
+    assert len(parts) == len(sounds)
     wanted = [(at, one) for at, samples in parts for one in ours.transcribe(samples, **asked)]
     assert len(got) == len(wanted) > 2
     for said, (at, one) in zip(got, wanted, strict=True):
         assert (said.tokens, said.seek) == (one.tokens, one.seek + at // HOP)
+        assert (said.language, said.temperature) == (one.language, one.temperature)
         assert np.allclose([said.start, said.end], np.array([one.start, one.end]) + at / RATE)
         assert [word.text for word in said.words] == [word.text for word in one.words]
         times = [[(word.start, word.end) for word in of.words] for of in (said, one)]
