@@ -25,14 +25,16 @@ OURS = """
 import tfm
 model = tfm.load(sys.argv[1])
 def heard(file):
-    return model.transcribe(file, temperatures=(0.0,), language=sys.argv[2] or None)
+    return model.transcribe(file, temperatures=(0.0,), language=sys.argv[2] or None, batch=batch)
 """
 THEIRS = """
-from faster_whisper import WhisperModel
-model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=2)
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+model, how = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=2), {}
+if batch > 1:
+    model, how = BatchedInferencePipeline(model), {"batch_size": batch, "without_timestamps": False}
 def heard(file):
     asked = {"beam_size": 1, "temperature": 0, "condition_on_previous_text": False}
-    return model.transcribe(file, language=sys.argv[2] or "en", **asked)[0]
+    return model.transcribe(file, language=sys.argv[2] or "en", **asked, **how)[0]
 """
 LOOP = """
 for line in sys.stdin:
@@ -46,8 +48,9 @@ for line in sys.stdin:
 class Worker:
     """A process that hears what it is told to."""
 
-    def __init__(self, python: str, code: str, model: Path, language: str) -> None:
-        command = [python, "-c", f"import json, sys, time\n{code}{LOOP}", str(model), language]
+    def __init__(self, python: str, code: str, model: Path, language: str, batch: int) -> None:
+        program = f"import json, sys, time\nbatch = int(sys.argv[3])\n{code}{LOOP}"
+        command = [python, "-c", program, str(model), language, str(batch)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def hear(self, file: Path) -> dict[str, Any]:
@@ -83,11 +86,13 @@ def main(
     files: list[Path],
     python: Annotated[str, typer.Option(help="The Python that has faster-whisper.")],
     language: Annotated[str, typer.Option(help="What is spoken, for a model of several languages.")] = "",
+    batch: Annotated[int, typer.Option(help="How many parts of a sound are heard at once.")] = 1,
     pairs: int = 15,
 ) -> None:
     """Measure, and print a table in Markdown."""
     typer.echo(quiet(), nl=bool(quiet()))
-    ours, theirs = Worker(sys.executable, OURS, bundle, language), Worker(python, THEIRS, ct2, language)
+    ours = Worker(sys.executable, OURS, bundle, language, batch)
+    theirs = Worker(python, THEIRS, ct2, language, batch)
     typer.echo("| sound | clock | processor | seconds | words that differ |\n|---|---|---|---|---|")
     for file in files:
         got: list[list[dict[str, Any]]] = [[], []]

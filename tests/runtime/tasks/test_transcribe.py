@@ -242,14 +242,16 @@ def test_utterances_are_heard_as_sounds_of_their_own(
 ):
     """What lies between pauses, at its place in the whole sound; a file's pauses are longer. Several may be
     heard at once; the languages are their own, and only those that leave doubts are heard again."""
-    _, ours = made(1, True)
+    _, ours = made(2, True)
     monkeypatch.setattr(transcribe, "Voice", lambda _: lambda chunk: float(np.abs(chunk).max() > 1e-3))
-    limits, tried, hear = Limits(1.6, -1.6, 0.5), [], transcribe._hear
+    limits, tried, hear = Limits(9.0, -1.1, 0.5), [], transcribe._hear
 
     def heard(*given: Any) -> Any:
         tried.append(len(given[0]))
         return hear(*given)
 
+    # All draws are in one language to these models.
+    monkeypatch.setattr(transcribe, "spoken_language", lambda row, of: sorted(of)[int(99 * row[0]) % 2])
     asked: dict[str, Any] = {"limits": limits, "temperatures": [0, 1e-6, 0.7], "words": True}
     lengths, pause = (3 * SIZE, SIZE, 2 * SIZE, SIZE // 2), int((0.5 if comes else 2.1) * RATE)
     sounds = [sound(seed, length) for seed, length in enumerate(lengths, 1)]
@@ -264,6 +266,7 @@ def test_utterances_are_heard_as_sounds_of_their_own(
     assert len(parts) == len(sounds)
     wanted = [(at, one) for at, samples in parts for one in ours.transcribe(samples, **asked)]
     assert len(got) == len(wanted) > 2
+    assert {one.language for one in got} == {"en", "de"}
     for said, (at, one) in zip(got, wanted, strict=True):
         assert (said.tokens, said.seek) == (one.tokens, one.seek + at // HOP)
         assert (said.language, said.temperature) == (one.language, one.temperature)
