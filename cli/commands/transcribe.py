@@ -59,6 +59,12 @@ def command(
         int | None,
         typer.Option(metavar="N", help="Write so many texts side by side, and take the likeliest."),
     ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            "--best-of", metavar="N", help="At a temperature draw so many texts, and take the likeliest."
+        ),
+    ] = 1,
     words: Annotated[
         bool,
         typer.Option(
@@ -133,7 +139,7 @@ def command(
         segments = loaded.transcribe(
             heard if heard is not None else path, language=language, task=task, condition=condition,
             temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words, vad=vad,
-            batch=batch, beams=beams, progress=progress(),
+            batch=batch, beams=beams, best_of=best_of, progress=progress(),
         )  # fmt: skip
         if words and format not in ("txt", "json"):
             segments = (word for segment in segments for word in by_word(segment))

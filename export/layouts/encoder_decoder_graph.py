@@ -12,6 +12,8 @@ merged, as one graph is for the first step and for all others:
     present.I.decoder.key          [B, G, P + T, K], and .value: the next step's past
     present.I.encoder.key          [B, G, S, K], and .value, likewise
 
+An encoder of sound reads input_features [B, C, 2·S]; its decoder has no mask, as all of a sound is real.
+
 **Conventions**: a text may be padded on either side, or between: rows of `encoder_hidden_states` are moved to
 the front before keys are computed of them, so the text's keys have no gaps. That is done in the first
 step alone, by one branch of an If; the other hands the keys on, which copies them.
@@ -57,8 +59,6 @@ def refusal(config: Config, target: Target) -> str | None:
         return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
     if config.embedding.token_types is not None:
         return "the encoder's tokens have types, which these runtimes don't pass"
-    if config.frames is not None:
-        return "the encoder reads sounds, and these ports are for texts"
     if len(sizes := _sizes(config)) > 1:
         return (
             "all layers of the decoder, and what they read, must have the same heads, "
@@ -90,8 +90,13 @@ def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool)
     encoder_graph.write(bundle, encoder, data=f"{encoder.name}_data")
     ports = Ports(bundle)
     ids, states, mask, cached, past = _inputs(ports, bundle.config)
-    _replace_inputs(ports, ids, next(iter(past.values())), every_position=every_position)
-    ports.replace("encoder_lengths", ports.op("ReduceSum", mask, ports.constant([1]), keepdims=0))
+    replace_inputs(ports, ids, next(iter(past.values())), every_position=every_position)
+    told = (
+        lengths(ports, states, 1)
+        if mask is None
+        else ports.op("ReduceSum", mask, ports.constant([1]), keepdims=0)
+    )
+    ports.replace("encoder_lengths", told)
     own = {
         name: value for name, value in past.items() if name in ports.old and not name.startswith("encoder_")
     }
@@ -119,14 +124,15 @@ def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool)
 
 def _inputs(
     ports: Ports, config: Config
-) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value, dict[str, ir.Value]]:
-    """Ids, the encoder's output, its mask, the condition, and the past by the names of a bundle's ports."""
+) -> tuple[ir.Value, ir.Value, ir.Value | None, ir.Value, dict[str, ir.Value]]:
+    """Ids, the encoder's output, its mask if that read a text, the condition, and the past by the names of a
+    bundle's ports."""
     dtype = ports.old["k.0"].dtype
     assert dtype is not None
     kv_heads, size = heads(config)
     ids = ports.input("input_ids", "batch", "time")
     states = ports.input("encoder_hidden_states", "batch", TEXT_AXIS, config.embedding.width, dtype=dtype)
-    mask = ports.input("encoder_attention_mask", "batch", TEXT_AXIS)
+    mask = None if config.frames else ports.input("encoder_attention_mask", "batch", TEXT_AXIS)
     past = {}
     for i in range(len(config.layers)):
         for of, prefix, axis in (("decoder", "", PAST_AXIS), ("encoder", "encoder_", KEPT_AXIS)):
@@ -136,7 +142,7 @@ def _inputs(
     return ids, states, mask, ports.input("use_cache_branch", 1, dtype=ir.DataType.BOOL), past
 
 
-def _replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position: bool) -> None:
+def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position: bool) -> None:
     """`past`, the same in each row, of a layer's keys so far; `at` of the new tokens."""
     op, zero, one = ports.op, ports.constant([0]), ports.constant([1])
     batch, time = op("Shape", ids, start=0, end=1), ports.length(ids)
@@ -154,8 +160,16 @@ def _replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_positio
             ports.replace(name, past)  # the cache keeps every token
 
 
-def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value) -> ir.Value:
+def lengths(ports: Ports, value: ir.Value, axis: int) -> ir.Value:
+    """The size of an axis of what is read of a sound, for each row: all of it is real."""
+    batch, time = (ports.op("Shape", value, start=i, end=i + 1) for i in (0, axis))
+    return ports.op("Expand", time, batch)
+
+
+def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value | None) -> ir.Value:
     """The encoder's output for real tokens in front of that for padding."""
+    if mask is None:
+        return states
     order = ports.order(mask, ports.length(mask))
     return ports.op("GatherND", states, ports.op("Unsqueeze", order, ports.constant([2])), batch_dims=1)
 
@@ -167,7 +181,8 @@ def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) 
     """
     graph = source.graph
     inputs = {str(value.name): value for value in graph.inputs}
-    inner = encoder_graph.states(graph, inputs["tokens"], config.embedding.width)
+    time = "time" if config.frames is None else config.frames[0] // 2
+    inner = encoder_graph.states(graph, graph.inputs[0], config.embedding.width, time)
     values = {inner: states}
     for node in _after(graph, inner):
         (value, *_) = node.inputs

@@ -4,7 +4,7 @@
                           model has them
     last_hidden_state     [B, T, D] of a model of embeddings, and `sentence_embedding`, which is what `embed`
                           gives: pooled, and normalized where the model does that; alone, of an encoder that
-                          a decoder reads
+                          a decoder reads, which may read a sound: input_features [B, C, 2·T]
     logits                of a masked language model or of tags [B, T, N], of labels of whole texts [B, N]
 
 The rotary tables, which a bundle's graph takes as inputs, become weights, for the model's whole context.
@@ -47,6 +47,12 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
     Raises ExportError where the vectors that are pooled, or that a decoder reads, can't be found.
     """
     ports = Ports(bundle, ENCODER if "decoder" in bundle.config.stacks else GRAPH)
+    if bundle.config.frames is not None:
+        vectors = heard(ports, "input_features", bundle.config)
+        vectors.name, ports.graph.outputs[:] = "last_hidden_state", [vectors]
+        keep_sums(ports.graph)
+        ports.save(path, data)
+        return
     ids, mask = (ports.input(name, "batch", "time") for name in ("input_ids", "attention_mask"))
     time, axis = ports.length(ids), ports.constant([1])
     order = ports.order(mask, time)
@@ -60,6 +66,16 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
     _name_outputs(ports, bundle.config, tokens, mask)
     keep_sums(ports.graph)
     ports.save(path, data)
+
+
+def heard(ports: Ports, name: str, config: Config) -> ir.Value:
+    """The vectors [B, T, D] of a sound, which comes as an input [B, C, 2·T] of that name, time last."""
+    assert config.frames is not None
+    size, bands = config.frames
+    given = ports.input(name, "batch", bands, size, dtype=ir.DataType.FLOAT)
+    frames = ports.op("Transpose", given, perm=[0, 2, 1])
+    ports.replace("frames", frames)
+    return states(ports.graph, frames, config.embedding.width, size // 2)
 
 
 def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value) -> None:
@@ -97,13 +113,13 @@ def keep_sums(graph: ir.Graph) -> None:
             node.op_type = "Sum"
 
 
-def states(graph: ir.Graph, tokens: ir.Value, width: int) -> ir.Value:
+def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "time") -> ir.Value:
     """The vectors [B, T, D] that a head pools or a decoder reads: what the last norm gives of all tokens.
 
     Raises ExportError where something else of the tokens reaches the output, as without a norm at the end.
     """
     norms = [node.outputs[0] for node in graph if node.op_type in NORMS]
-    shape = ["batch", "time", str(width)]
+    shape = ["batch", str(time), str(width)]
     found = [value for value in norms if value.shape is not None and [str(a) for a in value.shape] == shape]
     seen, todo = set(found[-1:]), list(graph.outputs)
     while todo:

@@ -5,7 +5,10 @@
     model.onnx.data         the bundle's weights, and the rotary tables
     tokenizer.json          with tokenizer_config.json, where the bundle has them
 
-The model's `type` is "llama" for every family: there it only says that the graph is a decoder over keys and
+A model that hears, as Whisper, has instead of model.onnx the graphs of `genai_hearing`, encoder.onnx and
+decoder.onnx, and audio_processor_config.json, which says how a sound becomes frames.
+
+A decoder's `type` is "llama" for every family: there it only says that the graph is a decoder over keys and
 values, what the family computes is in the graph. Options of sampling that genai doesn't have are left out.
 
 genai fills up the prompts of a batch on the right, and sees that in their last tokens: where one of several
@@ -19,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.config import Config, EncoderDecoder
+from ...refimpl.engine.sound import HOP, RATE, WINDOW
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
-from . import decoder_graph
+from . import decoder_graph, encoder_decoder_graph, genai_hearing
 from .hub_files import pad_id, tokenizer_config, write_json
 from .layout import BundleLayout
 
+FRAMES = 3000  # of a sound, which it has as a constant
 # Options of a Sampler that genai has too.
 SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
 
@@ -32,12 +37,21 @@ SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
 def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model can't have the layout; None where it can."""
     if isinstance(config, EncoderDecoder):
-        return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
+        if config.frames is None:
+            return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
+        if (size := config.frames[0]) != FRAMES:
+            return f"a model that hears must read {FRAMES} frames, this one reads {size}"
+        return encoder_decoder_graph.refusal(config, target)
     return decoder_graph.refusal(config, target)
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    decoder_graph.write(bundle, folder / "model.onnx", data="model.onnx.data", every_position=False)
+    if (frames := bundle.config.frames) is not None:
+        genai_hearing.write_encoder(bundle, folder / "encoder.onnx")
+        genai_hearing.write_decoder(bundle, folder / "decoder.onnx")
+        write_json(folder / "audio_processor_config.json", audio_processor_config(frames))
+    else:
+        decoder_graph.write(bundle, folder / "model.onnx", data="model.onnx.data", every_position=False)
     write_json(folder / "genai_config.json", genai_config(bundle))
     if (tokenizer := tokenizer_config(bundle)) is not None:
         write_json(folder / "tokenizer_config.json", tokenizer)
@@ -46,10 +60,11 @@ def write(bundle: Bundle, folder: Path) -> None:
 def genai_config(bundle: Bundle) -> dict[str, Any]:
     """What genai_config.json says of a bundle."""
     config, generation = bundle.config, bundle.generation
+    hears = config.frames is not None
     attention = decoder_graph.attention(config)
     decoder = {
         "session_options": {"provider_options": []},
-        "filename": "model.onnx",
+        "filename": "decoder.onnx" if hears else "model.onnx",
         "head_size": attention.head_size,
         "hidden_size": config.embedding.width,
         "num_attention_heads": attention.heads,
@@ -67,19 +82,64 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
             "present_value_names": decoder_graph.NEW_VALUE,
         },
     }
+    if hears:
+        past, present = (
+            {f"{side}_names": genai_hearing.name(when, side, "self") for side in ("key", "value")}
+            for when in ("past", "present")
+        )
+        cross = {
+            f"cross_past_{side}_names": genai_hearing.name("past", side, "cross") for side in ("key", "value")
+        }
+        decoder["inputs"] = {"input_ids": "input_ids"} | {f"past_{n}": v for n, v in past.items()} | cross
+        decoder["outputs"] = {"logits": "logits"} | {f"present_{n}": v for n, v in present.items()}
     model = {
-        "type": "llama",
+        "type": "whisper" if hears else "llama",
         "context_length": config.context,
         "vocab_size": config.embedding.vocabulary,
         **({} if generation.bos is None else {"bos_token_id": generation.bos}),
         "eos_token_id": list(generation.eos),
         "pad_token_id": pad_id(bundle),
         "decoder": decoder,
+        **({"encoder": _encoder(bundle)} if hears else {}),
     }
     stated = generation.defaults
     search = {name: stated[name] for name in SEARCH if stated.get(name) is not None}
     search |= {"do_sample": stated.get("temperature") is not None, "max_length": config.context}
     return {"model": model, "search": search | {"past_present_share_buffer": False}}
+
+
+def _encoder(bundle: Bundle) -> dict[str, Any]:
+    """What genai_config.json says of an encoder of sound."""
+    stack = bundle.config.stacks["encoder"]
+    attention = stack.attentions[0]
+    cross = {
+        f"cross_present_{side}_names": genai_hearing.name("present", side, "cross")
+        for side in ("key", "value")
+    }
+    return {
+        "session_options": {"provider_options": []},
+        "filename": "encoder.onnx",
+        "head_size": attention.head_size,
+        "hidden_size": bundle.config.embedding.width,
+        "num_attention_heads": attention.heads,
+        "num_hidden_layers": len(stack.layers),
+        "num_key_value_heads": attention.kv_heads,
+        "inputs": {"audio_features": genai_hearing.FEATURES},
+        "outputs": {"encoder_hidden_states": genai_hearing.STATES, **cross},
+    }
+
+
+def audio_processor_config(frames: tuple[int, int]) -> dict[str, Any]:
+    """audio_processor_config.json: the operators that make frames of a sound (`engine.sound.features`)."""
+    size, bands = frames
+    window = {"n_fft": WINDOW, "frame_length": WINDOW, "hop_length": HOP}
+    seconds = {"chunk_size": size * HOP // RATE, "n_fft": WINDOW, "hop_length": HOP, "n_mel": bands}
+    steps = [
+        {"name": "audio_decoder", "type": "AudioDecoder"},
+        {"name": "STFT", "type": "STFTNorm", "attrs": window},
+        {"name": "log_mel_spectrogram", "type": "LogMelSpectrum", "attrs": seconds},
+    ]
+    return {"feature_extraction": {"sequence": [{"operation": step} for step in steps]}}
 
 
 LAYOUT = BundleLayout("genai", refusal, write, frozenset(SEARCH), must_end=True)

@@ -16,6 +16,7 @@ from ...refimpl.config import (
     Pool,
     Tag,
 )
+from ...refimpl.engine.sound import HOP, RATE, WINDOW
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
 from . import encoder_decoder_graph
@@ -66,8 +67,10 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
     tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items()}
     longest = config.text_context if isinstance(config := bundle.config, EncoderDecoder) else config.context
     stated = {"chat_template": _templates(bundle), "model_max_length": longest}
+    hears = config.frames is not None
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        # Whisper's class alone knows what its timestamps mean.
+        "tokenizer_class": "WhisperTokenizer" if hears else "PreTrainedTokenizerFast",
         # What generates appends a token to each row, so the rows of a batch end together.
         "padding_side": "left" if "decoder" in bundle.config.stacks else "right",
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"][:: 1 if types else 2],
@@ -122,22 +125,38 @@ def config(bundle: Bundle) -> dict[str, Any]:
 
 
 def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
-    """config.json of a decoder that reads an encoder, as T5's; its sizes are those of the cache."""
+    """config.json of a decoder that reads an encoder, as Whisper's if it hears, else as T5's; its sizes are
+    those of the cache."""
     kv_heads, size = encoder_decoder_graph.heads(config)
-    generation = bundle.generation
+    generation, encoder = bundle.generation, config.stacks["encoder"]
     stated: dict[str, Any] = {
-        "model_type": "t5",
-        "architectures": ["T5ForConditionalGeneration"],
         "is_encoder_decoder": True,
         "d_model": kv_heads * size,  # optimum divides it by the heads
-        "d_kv": size,
-        "num_heads": kv_heads,
-        "num_layers": len(config.stacks["encoder"].layers),
-        "num_decoder_layers": len(config.layers),
         "vocab_size": config.embedding.vocabulary,
         "pad_token_id": pad_id(bundle),
         "eos_token_id": list(generation.eos) or None,
         "decoder_start_token_id": generation.start,
+    }
+    if config.frames is not None:
+        frames, bands = config.frames
+        return stated | {
+            "model_type": "whisper",
+            "architectures": ["WhisperForConditionalGeneration"],
+            "num_mel_bins": bands,
+            "max_source_positions": frames // 2,
+            "max_target_positions": config.context,
+            "encoder_layers": len(encoder.layers),
+            "decoder_layers": len(config.layers),
+            # Both are sizes of the cache, as runtimes take them.
+            **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), kv_heads),
+        }
+    stated |= {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "d_kv": size,
+        "num_heads": kv_heads,
+        "num_layers": len(encoder.layers),
+        "num_decoder_layers": len(config.layers),
     }
     tasks = {name: {"prefix": task.prefix, **_options(task)} for name, task in generation.tasks.items()}
     return stated | {"prefix": generation.prefix or None, "task_specific_params": tasks or None}
@@ -162,7 +181,52 @@ def generation_config(bundle: Bundle) -> dict[str, Any]:
         "pad_token_id": pad_id(bundle),
         "decoder_start_token_id": generation.start,
     }
-    return {name: value for name, value in ids.items() if value not in (None, [])} | _options(generation)
+    speech = _speech(generation, bundle.config.context) if bundle.config.frames is not None else {}
+    found = ids | _options(generation) | speech
+    return {name: value for name, value in found.items() if value not in (None, [])}
+
+
+def _speech(generation: Generation, context: int) -> dict[str, Any]:
+    """What a generation_config.json says of a model that hears."""
+    most = generation.max_new_tokens
+    # A prompt counts there, and with it max_new_tokens may be more than the decoder has room for.
+    stated: dict[str, Any] = {"max_new_tokens": None, "max_length": context if most is None else most + 1}
+    if len(generation.eos) == 1:
+        (stated["eos_token_id"],) = generation.eos  # Whisper's rules take no list
+    if (speech := generation.speech) is None:
+        return stated
+    stated |= {
+        "no_timestamps_token_id": speech.no_timestamps,
+        "prev_sot_token_id": speech.previous,
+        "max_initial_timestamp_index": speech.latest_first,
+        "alignment_heads": [list(one) for one in speech.alignment_heads],
+        "language": speech.language,
+        "task": speech.task,
+        "is_multilingual": bool(speech.languages),
+    }
+    if speech.languages:
+        stated["lang_to_id"] = {f"<|{code}|>": id for code, id in speech.languages.items()}
+        stated["task_to_id"] = speech.tasks
+    return stated
+
+
+def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
+    """preprocessor_config.json: how a sound becomes what the encoder reads (`engine.sound.features`)."""
+    size, bands = frames
+    return {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "processor_class": "WhisperProcessor",
+        "feature_size": bands,
+        "sampling_rate": RATE,
+        "hop_length": HOP,
+        "n_fft": WINDOW,
+        "chunk_length": size * HOP // RATE,
+        "n_samples": size * HOP,
+        "nb_max_frames": size,
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "return_attention_mask": False,
+    }
 
 
 def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
@@ -172,3 +236,5 @@ def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
         write_json(folder / "tokenizer_config.json", tokenizer)
     if isinstance(bundle.config.head, LM):
         write_json(folder / "generation_config.json", generation_config(bundle))
+    if bundle.config.frames is not None:
+        write_json(folder / "preprocessor_config.json", preprocessor_config(bundle.config.frames))

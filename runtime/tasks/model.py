@@ -229,6 +229,7 @@ class Model(TaskModel):
         vad: bool = False,
         batch: int = 1,
         beams: int | None = None,
+        best_of: int = 1,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
         """The segments of a sound, a file, samples [N], or those that come, each as soon as it is known; see
@@ -238,7 +239,7 @@ class Model(TaskModel):
         return transcribe(
             self, sound, language=language, task=task, condition=condition, limits=limits,
             temperatures=temperatures, seed=seed, words=words, vad=vad, batch=batch, beams=beams,
-            progress=progress,
+            best_of=best_of, progress=progress,
         )  # fmt: skip
 
     def classify(

@@ -51,6 +51,7 @@ from .base import TaskModel, expect_hearing
 from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, utterances
 
 TASK = "transcribe"
+DRAWS = range(1, 65)  # texts of a window that may be drawn to choose one
 
 
 class _Heard(NamedTuple):
@@ -83,6 +84,7 @@ def transcribe(
     vad: bool = False,
     batch: int = 1,
     beams: int | None = None,
+    best_of: int = 1,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
     """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
@@ -94,10 +96,11 @@ def transcribe(
     transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
     style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
     drawn from `seed`; its doubts are those of the last time. One of silence is left out. At temperature 0
-    `beams` texts are written side by side, by default as many as the model's files ask for. With `words`
-    segments have the times of their words, for which the decoder reads each window's text once more. Raises
-    ConfigError for a model that doesn't hear, CheckpointError where its files don't say how it writes,
-    LimitError for a sound or an option that it can't take.
+    `beams` texts are written side by side, by default as many as the model's files ask for; above, the
+    likeliest of `best_of` that are drawn counts, by its mean log-probability. With `words` segments have the
+    times of their words, for which the decoder reads each window's text once more. Raises ConfigError for a
+    model that doesn't hear, CheckpointError where its files don't say how it writes, LimitError for a sound
+    or an option that it can't take.
     """
     expect_hearing(model.config)
     speech = model.generation.speech
@@ -116,9 +119,11 @@ def transcribe(
         raise LimitError("with condition a window waits for the text before it: leave out batch")
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):
         raise LimitError(f"temperatures must be at least one number from 0 up, got {[*temperatures]}")
+    if best_of not in DRAWS:
+        raise LimitError(f"best_of must be {DRAWS.start} to {DRAWS.stop - 1}, got {best_of}")
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
-    ask = _Asked(model, speech, code, task_id, condition, limits, temperatures, seed, search, words)
+    ask = _Asked(model, speech, code, task_id, condition, limits, temperatures, seed, search, best_of, words)
     if isinstance(sound, Iterator):
         found = utterances(checked(sound), Voice(progress))
     elif vad or batch > 1:
@@ -170,6 +175,7 @@ class _Asked:
     temperatures: Sequence[float]
     seed: int
     search: Mapping[str, Any]
+    best_of: int
     words: bool
 
 
@@ -339,7 +345,14 @@ def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[l
         texts = [_searched(model, one, prompt, row, room, rules, ask.search) for prompt, one, row in of]
         kept = cache
     else:
-        texts, kept = _drawn(sounds, cache, prompts, logits[:, 1], room, rules, temperature)
+        copies = ask.best_of if temperature > 0 else 1
+        of = np.repeat(np.arange(len(sounds)), copies)
+        cache = cache if copies == 1 else cache.select(of)
+        given = [sounds[i] for i in of], cache, [prompts[i] for i in of], logits[of, 1]
+        drawn, kept = _drawn(*given, room, rules, temperature)
+        several = [drawn[i : i + copies] for i in range(0, len(drawn), copies)]
+        texts = [max(one, key=partial(_likelihood, end=end)) for one in several]
+        kept = kept if kept is None or copies == 1 else kept.select(np.arange(len(sounds)) * copies)
     found = []
     for i, (written, mean) in enumerate(texts):
         no_speech = no_speech_probability(logits[i, 0], ask.speech.no_speech)
@@ -353,6 +366,13 @@ def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[l
             )
         found.append(heard)
     return found, None if kept is None else kept.truncate(np.zeros(len(sounds), np.int64))
+
+
+def _likelihood(text: tuple[list[int], float], end: int) -> float:
+    """By which openai ranks texts (`MaximumLikelihoodRanker`): the last token's probability counts, but the
+    token doesn't count in the mean."""
+    tokens, mean = text
+    return mean * len(tokens) / max(1, len(tokens) - (tokens[-1] == end))
 
 
 def _penalties(model: TaskModel) -> Sampler:

@@ -27,14 +27,22 @@ PREVIOUS, NO_TIMESTAMPS = 66, 68
 SCALES = {"proj_out": 2.5, "decoder.embed_tokens": 2.0, "encoder_attn": 3.0, "decoder.embed_positions": 3.0}
 
 
-def write(folder: Path, seed: int, *, multilingual: bool, vocabulary: int | None = None, **rules: Any) -> Any:
+def write(
+    folder: Path,
+    seed: int,
+    *,
+    multilingual: bool,
+    vocabulary: int | None = None,
+    positions: int = POSITIONS,
+    **rules: Any,
+) -> Any:
     """A model in the folder, with generation rules as published ones have them; transformers' model of it."""
     row = ROWS["whisper"]
     sizes = row.sizes | {
-        "vocab_size": vocabulary or NO_TIMESTAMPS + POSITIONS + 2, "d_model": 24,
+        "vocab_size": vocabulary or NO_TIMESTAMPS + positions + 2, "d_model": 24,
         "encoder_layers": 1, "decoder_layers": 2,
         "encoder_attention_heads": 2, "decoder_attention_heads": 3, "num_mel_bins": BANDS,
-        "max_source_positions": POSITIONS, "max_target_positions": 32, "tie_word_embeddings": False,
+        "max_source_positions": positions, "max_target_positions": 32, "tie_word_embeddings": False,
         "eos_token_id": END, "pad_token_id": END, "bos_token_id": END, "decoder_start_token_id": START,
     }  # fmt: skip
     theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()

@@ -8,6 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tfm.export.bundle_writer import export
 from tfm.export.layouts import transformers_js
 from tfm.export.layouts.convert import convert
@@ -16,12 +17,14 @@ from tfm.refimpl.config import EncoderDecoder
 from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.engine.sound import features
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import load
 
 from helpers import (
+    hearing_models,
     onnx_graph,  # noqa: F401  (the exporter's functions are parsed once a process)
     peers,
 )
@@ -62,6 +65,29 @@ def family_bundle(
         export(checkpoint, folder / "bundle", quant="fp32", verify=False)
         return open_bundle(folder / "bundle"), list(sequence.prompt if text is None else text)
     raise AssertionError(f"{name}: none of {TRIES} models suits")
+
+
+def hearing_bundle(
+    folder: Path, *, multilingual: bool, positions: int = hearing_models.POSITIONS
+) -> tuple[Bundle, list[np.ndarray]]:
+    """The float bundle of a drawn Whisper, and sounds for it, the frames [C, 2·T] of each."""
+    hearing_models.write(folder / "model", 1, multilingual=multilingual, positions=positions)
+    bundle = real_bundle(folder / "model", "fp32", folder / "bundle")
+    assert bundle.config.frames is not None
+    size, bands = bundle.config.frames
+    sounds = [features(hearing_models.sound(seed, size), bands=bands)[:size] for seed in range(4)]
+    return bundle, [sound.T for sound in sounds]
+
+
+def heard(
+    bundle: Bundle, sounds: Iterable[np.ndarray], prompt: Sequence[int], sampler: Sampler, count: int
+) -> list[list[int]]:
+    """The greedy tokens after a prompt of each sound, without rules for times, before the last."""
+    engine, ends = OrtEngine(bundle), frozenset(bundle.generation.eos)
+    asked: dict[str, Any] = {"max_new_tokens": count, "stop_ids": ends, "sampler": sampler}
+    return [
+        list(generate(engine, GeneratedSequence(prompt, encoder_ids=sound.T, **asked))) for sound in sounds
+    ]
 
 
 def real_bundle(source: Path, quant: str, folder: Path) -> Bundle:

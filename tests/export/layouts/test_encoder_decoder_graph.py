@@ -13,10 +13,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import transformers
 from helpers import tiny_models
 from helpers.exported import exported
 from helpers.within_budget import assert_within_budget
-from tfm.export.layouts import encoder_decoder_graph, genai, hub_files, optimum, transformers_js
+from tfm.export.layouts import (
+    encoder_decoder_graph,
+    genai,
+    genai_hearing,
+    hub_files,
+    optimum,
+    transformers_js,
+)
 from tfm.export.layouts.convert import LAYOUTS
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.config import Attention, EncoderDecoder, Rope, Stack
@@ -222,7 +230,6 @@ REFUSED = {
     "kv=float": (CONFIGS["shared"].with_kv("int8"), "ort-cpu"),
     "tokens have types": (TYPES, "ort-cpu"),
     "must have the same heads": (tiny_models.rotary_encoder_decoder(), "ort-cpu"),
-    "reads sounds": (tiny_models.hearing(), "ort-cpu"),
 }
 
 
@@ -233,8 +240,63 @@ def test_what_the_ports_dont_cover_is_refused_with_its_reason(words: str):
 
 
 def test_genai_refuses_them():
-    reason = genai.LAYOUT.refusal(CONFIGS["copied"], targets.find("ort-cpu"))
-    assert "Marian with a recurrent decoder" in (reason or "")
+    for config, words in ((CONFIGS["copied"], "Marian with a recurrent decoder"), (HEARING, "3000 frames")):
+        assert words in (genai.LAYOUT.refusal(config, targets.find("ort-cpu")) or "")
+
+
+HEARING = tiny_models.hearing()
+# Of each form: its files, what the encoder is fed, and what the decoder is fed of a past.
+FORMS = {
+    "merged": ("input_features", "past_key_values.", "present.", "last_hidden_state"),
+    "genai": ("audio_features", "past_", "present_", "hidden_states"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sound_is_heard_as_specified(form: str, tmp_path: Path):
+    """Two sounds side by side, and three steps."""
+    bundle, weights = exported(tmp_path / "bundle", HEARING, seed=4), tiny_models.weights(HEARING, seed=4)
+    paths = tmp_path / "encoder.onnx", tmp_path / "decoder.onnx"
+    if form == "merged":
+        encoder_decoder_graph.write(bundle, *paths, every_position=False)
+    else:
+        genai_hearing.write_encoder(bundle, paths[0])
+        genai_hearing.write_decoder(bundle, paths[1])
+    encoder, decoder = (ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in paths)
+    name, past, present, states = FORMS[form]
+    sounds = np.random.default_rng(0).normal(size=(2, 10, 6)).astype(np.float32)
+    found = encoder.run(None, {name: sounds.transpose(0, 2, 1)})
+    kept = dict(zip((port.name for port in encoder.get_outputs()), found, strict=True))
+    feeds = {port.name: np.zeros((2, 6, 0, 8), np.float32) for port in decoder.get_inputs()}
+    feeds |= {key.replace(present, past): value for key, value in kept.items() if key != states}
+    if form == "merged":
+        feeds |= {"encoder_hidden_states": kept[states], "use_cache_branch": np.array([False])}
+    read = np.zeros((2, 0), np.int64)
+    for step in ([[3, 70], [3, 4]], [[11], [90]], [[8], [7]]):
+        read = np.concatenate([read, step], 1)
+        logits, *later = decoder.run(None, feeds | {"input_ids": np.array(step)})
+        names = [port.name.replace(present, past) for port in decoder.get_outputs()[1:]]
+        feeds |= dict(zip(names, later, strict=True))
+        if form == "merged":
+            feeds |= {"use_cache_branch": np.array([True])}
+            feeds["encoder_hidden_states"] = np.full_like(
+                kept[states], np.nan
+            )  # its keys are all that is read
+
+        def specified(leaves: Any, tokens: np.ndarray = read) -> np.ndarray:
+            engine, at = NumpyEngine(HEARING, leaves), np.full((2, 1), tokens.shape[1] - 1)
+            return engine.step(tokens, engine.start(2, sounds), at=at)[0]
+
+        assert_within_budget(np.asarray(logits), weights, specified)
+
+
+def test_what_a_model_that_hears_is_called():
+    frames, bands = (3000, 80)
+    stated = hub_files.preprocessor_config((frames, bands))
+    theirs = transformers.WhisperFeatureExtractor(feature_size=bands).to_dict()
+    assert {key: theirs[key] for key in stated if key != "processor_class"} == {
+        key: value for key, value in stated.items() if key != "processor_class"
+    }
 
 
 @pytest.mark.parametrize("name", CONFIGS)

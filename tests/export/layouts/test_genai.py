@@ -8,8 +8,22 @@ from pathlib import Path
 
 import pytest
 from helpers import peers
-from helpers.layout_models import COPIED, LENGTH, MESSAGES, answer, chats, family_bundle, greedy, real_bundle
+from helpers.hearing_models import LANGUAGES, NO_TIMESTAMPS, START, TASKS
+from helpers.layout_models import (
+    COPIED,
+    LENGTH,
+    MESSAGES,
+    answer,
+    chats,
+    family_bundle,
+    greedy,
+    heard,
+    hearing_bundle,
+    real_bundle,
+    until_end,
+)
 from tfm.export.layouts.convert import convert
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.runtime.tasks import load
 
 pytestmark = pytest.mark.peers
@@ -69,6 +83,42 @@ def test_families_give_the_same_tokens_alone_and_in_a_batch(python: Path, tmp_pa
     for row, expected in enumerate(texts):
         assert given["alone"][row] == expected
         assert given["together"][row][: len(expected)] == expected
+
+
+HEAR = """
+    import json, sys
+    import numpy as np
+    import onnxruntime_genai as og
+
+    job = json.load(sys.stdin)
+    model = og.Model(job["model"])
+    answers = []
+    for frames in job["sounds"]:
+        options = og.GeneratorParams(model)
+        prompt = np.array([job["prompt"]], np.int32)
+        options.set_search_options(max_length=prompt.size + job["count"], do_sample=False, batch_size=1)
+        generator = og.Generator(model, options)
+        sound = np.array([frames], np.float32)  # the generator only points to it
+        generator.set_model_input("audio_features", sound)
+        generator.append_tokens(prompt)
+        while not generator.is_done():
+            generator.generate_next_token()
+        answers.append(generator.get_sequence(0)[prompt.size :].tolist())
+    print(json.dumps(answers))
+"""
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_what_is_heard_is_the_same(python: Path, tmp_path: Path, multilingual: bool):
+    """Without times and suppressed tokens, for which genai has no rules."""
+    bundle, sounds = hearing_bundle(tmp_path, multilingual=multilingual, positions=1500)
+    convert(bundle.path, tmp_path / "out", "genai")
+    prompt = [START, *([LANGUAGES["<|de|>"], TASKS["translate"]] if multilingual else []), NO_TIMESTAMPS]
+    job = {"model": str(tmp_path / "out"), "sounds": [sound.tolist() for sound in sounds], "prompt": prompt}
+    found = json.loads(peers.run([python, "-c", textwrap.dedent(HEAR)], job | {"count": 20}))
+    expected = heard(bundle, sounds, prompt, Sampler(), 20)
+    assert until_end(bundle, found) == expected
+    assert len({tuple(row) for row in expected}) > 2
 
 
 @pytest.mark.real

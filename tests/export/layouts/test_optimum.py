@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import peers
+from helpers import hearing_models, peers
 from helpers.layout_models import (
     COPIED,
     MESSAGES,
@@ -17,6 +17,7 @@ from helpers.layout_models import (
     chats_are_the_same,
     family_bundle,
     greedy,
+    hearing_bundle,
     left_padded,
     real_bundle,
     rows_of_a_batch_are_those_alone,
@@ -25,6 +26,8 @@ from helpers.layout_models import (
     what_reads_an_encoder_gives_the_same_tokens,
 )
 from tfm.export.layouts.convert import convert
+from tfm.refimpl.decoding.speech import Limits
+from tfm.refimpl.engine.sound import HOP, features
 from tfm.runtime.tasks import load
 
 pytestmark = [pytest.mark.peers, pytest.mark.real]
@@ -70,6 +73,43 @@ def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path, name: str
 @pytest.mark.parametrize("name", READERS)
 def test_what_reads_an_encoder_gives_the_same_tokens(python: Path, tmp_path: Path, name: str):
     what_reads_an_encoder_gives_the_same_tokens(name, "optimum", tmp_path, partial(generated, python))
+
+
+HEAR = """
+    import json, sys
+    import torch
+    from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+
+    job = json.load(sys.stdin)
+    model = ORTModelForSpeechSeq2Seq.from_pretrained(job["model"])
+    torch.set_default_dtype(torch.float64)
+    found = []
+    for frames in job["sounds"]:
+        given = torch.tensor([frames], dtype=torch.float32)
+        asked = {"return_timestamps": True, "return_segments": True, "temperature": 0.0, **job["options"]}
+        said = model.generate(given, attention_mask=torch.ones(1, given.shape[2]), **asked)
+        said = said["segments"] if isinstance(said, dict) else said
+        found.append([[part["tokens"].tolist(), float(part["start"])] for part in said[0]])
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_what_is_heard_is_the_same_with_its_times(python: Path, tmp_path: Path, multilingual: bool):
+    bundle, _ = hearing_bundle(tmp_path, multilingual=multilingual)
+    convert(bundle.path, tmp_path / "out", "optimum")
+    size, bands = bundle.config.frames or (0, 0)
+    sounds = [hearing_models.sound(seed, 3 * size) for seed in range(5)]
+    frames = [features(one, bands=bands)[: len(one) // HOP].T.tolist() for one in sounds]
+    options = {"task": "transcribe"} if multilingual else {}
+    job = {"model": str(tmp_path / "out"), "sounds": frames, "options": options}
+    found = json.loads(peers.run([python, "-c", textwrap.dedent(HEAR)], job))
+    model = load(bundle.path)
+    said = [list(model.transcribe(one, limits=Limits(), temperatures=[0])) for one in sounds]
+    assert sum(map(len, said)) > 10
+    for ours, theirs in zip(said, found, strict=True):
+        assert [one.tokens for one in ours] == [tokens for tokens, _ in theirs]
+        assert np.allclose([one.start for one in ours], [start for _, start in theirs])
 
 
 def test_beams_are_those_that_the_model_asks_for(python: Path, tmp_path: Path):

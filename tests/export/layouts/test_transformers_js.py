@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import peers
+from helpers.hearing_models import LANGUAGES, NO_TIMESTAMPS, START, TASKS
 from helpers.layout_models import (
     COPIED,
     MESSAGES,
@@ -16,6 +17,8 @@ from helpers.layout_models import (
     chats_are_the_same,
     family_bundle,
     greedy,
+    heard,
+    hearing_bundle,
     left_padded,
     real_bundle,
     rows_of_a_batch_are_those_alone,
@@ -24,6 +27,7 @@ from helpers.layout_models import (
     what_reads_an_encoder_gives_the_same_tokens,
 )
 from tfm.export.layouts.convert import convert
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.runtime.hub.model_names import packaged
 from tfm.runtime.tasks import Model, load
 
@@ -78,6 +82,43 @@ def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path, name: str):
 @pytest.mark.parametrize("name", READERS)
 def test_what_reads_an_encoder_gives_the_same_tokens(node: Path, tmp_path: Path, name: str):
     what_reads_an_encoder_gives_the_same_tokens(name, "transformers.js", tmp_path, partial(generated, node))
+
+
+HEAR = """
+import { readFileSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { Tensor, WhisperForConditionalGeneration, env } from "@huggingface/transformers";
+
+const job = JSON.parse(readFileSync(0, "utf-8"));
+env.allowRemoteModels = false;
+env.localModelPath = dirname(job.model);
+const model = await WhisperForConditionalGeneration.from_pretrained(basename(job.model), { device: "cpu" });
+const answers = [];
+for (const frames of job.sounds) {
+  const sound = new Tensor("float32", Float32Array.from(frames.flat()), [1, frames.length, frames[0].length]);
+  const rows = await model.generate({ inputs: sound, max_new_tokens: job.count, ...job.options });
+  answers.push(rows.tolist()[0].map(Number));
+}
+console.log(JSON.stringify(answers));
+"""
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_what_is_heard_is_the_same(node: Path, tmp_path: Path, multilingual: bool):
+    """Without times: of Whisper's rules for these transformers.js lacks two (that time goes on, and how late
+    the first may be)."""
+    bundle, sounds = hearing_bundle(tmp_path, multilingual=multilingual)
+    convert(bundle.path, tmp_path / "out", "transformers.js")
+    (node / "hear.mjs").write_text(HEAR)
+    options = {"language": "german", "task": "translate"} if multilingual else {}
+    job = {"model": str(tmp_path / "out"), "sounds": [sound.tolist() for sound in sounds], "count": 20}
+    found = json.loads(peers.run(["node", node / "hear.mjs"], job | {"options": options}))
+    prompt = [START, *([LANGUAGES["<|de|>"], TASKS["translate"]] if multilingual else []), NO_TIMESTAMPS]
+    sampler = Sampler(**bundle.generation.defaults | {"temperature": None})
+    expected = heard(bundle, sounds, prompt, sampler, 20)
+    assert until_end(bundle, [row[len(prompt) :] for row in found]) == expected
+    assert all(row[: len(prompt)] == prompt for row in found)
+    assert len({tuple(row) for row in expected}) > 2
 
 
 def test_beams_arent_stated_as_it_takes_the_best_token_all_the_same(node: Path, tmp_path: Path):

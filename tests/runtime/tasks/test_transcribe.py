@@ -185,6 +185,44 @@ def test_what_is_drawn_follows_from_the_seed_and_isnt_read_by_the_next_window(
     assert all("unlikely" in one.doubts for one in ours.transcribe(samples, limits=never))
 
 
+def test_of_several_texts_that_are_drawn_the_likeliest_counts(monkeypatch: pytest.MonkeyPatch):
+    """openai's rule: log-probabilities are summed to the last token, and divided by the tokens before it."""
+    _, ours = made(2, False)
+    draw, drawn = transcribe._drawn, []
+
+    def noted(*given: Any) -> Any:
+        drawn.append(draw(*given))
+        return drawn[-1]
+
+    monkeypatch.setattr(transcribe, "_drawn", noted)
+    asked: dict[str, Any] = {"limits": Limits(), "best_of": 4}
+    places, means = [], []
+    for seed in range(6):
+        drawn.clear()
+        said = list(ours.transcribe(sound(seed, SIZE - 2), **asked, temperatures=[1.3], seed=seed))
+        texts = [[token for token in tokens if token != END] for tokens, _, _ in drawn[:4]]
+        sums = [logprob * len(tokens) for tokens, logprob, _ in drawn[:4]]
+        places.append(int(np.argmax([total / len(text) for total, text in zip(sums, texts, strict=True)])))
+        means.append(int(np.argmax([logprob for _, logprob, _ in drawn[:4]])))
+        assert said[0].tokens == texts[places[-1]][: len(said[0].tokens)]
+        assert said[0].logprob == drawn[places[-1]][1]
+    assert places != means
+    assert len({*places}) > 2
+    # Each is drawn after the prompt alone: where a draw is the likeliest token, all are the greedy text.
+    for low, count in ((1e-6, 4), (0.0, 1)):
+        drawn.clear()
+        windows = {one.seek for one in ours.transcribe(sound(3, 3 * SIZE), **asked, temperatures=[low])}
+        assert len(drawn) % count == 0
+        assert len(drawn) >= count * len(windows)
+        assert all(tokens == drawn[i // count * count][0] for i, (tokens, _, _) in enumerate(drawn))
+
+
+@pytest.mark.parametrize("best_of", [0, 65])
+def test_texts_are_drawn_at_least_once(best_of: int):
+    with refused(LimitError, "best_of", 64, best_of):
+        made(1, False)[1].transcribe(sound(1, 9), best_of=best_of)
+
+
 @pytest.mark.parametrize("temperatures", [[], [0, -0.2], [np.inf], [np.nan]])
 def test_temperatures_are_numbers_from_0_up(temperatures: list[float]):
     with refused(LimitError, "temperatures", str(temperatures)):
