@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from ...refimpl.errors import ExportError
 from ...runtime.analysis.bundle_runtimes import NPUS, RuntimeAnswer, answer, graph_row, layouts_lack
 from ...runtime.bundle import targets
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.manifest import DATA
 from . import mobile, qnn, static
 from .convert import find
@@ -34,18 +37,25 @@ def of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
     if reason := static.refusal(sizes, bundle.config, targets.find(bundle.target)):
         return _refused(reason)
     try:
-        model = static.graph(sizes, bundle, bundle.path / DATA)
+        models = static.graphs(sizes, bundle, bundle.path / DATA)
     except ExportError as error:
         return _refused(str(error))
+    answers = [_of_graph(file, model) for file, model in models.items()]
+    # Of several graphs each must be taken: the first reason is the model's.
+    return [min(several, key=lambda one: one.reason is None) for several in zip(*answers, strict=True)]
+
+
+def _of_graph(file: str, model: ir.Model) -> list[RuntimeAnswer]:
     answers, loss = [], "not checked: its products may have float16"
+    of = "" if file == GRAPH else f"{file}: "
     for name, parts in mobile.partitions(model).items():
         if parts.advice == "no":
-            answers.append(RuntimeAnswer(name, reason=f"with fixed shapes it has {parts}"))
+            answers.append(RuntimeAnswer(name, reason=f"{of}with fixed shapes it has {parts}"))
         else:
             answers.append(RuntimeAnswer(name, f"fixed shapes, {parts}", loss))
     reading = qnn.read(model)
     if reading.refused:
-        reason = f"with fixed shapes it doesn't take {'; '.join(reading.refused)}"
+        reason = f"{of}with fixed shapes it doesn't take {'; '.join(reading.refused)}"
         return [*answers, RuntimeAnswer("QNN", reason=reason)]
     return [*answers, RuntimeAnswer("QNN", f"fixed shapes, {reading}", loss)]
 

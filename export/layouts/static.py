@@ -3,6 +3,8 @@
     model.onnx        the bundle's graph; each axis has its size
     model.onnx.data   the bundle's weights
     tokenizer.json    as in the bundle, and its chat templates
+    encoder.onnx      of a model that hears: frames of a sound, which always has one size; the others are the
+                      decoder's
 
 It takes `time` tokens a run, a shorter row filled up on the right, and gives logits of the one place `at`. A
 decoder's cache has room for `capacity` tokens, what fills up rows included: a text may have capacity − time +
@@ -24,7 +26,7 @@ from onnx_ir.passes import common
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.graph_io import GRAPH
+from ...runtime.bundle.graph_io import ENCODER, GRAPH
 from ...runtime.bundle.manifest import DATA
 from ...runtime.bundle.targets import Target
 from ..graph import passes
@@ -58,7 +60,7 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
         return (
             f"NPUs take operators of ai.onnx alone, this one is for {target.name}: export for target=standard"
         )
-    if len(config.stacks) > 1 and "decoder" in config.stacks:
+    if len(config.stacks) > 1 and "decoder" in config.stacks and config.frames is None:
         return "the decoder reads an encoder, whose text has a length of its own"
     if min(sizes.axes().values()) < 1:
         return f"sizes must be at least 1, got {sizes.axes()}"
@@ -80,15 +82,22 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
 def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
     """Write the graph and its weights. Raises ExportError where an axis has no size then."""
     copy(bundle.path / DATA, folder / DATA)
-    ir.save(graph(sizes, bundle, folder / DATA), folder / GRAPH)
+    for file, model in graphs(sizes, bundle, folder / DATA).items():
+        ir.save(model, folder / file)
 
 
-def graph(sizes: Sizes, bundle: Bundle, data: Path) -> ir.Model:
-    """The bundle's graph with these sizes over a file of its weights. Raises ExportError as `write` does."""
-    model = ir.load(bundle.path / GRAPH)
-    fix(model, sizes.axes(), bundle.manifest.tensors)
-    passes.point_weights(model, bundle.manifest.tensors, data)
-    return model
+def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
+    """The bundle's graphs by file, with these sizes, over a file of its weights.
+
+    Raises ExportError as `write` does.
+    """
+    found, heard = {}, bundle.config.frames
+    axes = sizes.axes() | ({} if heard is None else {"text": heard[0] // 2})
+    for file in (GRAPH,) if heard is None else (GRAPH, ENCODER):
+        found[file] = ir.load(bundle.path / file)
+        fix(found[file], axes, bundle.manifest.tensors)
+        passes.point_weights(found[file], bundle.manifest.tensors, data)
+    return found
 
 
 def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object]) -> None:

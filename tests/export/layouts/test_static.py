@@ -156,6 +156,29 @@ def test_an_encoder(quant: str, tmp_path: Path):
     assert_parts(model, quant)
 
 
+def test_a_model_that_hears(tmp_path: Path):
+    """Its encoder's keys and values go to its decoder, of which each axis has its size too."""
+    config = tiny_models.hearing(vocabulary=256)
+    bundle, sizes = made(tmp_path, config, "fp32"), Sizes(batch=2, time=3, capacity=8)
+    fixed(bundle, sizes, tmp_path / "fixed")
+    encoder, decoder = (
+        ort.InferenceSession(tmp_path / "fixed" / name, providers=["CPUExecutionProvider"])
+        for name in ("encoder.onnx", "model.onnx")
+    )
+    frames = np.random.default_rng(0).normal(size=(2, 10, 6)).astype(np.float32)
+    feeds: dict[str, object] = {port.name: np.zeros(port.shape, np.float32) for port in decoder.get_inputs()}
+    heard = encoder.run(None, {"frames": frames})
+    feeds |= dict(zip((port.name for port in encoder.get_outputs()), heard, strict=True))
+    ids, at = np.array([[5, 170, 3], [9, 4, 41]]), np.array([[2], [1]])
+    feeds |= {"tokens": ids, "past": np.zeros(2, np.int64), "at": at, "encoder_lengths": np.array([5, 5])}
+    logits = decoder.run(["logits"], feeds)[0]
+    engine = NumpyEngine(config, tiny_models.weights(config, seed=4))
+    expected, _ = engine.step(ids, engine.start(2, frames), at=at)
+    np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-5)
+    for name in ("encoder.onnx", "model.onnx"):
+        assert not qnn.read(ir.load(tmp_path / "fixed" / name)).refused
+
+
 ON_QNN = """
     import json, sys
     import numpy as np
