@@ -191,8 +191,9 @@ def test_of_several_texts_that_are_drawn_the_likeliest_counts(monkeypatch: pytes
     draw, drawn = transcribe._drawn, []
 
     def noted(*given: Any) -> Any:
-        drawn.append(draw(*given))
-        return drawn[-1]
+        texts, cache = draw(*given)
+        drawn.append(texts)
+        return texts, cache
 
     monkeypatch.setattr(transcribe, "_drawn", noted)
     asked: dict[str, Any] = {"limits": Limits(), "best_of": 4}
@@ -200,21 +201,23 @@ def test_of_several_texts_that_are_drawn_the_likeliest_counts(monkeypatch: pytes
     for seed in range(6):
         drawn.clear()
         said = list(ours.transcribe(sound(seed, SIZE - 2), **asked, temperatures=[1.3], seed=seed))
-        texts = [[token for token in tokens if token != END] for tokens, _, _ in drawn[:4]]
-        sums = [logprob * len(tokens) for tokens, logprob, _ in drawn[:4]]
+        texts = [[token for token in tokens if token != END] for tokens, _ in drawn[0]]
+        sums = [logprob * len(tokens) for tokens, logprob in drawn[0]]
+        assert len(texts) == 4
         places.append(int(np.argmax([total / len(text) for total, text in zip(sums, texts, strict=True)])))
-        means.append(int(np.argmax([logprob for _, logprob, _ in drawn[:4]])))
+        means.append(int(np.argmax([logprob for _, logprob in drawn[0]])))
         assert said[0].tokens == texts[places[-1]][: len(said[0].tokens)]
-        assert said[0].logprob == drawn[places[-1]][1]
+        assert said[0].logprob == drawn[0][places[-1]][1]
     assert places != means
-    assert len({*places}) > 2
-    # Each is drawn after the prompt alone: where a draw is the likeliest token, all are the greedy text.
-    for low, count in ((1e-6, 4), (0.0, 1)):
-        drawn.clear()
-        windows = {one.seek for one in ours.transcribe(sound(3, 3 * SIZE), **asked, temperatures=[low])}
-        assert len(drawn) % count == 0
-        assert len(drawn) >= count * len(windows)
-        assert all(tokens == drawn[i // count * count][0] for i, (tokens, _, _) in enumerate(drawn))
+    assert len({*places}) > 1
+    # Where a draw is the likeliest token, all are the greedy text: of each of several sounds its own.
+    samples, greedy = sound(3, 3 * SIZE), {"limits": Limits(), "temperatures": [0.0]}
+    wanted = [one.tokens for one in ours.transcribe(samples, **greedy, best_of=4)]
+    assert all(len(texts) == 1 for texts in drawn[-len(wanted) :])
+    drawn.clear()
+    got = ours.transcribe(samples, **asked, temperatures=[1e-6])
+    assert [one.tokens for one in got] == wanted
+    assert all(len(texts) == 4 and texts.count(texts[0]) == 4 for texts in drawn)
 
 
 @pytest.mark.parametrize("best_of", [0, 65])
