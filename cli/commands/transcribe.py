@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,13 +12,18 @@ import typer
 
 from ...runtime.text.subtitles import FORMATS, FormatName, by_word
 from .. import options as o
-from ..console import generated, out, progress, say
+from ..console import escape, generated, out, progress, say
+from ..plot import Plot, draw
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
     from ...runtime.text.subtitles import Segment
 
 GROUP = "Write texts"
 STDIN = Path("-")
+ROW, ROWS = 10, 60  # seconds in a row of the picture, and the rows that it may have
 
 
 @o.grouped
@@ -102,6 +108,7 @@ def command(
             "which gets a file for each.",
         ),
     ] = None,
+    plot: Plot = None,
     running: o.Running,
     no_escape: o.NoEscape = False,
 ) -> None:
@@ -131,16 +138,21 @@ def command(
         output.mkdir(parents=True, exist_ok=True)
     pipe: Any = sys.stdin.buffer  # its type doesn't say that it has read1
     heard = live_samples(pipe) if live else None  # from now on, while the model is loaded
+    if plot is not None and (live or len(file) > 1):
+        raise typer.BadParameter("--plot draws one file's sound")
     for path in [] if live else file:
         samples_of(path)  # an error comes before the model is loaded
+    frames = None if plot is None else _frames(file[0])
     loaded = running.load(model, "transcribe")
     for path in file:
         place = output / f"{path.stem}.{format}" if output is not None and into else output
         segments = loaded.transcribe(
             heard if heard is not None else path, language=language, task=task, condition=condition,
-            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words, vad=vad,
-            batch=batch, beams=beams, best_of=best_of, progress=progress(),
+            temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words or plot is not None,
+            vad=vad, batch=batch, beams=beams, best_of=best_of, progress=progress(),
         )  # fmt: skip
+        said: list[Segment] = []
+        segments = _noted(segments, said)
         if words and format not in ("txt", "json"):
             segments = (word for segment in segments for word in by_word(segment))
         if place is None:
@@ -154,6 +166,56 @@ def command(
                 say(f"{place} ends where it was stopped")
                 raise
             write_whole(place, "".join(parts).encode())
+        if plot is not None and frames is not None:
+            draw(plot, 14, 1 + 2.2 * _rows(frames), partial(picture, frames=frames, said=said))
+
+
+def _frames(path: Path) -> np.ndarray:
+    """The spectrogram [T, C] of a file, for its picture."""
+    import numpy as np
+
+    from ...refimpl.engine.sound import HOP, RATE, features
+    from ...runtime.sound_files import samples_of
+
+    samples = np.concatenate([*samples_of(path)()])
+    if len(samples) > ROW * ROWS * RATE:
+        minutes = len(samples) / RATE / 60
+        raise typer.BadParameter(f"--plot draws at most {ROW * ROWS // 60} minutes, got {minutes:.0f}")
+    return features(samples, bands=80)[: max(1, len(samples) // HOP)]
+
+
+def _rows(frames: np.ndarray) -> int:
+    from ...refimpl.engine.sound import HOP, RATE
+
+    return -(-len(frames) * HOP // (ROW * RATE))
+
+
+def picture(figure: Figure, frames: np.ndarray, said: list[Segment]) -> None:
+    """The spectrogram, ROW seconds in a row, and each word where it is said."""
+    from ...refimpl.engine.sound import HOP, RATE
+
+    rows, seconds = _rows(frames), len(frames) * HOP / RATE
+    words = [word for one in said for word in one.words]
+    for i, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+        begin = i * ROW
+        axes.imshow(
+            frames.T, origin="lower", aspect="auto", extent=(0, seconds, 0, frames.shape[1]), cmap="magma",
+            vmin=float(frames.min()), vmax=float(frames.max()),
+        )  # fmt: skip
+        axes.set(xlim=(begin, begin + ROW), ylabel="mel band", xlabel="seconds" if i == rows - 1 else "")
+        for word in words:
+            if begin <= word.start < begin + ROW:
+                axes.axvline(word.start, color="white", linewidth=0.6)
+                text = escape(word.text.strip())
+                place = (word.start, frames.shape[1])
+                axes.text(*place, text, rotation=45, fontsize=8, va="bottom", parse_math=False)
+
+
+def _noted(segments: Iterator[Segment], said: list[Segment]) -> Iterator[Segment]:
+    """The same segments, each of which is put down once it is known."""
+    for one in segments:
+        said.append(one)
+        yield one
 
 
 def _write(segments: Iterator[Segment], format: FormatName, write: Callable[[str], None]) -> None:

@@ -11,9 +11,11 @@ import pytest
 import soundfile
 from helpers import hearing_models
 from helpers.hearing_models import sound
+from matplotlib.figure import Figure
+from tfm.cli.commands.transcribe import picture
 from tfm.refimpl.engine.sound import RATE
 from tfm.runtime.tasks import transcribe
-from tfm.runtime.text.subtitles import FORMATS, Segment
+from tfm.runtime.text.subtitles import FORMATS, Segment, Word
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +66,26 @@ def test_words_have_times_of_their_own(run: Any, tmp_path: Path):
     assert [[int(row[0]), int(row[1])] for row in rows] == wanted
     assert [row[2] for row in rows] == [word["word"].strip() for word in words]
     assert run(file, "--words").out == run(file).out
+
+
+def test_the_picture_has_each_word_where_it_is_said(run: Any, tmp_path: Path):
+    """A sound of 1.6 seconds, and one of two rows; a file for each word's place, beside the segments."""
+    file, path = tmp_path / "1.wav", tmp_path / "picture.png"
+    assert run(file, "--plot", path).out == run(file).out
+    assert path.read_bytes().startswith(b"\x89PNG")
+    figure, words = Figure(), [Word(0.5, 0.8, " $a_1$"), Word(10.25, 11.0, " b.")]
+    segment = Segment(0.5, 11.0, " $a_1$ b.", [], None, 0.0, 1.0, 0.0, words=tuple(words))
+    picture(figure, np.random.default_rng(0).normal(size=(1200, 80)), [segment])
+    first, second = figure.axes
+    for axes, word, begin in ((first, words[0], 0), (second, words[1], 10)):
+        assert axes.get_xlim() == (begin, begin + 10)
+        (text,), (line,) = axes.texts, axes.lines
+        assert text.get_text() == word.text.strip()
+        assert text.get_position()[0] == word.start == line.get_xdata()[0]
+        assert axes.images[0].get_extent() == [0, 12, 0, 80]
+    run(file, tmp_path / "2.wav", "--plot", path).failed(2, "--plot")
+    soundfile.write(tmp_path / "long.wav", np.zeros(601 * 8000), 8000)
+    run(tmp_path / "long.wav", "--plot", path).failed(2, "--plot", "10 minutes")
 
 
 def test_a_doubtful_text_is_drawn_again_unless_it_may_not(run: Any, tmp_path: Path):
