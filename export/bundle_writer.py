@@ -86,6 +86,7 @@ class _Export:
     scheme: Scheme
     source: SourceCheckpoint
     calibrated: CalibrationResult = plans.NOT_CALIBRATED
+    cache_kl: float | None = None  # what keys and values in 4 bits cost
     float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
     # Groups that kernels have in another form; None until the weights are written.
     forms: Mapping[str, KernelForm] | None = None
@@ -127,10 +128,10 @@ def export(
     """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
 
     `target` and `quant` name records of `runtime.bundle.targets` and `schemes`; without a `quant` it is
-    `schemes.default`. With `kv` int8, keys and values are kept in 8 bits, with scales from the calibration's
-    text, or from a text that comes with tfm. `quant` auto chooses the format of each matrix by a `budget`.
-    `verify` runs the quick checks of `runtime.verification`; the
-    certificate says that the long ones aren't done yet.
+    `schemes.default`. With `kv` int8 or int4, keys and values are kept in so many bits, with scales from the
+    calibration's text, or from a text that comes with tfm, over which int4 may cost 0.05 nats a token.
+    `quant` auto chooses the format of each matrix by a `budget`. `verify` runs the quick checks of
+    `runtime.verification`; the certificate says that the long ones aren't done yet.
 
     Raises ExportError when the target can't have that quantization or cache, when `out` is something else
     than a bundle, is being written by another process, or there is no room; NumericError for a
@@ -144,7 +145,7 @@ def export(
     plans.check_calibration(scheme, calibration, kv)
     plans.check_cache(checkpoint.config, kv, target_record)
     plans.check_budget(scheme, budget, checkpoint.config)
-    if kv == "int8":
+    if kv != "float":
         checkpoint = checkpoint.with_kv(kv)
     plan = plans.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
     source = SourceCheckpoint(
@@ -157,13 +158,18 @@ def export(
     job = _Export(checkpoint, plan, scheme, source)
     # The place is taken first: minutes of calibration must not end at a full disk or at another process.
     with new_bundle(out, job.needed_bytes) as folder:
-        if kv == "int8":
+        text = calibration.text if calibration else None
+        if kv != "float":
             from .quantization.calibrate import with_cache_scales
 
-            checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
+            checkpoint = with_cache_scales(checkpoint, kv, text, progress)
+        if checkpoint.config.kv == "int4":
+            from .quantization.calibrate import cache_kl
+
+            job = replace(job, cache_kl=cache_kl(checkpoint, text, progress))
         job = replace(job, checkpoint=checkpoint)
         if budget is not None:
-            job = _within(job, budget, calibration.text if calibration else None, folder / DATA, progress)
+            job = _within(job, budget, text, folder / DATA, progress)
             plan = job.plan
         about = properties(source, scheme.name, version("tfm-cli"))
         graph_files = GraphFiles(plan, opset, folder.resolve(), about)
@@ -367,6 +373,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         labels=checkpoint.labels,
         source=job.source,
         files=files,
+        cache_kl=job.cache_kl,
         kernel_cache="float16" if job.half_cache else None,
         kernel_minima=plan.has_minima,
         kernel_forms=dict(job.forms or {}),

@@ -59,7 +59,7 @@ def command(
     if keeps:
         facts["cache"] = kind
     contexts = sorted({c for c in CONTEXTS if c < config.context} | {config.context})
-    widths = {"int8": 1} if config.rounds_cache else {"fp32": 4, "fp16": 2}
+    widths = {config.kv: 1} if config.rounds_cache else {"fp32": 4, "fp16": 2}
     cache = {
         c: {name: sizes.cache_bytes(config, c, width, kind) for name, width in widths.items()}
         for c in contexts

@@ -45,7 +45,7 @@ def refusal(config: Config, target: Target) -> str | None:
     if recurrent(cache_kinds(config)):
         return "each layer must keep keys and values, some of this model's keep a recurrence's state"
     if config.rounds_cache:
-        return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
+        return "its cache must hold floats, this one holds codes: export with kv=float"
     if any(layer.kv_layer is not None for layer in config.layers):
         return "each layer must keep keys and values, some of this model's read those of others"
     if not all(type(kind) is KeysValues for kind in cache_kinds(config)):

@@ -56,7 +56,7 @@ def refusal(config: Config, target: Target) -> str | None:
     if recurrent(cache_kinds(config)):
         return "its cache must be keys and values"
     if config.rounds_cache:
-        return "its cache must hold floats, this one holds 8-bit codes: export with kv=float"
+        return "its cache must hold floats, this one holds codes: export with kv=float"
     if config.embedding.token_types is not None:
         return "the encoder's tokens have types, which these runtimes don't pass"
     if len(sizes := _sizes(config)) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...refimpl.ops.quantized_cache import hadamard_matrix
 from ..torch_bodies import torch_body
 
 
@@ -12,6 +13,12 @@ from ..torch_bodies import torch_body
 def round_by_channel(x: Tensor, scale: Tensor, *, bits: int) -> Tensor:
     """The result that QuantizeLinear and DequantizeLinear would give."""
     return _by_channel(x, scale, bits) * scale
+
+
+@torch_body
+def hadamard(x: Tensor) -> Tensor:
+    """A product with a constant matrix."""
+    return x @ torch.from_numpy(hadamard_matrix(x.shape[-1])).to(x)
 
 
 def _by_channel(x: Tensor, scale: Tensor, bits: int) -> Tensor:

@@ -117,7 +117,7 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     if kv == "float" and not scheme.searches:
         takers = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated or scheme.searches)
         raise ExportError(
-            f"calibration goes with kv=int8 and quant={takers}, got quant={scheme.name} kv={kv}"
+            f"calibration goes with kv=int8, kv=int4 and quant={takers}, got quant={scheme.name} kv={kv}"
         )
     if (calibration.method, calibration.alpha) != ("minmax", None):
         raise ExportError(
@@ -147,18 +147,20 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
     """Raise ExportError when a decoder's keys and values can't be kept as asked."""
     if kv not in get_args(KVFormat):
         raise ExportError(f"kv must be {' or '.join(get_args(KVFormat))}, got {kv!r:.40}")
-    if kv == "int8" and "decoder" not in config.stacks:
-        raise ExportError("kv=int8 is for the keys and values of a decoder, and this model has no decoder")
-    if kv == "int8" or config.rounds_cache:
+    if kv != "float" and "decoder" not in config.stacks:
+        raise ExportError(f"kv={kv} is for the keys and values of a decoder, and this model has no decoder")
+    if kv == "float":
+        kv = config.kv
+    if kv != "float":
         if target.float_cache is not None:
-            raise ExportError(f"kv=int8 isn't made for target={target.name}: {target.float_cache}")
+            raise ExportError(f"kv={kv} isn't made for target={target.name}: {target.float_cache}")
         if reasons := operator_limits.group_query(config):
-            raise ExportError(f"kv=int8 needs a fused attention, which this model can't have: {reasons[0]}")
+            raise ExportError(f"kv={kv} needs a fused attention, which this model can't have: {reasons[0]}")
         if recurrent(cache_kinds(config)):
-            raise ExportError("kv=int8 was never tried beside layers that keep a recurrence's state")
+            raise ExportError(f"kv={kv} was never tried beside layers that keep a recurrence's state")
         if any(layer.kv_layer is not None for layer in config.layers):
             raise ExportError(
-                "kv=int8 isn't made for layers that read another's keys and values: of 8 bits "
+                f"kv={kv} isn't made for layers that read another's keys and values: of codes "
                 "GroupQueryAttention gives them back, a copy for each layer that reads them"
             )
 
@@ -173,7 +175,7 @@ def plan(
     check_target(scheme, target)
     config = checkpoint.config
     if has_mtp(config) and (scheme.calibrated or config.rounds_cache):
-        got = f"quant={scheme.name}" if scheme.calibrated else "kv=int8"
+        got = f"quant={scheme.name}" if scheme.calibrated else f"kv={config.kv}"
         raise ExportError(
             f"{got} takes scales from a text that the model reads, and nothing runs a module for drafts "
             "(mtp) over it: export the model without it, or choose another quant and kv"

@@ -11,16 +11,20 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
+from ...refimpl.config.token_mixers import KV_BITS
+from ...refimpl.ops.arrays import split_last
 from ...refimpl.ops.attention import (
     ScoreTerms,
     cached_attention,
     from_heads,
     positioned,
+    rotated_values,
     split_heads,
     split_values,
 )
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.position import Rotary
+from ...refimpl.ops.quantized_cache import hadamard
 from ...refimpl.ops.shared_attention import queries
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
@@ -104,7 +108,7 @@ def _project(
     """
     a = settings
     widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
-    whole = a.qk_norm is None and a.query_scale is None and a.value_norm is None
+    whole = a.qk_norm is None and a.query_scale is None and a.value_norm is None and not a.rotates_values
     if "wqkv" not in weights:
         q, k, v = three_products(x, weights, clip=a.clip)
     else:
@@ -118,7 +122,8 @@ def _project(
         k = split_heads(k, weights.get("k_norm"), settings=a)
         q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
         q, k = q.reshape(*x.shape[:2], widths[0]), k.reshape(*x.shape[:2], widths[1])
-        v = split_values(v, settings=a).reshape(*x.shape[:2], widths[2])
+        v = split_values(v, settings=a)
+        v = rotated_values(v, settings=a).reshape(*x.shape[:2], widths[2])
     return q, k, v, rotary
 
 
@@ -164,6 +169,8 @@ class GroupQueryAttention:
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
             version=MICROSOFT,
         )
+        if a.rotates_values:
+            y = hadamard(split_last(y, a.head_size)).flatten(-2)
         y = from_heads(y, x, weights, settings=a)
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
 
@@ -269,7 +276,7 @@ def _attributes(cache: KVCache, rotary: Rotary | None, *, settings: Attention) -
         attributes |= {
             "k_quant_type": "PER_CHANNEL",
             "v_quant_type": "PER_CHANNEL",
-            "kv_cache_bit_width": 8,
+            "kv_cache_bit_width": KV_BITS[a.kv],
         }
     return attributes
 

@@ -100,5 +100,5 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         ...
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
-        """The same with keys and values kept as floats or in 8 bits, with these scales where it has none."""
+        """The same with keys and values as floats or in few bits, with these scales where it has none."""
         ...

@@ -40,9 +40,15 @@ class _Model(Record):
 
     @property
     def rounds_cache(self) -> bool:
-        """Whether a layer keeps its keys and values in 8 bits."""
+        """Whether a layer keeps its keys and values in few bits."""
+        return self.kv != "float"
+
+    @property
+    def kv(self) -> KVFormat:
+        """How a decoder keeps keys and values: the first of its layers that has codes says it."""
         stack = self.stacks.get("decoder")
-        return stack is not None and any(a.kv == "int8" for a in stack.attentions)
+        formats = [] if stack is None else [a.kv for a in stack.attentions if a.kv != "float"]
+        return formats[0] if formats else "float"
 
     @property
     def ropes(self) -> tuple[Rope, ...]:

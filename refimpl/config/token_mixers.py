@@ -18,7 +18,8 @@ from .positions import Position, QueryScale, Rope
 from .record import Record, SmoothingSite, bounded
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
-KVFormat = Literal["float", "int8"]
+KVFormat = Literal["float", "int8", "int4"]
+KV_BITS = {"int8": 8, "int4": 4}  # of codes
 # φ of linear attention: elu(x) + 1, or max(x, 0).
 FeatureMap = Literal["elu", "relu"]
 
@@ -168,7 +169,8 @@ class Attention(TokenMixer):
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
 
     `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
-    a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
+    a decoder keeps its keys and values: as they are, or rounded to 8 or 4 bits with a scale for each channel,
+    with 4 bits the values rotated (`ops.quantized_cache.hadamard`).
     With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
     `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
     output is multiplied by a gate of the token's own, before the last map (Qwen3-Next), and with `head_gate`
@@ -212,6 +214,11 @@ class Attention(TokenMixer):
     def window(self) -> int | None:
         """How many positions are seen, the current one included; None for all."""
         return self.mask.window
+
+    @property
+    def rotates_values(self) -> bool:
+        """Whether a decoder keeps its values rotated."""
+        return self.kv == "int4"
 
     @property
     def scoring(self) -> Scoring:
@@ -267,7 +274,7 @@ class Attention(TokenMixer):
             "bo": self.out_bias, "q_norm": normed, "k_norm": normed and own, "sink_logits": self.sink_logits,
             "wg": self.output_gate, "bg": self.output_gate and biases, "w_head_gate": self.head_gate,
             "out_norm": self.out_norm is not None,
-            **dict.fromkeys(("k_scale", "v_scale"), self.kv == "int8" and own),
+            **dict.fromkeys(("k_scale", "v_scale"), self.kv != "float" and own),
         }  # fmt: skip
         of_position = () if self.position is None else self.position.leaves()
         return [*(leaf for leaf, has in there.items() if has), *of_position]
@@ -289,7 +296,10 @@ class Attention(TokenMixer):
         if self.out_norm is not None:
             return [SmoothingSite(("out_norm",), ("wo",))]
         of_others = read_later or self.kv_layer is not None
-        if of_others or self.clip is not None or self.keys_as_values or self.value_norm is not None:
+        # Values in 4 bits are rotated before their channels have scales.
+        if of_others or self.clip is not None or self.rotates_values:
+            return []
+        if self.keys_as_values or self.value_norm is not None:
             return []
         producers = ("wv", *(["bv"] if self.qkv_bias else []), *(["v_scale"] if self.kv == "int8" else []))
         return [SmoothingSite(producers, ("wo",), self.heads // self.kv_heads, self.head_size)]

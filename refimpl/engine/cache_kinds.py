@@ -8,6 +8,7 @@ knows what the arrays hold. A kind is beside its function in `ops`; here are tho
     KeysValues          k, v [B, G, L, K]            every token
       with a window     k, v [B, G, S, K]            the latest tokens, at least those that the window sees
       kv "int8"         the same, 8-bit codes        as above; `ops.quantized_cache`, one scale a channel
+      kv "int4"         k, v [B, G, L, K/2]          the same in 4 bits, two codes in a byte
       kv "float16"      the same, in float16         as above, whatever the model's floats are
     NothingKept         none                         a layer that reads the keys and values of an earlier one
     EncoderKeysValues   encoder_k, encoder_v         a whole text that an encoder has read: never grown,

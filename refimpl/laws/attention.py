@@ -6,12 +6,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ..config import Attention, LayerNorm, Norm, Window
+from ..config.token_mixers import KV_BITS
 from ..ops.attention import ScoreTerms
 from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
 from ..ops.cache import KeysValues
 from ..ops.linear import linear
 from ..ops.position import rotate
+from ..ops.quantized_cache import hadamard
 from ..ops.quantized_cache import round_by_channel as rounded
 from . import Draw, Subject, law
 from .kit.one_pass import in_two
@@ -181,8 +183,12 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         at = past[:, None] + np.arange(tokens)
         turn = call["cos"].astype(np.float64)[at], call["sin"].astype(np.float64)[at]
         q, k = (rotate(a, *turn, interleaved=call["interleaved"]) for a in (q, k))
+    rotates = call["settings"].rotates_values
     if call["k_scale"] is not None:
-        k, v = (rounded(a, call[n].astype(np.float64), bits=8) for a, n in ((k, "k_scale"), (v, "v_scale")))
+        bits, v = KV_BITS[call["settings"].kv], hadamard(v) if rotates else v
+        k, v = (
+            rounded(a, call[n].astype(np.float64), bits=bits) for a, n in ((k, "k_scale"), (v, "v_scale"))
+        )
     expected, keys, values = [], [], []
     for row, length in enumerate(past):
         keys.append(np.concatenate([call["keys"][row, :, :length].swapaxes(0, 1), k[row]])[None])
@@ -196,7 +202,8 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
                 plain(q[row : row + 1, t : t + 1], keys[row][:, seen], values[row][:, seen], **here)
             )
     got, cache = cached_attention(call)
-    cached_attention.near(got, np.concatenate(expected).reshape(got.shape), call)
+    means = np.concatenate(expected)
+    cached_attention.near(got, (hadamard(means) if rotates else means).reshape(got.shape), call)
     for row, length in enumerate(past):
         stored = tuple(c[row : row + 1, :, : length + tokens].swapaxes(1, 2) for c in cache[:2])
         cached_attention.near(stored, (keys[row], values[row]), call)

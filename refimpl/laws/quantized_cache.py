@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import strategies as st
 
 from ..ops.quantized_cache import ChannelQuantized
 from ..ops.quantized_cache import append_by_channel as written
@@ -76,6 +77,32 @@ def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject,
     expected = np.clip(call["x"], -top * scale, (top - 1) * scale)
     off = np.abs(round_by_channel(call.but(scale=scale)) - expected)
     assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
+
+
+@law("hadamard")
+def rotating_twice_is_not_rotating(hadamard: Subject, draw: Draw) -> None:
+    """Lengths and angles stay, and the second rotation undoes the first."""
+    call = draw(hadamard.calls())
+    once = hadamard(call)
+    hadamard.near(hadamard(call.but(x=once)), call["x"], call)
+    flat = [a.reshape(-1, a.shape[-1]) for a in (once.astype(np.float64), call["x"].astype(np.float64))]
+    hadamard.near(
+        (flat[0] @ flat[0].T), (flat[1] @ flat[1].T), call, times=1 + np.abs(flat[1]).max(initial=0)
+    )
+
+
+@law("hadamard")
+def one_large_number_becomes_equal_ones(hadamard: Subject, draw: Draw) -> None:
+    """Of a head that has one number its block has that number over √(its size) everywhere, up to signs."""
+    call = draw(hadamard.calls())
+    shape = call["x"].shape
+    block, at = shape[-1] & -shape[-1], draw(st.integers(0, shape[-1] - 1))
+    x = np.zeros(shape, call["x"].dtype)
+    x[..., at] = 3
+    first = at // block * block
+    expected = np.zeros(shape)
+    expected[..., first : first + block] = 3 / block**0.5
+    hadamard.near(np.abs(hadamard(call.but(x=x))), expected, call)
 
 
 @law("pack_nibbles")

@@ -10,6 +10,7 @@ import numpy as np
 from ..ops.attention import attend as plain
 from ..ops.attention import attention as writing
 from ..ops.linear import linear
+from ..ops.quantized_cache import hadamard
 from ..ops.shared_attention import queries
 from . import Draw, Subject, law
 from .attention import opened
@@ -60,6 +61,7 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
                 q[row : row + 1, t : t + 1], keys[row : row + 1, seen], values[row : row + 1, seen], **terms
             )
             y[row, t] = one[0, 0]
+    y = hadamard(y) if settings.rotates_values else y
     y = y.reshape(*x.shape[:2], y.shape[2] * y.shape[3])
     y = y * (settings.value_scale or 1)
     if settings.output_gate:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from ..config import Attention, LayerNorm, Norm
+from ..config.token_mixers import KV_BITS
 from .activation import sigmoid
 from .arrays import as_type, following, indices, join_last, softplus, split_last
 from .cache import KVCache, append
@@ -17,7 +18,7 @@ from .mask import seen_by
 from .norm import layer_norm, rms_norm
 from .position import Rotary, query_factors, rotate
 from .quant import Blocks
-from .quantized_cache import round_by_channel
+from .quantized_cache import hadamard, round_by_channel
 
 if TYPE_CHECKING:
     from typing import Any as Array
@@ -61,7 +62,7 @@ class AttentionWeights(TypedDict):
 class CachedAttentionWeights(AttentionWeights, TypedDict):
     """The leaves of an attention in a layer: its relative biases, if they are its own (`RelativeBias`).
 
-    In a decoder also the scales of keys and values, if the cache has 8 bits.
+    In a decoder also the scales of keys and values, if the cache has codes.
     """
 
     relative_bias: NotRequired[Float[Array, "W H"]]
@@ -186,9 +187,10 @@ def cached_attention(
 
     `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
     up to itself that `settings.mask` lets it see. Gives the attention's output and the new cache.
-    A cache with scales holds keys and values rounded to 8 bits (`round_by_channel`), and the call attends to
-    the rounded ones; so does one whose arrays are float16, to which `append` rounds. Conventions: keys are
-    rotated before they are rounded and cached, and scores computed in the queries' type. A bias has a number
+    A cache with scales holds keys and values rounded to 8 or 4 bits (`round_by_channel`), and the call sees
+    the rounded ones; so does one whose arrays are float16, to which `append` rounds. In 4 bits it holds
+    values that `hadamard` rotated, and their means are rotated back. Conventions: keys get their positions'
+    rotation before they are rounded and cached, and scores are in the queries' type. A bias has a number
     for each position of the cache. A row padded on the right needs no mask, since a real token never sees a
     later one. Outputs at padding are unspecified, and so are entries past a row's valid length. `append`
     says how much room the cache must have.
@@ -199,12 +201,20 @@ def cached_attention(
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
     if cache.k_scale is not None and cache.v_scale is not None:
-        k = round_by_channel(k, cache.k_scale, bits=8)
-        v = round_by_channel(v, cache.v_scale, bits=8)
+        bits = KV_BITS[settings.kv]
+        v = rotated_values(v, settings=settings)
+        k = round_by_channel(k, cache.k_scale, bits=bits)
+        v = round_by_channel(v, cache.v_scale, bits=bits)
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
     mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
     keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
-    return attend(q, keys, values, mask, *terms, **settings.scoring), cache
+    y = attend(q, keys, values, mask, *terms, **settings.scoring)
+    return rotated_values(y, settings=settings), cache
+
+
+def rotated_values(v: Array, *, settings: Attention) -> Array:
+    """Values, or means of them, as the cache holds them; and back again."""
+    return hadamard(v) if settings.rotates_values else v
 
 
 @op

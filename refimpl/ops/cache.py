@@ -52,7 +52,7 @@ class LayerCache(Protocol):
 class KVCache(NamedTuple):
     """The keys and values that a layer keeps of earlier tokens, L places a row.
 
-    `k_scale` and `v_scale` are there in a layer that keeps 8 bits: one scale for each channel of a head.
+    `k_scale` and `v_scale` are there in a layer that keeps codes: one scale for each channel of a head.
     """
 
     keys: Float[Array, "B G L K"]
@@ -81,7 +81,8 @@ class KVCache(NamedTuple):
 
 @dataclass(frozen=True)
 class KeysValues(CacheKind):
-    """Keys and values of each token, as the model's floats, in float16 or as 8-bit codes."""
+    """Keys and values of each token, as the model's floats, in float16 or as codes: of 4 bits two in a byte
+    (`pack_nibbles`)."""
 
     holds = KVCache
 
@@ -92,9 +93,10 @@ class KeysValues(CacheKind):
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
-        axes = ("batch", self.kv_heads, self.tokens_axis, self.head_size)
-        dtype = None if self.kv == "float" else self.kv
-        return CacheArray("k", axes, dtype), CacheArray("v", axes, dtype)
+        dtype = {"float": None, "int4": "uint8"}.get(self.kv, self.kv)
+        width = self.head_size if self.kv != "int4" else -(-self.head_size // 2)
+        axes, numbers = ("batch", self.kv_heads, self.tokens_axis, width), self.head_size
+        return CacheArray("k", axes, dtype, numbers), CacheArray("v", axes, dtype, numbers)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
         return super().empty(batch, capacity, np.dtype(np.float16) if self.kv == "float16" else dtype)

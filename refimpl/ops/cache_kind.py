@@ -33,7 +33,7 @@ SLACK = 32
 CHUNK = 128
 
 Arrays = Sequence[np.ndarray]
-ArrayType = Literal["int8", "float16"]  # what arrays may hold beside the model's floats
+ArrayType = Literal["int8", "uint8", "float16"]  # what arrays may hold beside the model's floats
 
 
 def retained(window: int) -> int:
@@ -45,12 +45,14 @@ def retained(window: int) -> int:
 class CacheArray:
     """One array of a layer's cache. Axes are sizes, or names of sizes that vary: the batch's first.
 
-    `dtype` None stands for the type of the model's floats.
+    `dtype` None stands for the type of the model's floats. An entry of a last axis that is shorter
+    than `numbers` holds several.
     """
 
     name: str
     axes: tuple[str | int, ...]
     dtype: ArrayType | None = None
+    numbers: int | None = None
 
 
 class CacheKind(ABC):
@@ -83,9 +85,14 @@ class CacheKind(ABC):
 
     @property
     def in_chunks(self) -> bool:
-        """Whether ONNX Runtime reads a long text in several runs: it has no room for all, or codes are
-        slow to read. (A prompt of 2048 tokens over codes takes 5.8 s in one run and 3.4 s in chunks.)"""
-        return self.window is not None or any(array.dtype == "int8" for array in self.arrays)
+        """Whether ONNX Runtime reads a long text in several runs, as it has no room for all."""
+        return self.window is not None
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether arrays hold codes, which ONNX Runtime's operators are slow to read: over these too a long
+        text is read in several runs. (A prompt of 2048 tokens takes 5.8 s in one run and 3.4 s in chunks.)"""
+        return any(array.dtype in ("int8", "uint8") for array in self.arrays)
 
     def with_lengths(self, cache: Any, lengths: Any) -> Any:
         """A cache of this kind for a step of whose tokens `lengths` [B] are real, where it must know that."""
@@ -132,7 +139,8 @@ class CacheKind(ABC):
 
         `dtype` is that of the model's floats.
         """
-        return self.value([np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)])
+        shapes = zip(self.shapes(batch, capacity), self.arrays, strict=True)
+        return self.value([np.zeros((*s[:-1], array.numbers or s[-1]), dtype) for s, array in shapes])
 
     def copy_row(self, source: Arrays, row: int, target: Arrays, to: int, count: int) -> None:
         """Copy a row with its `count` tokens to row `to` of other arrays, or of the same."""

@@ -3,7 +3,8 @@
 Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. A scale
 belongs to a head of a token and is computed from its numbers, or to a channel of a head and is calibrated
 beforehand, since all tokens share it. The second keeps the precision of a head in which one channel is large
-in every token.
+in every token, as keys have it (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). Values have large numbers in
+other channels from token to token: in 4 bits they are rotated first (`hadamard`), which spreads these.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "HeadQuantized",
     "append_by_channel",
     "append_by_head",
+    "hadamard",
     "pack_nibbles",
     "read_by_channel",
     "read_by_head",
@@ -97,6 +99,28 @@ def round_by_channel(
 def _by_channel(x: Array, scale: Array, bits: int) -> Array:
     ratio = x / np.where(scale == 0, np.inf, scale)
     return np.clip(np.rint(ratio), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def hadamard_matrix(size: int) -> Float[np.ndarray, "K K"]:
+    """Sylvester's matrix in float64: its own transpose and its own inverse.
+
+    H(1) = 1, H(2n) = [[H(n), H(n)], [H(n), −H(n)]], divided by √n in the end. Conventions: where the size is
+    m · 2^p with an odd m, each 2^p neighbours have a matrix of their own, on the diagonal.
+    """
+    block, h = size & -size, np.ones((1, 1))
+    while len(h) < block:
+        h = np.block([[h, h], [h, -h]])
+    return np.kron(np.eye(size // block), h / np.sqrt(block))
+
+
+@op
+def hadamard(x: Float[Array, "B T G K"]) -> Float[Array, "B T G K"]:
+    """Each head times `hadamard_matrix`, a rotation that undoes itself: lengths stay, a large number becomes
+    √K smaller ones (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456, §4).
+
+    A mean of rotated values is the rotated mean, so attention needs to undo it only once a head.
+    """
+    return x @ hadamard_matrix(x.shape[-1]).astype(x.dtype)
 
 
 @op

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from ..config import Attention
 from .arrays import as_type, following, indices, join_last
-from .attention import attend, from_heads, normalized, split_heads
+from .attention import attend, from_heads, normalized, rotated_values, split_heads
 from .cache import KVCache
 from .dispatch import observe, op
 from .linear import linear
@@ -92,7 +92,8 @@ def shared_attention(
     keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
     mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
     y = attend(q, keys, values, mask, None, weights.get("sink_logits"), **settings.scoring)
-    y = observe("attention, heads", from_heads(join_last(y), x, weights, settings=settings))
+    y = join_last(rotated_values(y, settings=settings))
+    y = observe("attention, heads", from_heads(y, x, weights, settings=settings))
     return linear(y, weights["wo"], weights.get("bo"))
 
 

@@ -118,7 +118,7 @@ def _openvino(bundle: Bundle) -> RuntimeAnswer:
     runtime = "OpenVINO"
     rows = any(group.kind == "row" for group in bundle.plan.groups.values())
     if bundle.target == "ort-cuda" or bundle.config.rounds_cache:
-        reason = "graphs for CUDA, and caches of 8-bit codes, were never tried on it"
+        reason = "graphs for CUDA, and caches of codes, were never tried on it"
     elif rows and targets.find(bundle.target).fused:
         reason = "it takes int8-dynamic of target standard alone"
     elif find_spec("openvino") is None:

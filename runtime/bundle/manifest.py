@@ -6,8 +6,8 @@ One JSON object with exactly these fields, but for kernel_*, half_scales, chosen
     tfm          version of tfm that wrote the bundle
     versions     {package: version} of what the graph was made with
     config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
-                 ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, and its leaves
-                 k_scale and v_scale are what they are multiplied by
+                 ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, in "int4" uint8 of
+                 two codes each, and its leaves k_scale and v_scale are what they are multiplied by
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
     quant        the quantization it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
@@ -31,6 +31,8 @@ One JSON object with exactly these fields, but for kernel_*, half_scales, chosen
                  it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
                  tensors' names: {tensors, bytes}}; and, only where keys of its files were to be ignored
                  that nobody knows, {ignored_keys}: [names]
+    cache_kl     what keys and values in 4 bits cost: the KL divergence over the text that their scales come
+                 from, in nats a token; only where kv is "int4", in bundles made since that is possible
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
     kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
                  whose graphs over kernels add them by operators of ONNX Runtime and aren't used
@@ -56,6 +58,7 @@ little-endian. Any tensor, size or hash that disagrees makes the whole bundle un
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -85,6 +88,7 @@ from .weight_formats import WeightFormat, is_table
 # 2: the names of graph inputs and of the Config's fields changed. 3: each golden array is a file.
 FORMAT = 3
 MANIFEST, DATA = "tfm.json", "model.onnx.data"
+CACHE_BUDGET = 0.05  # nats a token that keys and values in 4 bits may cost: a twentieth more of perplexity
 TOKENIZER, CERTIFICATE = "tokenizer.json", "certificate.json"
 TEMPLATE, TOOL_USE = "chat_template.jinja", "tool_use.jinja"
 OPTIONAL = (TOKENIZER, TEMPLATE, TOOL_USE)
@@ -164,6 +168,7 @@ class Manifest:
     labels: tuple[str, ...]
     source: SourceCheckpoint
     files: dict[str, File]
+    cache_kl: float | None = field(default=None, metadata={"optional": True})
     kernel_cache: Literal["float16"] | None = field(default=None, metadata={"optional": True})
     kernel_minima: bool = field(default=False, metadata={"optional": True})
     kernel_forms: dict[str, KernelForm] = field(default_factory=dict, metadata={"optional": True})
@@ -310,8 +315,11 @@ def _check_cache(m: Manifest, target: Target) -> None:
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
         raise ValueError(
-            f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
+            f"kv can't be {m.config.kv} on {m.target} in a {m.cache} cache: "
+            "only ort-cpu writes codes in place"
         )
+    if (m.cache_kl is None) == (m.config.kv == "int4") or not 0 <= (m.cache_kl or 0) < math.inf:
+        raise ValueError(f"cache_kl must be a number from 0 with kv int4, and only there, got {m.cache_kl}")
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
 

@@ -54,8 +54,9 @@ class OrtEngine:
     `kernels` computes products of blocks with tfm's own kernels (`runtime.ort.kernel_backend`); without it
     ONNX Runtime's operators do, and `prepack` keeps packed weights in the user's cache
     (`runtime.ort.prepacked_weights`). `plain` computes products of blocks in float, slowly, so that results
-    are comparable to the last digits (`runtime.verification.verify`). Caches of windows, of codes or of
-    linear attention take `chunk` tokens in a run; with a chunk as long as the context, windows drop nothing.
+    are comparable to the last digits (`runtime.verification.verify`). Caches of windows or of linear
+    attention, and without kernels of codes, take `chunk` tokens in a run; with a chunk as long as the
+    context, windows drop nothing.
     `shown` are values [B, T, N] inside of the graph that `inside` gives: N by name.
 
     `backend` names what computes, and `same_bits` says whether a token has the same bits whatever is computed
@@ -89,7 +90,8 @@ class OrtEngine:
         self._windowed, self._half = windowed, half
         self.kinds = cache_kinds(self.config, windowed=windowed, half=half)
         self._shown = shown
-        self._in_chunks = any(kind.in_chunks for kind in self.kinds)
+        codes = kernels is None and any(kind.has_codes for kind in self.kinds)
+        self._in_chunks = codes or any(kind.in_chunks for kind in self.kinds)
         operators: set[Operator] = set()
         can_capture = on == "cuda" and self.shared and operator_limits.capture(self.config) is None
         self._captures = iter(range(1, MOST_CAPTURES + 1)) if can_capture else None

@@ -43,7 +43,7 @@ from .session import in_one_line, one_line, open_session, options
 
 KEY = "key.json"
 TOO_LARGE = "a key or value doesn't fit the cache"  # as ort_ops.cpp says it
-CacheType = Literal["float32", "float16", "int8"]  # what keys and values are kept in
+CacheType = Literal["float32", "float16", "int8", "int4"]  # what keys and values are kept in
 FORM = 1  # of kernels.data
 SPACE = 1.1  # of its bytes that must be free
 HUGE_PAGE = 2**21
@@ -201,7 +201,8 @@ def cache_type(bundle: Bundle) -> CacheType | None:
     """What kernels keep a bundle's keys and values in; None where it has none, or others keep them."""
     if bundle.cache not in ("shared", "windowed"):
         return None
-    return "int8" if bundle.config.rounds_cache else bundle.manifest.kernel_cache or "float32"
+    kv = bundle.config.kv
+    return (bundle.manifest.kernel_cache or "float32") if kv == "float" else kv
 
 
 def without_graphs(bundle: Bundle) -> str:

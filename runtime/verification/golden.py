@@ -13,7 +13,7 @@ They are stored with few digits, rounded up (`rounded_up`).
 Where tfm's kernels keep keys and values in float16, J grows by how far the specification moves when it does.
 
 In float16, A rounds the residual stream after each layer, and ulps are float16's. For a quantized model, or
-one that keeps its keys and values in 8 bits, J moves by more than an ulp (`CODE_MOVE`).
+one that keeps its keys and values in few bits, J moves by more than an ulp (`CODE_MOVE`).
 """
 
 from __future__ import annotations

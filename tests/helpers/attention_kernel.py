@@ -12,7 +12,13 @@ from tfm.refimpl.ops.attention import attend
 from tfm.refimpl.ops.cache import append
 from tfm.refimpl.ops.mask import causal_mask
 from tfm.refimpl.ops.position import rotate
-from tfm.refimpl.ops.quantized_cache import ChannelQuantized, append_by_channel, read_by_channel
+from tfm.refimpl.ops.quantized_cache import (
+    ChannelQuantized,
+    append_by_channel,
+    pack_nibbles,
+    read_by_channel,
+    unpack_nibbles,
+)
 
 from .kernels import GUARD, Kernels, Runner, guarded, in_order, pool_of
 
@@ -39,7 +45,7 @@ class AttentionCall(ctypes.Structure):
 
 
 # kernels.h: `CacheType` by the type of the arrays, and `Attended`.
-CACHE_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2}
+CACHE_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2, np.dtype(np.uint8): 3}
 DONE, MISFIT, TOO_LARGE = range(3)
 
 
@@ -47,7 +53,7 @@ DONE, MISFIT, TOO_LARGE = range(3)
 class Call:
     """One call: queries [B, T, H, K], keys and values [B, T, G, K], and the cache [B, G, C, K] for these.
 
-    The cache is of float32, float16 or int8, all else of float32.
+    The cache is of float32, float16, int8, or uint8 with two codes each, all else of float32.
     """
 
     q: Array
@@ -194,8 +200,15 @@ def _cached(call: Call, k: Array) -> tuple[Array, Array, Array, Array]:
     if call.k_scale is None or call.v_scale is None:
         keys, values = append(call.keys, k, call.past), append(call.values, call.v, call.past)
         return keys, values, keys, values
+    packed = call.keys.dtype == np.uint8
     sides = [
-        append_by_channel(ChannelQuantized(codes, scale), new, call.past, bits=8)
+        append_by_channel(
+            ChannelQuantized(unpack_nibbles(codes) if packed else codes, scale),
+            new,
+            call.past,
+            bits=4 if packed else 8,
+        )
         for codes, scale, new in ((call.keys, call.k_scale, k), (call.values, call.v_scale, call.v))
     ]
-    return sides[0].codes, sides[1].codes, read_by_channel(sides[0]), read_by_channel(sides[1])
+    keys, values = (pack_nibbles(side.codes) if packed else side.codes for side in sides)
+    return keys, values, read_by_channel(sides[0]), read_by_channel(sides[1])

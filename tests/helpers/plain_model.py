@@ -162,10 +162,24 @@ def keys_and_values(xs: Vectors, w: Weights, a: c.Attention) -> tuple[Vectors, V
             v = np.array([rms(head, a.value_norm.eps) for head in v])
         keys.append(positioned(k, at, w.get("k_norm"), a))
         values.append(v)
-    if a.kv == "int8":
+    if a.kv != "float":
+        if a.kv == "int4":
+            values = [turned_by_signs(one) for one in values]
+        top = 128 if a.kv == "int8" else 8
         for kept, scale in ((keys, w["k_scale"]), (values, w["v_scale"])):
-            kept[:] = [np.clip(np.round(one / scale), -128, 127) * scale for one in kept]
+            kept[:] = [np.clip(np.round(one / scale), -top, top - 1) * scale for one in kept]
+    if a.kv == "int4":  # in exact numbers it doesn't matter when values are turned back
+        values = [turned_by_signs(one) for one in values]
     return keys, values
+
+
+def turned_by_signs(heads: Vector) -> Vector:
+    """Heads by Hadamard's matrix of as many rows as the largest power of two that divides their size: number
+    (i, j) is −1 where i and j have an odd number of ones in common."""
+    size = heads.shape[-1] & -heads.shape[-1]
+    signs = [[(-1.0) ** (i & j).bit_count() for j in range(size)] for i in range(size)]
+    parts = heads.reshape(len(heads), -1, size)
+    return (parts @ np.array(signs) / size**0.5).reshape(heads.shape)
 
 
 def positioned(heads: Vector, at: int, weight: Any, a: c.Attention) -> Vector:

@@ -137,7 +137,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         softcap=chosen["softcap"],
         clip=chosen["clip"],
         query_scale=chosen["query_scale"],
-        kv="float" if chosen.get("k_scale") is None else "int8",
+        kv="float" if chosen.get("k_scale") is None else "int8" if size["K"] % 4 else "int4",
         sink_logits=chosen.get("sink_logits") is not None,
         output_gate=chosen.get("wg") is not None,
         value_norm=chosen["value_norm"],

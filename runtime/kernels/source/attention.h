@@ -124,7 +124,7 @@ struct Attend {
     }
     CacheRow place(void *cache, const float *scale, size_t b, size_t g, int64_t position) const {
         size_t row = (b * call.kv_heads + g) * call.capacity + size_t(position - origin(b)), size = call.head_size;
-        return {(char *)cache + row * size * bytes_of(call.cache), size, call.cache, scale ? scale + g * size : nullptr};
+        return {(char *)cache + row * bytes_of(call.cache, size), size, call.cache, scale ? scale + g * size : nullptr};
     }
     size_t state() const { return Seen::floats(width); }
     size_t queries() const { return over(rows, chunks); }
@@ -379,8 +379,8 @@ void append_task(void *data, size_t worker) {
 bool fits(const AttentionCall &c) {
     if (c.batch < 0 || c.tokens < 0 || c.kv_heads < 1 || c.heads < 1 || c.heads % c.kv_heads || c.window < 0) return false;
     if (c.head_size < 8 || c.head_size % 8 || c.pairs < 0 || 2 * c.pairs > c.head_size) return false;
-    if (c.cache < CacheType::FLOAT32 || c.cache > CacheType::INT8) return false;
-    if (c.cache == CacheType::INT8 && !(c.k_scale && c.v_scale)) return false;
+    if (c.cache < CacheType::FLOAT32 || c.cache > CacheType::INT4) return false;
+    if (has_codes(c.cache) && !(c.k_scale && c.v_scale)) return false;
     for (int b = 0; b < c.batch && c.lengths; b++)
         if (c.lengths[b] < 0 || c.lengths[b] > c.capacity) return false;
     if (c.lengths) return !c.pairs && !c.window;

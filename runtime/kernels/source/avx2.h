@@ -40,9 +40,15 @@ struct Avx2 {
         const __m128i *both = (const __m128i *)at;
         return {_mm256_cvtph_ps(_mm_loadu_si128(both)), _mm256_cvtph_ps(_mm_loadu_si128(both + 1))};
     }
-    static Floats load_codes(const int8_t *at) {
-        __m128i x = _mm_loadu_si128((const __m128i *)at);
+    static Floats from_bytes(__m128i x) {
         return floats({_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))});
+    }
+    static Floats load_codes(const int8_t *at) { return from_bytes(_mm_loadu_si128((const __m128i *)at)); }
+    // Two codes of a byte, the first in the lower half, with 8 added.
+    static Floats load_nibbles(const uint8_t *at) {
+        __m128i x = _mm_loadl_epi64((const __m128i *)at), half = _mm_set1_epi8(15);
+        x = _mm_unpacklo_epi8(_mm_and_si128(x, half), _mm_and_si128(_mm_srli_epi16(x, 4), half));
+        return from_bytes(_mm_sub_epi8(x, _mm_set1_epi8(8)));
     }
     static void store_codes(int8_t *at, Floats x) {
         _mm_storeu_si128((__m128i *)at, narrow(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)));

@@ -56,7 +56,14 @@ struct Avx512 {
 
     // For attention.
     static Floats load_halves(const uint16_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
-    static Floats load_codes(const int8_t *at) { return floats(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at))); }
+    static Floats from_bytes(__m128i x) { return floats(_mm512_cvtepi8_epi32(x)); }
+    static Floats load_codes(const int8_t *at) { return from_bytes(_mm_loadu_si128((const __m128i *)at)); }
+    // Two codes of a byte, the first in the lower half, with 8 added.
+    static Floats load_nibbles(const uint8_t *at) {
+        __m128i x = _mm_loadl_epi64((const __m128i *)at), half = _mm_set1_epi8(15);
+        x = _mm_unpacklo_epi8(_mm_and_si128(x, half), _mm_and_si128(_mm_srli_epi16(x, 4), half));
+        return from_bytes(_mm_sub_epi8(x, _mm_set1_epi8(8)));
+    }
     static void store_codes(int8_t *at, Floats x) { _mm_storeu_si128((__m128i *)at, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
     static void store_halves(uint16_t *at, Floats x) {  // rounded to nearest, halves to even
         _mm256_storeu_si256((__m256i *)at, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

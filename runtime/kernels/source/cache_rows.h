@@ -48,16 +48,16 @@ struct CacheRow {
         float scales[16] = {}, numbers[16] = {};
         memcpy(numbers, x + i, 8 * sizeof *numbers);
         last(i, bytes, scales).template store<Set>(0, Set::load(numbers));
-        memcpy(byte(i), bytes, 8 * bytes_of(type));
+        memcpy(byte(i), bytes, bytes_of(type, 8));
         return fits;
     }
 
 private:
-    char *byte(size_t i) const { return (char *)at + i * bytes_of(type); }
+    char *byte(size_t i) const { return (char *)at + bytes_of(type, i); }
 
     // The last eight numbers as a row of sixteen, in memory for these and their scales.
     CacheRow last(size_t from, char *bytes, float *scales) const {
-        memcpy(bytes, byte(from), 8 * bytes_of(type));
+        memcpy(bytes, byte(from), bytes_of(type, 8));
         if (scale) memcpy(scales, scale + from, 8 * sizeof *scales);
         return {bytes, 16, type, scales};
     }
@@ -79,7 +79,8 @@ private:
     template <class Set>
     typename Set::Floats load(size_t i) const {
         if (type == CacheType::FLOAT16) return Set::load_halves((const uint16_t *)byte(i));
-        return Set::mul(Set::load_codes((const int8_t *)byte(i)), Set::load(scale + i));
+        bool packed = type == CacheType::INT4;
+        return Set::mul(packed ? Set::load_nibbles((const uint8_t *)byte(i)) : Set::load_codes((const int8_t *)byte(i)), Set::load(scale + i));
     }
     template <class Set>
     void store(size_t i, typename Set::Floats x) const {
@@ -90,7 +91,12 @@ private:
         float divisors[16];
         for (int j = 0; j < 16; j++) divisors[j] = scale[i + j] == 0 ? INFINITY : scale[i + j];
         typename Set::Floats ratio = Set::div(x, Set::load(divisors));
-        Set::store_codes((int8_t *)byte(i), Set::min(Set::max(ratio, Set::all(-128.0f)), Set::all(127.0f)));
+        float top = type == CacheType::INT4 ? 8 : 128;
+        int8_t codes[16];
+        Set::store_codes(codes, Set::min(Set::max(ratio, Set::all(-top)), Set::all(top - 1)));
+        char *to = byte(i);
+        if (type == CacheType::INT8) memcpy(to, codes, sizeof codes);
+        else for (int j = 0; j < 8; j++) to[j] = char((codes[2 * j] + 8) | (codes[2 * j + 1] + 8) << 4);
     }
 };
 

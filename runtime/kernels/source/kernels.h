@@ -53,10 +53,14 @@ struct Pool {
 
 // What a cache holds of each number: the number itself, or it rounded to the nearest of float16, halves to even; or a
 // code, as refimpl/ops/quantized_cache.py has it in `append_by_channel`: x / scale, rounded so and clipped to -128 .. 127,
-// which is read as code * scale.
-enum class CacheType : int32_t { FLOAT32, FLOAT16, INT8 };
+// which is read as code * scale. Codes of INT4 are clipped to -8 .. 7, and two are in a byte as `pack_nibbles` has them.
+enum class CacheType : int32_t { FLOAT32, FLOAT16, INT8, INT4 };
 
-inline size_t bytes_of(CacheType type) { return type == CacheType::FLOAT32 ? 4 : type == CacheType::FLOAT16 ? 2 : 1; }
+inline size_t bytes_of(CacheType type, size_t numbers) {
+    constexpr size_t BITS[] = {32, 16, 8, 4};
+    return numbers * BITS[int(type)] / 8;
+}
+inline bool has_codes(CacheType type) { return type >= CacheType::INT8; }
 
 // Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
 // cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).

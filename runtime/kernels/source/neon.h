@@ -101,8 +101,14 @@ struct Neon {
     static Floats load_halves(const uint16_t *at) {
         return each<Floats>([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at + 4 * i))); });
     }
-    static Floats load_codes(const int8_t *at) {
-        int8x16_t x = vld1q_s8(at);
+    static Floats load_codes(const int8_t *at) { return from_bytes(vld1q_s8(at)); }
+    // Two codes of a byte, the first in the lower half, with 8 added.
+    static Floats load_nibbles(const uint8_t *at) {
+        uint8x8_t x = vld1_u8(at);
+        uint8x8x2_t both = vzip_u8(vand_u8(x, vdup_n_u8(15)), vshr_n_u8(x, 4));
+        return from_bytes(vsubq_s8(vreinterpretq_s8_u8(vcombine_u8(both.val[0], both.val[1])), vdupq_n_s8(8)));
+    }
+    static Floats from_bytes(int8x16_t x) {
         int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_s8(vget_high_s8(x));
         auto four = [](int16x4_t x) { return vmovl_s16(x); };
         return floats({four(vget_low_s16(low)), four(vget_high_s16(low)), four(vget_low_s16(high)), four(vget_high_s16(high))});

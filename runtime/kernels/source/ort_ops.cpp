@@ -9,7 +9,7 @@
 //             k_scale, v_scale [G, D]?) -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
 // softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so; it is of
-// float32, float16 or int8, and then has scales.
+// float32, float16 or int8, and then has scales; of uint8 it has codes of 4 bits, D / 2 bytes a row.
 //   SharedAttention(q [B, T, H * D], keys, values, last, cos?, sin?, positions?, sinks?) -> [B, T, H * D]
 // the same over a cache of floats that has the keys and values of these tokens: another layer's, which isn't written.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
@@ -379,7 +379,7 @@ ort::Status *row_linear(void *made, ort::Context *context) {
 // The present cache, with the past one in it.
 ort::Status *present(ort::Context *context, const Input &past, size_t index, CacheType type, void **cache) {
     TRY(output(context, past.shape, past.rank, cache, index));
-    if (*cache != past.data) memcpy(*cache, past.data, past.count(0) * bytes_of(type));
+    if (*cache != past.data) memcpy(*cache, past.data, past.count(0) * bytes_of(type, type == CacheType::INT4 ? 2 : 1));
     return nullptr;
 }
 
@@ -392,8 +392,9 @@ ort::Status *attention(void *made, ort::Context *context) {
     for (size_t i = 0, index = 0; i < COUNT; i++)
         if (!SHARED || (i != K && i != V && i < K_SCALE)) TRY(in[i].read(context, index++));
     if (in[Q].rank != 3 || in[KEYS].rank != 4) return wrong("q must have 3 axes, keys 4");
-    int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], size = in[KEYS].shape[3], G = call.kv_heads, H = call.heads;
-    int64_t cache[] = {batch, G, in[KEYS].shape[2], size}, joined[] = {batch, tokens, (H + 2 * G) * size};
+    int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], row = in[KEYS].shape[3], G = call.kv_heads, H = call.heads;
+    int64_t size = call.cache == CacheType::INT4 ? 2 * row : row;
+    int64_t cache[] = {batch, G, in[KEYS].shape[2], row}, joined[] = {batch, tokens, (H + 2 * G) * size};
     int64_t queries[] = {batch, tokens, H * size}, new_keys[] = {batch, tokens, G * size};
     bool alone = in[K].data && in[V].data;
     if (!in[KEYS].is(4, cache) || !in[VALUES].is(4, cache)) return wrong("keys and values must be [B, kv_num_heads, capacity, D]");
@@ -405,7 +406,7 @@ ort::Status *attention(void *made, ort::Context *context) {
     if (in[SINKS].data && !in[SINKS].is(1, &H)) return wrong("sinks must be [num_heads]");
     if (in[COS].data && (in[COS].rank != 2 || !in[SIN].is(2, in[COS].shape))) return wrong("cos and sin must be [positions, pairs]");
     int64_t scales[] = {G, size};
-    if (call.cache == CacheType::INT8 && !(in[K_SCALE].is(2, scales) && in[V_SCALE].is(2, scales))) return wrong("k_scale and v_scale must be [kv_num_heads, D]");
+    if (has_codes(call.cache) && !(in[K_SCALE].is(2, scales) && in[V_SCALE].is(2, scales))) return wrong("k_scale and v_scale must be [kv_num_heads, D]");
     call.k_scale = (const float *)in[K_SCALE].data, call.v_scale = (const float *)in[V_SCALE].data;
     call.cos = (const float *)in[COS].data, call.sin = (const float *)in[SIN].data, call.sinks = (const float *)in[SINKS].data;
     int64_t sizes[] = {batch, tokens, size, cache[2], call.cos ? in[COS].shape[0] : 0, call.cos ? in[COS].shape[1] : 0};
@@ -783,7 +784,7 @@ const ort::Type DOUBLES[] = {ort::DOUBLE};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 #define ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
-const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16), ATTEND_INT8[] = ATTEND(ort::INT8);
+const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16), ATTEND_INT8[] = ATTEND(ort::INT8), ATTEND_INT4[] = ATTEND(ort::UINT8);
 #define SHARED_ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
 const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] = SHARED_ATTEND(ort::FLOAT16);
@@ -822,6 +823,7 @@ const Op ops[] = {
     {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention<false>},
     {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention<false>},
     {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention<false>},
+    {"Attention", ATTEND_INT4, 12, 8, 3, create_attention<CacheType::INT4>, attention<false>},
     {"SharedAttention", SHARED_FLOAT32, 8, 4, 1, create_attention<CacheType::FLOAT32>, attention<true>},
     {"SharedAttention", SHARED_FLOAT16, 8, 4, 1, create_attention<CacheType::FLOAT16>, attention<true>},
     {"CausalConv", CONVOLVE, 6, 1, 2, create_conv, causal_conv},

@@ -24,6 +24,7 @@ from ....refimpl.ops import (
     norm,
     position,
     quant,
+    quantized_cache,
     selective_scan,
     short_conv,
     ssd,
@@ -76,6 +77,12 @@ def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array 
     return y if bias is None else y + bias
 
 
+def hadamard(x: Array) -> Array:
+    """Products with a matrix of floats."""
+    matrix = quantized_cache.hadamard_matrix(x.shape[-1])
+    return arithmetic.each_row(x, matrix.astype(np.float32))
+
+
 def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
     """Those of the specification, some columns at a time."""
 
@@ -113,6 +120,7 @@ _PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (norm.rms_norm, rms_norm),
     (position.query_factors, arithmetic.query_factors),
     (quant.blocks_of_products, blocks_of_products),
+    (quantized_cache.hadamard, hadamard),
     (selective_scan.selective_scan, recurrence.selective_scan),
     (short_conv.causal_conv, causal_conv),
     (ssd.ssd_recurrent, recurrence.ssd_recurrent),

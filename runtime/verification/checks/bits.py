@@ -12,6 +12,7 @@ import numpy as np
 from ....refimpl.config import Config
 from ....refimpl.engine.cache_kinds import CacheKind
 from ....refimpl.engine.numpy_engine import ArrayCache
+from ....refimpl.ops.quantized_cache import unpack_nibbles
 from ...kernels.specification import KernelReference
 from ..report import NOT_REACHED, Row
 from ..streamed_reference import SEED
@@ -124,10 +125,8 @@ class _Reading:
         for i, (kind, layer, scales) in enumerate(
             zip(kept.kinds, kept.layers, _scales(reference), strict=True)
         ):
-            shapes, of = kind.shapes(1, length), len(kind.arrays)
-            specified = [
-                np.zeros(shape, array.dtype) for shape, array in zip(shapes, layer[:of], strict=True)
-            ]
+            of = len(kind.arrays)
+            specified = kind.empty(1, length, layer[0].dtype)[:of] if of else []
             kind.copy_row(layer[:of], row, specified, 0, length)
             window = self.engine.kinds[i].window
             for array, expected, scale in zip(kind.arrays, specified, scales, strict=True):
@@ -200,8 +199,8 @@ def _drawn(kind: CacheKind, past: int, rng: np.random.Generator) -> list[Array]:
     """What a layer keeps of so many tokens."""
 
     def array(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        if dtype.kind == "i":
-            return rng.integers(-128, 128, shape, dtype)
+        if dtype.kind in "iu":
+            return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
         return rng.standard_normal(shape, np.float32).astype(dtype)
 
     return [*map(array, kind.shapes(1, past), kind.dtypes(np.dtype(np.float32)))]
@@ -211,14 +210,16 @@ def _scales(reference: KernelReference) -> Iterator[Sequence[Array | None]]:
     """Those of codes, of each array of each layer."""
     for layer, kind in zip(reference.params["decoder"]["layers"], reference.kinds, strict=True):
         leaves: Any = layer["attn"]
-        codes = [dtype.kind == "i" for dtype in kind.dtypes(np.dtype(np.float32))]
-        names = ("k_scale", "v_scale") if any(codes) else (None,) * len(codes)
+        names = ("k_scale", "v_scale") if kind.has_codes else (None,) * len(kind.arrays)
         yield [None if name is None else leaves[name] for name in names]
 
 
 def _as_read(array: Array, scale: Array | None) -> Array:
     """Keys or values [1, G, L, K] as the specification keeps them: codes times their scale."""
-    return array if scale is None else array.astype(scale.dtype) * scale[:, None]
+    if scale is None:
+        return array
+    codes = unpack_nibbles(array) if array.dtype == np.uint8 else array
+    return codes.astype(scale.dtype) * scale[:, None]
 
 
 def _filled(engine: OrtEngine, past: int, drawn: list[list[Array]]) -> OrtCache:

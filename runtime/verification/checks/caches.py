@@ -1,4 +1,4 @@
-"""What smaller caches cost: those that drop tokens outside windows, and those that keep 8 bits."""
+"""What smaller caches cost: those that drop tokens outside windows, and those that keep few bits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ....refimpl.engine.cache_kinds import CHUNK, cache_kinds
 from ....refimpl.error_budget import largest_difference
+from ...bundle.manifest import CACHE_BUDGET
 from ..metrics import fidelity
 from ..report import NOT_REACHED, Row, judged
 from ..streamed_reference import SEED
@@ -47,13 +48,21 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
     yield judged(name, error, context.golden.own.budget, "logits", f"after {length} tokens")
 
 
+def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
+    """What the export measured of keys and values in 4 bits, within what it may be."""
+    name = "KL divergence over the text of its scales, of the cache in int4"
+    cost = context.bundle.manifest.cache_kl
+    assert cost is not None
+    yield judged(name, cost, CACHE_BUDGET, "nats a token", "measured by the export")
+
+
 def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
-    """What keys and values in 8 bits cost: the specification with them, against itself without.
+    """What keys and values in few bits cost: the specification with them, against itself without.
 
     Products are computed in float; else codes of activations would flip and outweigh what the cache does.
     """
     bundle = context.bundle
-    name = "KL divergence over a text, of the cache's rounding"
+    name = f"KL divergence over a text, of the cache in {bundle.config.kv}"
     if bundle.tokenizer is None:
         yield Row(name, note="the bundle has no tokenizer")
         return

@@ -30,6 +30,11 @@ CHECKS: dict[str, Check] = {
     "kernels": Check(kernels.check_kernels, kernels.SUBJECT, applies=kernels.has_kernels),
     "mtp": Check(mtp.check_module, mtp.SUBJECT, applies=_has_module),
     "backends": Check(backends.check_backends, backends.SUBJECT, applies=backends.is_quantized),
+    "stated": Check(
+        caches.check_stated_cost,
+        "what keys and values in 4 bits cost, as the export says",
+        applies=lambda bundle: bundle.manifest.cache_kl is not None,
+    ),
     "greedy": Check(
         greedy.check_greedy_tokens,
         f"{greedy.GREEDY_TOKENS} greedy tokens against the specification's",
@@ -74,7 +79,7 @@ CHECKS: dict[str, Check] = {
     ),
     "cache": Check(
         caches.check_quantized_cache,
-        "what keys and values in 8 bits cost",
+        "what keys and values in few bits cost",
         full=True,
         applies=lambda bundle: bundle.config.rounds_cache,
     ),

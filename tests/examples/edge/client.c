@@ -44,7 +44,7 @@ static OrtValue *tensor(void *data, int type, size_t bytes, size_t axes, const i
 static void start(int64_t rows, int64_t capacity, int plain) {  // `plain`: with products in float, not of rounded inputs
     OrtEnv *env; OrtSessionOptions *options;
     char path[4096], *stated = load("tfm.json");
-    if (!stated || !strstr(stated, "\"shared\"") || strstr(stated, "\"kv\": \"int8\"") || strstr(stated, "\"scaling\": {"))
+    if (!stated || !strstr(stated, "\"shared\"") || strstr(stated, "\"kv\": \"int") || strstr(stated, "\"scaling\": {"))
         FAIL("%s must be a bundle for ort-cpu or ort-web with a cache of floats and positions that aren't scaled", bundle);
     if (!(ort = OrtGetApiBase()->GetApi(ORT_API_VERSION))) FAIL("ONNX Runtime %s is older than its header", VERSION);
     OK(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "client", &env));

@@ -1,4 +1,4 @@
-"""Keys and values in 8 bits, calibrated, exported, verified, run; codes are the specification's."""
+"""Keys and values in 8 and 4 bits, calibrated, exported, verified, run; codes are the specification's."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from tfm.export.quantization.plan import Calibration
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, ExportError
+from tfm.refimpl.ops.quantized_cache import hadamard, round_by_channel, unpack_nibbles
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import unflatten
-from tfm.runtime.bundle import operator_limits
+from tfm.runtime.bundle import manifest, operator_limits
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.progress import silent
@@ -32,7 +34,7 @@ from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.verify import verify
 
 FULL, MIXED = tiny_models.llama(vocabulary=256, bias=True), tiny_models.mixed_windows(vocabulary=256)
-COST = "KL divergence over a text, of the cache's rounding"
+COST = "KL divergence over a text, of the cache in int8"
 TEXT = "A quick brown fox jumps over 13 lazy dogs, and nobody knows why. "
 
 
@@ -44,9 +46,11 @@ def saved(path: Path, config: Config) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint and its bundle of codes."""
+    """A checkpoint and its bundles of codes."""
     folder = tmp_path_factory.mktemp("kv")
-    export(saved(folder / "model", FULL), folder / "bundle", quant="int8", kv="int8", verify=False)
+    checkpoint = saved(folder / "model", FULL)
+    for kv, name in (("int8", "bundle"), ("int4", "fours")):
+        export(checkpoint, folder / name, quant="int8", kv=kv, verify=False)
     return folder
 
 
@@ -82,10 +86,11 @@ def test_without_the_source_the_bundles_own_rounding_is_the_truth(made: Path):
     assert rows[COST].figure > 3 * rows["KL divergence over a text"].figure
 
 
-def test_all_engines_keep_the_same(made: Path):
+@pytest.mark.parametrize(("name", "bits"), [("bundle", 8), ("fours", 4)])
+def test_all_engines_keep_the_same(made: Path, name: str, bits: int):
     """Logits and caches agree, after steps of several tokens (in chunks where ONNX Runtime reads codes)
     and of one."""
-    opened = open_bundle(made / "bundle")
+    opened = open_bundle(made / name)
     config, tree = opened.config, materialize(opened.params())
     ids = np.random.default_rng(0).integers(0, 256, (2, 9))
     runner, chunks = OrtEngine(opened, threads=1, chunk=3), []
@@ -106,15 +111,16 @@ def test_all_engines_keep_the_same(made: Path):
         layer, side = divmod(i, 2)
         scale = tree["decoder"]["layers"][layer]["attn"]["kv"[side] + "_scale"][:, None, :]
         codes = buffer.read()[:, :, :6]
-        assert codes.dtype == np.int8
-        assert np.abs(codes).max() > 60, "most of the range is used"
+        assert codes.dtype == (np.int8 if bits == 8 else np.uint8)
+        codes = codes if bits == 8 else unpack_nibbles(codes)
+        assert np.abs(codes).max() >= 2 ** (bits - 2), "most of the range is used"
         for held in (exact, mirrored):
             off = np.abs(codes - np.rint(held[layer][side] / scale))
             assert off.max() <= 1, "a number at the edge of two codes may fall to either side"
             assert (off > 0).mean() < 0.02
             np.testing.assert_array_equal(np.rint(held[layer][side] / scale) * scale, held[layer][side])
     for other in said[1:]:
-        np.testing.assert_allclose(other, said[0], atol=0.01)
+        np.testing.assert_allclose(other, said[0], atol=0.01 if bits == 8 else 0.1)
     without = NumpyEngine(FULL, unflatten({name: opened.leaf(name) for name in parameter_shapes(FULL)}))
     _, cache = without.step(ids[:, :5], without.start(2))
     assert np.abs(without.step(ids[:, 5:6], cache)[0] - said[0]).max() > 0.01, "rounding shows"
@@ -126,7 +132,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
     checkpoint, text = saved(tmp_path / "model", MIXED), tmp_path / "text.txt"
     text.write_text(TEXT)
     told = calibrate.TEXT.read_text() if own else TEXT
-    found = calibrate.with_cache_scales(checkpoint, None if own else text, silent)
+    found = calibrate.with_cache_scales(checkpoint, "int8", None if own else text, silent)
     assert found.config == MIXED.with_kv("int8")
     assert checkpoint.tokenizer is not None
     ids = np.array(Tokenizer(checkpoint.tokenizer, 256).encode(told))
@@ -143,10 +149,57 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
         np.testing.assert_allclose(found.leaf(name), 1.5 * largest / 127, rtol=1e-4)
 
 
+def test_4_bits_say_what_they_cost(made: Path, monkeypatch: pytest.MonkeyPatch):
+    """The certificate has the figure, kernels have the specification's bits, and a cache has half the bytes;
+    an export that costs more stops with the figure, and leaves nothing."""
+    opened = open_bundle(made / "fours")
+    report = verify(made / "fours")
+    assert not report.failed
+    rows = {row.name: row for row in report.rows}
+    cost = rows["KL divergence over the text of its scales, of the cache in int4"]
+    assert cost.figure == opened.manifest.cache_kl
+    assert 1e-4 < cost.figure < cost.budget == manifest.CACHE_BUDGET
+    eights, fours = (sum(k.nbytes(64, 4) for k in cache_kinds(FULL.with_kv(kv))) for kv in ("int8", "int4"))
+    assert eights == 2 * fours
+    monkeypatch.setattr(calibrate, "CACHE_BUDGET", cost.figure / 2)
+    with refused(ExportError, "kv=int4", f"{cost.figure:.2g}", "kv=int8"):
+        export(open_checkpoint(made / "model"), made / "other", quant="int8", kv="int4", verify=False)
+    assert not (made / "other").exists()
+
+
+def test_scales_of_4_bits_have_the_least_error(made: Path):
+    """Of keys, and of values after their rotation: no other share of a channel's range has less."""
+    found = calibrate.with_cache_scales(open_checkpoint(made / "model"), "int4", None, silent)
+    x = np.random.default_rng(0).standard_normal((50, 2, 3)) * [1, 30, 1e-3]
+    largest = np.abs(x).max(0)
+    chosen = calibrate.least_scale(x, largest / 7)
+    errors = lambda scale: np.square(round_by_channel(x[None], scale, bits=4)[0] - x).sum(0)  # noqa: E731
+    assert all(
+        (errors(chosen) <= (1 + 1e-6) * errors(share * largest / 7)).all() for share in calibrate.CACHE_SHARES
+    )
+    assert (errors(chosen) < errors(largest / 7)).any()
+    engine = NumpyEngine(FULL, materialize(open_checkpoint(made / "model").params))
+    assert open_checkpoint(made / "model").tokenizer is not None
+    ids = Tokenizer(open_checkpoint(made / "model").tokenizer, 256).encode(calibrate.TEXT.read_text())
+    sides: list[list[np.ndarray]] = [[], []]
+    for start in range(0, len(ids), FULL.context):
+        _, cache = engine.step(np.array([ids[start : start + FULL.context]]), engine.start())
+        keys, values = cache.take()[0][:2]
+        for side, part in zip(sides, (keys, hadamard(values)), strict=True):
+            side.append(part[0].swapaxes(0, 1))
+    for side, name in zip(sides, "kv", strict=True):
+        x = np.concatenate(side)
+        expected = calibrate.least_scale(x, np.abs(x).max(0) / 7)
+        ratio = found.leaf(f"decoder.layers.0.attn.{name}_scale") / expected
+        assert (np.abs(ratio - 1) < 1e-3).mean() > 0.9, (
+            "shares whose errors are almost equal may change places"
+        )
+
+
 def test_scales_of_values_are_smoothed_with_them(made: Path):
     """A channel's scale is divided by the factor of its column of wv."""
     opened, checkpoint = open_bundle(made / "bundle"), open_checkpoint(made / "model")
-    found = calibrate.with_cache_scales(checkpoint, None, silent)
+    found = calibrate.with_cache_scales(checkpoint, "int8", None, silent)
     for name in found.added:
         kept, biases = opened.leaf(name), name.removesuffix("k_scale").removesuffix("v_scale") + "bv"
         ratio = found.leaf(name) / kept
@@ -181,7 +234,7 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
 
     refuses("target=standard floats", target="standard")
     refuses("target=ort-cuda GPU", target="ort-cuda")
-    refuses("kv float int8 'int4'", kv="int4")
+    refuses("kv float int8 int4 'int2'", kv="int2")
     for config, why in (
         (tiny_models.added_positions(), "bias Alibi"),
         (tiny_models.rare(head_size=12), "head size 16 12"),
@@ -213,7 +266,7 @@ def test_no_more_than_a_layer_of_the_cache_is_held(monkeypatch: pytest.MonkeyPat
     """Ranges are taken layer by layer, and each layer's leaves are then released."""
     checkpoint, loaded = saved(tmp_path / "model", FULL), []
     monkeypatch.setattr(Checkpoint, "leaf", lambda self, name: loaded.append(name) or self.leaves.load(name))
-    calibrate.with_cache_scales(checkpoint, None, silent)
+    calibrate.with_cache_scales(checkpoint, "int8", None, silent)
     layers = [name.split(".")[2] for name in loaded if ".layers." in name]
     assert layers == sorted(layers)
     assert len(loaded) == len(set(loaded))

@@ -91,7 +91,7 @@ from tfm.refimpl.params.tree import flatten, unflatten
 any_config = st.builds(
     lambda config, kv: config.with_kv(kv),
     st.one_of(configs(), encoders(), pairs()),
-    st.sampled_from(("float", "int8")),
+    st.sampled_from(("float", "int8", "int4")),
 )
 
 

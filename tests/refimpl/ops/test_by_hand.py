@@ -14,7 +14,7 @@ from tfm.refimpl.ops.mask import causal_mask
 from tfm.refimpl.ops.moe import route
 from tfm.refimpl.ops.position import Rotary, rotate
 from tfm.refimpl.ops.quant import quantize, quantize_activations
-from tfm.refimpl.ops.quantized_cache import HeadQuantized, append_by_head, round_by_channel
+from tfm.refimpl.ops.quantized_cache import HeadQuantized, append_by_head, hadamard, round_by_channel
 
 
 def test_a_row_that_sees_nothing_gives_zeros():
@@ -47,13 +47,22 @@ def test_rounding_by_channel_by_hand():
     assert round_by_channel(x, scale, bits=4)[0, 0, 0].tolist() == [0.0, 2.0, 3.5, -4.0]
 
 
+def test_a_rotation_by_hand():
+    """Of six numbers each two neighbours are rotated, of four all, and twice is not at all."""
+    x = np.array([4.0, 0.0, 0.0, 2.0, 1.0, -1.0]).reshape(1, 1, 1, 6)
+    r = 2**-0.5
+    np.testing.assert_allclose(hadamard(x).ravel(), [4 * r, 4 * r, 2 * r, -2 * r, 0, 2 * r])
+    assert hadamard(x[..., :4]).ravel().tolist() == [3.0, 1.0, 1.0, 3.0]
+    assert hadamard(hadamard(x[..., :4])).ravel().tolist() == [4.0, 0.0, 0.0, 2.0]
+
+
 def test_a_cache_of_8_bits_by_hand():
     """Keys are rounded after their rotation, and a token sees its own rounded key and value."""
     q, k, v = (np.array(a).reshape(1, 1, 1, 2) for a in ([1.0, 0.0], [0.0, 0.7], [0.6, 300.0]))
     empty, here = np.zeros((1, 1, 1, 2)), np.zeros(1, np.int64)
     cos, sin = np.array([[0.0]]), np.array([[1.0]])
     scales = np.array([[0.5, 1.0]]), np.array([[0.5, 2.0]])
-    cache, settings = KVCache(empty, empty, *scales), Attention(1, 1, 2)
+    cache, settings = KVCache(empty, empty, *scales), Attention(1, 1, 2, kv="int8")
     y, (keys, values, *_) = cached_attention(q, k, v, cache, here, Rotary(cos, sin), settings=settings)
     assert keys.ravel().tolist() == [-0.5, 0.0]  # turned to (−0.7, 0): code −1 of 0.5
     assert values.ravel().tolist() == y.ravel().tolist() == [0.5, 254.0]

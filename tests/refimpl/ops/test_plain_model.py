@@ -63,7 +63,8 @@ def decoders(draw: st.DrawFn) -> Decoder:
     stack = draw(drawn_configs.multiplied(replace(stack, layers=(*stack.layers, *layers))))
     head = draw(drawn_configs.lm_heads(embedding))
     decoder = draw(drawn_configs.sharing(Decoder(embedding, stack, head, drawn_configs.CONTEXT)))
-    return unscaled(decoder).with_kv(draw(st.sampled_from(("float", "int8"))))
+    codes = "int4" if decoder.embedding.width % 2 else "int8"
+    return unscaled(decoder).with_kv(draw(st.sampled_from(("float", codes))))
 
 
 def rotated_before_norms() -> Decoder:

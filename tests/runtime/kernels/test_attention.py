@@ -47,6 +47,16 @@ def backwards(task: Callable[[int], None], count: int) -> None:
         task(index)
 
 
+CACHES = (np.float32, np.float16, np.int8, np.uint8)  # the last one has codes of 4 bits
+
+
+def drawn_codes(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """A cache of so many codes."""
+    if dtype == np.int8:
+        return rng.integers(-128, 128, shape).astype(dtype)
+    return rng.integers(0, 256, (*shape[:-1], shape[-1] // 2)).astype(dtype)
+
+
 @st.composite
 def calls(draw: st.DrawFn, window: bool = False) -> Call:
     """Any call, or one with a window and dropped tokens; its cache is NaN where nothing was written."""
@@ -62,12 +72,13 @@ def calls(draw: st.DrawFn, window: bool = False) -> Call:
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     capacity = int(past.max()) + tokens + draw(st.integers(0, 3))
     options = {}
-    cache = draw(st.sampled_from([np.float32, np.float16, np.int8]))
+    cache = np.dtype(draw(st.sampled_from(CACHES)))
     keys, values = (normal(batch, groups, capacity, size) for _ in range(2))
-    if cache == np.int8:
-        keys, values = (rng.integers(-128, 128, keys.shape).astype(cache) for _ in range(2))
+    if cache.kind in "iu":
+        keys, values = (drawn_codes(rng, keys.shape, cache) for _ in range(2))
         # Some numbers are clipped, and a channel may have scale 0.
-        scales = rng.choice([0, 0.01, 0.02, 0.03], (2, groups, size)).astype(np.float32)
+        steps = [0, 0.01, 0.02, 0.03] if cache == np.int8 else [0, 0.1, 0.3, 0.5]
+        scales = rng.choice(steps, (2, groups, size)).astype(np.float32)
         options["k_scale"], options["v_scale"] = scales
     else:
         keys, values = keys.astype(cache), values.astype(cache)
@@ -178,7 +189,7 @@ def test_what_a_token_does_not_see_may_be_anything(kernels, call):
     y = run(kernels, call)[0]
     tokens = call.q.shape[1]
     new = {name: np.array(getattr(call, name)) for name in ("q", "k", "v")}
-    codes = call.keys.dtype == np.int8  # which what isn't a number has none of
+    codes = call.keys.dtype.kind in "iu"  # which what isn't a number has none of
     for name, array in new.items():
         array[:, -1] = 9 if codes and name != "q" else np.nan
     window = call.window or call.past.max() + tokens
@@ -264,7 +275,7 @@ def test_what_is_not_finite_has_no_code(instruction_sets, number):
 
 
 WRONG = {
-    "cache": 3,
+    "cache": 4,
     "heads": 5,
     "kv_heads": 0,
     "head_size": 12,
@@ -306,11 +317,14 @@ def example(joined: bool, cache: DTypeLike = np.float32) -> Call:
     rng = np.random.default_rng(int(joined))
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     past = np.array([7, 130])
-    keys, values = (normal(2, 2, 200, 24).astype(cache) for _ in range(2))
+    keys, values = (normal(2, 2, 200, 24) for _ in range(2))
+    of = np.dtype(cache)
+    keys, values = (drawn_codes(rng, a.shape, of) if of == np.uint8 else a.astype(of) for a in (keys, values))
     q, k, v = normal(2, 65, 6, 24), normal(2, 65, 2, 24), normal(2, 65, 2, 24)
     options = {"cos": normal(400, 8), "sin": normal(400, 8), "sinks": normal(6), "interleaved": True}
-    if cache == np.int8:
-        options |= {"k_scale": np.abs(normal(2, 24)) / 30, "v_scale": np.abs(normal(2, 24)) / 30}
+    if of.kind in "iu":
+        scales = np.abs(normal(2, 2, 24)) / (30 if of == np.int8 else 2)
+        options |= {"k_scale": scales[0], "v_scale": scales[1]}
     return Call(q, k, v, keys, values, past, window=99, softcap=2.0, joined=joined, **options)
 
 
@@ -343,7 +357,7 @@ def node(call: Call, arrays: dict[str, Array]) -> onnx.NodeProto:
 
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize("cache", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("cache", CACHES)
 def test_the_operator_has_the_same_bits(kernels_library, kernels, cache, joined, positions):
     call = example(joined, cache)
     if positions:
@@ -356,7 +370,7 @@ def test_the_operator_has_the_same_bits(kernels_library, kernels, cache, joined,
     assert np.array_equal(arrays["keys"], call.keys)  # a cache that isn't bound as output stays as it is
 
 
-@pytest.mark.parametrize("cache", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_operator_writes_a_bound_cache_in_place(kernels_library, kernels, threads, cache):
     call = example(True, cache)
@@ -424,10 +438,11 @@ def test_reading_what_was_written_has_the_same_bits(kernels_library, kernels, ca
         ("sinks", (5,), "sinks"),
         ("cos", (194, 8), "fit"),
         ("v_scale", (2, 23), "k_scale v_scale"),
+        ("k_scale", (2, 12), "k_scale v_scale"),
     ],
 )
 def test_the_operator_refuses_other_shapes(kernels_library, name, shape, says):
-    call = example(name == "q", np.int8 if name == "v_scale" else np.float32)
+    call = example(name == "q", {"v_scale": np.int8, "k_scale": np.uint8}.get(name, np.float32))
     arrays = node_inputs(call)
     integers = {"last": np.int32, "positions": np.int64}
     arrays[name] = np.zeros(shape, integers.get(name, np.float32))
