@@ -16,7 +16,7 @@ NAVIGATION = {
     ),
     "Tutorials": (
         "docs/tutorials/find_a_bug", "docs/tutorials/serve", "docs/tutorials/read_the_specification",
-        "docs/tutorials/add_a_family", "docs/tutorials/c_and_browser",
+        "docs/tutorials/add_a_family", "docs/tutorials/c_and_browser", "docs/tutorials/transcribe",
     ),
     "Concepts": ("ARCHITECTURE", "docs/QUANTIZATION", "docs/RUNTIMES", "SECURITY"),
     "Reference": (*MADE, "docs/FAMILIES", "CHANGELOG"),
