@@ -21,7 +21,7 @@ import torch
 from onnx_ir import convenience
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Activation, ClampedSwiGLU
+from ...refimpl.config import Gate
 from ...refimpl.errors import ExportError
 from ...refimpl.ops.moe import ExpertWeights
 from ...runtime.bundle.kernel_storage import DOMAIN
@@ -45,7 +45,7 @@ def mixture(
     experts: list[ExpertWeights],
     fits: torch.Tensor | None = None,
     *,
-    kind: Activation | ClampedSwiGLU,
+    kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> torch.Tensor:
     """In place of the op: one expert between the two operators, or all where these aren't alike."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups
+from ...refimpl.config import ONE_GROUP, ExpertGroups, Gate
 from ...refimpl.ops.arrays import row_sum
 from ...refimpl.ops.attention import softmax
 from ...refimpl.ops.moe import ExpertWeights, expert_mlp
@@ -90,7 +90,7 @@ def mixture(
     experts: list[ExpertWeights],
     fits: Tensor | None = None,
     *,
-    kind: Activation | ClampedSwiGLU,
+    kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> Tensor:
     """Every expert is in the graph; each gathers its tokens, whatever their number, also none.
@@ -116,7 +116,7 @@ def expert_rows(
     weights: Tensor,
     expert: ExpertWeights,
     *,
-    kind: Activation | ClampedSwiGLU,
+    kind: Gate,
     weighs: Literal["output", "input"],
 ) -> tuple[Tensor, Tensor]:
     """The tokens that chose an expert, and what it gives for each."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Activation, ClampedSwiGLU
+from ...refimpl.config import Gate
 from ...refimpl.ops.gaussian_topk import gaussian_topk
 from ...refimpl.ops.mlp import glu
 from ...refimpl.ops.norm import rms_norm
@@ -178,7 +178,7 @@ def gated_mlp(
     x: Tensor,
     weights: GatedMlpLeaves,
     *,
-    kind: Activation | ClampedSwiGLU,
+    kind: Gate,
     gate_scale: float | None = None,
     sparsity: float | None = None,
     norm_eps: float = 1e-6,

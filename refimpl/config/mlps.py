@@ -21,6 +21,15 @@ class ClampedSwiGLU(Record):
     limit: float = 7.0
 
 
+class BoundedSwiGLU(Record):
+    """silu(gate), at most `limit`, times up within ± limit (Step 3.7)."""
+
+    limit: float
+
+
+Gate = Activation | ClampedSwiGLU | BoundedSwiGLU
+
+
 class XIELU(Record):
     """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`).
 
@@ -34,13 +43,15 @@ class XIELU(Record):
         yield self.eps
 
 
-def describe_activation(activation: Activation | ClampedSwiGLU | XIELU) -> str:
+def describe_activation(activation: Gate | XIELU) -> str:
     """What `inspect` says of an activation."""
     match activation:
         case XIELU():
             return "xIELU"
         case ClampedSwiGLU(limit=limit):
             return f"SwiGLU clamped to {limit:g}"
+        case BoundedSwiGLU(limit=limit):
+            return f"SwiGLU within {limit:g}"
         case _:
             return activation
 
@@ -98,7 +109,7 @@ class Gated(FeedForward):
     """
 
     width: int = bounded("width", "mlp width")
-    activation: Activation
+    activation: Activation | BoundedSwiGLU
     bias: bool = False
     pre: Norm | None = None
     post: Norm | None = None
@@ -140,6 +151,8 @@ class Gated(FeedForward):
     def smoothing(self) -> list[SmoothingSite]:
         if self.down_norm is not None:
             return [SmoothingSite(("down_norm",), ("down",))]
+        if isinstance(self.activation, BoundedSwiGLU):
+            return []
         return [SmoothingSite(("up", "bup") if self.bias else ("up",), ("down",))]
 
     def numbers(self) -> Iterator[float]:
@@ -153,7 +166,7 @@ class Gated(FeedForward):
 
     def describe(self) -> str:
         normed = "" if self.down_norm is None else " with a norm of the units"
-        return f"gated mlp {self.width} ({self.activation}){normed}"
+        return f"gated mlp {self.width} ({describe_activation(self.activation)}){normed}"
 
 
 class Plain(FeedForward):
@@ -233,14 +246,15 @@ class MoE(FeedForward):
     (`gated`) are plain mlps, the shared one too. With `latent` the experts read and give vectors of that many
     numbers, between a map to them and one back, and `shared_bias` means a bias of each map that all tokens
     take: the shared expert's and these two (Nemotron-H). With `average` the mixture is half the sum of the
-    experts and the shared one (Command A+). Experts have no capacity here: what is dropped for want of room
-    depends on the other rows of a batch and on padding, and a model's row must not.
+    experts and the shared one (Command A+). The shared one may have an activation of its own. Experts have no
+    capacity here: what is dropped for want of room depends on the other rows of a batch and on padding, and a
+    model's row must not.
     """
 
     experts: int = bounded("experts")
     top: int
     width: int = bounded("width", "mlp width")
-    activation: Activation | ClampedSwiGLU
+    activation: Gate
     score: Literal["softmax", "sigmoid"] | SparseMixer = "softmax"
     renormalize: bool = True
     scale: float | None = None
@@ -261,6 +275,7 @@ class MoE(FeedForward):
     latent: int | None = bounded("width", "numbers of the experts' latent", default=None)
     shared_bias: bool = False
     average: bool = False
+    shared_activation: Gate | None = None
 
     op = "moe"
 
@@ -281,8 +296,11 @@ class MoE(FeedForward):
         need(self.shared is not None or not self.average, f"{at}an average needs a shared expert, got none")
         between = self.latent is None or self.own_norms is None
         need(between, f"{at}experts between norms of their own have no latent")
-        clamped = isinstance(self.activation, ClampedSwiGLU)
+        kinds = self.activation, self.shared_activation
+        clamped = any(isinstance(kind, ClampedSwiGLU | BoundedSwiGLU) for kind in kinds)
         need(self.gated or not clamped, f"{at}a clamped SwiGLU needs gated experts")
+        alone = self.shared_activation is None or self.shared is not None
+        need(alone, f"{at}a shared expert's activation needs a shared expert, got none")
         need(
             not self.shared_bias or (self.shared, self.latent) != (None, None),
             f"{at}biases of what all tokens take need a shared expert or a latent, got neither",
@@ -340,7 +358,8 @@ class MoE(FeedForward):
         return "router", *inner, *latent, *(["shared_gate"] if self.shared_gate else [])
 
     def smoothing(self) -> list[SmoothingSite]:
-        linear = self.gated and not isinstance(self.activation, ClampedSwiGLU)
+        kinds = self.activation, self.shared_activation
+        linear = self.gated and not any(isinstance(kind, ClampedSwiGLU | BoundedSwiGLU) for kind in kinds)
         if not linear and (self.gated or self.activation != "relu"):
             return []
         biased = ("experts",) * self.expert_bias + ("shared",) * self.shared_bias

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from ..config import XIELU, Activation, ClampedSwiGLU
-from .activation import activation, sigmoid, xielu
+from ..config import XIELU, Activation, BoundedSwiGLU, ClampedSwiGLU, Gate
+from .activation import activation, sigmoid, silu, xielu
 from .dispatch import observe, op
 from .gaussian_topk import gaussian_topk
 from .linear import linear
@@ -79,8 +79,10 @@ def clamped_swiglu(
 
 
 @op
-def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
+def glu(gate: Array, up: Array, kind: Gate) -> Array:
     """The hidden values of a gated mlp, from the results of its first two maps."""
+    if isinstance(kind, BoundedSwiGLU):
+        return silu(gate).clip(max=kind.limit) * up.clip(-kind.limit, kind.limit)
     if isinstance(kind, ClampedSwiGLU):
         return clamped_swiglu(gate, up, alpha=kind.alpha, limit=kind.limit)
     return activation(gate, kind=kind) * up
@@ -91,7 +93,7 @@ def gated_mlp(
     x: Float[Array, "B T D"],
     weights: GatedMlpWeights,
     *,
-    kind: Activation | ClampedSwiGLU,
+    kind: Gate,
     gate_scale: float | None = None,
     sparsity: float | None = None,
     norm_eps: float = 1e-6,

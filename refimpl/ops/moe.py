@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE, SparseMixer
+from ..config import ONE_GROUP, BoundedSwiGLU, ClampedSwiGLU, ExpertGroups, Gate, MoE, SparseMixer
 from .activation import sigmoid
 from .arrays import each_row, filled, join_rows, row_sum, split_rows
 from .attention import softmax
@@ -182,10 +182,10 @@ def within_capacity(
 
 
 @op
-def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Activation | ClampedSwiGLU) -> Array:
+def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Gate) -> Array:
     """`gated_mlp`, or `plain_mlp` of an expert without a gate; a target may have joined gate and up."""
     if "up" in weights and "gate" not in weights:
-        assert not isinstance(kind, ClampedSwiGLU)
+        assert not isinstance(kind, ClampedSwiGLU | BoundedSwiGLU)
         return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
     return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
 
@@ -198,7 +198,7 @@ def mixture(
     experts: list[ExpertWeights],
     fits: Bool[Array, "M I"] | None = None,
     *,
-    kind: Activation | ClampedSwiGLU,
+    kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
@@ -291,7 +291,8 @@ def moe(
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=settings.activation)
+    kind = settings.shared_activation or settings.activation
+    common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=kind)
     common = normed(common, weights.get("shared_post"))
     return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 

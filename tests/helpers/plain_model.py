@@ -405,7 +405,9 @@ def feed(x: Vector, w: Weights, kind: Any, m: Any = None) -> Vector:
                 np.mean((gate - np.mean(gate)) ** 2)
             )
             gate = np.where(gate > cut, gate - cut, 0.0)
-        if isinstance(kind, c.ClampedSwiGLU):
+        if isinstance(kind, c.BoundedSwiGLU):
+            hidden = np.minimum(silu(gate), kind.limit) * np.clip(up, -kind.limit, kind.limit)
+        elif isinstance(kind, c.ClampedSwiGLU):
             g = np.where(gate > kind.limit, kind.limit, gate)
             hidden = g * sigmoid(kind.alpha * g) * (np.clip(up, -kind.limit, kind.limit) + 1)
         else:
@@ -473,7 +475,9 @@ def mixture(x: Vector, w: Weights, m: c.MoE, chosen: dict[int, float]) -> Vector
     y = rms(y, eps, w["experts_post"]) if own else y
     if m.shared is None:
         return y
-    common = feed(rms(x, eps, w["shared_pre"]) if own else x, w["shared"], m.activation)
+    common = feed(
+        rms(x, eps, w["shared_pre"]) if own else x, w["shared"], m.shared_activation or m.activation
+    )
     common = rms(common, eps, w["shared_post"]) if own else common
     return y + (sigmoid(x @ w["shared_gate"]) if m.shared_gate else 1.0) * common
 

@@ -18,6 +18,7 @@ from ...config import (
     Alibi,
     AltUp,
     Attention,
+    BoundedSwiGLU,
     ClampedSwiGLU,
     ExpertGroups,
     FullAttention,
@@ -88,6 +89,7 @@ LISTED = {"streams": "X"}
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
     ClampedSwiGLU: (ClampedSwiGLU(), ClampedSwiGLU(1.0, 0.5)),
+    BoundedSwiGLU: (BoundedSwiGLU(0.5),),
     XIELU: (XIELU(),),
 }
 
@@ -206,7 +208,7 @@ DRAWN: dict[type, Drawn] = {
     ),
     MoE: Drawn(
         {
-            "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU]),
+            "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU], *CLASSES[BoundedSwiGLU]),
             "score": ("softmax", "sigmoid", SparseMixer(0.125)),
             "renormalize": (False, True),
             "scale": SETTINGS["scale"],

@@ -1,0 +1,190 @@
+"""The text part of Step 3.7 (StepFun 2026): Laguna's attention with a logistic gate, MiniMax-M2's experts
+beside one for all tokens, and in some layers bounds of what hidden units may reach.
+
+Modules that predict further tokens are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ...config import Attention, BoundedSwiGLU, Decoder, Gated, Layer, MoE, Window
+from ..config_readers.decoder import decoder, map_attention, map_layers, sigmoid_experts, with_experts
+from ..config_readers.keys import Keys
+from ..config_readers.layers import LAYER_TYPES, SPARSE, layer_masks, layer_types, read_window, stated_sparse
+from ..config_readers.rope import exact_context, nested_ropes
+from ..config_readers.text_part import TextModel, text_model
+from ..weights.weight_map import weight_map
+from . import Task
+from .gemma import add_one_to_norms
+from .llama import QK_NORM
+from .llama import WEIGHTS as LLAMA
+from .qwen3 import with_qk_norm
+
+MODEL_TYPES = ("step3p7",)
+ARCHITECTURES: dict[str, Task] = {"Step3p7ForConditionalGeneration": "lm", "Step3p7Model": "pool"}
+# As transformers writes them, and as StepFun does.
+PREFIX = ("model.language_model.", "model.")
+# Keys that StepFun states by other names.
+NAMES = {
+    "num_attention_groups": "num_key_value_heads", "moe_num_experts": "n_routed_experts",
+    "num_local_experts": "n_routed_experts", "moe_top_k": "num_experts_per_tok",
+    "share_expert_dims": "share_expert_dim",
+}  # fmt: skip
+# Lists with a number for each layer, after which those of modules that predict further tokens may follow.
+BY_LAYER = ("layer_types", "mlp_layer_types", "swiglu_limits", "swiglu_limits_shared", "rope_theta")
+BY_LAYER += ("partial_rotary_factors", "use_rope_layers")
+ROPES = "rope_theta", "partial_rotary_factors", "rope_scaling"
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused("vision_config", "projector_bias", "image_token_id", "understand_projector_stride")
+    return text_model(keys, task, {"step3p5": TEXT}, "step3p5", tied=False)
+
+
+def _text(keys: Keys, task: Task) -> Decoder:
+    keys = _in_transformers_words(keys)
+    keys.choice("hidden_act", {"silu": "silu"}, "silu")  # transformers takes it whatever is stated
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 8),
+        context=128_000,
+        eps=1e-5,
+        head=128,
+        positions=lambda *_, **__: None,
+    )
+    types, size = layer_types(keys, lambda _: False), base.stack.attentions[0].head_size
+    masks = layer_masks(keys, types, read_window(keys, None, everywhere=False))
+    ropes = nested_ropes(
+        keys, dict.fromkeys(types, size), base.context, {kind: {} for kind in LAYER_TYPES}, partial=1.0
+    )
+    scale = keys.positive("query_pre_attn_scalar", float(size), null=True) or size
+    heads = keys.size("num_attention_heads")
+    narrow = keys.size("num_sliding_attention_heads", None, null=True) or heads
+    keys.harmless(per_layer_config=(dict, None))  # the same again
+
+    def change(i: int, attention: Attention) -> Attention:
+        return replace(
+            attention,
+            heads=narrow if isinstance(masks[i], Window) else heads,
+            position=ropes[types[i]],
+            mask=masks[i],
+            head_gate=True,
+            scale=None if scale == size else scale**-0.5,
+        )
+
+    mixture = partial(
+        sigmoid_experts,
+        experts=keys.size("n_routed_experts", 288),
+        top=keys.size("num_experts_per_tok", 8),
+        width=keys.size("moe_intermediate_size", 1280),
+        scale=keys.positive("moe_router_scaling_factor", 1.0),
+    )
+    shared, stated = keys.size("share_expert_dim", 1280), stated_sparse(keys)
+    mixed = with_experts(
+        map_attention(with_qk_norm(base), change),
+        lambda mlp: replace(mixture(mlp), shared=shared),
+        3 if stated is None else stated,
+    )
+    return replace(_bounded(mixed, keys), context=exact_context(base.context, *ropes.values()))
+
+
+def _bounded(config: Decoder, keys: Keys) -> Decoder:
+    """The decoder with the bounds that keys state for experts, and for dense and shared mlps."""
+    count = len(config.layers)
+    experts, others = (_limits(keys, f"swiglu_limits{which}", count) for which in ("", "_shared"))
+
+    def change(i: int, layer: Layer) -> Layer:
+        mlp = layer.mlp
+        assert isinstance(mlp, Gated | MoE)
+        kind = mlp.activation
+        own, other = (BoundedSwiGLU(limit) if limit else kind for limit in (experts[i], others[i]))
+        if isinstance(mlp, Gated):
+            return replace(layer, mlp=replace(mlp, activation=other))
+        apart = None if own == other else other
+        return replace(layer, mlp=replace(mlp, activation=own, shared_activation=apart))
+
+    return map_layers(config, change)
+
+
+def _limits(keys: Keys, key: str, layers: int) -> Sequence[float | None]:
+    limits = keys.get(key, list, None, null=True) or [None] * layers
+    if len(limits) != layers or any(x is not None and (type(x) not in (int, float) or x < 0) for x in limits):
+        raise keys.fail(key, f"a list of {layers} numbers that aren't negative")
+    return limits
+
+
+def _in_transformers_words(keys: Keys) -> Keys:
+    """StepFun's keys by transformers' names; those that say what is always so are checked."""
+    keys.unused("output_router_logits", "mtp_layer_types", "mtp_mlp_layer_types", "max_seq_len")
+    keys.unused("num_nextn_predict_layers", "num_mtp_layers")
+    keys.harmless(
+        att_impl_type=("GQA",), use_qk_norm=(True,), use_moe=(True,), norm_expert_weight=(True,),
+        moe_router_activation=("sigmoid",), use_moe_router_bias=(True,), need_fp32_gate=(bool,),
+        use_head_wise_attn_gate=(True,), moe_layer_offset=(0,), moe_every_n_layer=(1,), sink=(False,),
+        zero_centered=(True,), use_bidirectional_attention=(False,), gating=(True,), mlp_bias=(False,),
+        yarn_only_types=(["full_attention"],),
+    )  # fmt: skip
+    values, count = dict(keys.values), keys.size("num_hidden_layers")
+    for own, name in NAMES.items():
+        if own in keys:
+            values[name] = keys.stated(keys.spelled(name, own))
+    lists = {key: values[key][:count] for key in BY_LAYER if isinstance(values.get(key), list)}
+    if any(mark != 1 for mark in lists.get("use_rope_layers", ())):
+        raise keys.fail("use_rope_layers", "a list of ones: each layer has positions")
+    keys.unused("use_rope_layers", "moe_layers_enum", "attention_other_setting", *ROPES)
+    if (sparse := values.get("moe_layers_enum")) is not None:
+        numbers = {int(n) for n in (sparse.split(",") if isinstance(sparse, str) else sparse)}
+        lists.setdefault("mlp_layer_types", [SPARSE[i in numbers] for i in range(count)])
+    if other := keys.get("attention_other_setting", dict, None):
+        narrow = Keys(other, f"{keys.where}: attention_other_setting")
+        values.setdefault("num_sliding_attention_heads", narrow.size("num_attention_heads"))
+        narrow.harmless(
+            attention_type=("sliding_attention",), head_dim=(values.get("head_dim", 128),),
+            num_attention_groups=(values.get("num_key_value_heads", 8),),
+        )  # fmt: skip
+        narrow.finish({})
+    if values.get("rope_parameters") is None:
+        lists["rope_parameters"] = _ropes(values | lists, lists.get("layer_types") or LAYER_TYPES[:1] * count)
+    return keys.replaced(values | lists)
+
+
+def _ropes(values: Mapping[str, Any], types: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The rotation of each type of layer, as its first layer has it; full attention may scale it."""
+    ropes = {}
+    for i, kind in reversed([*enumerate(types)]):
+        one = {"rope_theta": values.get("rope_theta", 10_000.0)}
+        if isinstance(values.get("partial_rotary_factors"), list):
+            one["partial_rotary_factor"] = values["partial_rotary_factors"]
+        ropes[kind] = {key: each[i] if isinstance(each, list) else each for key, each in one.items()}
+    if "full_attention" in ropes:
+        ropes["full_attention"] |= values.get("rope_scaling") or {}
+    return ropes
+
+
+TEXT = TextModel(
+    _text,
+    {"vocab_size": 128_815, "hidden_size": 4096, "intermediate_size": 11_264, "num_hidden_layers": 45,
+     "num_attention_heads": 64},
+)  # fmt: skip
+LEFT_OUT = weight_map("""
+    left out <- vision_model.*
+    left out <- {vit_large_projector,multi_modal_projector}.*
+    left out <- layers.{n}.*
+""")
+WEIGHTS = (
+    add_one_to_norms(LLAMA + QK_NORM)
+    + weight_map("""
+    decoder.layers.{i}.attn.w_head_gate <- layers.{i}.self_attn.g_proj.weight : transpose
+    decoder.layers.{i}.mlp.router <- layers.{i}.moe.gate.weight : transpose
+    decoder.layers.{i}.mlp.bias <- layers.{i}.moe.router_bias
+    decoder.layers.{i}.mlp.experts.{e}.gate <- layers.{i}.moe.gate_proj.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.up <- layers.{i}.moe.up_proj.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.moe.down_proj.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.shared.gate <- layers.{i}.share_expert.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- layers.{i}.share_expert.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- layers.{i}.share_expert.down_proj.weight : transpose
+""")
+    + LEFT_OUT
+)
