@@ -15,6 +15,7 @@ knows what the arrays hold. A kind is beside its function in `ops`; here are tho
                         [B, G, S, K]                 never truncated
     LinearSums          state [B, G, K, K]           what linear attention has summed up of all tokens
                         norm [B, G, K]
+    LightningStates     state [B, H, K, K]           the same, fading, of lightning attention
     LstmStates          h, c [B, F]                  output and cell of an LSTM after all tokens
     ConvTail            conv [B, M, F]               the last M inputs of a short convolution
     MatrixStates        conv [B, M, F]               the same of a gated delta network or of Mamba 2, and

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..config import Indexer
+from ..ops.activation import sigmoid
 from ..ops.attention import attend
 from ..ops.indexer import best_keys, index_scores
 from ..ops.latent_attention import LatentCache
@@ -117,5 +118,7 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     elif call["chosen"] is not None:
         causal = causal & call["chosen"][:, :, :t]
     y = expanded(q, kept, call["wk_b"], call["wv_b"], causal, scale=a.scale)
+    if call["w_head_gate"] is not None:
+        y = y * sigmoid(linear(x, call["w_head_gate"]))[..., None]
     got, *_ = latent_attention(call)
     latent_attention.near(got, linear(y.reshape(b, t, -1), call["wo"], call["bo"]), call)

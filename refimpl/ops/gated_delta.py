@@ -103,7 +103,8 @@ class GatedDelta(TokenMixer):
     `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
     convolution. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a token may write up
     to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number of a key decays by
-    itself, and decay and the output's gate, which is a sigmoid, are each made through `rank` numbers.
+    itself, and decay and the output's gate, which is a sigmoid, are each made through `rank` numbers; or of x
+    at once with `by_channel` (Ling 3). With a `bound` no token decays by more than exp(−bound).
     """
 
     heads: int = bounded("heads")
@@ -117,6 +118,13 @@ class GatedDelta(TokenMixer):
     after: Norm | None = None
     allow_neg_eigval: bool = False
     rank: int | None = bounded("width", "rank of decay and gate", default=None)
+    by_channel: bool = False
+    bound: float | None = None
+
+    @property
+    def fine(self) -> bool:
+        """Whether each number of a key decays by itself."""
+        return self.by_channel or self.rank is not None
 
     @property
     def channels(self) -> int:
@@ -134,16 +142,17 @@ class GatedDelta(TokenMixer):
         super().check(at)
         divisible = self.heads % self.key_heads == 0
         need(divisible, f"{at}heads must be a multiple of key_heads, got {self.heads} and {self.key_heads}")
+        need(self.bound is None or self.fine, f"{at}a bound is for decays of each channel, got one a head")
 
     def sizes(self, width: int) -> Mapping[str, float]:
         heads = {"H": self.heads, "G": self.key_heads, "K": self.key_size, "V": self.value_size}
-        return {"A": self.length - 1, "F": self.rank or 0, **heads}
+        return {"A": self.length - 1, "F": self.rank or (width if self.by_channel else 0), **heads}
 
     def leaves(self) -> Sequence[str]:
         return () if self.rank is None else ("wz_a", "wa_a")
 
     def form(self, leaf: str) -> int:
-        return int(self.rank is None and leaf in ("wz", "wa", "dt_bias"))
+        return int(not self.fine and leaf in ("wz", "wa", "dt_bias"))
 
     def cache_kind(self) -> MatrixStates:
         return MatrixStates(self.length - 1, self.channels, self.heads, self.key_size, self.value_size)
@@ -159,11 +168,14 @@ class GatedDelta(TokenMixer):
 
     def describe(self) -> str:
         states = f"{self.heads} states of {self.key_size} x {self.value_size}"
-        kind = "gated delta network" if self.rank is None else f"Kimi delta attention of rank {self.rank}"
+        rank = "" if self.rank is None else f" of rank {self.rank}"
+        kind = f"Kimi delta attention{rank}" if self.fine else "gated delta network"
         return f"{kind}, {states}, convolution over {self.length} tokens"
 
     def numbers(self) -> Iterator[float]:
         yield from (self.key_size**-0.5, UNIT_EPS)
+        if self.bound is not None:
+            yield -self.bound
 
     def epsilons(self) -> dict[str, float]:
         return {"norm": self.eps}
@@ -198,7 +210,8 @@ def gated_delta(
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
-    or with the gate σ((x wz_a) wz) where the settings have a rank. β is σ(x wb), or 2 σ(x wb) with
+    or with the gate σ((x wz_a) wz) where the settings have a rank, and σ(x wz) `by_channel`. With a bound b
+    decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb), or 2 σ(x wb) with
     `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
@@ -211,7 +224,11 @@ def gated_delta(
     q, k, v = split(mixed, (width, width, a.heads * a.value_size))
     q, k = (l2_norm(split_last(y, a.key_size), eps=UNIT_EPS) for y in (q, k))
     q, k = (each_repeated(y, a.heads // a.key_heads, 2) for y in (q, k))
-    rate, gate = softplus(_through(x, weights, "wa") + weights["dt_bias"]), _through(x, weights, "wz")
+    speed, gate = _through(x, weights, "wa") + weights["dt_bias"], _through(x, weights, "wz")
+    if a.bound is None:
+        rate = softplus(speed)
+    else:
+        rate = precise_sigmoid(join_last(exp(weights["a_log"])[:, None] * split_last(speed, a.key_size)))
     beta = precise_sigmoid(linear(x, weights["wb"]))
     if a.allow_neg_eigval:
         beta = 2 * beta
@@ -219,10 +236,13 @@ def gated_delta(
         real = (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
         rate, beta = rate * real, beta * real
     rates = -exp(weights["a_log"])
-    decay = rates * rate if a.rank is None else rates[:, None] * split_last(rate, a.key_size)
+    if a.bound is not None:
+        decay = -a.bound * split_last(rate, a.key_size)
+    else:
+        decay = rates[:, None] * split_last(rate, a.key_size) if a.fine else rates * rate
     y, state = gated_delta_rule(q, k, split_last(v, a.value_size), state, decay, beta)
     y = join_last(rms_norm(y, weights["norm"], eps=a.eps))
-    y = y * (silu(gate) if a.rank is None else sigmoid(gate))
+    y = y * (sigmoid(gate) if a.fine else silu(gate))
     return linear(y, weights["wo"]), MatrixState(last_inputs(tail, inputs, cache.lengths), state)
 
 

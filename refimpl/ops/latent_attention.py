@@ -47,6 +47,7 @@ from ..config import (
 )
 from ..config.bounds import check_bounds, need, within
 from ..config.record import bounded
+from .activation import sigmoid
 from .arrays import as_type, concatenate, following, indices, join_last, repeated, split
 from .attention import attend, heads
 from .cache import append, places, select
@@ -102,6 +103,7 @@ class LatentAttentionWeights(TypedDict):
     index_bias: NotRequired[Float[Array, " W+2*J"]]
     bkv_a: NotRequired[Float[Array, " C+2*J"]]
     bo: NotRequired[Float[Array, " D"]]
+    w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
 
 
 INDEXER_LEAVES = ("wq_index", "wk_index", "w_index", "index_norm", "index_bias")
@@ -156,7 +158,8 @@ class LatentAttention(TokenMixer):
     `shared_size`, and nothing is rotated (Kimi Linear). Queries come from a latent of their own of
     `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
     `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
-    `query_scale` multiplies queries by a factor of their position (Mistral Small 4).
+    `query_scale` multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` what a
+    head gives is multiplied by a gate of the token's own, σ(x w_head_gate) (Ling 3).
     """
 
     heads: int = bounded("heads")
@@ -174,6 +177,7 @@ class LatentAttention(TokenMixer):
     indexer: Indexer | SharedIndexer | None = None
     query_scale: QueryScale | None = None
     shared_size: int | None = None
+    head_gate: bool = False
 
     @property
     def key_dims(self) -> int:
@@ -242,6 +246,7 @@ class LatentAttention(TokenMixer):
             "bq_a": self.query_rank is not None and self.bias,
             **dict.fromkeys(("bkv_a", "bo"), self.bias),
             **dict.fromkeys(INDEXER_LEAVES, isinstance(self.indexer, Indexer)),
+            "w_head_gate": self.head_gate,
         }
         return [leaf for leaf, has in there.items() if has]
 
@@ -265,7 +270,8 @@ class LatentAttention(TokenMixer):
 
     def readers(self) -> tuple[str, ...]:
         index = ("wk_index", "w_index") if isinstance(self.indexer, Indexer) else ()
-        return "wq" if self.query_rank is None else "wq_a", "wkv_a", *index
+        gate = ("w_head_gate",) if self.head_gate else ()
+        return "wq" if self.query_rank is None else "wq_a", "wkv_a", *index, *gate
 
     def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
         read = ("wq", *(("wq_index",) if isinstance(self.indexer, Indexer) else ()))
@@ -318,6 +324,7 @@ class LatentAttention(TokenMixer):
             scale=chosen["scale"],
             indexer=cls._drawn_indexer(chosen, size),
             query_scale=chosen["query_scale"],
+            head_gate=chosen["w_head_gate"] is not None,
         )
 
     @staticmethod
@@ -422,7 +429,7 @@ def latent_attention(
         read, seen = chosen_latents(read, seen, topk=indexer.topk)
     y = absorbed_attend(q, read, weights["wk_b"], weights["wv_b"], seen, scale=settings.scale)
     new_cache = LatentCache(latents, index_keys)
-    return linear(join_last(y), weights["wo"], weights.get("bo")), new_cache, mask
+    return linear(_gated(y, x, weights), weights["wo"], weights.get("bo")), new_cache, mask
 
 
 @op
@@ -463,7 +470,14 @@ def latent_self_attention(
     if causal:
         mask = causal_mask(at[None], at) & mask
     y = expanded_attend(q, latents, weights["wk_b"], weights["wv_b"], mask, scale=settings.scale)
-    return linear(join_last(y), weights["wo"], weights.get("bo"))
+    return linear(_gated(y, x, weights), weights["wo"], weights.get("bo"))
+
+
+def _gated(y: Array, x: Array, weights: LatentAttentionWeights) -> Array:
+    """What heads give, [B, T, H, V], side by side, each times its gate where there are gates."""
+    if "w_head_gate" in weights:
+        y = y * sigmoid(linear(x, weights["w_head_gate"]))[..., None]
+    return join_last(y)
 
 
 def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAttention) -> Array:

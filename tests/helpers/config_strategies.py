@@ -17,6 +17,7 @@ from tfm.refimpl.config import (
     Beside,
     BigBirdBlocks,
     BlockSparse,
+    BoundedSwiGLU,
     Chunked,
     ClampedSwiGLU,
     Classify,
@@ -74,6 +75,7 @@ from tfm.refimpl.config import (
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
@@ -97,7 +99,8 @@ head_norms = st.builds(
     st.sampled_from(("head", "each", "all")),
 )
 kinds = st.sampled_from(get_args(Activation))
-clamped = st.builds(ClampedSwiGLU, st.just(1.702), st.sampled_from((7.0, 0.3)))
+limits = st.sampled_from((7.0, 0.3))
+clamped = st.builds(ClampedSwiGLU, st.just(1.702), limits) | st.builds(BoundedSwiGLU, limits)
 
 
 @st.composite
@@ -127,13 +130,15 @@ def mixtures(draw: st.DrawFn) -> MoE:
         after=draw(norms),
         sum_eps=draw(st.sampled_from((None, 0.1))),
         average=shared is not None and draw(st.booleans()),
+        shared_activation=None if shared is None else draw(st.none() | clamped),
     )
 
 
 def narrowed(mixture: MoE) -> MoE:
     """The mixture with experts without gates between the maps of a latent, and biases of what all take."""
-    activation = "relu_squared" if isinstance(mixture.activation, ClampedSwiGLU) else mixture.activation
-    return replace(mixture, activation=activation, gated=False, latent=5, shared_bias=True)
+    activation = mixture.activation if isinstance(mixture.activation, str) else "relu_squared"
+    changed = replace(mixture, activation=activation, shared_activation=None)
+    return replace(changed, gated=False, latent=5, shared_bias=True)
 
 
 def bounded(mlp: Mlp) -> Mlp:
@@ -273,6 +278,11 @@ gated_deltas = st.builds(
     st.booleans(),
     st.none() | st.integers(1, 5),
 )
+bounded_deltas = st.builds(
+    lambda mixer, bound: replace(mixer, by_channel=True, bound=bound),
+    gated_deltas,
+    st.sampled_from((None, 2.0)),
+)
 latents = st.builds(
     LatentAttention,
     st.integers(1, 3),
@@ -288,6 +298,18 @@ latents = st.builds(
     norms,
     norms,
     query_scale=st.sampled_from((None, None, QueryScale(0.5, 3))),
+    head_gate=st.booleans(),
+)
+lightnings = st.builds(
+    Lightning,
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from((1.0, 0.3)),
+    st.sampled_from(("silu", "gelu")),
+    st.sampled_from((1e-6, 0.1)),
+    norms,
+    norms,
+    norms,
 )
 mamba2s = st.builds(
     lambda groups, share, *settings: Mamba2(groups * share, groups, *settings),
@@ -335,7 +357,7 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    states = linear_attentions, lstms, convolutions, gated_deltas
+    states = linear_attentions, lstms, convolutions, gated_deltas, bounded_deltas, lightnings
     mixers = *states, latents, mamba2s, mambas, indexed, unrotated
     return draw(st.one_of(attention, attention, *mixers))
 

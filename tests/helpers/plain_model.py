@@ -16,6 +16,7 @@ import numpy as np
 from tfm.refimpl import config as c
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
@@ -285,17 +286,32 @@ def gated_delta(xs: Vectors, w: Weights, a: GatedDelta) -> Vectors:
         m = silu(m)
         q, k = (part.reshape(a.key_heads, a.key_size) for part in (m[:keys], m[keys : 2 * keys]))
         v, beta = m[2 * keys :].reshape(a.heads, a.value_size), sigmoid(x @ w["wb"])
-        rate = softplus((x @ w["wa"] if a.rank is None else x @ w["wa_a"] @ w["wa"]) + w["dt_bias"])
-        gate = silu(x @ w["wz"]) if a.rank is None else sigmoid(x @ w["wz_a"] @ w["wz"])
-        rates, heads = rate.reshape(a.heads, -1), []
+        speed = (x @ w["wa"] if a.rank is None else x @ w["wa_a"] @ w["wa"]) + w["dt_bias"]
+        gate = x @ w["wz"] if a.rank is None else x @ w["wz_a"] @ w["wz"]
+        gate, speeds, heads = (sigmoid if a.fine else silu)(gate), speed.reshape(a.heads, -1), []
         for h in range(a.heads):
             g = h // (a.heads // a.key_heads)
             query, key = (one[g] / math.sqrt(one[g] @ one[g] + 1e-6) for one in (q, k))
-            state[h] *= np.exp(-math.exp(w["a_log"][h]) * rates[h])[:, None]
+            rate = math.exp(w["a_log"][h])
+            decay = -rate * softplus(speeds[h]) if a.bound is None else -a.bound * sigmoid(rate * speeds[h])
+            state[h] *= np.exp(decay)[:, None]
             write = (2 if a.allow_neg_eigval else 1) * beta[h] * (v[h] - key @ state[h])
             state[h] += np.outer(key, write)
             heads.append(rms(query @ state[h] / math.sqrt(a.key_size), a.eps, w["norm"]))
         out.append((np.concatenate(heads) * gate) @ w["wo"])
+    return out
+
+
+def lightning(xs: Vectors, w: Weights, a: Lightning) -> Vectors:
+    """Each query's product with each key before it, less the older the key is."""
+    act, out = ACTIVATIONS[a.activation], []
+    qs, ks, vs = zip(*(act(x @ w["wi"]).reshape(3, a.heads, -1) for x in xs), strict=True)
+    for t, x in enumerate(xs):
+        heads = [
+            sum(math.exp(-rate * (t - s)) * float(qs[t][h] @ ks[s][h]) * vs[s][h] for s in range(t + 1))
+            for h, rate in enumerate(a.speed * 2.0 ** (-8.0 * (n + 1) / a.heads) for n in range(a.heads))
+        ]
+        out.append((rms(np.concatenate(heads), a.eps, w["norm"]) * sigmoid(x @ w["wz"])) @ w["wo"])
     return out
 
 
@@ -383,6 +399,8 @@ def latent_attention(xs: Vectors, w: Weights, a: LatentAttention, causal: bool, 
             scale = a.scale or 1 / math.sqrt(len(q[h]))
             weights = shares([scale * float(plain @ (latents[s] @ wk) + turning @ rotary[s]) for s in seen])
             heads.append(sum(weight * (latents[s] @ wv) for s, weight in zip(seen, weights, strict=True)))
+        if a.head_gate:
+            heads = [y * g for y, g in zip(heads, sigmoid(xs[t] @ w["w_head_gate"]), strict=True)]
         out.append(linear(np.concatenate(heads), w, "wo", "bo"))
     return out
 
@@ -503,7 +521,7 @@ def mixed(xs: Vectors, w: Weights, a: c.TokenMixer, memo: dict, causal: bool) ->
     memo["kv"].append(None)
     others: dict[type, Callable[..., Vectors]] = {
         LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
-        Mamba: mamba, Mamba2: mamba2,
+        Lightning: lightning, Mamba: mamba, Mamba2: mamba2,
     }  # fmt: skip
     return others[type(a)](xs, w, a)
 

@@ -15,6 +15,7 @@ from tfm.refimpl.config import (
     Beside,
     BigBirdBlocks,
     BlockSparse,
+    BoundedSwiGLU,
     ClampedSwiGLU,
     Classify,
     Config,
@@ -61,6 +62,7 @@ from tfm.refimpl.config import (
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
@@ -242,6 +244,26 @@ def kimi(context: int = 128, vocabulary: int = 97) -> Decoder:
         replace(first, attention=narrow),
         replace(second, attention=plain),
         replace(second, attention=wide),
+    )
+    return of_layers(base, layers)
+
+
+def ling(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Ling 3's form: decays of channels within a bound, latent attention with gates of heads;
+    and lightning attention. Hidden units are within bounds, others for experts and for the shared one."""
+    base = latents(context, vocabulary)
+    first, second = base.layers
+    pre = first.attention.pre
+    delta = GatedDelta(3, 3, 8, 12, 3, pre=pre, by_channel=True, bound=2.0)
+    assert isinstance(second.attention, LatentAttention)
+    assert isinstance(first.mlp, Gated)
+    assert isinstance(second.mlp, MoE)
+    own, shared = BoundedSwiGLU(0.2), BoundedSwiGLU(0.1)
+    bounded = replace(second.mlp, activation=own, shared=20, shared_activation=shared)
+    layers = (
+        replace(first, attention=delta, mlp=replace(first.mlp, activation=BoundedSwiGLU(0.3))),
+        replace(second, attention=replace(second.attention, head_gate=True), mlp=bounded),
+        replace(second, attention=Lightning(3, 10, 0.7, pre=pre)),
     )
     return of_layers(base, layers)
 

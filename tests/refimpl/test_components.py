@@ -31,9 +31,10 @@ from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.smoothing_sites import smoothing_sites
 
 MODELS = (
-    tiny_models.convolutions, tiny_models.gated_deltas, tiny_models.kimi, tiny_models.selective_scans,
-    tiny_models.state_spaces, tiny_models.recurrent, tiny_models.indexed, tiny_models.distant,
-    tiny_models.windowed, tiny_models.summarized, tiny_models.relative, tiny_models.mixture,
+    tiny_models.convolutions, tiny_models.gated_deltas, tiny_models.kimi, tiny_models.ling,
+    tiny_models.selective_scans, tiny_models.state_spaces, tiny_models.recurrent, tiny_models.indexed,
+    tiny_models.distant, tiny_models.windowed, tiny_models.summarized, tiny_models.relative,
+    tiny_models.mixture,
 )  # fmt: skip
 
 

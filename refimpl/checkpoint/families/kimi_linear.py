@@ -93,7 +93,7 @@ def _attends(inner: Keys, layers: int) -> list[bool]:
     return [i + 1 in full for i in range(layers)]
 
 
-def _joined(leaf: str, tensor: str, steps: str) -> WeightMap:
+def joined(leaf: str, tensor: str, steps: str) -> WeightMap:
     """What makes, or mixes, queries, keys and values, each stored apart."""
     tensors = " + ".join(tensor.format(kind) for kind in "qkv")
     return weight_map(f"decoder.layers.{{i}}.attn.{leaf} <- {tensors} : {steps}")
@@ -109,8 +109,8 @@ WEIGHTS = (
     MIXTRAL.without(*MLP)
     + SHARED
     + LATENTS
-    + _joined("wi", "layers.{{i}}.self_attn.{}_proj.weight", "transpose")
-    + _joined("conv", "layers.{{i}}.self_attn.{}_conv1d.weight", "taps")
+    + joined("wi", "layers.{{i}}.self_attn.{}_proj.weight", "transpose")
+    + joined("conv", "layers.{{i}}.self_attn.{}_conv1d.weight", "taps")
     + weight_map("""
     decoder.layers.{i}.mlp.gate <- layers.{i}.(mlp|block_sparse_moe).gate_proj.weight : transpose
     decoder.layers.{i}.mlp.up <- layers.{i}.(mlp|block_sparse_moe).up_proj.weight : transpose
@@ -126,8 +126,8 @@ WEIGHTS = (
 
 
 GGUF_DELTA = (
-    _joined("wi", "blk.{{i}}.attn_{}.weight", "transpose")
-    + _joined("conv", "blk.{{i}}.ssm_conv1d_{}.weight", "taps")
+    joined("wi", "blk.{{i}}.attn_{}.weight", "transpose")
+    + joined("conv", "blk.{{i}}.ssm_conv1d_{}.weight", "taps")
     + weight_map("""
     decoder.layers.{i}.attn.{wi,wz_a,wz} <- blk.{i}.{attn_qkv,ssm_g_a,ssm_g_b}.weight : transpose
     decoder.layers.{i}.attn.{wb,wa_a,wa} <- blk.{i}.ssm_{beta,f_a,f_b}.weight : transpose

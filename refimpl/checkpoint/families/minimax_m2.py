@@ -36,7 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         attention_bias=False,
         theta=5_000_000.0,
         head=128,
-        positions=_positions,
+        positions=rotary_part,
     )
     experts = keys.size(keys.spelled("num_local_experts", "num_experts"), 256)
     top = keys.size("num_experts_per_tok", 8)
@@ -45,7 +45,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return with_joint_qk_norm(mixed)
 
 
-def _positions(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
+def rotary_part(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
     """Rotary positions of `rotary_dim` elements of a head, which may also be stated as their share."""
     dims = keys.size("rotary_dim", None)
     position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)

@@ -3,10 +3,13 @@
 In GGUF it is called llama.
 """
 
-from ...config import Decoder, MoE
+from collections.abc import Callable
+
+from ...config import Decoder, MoE, Rope
 from ..config_readers.decoder import decoder, with_experts
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
+from ..config_readers.rope import rope
 from ..weights.weight_map import weight_map
 from . import Task, decoders
 from .llama import GGUF as GGUF
@@ -16,7 +19,7 @@ MODEL_TYPES = ("mixtral",)
 ARCHITECTURES: dict[str, Task] = decoders("Mixtral")
 
 
-def config(keys: Keys, task: Task) -> Decoder:
+def config(keys: Keys, task: Task, positions: Callable[..., Rope | None] = rope) -> Decoder:
     # Of training.
     keys.get("output_router_logits", bool, False)
     for key in ("router_aux_loss_coef", "router_jitter_noise"):
@@ -29,6 +32,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         window=read_window(keys),
         theta=1_000_000.0,
         eps=1e-5,
+        positions=positions,
     )
     experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
     return with_experts(base, lambda mlp: MoE(experts, top, mlp.width, mlp.activation, pre=mlp.pre))

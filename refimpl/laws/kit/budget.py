@@ -79,16 +79,21 @@ def budget(f: Function, call: Call) -> dict[str, float]:
         extra = approximate(lambda change: open_gates.run(f.body, change))
         extra *= _curvature(call) if isinstance(call.settings.get("kind"), XIELU) else 1
         extra *= _stretch(f, call) if call.arrays.get("down_norm") is not None else 1
-    elif f.name in ATTENTIONS and (call["wg"] is not None or call["w_head_gate"] is not None):
-        ungated = call.but(wg=None, bg=None, w_head_gate=None)
+    elif f.name in ATTENTIONS and (gates := _gates(call)):
+        ungated = call.but(**{name: None for name in ("wg", "bg", "w_head_gate") if name in call.arrays})
         extra = approximate(lambda change: next(flat(ungated.run(f.body, change)))[1])
-        extra *= sum(call[name] is not None for name in ("wg", "w_head_gate"))
+        extra *= len(gates)
     elif f.name in GATED:
         # Four gates, each off by as much as a sigmoid of 1, times what they let through.
         extra = 4 * APPROXIMATE * max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))
     else:
         extra = 0.0
     return {n: b + extra for n, b in by_output.items()}
+
+
+def _gates(call: Call) -> list[str]:
+    """The gates that there are of what heads give."""
+    return [name for name in ("wg", "w_head_gate") if call.arrays.get(name) is not None]
 
 
 def _curvature(call: Call) -> float:

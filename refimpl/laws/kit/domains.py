@@ -83,4 +83,5 @@ def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
 
     gates = [np.abs(gate(name)).max(initial=0) for name in maps]
     x = (x * (4 / (4 + max(gates)))).astype(x.dtype)
-    return call.but(x=x, cache=cache._replace(tail=np.clip(cache.tail, -4, 4)))
+    near = {"tail": np.clip(cache.tail, -4, 4)} if hasattr(cache, "tail") else {}
+    return call.but(x=x, cache=cache._replace(**near))

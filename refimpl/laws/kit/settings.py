@@ -277,7 +277,9 @@ BLOCK = 4
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation", "xielu"})
-ATTENTIONS = frozenset({"attention", "self_attention", "shared_attention"})  # with a gate of the output
+ATTENTIONS = frozenset(
+    {"attention", "self_attention", "shared_attention", "latent_attention", "latent_self_attention"}
+)  # with a gate of the output
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe", "per_layer_update"})
 GATES = {kind.__module__.rpartition(".")[2]: kind.gates for kind in mixers() if kind.gates}
 LARGEST = {leaf: most for kind in mixers() for leaf, most in kind.largest.items()}

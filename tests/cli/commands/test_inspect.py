@@ -143,6 +143,7 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(inspected):
             "Kimi delta attention of rank 5, 3 states of 8 x 12, convolution over 3 tokens",
             3 * 8 * 12 + 2 * 84,
         ),
+        tiny_models.ling().layers[2]: ("lightning attention, 3 states of 10 x 10", 3 * 10 * 10),
         tiny_models.state_spaces().layers[2]: (
             "Mamba 2, 3 states of 8 x 20, convolution over 4 tokens, no mlp",
             3 * 8 * 20 + 3 * 76,

@@ -76,6 +76,7 @@ from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
@@ -336,6 +337,7 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(gated=False, activation=ClampedSwiGLU()), "layer 0: a clamped SwiGLU needs gated experts"),
     (mixed(shared=None, shared_bias=True), "need a shared expert or a latent, got neither"),
     (mixed(shared=None, average=True), "an average needs a shared expert, got none"),
+    (mixed(shared=None, shared_activation="relu"), "a shared expert's activation needs a shared expert"),
     (mixed(own_norms=RMSNorm(0.0)), "mlp.own_norms.eps must be positive"),
     (
         mixed(own_norms=RMSNorm(1e-5), pre=RMSNorm(1e-5)),
@@ -616,6 +618,11 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, eps=0.0)), "eps must be positive"),
     (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, rank=0)), "rank of decay and gate must be 1 to"),
+    (
+        lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, bound=2.0)),
+        "a bound is for decays of each channel",
+    ),
+    (lambda: layer(LLAMA, attention=Lightning(0, 8)), "layer 0: heads must be 1 to"),
     (lambda: layer(LLAMA, attention=latent(position=None)), "shared_size must be 1 to 1048576, got 0"),
     (lambda: layer(LLAMA, attention=latent(shared_size=4)), "shared_size is for attention without positions"),
     (

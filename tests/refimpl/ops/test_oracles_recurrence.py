@@ -1,6 +1,6 @@
 """The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
-against torch's and LFM2's; gated delta networks against Qwen 3.5's; state-space duality and its layer
-against Mamba's and Mamba 2's."""
+against torch's and LFM2's; gated delta networks against Qwen 3.5's, Kimi Linear's and Ling 3's; lightning
+attention against MiniMax's; state-space duality and its layer against Mamba's and Mamba 2's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from families.minimax import amend
 from helpers import onnx_nodes
 from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
@@ -15,13 +16,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.ops import ssd
 from tfm.refimpl.ops.gated_delta import GatedDelta, gated_delta
+from tfm.refimpl.ops.lightning import Lightning, LightningState, lightning
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
 from tfm.refimpl.ops.mamba import ChannelState, Mamba, mamba
 from tfm.refimpl.ops.mamba2 import Mamba2, mamba2
 from tfm.refimpl.ops.selective_scan import selective_scan, selective_scan_chunked
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, short_conv
 from torch.nn import functional
-from transformers import JambaConfig, Lfm2Config, Mamba2Config, MambaConfig, Qwen3_5TextConfig
+from transformers import (
+    BailingHybridConfig,
+    JambaConfig,
+    Lfm2Config,
+    Mamba2Config,
+    MambaConfig,
+    MiniMaxConfig,
+    Qwen3_5TextConfig,
+)
+from transformers.models.bailing_hybrid.modeling_bailing_hybrid import BailingHybridDeltaAttention
 from transformers.models.jamba.modeling_jamba import JambaMambaMixer
 from transformers.models.kimi_linear.configuration_kimi_linear import KimiLinearConfig
 from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
@@ -32,6 +43,7 @@ from transformers.models.mamba.modeling_mamba import (
     mamba_selective_state_update,
 )
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, mamba2_chunk_scan
+from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 seeds = st.integers(0, 2**32 - 1)
@@ -254,6 +266,50 @@ def test_gated_delta_is_kimi_linears(seed: int, heads: int, length: int, cut: in
     ours |= {"a_log": stored["forget_gate.A_log"].reshape(-1), "dt_bias": stored["forget_gate.dt_bias"]}
     mixer = GatedDelta(heads, heads, 3, 3, length, 1e-5, rank=3)
     gated_delta_equals(layer, mixer, ours, seed, cut)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 3), st.integers(2, 4), st.integers(1, 69), st.booleans())
+def test_gated_delta_is_ling_3s(seed: int, heads: int, length: int, cut: int, safe: bool):
+    config = BailingHybridConfig(
+        hidden_size=10, num_hidden_layers=1, layer_types=["linear_attention"], num_attention_heads=heads,
+        head_dim=3, short_conv_kernel_size=length, rms_norm_eps=1e-5, kda_safe_gate=safe,
+        kda_lower_bound=-2.0,
+    )  # fmt: skip
+    layer = randomize(BailingHybridDeltaAttention(config, 0), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    names = {"wz": "g_proj", "wb": "b_proj", "wo": "o_proj", "wa": "forget_gate.f_proj"}
+    ours: Any = {leaf: stored[f"{name}.weight"].T for leaf, name in names.items()}
+    ours |= {"wi": np.concatenate([stored[f"{kind}_proj.weight"].T for kind in "qkv"], 1)}
+    ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["o_norm.weight"]}
+    ours |= {"a_log": stored["forget_gate.A_log"], "dt_bias": stored["forget_gate.dt_bias"]}
+    mixer = GatedDelta(heads, heads, 3, 3, length, 1e-5, by_channel=True, bound=2.0 if safe else None)
+    gated_delta_equals(layer, mixer, ours, seed, cut)
+
+
+@given(
+    seeds, st.sampled_from([(3, 4), (4, 2)]), st.sampled_from([(0, 1), (1, 4), (3, 4)]), st.integers(1, 19)
+)
+def test_lightning_is_minimaxs(seed: int, sizes: tuple[int, int], at: tuple[int, int], cut: int):
+    """A text of 20 tokens, in blocks of 6 there, in two calls here; rates follow from the layer's number."""
+    (heads, size), (number, layers) = sizes, at
+    config = MiniMaxConfig(
+        hidden_size=10, num_hidden_layers=layers, layer_types=["linear_attention"] * layers, block_size=6,
+        num_attention_heads=heads, head_dim=size,
+    )  # fmt: skip
+    layer = randomize(MiniMaxLightningAttention(config, number), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    mixed = stored["qkv_proj.weight"].reshape(heads, 3, size, 10).swapaxes(0, 1).reshape(-1, 10)
+    ours: Any = {"wi": mixed.T, "wz": stored["output_gate.weight"].T, "wo": stored["out_proj.weight"].T}
+    ours |= {"norm": stored["norm.weight"]}
+    mixer = Lightning(heads, size, 1 - number / (layers - 1 + 1e-5) + 1e-5)
+    x = np.random.default_rng(seed).standard_normal((2, 20, 10))
+    garbage = LightningState(np.full((2, heads, size, size), 9.0))
+    first, cache = lightning(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = lightning(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
+    amend(layer.double())
+    want = in_float64(layer, t(x), position_embeddings=None, attention_mask=None)[0]
+    equal(np.concatenate([first, second], 1), want)
 
 
 @given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(1, 70), st.integers(1, 40))

@@ -55,7 +55,8 @@ def decoders(draw: st.DrawFn) -> Decoder:
         Layer(draw(mixer), draw(drawn_configs.mlps), scale=draw(drawn_configs.shares))
         for mixer in (
             drawn_configs.linear_attentions, drawn_configs.lstms, drawn_configs.convolutions,
-            drawn_configs.gated_deltas, drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.latents,
+            drawn_configs.gated_deltas, drawn_configs.bounded_deltas, drawn_configs.lightnings,
+            drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.latents,
             drawn_configs.indexed, drawn_configs.unrotated, drawn_configs.attentions(None, 2),
             drawn_configs.attentions(None, 2),
         )

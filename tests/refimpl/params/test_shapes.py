@@ -39,6 +39,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "gated delta networks": tiny_models.gated_deltas,
     "latents": tiny_models.latents,
     "channels that decay": tiny_models.kimi,
+    "heads that fade": tiny_models.ling,
     "indexers": tiny_models.indexed,
     "state spaces": tiny_models.state_spaces,
     "selective scans": tiny_models.selective_scans,

@@ -24,6 +24,7 @@ CONFIGS = {
     "convolutions": tiny_models.convolutions(LENGTH),
     "latents": tiny_models.latents(LENGTH),
     "channels that decay": tiny_models.kimi(LENGTH),
+    "heads that fade": tiny_models.ling(LENGTH),
 }
 CELLS = [
     *((name, "ort-cpu") for name in CONFIGS),

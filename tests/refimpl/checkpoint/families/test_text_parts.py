@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from families import ROWS
 from families.kit import IDS, SIZES
 from helpers.hf_oracle import make_model
@@ -163,6 +164,50 @@ def test_coordinates_of_a_text_are_equal():
     assert read("qwen2_vl", **{**QWEN, "rope_scaling": both}) == read(
         "qwen2_vl", **{**plain, "rope_scaling": {"type": "yarn", **yarn}}
     )
+
+
+def test_stepfuns_own_keys_mean_what_transformers_makes_of_them():
+    """As code of others quotes those of Step 3.5 Flash, of six layers, with those of a module behind them."""
+    stated = {
+        **TEXT, "pad_token_id": 1, "num_hidden_layers": 6, "num_attention_groups": 2, "head_dim": 8,
+        "moe_num_experts": 6,
+        "moe_top_k": 2, "moe_layers_enum": "3,4,5", "moe_layer_offset": 0, "moe_every_n_layer": 1,
+        "share_expert_dim": 40, "norm_expert_weight": True, "moe_router_activation": "sigmoid",
+        "moe_router_scaling_factor": 3.0, "use_moe_router_bias": True, "need_fp32_gate": True,
+        "use_moe": True,
+        "att_impl_type": "GQA", "use_head_wise_attn_gate": True, "use_qk_norm": True, "sliding_window": 16,
+        "layer_types": (["full_attention"] + ["sliding_attention"] * 3) * 2, "num_nextn_predict_layers": 2,
+        "attention_other_setting": {
+            "attention_type": "sliding_attention", "num_attention_heads": 6, "num_attention_groups": 2,
+            "head_dim": 8,
+        },
+        "rope_theta": [5e6, 1e4, 1e4, 1e4] * 2, "partial_rotary_factors": [0.5, 1.0, 1.0, 1.0] * 2,
+        "yarn_only_types": ["full_attention"], "use_rope_layers": [],
+        "rope_scaling": {
+            "rope_type": "llama3", "factor": 2.0, "original_max_position_embeddings": 64,
+            "low_freq_factor": 1.0, "high_freq_factor": 32.0,
+        },
+        "swiglu_limits": [0.0] * 5 + [7.0] * 3, "swiglu_limits_shared": [0.0] * 5 + [16.0] * 3,
+    }  # fmt: skip
+    del stated["num_key_value_heads"]
+    made = transformers.Step3p7Config(text_config=copy.deepcopy(stated), vision_config={}).to_dict()
+    assert read("step3p7", text_config=stated) == read_config(made)[0]
+    for key, other in (("use_rope_layers", [1, 0]), ("swiglu_limits", [-1.0] * 6), ("sink", True)):
+        with refused(ConfigError, key):
+            read("step3p7", text_config=stated | {key: other})
+
+
+def test_lings_own_keys_mean_what_transformers_makes_of_them():
+    own = {
+        **SIZES, "num_experts": 6, "num_experts_per_tok": 2, "num_shared_experts": 1, "n_group": 2,
+        "topk_group": 1, "moe_intermediate_size": 40, "num_hidden_layers": 6, "head_dim": 12,
+        "num_key_value_heads": 8, "rope_theta": 1e4,
+        "layer_group_size": 3, "kda_lower_bound": -3.0, "num_nextn_predict_layers": 1,
+    }  # fmt: skip
+    made = transformers.BailingHybridConfig(**own).to_dict()
+    assert read("bailing_hybrid", **own, no_kda_lora=True, rope_interleave=True) == read_config(made)[0]
+    with refused(ConfigError, "kda_lower_bound", "below 0", 1.0):
+        read("bailing_hybrid", **own | {"kda_lower_bound": 1.0})
 
 
 @pytest.mark.parametrize(

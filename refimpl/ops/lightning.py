@@ -1,0 +1,183 @@
+"""Lightning attention: linear attention whose sums fade, at a rate that each head has from the start.
+
+A state S [K, K] of each head stands for all earlier tokens, as a table from keys to values:
+
+    S_t = λ S_{t−1} + k_t v_tᵀ        λ = exp(−rate)
+    o_t = S_tᵀ q_t
+
+As attention a token's value counts λ^(t−s) (q_t·k_s): no softmax, no positions, and nothing is divided by √K.
+Rates follow from the number of the head, as ALiBi's slopes, and from that of the layer (MiniMax 2025,
+"MiniMax-01: Scaling Foundation Models with Lightning Attention", arXiv 2501.08313, §2.2; Qin et al. 2024,
+arXiv 2401.04658): a head that fades fast sees few tokens, the last head of a late layer nearly all.
+
+    x ──┬─ wi ── SiLU ── q, k, v ── state ── norm ── ⊙ ── wo ── y
+        └─ wz ── σ ───────────────────────────────── ┘
+
+The recurrence is that of `ops.ssd` with one decay for all tokens. A layer keeps H · K · K numbers, for a text
+of any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
+
+from ..config import Activation, Norm, SmoothingSite, TokenMixer
+from ..config.record import bounded
+from .activation import activation, sigmoid
+from .arrays import indices, join_last, split, split_last, vector, zeros_like
+from .cache_kind import CacheArray, RecurrentState
+from .dispatch import op
+from .linear import linear
+from .norm import rms_norm
+from .quant import Blocks
+from .short_conv import begun
+from .ssd import ssd_recurrent
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+
+    from jaxtyping import Float
+
+    from ..axes import Index
+
+__all__ = ["Lightning", "LightningState", "LightningStates", "LightningWeights", "lightning"]
+
+
+class LightningWeights(TypedDict):
+    """The leaves of lightning attention: queries, keys and values side by side, the output's gate, its norm,
+    and the map back."""
+
+    wi: Float[Array, "D 3*H*K"] | Blocks
+    wz: Float[Array, "D H*K"] | Blocks
+    norm: Float[Array, " H*K"]
+    wo: Float[Array, "H*K D"] | Blocks
+
+
+class LightningState(NamedTuple):
+    """What a layer keeps of earlier tokens: a matrix for each head.
+
+    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    """
+
+    state: Float[Array, "B H K K"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the matrices."""
+        return self.state.nbytes
+
+    def select(self, rows: Array) -> LightningState:
+        """The named rows in the named order."""
+        return LightningState(self.state[rows])
+
+    def grow(self, capacity: int) -> LightningState:
+        """Itself: it has room for any number of tokens."""
+        return self
+
+
+@dataclass(frozen=True)
+class LightningStates(RecurrentState):
+    """The matrices that lightning attention keeps."""
+
+    holds = LightningState
+
+    heads: int
+    head_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """Where a step is one chunk, it takes the square of its tokens."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return (CacheArray("state", ("batch", self.heads, self.head_size, self.head_size)),)
+
+
+class Lightning(TokenMixer):
+    """Lightning attention: a state [head_size, head_size] for each of `heads` (`ops.lightning`).
+
+    Head h of H, counted from 1, fades at the rate `speed` · 2^(−8 h / H). `eps` is that of the output's norm.
+    """
+
+    heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    speed: float = 1.0
+    activation: Activation = "silu"
+    eps: float = 1e-6
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = LightningWeights
+    title, place, keeps, in_parts = "lightning attention", "decoder", "state", True
+    choices: ClassVar = {"eps": (1e-6, 0.1), "speed": (0.5, 1.0)}
+    gates = "wi", "wz"
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """How fast each head fades."""
+        return tuple(self.speed * 2 ** (-8 * (h + 1) / self.heads) for h in range(self.heads))
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "K": self.head_size}
+
+    def cache_kind(self) -> LightningStates:
+        return LightningStates(self.heads, self.head_size)
+
+    def mix(
+        self, x: Array, cache: Any, past: Array, weights: Any, positions: Any, chosen: Array | None
+    ) -> tuple[Array, LightningState, Array | None]:
+        return *lightning(x, cache, past, weights, settings=self), chosen
+
+    def readers(self) -> tuple[str, ...]:
+        return "wi", "wz"
+
+    def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
+        return [SmoothingSite(("norm",), ("wo",))]
+
+    def describe(self) -> str:
+        return f"lightning attention, {self.heads} states of {self.head_size} x {self.head_size}"
+
+    def numbers(self) -> Iterator[float]:
+        yield from self.rates
+
+    def epsilons(self) -> dict[str, float]:
+        return {"norm": self.eps}
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> Lightning:
+        return cls(size["H"], size["K"], speed=chosen["speed"], eps=chosen["eps"])
+
+
+@op
+def lightning(
+    x: Float[Array, "B T D"],
+    cache: LightningState,
+    past: Index[Array, " B", "< O+1"],
+    weights: LightningWeights,
+    *,
+    settings: Lightning,
+) -> tuple[Float[Array, "B T D"], LightningState]:
+    """The sublayer of the picture above, with `ssd_recurrent` from the cache's state on.
+
+    The activation is applied to queries, keys and values alike. The norm is RMSNorm over all heads together,
+    before the gate multiplies it.
+
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
+    changes no state; what comes out at padding is unspecified.
+    """
+    size, width = settings.head_size, settings.heads * settings.head_size
+    mixed = activation(linear(x, weights["wi"]), kind=settings.activation)
+    q, k, v = (split_last(y, size) for y in split(mixed, (width,) * 3))
+    decay = zeros_like(k[..., 0]) - vector(settings.rates, k)
+    if cache.lengths is not None:
+        real = (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
+        decay, k = decay * real, k * real[..., None]
+    y, state = ssd_recurrent(v, decay, k, q, begun(cache.state, past))
+    y = rms_norm(join_last(y), weights["norm"], eps=settings.eps)
+    y = y * sigmoid(linear(x, weights["wz"]))
+    return linear(y, weights["wo"]), LightningState(state)
