@@ -291,7 +291,7 @@ def moe(
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    kind = settings.shared_activation or settings.activation
+    kind = settings.activation if settings.shared_activation is None else settings.shared_activation
     common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=kind)
     common = normed(common, weights.get("shared_post"))
     return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
