@@ -45,7 +45,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     for name, other in NAMES.items():
         if other in keys:
             own[name] = keys.stated(keys.spelled(name, other))
-    if "rope_theta" in (own.get("rope_parameters") or ()):
+    if "rope_theta" in (keys.get("rope_parameters", dict, None) or ()):
         own.pop("rope_theta", None)  # transformers writes its default beside the one that counts
         keys.unused("rope_theta")
     usual = keys.replaced({**DEFAULTS, **own})

@@ -39,6 +39,8 @@ def _mixed(i: int, layer: Layer, types: list[str]) -> Layer:
     """The layer with lightning attention, if it is of that kind; the later it is, the slower it forgets."""
     a = layer.attention
     assert isinstance(a, Attention)
+    assert isinstance(layer.mlp, MoE)
+    assert isinstance(layer.mlp.activation, str)
     if types[i] == "full_attention":
         return layer
     speed = 1 - i / (len(types) - 1 + 1e-5) + 1e-5

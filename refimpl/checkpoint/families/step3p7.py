@@ -12,7 +12,15 @@ from typing import Any
 from ...config import Attention, BoundedSwiGLU, Decoder, Gated, Layer, MoE, Window
 from ..config_readers.decoder import decoder, map_attention, map_layers, sigmoid_experts, with_experts
 from ..config_readers.keys import Keys
-from ..config_readers.layers import LAYER_TYPES, SPARSE, layer_masks, layer_types, read_window, stated_sparse
+from ..config_readers.layers import (
+    LAYER_TYPES,
+    SPARSE,
+    layer_count,
+    layer_masks,
+    layer_types,
+    read_window,
+    stated_sparse,
+)
 from ..config_readers.rope import exact_context, nested_ropes
 from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
@@ -126,16 +134,19 @@ def _in_transformers_words(keys: Keys) -> Keys:
         zero_centered=(True,), use_bidirectional_attention=(False,), gating=(True,), mlp_bias=(False,),
         yarn_only_types=(["full_attention"],),
     )  # fmt: skip
-    values, count = dict(keys.values), keys.size("num_hidden_layers")
+    values, count = dict(keys.values), layer_count(keys)
     for own, name in NAMES.items():
         if own in keys:
             values[name] = keys.stated(keys.spelled(name, own))
     lists = {key: values[key][:count] for key in BY_LAYER if isinstance(values.get(key), list)}
-    if any(mark != 1 for mark in lists.get("use_rope_layers", ())):
+    if any(mark != 1 for mark in keys.get("use_rope_layers", list, None) or ()):
         raise keys.fail("use_rope_layers", "a list of ones: each layer has positions")
     keys.unused("use_rope_layers", "moe_layers_enum", "attention_other_setting", *ROPES)
     if (sparse := values.get("moe_layers_enum")) is not None:
-        numbers = {int(n) for n in (sparse.split(",") if isinstance(sparse, str) else sparse)}
+        try:
+            numbers = {int(n) for n in (sparse.split(",") if isinstance(sparse, str) else sparse)}
+        except (TypeError, ValueError):
+            raise keys.fail("moe_layers_enum", "numbers of layers, in a list or with commas") from None
         lists.setdefault("mlp_layer_types", [SPARSE[i in numbers] for i in range(count)])
     if other := keys.get("attention_other_setting", dict, None):
         narrow = Keys(other, f"{keys.where}: attention_other_setting")
@@ -146,20 +157,24 @@ def _in_transformers_words(keys: Keys) -> Keys:
         )  # fmt: skip
         narrow.finish({})
     if values.get("rope_parameters") is None:
-        lists["rope_parameters"] = _ropes(values | lists, lists.get("layer_types") or LAYER_TYPES[:1] * count)
+        lists["rope_parameters"] = _ropes(keys, lists)
     return keys.replaced(values | lists)
 
 
-def _ropes(values: Mapping[str, Any], types: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _ropes(keys: Keys, lists: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """The rotation of each type of layer, as its first layer has it; full attention may scale it."""
-    ropes = {}
-    for i, kind in reversed([*enumerate(types)]):
-        one = {"rope_theta": values.get("rope_theta", 10_000.0)}
-        if isinstance(values.get("partial_rotary_factors"), list):
-            one["partial_rotary_factor"] = values["partial_rotary_factors"]
-        ropes[kind] = {key: each[i] if isinstance(each, list) else each for key, each in one.items()}
+    count, ropes = layer_count(keys), {}
+    types, names = lists.get("layer_types") or LAYER_TYPES[:1] * count, {"rope_theta": "rope_theta"}
+    names["partial_rotary_factors"] = "partial_rotary_factor"
+    if any(len(lists.get(key, types)) != count for key in (*names, "layer_types")):
+        raise keys.fail("rope_theta", "a number, or as partial_rotary_factors one for each layer")
+    for kind in LAYER_TYPES:
+        if kind in types:
+            stated = {own: keys.values.get(key) for key, own in names.items()}
+            stated |= {own: lists[key][types.index(kind)] for key, own in names.items() if key in lists}
+            ropes[kind] = {own: number for own, number in stated.items() if number is not None}
     if "full_attention" in ropes:
-        ropes["full_attention"] |= values.get("rope_scaling") or {}
+        ropes["full_attention"] |= keys.get("rope_scaling", dict, None) or {}
     return ropes
 
 
