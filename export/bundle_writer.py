@@ -64,6 +64,7 @@ from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
 from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
+from ..runtime.verification.streamed_reference import TABLES
 from ..runtime.verification.verdict import sentence
 from .destination import new_bundle
 from .graph.write import GraphFiles, properties, writing
@@ -74,6 +75,7 @@ from .tokenizer_text import quick_to_load
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
 # Of keys and values on the golden tokens, so that those of other texts stay below 65520 too.
 SAFE_IN_FLOAT16 = 3e4
+ROWS = 4096  # rows of matrices that are compared at a time
 OVERHEAD_BYTES = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
 
 
@@ -284,7 +286,7 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None]
         largest: list[tuple[float, str]] = []
         arrays = golden(
             checkpoint.config,
-            checkpoint.params,
+            _source(checkpoint),
             quantized,
             plan.dtype,
             checkpoint.tokenizer,
@@ -382,6 +384,16 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
     )
 
 
+def _source(checkpoint: ExportSource) -> Tree:
+    """The source's weights; tables, of which some rows at a time are read, in its own blocks if it can."""
+
+    def load(name: str) -> np.ndarray | Blocks:
+        blocks = checkpoint.native(name) if name in TABLES else None
+        return checkpoint.leaf(name) if blocks is None else replace(blocks, activations="none")
+
+    return checkpoint.shapes.lazily(load)
+
+
 def _stored(job: _Export, folder: Path) -> Tree:
     """The weights, quantized ones as they stand in the data file: to round them again would take longer."""
     bundle = Bundle(folder, _manifest(job, {}))
@@ -402,11 +414,7 @@ def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelFo
 
     def write(file: IO[bytes], group: Group, compensations: Mapping[str, feedback.Inputs]) -> None:
         made = replace(job, calibrated=replace(job.calibrated, compensations=compensations))
-        leaves = {name: made.leaf(name) for name in group.leaves}
-        stored = weight_storage.store(group, leaves)
-        for name, leaf in weight_storage.restore(group, stored).items():
-            if not _same_blocks(leaf, leaves[name]):
-                raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
+        stored = _stored_group(made, group)
         for name in weight_storage.specs(group, plan.dtype):
             file.seek(plan.tensors[name].offset)
             file.write(stored[name].reshape(-1).view(np.uint8).data)
@@ -434,14 +442,31 @@ def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelFo
     return {name: one for name, one in alike.items() if one != as_stored(plan.groups[name])}
 
 
+def _stored_group(job: _Export, group: Group) -> dict[str, np.ndarray]:
+    """A group's tensors; what they were made of is gone then, which a table of gigabytes needs."""
+    leaves = {name: job.leaf(name) for name in group.leaves}
+    stored = weight_storage.store(group, leaves)
+    for name, leaf in weight_storage.restore(group, stored).items():
+        if not _same_blocks(leaf, leaves[name]):
+            raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
+    return stored
+
+
 def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bool:
     """Whether two leaves have the same codes, scales, zero points and minima, if they have codes."""
     if not isinstance(restored, Blocks) or not isinstance(leaf, Blocks):
         return type(restored) is type(leaf)
     return all(
-        np.array_equal(getattr(restored, part), getattr(leaf, part))
-        for part in ("codes", "scale", "zero", "minimum")
+        _equal(getattr(restored, part), getattr(leaf, part)) for part in ("codes", "scale", "zero", "minimum")
     )
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    """Whether two matrices are equal, some rows at a time."""
+    if a is None or b is None or a.shape != b.shape:
+        return a is b
+    rows = range(0, len(a), ROWS)
+    return all(np.array_equal(a[start : start + ROWS], b[start : start + ROWS]) for start in rows)
 
 
 def _write_uncertified(folder: Path) -> None:

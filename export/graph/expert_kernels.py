@@ -82,11 +82,12 @@ def _put(
 ) -> None:
     """Put the kernel of products in the place of a node."""
     sizes = {name: attribute.value for name, attribute in products[0].attributes.items()}
-    zeros, bias, minimum, _ = _optional(products[0])
+    zeros, bias, minimum, _, table = _optional(products[0])
     for product in products:
-        optional = _optional(product)
-        inputs += [*product.inputs[1:3], *filter(None, (optional[0], optional[2], optional[1], optional[3]))]
+        of_zeros, of_bias, of_minima, *others = _optional(product)
+        inputs += [*product.inputs[1:3], *filter(None, (of_zeros, of_minima, of_bias, *others))]
     has = {"zeros": zeros is not None, "minima": minimum is not None, "biases": bias is not None}
+    has["tables"] = table is not None
     attributes = sizes | {name: int(there) for name, there in has.items()}
     new = ir.node(operator, inputs, attributes, domain=DOMAIN, name=node.name)
     put(graph, new, node, [node], node.outputs)
@@ -96,8 +97,8 @@ def _put(
 
 
 def _optional(product: ir.Node) -> Sequence[ir.Value | None]:
-    """Zero points, bias, minima and factors of a product."""
-    return [*product.inputs[3:], None, None, None, None][:4]
+    """Zero points, bias, minima, factors and table of a product."""
+    return [*product.inputs[3:], *[None] * 5][:5]
 
 
 def _expert(scatter: ir.Node) -> Expert | None:

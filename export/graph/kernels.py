@@ -2,12 +2,12 @@
 
     MatMulNBits(x, packed, scale, zero?)
     [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?,
-                                                       factor?)
+                                                       factor?, table?)
     MatMulIntegerToFloat of a row's codes, times
     their scales [+ bias] [and GELU]                   RowLinear(x, codes, scale, input_factor?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)
     [+ minimum]                                        BlockGather(packed, ids, scale, zero?, minimum?,
-                                                       factor?)
+                                                       factor?, table?)
     GroupQueryAttention                                Attention
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention without added scores            TextAttention
@@ -119,10 +119,12 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
         (rows,) = node.outputs
         assert rows.shape is not None
         rows.shape = ir.Shape([*rows.shape[:-1], group.length])
-    factor = None
+    factor = table = None
     if form.scales == "codes":
         factor = _stored_weight(graph, f"{group.name}.factor", ir.DataType.FLOAT16)
-    inputs = given([*inputs, minimum, factor])
+    if form.table:
+        table = _stored_weight(graph, f"{group.name}.table", ir.DataType.UINT8)
+    inputs = given([*inputs, minimum, factor, table])
     sizes = {"K": group.length, "N": group.width}
     sizes |= {"bits": form.bits, "block_size": group.format.block}
     _put(graph, replaced, operator, inputs, sizes)

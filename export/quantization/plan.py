@@ -296,7 +296,7 @@ def _is_mostly_kept(made: Plan, scheme: Scheme) -> bool:
     sizes = {True: 0, False: 0}
     for name, one in made.formats.items():
         if not is_table(name):
-            sizes[one.native and one.bits == 4] += math.prod(made.shapes[name])
+            sizes[one.native] += math.prod(made.shapes[name])
     return scheme.fewest_bits == 4 and sizes[True] > sizes[False]
 
 
@@ -319,7 +319,8 @@ def _keepable(
         if blocks is None:
             return None
         fits = scheme.fewest_bits <= blocks.bits <= most and not weight_formats.is_widened(blocks.bits, kind)
-        if not (fits or keeps):
+        looked_up = kind in weight_formats.LOOKED_UP and scheme.fewest_bits == 4 and target.name == "ort-cpu"
+        if not (fits or looked_up or keeps):
             return None
         with np.errstate(over="ignore"):
             stays = dtype == "float32" or np.array_equal(blocks.scale, blocks.scale.astype(dtype))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
-# Codes that the largest number of a super-block may have, those of llama.cpp's files first.
-LARGEST_CODES = (63, -128, *(sign * code for code in range(127, 0, -1) for sign in (1, -1)))
+# Codes that the largest number of a super-block may have, those of llama.cpp's files first: of Q4_K and Q5_K,
+# Q6_K, IQ4_XS and Q3_K, IQ2 and IQ3, Q2_K.
+LARGEST_CODES = (63, -128, -32, 31, 15, *(sign * code for code in range(127, 0, -1) for sign in (1, -1)))
+TOGETHER = 2**14  # super-blocks at a time, whose temporaries a processor's cache holds
 
 
 def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array, Array]:
@@ -17,8 +19,18 @@ def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array
     of `LARGEST_CODES` counts; where none does, the factor is NaN.
     """
     wanted = scale.reshape(-1, together)
-    moved = np.zeros((len(wanted), 1), np.float32) if base is None else base.reshape(-1, together)
-    codes, factors = np.zeros(wanted.shape, np.int8), np.full((len(wanted), 1), np.nan, np.float16)
+    codes, factors = np.zeros(wanted.shape, np.int8), np.full(len(wanted), np.nan, np.float16)
+    for start in range(0, len(wanted), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        moved = None if base is None else base.reshape(-1, together)[part]
+        codes[part], factors[part] = _coded(wanted[part], moved)
+    return codes.reshape(scale.shape), factors.reshape(len(scale), -1)
+
+
+def _coded(wanted: Array, base: Array | None) -> tuple[Array, Array]:
+    """The same of some super-blocks, one a row."""
+    codes, factors = np.zeros(wanted.shape, np.int8), np.full(len(wanted), np.nan, np.float16)
+    moved = np.zeros((len(wanted), 1), np.float32) if base is None else base
     left = np.arange(len(wanted))
     with np.errstate(all="ignore"):
         for largest in LARGEST_CODES:
@@ -31,8 +43,8 @@ def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array
                 got += moved
             same = got.view(np.int32) == wanted.view(np.int32)
             holds = same.all(axis=1) & (np.abs(code + 0.5) < 128).all(axis=1)
-            codes[left[holds]], factors[left[holds]] = code[holds], factor[holds]
+            codes[left[holds]], factors[left[holds]] = code[holds], factor[holds, 0]
             left, wanted, moved = left[~holds], wanted[~holds], moved[~holds]
             if not left.size:
                 break
-    return codes.reshape(scale.shape), factors.reshape(len(scale), -1)
+    return codes, factors

@@ -13,6 +13,8 @@ kind nbits has X.packed, X.scale, X.zero and X.minimum (`runtime.bundle.weight_s
     X.zero    uint8 [T, C, 16]
     X.minimum of the type of X.scale: float32, or else of the lowest number of a block, as a file has it:
               minimum − 2^(bits − 1)·scale, of 8 bits − 16·scale (Q4_1 and Q5_1; in codes Q2_K, Q4_K, Q5_K)
+    X.table   uint8 [16]  codes of 8 bits, rising, whose places X.packed then has in 4 bits: those of IQ4, FP4
+              and the grids of IQ1 to IQ3
     X.factor  float16 [T, D/256, 16], with X.minimum [T, D/256, 2, 16]: what codes of scales, and of lowest
               numbers, are multiplied by, one for 256 inputs (`refimpl.calibrate.coded_scales`)
 
@@ -32,7 +34,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -87,16 +89,21 @@ TILE = 16
 BLOCKS = (16, 32, 64, 128)
 WIDTHS = (2, 4, 5, 6, 8)  # bits of a code; those of 3 were slower than in 4, on AVX2 by a fifth
 SUPER = 256  # inputs of a factor
+CHUNK = 2**20  # codes looked at together
 LONGEST_CODED = 64  # a code and its share of a factor are less than a float16 number
 LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
 
 @dataclass(frozen=True)
 class KernelForm:
-    """How the kernels have a group of blocks: bits of a code, and what its scales and minima are."""
+    """How the kernels have a group of blocks: bits of a code, and what its scales and minima are.
+
+    With a `table` codes are places in it.
+    """
 
     bits: int
     scales: Literal["float32", "float16", "codes"] = "float32"
+    table: bool = field(default=False, metadata={"optional": True})
 
 
 class InKernels(NamedTuple):
@@ -134,6 +141,8 @@ def is_possible(group: Group, form: KernelForm) -> bool:
     assert group.format is not None
     fits = form.bits in WIDTHS and form.bits <= group.format.bits
     even = form.bits == group.format.bits or group.format.symmetric
+    if form.table and (form.bits, group.format.bits, group.format.minimum) != (4, 8, False):
+        return False
     return fits and even and (form.scales != "codes" or _may_be_coded(group))
 
 
@@ -145,9 +154,12 @@ def _may_be_coded(group: Group) -> bool:
 def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
     """The form of the fewest bytes that gives a group's blocks to the bit."""
     bits = _fewest_bits(group, stored)
+    table = bits > 4 and _table(group, stored) is not None
     if _coded(group, stored, bits) is not None:
-        return KernelForm(bits, "codes")
-    return KernelForm(bits, "float32" if _halves(group, stored, bits) is None else "float16")
+        scales = "codes"
+    else:
+        scales = "float32" if _halves(group, stored, bits) is None else "float16"
+    return KernelForm(4 if table else bits, scales, table)
 
 
 def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
@@ -158,8 +170,8 @@ def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
     made = dict(forms)
     for names in mixtures.values():
         own = [forms[name] for name in names]
-        if len({(one.bits, one.scales == "codes") for one in own}) > 1:
-            made |= dict.fromkeys(names, KernelForm(max(one.bits for one in own)))
+        if len({(one.bits, one.scales == "codes", one.table) for one in own}) > 1:
+            made |= dict.fromkeys(names, KernelForm(max(8 if one.table else one.bits for one in own)))
     return made
 
 
@@ -173,6 +185,20 @@ def _fewest_bits(group: Group, stored: Mapping[str, Array]) -> int:
     below = 2 ** (bits - 1) - min(int(part.min()) for part in lows)
     above = max(int(part.max()) for part in lows) - 2 ** (bits - 1)
     return next(fewer for fewer in WIDTHS if below <= 2 ** (fewer - 1) > above)
+
+
+def _table(group: Group, stored: Mapping[str, Array]) -> Array | None:
+    """The codes [16] that a group has, rising, the last one repeated; None for more, or with zero points."""
+    assert group.format is not None
+    if group.format.bits != 8 or group.format.minimum or not group.format.symmetric:
+        return None
+    packed, seen = stored[f"{group.name}.packed"].reshape(-1), np.zeros(256, bool)
+    for start in range(0, packed.size, CHUNK):
+        seen[packed[start : start + CHUNK]] = True
+        if np.count_nonzero(seen) > TILE:
+            return None
+    codes = np.flatnonzero(seen).astype(np.uint8)
+    return np.pad(codes, (0, TILE - len(codes)), mode="edge")
 
 
 def _coded(group: Group, stored: Mapping[str, Array], bits: int) -> list[tuple[Array, Array]] | None:
@@ -241,6 +267,8 @@ def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str
     scales = {"float32": dtype, "float16": "float16", "codes": "int8"}[own.scales]
     tiled["scale"] = tiled["minimum"] = Spec(scales, per_block)
     result = {name: tiled.get(name.removeprefix(f"{group.name}."), spec) for name, spec in stored.items()}
+    if own.table:
+        result[f"{group.name}.table"] = Spec("uint8", (TILE,))
     if own.scales == "codes":
         pair = (2,) if group.format.minimum else ()
         result[f"{group.name}.factor"] = Spec("float16", (tiles, inputs // SUPER, *pair, TILE))
@@ -260,16 +288,25 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     own, bits, tiles = forms.get(group.name, stored_form(group)), group.format.bits, -(-group.width // TILE)
     blocks = -(-group.length // group.format.block)
     parts = {name: f"{group.name}.{name}" for name in ("packed", "scale", "zero", "minimum")}
-    if own.bits < bits and own.bits < _fewest_bits(group, stored):
+    table = _table(group, stored) if own.table else None
+    if own.table and table is None:
+        raise BundleError(f"{parts['packed']} must hold at most 16 codes, it has others: export it again")
+    if not own.table and own.bits < bits and own.bits < _fewest_bits(group, stored):
         raise BundleError(
             f"{parts['packed']} must hold codes of {own.bits} bits, it has others: export it again"
         )
     codes = weight_storage.unpack(
         stored[parts["packed"]].reshape(group.width, -1), bits, blocks * group.format.block
     )
-    if own.bits != bits:
+    if table is not None:
+        places = np.zeros(256, np.uint8)
+        places[table[::-1]] = np.arange(TILE, dtype=np.uint8)[::-1]
+        codes = places[codes]
+    elif own.bits != bits:
         codes = codes - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
     result = {**stored, parts["packed"]: _planes(_filled(codes, tiles), own.bits)}
+    if table is not None:
+        result[f"{group.name}.table"] = table
     result[parts["packed"]].shape = specs(group, "float32", forms)[parts["packed"]].shape
     scale, minimum, factors = stored[parts["scale"]], _minima(group, stored), []
     if own.scales == "codes":

@@ -36,9 +36,9 @@ One JSON object with exactly these fields, but for kernel_*, half_scales, chosen
     kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
     kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
                  whose graphs over kernels add them by operators of ONNX Runtime and aren't used
-    kernel_forms {group of `runtime.bundle.weight_storage`: {bits, scales}} of weights that tfm's own kernels
-                 have in another form than the stored one (`runtime.bundle.kernel_storage`), absent where
-                 there are none
+    kernel_forms {group of `runtime.bundle.weight_storage`: {bits, scales, table}} of weights that tfm's own
+                 kernels have in another form than the stored one (`runtime.bundle.kernel_storage`), absent
+                 where there are none
     half_scales  [groups] whose scales and lowest numbers kernels have in float16, in bundles of tfm 0.2,
                  which have no kernel_forms
     chosen       with quant "auto" what its formats were chosen by: {budget}, as it was asked for; {losses} of

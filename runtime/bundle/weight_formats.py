@@ -1,8 +1,9 @@
 """Which format each weight of a model gets from a scheme and a target.
 
 Blocks are the file's own where it has them in as many bits (Q8_0 for 8, Q4_0, Q4_1, Q4_K, GPTQ and AWQ for
-4), so that nothing is rounded twice. With `keep` all of its blocks stay: products read codes of 4 and 8
-bits, so the others are widened, which changes no weight.
+4), so that nothing is rounded twice. On ort-cpu `int4` also keeps what a file has as places of 4 bits in a
+table (IQ4, MXFP4, NVFP4): a bundle has codes of 8 bits for it, tfm's kernels 4. With `keep` all blocks stay:
+products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
 Otherwise blocks are asymmetric, but on ort-cuda symmetric and of 32; columns are symmetric. On targets of
 ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own kernels, and CUDA's, read
 them so. Norms, biases, added positions, a mixture's routing, an indexer's maps and the projection to labels
@@ -39,6 +40,8 @@ PROJECTIONS = (".wq", ".wk", ".wv", ".wq_global", ".wk_global", ".wv_global")
 PER_LAYER = "embedding.per_layer.table"
 # Types of quantizing libraries, named by their bits (`refimpl.checkpoint.formats.quantized`).
 CODES = re.compile("(GPTQ|AWQ|INT)[1-8]")
+# Types of 4 bits whose numbers aren't at equal distances: a table of 16 has codes of 8 bits for them.
+LOOKED_UP = frozenset({"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class BlockMatrix(c.Structure):
     """A matrix of codes in blocks."""
 
     _fields_ = [
-        *((name, c.c_void_p) for name in ("codes", "scales", "zeros", "minima", "factors")),
+        *((name, c.c_void_p) for name in ("codes", "scales", "zeros", "minima", "factors", "table")),
         *((name, c.c_int32) for name in ("outputs", "inputs", "columns", "block", "bits", "scale_type")),
         ("swiglu", c.c_bool),
     ]
@@ -53,7 +53,7 @@ def product(kernels: Kernels, rows: int) -> list[float]:
     scales = (c.c_float * OUTPUTS)(*[0.5] * OUTPUTS)
     data = (c.c_uint8 * len(codes))(*codes)
     sizes = (OUTPUTS, INPUTS, INPUTS, INPUTS, 8)
-    matrix = BlockMatrix(c.addressof(data), c.addressof(scales), None, None, None, *sizes)
+    matrix = BlockMatrix(c.addressof(data), c.addressof(scales), *[None] * 4, *sizes)
     x = (c.c_float * (rows * INPUTS))()
     for m in range(rows):
         x[m * INPUTS + m % (INPUTS - 1)], x[m * INPUTS + INPUTS - 1] = m + 1, 127

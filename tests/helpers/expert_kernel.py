@@ -10,7 +10,7 @@ from numpy import ndarray as Array
 from tfm.runtime.kernels.probe_program import BlockMatrix
 
 from .kernel_cases import VALUES, Case, table
-from .kernels import GUARD, PLANES, Kernels, Packed, Runner, guarded, in_order, pool_of, swiglu
+from .kernels import FORMS, GUARD, LOOKED_UP, Kernels, Packed, Runner, guarded, in_order, pool_of, swiglu
 
 
 class ExpertCall(c.Structure):
@@ -71,7 +71,7 @@ class ExpertCase:
 def random_expert_case(seed: int) -> ExpertCase:
     """Of a few experts of any size, some of which aren't chosen, some twice by one token."""
     rng = np.random.default_rng(seed)
-    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice(list(PLANES)))
+    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice(FORMS))
     count, choices, M, N, K = (int(n) for n in rng.integers((1, 1, 0, 1, 1), (7, 4, 24, 50, 3 * block)))
     kind, gates = seed % 3, seed % 4 == 3
     if gates:
@@ -84,7 +84,8 @@ def random_expert_case(seed: int) -> ExpertCase:
         bias = rng.standard_normal(N).astype(np.float32) if biased else None
         w = table(rng, N, K, bits=bits, block=block, zero=zero, minimum=minimum)
         one = Case(w, np.zeros((0, K), np.float32), bias)
-        experts.append(one.of_type("codes" if coded else str(rng.choice(["float32", "float16"])), rng))
+        one = one.of_type("codes" if coded else str(rng.choice(["float32", "float16"])), rng)
+        experts.append(one.looked_up(rng) if bits == LOOKED_UP else one)
     apart = seed % 2 == 1
     x = VALUES[kind](rng, M * (choices if apart else 1), K).astype(np.float32)
     shares = rng.standard_normal((M, choices)).astype(np.float32) if rng.random() < 0.6 else None

@@ -8,15 +8,20 @@ import numpy as np
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 
-from .kernels import PLANES, SCALE_TYPES, Coded, Packed, lowest, pack
+from .kernels import FORMS, LOOKED_UP, SCALE_TYPES, Coded, Packed, lowest, pack
 
 
 def table(
     rng: np.random.Generator, N: int, K: int, *, bits: int, block: int, zero: bool, minimum: bool = False
 ) -> Blocks:
-    """A random matrix [N, K] with blocks along K."""
+    """A random matrix [N, K] with blocks along K; of a table codes are of 8 bits, zeros and minima absent."""
     C = -(-K // block)
-    codes = rng.integers(0, 2**bits, (N, K)).astype(np.uint8)
+    if bits == LOOKED_UP:
+        bits, zero, minimum = 8, False, False
+        low, high = (0, 256) if rng.random() < 0.5 else (96, 160)  # as AVX2 has two ways
+        codes = rng.choice(rng.integers(low, high, 16).astype(np.uint8), (N, K))
+    else:
+        codes = rng.integers(0, 2**bits, (N, K)).astype(np.uint8)
     scale = (rng.standard_normal((N, C)) * 10.0 ** rng.integers(-3, 2)).astype(np.float32)
     zeros = rng.integers(0, 2**bits, (N, C)).astype(np.uint8) if zero else None
     minima = (
@@ -54,9 +59,15 @@ class Case:
     bias: np.ndarray | None
     scales: str = "float32"  # of which type scales and lowest numbers are packed
     coded: Coded | None = None  # their codes and factors
+    table: np.ndarray | None = None  # of its codes
 
     def packed(self) -> Packed:
-        return pack(self.w, self.scales, self.coded)
+        return pack(self.w, self.scales, self.coded, self.table)
+
+    def looked_up(self, rng: np.random.Generator) -> Case:
+        """With the codes of a table in any order, some of which may be there twice."""
+        codes = np.unique(self.w.codes)
+        return replace(self, table=rng.permutation(np.pad(codes, (0, 16 - len(codes)), mode="edge")))
 
     def of_type(self, scales: str, rng: np.random.Generator) -> Case:
         """With scales and minima that such numbers hold; codes need whole super-blocks of inputs."""
@@ -100,7 +111,7 @@ VALUES = (normal, tied, strange)
 def random_case(seed: int) -> Case:
     """Of any size that fills a few tiles of outputs, blocks of inputs and panels of rows."""
     rng = np.random.default_rng(seed)
-    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice(list(PLANES)))
+    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice(FORMS))
     N, K, M = (int(n) for n in rng.integers((1, 1, 0), (50, 4 * block, 70)))
     scales = SCALE_TYPES[seed % 3]
     if scales == "codes":
@@ -111,4 +122,5 @@ def random_case(seed: int) -> Case:
     x = VALUES[seed % len(VALUES)](rng, M, K).astype(np.float32)
     minimum = seed % 5 in (1, 2)
     case = Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5, minimum=minimum), x, bias)
-    return case.of_type(scales, rng)
+    case = case.of_type(scales, rng)
+    return case.looked_up(rng) if bits == LOOKED_UP else case

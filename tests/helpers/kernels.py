@@ -19,6 +19,8 @@ Runner = Callable[[Callable[[int], None], int], None]
 GUARD = 0xA5
 # Widths of the planes of a code, by its bits.
 PLANES = {2: (2,), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+LOOKED_UP = 9  # planes.h: codes of 8 bits by a table
+FORMS = (*PLANES, LOOKED_UP)
 SCALE_TYPES = ("float32", "float16", "codes")  # kernels.h: `ScaleType`
 # Codes [N, C] and factors [N, S] of scales, and of lowest numbers.
 Coded = list[tuple[np.ndarray, np.ndarray]]
@@ -81,6 +83,7 @@ class Packed:
     zeros: np.ndarray | None
     minima: np.ndarray | None
     factors: np.ndarray | None
+    table: np.ndarray | None
     outputs: int
     columns: int
     block: int
@@ -90,7 +93,7 @@ class Packed:
     @property
     def matrix(self) -> BlockMatrix:
         """What the kernels take; this object must outlive it."""
-        parts = (self.codes, self.scales, self.zeros, self.minima, self.factors)
+        parts = (self.codes, self.scales, self.zeros, self.minima, self.factors, self.table)
         inputs = self.scales.shape[1] * self.block
         sizes = (self.outputs, inputs, self.columns, self.block, self.bits)
         scale_type = ("float32", "float16", "int8").index(self.scales.dtype.name)
@@ -99,15 +102,23 @@ class Packed:
         )
 
 
-def pack(w: Blocks, scales: str = "float32", coded: Coded | None = None) -> Packed:
+def pack(
+    w: Blocks, scales: str = "float32", coded: Coded | None = None, table: np.ndarray | None = None
+) -> Packed:
     """A matrix that is blocked along axis 1, with scales and lowest numbers of that type, or as these codes,
-    which changes none; what fills tiles and blocks up is nothing that may count."""
+    which changes none; what fills tiles and blocks up is nothing that may count. Its codes may be those of a
+    `table` [16], of which each may be there twice."""
     N, K = w.shape
     tiles, blocks = -(-N // TILE), -(-K // w.block)
-    codes = np.full((tiles, blocks * w.block // TILE, 32 * w.bits), GUARD, np.uint8)
+    bits, left = w.bits, w.codes
+    if table is not None:
+        order = np.argsort(table, kind="stable").astype(np.uint8)
+        bits, left = 4, order[np.searchsorted(table[order], w.codes)]
+        assert np.array_equal(table[left], w.codes)
+    codes = np.full((tiles, blocks * w.block // TILE, 32 * bits), GUARD, np.uint8)
     n, k = np.indices((N, K))
-    g, j, begin, left = k // 4 % 4, n % TILE * 4 + k % 4, 0, w.codes
-    for width in PLANES[w.bits]:
+    g, j, begin = k // 4 % 4, n % TILE * 4 + k % 4, 0
+    for width in PLANES[bits]:
         byte = {8: g * 64 + j, 4: g // 2 * 64 + j, 2: j, 1: j % 32}[width]
         shift = {8: 0 * g, 4: g % 2 * 4, 2: g * 2, 1: g + j // 32 * 4}[width].astype(np.uint8)
         at, mask = (n // TILE, k // TILE, begin + byte), np.uint8(2**width - 1)
@@ -137,7 +148,7 @@ def pack(w: Blocks, scales: str = "float32", coded: Coded | None = None) -> Pack
             assert np.array_equal(minima[by_tile] + np.float32(shift) * w.scale, w.minimum)
     if w.zero is not None:
         zeros = tiled(w.zero, GUARD)
-    return Packed(codes, scale, zeros, minima, factors, N, K, w.block, w.bits)
+    return Packed(codes, scale, zeros, minima, factors, table, N, K, w.block, bits)
 
 
 def in_order(task: Callable[[int], None], count: int) -> None:

@@ -59,13 +59,16 @@ def _words(words: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(words))
 
 
-def gptq(bits: int, group: int, *, v2: bool = False, ordered: bool = False) -> Format:
+def gptq(
+    bits: int, group: int, *, v2: bool = False, ordered: bool = False, symmetric: bool = False
+) -> Format:
     def store(rng: Rng, outputs: int, inputs: int) -> tuple[Tensors, torch.Tensor]:
         count = 1 if group == -1 else -(-inputs // group)
         g_idx = np.arange(inputs) // (inputs if group == -1 else group)
         g_idx = rng.permutation(g_idx) if ordered else g_idx
         codes = rng.integers(0, 2**bits, (inputs, outputs))
         zeros = rng.integers(0 if v2 else 1, 2**bits, (count, outputs))
+        zeros = np.full_like(zeros, 2 ** (bits - 1)) if symmetric else zeros
         scales = _scales(rng, count, outputs)
         weight = scales[g_idx].float() * torch.from_numpy(codes - zeros[g_idx])
         tensors = {
@@ -76,7 +79,13 @@ def gptq(bits: int, group: int, *, v2: bool = False, ordered: bool = False) -> F
         }  # fmt: skip
         return tensors, weight.T
 
-    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": ordered, "sym": False}
+    config = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group,
+        "desc_act": ordered,
+        "sym": symmetric,
+    }
     return Format(config | ({"checkpoint_format": "gptq_v2"} if v2 else {}), store)
 
 

@@ -151,10 +151,12 @@ auto panels_of(int block) {
 template <int BITS>
 const uint8_t *centre(const BlockMatrix &w, const uint8_t *at, size_t t, uint8_t *wide) {
     const uint8_t *zero = w.zeros ? w.zeros + t * (w.inputs / w.block) * TILE : nullptr;
-    __m512i z = _mm512_set1_epi8(char(1 << (BITS - 1)));
-    for (int k = 0; k < w.inputs; k += 16, at += 32 * BITS) {
+    __m512i z = _mm512_set1_epi8(char(1 << (code_bits<Amx>(BITS) - 1)));
+    Amx::Table table = {};
+    if constexpr (BITS == LOOKED_UP) table = Amx::table(w.table);
+    for (int k = 0; k < w.inputs; k += 16, at += 32 * stored_bits(BITS)) {
         if (zero && k % w.block == 0) z = _mm512_mullo_epi32(Amx::bytes(zero + k / w.block * TILE), Amx::all(0x01010101));
-        for (int g = 0; g < 4; g++) _mm512_storeu_si512(wide + (k + 4 * g) * TILE, _mm512_sub_epi8(four_codes<Amx, BITS>(at, g), z));
+        for (int g = 0; g < 4; g++) _mm512_storeu_si512(wide + (k + 4 * g) * TILE, _mm512_sub_epi8(four_codes<Amx, BITS>(at, g, table), z));
     }
     return wide;
 }
@@ -162,7 +164,7 @@ const uint8_t *centre(const BlockMatrix &w, const uint8_t *at, size_t t, uint8_t
 // centre<BITS> for a matrix.
 template <int BITS = Amx::FEWEST_BITS>
 auto centre_of(int bits) {
-    if constexpr (BITS < 8)
+    if constexpr (BITS < LOOKED_UP)
         if (bits > BITS) return centre_of<wider(BITS)>(bits);
     return &centre<BITS>;
 }
@@ -185,7 +187,7 @@ void multiply(const Job<Amx> &job, const Part &part) {
                 fetch((const char *)w.scales + at * scale_bytes(w), blocks * TILE * scale_bytes(w));
                 if (w.minima) fetch((const char *)w.minima + at * scale_bytes(w), blocks * TILE * scale_bytes(w));
                 if (w.zeros) fetch(w.zeros + at, blocks * TILE);
-                if (centred) tile.at[half] = centre_of(w.bits)(w, tile.at[half], from, job.wide + (part.index * halves + half) * bytes);
+                if (centred) tile.at[half] = centre_of(form_of(w))(w, tile.at[half], from, job.wide + (part.index * halves + half) * bytes);
             }
             multiply_some(job, t, p0, panels, tile);
         }

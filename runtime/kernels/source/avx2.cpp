@@ -14,12 +14,14 @@ TARGET("avx2,fma,f16c")
 
 namespace {
 
+bool in_words(const BlockMatrix &w) { return w.table ? !Avx2Bytes::narrow(w.table) : w.bits == 8; }
+
 void linear_avx2(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch, Pool pool) {
-    (w->bits == 8 ? linear<Avx2Words> : linear<Avx2Bytes>)(w, bias, x, rows, y, scratch, pool);
+    (in_words(*w) ? linear<Avx2Words> : linear<Avx2Bytes>)(w, bias, x, rows, y, scratch, pool);
 }
 
 size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
-    return w->bits == 8 ? linear_scratch<Avx2Words>(w, rows) : linear_scratch<Avx2Bytes>(w, rows);
+    return in_words(*w) ? linear_scratch<Avx2Words>(w, rows) : linear_scratch<Avx2Bytes>(w, rows);
 }
 
 }  // namespace

@@ -10,13 +10,14 @@ namespace {
 
 struct Avx2 {
     static constexpr bool FIXED = false;
-    static constexpr int MIDDLE = 0, TILES = 1, TILE_ROWS = 4, FEWEST_BITS = 2, MOST_BITS = 8;
+    static constexpr int MIDDLE = 0, TILES = 1, TILE_ROWS = 4, FEWEST_BITS = 2, MOST_BITS = 8, TABLE_BITS = 8;
     struct Floats {
         __m256 a, b;
     };
     struct Ints {
         __m256i a, b;
     };
+    using Table = __m256i;  // 16 codes of 8 bits, twice
 
     static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static Floats load(const float *at) { return {_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)}; }
@@ -34,6 +35,12 @@ struct Avx2 {
         return {_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
     }
     static Ints short_mul(Ints x, Ints y) { return {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)}; }
+    // The bits of `mask` in each byte, from SHIFT higher places.
+    template <int SHIFT>
+    static Ints field(Ints x, int mask) {
+        return {and_all(shifted<SHIFT>(x.a), mask * 257), and_all(shifted<SHIFT>(x.b), mask * 257)};
+    }
+    static Table table(const uint8_t *at) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)at)); }
 
     // For attention.
     static Floats load_halves(const uint16_t *at) {
@@ -123,6 +130,12 @@ protected:
         const __m256i *both = (const __m256i *)at;
         return {_mm256_loadu_si256(both), _mm256_loadu_si256(both + 1)};
     }
+    // Codes of the table, whose places are the 4 bits from SHIFT on of each byte of a plane.
+    template <int SHIFT>
+    static Ints of_table(Table table, const uint8_t *at) {
+        Ints places = field<SHIFT>(load_bytes(at), 15);
+        return {_mm256_shuffle_epi8(table, places.a), _mm256_shuffle_epi8(table, places.b)};
+    }
     // sum + products at once: GCC would compute the products of several steps first, more than there are registers.
     static Ints added(Ints sum, Ints products) {
         sum = add(sum, products);
@@ -153,18 +166,20 @@ struct Avx2Words : Avx2 {
         memcpy(&x, words, sizeof x);
         return x;
     }
-    static Codes codes(const uint8_t *at) {
-        Ints x = load_bytes(at);
-        return {{and_all(x.a, 255), and_all(x.b, 255)}, {_mm256_srli_epi16(x.a, 8), _mm256_srli_epi16(x.b, 8)}};
-    }
+    static Codes codes(const uint8_t *at) { return words(load_bytes(at)); }
+    template <int SHIFT>
+    static Codes looked_up(Table table, const uint8_t *at) { return words(of_table<SHIFT>(table, at)); }
     static Ints dot(Ints sum, Codes w, Four x) {
         return added(added(sum, short_mul(w.even, all(x.even))), short_mul(w.odd, all(x.odd)));
     }
+
+private:
+    static Codes words(Ints x) { return {{and_all(x.a, 255), and_all(x.b, 255)}, {_mm256_srli_epi16(x.a, 8), _mm256_srli_epi16(x.b, 8)}}; }
 };
 
 // Codes of up to 6 bits, as bytes: a product of two pairs is at most 2 * 63 * 127.
 struct Avx2Bytes : Avx2 {
-    static constexpr int ROWS = 4, MOST_BITS = 6;
+    static constexpr int ROWS = 4, MOST_BITS = 6, TABLE_BITS = 6;
     using Codes = Ints;
     using Four = int32_t;
 
@@ -175,14 +190,18 @@ struct Avx2Bytes : Avx2 {
     }
     static Codes codes(const uint8_t *at) { return load_bytes(at); }
     static Codes plane(const uint8_t *at) { return load_bytes(at); }
+    // Whether 6 bits hold the codes of a table, counted from their middle.
+    static bool narrow(const uint8_t *table) {
+        for (int i = 0; i < 16; i++)
+            if (table[i] < 128 - 32 || table[i] >= 128 + 32) return false;
+        return true;
+    }
+    static Table table(const uint8_t *at) { return _mm256_sub_epi8(Avx2::table(at), _mm256_set1_epi8(128 - 32)); }
+    template <int SHIFT>
+    static Codes looked_up(Table table, const uint8_t *at) { return of_table<SHIFT>(table, at); }
     static Codes half_plane(const uint8_t *at) {
         __m256i x = _mm256_loadu_si256((const __m256i *)at);
         return {x, _mm256_srli_epi16(x, 4)};
-    }
-    // The bits of `mask` in each byte, from SHIFT higher places.
-    template <int SHIFT>
-    static Codes field(Codes x, int mask) {
-        return {and_all(shifted<SHIFT>(x.a), mask * 257), and_all(shifted<SHIFT>(x.b), mask * 257)};
     }
     static Codes either(Codes x, Codes y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
     static Ints dot(Ints sum, Codes w, Four x) {

@@ -13,10 +13,12 @@ struct Avx512 {
     static constexpr bool FIXED = false;
     static constexpr int FEWEST_BITS = 2, MOST_BITS = 8;  // of a matrix's codes
     static constexpr int MIDDLE = 0;  // what `codes` takes off codes of 8 bits
+    static constexpr int TABLE_BITS = 8;  // of a code that is looked up, in products
     using Floats = __m512;
     using Ints = __m512i;
     using Codes = __m512i;  // four inputs of each output
     using Four = int32_t;   // four codes of one row
+    using Table = __m512i;  // 16 codes of 8 bits
 
     static Floats zero() { return _mm512_setzero_ps(); }
     static Floats load(const float *at) { return _mm512_loadu_ps(at); }
@@ -52,6 +54,10 @@ struct Avx512 {
         return _mm512_and_si512(x, _mm512_set1_epi8(char(mask)));
     }
     static Codes either(Codes x, Codes y) { return _mm512_or_si512(x, y); }
+    static Table table(const uint8_t *at) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)at)); }
+    // Codes of the table, whose places are the 4 bits from SHIFT on of each byte of a plane.
+    template <int SHIFT>
+    static Codes looked_up(Table table, const uint8_t *at) { return _mm512_shuffle_epi8(table, field<SHIFT>(plane(at), 15)); }
     static Ints dot(Ints sum, Codes w, Four x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
 
     // For attention.

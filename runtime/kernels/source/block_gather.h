@@ -1,7 +1,6 @@
 // Rows of a table that is stored as the matrix of a product: the tied table of tokens is there once.
 #pragma once
 #include "block_scales.h"
-#include "planes.h"
 
 namespace {
 
@@ -18,9 +17,10 @@ bool gather(const BlockMatrix *w, const int64_t *ids, size_t count, float *y) {
             typename Set::Floats tile_scales = scales<Set>(*w, at);
             Set::store(scale, tile_scales);
             if (w->minima) Set::store(minimum, minima<Set>(*w, at, tile_scales));
-            int zero = w->zeros ? w->zeros[at * 16 + place] : 1 << (w->bits - 1);
+            int zero = w->zeros ? w->zeros[at * 16 + place] : 1 << ((w->table ? 8 : w->bits) - 1);
             for (int k = c * block; k < (c + 1) * block && k < w->columns; k++) {
                 int code = code_at(codes + size_t(k / 16) * 32 * w->bits, w->bits, k / 4 % 4, int(place) * 4 + k % 4);
+                if (w->table) code = w->table[code];
                 y[k] = scale[place] * float(code - zero);
                 if (w->minima) y[k] += minimum[place];
             }

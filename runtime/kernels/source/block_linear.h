@@ -143,7 +143,7 @@ template <class Set, int R, int BITS>
 void sum_tile(const Job<Set> &job, const Part &part, size_t t, size_t half, size_t m0, typename Set::Floats *sums) {
     constexpr int CHAINS = chains(R);
     const BlockMatrix &w = *job.w;
-    size_t blocks = job.blocks(), bytes = TILE * w.block * BITS / 8, tile = t + half * job.tiles();
+    size_t blocks = job.blocks(), bytes = TILE * w.block * stored_bits(BITS) / 8, tile = t + half * job.tiles();
     const uint8_t *at = w.codes + tile * blocks * bytes;
     const uint8_t *zero = w.zeros ? w.zeros + tile * blocks * TILE : nullptr;
     const typename Set::Four *x = job.codes + m0 * (w.inputs / 4);
@@ -151,19 +151,21 @@ void sum_tile(const Job<Set> &job, const Part &part, size_t t, size_t half, size
     const int32_t *sum = job.sums + m0 * blocks;
     const float *total = job.totals + m0 * blocks;
     const float *scale = job.has_floats() ? job.near(part, t, half) : nullptr, *minimum = scale + blocks * TILE;
+    typename Set::Table table = {};
+    if constexpr (BITS == LOOKED_UP) table = Set::table(w.table);
     typename Set::Floats y[R];
     for (int r = 0; r < R; r++) y[r] = Set::zero();
     for (size_t c = 0; c < blocks; c++, scale_x += R, sum += R, total += R) {
         typename Set::Ints dot[1][R][CHAINS];
         // x . (w - zero) = x . w - zero * sum(x): the second part is where the sum begins.
-        typename Set::Ints z = Set::all(1 << (BITS - 1));
+        typename Set::Ints z = Set::all(1 << (code_bits<Set>(BITS) - 1));
         if (zero) z = Set::bytes(zero + c * TILE);
-        if constexpr (BITS == 8 && Set::MIDDLE != 0) z = Set::add(z, Set::all(-Set::MIDDLE));
+        if constexpr (code_bits<Set>(BITS) == 8 && Set::MIDDLE != 0) z = Set::add(z, Set::all(-Set::MIDDLE));
         for (int r = 0; r < R; r++) {
             dot[0][r][0] = Set::short_mul(z, Set::all(sum[r]));  // 16 bits hold a sum of 128 codes
             for (int j = 1; j < CHAINS; j++) dot[0][r][j] = Set::ints();
         }
-        add_dots<Set, 1, R, BITS, CHAINS>(dot, at, bytes, x);
+        add_dots<Set, 1, R, BITS, CHAINS>(dot, at, bytes, x, table);
         at += bytes, x += w.block / 4 * R;
         typename Set::Floats scale_w = scale ? Set::load(scale + c * TILE) : scales<Set>(w, tile * blocks + c), terms[R];
         for (int r = 0; r < R; r++) {
@@ -195,11 +197,11 @@ auto of_rows(size_t rows) -> void (*)(const Job<Set> &, const Part &, size_t, si
     return tile<Set, R, BITS>;
 }
 
-// of_rows<Set, BITS> for the widths of codes that the instruction set has.
+// of_rows<Set, BITS> for the widths of codes that the instruction set has, and those it looks up.
 template <class Set, int BITS = Set::FEWEST_BITS>
 auto of_bits(int bits, size_t rows) {
-    constexpr int NEXT = wider(BITS);
-    if constexpr (NEXT <= Set::MOST_BITS)
+    constexpr int NEXT = BITS == Set::MOST_BITS ? LOOKED_UP : wider(BITS);
+    if constexpr (BITS != LOOKED_UP)
         if (bits > BITS) return of_bits<Set, NEXT>(bits, rows);
     return of_rows<Set, BITS>(rows);
 }
@@ -208,7 +210,7 @@ auto of_bits(int bits, size_t rows) {
 template <class Set>
 void panel_tiles(const Job<Set> &job, const Part &part, size_t t, size_t, size_t panel) {
     size_t m0 = job.first(panel), R = job.first(panel + 1) - m0;
-    of_bits<Set>(job.w->bits, R)(job, part, t, m0);
+    of_bits<Set>(form_of(*job.w), R)(job, part, t, m0);
 }
 
 template <class Set>

@@ -2,6 +2,7 @@
 // a code, is a float32 number, so that results don't depend on how the scales are held.
 #pragma once
 #include "kernels.h"
+#include "planes.h"
 
 namespace {
 
@@ -30,6 +31,9 @@ inline __attribute__((always_inline)) typename Set::Floats minima(const BlockMat
     else lowest = Set::mul(factors<Set>(w, at, true), Set::load_codes((const int8_t *)w.minima + at * 16));
     return Set::fma(Set::all(w.bits == 8 ? 16.0f : float(1 << (w.bits - 1))), scale, lowest);
 }
+
+// Bits of a code, or that they are looked up.
+inline int form_of(const BlockMatrix &w) { return w.table ? LOOKED_UP : w.bits; }
 
 // Bytes of a scale, and of a minimum.
 inline size_t scale_bytes(const BlockMatrix &w) { return w.scale_type == ScaleType::FLOAT32 ? 4 : w.scale_type == ScaleType::FLOAT16 ? 2 : 1; }

@@ -12,9 +12,10 @@
 //   zeros   u8 [tiles][blocks][16], or null: all are 2^(bits - 1)
 //   minima  float32 [tiles][blocks][16], or null: all are 0. Where scales are float16 or codes, so is a block's lowest
 //           number: minimum = number + 2^(bits - 1) * scale, of codes of 8 bits number + 16 * scale, rounded once
+//   table   u8 [16], or null: codes of 8 bits, of which the stored ones, of 4, are places. There are no zeros and minima then
 //   factors float16 [tiles][inputs / 256][16], or [tiles][inputs / 256][2][16] with minima: what codes of scales, and of lowest
 //           numbers, are multiplied by, which is exact. Else null
-// `inputs` is a multiple of `block`, which is 16, 32, 64 or 128, and with factors of 256; `bits` are 2, 4, 5, 6 or 8. `columns` of
+// `inputs` is a multiple of `block`, which is 16, 32, 64 or 128, and with factors of 256; `bits` are 2, 4, 5, 6 or 8, with a table 4. `columns` of
 // the inputs are real: the rest is filler. With `swiglu` the first half of the outputs, a multiple of 16, are gates of the
 // second half.
 enum class ScaleType : int32_t { FLOAT32, FLOAT16, CODES };
@@ -25,6 +26,7 @@ struct BlockMatrix {
     const uint8_t *zeros;
     const void *minima;
     const uint16_t *factors;
+    const uint8_t *table;
     int32_t outputs, inputs, columns, block, bits;
     ScaleType scale_type;
     bool swiglu;

@@ -8,7 +8,7 @@
 namespace {
 
 struct Neon {
-    static constexpr int ROWS = 4, TILES = 1, TILE_ROWS = 4, FEWEST_BITS = 2, MOST_BITS = 8, MIDDLE = 128;
+    static constexpr int ROWS = 4, TILES = 1, TILE_ROWS = 4, FEWEST_BITS = 2, MOST_BITS = 8, TABLE_BITS = 8, MIDDLE = 128;
     static constexpr bool FIXED = false;
     struct Floats {
         float32x4_t of[4];
@@ -20,6 +20,9 @@ struct Neon {
         uint8x16_t of[4];
     };
     using Four = int32_t;
+    struct Table {
+        uint8x16_t codes;  // of 8 bits, from which MIDDLE is taken
+    };
 
     // The registers f(0) .. f(3).
     template <class All, class F>
@@ -86,6 +89,13 @@ struct Neon {
     }
     static Codes either(Codes x, Codes y) {
         return each<Codes>([=](int i) { return vorrq_u8(x.of[i], y.of[i]); });
+    }
+    static Table table(const uint8_t *at) { return {veorq_u8(vld1q_u8(at), vdupq_n_u8(MIDDLE))}; }
+    // Codes of the table, whose places are the 4 bits from SHIFT on of each byte of a plane.
+    template <int SHIFT>
+    static Codes looked_up(Table table, const uint8_t *at) {
+        Codes places = field<SHIFT>(plane(at), 15);
+        return each<Codes>([=](int i) { return vqtbl1q_u8(table.codes, places.of[i]); });
     }
     // The products of two pairs are at most 2 * 128 * 127.
     static Ints dot(Ints sum, Codes w, Four x) {

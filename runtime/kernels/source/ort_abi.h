@@ -40,7 +40,9 @@ struct Api {
     void *unused9;
     Status *(*KernelContext_GetInput)(const Context *, size_t, const Value **);
     Status *(*KernelContext_GetOutput)(Context *, size_t, const int64_t *, size_t, Value **);
-    void *unused7[7];
+    void *unused7;
+    void (*ReleaseStatus)(Status *);
+    void *unused10[5];
     void (*ReleaseTensorTypeAndShapeInfo)(Shape *);
     void *unused8[174];
     Status *(*KernelContext_ParallelFor)(const Context *, void (*)(void *, size_t), size_t, size_t, void *);
@@ -83,6 +85,7 @@ static_assert(offsetof(Api, KernelInfoGetAttribute_float) == 85 * sizeof(void *)
 static_assert(offsetof(Api, KernelInfoGetAttribute_int64) == 86 * sizeof(void *));
 static_assert(offsetof(Api, KernelContext_GetInputCount) == 88 * sizeof(void *));
 static_assert(offsetof(Api, KernelContext_GetInput) == 90 * sizeof(void *));
+static_assert(offsetof(Api, ReleaseStatus) == 93 * sizeof(void *));
 static_assert(offsetof(Api, ReleaseTensorTypeAndShapeInfo) == 99 * sizeof(void *));
 static_assert(offsetof(Api, KernelContext_ParallelFor) == 274 * sizeof(void *));
 static_assert(offsetof(Op, GetVariadicInputMinArity) == 104);

@@ -1,10 +1,10 @@
 // The kernels as operators of ONNX Runtime, domain "tfm", version 1:
-//   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?, minima?, factors?) -> [.., N]
-//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?, minima?, factors?) -> [.., N / 2]
+//   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?, minima?, factors?, table [16]?) -> [.., N]
+//   BlockSwiGLU(x [.., K], codes, scales, zeros?, bias [N]?, minima?, factors?, table [16]?) -> [.., N / 2]
 // the same with the first half of the outputs as gates of the second: silu(gate) * up.
-//   BlockGather(codes, ids [..], scales, zeros?, minima?, factors?) -> [.., K]
+//   BlockGather(codes, ids [..], scales, zeros?, minima?, factors?, table [16]?) -> [.., K]
 // with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales, zeros, minima and factors lie;
-// scales and minima are of float32 or of float16, or of int8 with factors.
+// scales and minima are of float32 or of float16, or of int8 with factors. With a table there are no zeros and minima.
 //   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?,
 //             k_scale, v_scale [G, D]?) -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
@@ -30,8 +30,9 @@
 //   ExpertLinear(x [M, K] or [M, I, K], index [M, I], matrices..) -> [M, I, N]
 //   ExpertSwiGLU, the same with the first half of the outputs as gates of the second -> [M, I, N / 2]
 //   ExpertSum(x, index, shares [M, I], matrices..) -> [M, N]: for each token the sum of its products, times shares
-// with the attributes K, N, bits and block_size, and zeros, minima and biases, which say what each matrix has. They are
-// inputs one after the other, of each matrix its codes and scales, and then what it has of zeros, minima, a bias and factors.
+// with the attributes K, N, bits and block_size, and zeros, minima, biases and tables (0 if left out), which say what each matrix
+// has. They are inputs one after the other, of each matrix its codes and scales, and then what it has of zeros, minima, a bias,
+// factors and a table.
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,19 +145,20 @@ struct Input {
     }
 };
 
-// A node's matrix, from the inputs with its codes, scales, zero points, minima and factors.
+// A node's matrix, from the inputs with its codes, scales, zero points, minima, factors and table.
 struct Matrix : BlockMatrix {
     ort::Status *read(const Node &node, const ort::Context *context, size_t codes_at, size_t scales_at, size_t minima_at) {
-        Input parts[5];
+        Input parts[6];
         TRY(parts[0].read(context, codes_at));
         TRY(parts[1].read(context, scales_at));
         TRY(parts[2].read(context, scales_at + 1));
         TRY(parts[3].read(context, minima_at));
         TRY(parts[4].read(context, minima_at + 1));
+        TRY(parts[5].read(context, minima_at + 2));
         return take(node, parts);
     }
-    // From the codes, scales, zero points, minima and factors.
-    ort::Status *take(const Node &node, const Input (&parts)[5]) {
+    // From the codes, scales, zero points, minima, factors and table.
+    ort::Status *take(const Node &node, const Input (&parts)[6]) {
         size_t scale_count = size_t(node.tiles() * node.blocks() * 16);
         if (parts[0].count(0) != scale_count * node.block * node.bits / 8) return wrong("codes must be [tiles, K / 16, 32 * bits]");
         if ((node.scale_type == ScaleType::CODES) != (parts[4].data != nullptr)) return wrong("factors must be there with scales of int8, and only then");
@@ -165,7 +167,9 @@ struct Matrix : BlockMatrix {
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
         if (parts[2].data && parts[2].count(0) != scale_count) return wrong("zeros must be [tiles, blocks, 16]");
         if (parts[3].data && parts[3].count(0) != scale_count) return wrong("minima must be [tiles, blocks, 16]");
-        codes = (const uint8_t *)parts[0].data;
+        if (parts[5].data && (parts[5].count(0) != 16 || node.bits != 4)) return wrong("a table must be [16], of codes of 4 bits");
+        if (parts[5].data && (parts[2].data || parts[3].data)) return wrong("zeros and minima must be left out where there is a table");
+        codes = (const uint8_t *)parts[0].data, table = (const uint8_t *)parts[5].data;
         scales = parts[1].data, scale_type = node.scale_type, swiglu = node.swiglu;
         zeros = (const uint8_t *)parts[2].data, minima = parts[3].data, factors = (const uint16_t *)parts[4].data;
         outputs = int32_t(node.N), columns = int32_t(node.K), inputs = int32_t(node.blocks() * node.block);
@@ -226,16 +230,16 @@ ort::Status *gather(void *made, ort::Context *context) {
 // Which inputs a matrix of a mixture has, and of which types they must be.
 struct Experts {
     Node node;
-    int64_t zeros, minima, biases;
+    int64_t zeros, minima, biases, tables = 0;
     bool sum, factors = false;  // as the scales of the first expert say
 
-    size_t parts() const { return 2 + (zeros != 0) + (minima != 0) + (biases != 0) + factors; }
+    size_t parts() const { return 2 + (zeros != 0) + (minima != 0) + (biases != 0) + factors + (tables != 0); }
     size_t before() const { return sum ? 3 : 2; }
 
     // The matrix and the bias of an expert.
     ort::Status *read(const ort::Context *context, size_t expert, BlockMatrix *w, const float **bias) {
         size_t index = before() + expert * parts();
-        Input in[5], added;
+        Input in[6], added;
         ort::Type codes, scales, other;
         TRY(in[0].read(context, index++, &codes));
         TRY(in[1].read(context, index++, &scales));
@@ -257,6 +261,10 @@ struct Experts {
             TRY(in[4].read(context, index++, &other));
             if (other != ort::FLOAT16) return wrong("factors must be float16");
         }
+        if (tables) {
+            TRY(in[5].read(context, index++, &other));
+            if (other != ort::UINT8) return wrong("a table must be uint8");
+        }
         Node one = node;
         one.scale_type = scales == ort::INT8 ? ScaleType::CODES : scales == ort::FLOAT16 ? ScaleType::FLOAT16 : ScaleType::FLOAT32;
         Matrix matrix;
@@ -274,6 +282,8 @@ ort::Status *create_experts(const ort::Op *, const ort::Api *, const ort::Info *
     TRY(api->KernelInfoGetAttribute_int64(info, "zeros", &experts.zeros));
     TRY(api->KernelInfoGetAttribute_int64(info, "minima", &experts.minima));
     TRY(api->KernelInfoGetAttribute_int64(info, "biases", &experts.biases));
+    // Graphs of tfm 0.2 and before don't say it.
+    if (ort::Status *missing = api->KernelInfoGetAttribute_int64(info, "tables", &experts.tables)) api->ReleaseStatus(missing), experts.tables = 0;
     return keep(experts, made);
 }
 
@@ -775,8 +785,8 @@ struct Op : ort::Op {
     }
 };
 
-#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT, SCALES, ort::FLOAT16}
-#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8, SCALES, ort::FLOAT16}
+#define LINEAR(SCALES) {ort::FLOAT, ort::UINT8, SCALES, ort::UINT8, ort::FLOAT, SCALES, ort::FLOAT16, ort::UINT8}
+#define GATHER(SCALES) {ort::UINT8, ort::INT64, SCALES, ort::UINT8, SCALES, ort::FLOAT16, ort::UINT8}
 const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16), LINEAR_CODES[] = LINEAR(ort::INT8);
 const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16), GATHER_CODES[] = GATHER(ort::INT8);
 const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
@@ -793,16 +803,16 @@ const ort::Type CONVOLVE[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, or
 const ort::Type RECUR[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
 const ort::Type EXPERTS[] = {ort::FLOAT, ort::INT64, ort::ANY}, WEIGHED_EXPERTS[] = {ort::FLOAT, ort::INT64, ort::FLOAT, ort::ANY};
 const Op ops[] = {
-    {"BlockLinear", LINEAR_FLOAT32, 7, 4, 1, create_blocks<ScaleType::FLOAT32>, linear},
-    {"BlockLinear", LINEAR_FLOAT16, 7, 4, 1, create_blocks<ScaleType::FLOAT16>, linear},
-    {"BlockLinear", LINEAR_CODES, 7, 4, 1, create_blocks<ScaleType::CODES>, linear},
-    {"BlockSwiGLU", LINEAR_FLOAT32, 7, 4, 1, create_blocks<ScaleType::FLOAT32, true>, linear},
-    {"BlockSwiGLU", LINEAR_FLOAT16, 7, 4, 1, create_blocks<ScaleType::FLOAT16, true>, linear},
-    {"BlockSwiGLU", LINEAR_CODES, 7, 4, 1, create_blocks<ScaleType::CODES, true>, linear},
+    {"BlockLinear", LINEAR_FLOAT32, 8, 5, 1, create_blocks<ScaleType::FLOAT32>, linear},
+    {"BlockLinear", LINEAR_FLOAT16, 8, 5, 1, create_blocks<ScaleType::FLOAT16>, linear},
+    {"BlockLinear", LINEAR_CODES, 8, 5, 1, create_blocks<ScaleType::CODES>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT32, 8, 5, 1, create_blocks<ScaleType::FLOAT32, true>, linear},
+    {"BlockSwiGLU", LINEAR_FLOAT16, 8, 5, 1, create_blocks<ScaleType::FLOAT16, true>, linear},
+    {"BlockSwiGLU", LINEAR_CODES, 8, 5, 1, create_blocks<ScaleType::CODES, true>, linear},
     {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
-    {"BlockGather", GATHER_FLOAT32, 6, 3, 1, create_blocks<ScaleType::FLOAT32>, gather},
-    {"BlockGather", GATHER_FLOAT16, 6, 3, 1, create_blocks<ScaleType::FLOAT16>, gather},
-    {"BlockGather", GATHER_CODES, 6, 3, 1, create_blocks<ScaleType::CODES>, gather},
+    {"BlockGather", GATHER_FLOAT32, 7, 4, 1, create_blocks<ScaleType::FLOAT32>, gather},
+    {"BlockGather", GATHER_FLOAT16, 7, 4, 1, create_blocks<ScaleType::FLOAT16>, gather},
+    {"BlockGather", GATHER_CODES, 7, 4, 1, create_blocks<ScaleType::CODES>, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_gate, swiglu},
     {"Gelu", FLOATS, 1, 0, 1, create_gate, pointwise<Function::GELU>},
     {"GeluTanh", FLOATS, 1, 0, 1, create_gate, pointwise<Function::GELU_TANH>},

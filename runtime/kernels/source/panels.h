@@ -52,16 +52,17 @@ int32_t round(int count, int8_t *codes, F f) {
 // Independent sums of a row, where rows alone don't fill the pipeline.
 constexpr int chains(int rows) { return rows >= 4 ? 1 : rows >= 2 ? 2 : 4; }
 
-// dot[i][r] += products of the codes of T tiles of outputs, each of which has `bytes` from `at` on, with those of R rows.
+// dot[i][r] += products of the codes of T tiles of outputs, each of which has `bytes` from `at` on, with those of R rows;
+// `table` is of codes that are looked up.
 template <class Set, int T, int R, int BITS, int CHAINS>
-inline __attribute__((always_inline)) void add_dots(typename Set::Ints (&dot)[T][R][CHAINS], const uint8_t *at, size_t bytes, const typename Set::Four *x) {
-    for (const uint8_t *end = at + bytes; at < end; at += TILE * 2 * BITS, x += 4 * R) {
+inline __attribute__((always_inline)) void add_dots(typename Set::Ints (&dot)[T][R][CHAINS], const uint8_t *at, size_t bytes, const typename Set::Four *x, typename Set::Table table = typename Set::Table()) {
+    for (const uint8_t *end = at + bytes; at < end; at += TILE * 2 * stored_bits(BITS), x += 4 * R) {
         __builtin_prefetch(at + AHEAD), __builtin_prefetch(at + AHEAD + 64);
 #pragma GCC unroll 8
         for (int g = 0; g < 4; g++) {
             typename Set::Codes four[T];
 #pragma GCC unroll 4
-            for (int i = 0; i < T; i++) four[i] = four_codes<Set, BITS>(at + i * bytes, g);
+            for (int i = 0; i < T; i++) four[i] = four_codes<Set, BITS>(at + i * bytes, g, table);
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4

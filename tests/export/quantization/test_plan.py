@@ -492,6 +492,8 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
         ("Q4_K", 4, "int4 keep"),
         ("GPTQ4", 4, "int4 keep"),
         ("Q3_K", 4, "keep"),
+        *((kind, 8, "int4 keep") for kind in ("IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4")),
+        ("IQ3_S", 8, "keep"),
     ],
 )
 def test_blocks_of_other_bits_stay_only_with_keep(kind, bits, keepers):
@@ -504,18 +506,27 @@ def test_blocks_of_other_bits_stay_only_with_keep(kind, bits, keepers):
         assert (other.native, other.source) == (False, "F32" if stays else ""), scheme
 
 
+@pytest.mark.parametrize("target", ["ort-cuda", "standard"])
+def test_codes_of_a_table_are_rounded_where_no_kernel_looks_them_up(target):
+    """They would take twice the bytes."""
+    checkpoint = Leaves(blocks={DOWN: quant.quantize(Leaves().leaf(DOWN), bits=8, block=32)})
+    checkpoint.kinds[DOWN] = "IQ4_NL"
+    one = planned(checkpoint, "int4", target)[DOWN]
+    assert (one.native, one.bits) == (False, 4)
+
+
+@pytest.mark.parametrize(("four", "of_four"), [("Q4_K", 4), ("IQ4_XS", 8)])
 @pytest.mark.parametrize(("others", "bits"), [("Q6_K", 8), ("Q3_K", 4)])
 @pytest.mark.parametrize("one_more", [False, True])
-def test_all_matrices_of_a_file_that_is_mostly_in_four_bits_stay(others, bits, one_more):
+def test_all_matrices_of_a_file_that_is_mostly_in_four_bits_stay(four, of_four, others, bits, one_more):
     """That is, where more than half of their numbers are; a table has the bits that were asked for."""
     checkpoint = Leaves(TWO)
     for name, shape in parameter_shapes(TWO).items():
         if len(shape) == 2:
-            four = ".layers.0." in name or (one_more and name == "decoder.layers.1.attn.wk")
-            checkpoint.kinds[name] = "Q4_K" if four else others
-            checkpoint.blocks[name] = quant.quantize(
-                checkpoint.leaf(name), bits=4 if four else bits, block=16, axis=int(name.endswith(".table"))
-            )
+            is_four = ".layers.0." in name or (one_more and name == "decoder.layers.1.attn.wk")
+            checkpoint.kinds[name] = four if is_four else others
+            width, axis = of_four if is_four else bits, int(name.endswith(".table"))
+            checkpoint.blocks[name] = quant.quantize(checkpoint.leaf(name), bits=width, block=16, axis=axis)
     formats = planned(checkpoint, "int4", "ort-cpu", table_bits=4)
     assert formats.pop("embedding.table") == replace(EIGHT["ort-cpu"], bits=4)
     for name, one in formats.items():
@@ -524,7 +535,7 @@ def test_all_matrices_of_a_file_that_is_mostly_in_four_bits_stay(others, bits, o
 
 @pytest.mark.parametrize(
     ("kind", "bits", "takers"),
-    [("Q8_0", 8, {8}), ("Q5_0", 8, set()), ("Q4_0", 4, {4, 8}), ("Q3_K", 4, set())],
+    [("Q8_0", 8, {8}), ("Q5_0", 8, set()), ("Q4_0", 4, {4, 8}), ("Q3_K", 4, set()), ("IQ4_NL", 8, {4, 8})],
 )
 def test_a_table_with_few_bits_stays_beside_four_bit_matrices(kind, bits, takers):
     table = "embedding.table"

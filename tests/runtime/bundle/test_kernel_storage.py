@@ -30,10 +30,14 @@ def groups(draw) -> tuple[Group, Blocks, KernelForm]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32), label="seed"))
     count = -(-inputs // block)
     fewer = draw(st.sampled_from([n for n in kernel_storage.WIDTHS if n <= bits])) if symmetric else bits
+    looked_up = bits == 8 and symmetric and not minimum and draw(st.booleans(), label="looked up")
     form = WeightFormat(bits, block, "block", symmetric=symmetric, minimum=minimum)
     codes = rng.integers(0, 2**fewer, (outputs, inputs), np.uint8)
     codes[0, 0] = 0  # of so many bits, and no fewer
     codes += np.uint8(2 ** (bits - 1) - 2 ** (fewer - 1))
+    if looked_up:
+        codes = rng.choice(rng.integers(0, 256, rng.integers(1, 17), np.uint8), codes.shape)
+        codes[0, 0] = 255
 
     def numbers() -> np.ndarray:
         if scales != "codes":
@@ -57,7 +61,8 @@ def groups(draw) -> tuple[Group, Blocks, KernelForm]:
     )
     name = "x.table" if table else "x"
     shape = (outputs, inputs) if table else (inputs, outputs)
-    return Group(name, (name,), (shape,), "nbits", form), blocks, KernelForm(fewer, scales)
+    kernel_form = KernelForm(4, scales, table=True) if looked_up else KernelForm(fewer, scales)
+    return Group(name, (name,), (shape,), "nbits", form), blocks, kernel_form
 
 
 def code_at(packed: np.ndarray, bits: int, n: int, k: int) -> int:
@@ -84,6 +89,7 @@ def test_everything_is_where_the_format_says(drawn):
     found = kernel_storage.form(group, stored)
     order = ("codes", "float16", "float32")
     assert found.bits <= form.bits
+    assert found.table <= (form.table or form.bits > 4)
     assert order.index(found.scales) <= order.index(form.scales)
     forms = {group.name: form}
     assert kernel_storage.is_possible(group, form)
@@ -96,8 +102,9 @@ def test_everything_is_where_the_format_says(drawn):
     outputs, inputs = rows.codes.shape
     offset = 2 ** (rows.bits - 1) - 2 ** (form.bits - 1)
     places = np.random.default_rng(outputs).integers((0, 0), (outputs, inputs), (200, 2))
+    codes = tiles[f"{group.name}.table"] if form.table else offset + np.arange(2**form.bits)
     for n, k in [*places, (outputs - 1, inputs - 1)]:
-        assert code_at(packed, form.bits, n, k) + offset == rows.codes[n, k]
+        assert codes[code_at(packed, form.bits, n, k)] == rows.codes[n, k]
     n, c = np.indices(rows.scale.shape)
     by_tile = n // 16, c, n % 16
     factor = tiles.get(f"{group.name}.factor")
@@ -136,6 +143,8 @@ def test_a_form_that_numbers_do_not_have_is_refused():
     for bits in (2, 4, 5, 6):
         with refused(BundleError, "x.packed", f"{bits} bits"):
             kernel_storage.store(group, stored, {"x": KernelForm(bits)})
+    with refused(BundleError, "x.packed", "16"):
+        kernel_storage.store(group, stored, {"x": KernelForm(4, table=True)})
     for scales in ("float16", "codes"):
         with refused(BundleError, "x.scale", "float16"):
             kernel_storage.store(group, stored, {"x": KernelForm(8, scales)})
@@ -147,7 +156,23 @@ def test_a_form_that_numbers_do_not_have_is_refused():
         (short, KernelForm(8, "codes")),
         (replace(group, format=WeightFormat(4, 32, "block")), KernelForm(5)),
     ]
+    impossible += [(group, KernelForm(5, table=True)), (zeros, KernelForm(4, table=True))]
+    impossible += [
+        (replace(group, format=WeightFormat(4, 32, "block")), KernelForm(4, table=True)),
+        (replace(group, format=WeightFormat(8, 32, "block", minimum=True)), KernelForm(4, table=True)),
+    ]
     assert not any(kernel_storage.is_possible(*one) for one in impossible)
+    assert kernel_storage.is_possible(group, KernelForm(4, "codes", table=True))
+
+
+@pytest.mark.parametrize("count", [16, 17])
+def test_a_table_has_at_most_sixteen_codes(count: int):
+    """The seventeenth in the last place of a matrix that isn't looked at in one part."""
+    group = Group("x", ("x",), ((2**17, 9),), "nbits", WeightFormat(8, 32, "block"))
+    codes = np.random.default_rng(0).integers(1, 17, 9 * 2**17).astype(np.uint8) * 15
+    codes[:16], codes[-1] = np.arange(1, 17) * 15, 15 * count
+    stored = {"x.packed": codes.reshape(9, -1, 32), "x.scale": np.ones((9, 2**12), np.float32)}
+    assert kernel_storage.form(group, stored).table == (count == 16)
 
 
 def test_experts_of_a_mixture_have_one_form():
@@ -156,6 +181,8 @@ def test_experts_of_a_mixture_have_one_form():
     forms = {name.format(0, 0): KernelForm(5, "codes"), name.format(0, 1): KernelForm(6, "codes")}
     forms |= {name.format(1, 0): KernelForm(4, "float16"), name.format(1, 1): KernelForm(4)}
     forms |= {name.format(2, 0): KernelForm(4, "codes"), name.format(2, 1): KernelForm(4, "float16")}
+    tables = {name.format(3, 0): KernelForm(4, table=True), name.format(3, 1): KernelForm(5)}
+    assert list(kernel_storage.alike(tables).values()) == [KernelForm(8)] * 2
     made = kernel_storage.alike(forms)
     assert (
         list(made.values())

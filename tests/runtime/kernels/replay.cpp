@@ -51,12 +51,12 @@ void row_case(const Kernels *kernels, size_t outputs, size_t columns, bool facto
 
 // Experts of one shape, each in memory of its own.
 struct Expert {
-    Array<uint8_t> codes, scales, zeros, minima;
+    Array<uint8_t> codes, scales, zeros, minima, table;
     Array<uint16_t> factors;
     Array<float> bias;
 };
 
-void expert_case(const Kernels *kernels, BlockMatrix shape, bool zeros, bool minima, bool bias, size_t tokens, size_t count) {
+void expert_case(const Kernels *kernels, BlockMatrix shape, bool zeros, bool minima, bool table, bool bias, size_t tokens, size_t count) {
     auto of = read<int32_t>(3);  // choices, whether rows are apart, whether there are shares
     size_t tiles = (size_t(shape.outputs) + 15) / 16, scales = tiles * size_t(shape.inputs / shape.block) * 16, choices = size_t(of[0]);
     std::vector<Expert> experts(count);
@@ -71,10 +71,12 @@ void expert_case(const Kernels *kernels, BlockMatrix shape, bool zeros, bool min
         one.zeros = read<uint8_t>(zeros ? scales : 0);
         one.minima = read<uint8_t>(minima ? scales * wide : 0);
         one.factors = read<uint16_t>(factors_of(type, scales * shape.block, minima));
+        one.table = read<uint8_t>(table ? 16 : 0);
         one.bias = read<float>(bias ? shape.outputs : 0);
         BlockMatrix &w = matrices[e];
         w.codes = one.codes.get(), w.scales = one.scales.get(), w.scale_type = type;
         w.zeros = zeros ? one.zeros.get() : nullptr, w.minima = minima ? one.minima.get() : nullptr, w.factors = one.factors.get();
+        w.table = table ? one.table.get() : nullptr;
         biases[e] = bias ? one.bias.get() : nullptr;
     }
     auto starts = read<int64_t>(count + 1);
@@ -101,32 +103,35 @@ int main(int, char **arguments) {
             row_case(kernels, of[OUTPUTS], of[COLUMNS], of[ZEROS], of[BIAS], of[ROWS]);
             continue;
         }
+        bool looked_up = of[BITS] == 9;
+        int32_t bits = looked_up ? 4 : of[BITS];
         if (of[EXPERTS]) {
             int32_t inputs = (of[COLUMNS] + of[BLOCK] - 1) / of[BLOCK] * of[BLOCK];
-            BlockMatrix shape = {nullptr, nullptr, nullptr, nullptr, nullptr, of[OUTPUTS], inputs, of[COLUMNS], of[BLOCK], of[BITS], ScaleType::FLOAT32, false};
-            expert_case(kernels, shape, of[ZEROS], of[MINIMA], of[BIAS], of[ROWS], of[EXPERTS]);
+            BlockMatrix shape = {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, of[OUTPUTS], inputs, of[COLUMNS], of[BLOCK], bits, ScaleType::FLOAT32, false};
+            expert_case(kernels, shape, of[ZEROS], of[MINIMA], looked_up, of[BIAS], of[ROWS], of[EXPERTS]);
             continue;
         }
         size_t tiles = (of[OUTPUTS] + 15) / 16, blocks = (of[COLUMNS] + of[BLOCK] - 1) / of[BLOCK], scales = tiles * blocks * 16;
-        auto codes = read<uint8_t>(scales * of[BLOCK] * of[BITS] / 8);
+        auto codes = read<uint8_t>(scales * of[BLOCK] * bits / 8);
         auto type = ScaleType(of[SCALES]);
         auto scale = read<uint8_t>(scales * bytes_of(type));
         auto zero = read<uint8_t>(of[ZEROS] ? scales : 0);
         auto minima = read<uint8_t>(of[MINIMA] ? scales * bytes_of(type) : 0);
         auto factors = read<uint16_t>(factors_of(type, scales * of[BLOCK], of[MINIMA]));
+        auto table = read<uint8_t>(looked_up ? 16 : 0);
         auto bias = read<float>(of[BIAS] ? of[OUTPUTS] : 0);
         auto x = read<float>(size_t(of[ROWS]) * of[COLUMNS]);
         auto ids = read<int64_t>(of[IDS]);
         BlockMatrix w = {codes.get(), scale.get(), of[ZEROS] ? zero.get() : nullptr, of[MINIMA] ? minima.get() : nullptr, factors.get(),
-                         of[OUTPUTS], int32_t(blocks * of[BLOCK]), of[COLUMNS], of[BLOCK], of[BITS], type, false};
-        size_t products = size_t(of[ROWS]) * of[OUTPUTS], looked_up = size_t(of[IDS]) * of[COLUMNS];
-        Array<float> y(new float[products]), rows(new float[looked_up]);
+                         looked_up ? table.get() : nullptr, of[OUTPUTS], int32_t(blocks * of[BLOCK]), of[COLUMNS], of[BLOCK], bits, type, false};
+        size_t products = size_t(of[ROWS]) * of[OUTPUTS], gathered = size_t(of[IDS]) * of[COLUMNS];
+        Array<float> y(new float[products]), rows(new float[gathered]);
         void *scratch = aligned_alloc(64, kernels->linear_scratch(&w, of[ROWS]));
         kernels->linear(&w, of[BIAS] ? bias.get() : nullptr, x.get(), of[ROWS], y.get(), scratch, {nullptr, in_order});
         free(scratch);
         if (!kernels->gather(&w, ids.get(), of[IDS], rows.get())) return 4;
         fwrite(y.get(), sizeof(float), products, stdout);
-        fwrite(rows.get(), sizeof(float), looked_up, stdout);
+        fwrite(rows.get(), sizeof(float), gathered, stdout);
         if (of[OUTPUTS] % 32) continue;
         w.swiglu = true;
         Array<float> gated(new float[products / 2]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,19 @@ import numpy as np
 import pytest
 from helpers import kernels, onnx_nodes
 from helpers.kernel_cases import VALUES, Case, normal, table
-from helpers.kernels import PLANES, SCALE_TYPES, Kernels, Packed, bits_of, gather, linear, pack, swiglu
+from helpers.kernels import (
+    FORMS,
+    LOOKED_UP,
+    PLANES,
+    SCALE_TYPES,
+    Kernels,
+    Packed,
+    bits_of,
+    gather,
+    linear,
+    pack,
+    swiglu,
+)
 from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +38,9 @@ from tfm.refimpl.ops.quant import Blocks
 @pytest.fixture(scope="session")
 def library(kernels_library: Path) -> Any:
     return kernels.load(kernels_library)
+
+
+F = np.float32
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +56,7 @@ def cases(draw: st.DrawFn) -> Case:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     block = draw(st.sampled_from((16, 32, 64, 128)))
     N, K = draw(st.integers(1, 50)), draw(st.integers(1, 4 * block))
-    bits, zero = draw(st.sampled_from(list(PLANES))), draw(st.booleans())
+    bits, zero = draw(st.sampled_from(FORMS)), draw(st.booleans())
     scales = draw(st.sampled_from(SCALE_TYPES))
     if scales == "codes":
         K = -(-K // 256) * 256
@@ -50,7 +66,8 @@ def cases(draw: st.DrawFn) -> Case:
     x = values(rng, M, K).astype(np.float32)
     minimum = draw(st.booleans(), label="minimum")
     case = Case(table(rng, N, K, bits=bits, block=block, zero=zero, minimum=minimum), x, bias)
-    return case.of_type(scales, rng)
+    case = case.of_type(scales, rng)
+    return case.looked_up(rng) if bits == LOOKED_UP else case
 
 
 def backwards(task: Callable[[int], None], count: int) -> None:
@@ -88,7 +105,7 @@ def test_a_row_does_not_depend_on_its_neighbours(sets: dict[str, Kernels], case:
         assert np.array_equal(part, whole[chosen]), name
 
 
-@pytest.mark.parametrize("bits", PLANES)
+@pytest.mark.parametrize("bits", FORMS)
 def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
     """More codes of inputs than a core's cache holds, and more outputs than there are parts."""
     rng = np.random.default_rng(bits)
@@ -98,6 +115,7 @@ def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
         None,
     )
     case = case.of_type(SCALE_TYPES[bits % 3], rng)
+    case = case.looked_up(rng) if bits == LOOKED_UP else case
     product, w = case.expected(), case.packed()
     for name, one in sets.items():
         got = linear(one, w, case.x, runner=two_threads)
@@ -112,9 +130,11 @@ def test_gates_in_a_product_are_those_after_it(sets: dict[str, Kernels], case: C
     N, (_, K) = 32 * tiles, case.w.shape
     rng = np.random.default_rng(tiles)
     parts = {name: getattr(case.w, name) is not None for name in ("zero", "minimum")}
-    w = table(rng, N, K, bits=case.w.bits, block=case.w.block, **parts)
+    bits = case.w.bits if case.table is None else LOOKED_UP
+    w = table(rng, N, K, bits=bits, block=case.w.block, **parts)
     bias = None if case.bias is None else rng.standard_normal(N).astype(np.float32)
     case = replace(case, w=w, bias=bias).of_type(case.scales, rng)
+    case = case.looked_up(rng) if bits == LOOKED_UP else case
     plain = case.packed()
     for name, one in sets.items():
         expected = bits_of(swiglu(one, linear(one, plain, case.x, bias)))
@@ -152,8 +172,21 @@ def test_the_largest_products_are_exact(sets: dict[str, Kernels], block: int, si
         w = Blocks(codes, np.ones((17, 2), np.float32), zeros, None, bits, block, 1, "block")
         case = Case(w, np.full((13, 2 * block), sign * 127, np.float32), None)
         weight = int(codes[0, 0]) - (2 ** (bits - 1) if zero is None else zero)
-        for name, one in sets.items():
-            assert (linear(one, pack(w), case.x) == sign * 127 * weight * 2 * block).all(), name
+        tables = [None, np.arange(240, 256, dtype=np.uint8)[::-1]] if (bits, zero) == (8, None) else [None]
+        for (name, one), of_codes in product(sets.items(), tables):
+            got = linear(one, pack(w, table=of_codes), case.x)
+            assert (got == sign * 127 * weight * 2 * block).all(), name
+
+
+@pytest.mark.parametrize("first", [0, 95, 96, 144, 145, 240])
+def test_codes_of_a_table_are_within_or_beyond_six_bits(sets: dict[str, Kernels], first: int):
+    """AVX2 multiplies those from 96 to 159 as bytes, others as words."""
+    rng = np.random.default_rng(first)
+    codes = np.arange(first, first + 16, dtype=np.uint8)
+    w = Blocks(rng.choice(codes, (17, 64)), np.ones((17, 2), F), None, None, 8, 32, 1, "block")
+    case = Case(w, rng.integers(-127, 128, (5, 64)).astype(F), None, table=codes)
+    for name, one in sets.items():
+        assert np.array_equal(linear(one, case.packed(), case.x), case.expected()), name
 
 
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(0, 9))
@@ -209,7 +242,8 @@ def test_the_law_kit_accepts_the_kernels(sets: dict[str, Kernels]):
 
 
 def inputs_of(w: Packed) -> dict[str, np.ndarray]:
-    parts = {"codes": w.codes, "scales": w.scales, "zeros": w.zeros, "minima": w.minima, "factors": w.factors}
+    parts = {"codes": w.codes, "scales": w.scales, "zeros": w.zeros, "minima": w.minima}
+    parts |= {"factors": w.factors, "table": w.table}
     return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -232,7 +266,7 @@ class Operator:
         arrays = {**inputs_of(self.w), **arrays}
         names = [
             name if name in arrays else ""
-            for name in ("x", "codes", "scales", "zeros", "bias", "minima", "factors")
+            for name in ("x", "codes", "scales", "zeros", "bias", "minima", "factors", "table")
         ]
         while not names[-1]:
             names.pop()
@@ -242,13 +276,18 @@ class Operator:
         arrays = {"ids": ids, **inputs_of(self.w)}
         names = [
             name if name in arrays else ""
-            for name in ("codes", "ids", "scales", "zeros", "minima", "factors")
+            for name in ("codes", "ids", "scales", "zeros", "minima", "factors", "table")
         ]
+        while not names[-1]:
+            names.pop()
         return self.run("BlockGather", names, arrays)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize(("zero", "minimum"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize(
+    ("bits", "zero", "minimum"),
+    [(b, *parts) for b in (8, 4) for parts in ((True, False), (False, False), (False, True))]
+    + [(LOOKED_UP, False, False)],
+)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (1, 0, 2), (2, 1, 2, 3)])
 def test_operators_take_any_rank(
     kernels_library: Path,
@@ -266,7 +305,8 @@ def test_operators_take_any_rank(
     ids = rng.integers(0, 19, shape)
     bias = rng.standard_normal(19).astype(np.float32)
     product = Case(w, x.reshape(-1, 40), None).expected().reshape(*shape, 19)
-    operator, fastest = Operator(kernels_library, pack(w)), library.tfm_instruction_set()
+    case = Case(w, x, None).looked_up(rng) if bits == LOOKED_UP else Case(w, x, None)
+    operator, fastest = Operator(kernels_library, case.packed()), library.tfm_instruction_set()
     try:
         for name in sets:
             assert library.tfm_use(name.encode())
@@ -285,7 +325,6 @@ def test_an_unknown_instruction_set_is_not_used(library: Any):
     assert library.tfm_instruction_set() == before
 
 
-F = np.float32
 WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
     "a scalar": ({"x": np.ones((), F)}, {}, "x [.., K]"),
     "other K": ({"x": np.ones((2, 39), F)}, {}, "x [.., K]"),
@@ -302,6 +341,17 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
     "bias": ({"bias": np.ones(18, F)}, {}, "bias [N]"),
     "block": ({}, {"block_size": 8}, "block_size 16 32 64 128"),
     "bits": ({}, {"bits": 3}, "bits 2 6 8"),
+    "a table of 15": (
+        {"table": np.ones(15, np.uint8), "codes": np.ones((2, 6, 16, 4), np.uint8)},
+        {"bits": 4},
+        "table [16]",
+    ),
+    "a table beside 8 bits": ({"table": np.ones(16, np.uint8)}, {}, "table 4"),
+    "a table beside zeros": (
+        {"table": np.ones(16, np.uint8), "codes": np.ones((2, 6, 16, 4), np.uint8)},
+        {"bits": 4},
+        "zeros minima table",
+    ),
     "no outputs": ({}, {"N": 0}, "N K 1 2^28"),
     "many outputs": ({}, {"N": 2**28 + 1}, "N K 1 2^28"),
     "negative K": ({}, {"K": -1}, "N K 1 2^28"),

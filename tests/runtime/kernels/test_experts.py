@@ -49,14 +49,14 @@ def node(case: ExpertCase, changed: dict[str, Any]) -> tuple[Any, dict[str, Any]
     arrays = {"x": case.x, "index": case.index, "shares": case.shares}
     for e, (one, expert) in enumerate(zip(packed, case.experts, strict=True)):
         parts = {"codes": one.codes, "scales": one.scales, "zeros": one.zeros, "minima": one.minima}
-        parts |= {"bias": expert.bias, "factors": one.factors}
+        parts |= {"bias": expert.bias, "factors": one.factors, "table": one.table}
         arrays |= {f"{name}{e}": a for name, a in parts.items()}
     arrays |= {name: a for name, a in changed.items() if name in arrays}
     arrays = {name: a for name, a in arrays.items() if a is not None}
     one = packed[0]
     sizes = {"K": one.columns, "N": one.outputs, "bits": one.bits, "block_size": one.block}
     sizes |= {"zeros": int(one.zeros is not None), "minima": int(one.minima is not None)}
-    sizes |= {"biases": int(case.experts[0].bias is not None)}
+    sizes |= {"biases": int(case.experts[0].bias is not None), "tables": int(one.table is not None)}
     sizes |= {name: value for name, value in changed.items() if name in sizes}
     return helper.make_node(operator, list(arrays), ["y"], domain="tfm", **sizes), arrays
 

@@ -14,7 +14,7 @@ import pytest
 from helpers import gcc, kernels
 from helpers.expert_kernel import ExpertCase, random_expert_case
 from helpers.kernel_cases import Case, random_case
-from helpers.kernels import SCALE_TYPES, bits_of
+from helpers.kernels import LOOKED_UP, SCALE_TYPES, Packed, bits_of
 from helpers.row_kernel import RowCase, gelu, random_row_case, tiled
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.activation import activation
@@ -57,10 +57,16 @@ def content(case: Replayed) -> bytes:
     w, ids, (M, K) = case.packed(), looked_up(case), case.x.shape
     has = (w.zeros is not None, case.bias is not None)
     scale_type = SCALE_TYPES.index(case.scales)
-    header = (w.outputs, K, w.block, w.bits, *has, M, len(ids), scale_type, w.minima is not None, 0)
-    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, w.minima, w.factors]
+    bits = bits_of_header(w)
+    header = (w.outputs, K, w.block, bits, *has, M, len(ids), scale_type, w.minima is not None, 0)
+    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, w.minima, w.factors, w.table]
     arrays += [case.bias, case.x, ids]
     return b"".join(a.tobytes() for a in arrays if a is not None)
+
+
+def bits_of_header(w: Packed) -> int:
+    """Bits of a code, or that a table follows."""
+    return w.bits if w.table is None else LOOKED_UP
 
 
 def expert_content(case: ExpertCase) -> bytes:
@@ -71,7 +77,7 @@ def expert_content(case: ExpertCase) -> bytes:
         one.outputs,
         one.columns,
         one.block,
-        one.bits,
+        bits_of_header(one),
         *has,
         choices,
         case.x.ndim == 3,
@@ -86,6 +92,7 @@ def expert_content(case: ExpertCase) -> bytes:
             w.zeros,
             w.minima,
             w.factors,
+            w.table,
         ]
         arrays.append(expert.bias)
     arrays += [*case.by_expert, np.ascontiguousarray(case.x), case.shares]

@@ -45,11 +45,12 @@ class Affine:
         return out
 
     def blocks(self) -> Blocks | None:
-        """The same values in blocks of neighbours, codes and scales as they are; None where groups aren't
-        neighbours, or have a length or a zero point that blocks can't have.
+        """The same values in blocks of neighbours, scales as they are; None where groups aren't neighbours,
+        or have a length or a zero point that blocks can't have.
 
-        Codes of fewer than 4 bits become codes of 4, others of 8. A group that is too long is cut into
-        blocks of the same scale.
+        Codes of fewer than 4 bits become codes of 4, others of 8: as they are, or if all have one zero point
+        and there is room, moved so that it is in the middle. A group that is too long is cut into blocks of
+        the same scale.
         """
         bits = 4 if self.bits <= 4 else 8
         length, count = self.codes.shape[1], self.scale.shape[1]
@@ -59,11 +60,14 @@ class Affine:
         if block is None or not neighbours or self.zero.min() < 0 or self.zero.max() >= 2**bits:
             return None
         of_block = np.arange(-(-length // block)) * block // size
-        zero = self.zero.astype(np.uint8)
+        zero, codes, middle = self.zero.astype(np.uint8), self.codes, 2 ** (bits - 1)
+        moved = middle - int(zero.flat[0])
+        if 0 < moved <= 2**bits - 2**self.bits and (zero == zero.flat[0]).all():
+            codes, zero = codes + np.uint8(moved), zero + np.uint8(moved)
         return Blocks(
-            codes=self.codes,
+            codes=codes,
             scale=self.scale[:, of_block],
-            zero=None if (zero == 2 ** (bits - 1)).all() else zero[:, of_block],
+            zero=None if (zero == middle).all() else zero[:, of_block],
             minimum=None,
             bits=bits,
             block=block,
