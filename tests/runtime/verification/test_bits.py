@@ -58,10 +58,10 @@ PROMISED = (
     "biases", "windows", "convolutions", "an output matrix of its own", "a window", "codes",
     "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
     "a mixture", "sinks", "gated deltas", "state spaces", "scans",
-    "latents", "added positions",
+    "latents", "added positions", "sparse",
 )  # fmt: skip
-# By operators that have no kernels: masks, functions, attention to another text.
-UNPROMISED = ("sparse", "clusters", "an encoder and a decoder")
+# By operators that have no kernels: functions, attention to another text.
+UNPROMISED = ("clusters", "an encoder and a decoder")
 RARE = [(name, "int8") for name in (*PROMISED[1:], *UNPROMISED)]
 RARE += [(name, quant) for name in ("biases", "functions") for quant in ("int4", "int8-dynamic")]
 CASES = [("biases", "int8"), *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
