@@ -1,4 +1,4 @@
-"""What stops graphs over kernels from promising the same bits: QUANTIZATION.md's table of forms and schemes
+"""What stops graphs over kernels from promising the same bits, as a table of forms and schemes
 
     PYTHONPATH=tests python -m reports.promised_bits [--schemes int8 int8-dynamic int4] [NAME ...]
 
