@@ -595,6 +595,7 @@ def test_codes_are_the_kernels_too(tmp_path: Path) -> None:
     assert "GroupQueryAttention" not in own
     model, bundle = runtime.load(tmp_path / "codes"), open_bundle(tmp_path / "codes")
     assert model.engine.same_bits
+    assert not model.engine._in_chunks, "kernels read codes of a long text as fast in one run"
     ids = np.arange(40)[None]
     _, cache = model.step(ids, model.start())
     codes = cache.take().layers[0][1].read()[:, :, :40]
