@@ -24,6 +24,7 @@ from tfm.refimpl.calibrate.smooth import (
 from tfm.refimpl.config import (
     LM,
     Attention,
+    BoundedSwiGLU,
     ClampedSwiGLU,
     Config,
     Decoder,
@@ -40,6 +41,7 @@ from tfm.refimpl.errors import NumericError
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
+from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
@@ -137,7 +139,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
                 expected += 1
             case Plain():
                 expected += layer.mlp.activation == "relu"
-            case NoMlp() | MoE(activation=ClampedSwiGLU()):
+            case NoMlp() | MoE(activation=ClampedSwiGLU() | BoundedSwiGLU()):
+                pass
+            case MoE(shared_activation=ClampedSwiGLU() | BoundedSwiGLU()):
                 pass
             case MoE(gated=False) if layer.mlp.activation != "relu":
                 pass
@@ -156,12 +160,12 @@ def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
-        GatedDelta: 4, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
+        GatedDelta: 4, Lightning: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
     if isinstance(mixer, LatentAttention):
-        return 4 if isinstance(mixer.indexer, Indexer) else 2
+        return (4 if isinstance(mixer.indexer, Indexer) else 2) + mixer.head_gate
     count = (counts | {Mamba2: 3})[type(mixer)]
     if not isinstance(mixer, Attention):
         return count
