@@ -242,6 +242,7 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
 
     checkpoint = job.checkpoint
     each = plans.each(checkpoint, job.scheme, job.plan.target)
+    auto.require_room(auto.smallest(each), budget)
     why = without_feedback(checkpoint, given)
     products = checkpoint.shapes.numbers * (len(each[0].units) + 1) // 2
     texts = auto.texts(checkpoint, given, why, products, progress)

@@ -10,6 +10,7 @@ matters: on one machine the same input gives the same plan, on another one nearl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -86,17 +87,11 @@ class Choices:
         return {name: solver.hull(options)[-1] for name, options in self.options.items()}
 
     def within(self, budget: Budget) -> dict[str, int]:
-        """Unit -> its option; ExportError where no plan is so small.
-
-        Those of a budget of `kl` have it by the sum of their losses.
-        """
+        """Unit -> its option; for a budget of `kl` by the sum of their losses."""
         if budget.kind == "kl":
             return solver.within_loss(self.options, budget.amount)
-        numbers = self.plan.shapes.numbers
-        room = budget.amount if budget.kind == "bytes" else budget.amount * numbers / 8
-        if (least := self.plan.size) > room:
-            wanted = f"{least / 1e6:.1f}MB" if budget.kind == "bytes" else f"{8 * least / numbers:.2f}"
-            raise ExportError(f"{_parameter(budget)} must be at least {wanted} for this model, got {budget}")
+        require_room(self.plan, budget)
+        room = budget.room(self.plan.shapes.numbers)
         aligned = room - self.plan.size + sum(one.bytes for one in self._taken(solver.cheapest(self.options)))
         while True:
             chosen = solver.within_bytes(self.options, int(aligned))
@@ -115,17 +110,39 @@ class Choices:
         return [self.options[unit][k] for unit, k in chosen.items()]
 
 
-def _parameter(budget: Budget) -> str:
-    return "bits" if budget.kind == "bits" else "budget"
+def smallest(plans: Sequence[Plan]) -> Plan:
+    """The plan with each unit in that format of these plans that takes the fewest bytes."""
+    formats: dict[str, WeightFormat] = {}
+    for own in _formats(plans).values():
+        formats |= own[0]
+    return replace(plans[0], formats=formats)
 
 
-def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progress: Progress) -> Choices:
-    """What each unit may be stored as: in one of the plans, of which the first is of the fewest bytes."""
+def require_room(least: Plan, budget: Budget) -> None:
+    """Raise ExportError for fewer bytes than the smallest plan has."""
+    numbers = least.shapes.numbers
+    if budget.kind == "kl" or least.size <= budget.room(numbers):
+        return
+    if budget.kind == "bits":
+        wanted = f"bits must be at least {math.ceil(800 * least.size / numbers) / 100}"
+    else:
+        wanted = f"budget must be at least {math.ceil(least.size / 1000)}kB"
+    raise ExportError(f"{wanted} for this model, got {budget}")
+
+
+def _formats(plans: Sequence[Plan]) -> dict[str, list[dict[str, WeightFormat]]]:
+    """Unit -> its formats in these plans, those of fewer bytes first."""
     base, formats = plans[0], dict[str, list[dict[str, WeightFormat]]]()
     for unit, leaves in base.units.items():
         own = [{leaf: plan.formats[leaf] for leaf in leaves} for plan in plans]
-        own.sort(key=lambda one: replace(base, formats=one).stored_bytes(one))  # the first is the coarsest
+        own.sort(key=lambda one: replace(base, formats=one).stored_bytes(one))
         formats[unit] = [one for i, one in enumerate(own) if one not in own[:i]]
+    return formats
+
+
+def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progress: Progress) -> Choices:
+    """What each unit may be stored as: in its format of one of these plans."""
+    base, formats = smallest(plans), _formats(plans)
     coarsest = {unit: own[0] for unit, own in formats.items()}
     stage = f"measuring what each of {len(formats)} groups of weights costs, over {text.size} tokens"
     progress(stage, 0, 1)
@@ -143,8 +160,7 @@ def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progre
             Option(replace(base, formats=one).stored_bytes(one), _three_digits(measured[unit] * share))
             for one, share in zip(own, errors / (errors[0] or 1), strict=True)
         ]
-    smallest = {leaf: form for own in coarsest.values() for leaf, form in own.items()}
-    return Choices(replace(base, formats=smallest), formats, options)
+    return Choices(base, formats, options)
 
 
 def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat) -> Array:
@@ -189,15 +205,16 @@ def fitted(
         made = written(options)
         if (loss := measured(made)) > budget.amount:
             if options == choices.finest:
-                raise ExportError(f"budget must be at least kl={loss:.2g} for this model, got {budget}")
+                break
             above = True
         elif above or loss >= ENOUGH * budget.amount or options == solver.cheapest(choices.options):
             return made
         goal *= MARGIN * budget.amount / max(loss, 1e-9)
-    made = written(choices.finest)
-    if (loss := measured(made)) > budget.amount:
-        raise ExportError(f"budget must be at least kl={loss:.2g} for this model, got {budget}")
-    return made
+    else:
+        made = written(choices.finest)
+        if (loss := measured(made)) <= budget.amount:
+            return made
+    raise ExportError(f"budget must be at least kl={1.01 * loss:.2e} for this model, got {budget}")
 
 
 def whole(

@@ -74,6 +74,10 @@ class Budget:
         except (ValueError, ExportError):
             raise ExportError(f"budget must be bytes as 700MB, or kl=0.01, got {text!r:.40}") from None
 
+    def room(self, numbers: int) -> float:
+        """Bytes for a model of so many numbers; there are none for a KL divergence."""
+        return self.amount * numbers / 8 if self.kind == "bits" else self.amount
+
     def __str__(self) -> str:
         if self.kind == "kl":
             return f"kl={self.amount:g}"
