@@ -15,8 +15,9 @@ NAVIGATION = {
         "docs/COMING_FROM", "docs/MODELS", "docs/COMMANDS", "docs/GUIDE", "docs/PYTHON", "docs/SERVING",
     ),
     "Tutorials": (
-        "docs/tutorials/find_a_bug", "docs/tutorials/serve", "docs/tutorials/read_the_specification",
-        "docs/tutorials/add_a_family", "docs/tutorials/c_and_browser", "docs/tutorials/transcribe",
+        "docs/tutorials/find_a_bug", "docs/tutorials/quantize", "docs/tutorials/serve",
+        "docs/tutorials/read_the_specification", "docs/tutorials/add_a_family",
+        "docs/tutorials/c_and_browser", "docs/tutorials/transcribe",
     ),
     "Concepts": ("ARCHITECTURE", "docs/QUANTIZATION", "docs/RUNTIMES", "SECURITY"),
     "Reference": (*MADE, "docs/FAMILIES", "CHANGELOG"),

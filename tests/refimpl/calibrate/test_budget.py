@@ -120,3 +120,6 @@ def test_what_need_not_have_been_is_taken_back():
     units = {"a": [Option(1, 10.0), Option(11, 0.0)], "b": [Option(1, 3.0), Option(2, 0.5)]}
     assert within_loss(units, 3.0) == {"a": 1, "b": 0}
     assert math.isclose(total(units, within_loss(units, 0.5)).loss, 0.5)
+    # Of two that needn't have been, the later one is.
+    like = {"a": [Option(1, 4.0), Option(3, 0.0)], "b": [Option(1, 3.0), Option(3, 0.0)]}
+    assert within_loss(like | {"c": [Option(1, 20.0), Option(41, 0.0)]}, 4.0) == {"a": 1, "b": 0, "c": 1}
