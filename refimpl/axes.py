@@ -34,7 +34,7 @@ LETTERS = {
     "I": "what each one chooses: random blocks of a block of queries, experts of a token",
     "E": "experts",
     "Q": "features of a kernel, never negative",
-    "X": "ranks that share a sequence; heads of an indexer; streams of a token",
+    "X": "ranks that share a sequence; heads of an indexer; streams of a token; stride",
     "W": "buckets of distances; elements of an indexer's head that aren't rotated",
 }
 

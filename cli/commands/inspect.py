@@ -246,7 +246,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
         mixed = mixed if what is None else f", {count} of them with {what},{mixed}"
     own = first.per_layer
     heard = stack.stem
-    vectors = "" if heard is None else f", a convolution stem over frames of {heard.bands} bands of a sound"
+    vectors = "" if heard is None else f", {heard.describe()}"
     vectors += "" if own is None else f", {own.width} numbers of each token for each layer"
     if stack.altup is not None:
         vectors += f", {stack.altup.streams} streams of each token"

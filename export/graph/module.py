@@ -94,8 +94,9 @@ class GraphModule(nn.Module):
     def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
         if config.frames is not None:
-            tokens, cache = inputs["frames"], None
-            lengths = tokens.new_full((tokens.shape[0],), config.frames[0] // 2, dtype=torch.int64)
+            tokens, cache = inputs[self.graph.inputs[0].name], None
+            count = config.positions(tokens.shape[1])
+            lengths = tokens.new_full((tokens.shape[0],), count, dtype=torch.int64)
         else:
             tokens, lengths, cache = inputs["tokens"], inputs["lengths"], None
         if isinstance(config, Encoder):

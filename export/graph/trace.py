@@ -69,14 +69,14 @@ def trace(
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                _inputs(graph, DTYPES[dtype]),
+                _inputs(config, graph, DTYPES[dtype]),
                 dynamo=True,
                 optimize=False,
                 verbose=False,
                 opset_version=opset,
                 input_names=[port.name for port in graph.inputs],
                 output_names=[port.name for port in graph.outputs],
-                dynamic_shapes=(_dynamic(graph),),
+                dynamic_shapes=(_dynamic(config, graph),),
                 custom_translation_table=TRANSLATED,
             )
     if program is None:
@@ -127,9 +127,9 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
             )
 
 
-def _inputs(graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def _inputs(config: Config, graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Arguments of `GraphModule.forward` for tracing."""
-    sizes = _sizes(graph)
+    sizes = _sizes(config, graph)
     return tuple(
         torch.zeros(
             [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes],
@@ -139,16 +139,19 @@ def _inputs(graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     )
 
 
-def _sizes(graph: Graph) -> dict[str, int]:
-    """A size for each dynamic axis."""
+def _sizes(config: Config, graph: Graph) -> dict[str, int]:
+    """A size for each dynamic axis; so many samples give as many positions as a text has tokens."""
     axes = dict.fromkeys(axis for port in graph.inputs for axis in port.axes if isinstance(axis, str))
     others = [axis for axis in axes if axis not in SIZES]
-    return SIZES | {axis: 13 + i for i, axis in enumerate(others)}
+    heard = {} if config.stem is None else {"samples": config.stem.least(SIZES["time"]) + 1}
+    return SIZES | {axis: 13 + i for i, axis in enumerate(others)} | heard
 
 
-def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
+def _dynamic(config: Config, graph: Graph) -> tuple[dict[int, Any], ...]:
     """The dynamic axes of each input, with their names."""
-    dims = {axis: torch.export.Dim(axis) for axis in _sizes(graph)}
+    dims = {axis: torch.export.Dim(axis) for axis in _sizes(config, graph)}
+    if config.stem is not None:
+        dims["samples"] = torch.export.Dim("samples", min=config.stem.least(2))
     return tuple(
         {i: dims[axis] for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in graph.inputs
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...refimpl.config import Config
-from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, Text, given
+from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, Text, given, noise
 from ...refimpl.ops.block import MixerCache
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.dispatch import use
@@ -112,9 +112,9 @@ def record(
     def one_pass(window: Sequence[int]) -> Pass:
         tokens, lengths = np.array([window]), np.array([len(window)])
         text = Text(tokens, lengths)
-        if config.frames is not None:  # it hears noise
-            frames = np.random.default_rng(len(window)).normal(size=(1, *config.frames))
-            text = Text(tokens, lengths, frames, np.full(1, config.frames[0] // 2))
+        if config.stem is not None:  # it hears noise
+            sound = noise(config, np.random.default_rng(len(window)), 1, len(window))
+            text = Text(tokens, lengths, sound, np.full(1, config.positions(sound.shape[1])))
         taken = to_torch(given(text, np.dtype(np.float32), config=config))
         tables = ("embedding.table", "head.table")  # which `rows` loads, and `product`
         return Pass(taken, lambda name: name if name in tables else loaded(name), recording)

@@ -41,7 +41,7 @@ from .formats.file_bytes import FileBytes
 from .formats.gguf_parts import parts_of
 from .formats.hub_cache import model_in_cache, repository_of
 from .formats.model_directory import Directory
-from .formats.named_tensors import LayerNumbers, Rescaled, Tensors, joined, stripped
+from .formats.named_tensors import LayerNumbers, Rescaled, Tensors, WeightNormed, joined, stripped
 from .formats.quantized.source import Quantized
 from .formats.safetensors import save
 from .formats.split_gguf import open_gguf
@@ -268,7 +268,7 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     _, _, quantization = identify(Keys(raw, where))
     sentence = read_sentence(directory)
     files, unwrapped = _unwrapped(Tensors(joined(shards(directory) if converted is None else [converted])))
-    source: TensorSource = files if quantization is None else Quantized(files, quantization)
+    source: TensorSource = WeightNormed(files) if quantization is None else Quantized(files, quantization)
     source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
     if adapter is None:

@@ -8,6 +8,7 @@ other than attention are in `ops`, with their functions.
 
 from .bounds import LIMITS
 from .heads import (
+    CTC,
     LM,
     AdaptiveSoftmax,
     Classify,
@@ -43,6 +44,7 @@ from .mtp import MTP
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import (
     Alibi,
+    ConvPositions,
     DynamicNTK,
     Learned,
     LinearScaling,
@@ -59,13 +61,16 @@ from .positions import (
 )
 from .record import SmoothingSite
 from .stack import (
+    Convolution,
     ConvStem,
     DecoderReader,
     Embedding,
     EmbeddingProjection,
     PerLayerEmbedding,
     Stack,
+    Stem,
     TokenDropout,
+    WaveStem,
 )
 from .token_mixers import (
     Attention,
@@ -82,6 +87,7 @@ from .token_mixers import (
 )
 
 __all__ = [
+    "CTC",
     "LIMITS",
     "LM",
     "MTP",
@@ -100,7 +106,9 @@ __all__ = [
     "ClampedSwiGLU",
     "Classify",
     "Config",
+    "ConvPositions",
     "ConvStem",
+    "Convolution",
     "Decoder",
     "DecoderReader",
     "Dense",
@@ -156,9 +164,11 @@ __all__ = [
     "SparseMixer",
     "Stack",
     "StateSpace",
+    "Stem",
     "Tag",
     "TokenDropout",
     "TokenMixer",
+    "WaveStem",
     "Window",
     "Yarn",
     "has_mtp",

@@ -179,6 +179,20 @@ class MaskedLM(ReadingHead):
     last = "table"
 
 
+class CTC(ReadingHead):
+    """Logits of the token that is heard at each position of a sound, or of a blank, which says that none
+    begins there (`decoding.ctc`). The table of tokens is the output's, as nothing else reads it."""
+
+    tied: bool = True
+    bias: bool = True
+
+    last = "table"
+
+    def check(self, width: int, tables: int, vocabulary: int) -> None:
+        super().check(width, tables, vocabulary)
+        need(self.tied, "the tokens of a sound have one table, got a head with another")
+
+
 class Classify(ReadingHead):
     """Logits of a whole text's labels.
 

@@ -14,7 +14,7 @@ from .layers import Layer
 from .mtp import MTP
 from .positions import DynamicNTK, LongRope, Rope
 from .record import Record
-from .stack import DecoderReader, Embedding, Stack
+from .stack import DecoderReader, Embedding, Stack, Stem
 from .token_mixers import KVFormat
 from .validate import check, check_mtp, check_reader
 
@@ -34,9 +34,25 @@ class _Model(Record):
         return stacks["decoder"].layers if "decoder" in stacks else ()
 
     @property
-    def frames(self) -> tuple[int, int] | None:
-        """How many frames of how many bands a model of sound reads; None for a model of text."""
-        return None
+    def stem(self) -> Stem | None:
+        """What reads a sound in the place of a token table; None for a model of text."""
+        stack = self.stacks.get("encoder")
+        return None if stack is None else stack.stem
+
+    @property
+    def text_context(self) -> int:
+        """How many positions an encoder's text, or a sound, has at most."""
+        raise NotImplementedError
+
+    @property
+    def frames(self) -> tuple[int | str, ...] | None:
+        """The shape of what a model of sound reads of one: frames of bands, or samples; None for a model of
+        text."""
+        return None if self.stem is None else self.stem.row(self.text_context)
+
+    def positions(self, time: int) -> int:
+        """How many positions an encoder makes of so many tokens, frames or samples."""
+        return time if self.stem is None else self.stem.positions(time)
 
     @property
     def rounds_cache(self) -> bool:
@@ -74,6 +90,10 @@ class Decoder(_Model):
     def stacks(self) -> dict[str, Stack]:
         return {"decoder": self.stack}
 
+    @property
+    def text_context(self) -> int:
+        return self.context
+
     def with_kv(self, kv: KVFormat) -> Decoder:
         """The same model with its keys and values cached as `kv`."""
         mtp = self.mtp
@@ -109,6 +129,10 @@ class Encoder(_Model):
         return {"encoder": self.stack}
 
     @property
+    def text_context(self) -> int:
+        return self.context
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         return self.stack.layers if self.stack.stepwise else ()
 
@@ -120,8 +144,7 @@ class Encoder(_Model):
 class EncoderDecoder(_Model):
     """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`.
 
-    With `encoder_context` the encoder reads texts of that many tokens, and `context` is the decoder's. An
-    encoder of sound always reads as many frames as it has room for, two for each position.
+    With `encoder_context` the encoder reads texts of that many tokens, and `context` is the decoder's.
     """
 
     embedding: Embedding
@@ -143,13 +166,7 @@ class EncoderDecoder(_Model):
         return {"encoder": self.encoder, "decoder": self.decoder}
 
     @property
-    def frames(self) -> tuple[int, int] | None:
-        stem = self.encoder.stem
-        return None if stem is None else (2 * self.text_context, stem.bands)
-
-    @property
     def text_context(self) -> int:
-        """How many tokens the encoder's text has at most."""
         return self.context if self.encoder_context is None else self.encoder_context
 
     def with_kv(self, kv: KVFormat) -> EncoderDecoder:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, TypedDict
 
 from .bounds import LIMITS, check_bounds, need, within
+from .mlps import Activation
 from .record import Record, bounded
 
 
@@ -285,3 +286,25 @@ class Sinusoidal(AddedPosition):
 
     def describe(self) -> str:
         return "sinusoidal positions"
+
+
+class ConvPositions(AddedPosition):
+    """What a convolution over `length` vectors of a sound says of each place, in `groups` of channels, after
+    an activation (`ops.wave_stem.conv_positions`): a vector knows where it is by those around it."""
+
+    length: int = bounded("kernel", "length of the positions' convolution")
+    groups: int
+    activation: Activation
+
+    def check(self, at: str, context: int, width: int) -> None:
+        check_bounds(at, self)
+        within(f"{at}groups of the positions' convolution", self.groups, width)
+        even = f"{at}groups of the positions' convolution must divide the width {width}, got {self.groups}"
+        need(width % self.groups == 0, even)
+
+    def tables(self, width: int) -> dict[str, tuple[int, ...]]:
+        kernel = (width, width // self.groups, self.length)
+        return {"position_kernel": kernel, "position_bias": (width,)}
+
+    def describe(self) -> str:
+        return f"positions by a convolution over {self.length}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+from .bounds import LIMITS, check_bounds, need, within
 from .layers import AltUp, Layer
-from .norms import Norm, RMSNorm
-from .positions import Learned, Rope, Sinusoidal
+from .mlps import Activation
+from .norms import LayerNorm, Norm, RMSNorm
+from .positions import ConvPositions, Learned, Rope, Sinusoidal
 from .record import Record, bounded
 from .token_mixers import Attention, Distances, KVFormat, QuestionTokens, TokenMixer
 
@@ -73,11 +76,110 @@ class Embedding(Record):
         yield from () if self.per_layer is None else (self.width**-0.5, 2**-0.5)
 
 
-class ConvStem(Record):
-    """What an encoder of sound has in the place of a token table: two convolutions over frames of `bands`
-    numbers, which make a vector of every two frames (`ops.conv_stem`)."""
+class Stem(Record):
+    """What an encoder of sound has in the place of a token table."""
+
+    def row(self, positions: int) -> tuple[int | str, ...]:
+        """The shape of what an encoder with room for so many positions reads of one sound; an axis with a
+        name may have any size."""
+        raise NotImplementedError
+
+    def positions(self, time: int) -> int:
+        """How many vectors it makes of so many frames or samples."""
+        raise NotImplementedError
+
+    def least(self, positions: int) -> int:
+        """The fewest frames or samples that it makes so many vectors of."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What `inspect` says of it."""
+        raise NotImplementedError
+
+    def check(self, at: str) -> None:
+        """Raise ConfigError where its sizes leave their bounds; `at` begins the error."""
+        check_bounds(at, self)
+
+    def epsilons(self) -> Iterator[tuple[str, float]]:
+        """The eps of its norms, by their leaves."""
+        yield from ()
+
+
+class ConvStem(Stem):
+    """Two convolutions over frames of `bands` numbers, which make a vector of every two frames
+    (`ops.conv_stem`). The encoder always reads as many frames as it has room for."""
 
     bands: int = bounded("width", "bands of a frame")
+
+    def row(self, positions: int) -> tuple[int | str, ...]:
+        return 2 * positions, self.bands
+
+    def positions(self, time: int) -> int:
+        return time // 2
+
+    def least(self, positions: int) -> int:
+        return 2 * positions
+
+    def describe(self) -> str:
+        return f"a convolution stem over frames of {self.bands} bands of a sound"
+
+
+class Convolution(Record):
+    """A convolution that makes `width` channels of `length` vectors, one for every `stride` of them."""
+
+    width: int = bounded("width", "channels of a convolution")
+    length: int = bounded("kernel", "length of a convolution")
+    stride: int = bounded("kernel", "stride of a convolution")
+
+
+class WaveStem(Stem):
+    """Convolutions over the samples themselves, and a map of what they give to the model's width, before it
+    `norm` (`ops.wave_stem`).
+
+    With `normalized` "first" the first convolution's channels are normalized, each over the whole sound; with
+    "each" the vectors of each convolution. `eps` is that of these norms, `bias` the convolutions'.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    normalized: Literal["first", "each"]
+    activation: Activation
+    bias: bool = False
+    norm: LayerNorm | None = None
+    eps: float = 1e-5
+
+    def row(self, positions: int) -> tuple[int | str, ...]:
+        return ("samples",)
+
+    def positions(self, time: int) -> int:
+        for one in self.convolutions:
+            time = (time - one.length) // one.stride + 1
+        return time
+
+    def least(self, positions: int) -> int:
+        for one in reversed(self.convolutions):
+            positions = (positions - 1) * one.stride + one.length
+        return positions
+
+    @property
+    def stride(self) -> int:
+        """How many samples it is from one vector to the next."""
+        return math.prod(one.stride for one in self.convolutions)
+
+    def describe(self) -> str:
+        count = len(self.convolutions)
+        return f"{count} convolutions over the samples of a sound, a vector of every {self.stride}"
+
+    def check(self, at: str) -> None:
+        within(f"{at}number of convolutions", len(self.convolutions), LIMITS["clusters"])
+        for one in self.convolutions:
+            check_bounds(at, one)
+        need(self.least(1) <= LIMITS["context"], f"{at}a vector must be of at most {LIMITS['context']} samples")
+
+    def epsilons(self) -> Iterator[tuple[str, float]]:
+        if self.normalized == "each":
+            yield from ((f"convolutions.{i}.norm", self.eps) for i in range(len(self.convolutions)))
+        if self.norm is not None:
+            yield "norm", self.norm.eps
 
 
 class Stack(Record):
@@ -86,17 +188,17 @@ class Stack(Record):
     Where a whole text is read at once, by an encoder or a `DecoderReader`, `causal` hides later tokens from
     each token: the form of a decoder that reads, for example to classify. A decoder that generates is causal
     anyway, and its stack must not say so. With `norm_before_positions` the positions are added to what the
-    first norm gives, not to what it takes (Blenderbot Small's decoder). With a `stem` an encoder reads frames
-    of a sound, two for each of its positions, instead of tokens.
+    first norm gives, not to what it takes (Blenderbot Small's decoder). With a `stem` an encoder reads a
+    sound instead of tokens.
     """
 
     layers: tuple[Layer, ...]
     final_norm: Norm | None
-    positions: Learned | Sinusoidal | None = None
+    positions: Learned | Sinusoidal | ConvPositions | None = None
     first_norm: Norm | None = None
     causal: bool = False
     norm_before_positions: bool = False
-    stem: ConvStem | None = None
+    stem: Stem | None = None
 
     @property
     def mixers(self) -> tuple[TokenMixer, ...]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from .bounds import LIMITS, check_bounds, need, within
-from .heads import Head
+from .bounds import LIMITS, need, within
+from .heads import CTC, Head
 from .layers import Layer
 from .mtp import MTP
-from .positions import RelativeBias
+from .positions import ConvPositions, RelativeBias
 from .stack import DecoderReader, Embedding, Stack
 from .token_mixers import Attention, TokenMixer
 
@@ -88,7 +88,10 @@ def check(
         need(types is None, f"a decoder that reads has no token types, got {types}")
         stacks = {"decoder": replace(stack, causal=False)}
     heard = any(stack.stem is not None for stack in stacks.values())
-    need(not heard or "decoder" in stacks, "frames of a sound are read for a decoder, got none")
+    need(
+        "decoder" in stacks or heard == isinstance(head, CTC),
+        f"a sound is read for a decoder or a CTC head, which reads nothing else, got {type(head).__name__}",
+    )
     for name, stack in stacks.items():
         longest = context if encoder_context is None or name != "encoder" else encoder_context
         _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
@@ -151,11 +154,15 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
     ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
     need(ordered, f"{name}: a norm before the positions needs a first norm and positions that are added")
     if stack.stem is not None:
-        check_bounds(f"{name}: ", stack.stem)
+        stack.stem.check(f"{name}: ")
         need(
-            (name, stack.causal, stack.stepwise, embedding.token_types) == ("encoder", False, False, None),
-            f"{name}: frames of a sound are read by an encoder that isn't causal, without token types",
+            (name, stack.causal, stack.stepwise) == ("encoder", False, False),
+            f"{name}: a sound is read by an encoder that isn't causal",
         )
+        bare = (embedding.token_types, embedding.task_types, embedding.projection) == (None, None, None)
+        need(bare, f"{name}: a sound has no types of tokens, and no tables of another width than the model's")
+    around = isinstance(stack.positions, ConvPositions) and stack.stem is None
+    need(not around, f"{name}: positions by a convolution are of a sound, which has no padding")
     if stack.positions is not None:
         projection, width = embedding.projection, embedding.width
         if projection is not None and projection.late:

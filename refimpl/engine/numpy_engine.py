@@ -175,7 +175,7 @@ class ArrayEngine:
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
         if self.config.frames is not None:
             ids = ids.astype(self.dtype)
-        rotary, cache = self._rotary(ids.shape[1]), None
+        rotary, cache = self._rotary(self.config.positions(ids.shape[1])), None
         if isinstance(self.config, Encoder):
             batch, time = ids.shape
             cache = [kind.empty(batch, time, self.dtype) for kind in self.kinds]

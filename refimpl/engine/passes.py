@@ -55,7 +55,8 @@ class Text:
     """What a model is given: tokens [B, T] and how many of each row are real, [B].
 
     A decoder that reads an encoder has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
-    `encoder_lengths` [B] too; an encoder alone may have `token_types` [B, T].
+    `encoder_lengths` [B] too; an encoder alone may have `token_types` [B, T]. One that hears has samples
+    [B, M] as `encoder_ids`; nobody reads its tokens, which are as many as the positions of the sound.
     """
 
     tokens: Any
@@ -63,6 +64,15 @@ class Text:
     encoder_ids: Any | None = None
     encoder_lengths: Any | None = None
     token_types: Any | None = None
+
+
+def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
+    """Frames or samples of noise for a model that hears: of as many positions as it always reads, or of
+    `count`."""
+    assert config.stem is not None
+    row = config.stem.row(config.text_context)
+    sizes = (config.stem.least(count) if isinstance(size, str) else size for size in row)
+    return rng.normal(size=(rows, *sizes))
 
 
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
@@ -74,7 +84,7 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
         ids = text.tokens if text.encoder_ids is None else text.encoder_ids
         lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
         ids = ids if config.frames is None else ids.astype(dtype)
-        rotary = rotary_tables(ids.shape[1], dtype, config=config)
+        rotary = rotary_tables(config.positions(ids.shape[1]), dtype, config=config)
         encoder = ids, lengths, rotary, text.token_types, cache
     if isinstance(config.head, LM):
         at, past = np.tile(np.arange(time), (batch, 1)), np.zeros(batch, np.int64)

@@ -3,7 +3,7 @@
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
     engine.predict(ids[B,T], lengths[B]=T, token_types[B,T]=0) -> what an encoder's head computes
-    a model of sound: start(batch, frames[B,2·S,C]) -> cache
+    a model of sound: start(batch, frames[B,2·S,C]) -> cache, or predict(samples[B,M]), all of which are real
     cache: lengths[B], floor[B], capacity, nbytes, truncate(lengths), select(rows), grow(capacity),
            copy(row), put(row, cache, length)
 
@@ -247,7 +247,8 @@ def check_text(
     if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
     if config.frames is not None:
-        return _check_frames(ids, config.frames), np.full(len(ids), config.frames[0] // 2), None
+        sound = _check_sound(config, ids, config.frames)
+        return sound, np.full(len(sound), config.positions(sound.shape[1])), None
     context = config.text_context if isinstance(config, EncoderDecoder) else None
     ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None, context)
     if token_types is not None:
@@ -260,16 +261,23 @@ def check_text(
     return ids, lengths, token_types
 
 
-def _check_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The frames of sounds; LimitError unless they are as many as the encoder has room for."""
-    frames = np.asarray(frames)
-    shape = (len(frames), *size)
-    if frames.dtype.kind != "f" or frames.shape != shape or not np.isfinite(frames).all():
+def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) -> np.ndarray:
+    """The frames or samples of sounds; LimitError unless the encoder has room for them."""
+    sound = np.asarray(sound)
+    shape = (len(sound), *row) if sound.ndim else row
+    fits = sound.ndim == len(row) + 1 and all(
+        isinstance(size, str) or size == got for size, got in zip(shape, sound.shape, strict=True)
+    )
+    if sound.dtype.kind != "f" or not fits or not np.isfinite(sound).all():
         raise LimitError(
-            f"this model hears: it reads finite frames {list(shape)} of a sound (engine.sound.features), got "
-            f"{frames.dtype} {list(frames.shape)}"
+            f"this model hears: it reads finite frames {[*shape]} of a sound (engine.sound), got "
+            f"{sound.dtype} {list(sound.shape)}"
         )
-    return frames
+    assert config.stem is not None
+    least, most = config.stem.least(1), config.stem.least(config.text_context + 1) - 1
+    if not least <= sound.shape[1] <= most:
+        raise LimitError(f"a sound must have {least} to {most} samples, got {sound.shape[1]}: cut it")
+    return sound
 
 
 def check_put(cache: Cache, row: int, one: Cache) -> None:

@@ -40,7 +40,8 @@ def encode(
     `rotary` has a row for each of the positions 0 … T − 1. With a reader in the Config they are the reader's
     vectors. Layers that only a decoder's pass computes (`Stack.stepwise`) begin with the empty `cache`, which
     has room for T tokens: rows are padded on the right, so what padding leaves there no token reads.
-    An encoder of sound gets frames [B, 2·T, C] in the place of the tokens, of which all are real.
+    An encoder of sound gets frames [B, 2·T, C] or samples [B, N] in the place of the tokens, of which all are
+    real.
     """
     stack = config.stacks["encoder"]
     if stack.stepwise:
@@ -49,8 +50,8 @@ def encode(
     assert "encoder" in params
     if config.embedding.token_types is not None and token_types is None:
         token_types = zeros_like(tokens)
-    entry: Any = params["embedding"] if config.frames is None else {}  # a graph that hears has no table
-    at = indices(tokens.shape[1] if config.frames is None else config.frames[0] // 2, tokens)[None]
+    entry: Any = params["embedding"] if config.stem is None else {}  # what hears looks no tokens up
+    at = indices(config.positions(tokens.shape[1]), tokens)[None]
     table_types, segments = (None, token_types) if stack.segments else (token_types, None)
     x = embed(
         tokens, at, entry, params["encoder"], table_types, lengths, config=config.embedding, stack=stack

@@ -9,6 +9,8 @@ from ..config import (
     LM,
     Alibi,
     Config,
+    ConvPositions,
+    ConvStem,
     Decoder,
     Embedding,
     Learned,
@@ -17,6 +19,8 @@ from ..config import (
     Rope,
     Sinusoidal,
     Stack,
+    Stem,
+    WaveStem,
 )
 from .altup import StreamWeights, enter_streams, leave_streams
 from .arrays import as_type, filled, following, indices, tokens_at, where
@@ -44,6 +48,7 @@ from .norm import NormWeights, normalize
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
 from .position import Rotary, learned, rope_frequencies, sinusoidal
 from .quant import Blocks
+from .wave_stem import WaveStemWeights, conv_positions, wave_stem
 
 if TYPE_CHECKING:
     from typing import Any as Array
@@ -84,9 +89,11 @@ class StackWeights(TypedDict):
     maps of streams but the first."""
 
     layers: list[BlockWeights]
-    stem: NotRequired[ConvStemWeights]
+    stem: NotRequired[ConvStemWeights | WaveStemWeights]
     streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
+    position_kernel: NotRequired[Float[Array, "D C A+1"]]
+    position_bias: NotRequired[Float[Array, " D"]]
     relative_bias: NotRequired[Float[Array, "W H"]]
     global_relative_bias: NotRequired[Float[Array, "W H"]]
     first_norm: NotRequired[NormWeights]
@@ -127,11 +134,12 @@ def embed(
     The order is scale, dropped masks (ESM, texts of `lengths` [B]), map to the model's width, `token_types`
     [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT), or norm, positions where the
     stack says so (Blenderbot Small); a `late` map is the last (ELECTRA).
-    A stack with a stem gets frames of a sound [B, 2·T, C] in the place of the tokens (Whisper).
+    A stack with a stem gets a sound in the place of the tokens: frames [B, 2·T, C] (Whisper), or samples
+    [B, N] (wav2vec 2.0).
     """
     if stack.stem is not None:
         assert "stem" in stack_weights
-        x = conv_stem(tokens, stack_weights["stem"])
+        x = _heard(tokens, stack_weights["stem"], stem=stack.stem)
     else:
         x = embedding(tokens, weights["table"])
         if config.scale is not None:
@@ -156,6 +164,15 @@ def embed(
     return x
 
 
+def _heard(sound: Array, weights: ConvStemWeights | WaveStemWeights, *, stem: Stem) -> Array:
+    match stem:
+        case ConvStem():
+            return conv_stem(sound, cast(ConvStemWeights, weights))
+        case WaveStem():
+            return wave_stem(sound, cast(WaveStemWeights, weights), settings=stem)
+    raise TypeError(f"no op reads a sound for {stem}")
+
+
 def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: Stack) -> Array:
     match stack.positions:
         case Learned(_, offset):
@@ -165,6 +182,11 @@ def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: 
             frequencies = rope_frequencies(indices(x.shape[-1] // 2, x), theta=theta)
             waves = sinusoidal(positions + offset, frequencies, interleaved=interleaved)
             return x + as_type(waves, x.dtype)
+        case ConvPositions():
+            assert "position_kernel" in weights
+            assert "position_bias" in weights
+            kernel, bias = weights["position_kernel"], weights["position_bias"]
+            return x + conv_positions(x, kernel, bias, settings=stack.positions)
         case None:
             return x
 

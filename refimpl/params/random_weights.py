@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.flo
         if name.endswith(SCALES):
             return ((1 + np.abs(normal)) / 32).astype(dtype)
         fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
+        if last.endswith("kernel"):
+            fan_in = math.prod(shape[1:])
         return (normal * fan_in**-0.5).astype(dtype)
 
     return unflatten({name: draw(name, shape) for name, shape in ParameterShapes(config).items()})

@@ -16,16 +16,20 @@ from itertools import pairwise
 from ..config import (
     Attention,
     Config,
+    ConvStem,
     Embedding,
     Gated,
     Head,
     Layer,
+    LayerNorm,
     Mlp,
     MoE,
     Norm,
     Plain,
     Stack,
+    Stem,
     TokenMixer,
+    WaveStem,
     has_mtp,
 )
 from ..ops.adaptive_softmax import Tail
@@ -40,6 +44,7 @@ from ..ops.mtp import MTPInputWeights
 from ..ops.neighbour_conv import NeighbourConvWeights
 from ..ops.per_layer import PerLayerEmbeddingWeights, PerLayerWeights
 from ..ops.shared_attention import SharedAttentionWeights
+from ..ops.wave_stem import ConvolutionWeights, WaveStemWeights
 from .annotations import Leaf, Leaves, Shape, annotated
 
 MLPS: dict[type, type] = {Gated: GatedMlpWeights, Plain: PlainMlpWeights, MoE: MoEWeights}
@@ -101,7 +106,7 @@ def _tables(shapes: Mapping[str, Shape]) -> Leaves:
 def _stack(stack: Stack, d: int, entry: int) -> Leaves:
     leaves: Leaves = {}
     if stack.stem is not None:
-        leaves |= _under("stem.", annotated(ConvStemWeights, {"C": stack.stem.bands, "D": d}))
+        leaves |= _under("stem.", _stem(stack.stem, d))
     leaves |= {} if stack.positions is None else _tables(stack.positions.tables(entry))
     leaves |= _norm("first_norm.", stack.first_norm, entry)
     for mixer in stack.mixers:
@@ -112,6 +117,21 @@ def _stack(stack: Stack, d: int, entry: int) -> Leaves:
     for i, layer in enumerate(stack.layers):
         leaves |= _under(f"layers.{i}.", _layer(layer, d))
     return leaves | _norm("norm.", stack.final_norm, d)
+
+
+def _stem(stem: Stem, d: int) -> Leaves:
+    if isinstance(stem, ConvStem):
+        return annotated(ConvStemWeights, {"C": stem.bands, "D": d})
+    assert isinstance(stem, WaveStem)
+    convolutions, channels, last = [], 1, 1
+    norms = len(stem.convolutions) if stem.normalized == "each" else 1
+    for i, one in enumerate(stem.convolutions):
+        last, sizes = one.width, {"F": one.width, "C": channels, "A": one.length - 1}
+        inner = {"norm": _norm("", LayerNorm(stem.eps), one.width)} if i < norms else {}
+        convolutions.append(annotated(ConvolutionWeights, sizes, ("bias",) * stem.bias, inner=inner))
+        channels = one.width
+    inner = {"convolutions": _listed(convolutions), "norm": _norm("", stem.norm, last)}
+    return annotated(WaveStemWeights, {"C": last, "D": d}, inner=inner)
 
 
 def _layer(layer: Layer, d: int) -> Leaves:

@@ -7,6 +7,7 @@
                   encoder             encoder_lengths
                   an encoder alone,   tokens lengths token_types cos.J sin.J       predictions
                   or with a reader
+                  that hears          samples                                      predictions
     encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
     mtp.onnx      a decoder's module  tokens hidden past at k.I … cos.J sin.J      logits hidden_out k_out.I …
@@ -52,6 +53,7 @@ GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
 MEANINGS = {
     "tokens": "ids of the new tokens of each row; behind its last one anything",
     "frames": "of a model of sound, in the place of tokens: the log-mel spectrogram of each row's 30 seconds",
+    "samples": "of a model that reads a sound itself: 16,000 a second, with a mean of 0 and a variance of 1",
     "past": "how many tokens of each row the cache holds",
     "at": "which of the new tokens logits are wanted of, counted from 0",
     "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",
@@ -167,13 +169,15 @@ def row_length_names(window: int | None) -> tuple[str, str]:
 
 
 def _read(config: Config) -> str | int:
-    """The axis of what an encoder reads: of a sound always the same number of positions."""
-    return "time" if config.frames is None else config.frames[0] // 2
+    """The axis of what an encoder reads: of frames of a sound always the same number of positions."""
+    frames = None if config.frames is None else config.frames[0]
+    return config.positions(frames) if isinstance(frames, int) else "time"
 
 
 def _encoder_inputs(config: Config) -> list[Port]:
     if config.frames is not None:
-        return [Port("frames", ("batch", *config.frames))]
+        name = "frames" if len(config.frames) > 1 else "samples"
+        return [Port(name, ("batch", *config.frames))]
     inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
     if config.embedding.token_types is not None:
         inputs.append(Port("token_types", ("batch", "time"), "int64"))

@@ -53,8 +53,9 @@ class EncoderSession:
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
         if self.config.frames is not None:
-            inputs = {"frames": ids.astype(self.dtype, copy=False)}
-        inputs |= self._position_tables(ids.shape[1])
+            sound = ids.astype(self.dtype, copy=False)
+            inputs = {"frames": sound, "samples": sound}
+        inputs |= self._position_tables(self.config.positions(ids.shape[1]))
         arrays = [np.ascontiguousarray(inputs[port.name]) for port in self.graph.inputs]
         io = self.session.io_binding()
         for port, array in zip(self.graph.inputs, arrays, strict=True):
@@ -66,7 +67,7 @@ class EncoderSession:
 
     def shapes(self, ids: np.ndarray) -> dict[str, tuple[int, ...]]:
         """Shapes of the outputs for ids of this shape, by name."""
-        sizes: dict[str, int] = dict(zip(("batch", "time"), ids.shape[:2], strict=True))
+        sizes = {"batch": ids.shape[0], "time": self.config.positions(ids.shape[1])}
         return {
             port.name: tuple(sizes[a] if isinstance(a, str) else a for a in port.axes)
             for port in self.graph.outputs

@@ -173,7 +173,7 @@ class OrtEngine:
         check_predict(self.config)
         assert self._encoder is not None
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
-        if self.device != "cpu" or ids.size <= TOKENS_PER_RUN:
+        if self.device != "cpu" or ids.size <= TOKENS_PER_RUN or self.config.frames is not None:
             return self._predicted(ids, lengths, token_types)
         (shape,) = self._encoder.shapes(ids).values()
         predictions = np.zeros(shape, np.float32)
@@ -199,7 +199,8 @@ class OrtEngine:
         self, tokens: np.ndarray, lengths: np.ndarray, token_types: np.ndarray | None = None
     ) -> list[np.ndarray]:
         """The `shown` values for texts [B, T] that are read from their beginning, in one run."""
-        values = {name: np.empty((*tokens.shape, n), self.dtype) for name, n in self._shown.items()}
+        shape = len(tokens), self.config.positions(tokens.shape[1])
+        values = {name: np.empty((*shape, n), self.dtype) for name, n in self._shown.items()}
         if self._decoder is None:
             assert self._encoder is not None
             shapes = self._encoder.shapes(tokens)

@@ -26,6 +26,7 @@ TASKS: dict[type[configs.Head], str] = {
     configs.Tag: "tag",
     configs.QuestionAnswering: "answer",
     configs.Pool: "embed",
+    configs.CTC: "transcribe",
 }
 HEADS = {task: head for head, task in TASKS.items()}
 

@@ -30,7 +30,7 @@ def shared_numbers(config: Config) -> Iterator[float]:
     """The numbers of what isn't in a layer, and those that layers make of the model's width."""
     yield from numbers((config.embedding, config.head))
     for stack in stacks(config).values():
-        yield from numbers((stack.positions, stack.first_norm, stack.final_norm))
+        yield from numbers((stack.stem, stack.positions, stack.first_norm, stack.final_norm))
         yield from _frequencies(stack, config.embedding.width)
         if stack.altup is not None:
             yield 1 / config.embedding.width
@@ -103,6 +103,8 @@ def _of_stack(stack: Stack) -> Iterator[tuple[str, float]]:
         "distances_norm": None if distances is None else distances.norm,
     }
     yield from ((leaf, norm.eps) for leaf, norm in norms.items() if norm is not None)
+    if stack.stem is not None:
+        yield from ((f"stem.{leaf}", eps) for leaf, eps in stack.stem.epsilons())
     for i, layer in enumerate(stack.layers):
         yield from ((f"layers.{i}.{leaf}", eps) for leaf, eps in _of_layer(layer))
 

@@ -26,7 +26,8 @@ import numpy as np
 
 from ...refimpl.checkpoint.formats.file_bytes import read_file
 from ...refimpl.checkpoint.formats.npy import read_array
-from ...refimpl.config import LM, Config, Decoder, EncoderDecoder, MaskedLM
+from ...refimpl.config import CTC, LM, Config, Decoder, EncoderDecoder, MaskedLM
+from ...refimpl.engine.passes import noise
 from ...refimpl.error_budget import (
     CODE_MOVE,
     TRIES,
@@ -200,7 +201,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
 
 def _model_inputs(config: Config) -> tuple[str, ...]:
     """The inputs that a model has beside tokens."""
-    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
+    if config.stem is not None or (isinstance(config, EncoderDecoder) and isinstance(config.head, LM)):
         return ENCODER_IDS, ENCODER_LENGTHS
     if config.embedding.token_types is not None:
         return (TOKEN_TYPES,)
@@ -208,7 +209,7 @@ def _model_inputs(config: Config) -> tuple[str, ...]:
 
 
 def _predicts_tokens(config: Config) -> bool:
-    return isinstance(config.head, LM | MaskedLM)
+    return isinstance(config.head, LM | MaskedLM | CTC)
 
 
 def load(bundle: Bundle) -> Golden:
@@ -243,12 +244,17 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     if not 1 <= time <= config.context:
         raise BundleError(f"{file_of('tokens')}: must be 1 to {config.context} a row, got {time}")
     lengths = require("lengths", "i", rows, least=1, below=time + 1)
-    if config.frames is not None:
-        positions = config.frames[0] // 2
-        frames = require(ENCODER_IDS, "f", rows, *config.frames)
-        if not np.isfinite(frames).all():
+    if config.stem is not None and config.frames is not None:
+        row = [None if isinstance(size, str) else size for size in config.frames]
+        sound = require(ENCODER_IDS, "f", rows, *row)
+        if not np.isfinite(sound).all():
             raise BundleError(f"{file_of(ENCODER_IDS)}: must be finite, got others; {AGAIN}")
+        positions = config.positions(sound.shape[1])
         require(ENCODER_LENGTHS, "i", rows, least=positions, below=positions + 1)
+        if "decoder" not in config.stacks and (positions != time or lengths.min() < time):
+            raise BundleError(
+                f"{file_of('tokens')}: must be as many as a sound has positions, {positions}, got {time}; {AGAIN}"
+            )
     elif ENCODER_IDS in arrays:
         _, text = require(ENCODER_IDS, "i", rows, None, below=vocabulary).shape
         require(ENCODER_LENGTHS, "i", rows, least=1, below=text + 1)
@@ -378,9 +384,10 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     tokens = np.array([[*before, *row] for row in (ids[:room], ids[room : 2 * room])], np.int64)
     lengths = np.array([time, max(1, time - 3)])
     names = _model_inputs(config)
-    if config.frames is not None:
-        frames = rng.normal(size=(2, *config.frames))
-        return Inputs(tokens, lengths, frames, np.full(2, config.frames[0] // 2))
+    if config.stem is not None:
+        sound = noise(config, rng, 2, time)
+        heard = np.full(2, config.positions(sound.shape[1]))
+        return Inputs(tokens, lengths if "decoder" in config.stacks else heard, sound, heard)
     if ENCODER_IDS in names:
         return Inputs(tokens, lengths, tokens[::-1].copy(), np.array([max(1, time - 5), time]))
     if TOKEN_TYPES in names:

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import LM, Config, Decoder
+from tfm.refimpl.config import CTC, LM, Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.engine.passes import noise
 from tfm.refimpl.params.tree import map_leaves
 
 from helpers.float64 import Float64
@@ -88,6 +89,8 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
             ends = rng.integers(0, ends + 1)
         tokens[[0, 1], ends] = model.config.eos_token_id
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
+    if isinstance(config.head, CTC):
+        return {"input_values": noise(config, rng, 2, length)}
     if config.frames is not None:  # bands before frames
         arguments = {"input_features": rng.standard_normal((2, *config.frames[::-1]))}
     if isinstance(config.head, LM):
@@ -159,6 +162,8 @@ def specification_outputs(
 ) -> list[np.ndarray]:
     """The same from the specification; with `vectors` an encoder's vectors come first."""
     config = engine.config
+    if "input_values" in arguments:
+        return [engine.predict(arguments["input_values"])]
     frames = arguments.get("input_features")
     tokens = arguments["input_ids"] if frames is None else frames.swapaxes(1, 2)
     token_types = arguments.get("token_type_ids")

@@ -56,7 +56,7 @@ from ..weights.loader import Leaves
 from ..weights.steps import STEPS
 from ..weights.weight_map import WeightMap, weight_map
 
-Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
+Task = Literal["lm", "masked", "classify", "tag", "answer", "pool", "ctc"]
 # How transformers names the classes that read whole texts, by task.
 CLASS_SUFFIXES: dict[str, Task] = {
     "Model": "pool",

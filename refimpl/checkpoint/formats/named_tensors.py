@@ -3,6 +3,7 @@
 joined          several sources as one
 stripped        names without a prefix
 prefixed        names with one
+WeightNormed    directions and lengths of weights as the weights
 Rescaled        a GGUF file's weights, multiplied by the scales beside them
 LayerNumbers    arrays of a GGUF file's metadata as tensors
 """
@@ -77,6 +78,49 @@ def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
         if other != name:
             raise CheckpointError(f"tensors must not be there twice: {other!r:.80} and {name!r:.80}")
     return table
+
+
+class WeightNormed(Tensors):
+    """Weights that torch's weight_norm stores as directions v and lengths g, as the weights g · v / ‖v‖.
+
+        X.weight_g, X.weight_v, or X.parametrizations.weight.original0 and original1
+
+    ‖v‖ is over the axes of which g has one number (Salimans & Kingma 2016). It is computed in float64.
+    CheckpointError where the shapes don't go together.
+    """
+
+    PAIRS = (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    )
+
+    def __init__(self, source: TensorSource) -> None:
+        names = set(source.names)
+        self._made: dict[str, tuple[str, str]] = {}
+        for g, v in self.PAIRS:
+            modules = [name.removesuffix(v) for name in source.names if name.endswith("." + v)]
+            self._made |= {f"{m}weight": (m + g, m + v) for m in modules if m + g in names}
+        parts = {part for pair in self._made.values() for part in pair}
+        for g, v in self._made.values():
+            length, direction = source.shape(g), source.shape(v)
+            pairs = zip(length, direction, strict=False)
+            if len(length) != len(direction) or any(one not in (1, all_) for one, all_ in pairs):
+                raise CheckpointError(
+                    f"tensor {g!r:.80} must have the axes of {v!r:.80}, {list(direction)}, or 1, is {list(length)}"
+                )
+        table = {name: (source, name) for name in source.names if name not in parts}
+        super().__init__(table | {name: (source, v) for name, (_, v) in self._made.items()})
+
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        weight = super().load(name, part)
+        if name not in self._made:
+            return weight
+        source, _ = self._table[name]
+        length, direction = (source.load(one).astype(np.float64) for one in self._made[name])
+        axes = tuple(i for i, size in enumerate(length.shape) if size == 1)
+        with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
+            norm = np.sqrt(np.square(direction).sum(axes, keepdims=True))
+            return (length * direction / norm).astype(weight.dtype)
 
 
 WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"

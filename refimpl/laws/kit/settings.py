@@ -82,6 +82,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "share": (0.5, 0.95),
     "sparsity": (None, 0.7),
     "hop": ("A",),
+    "stride": ("X",),
+    "groups": ("G",),
     "least": (1e-10, 0.1),
 }
 # Lists whose length no array may say, and the letter of a size that it follows from.

@@ -12,6 +12,7 @@ import numpy as np
 from ....refimpl.config import Config
 from ....refimpl.engine.cache_kinds import CacheKind
 from ....refimpl.engine.numpy_engine import ArrayCache
+from ....refimpl.engine.passes import noise
 from ....refimpl.ops.quantized_cache import unpack_nibbles
 from ...kernels.specification import KernelReference
 from ..report import NOT_REACHED, Row
@@ -44,10 +45,15 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
 
 
 def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """What an encoder's head gives is what is specified, to the bit: over the tokens of two texts."""
-    ids, lengths = _drawn_texts(context.bundle.config, ROWS)
+    """What an encoder's head gives is what is specified, to the bit: over the tokens of two texts, or over
+    the positions of two sounds."""
+    config = context.bundle.config
+    ids, lengths = _drawn_texts(config, ROWS)
+    if config.stem is not None:
+        ids = noise(config, np.random.default_rng(SEED), len(ROWS), min(ROWS[0], config.context))
+        lengths = np.full(len(ids), config.positions(ids.shape[1]))
     expected = _reference(context).predict(ids, lengths)
-    real, count = np.arange(ids.shape[1]) < lengths[:, None], int(lengths.sum())
+    real, count = np.arange(lengths.max()) < lengths[:, None], int(lengths.sum())
     for name, engine in engines.items():
         outputs = engine.predict(ids, lengths)
         other = (_bits(outputs) != _bits(expected)).any(-1)

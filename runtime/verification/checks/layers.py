@@ -84,7 +84,8 @@ def _rows(
     if not alone:
         return
     engine = opened({value.name: value.width for value in values.values()})
-    read = dict(zip(values, engine.inside(golden.tokens, golden.lengths, golden.token_types), strict=True))
+    given = golden.tokens if golden.encoder_ids is None else golden.encoder_ids
+    read = dict(zip(values, engine.inside(given, golden.lengths, golden.token_types), strict=True))
     params, dtype = bundle.params(), np.dtype(bundle.dtype)
     runs = [replace(run, half_cache=half) for run in own_runs(bundle.config, params, dtype)]
     gave: dict[tuple[int, int], Array] = {}

@@ -26,7 +26,11 @@ def run_at_once(engine: Engine, golden: Golden, rows: slice = ALL_ROWS) -> Float
 
 
 def predict(engine: Engine, golden: Golden, rows: slice = ALL_ROWS, padding: int = 0) -> Float[Array, "M N"]:
-    """An encoder's output at the real positions, with so many more tokens of padding behind each row."""
+    """An encoder's output at the real positions, with so many more tokens of padding behind each row; a
+    sound has none."""
+    if golden.encoder_ids is not None:
+        outputs = engine.predict(golden.encoder_ids[rows])
+        return outputs.reshape(-1, outputs.shape[-1])
     tokens, lengths, token_types = golden.tokens[rows], golden.lengths[rows], golden.token_types
     padding = min(padding, engine.config.context - tokens.shape[1])
     tokens = _widened(tokens, padding)

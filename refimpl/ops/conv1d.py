@@ -1,0 +1,40 @@
+"""One-dimensional convolutions: each output is a linear map of a few vectors in a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dispatch import op
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+
+    from jaxtyping import Float
+
+__all__ = ["conv1d"]
+
+
+@op
+def conv1d(
+    x: Float[Array, "B X*T+A G*D"],
+    kernel: Float[Array, "G*F D A+1"],
+    bias: Float[Array, " G*F"] | None = None,
+    *,
+    stride: int,
+    groups: int,
+) -> Float[Array, "B T G*F"]:
+    """y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride + j, g, d], X = `stride`, and G = `groups`.
+
+    Conventions: torch's Conv1d and ONNX's Conv without padding, with channels last; the kernel is stored as
+    theirs, and channels are in groups that don't see each other. What fills no whole sum at the end is left out.
+    """
+    channels, size, length = kernel.shape
+    around = np.lib.stride_tricks.sliding_window_view(x, length, axis=1)[:, ::stride]
+    around = around.reshape(*around.shape[:2], groups, size, length)
+    matrices = kernel.reshape(groups, channels // groups, size * length)
+    beside = around.reshape(*around.shape[:3], size * length)
+    y = np.einsum("btgd,gfd->btgf", beside, matrices, optimize=True)
+    y = y.reshape(*y.shape[:2], channels)
+    return y if bias is None else y + bias

@@ -1,0 +1,90 @@
+"""The stem of an encoder that reads the samples of a sound themselves, and the positions that go with it.
+
+    samples      ················································   16,000 a second
+    first        └ 10 ┘          each convolution has fewer vectors than the one before, of more samples
+    …                └ 10 ┘
+    last         y0        y1        y2         wav2vec 2.0: 400 samples each, 320 from one to the next
+
+Its vectors don't know where they are. A convolution over many of them, which is added, says so: by what is
+around a vector, and by the ends of the sound, beyond which everything is zero (wav2vec 2.0, Baevski et al.
+2020, §2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from ..config import ConvPositions, LayerNorm, WaveStem
+from .activation import activation
+from .arrays import padded
+from .conv1d import conv1d
+from .dispatch import op
+from .linear import linear
+from .norm import NormWeights, layer_norm, normalize
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+
+    from jaxtyping import Float
+
+__all__ = ["ConvolutionWeights", "WaveStemWeights", "conv_positions", "time_norm", "wave_stem"]
+
+
+class ConvolutionWeights(TypedDict):
+    """The leaves of a convolution: its kernel as torch has it, its bias, and the norm behind it.
+
+    They stay in float: they are few, and what they round goes through all layers.
+    """
+
+    kernel: Float[Array, "F C A+1"]
+    bias: NotRequired[Float[Array, " F"]]
+    norm: NotRequired[NormWeights]
+
+
+class WaveStemWeights(TypedDict):
+    """The leaves of the stem: of all convolutions, and of the map to the model's width."""
+
+    convolutions: list[ConvolutionWeights]
+    norm: NotRequired[NormWeights]
+    project: Float[Array, "C D"] | Blocks
+    project_bias: Float[Array, " D"]
+
+
+@op
+def wave_stem(samples: Array, weights: WaveStemWeights, *, settings: WaveStem) -> Array:
+    """The vectors [B, T, D] of the samples [B, N], all of which are real: after each convolution its norm
+    and an activation, and at the end a norm and a map."""
+    x = samples[:, :, None]
+    each = LayerNorm(settings.eps)
+    for i, (one, leaves) in enumerate(zip(settings.convolutions, weights["convolutions"], strict=True)):
+        x = conv1d(x, leaves["kernel"], leaves.get("bias"), stride=one.stride, groups=1)
+        if settings.normalized == "each":
+            x = normalize(x, leaves.get("norm"), norm=each)
+        elif i == 0:
+            assert "norm" in leaves
+            x = time_norm(x, leaves["norm"], eps=settings.eps)
+        x = activation(x, kind=settings.activation)
+    x = normalize(x, weights.get("norm"), norm=settings.norm)
+    return linear(x, weights["project"], weights["project_bias"])
+
+
+@op
+def time_norm(x: Array, weights: NormWeights, *, eps: float) -> Array:
+    """Each channel of x [B, T, D] normalized over all T, times its weight, plus its bias.
+
+    It is torch's GroupNorm with a channel a group; padding would count.
+    """
+    assert "weight" in weights
+    assert "bias" in weights
+    return layer_norm(x.swapaxes(1, 2), eps=eps).swapaxes(1, 2) * weights["weight"] + weights["bias"]
+
+
+@op
+def conv_positions(x: Array, kernel: Array, bias: Array, *, settings: ConvPositions) -> Array:
+    """What is added to the vectors x [B, T, D]: the activation of a convolution around each.
+
+    An even number of vectors reaches one further back than ahead.
+    """
+    around = padded(x, settings.length // 2, (settings.length - 1) // 2)
+    return activation(conv1d(around, kernel, bias, stride=1, groups=settings.groups), kind=settings.activation)
