@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import LM, Config, EncoderDecoder
 from ..decoding.beam import BeamSearch
+from ..decoding.ctc import CTCTokens
 from ..decoding.options import MOST_BEAMS, STOPS
 from ..decoding.sampler import Sampler
 from ..decoding.speech import SpeechTokens
@@ -46,7 +47,7 @@ class Generation:
     tasks that the checkpoint names (T5: summarization); `languages` are tokens for a translator, to be used
     by `translation.directed`. `stop` are texts before which an answer ends. `left_out` are options that the
     checkpoint asks for and tfm doesn't have: texts are generated without them. `speech` is of a model that
-    hears.
+    writes what it hears, `ctc` of one that says it token by token.
     """
 
     bos: int | None = None
@@ -62,6 +63,7 @@ class Generation:
     stop: tuple[str, ...] = field(default=(), metadata={"optional": True})
     left_out: tuple[str, ...] = field(default=(), metadata={"optional": True})
     speech: SpeechTokens | None = field(default=None, metadata={"optional": True})
+    ctc: CTCTokens | None = field(default=None, metadata={"optional": True})
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from .heads import CTC, Head
 from .layers import Layer
 from .mtp import MTP
 from .positions import ConvPositions, RelativeBias
-from .stack import DecoderReader, Embedding, Stack
+from .stack import DecoderReader, Embedding, Stack, WaveStem
 from .token_mixers import Attention, TokenMixer
 
 SMALLEST = 2.0**-126  # float32's smallest normal number
@@ -161,8 +161,10 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
         )
         bare = (embedding.token_types, embedding.task_types, embedding.projection) == (None, None, None)
         need(bare, f"{name}: a sound has no types of tokens, and no tables of another width than the model's")
-    around = isinstance(stack.positions, ConvPositions) and stack.stem is None
-    need(not around, f"{name}: positions by a convolution are of a sound, which has no padding")
+    around = isinstance(stack.positions, ConvPositions)
+    need(not around or stack.stem is not None, f"{name}: positions by a convolution are of a sound alone")
+    waves = isinstance(stack.stem, WaveStem) and not around
+    need(not waves or stack.positions is None, f"{name}: vectors of samples have positions by a convolution")
     if stack.positions is not None:
         projection, width = embedding.projection, embedding.width
         if projection is not None and projection.late:

@@ -1,15 +1,17 @@
-"""From the samples of a sound to what Whisper's encoder reads of it: a log-mel spectrogram."""
+"""From the samples of a sound to what an encoder reads of it: a log-mel spectrogram (Whisper's), or the
+samples themselves, in windows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from ..ops.log_mel import hann_window, log_mel, mel_filters, mel_frequencies, power_spectrum
 
-__all__ = ["HOP", "RATE", "Spectrogram", "features"]
+__all__ = ["HOP", "RATE", "Spectrogram", "Window", "features", "normalized", "windows"]
 
 RATE = 16_000  # samples a second
 WINDOW, HOP = 400, 160  # samples
@@ -97,3 +99,36 @@ class Spectrogram:
             yield block
         self.real = count // HOP
         yield np.zeros(max(0, self.size * HOP - count))
+
+
+def normalized(samples: np.ndarray) -> np.ndarray:
+    """(x − mean) / sqrt(var + 10⁻⁷) of the samples [N], in float64: wav2vec 2.0's extractor."""
+    exact = samples.astype(np.float64)
+    return (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
+
+
+class Window(NamedTuple):
+    """A part of a sound, from sample `begin` on, of which the samples from `before` to `end` count."""
+
+    samples: np.ndarray
+    begin: int
+    before: int
+    end: int
+    last: bool
+
+
+def windows(blocks: Iterable[np.ndarray], size: int, beside: int) -> Iterator[Window]:
+    """Windows of `size` samples, each beginning 2 · `beside` before the last one's end, in the memory of one
+    window and a block.
+
+    Of two neighbours the first one counts up to the middle of what they share, the second from there on; the
+    first window counts from its begin, the last one to its end, which may come sooner.
+    """
+    held, begin = np.zeros(0), 0
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while len(held) > size:
+            yield Window(held[:size], begin, beside if begin else 0, size - beside, last=False)
+            step = size - 2 * beside
+            held, begin = held[step:], begin + step
+    yield Window(held, begin, beside if begin else 0, len(held), last=True)

@@ -51,7 +51,9 @@ def encode(
     if config.embedding.token_types is not None and token_types is None:
         token_types = zeros_like(tokens)
     entry: Any = params["embedding"] if config.stem is None else {}  # what hears looks no tokens up
-    at = indices(config.positions(tokens.shape[1]), tokens)[None]
+    # Where it reads samples, nothing is added that depends on a position's number.
+    frames = None if config.frames is None else config.frames[0]
+    at = indices(config.positions(frames) if isinstance(frames, int) else tokens.shape[1], tokens)[None]
     table_types, segments = (None, token_types) if stack.segments else (token_types, None)
     x = embed(
         tokens, at, entry, params["encoder"], table_types, lengths, config=config.embedding, stack=stack

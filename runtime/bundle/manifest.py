@@ -415,6 +415,8 @@ def _check_generation(g: Generation, config: Config) -> None:
             raise ValueError("generation.speech must have a token of silence, before that of no timestamps")
         if odd := [one for one in g.speech.alignment_heads if not is_head(one, config)]:
             raise ValueError(f"generation.speech.alignment_heads must be of the decoder, got {odd[0]}")
+    if g.ctc is not None:
+        ids += [g.ctc.blank, g.ctc.delimiter]
     for token in ids:
         if token is not None and token >= vocabulary:
             raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...refimpl.config import CTC, ConvStem
 from ...refimpl.decoding.beam import BeamSearch, Rules
 from ...refimpl.decoding.logprobs import logprob
 from ...refimpl.decoding.options import TextOptions, require
@@ -48,6 +49,7 @@ from ..sound_files import Blocks, checked, samples_of
 from ..text.spoken_words import WITHOUT_SPACES, spoken_words
 from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
+from .hear_by_ctc import heard_segments
 from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, utterances
 
 TASK = "transcribe"
@@ -89,6 +91,7 @@ def transcribe(
 ) -> Iterator[Segment]:
     """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
 
+    A model with a CTC head (`hear_by_ctc`) takes `words` and `vad` alone.
     With `vad` only what lies between long pauses is heard, each utterance as a sound of its own. An iterator
     gives samples [N] as they come: they are cut at short pauses, see `utterances`. A `batch` above 1 means
     `vad` with utterances that fit into a window, so many of which are heard at once.
@@ -103,6 +106,23 @@ def transcribe(
     or an option that it can't take.
     """
     expect_hearing(model.config)
+    if isinstance(model.config.head, CTC):
+        given = {
+            "language": (language, None), "task": (task or TASK, TASK), "condition": (condition, False),
+            "limits": (limits, PAPER), "temperatures": (tuple(temperatures), TEMPERATURES),
+            "seed": (seed, 0), "batch": (batch, 1), "beams": (beams or 1, 1), "best_of": (best_of, 1),
+        }  # fmt: skip
+        if odd := [name for name, (value, only) in given.items() if value != only]:
+            raise LimitError(
+                f"{odd[0]} is for a model that writes what it hears, this one says it token by token: "
+                "leave it out"
+            )
+        said = _utterances(sound, progress, vad=vad)
+        if said is None:
+            assert not isinstance(sound, Iterator)
+            return heard_segments(model, samples_of(sound), progress, words=words)
+        hear = partial(heard_segments, model, progress=silent, words=words)
+        return (one for first, samples in said for one in hear(samples_of(samples), first=first))
     speech = model.generation.speech
     if speech is None:
         raise CheckpointError(
@@ -124,15 +144,24 @@ def transcribe(
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
     ask = _Asked(model, speech, code, task_id, condition, limits, temperatures, seed, search, best_of, words)
-    if isinstance(sound, Iterator):
-        found = utterances(checked(sound), Voice(progress))
-    elif vad or batch > 1:
-        longest = LONGEST if batch > 1 else LONGEST_OF_FILE
-        found = utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=longest)
-    else:
+    found = _utterances(sound, progress, vad=vad, batch=batch)
+    if found is None:
+        assert not isinstance(sound, Iterator)
         return _segments([_Sound(ask, samples_of(sound))], progress)
     sounds = (_Sound(ask, samples_of(samples), first) for first, samples in found)
     return (one for some in _at_once(sounds, batch) for one in _segments(some, silent))
+
+
+def _utterances(
+    sound: Path | str | np.ndarray | Iterator[np.ndarray], progress: Progress, *, vad: bool, batch: int = 1
+) -> Iterator[tuple[int, np.ndarray]] | None:
+    """The first sample and the samples of each utterance; None for a sound that is heard as a whole."""
+    if isinstance(sound, Iterator):
+        return utterances(checked(sound), Voice(progress))
+    if not (vad or batch > 1):
+        return None
+    longest = LONGEST if batch > 1 else LONGEST_OF_FILE
+    return utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=longest)
 
 
 def _at_once(sounds: Iterator[_Sound], count: int) -> Iterator[list[_Sound]]:
@@ -184,8 +213,9 @@ class _Sound:
     yet. It begins with the sample `first` of a longer one."""
 
     def __init__(self, ask: _Asked, blocks: Blocks, first: int = 0) -> None:
-        assert ask.model.config.frames is not None
-        size, bands = ask.model.config.frames
+        stem = ask.model.config.stem
+        assert isinstance(stem, ConvStem)
+        size, bands = stem.least(ask.model.config.text_context), stem.bands
         self.ask, self.first = ask, first
         self.frames = Spectrogram(blocks, bands=bands, size=size)
         self.language, self.seek, self.calm = ask.language, 0, True

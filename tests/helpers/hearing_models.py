@@ -1,8 +1,10 @@
-"""Tiny drawn Whispers with windows of 0.4 seconds, written by transformers, and sounds for them."""
+"""Tiny drawn Whispers with windows of 0.4 seconds, and models with a CTC head, written by transformers, and
+sounds for them."""
 
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,34 @@ def model(*, multilingual: bool) -> Model:
         write(Path(folder), 1, multilingual=multilingual)
         checkpoint = open_checkpoint(folder)
         return Model(NumpyEngine(checkpoint.config, checkpoint.params), checkpoint)
+
+
+LETTERS = "|ABCDE'"
+STRIDE = 320  # samples of a letter of `write_ctc`'s model
+
+
+def write_ctc(folder: Path, seed: int, name: str = "wav2vec2", **settings: Any) -> Any:
+    """A model in the folder that says letters, with the files that its processor has; transformers' model."""
+    row = ROWS[name]
+    sizes = row.sizes | {
+        "vocab_size": len(LETTERS) + 2, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "intermediate_size": 40, "conv_dim": [6, 8, 10], "conv_kernel": [40, 9, 3],
+        "conv_stride": [20, 8, 2], "num_conv_pos_embeddings": 6, "num_conv_pos_embedding_groups": 2,
+    }  # fmt: skip
+    theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, weight in theirs.named_parameters():
+            drawn = torch.randn(weight.shape, generator=noise)
+            vector = drawn * 0.3 + (not key.endswith("bias"))
+            weight.copy_(vector if weight.ndim == 1 else 2 * drawn * weight[0].numel() ** -0.5)
+    theirs.save_pretrained(folder)
+    tokens = {token: id for id, token in enumerate(["<pad>", "<unk>", *LETTERS])}
+    (folder / "vocab.json").write_text(json.dumps(tokens))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **settings)
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False)
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    return theirs
 
 
 def wav(samples: np.ndarray) -> bytes:

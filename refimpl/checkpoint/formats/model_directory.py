@@ -33,6 +33,8 @@ LIMITS = {
     "tokenizer.json": 64 * 1024 * KILO,
     "tekken.json": 64 * 1024 * KILO,
     "vocab.json": 16 * 1024 * KILO,
+    "preprocessor_config.json": 1024 * KILO,
+    "processor_config.json": 1024 * KILO,
     "merges.txt": 16 * 1024 * KILO,
     "vocab.txt": 16 * 1024 * KILO,
     "modules.json": 64 * KILO,

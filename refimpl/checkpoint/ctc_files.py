@@ -1,0 +1,107 @@
+"""The files beside a model with a CTC head: which token is which, and what its sounds must be.
+
+    vocab.json                 ids by token, for the most part letters
+    tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
+    special_tokens_map.json    the same tokens, where the file before it doesn't name them
+    added_tokens.json          tokens beside those of vocab.json
+    preprocessor_config.json   do_normalize and sampling_rate; newer ones are in processor_config.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..decoding.ctc import CTCTokens
+from ..engine.sound import RATE
+from ..errors import CheckpointError
+from .formats.model_directory import Directory
+from .tokenizer_files import VOCAB_JSON
+from .tokenizers.auto_tokenizer.apply import AppliedTokenizer
+
+CLASSES = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
+DEFAULTS = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"}
+
+
+def read_ctc(
+    directory: Directory, about: Mapping[str, Any], config_class: Any
+) -> tuple[AppliedTokenizer, CTCTokens] | None:
+    """The tokenizer of a directory with a vocab.json, and how its tokens become words; None without one.
+
+    `about` are the keys of tokenizer_config.json, `config_class` is config.json's `tokenizer_class`.
+    Raises CheckpointError for what transformers' Wav2Vec2CTCTokenizer would read otherwise.
+    """
+    tokens = directory.object(VOCAB_JSON)
+    if tokens is None:
+        return None
+    where, settings = str(directory.path / VOCAB_JSON), str(directory.path / "tokenizer_config.json")
+    if not all(type(id) is int and id >= 0 for id in tokens.values()):
+        raise CheckpointError(f"{where}: must map tokens to ids, of one language, got {tokens!r:.80}")
+    named = about.get("tokenizer_class") or config_class
+    if named not in (None, *CLASSES):
+        raise CheckpointError(f"{settings}: tokenizer_class must be {CLASSES[0]}, got {named!r:.60}")
+    added = directory.object("added_tokens.json") or {}
+    if not all(type(id) is int and id >= 0 for id in added.values()):
+        raise CheckpointError(f"{directory.path / 'added_tokens.json'}: must map tokens to ids, got {added!r:.80}")
+    tokens = {**added, **tokens}
+    stated = {**(directory.object("special_tokens_map.json") or {}), **about}
+    names = {name: _token(stated, name, settings) for name in DEFAULTS}
+    blank, delimiter = (tokens.get(names[name] or "") for name in ("pad_token", "word_delimiter_token"))
+    if blank is None:
+        raise CheckpointError(f"{where}: must have the pad_token {names['pad_token']!r:.40}, which is the blank")
+    for name, only in (("replace_word_delimiter_char", " "), ("target_lang", None)):
+        if about.get(name, only) != only:
+            raise CheckpointError(f"{settings}: {name} must be {only!r}, got {about[name]!r:.40}")
+    flags = {name: about.get(name) or False for name in ("do_lower_case", "clean_up_tokenization_spaces")}
+    if odd := [name for name, value in flags.items() if type(value) is not bool]:
+        raise CheckpointError(f"{settings}: {odd[0]} must be true or false, got {flags[odd[0]]!r:.40}")
+    lower, cleaned = flags.values()
+    ctc = CTCTokens(blank, delimiter, _normalized(directory), lower, cleaned)
+    text = _tokenizer(tokens, names["unk_token"], names["word_delimiter_token"])
+    return AppliedTokenizer(text, {}), ctc
+
+
+def _token(stated: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = stated.get(name, DEFAULTS[name])
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"{where}: {name} must be a token, got {value!r:.60}")
+    return value
+
+
+def _normalized(directory: Directory) -> bool:
+    """Whether sounds have a mean of 0 and a variance of 1; CheckpointError for another rate than 16,000."""
+    name = "preprocessor_config.json"
+    stated = directory.object(name)
+    if stated is None:
+        name = "processor_config.json"
+        stated = (directory.object(name) or {}).get("feature_extractor", {})
+    where, value = str(directory.path / name), stated.get("do_normalize", True)
+    if type(value) is not bool:
+        raise CheckpointError(f"{where}: do_normalize must be true or false, got {value!r:.40}")
+    for key, only in (("sampling_rate", RATE), ("feature_size", 1)):
+        if stated.get(key, only) != only:
+            raise CheckpointError(f"{where}: {key} must be {only}, got {stated[key]!r:.40}")
+    return value
+
+
+def _tokenizer(tokens: Mapping[str, int], unknown: str | None, delimiter: str | None) -> str:
+    """A tokenizer.json that spells a text letter by letter, with a delimiter for each space."""
+
+    def replaced(old: str, new: str) -> dict[str, Any]:
+        return {"type": "Replace", "pattern": {"String": old}, "content": new}
+
+    steps: list[dict[str, Any]] = [{"type": "Fuse"}]
+    definition: dict[str, Any] = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "pre_tokenizer": None,
+        "normalizer": replaced(" ", delimiter) if delimiter else None, "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": steps + ([replaced(delimiter, " ")] if delimiter else [])},
+        "model": {
+            "type": "BPE", "vocab": tokens, "merges": [], "dropout": None, "fuse_unk": False,
+            "unk_token": unknown if unknown in tokens else None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "byte_fallback": False, "ignore_merges": False,
+        },
+    }  # fmt: skip
+    return json.dumps(definition, ensure_ascii=False)

@@ -1,0 +1,24 @@
+"""Laws of one-dimensional convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+
+
+@law("conv1d")
+def each_output_sums_its_vectors(conv1d: Subject, draw: Draw) -> None:
+    """Vector by vector and group by group, by a product with each matrix alone."""
+    call = draw(conv1d.calls())
+    x, kernel, groups = call["x"].astype(np.float64), call["kernel"].astype(np.float64), call["groups"]
+    channels, size, length = kernel.shape
+    count = (x.shape[1] - length) // call["stride"] + 1
+    y = np.zeros((len(x), count, channels)) + (0 if call["bias"] is None else call["bias"])
+    own = channels // groups
+    for t in range(count):
+        for j in range(length):
+            for g in range(groups):
+                read = x[:, t * call["stride"] + j, g * size : (g + 1) * size]
+                y[:, t, g * own : (g + 1) * own] += read @ kernel[g * own : (g + 1) * own, :, j].T
+    conv1d.near(conv1d(call), y, call)

@@ -1,0 +1,112 @@
+"""What is said in a sound, by a model with a CTC head: the likeliest token of each position, without a
+decoder.
+
+A sound of any length is heard in windows of as many positions as the model takes, each normalized for itself.
+They overlap, and of each one the parts that lie too near to its ends are left out, as transformers' pipeline
+does with `chunk_length_s`: no position is heard without what is around it.
+
+    window 0   ├────────────────────┊┄┄┤                      ┄ is left out
+    window 1                     ├┄┄┊──────────────┊┄┄┤
+    window 2                                    ├┄┄┊──────────────┤
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ...refimpl.checkpoint.tokenizers.auto_tokenizer.clean_up import REPLACEMENTS
+from ...refimpl.config import WaveStem
+from ...refimpl.decoding.ctc import CTCTokens, Heard, heard_words, runs, said_together
+from ...refimpl.decoding.logprobs import log_softmax
+from ...refimpl.decoding.speech import compression_ratio
+from ...refimpl.engine.sound import HOP, RATE, normalized, windows
+from ...refimpl.errors import CheckpointError
+from ..progress import Progress
+from ..sound_files import Blocks
+from ..text.subtitles import Segment, Word
+from .base import TaskModel
+
+# Seconds of the silence that ends a segment, and how long one may be.
+PAUSE, LONGEST = 0.5, 10.0
+BESIDE = 10  # a window's share that is left out at each end: a tenth
+
+
+def heard_segments(
+    model: TaskModel, blocks: Blocks, progress: Progress, *, words: bool, first: int = 0
+) -> Iterator[Segment]:
+    """The segments of a sound, each once the pause behind it is heard; it may begin with the sample `first`
+    of a longer one. CheckpointError where the model's files don't say which token is the blank."""
+    tokens, stem = model.generation.ctc, model.config.stem
+    if tokens is None:
+        raise CheckpointError(
+            "the model doesn't say what its tokens are: vocab.json must lie beside its weights"
+        )
+    assert isinstance(stem, WaveStem)
+    total = sum(map(len, blocks()))
+    pause, longest = (max(1, int(seconds * RATE) // stem.stride) for seconds in (PAUSE, LONGEST))
+    beside = model.config.context // BESIDE
+    size = model.config.context * stem.stride
+    likeliest, sure = np.zeros(0, np.int64), np.zeros(0)  # of the positions from the sample `first` on
+    follows = False
+    for window in windows(blocks(), size, beside * stem.stride):
+        progress("listening", window.begin // HOP, total // HOP)
+        if len(window.samples) >= stem.least(1):
+            sound = normalized(window.samples) if tokens.normalized else window.samples
+            logprobs = log_softmax(model.engine.predict(sound[None].astype(np.float32))[0])
+            kept = logprobs[window.before // stem.stride : window.end // stem.stride]
+            likeliest, sure = np.append(likeliest, kept.argmax(-1)), np.append(sure, kept.max(-1))
+        found = runs(likeliest.tolist(), tokens.blank)
+        heard = heard_words(found, tokens.delimiter, longest, follows=follows)
+        together, gone, follows = [*said_together(heard, pause, longest)], len(likeliest), False
+        if not window.last and together and len(likeliest) - together[-1][-1].end < pause:
+            goes_on = together.pop()[0]
+            gone, follows = goes_on.begin, goes_on.follows
+        for said in together:
+            yield _segment(model, tokens, stem, said, sure, first, words=words)
+        likeliest, sure, first = likeliest[gone:], sure[gone:], first + gone * stem.stride
+    progress("listening", total // HOP, total // HOP)
+
+
+def _segment(
+    model: TaskModel,
+    tokens: CTCTokens,
+    stem: WaveStem,
+    said: Sequence[Heard],
+    sure: np.ndarray,
+    first: int,
+    *,
+    words: bool,
+) -> Segment:
+    """Words that were said together, as a segment; position 0 is at the sample `first`."""
+
+    def text(of: Heard) -> str:
+        spelled = "".join(map(model.text.id_to_token, of.tokens))
+        return ("" if of.follows else " ") + (spelled.lower() if tokens.lower else spelled)
+
+    def seconds(position: int) -> float:
+        return (first + position * stem.stride) / RATE
+
+    whole = "".join(map(text, said))
+    begin, end = said[0].begin, said[-1].end
+    ids = [id for word in said for id in word.tokens]
+    return Segment(
+        seconds(begin),
+        seconds(end),
+        cleaned(whole) if tokens.cleaned else whole,
+        ids,
+        None,
+        float(sure[begin:end].mean()),
+        compression_ratio(ids, model.config.embedding.vocabulary),
+        0.0,
+        words=tuple(Word(seconds(one.begin), seconds(one.end), text(one)) for one in said) if words else (),
+        seek=(first + begin * stem.stride) // HOP,
+    )
+
+
+def cleaned(text: str) -> str:
+    """A text without spaces before English punctuation, as transformers' clean-up leaves it."""
+    for old, new in REPLACEMENTS:
+        text = text.replace(old, new)
+    return text
