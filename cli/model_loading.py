@@ -123,8 +123,7 @@ def check_catalogue(name: str, task: str) -> None:
         return
     from ..runtime.tasks.base import head_of
 
-    hears = "transcribe" in (known.task, task) and known.task != task
-    if hears or head_of(known.task) is not head_of(task):
+    if head_of(known.task) is not head_of(task):
         raise ConfigError(
             f"{name} can {known.task}, not {task}: `tfm-cli models` lists what each model can do"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
+from ..config import CTC, LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
 from ..errors import CheckpointError
 from .config_readers.adapter_config import read_adapter_config
 from .families import Family, Task, checkpoint_map, families_of, read_config, read_leaves
@@ -31,6 +31,7 @@ HEADS: dict[type, Task] = {
     Tag: "tag",
     QuestionAnswering: "answer",
     Pool: "pool",
+    CTC: "ctc",
 }
 
 

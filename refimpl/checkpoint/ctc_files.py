@@ -1,10 +1,10 @@
 """The files beside a model with a CTC head: which token is which, and what its sounds must be.
 
-    vocab.json                 ids by token, for the most part letters
-    tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
-    special_tokens_map.json    the same tokens, where the file before it doesn't name them
-    added_tokens.json          tokens beside those of vocab.json
-    preprocessor_config.json   do_normalize and sampling_rate; newer ones are in processor_config.json
+vocab.json                 ids by token, for the most part letters
+tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
+special_tokens_map.json    the same tokens, where the file before it doesn't name them
+added_tokens.json          tokens beside those of vocab.json
+preprocessor_config.json   do_normalize and sampling_rate; newer ones are in processor_config.json
 """
 
 from __future__ import annotations
@@ -43,13 +43,17 @@ def read_ctc(
         raise CheckpointError(f"{settings}: tokenizer_class must be {CLASSES[0]}, got {named!r:.60}")
     added = directory.object("added_tokens.json") or {}
     if not all(type(id) is int and id >= 0 for id in added.values()):
-        raise CheckpointError(f"{directory.path / 'added_tokens.json'}: must map tokens to ids, got {added!r:.80}")
+        raise CheckpointError(
+            f"{directory.path / 'added_tokens.json'}: must map tokens to ids, got {added!r:.80}"
+        )
     tokens = {**added, **tokens}
     stated = {**(directory.object("special_tokens_map.json") or {}), **about}
     names = {name: _token(stated, name, settings) for name in DEFAULTS}
     blank, delimiter = (tokens.get(names[name] or "") for name in ("pad_token", "word_delimiter_token"))
     if blank is None:
-        raise CheckpointError(f"{where}: must have the pad_token {names['pad_token']!r:.40}, which is the blank")
+        raise CheckpointError(
+            f"{where}: must have the pad_token {names['pad_token']!r:.40}, which is the blank"
+        )
     for name, only in (("replace_word_delimiter_char", " "), ("target_lang", None)):
         if about.get(name, only) != only:
             raise CheckpointError(f"{settings}: {name} must be {only!r}, got {about[name]!r:.40}")
@@ -93,11 +97,11 @@ def _tokenizer(tokens: Mapping[str, int], unknown: str | None, delimiter: str | 
     def replaced(old: str, new: str) -> dict[str, Any]:
         return {"type": "Replace", "pattern": {"String": old}, "content": new}
 
-    steps: list[dict[str, Any]] = [{"type": "Fuse"}]
+    steps = [{"type": "Fuse"}, *([replaced(delimiter, " ")] if delimiter else [])]
     definition: dict[str, Any] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "pre_tokenizer": None,
         "normalizer": replaced(" ", delimiter) if delimiter else None, "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": steps + ([replaced(delimiter, " ")] if delimiter else [])},
+        "decoder": {"type": "Sequence", "decoders": steps},
         "model": {
             "type": "BPE", "vocab": tokens, "merges": [], "dropout": None, "fuse_unk": False,
             "unk_token": unknown if unknown in tokens else None, "continuing_subword_prefix": None,

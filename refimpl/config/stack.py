@@ -173,7 +173,9 @@ class WaveStem(Stem):
         within(f"{at}number of convolutions", len(self.convolutions), LIMITS["clusters"])
         for one in self.convolutions:
             check_bounds(at, one)
-        need(self.least(1) <= LIMITS["context"], f"{at}a vector must be of at most {LIMITS['context']} samples")
+        need(
+            self.least(1) <= LIMITS["context"], f"{at}a vector must be of at most {LIMITS['context']} samples"
+        )
 
     def epsilons(self) -> Iterator[tuple[str, float]]:
         if self.normalized == "each":

@@ -22,3 +22,15 @@ def each_output_sums_its_vectors(conv1d: Subject, draw: Draw) -> None:
                 read = x[:, t * call["stride"] + j, g * size : (g + 1) * size]
                 y[:, t, g * own : (g + 1) * own] += read @ kernel[g * own : (g + 1) * own, :, j].T
     conv1d.near(conv1d(call), y, call)
+
+
+@law("time_norm")
+def each_channel_is_normalized_over_time(time_norm: Subject, draw: Draw) -> None:
+    """Channel by channel, of a sound alone."""
+    call = draw(time_norm.calls())
+    x = call["x"].astype(np.float64)
+    y = np.zeros_like(x)
+    for row, channel in np.ndindex(len(x), x.shape[2]):
+        over = x[row, :, channel]
+        y[row, :, channel] = (over - over.mean()) / np.sqrt(over.var() + call["eps"])
+    time_norm.near(time_norm(call), y * call["weight"] + call["bias"], call)

@@ -25,10 +25,11 @@ def conv1d(
     stride: int,
     groups: int,
 ) -> Float[Array, "B T G*F"]:
-    """y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride + j, g, d], X = `stride`, and G = `groups`.
+    """y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride + j, g, d]; G is `groups`.
 
     Conventions: torch's Conv1d and ONNX's Conv without padding, with channels last; the kernel is stored as
-    theirs, and channels are in groups that don't see each other. What fills no whole sum at the end is left out.
+    theirs, and channels are in groups that don't see each other. What fills no whole sum at the end is left
+    out.
     """
     channels, size, length = kernel.shape
     around = np.lib.stride_tricks.sliding_window_view(x, length, axis=1)[:, ::stride]

@@ -63,21 +63,21 @@ def wave_stem(samples: Array, weights: WaveStemWeights, *, settings: WaveStem) -
             x = normalize(x, leaves.get("norm"), norm=each)
         elif i == 0:
             assert "norm" in leaves
-            x = time_norm(x, leaves["norm"], eps=settings.eps)
+            x = time_norm(x, **leaves["norm"], eps=settings.eps)
         x = activation(x, kind=settings.activation)
     x = normalize(x, weights.get("norm"), norm=settings.norm)
     return linear(x, weights["project"], weights["project_bias"])
 
 
 @op
-def time_norm(x: Array, weights: NormWeights, *, eps: float) -> Array:
-    """Each channel of x [B, T, D] normalized over all T, times its weight, plus its bias.
+def time_norm(
+    x: Float[Array, "B T D"], weight: Float[Array, " D"], bias: Float[Array, " D"], *, eps: float
+) -> Float[Array, "B T D"]:
+    """y = (x − mean_t) / sqrt(var_t + eps) · weight + bias, each channel over all of its times.
 
-    It is torch's GroupNorm with a channel a group; padding would count.
+    Conventions: torch's GroupNorm with a channel a group, with channels last; padding would count.
     """
-    assert "weight" in weights
-    assert "bias" in weights
-    return layer_norm(x.swapaxes(1, 2), eps=eps).swapaxes(1, 2) * weights["weight"] + weights["bias"]
+    return layer_norm(x.swapaxes(1, 2), eps=eps).swapaxes(1, 2) * weight + bias
 
 
 @op
@@ -87,4 +87,6 @@ def conv_positions(x: Array, kernel: Array, bias: Array, *, settings: ConvPositi
     An even number of vectors reaches one further back than ahead.
     """
     around = padded(x, settings.length // 2, (settings.length - 1) // 2)
-    return activation(conv1d(around, kernel, bias, stride=1, groups=settings.groups), kind=settings.activation)
+    return activation(
+        conv1d(around, kernel, bias, stride=1, groups=settings.groups), kind=settings.activation
+    )

@@ -23,7 +23,8 @@ One JSON object with exactly these fields, but for kernel_*, half_scales, chosen
                  4 bits were rounded without feedback
     generation   how the checkpoint wants to be run: the fields of
                  `refimpl.checkpoint.generation_config.Generation`; {stop} and {left_out} only where it has
-                 texts that end an answer, or asks for options that tfm doesn't have, {speech} where it hears
+                 texts that end an answer, or asks for options that tfm doesn't have, {speech} or {ctc} where
+                 it hears
     labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
                  which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, Unpack
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...refimpl.config import LM, Classify, Decoder, Head, Pool
+from ...refimpl.config import CTC, LM, Classify, Decoder, Head, Pool
 from ...refimpl.errors import ConfigError
 from ..hardware import return_large_blocks
 from ..ort.engine import OrtEngine
@@ -214,7 +214,7 @@ class ReleaseModels:
 
 def expect_served(name: str, model: Model) -> None:
     """ConfigError unless the model has a task that is served."""
-    if not isinstance(model.config.head, LM | Pool | Classify):
+    if not isinstance(model.config.head, LM | Pool | Classify | CTC):
         raise ConfigError(
             f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
             "generates, embeds, classifies or hears"
@@ -235,7 +235,8 @@ def _endpoints(model: Model) -> list[str]:
     """The endpoints of OpenAI's API, and those beside them, that a model answers."""
     config = model.config
     if config.frames is not None:
-        return ["/v1/audio/transcriptions", "/v1/audio/translations"]
+        writes = isinstance(config.head, LM)
+        return ["/v1/audio/transcriptions", *["/v1/audio/translations"] * writes]
     match config.head:
         case Pool():
             return ["/v1/embeddings"]

@@ -26,7 +26,8 @@ class Segment:
     The rest is of the window that it was heard in: its language where the model has several, the mean
     log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
     `refimpl.decoding.speech.doubts` finds. `words` are there where they were asked for. Its window
-    begins at frame `seek`, and was written at `temperature`.
+    begins at frame `seek`, and was written at `temperature`. A model with a CTC head has no windows of its
+    own: `seek` is where the segment begins, and what is said of its tokens holds for the segment.
     """
 
     start: float

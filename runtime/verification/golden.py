@@ -253,7 +253,8 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         require(ENCODER_LENGTHS, "i", rows, least=positions, below=positions + 1)
         if "decoder" not in config.stacks and (positions != time or lengths.min() < time):
             raise BundleError(
-                f"{file_of('tokens')}: must be as many as a sound has positions, {positions}, got {time}; {AGAIN}"
+                f"{file_of('tokens')}: must be as many as a sound has positions, {positions}, got {time}; "
+                f"{AGAIN}"
             )
     elif ENCODER_IDS in arrays:
         _, text = require(ENCODER_IDS, "i", rows, None, below=vocabulary).shape

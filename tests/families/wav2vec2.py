@@ -57,7 +57,5 @@ def rounded(model: Any) -> None:
 
 
 ROWS = {
-    "wav2vec2": Row(
-        transformers.Wav2Vec2Config, (transformers.Wav2Vec2ForCTC,), keys(), SIZES, amend=rounded
-    )
+    "wav2vec2": Row(transformers.Wav2Vec2Config, (transformers.Wav2Vec2ForCTC,), keys(), SIZES, amend=rounded)
 }

@@ -92,13 +92,19 @@ def write_ctc(folder: Path, seed: int, name: str = "wav2vec2", **settings: Any) 
         "intermediate_size": 40, "conv_dim": [6, 8, 10], "conv_kernel": [40, 9, 3],
         "conv_stride": [20, 8, 2], "num_conv_pos_embeddings": 6, "num_conv_pos_embedding_groups": 2,
     }  # fmt: skip
+    if name == "hubert":
+        sizes |= {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
     theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, weight in theirs.named_parameters():
             drawn = torch.randn(weight.shape, generator=noise)
             vector = drawn * 0.3 + (not key.endswith("bias"))
-            weight.copy_(vector if weight.ndim == 1 else 2 * drawn * weight[0].numel() ** -0.5)
+            # What is heard at a place counts for more than what is around it.
+            size = 0.3 if "encoder.layers" in key else 3.0
+            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
+        theirs.lm_head.bias.zero_()
+        theirs.lm_head.weight.sub_(theirs.lm_head.weight.mean(1, keepdim=True))
     theirs.save_pretrained(folder)
     tokens = {token: id for id, token in enumerate(["<pad>", "<unk>", *LETTERS])}
     (folder / "vocab.json").write_text(json.dumps(tokens))

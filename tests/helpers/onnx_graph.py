@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,9 @@ def export(
     # Twice as many as a free axis; of others a multiple is as fixed as they are.
     twice = {a for _, axes in inputs.values() for a in axes if a[:2] == "2*" and a[2:] in FREE}
     dims |= {a: 2 * dims.get(a[2:], torch.export.Dim(a[2:])) for a in twice}
+    for a in {a for _, axes in inputs.values() for a in axes}:
+        if (parts := re.fullmatch(r"([A-Z])\*([A-Z])\+([A-Z])", a)) and parts[2] in FREE:  # X*T+A
+            dims[a] = FIXED[parts[1]] * torch.export.Dim(parts[2]) + FIXED[parts[3]]
     shapes = tuple({i: dims[a] for i, a in enumerate(axes) if a in dims} for _, axes in inputs.values())
     with warnings.catch_warnings(), trace.decomposed_in_place(), passes.rules_by_operator():
         warnings.simplefilter("ignore")
@@ -90,8 +94,12 @@ def export(
         )
     assert exported is not None
     got = {i.name: [str(d) for d in i.shape or ()] for i in exported.model.graph.inputs}
+    said = {axis: dim.__name__ for axis, dim in dims.items() if "+" in axis}
     expected = {
-        name: [axis if axis in dims else str(size) for axis, size in zip(axes, a.shape, strict=True)]
+        name: [
+            said.get(axis, axis) if axis in dims else str(size)
+            for axis, size in zip(axes, a.shape, strict=True)
+        ]
         for name, (a, axes) in inputs.items()
     }
     assert got == expected, f"axes of the graph are {got}, declared {expected}"

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from tfm.refimpl.config import (
+    CTC,
     LM,
     MTP,
     Activation,
@@ -19,6 +21,8 @@ from tfm.refimpl.config import (
     ClampedSwiGLU,
     Classify,
     Config,
+    Convolution,
+    ConvPositions,
     ConvStem,
     Decoder,
     DecoderReader,
@@ -57,6 +61,7 @@ from tfm.refimpl.config import (
     Sinusoidal,
     Stack,
     TokenMixer,
+    WaveStem,
     Window,
 )
 from tfm.refimpl.ops.disentangled import DisentangledAttention
@@ -515,6 +520,22 @@ def hearing(*, vocabulary: int = 97) -> EncoderDecoder:
     decoder = Stack((replace(layer, cross=attention),) * 3, norm, Learned(32))
     embedding, head = Embedding(vocabulary, 48), LM(tied=True)
     return EncoderDecoder(embedding, encoder, decoder, head, context=32, encoder_context=5)
+
+
+def spelling(*, normalized: Literal["first", "each"] = "first", before: bool = False) -> Encoder:
+    """An encoder of samples of wav2vec 2.0's form, which makes a vector of every 6 samples."""
+    norm = LayerNorm(1e-5)
+    around: dict[str, Any] = {"pre" if before else "after": norm}
+    attention = Attention(6, 6, 8, qkv_bias=True, out_bias=True, **around)
+    convolutions = Convolution(10, 5, 3), Convolution(14, 3, 2)
+    stack = Stack(
+        (Layer(attention, Plain(80, "gelu", **around)),) * 2,
+        norm if before else None,
+        ConvPositions(4, 3, "gelu"),
+        None if before else norm,
+        stem=WaveStem(convolutions, normalized, "gelu", bias=before, norm=norm),
+    )
+    return Encoder(Embedding(97, 48), stack, CTC(), context=32)
 
 
 def reading_decoder() -> EncoderDecoder:

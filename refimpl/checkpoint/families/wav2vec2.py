@@ -85,9 +85,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     heads, size = keys.size("num_attention_heads"), head_size(keys, "hidden_size", "num_attention_heads")
     layer = Layer(
         Attention(heads, heads, size, qkv_bias=True, out_bias=True, **around),
-        Plain(
-            keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), **around
-        ),
+        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), **around),
     )
     stack = Stack(
         (layer,) * layer_count(keys, "num_hidden_layers"),
@@ -134,7 +132,8 @@ def _convolutions(keys: Keys) -> tuple[Convolution, ...]:
 _CONVOLUTION = """
     encoder.stem.convolutions.{c}.kernel <- feature_extractor.conv_layers.{c}.conv.weight
     encoder.stem.convolutions.{c}.bias <- feature_extractor.conv_layers.{c}.conv.bias
-    encoder.stem.convolutions.{c}.norm.{weight,bias} <- feature_extractor.conv_layers.{c}.layer_norm.{weight,bias}
+    encoder.stem.convolutions.{c}.norm.weight <- feature_extractor.conv_layers.{c}.layer_norm.weight
+    encoder.stem.convolutions.{c}.norm.bias <- feature_extractor.conv_layers.{c}.layer_norm.bias
 """
 WEIGHTS = weight_map(
     "".join(_CONVOLUTION.replace("{c}", str(c)) for c in range(MOST_CONVOLUTIONS))

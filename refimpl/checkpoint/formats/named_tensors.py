@@ -106,7 +106,8 @@ class WeightNormed(Tensors):
             pairs = zip(length, direction, strict=False)
             if len(length) != len(direction) or any(one not in (1, all_) for one, all_ in pairs):
                 raise CheckpointError(
-                    f"tensor {g!r:.80} must have the axes of {v!r:.80}, {list(direction)}, or 1, is {list(length)}"
+                    f"tensor {g!r:.80} must have the axes of {v!r:.80}, {list(direction)}, or 1, is "
+                    f"{list(length)}"
                 )
         table = {name: (source, name) for name in source.names if name not in parts}
         super().__init__(table | {name: (source, v) for name, (_, v) in self._made.items()})

@@ -294,6 +294,6 @@ HAND = frozenset(
         "encoder.reader_tokens",
         "model.distance_biases", "model.distance_table", "model.embed", "model.hidden", "model.layer_vectors",
         "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
-        "position_tables.position_tables",
+        "position_tables.position_tables", "wave_stem.conv_positions", "wave_stem.wave_stem",
     }
 )  # fmt: skip

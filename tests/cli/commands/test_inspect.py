@@ -58,6 +58,10 @@ DESCRIBED = {
     ),
     "blocks": (tiny_models.in_blocks(), "6 heads of 8 in 6 groups, in blocks of 2 from 11 tokens on"),
     "sinks": (SINKS, "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)"),
+    "wav2vec 2.0": (
+        tiny_models.spelling(),
+        "2 convolutions over the samples of a sound, a vector of every 6",
+    ),
     "Whisper": (tiny_models.hearing(), "a convolution stem over frames of 6 bands of a sound"),
     "a latent": (
         replace(SINKS, stack=replace(SINKS.stack, layers=(NARROWED,))),

@@ -24,7 +24,7 @@ from tfm.refimpl.ops.dispatch import OPS, body
 # What composites may ask of an array by name; both libraries have it, and mean the same.
 SHARED = {"T", "clip", "dtype", "itemsize", "mean", "ndim", "shape", "squeeze", "sum", "swapaxes"}
 # Names of settings, mappings and caches that arrays have too.
-OTHERS = {"clamp", "cos", "cross", "minimum", "norm", "sin", "size", "topk", "values"}
+OTHERS = {"clamp", "cos", "cross", "minimum", "norm", "sin", "size", "stride", "topk", "values"}
 ARRAYS = {name for kind in (np.ndarray, torch.Tensor) for name in dir(kind) if not name.startswith("_")}
 COMPOSITES = [name for name in sorted(OPS.keys() - TORCH.keys()) if is_composite(name)]
 EXPORT = Path(export.__file__).parent

@@ -47,7 +47,7 @@ REFUSED = {
     *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3", "lfm2_vl", "lfm3_vl"),  # not all attend
     "squeezebert",  # transformers gives what the softmax is of
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
-    "whisper",  # it hears, and a map is of tokens
+    *("whisper", "wav2vec2", "hubert"),  # they hear, and a map is of tokens
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)
 

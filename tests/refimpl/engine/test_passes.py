@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny_models
 from tfm.refimpl.config import LM, Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.engine.passes import Pass, SideBySide, Text, given, read
+from tfm.refimpl.engine.passes import Pass, SideBySide, Text, given, noise, read
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.cross_attention import cross_keys
 from tfm.refimpl.ops.dispatch import body, in_use, use
@@ -32,15 +32,16 @@ MODELS: dict[str, Config] = {
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
     "hears": tiny_models.hearing(),
+    "spells": tiny_models.spelling(before=True, normalized="each"),
 }
 FLOAT = np.dtype(np.float64)
 
 
 def text(config: Config, time: int) -> Text:
     tokens, lengths = np.random.default_rng(time).integers(0, 97, (2, time)), np.array([time, time - 2])
-    if config.frames is not None:
-        frames = np.random.default_rng(time).normal(size=(2, *config.frames))
-        return Text(tokens, lengths, frames, np.full(2, config.frames[0] // 2))
+    if config.stem is not None:
+        sound = noise(config, np.random.default_rng(time), 2, time)
+        return Text(tokens, lengths, sound, np.full(2, config.positions(sound.shape[1])))
     if isinstance(config.head, LM) and not isinstance(config, Decoder):
         return Text(tokens, lengths, tokens[::-1], lengths)
     return Text(tokens, lengths)
@@ -71,7 +72,7 @@ def test_each_pass_gives_what_an_engine_gives(name: str) -> None:
     for one, got in zip(texts, together, strict=True):
         np.testing.assert_array_equal(got, read(given(one, FLOAT, config=config), params, config=config))
         if not isinstance(config.head, LM):
-            expected = engine.predict(one.tokens, one.lengths)
+            expected = engine.predict(one.tokens if one.encoder_ids is None else one.encoder_ids, one.lengths)
         else:
             at = np.tile(np.arange(one.tokens.shape[1]), (2, 1))
             cache = engine.start(2, one.encoder_ids, one.encoder_lengths)

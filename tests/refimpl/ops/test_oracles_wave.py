@@ -31,7 +31,7 @@ def test_wave_stem_is_torchs_group_norm(seed: int, time: int):
     norm = randomize(torch.nn.GroupNorm(5, 5, eps=0.1), seed)
     x = torch.from_numpy(np.random.default_rng(seed).standard_normal((2, time, 5)))
     leaves: Any = {name: value.detach().numpy() for name, value in norm.named_parameters()}
-    equal(time_norm(x.numpy(), leaves, eps=0.1), norm(x.mT).mT.detach().numpy())
+    equal(time_norm(x.numpy(), **leaves, eps=0.1), norm(x.mT).mT.detach().numpy())
 
 
 @given(seeds, st.integers(1, 6), st.sampled_from([1, 2]))

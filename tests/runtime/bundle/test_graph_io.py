@@ -20,6 +20,7 @@ CONFIGS = (
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),
     tiny_models.hearing(),
+    tiny_models.spelling(),
 )
 
 

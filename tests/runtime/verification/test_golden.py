@@ -8,6 +8,7 @@ import pytest
 from helpers import text_strategies, tiny_models
 from helpers.refused import refused
 from tfm.refimpl.config import (
+    CTC,
     LM,
     Classify,
     Config,
@@ -20,6 +21,7 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.engine.passes import noise
 from tfm.refimpl.error_budget import TRIES, largest_difference, rounded_up
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
@@ -51,6 +53,7 @@ CONFIGS = {
     "pool": tiny_models.encoder(head=Pool("mean", unit=True)),
     "pair": tiny_models.encoder_decoder(),
     "hearing": tiny_models.hearing(),
+    "spelling": tiny_models.spelling(),
 }
 
 
@@ -68,7 +71,8 @@ def quantized(config: Config, tree: dict, activations: str = "block", bits: int 
 
 def run(engine: NumpyEngine, given: Inputs | Golden) -> np.ndarray:
     if not isinstance(engine.config.head, LM):
-        return engine.predict(given.tokens, given.lengths, given.token_types)
+        read = given.tokens if given.encoder_ids is None else given.encoder_ids
+        return engine.predict(read, given.lengths, given.token_types)
     at = np.tile(np.arange(given.tokens.shape[1]), (len(given.tokens), 1))
     cache = engine.start(len(given.tokens), given.encoder_ids, given.encoder_lengths)
     return engine.step(given.tokens, cache, at=at)[0]
@@ -80,6 +84,9 @@ def make_inputs(config: Config, time: int) -> Inputs:
     ids, lengths = rng.integers(0, 97, (2, 2, time)), np.array([time, max(1, time - 2)])
     if isinstance(config, Decoder):
         return Inputs(ids[0], lengths)
+    if isinstance(config.head, CTC):
+        heard = np.full(2, time)
+        return Inputs(ids[0], heard, noise(config, rng, 2, time), heard)
     if not isinstance(config.head, LM):
         return Inputs(ids[0], lengths, token_types=ids[1] % 2)
     if config.frames is not None:

@@ -10,7 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("wav2vec2", "sounds"),
+        ("wavlm", "sounds"),
         ("vit", "pictures"),
         ("voxtral", "text part (text_config) is a llama,"),
         ("paligemma", "later ones too"),

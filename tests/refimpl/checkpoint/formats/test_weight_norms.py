@@ -14,6 +14,7 @@ from tfm.refimpl.checkpoint.formats.safetensors import SafeTensors
 from tfm.refimpl.errors import CheckpointError
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older function's own
 @pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize("older", [False, True])
 def test_weights_are_torchs(tmp_path: Path, axis: int, older: bool):
@@ -31,6 +32,8 @@ def test_weights_are_torchs(tmp_path: Path, axis: int, older: bool):
 
 
 def test_lengths_of_other_axes_are_refused(tmp_path: Path):
-    save_file({"a.weight_g": torch.ones(1, 1, 3), "a.weight_v": torch.ones(2, 3, 5)}, tmp_path / "m.safetensors")
+    save_file(
+        {"a.weight_g": torch.ones(1, 1, 3), "a.weight_v": torch.ones(2, 3, 5)}, tmp_path / "m.safetensors"
+    )
     with refused(CheckpointError, "a.weight_g", [1, 1, 3]):
         WeightNormed(SafeTensors(tmp_path / "m.safetensors"))
