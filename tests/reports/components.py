@@ -170,6 +170,10 @@ OTHERS = {
         ("decoding/speech.py",), LOOP, "refimpl/decoding/test_speech.py",
         ("refimpl/decoding/test_speech.py::test_timestamp_rules_are_transformers",),
     ),
+    "words of likeliest letters": Other(
+        ("decoding/ctc.py",), LOOP, "refimpl/decoding/test_ctc.py",
+        ("refimpl/decoding/test_ctc.py::test_words_and_their_positions_are_transformers",),
+    ),
     "times of words": Other(
         ("decoding/word_times.py",), LOOP, "refimpl/decoding/test_word_times.py",
         ("refimpl/decoding/test_word_times.py::test_the_path_is_transformers",),

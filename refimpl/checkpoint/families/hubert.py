@@ -9,5 +9,7 @@ __all__ = ["ARCHITECTURES", "MODEL_TYPES", "PREFIX", "UNREAD_ARCHITECTURES", "WE
 
 MODEL_TYPES = ("hubert",)
 ARCHITECTURES: dict[str, Task] = {"HubertForCTC": "ctc"}
-UNREAD_ARCHITECTURES = {f"Hubert{name}": why for name, why in WITHOUT_WORDS.items()}
+UNREAD_ARCHITECTURES = {
+    f"Hubert{name}": WITHOUT_WORDS[name] for name in ("Model", "ForSequenceClassification")
+}
 PREFIX = "hubert."

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.components import from_json
 from tfm.refimpl.config import (
+    CTC,
     LM,
     AdaptiveSoftmax,
     Alibi,
@@ -28,6 +29,8 @@ from tfm.refimpl.config import (
     ClampedSwiGLU,
     Classify,
     Config,
+    Convolution,
+    ConvPositions,
     ConvStem,
     DecoderReader,
     Dense,
@@ -68,6 +71,7 @@ from tfm.refimpl.config import (
     SparseMixer,
     Stack,
     Tag,
+    WaveStem,
     Window,
     Yarn,
     to_json,
@@ -144,6 +148,14 @@ def attention(config: Config, which: str = "stack", **changed: Any) -> Config:
 
 def stack(config: Config, which: str = "stack", **changed: Any) -> Config:
     return replace(config, **{which: replace(getattr(config, which), **changed)})
+
+
+def heard(**changed: Any) -> Config:
+    return stack(tiny_models.spelling(), **changed)
+
+
+def wave(*convolutions: Convolution) -> WaveStem:
+    return WaveStem(convolutions, "each", "gelu")
 
 
 def embedding(config: Config, **changed: Any) -> Config:
@@ -729,8 +741,25 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(LLAMA, attention=DisentangledAttention(2, 8, Distances(4))),
         "decoder layer 0: disentangled attention must be in an encoder",
     ),
-    (lambda: stack(LLAMA, stem=ConvStem(6)), "decoder: frames of a sound are read by an encoder"),
-    (lambda: stack(ENCODER, stem=ConvStem(6)), "frames of a sound are read for a decoder, got none"),
+    (lambda: stack(LLAMA, stem=ConvStem(6)), "decoder: a sound is read by an encoder"),
+    (lambda: stack(ENCODER, stem=ConvStem(6)), "a sound is read for a decoder or a CTC head, which"),
+    (lambda: replace(ENCODER, head=CTC()), "a sound is read for a decoder or a CTC head"),
+    (lambda: heard(stem=wave(Convolution(5, 0, 1))), "encoder: length of a convolution"),
+    (lambda: heard(stem=wave()), "encoder: number of convolutions"),
+    (lambda: heard(stem=wave(*[Convolution(5, 9, 9)] * 9)), "encoder: a vector must be of at most"),
+    (lambda: heard(positions=Learned(32)), "encoder: vectors of samples have positions by a convolution"),
+    (
+        lambda: heard(positions=ConvPositions(3, 5, "gelu")),
+        "groups of the positions' convolution must divide",
+    ),
+    (lambda: heard(positions=ConvPositions(3, 99, "gelu")), "groups of the positions' convolution must be"),
+    (lambda: heard(causal=True), "encoder: a sound is read by an encoder that isn't causal"),
+    (lambda: replace(heard(), embedding=Embedding(97, 48, token_types=2)), "encoder: a sound has no types"),
+    (lambda: replace(heard(), head=CTC(tied=False)), "the tokens of a sound have one table"),
+    (
+        lambda: stack(ENCODER, positions=ConvPositions(3, 2, "gelu")),
+        "encoder: positions by a convolution are of a sound alone",
+    ),
     (
         lambda: replace(PAIR, encoder=replace(PAIR.encoder, stem=ConvStem(0))),
         "encoder: bands of a frame must be 1 to",
@@ -841,7 +870,7 @@ def test_refused(make: Any, message: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head": {"type": "Choose"}}, "config.head.type must be one of ['Classify', 'MaskedLM',"),
+        ({"head": {"type": "Choose"}}, "config.head.type must be one of ['CTC', 'Classify', 'MaskedLM',"),
         ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling must be first or "),
         ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size is unknown"),
         ({"head": {"type": "Tag"}}, "config.head.labels is missing"),
