@@ -118,6 +118,7 @@ WHOLE = {
     "encoder": (ENCODERS, "refimpl/laws/test_encoder.py"),
     "model": (TARGETS, "refimpl/laws/test_model.py"),
     "position_tables": (None, "refimpl/laws/test_model.py"),
+    "wave_stem": (TARGETS, "refimpl/laws/test_model.py"),
 }
 LOOP = f"{NONE}it chooses tokens outside the graph, and every engine uses this code"
 TEXT = f"{NONE}it works on text, not on arrays"
