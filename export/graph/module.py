@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config, Decoder, Encoder, has_mtp
+from ...refimpl.config import Config, Decoder, Encoder, WaveStem, has_mtp
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
 from ...refimpl.ops.cross_attention import EncoderKV
 from ...refimpl.ops.encoder import encode, encoder_kv, pooled_lengths, predict
@@ -95,8 +95,13 @@ class GraphModule(nn.Module):
         config, weights = self.config, self.leaves.tree()
         if config.frames is not None:
             tokens, cache = inputs[self.graph.inputs[0].name], None
-            count = config.positions(tokens.shape[1])
-            lengths = tokens.new_full((tokens.shape[0],), count, dtype=torch.int64)
+            if isinstance(stem := config.stem, WaveStem):
+                # Counted where the samples are: what is made of a shape would be copied there. Each position
+                # has a last sample of its own.
+                lengths = (tokens[:, stem.least(1) - 1 :: stem.stride].abs() >= 0).sum(1)
+            else:
+                count = config.positions(tokens.shape[1])
+                lengths = tokens.new_full((tokens.shape[0],), count, dtype=torch.int64)
         else:
             tokens, lengths, cache = inputs["tokens"], inputs["lengths"], None
         if isinstance(config, Encoder):
