@@ -297,8 +297,10 @@ def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) ->
     before = tokenizer.before_text if tokenizer is not None and isinstance(config, Decoder) else []
     progress(f"measuring what keys and values in 4 bits cost over {len(window)} tokens", 0, 0)
     exact = config.with_kv("float")
-    engines = [NumpyEngine(one, ParameterShapes(one).lazily(checkpoint.leaf)) for one in (config, exact)]
-    cost = fidelity(*engines, window[len(before) :], len(window), before=before).kl
+    rounded, whole = (
+        NumpyEngine(one, ParameterShapes(one).lazily(checkpoint.leaf)) for one in (config, exact)
+    )
+    cost = fidelity(rounded, whole, window[len(before) :], len(window), before=before).kl
     if not cost <= CACHE_BUDGET:
         raise ExportError(
             f"kv=int4 costs this model {cost:.2g} nats a token over the text of its calibration, more than "

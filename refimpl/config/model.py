@@ -63,8 +63,10 @@ class _Model(Record):
     def kv(self) -> KVFormat:
         """How a decoder keeps keys and values: the first of its layers that has codes says it."""
         stack = self.stacks.get("decoder")
-        formats = [] if stack is None else [a.kv for a in stack.attentions if a.kv != "float"]
-        return formats[0] if formats else "float"
+        for attention in () if stack is None else stack.attentions:
+            if attention.kv != "float":
+                return attention.kv
+        return "float"
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
