@@ -90,6 +90,7 @@ BLOCKS = (16, 32, 64, 128)
 WIDTHS = (2, 4, 5, 6, 8)  # bits of a code; those of 3 were slower than in 4, on AVX2 by a fifth
 SUPER = 256  # inputs of a factor
 CHUNK = 2**20  # codes looked at together
+AT_ONCE = 64  # tiles whose codes are moved together
 LONGEST_CODED = 64  # a code and its share of a factor are less than a float16 number
 LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
@@ -295,16 +296,15 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
         raise BundleError(
             f"{parts['packed']} must hold codes of {own.bits} bits, it has others: export it again"
         )
-    codes = weight_storage.unpack(
-        stored[parts["packed"]].reshape(group.width, -1), bits, blocks * group.format.block
-    )
+    places = np.arange(256, dtype=np.uint8) - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
     if table is not None:
-        places = np.zeros(256, np.uint8)
         places[table[::-1]] = np.arange(TILE, dtype=np.uint8)[::-1]
-        codes = places[codes]
-    elif own.bits != bits:
-        codes = codes - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
-    result = {**stored, parts["packed"]: _planes(_filled(codes, tiles), own.bits)}
+    rows, steps = stored[parts["packed"]].reshape(group.width, -1), []
+    for start in range(0, group.width, AT_ONCE * TILE):  # a table of gigabytes would be there six times
+        some = weight_storage.unpack(rows[start : start + AT_ONCE * TILE], bits, blocks * group.format.block)
+        some = some if own.bits == bits else places[some]
+        steps.append(_planes(_filled(some, -(-len(some) // TILE)), own.bits))
+    result = {**stored, parts["packed"]: np.concatenate(steps)}
     if table is not None:
         result[f"{group.name}.table"] = table
     result[parts["packed"]].shape = specs(group, "float32", forms)[parts["packed"]].shape
