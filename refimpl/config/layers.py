@@ -85,7 +85,7 @@ class Layer(Record):
     multiplies each sublayer's output before it is added (Granite). `conv` reads the layer's input and is
     added to its output (DeBERTa v2). `beside` is a second mixer on the attention's input, in a decoder.
     With `scalar` the layer's output, what it passes on of its input too, is multiplied by a number that it
-    learns (Gemma 4). `per_layer` is what a decoder's layer gets of the token itself, beside the layer before.
+    learns (Gemma 4). `per_layer` is what the layer gets of the token itself, beside the layer before.
     `laurel` reads what the mixer reads, and is averaged with the sum of the mixer and its residual. With
     `altup` a token has several vectors, and all of this is computed for one of them (both Gemma 3n).
     """

@@ -33,10 +33,10 @@ class PerLayerEmbedding(Record):
     """A second table of `rows` tokens, with a vector of each for every layer (`ops.per_layer`).
 
     Tokens that it has no row for get its first one. `norm` is that of the vectors' other part, a map of the
-    token's embedding.
+    token's embedding; without `rows` it is the only one (EmbeddingGemma 2).
     """
 
-    rows: int
+    rows: int | None
     norm: RMSNorm
 
 
@@ -60,7 +60,7 @@ class Embedding(Record):
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
     the two texts of a pair apart, `task_types` that of a third, whose first row is added to every token
     (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the
-    table of what each layer of a decoder gets of a token. `token_dropout` is an encoder's (ESM).
+    table of what each layer gets of a token. `token_dropout` is an encoder's (ESM).
     """
 
     vocabulary: int
@@ -229,10 +229,12 @@ class Stack(Record):
     @property
     def stepwise(self) -> bool:
         """Whether only a decoder's pass computes a layer of it: one with a state, an indexer, streams of a
-        token, a learned residual, vectors of its own, or the keys and values of another."""
+        token, a learned residual, or the keys and values of another; where no token sees later ones, also one
+        with vectors of its own."""
         return any(
             layer.attention.keeps == "state"
-            or (layer.beside, layer.altup, layer.laurel, layer.per_layer, layer.kv_layer) != (None,) * 5
+            or (layer.beside, layer.altup, layer.laurel, layer.kv_layer) != (None,) * 4
+            or (self.causal and layer.per_layer is not None)
             or getattr(layer.attention, "indexer", None) is not None
             for layer in self.layers
         )

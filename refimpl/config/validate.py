@@ -236,13 +236,13 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     widths = {None if layer.per_layer is None else layer.per_layer.width for layer in stack.layers}
     fits = len(widths) == 1 and (widths == {None}) == (embedding.per_layer is None)
     need(
-        fits and (embedding.per_layer is None or name == "decoder"),
-        f"{name}: all layers of a decoder have per-layer inputs of one width, and its embedding their table, "
-        "or none has",
+        fits,
+        f"{name}: all layers of a model have per-layer inputs of one width, and its embedding makes them, or "
+        "none has",
     )
     streams = {None if layer.altup is None else layer.altup.streams for layer in stack.layers}
     need(len(streams) == 1, f"{name}: all layers have as many streams, or none has alternating updates")
-    if embedding.per_layer is not None:
+    if embedding.per_layer is not None and embedding.per_layer.rows is not None:
         within("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])
     experts = sum(getattr(layer.mlp, "experts", 0) for layer in stack.layers)
     within(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)

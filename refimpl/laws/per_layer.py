@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import strategies as st
 
 from ..ops.activation import activation
 from . import Draw, Subject, law
@@ -10,17 +11,21 @@ from . import Draw, Subject, law
 
 @law("per_layer_inputs")
 def each_layer_has_a_table_a_map_and_the_norm(per_layer_inputs: Subject, draw: Draw) -> None:
-    """Layer by layer: its columns of the table and of the map, each vector normalized alone."""
-    call = draw(per_layer_inputs.calls(table=True, project=True))
-    x, table, project = (call[n].astype(np.float64) for n in ("x", "table", "project"))
+    """Layer by layer: its columns of the table, if any, and of the map, each vector normalized alone."""
+    call = draw(per_layer_inputs.calls(table=draw(st.sampled_from((True, None))), project=True))
+    x, table, project = (
+        None if call[n] is None else call[n].astype(np.float64) for n in ("x", "table", "project")
+    )
     width, eps = len(call["norm"]), call["eps"]
+    assert x is not None
+    assert project is not None
     tokens, expected = call["tokens"], []
-    for start in range(0, table.shape[1], width):
+    for start in range(0, project.shape[1], width):
         columns = slice(start, start + width)
         seen = x @ project[:, columns] / np.sqrt(x.shape[2])
         seen = seen / np.sqrt((seen * seen).mean(-1, keepdims=True) + eps) * call["norm"]
-        own = table[tokens][..., columns] * np.sqrt(width)
-        expected.append((own + seen) / np.sqrt(2))
+        own = None if table is None else table[tokens][..., columns] * np.sqrt(width)
+        expected.append(seen if own is None else (own + seen) / np.sqrt(2))
     per_layer_inputs.near(per_layer_inputs(call), np.stack(expected, 2), call)
 
 

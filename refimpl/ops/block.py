@@ -94,7 +94,7 @@ class Positions(NamedTuple):
 
 
 class LayerInputs(NamedTuple):
-    """What a decoder's layer may read beside the vectors of the layer before it.
+    """What a layer may read beside the vectors of the layer before it.
 
     Keys and values of an encoder's text, and vectors [B, T, F] of its own for each token (`ops.per_layer`).
     Which places of the cache [B, T, L] the indexer of a layer before chose for each token (`ops.indexer`).
@@ -299,7 +299,7 @@ def encoder_block(
     lengths: Array,
     positions: Positions,
     weights: BlockWeights,
-    encoder_kv: EncoderKV | None = None,
+    inputs: LayerInputs = NO_INPUTS,
     *,
     config: Layer,
     causal: bool,
@@ -307,19 +307,22 @@ def encoder_block(
     """One layer over whole texts x [B, T, D], of whose rows the first `lengths` tokens are real.
 
     As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
-    [1, H, T, T] for all. A convolution of the layer's input is added to its output, and the sum normalized.
+    [1, H, T, T] for all. A convolution of the layer's input is added to its output, and the sum normalized;
+    then comes what the layer makes of its own vectors.
     """
     mixer = config.attention
     read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)
     y = _mix_whole(read, lengths, positions, weights, mixer, causal)
     h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)
-    h = _cross(h, encoder_kv, weights, config)
+    h = _cross(h, inputs.encoder_kv, weights, config)
     y = _mlp(x, read, h, weights, config)
     if config.conv is not None:
         assert "conv" in weights
         near = neighbour_conv(x, lengths, weights["conv"], neighbours=config.conv.neighbours)
         total = activation(near, kind=config.conv.activation) + y
         y = normalize(total, weights.get("conv_after"), norm=config.conv.after)
+    if (update := _own_update(y, inputs.per_layer, weights, config)) is not None:
+        y = y + update
     return _scaled(y, weights)
 
 

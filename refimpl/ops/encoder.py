@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, DecoderReader, EncoderDecoder, Head, Layer, Rope, Stack
 from .arrays import indices, largest, shifted_right, tokens_at, where, zeros_like
-from .block import BlockWeights, MixerCache, Positions, encoder_block
+from .block import BlockWeights, LayerInputs, MixerCache, Positions, encoder_block
 from .cross_attention import EncoderKV, cross_keys
 from .dispatch import op
 from .head import predictions
 from .longformer import question_end
 from .mask import padding_mask
-from .model import ModelWeights, StackWeights, distance_biases, distance_table, embed, hidden, score_biases
+from .model import (
+    ModelWeights,
+    StackWeights,
+    distance_biases,
+    distance_table,
+    embed,
+    hidden,
+    layer_vectors,
+    score_biases,
+)
 from .norm import normalize
 from .position import Rotary
 
@@ -59,7 +68,8 @@ def encode(
         tokens, at, entry, params["encoder"], table_types, lengths, config=config.embedding, stack=stack
     )
     question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
-    states = _layers(x, lengths, rotary, params["encoder"], None, question, segments, stack=stack)
+    vectors = layer_vectors(tokens, x, entry, config=config.embedding)
+    states = _layers(x, lengths, rotary, params["encoder"], None, question, segments, vectors, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
     assert "reader" in params
@@ -96,17 +106,22 @@ def _layers(
     states: Array | None = None,
     question: Array | None = None,
     segments: Array | None = None,
+    vectors: Array | None = None,
     *,
     stack: Stack,
 ) -> Array:
-    """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`."""
+    """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`.
+
+    `vectors` [B, T, C, F] are what each layer has of the tokens.
+    """
     at = indices(x.shape[1], x)
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
     table, local = distance_table(at, weights, stack=stack), distance_biases(weights, stack=stack)
     positions = Positions(rotary, biases, table, question, local, segments)
-    for layer, leaves in zip(stack.layers, weights["layers"], strict=True):
+    for i, (layer, leaves) in enumerate(zip(stack.layers, weights["layers"], strict=True)):
         read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
-        x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)
+        inputs = LayerInputs(read, None if vectors is None else vectors[:, :, i])
+        x = encoder_block(x, lengths, positions, leaves, inputs, config=layer, causal=stack.causal)
     return normalize(x, weights.get("norm"), norm=stack.final_norm)
 
 

@@ -205,7 +205,8 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
     if config.per_layer is None:
         return None
     assert "per_layer" in weights
-    known = where(tokens < config.per_layer.rows, tokens, 0)
+    rows = config.per_layer.rows
+    known = tokens if rows is None else where(tokens < rows, tokens, 0)
     return per_layer_inputs(known, x, weights["per_layer"], eps=config.per_layer.norm.eps)
 
 

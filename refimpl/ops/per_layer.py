@@ -24,9 +24,12 @@ __all__ = ["PerLayerEmbeddingWeights", "PerLayerWeights", "per_layer_inputs", "p
 
 
 class PerLayerEmbeddingWeights(TypedDict):
-    """The leaves that make the inputs of all C layers: their vectors stand side by side in a row."""
+    """The leaves that make the inputs of all C layers: their vectors stand side by side in a row.
 
-    table: Float[Array, "N C*F"] | Blocks
+    There may be no table.
+    """
+
+    table: NotRequired[Float[Array, "N C*F"] | Blocks]
     project: Float[Array, "D C*F"] | Blocks
     norm: Float[Array, " F"]
 
@@ -62,14 +65,18 @@ def per_layer_inputs(
           └── embedding x ── project, /√D ── rms_norm ────┘            to `per_layer_update` of layer 0, 1, …
 
     The second part knows the token by its embedding, in which words that are alike are near each other.
+    Without a table it is all: e_c = rms_norm(x · project_c / √D) (EmbeddingGemma 2).
 
     Conventions: x is what enters the first layer. The norm is over the F numbers of one layer, its weight the
     same for all.
     """
     width = weights["norm"].shape[0]
-    own = split_last(embedding(tokens, weights["table"]), width) * width**0.5
     seen = split_last(linear(x, weights["project"]) * x.shape[-1] ** -0.5, width)
-    return (own + rms_norm(seen, weights["norm"], eps=eps)) * 2**-0.5
+    seen = rms_norm(seen, weights["norm"], eps=eps)
+    if "table" not in weights:
+        return seen
+    own = split_last(embedding(tokens, weights["table"]), width) * width**0.5
+    return (own + seen) * 2**-0.5
 
 
 @op

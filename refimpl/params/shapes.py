@@ -84,9 +84,11 @@ def _leaves(config: Config) -> Leaves:
         leaves["embedding.project"] = Leaf((inner.width, e.width), multiplied=True)
         leaves |= {"embedding.project_bias": Leaf((e.width,))} if inner.bias else {}
     if e.per_layer is not None:
-        widths = [layer.per_layer.width for layer in config.layers if layer.per_layer]
-        sizes = {"N": e.per_layer.rows, "D": e.width, "C": len(widths), "F": widths[0]}
-        leaves |= _under("embedding.per_layer.", annotated(PerLayerEmbeddingWeights, sizes))
+        (stack,) = config.stacks.values()
+        widths = [layer.per_layer.width for layer in stack.layers if layer.per_layer]
+        sizes = {"N": e.per_layer.rows or 0, "D": e.width, "C": len(widths), "F": widths[0]}
+        table = ("table",) if e.per_layer.rows else ()
+        leaves |= _under("embedding.per_layer.", annotated(PerLayerEmbeddingWeights, sizes, table))
     for name, stack in config.stacks.items():
         leaves |= _under(f"{name}.", _stack(stack, e.width, entry))
     if has_mtp(config):

@@ -565,8 +565,23 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
         if not stack.stepwise:
             dropouts = st.none() | st.builds(TokenDropout, st.integers(0, table - 1))
             embedding = replace(embedding, token_dropout=draw(dropouts))
-        return Encoder(embedding, stack, head, CONTEXT)
+        return draw(vectors(Encoder(embedding, stack, head, CONTEXT)))
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
+
+
+@st.composite
+def vectors(draw: st.DrawFn, config: Encoder) -> Encoder:
+    """The encoder, where its tokens see each other perhaps with vectors of the tokens for each layer."""
+    if config.stack.causal or config.stack.stepwise or draw(st.booleans()):
+        return config
+    own = PerLayerInput(draw(st.integers(1, 4)), "gelu_tanh", draw(norms))
+    layers = tuple(replace(layer, per_layer=own) for layer in config.stack.layers)
+    made = PerLayerEmbedding(draw(st.none() | st.integers(1, config.embedding.vocabulary)), RMSNorm(1e-5))
+    return replace(
+        config,
+        embedding=replace(config.embedding, per_layer=made),
+        stack=replace(config.stack, layers=layers),
+    )
 
 
 TERMS = st.sampled_from(((True, True), (True, False), (False, True)))

@@ -154,7 +154,9 @@ def _outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
         return [states, got.pooler_output.numpy()]
     if ROWS[model.config.model_type].models[0] is not type(model) and not hasattr(model, "encoder"):
         return [states[[0, 1], real.sum((1, 2)) - 1]]
-    return [states, (states * real).sum(1) / real.sum(1)]
+    mean = (states * real).sum(1) / real.sum(1)
+    mapped = hasattr(model.config.get_text_config(), "embedding_dim")  # by what is a head here
+    return [mean] if mapped else [states, mean]
 
 
 def specification_outputs(

@@ -659,8 +659,11 @@ def per_layer_vectors(tokens: Any, xs: Vectors, entry: Weights, e: c.Embedding, 
         return None
     w, out = entry["per_layer"], []
     for token, x in zip(tokens, xs, strict=True):
-        row = w["table"][token if token < e.per_layer.rows else 0].reshape(layers, -1)
         seen = (x @ w["project"] / math.sqrt(len(x))).reshape(layers, -1)
+        if e.per_layer.rows is None:
+            out.append([rms(one, e.per_layer.norm.eps, w["norm"]) for one in seen])
+            continue
+        row = w["table"][token if token < e.per_layer.rows else 0].reshape(layers, -1)
         out.append([
             (math.sqrt(row.shape[1]) * row[i] + rms(seen[i], e.per_layer.norm.eps, w["norm"])) / math.sqrt(2)
             for i in range(layers)
@@ -704,7 +707,9 @@ def encoded(config: Any, params: Weights, tokens: Any, types: Any = None) -> Vec
     stack, w = config.stacks["encoder"], params["encoder"]
     if config.embedding.token_types is not None and types is None:
         types = [0] * len(tokens)
-    states = run(embedded(tokens, types, params, w, config.embedding, stack), w, stack, stack.causal)
+    xs = embedded(tokens, types, params, w, config.embedding, stack)
+    own = per_layer_vectors(tokens, xs, params["embedding"], config.embedding, len(stack.layers))
+    states = run(xs, w, stack, stack.causal, None, own)
     if "reader" not in config.stacks:
         return states
     reader, start = config.decoder.stack, config.decoder.start

@@ -8,31 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from ...config import Decoder
+from ...config import Config
 from .generation_keys import IDS, UNREAD
 from .keys import Keys
 
+Model = TypeVar("Model", bound=Config)
+
 
 @dataclass(frozen=True)
-class TextModel:
+class TextModel(Generic[Model]):
     """The reader of a text model's keys, and the defaults of transformers' class that it doesn't have."""
 
-    config: Callable[[Keys, Any], Decoder]
+    config: Callable[[Keys, Any], Model]
     defaults: Mapping[str, Any]
 
 
 def text_model(
     keys: Keys,
     task: str,
-    models: Mapping[str, TextModel],
+    models: Mapping[str, TextModel[Model]],
     default: str,
     *,
     tied: bool,
     either: bool = False,
     flat: bool = False,
-) -> Decoder:
+) -> Model:
     """The text model that a config states, of `models` by its model_type, `default` where none is stated.
 
     `tied` is the class's default for the output table; with `either` the text model's own key ties it too.

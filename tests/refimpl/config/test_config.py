@@ -390,15 +390,15 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: replace(SHARED, embedding=replace(SHARED.embedding, per_layer=None)),
-        "all layers of a decoder have per-layer inputs of one width, and its embedding their table, or none",
+        "all layers of a model have per-layer inputs of one width, and its embedding makes them, or none",
     ),
     (
         lambda: replace(LLAMA, embedding=replace(LLAMA.embedding, per_layer=SHARED.embedding.per_layer)),
-        "all layers of a decoder have per-layer inputs of one width",
+        "all layers of a model have per-layer inputs of one width",
     ),
     (
         lambda: stack(SHARED, layers=(replace(SHARED.layers[0], per_layer=None), *SHARED.layers[1:])),
-        "all layers of a decoder have per-layer inputs of one width",
+        "all layers of a model have per-layer inputs of one width",
     ),
     (
         lambda: stack(SHARED, layers=(replace(SHARED.layers[0], per_layer=PerLayerInput(0, "silu")),)),

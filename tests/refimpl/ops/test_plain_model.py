@@ -87,7 +87,9 @@ def encoders(draw: st.DrawFn) -> list[Encoder | EncoderDecoder]:
     stack = unscaled(replace(stack, layers=(*stack.layers, latent)))
     name = "stack" if isinstance(config, Encoder) else "encoder"
     heads = [draw(drawn_configs.fitting(config.embedding)) for _ in range(5)]
-    return [replace(config, head=head, **{name: stack}) for head in heads]
+    plain = replace(config, embedding=replace(config.embedding, per_layer=None), **{name: stack})
+    told = plain if isinstance(plain, EncoderDecoder) else draw(drawn_configs.vectors(plain))
+    return [replace(told, head=head) for head in heads]
 
 
 def drawn(config: Any, seed: int, *lengths: int) -> tuple[NumpyEngine, list[np.ndarray]]:
