@@ -39,3 +39,12 @@ def test_tokens_begin_where_their_heads_look(seed: int, lengths: list[int]):
     attention[:, :, sum(lengths) // 2] = 50
     attention[0, 0, -2:] += 9
     assert np.abs(token_begins(attention) - begins).max() <= 2
+
+
+def test_where_all_tokens_look_counts_for_none():
+    rng = np.random.default_rng(0)
+    attention = rng.random((2, 9, 40))
+    everywhere = rng.random((2, 1, 40)) * 5
+    begins = token_begins(attention)
+    assert len({*begins}) > 4
+    assert (token_begins(attention + everywhere) == begins).all()
