@@ -104,3 +104,8 @@ def test_a_file_that_was_cut_is_refused(ending: str, share: float, tmp_path: Pat
     path.write_bytes(whole[: int(share * len(whole))])
     with refused(LimitError, path.name):
         read(path)
+
+
+def test_samples_may_be_somewhat_louder_than_1():
+    loud = np.array([1.0, -1.5, 3.0])
+    assert np.concatenate([*samples_of(loud)()]).tolist() == loud.tolist()

@@ -22,9 +22,9 @@ def loud(chunk: np.ndarray) -> float:
     return float(np.round(np.abs(chunk).max(), 6))
 
 
-def found(sound: np.ndarray, longest: float = 1000.0) -> list[tuple[int, int]]:
+def found(sound: np.ndarray, longest: float = 1000.0, pause: float = PAUSE) -> list[tuple[int, int]]:
     """The first chunk of each utterance, and the one behind it."""
-    parts = utterances([sound], loud, pause=PAUSE, longest=longest)
+    parts = utterances([sound], loud, pause=pause, longest=longest)
     return [(at // CHUNK, (at + len(samples)) // CHUNK) for at, samples in parts]
 
 
@@ -33,6 +33,8 @@ def test_an_utterance_has_what_is_beside_it_and_ends_with_its_pause():
     assert found(spoken(*quiet, *words, *quiet)) == [(30 - BESIDE, 30 + 5 + 4)]
     assert found(spoken(*words, *quiet, *words)) == [(0, 9), (35 - BESIDE, 40)]
     assert found(spoken(*quiet)) == []
+    soon = spoken(*words, *[0.0] * 14, *words)  # the second begins a chunk after the first has ended
+    assert found(soon, pause=13 * CHUNK / RATE) == [(0, 18), (19 - BESIDE, 24)]
 
 
 def test_speech_begins_with_more_than_it_goes_on_with():
