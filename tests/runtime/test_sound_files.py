@@ -109,3 +109,19 @@ def test_a_file_that_was_cut_is_refused(ending: str, share: float, tmp_path: Pat
 def test_samples_may_be_somewhat_louder_than_1():
     loud = np.array([1.0, -1.5, 3.0])
     assert np.concatenate([*samples_of(loud)()]).tolist() == loud.tolist()
+
+
+def test_a_wav_whose_writer_didnt_know_its_length_is_read(tmp_path: Path):
+    """From a pipe: the largest sizes, signed too, mean that."""
+    file, path = io.BytesIO(), tmp_path / "piped.wav"
+    soundfile.write(file, np.linspace(-0.5, 0.5, 1000), RATE, format="WAV", subtype="PCM_16")
+    data = bytearray(file.getvalue())
+    place = data.index(b"data") + 4
+    for size, known in ((2**31 - 1, False), (2**32 - 1, False), (2**31 - 2**17, True)):
+        data[place : place + 4] = size.to_bytes(4, "little")
+        path.write_bytes(data)
+        if known:
+            with refused(LimitError, "piped.wav", size, 2000):
+                list(samples_of(path)())
+        else:
+            assert sum(map(len, samples_of(path)())) == 1000
