@@ -34,6 +34,17 @@ def a_token_reads_its_row(embedding: Subject, draw: Draw) -> None:
     embedding.near(embedding(call), call["table"][call["tokens"]])
 
 
+@law("undropped")
+def a_text_without_masks_keeps_its_share(undropped: Subject, draw: Draw) -> None:
+    """y = x · (1 − share) where nothing is masked, and the vector of a mask is 0."""
+    call = draw(undropped.calls())
+    whole = call.but(masked=np.zeros_like(call["masked"]))
+    undropped.near(
+        undropped(whole)[call["lengths"] > 0], (call["x"] * (1 - call["share"]))[call["lengths"] > 0], whole
+    )
+    assert not np.any(undropped(call)[call["masked"]])
+
+
 @law("unembedding")
 def a_row_of_the_table_scores_its_own_square(unembedding: Subject, draw: Draw) -> None:
     """With the table's rows as input the logits are symmetric, with squared lengths as diagonal."""

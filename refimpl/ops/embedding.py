@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import TokenDropout
 from .arrays import as_type, indices, rows_at, where
 from .dispatch import op
 from .linear import linear
@@ -14,7 +13,7 @@ from .quant import Blocks, rows, transpose
 if TYPE_CHECKING:
     from typing import Any as Array
 
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from ..axes import Index
 
@@ -35,16 +34,21 @@ def embedding(
 
 
 @op
-def undropped(x: Array, tokens: Array, lengths: Array, *, settings: TokenDropout) -> Array:
-    """The vectors x [B, T, D] of tokens [B, T], of which `lengths` [B] are real, with masked ones dropped.
+def undropped(
+    x: Float[Array, "B T D"],
+    masked: Bool[Array, "B T"],
+    lengths: Index[Array, " B", "< T+1"],
+    *,
+    share: float,
+) -> Float[Array, "B T D"]:
+    """The vectors of texts, of which `lengths` tokens are real, with those of masked tokens dropped.
 
     y = 0 where a token is the mask, else x · (1 − share) · n / (n − m), with m of a text's n tokens masked:
     as behind a dropout, what is left makes up for it (Rives et al. 2021, the code of ESM-1b). Conventions: a
     text without masks is scaled too, by 1 − share; one of masks alone is 0.
     """
-    masked = tokens == settings.mask
-    count = (masked & padding_mask(indices(tokens.shape[1], tokens), lengths)).sum(1)
-    factor = (1 - settings.share) * as_type(lengths, x.dtype) / as_type((lengths - count).clip(1), x.dtype)
+    count = (masked & padding_mask(indices(masked.shape[1], masked), lengths)).sum(1)
+    factor = (1 - share) * as_type(lengths, x.dtype) / as_type((lengths - count).clip(1), x.dtype)
     return where(masked[:, :, None], 0.0, x * factor[:, None, None])
 
 

@@ -146,7 +146,8 @@ def embed(
             x = x * config.scale
     if config.token_dropout is not None:
         assert lengths is not None
-        x = undropped(x, tokens, lengths, settings=config.token_dropout)
+        dropout = config.token_dropout
+        x = undropped(x, tokens == dropout.mask, lengths, share=dropout.share)
     if config.projection is not None and not config.projection.late:
         x = _to_model_width(x, weights)
     if token_types is not None:
