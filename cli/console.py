@@ -101,7 +101,7 @@ def say(message: str = "") -> None:
 def in_folder(path: Path | None) -> Path | None:
     """Refuse a file whose directory isn't there, before the work rather than after it."""
     if path is not None and not path.parent.is_dir():
-        raise typer.BadParameter(f"{path.parent} must be a directory, there is none")
+        raise typer.BadParameter(f"{path.parent} must be an existing directory")
     return path
 
 
@@ -239,7 +239,8 @@ def speed(answer: TextStream) -> str:
     read = t["prompt_tokens"] - t["cached_tokens"]
     return (
         f"prompt: {read:.0f} tokens in {t['first_token_s']:.2f} s, {t['prefill_tokens_per_s']:.1f} tokens/s; "
-        f"answer: {t['new_tokens']:.0f} tokens, {t['decode_tokens_per_s']:.1f} tokens/s; {t['total_s']:.2f} s"
+        f"answer: {t['new_tokens']:.0f} tokens, {t['decode_tokens_per_s']:.1f} tokens/s; "
+        f"total: {t['total_s']:.2f} s"
     )
 
 
@@ -270,9 +271,9 @@ def out_answer(
     count = len(answer.tokens)
     if count < answer.max_new_tokens:
         room = len(answer.prompt) + count
-        say(f"clipped to {count} tokens: the prompt leaves no more of the context of {room}")
+        say(f"the answer is clipped to {count} tokens: prompt and answer fill the context of {room} tokens")
     elif not as_json:  # there finish_reason says it
-        say(f"the answer reached its limit of {count} tokens: raise --max-new-tokens for a longer one")
+        say(f"the answer reached its limit of {count} tokens: for a longer one, raise --max-new-tokens")
 
 
 def with_calls(answer: TextStream) -> Iterator[str]:

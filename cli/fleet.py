@@ -22,9 +22,9 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Compute the rows of --file, JSON lines or Parquet, on a Ray cluster: local starts one here, "
-        "auto joins the one that runs here, HOST:PORT another. The bundle's path must be the same on each "
-        "machine.",
+        help="Compute the rows of --file (JSON lines or Parquet) on a Ray cluster. local starts a cluster on "
+        "this machine. auto joins the cluster that already runs here, HOST:PORT another one. The bundle's "
+        "path must be the same on each machine.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -34,15 +34,15 @@ Out = Annotated[
         "--out",
         metavar="DIR",
         file_okay=False,
-        help="With --ray: the folder for the results, one file a block in the format of --file. After a stop "
-        "the same command computes what is missing.",
+        help="With --ray: the folder for the results, with one file per block in the format of --file. If "
+        "the run is stopped, the same command computes the missing blocks.",
         rich_help_panel=FLEET,
     ),
 ]
 Column = Annotated[
     str,
     typer.Option(
-        "--column", metavar="NAME", help="With --ray: the column that holds the texts.", rich_help_panel=FLEET
+        "--column", metavar="NAME", help="With --ray: the column with the texts.", rich_help_panel=FLEET
     ),
 ]
 Rows = Annotated[
@@ -52,7 +52,7 @@ Rows = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="With --ray: how many rows a block has; a block is computed as a whole.",
+        help="With --ray: the number of rows in a block. Each block is computed as a whole.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -63,8 +63,8 @@ Workers = Annotated[
         metavar="N",
         min=1,
         max=2**16,
-        help="With --ray: at most N processes, by default as many as the cluster has processors for. Each "
-        "has --threads threads, by default one.",
+        help="With --ray: run at most N processes, by default as many as the cluster has processors for. "
+        "Each process has --threads threads, by default one.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -110,13 +110,17 @@ def on_fleet(
 
     out, device = fleet.out_dir, running.device
     if fleet.ray is None or file is None or out is None:
-        raise typer.BadParameter("--ray ADDRESS, --file IN.jsonl or IN.parquet, and --out DIR go together")
+        raise typer.BadParameter(
+            "--ray ADDRESS, --file IN.jsonl (or IN.parquet) and --out DIR must be given together"
+        )
     refuse_piped("rows")
     refused = {**refused, "--engine": running.engine != "onnx"}
     if given := [flag for flag, value in refused.items() if value]:
-        raise typer.BadParameter(f"--ray takes no {given[0]}")
+        raise typer.BadParameter(f"--ray can't be used with {given[0]}")
     if device == "auto":
-        raise typer.BadParameter("--ray takes --device cpu or cuda: auto may be another on each machine")
+        raise typer.BadParameter(
+            "--ray takes --device cpu or cuda: auto might choose another device on each machine"
+        )
     try:
         format_of(file)
     except ArgumentError as error:
@@ -133,4 +137,4 @@ def on_fleet(
     settings = {**options, "device": device, "threads": running.threads or 1}
     job = Job(task, path, settings, file, fleet.column, fleet.block)
     count, computed = run(job, out, fleet.ray, fleet.workers, progress())
-    say(f"{out}: {count:,} rows; blocks that were computed now: {computed:,}")
+    say(f"{out}: {count:,} rows; this run computed {computed:,} blocks")

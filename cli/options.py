@@ -76,29 +76,30 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         autocompletion=catalogue,
-        help="A path, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
+        help="The model: a path, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
     ),
 ]
 Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="What computes: onnx is ONNX Runtime, numpy the specification, torch the same over tensors.",
+        help="What runs the model. onnx is ONNX Runtime. numpy is the specification, written in NumPy. torch "
+        "runs the specification on PyTorch tensors.",
         rich_help_panel=SPEED,
     ),
 ]
 FixedBatch = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="With --time: how many rows the graph has, by default 1.", rich_help_panel=SHAPES
+        metavar="N", help="With --time: the batch size of the graph, by default 1.", rich_help_panel=SHAPES
     ),
 ]
 FixedTime = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Write a graph that takes N tokens a run: fixed shapes and ai.onnx operators alone, for NPUs "
-        "and phones.",
+        help="Write a graph with fixed shapes, for NPUs and phones. The graph takes N tokens per run and "
+        "uses only ai.onnx operators.",
         rich_help_panel=SHAPES,
     ),
 ]
@@ -106,18 +107,18 @@ FixedCapacity = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="With --time: how many tokens the decoder's cache has room for.",
+        help="With --time: how many tokens fit into the decoder's cache.",
         rich_help_panel=SHAPES,
     ),
 ]
-LAYOUTS = "genai is onnxruntime-genai, the others have their names"
+LAYOUTS = "genai (onnxruntime-genai), transformers.js or optimum"
 Quantization = Annotated[
     Quant | None,
     typer.Option(
         "--quant",
         metavar="SCHEME",
-        help=f"How to store weights if a checkpoint must be exported: {', '.join(SCHEMES)}. By default int8; "
-        "for an encoder on the CPU int8-dynamic.",
+        help=f"How to store the weights if a checkpoint must be exported: {', '.join(SCHEMES)}. The default "
+        "is int8. For an encoder on the CPU, it is int8-dynamic.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -125,7 +126,7 @@ Device = Annotated[
     DeviceName,
     typer.Option(
         "--device",
-        help="Where to run; auto takes CUDA if it starts, else the CPU.",
+        help="The device to run on. auto takes CUDA if CUDA starts, else the CPU.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -135,7 +136,7 @@ Context = Annotated[
         "--context",
         metavar="N",
         min=1,
-        help="Prepare a checkpoint for texts of up to N tokens, also past the trained length.",
+        help="Prepare a checkpoint for texts of up to N tokens. N may be more than the trained length.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -146,7 +147,7 @@ Adapter = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="Merge the LoRA adapter in this directory, as peft saves it, into a checkpoint's weights.",
+        help="Merge a LoRA adapter into a checkpoint's weights. DIR is the directory in which peft saved it.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -154,7 +155,7 @@ NoAdapter = Annotated[
     bool,
     typer.Option(
         "--no-adapter",
-        help="Don't merge the adapter that lies beside the model.",
+        help="Don't merge the adapter that is beside the model's files.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -163,8 +164,8 @@ IgnoreKey = Annotated[
     typer.Option(
         "--ignore-key",
         metavar="NAME",
-        help="Ignore this key of the checkpoint's files, which tfm doesn't know; may be repeated. If the key "
-        "changes what the model computes, the results are wrong.",
+        help="Ignore this key in the checkpoint's files, if tfm refuses the key as unknown. May be given "
+        "several times. If the key changes what the model computes, the results are wrong.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -176,13 +177,15 @@ Threads = Annotated[
         min=1,
         max=1024,
         callback=limit_threads,
-        help="Threads; by default as many as this machine can use.",
+        help="The number of threads, by default as many as this machine can use.",
         rich_help_panel=SPEED,
     ),
 ]
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", help="The texts; without any, the lines of --file or stdin are read."),
+    typer.Argument(
+        metavar="TEXT", help="The texts. If none is given, each line of --file or stdin is a text."
+    ),
 ]
 Lines = Annotated[
     Path | None,
@@ -190,7 +193,9 @@ Lines = Annotated[
         "--file", metavar="FILE", exists=True, dir_okay=False, help="A file with one text on each line."
     ),
 ]
-Text = Annotated[str | None, typer.Argument(help="The text; without it all of --file or stdin is read.")]
+Text = Annotated[
+    str | None, typer.Argument(help="The text. If it isn't given, all of --file or stdin is the text.")
+]
 TextFile = Annotated[
     Path | None,
     typer.Option("--file", metavar="FILE", exists=True, dir_okay=False, help="A file with the text."),
@@ -201,30 +206,33 @@ Batch = Annotated[
         "--batch",
         metavar="N",
         min=1,
-        help="How many texts are computed at a time.",
+        help="The batch size: how many texts the model computes at a time.",
         rich_help_panel=SPEED,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoEscape = Annotated[
     bool,
-    typer.Option("--no-escape", help="Print control characters of the model's text as they are."),
+    typer.Option("--no-escape", help="Print control characters in the model's text without escaping them."),
 ]
 Verbose = Annotated[
     bool,
     typer.Option(
         "--verbose",
         callback=set_verbose,
-        help="Show speed and stages of exports.",
+        help="Show the model's speed, and each stage of an export.",
     ),
 ]
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message, read first.")]
+System = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A system message, which the model reads first.")
+]
 Draft = Annotated[
     str | None,
     typer.Option(
         metavar="FROM",
-        help="Speculative decoding: guess tokens from the text so far (prompt), by the model's own module "
-        "(mtp) or by a smaller MODEL, and check several in a step; none switches it off.",
+        help="Speculative decoding: guess several tokens, then check them in one step. The guesses come from "
+        "the text so far (prompt), the model's own module (mtp) or a smaller model (its name). none switches "
+        "it off.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -233,8 +241,8 @@ Prefix = Annotated[
     typer.Option(
         metavar="FILE",
         dir_okay=False,
-        help="Cache in this file what the model computes for the prompt, or for a chat's beginning: of a "
-        "later prompt only the part that differs is computed. The file is as private as the prompt.",
+        help="Cache what the model computes for the prompt, or for a chat's beginning, in this file. A later "
+        "run computes its prompt only from the first difference on. The file is as private as the prompt.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -261,8 +269,8 @@ ChatTemplateKwargs = Annotated[
     typer.Option(
         metavar="JSON",
         parser=json_object,
-        help="Variables of the model's chat template, such as '{\"enable_thinking\": false}'; an unknown one "
-        "is an error.",
+        help="Variables for the model's chat template, such as '{\"enable_thinking\": false}'. A variable "
+        "that the template doesn't use is an error.",
     ),
 ]
 
@@ -272,7 +280,8 @@ ThinkingTokenBudget = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="End a chat model's thinking after N tokens, with the tokens that the model ends it with.",
+        help="Let a chat model think for at most N tokens. tfm then adds the tokens that end the model's "
+        "thinking.",
     ),
 ]
 
@@ -283,9 +292,9 @@ Tools = Annotated[
         metavar="FILE",
         exists=True,
         dir_okay=False,
-        help="Functions that the answer may call: a JSON list in the OpenAI API's form. Each call is printed "
-        "on a line of its own. In chat your next messages are the calls' results; `generate --json` lists "
-        "the calls under `calls`.",
+        help="A file with the functions that the model may call: a JSON list in the OpenAI API's form. Each "
+        "call is printed on its own line. In `chat`, your next messages are the results of the calls. "
+        "`generate --json` lists the calls under `calls`.",
     ),
 ]
 
@@ -293,7 +302,7 @@ Tools = Annotated[
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
     """What --adapter and --no-adapter say together."""
     if adapter is not None and no_adapter:
-        raise typer.BadParameter("--adapter and --no-adapter contradict each other: give one of them")
+        raise typer.BadParameter("--adapter and --no-adapter contradict each other: give only one of them")
     return False if no_adapter else adapter
 
 
@@ -356,7 +365,7 @@ def _parameter(name: str, option: Option) -> inspect.Parameter:
     if bool in get_args(kind):
         kind = bool
     elif Sequence[str] in get_args(kind):
-        kind, words = list[str] | None, f"{words.removesuffix('.')}; may be repeated."
+        kind, words = list[str] | None, f"{words} May be given several times."
     info = typer.Option(
         *(option.flags or (f"--{name.replace('_', '-')}",)),
         metavar=None if kind is bool else option.metavar,
@@ -438,10 +447,12 @@ def static_layout(
     """The layout that is asked for: by its name, or by the sizes of fixed shapes; None without either."""
     if time is None:
         if batch is not None or capacity is not None:
-            raise typer.BadParameter("--batch and --capacity go with --time N")
+            raise typer.BadParameter("--batch and --capacity need --time N: add it, or leave them out")
         return layout
     if layout is not None:
-        raise typer.BadParameter(f"--time gives fixed shapes, which {layout} has none of: leave one out")
+        raise typer.BadParameter(
+            f"--time asks for fixed shapes, which --layout {layout} doesn't have: leave out one of the two"
+        )
     from ..export.layouts import static
 
     return static.layout(static.Sizes(1 if batch is None else batch, time, capacity))

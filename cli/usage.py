@@ -23,9 +23,9 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
     match error:
         case TyperException(message=message, option_name=str(option), ctx=context, possibilities=similar):
             if option.removeprefix("--").upper() in _arguments(context):
-                return f"{message} (it is an argument: {_form(context)})"
+                return f"{message} (it isn't an option but an argument: {_form(context)})"
             if owners := [name for name, flags in _flags(all_commands()) if option in flags]:
-                return f"{message} (an option of {_listed(owners)})"
+                return f"{message} ({option} is an option of {_listed(owners)})"
             if not similar:
                 return f"{message} (`{context.command_path} --help` lists the options)"
         case TyperException(  # it is missing
@@ -39,7 +39,8 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
             form = f"write {_form(context)}"
             takes = {flag for param in context.command.params for flag in param.opts}
             if "--model" in takes and "MODEL" not in form:
-                form = f"a text goes in quotes, the model with --model: {_form(context, '--model', 'MODEL')}"
+                example = _form(context, "--model", "MODEL")
+                form = f"put the text in quotes, and give the model with --model: {example}"
             return f"{message} ({form})"
         case TyperException(ctx=object(command=TyperGroup(commands=commands), command_path=path)):
             listed = _listed(sorted(commands))

@@ -19,35 +19,45 @@ def command(
     model: o.Model = "demo-answer",
     question: Annotated[str | None, typer.Argument(help="The question.")] = None,
     context: Annotated[
-        str | None, typer.Argument(help="The text; without it all of --file or stdin is read.")
+        str | None,
+        typer.Argument(
+            help="The text with the answer. If it isn't given, all of --file or stdin is the text."
+        ),
     ] = None,
     file: o.TextFile = None,
     questions: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, help="A file with a question on each line."
+            metavar="FILE", exists=True, dir_okay=False, help="A file with one question on each line."
         ),
     ] = None,
     top: Annotated[
         int, typer.Option(metavar="N", min=1, help="Show the N best answers to each question.")
     ] = 1,
-    longest: Annotated[int, typer.Option(metavar="N", min=1, help="An answer has at most N tokens.")] = 15,
+    longest: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Limit the length of an answer to N tokens.")
+    ] = 15,
     may_be_none: Annotated[
-        bool, typer.Option("--may-be-none", help="Allow that the text has no answer.")
+        bool,
+        typer.Option(
+            "--may-be-none", help="Allow (none) as the result, which means that the text has no answer."
+        ),
     ] = False,
     window: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="A long text is read in windows of N tokens; by default 384."),
+        typer.Option(metavar="N", min=1, help="Read a long text in windows of N tokens, by default 384."),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Neighbouring windows share N tokens; by default 128."),
+        typer.Option(
+            metavar="N", min=0, help="Let neighbouring windows overlap by N tokens, by default 128."
+        ),
     ] = None,
     batch: o.Batch = 32,
     running: o.Running,
     as_json: o.AsJson = False,
 ) -> None:
-    """Find the answer to a question in a text of any length, and where it begins and ends.
+    """Find the answer to a question in a text of any length, and show where the answer begins and ends.
 
     Example: tfm-cli answer "Where does Ben live?" "Ada lives in Rome. Ben lives in Oslo."
     """

@@ -30,15 +30,23 @@ def command(
     text: Annotated[str, typer.Argument(help="The text.")] = TEXT,
     model: o.Model = "smollm2-135m",
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Only this layer, counted from 0; else the mean of all.")
+        int | None,
+        typer.Option(
+            min=0, help="Show only this layer, counted from 0. By default, show the mean of all layers."
+        ),
     ] = None,
     head: Annotated[
-        int | None, typer.Option(min=0, help="Only this head, counted from 0; else the mean of all.")
+        int | None,
+        typer.Option(
+            min=0, help="Show only this head, counted from 0. By default, show the mean of all heads."
+        ),
     ] = None,
     word: Annotated[
         str | None,
         typer.Option(
-            metavar="WORD", help="Show what this word attends to; by default “it”, or the last word."
+            metavar="WORD",
+            help="Show which words this word attends to. The default is “it” if the text has it, else the "
+            "last word.",
         ),
     ] = None,
     plot: Plot = None,
@@ -47,7 +55,9 @@ def command(
     ignore_key: o.IgnoreKey = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show attention weights, computed by the specification: which token attends to which.
+    """Show attention weights: how much each token attends to the others.
+
+    The weights are computed by the specification, which is written in NumPy.
 
     Example: tfm-cli attention "The cat saw it run" --layer 3 --plot map.png
     """
@@ -129,8 +139,8 @@ def show_weights(names: list[str], weights: np.ndarray) -> None:
     )
     if len(names) > 1:
         share = f"{weights[1:, 0].mean():.0%}"
-        out("\nA row is a token that looks, a column one that it looks at. The first token stands apart:")
-        out(f"later ones give it {share} on average; heads that find nothing rest there (attention sink).")
+        out("\nA row's token attends to the columns' tokens. The first token's column is set apart, because")
+        out(f"later tokens give it {share} on average: heads that find nothing use it (attention sink).")
     out()
 
 
@@ -156,7 +166,7 @@ def head_of(seen: Seen) -> str:
 
 def rest(view: View) -> str:
     """Where the attention that goes to no other word stays."""
-    return f"{view.itself:.1%} stay with itself, {view.resting:.1%} rest on the first or a special token"
+    return f"{view.itself:.1%} stays on itself, {view.resting:.1%} goes to the first or a special token"
 
 
 def picture(figure: Figure, title: str, names: list[str], weights: np.ndarray) -> None:

@@ -26,14 +26,18 @@ def command(
         str | None,
         typer.Argument(
             autocompletion=o.catalogue,
-            help="A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists; by default "
-            f"{DEFAULT}.",
+            help="The model: a path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists. The "
+            f"default is {DEFAULT}.",
         ),
     ] = None,
     model_option: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="MODEL", autocompletion=o.catalogue, help="The model, as an option."
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=o.catalogue,
+            help="The model, as an option instead of an argument.",
         ),
     ] = None,
     quant: o.Quantization = None,
@@ -48,17 +52,25 @@ def command(
             metavar="N",
             min=1,
             max=1024,
-            help="Threads; by default as many as this machine can use. May be repeated, to compare.",
+            help="The number of threads, by default as many as this machine can use. May be given several "
+            "times, to compare.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
     prompt_tokens: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", min=1, help="Tokens of the prompt; by default 128. May be repeated."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="The number of tokens in the prompt, by default 128. May be given several times, to "
+            "compare.",
+        ),
     ] = None,
-    new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to generate.")] = 128,
+    new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="The number of tokens to generate.")
+    ] = 128,
     repeats: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How often to measure, each time in a new process.")
+        int, typer.Option(metavar="N", min=1, help="How many times to measure, each time in a new process.")
     ] = 5,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     as_json: o.AsJson = False,
@@ -128,8 +140,8 @@ def command(
         ],
     )
     out(
-        "\nppN reads a prompt of N tokens, tgM @ dN generates M after it; mean ± standard deviation of "
-        f"{repeats} runs, each in a new process"
+        "\nppN: reading a prompt of N tokens; tgM @ dN: generating M tokens after it; figures: mean ± "
+        f"standard deviation of {repeats} runs, each in a new process"
     )
 
 
@@ -143,7 +155,7 @@ def require_decoder(source: LocatedModel) -> None:
     is_bundle = source.kind == "bundle"
     opened = open_bundle(source.path) if is_bundle else opened_at(source)
     if not isinstance(opened.config, Decoder):
-        raise ConfigError(f"only the speed of a decoder alone is measured, {source.name} has an encoder")
+        raise ConfigError(f"bench measures only decoders without an encoder, {source.name} has an encoder")
 
 
 def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_tokens: int) -> list[Row]:

@@ -36,7 +36,7 @@ def command(
     ctx: typer.Context,
     named: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", autocompletion=o.catalogue, help="The model, as --model."),
+        typer.Argument(metavar="[MODEL]", autocompletion=o.catalogue, help="The model, as with --model."),
     ] = None,
     model: o.Model = "smollm2-135m",
     system: o.System = None,
@@ -49,10 +49,11 @@ def command(
     thinking_token_budget: o.ThinkingTokenBudget = None,
     tools: o.Tools = None,
 ) -> None:
-    """Talk with a model, at a terminal or through a pipe with one message a line. /help lists the commands.
+    """Talk with a model, at a terminal or through a pipe. /help lists the commands.
 
-    At a terminal the arrow up brings back what you typed before. It is kept in the user's state folder, or
-    in the file that TFM_HISTORY names; with TFM_HISTORY= nothing is kept.
+    Through a pipe, each line is one message. At a terminal, the up arrow brings back what you typed before.
+    This history is kept in the user's state folder, or in the file that the variable TFM_HISTORY names. If
+    TFM_HISTORY is empty, no history is kept.
 
     If the model's files don't say how to choose tokens, the defaults of `tfm-cli generate --help` apply.
 
@@ -120,7 +121,8 @@ class Turns:
 
 def waiting(calls: Sequence[Message]) -> str:
     """Which results are to be said."""
-    return f"what {' and '.join(call['function']['name'] for call in calls)} gave is to come, a message each"
+    names = " and ".join(call["function"]["name"] for call in calls)
+    return f"next, give the result of {names}, one message for each call"
 
 
 def describe(loaded: Model) -> str:
@@ -159,7 +161,7 @@ def talk(
                     terminal.note(waiting(commands.conversation.calls))
             except KeyboardInterrupt:
                 out()
-                terminal.note("gave the answer up: neither it nor the message is in the conversation")
+                terminal.note("cancelled; neither the answer nor your message stays in the conversation")
             except (TfmError, OSError) as error:
                 terminal.error(o.with_flags(str(error)))
             except TyperException as error:
@@ -180,5 +182,5 @@ def cut(answer: TextStream) -> str:
     """What to do about an answer that was cut at a limit."""
     count = len(answer.tokens)
     if count < answer.max_new_tokens:
-        return f"the context is full after {count} tokens of the answer: /undo or /clear gives room"
-    return f"the answer reached its limit of {count} tokens: /set max-new-tokens raises it"
+        return f"the context is full after {count} tokens of the answer: /undo or /clear makes room"
+    return f"the answer reached its limit of {count} tokens: /set max-new-tokens raises the limit"

@@ -20,7 +20,8 @@ def command(
     text: o.Texts = None,
     file: o.Lines = None,
     pair: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Classify each text together with this second one.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Classify each text as a pair, together with this second text."),
     ] = None,
     top: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Show only the N likeliest labels of each text.")
@@ -30,7 +31,9 @@ def command(
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Label whole texts, the likeliest label first; a regression gives its numbers.
+    """Label whole texts and show the likeliest label first.
+
+    For a regression model, show the numbers that it predicts, in the model's own order.
 
     Example: tfm-cli classify "What a lovely film!" "The room was not clean." --top 1
 

@@ -32,7 +32,9 @@ def command(
     quant: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SCHEME", help="Only this quantization; may be repeated. By default all that run here."
+            metavar="SCHEME",
+            help="Compare this quantization. May be given several times. By default, all quantizations that "
+            "run on this machine are compared.",
         ),
     ] = None,
     bits: Annotated[
@@ -40,7 +42,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Bits for each number that `--quant auto` may take, by default 5 and 6; may be repeated.",
+            help="How many bits per weight `--quant auto` may use on average, by default 5 and 6. May be "
+            "given several times.",
         ),
     ] = None,
     text: Annotated[
@@ -49,15 +52,24 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="The text that all of them read; by default a short one that comes with tfm.",
+            help="The text on which all quantizations are measured, by default a short one that comes with "
+            "tfm.",
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", min=2, help="At most so many tokens of it.")] = 1024,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Read at most N tokens of the text.")
+    ] = 1024,
     new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Tokens to generate for the speed of decoding.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="The number of tokens to generate to measure the decode speed."
+        ),
     ] = 64,
     repeats: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How often to measure speed, each time in a new process.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="How many times to measure the speed, each time in a new process."
+        ),
     ] = 3,
     threads: o.Threads = None,
     adapter: o.Adapter = None,
@@ -67,9 +79,12 @@ def command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Compare a model's quantizations on this machine: loss, perplexity, bytes, speed, and which are beaten.
+    """Compare a model's quantizations on this machine by loss, perplexity, bytes and speed.
 
-    Bundles and results are kept in the cache: a run that was interrupted goes on where it was.
+    A quantization is on the frontier if no other one is as small and loses less.
+
+    Bundles and results are kept in the cache. If a run is interrupted, the next one continues where it
+    stopped.
 
     Example: tfm-cli compare smollm2-135m --plot frontier.png
     """
@@ -88,11 +103,11 @@ def command(
     check_packages(model)
     source = locate_weights(model, o.adapter_choice(adapter, no_adapter), ignore_key or ())
     if source.kind == "bundle":
-        raise CheckpointError(f"{model} must be a checkpoint, a bundle has one quantization already")
+        raise CheckpointError(f"{model} must be a checkpoint: a bundle already has one quantization")
     checkpoint = opened_at(source)
     tokenizer = read_tokenizer(checkpoint, checkpoint.config)
     if tokenizer is None:
-        raise CheckpointError(f"{model} must have a tokenizer: a text is read")
+        raise CheckpointError(f"{model} must have a tokenizer, because `compare` reads a text")
     ids = tokenizer.encode(DEFAULT_TEXT if text is None else text.read_text(encoding="utf-8"))[:tokens]
     if len(ids) < 2:
         raise LimitError(f"the text must have 2 tokens at least, it has {len(ids)}")

@@ -27,7 +27,8 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            autocompletion=o.catalogue, help="A decoder: a checkpoint, a bundle, or the name of one to fetch."
+            autocompletion=o.catalogue,
+            help="A decoder: a checkpoint, a bundle, or the name of a model to fetch.",
         ),
     ],
     text: Annotated[
@@ -35,22 +36,32 @@ def command(
     ],
     length: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="Tokens of a window; by default twice the trained length."),
+        typer.Option(
+            min=2, metavar="N", help="The number of tokens in a window, by default twice the trained length."
+        ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Tokens from the start of a window to that of the next."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The number of tokens from the start of one window to the start of the next.",
+        ),
     ] = None,
     windows: Annotated[int, typer.Option(metavar="N", min=1, help="Read at most N windows of the text.")] = 1,
     factor: Annotated[
-        float | None, typer.Option(min=1, help="How far to stretch; by default as far as the length needs.")
+        float | None,
+        typer.Option(
+            min=1, help="The factor by which to stretch positions, by default as much as --length needs."
+        ),
     ] = None,
     way: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WAY",
-            help="Only this way to stretch; may be repeated: none, linear, dynamic-ntk, yarn or "
-            "llama3. Positions that the model already stretches are stretched further.",
+            help="Measure only this way to stretch positions: none, linear, dynamic-ntk, yarn or llama3. May "
+            "be given several times. If the model already stretches its positions, they are stretched "
+            "further.",
         ),
     ] = None,
     plot: Plot = None,
@@ -61,7 +72,8 @@ def command(
 ) -> None:
     """Measure perplexity by position past the trained length, for each way to stretch rotary positions.
 
-    The lower the better: a perplexity of 20 is that of a choice among 20 equally likely tokens.
+    Lower is better. A perplexity of 20 means that the model is as uncertain as in a choice among 20 equally
+    likely tokens.
 
     Example: tfm-cli context smollm2-135m --text book.txt --length 4096 --way yarn --plot context.png
     """
@@ -94,11 +106,14 @@ def command(
     same = perplexity.same_positions(chosen, length)
     if not past and not way and len(chosen) > 1:
         raise LimitError(
-            f"within {length} tokens all ways rotate alike: give a --text and a --length of more than "
-            f"{trained} tokens, a --factor, or --way none to read the text as it is"
+            f"within {length} tokens, all ways give the same positions: give a --text and a --length of more "
+            f"than {trained} tokens, a --factor, or --way none to read the text without stretching"
         )
     if not past:
-        say(f"nothing past the trained length of {trained} is read: the text or --length is {length} tokens")
+        say(
+            f"nothing past the trained length of {trained} tokens is read, because the text or --length has "
+            f"only {length} tokens"
+        )
     say_same(same, length)
     windows_of_ids = [begin + ids[start : start + room] for start in starts]
     found = perplexity.compare(chosen, same, materialize(lazy), windows_of_ids, trained, progress())
@@ -113,8 +128,8 @@ def command(
         best = min(found.by_way, key=lambda name: found.by_way[name].past or float("inf"))
         of_best = found.by_way[best]
         out(
-            f"trained for {trained} tokens, stretched x {factor:g}; past them best is {best}, "
-            f"{of_best.past:.4g} (before: {of_best.within:.4g})"
+            f"trained for {trained} tokens, stretched x {factor:g}; the best way past these tokens is "
+            f"{best}: perplexity {of_best.past:.4g} (before them: {of_best.within:.4g})"
         )
 
 
@@ -151,7 +166,8 @@ def say_same(same: Mapping[str, str], length: int) -> None:
         others = [name for name, other in same.items() if other == first != name]
         if others:
             say(
-                f"same positions as in {first} up to {length} tokens, not computed again: {', '.join(others)}"
+                f"not computed, because the positions are those of {first} up to {length} tokens: "
+                f"{', '.join(others)}"
             )
 
 

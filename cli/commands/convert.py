@@ -19,16 +19,17 @@ def command(
         typer.Argument(help="The bundle to convert, or the name of a model whose bundle is in the cache."),
     ],
     directory: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The directory to write; it must be empty, or not exist.")
+        Path,
+        typer.Argument(metavar="OUT", help="The directory to write to, which must be empty or not exist."),
     ],
     layout: Annotated[
-        LayoutName | None, typer.Option(help=f"The runtime that will read it: {LAYOUTS}.")
+        LayoutName | None, typer.Option(help=f"The runtime that will read the result: {LAYOUTS}.")
     ] = None,
     batch: FixedBatch = None,
     time: FixedTime = None,
     capacity: FixedCapacity = None,
 ) -> None:
-    """Rewrite a bundle for another runtime, or with fixed shapes, with the same weights.
+    """Rewrite a bundle for another runtime, or with fixed shapes. The weights stay the same.
 
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """
@@ -37,7 +38,7 @@ def command(
 
     wanted = static_layout(layout, batch, time, capacity)
     if wanted is None:
-        raise typer.BadParameter("needs --layout, or --time for fixed shapes")
+        raise typer.BadParameter("give --layout, or give --time for fixed shapes")
     source = convert(bundle_named(bundle), directory, wanted)
     say(f"{directory}: {size(bundle_bytes(directory))}, for {find(wanted).name}")
     if line := find(wanted).left_out(source.generation):

@@ -41,7 +41,7 @@ def command(
         bool,
         typer.Option(
             "--build-kernels",
-            help="First compile tfm's kernels into the cache, even if that failed before.",
+            help="First compile tfm's kernels into the cache, even if an earlier attempt failed.",
         ),
     ] = False,
     bundle: Annotated[
@@ -49,13 +49,18 @@ def command(
         typer.Option(
             "--bundle",
             metavar="BUNDLE",
-            help="List instead which runtimes of this machine can run this bundle, or the cached bundle of "
-            "this model: on which path, and with what loss by its certificate.",
+            help="List instead which runtimes on this machine can run a bundle. For each runtime, show the "
+            "code path that computes the bundle, and the loss that the bundle's certificate states for that "
+            "path. BUNDLE is a bundle, or a model whose bundle is in the cache.",
         ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Report what works here: providers that start, kernels, int8 instructions, memory, cache, versions."""
+    """Report what works on this machine.
+
+    The report lists ONNX Runtime's providers and whether each one starts, tfm's kernels, int8 instructions,
+    memory, the cache and the versions of packages.
+    """
     from ...refimpl.errors import DeviceError
 
     if build_kernels:
@@ -145,9 +150,9 @@ def _works(providers: Mapping[str, str], kernels: Mapping[str, str]) -> str:
     from ...runtime.ort.providers import STARTS
 
     by = f"tfm's kernels for {kernels['instructions']}" if "instructions" in kernels else "ONNX Runtime alone"
-    places = {"CUDAExecutionProvider": "on CUDA", "CPUExecutionProvider": f"on the CPU by {by}"}
+    places = {"CUDAExecutionProvider": "on CUDA", "CPUExecutionProvider": f"on the CPU with {by}"}
     works = [place for provider, place in places.items() if providers.get(provider) == STARTS]
-    return f"models run {' and '.join(works)}" if works else "nothing: no provider starts that tfm uses"
+    return f"models run {' and '.join(works)}" if works else "nothing: none of tfm's providers starts"
 
 
 def _kernels() -> dict[str, str]:
@@ -164,11 +169,12 @@ def _kernels() -> dict[str, str]:
         return {
             "instructions": found.instruction_set,
             "library": str(found.path),
-            "same bits": "in any batch and chunk, for models whose same_bits are promised by `inspect`",
+            "same bits": "in any batch and chunk, for models to which `inspect` promises same_bits",
         }
     if not found.buildable:
         return {"unused": found.reason}
-    compiler = "" if available(Platform.here()) else "pip install 'tfm-cli[kernels]' or a C++ compiler, then "
+    has = available(Platform.here())
+    compiler = "" if has else "pip install 'tfm-cli[kernels]' or install a C++ compiler, then "
     return {"unused": found.reason, "to do": f"{compiler}tfm-cli doctor --build-kernels"}
 
 

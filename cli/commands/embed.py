@@ -27,12 +27,18 @@ def command(
     model: o.Model = "minilm-l6",
     file: o.Lines = None,
     similarity: Annotated[
-        bool, typer.Option("--similarity", help="Show cosine similarities of the texts, not their vectors.")
+        bool,
+        typer.Option(
+            "--similarity", help="Show the cosine similarities between the texts instead of their vectors."
+        ),
     ] = False,
     npy: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", dir_okay=False, callback=in_folder, help="Write the numbers as a NumPy array."
+            metavar="FILE",
+            dir_okay=False,
+            callback=in_folder,
+            help="Write the vectors or similarities to this file, as a NumPy array.",
         ),
     ] = None,
     batch: o.Batch = 32,
@@ -40,9 +46,9 @@ def command(
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Compute one embedding per text; similar texts get nearby vectors.
+    """Compute one embedding vector per text. Similar texts get vectors that are close together.
 
-    A terminal shows the beginning of each vector; a pipe, --json and --npy get all numbers.
+    A terminal shows only the beginning of each vector. A pipe, --json and --npy get all its numbers.
 
     Example: tfm-cli embed "a cat" "a kitten" "a bill" --similarity
 
@@ -108,4 +114,4 @@ def summarize(texts: Sequence[str], vectors: np.ndarray) -> None:
             for text, vector in zip(texts, vectors, strict=True)
         ],
     )
-    say("all numbers: --json, --npy FILE, or a pipe (a line per text)")
+    say("to get all numbers, use --json, --npy FILE or a pipe (one line per text)")

@@ -33,31 +33,36 @@ GROUP = "Make and check models"
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A checkpoint, or the name of a model to fetch.")],
+    model: Annotated[
+        str, typer.Argument(help="The model to export: a checkpoint, or the name of a model to fetch.")
+    ],
     directory: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="The bundle's directory; an existing bundle is replaced."),
+        typer.Argument(
+            metavar="OUT", help="The directory to write the bundle to, replacing an existing bundle."
+        ),
     ],
     quant: Annotated[
         Quant | None,
         typer.Option(
             metavar="SCHEME",
-            help=f"How weights are stored: {', '.join(SCHEMES)}. By default int8; int8-dynamic for an "
-            "encoder on the CPU.",
+            help=f"How to store the weights: {', '.join(SCHEMES)}. The default is int8. For an encoder on "
+            "the CPU, it is int8-dynamic.",
         ),
     ] = None,
     target: Annotated[
         Target,
         typer.Option(
-            help="What the bundle will run on; ort-web is WebAssembly, standard uses only ai.onnx operators."
+            help="What the bundle will run on. ort-web runs on WebAssembly. standard uses only ai.onnx "
+            "operators."
         ),
     ] = "ort-cpu",
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE|kl=N",
-            help="With --quant auto, what the weights may take, as 700MB, or how far the model may be from "
-            "the checkpoint, as kl=0.01 nats a token.",
+            help="With --quant auto: limit the size of the weights, such as 700MB, or the KL divergence from "
+            "the checkpoint in nats per token, such as kl=0.01.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
@@ -65,30 +70,32 @@ def command(
         float | None,
         typer.Option(
             metavar="N",
-            help="With --quant auto, how many bits the weights may take for each number, as 4.5.",
+            help="With --quant auto: limit the average bits per weight, such as 4.5.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
     kv: Annotated[
         Kv,
         typer.Option(
-            help="How a decoder keeps keys and values; int8 takes a quarter of the memory, int4 an eighth, "
-            "where it costs at most 0.05 nats a token. Scales come from the text of --calibrate, or from one "
-            "that comes with tfm.",
+            help="How a decoder stores keys and values in its cache. int8 takes a quarter of the memory, "
+            "int4 an eighth. int4 is refused if it costs more than 0.05 nats per token. The scales are "
+            "measured on the text of --calibrate, or on a text that comes with tfm.",
             rich_help_panel=WEIGHTS,
         ),
     ] = "float",
     table: Annotated[
         int,
         typer.Option(
-            metavar="4|8", help="Bits of the token embeddings with --quant int4.", rich_help_panel=WEIGHTS
+            metavar="4|8",
+            help="With --quant int4: the number of bits of the token embeddings.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = 8,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="With --quant keep, refuse a file in which a matrix has no quantized blocks.",
+            help="With --quant keep: refuse a file if one of its matrices has no quantized blocks.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False,
@@ -98,15 +105,16 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A text like yours, on which the ranges of activations are measured, for int8-static, w8a16 "
-            "and --kv, and over which int4 rounds.",
+            help="A text like those that the model will read. int8-static, w8a16 and --kv measure the ranges "
+            "of activations on it. int4 rounds the weights for the least error on it.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
     ranges: Annotated[
         Ranges | None,
         typer.Option(
-            help="With --calibrate, how a range is chosen; by default minmax.", rich_help_panel=WEIGHTS
+            help="With --calibrate: how the range of an activation is chosen, by default minmax.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
     smooth: Annotated[
@@ -115,7 +123,7 @@ def command(
             metavar="ALPHA",
             min=0,
             max=1,
-            help="With --calibrate, move large activations into the weights (SmoothQuant).",
+            help="With --calibrate: move large activations into the weights (SmoothQuant).",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
@@ -123,8 +131,9 @@ def command(
         bool,
         typer.Option(
             "--mtp",
-            help="Keep the checkpoint's module that predicts further tokens, for `generate --draft "
-            "mtp`. It costs one more layer, and the last layer's mlp for all tokens of a prompt.",
+            help="Export the checkpoint's module for multi-token prediction too, for `generate --draft mtp`. "
+            "The module costs as much as one more layer. The last layer's MLP then also runs for all tokens "
+            "of a prompt.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False,
@@ -135,8 +144,8 @@ def command(
     layout: Annotated[
         LayoutName | None,
         typer.Option(
-            help=f"Write the files of another runtime, into an empty directory: {LAYOUTS}. By default a "
-            "bundle of tfm's own."
+            help=f"Write the files that another runtime reads: {LAYOUTS}. The directory must be empty. By "
+            "default, tfm's own bundle is written."
         ),
     ] = None,
     batch: FixedBatch = None,
@@ -144,17 +153,21 @@ def command(
     capacity: FixedCapacity = None,
     opset: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Version of the ai.onnx operators; by default the target's own."),
+        typer.Option(
+            metavar="N", help="The version of the ai.onnx operators, by default the one that the target has."
+        ),
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
-            help="Run the quick checks on the new bundle, which is kept only if it passes; `tfm-cli verify "
-            "--full` runs the long ones."
+            help="Run the quick checks on the new bundle. The bundle is kept only if it passes. `tfm-cli "
+            "verify --full` runs the long checks."
         ),
     ] = True,
 ) -> None:
-    """Export a checkpoint as an ONNX bundle, whole or not at all, and verify it.
+    """Export a checkpoint as an ONNX bundle and verify it.
+
+    If the export or the verification fails, no bundle is written.
 
     Example: tfm-cli export smollm2-135m my-bundle --quant int4
     """

@@ -19,13 +19,15 @@ def command(
     text: o.Texts = None,
     file: o.Lines = None,
     top: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Show the N likeliest tokens of each mask.")
+        int, typer.Option(metavar="N", min=1, help="Show the N likeliest tokens for each mask.")
     ] = 5,
     batch: o.Batch = 8,
     running: o.Running,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show the likeliest tokens for each mask of a text; the model names its mask: [MASK] or <mask>.
+    """Show the likeliest tokens for each mask in a text.
+
+    Write a mask as the model names it: [MASK] or <mask>.
 
     Example: tfm-cli fill "Paris is the [MASK] of France."
     """

@@ -61,7 +61,7 @@ def test_the_first_token_stands_apart_and_each_word_has_its_head(tfm, checkpoint
     row = [f"{100 * weight:.0f}" for weight in told["weights"][12][:13]]  # later tokens aren't visible
     assert lines[12].split() == ["12", "i", row[0], "|", *row[1:]]
     sink = np.mean([weights[0] for weights in told["weights"][1:]])
-    assert f"ones give it {sink:.0%} on average" in lines[20]
+    assert f"later tokens give it {sink:.0%} on average" in lines[20]
     assert lines[22].split("  ")[0] == "“it” LOOKS AT"
     for line, seen in zip(lines[23:], told["looks_at"], strict=False):
         strongest = seen["strongest"]

@@ -296,7 +296,7 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
     prompt = "x" * 16380
     ran = tfm("generate", prompt, "--raw", "--model", bundle, "--max-new-tokens", 50, "--json")
     assert len(ran.json["tokens"]) == 4
-    assert ran.err.startswith("clipped to 4 tokens")
+    assert ran.err.startswith("the answer is clipped to 4 tokens")
     tfm("generate", "x" * 16384, "--raw", "--model", bundle).failed(9, "16384")
 
 
@@ -738,7 +738,7 @@ def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp
     monkeypatch.setenv("PATH", str(tmp_path))
     none = "no library was built for this machine"
     to_do = "tfm-cli doctor --build-kernels"
-    install = f"pip install 'tfm-cli[kernels]' or a C++ compiler, then {to_do}"
+    install = f"pip install 'tfm-cli[kernels]' or install a C++ compiler, then {to_do}"
     assert tfm("doctor", "--json").json["kernels"] == {"unused": none, "to do": install}
     tfm("doctor", "--build-kernels").failed(7, "C++", "'tfm-cli[kernels]'")
     script = tmp_path / "c++"
