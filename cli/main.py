@@ -36,7 +36,8 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """The command line with these commands; each takes time to import and to build."""
     app = typer.Typer(
         name="tfm-cli",
-        help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
+        help="Turn a transformer checkpoint into a fast ONNX model, check it against a NumPy specification, "
+        "and run it.",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], **CONTEXT},
         callback=_options,
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not _open_streams():
-        say("tfm-cli: stdout must be open, results go there: leave out >&-, or take >/dev/null")
+        say("tfm-cli: stdout must be open, because results go there: remove >&-, or use >/dev/null")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that partial files go
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -163,7 +164,10 @@ def _removal(error: TfmError) -> str:
 
     if (entry := entry_in(str(error))) is None:
         return ""
-    return f"; it lies in the cache: `tfm-cli models --remove {entry}` removes it, the next run gets it anew"
+    return (
+        f"; the file is in the cache: `tfm-cli models --remove {entry}` removes it, and the next run gets it "
+        "again"
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="The prompt; text from a pipe is added at its end. Without it --file or stdin is read."
+            help="The prompt. Text that is piped to stdin is added at its end. Without PROMPT, the prompt is "
+            "read from --file or stdin."
         ),
     ] = None,
     file: Annotated[
@@ -38,7 +39,7 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A file with the prompt; with --batch one prompt on each line.",
+            help="A file with the prompt. With --batch, each line of the file is a prompt.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
@@ -48,13 +49,15 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE|{…}",
-            help="Answer with a JSON document that fits this schema: a file, or the schema itself.",
+            help="Answer with a JSON document that matches this JSON schema. Give a file with the schema, or "
+            "the schema itself.",
         ),
     ] = None,
     regex: Annotated[
         str | None,
         typer.Option(
-            metavar="REGEX", help="Answer with a text that this regular expression matches as a whole."
+            metavar="REGEX",
+            help="Answer with a text that matches this regular expression from beginning to end.",
         ),
     ] = None,
     grammar: Annotated[
@@ -63,21 +66,22 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Answer with a sentence of this grammar, in llama.cpp's form (GBNF) or Lark's.",
+            help="Answer with a text that matches the grammar in this file. The grammar is in llama.cpp's "
+            "format (GBNF) or in Lark's.",
         ),
     ] = None,
     tools: o.Tools = None,
     thinking_token_budget: o.ThinkingTokenBudget = None,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="Leave out the chat template: the model continues the prompt."),
+        typer.Option("--raw", help="Don't apply the chat template: the model continues the prompt itself."),
     ] = False,
     control_tokens: Annotated[
         bool,
         typer.Option(
             "--control-tokens",
-            help="With --raw: read names such as <fim_prefix> in the prompt as the special tokens that they "
-            "name.",
+            help="With --raw: where the prompt contains the name of a special token, such as <fim_prefix>, "
+            "encode it as that token.",
         ),
     ] = False,
     as_json: o.AsJson = False,
@@ -85,8 +89,8 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: for each token its log-probability, and those of the K likeliest tokens in "
-            "its place as \\[id, log-probability], before any filter.",
+            help="With --json: print the log-probability of each token, and the K likeliest tokens at its "
+            "position as \\[id, log-probability]. The log-probabilities are those before any filter.",
         ),
     ] = None,
     no_escape: o.NoEscape = False,
@@ -97,8 +101,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Answer many prompts, one on each line, N at a time; each answer is one line, with line "
-            "ends and control characters as escapes.",
+            help="Answer many prompts, one on each line, N at a time. Each answer is printed on one line, "
+            "with escapes for line ends and control characters.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -107,10 +111,11 @@ def command(
     chat_template_kwargs: o.ChatTemplateKwargs = None,
     fleet: f.Fleet,
 ) -> None:
-    """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
+    """Generate text. The first run with a model fetches and exports it; later runs take it from the cache.
 
-    If a chat model's files don't say how to choose tokens, it samples as with --temperature 0.2 --top-p 0.9
-    --repetition-penalty 1.1. --greedy, --beams and any option of sampling or penalties replace all three.
+    If a chat model's files don't say how to choose tokens, tfm uses --temperature 0.2 --top-p 0.9
+    --repetition-penalty 1.1. If you give --greedy, --beams or any option for sampling or penalties, tfm uses
+    none of these three defaults.
 
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
 

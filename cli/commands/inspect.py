@@ -25,8 +25,8 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="A bundle, a checkpoint, a config.json, the name of a model to fetch, or one of "
-            "llama-3-70b, deepseek-v3 and qwen3.5-9b."
+            help="A bundle, a checkpoint, a config.json, the name of a model to fetch, or the name of an "
+            "example config that comes with tfm: llama-3-70b, deepseek-v3 or qwen3.5-9b."
         ),
     ],
     adapter: o.Adapter = None,
@@ -35,7 +35,7 @@ def command(
     context: o.Context = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show what a model is made of, its bytes in each quantization, and whether it fits this machine.
+    """Show a model's architecture, its size in each quantization, and whether it fits in memory here.
 
     Example: tfm-cli inspect llama-3-70b
     """

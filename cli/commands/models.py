@@ -16,12 +16,14 @@ def command(
     remove: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Remove NAME from the cache; a model's bundles are removed with it."
+            metavar="NAME",
+            help="Remove NAME from the cache. If NAME is a model, the bundles that were made from it are "
+            "removed too.",
         ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the models that can be fetched by name, those that fit this machine first, and the cache.
+    """List the models that can be fetched by name, those that fit in memory here first, and the cache.
 
     Example: tfm-cli models --remove smollm2-135m
     """
@@ -85,5 +87,5 @@ def _out_aliases() -> None:
             out()
     out(f"{'unknown' if free is None else size(free)} of memory is free. MEMORY is that of int8 weights and "
         "of a text of 4,096 tokens; the first export takes more.\n"
-        "Names that stand for hf: aren't pinned and weren't tried. The first fetch of one records its files: "
-        "later ones must bring the same.\n")  # fmt: skip
+        "Names that stand for an hf: address aren't pinned to a version, and we haven't tried these models. "
+        "The first fetch of a name records its files. Later ones must bring the same files.\n")  # fmt: skip

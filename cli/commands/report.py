@@ -29,16 +29,19 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT.html", dir_okay=False, callback=in_folder, help="The page; it must not exist."
+            metavar="OUT.html",
+            dir_okay=False,
+            callback=in_folder,
+            help="The page to write. The file must not exist, unless you give --overwrite.",
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-    speed: Annotated[bool, typer.Option(help="Measure speed and memory, in processes of their own.")] = True,
+    speed: Annotated[bool, typer.Option(help="Measure speed and memory, in separate processes.")] = True,
 ) -> None:
-    """Write a page with a bundle's verdict, error by layer, perplexity, texts, sizes and speed.
+    """Write an HTML page with a bundle's verdict, error by layer, perplexity, texts, sizes and speed.
 
-    The quick checks run now; what the long ones found comes from the certificate, so first run
-    `tfm-cli verify BUNDLE --full --source MODEL`.
+    The command itself runs only the quick checks. It takes the results of the long checks from the bundle's
+    certificate. To get them into the certificate, first run `tfm-cli verify BUNDLE --full --source MODEL`.
 
     Example: tfm-cli report my-bundle report.html
     """

@@ -41,25 +41,30 @@ class Section(StrEnum):
 
 def command(
     max_n: Annotated[
-        int, typer.Option("--max-n", min=1024, max=2**20, help="The longest text, in tokens.")
+        int, typer.Option("--max-n", min=1024, max=2**20, help="The longest text to measure, in tokens.")
     ] = 16_384,
     seconds: Annotated[
-        float, typer.Option(min=1, help="About how long all of it may take: what doesn't fit is left out.")
+        float,
+        typer.Option(
+            min=1,
+            help="About how long all measurements together may take. What doesn't fit in this time isn't "
+            "measured.",
+        ),
     ] = 90,
     section: Annotated[
         list[Section] | None,
         typer.Option(
-            help="Only this part; may be repeated. length: cost by length of a text; ring: ring attention in "
-            "1, 2 and 4 processes; words: a full and an adaptive softmax over 100,000 words; reach: how far "
-            "back an input is felt.",
+            help="Measure only this part. May be given several times. length: time and memory by text "
+            "length. ring: ring attention in 1, 2 and 4 processes. words: a full and an adaptive softmax "
+            "over 100,000 words. reach: how far back an input still changes the output.",
         ),
     ] = None,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure what attention and recurrences cost by text length, and how far back they reach.
+    """Measure time and memory of attention and recurrences by text length, and how far back they reach.
 
-    Ring attention and an adaptive softmax are measured too.
+    The command also measures ring attention and an adaptive softmax.
 
     Example: tfm-cli scaling --section length --max-n 4096 --seconds 30 --plot scaling.png
     """

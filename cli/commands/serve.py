@@ -21,40 +21,45 @@ def command(
         typer.Argument(
             metavar="[NAME=]MODEL",
             autocompletion=o.catalogue,
-            help="Paths, pypi:NAME, hf:ORG/NAME, or names that `tfm-cli models` lists; NAME is what requests "
-            "call it.",
+            help="The models to serve. Each is a path, pypi:NAME, hf:ORG/NAME, or a name that "
+            "`tfm-cli models` lists. NAME is the name that requests use for the model.",
         ),
     ] = None,
     host: Annotated[
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="The address to listen on; one that other machines can reach needs --api-key-file.",
+            help="The address to listen on. If other machines can reach this address, --api-key-file is "
+            "required.",
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 chooses a free port."),
+    ] = 8000,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A file with keys, one on each line: a request must have one, as Authorization: Bearer KEY.",
+            help="A file with API keys, one on each line. Each request must then send one of the keys, as "
+            "Authorization: Bearer KEY.",
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Accept this name in the Host header too; may be repeated.",
+            help="Also accept requests with this name in their Host header. May be given several times.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Let scripts of pages from this origin, such as http://localhost:3000, send requests "
-            "(CORS); * is any origin.",
+            help="Let scripts on web pages from this origin, such as http://localhost:3000, send requests "
+            "(CORS). * allows any origin.",
         ),
     ] = None,
     slots: Annotated[
@@ -63,7 +68,7 @@ def command(
             metavar="N",
             min=1,
             max=1024,
-            help="How many texts are generated at a time.",
+            help="How many texts the server generates at the same time.",
             rich_help_panel=o.SPEED,
         ),
     ] = SLOTS,
@@ -72,7 +77,7 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many requests may wait; further ones get a 429.",
+            help="How many requests may wait. Further requests get a 429 response.",
             rich_help_panel=o.SPEED,
         ),
     ] = QUEUE,
@@ -81,8 +86,8 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="How long a request may wait. One that would wait longer, judged by earlier answers, gets a "
-            "429 that says when to retry.",
+            help="How long a request may wait. The server estimates the wait from earlier answers. A request "
+            "that would wait longer gets a 429 response that says when to retry.",
             rich_help_panel=o.SPEED,
         ),
     ] = MAX_WAIT_S,
@@ -91,8 +96,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many models are loaded at a time, by default all; a further one replaces the "
-            "least recently used.",
+            help="How many models may be loaded at the same time; by default all. A further model replaces "
+            "the least recently used one.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -101,20 +106,24 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=1,
-            help="Unload a model after so long without a request; the next request loads it again.",
+            help="Unload a model after this many seconds without a request. The next request loads it again.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
     on_demand: Annotated[
         bool,
-        typer.Option("--on-demand", help="Load each model at its first request.", rich_help_panel=o.SPEED),
+        typer.Option(
+            "--on-demand",
+            help="Load each model at its first request instead of at the start.",
+            rich_help_panel=o.SPEED,
+        ),
     ] = False,
     pull: Annotated[
         bool,
         typer.Option(
             "--pull",
-            help="With --on-demand: fetch a named model at its first request, if it isn't on this machine. "
-            "Other models are never fetched.",
+            help="With --on-demand: if a MODEL isn't on this machine, fetch it at its first request. The "
+            "server never fetches any other model.",
             rich_help_panel=o.SPEED,
         ),
     ] = False,
@@ -123,8 +132,8 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory in which each model keeps what it computed for earlier texts: only the part of a "
-            "prompt that differs from an earlier one with the same API key is computed.",
+            help="Memory in which each model caches what it computed for earlier texts. If a prompt begins "
+            "like an earlier one with the same API key, the model computes only the part that differs.",
             rich_help_panel=o.SPEED,
         ),
     ] = PREFIX_BYTES // 2**20,
@@ -133,7 +142,7 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory for the latest answers of /v1/responses, which later requests can continue.",
+            help="Memory for the latest answers of /v1/responses. Later requests can continue these answers.",
             rich_help_panel=o.SPEED,
         ),
     ] = RESPONSE_BYTES // 2**20,
@@ -141,8 +150,8 @@ def command(
         bool,
         typer.Option(
             "--log-json",
-            help="Log each request as a line of JSON on stdout: id, model, tokens, times, status, but no "
-            "text.",
+            help="Log each request as a line of JSON on stdout. The line has id, model, tokens, times and "
+            "status, but no text.",
         ),
     ] = False,
     quant: o.Quantization = None,
@@ -153,11 +162,11 @@ def command(
     threads: o.Threads = None,
     engine: o.Engine = "onnx",
 ) -> None:
-    """Serve models to programs that speak the API of OpenAI or Anthropic: chat, embeddings, rerank, classify.
+    """Serve models through the API of OpenAI or Anthropic: chat, embeddings, rerank, classify.
 
-    Without a MODEL it serves smollm2-135m.
+    Without a MODEL, the server serves smollm2-135m.
 
-    On Ctrl-C or SIGTERM it finishes the answers that it has begun, then it ends.
+    On Ctrl-C or SIGTERM, the server finishes the answers that it has begun, and then exits.
 
     Example: tfm-cli serve smollm2-135m minilm-l6 --port 8000
     """

@@ -23,21 +23,25 @@ def command(
     aggregation: Annotated[
         Aggregation,
         typer.Option(
-            help="How tokens become entities. none: each token is one. simple: neighbouring tokens with the "
-            "same label are joined. first, average, max: before they are joined, all tokens of a word get "
-            "one label, that of the first token, of the mean, or of the surest token."
+            help="How to join tokens into entities. none: each token is an entity. simple: neighbouring "
+            "tokens with the same label are joined. first, average, max: all tokens of a word get one label "
+            "before they are joined. That label comes from the word's first token (first), from the mean of "
+            "its tokens' scores (average) or from the token with the highest score (max)."
         ),
     ] = "simple",
     outside: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Leave out this label, by default O; may be repeated."),
+        typer.Option(
+            metavar="LABEL",
+            help="Leave out entities with this label; by default O. May be given several times.",
+        ),
     ] = None,
     batch: o.Batch = 32,
     running: o.Running,
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Find the entities in texts, with their labels and where they begin and end.
+    """Find the entities in texts, such as people and places. Prints each one with its label and position.
 
     Example: tfm-cli tag "Ada Miller lives in London."
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Method = Annotated[
     Literal["bpe", "unigram"],
-    typer.Option("--method", help="Byte-level BPE, as GPT-2 has it, or a unigram model, as T5 has it."),
+    typer.Option(
+        "--method", help="bpe trains a byte-level BPE, as in GPT-2; unigram trains a unigram model, as in T5."
+    ),
 ]
 Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Text files in UTF-8.")]
 TEXT_BYTES = 2**30
@@ -31,7 +33,9 @@ SIZES = (1000, 4000, 10_000, 32_000, 64_000)
 HELD_OUT = 10  # one line in so many isn't trained on, where no file to measure on is named
 
 GROUP = "Look inside"
-command = typer.Typer(help="Train a tokenizer, encode a text with one, write its tokens, compare sizes.")
+command = typer.Typer(
+    help="Train a tokenizer, encode text with one, write its tokens' bytes, or compare vocabulary sizes."
+)
 
 
 @command.command("train")
@@ -40,17 +44,21 @@ def train(
     path: Annotated[Path, typer.Option("--out", dir_okay=False, help="The tokenizer.json to write.")],
     method: Method = "bpe",
     size: Annotated[
-        int, typer.Option("--size", min=1, max=2**20, help="The most tokens of the vocabulary.")
+        int,
+        typer.Option("--size", min=1, max=2**20, help="The largest number of tokens in the vocabulary."),
     ] = 32_000,
     special: Annotated[
-        list[str] | None, typer.Option("--special", metavar="TOKEN", help="A special token; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--special", metavar="TOKEN", help="Add this special token. May be given several times."
+        ),
     ] = None,
     min_frequency: Annotated[
-        int, typer.Option(min=0, help="How often a pair must occur to become one token.")
+        int, typer.Option(min=0, help="How often a pair of tokens must occur to be merged into one token.")
     ] = 2,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train a tokenizer on text files and write its tokenizer.json, whole or not at all.
+    """Train a tokenizer on text files and write its tokenizer.json, completely or not at all.
 
     Example: tfm-cli tokenizer train book.txt --out tokenizer.json --size 8000 --special "<s>"
     """
@@ -83,19 +91,19 @@ def train(
 
 @command.command("encode")
 def encode(
-    text: Annotated[str | None, typer.Argument(help="The text; without it --file or stdin is read.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(help="The text. Without TEXT, the text is read from --file or stdin.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the text.")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
     ] = "smollm2-135m",
-    bare: Annotated[
-        bool, typer.Option("--bare", help="Leave out the special tokens around the text.")
-    ] = False,
+    bare: Annotated[bool, typer.Option("--bare", help="Don't add special tokens around the text.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show the tokens of a text, by the specification: id, token, and the characters that it covers.
+    """Show a text's tokens, computed by the specification: ids, tokens, and the characters they cover.
 
     Example: tfm-cli tokenizer encode "Ada lives in London" -m minilm-l6
     """
@@ -123,9 +131,9 @@ def write_bytes(
         str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
     ] = "smollm2-135m",
 ) -> None:
-    """Write the bytes of each token, so that a program without a tokenizer can turn ids into text.
+    """Write the bytes of each token to a file, so that a program without a tokenizer can turn ids into text.
 
-    The client in C reads them from BUNDLE/token_bytes.
+    The example client in C reads this file from BUNDLE/token_bytes.
 
     Example: tfm-cli tokenizer bytes bundle/token_bytes -m bundle
     """
@@ -145,18 +153,27 @@ def compare(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="A file to measure on; without it every tenth line is kept back.",
+            help="A text file to measure on. Without this option, every tenth line of FILES is kept out of "
+            "the training and measured on.",
         ),
     ] = None,
     method: Method = "bpe",
     sizes: Annotated[
-        list[int] | None, typer.Option("--size", min=257, max=2**20, help="A size; may be repeated.")
+        list[int] | None,
+        typer.Option(
+            "--size",
+            min=257,
+            max=2**20,
+            help="A vocabulary size to compare. May be given several times.",
+        ),
     ] = None,
-    width: Annotated[int, typer.Option(min=1, help="Width of an embedding.")] = 768,
+    width: Annotated[
+        int, typer.Option(min=1, help="The width of an embedding, to compute the embedding parameters.")
+    ] = 768,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Compare sizes of a vocabulary: tokens per word, unknown tokens and embedding parameters.
+    """Compare vocabulary sizes by tokens per word, unknown tokens and embedding parameters.
 
     Example: tfm-cli tokenizer compare book.txt --size 1000 --size 8000 --plot sizes.png
     """

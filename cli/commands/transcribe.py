@@ -33,7 +33,7 @@ def command(
         list[Path],
         typer.Argument(
             metavar="FILE",
-            help="Sounds: wav, flac, ogg or mp3; - is stdin, with --live.",
+            help="The audio files: wav, flac, ogg or mp3. With --live, give - to read stdin.",
             exists=True,
             dir_okay=False,
             allow_dash=True,
@@ -44,77 +44,87 @@ def command(
         str | None,
         typer.Option(
             metavar="LANGUAGE",
-            help="The language that is spoken, such as german or de; without it the model detects it.",
+            help="The language that is spoken, such as german or de. Without this option, the model detects "
+            "the language.",
         ),
     ] = None,
     task: Annotated[
         Literal["transcribe", "translate"] | None,
-        typer.Option(help="Write what is said, or translate it to English."),
+        typer.Option(help="transcribe writes what is said; translate writes it in English."),
     ] = None,
     condition: Annotated[
         bool,
         typer.Option(
-            "--condition", help="Let the model read what it has written before it hears the next 30 seconds."
+            "--condition",
+            help="Let the model read the text that it has written so far before it transcribes the next 30 "
+            "seconds.",
         ),
     ] = False,
     fallback: Annotated[
         bool,
-        typer.Option(help="If the text of 30 seconds is doubtful, draw it again at higher temperatures."),
+        typer.Option(help="If the text of 30 seconds is doubtful, generate it again at higher temperatures."),
     ] = True,
     beams: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Write so many texts side by side, and take the likeliest."),
+        typer.Option(metavar="N", help="Use beam search: keep N texts side by side, and take the likeliest."),
     ] = None,
     best_of: Annotated[
         int,
         typer.Option(
-            "--best-of", metavar="N", help="At a temperature draw so many texts, and take the likeliest."
+            "--best-of",
+            metavar="N",
+            help="At each temperature above 0, sample N texts and take the likeliest.",
         ),
     ] = 1,
     words: Annotated[
         bool,
         typer.Option(
             "--words",
-            help="Tell when each word is said: one subtitle or row a word; JSON has them in each segment.",
+            help="Write when each word is said. Each word becomes a subtitle or row of its own. In JSON, "
+            "each segment lists its words.",
         ),
     ] = False,
     vad: Annotated[
         bool,
         typer.Option(
-            "--vad", help="Hear only where somebody speaks: pauses of 2 seconds and more are left out."
+            "--vad",
+            help="Use voice activity detection: transcribe only where somebody speaks. Pauses of 2 seconds "
+            "or more are left out.",
         ),
     ] = False,
     batch: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Hear so many parts of a sound at once, each of 29 seconds at most, cut as --vad does.",
+            help="Transcribe N parts of a file at once. The file is cut as with --vad, into parts of at most "
+            "29 seconds.",
         ),
     ] = 1,
     live: Annotated[
         bool,
         typer.Option(
             "--live",
-            help="Hear what comes on stdin, 16-bit samples, 16,000 a second, of one channel, and write each "
-            "utterance after a short pause.",
+            help="Transcribe audio from stdin while it comes in: 16-bit samples, 16,000 per second, one "
+            "channel. Each utterance is written after a short pause.",
         ),
     ] = False,
-    format: Annotated[FormatName, typer.Option("--format", help="How segments are written.")] = "txt",
+    format: Annotated[FormatName, typer.Option("--format", help="The format of the output.")] = "txt",
     output: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write this file instead of stdout; for several sounds it is a folder, "
-            "which gets a file for each.",
+            help="Write to this file instead of stdout. For several audio files, PATH is a folder, and each "
+            "of them gets an output file in it.",
         ),
     ] = None,
     plot: Plot = None,
     running: o.Running,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Write down what is said in sounds of any length; each segment appears as soon as it is known.
+    """Transcribe audio files of any length. Each segment is printed as soon as it is known.
 
-    Ctrl-C keeps what is known. An --output file appears once it is whole, or at Ctrl-C.
+    Ctrl-C ends the transcription, and what is known so far is kept. With --output, the file is written when
+    it is complete, or at Ctrl-C.
 
     Example: tfm-cli transcribe talk.mp3 --format srt --output talk.srt
 

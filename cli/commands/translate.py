@@ -33,7 +33,7 @@ def command(
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Translate a text, with the model's own prefix or its tokens for the two languages.
+    """Translate a text. The model's own prefix, or its language tokens, tell it the two languages.
 
     Example: tfm-cli translate "The old cat sleeps in the garden."
     """

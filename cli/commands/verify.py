@@ -23,15 +23,16 @@ def command(
         bool,
         typer.Option(
             "--full",
-            help="Run the long checks too: predictions over a text, greedy texts, caches. They take minutes, "
-            "two for 135 M parameters. An interrupted run goes on with the check that it was at.",
+            help="Run the long checks too: predictions over a text, greedy texts, caches. They take minutes: "
+            "two minutes for a model of 135 M parameters. If a run is interrupted, the next run continues "
+            "with the check that was interrupted.",
         ),
     ] = False,
     source: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Compare with the checkpoint that the bundle was made from; all checks run.",
+            help="Compare the bundle with MODEL, the checkpoint that it was made from. All checks run.",
         ),
     ] = None,
     adapter: Adapter = None,
@@ -40,17 +41,20 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Measure KL divergence, agreement and perplexity on this text; all checks run.",
+            help="Measure KL divergence, agreement and perplexity on the text in this file. All checks run.",
         ),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="Stop after this time; what wasn't reached is recorded.")
+        float | None,
+        typer.Option(
+            min=1, help="Stop after this many seconds. Checks that weren't reached are recorded as such."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle's files, and its results against the specification; exit with 10 if a check fails.
+    """Check a bundle's files, and compare its results with the specification. Exits with 10 if a check fails.
 
-    Without --full only the quick checks run: files, weights, settings of the graphs, and outputs for a few
+    Without --full, only the quick checks run: files, weights, settings of the graphs, and outputs for a few
     tokens.
 
     Example: tfm-cli verify my-bundle --full --source smollm2-135m

@@ -207,7 +207,9 @@ def open_checkpoint(
         return _open_gguf(path, adapter, ignore_keys, mtp=mtp)
     if path.suffix in CODE:
         raise not_opened(path)
-    raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and weights")
+    raise CheckpointError(
+        f"{path}: isn't a model: it must be a .gguf file, or a directory with config.json and weights"
+    )
 
 
 def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
@@ -215,7 +217,7 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
     adapter = chosen(path, choice)
     if mtp and adapter is not None:
         raise ConfigError(
-            f"{path}: mtp and an adapter don't go together: the module was trained for the model alone"
+            f"{path}: mtp can't be used with an adapter: the module was trained for the model without one"
         )
     return adapter
 
@@ -223,7 +225,7 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
 def _ignored(path: Path, keys: Collection[str], stated: Collection[str]) -> tuple[str, ...]:
     """The keys to ignore, in order; ConfigError for one that no file has."""
     if absent := sorted({*keys} - {*stated}):
-        raise ConfigError(f"{path}: has no key {absent[0]!r:.80} that could be ignored")
+        raise ConfigError(f"{path}: the model's files have no key {absent[0]!r:.80}, so it can't be ignored")
     return tuple(sorted({*keys}))
 
 
@@ -259,8 +261,8 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     raw = directory.object("config.json")
     if raw is None:
         gguf_files = [file.name for file in path.glob("*.gguf")]
-        hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
-        raise CheckpointError(f"{path}: a model directory must have config.json{hint}")
+        hint = f"; to open the .gguf file in it, give the path of {gguf_files[0]}" if gguf_files else ""
+        raise CheckpointError(f"{path}: has no config.json, which a model directory must have{hint}")
     where = str(path / "config.json")
     generation_json, converted = directory.object(GENERATION_JSON), None
     if is_ctranslate2(directory, raw):
@@ -334,7 +336,7 @@ def _unwrapped(files: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     """The tensors without what wrappers of training put before the names of all, and a note that says so."""
     for prefix in WRAPPERS:
         if files.names and all(name.startswith(prefix) for name in files.names):
-            told = f"tensors are read without the {prefix!r} before their names"
+            told = f"the names of all tensors begin with {prefix!r}, which is left out"
             return Tensors(stripped(files, (prefix,))), (told,)
     return files, ()
 
@@ -358,7 +360,10 @@ def _leaves(
             config, leaves = read(replace(config, head=replace(config.head, tied=False)))
         except CheckpointError:
             raise error from None
-        told = "config.json ties the output table to the input's, the file has another: it counts"
+        told = (
+            "config.json ties the output table to the input table, but the weights have an output table of "
+            "their own: that one is used"
+        )
         return config, leaves, (told,)
 
 

@@ -157,7 +157,7 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             os.close(fd)
             raise BusyError(
-                f"{path}: another process is writing it; wait for that one, or choose another place"
+                f"{path}: another process is writing it; wait until it has finished, or choose another place"
             ) from None
         except BaseException:
             os.close(fd)

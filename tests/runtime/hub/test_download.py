@@ -40,7 +40,7 @@ def test_the_modules_of_a_sentence_encoder_are_no_models(cache, pip):
     [
         (
             {"a/one.gguf": b"1" * 50, "b/two.gguf": b"2" * 50},
-            "has 2 models, it must hold one of a/one.gguf (0 MB), b/two.gguf (0 MB)",
+            "has 2 models, it must have only one of a/one.gguf (0 MB), b/two.gguf (0 MB)",
         ),
         ({"a/config.json": b"{}", "readme": b"1" * 50}, "neither"),
         ({"../x.gguf": b"1" * 50}, "leads out"),
