@@ -273,7 +273,7 @@ def out_answer(
         room = len(answer.prompt) + count
         say(f"the answer is clipped to {count} tokens: prompt and answer fill the context of {room} tokens")
     elif not as_json:  # there finish_reason says it
-        say(f"the answer reached its limit of {count} tokens: for a longer one, raise --max-new-tokens")
+        say(f"the answer reached its limit of {count} tokens: raise --max-new-tokens for a longer answer")
 
 
 def with_calls(answer: TextStream) -> Iterator[str]:

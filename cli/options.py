@@ -83,8 +83,8 @@ Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="What runs the model. onnx is ONNX Runtime. numpy is the specification, written in NumPy. torch "
-        "runs the specification on PyTorch tensors.",
+        help="What runs the model. onnx is ONNX Runtime. numpy is the specification, a reference "
+        "implementation in NumPy. torch runs the specification on PyTorch tensors.",
         rich_help_panel=SPEED,
     ),
 ]

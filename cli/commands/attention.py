@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Show attention weights: how much each token attends to the others.
 
-    The weights are computed by the specification, which is written in NumPy.
+    The weights are computed by the specification, a reference implementation in NumPy.
 
     Example: tfm-cli attention "The cat saw it run" --layer 3 --plot map.png
     """

@@ -154,7 +154,7 @@ def command(
     opset: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="The version of the ai.onnx operators, by default the one that the target has."
+            metavar="N", help="The version of the ai.onnx operators. By default, the target sets it."
         ),
     ] = None,
     verify: Annotated[
