@@ -156,17 +156,21 @@ def command(
     else:
         prompts = read(None if prompt is None else [prompt], file, "prompt")
     if logprobs is not None and not as_json:
-        raise typer.BadParameter("--logprobs goes with --json")
+        raise typer.BadParameter("--logprobs needs --json")
     searches = options.get("beams") is not None or options.get("length_penalty") is not None
     drafts = draft not in (None, "none")
     if drafts and searches:
-        raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
+        raise typer.BadParameter("--draft can't be used with --beams: beam search scores all tokens itself")
     if batch is not None and (searches or drafts or prefix is not None):
-        raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
+        raise typer.BadParameter(
+            "--batch can't be used with --beams, --draft or --prefix: these three are for one text"
+        )
     if control_tokens and not raw:
-        raise typer.BadParameter("--control-tokens goes with --raw: in a chat the template writes them")
+        raise typer.BadParameter(
+            "--control-tokens needs --raw: in a chat, the chat template writes the special tokens"
+        )
     if tools is not None and (raw or (batch is not None and not as_json)):
-        raise typer.BadParameter("--tools takes no --raw, and with --batch it goes with --json")
+        raise typer.BadParameter("--tools can't be used with --raw; with --batch it needs --json")
     functions = None if tools is None else read_tools(tools)
     from ..model_loading import computed_by, locate_weights
 
@@ -231,8 +235,8 @@ def say_ends(answers: Sequence[Completion], limit: int, context: int, *, as_json
     cut = [len(one.tokens) for one in answers if one.finish_reason == "length"]
     if clipped := sum(count < limit for count in cut):
         say(
-            f"clipped {clipped} of {len(answers)} answers: their prompts leave no {limit} tokens of the "
-            f"context of {context}"
+            f"clipped {clipped} of {len(answers)} answers: their prompts leave fewer than {limit} tokens of "
+            f"the context of {context}"
         )
     if len(cut) > clipped and not as_json:
         share = f"{len(cut) - clipped} of {len(answers)} answers"

@@ -97,12 +97,16 @@ def command(
             ("CACHE AT", *(name.upper() for name in widths), "PLAIN FP16"),
             [(f"{c} tokens", *map(size, counts.values()), size(plain[c])) for c, counts in cache.items()],
         )
-        out("plain: each head of each layer with keys and values of its own, of all tokens\n")
+        out("PLAIN is a cache in which each head of each layer has its own keys and values, of all tokens\n")
     table(
         ("WHAT SAVES", "WITHOUT", "WITH", "TIMES LESS"),
         [(n, size(s.without), size(s.used), f"{s.without / s.used:.1f}") for n, s in savings.items()],
     )
-    out(f"beside 16-bit numbers; caches of {config.context} tokens" if keeps else "beside 16 bits")
+    out(
+        f"compared with 16-bit numbers; caches are those of {config.context} tokens"
+        if keeps
+        else "compared with 16-bit numbers"
+    )
 
 
 def _shown(name: str, value: Any) -> str:

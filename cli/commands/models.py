@@ -55,11 +55,11 @@ def command(
         [(n, m.task, size(m.size), m.licence, m.origin, m.about) for n, m in CATALOGUE.items() if m.wheel],
     )
     toys = {name: m.size for name, m in CATALOGUE.items() if not m.wheel}
-    out(f"and toys of {size(sum(toys.values()))} in all that come with tfm: {', '.join(toys)}\n")
+    out(f"and toy models, {size(sum(toys.values()))} in all, that come with tfm: {', '.join(toys)}\n")
     _out_aliases()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])
     if any(entry.kind == "prepacked" for entry in entries):
-        out("prepacked: a bundle's weights as this processor wants them; without them it starts slower")
+        out("prepacked: a bundle's weights, stored as this processor reads them, for a faster start")
     out(f"{size(sum(e.bytes for e in entries))} in {cache_dir()}")
 
 
@@ -85,7 +85,7 @@ def _out_aliases() -> None:
         ]:
             table((head, "FOR", "MEMORY", "LICENCE", "HAS", "STANDS FOR"), rows)
             out()
-    out(f"{'unknown' if free is None else size(free)} of memory is free. MEMORY is that of int8 weights and "
-        "of a text of 4,096 tokens; the first export takes more.\n"
+    out(f"{'unknown' if free is None else size(free)} of memory is free. MEMORY is what a model needs with "
+        "int8 weights and a text of 4,096 tokens. Its first export needs more.\n"
         "Names that stand for an hf: address aren't pinned to a version, and we haven't tried these models. "
         "The first fetch of a name records its files. Later ones must bring the same files.\n")  # fmt: skip

@@ -52,7 +52,7 @@ def command(
     from ..report_page import Facts, page
 
     if file.exists() and not overwrite:
-        raise typer.BadParameter(f"{file} exists: choose another name, or say --overwrite")
+        raise typer.BadParameter(f"{file} exists: choose another name, or add --overwrite")
     show, path = progress(), bundle_named(bundle)
     report = verify(path, progress=show)
     opened = open_bundle(path)
@@ -109,7 +109,7 @@ def _speed(bundle: Bundle, progress: Progress) -> list[tuple[str, str]] | str:
     from ...runtime.analysis.speed import compare
 
     if not (isinstance(bundle.config, Decoder) and isinstance(bundle.config.head, LM)):
-        return "it is measured for models that continue a text"
+        return "speed is measured only for models that continue a text"
     prompt_tokens = min(PROMPT_TOKENS, bundle.config.context - NEW_TOKENS)
     if prompt_tokens < 1:
         return f"the context of {bundle.config.context} tokens is too short"

@@ -191,7 +191,7 @@ def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
     """The cost by length."""
     from ...runtime.analysis.scaling import WIDTH
 
-    out(f"Cost by the length N of a text: one head of {WIDTH} numbers, float32, one thread\n")
+    out(f"Cost by text length N: one head of width {WIDTH}, float32, one thread\n")
     table(
         ("KIND", "TIME ~ N^", "MEMORY ~ N^", "FITTED TO N", "UP TO N", "SECONDS", "MEMORY", "KEPT", "STEPS",
          "PATH"),
@@ -203,8 +203,9 @@ def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
         ],
     )  # fmt: skip
     out(
-        "\n± is the 95 % interval of the fit; seconds are medians; kept is what a text's next token needs; "
-        "steps in a row and path at the longest N\n"
+        "\n± is the 95 % interval of the fit. SECONDS are medians. KEPT is the memory that a text's next "
+        "token needs.\nSTEPS counts the steps that can't run in parallel. PATH counts the layers or steps "
+        "from the first input to the last output.\nSTEPS and PATH are those at the longest N.\n"
     )
 
 
@@ -233,7 +234,10 @@ def show_words(words: dict[str, SoftmaxCost]) -> None:
     """The cost of both softmaxes."""
     from ...runtime.analysis.word_softmax import TOKENS, WIDTH, WORDS
 
-    out(f"log p of {TOKENS} next words among {WORDS:,}, which follow Zipf's law, from {WIDTH} numbers each\n")
+    out(
+        f"log p of {TOKENS} next words, each from a vector of width {WIDTH}. The {WORDS:,} words follow "
+        "Zipf's law\n"
+    )
     table(
         ("SOFTMAX", "PARAMETERS", "SECONDS", "MEMORY"),
         [(name, f"{one.parameters:,}", f"{one.seconds:.3g}", size(one.bytes)) for name, one in words.items()],
@@ -246,7 +250,9 @@ def show_dependence(dependence: Dependence) -> None:
     """How far back the LSTM and attention reach."""
     from ...runtime.analysis.scaling import NOISE
 
-    out("Reach: change of the last output by a change of the first input (central difference, float64)\n")
+    out(
+        "Reach: how much the last output changes when the first input changes (central difference, float64)\n"
+    )
     table(
         ("N", "LSTM", "ATTENTION"),
         [
@@ -255,7 +261,8 @@ def show_dependence(dependence: Dependence) -> None:
         ],
     )
     out(
-        f"\nLSTM: x {dependence.lstm_a_token:.3f} a token; attention: ~ N^{dependence.attention_exponent:.2f}"
+        f"\nLSTM: the change is multiplied by {dependence.lstm_a_token:.3f} with each token. Attention: the "
+        f"change is proportional to N^{dependence.attention_exponent:.2f}."
     )
 
 

@@ -188,10 +188,13 @@ def command(
             raise typer.BadParameter(f"{name} isn't on this machine: `tfm-cli pull {name}`, or add --pull")
     if pull and not on_demand:
         raise typer.BadParameter(
-            "--pull is for --on-demand: models that are loaded at once are fetched anyway"
+            "--pull needs --on-demand: without --on-demand, models are fetched at the start anyway"
         )
     if ignore_key and len(named) > 1:
-        raise typer.BadParameter("--ignore-key is for one model: export it with it, and serve its bundle")
+        raise typer.BadParameter(
+            "--ignore-key is for a server of one model: export the model with --ignore-key, and serve its "
+            "bundle"
+        )
     loads: dict[str, partial[Model]] = {}
     settings, ignored = (engine, quant, device, threads, context), ignore_key or ()
     # Two names of one model load it once.

@@ -137,19 +137,21 @@ def command(
 
     if live != (file == [STDIN]) or (live and sys.stdin.isatty()):
         raise typer.BadParameter(
-            "--live hears what another program writes to stdin: arecord -f S16_LE -r 16000 -c 1 | tfm-cli "
-            "transcribe - --live"
+            "--live transcribes what another program writes to stdin: arecord -f S16_LE -r 16000 -c 1 | "
+            "tfm-cli transcribe - --live"
         )
     into = output is not None and (len(file) > 1 or output.is_dir())
     if output is not None and into:
         names = [path.stem for path in file]
         if len(set(names)) < len(names):
-            raise typer.BadParameter(f"--output: sounds must have different names, got {', '.join(names)}")
+            raise typer.BadParameter(
+                f"--output: audio files must have different names, got {', '.join(names)}"
+            )
         output.mkdir(parents=True, exist_ok=True)
     pipe: Any = sys.stdin.buffer  # its type doesn't say that it has read1
     heard = live_samples(pipe) if live else None  # from now on, while the model is loaded
     if plot is not None and (live or len(file) > 1):
-        raise typer.BadParameter("--plot draws one file's sound")
+        raise typer.BadParameter("--plot draws the sound of one audio file")
     for path in [] if live else file:
         samples_of(path)  # an error comes before the model is loaded
     frames = None if plot is None else _frames(file[0])
@@ -173,7 +175,7 @@ def command(
                 _write(segments, format, parts.append)
             except KeyboardInterrupt:
                 write_whole(place, "".join(parts).encode())
-                say(f"{place} ends where it was stopped")
+                say(f"{place} has the text up to where the transcription was stopped")
                 raise
             write_whole(place, "".join(parts).encode())
         if plot is not None and frames is not None:

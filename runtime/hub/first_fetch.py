@@ -32,7 +32,7 @@ def compare(name: str, hashes: Mapping[str, str]) -> None:
         raise CheckpointError(f"{path} must state the files of {name}, but it doesn't: remove this file")
     if changed := sorted(file for file in {*before, *hashes} if before.get(file) != hashes.get(file)):
         raise CheckpointError(
-            f"{name} has changed since its first fetch: {', '.join(changed):.200} changed; "
+            f"{name} has changed since its first fetch: the files {', '.join(changed):.200} differ; "
             f"`tfm-cli pull {name} --update` fetches the new files"
         )
 

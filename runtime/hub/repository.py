@@ -81,7 +81,8 @@ def _fetched(
     if choice is None and (others := beside_usual(sizes)):
         choice = USUAL
         progress(
-            f"{where} has {len(others) + 1} models: {USUAL} is taken, {where}:{others[0]} would be another",
+            f"{where} has {len(others) + 1} models: {USUAL} is used; to use another one, give its name, such "
+            f"as {where}:{others[0]}",
             0,
             0,
         )

@@ -695,7 +695,7 @@ def test_models_says_what_prepacked_weights_are(tfm, tmp_path):
     (packed := tmp_path / "cache" / "prepacked" / "b-0123").mkdir(parents=True)
     assert "prepacked" not in tfm("models").out
     (packed / "model.onnx.data").write_bytes(b"0")
-    assert "\nprepacked: a bundle's weights as this processor wants them" in tfm("models").out
+    assert "\nprepacked: a bundle's weights, stored as this processor reads them" in tfm("models").out
 
 
 def test_doctor_tries_the_providers(tfm):
