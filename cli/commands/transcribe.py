@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -140,6 +141,8 @@ def command(
             "--live transcribes what another program writes to stdin: arecord -f S16_LE -r 16000 -c 1 | "
             "tfm-cli transcribe - --live"
         )
+    if live and batch > 1:
+        raise typer.BadParameter("--live writes each utterance once it is said: leave out --batch")
     into = output is not None and (len(file) > 1 or output.is_dir())
     if output is not None and into:
         names = [path.stem for path in file]
@@ -165,7 +168,9 @@ def command(
         )  # fmt: skip
         said: list[Segment] = []
         segments = _noted(segments, said)
-        if words and format not in ("txt", "json"):
+        if not words:  # the picture's alone
+            segments = (replace(segment, words=()) for segment in segments)
+        elif format not in ("txt", "json"):
             segments = (word for segment in segments for word in by_word(segment))
         if place is None:
             _write(segments, format, lambda text: out(generated(text, raw=no_escape), end=""))

@@ -3,8 +3,7 @@
     model.onnx        the bundle's graph; each axis has its size
     model.onnx.data   the bundle's weights
     tokenizer.json    as in the bundle, and its chat templates
-    encoder.onnx      of a model that hears: frames of a sound, which always has one size; the others are the
-                      decoder's
+    encoder.onnx      of Whisper: frames of a sound, which always has one size; the others are the decoder's
 
 It takes `time` tokens a run, a shorter row filled up on the right, and gives logits of the one place `at`. A
 decoder's cache has room for `capacity` tokens, what fills up rows included: a text may have capacity − time +
@@ -23,7 +22,7 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
 
-from ...refimpl.config import Config
+from ...refimpl.config import Config, WaveStem
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import ENCODER, GRAPH
@@ -60,6 +59,8 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
         return (
             f"NPUs take operators of ai.onnx alone, this one is for {target.name}: export for target=standard"
         )
+    if isinstance(config.stem, WaveStem):
+        return "a sound that the model reads as samples has no fixed number of them"
     if len(config.stacks) > 1 and "decoder" in config.stacks and config.frames is None:
         return "the decoder reads an encoder, whose text has a length of its own"
     if min(sizes.axes().values()) < 1:

@@ -156,6 +156,11 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
     if kv == "float":
         kv = config.kv
     if kv != "float":
+        if config.stem is not None:
+            raise ExportError(
+                f"kv={kv} takes scales from a text that the model reads, and this one reads sounds: "
+                "use kv=float"
+            )
         if target.float_cache is not None:
             raise ExportError(f"kv={kv} isn't made for target={target.name}: {target.float_cache}")
         if reasons := operator_limits.group_query(config):

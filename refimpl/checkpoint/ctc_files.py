@@ -25,12 +25,13 @@ DEFAULTS = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": 
 
 
 def read_ctc(
-    directory: Directory, about: Mapping[str, Any], config_class: Any
+    directory: Directory, about: Mapping[str, Any], config_class: Any, rows: int
 ) -> tuple[AppliedTokenizer, CTCTokens] | None:
     """The tokenizer of a directory with a vocab.json, and how its tokens become words; None without one.
 
-    `about` are the keys of tokenizer_config.json, `config_class` is config.json's `tokenizer_class`.
-    Raises CheckpointError for what transformers' Wav2Vec2CTCTokenizer would read otherwise.
+    `about` are the keys of tokenizer_config.json, `config_class` is config.json's `tokenizer_class`, `rows`
+    are how many tokens the head has. Raises CheckpointError for what transformers' Wav2Vec2CTCTokenizer would
+    read otherwise.
     """
     tokens = directory.object(VOCAB_JSON)
     if tokens is None:
@@ -49,7 +50,11 @@ def read_ctc(
     tokens = {**added, **tokens}
     stated = {**(directory.object("special_tokens_map.json") or {}), **about}
     names = {name: _token(stated, name, settings) for name in DEFAULTS}
-    blank, delimiter = (tokens.get(names[name] or "") for name in ("pad_token", "word_delimiter_token"))
+    needed = names["pad_token"], names["word_delimiter_token"]
+    blank, delimiter = (None if token is None else tokens.get(token) for token in needed)
+    for token, id in zip(needed, (blank, delimiter), strict=True):
+        if id is not None and id >= rows:
+            raise CheckpointError(f"{where}: {token!r:.40} must be one of the head's {rows} tokens, got {id}")
     if blank is None:
         raise CheckpointError(
             f"{where}: must have the pad_token {names['pad_token']!r:.40}, which is the blank"
@@ -82,7 +87,10 @@ def _normalized(directory: Directory) -> bool:
     if stated is None:
         name = "processor_config.json"
         stated = (directory.object(name) or {}).get("feature_extractor", {})
-    where, value = str(directory.path / name), stated.get("do_normalize", True)
+    where = str(directory.path / name)
+    if not isinstance(stated, dict):
+        raise CheckpointError(f"{where}: feature_extractor must be an object, got {stated!r:.40}")
+    value = stated.get("do_normalize", True)
     if type(value) is not bool:
         raise CheckpointError(f"{where}: do_normalize must be true or false, got {value!r:.40}")
     for key, only in (("sampling_rate", RATE), ("feature_size", 1)):

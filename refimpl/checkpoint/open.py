@@ -292,7 +292,8 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     stated = {*raw, *(generation_json or {}), *(text if isinstance(text, dict) else {})}
     about = directory.object("tokenizer_config.json") or {}
     if isinstance(config.head, CTC):
-        applied, ctc = read_ctc(directory, about, raw.get("tokenizer_class")) or (None, None)
+        rows = config.embedding.vocabulary
+        applied, ctc = read_ctc(directory, about, raw.get("tokenizer_class"), rows) or (None, None)
         generation = replace(generation, ctc=ctc)
     else:
         applied = read_tokenizer(directory, about, raw)

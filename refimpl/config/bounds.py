@@ -12,6 +12,7 @@ LIMITS = {
     "vocabulary": 2**20,
     "width": 2**20,
     "context": 2**24,
+    "samples": 2**16,  # of a sound that a vector is made of
     "layers": 1024,
     "heads": 4096,
     "experts": 2**16,  # of all layers together

@@ -173,8 +173,11 @@ class WaveStem(Stem):
         within(f"{at}number of convolutions", len(self.convolutions), LIMITS["clusters"])
         for one in self.convolutions:
             check_bounds(at, one)
+        most = LIMITS["samples"]
+        fits = max(self.least(1), self.stride) <= most
         need(
-            self.least(1) <= LIMITS["context"], f"{at}a vector must be of at most {LIMITS['context']} samples"
+            fits,
+            f"{at}a vector must be of at most {most} samples, and begin at most as many after the one before",
         )
 
     def epsilons(self) -> Iterator[tuple[str, float]]:

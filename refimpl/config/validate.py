@@ -92,6 +92,10 @@ def check(
         "decoder" in stacks or heard == isinstance(head, CTC),
         f"a sound is read for a decoder or a CTC head, which reads nothing else, got {type(head).__name__}",
     )
+    unscaled = "decoder" in stacks or not heard or embedding.scale is None
+    need(unscaled, f"a model that only hears has no token vectors to scale, got {embedding.scale}")
+    alone = embedding.per_layer is None or len(stacks) == 1
+    need(alone, "per-layer inputs are those of a model with one stack")
     for name, stack in stacks.items():
         longest = context if encoder_context is None or name != "encoder" else encoder_context
         _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
@@ -159,8 +163,13 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
             (name, stack.causal, stack.stepwise) == ("encoder", False, False),
             f"{name}: a sound is read by an encoder that isn't causal",
         )
-        bare = (embedding.token_types, embedding.task_types, embedding.projection) == (None, None, None)
-        need(bare, f"{name}: a sound has no types of tokens, and no tables of another width than the model's")
+        e = embedding
+        added = (e.token_types, e.task_types, e.projection, e.per_layer, e.token_dropout)
+        need(
+            added == (None,) * 5,
+            f"{name}: a sound has no types of tokens, no masks to drop, no per-layer inputs, and no tables "
+            "of another width than the model's",
+        )
     around = isinstance(stack.positions, ConvPositions)
     need(not around or stack.stem is not None, f"{name}: positions by a convolution are of a sound alone")
     waves = isinstance(stack.stem, WaveStem) and not around

@@ -53,7 +53,8 @@ GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
 MEANINGS = {
     "tokens": "ids of the new tokens of each row; behind its last one anything",
     "frames": "of a model of sound, in the place of tokens: the log-mel spectrogram of each row's 30 seconds",
-    "samples": "of a model that reads a sound itself: 16,000 a second, with a mean of 0 and a variance of 1",
+    "samples": "of a model that reads a sound itself: 16,000 a second, with a mean of 0 and a variance "
+    "of 1 where `generation.ctc.normalized` of tfm.json is true",
     "past": "how many tokens of each row the cache holds",
     "at": "which of the new tokens logits are wanted of, counted from 0",
     "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",

@@ -22,7 +22,7 @@ from ...refimpl.decoding.ctc import CTCTokens, Heard, heard_words, runs, said_to
 from ...refimpl.decoding.logprobs import log_softmax
 from ...refimpl.decoding.speech import compression_ratio
 from ...refimpl.engine.sound import HOP, RATE, normalized, windows
-from ...refimpl.errors import CheckpointError
+from ...refimpl.errors import CheckpointError, LimitError
 from ..progress import Progress
 from ..sound_files import Blocks
 from ..text.subtitles import Segment, Word
@@ -30,14 +30,15 @@ from .base import TaskModel
 
 # Seconds of the silence that ends a segment, and how long one may be.
 PAUSE, LONGEST = 0.5, 10.0
-BESIDE = 10  # a window's share that is left out at each end: a tenth
+BESIDE = 10  # a window's share that is left out at each end, if that is enough: a tenth
 
 
 def heard_segments(
     model: TaskModel, blocks: Blocks, progress: Progress, *, words: bool, first: int = 0
 ) -> Iterator[Segment]:
     """The segments of a sound, each once the pause behind it is heard; it may begin with the sample `first`
-    of a longer one. CheckpointError where the model's files don't say which token is the blank."""
+    of a longer one. CheckpointError where the model's files don't say which token is the blank, LimitError
+    for a context in which windows can't overlap."""
     tokens, stem = model.generation.ctc, model.config.stem
     if tokens is None:
         raise CheckpointError(
@@ -46,8 +47,11 @@ def heard_segments(
     assert isinstance(stem, WaveStem)
     total = sum(map(len, blocks()))
     pause, longest = (max(1, int(seconds * RATE) // stem.stride) for seconds in (PAUSE, LONGEST))
-    beside = model.config.context // BESIDE
-    size = model.config.context * stem.stride
+    context, size = model.config.context, model.config.context * stem.stride
+    # A window's last positions reach beyond its samples: the next one has them.
+    beside = max(context // BESIDE, context - stem.positions(size))
+    if context <= 2 * beside:
+        raise LimitError(f"a context of this model must be at least {2 * beside + 1}, got {context}")
     likeliest, sure = np.zeros(0, np.int64), np.zeros(0)  # of the positions from the sample `first` on
     follows = False
     for window in windows(blocks(), size, beside * stem.stride):

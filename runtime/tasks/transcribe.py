@@ -94,7 +94,7 @@ def transcribe(
     A model with a CTC head (`hear_by_ctc`) takes `words` and `vad` alone.
     With `vad` only what lies between long pauses is heard, each utterance as a sound of its own. An iterator
     gives samples [N] as they come: they are cut at short pauses, see `utterances`. A `batch` above 1 means
-    `vad` with utterances that fit into a window, so many of which are heard at once.
+    `vad` with utterances that fit into a window, so many of which are heard at once; not for an iterator.
     `language` is a name or code; without it the model's files say, or the first window tells. `task` is
     transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
     style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
@@ -135,6 +135,10 @@ def transcribe(
     require(TextOptions, search)
     if batch < 1:
         raise LimitError(f"batch must be at least 1, got {batch}")
+    if batch > 1 and isinstance(sound, Iterator):
+        raise LimitError(
+            f"what comes bit by bit is heard utterance by utterance: leave out batch, got {batch}"
+        )
     if batch > 1 and condition:
         raise LimitError("with condition a window waits for the text before it: leave out batch")
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):

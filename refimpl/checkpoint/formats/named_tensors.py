@@ -86,7 +86,7 @@ class WeightNormed(Tensors):
         X.weight_g, X.weight_v, or X.parametrizations.weight.original0 and original1
 
     ‖v‖ is over the axes of which g has one number (Salimans & Kingma 2016). It is computed in float64.
-    CheckpointError where the shapes don't go together.
+    CheckpointError where the shapes don't go together, or the weight is there too.
     """
 
     PAIRS = (
@@ -100,6 +100,9 @@ class WeightNormed(Tensors):
         for g, v in self.PAIRS:
             modules = [name.removesuffix(v) for name in source.names if name.endswith("." + v)]
             self._made |= {f"{m}weight": (m + g, m + v) for m in modules if m + g in names}
+        if both := sorted(self._made.keys() & names):
+            _, v = self._made[both[0]]
+            raise CheckpointError(f"tensors must not be there twice: {both[0]!r:.80}, and made of {v!r:.80}")
         parts = {part for pair in self._made.values() for part in pair}
         for g, v in self._made.values():
             length, direction = source.shape(g), source.shape(v)
@@ -113,15 +116,16 @@ class WeightNormed(Tensors):
         super().__init__(table | {name: (source, v) for name, (_, v) in self._made.items()})
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        weight = super().load(name, part)
         if name not in self._made:
-            return weight
+            return super().load(name, part)
         source, _ = self._table[name]
-        length, direction = (source.load(one).astype(np.float64) for one in self._made[name])
+        length, stored = (source.load(one) for one in self._made[name])
+        direction = stored.astype(np.float64)
         axes = tuple(i for i, size in enumerate(length.shape) if size == 1)
         with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
             norm = np.sqrt(np.square(direction).sum(axes, keepdims=True))
-            return (length * direction / norm).astype(weight.dtype)
+            weight = (length * direction / norm).astype(stored.dtype)
+        return weight if part is None else weight[part]
 
 
 WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"

@@ -71,7 +71,8 @@ def test_words_have_times_of_their_own(run: Any, tmp_path: Path):
 def test_the_picture_has_each_word_where_it_is_said(run: Any, tmp_path: Path):
     """A sound of 1.6 seconds, and one of two rows; a file for each word's place, beside the segments."""
     file, path = tmp_path / "1.wav", tmp_path / "picture.png"
-    assert run(file, "--plot", path).out == run(file).out
+    asked = (file, "--format", "json")
+    assert run(*asked, "--plot", path).json == run(*asked).json
     assert path.read_bytes().startswith(b"\x89PNG")
     figure, words = Figure(), [Word(0.5, 0.8, " $a_1$"), Word(10.25, 11.0, " b.")]
     segment = Segment(0.5, 11.0, " $a_1$ b.", [], None, 0.0, 1.0, 0.0, words=tuple(words))
@@ -153,6 +154,7 @@ def test_what_comes_on_stdin_is_heard_as_it_comes(
     assert told != run(tmp_path / "live.wav", "--format", "json").json["segments"]
     for given in (("-",), (tmp_path / "live.wav", "--live"), ("-", tmp_path / "live.wav", "--live")):
         tfm("transcribe", *given, "--model", hearing).failed(2, "--live", "stdin", "arecord")
+    tfm("transcribe", "-", "--live", "--batch", 2, "--model", "none").failed(2, "--live", "--batch")
 
 
 def test_errors_come_before_the_model(tfm: Any, hearing: Path, tmp_path: Path):

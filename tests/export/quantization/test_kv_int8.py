@@ -243,6 +243,9 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
         refuses(f"fused layer 0: {why}", replace(checkpoint, config=config))
     sharing = replace(checkpoint, config=tiny_models.shared_kv())
     refuses("layers keys values", sharing)
+    hearing = replace(checkpoint, config=tiny_models.hearing())
+    for kv in ("int8", "int4"):
+        refuses(f"kv={kv} sounds", hearing, kv=kv)
     encoder = saved(tmp_path / "encoder", task_models.config(tiny_models.WORDS))
     refuses("decoder", encoder)
     refuses("calibration tokenizer", replace(checkpoint, tokenizer=None))

@@ -71,6 +71,7 @@ from tfm.refimpl.config import (
     SparseMixer,
     Stack,
     Tag,
+    TokenDropout,
     WaveStem,
     Window,
     Yarn,
@@ -160,6 +161,19 @@ def wave(*convolutions: Convolution) -> WaveStem:
 
 def embedding(config: Config, **changed: Any) -> Config:
     return replace(config, embedding=replace(config.embedding, **changed))
+
+
+def vectors(config: Config, *stacks: str) -> Config:
+    """The model with per-layer inputs in these stacks."""
+    own, norm = PerLayerInput(16, "silu"), RMSNorm(1e-5)
+    of = {which: getattr(config, which) for which in stacks}
+    changed = {
+        which: replace(stack, layers=tuple(replace(one, per_layer=own) for one in stack.layers))
+        for which, stack in of.items()
+    }
+    return replace(
+        config, embedding=replace(config.embedding, per_layer=PerLayerEmbedding(9, norm)), **changed
+    )
 
 
 def scaled(scaling: Any) -> Any:
@@ -747,6 +761,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: heard(stem=wave(Convolution(5, 0, 1))), "encoder: length of a convolution"),
     (lambda: heard(stem=wave()), "encoder: number of convolutions"),
     (lambda: heard(stem=wave(*[Convolution(5, 9, 9)] * 9)), "encoder: a vector must be of at most"),
+    (lambda: heard(stem=wave(*[Convolution(5, 1, 256)] * 3)), "encoder: a vector must be of at most"),
     (lambda: heard(positions=Learned(32)), "encoder: vectors of samples have positions by a convolution"),
     (
         lambda: heard(positions=ConvPositions(3, 5, "gelu")),
@@ -755,6 +770,10 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: heard(positions=ConvPositions(3, 99, "gelu")), "groups of the positions' convolution must be"),
     (lambda: heard(causal=True), "encoder: a sound is read by an encoder that isn't causal"),
     (lambda: replace(heard(), embedding=Embedding(97, 48, token_types=2)), "encoder: a sound has no types"),
+    (lambda: embedding(heard(), token_dropout=TokenDropout(3)), "encoder: a sound has no types"),
+    (lambda: embedding(heard(), scale=8.0), "a model that only hears has no token vectors to scale, got 8.0"),
+    (lambda: vectors(heard(), "stack"), "encoder: a sound has no types"),
+    (lambda: vectors(PAIR, "encoder", "decoder"), "per-layer inputs are those of a model with one stack"),
     (lambda: replace(heard(), head=CTC(tied=False)), "the tokens of a sound have one table"),
     (
         lambda: stack(ENCODER, positions=ConvPositions(3, 2, "gelu")),

@@ -158,6 +158,36 @@ def test_windows_overlap_and_each_sample_counts_once():
         assert max(len(one.samples) for one in parts) <= size
 
 
+@pytest.mark.parametrize("context", [3, 9, 40])
+def test_each_position_counts_once_in_windows_of_any_context(context: int, monkeypatch: pytest.MonkeyPatch):
+    """Of a model that reads its letters off the samples, a letter at each position."""
+    _, model = made(3)
+    assert model.generation.ctc is not None
+    said = np.random.default_rng(0).integers(3, 9, 100)
+    said[1:][said[1:] == said[:-1]] = 0  # a blank, as the same letter twice is one
+    monkeypatch.setattr(
+        model, "generation", replace(model.generation, ctc=replace(model.generation.ctc, normalized=False))
+    )
+    monkeypatch.setattr(model.engine, "config", replace(model.config, context=context))
+    stem = model.config.stem
+    assert stem is not None
+
+    def predict(sound: np.ndarray) -> np.ndarray:
+        return np.eye(9)[sound[:, : STRIDE * stem.positions(sound.shape[1]) : STRIDE].astype(int)] * 50
+
+    monkeypatch.setattr(model.engine, "predict", predict)
+    heard = np.repeat(said.astype(float), STRIDE)
+    found = [token for one in model.transcribe(heard) for token in one.tokens]
+    assert found == [token for token in said[: stem.positions(len(heard))] if token]
+
+
+def test_a_context_without_room_beside_is_refused(monkeypatch: pytest.MonkeyPatch):
+    _, model = made(3)
+    monkeypatch.setattr(model.engine, "config", replace(model.config, context=2))
+    with refused(LimitError, "context", 3, 2):
+        list(model.transcribe(np.zeros(1000)))
+
+
 def test_normalized_is_transformers():
     samples = sound(5, 30)
     (expected,) = transformers.Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([samples], None)
@@ -175,6 +205,14 @@ def test_normalized_is_transformers():
         ("tokenizer_config.json", {"do_lower_case": "yes"}, ("do_lower_case", "yes")),
         ("tokenizer_config.json", {"pad_token": 3}, ("pad_token", 3)),
         ("added_tokens.json", {"<s>": "x"}, ("added_tokens.json",)),
+        ("vocab.json", {"<pad>": 9}, ("vocab.json", "<pad>", 9)),
+        ("vocab.json", {"<pad>": 0, "|": 9}, ("vocab.json", "|", 9)),
+        (
+            "processor_config.json",
+            {"feature_extractor": None},
+            ("processor_config.json", "feature_extractor"),
+        ),
+        ("processor_config.json", {"feature_extractor": [1]}, ("processor_config.json", "feature_extractor")),
         ("preprocessor_config.json", {"sampling_rate": 8000}, ("sampling_rate", 8000)),
         ("preprocessor_config.json", {"do_normalize": 1}, ("do_normalize", 1)),
     ],
@@ -183,6 +221,14 @@ def test_files_that_say_otherwise_are_refused(tmp_path: Path, file: str, change:
     hearing_models.write_ctc(tmp_path, 1)
     (tmp_path / file).write_text(json.dumps(change))
     with refused(CheckpointError, *words):
+        open_checkpoint(tmp_path)
+
+
+def test_without_a_pad_token_no_other_is_the_blank(tmp_path: Path):
+    hearing_models.write_ctc(tmp_path, 1)
+    (tmp_path / "vocab.json").write_text('{"": 0, "A": 1}')
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": null}')
+    with refused(CheckpointError, "pad_token", None):
         open_checkpoint(tmp_path)
 
 

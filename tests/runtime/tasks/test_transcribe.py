@@ -319,6 +319,8 @@ def test_utterances_are_heard_as_sounds_of_their_own(
         list(ours.transcribe(iter([np.array([0.0, np.nan])])))
     with refused(LimitError, "finite", 3):
         list(ours.transcribe(iter([np.zeros(2), np.array([0.0, np.inf])])))
+    with refused(LimitError, "batch", 2):
+        ours.transcribe(iter([np.zeros(5)]), batch=2)
     with refused(LimitError, "floats"):
         list(ours.transcribe(iter([np.zeros(5, np.int16)])))
 

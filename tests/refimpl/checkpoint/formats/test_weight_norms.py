@@ -28,6 +28,7 @@ def test_weights_are_torchs(tmp_path: Path, axis: int, older: bool):
     source = WeightNormed(SafeTensors(tmp_path / "m.safetensors"))
     assert set(source.names) == {"a.weight", "a.bias"}
     assert source.shape("a.weight") == (4, 3, 5)
+    np.testing.assert_array_equal(source.load("a.weight", 1), source.load("a.weight")[1])
     np.testing.assert_allclose(source.load("a.weight"), made.weight.detach().numpy(), rtol=2e-6)
 
 
@@ -36,4 +37,11 @@ def test_lengths_of_other_axes_are_refused(tmp_path: Path):
         {"a.weight_g": torch.ones(1, 1, 3), "a.weight_v": torch.ones(2, 3, 5)}, tmp_path / "m.safetensors"
     )
     with refused(CheckpointError, "a.weight_g", [1, 1, 3]):
+        WeightNormed(SafeTensors(tmp_path / "m.safetensors"))
+
+
+def test_a_weight_beside_its_lengths_and_directions_is_refused(tmp_path: Path):
+    ones = {"a.weight_g": torch.ones(2, 1), "a.weight_v": torch.ones(2, 3), "a.weight": torch.ones(2, 3)}
+    save_file(ones, tmp_path / "m.safetensors")
+    with refused(CheckpointError, "a.weight", "a.weight_v"):
         WeightNormed(SafeTensors(tmp_path / "m.safetensors"))
