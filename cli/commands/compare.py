@@ -112,6 +112,7 @@ def command(
     if len(ids) < 2:
         raise LimitError(f"the text must have 2 tokens at least, it has {len(ids)}")
     read_text = frontier.Text(ids, tokenizer.before_text)
+    frontier.check(checkpoint.config, read_text, new_tokens)
     reference = NumpyEngine(checkpoint.config, checkpoint.params)
     points: list[Point] = []
     left_out: dict[str, str] = {}
@@ -135,7 +136,7 @@ def command(
     if not points:
         raise ExportError(f"{model} has none of these quantizations")
     best = frontier.frontier(points)
-    loss = "KL" if frontier.is_loss_kl(checkpoint.config) else "1 - COSINE"
+    loss = "KL" if checkpoint.config.head.predicts_tokens else "1 - COSINE"
     if plot is not None:
         draw(plot, 11, 5, lambda figure: picture(figure, model, loss, points, best))
     if as_json:

@@ -35,9 +35,9 @@ Array = np.ndarray
 Formats = Mapping[str, WeightFormat]
 T = TypeVar("T")
 MEASURED_TOKENS = 2048
-# For a KL divergence: how often weights are rounded at most, which part of it is near enough, and how much of
-# it the next choice aims at.
-MOST_ROUNDINGS = 4
+# For a KL divergence: how many choices are tried at most, which part of it is near enough, and how much of it
+# the next choice aims at.
+MOST_TRIES = 4
 ENOUGH, MARGIN = 0.8, 0.95
 # Of the passes together: with more, fewer tokens are read, but one row.
 MOST_PRODUCTS = 4_000_000_000_000
@@ -94,7 +94,7 @@ class Choices:
         room = budget.room(self.plan.shapes.numbers)
         aligned = room - self.plan.size + sum(one.bytes for one in self._taken(solver.cheapest(self.options)))
         while True:
-            chosen = solver.within_bytes(self.options, int(aligned))
+            chosen = solver.within_bytes(self.options, aligned)
             if (over := self.with_formats(chosen).size - room) <= 0:
                 return chosen
             aligned -= over
@@ -195,25 +195,37 @@ def fitted(
     """What `written` makes of each unit's option, as the budget has it; ExportError where none is within.
 
     The budget of a KL divergence holds for what is `measured` of the whole. As long as that is well below it,
-    or above it, the units may lose more or less than before, as much as the whole was off.
+    or above it, the units may lose more or less than before, as much as the whole was off. In the end the
+    smallest choice within the budget is written, or the finest one if none was.
     """
     if budget.kind != "kl":
         return written(choices.within(budget))
-    goal, above = budget.amount, False
-    for _ in range(MOST_ROUNDINGS):
-        options = choices.within(replace(budget, amount=goal))
+    tries: list[tuple[dict[str, int], T, float]] = []
+
+    def attempt(options: dict[str, int]) -> None:
         made = written(options)
-        if (loss := measured(made)) > budget.amount:
+        tries.append((options, made, measured(made)))
+
+    goal, above = budget.amount, False
+    for _ in range(MOST_TRIES):
+        options = choices.within(replace(budget, amount=goal))
+        if all(options != one for one, _, _ in tries):
+            attempt(options)
+        loss = next(loss for one, _, loss in tries if one == options)
+        if loss > budget.amount:
             if options == choices.finest:
                 break
             above = True
         elif above or loss >= ENOUGH * budget.amount or options == solver.cheapest(choices.options):
-            return made
+            break
         goal *= MARGIN * budget.amount / max(loss, 1e-9)
-    else:
-        made = written(choices.finest)
-        if (loss := measured(made)) <= budget.amount:
-            return made
+    fitting = [options for options, _, loss in tries if loss <= budget.amount]
+    best = min(fitting, key=lambda one: choices.with_formats(one).size, default=choices.finest)
+    if best != tries[-1][0]:
+        attempt(best)
+    _, made, loss = tries[-1]
+    if loss <= budget.amount:
+        return made
     raise ExportError(f"budget must be at least kl={1.01 * loss:.2e} for this model, got {budget}")
 
 

@@ -25,7 +25,6 @@ from ...runtime.bundle.plan import Plan
 from ...runtime.bundle.schemes import SCHEMES, Scheme, check_target, float_type
 from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_formats import WeightFormat, is_table
-from .sensitivity import predicts_tokens
 
 Method = Literal["minmax", "percentile", "entropy"]
 UNITS = ("B", "kB", "MB", "GB")
@@ -57,7 +56,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 < self.amount < 2**63:
-            raise ExportError(f"budget must be a positive number, got {self.amount}")
+            name = "bits" if self.kind == "bits" else "budget"
+            raise ExportError(f"{name} must be a positive number, got {self.amount}")
 
     @staticmethod
     def of(text: str) -> Budget:
@@ -74,9 +74,14 @@ class Budget:
         except (ValueError, ExportError):
             raise ExportError(f"budget must be bytes as 700MB, or kl=0.01, got {text!r:.40}") from None
 
-    def room(self, numbers: int) -> float:
-        """Bytes for a model of so many numbers; there are none for a KL divergence."""
-        return self.amount * numbers / 8 if self.kind == "bits" else self.amount
+    def room(self, numbers: int) -> int:
+        """Whole bytes for a model of so many numbers; there are none for a KL divergence."""
+        return int(self.amount * numbers / 8 if self.kind == "bits" else self.amount)
+
+    @property
+    def option(self) -> str:
+        """The option that asked for it, with its value."""
+        return f"bits={self.amount:g}" if self.kind == "bits" else f"budget={self}"
 
     def __str__(self) -> str:
         if self.kind == "kl":
@@ -134,7 +139,7 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
     if (budget is None) == bool(scheme.finer):
         takers = _names(other for other in SCHEMES.values() if other.finer)
         if budget is not None:
-            raise ExportError(f"budget={budget} goes with quant={takers}, got quant={scheme.name}")
+            raise ExportError(f"{budget.option} goes with quant={takers}, got quant={scheme.name}")
         raise ExportError(f"quant={scheme.name} needs a budget: bytes, bits for each number, or kl")
     if budget is None:
         return
@@ -143,7 +148,12 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
             f"quant={scheme.name} measures what a model loses over a text, and this one reads sounds; use "
             "quant=int8"
         )
-    if budget.kind == "kl" and not predicts_tokens(config):
+    if has_mtp(config):
+        raise ExportError(
+            f"quant={scheme.name} measures what a model loses over a text, which an mtp module doesn't read: "
+            "leave out mtp, or use quant=int4"
+        )
+    if budget.kind == "kl" and not config.head.predicts_tokens:
         raise ExportError(f"budget={budget} needs a model that predicts tokens: give bytes or bits")
 
 

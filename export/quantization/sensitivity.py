@@ -17,7 +17,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ...refimpl.checkpoint.protocol import WeightSource
-from ...refimpl.config import LM, Config, MaskedLM
 from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, Text, given
 from ...refimpl.ops.dispatch import OPS, body, use
 from ...runtime.parallel import in_threads
@@ -33,18 +32,14 @@ Changed = Mapping[str, Callable[[], Any]]
 OUTPUTS = ("lm_logits", "adaptive_log_probs", "predict")
 
 
-def predicts_tokens(config: Config) -> bool:
-    """Whether a loss is a KL divergence in nats a token; else it is Σ|y − ŷ|² / Σ|y|² of the outputs y."""
-    return isinstance(config.head, LM | MaskedLM)
-
-
 def losses(
     source: WeightSource, text: Int[Array, "R T"], units: Mapping[str, Changed], on_layer: OnLayer
 ) -> dict[str, float]:
     """Unit -> what the model loses over the rows of a text with this unit changed, and nothing else.
 
-    A unit that no token reaches, as an expert may be, loses 0. The sums don't depend on how many threads the
-    machine has.
+    It is a KL divergence in nats a token where the model predicts tokens; else Σ|y − ŷ|² / Σ|y|² of the
+    outputs y. A unit that no token reaches, as an expert may be, loses 0. The sums don't depend on how many
+    threads the machine has.
     """
     config, changed = source.config, [{}, *units.values()]
     asked: set[str] = set()
@@ -72,8 +67,8 @@ def losses(
         y = body(OPS[op])(*args, **settings)
         rows = y.reshape(-1, y.shape[-1])
         if number == 0:
-            truth[:] = [log_softmax(rows) if predicts_tokens(config) else rows.astype(np.float64)]
-        elif predicts_tokens(config):
+            truth[:] = [log_softmax(rows) if config.head.predicts_tokens else rows.astype(np.float64)]
+        elif config.head.predicts_tokens:
             found[number] = kl_divergence(truth[0], log_softmax(rows)) / len(rows)
         else:
             found[number] = float(np.square(rows - truth[0]).sum() / np.square(truth[0]).sum())

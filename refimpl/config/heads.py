@@ -87,6 +87,11 @@ class Head(Record, _Parts):
     # What its last map leads to: scores of the rows of a table, labels, or nothing, as it has none.
     last: ClassVar[Literal["table", "labels"] | None] = None
 
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether each output is scores of a vocabulary's tokens, of which a KL divergence can be taken."""
+        return self.last == "table"
+
     def check(self, width: int, tables: int, vocabulary: int) -> None:
         """Raise ConfigError where a model with tables of this size can't have it."""
         inner = self.inner(width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,14 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from ...refimpl.checkpoint.formats.sha256 import sha256_of
+from ...refimpl.checkpoint.formats.whole_file import write_whole
 from ...refimpl.config import LM, Config, Decoder
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.engine.protocol import Engine
+from ...refimpl.errors import CheckpointError, LimitError
 from ..bundle.bundle import manifest_hash, open_bundle
 from ..bundle.manifest import DATA
 from ..hub.cache_dir import cache_dir
+from ..kernels import library
 from ..progress import Progress
 from ..tasks import load
 from ..verification.metrics import fidelity, likeness
@@ -41,7 +44,7 @@ class Text:
 class Point:
     """One bundle: `bytes` of its weights, and what was measured of it.
 
-    loss: KL divergence from the unquantized model in nats a token, or 1 − cosine of an encoder's outputs.
+    loss: KL divergence from the unquantized model in nats a token, or 1 − cosine where it predicts no tokens.
     perplexity: of the text, beside the unquantized model's. tokens_per_s: of decoding, or of reading where a
     model doesn't decode alone. path: what computed.
     """
@@ -55,9 +58,14 @@ class Point:
     path: str
 
 
-def is_loss_kl(config: Config) -> bool:
-    """Whether a point's loss is a KL divergence of the next token's predictions."""
-    return isinstance(config.head, LM)
+def check(config: Config, text: Text, new_tokens: int) -> None:
+    """Raise CheckpointError for a model that hears, LimitError where its context is too small."""
+    if config.stem is not None:
+        raise CheckpointError("quantizations are compared over a text, and this model reads sounds")
+    if isinstance(config, Decoder) and new_tokens >= config.context:
+        raise LimitError(f"new_tokens must be below the context of {config.context}, got {new_tokens}")
+    if not isinstance(config, Decoder) and _room(config, text) < 1:
+        raise LimitError(f"a context of {config.context} has no room after {len(text.before)} tokens")
 
 
 def measure(
@@ -70,11 +78,13 @@ def measure(
     repeats: int,
     progress: Progress,
 ) -> Point:
-    """The point of a bundle. Where it was measured before with the same text and threads, that is given back.
+    """The point of a bundle. Where it was measured before with the same text, threads, kernels and ONNX
+    Runtime, that is given back.
 
     What is measured is kept in the user's cache, complete or not at all.
     """
-    settings = [manifest_hash(bundle), text.ids, text.before, threads, new_tokens, repeats]
+    computing = [str(library.find()), onnxruntime.__version__]
+    settings = [manifest_hash(bundle), text.ids, text.before, threads, new_tokens, repeats, computing]
     key = sha256_of(json.dumps(settings).encode()).hexdigest()[:24]
     kept = cache_dir() / "compared" / f"{key}.json"
     try:
@@ -83,12 +93,7 @@ def measure(
         pass
     found = _measured(name, bundle, reference, text, threads, new_tokens, repeats, progress)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    new = kept.with_name(f".{kept.name}.{os.getpid()}")
-    try:
-        new.write_text(json.dumps(asdict(found)))
-        os.replace(new, kept)
-    finally:
-        new.unlink(missing_ok=True)
+    write_whole(kept, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -105,11 +110,11 @@ def _measured(
     progress(f"{name}: reading {len(text.ids)} tokens", 0, 0)
     model = load(bundle, "cpu", threads)
     engine, size = model.engine, open_bundle(bundle).manifest.files[DATA].size
-    if not is_loss_kl(engine.config):
+    if not isinstance(engine.config.head, LM):
         texts = _texts(engine.config, text)
-        cosine = likeness(engine, reference, texts).cosine
-        rate = _reading_rate(engine, texts)
-        return Point(name, size, max(0.0, 1 - cosine), None, None, rate, _path(engine))
+        like = likeness(engine, reference, texts)
+        loss = max(0.0, 1 - like.cosine) if like.kl is None else like.kl
+        return Point(name, size, loss, None, None, _reading_rate(engine, texts), _path(engine))
     window = min(WINDOW, engine.config.context)
     close = fidelity(engine, reference, text.ids, window, before=text.before[: window - 1])
     if isinstance(engine.config, Decoder):
@@ -128,8 +133,12 @@ def _path(engine: Engine) -> str:
 
 def _texts(config: Config, text: Text) -> list[list[int]]:
     """The text cut into texts of at most a window, each with what the model expects before it."""
-    room = min(WINDOW // 4, config.context) - len(text.before)
-    return [text.before + text.ids[at : at + room] for at in range(0, len(text.ids), max(1, room))]
+    room = _room(config, text)
+    return [text.before + text.ids[at : at + room] for at in range(0, len(text.ids), room)]
+
+
+def _room(config: Config, text: Text) -> int:
+    return min(WINDOW // 4, config.context) - len(text.before)
 
 
 def _reading_rate(engine: Engine, texts: Sequence[Sequence[int]]) -> float:

@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-One JSON object with exactly these fields, but for kernel_*, half_scales, chosen and adapter:
+One JSON object with exactly these fields, but for cache_kl, kernel_*, half_scales, chosen and adapter:
 
     format       3
     tfm          version of tfm that wrote the bundle
@@ -378,10 +378,14 @@ def _check_chosen(m: Manifest) -> None:
     """What is stated of a budget is of the weights that are there."""
     if m.chosen is None:
         return
+    if m.quant != "auto":
+        raise ValueError(f"chosen must be absent with quant {m.quant:.40}, only auto chooses formats")
     if list(m.chosen.losses) != list(m.plan.units):
         raise ValueError("chosen.losses must name the units of quantized weights, in order")
-    if min(m.chosen.measured, *m.chosen.losses.values()) < 0:
+    if min([m.chosen.measured, *m.chosen.losses.values()]) < 0:
         raise ValueError("chosen.losses and chosen.measured must be numbers from 0")
+    if m.chosen.tokens < 1:
+        raise ValueError("chosen.tokens must be at least 1, got 0")
     if not re.fullmatch(r"[a-z0-9=.+ -]{1,40}", m.chosen.budget):
         raise ValueError(f"chosen.budget must say what was asked for, got {m.chosen.budget!r:.80}")
 

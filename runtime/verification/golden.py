@@ -26,7 +26,7 @@ import numpy as np
 
 from ...refimpl.checkpoint.formats.file_bytes import read_file
 from ...refimpl.checkpoint.formats.npy import read_array
-from ...refimpl.config import CTC, LM, Config, Decoder, EncoderDecoder, MaskedLM
+from ...refimpl.config import LM, Config, Decoder, EncoderDecoder
 from ...refimpl.engine.passes import noise
 from ...refimpl.error_budget import (
     CODE_MOVE,
@@ -208,10 +208,6 @@ def _model_inputs(config: Config) -> tuple[str, ...]:
     return ()
 
 
-def _predicts_tokens(config: Config) -> bool:
-    return isinstance(config.head, LM | MaskedLM | CTC)
-
-
 def load(bundle: Bundle) -> Golden:
     """The golden inputs and outputs of a bundle; BundleError if they can't be read."""
     arrays = {
@@ -265,7 +261,7 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     assert isinstance(width, int), "the last axis of a model's output has a fixed size"
     predictions = int(lengths.sum()) if len(places) == 2 else rows
     (columns,) = require("columns", "i", None, below=width).shape
-    stored = columns + _predicts_tokens(config)
+    stored = columns + config.head.predicts_tokens
     require("best", "i", predictions, min(2, width), below=width)
     require("gap", "f", predictions)
     require("digests", "u", len(ParameterShapes(config)), 32)
@@ -334,7 +330,7 @@ def golden(
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :2]
     best_two = np.take_along_axis(logits, order, axis=-1)
     columns = _columns(logits.shape[1], order, rng)
-    with_total = _predicts_tokens(config)
+    with_total = config.head.predicts_tokens
     arrays = {
         "tokens": inputs.tokens,
         "lengths": inputs.lengths,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...refimpl.config import Decoder, MaskedLM
+from ...refimpl.config import Decoder
 from ...refimpl.engine.protocol import Cache, Engine
 from ...refimpl.errors import LimitError
 from ..parallel import in_threads
@@ -174,7 +174,7 @@ def likeness(
 
     `enough` is asked after each text, with how many were compared; True ends the comparison.
     """
-    predicts_tokens = isinstance(engine.config.head, MaskedLM)
+    predicts_tokens = engine.config.head.predicts_tokens
     cosines: list[np.ndarray] = []
     squares = kl = 0.0
     numbers = same = 0

@@ -20,6 +20,7 @@ from tfm.refimpl.decoding.options import TextOptions, options
         ("use quant=fp32 or quant=int8", "use --quant fp32 or --quant int8"),
         ("strict=True goes with quant=keep", "--strict goes with --quant keep"),
         ("table_bits=4 goes with quant=int4", "--table 4 goes with --quant int4"),
+        ("bits=4.5 goes with quant=auto", "--bits 4.5 goes with --quant auto"),
         ("calibration.alpha must be 0 to 1, got 2", "--smooth must be 0 to 1, got 2"),
         ("calibration.method must be one of minmax", "--ranges must be one of minmax"),
         (

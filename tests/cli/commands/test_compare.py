@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.refused import refused
 from tfm.cli.main import main
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import LimitError
+from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.analysis import frontier, speed
 from tfm.runtime.analysis.frontier import Point
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.kernels import library
+from tfm.runtime.progress import silent
 from tfm.runtime.tasks import load
-from tfm.runtime.verification.metrics import fidelity
+from tfm.runtime.verification.metrics import fidelity, likeness
 
 TOKENIZER = text_strategies.byte_level()
 TEXT = "the quick brown fox jumps over the lazy dog, and then it sleeps"
@@ -101,10 +108,60 @@ def test_vectors_are_compared_by_cosines(model: Path, capsys: pytest.CaptureFixt
 
 def test_what_can_not_be_compared(model: Path, capsys: pytest.CaptureFixture[str]):
     for options, code in ((["--quant", "int3"], 7), (["--quant", "keep"], 7), (["--json", "--markdown"], 2)):
-        assert main(["compare", str(model), *options]) == code, options
+        assert main(["compare", str(model), "--new-tokens", "4", *options]) == code, options
     (model.parent / "empty.txt").write_text("")
     assert main(["compare", str(model), "--text", str(model.parent / "empty.txt")]) != 0
     assert "2 tokens" in capsys.readouterr().err
+
+
+def test_what_has_no_room_or_hears_is_refused_before_it_is_exported(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def exported(*_: Any, **__: Any) -> None:
+        pytest.fail("it was exported")
+
+    monkeypatch.setattr(bundle_writer, "export", exported)
+    assert main(["compare", str(model), "--quant", "int8", "--new-tokens", "64"]) != 0
+    assert "--new-tokens must be below the context of 64, got 64" in capsys.readouterr().err
+    config = tiny_models.hearing(vocabulary=TOKENIZER.get_vocab_size())
+    save_checkpoint(model.parent / "hearing", config, tiny_models.weights(config), TOKENIZER.to_str())
+    assert main(["compare", str(model.parent / "hearing"), "--quant", "int8"]) != 0
+    assert "sounds" in capsys.readouterr().err
+    with refused(LimitError, "context of 32", "32 tokens"):
+        frontier.check(tiny_models.encoder(), frontier.Text([5, 6], [1] * 32), 4)
+
+
+def test_results_are_those_of_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a masked LM the loss is a KL divergence; other kernels or another runtime are measured anew."""
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path))
+    (tmp_path / "tfm.json").write_text("{}")
+    config = tiny_models.encoder()
+    weights = dict(flatten(tiny_models.weights(config)))
+    reference = NumpyEngine(config, unflatten(weights))
+    name = "encoder.layers.0.mlp.up"
+    rounded = NumpyEngine(config, unflatten(weights | {name: weights[name] * 0.9}))
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        frontier, "load", lambda path, *_: loaded.append(path) or SimpleNamespace(engine=rounded)
+    )
+    files = {"model.onnx.data": SimpleNamespace(size=7)}
+    opened = SimpleNamespace(manifest=SimpleNamespace(files=files))
+    monkeypatch.setattr(frontier, "open_bundle", lambda _: opened)
+
+    def measure() -> Point:
+        text = frontier.Text([5, 6, 7], [1])
+        return frontier.measure("it", tmp_path, reference, text, 1, 4, 1, silent)
+
+    one = measure()
+    assert one.loss == likeness(rounded, reference, [[1, 5, 6, 7]]).kl != 0
+    for found in ("no kernels", "kernels"):
+        monkeypatch.setattr(library, "find", lambda found=found: found)
+        measure()
+    monkeypatch.setattr(onnxruntime, "__version__", "0")
+    again = measure()
+    assert len(loaded) == 4
+    assert measure() == again
+    assert len(loaded) == 4
 
 
 def test_the_frontier_has_what_nothing_beats():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from tfm.export.bundle_writer import export
 from tfm.export.quantization import auto, calibrate, plan
 from tfm.export.quantization.plan import Budget
 from tfm.export.quantization.sensitivity import losses
-from tfm.refimpl.calibrate.budget import cheapest
+from tfm.refimpl.calibrate.budget import Option, cheapest
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config, Decoder, Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -157,6 +158,7 @@ def test_a_budget_of_bytes_holds_to_the_byte(choices: auto.Choices):
     assert (sizes[0], sizes[-1]) == (least, most)
     numbers = choices.plan.shapes.numbers
     assert choices.within(Budget(8 * sizes[4] / numbers, "bits")) == choices.within(Budget(sizes[4]))
+    assert Budget(math.nextafter(8 * least / numbers, 0), "bits").room(numbers) == least - 1, "whole bytes"
     for budget, number in ((Budget(least - 1), r"(\d+kB)"), (Budget(1.0, "bits"), r"([\d.]+) for")):
         with pytest.raises(ExportError) as error:
             choices.within(budget)
@@ -197,6 +199,30 @@ def test_a_budget_of_loss_holds_for_the_whole(choices: auto.Choices, share: floa
     assert least < told.amount < 1.03 * least
 
 
+def test_a_choice_that_fits_is_kept(choices: auto.Choices):
+    """Where the next step is too coarse, or was tried, what fits is written last, and not the finest."""
+    tries: list[dict[str, int]] = []
+    first, second = [name for name in choices.options if ".0." in name][:2]
+    coarse = {first: [Option(100, 100.0), Option(200, 0.1)], second: [Option(100, 0.2), Option(200, 0.0)]}
+
+    def written(chosen: Mapping[str, int]) -> Mapping[str, int]:
+        tries.append(dict(chosen))
+        return tries[-1]
+
+    auto.fitted(replace(choices, options=coarse), Budget(1.0, "kl"), written, lambda _: 0.3)
+    assert tries == [{first: 1, second: 0}], "the same options aren't written twice"
+    tries.clear()
+    amount = sum(choices.options[unit][k].loss for unit, k in cheapest(choices.options).items()) / 4
+    found = auto.fitted(
+        choices,
+        Budget(amount, "kl"),
+        written,
+        lambda chosen: amount * (0.3 if chosen == tries[0] else 1.1),
+    )
+    assert found == tries[0] == tries[-1] != choices.finest
+    assert len(tries) > 2
+
+
 def test_what_never_fits_ends_in_the_finest(choices: auto.Choices):
     """A loss that doesn't follow its parts: after some tries comes the finest."""
     finest, tries = choices.finest, []
@@ -207,7 +233,7 @@ def test_what_never_fits_ends_in_the_finest(choices: auto.Choices):
 
     assert auto.fitted(choices, Budget(1.0, "kl"), written, lambda loss: loss) == 0.5
     assert tries[-1] == finest
-    assert len(tries) <= auto.MOST_ROUNDINGS + 1
+    assert len(tries) <= auto.MOST_TRIES + 1
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +290,7 @@ def test_inspect_prints_the_plan(exported: Path, capsys: pytest.CaptureFixture[s
     [
         (lambda c: c["losses"].pop("embedding.table"), "losses"),
         (lambda c: c.update(measured=-1.0), "measured"),
+        (lambda c: c.update(tokens=0), "tokens"),
         (lambda c: c.update(budget="\x1b[31m"), "budget"),
         (lambda c: c["losses"].update({"embedding.table": -1e-9}), "losses"),
     ],
@@ -273,6 +300,16 @@ def test_a_manifest_that_states_other_things_is_refused(exported: Path, change: 
     change(stated["chosen"])
     with refused(BundleError, f"chosen.{match}"):
         manifest.load(json.dumps(stated).encode(), "tfm.json")
+
+
+def test_only_auto_states_what_it_chose_by(exported: Path):
+    stated = json.loads((exported / "tfm.json").read_text()) | {"quant": "int8"}
+    with refused(BundleError, "chosen", "quant int8"):
+        manifest.load(json.dumps(stated).encode(), "tfm.json")
+    opened = open_bundle(exported).manifest
+    assert opened.chosen is not None
+    nothing = replace(opened, schemes={}, chosen=replace(opened.chosen, losses={}))
+    manifest._check_chosen(nothing)  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(
@@ -306,6 +343,12 @@ def test_options_that_do_not_go_together(checkpoint: Checkpoint, tmp_path: Path)
         tried(quant="auto")
     with refused(ExportError, "budget=kl=0.1", "quant=int4"):
         tried(quant="int4", budget=Budget(0.1, "kl"))
+    with refused(ExportError, "bits=4.5", "quant=int8"):
+        tried(quant="int8", budget=Budget(4.5, "bits"))
+    with refused(ExportError, "bits must", "-1"):
+        Budget(-1, "bits")
+    with refused(ExportError, "quant=auto", "mtp"):
+        plan.check_budget(AUTO, Budget(1e9), tiny_models.with_module(tiny_models.llama()))
     with refused(ExportError, "table_bits=4", "auto"):
         tried(quant="auto", budget=Budget(1e9), table_bits=4)
     vectors = tiny_models.encoder(head=Pool("mean"))
