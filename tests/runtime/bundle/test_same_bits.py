@@ -42,7 +42,7 @@ def test_one_operator_breaks_it(domain: str, name: str) -> None:
 
 
 # Of the operators of floats: how many inputs each has.
-FLOATS = {"Abs": 1, "Neg": 1, "Relu": 1} | dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Sub"), 2)
+FLOATS = {"Abs": 1, "Floor": 1, "Neg": 1, "Relu": 1} | dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Sub"), 2)
 
 
 @pytest.mark.parametrize("name", FLOATS)
@@ -65,6 +65,6 @@ def test_a_number_is_rounded_alike_wherever_it_stands(name: str) -> None:
 
 
 def test_all_operators_of_floats_were_tried() -> None:
-    """The others of the list compare, choose, convert, or are for truth values."""
-    others = "And Cast Clip Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor"
+    """The others of the list compare, choose, convert, or are for truth values or whole numbers."""
+    others = "And Cast Clip Equal Greater GreaterOrEqual Less LessOrEqual Mod Not Or Xor"
     assert set(ROUNDED.split()) == FLOATS.keys() | set(others.split())
