@@ -136,7 +136,7 @@ class Checkpoint:
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
-        """The same with keys and values kept as floats or in 8 bits; scales that its files hold stay."""
+        """The same with keys and values kept as floats or as codes; scales that its files hold stay."""
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
         return replace(self, config=self.config.with_kv(kv), added=added)
 

@@ -17,7 +17,7 @@ from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer
 from .positions import Position, QueryScale, Rope
 from .record import Record, SmoothingSite, bounded
 
-# How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
+# How a decoder keeps keys and values: as they are, or as codes with a scale for each channel.
 KVFormat = Literal["float", "int8", "int4"]
 KV_BITS = {"int8": 8, "int4": 4}  # of codes
 # φ of linear attention: elu(x) + 1, or max(x, 0).

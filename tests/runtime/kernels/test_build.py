@@ -76,7 +76,7 @@ def test_one_run_compiles_all_sources_that_the_processor_can_use(
     compiler, tmp_path, monkeypatch, flags, left_out
 ):
     monkeypatch.setattr(hardware, "flags", lambda: frozenset(flags.split()))
-    compiler('[ "${TMPDIR%/*}" = "${out%/*}" ] && ' + WRITES)
+    compiler('[ "$TMPDIR" = "${out%/*}" ] && ' + WRITES)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     path = build()
