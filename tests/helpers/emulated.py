@@ -102,7 +102,7 @@ class Emulated:
         processor: str = "max",
     ) -> np.ndarray:
         """The numbers of the graph's first output, one after the other, for tokens and their lengths."""
-        graph, folder = _graph(bundle), self.folder / bundle.path.name
+        graph, folder = _graph(bundle), self.folder / f"{bundle.path.name}.emulated"
         if not folder.is_dir():
             folder.mkdir()
             (folder / "graph.onnx").write_bytes(bundle.kernel_graph(graph)[0])

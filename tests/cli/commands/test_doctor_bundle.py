@@ -112,10 +112,10 @@ def test_without_node_and_browsers(bundle: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_a_graph_that_has_no_fixed_shapes(bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    def graph(*_: object) -> None:
+    def graphs(*_: object) -> None:
         raise ExportError("x has no fixed shape")
 
-    monkeypatch.setattr(static, "graph", graph)
+    monkeypatch.setattr(static, "graphs", graphs)
     opened = open_bundle(bundle)
     standard = replace(opened, manifest=replace(opened.manifest, target="standard"))
     told = runtimes.of_fixed_shapes(standard)
