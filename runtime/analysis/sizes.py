@@ -105,8 +105,8 @@ def weight_bytes(config: Config) -> dict[str, int]:
 def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
     """Bytes of keys and values of one text of `context` tokens, with `width` bytes a number.
 
-    Layers that keep them as codes of 8 or 4 bits take one byte or half of one. A windowed cache keeps little more than its windows; a
-    copied one exists twice.
+    Layers that keep them as codes of 8 or 4 bits take one byte or half of one. A windowed cache keeps
+    little more than its windows; a copied one exists twice.
     """
     kinds = cache_kinds(config, windowed=kind == "windowed")
     total = sum(layer.nbytes(context, width) for layer in kinds)

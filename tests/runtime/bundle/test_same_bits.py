@@ -42,7 +42,8 @@ def test_one_operator_breaks_it(domain: str, name: str) -> None:
 
 
 # Of the operators of floats: how many inputs each has.
-FLOATS = {"Abs": 1, "Floor": 1, "Neg": 1, "Relu": 1} | dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Sub"), 2)
+FLOATS = dict.fromkeys(("Abs", "Floor", "Neg", "Relu"), 1)
+FLOATS |= dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Sub"), 2)
 
 
 @pytest.mark.parametrize("name", FLOATS)
