@@ -47,10 +47,10 @@ MOST_CONVOLUTIONS = LIMITS["clusters"]
 UNUSED: dict[str, Any] = {
     **dict.fromkeys(
         (
-            "hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop",
+            "hidden_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop",
             "feat_quantizer_dropout", "final_dropout", "mask_time_prob", "mask_feature_prob",
             "contrastive_logits_temperature", "diversity_loss_weight", "feat_extract_dropout",
-            "hidden_dropout_prob", "mask_channel_prob",
+            "mask_channel_prob",
         ),
         (float,),
     ),
@@ -68,7 +68,7 @@ UNUSED: dict[str, Any] = {
     **dict.fromkeys(
         (
             "apply_spec_augment", "ctc_zero_infinity", "use_weighted_layer_sum", "mask_channel_other",
-            "no_mask_channel_overlap", "no_mask_time_overlap", "gradient_checkpointing",
+            "no_mask_channel_overlap", "no_mask_time_overlap",
         ),
         (bool,),
     ),
@@ -104,7 +104,7 @@ def config(keys: Keys, task: Task) -> Encoder:
             norm=norm if keys.get("feat_proj_layer_norm", bool, True) else None,
         ),
     )
-    for name in ("add_adapter", "conv_pos_batch_norm"):
+    for name in ("add_adapter", "conv_pos_batch_norm", "is_decoder"):
         if keys.get(name, bool, False):
             raise keys.fail(name, "false")
     if keys.get("adapter_attn_dim", int, None, null=True) is not None:
