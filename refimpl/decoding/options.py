@@ -108,19 +108,20 @@ class Option(NamedTuple):
 
 
 class Choosing(TypedDict, total=False):
-    """How a token is chosen from logits. An option that is left out, or None, changes nothing."""
+    """How a token is chosen from logits. An option that is left out or None changes nothing."""
 
     temperature: Annotated[
         float | None,
         Option(
-            "Sample: above 1 the distribution is flatter, below 1 sharper, 0 is greedy.",
+            "Sample at this temperature. Above 1, the distribution is flatter; below 1, it is sharper. 0 "
+            "means greedy decoding.",
             POSITIVE, draws=True, metavar="T", requests={"ge": 0}, key="temperature", gguf="temp",
         ),
     ]  # fmt: skip
     top_k: Annotated[
         int | None,
         Option(
-            "Sample among so many likeliest tokens.",
+            "Sample only from this many of the likeliest tokens.",
             COUNT, draws=True, metavar="K", requests={"ge": -1, "le": 2**31 - 1}, key="top_k",
             off=(0, -1), gguf="top_k",
         ),
@@ -128,7 +129,7 @@ class Choosing(TypedDict, total=False):
     top_p: Annotated[
         float | None,
         Option(
-            "Sample among the fewest likeliest tokens that have this probability together.",
+            "Sample only from the smallest set of likeliest tokens whose probabilities reach this sum.",
             SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
             gguf="top_p",
         ),
@@ -136,7 +137,7 @@ class Choosing(TypedDict, total=False):
     min_p: Annotated[
         float | None,
         Option(
-            "Sample tokens that have at least this share of the likeliest token's probability.",
+            "Sample only from tokens whose probability is at least this share of the likeliest token's.",
             SHARE, draws=True, metavar="P", requests={"ge": 0, "le": 1}, key="min_p", off=(0.0,),
             gguf="min_p",
         ),
@@ -144,15 +145,15 @@ class Choosing(TypedDict, total=False):
     typical_p: Annotated[
         float | None,
         Option(
-            "Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
-            "probability together.",
+            "Locally typical sampling: sample only from the tokens whose surprise is closest to the entropy, "
+            "as many as together have this probability.",
             SHARE, draws=True, metavar="P", key="typical_p", off=(1.0,),
         ),
     ]  # fmt: skip
     repetition_penalty: Annotated[
         float | None,
         Option(
-            "Above 1, tokens of the prompt and the answer become less likely.",
+            "A value above 1 makes tokens that the prompt or the answer already has less likely.",
             POSITIVE, chooses=True, metavar="X", requests={"gt": 0, "le": 10}, key="repetition_penalty",
             off=(1.0,), gguf="penalty_repeat",
         ),
@@ -160,47 +161,53 @@ class Choosing(TypedDict, total=False):
     presence_penalty: Annotated[
         float | None,
         Option(
-            "Subtract this from the logit of each token that the answer has.",
+            "Subtract this value from the logit of each token that the answer already has.",
             FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
         ),
     ]  # fmt: skip
     frequency_penalty: Annotated[
         float | None,
         Option(
-            "Subtract this from a token's logit for each time that the answer has it.",
+            "Subtract this value from a token's logit once for each time that the token is in the answer.",
             FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
         ),
     ]  # fmt: skip
     no_repeat_ngram: Annotated[
         int | None,
         Option(
-            "No run of so many tokens occurs twice, the prompt included.",
+            "Never repeat a sequence of this many tokens that the prompt or the answer already has.",
             COUNT, chooses=True, metavar="N", key="no_repeat_ngram_size", off=(0,),
         ),
     ]  # fmt: skip
     min_new_tokens: Annotated[
-        int | None, Option("No stop token comes before the answer has so many tokens.", NATURAL)
+        int | None,
+        Option("Choose no stop token until the answer has at least this many tokens.", NATURAL),
     ]
-    suppress_tokens: Annotated[Sequence[int] | None, Option("Ids that are never chosen.", TOKENS, default=())]
+    suppress_tokens: Annotated[
+        Sequence[int] | None, Option("Token ids that are never chosen.", TOKENS, default=())
+    ]
     begin_suppress_tokens: Annotated[
         Sequence[int] | None,
-        Option("Ids that are never chosen as the first token that isn't forced.", TOKENS, default=()),
+        Option("Token ids that are never chosen as the first token that isn't forced.", TOKENS, default=()),
     ]
     bad_words: Annotated[
-        Sequence[Sequence[int]] | None, Option("Sequences of ids that never occur.", WORDS, default=())
+        Sequence[Sequence[int]] | None,
+        Option("Sequences of token ids that are never generated.", WORDS, default=()),
     ]
     forced_tokens: Annotated[
-        Sequence[int] | None, Option("Ids that the answer begins with.", TOKENS, default=())
+        Sequence[int] | None, Option("Token ids that the answer begins with.", TOKENS, default=())
     ]
     forced_last: Annotated[
         Sequence[int] | None,
         Option(
-            "One of these ids is the last token, where the answer is as long as allowed.", TOKENS, default=()
+            "If the answer reaches its maximum length, its last token is one of these ids.",
+            TOKENS,
+            default=(),
         ),
     ]
     logit_bias: Annotated[
         Sequence[tuple[int, float]] | None,
-        Option("Amounts that are added to the logits of ids.", BIASES, default=()),
+        Option("Amounts that are added to the logits of these token ids.", BIASES, default=()),
     ]
 
 
@@ -210,14 +217,14 @@ class SamplerOptions(Choosing, TypedDict, total=False):
     encoder_no_repeat_ngram: Annotated[
         int | None,
         Option(
-            "No run of so many tokens occurs that the encoder has read.",
+            "Never generate a sequence of this many tokens that is in the encoder's input.",
             COUNT, key="encoder_no_repeat_ngram_size", off=(0,),
         ),
     ]  # fmt: skip
 
 
 class SamplingOptions(Choosing, TypedDict, total=False):
-    """How a token is chosen. An option that is left out, or None, is as the model asks.
+    """How a token is chosen. For an option that is left out or None, the model's own setting applies.
 
     A chat model whose checkpoint says nothing of this answers by CHAT_SAMPLING, unless an option of the
     request does: greedy, one that draws, one that makes repetitions less likely, or beams.
@@ -226,20 +233,20 @@ class SamplingOptions(Choosing, TypedDict, total=False):
     greedy: Annotated[
         bool | None,
         Option(
-            "Take the likeliest token each time, even if the model asks for sampling; its penalties and "
-            "rules stay.",
+            "Choose the likeliest token at each step, even if the model's files ask for sampling. The "
+            "model's penalties and rules still apply.",
             metavar="-",
         ),
     ]
 
 
 class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
-    """How a text is generated, whatever model does it."""
+    """Options of generating text, with any kind of model."""
 
     seed: Annotated[
         int | None,
         Option(
-            "Seed of the random numbers, by default 0. The same seed, options and machine give the same "
+            "Seed of the random numbers. The default is 0. The same seed, options and machine give the same "
             "text.",
             NATURAL, default=0, metavar="N",
         ),
@@ -247,29 +254,31 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     beams: Annotated[
         int | None,
         Option(
-            "Search for the likeliest whole text with N beams; the text appears at the end, all at once.",
+            "Use beam search with N beams: search for the likeliest whole text. The text appears all at "
+            "once, at the end.",
             BEAMS, metavar="N",
         ),
     ]  # fmt: skip
     length_penalty: Annotated[
         float | None,
         Option(
-            "With beams, rank texts by log-probability / length^P: a larger P favours long ones.",
+            "With beams, rank texts by log-probability / length^P. A larger P favours longer texts.",
             POWER, default=1.0, metavar="P",
         ),
     ]  # fmt: skip
     early_stopping: Annotated[
         bool | Literal["never"] | None,
-        Option("With beams, when the search ends, see `beam.BeamSearch`.", WHEN, default=False),
+        Option("With beams: when the search ends. See `beam.BeamSearch`.", WHEN, default=False),
     ]
     renormalize: Annotated[
         bool | None,
-        Option("With beams, whether log-probabilities are normalized again after penalties.", default=False),
+        Option("With beams: whether log-probabilities are normalized again after penalties.", default=False),
     ]
     max_new_tokens: Annotated[
         int | None,
         Option(
-            "The most tokens of the answer; by default as many as the model asks for, or 256.",
+            "Generate at most this many tokens. The default is the number in the model's files, or 256 if "
+            "there is none.",
             COUNT, default=256, metavar="N", flags=("--max-new-tokens", "-n"), panel=None,
             openai="max_tokens",
         ),
@@ -277,7 +286,7 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     stop: Annotated[
         str | Sequence[str] | None,
         Option(
-            "End the answer before this text, or the first of several.",
+            "End the answer before this text. Of several texts, the one that comes first ends the answer.",
             STOPS,
             default=(),
             metavar="TEXT",
