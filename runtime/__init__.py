@@ -1,7 +1,7 @@
-"""Runs exported models with ONNX Runtime: in comes a bundle, out comes a Model with a method for each task.
+"""Run exported models with ONNX Runtime: load a bundle and get a Model with a method for each task.
 
-`load(path)` is the public way in, and needs neither torch nor onnx. `tfm.load`, above this room, takes names
-and checkpoints too, and exports them.
+`load(path)` is the public entry point and needs neither torch nor onnx. `tfm.load`, outside this package,
+also takes names and checkpoints, and exports them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["load"]
 
 
 def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> Model:
-    """The model of a bundle, on `cpu`, on `cuda`, or with `auto` on CUDA where it starts.
+    """Return the model of a bundle, on `cpu` or `cuda`. `auto` takes CUDA if it starts.
 
-    Raises BundleError if the bundle is damaged, was made for another device, or is no bundle but what one is
-    made of; DeviceError if the device can't be used.
+    Raises BundleError if the bundle is damaged or was made for another device, or if `path` is a model's
+    name, a checkpoint or a config instead of a bundle. Raises DeviceError if the device can't be used.
     """
     from ..refimpl.errors import BundleError
     from .hub.locate import kind_of

@@ -1,4 +1,4 @@
-"""The tasks of models, one a file: functions of a TaskModel, and Model with a method for each.
+"""The tasks of models. Each file has the functions of one task; `Model` has a method for each task.
 
 In: an engine and a bundle or checkpoint. Out: texts, labels, spans and vectors. Every task runs on any
 engine.

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer to a question is."""
+"""Extractive question answering: find the answer to a question in a text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Question = tuple[str, str]  # a question and its context
 
 
 class Span(NamedTuple):
-    """An answer, its probability, and its characters `start` … `end` of the context.
+    """An answer, its probability as `score`, and its place: the characters `start` … `end` of the context.
 
     An empty text means that the context has no answer.
     """
@@ -49,16 +49,16 @@ def answer(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[Span]]:
-    """The `count` best answers to each (question, context), of at most `longest` tokens, the best first.
+    """Return the `count` best answers to each (question, context), the best first.
 
-    A span scores P(it starts there) · P(it ends there). The probabilities are over the tokens of the context
-    and the first token of the row, which stands for "no answer"; that counts as an answer only with
-    `may_be_none`.
+    An answer has at most `longest` tokens. The score of a span is P(it starts there) · P(it ends there). The
+    probabilities are over the tokens of the context and the first token of the row, which stands for "no
+    answer". "No answer" is among the results only with `may_be_none`.
 
-    A context that doesn't fit is read in windows of `window` tokens, question included; neighbouring windows
-    share `stride` tokens of the context. Each window has probabilities of its own. A span counts with its
-    best score, "no answer" with its lowest, since any window may hold the answer. Answers are widened to
-    whole words.
+    A context that doesn't fit is read in windows of `window` tokens, question included. Neighbouring windows
+    share `stride` tokens of the context. Each window has probabilities of its own. A span that several
+    windows contain gets its best score. "No answer" gets its lowest score, since any window may hold the
+    answer. Answers are widened to whole words.
 
     These are the rules of the pipeline that transformers had until version 5, except that answers of equal
     text at different positions stay apart.
@@ -154,7 +154,7 @@ def _probabilities(logits: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def widened(row: Encoding, first: int, last: int) -> tuple[int, int]:
-    """The characters (start, end) of the whole words that contain the tokens `first` … `last`."""
+    """Return the characters (start, end) of the whole words that contain the tokens `first` … `last`."""
 
     def same_word(i: int, j: int) -> bool:
         in_text = 0 <= j < len(row.ids) and row.sequence_ids[j] == row.sequence_ids[i]

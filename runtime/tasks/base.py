@@ -1,4 +1,4 @@
-"""What every task needs of a model: its engine, its tokenizer, and the statements of its checkpoint."""
+"""What every task needs from a model: its engine, its tokenizer, and the settings of its checkpoint."""
 
 from __future__ import annotations
 
@@ -34,12 +34,15 @@ H = TypeVar("H", bound=configs.Head)
 
 
 def task_of(config: Config) -> str:
-    """The task that a model is for."""
+    """Return the name of the task that a model is made for."""
     return TASKS[type(config.head)] if config.frames is None else "transcribe"
 
 
 def expect_head(config: Config, kind: type[H]) -> H:
-    """The head of a model of text; ConfigError unless it is of this kind, with the task that it is for."""
+    """Return the head of a model of text.
+
+    ConfigError, which names the task that the model is made for, unless the head is of this kind.
+    """
     head = config.head
     if config.frames is not None or not isinstance(head, kind):
         can = task_of(config)
@@ -48,18 +51,21 @@ def expect_head(config: Config, kind: type[H]) -> H:
 
 
 def expect_hearing(config: Config) -> None:
-    """ConfigError unless the model reads sounds."""
+    """Raise ConfigError unless the model takes sounds as input."""
     if config.frames is None:
         raise ConfigError(f"this model can {task_of(config)}, not transcribe: name one that hears")
 
 
 def head_of(task: str) -> type[configs.Head]:
-    """The head that a task needs: one of `TASKS`, or chat, translate, summarize, which write texts."""
+    """Return the head that a task needs.
+
+    A task is one of `TASKS`, or chat, translate or summarize, which generate text.
+    """
     return HEADS.get(task, LM)
 
 
 def expect_both(config: Config, task: str) -> None:
-    """ConfigError unless the model has an encoder, and a decoder that writes."""
+    """Raise ConfigError unless the model has an encoder that reads text and a decoder that generates text."""
     reads = config.frames is None and isinstance(config, EncoderDecoder)
     if not (reads and isinstance(config.head, LM)):
         raise ConfigError(
@@ -68,21 +74,21 @@ def expect_both(config: Config, task: str) -> None:
 
 
 def expect_mask(generation: Generation) -> int:
-    """The id of the mask token; CheckpointError where the model states none."""
+    """Return the id of the mask token; CheckpointError if the model's files name none."""
     if generation.mask is None:
         raise CheckpointError("the model doesn't say which token is the mask: tokenizer_config.json names it")
     return generation.mask
 
 
 def expect_template(source: ModelSource) -> str:
-    """The chat template; CheckpointError where the model has none."""
+    """Return the chat template; CheckpointError if the model has none."""
     if source.chat_template is None:
         raise no_template()
     return source.chat_template
 
 
 def no_template() -> CheckpointError:
-    """The error for a model without a chat template, with what to do."""
+    """Return the error for a model without a chat template; it says what to do."""
     return CheckpointError(
         "the model has no chat template: put its repository's chat_template.jinja beside its weights, "
         "or use generate, which continues a text"
@@ -90,7 +96,7 @@ def no_template() -> CheckpointError:
 
 
 def no_tokenizer() -> CheckpointError:
-    """The error for a model without a tokenizer, with what to do."""
+    """Return the error for a model without a tokenizer; it says what to do."""
     return CheckpointError(
         "the model has no tokenizer.json, so it takes and gives token ids only: put the file beside its "
         "weights (AutoTokenizer of transformers writes it with save_pretrained)"
@@ -98,10 +104,11 @@ def no_tokenizer() -> CheckpointError:
 
 
 def check_task(task: str, config: Config, source: ModelSource) -> None:
-    """Raise what the task would raise at its begin, before there is an engine for the model.
+    """Check that a model can do a task, before an engine is made for the model.
 
-    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises ConfigError for a model with
-    another head, CheckpointError where its files lack what the task needs.
+    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises the errors that the task would
+    raise at its begin: ConfigError for a model with another head, CheckpointError if the model's files lack
+    what the task needs.
     """
     if task in ("translate", "summarize"):
         expect_both(config, task)
@@ -120,8 +127,8 @@ def check_task(task: str, config: Config, source: ModelSource) -> None:
 class TaskModel:
     """An engine with the tokenizer, the chat template and the labels of its model.
 
-    The tokenizer of `source` is read unless it is passed in. `same_bits` is what the engine promises, `name`
-    what its user calls it.
+    The tokenizer is read from `source` unless it is passed in. `same_bits` is the engine's promise about
+    equal bits. `name` is the name that the user gives the model.
     """
 
     def __init__(
@@ -155,19 +162,22 @@ class TaskModel:
 
     @property
     def context(self) -> int:
-        """The most tokens of a text."""
+        """The largest number of tokens that a text may have."""
         return self.config.context
 
     @property
     def text(self) -> Tokenizer:
-        """The tokenizer; CheckpointError where the model has none."""
+        """The tokenizer; CheckpointError if the model has none."""
         if self.tokenizer is None:
             raise no_tokenizer()
         return self.tokenizer
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """The chat template; ConfigError for a model of another task, CheckpointError for one without any."""
+        """The chat template.
+
+        ConfigError for a model of another task, CheckpointError for a model without a chat template.
+        """
         if self.template is None:
             self.expect(configs.LM)
             raise no_template()
@@ -175,9 +185,12 @@ class TaskModel:
 
     @cached_property
     def constraints(self) -> Constraints:
-        """What holds a text to a language, such as the documents of a JSON schema."""
+        """Makes constraints that hold a text to a language, such as the documents of a JSON schema."""
         return Constraints(self.text, self.generation.eos)
 
     def expect(self, kind: type[H]) -> H:
-        """The model's head; ConfigError unless it is of this kind, with the task that it is for."""
+        """Return the model's head.
+
+        ConfigError, which names the task that the model is made for, unless the head is of this kind.
+        """
         return expect_head(self.config, kind)

@@ -13,7 +13,7 @@ from .encoder_batches import BATCH, Texts, encoded, predicted, softmax
 
 
 class Label(NamedTuple):
-    """A label and its probability, or the number of a regression."""
+    """A label and its score: a probability, or the number that a regression computes."""
 
     label: str
     score: float
@@ -22,10 +22,11 @@ class Label(NamedTuple):
 def classify(
     model: TaskModel, texts: Texts, *, batch: int = BATCH, progress: Progress = silent
 ) -> list[list[Label]]:
-    """All labels of each text or pair of texts, the likeliest first.
+    """Return all labels of each text or pair of texts, the likeliest first.
 
-    Where exactly one label holds, the scores are a softmax and sum to 1; where several may hold, each is a
-    sigmoid of its own. A regression's numbers are given as they are, in the head's order.
+    If exactly one label applies to a text, the scores are a softmax and sum to 1. If several labels may
+    apply, each score is a sigmoid of its own logit. A regression's numbers are returned unchanged, in the
+    head's order.
     """
     head = model.expect(Classify)
     rows = encoded(model, texts)

@@ -1,4 +1,4 @@
-"""A chat; its common past is computed once."""
+"""A chat with a model, in which earlier messages aren't computed again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .options import GenerateOptions, resolve
 class Conversation:
     """The messages of a chat, and the cache of the tokens that were read so far.
 
-    A template may render earlier messages differently once another follows, so the cache is kept only as far
-    as the new ids agree with its content. `prefix` is a file with the cache of a beginning like that of the
-    first message, which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are
-    variables of the chat template.
+    A template may render earlier messages differently once another message follows. So only the part of the
+    cache whose tokens match the new prompt is reused. `prefix` is a file with the cache of a text that begins
+    like the first prompt; if the file doesn't exist, it is written (`generate.prefix_cache`).
+    `chat_template_kwargs` are variables of the chat template.
 
-    With `tools`, functions as the OpenAI API describes them, an answer may call them: `calls` are those whose
-    results the model waits for, `give_results` goes on with these.
+    `tools` are functions that an answer may call, described as in the OpenAI API. `calls` has the calls whose
+    results the model waits for. `give_results` passes the results to the model and returns the next answer.
     """
 
     def __init__(
@@ -57,14 +57,15 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        """The messages so far; the last answer is among them once it was generated completely."""
+        """The messages so far. The last answer is among them once it has been generated completely."""
         self._keep()
         return self._messages
 
     def replace(self, messages: Sequence[Message]) -> None:
-        """Go on from other messages; as far as the model has read them, they aren't read again.
+        """Continue the conversation from other messages.
 
-        ArgumentError or LimitError for messages that no template takes, and nothing is changed.
+        The beginning that these messages share with those already read isn't read again. ArgumentError or
+        LimitError for messages that no template takes; then nothing is changed.
         """
         check_messages(messages)
         self._keep()
@@ -72,18 +73,26 @@ class Conversation:
 
     @spelled_out(GenerateOptions)
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
-        """The answer to a message; both become part of the conversation once it was generated completely."""
+        """Return the answer to a message of the user, as a stream.
+
+        Message and answer become part of the conversation once the answer has been generated completely.
+        """
         return self._ask([*self.messages, {"role": "user", "content": text}], options)
 
     @property
     def calls(self) -> Sequence[Message]:
-        """The calls of the last answer, whose results aren't there yet, as templates read them: each has a
-        `function` with its `name` and its `arguments`, an object."""
+        """The calls of the last answer that wait for their results, in the form that templates read.
+
+        Each call has a `function` with its `name` and its `arguments`, an object.
+        """
         return self.messages[-1].get("tool_calls", ()) if self.messages else ()
 
     @spelled_out(GenerateOptions)
     def give_results(self, *results: str, **options: Unpack[GenerateOptions]) -> TextStream:
-        """The answer to what `calls` gave, a text each in their order; ArgumentError for another number."""
+        """Return the model's answer to the results of `calls`, as a stream.
+
+        Give one text for each call, in the order of `calls`; ArgumentError for another number of texts.
+        """
         calls = self.calls
         if len(results) != len(calls) or not calls:
             raise ArgumentError(f"results must be one for each call, {len(calls)}, got {len(results)}")

@@ -1,7 +1,7 @@
-"""Options as keywords: each is checked by name and kind, and stands in the signatures of what takes them.
+"""Options as keywords: check each by name and type, and show them in the signatures of functions.
 
-`**options: Unpack[GenerateOptions]` tells a type checker which options there are, but neither Python, which
-takes any keyword, nor `help()`.
+`**options: Unpack[GenerateOptions]` tells a type checker which options there are. It doesn't tell Python,
+which takes any keyword, nor `help()`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ KINDS: dict[Any, tuple[str, Callable[[object], bool]]] = {
 
 
 def given_values(given: Mapping[str, object], declared: type) -> dict[str, object]:
-    """The options that aren't None, numbers of NumPy as Python's own.
+    """Return the options that aren't None, with NumPy numbers converted to Python's own.
 
-    ArgumentError for one that the TypedDict doesn't declare, with the nearest name that it does, and for a
-    value of another kind.
+    ArgumentError for an option that the TypedDict doesn't declare, and for a value of another type. For an
+    unknown option, the error suggests the nearest declared name.
     """
     known = options(declared)
     for name, value in given.items():
@@ -54,8 +54,10 @@ def given_values(given: Mapping[str, object], declared: type) -> dict[str, objec
 
 
 def spelled_out(declared: type) -> Callable[[F], F]:
-    """Decorates a function that takes the options of a TypedDict as `**options`: its signature lists each as
-    a keyword, and its docstring describes them."""
+    """Return a decorator for functions that take the options of a TypedDict as `**options`.
+
+    A decorated function's signature lists each option as a keyword, and its docstring describes them.
+    """
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)

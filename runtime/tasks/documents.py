@@ -1,6 +1,7 @@
-"""Documents of a JSON schema: which schema a class of the user's stands for, and texts back into its objects.
+"""Documents of a JSON schema: get the schema of a user's class, and parse texts into objects of the class.
 
-A class is one of pydantic's, or has its two methods; pydantic itself is never imported here.
+A class is a pydantic model, or has pydantic's two methods `model_json_schema` and `model_validate_json`.
+This module never imports pydantic.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ Schema = Mapping[str, Any] | type[Any]
 
 
 def is_class(given: object) -> bool:
-    """Whether something is a class that has a schema and reads documents of it, as pydantic's do."""
+    """Return whether `given` is a class with a schema that can parse its documents, as pydantic's classes."""
     names = ("model_json_schema", "model_validate_json")
     return isinstance(given, type) and all(hasattr(given, name) for name in names)
 
 
 def schema_of(given: Schema) -> Mapping[str, Any]:
-    """The schema that is given, or that of a class, whose objects have its fields and no others."""
+    """Return the given schema, or the schema of a given class.
+
+    The schema of a class allows no fields that the class doesn't have.
+    """
     return given if isinstance(given, Mapping) else _closed(given.model_json_schema())
 
 
@@ -43,10 +47,10 @@ def _states_fields(schema: Mapping[str, Any]) -> bool:
 
 
 def parsed(text: str, given: Schema | None, finish_reason: FinishReason | None) -> Any:
-    """The object of a class, or what JSON says, of a document that is complete.
+    """Parse a complete document: return an object of the given class, or the JSON value if a schema is given.
 
-    ArgumentError where no schema was given, LimitError for a document that was cut, and what the class raises
-    for values that its schema can't rule out.
+    ArgumentError if no schema was given, LimitError for a document that was cut off. The class may raise its
+    own errors for values that its schema can't rule out.
     """
     if given is None:
         raise ArgumentError("parsed goes with json_schema: without it an answer is a text")

@@ -11,7 +11,7 @@ from .encoder_batches import BATCH, Texts, encoded, predicted
 
 
 def embed(model: TaskModel, texts: Texts, *, batch: int = BATCH, progress: Progress = silent) -> np.ndarray:
-    """Vectors [texts, D] in float32, pooled and normalized as the model's head says."""
+    """Return vectors [texts, D] in float32, pooled and normalized as the model's head states."""
     model.expect(Pool)
     rows = encoded(model, texts)
     vectors: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
@@ -21,6 +21,6 @@ def embed(model: TaskModel, texts: Texts, *, batch: int = BATCH, progress: Progr
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine similarities [M, N] of vectors [M, D] and [N, D]; 0 where a vector has length 0."""
+    """Return the cosine similarities [M, N] of vectors [M, D] and [N, D]; 0 if a vector has length 0."""
     lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     return np.divide(a @ b.T, lengths, out=np.zeros_like(lengths), where=lengths > 0)

@@ -1,4 +1,4 @@
-"""Many texts through an encoder: sorted by length into batches, so that little padding is computed."""
+"""Run many texts through an encoder, sorted by length into batches, so that little padding is computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Texts = str | Pair | list[str] | list[Pair] | list[Encoding]
 
 
 def listed(texts: Texts) -> list[tuple[str, str | None]]:
-    """Each text as (text, None) and each pair of texts as it is; a single one becomes a list."""
+    """Return a list with each text as (text, None) and each pair unchanged; a single one becomes a list."""
     some = [texts] if isinstance(texts, str | tuple) else texts
     pairs: list[tuple[str, str | None]] = []
     for i, one in enumerate(some):
@@ -35,7 +35,7 @@ def listed(texts: Texts) -> list[tuple[str, str | None]]:
 
 
 def singles(texts: str | Sequence[str]) -> list[str]:
-    """The texts as a list; LimitError for a pair, which not every task takes."""
+    """Return the texts as a list; LimitError for a pair, which not every task takes."""
     some = [texts] if isinstance(texts, str) else list(texts)
     for i, one in enumerate(some):
         if not isinstance(one, str):
@@ -44,10 +44,10 @@ def singles(texts: str | Sequence[str]) -> list[str]:
 
 
 def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """The tokens of each text, which may be tokens already; LimitError for one that the model's context has
-    no room for.
+    """Return the tokens of each text; texts that are tokens already are returned unchanged.
 
-    `control_token` names the one control token that is read in a text.
+    `control_token` is the only control token whose name in a text is read as the token. LimitError for a text
+    without tokens, or with more than the model's context has room for.
     """
     rows = encodings(model, texts, control_token)
     for i, row in enumerate(rows):
@@ -59,7 +59,7 @@ def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) ->
 
 
 def encodings(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """The tokens of each text, however many they are."""
+    """Return the tokens of each text, without a limit on their number."""
     if isinstance(texts, list) and texts and isinstance(texts[0], Encoding):
         return cast(list[Encoding], texts)
     encode = model.text.encode_with_offsets
@@ -67,7 +67,7 @@ def encodings(model: TaskModel, texts: Texts, control_token: str | None = None) 
 
 
 def cut(row: Encoding, most: int) -> Encoding:
-    """At most so many tokens, the first ones of the text; those of the post-processor stay."""
+    """Return a row cut to at most `most` tokens: the text's last tokens go, special tokens around it stay."""
     last = len(row.ids) - most
     of_text = [i for i, source in enumerate(row.sequence_ids) if source is not None]
     gone = frozenset(of_text[-last:] if last > 0 else ())
@@ -75,7 +75,7 @@ def cut(row: Encoding, most: int) -> Encoding:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities along the last axis, in float64."""
+    """Return the probabilities along the last axis, in float64."""
     exact = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return exact / exact.sum(axis=-1, keepdims=True)
 
@@ -83,10 +83,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def predicted(
     model: TaskModel, rows: Sequence[Encoding], batch: int = BATCH, progress: Progress = silent
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, the head's output) of each row, the longest rows first: if these fit, all do.
+    """Yield (index, the head's output) of each row, the longest rows first: if these fit into memory, all do.
 
-    The output of a head for each token is cut to the row's own tokens. The arrays are views: keeping one
-    keeps its batch in memory.
+    If a head gives an output for each token, it is cut to the row's own tokens. The arrays are views: keeping
+    one keeps its whole batch in memory.
     """
     if batch < 1:
         raise LimitError(f"a batch must have at least one row, got {batch}")

@@ -1,4 +1,4 @@
-"""Tokens for the masks of a text."""
+"""Predict tokens for the masks of a text."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def fill(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[list[Filling]]]:
-    """The `count` likeliest tokens for each mask of each text, the likeliest first.
+    """Return the `count` likeliest tokens for each mask of each text, the likeliest first.
 
-    Each mask of a text is filled by itself, while the others stay masks. The name of the mask token is the
-    only name of a control token that is read in a text.
+    Each mask of a text is filled independently, while the text's other masks stay. The mask token is the only
+    control token whose name in a text is read as the token.
     """
     model.expect(MaskedLM)
     mask = expect_mask(model.generation)

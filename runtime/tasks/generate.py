@@ -1,4 +1,4 @@
-"""One text being generated, streamed as it becomes certain."""
+"""Generate one text, and stream its parts as soon as they are certain."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Prompt(NamedTuple):
-    """The ids that an answer follows, and those that an encoder reads, if there is one."""
+    """The ids that an answer follows, and the ids that the encoder reads, if the model has one."""
 
     ids: list[int]
     encoder_ids: list[int] | None
@@ -56,8 +56,11 @@ def generate(
     control_tokens: bool = False,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
-    """The answer to a text; see `prompt_of` for what says how it is read, `prefix_cache` for `prefix`, `chat`
-    for `tools`."""
+    """Return the answer to a text as a stream.
+
+    `prompt_of` describes the parameters that say how the text is read. `prefix_cache` describes `prefix`, and
+    `chat` describes `tools`.
+    """
     prompt = prompt_of(
         model,
         text,
@@ -75,11 +78,11 @@ def generate(
 
 
 def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
-    """A cache of the prompt's first tokens, from a file as far as its tokens are the prompt's.
+    """Return a cache of the prompt's first tokens from a file, as far as the file's tokens match the prompt.
 
-    Where there is no file, the prompt is read up to its last token, and the file written. None where nothing
-    is shared. Raises what `runtime.ort.prefix_file` raises, and LimitError for another engine, or a model
-    with an encoder.
+    If the file doesn't exist, all tokens of the prompt but the last are read, and their cache is written to
+    the file. Returns None if file and prompt share no first tokens. Raises what `runtime.ort.prefix_file`
+    raises, and LimitError for another engine, or a model with an encoder.
     """
     engine = model.engine
     if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
@@ -99,12 +102,12 @@ def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
 
 
 def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
-    """Whether the chat template asks for the answer."""
+    """Return whether the prompt is made with the model's chat template."""
     return isinstance(model.config, Decoder) and model.template is not None and not raw
 
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """Messages as they are; a text is one of the user's. ArgumentError where there are none."""
+    """Return the messages unchanged, or a text as one message of the user; ArgumentError for no messages."""
     if isinstance(messages, Sequence) and not isinstance(messages, str) and not messages:
         raise ArgumentError("messages must have at least one")
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
@@ -118,14 +121,17 @@ def chat(
     chat_template_kwargs: Variables | None = None,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
-    """The next message of a conversation, asked for by the model's chat template and its variables.
+    """Return the model's next message in a conversation, as a stream.
 
-    With `tools`, functions as the OpenAI API describes them, the text has the marks of the model's calls and
-    thoughts in it, and `answer` of the stream tells them apart. Where one is `strict`, calls are of the
-    tools, and of a strict one's schema. What isn't a call is of the language that an option asks for.
+    The prompt is made with the model's chat template; `chat_template_kwargs` are variables of the template.
 
-    CheckpointError for a model without one, ArgumentError for messages and tools of another form and a
-    variable that the template doesn't have.
+    `tools` are functions as the OpenAI API describes them. With `tools`, the streamed text contains the marks
+    of the model's calls and thoughts; the stream's `answer` separates text, calls and thoughts. If one of the
+    tools is `strict`, the model can call only the given tools, and calls of a strict tool match its schema.
+    An option such as `json_schema` constrains only the text outside of calls.
+
+    CheckpointError for a model without a chat template. ArgumentError for messages or tools of another form,
+    and for a variable that the template doesn't have.
     """
     answers = answers_of(model, tools)
     ids = chat_ids(model, as_messages(messages), tools, answers, chat_template_kwargs)
@@ -134,9 +140,10 @@ def chat(
 
 
 def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | None:
-    """What reads answers that may call the tools, functions as the OpenAI API describes them; None without.
+    """Return the reader of answers that may call the tools, or None if `tools` is None.
 
-    ArgumentError for tools of another form, and for a tokenizer that doesn't keep the marks of calls.
+    `tools` are functions as the OpenAI API describes them. ArgumentError for tools of another form, and for a
+    tokenizer that doesn't keep the marks of calls.
     """
     if tools is None:
         return None
@@ -157,8 +164,10 @@ def chat_ids(
     answers: ChatAnswers | None,
     chat_template_kwargs: Variables | None = None,
 ) -> list[int]:
-    """The ids that ask for the next message of a conversation, in which it may call tools where `answers`
-    reads them."""
+    """Return the ids of the prompt that asks for the next message of a conversation.
+
+    With `answers`, the model may call tools in that message.
+    """
     if answers is None:
         return model.chat_template.encode(messages, chat_template_kwargs=chat_template_kwargs)
     return answers.ids(messages, tools, chat_template_kwargs)
@@ -175,13 +184,16 @@ def prompt_of(
     chat_template_kwargs: Variables | None = None,
     control_tokens: bool = False,
 ) -> Prompt:
-    """The ids that the model reads of a text, and those that the answer begins with.
+    """Return the prompt for a text: the ids that the answer follows, and those that an encoder reads.
 
-    `system` is a message before it. `raw` leaves out the chat template, or the prefix of an encoder's text,
-    so that the model continues the text itself; with `control_tokens` names such as `<fim_prefix>` and
-    `<extra_id_0>` in it are these tokens. `task` is one that the checkpoint names, with its own prefix and
-    options. ArgumentError for control tokens without `raw`, and for a system message, tools and variables of
-    a chat template where none is used.
+    - `system`: a message before the text.
+    - `raw`: leave out the chat template, or the prefix of an encoder's text, so that the model continues the
+      text itself.
+    - `control_tokens`: read names such as `<fim_prefix>` and `<extra_id_0>` in a raw text as these tokens.
+    - `task`: a task that the checkpoint names, with its own prefix and options.
+
+    ArgumentError for control tokens without `raw`, and for a system message, tools or variables of a chat
+    template if no template is used.
     """
     if not isinstance(text, str):
         raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
@@ -219,8 +231,11 @@ def prompt_ids(
     tools: Sequence[Tool] | None = None,
     chat_template_kwargs: Variables | None = None,
 ) -> list[int]:
-    """Ids that ask a decoder for an answer; with `raw`, or without a template, those of the text to
-    continue."""
+    """Return the ids of the prompt that asks a decoder for an answer.
+
+    With `raw`, or if the model has no chat template, these are the ids of the text itself, which the model
+    continues.
+    """
     if raw or model.template is None:
         return model.text.encode(text, add_special_tokens=True)
     before = [] if system is None else [{"role": "system", "content": system}]
@@ -229,7 +244,7 @@ def prompt_ids(
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:
-    """The checkpoint's generation options for one of the tasks that it names, or the general ones."""
+    """Return the checkpoint's generation options for a task that it names, or its general ones for None."""
     tasks = model.generation.tasks
     if task is None:
         return model.generation
@@ -239,7 +254,7 @@ def generation_of(model: TaskModel, task: str | None = None) -> Generation:
 
 
 def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0) -> GeneratedSequence:
-    """The sequence that answers a prompt; its random numbers are those of (seed, index)."""
+    """Return a new sequence that answers a prompt; its random numbers come from (seed, index)."""
     return GeneratedSequence(
         prompt.ids,
         options.sampler,
@@ -270,11 +285,16 @@ def _constraint(model: TaskModel, prompt: Prompt, options: Options) -> Constrain
 
 
 class TextStream:
-    """One text being generated: iterate over its parts, once, or print it, which waits for its end.
+    """A text that is being generated. Iterate over its parts once, or print it, which waits for its end.
 
-    At any time `tokens` are the new ids and `text` what was yielded. At the end `complete` is true,
-    `finish_reason` says why it ended, `timings` how long it took, and `cache` holds the prompt and all tokens
-    but the last (None after beam search, whose cache has several rows).
+    At any time, `tokens` has the new ids, and `text` the text that was yielded so far. When the text is
+    complete:
+
+    - `complete` is true.
+    - `finish_reason` says why the text ended.
+    - `timings` says how long it took.
+    - `cache` holds the prompt and all tokens but the last. It is None after beam search, whose cache has
+      several rows.
     """
 
     def __init__(
@@ -308,13 +328,13 @@ class TextStream:
         return next(self._parts)
 
     def __str__(self) -> str:
-        """The whole text: what is missing is generated first."""
+        """Return the whole text, after generating the part that is missing."""
         for _ in self._parts:
             pass
         return self.text
 
     def __repr__(self) -> str:
-        """The text so far; nothing is generated."""
+        """Return a description with the text so far; generates nothing."""
         state = self.finish_reason or "not complete: iterate over it, or print it"
         return f"<TextStream {self.text!r}, {state}>"
 
@@ -333,19 +353,24 @@ class TextStream:
 
     @property
     def logprobs(self) -> list[TokenLogprob] | None:
-        """For each of `tokens` its log-probability and the likeliest tokens, where options asked for them."""
+        """The log-probability of each of `tokens`, and the likeliest tokens at its position.
+
+        None unless the options ask for `logprobs`.
+        """
         return None if self._options.logprobs is None else self._sequence.token_logprobs
 
     @property
     def answer(self) -> Answer:
-        """The thoughts, the text and the calls of a chat with `tools`; what is missing of it is generated
-        first. ArgumentError for another text."""
+        """The thoughts, the text and the calls of a chat with `tools`.
+
+        The rest of the text is generated first. ArgumentError for a text without `tools`.
+        """
         if self._answers is None:
             raise ArgumentError("a text is read as an answer where chat has tools: give them")
         return self._answers.answer(self.prompt, str(self), self.finish_reason)
 
     def events(self) -> Iterator[Event]:
-        """What `answer` is made of, as it is certain: pieces of thoughts, text and calls."""
+        """Yield the pieces of `answer` as soon as each is certain: pieces of thoughts, text and calls."""
         if self._answers is None:
             raise ArgumentError("a text is read as an answer where chat has tools: give them")
         parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
@@ -355,14 +380,16 @@ class TextStream:
 
     @property
     def parsed(self) -> Any:
-        """The document of `json_schema`, see `documents.parsed`; what is missing of the text is generated
-        first."""
+        """The parsed document of `json_schema`; see `documents.parsed`.
+
+        The rest of the text is generated first.
+        """
         text = str(self) if self._answers is None else self.answer.text
         return parsed(text, self._schema, self.finish_reason)
 
     @property
     def max_new_tokens(self) -> int:
-        """The most tokens that were asked for; the context may leave fewer."""
+        """The largest number of new tokens that the options allow; the context may have room for fewer."""
         return self._options.max_new_tokens
 
     @property
@@ -371,7 +398,7 @@ class TextStream:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds and tokens per second, of the prompt (until the first token) and of what followed."""
+        """Seconds and tokens per second, of the prompt (until the first token) and of the tokens after it."""
         begin, *tokens = self._times or [0.0]
         first_s = tokens[0] - begin if tokens else 0.0
         rest_s = tokens[-1] - tokens[0] if tokens else 0.0
@@ -389,7 +416,7 @@ class TextStream:
         }
 
     def ids(self) -> Iterator[int]:
-        """The new ids one by one, for a model without a tokenizer."""
+        """Yield the new ids one by one, for a model without a tokenizer."""
         self._times = [time.perf_counter()]
         tokens = self._decode(self.cache)
         self.cache = None
@@ -449,19 +476,21 @@ class TextStream:
 
 
 class StreamedText:
-    """The text of tokens as they come, as far as it is certain; it ends before a stop string. Special tokens
-    that are `shown` are in it."""
+    """Turns tokens into text as they come, as far as the text is certain.
+
+    The text ends before a stop string. Special tokens in `shown` become part of the text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], shown: Collection[int] = ()) -> None:
         self._stream, self._stops, self._held_back = DecodeStream(tokenizer, shown), stops, ""
         self.text, self.ended = "", False
 
     def push(self, token: int) -> str:
-        """The text that a token makes certain."""
+        """Add a token, and return the text that has become certain."""
         return self._certain_text(self._stream.push(token))
 
     def finish(self) -> str:
-        """The text that was held back, at the end of the tokens."""
+        """Return the text that was still held back, after the last token."""
         if self.ended:
             return ""
         part = self._certain_text(self._stream.finish())

@@ -1,4 +1,4 @@
-"""Many texts generated at a time, each as it would be alone."""
+"""Generate many texts at a time, each as if it were generated alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ BATCH = 8
 
 
 class Completion(NamedTuple):
-    """A text that was generated, its tokens, why it ended, and, where they were asked for, the tokens'
-    log-probabilities, the schema, and with tools its thoughts, text and calls. Without a tokenizer the text
-    is empty. It prints as its text."""
+    """A generated text, its tokens, and the reason why it ended. `print` shows its text.
+
+    The tokens' log-probabilities and the JSON schema are there if they were asked for. With tools, `answer`
+    has the thoughts, text and calls. If the model has no tokenizer, the text is empty.
+    """
 
     tokens: list[int]
     text: str
@@ -42,7 +44,7 @@ class Completion(NamedTuple):
 
     @property
     def parsed(self) -> Any:
-        """The document of `json_schema`; see `documents.parsed`."""
+        """The parsed document of `json_schema`; see `documents.parsed`."""
         text = self.text if self.answer is None else self.answer.text
         return parsed(text, self.json_schema, self.finish_reason)
 
@@ -57,12 +59,14 @@ def generate_many(
     progress: Progress = silent,
     answers: ChatAnswers | None = None,
 ) -> list[Completion]:
-    """The answers to the prompts, in their order; `batch` of them are computed at a time. `answers` reads
-    those that may call tools.
+    """Return the answers to the prompts, in the prompts' order; `batch` answers are computed at a time.
 
-    The random numbers of a text are those of (seed, its number), by default its index, whatever its
-    neighbours and the size of the batch. Its logits are too, up to rounding: nearly tied tokens may be chosen
-    otherwise than alone. Beams and drafts are for single texts.
+    `answers` reads answers that may call tools.
+
+    The random numbers of a text come from `seed` and the text's number in `numbers`, by default its index.
+    They don't depend on the other texts or on the size of the batch. Neither do the text's logits, up to
+    rounding: of nearly tied tokens, another one may be chosen than for the text alone. LimitError for beams
+    and drafts, which are for single texts.
     """
     if options.beams is not None or options.draft:
         raise LimitError(

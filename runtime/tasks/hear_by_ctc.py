@@ -1,9 +1,8 @@
-"""What is said in a sound, by a model with a CTC head: the likeliest token of each position, without a
-decoder.
+"""Transcribe a sound with a CTC head: take the likeliest token of each position, without a decoder.
 
-A sound of any length is heard in windows of as many positions as the model takes, each normalized for itself.
-They overlap, and of each one the parts that lie too near to its ends are left out, as transformers' pipeline
-does with `chunk_length_s`: no position is heard without what is around it.
+A sound of any length is split into windows of as many positions as the model takes. Each window is normalized
+by itself. The windows overlap, and predictions too near to a window's ends are left out, as transformers'
+pipeline does with `chunk_length_s`. So every position is predicted with the sound around it.
 
     window 0   ├────────────────────┊┄┄┤                      ┄ is left out
     window 1                     ├┄┄┊──────────────┊┄┄┤
@@ -36,9 +35,12 @@ BESIDE = 10  # a window's share that is left out at each end, if that is enough:
 def heard_segments(
     model: TaskModel, blocks: Blocks, progress: Progress, *, words: bool, first: int = 0
 ) -> Iterator[Segment]:
-    """The segments of a sound, each once the pause behind it is heard; it may begin with the sample `first`
-    of a longer one. CheckpointError where the model's files don't say which token is the blank, LimitError
-    for a context in which windows can't overlap."""
+    """Yield the segments of a sound, each as soon as the pause after it has been read.
+
+    The sound may be a part of a longer one, of which it begins with the sample `first`. CheckpointError if
+    the model's files don't say which token is the blank, LimitError for a context in which windows can't
+    overlap.
+    """
     tokens, stem = model.generation.ctc, model.config.stem
     if tokens is None:
         raise CheckpointError(
@@ -110,7 +112,7 @@ def _segment(
 
 
 def cleaned(text: str) -> str:
-    """A text without spaces before English punctuation, as transformers' clean-up leaves it."""
+    """Return the text without spaces before English punctuation, as transformers' clean-up does."""
     for old, new in REPLACEMENTS:
         text = text.replace(old, new)
     return text

@@ -1,4 +1,4 @@
-"""Answers of a chat that are held to what is asked of them: calls from where they begin, and the rest."""
+"""Constrain the answers of a chat: calls follow the tools, and the other text the language of the options."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .options import Options
 def held(
     model: TaskModel, answers: ChatAnswers, prompt: list[int], options: Options
 ) -> tuple[list[int], Options]:
-    """The ids that are asked and the options of an answer that `answers` reads.
+    """Return the prompt's ids and the options for an answer that `answers` reads.
 
-    A language of the options is that of what isn't a call, after the thoughts; where nothing may be called, a
-    regular expression or a grammar is that of all, and thoughts in which the prompt ends are ended.
-    LimitError for options that such an answer can't have.
+    A language in the options constrains the text after the thoughts that isn't a call. If nothing may be
+    called, a regular expression or a grammar constrains the whole answer; if the prompt ends within thoughts,
+    ids that end the thoughts are added to it. LimitError for options that such an answer can't have.
     """
     document, language = options.json_schema, options.language
     inner = None if language is None or document is not None else (language.kind, language.text)

@@ -1,4 +1,4 @@
-"""Logits of every position of some texts, masked tokens left out."""
+"""Compute the logits of every position of some texts, without masked tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .base import TaskModel
 
 
 def logits(model: TaskModel, ids: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
-    """Logits [B, T, N] of ids [B, T] (or [T, N] of [T]), zeros where `mask` is zero.
+    """Return logits [B, T, N] of ids [B, T] (or [T, N] of [T]), with zeros where `mask` is zero.
 
-    Masked tokens count as absent, on the left, on the right or in between.
+    Masked tokens are treated as absent, whether on the left, on the right or in between.
     """
     one_or_many = np.asarray(ids, np.int64)
     tokens = np.atleast_2d(one_or_many)

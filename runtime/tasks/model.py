@@ -1,4 +1,4 @@
-"""A model as its users have it: an engine with its tokenizer and template, and a method for each task."""
+"""The public `Model`: an engine with its tokenizer and chat template, and a method for each task."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 
 
 class ClosedEngine:
-    """In the place of the engine of a model that was closed."""
+    """Replaces the engine of a closed model; any use of it is an ArgumentError."""
 
     def __getattr__(self, name: str) -> Any:
         raise ArgumentError("the model was closed: load it again")
 
 
 class Model(TaskModel):
-    """A model with a method for each task; a task that its head isn't for is a ConfigError.
+    """A model with a method for each task. A task that the model's head can't do raises ConfigError.
 
-    Options of generation are keywords; `help()` of a method that takes them lists all. At the end of a `with`
-    block it is closed.
+    Methods that generate text take options as keywords, and `help()` of such a method lists them all. A
+    `with` block closes the model at its end.
     """
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Model(TaskModel):
         self.close()
 
     def close(self) -> None:
-        """Give the memory of the weights back; whatever computes after it is an ArgumentError."""
+        """Free the memory of the weights. Afterwards any computation raises ArgumentError."""
         self.engine, self.drafting = cast(Engine, ClosedEngine()), None
         trim()
 
@@ -99,14 +99,16 @@ class Model(TaskModel):
         control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> TextStream:
-        """The answer to a text, streamed: iterate over it.
+        """Return the answer to a text as a stream: iterate over it to get the parts of the text.
 
-        `system` is a message that a chat model reads first. `raw` leaves out the chat template: the model
-        continues the text. `task` is one that the checkpoint
-        names, with its own prefix and options. `prefix` is a file with the cache of a text that begins alike,
-        which is written where it isn't there (`generate.prefix_cache`). `chat_template_kwargs` are variables
-        of the chat template; `control_tokens` reads their names in a raw text as these tokens. `tools` are as
-        in `chat`.
+        - `system`: a message that a chat model reads first.
+        - `raw`: leave out the chat template, so that the model continues the text.
+        - `task`: a task that the checkpoint names, with its own prefix and options.
+        - `prefix`: a file with the cache of a text that begins like this one. If the file doesn't exist, it
+          is written (`generate.prefix_cache`).
+        - `chat_template_kwargs`: variables of the chat template.
+        - `control_tokens`: read the names of control tokens in a raw text as these tokens.
+        - `tools`: as in `chat`.
         """
         return generate.generate(
             self,
@@ -130,12 +132,13 @@ class Model(TaskModel):
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> TextStream:
-        """The model's next message in a conversation, streamed; see `generate.chat`.
+        """Return the model's next message in a conversation as a stream; see `generate.chat`.
 
-        Messages are `{"role": "user", "content": "hi"}`, with the roles system, developer, user, assistant
-        and tool; a text is one of the user's. All of them are read each time: a `Conversation` keeps what was
-        read. `chat_template_kwargs` are variables of the chat template, such as `{"enable_thinking": False}`.
-        With `tools` the stream's `answer` has the model's thoughts, text and calls.
+        A message is a dict such as `{"role": "user", "content": "hi"}`. The roles are system, developer,
+        user, assistant and tool. A `str` in place of the list is one message of the user. Each call reads
+        all messages again; a `Conversation` keeps the cache of those that were read. `chat_template_kwargs`
+        are variables of the chat template, such as `{"enable_thinking": False}`. With `tools`, the stream's
+        `answer` has the model's thoughts, text and calls.
         """
         return generate.chat(
             self, messages, tools=tools, chat_template_kwargs=chat_template_kwargs, **options
@@ -157,10 +160,11 @@ class Model(TaskModel):
         control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> list[generate_batch.Completion]:
-        """The answers to many texts, `batch` at a time; see `generate_batch.generate_many`.
+        """Return the answers to many texts, computed `batch` at a time; see `generate_batch.generate_many`.
 
-        Each is what `generate` gives, with the random numbers of (seed, its number), by default its index.
-        With `tools` each has an `answer`, as in `chat`.
+        Each answer is what `generate` returns for the text. Its random numbers come from the pair of `seed`
+        and the text's number in `numbers`, which is by default the text's index. With `tools`, each answer
+        has an `answer`, as in `chat`.
         """
         if isinstance(prompts, str):
             raise ArgumentError(
@@ -186,9 +190,10 @@ class Model(TaskModel):
 
     @spelled_out(GenerateOptions)
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
-        """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any.
+        """Return the new ids after a prompt of ids, without a stop token.
 
-        Ids are no chat: greedy, unless the model or an option asks for something else.
+        If the model has an encoder, the encoder reads the prompt. Ids don't count as a chat: decoding is
+        greedy unless the model or an option asks for something else.
         """
         self.expect(LM)
         prompt_ids = [int(i) for i in np.asarray(ids).reshape(-1)]
@@ -207,12 +212,12 @@ class Model(TaskModel):
         origin: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> TextStream:
-        """The text in another language; see `translate.translate`."""
+        """Return the text's translation into another language; see `translate.translate`."""
         return translate.translate(self, text, to, origin, **options)
 
     @spelled_out(GenerateOptions)
     def summarize(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
-        """A summary of the text; see `translate.summarize`."""
+        """Return a summary of the text; see `translate.summarize`."""
         return translate.summarize(self, text, **options)
 
     def transcribe(
@@ -232,8 +237,10 @@ class Model(TaskModel):
         best_of: int = 1,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
-        """The segments of a sound, a file, samples [N], or those that come, each as soon as it is known; see
-        `transcribe.transcribe`."""
+        """Transcribe a sound: yield its segments, each as soon as it is known; see `transcribe.transcribe`.
+
+        The sound is a file, samples [N], or an iterator that gives samples as they come.
+        """
         from .transcribe import transcribe  # with the reading of sounds, which texts don't need
 
         return transcribe(
@@ -245,7 +252,7 @@ class Model(TaskModel):
     def classify(
         self, texts: Texts, *, batch: int = encoder_batches.BATCH, progress: Progress = silent
     ) -> list[list[classify.Label]]:
-        """Labels of each text or pair of texts, the likeliest first; see `classify.classify`."""
+        """Return the labels of each text or pair of texts, the likeliest first; see `classify.classify`."""
         return classify.classify(self, texts, batch=batch, progress=progress)
 
     def tag(
@@ -257,25 +264,28 @@ class Model(TaskModel):
         batch: int = encoder_batches.BATCH,
         progress: Progress = silent,
     ) -> list[list[tag.Entity]]:
-        """The entities of each text; see `tag.tag`."""
+        """Return the entities of each text; see `tag.tag`."""
         return tag.tag(self, texts, aggregation=aggregation, outside=outside, batch=batch, progress=progress)
 
     def fill(
         self, texts: str | list[str], *, count: int = 5, batch: int = fill.BATCH, progress: Progress = silent
     ) -> list[list[list[fill.Filling]]]:
-        """The `count` likeliest tokens for each mask of each text; see `fill.fill`."""
+        """Return the `count` likeliest tokens for each mask of each text; see `fill.fill`."""
         return fill.fill(self, texts, count=count, batch=batch, progress=progress)
 
     def embed(
         self, texts: Texts, *, batch: int = encoder_batches.BATCH, progress: Progress = silent
     ) -> np.ndarray:
-        """An embedding of each text or pair of texts, [texts, D]; see `embed.embed`."""
+        """Return an embedding of each text or pair of texts, [texts, D]; see `embed.embed`."""
         return embed.embed(self, texts, batch=batch, progress=progress)
 
     def similarity(
         self, texts: Texts, others: Texts | None = None, *, batch: int = encoder_batches.BATCH
     ) -> np.ndarray:
-        """Cosines of the embeddings of texts and others, by default themselves, [texts, others]."""
+        """Return the cosine similarities [texts, others] of the embeddings of `texts` and `others`.
+
+        Without `others`, the texts are compared with each other.
+        """
         vectors = self.embed(texts, batch=batch)
         return embed.similarity(vectors, vectors if others is None else self.embed(others, batch=batch))
 
@@ -288,12 +298,18 @@ class Model(TaskModel):
         batch: int = encoder_batches.BATCH,
         progress: Progress = silent,
     ) -> list[rerank.Ranked]:
-        """The texts, or the `top` of them, the most relevant to the query first; see `rerank.rerank`."""
+        """Return the texts, the most relevant to the query first; see `rerank.rerank`.
+
+        With `top`, only that many of the most relevant texts are returned.
+        """
         return rerank.rerank(self, query, texts, top=top, batch=batch, progress=progress)
 
     def count_tokens(self, text: str | Sequence[Message]) -> int:
-        """How many tokens a text has, without those that a model wants around it; of messages, as `chat`
-        reads them."""
+        """Return the number of tokens of a text, or of messages.
+
+        A text is counted without the special tokens that the model reads around it. Messages are counted as
+        `chat` reads them, with the chat template.
+        """
         if isinstance(text, str):
             return len(self.text.encode(text))
         return len(self.chat_template.encode(text))
@@ -310,19 +326,22 @@ class Model(TaskModel):
         batch: int = encoder_batches.BATCH,
         progress: Progress = silent,
     ) -> list[list[answer.Span]]:
-        """The `count` best answers to each (question, context); see `answer.answer`."""
+        """Return the `count` best answers to each (question, context); see `answer.answer`."""
         return answer.answer(
             self, questions, count=count, longest=longest, may_be_none=may_be_none, window=window,
             stride=stride, batch=batch, progress=progress,
         )  # fmt: skip
 
     def logits(self, ids: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
-        """Logits [B, T, N] of ids [B, T] (or [T, N] of [T]), zeros where `mask` is zero."""
+        """Return logits [B, T, N] of ids [B, T], or [T, N] of [T]; zeros where `mask` is zero."""
         return logits_of.logits(self, ids, mask)
 
     def prompt(self, text: str, *, raw: bool = False) -> list[int]:
-        """Ids that ask for an answer to `text`; with `raw`, or without a template, those of the text to
-        continue."""
+        """Return the ids of the prompt that asks for an answer to `text`.
+
+        With `raw`, or if the model has no chat template, these are the ids of the text itself, which the
+        model continues.
+        """
         return generate.prompt_ids(self, text, raw=raw)
 
     def ask(
@@ -336,8 +355,10 @@ class Model(TaskModel):
         chat_template_kwargs: Variables | None = None,
         control_tokens: bool = False,
     ) -> Prompt:
-        """The ids that the model reads of a text, and those that the answer begins with; see
-        `generate.prompt_of`."""
+        """Return the prompt for a text: the ids that the answer follows, and those that an encoder reads.
+
+        See `generate.prompt_of`.
+        """
         return generate.prompt_of(
             self,
             text,
@@ -353,24 +374,36 @@ class Model(TaskModel):
     def options(
         self, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
     ) -> Options:
-        """Options on top of the model's own, as `generate` resolves them; see `options.resolve`."""
+        """Return the given options combined with the model's own, as `generate` uses them.
+
+        See `options.resolve`.
+        """
         chat = generate.is_chat(self, raw=raw)
         return generate_options.resolve(generate.generation_of(self, task), chat=chat, **options)
 
     @spelled_out(SamplingOptions)
     def sampler(self, **options: Unpack[SamplingOptions]) -> Sampler:
-        """A Sampler of options on top of this model's defaults; see `options.sampler`."""
+        """Return a Sampler of the given options and, for all others, this model's defaults.
+
+        See `options.sampler`.
+        """
         return generate_options.sampler(self.generation.defaults, **options)
 
     def drafter(self, other: TaskModel) -> DraftModel:
-        """Another model as a source of drafts for this one; it must have the same tokens."""
+        """Return another model as a source of drafts for this one.
+
+        LimitError unless both models have the same vocabulary.
+        """
         vocabularies = [None if m.tokenizer is None else m.tokenizer.get_vocab() for m in (self, other)]
         if vocabularies[0] != vocabularies[1]:
             raise LimitError("a draft model must have the model's own tokenizer")
         return DraftModel(other.engine, self.engine)
 
     def mtp_drafter(self) -> MTPDrafter:
-        """The model's own module as a source of drafts for it; ConfigError where the bundle has none."""
+        """Return the model's own module for drafts (MTP) as a source of drafts for the model.
+
+        ConfigError if the bundle has no such module.
+        """
         if not isinstance(self.engine, MTPEngine):
             raise LimitError("this engine can't run a module for drafts (mtp)")
         return MTPDrafter(self.engine)
@@ -381,7 +414,7 @@ class Model(TaskModel):
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> Cache:
-        """An empty cache, as `refimpl.engine.protocol` defines it."""
+        """Return an empty cache, as `refimpl.engine.protocol` defines it."""
         return self.engine.start(batch, encoder_ids, encoder_lengths)
 
     def step(
@@ -391,7 +424,7 @@ class Model(TaskModel):
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Cache]:
-        """Logits and the new cache, as `refimpl.engine.protocol` defines it."""
+        """Return the logits and the new cache, as `refimpl.engine.protocol` defines them."""
         return self.engine.step(tokens, cache, lengths, at)
 
 
@@ -401,10 +434,11 @@ def load(
     threads: int | None = None,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """The model of a bundle; its files' hashes are checked while the session starts, unless they were before
-    (`hub.checked_bundles`).
+    """Return the model of a bundle.
 
-    `notify` gets lines for a person, as of a first start that takes longer.
+    The hashes of the bundle's files are checked while the session starts, unless they were checked before
+    (`hub.checked_bundles`). `notify` is called with messages for the user, for example that a first start
+    takes longer.
     """
     bundle = open_bundle(Path(path))
     if bundle.code_replaced_by:

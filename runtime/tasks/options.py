@@ -1,4 +1,4 @@
-"""How a text is generated: the user's options on top of those in the model's checkpoint."""
+"""Options of generation: the user's options override those in the model's checkpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_
 
 
 class GenerateOptions(TextOptions, SamplingOptions, Choosing, TypedDict, total=False):
-    """How a text is generated: the options of `TextOptions`, and those that need more than a decoder."""
+    """All options of generation: those of `TextOptions`, and those that need more than a decoder."""
 
     draft: Annotated[
         Drafter | Literal[False] | None,
@@ -101,7 +101,10 @@ class GenerateOptions(TextOptions, SamplingOptions, Choosing, TypedDict, total=F
 
 @dataclass(frozen=True)
 class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOptions))):
-    """How one text is generated, with every option set; the defaults are greedy. See GenerateOptions."""
+    """Options of generation for one text, with every option set. By default, decoding is greedy.
+
+    See GenerateOptions.
+    """
 
     sampler: Sampler = field(default_factory=Sampler)
     calls: Language | None = None  # that of a chat's text that may have calls of tools
@@ -132,7 +135,7 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
 
     @property
     def language(self) -> Language | None:
-        """The language that the text is of, if it is constrained."""
+        """The formal language that constrains the text; None if nothing does."""
         if self.calls is not None:
             return self.calls
         if self.json_schema is not None:
@@ -144,7 +147,7 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
     def search(
         self, prompt: Sequence[int], stop_ids: frozenset[int], encoder_ids: Sequence[int] | None
     ) -> BeamSearch:
-        """The beam search of these options over a prompt."""
+        """Return the beam search over a prompt with these options."""
         return BeamSearch(
             prompt,
             self.beams or 1,
@@ -159,21 +162,21 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
 
 
 def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) -> Sampler:
-    """The Sampler of a user's options on top of a model's defaults.
+    """Return the Sampler of a user's options, with the model's defaults for all others.
 
-    It is greedy unless one of the options samples or the model's defaults do.
+    The Sampler is greedy unless one of the options or the model's defaults ask for sampling.
     """
     return _sampler(defaults, _given(options, SamplingOptions))
 
 
 def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOptions]) -> Options:
-    """A user's options on top of the model's own.
+    """Return the options of a text: a user's options, with the model's own for all others.
 
-    `chat` says that a chat template puts the question: there CHAT_SAMPLING counts where neither the model nor
-    the user says how tokens are chosen.
+    `chat` says that the prompt is made with a chat template. Then CHAT_SAMPLING is the default if neither the
+    model nor the user says how tokens are chosen.
 
-    A model's options of beam search count where there are beams. Its own number of beams is ignored with
-    options that exclude beams: greedy decoding, sampling, a draft, log-probabilities.
+    A model's options of beam search are used only with beams. The model's own number of beams is ignored if
+    the user's options exclude beams: greedy decoding, sampling, a draft or log-probabilities.
     """
     chosen = _given(options, GenerateOptions)
     if chat and not _says_how_tokens_are_chosen(generation, chosen):
@@ -189,7 +192,7 @@ def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOpt
 
 
 def check(**options: Unpack[GenerateOptions]) -> None:
-    """LimitError for options that no model takes, so that a command can refuse them before it loads one."""
+    """Raise LimitError for options that no model takes; a command can call this before it loads a model."""
     chosen = _given(options, GenerateOptions)
     if not _rules_out_beams(chosen):
         chosen = {"beams": 1} | chosen  # a model may ask for beams, and a length penalty goes with those

@@ -1,9 +1,10 @@
-"""What was computed of earlier texts, for prompts that begin alike: a prompt is read from there on.
+"""Prefix caching: keep the caches of earlier texts, so that a prompt that begins alike is read from there on.
 
     kept        the system's text, a question, its answer       after the request that computed it
     a prompt    the system's text, another question             copies the rows of what both share
 
-Nobody learns from the time of an answer what another owner asked: texts are found by their owner alone.
+An owner's prompts are compared only with texts of the same owner. So nobody can learn from the time of an
+answer what another owner asked.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class Prefix:
 
 
 class Prefixes:
-    """The latest texts that have room in `limit` bytes; of each the cache of its first tokens.
+    """The caches of the most recently used texts, as many as fit into `limit` bytes.
 
-    Where tokens have the same bits whatever is computed with them (`chunk` None), any number of tokens is
-    shared. Elsewhere a prompt is read in the chunks that it would be read in without: whole chunks of earlier
-    prompts are shared, and no answers.
+    With `chunk` None, any number of tokens is shared. This is for engines whose tokens have the same bits
+    whatever else is computed with them. With a `chunk`, a prompt is read in the same chunks as without kept
+    texts: only whole chunks of earlier prompts are shared, and no answers.
     """
 
     def __init__(self, limit: int = PREFIX_BYTES, chunk: int | None = None) -> None:
@@ -46,11 +47,11 @@ class Prefixes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all caches."""
+        """The number of bytes of all caches."""
         return sum(prefix.nbytes for prefix in [*self._kept.values()])
 
     def keep(self, owner: str, prompt: Sequence[int], answer: Sequence[int], cache: Cache, row: int) -> None:
-        """Keep a copy of a row of a cache, in which a prompt and the beginning of its answer were read."""
+        """Keep a copy of one row of a cache; the row holds a prompt and the beginning of its answer."""
         length = int(cache.lengths[row])
         if self.chunk is not None:
             length = min(length, len(prompt)) // self.chunk * self.chunk
@@ -75,16 +76,21 @@ class Prefixes:
             self._kept.popitem(last=False)
 
     def shared(self, text: Sequence[int], answer: Sequence[int], length: int, prompt: Sequence[int]) -> int:
-        """How many tokens of a prompt, but for its last one, are the first ones of a text and its answer, in
-        whose cache `length` were read."""
+        """Return how many first tokens a prompt shares with a text and its answer.
+
+        The cache of the text holds `length` tokens. The prompt's last token isn't counted.
+        """
         if self.chunk is None:
             return min(common_prefix([*text, *answer][:length], prompt), len(prompt) - 1)
         same = min(common_prefix(text[:length], prompt), len(prompt) - 1)
         return same // self.chunk * self.chunk
 
     def find(self, owner: str, prompt: Sequence[int], read: int = 0) -> tuple[int, Cache] | None:
-        """How many tokens of a prompt, but for its last one, an earlier text of this owner shares, and its
-        cache; None where that isn't more than were `read`."""
+        """Find this owner's earlier text that shares the most first tokens with a prompt.
+
+        Returns the number of shared tokens, without the prompt's last one, and the text's cache. Returns None
+        if no text shares more tokens than the `read` ones.
+        """
         best, found = read, None
         for key, prefix in self._kept.items():
             if prefix.owner != owner:

@@ -1,4 +1,4 @@
-"""Texts by how well they answer a query."""
+"""Rank texts by how well they answer a query."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .encoder_batches import BATCH, singles
 
 @dataclass(frozen=True)
 class Ranked:
-    """A text, its place among those that were given, and its relevance, from 0 to 1."""
+    """A text, its index in the given list, and its relevance as `score`, from 0 to 1."""
 
     index: int
     score: float
@@ -33,8 +33,10 @@ def rerank(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[Ranked]:
-    """The texts, or the `top` of them, the most relevant first; ConfigError unless the model is a classifier
-    of pairs with one label."""
+    """Return the texts, the most relevant first; with `top`, only that many.
+
+    ConfigError unless the model is a classifier of pairs with one label.
+    """
     head = model.config.head
     if not isinstance(head, Classify) or len(model.labels) != 1:
         labels = f", this one has {len(model.labels)}" if isinstance(head, Classify) else ""
@@ -49,6 +51,6 @@ def rerank(
 
 
 def relevances(head: Classify, labels: Sequence[Sequence[Label]]) -> np.ndarray:
-    """The probability of each text's one label; of a regression's number, its sigmoid."""
+    """Return the probability of each text's only label; for a regression, the sigmoid of its number."""
     scores = np.array([one[0].score for one in labels], np.float64)
     return np.exp(-np.logaddexp(0, -scores)) if head.kind == "regression" else scores

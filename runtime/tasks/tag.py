@@ -1,4 +1,4 @@
-"""Token classification: a label for each token, or entities that tokens of one label make up."""
+"""Token classification: a label for each token, or entities made of neighbouring tokens of one label."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ P = TypeVar("P")
 
 
 class Entity(NamedTuple):
-    """A label, its probability, and the characters `start` … `end` of the text that it applies to."""
+    """A label, its probability as `score`, and the characters `start` … `end` of the text that it labels."""
 
     label: str
     score: float
@@ -48,17 +48,19 @@ def tag(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[Entity]]:
-    """The entities of each text, without those whose label is one of `outside`.
+    """Return the entities of each text, without those whose label is one of `outside`.
 
     `aggregation` says how tokens become entities, as in transformers' pipeline:
 
-    - none: every token is one.
-    - simple: neighbours of one label are joined; B- begins a new entity, I- or no prefix continues one.
-    - first, average, max: all tokens of a word get one label before that: the label of the first token, of
-      the mean of their probabilities, or of the surest token.
+    - none: every token is an entity.
+    - simple: neighbouring tokens of one label are joined. B- begins a new entity, I- or no prefix continues
+      one.
+    - first, average, max: all tokens of a word first get one label, and are then joined as with simple. The
+      word's label is that of its first token, of the mean of its tokens' probabilities, or of its surest
+      token.
 
-    An entity scores the mean of its parts. Where the tokenizer marks continuing tokens ("##"), these marks
-    tell words apart, else the spaces of the text do.
+    An entity's score is the mean score of its parts. If the tokenizer marks continuing tokens ("##"), these
+    marks show where words begin; otherwise the spaces of the text do.
     """
     model.expect(Tag)
     if aggregation not in AGGREGATIONS:

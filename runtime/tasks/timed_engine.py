@@ -1,4 +1,4 @@
-"""What drafts cost on this machine, measured while they are made."""
+"""Measure what drafts cost on this machine, while they are made."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LONGEST_DRAFT = 11
 class TimedEngine(EngineWrapper[Engine]):
     """An engine that times its small steps. `cost` is for `refimpl.decoding.speculative.PromptLookup`.
 
-    It decides whether tokens are drafted, so it may depend on the clock only where drafts change no bit
-    (`runtime.bundle.same_bits`).
+    `cost` decides whether tokens are drafted, and depends on the clock. So use this engine only where drafts
+    change no bit (`runtime.bundle.same_bits`).
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -44,6 +44,9 @@ class TimedEngine(EngineWrapper[Engine]):
         return result
 
     def cost(self, tokens: int) -> float:
-        """How many steps of one token a step of several takes; estimated until both were measured."""
+        """Return the time of a step of `tokens` tokens, in steps of one token.
+
+        It is estimated until both kinds of step have been measured.
+        """
         one, several = self._seconds.get(1), self._seconds.get(tokens)
         return min(several) / min(one) if one and several else estimated_cost(tokens)

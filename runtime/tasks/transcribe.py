@@ -1,10 +1,11 @@
-"""What is said in a sound, and when: Whisper's sequential algorithm (Radford et al. 2022, §3.8 and §4.5).
+"""Transcribe a sound with times, by Whisper's sequential algorithm (Radford et al. 2022, §3.8 and §4.5).
 
-The model hears a window of 30 seconds and writes segments between timestamps, greedily or with beams; a text
-that repeats itself or is unlikely is drawn again at higher temperatures. The next window begins where the
-last whole segment ended, so no word is cut. Texts and times are those of transformers' `generate`, except
-that nothing is written of the silence that follows a recording shorter than a window; what is drawn is drawn
-by other numbers.
+The model reads a window of 30 seconds and generates segments between timestamps, greedily or with beams. A
+text that repeats itself or is unlikely is sampled again at higher temperatures. The next window begins where
+the last whole segment ended, so no word is cut.
+
+Texts and times match transformers' `generate`, with two exceptions: no text is generated for the silence
+after a recording shorter than a window, and sampling uses other random numbers.
 """
 
 from __future__ import annotations
@@ -89,21 +90,31 @@ def transcribe(
     best_of: int = 1,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
-    """The segments of a sound, each as soon as it is known: a file, or samples [N], 16,000 a second.
+    """Yield the segments of a sound, each as soon as it is known.
 
-    A model with a CTC head (`hear_by_ctc`) takes `words` and `vad` alone.
-    With `vad` only what lies between long pauses is heard, each utterance as a sound of its own. An iterator
-    gives samples [N] as they come: they are cut at short pauses, see `utterances`. A `batch` above 1 means
-    `vad` with utterances that fit into a window, so many of which are heard at once; not for an iterator.
-    `language` is a name or code; without it the model's files say, or the first window tells. `task` is
-    transcribe, or translate to English. With `condition` the model reads what it wrote before: texts of one
-    style, but an error may go on. A window beyond `limits` is written again at the next of `temperatures`,
-    drawn from `seed`; its doubts are those of the last time. One of silence is left out. At temperature 0
-    `beams` texts are written side by side, by default as many as the model's files ask for; above, the
-    likeliest of `best_of` that are drawn counts, by its mean log-probability. With `words` segments have the
-    times of their words, for which the decoder reads each window's text once more. Raises ConfigError for a
-    model that doesn't hear, CheckpointError where its files don't say how it writes, LimitError for a sound
-    or an option that it can't take.
+    `sound` is a file, samples [N] at 16,000 a second, or an iterator that gives samples [N] as they come. The
+    samples of an iterator are cut at short pauses, see `utterances`. A model with a CTC head (`hear_by_ctc`)
+    takes only the options `words` and `vad`.
+
+    - `language`: a name or a code. By default it comes from the model's files, or is detected in the first
+      window.
+    - `task`: transcribe, or translate to English.
+    - `condition`: the model also reads the text that it generated before. This keeps one style, but an error
+      may continue.
+    - `limits`, `temperatures`, `seed`: a window whose text is beyond `limits` is transcribed again at the
+      next of `temperatures`, with random numbers from `seed`. The segments' `doubts` are those of the last
+      attempt. A window of silence is left out.
+    - `words`: segments have the times of their words. For these, the decoder reads each window's text once
+      more.
+    - `vad`: transcribe only the speech between long pauses, each utterance as a sound of its own.
+    - `batch`: above 1, transcribe this many utterances at once. This implies `vad`, with utterances that fit
+      into a window. Not for an iterator.
+    - `beams`: the number of beams at temperature 0; by default, the number that the model's files ask for.
+    - `best_of`: above temperature 0, sample this many texts and keep the one with the largest mean
+      log-probability.
+
+    Raises ConfigError for a model that can't transcribe, CheckpointError if its files don't state how it
+    writes times, and LimitError for a sound or an option that the model can't take.
     """
     expect_hearing(model.config)
     if isinstance(model.config.head, CTC):

@@ -1,4 +1,4 @@
-"""Translation and summaries, by an encoder that reads a text and a decoder that writes the result."""
+"""Translation and summaries: an encoder reads a text, and a decoder generates the result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from .options import GenerateOptions, resolve
 def translate(
     model: TaskModel, text: str, to: str | None, origin: str | None, **options: Unpack[GenerateOptions]
 ) -> TextStream:
-    """The text in the language `to`, translated from `origin`.
+    """Return the text's translation from the language `origin` into the language `to`, as a stream.
 
-    T5 names languages in its tasks, translation_en_to_de: "en" and "de"; that task's prefix and options are
-    used. mBART and Marian have tokens of languages, see `refimpl.checkpoint.translation.directed`. A model of
-    one pair of languages takes no names.
+    How languages are named depends on the model:
+
+    - T5 has a task for each pair of languages. For translation_en_to_de, give "en" and "de"; the task's
+      prefix and options are used.
+    - mBART and Marian have language tokens, see `refimpl.checkpoint.translation.directed`.
+    - A model for a single pair of languages takes no names.
     """
     expect_both(model.config, "translate")
     named = [task for task in model.generation.tasks if task.startswith("translation_")]
@@ -33,7 +36,10 @@ def translate(
 
 
 def summarize(model: TaskModel, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
-    """A summary of the text: by the task `summarization` if the checkpoint names tasks."""
+    """Return a summary of the text as a stream.
+
+    If the checkpoint names tasks, the task `summarization` is used.
+    """
     expect_both(model.config, "summarize")
     task = "summarization" if model.generation.tasks else None
     return generate(model, text, task=task, **options)

@@ -1,10 +1,11 @@
-"""Where somebody speaks in a sound, which is cut at the pauses, as it comes.
+"""Voice activity detection: cut a sound at its pauses into utterances, while it comes in.
 
     how likely    ▁▁▃▇█▇▃▇█▇▁▁▁▁▁▁▁▁▁▁▂██▇▇▁▁▁
     utterances   └───────────────┘  └──────────┘      each with what is beside it
 
 A model of speech says how likely somebody speaks in each chunk of 32 milliseconds. An utterance ends after a
-pause, so what is said is known that much later than it was said, and what the model needs to write it.
+pause. So its text is known after a delay: the length of that pause, and the time that the model needs to
+transcribe it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ Speaks = Callable[[np.ndarray], float]
 def utterances(
     blocks: Iterable[np.ndarray], speaks: Speaks, *, pause: float = PAUSE, longest: float = LONGEST
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The first sample and the samples [N] of each utterance, as soon as `pause` seconds of silence follow.
+    """Yield the index of the first sample and the samples [N] of each utterance.
 
-    `blocks` are the samples of a sound, `speaks` says how likely somebody speaks in the next CHUNK of them.
-    An utterance of `longest` seconds is cut where, in its last third, that is least likely.
+    An utterance is yielded as soon as `pause` seconds of silence follow it. `blocks` are the samples of a
+    sound. `speaks` returns how likely somebody speaks in the next CHUNK of them. An utterance that reaches
+    `longest` seconds is cut at the place in its last third where speech is least likely.
     """
     held: list[np.ndarray] = []
     likely: list[float] = []
